@@ -1,0 +1,85 @@
+//! `POST /v1/channels/{channel}/messages`: the plain form, for people with curl and for signed-in users. The body is the
+//! data: JSON as it is, or text as a string.
+
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, CACHE_CONTROL},
+    },
+    web::{Data, Path},
+};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::{
+    Answer, Shared, denied,
+    key::{is_authorized, is_offered},
+    publish,
+};
+use crate::{
+    auth::{Refusal, door, permission},
+    channel::Channel,
+    http::Failure,
+    protocol::{self, ErrorCode},
+    publication::ClientInfo,
+};
+
+/// Publishes with the API key, or with a user's token under the permissions of the socket.
+pub(super) async fn post(
+    request: HttpRequest,
+    channel: Path<String>,
+    body: Bytes,
+    shared: Data<Shared>,
+) -> Result<HttpResponse, Failure> {
+    let sender = judge_sender(&request, &channel, &shared)?;
+    let data = data_of(&request, &body)?;
+    let result = match sender {
+        Ok(info) => publish::send(&channel, data, info, &shared).await,
+        Err(error) => Err(error),
+    };
+    let mut response = Answer::new(result, &shared.metrics).respond();
+    response.headers_mut().insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right.
+fn judge_sender(
+    request: &HttpRequest,
+    channel: &str,
+    shared: &Shared,
+) -> Result<Result<Option<ClientInfo>, ErrorCode>, Failure> {
+    if is_authorized(request) {
+        return Ok(Ok(None));
+    }
+    let mut headers = request.headers().get_all(AUTHORIZATION);
+    let token = match (headers.next(), headers.next()) {
+        (Some(value), None) if !is_offered(request) => value.to_str().ok().and_then(door::strip_bearer),
+        _ => None,
+    };
+    let token = token
+        .ok_or_else(|| Failure::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
+    let claims = shared.verifier.verify(token).map_err(|refusal| Failure::bad_token(refusal == Refusal::Expired))?;
+    Ok(Channel::new(channel)
+        .map_err(|_| ErrorCode::BadRequest)
+        .and_then(|channel| permission::may_publish(&channel, false, &shared.config.channels).map_err(denied))
+        .map(|()| Some(ClientInfo { user: claims.user.to_string(), client: String::new(), conn_info: claims.info })))
+}
+
+fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {
+    match request.content_type() {
+        "application/json" => {
+            let raw: &RawValue = publish::read(body)?;
+            Ok(protocol::one_line(body, raw))
+        }
+        "text/plain" => {
+            let text = std::str::from_utf8(body).map_err(|_| Failure::bad_request("text must be UTF-8"))?;
+            Ok(serde_json::to_vec(text).unwrap_or_default().into())
+        }
+        _ => Err(Failure::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode::BadRequest,
+            "send application/json or text/plain",
+        )),
+    }
+}

@@ -1,0 +1,232 @@
+//! The child of `limit`: one thread, one epoll, one `writev` a socket for all publications that wait. What it costs is the
+//! system's share of a delivery; a hub cannot cost less.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Instant;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::clock::PATIENCE;
+use crate::error::{BenchError, Result, While};
+use crate::frame::write_text;
+
+const SUBSCRIBERS: Token = Token(0);
+const CONTROL_LISTENER: Token = Token(1);
+const CONTROL: Token = Token(2);
+/// Tokens from here on are subscribers.
+const FIRST: usize = 3;
+/// What Linux takes in one `writev`.
+const MAX_SLICES: usize = 1024;
+
+type Frames = VecDeque<Rc<[u8]>>;
+
+/// A subscriber and what its socket did not take at once.
+struct Subscriber {
+    stream: TcpStream,
+    waiting: Frames,
+    /// Bytes of the first waiting frame that are written.
+    written: usize,
+}
+
+struct Server {
+    poll: Poll,
+    listener: TcpListener,
+    control_listener: TcpListener,
+    control: Option<TcpStream>,
+    input: Vec<u8>,
+    subscribers: Vec<Option<Subscriber>>,
+}
+
+/// Runs the child until its parent closes the control connection.
+pub(crate) fn run() -> Result<()> {
+    let mut server = Server::listen()?;
+    let ports = [&server.listener, &server.control_listener].map(|listener| listener.local_addr());
+    let [subscribers, control] = ports;
+    let subscribers = subscribers.during(|| "listening")?.port();
+    println!("{subscribers} {}", control.during(|| "listening")?.port());
+    let mut events = Events::with_capacity(1024);
+    let started = Instant::now();
+    loop {
+        match server.poll.poll(&mut events, Some(PATIENCE)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).during(|| "epoll"),
+            _ => {}
+        }
+        if server.control.is_none() && started.elapsed() > PATIENCE {
+            return Err(BenchError::Stuck("waiting for the control connection".to_owned()));
+        }
+        for event in &events {
+            match event.token() {
+                SUBSCRIBERS => server.accept()?,
+                CONTROL_LISTENER => server.accept_control()?,
+                CONTROL => {
+                    if !server.publish_all()? {
+                        return Ok(());
+                    }
+                }
+                Token(number) if event.is_writable() => server.resume(number - FIRST),
+                Token(_) => {}
+            }
+        }
+    }
+}
+
+impl Server {
+    fn listen() -> Result<Self> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let poll = Poll::new().during(|| "epoll")?;
+        let mut listener = TcpListener::bind(any).during(|| "listening")?;
+        let mut control_listener = TcpListener::bind(any).during(|| "listening")?;
+        let registry = poll.registry();
+        registry.register(&mut listener, SUBSCRIBERS, Interest::READABLE).during(|| "epoll")?;
+        registry.register(&mut control_listener, CONTROL_LISTENER, Interest::READABLE).during(|| "epoll")?;
+        Ok(Self { poll, listener, control_listener, control: None, input: Vec::new(), subscribers: Vec::new() })
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).during(|| "accepting"),
+            };
+            stream.set_nodelay(true).during(|| "TCP_NODELAY")?;
+            let token = Token(FIRST + self.subscribers.len());
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut stream, token, interest).during(|| "epoll")?;
+            self.subscribers.push(Some(Subscriber { stream, waiting: Frames::new(), written: 0 }));
+        }
+    }
+
+    fn accept_control(&mut self) -> Result<()> {
+        match self.control_listener.accept() {
+            Ok((mut stream, _)) => {
+                self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE).during(|| "epoll")?;
+                self.control = Some(stream);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error).during(|| "accepting"),
+        }
+    }
+
+    /// Publishes everything that waits on the control connection; false when that is closed.
+    fn publish_all(&mut self) -> Result<bool> {
+        let Some(control) = &mut self.control else {
+            return Ok(true);
+        };
+        let mut buffer = [0; 65536];
+        loop {
+            match control.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).during(|| "reading the control connection"),
+            }
+        }
+        let frames = take_frames(&mut self.input);
+        for part in frames.chunks(MAX_SLICES) {
+            let slices: Vec<IoSlice<'_>> = part.iter().map(|frame| IoSlice::new(frame)).collect();
+            for place in &mut self.subscribers {
+                if place.as_mut().is_some_and(|subscriber| subscriber.deliver(part, &slices).is_err()) {
+                    *place = None;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn resume(&mut self, number: usize) {
+        if let Some(place) = self.subscribers.get_mut(number)
+            && place.as_mut().is_some_and(|subscriber| subscriber.drain().is_err())
+        {
+            *place = None;
+        }
+    }
+}
+
+impl Subscriber {
+    /// One `writev` for all of `frames`; what does not go waits.
+    fn deliver(&mut self, frames: &[Rc<[u8]>], slices: &[IoSlice<'_>]) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            self.waiting.extend(frames.iter().cloned());
+            return Ok(());
+        }
+        let written = match self.stream.write_vectored(slices) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        let total: usize = frames.iter().map(|frame| frame.len()).sum();
+        if written < total {
+            self.waiting.extend(frames.iter().cloned());
+            self.skip(written);
+            return self.drain();
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        while !self.waiting.is_empty() {
+            let first = self.waiting.front().map_or(&[][..], |frame| &frame[self.written..]);
+            let rest = self.waiting.iter().skip(1).take(MAX_SLICES - 1).map(|frame| IoSlice::new(frame));
+            let slices: Vec<IoSlice<'_>> = std::iter::once(IoSlice::new(first)).chain(rest).collect();
+            match self.stream.write_vectored(&slices) {
+                Ok(written) => self.skip(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.written += bytes;
+        while let Some(frame) = self.waiting.front()
+            && self.written >= frame.len()
+        {
+            self.written -= frame.len();
+            self.waiting.pop_front();
+        }
+    }
+}
+
+/// Takes all whole messages off `input`, as frames of the layout a hub sends.
+fn take_frames(input: &mut Vec<u8>) -> Vec<Rc<[u8]>> {
+    let mut frames = Vec::new();
+    let mut used = 0;
+    while let Some(([a, b, c, d], rest)) = input[used..].split_first_chunk().map(|(head, rest)| (*head, rest)) {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let Some(data) = rest.get(..length) else {
+            break;
+        };
+        let mut reply = br#"{"push":{"channel":"bench","pub":{"data":"#.to_vec();
+        reply.extend_from_slice(data);
+        reply.extend_from_slice(b"}}}");
+        let mut frame = Vec::with_capacity(reply.len() + 10);
+        write_text(&mut frame, &reply);
+        frames.push(frame.into());
+        used += 4 + length;
+    }
+    input.drain(..used);
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_become_frames_when_they_are_whole() {
+        let mut input = vec![0, 0, 0, 2, b'{', b'}', 0, 0, 0, 2, b'['];
+        let frames = take_frames(&mut input);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(&frames[0][2..], br#"{"push":{"channel":"bench","pub":{"data":{}}}}"#);
+        input.push(b']');
+        assert_eq!(take_frames(&mut input).len(), 1);
+        assert!(input.is_empty());
+    }
+}

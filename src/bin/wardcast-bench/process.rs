@@ -1,0 +1,153 @@
+//! What a process costs, read from /proc: processor time in nanoseconds, resident memory, and this process' own limits.
+
+use std::collections::HashMap;
+use std::fs;
+
+use crate::error::{BenchError, Result, While};
+
+/// Length of a tick in /proc/PID/stat: USER_HZ is 100 on every Linux that programs see.
+const TICK_NANOS: u64 = 10_000_000;
+
+/// Processor time of some processes up to now.
+#[derive(Debug, Default)]
+pub(crate) struct CpuTime {
+    /// By process and thread, in nanoseconds: threads come and go, so they are compared one by one.
+    threads: HashMap<(u32, u32), u64>,
+    user_ticks: u64,
+    system_ticks: u64,
+}
+
+/// Processor time between two readings, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CpuSpent {
+    /// On the processor, from the scheduler's own books. What a thread that ended meanwhile had used is not in it.
+    pub(crate) total: u64,
+    /// Of that in user mode, in the share that the coarser /proc/PID/stat gives it.
+    pub(crate) user: u64,
+    /// And in the kernel.
+    pub(crate) system: u64,
+}
+
+impl CpuTime {
+    /// Reads the books of `pids`.
+    pub(crate) fn read(pids: &[u32]) -> Result<Self> {
+        let mut time = Self::default();
+        for &pid in pids {
+            let tasks = format!("/proc/{pid}/task");
+            for entry in fs::read_dir(&tasks).during(|| format!("reading {tasks} (is --pid right?)"))?.flatten() {
+                let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                // A thread may end between the listing and the reading.
+                let text = fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
+                let nanos = text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
+                time.threads.insert((pid, thread), nanos);
+            }
+            let stat =
+                fs::read_to_string(format!("/proc/{pid}/stat")).during(|| format!("reading /proc/{pid}/stat"))?;
+            // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field after it.
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            time.user_ticks += ticks(11);
+            time.system_ticks += ticks(12);
+        }
+        Ok(time)
+    }
+
+    /// What was spent since `before`.
+    pub(crate) fn since(&self, before: &Self) -> CpuSpent {
+        let had = |thread| before.threads.get(thread).copied().unwrap_or(0);
+        let total = self.threads.iter().map(|(thread, nanos)| nanos.saturating_sub(had(thread))).sum();
+        let user = self.user_ticks.saturating_sub(before.user_ticks) * TICK_NANOS;
+        let system = self.system_ticks.saturating_sub(before.system_ticks) * TICK_NANOS;
+        let ticked = (user + system).max(1) as f64;
+        let share = |part: u64| (total as f64 * part as f64 / ticked) as u64;
+        CpuSpent { total, user: share(user), system: share(system) }
+    }
+}
+
+/// Resident memory of all `pids` together, in bytes.
+pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
+    pids.iter().map(|pid| status_kib(*pid, "VmRSS:").map(|kib| kib * 1024)).sum()
+}
+
+fn status_kib(pid: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).during(|| format!("reading {path} (is --pid right?)"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok());
+    value.ok_or_else(|| BenchError::Usage(format!("{path} has no {field}")))
+}
+
+/// Fails when `sockets` do not fit under this process' limit of open files.
+pub(crate) fn check_open_files(sockets: usize) -> Result<()> {
+    /// Standard streams, epoll, wakers and the like.
+    const OTHERS: usize = 40;
+    let limits = fs::read_to_string("/proc/self/limits").during(|| "reading /proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+    let mut numbers = line.split_whitespace();
+    // `unlimited` is no number, and no limit.
+    let (Some(Ok(soft)), hard) = (numbers.next().map(str::parse::<usize>), numbers.next().unwrap_or("?")) else {
+        return Ok(());
+    };
+    let needed = sockets + OTHERS;
+    if needed <= soft {
+        return Ok(());
+    }
+    Err(BenchError::Usage(format!(
+        "{sockets} sockets need {needed} open files, but `ulimit -n` is {soft} here (hard limit {hard}): raise it with \
+         `ulimit -n {needed}` before the run, as root if the hard limit is in the way, and for the server likewise"
+    )))
+}
+
+/// Those of the clients' `ports` whose server side no process holds any more. A client that does not read cannot see it
+/// itself: the end stands behind data it never takes.
+pub(crate) fn ports_let_go(ports: &[u16]) -> Vec<u16> {
+    // Columns: sl local_address rem_address st … inode. An orphan, closed by its process but not by TCP, has inode 0.
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let held: std::collections::HashSet<u16> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let port = u16::from_str_radix(fields.get(2)?.rsplit(':').next()?, 16).ok()?;
+            (*fields.get(9)? != "0").then_some(port)
+        })
+        .collect();
+    ports.iter().copied().filter(|port| !held.contains(port)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_uses_the_processor() {
+        let me = [std::process::id()];
+        let before = CpuTime::read(&me).unwrap();
+        let mut sum = 0u64;
+        for number in 0..20_000_000u64 {
+            sum = std::hint::black_box(sum.wrapping_add(number));
+        }
+        assert!(CpuTime::read(&me).unwrap().since(&before).total > 0);
+        assert!(resident_bytes(&me).unwrap() > 100_000);
+        assert!(resident_bytes(&[0]).is_err());
+    }
+
+    #[test]
+    fn a_socket_is_let_go_when_its_process_closes_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = [client.local_addr().unwrap().port()];
+        let (server, _) = listener.accept().unwrap();
+        assert!(ports_let_go(&port).is_empty());
+        drop(server);
+        assert_eq!(ports_let_go(&port), port);
+    }
+
+    #[test]
+    fn too_many_sockets_are_refused_with_the_limit_to_raise() {
+        let error = check_open_files(100_000_000).unwrap_err().to_string();
+        assert!(error.contains("ulimit -n 100000040"), "{error}");
+        assert!(check_open_files(10).is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! The name of a channel: what clients subscribe to and publications are addressed to.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+/// The longest name, in bytes of UTF-8.
+pub const MAX_BYTES: usize = 255;
+
+/// A valid channel name; cheap to clone, every holder shares the text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+/// Why a text is no channel name. Both are error 107 to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadChannel {
+    /// Empty, or more than [`MAX_BYTES`].
+    #[error("a channel name has 1 to 255 bytes")]
+    Length,
+    /// Controls, newlines, bidirectional overrides and `*` mislead people and logs; spaces are single and inside.
+    #[error("a channel name has no controls, no '*', no bidirectional overrides, and spaces only single and inside")]
+    Character,
+}
+
+impl Channel {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`BadChannel`], which is error 107 on the wire.
+    pub fn new(name: &str) -> Result<Self, BadChannel> {
+        if name.is_empty() || name.len() > MAX_BYTES {
+            return Err(BadChannel::Length);
+        }
+        let spaces = name.starts_with(' ') || name.ends_with(' ') || name.contains("  ");
+        if spaces || name.chars().any(is_refused) {
+            return Err(BadChannel::Character);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The namespace: what stands before the first `:`, if there is one.
+    pub fn namespace(&self) -> Option<&str> {
+        self.0.split_once(':').map(|(namespace, _)| namespace)
+    }
+
+    /// Whether the name asks for a right of its own: `$…` wants a subscription token, `…#…` names its users.
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with('$') || self.0.contains('#')
+    }
+}
+
+/// What never stands in a name: controls, `*` (a wildcard in grants), bidirectional controls (UAX #9), line separators,
+/// spaces other than U+0020, and the byte order mark.
+fn is_refused(character: char) -> bool {
+    character.is_control()
+        || character == '*'
+        || (character.is_whitespace() && character != ' ')
+        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_script_are_fine() {
+        for name in ["news", "chat:room 1", "новости", "日本", "a.b-c_d/e,f=g", &"x".repeat(255)] {
+            assert_eq!(Channel::new(name).unwrap().as_str(), name);
+        }
+        assert_eq!(Channel::new("chat:room:1").unwrap().namespace(), Some("chat"));
+    }
+
+    #[test]
+    fn names_that_mislead_are_refused() {
+        for name in
+            ["", &"x".repeat(256), " a", "a ", "a  b", "a\nb", "a\0", "a*", "a\u{202e}b", "a\u{2028}b", "\u{feff}a"]
+        {
+            assert!(Channel::new(name).is_err(), "{name:?}");
+        }
+    }
+}

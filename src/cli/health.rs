@@ -1,0 +1,35 @@
+//! `health`: asks a hub whether it is ready, for container health checks in images without curl.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// One GET over plain HTTP.
+pub(super) fn ask(url: &str) -> Result<(), String> {
+    let rest = url.strip_prefix("http://").ok_or("the address must begin with http://")?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let answer = fetch(authority, path).map_err(|error| format!("{url}: {error}"))?;
+    let mut lines = answer.lines();
+    let status = lines.next().unwrap_or_default();
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if status.split(' ').nth(1) == Some("200") {
+        println!("{body}");
+        Ok(())
+    } else {
+        Err(format!("{url}: {status} {body}"))
+    }
+}
+
+fn fetch(authority: &str, path: &str) -> std::io::Result<String> {
+    let address = authority.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("no such host"))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(64 * 1024).read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,217 @@
+//! What can be set. The keys, their defaults and the trade-off of each stand in `config/default.toml`, which is embedded
+//! and is the only source of defaults; these types give the keys a shape. Everybody may read them, nobody changes them.
+
+mod load;
+mod validate;
+mod value;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+pub use load::{Environment, Fault, Faults, Sources, load};
+pub use value::Secret;
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field is a section of config/default.toml and documented there")]
+pub struct Config {
+    pub server: Server,
+    pub auth: Auth,
+    pub login: Login,
+    pub api: Api,
+    pub channels: Channels,
+    pub broker: Broker,
+    pub limits: Limits,
+    pub log: Log,
+}
+
+impl Default for Config {
+    /// The embedded `config/default.toml`, without an environment's file.
+    fn default() -> Self {
+        load::embedded()
+    }
+}
+
+/// `[server]`: the listener and what holds for every connection.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Server {
+    pub bind: SocketAddr,
+    pub workers: usize,
+    pub websocket_paths: Vec<String>,
+    pub behind_tls: bool,
+    #[serde(with = "value::duration")]
+    pub drain: Duration,
+    #[serde(with = "value::duration")]
+    pub ping_interval: Duration,
+    #[serde(with = "value::duration")]
+    pub pong_timeout: Duration,
+    pub tls: Tls,
+}
+
+/// `[server.tls]`: PEM files, both or neither.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Tls {
+    #[serde(deserialize_with = "value::path")]
+    pub cert: Option<PathBuf>,
+    #[serde(deserialize_with = "value::path")]
+    pub key: Option<PathBuf>,
+}
+
+/// `[auth]`: which tokens open a connection, and through which doors.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Auth {
+    pub hmac_secret: Secret,
+    #[serde(deserialize_with = "value::text")]
+    pub issuer: Option<String>,
+    #[serde(deserialize_with = "value::text")]
+    pub audience: Option<String>,
+    #[serde(with = "value::duration")]
+    pub max_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub clock_skew: Duration,
+    pub doors: Vec<Door>,
+    #[serde(with = "value::duration")]
+    pub first_message_timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_margin: Duration,
+}
+
+/// A way for a token to get in.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// `?token=T` on the handshake's URL.
+    Query,
+    /// An entry of `Sec-WebSocket-Protocol`.
+    Subprotocol,
+    /// The first message, as the text `Authorization: Bearer T`.
+    Message,
+    /// The first message, as a `connect` command.
+    Connect,
+}
+
+/// `[login]`: tokens for user and password.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Login {
+    #[serde(deserialize_with = "value::path")]
+    pub users_file: Option<PathBuf>,
+    pub key: Secret,
+    #[serde(with = "value::duration")]
+    pub token_ttl: Duration,
+    pub concurrency: usize,
+}
+
+/// `[api]`: the server API.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Api {
+    pub key: Secret,
+    pub body_bytes: usize,
+}
+
+/// `[channels]`: what holds for plain channels.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Channels {
+    pub allow_subscribe: AllowSubscribe,
+    pub allow_publish: AllowPublish,
+}
+
+/// Who may subscribe.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowSubscribe {
+    /// Nobody without a grant of their own.
+    None,
+    /// Whoever has a token.
+    User,
+}
+
+/// Who may publish without the API key.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowPublish {
+    /// Nobody without a grant of their own.
+    None,
+    /// Whoever is subscribed to the channel at the moment.
+    Subscriber,
+    /// Whoever has a token.
+    User,
+}
+
+/// `[broker]`: what carries publications.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Broker {
+    #[serde(rename = "type")]
+    pub kind: BrokerKind,
+    pub redis: Redis,
+}
+
+/// Which broker.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerKind {
+    /// In this process.
+    Memory,
+    /// Redis PUB/SUB.
+    Redis,
+}
+
+/// `[broker.redis]`: used when `broker.type = "redis"`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Redis {
+    /// A secret: it may carry a password.
+    pub url: Secret,
+    pub prefix: String,
+    pub pool_size: usize,
+    #[serde(with = "value::duration")]
+    pub timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub probe_interval: Duration,
+    #[serde(with = "value::duration")]
+    pub linger: Duration,
+    pub message_bytes: usize,
+}
+
+/// `[limits]`: a bound for everything fed from outside.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Limits {
+    pub message_bytes: usize,
+    pub message_fragments: usize,
+    #[serde(with = "value::duration")]
+    pub message_age: Duration,
+    pub publication_bytes: usize,
+    pub outbox_bytes: usize,
+    pub hub_queue_bytes: usize,
+    pub broadcast_channels: usize,
+    pub channels_per_session: usize,
+    pub errors: u32,
+    pub connections: usize,
+    pub waiting: usize,
+}
+
+/// `[log]`: what is said on stderr.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Log {
+    pub level: log::LevelFilter,
+}

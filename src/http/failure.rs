@@ -1,0 +1,123 @@
+//! Answers to what was not done: a status, and a JSON body with a code and a sentence. No paths, stacks or causes of ours.
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    error::JsonPayloadError,
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+    web::JsonConfig,
+};
+use serde::Serialize;
+
+use crate::protocol::ErrorCode;
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {message}")]
+pub struct Failure {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    header: Option<(&'static str, &'static str)>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    code: u32,
+    message: &'a str,
+}
+
+impl Failure {
+    /// A failure with a sentence for whoever reads it.
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), header: None }
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
+    }
+
+    /// 401 for a bearer token (RFC 6750 §3). Why it was refused is not told.
+    pub fn bad_token(is_expired: bool) -> Self {
+        let (code, message) = if is_expired {
+            (ErrorCode::TokenExpired, "token expired")
+        } else {
+            (ErrorCode::Unauthorized, "invalid token")
+        };
+        let challenge = Some((WWW_AUTHENTICATE.as_str(), "Bearer error=\"invalid_token\""));
+        Self { header: challenge, ..Self::new(StatusCode::UNAUTHORIZED, code, message) }
+    }
+
+    /// 401 where nothing was offered, or an API key is wrong.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        let challenge = Some((WWW_AUTHENTICATE.as_str(), "Bearer"));
+        Self { header: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
+    }
+
+    /// 503 for a limit that others hold: come back soon.
+    pub fn full(message: impl Into<String>) -> Self {
+        let soon = Some((RETRY_AFTER.as_str(), "5"));
+        Self { header: soon, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message) }
+    }
+
+    /// 426 with the one version that is spoken (RFC 6455 §4.2.2).
+    pub fn version() -> Self {
+        let version = Some(("sec-websocket-version", "13"));
+        let message = "WebSocket version 13 is spoken here";
+        Self { header: version, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl ResponseError for Failure {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CACHE_CONTROL, "no-store"));
+        if let Some(header) = self.header {
+            response.insert_header(header);
+        }
+        response.json(Body { error: Inner { code: self.code.code(), message: &self.message } })
+    }
+}
+
+/// What answers where no route does: 404, and 405 with `Allow` on a path that has another method is the routes' own.
+pub async fn not_found() -> Result<HttpResponse, Failure> {
+    Err(Failure::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "nothing here"))
+}
+
+/// JSON bodies of at most `bytes`, refused before they are buffered where their length is told.
+pub fn json_config(bytes: usize) -> JsonConfig {
+    JsonConfig::default().limit(bytes).error_handler(|error, _| {
+        let failure = match &error {
+            JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
+                Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, "the body is too long")
+            }
+            JsonPayloadError::ContentType => Failure::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                ErrorCode::BadRequest,
+                "the body must be application/json",
+            ),
+            JsonPayloadError::Deserialize(error) => {
+                Failure::bad_request(format!("the body is not what it should be: {error}"))
+            }
+            _ => Failure::bad_request("the body could not be read"),
+        };
+        failure.into()
+    })
+}

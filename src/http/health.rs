@@ -1,0 +1,60 @@
+//! Whether the instance lives (it answers), whether it is ready (its parts answer too), and what it has counted.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use actix_web::{
+    HttpResponse,
+    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    web::Data,
+};
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use super::Shared;
+
+/// A part of the instance, asked whether it works; with the reason in the operator's words if not.
+pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// The parts by name, in the order in which they are told.
+pub type Probes = Vec<(&'static str, Probe)>;
+
+/// A part that answers later than this does not work.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// 200 as long as there is anybody to answer.
+pub(super) async fn live() -> HttpResponse {
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": "live"}))
+}
+
+/// 200 when every part works, 503 with the reasons otherwise.
+pub(super) async fn ready(shared: Data<Shared>) -> HttpResponse {
+    let asked = shared.probes.iter().map(|(name, probe)| {
+        let asked = tokio::time::timeout(DEADLINE, probe());
+        async move {
+            let problem = asked.await.unwrap_or_else(|_| Err("does not answer".to_owned())).err();
+            Part { name, problem }
+        }
+    });
+    let parts: Rc<[Part]> = futures_util::future::join_all(asked).await.into();
+    let is_ready = parts.iter().all(|part| part.problem.is_none());
+    let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let status = if is_ready { "ready" } else { "not ready" };
+    response.insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": status, "parts": &*parts}))
+}
+
+/// OpenMetrics text.
+pub(super) async fn metrics(shared: Data<Shared>) -> HttpResponse {
+    match shared.metrics.encode() {
+        Ok(text) => HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
+            .body(text),
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
+}

@@ -1,0 +1,56 @@
+//! The door: routes, the handshake up to its 101, login, health and metrics. It ends where the socket begins. Hub and
+//! broker are unknown here; what readiness has to ask comes as [`health::Probes`].
+
+pub mod failure;
+pub mod handshake;
+pub mod health;
+mod login;
+pub mod upgrade;
+
+use std::sync::Arc;
+
+use actix_web::web;
+
+use crate::{
+    auth::{Signer, Verifier, login::Users},
+    config::Config,
+    metrics::Metrics,
+    seats::Seats,
+};
+
+pub use failure::Failure;
+pub use health::Probes;
+
+/// What the handlers share, outside the two instances of the application that each worker has.
+pub struct Shared {
+    /// What is configured.
+    pub config: Arc<Config>,
+    /// Judges tokens.
+    pub verifier: Arc<Verifier>,
+    /// Signs tokens of the login.
+    pub signer: Signer,
+    /// The login file, when there is one.
+    pub users: Option<Arc<Users>>,
+    /// Bounds the password hashes that are computed at a time.
+    pub hashing: tokio::sync::Semaphore,
+    /// Connections in all.
+    pub connections: Arc<Seats>,
+    /// Connections that are nobody yet.
+    pub waiting: Arc<Seats>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What readiness asks.
+    pub probes: Probes,
+}
+
+/// Adds the routes of this room. They find [`Shared`] in the application's data.
+pub fn routes(paths: &[String], service: &mut web::ServiceConfig) {
+    for path in paths {
+        service.route(path, web::get().to(handshake::handshake));
+    }
+    service
+        .service(web::resource("/health/live").route(web::get().to(health::live)))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
+        .service(web::resource("/metrics").route(web::get().to(health::metrics)))
+        .service(web::resource("/auth/login").app_data(failure::json_config(4096)).route(web::post().to(login::login)));
+}

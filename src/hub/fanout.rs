@@ -1,0 +1,231 @@
+//! Fan-out: publications wait in a bounded queue per hub, are queued to every subscriber first and flushed after, a batch
+//! at a time, and the thread is given back every few milliseconds. With publications waiting, one `writev` carries many.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::{Hub, SessionKey};
+use crate::{
+    broker::NoRoom,
+    protocol::{self, Disconnect},
+    publication::Publication,
+    transport::{Outbox, Pushed, Refused},
+};
+
+/// Publications, and bytes of them, that are queued to sessions before the sessions are flushed. More would save
+/// system calls and cost latency; it also bounds what a batch adds to an outbox before the socket is asked.
+const BATCH_PUBLICATIONS: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
+/// How long the hub keeps the thread: reads, pings and expiry of everybody wait for it.
+const TURN: Duration = Duration::from_millis(2);
+/// Sessions that are flushed between two looks at the clock.
+const FLUSH_AT_ONCE: usize = 32;
+
+/// A publication on its way to sessions, encoded once for all of them on all workers.
+pub(super) struct Delivery {
+    publication: Publication,
+    cost_bytes: usize,
+    json: OnceLock<Bytes>,
+}
+
+impl Delivery {
+    pub(super) fn new(publication: Publication) -> Arc<Self> {
+        Arc::new(Self { cost_bytes: publication.cost_bytes(), publication, json: OnceLock::new() })
+    }
+
+    pub(super) fn cost_bytes(&self) -> usize {
+        self.cost_bytes
+    }
+
+    /// The frame, its WebSocket header included.
+    fn json(&self) -> &Bytes {
+        self.json.get_or_init(|| protocol::frame::text(&protocol::publication_push(&self.publication)))
+    }
+}
+
+/// The end of a hub's queue that everybody else has.
+#[derive(Clone)]
+pub(super) struct Queue {
+    sender: UnboundedSender<Arc<Delivery>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queued_bytes: AtomicUsize,
+    limit_bytes: usize,
+    /// A [`Drain`] is under way: one wakes the hub, however many publications wait.
+    is_woken: AtomicBool,
+}
+
+/// The end that the hub has.
+pub(super) struct Waiting {
+    receiver: UnboundedReceiver<Arc<Delivery>>,
+    shared: Arc<Shared>,
+}
+
+/// A queue of at most `limit_bytes`.
+pub(super) fn queue(limit_bytes: usize) -> (Queue, Waiting) {
+    let (sender, receiver) = unbounded_channel();
+    let shared = Arc::new(Shared { queued_bytes: AtomicUsize::new(0), limit_bytes, is_woken: AtomicBool::new(false) });
+    (Queue { sender, shared: shared.clone() }, Waiting { receiver, shared })
+}
+
+impl Queue {
+    /// Keeps room for a publication that will be put.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<(), NoRoom> {
+        let before = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.shared.limit_bytes {
+            self.give_back(bytes);
+            return Err(NoRoom);
+        }
+        Ok(())
+    }
+
+    /// Gives reserved room back.
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Puts a publication for which room is reserved, and wakes the hub unless it is awake.
+    pub(super) fn put(&self, delivery: Arc<Delivery>, hub: &Addr<Hub>) {
+        // The hub lives as long as its worker; after it nobody is left to deliver to.
+        let _ = self.sender.send(delivery);
+        if !self.shared.is_woken.swap(true, Ordering::AcqRel) {
+            hub.do_send(Drain);
+        }
+    }
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Arc<Delivery>> {
+        let delivery = self.receiver.try_recv().ok()?;
+        self.shared.queued_bytes.fetch_sub(delivery.cost_bytes, Ordering::Relaxed);
+        Some(delivery)
+    }
+
+    /// Goes to sleep; `false` when a publication came in at that moment.
+    fn sleep(&mut self) -> bool {
+        self.shared.is_woken.store(false, Ordering::Release);
+        // Whoever put one before this store did not wake us, so look once more.
+        self.receiver.is_empty() || self.shared.is_woken.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Publications wait.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Drain;
+
+/// The fan-out's state between two turns.
+pub(super) struct Fanout {
+    waiting: Waiting,
+    /// Sessions that were queued to and not flushed yet.
+    touched: Vec<(SessionKey, Arc<Outbox>)>,
+    batch_publications: usize,
+    batch_bytes: usize,
+}
+
+impl Fanout {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self { waiting, touched: Vec::new(), batch_publications: 0, batch_bytes: 0 }
+    }
+
+    /// The next publication, unless the batch is full.
+    fn next(&mut self) -> Option<Arc<Delivery>> {
+        if self.batch_publications >= BATCH_PUBLICATIONS || self.batch_bytes >= BATCH_BYTES {
+            return None;
+        }
+        let delivery = self.waiting.next()?;
+        self.batch_publications += 1;
+        self.batch_bytes += delivery.cost_bytes;
+        Some(delivery)
+    }
+}
+
+impl Handler<Drain> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.take_turn(ctx);
+    }
+}
+
+impl Hub {
+    /// Works for a turn, then lets everybody else run before the next.
+    fn take_turn(&mut self, ctx: &mut <Self as Actor>::Context) {
+        // tokio would stop writes after 128 of them and call the sockets full: this task has a budget of its own, in time.
+        let is_done = tokio::task::unconstrained(async { self.work_until(Instant::now() + TURN) }).now_or_never();
+        if is_done != Some(true) {
+            // Deferred until the runtime has polled sockets and timers; between turns the mailbox is served too.
+            let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.spawn(others.map(|(), hub, ctx| hub.take_turn(ctx)));
+        }
+    }
+
+    /// Whether everything is done.
+    fn work_until(&mut self, end: Instant) -> bool {
+        loop {
+            if let Some(delivery) = self.fanout.next() {
+                self.queue_to_subscribers(&delivery);
+            } else if !self.fanout.touched.is_empty() {
+                self.flush_some();
+            } else if self.fanout.batch_publications > 0 {
+                (self.fanout.batch_publications, self.fanout.batch_bytes) = (0, 0);
+            } else if self.fanout.waiting.sleep() {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+        }
+    }
+
+    fn queue_to_subscribers(&mut self, delivery: &Delivery) {
+        let now = self.clock.now();
+        let mut refused = Vec::new();
+        let mut delivered = 0;
+        for (key, member) in self.registry.subscribers(&delivery.publication.channel) {
+            match member.outbox.push(now, delivery.json().clone()) {
+                Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
+                Ok(Pushed::Behind) => {}
+                Err(why) => {
+                    refused.push((key, why));
+                    continue;
+                }
+            }
+            delivered += 1;
+        }
+        self.metrics.deliveries.inc_by(delivered);
+        refused.into_iter().for_each(|(key, why)| self.refuse(key, why));
+    }
+
+    fn flush_some(&mut self) {
+        let now = self.clock.now();
+        let rest = self.fanout.touched.len().saturating_sub(FLUSH_AT_ONCE);
+        for (key, outbox) in self.fanout.touched.split_off(rest) {
+            if let Err(refused) = outbox.flush(&self.clock, now) {
+                self.refuse(key, refused);
+            }
+        }
+    }
+
+    /// An outbox took nothing: the session is closed for it.
+    pub(super) fn refuse(&mut self, key: SessionKey, refused: Refused) {
+        match refused {
+            Refused::Expired => self.close(key, Disconnect::Expired),
+            Refused::Slow => self.close(key, Disconnect::Slow),
+            // Its session sees the end of the stream and says so.
+            Refused::Closing => {}
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! One hub per worker thread: an actor that knows the sessions of its thread and what they listen to, fans publications
+//! out to their outboxes, and has the one wheel that pings, expires and gives up. Sessions, API and server talk to it by
+//! the messages below; it talks to the broker through [`Interest`] only.
+
+mod fanout;
+mod hubs;
+mod interest;
+mod registry;
+mod tending;
+mod wheel;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use self::{fanout::Fanout, registry::Registry, tending::Member, wheel::Wheel};
+use crate::{
+    broker::BrokerError,
+    channel::Channel,
+    clock::{Clock, Millis},
+    config::Config,
+    metrics::Metrics,
+    protocol::Disconnect,
+    transport::Outbox,
+};
+
+pub use hubs::Hubs;
+pub use interest::Interest;
+
+/// Names a session, for as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(u64);
+
+impl SessionKey {
+    /// A key that nobody had before.
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// How a session is kept alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// Nobody yet: it has until the first-message deadline.
+    Waiting,
+    /// Native ping frames, which browsers answer by themselves.
+    Native,
+    /// `{}` both ways, as SDKs expect.
+    EmptyReply,
+}
+
+/// A connection begins to be looked after.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    /// Its name.
+    pub key: SessionKey,
+    /// Where its frames go.
+    pub outbox: Arc<Outbox>,
+    /// How it is kept alive at first.
+    pub keep_alive: KeepAlive,
+    /// When it ends by itself.
+    pub expires_at: Millis,
+}
+
+/// Something about a session has changed: it became somebody, or began to speak as an SDK does.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Update {
+    /// Which.
+    pub key: SessionKey,
+    /// How it is kept alive from now on.
+    pub keep_alive: KeepAlive,
+    /// When it ends by itself.
+    pub expires_at: Millis,
+}
+
+/// A session answered our ping.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Pong(pub SessionKey);
+
+/// A session closes its connection: it gets nothing more, and is cut if it does not go.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub SessionKey);
+
+/// A session's connection is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Unregister(pub SessionKey);
+
+/// A session asks for a channel. The hub queues `reply` in the same turn in which the session begins to receive, so that
+/// no publication overtakes it.
+#[derive(Message)]
+#[rtype(result = "Result<(), NotSubscribed>")]
+pub struct Subscribe {
+    /// Who asks.
+    pub key: SessionKey,
+    /// What for.
+    pub channel: Channel,
+    /// The frame that says yes.
+    pub reply: Bytes,
+}
+
+/// Why a session does not receive a channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSubscribed {
+    /// It does already.
+    #[error("already subscribed")]
+    Already,
+    /// `limits.channels_per_session`.
+    #[error("too many channels")]
+    TooMany,
+    /// The session is closing.
+    #[error("the session is closing")]
+    Closing,
+    /// The broker could not.
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+}
+
+/// A session gives a channel back. Answers whether it had it.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Unsubscribe {
+    /// Who.
+    pub key: SessionKey,
+    /// What.
+    pub channel: Channel,
+}
+
+/// Whether a session receives a channel.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct IsSubscribed {
+    /// Who.
+    pub key: SessionKey,
+    /// What.
+    pub channel: Channel,
+}
+
+/// The channels of this hub and how many sessions each has. Also proves that the hub is alive.
+#[derive(Message)]
+#[rtype(result = "HashMap<Channel, usize>")]
+pub struct CountChannels;
+
+/// The instance stops: all sessions are closed 3001 in waves, spread over this time.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Shutdown {
+    /// Over how long.
+    pub over: Duration,
+}
+
+/// The actor.
+pub struct Hub {
+    registry: Registry<Member>,
+    fanout: Fanout,
+    wheel: Wheel,
+    interest: Arc<Interest>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    timing: tending::Timing,
+    channels_per_session: usize,
+}
+
+impl Hub {
+    /// Starts a hub on this thread and makes it known to `hubs`.
+    pub fn start_here(
+        hubs: &Hubs,
+        interest: Arc<Interest>,
+        config: &Config,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Addr<Self> {
+        let (queue, waiting) = fanout::queue(config.limits.hub_queue_bytes);
+        let hub = Self {
+            registry: Registry::default(),
+            fanout: Fanout::new(waiting),
+            wheel: Wheel::default(),
+            interest,
+            clock,
+            metrics,
+            timing: tending::Timing::new(config),
+            channels_per_session: config.limits.channels_per_session,
+        };
+        let hub = hub.start();
+        hubs.add(queue, hub.clone());
+        hub
+    }
+
+    /// Takes a session out of everything, and gives back the channels that nobody else here listens to.
+    fn remove(&mut self, key: SessionKey) -> Option<Member> {
+        let (member, emptied) = self.registry.remove(key)?;
+        emptied.iter().for_each(|channel| self.interest.release(channel));
+        Some(member)
+    }
+
+    /// Releases a session's channels and leaves it to the wheel until its connection is gone.
+    fn silence(&mut self, key: SessionKey) {
+        let emptied = self.registry.leave_all(key);
+        emptied.iter().for_each(|channel| self.interest.release(channel));
+    }
+
+    fn add_subscriber(&mut self, subscribe: Subscribe) -> Result<(), NotSubscribed> {
+        let Subscribe { key, channel, reply } = subscribe;
+        let member = self.registry.member(key).filter(|member| !member.is_leaving()).ok_or(NotSubscribed::Closing)?;
+        let now = self.clock.now();
+        let outbox = member.outbox.clone();
+        outbox.push(now, reply).map_err(|_| NotSubscribed::Closing)?;
+        self.registry.subscribe(key, channel);
+        let _ = outbox.flush(&self.clock, now);
+        Ok(())
+    }
+
+    fn may_subscribe(&self, key: SessionKey, channel: &Channel) -> Result<(), NotSubscribed> {
+        let channels = self.registry.channels_of(key).ok_or(NotSubscribed::Closing)?;
+        if channels.contains(channel) {
+            Err(NotSubscribed::Already)
+        } else if channels.len() >= self.channels_per_session {
+            Err(NotSubscribed::TooMany)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(wheel::TICK, |hub, _| hub.tend());
+    }
+}
+
+impl Supervised for Hub {}
+
+impl Handler<Register> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Register { key, outbox, keep_alive, expires_at }: Register, _: &mut Self::Context) {
+        outbox.expire_at(expires_at);
+        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at));
+        self.begin_tending(key);
+    }
+}
+
+impl Handler<Update> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Update { key, keep_alive, expires_at }: Update, _: &mut Self::Context) {
+        if let Some(member) = self.registry.member_mut(key) {
+            member.update(keep_alive, expires_at);
+            self.begin_tending(key);
+        }
+    }
+}
+
+impl Handler<Pong> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Pong(key): Pong, _: &mut Self::Context) {
+        if let Some(member) = self.registry.member_mut(key) {
+            member.answered();
+        }
+    }
+}
+
+impl Handler<Leave> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Leave(key): Leave, _: &mut Self::Context) {
+        self.let_go(key);
+    }
+}
+
+impl Handler<Unregister> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Unregister(key): Unregister, _: &mut Self::Context) {
+        self.remove(key);
+    }
+}
+
+impl Handler<Subscribe> for Hub {
+    type Result = ResponseActFuture<Self, Result<(), NotSubscribed>>;
+
+    fn handle(&mut self, subscribe: Subscribe, _: &mut Self::Context) -> Self::Result {
+        if let Err(refused) = self.may_subscribe(subscribe.key, &subscribe.channel) {
+            return Box::pin(actix::fut::ready(Err(refused)));
+        }
+        if self.registry.has_subscribers(&subscribe.channel) {
+            return Box::pin(actix::fut::ready(self.add_subscriber(subscribe)));
+        }
+        let acquired = self.interest.clone().acquire(subscribe.channel.clone());
+        Box::pin(acquired.into_actor(self).map(move |acquired, hub, _| {
+            acquired?;
+            let channel = subscribe.channel.clone();
+            let was_listening = hub.registry.has_subscribers(&channel);
+            let added = hub.add_subscriber(subscribe);
+            if was_listening || added.is_err() {
+                // Another session was quicker and holds the channel for all, or there is nobody to hold it for.
+                hub.interest.release(&channel);
+            }
+            added
+        }))
+    }
+}
+
+impl Handler<Unsubscribe> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
+        let left = self.registry.unsubscribe(key, &channel);
+        if left == registry::Left::Last {
+            self.interest.release(&channel);
+        }
+        left != registry::Left::WasNotThere
+    }
+}
+
+impl Handler<IsSubscribed> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, IsSubscribed { key, channel }: IsSubscribed, _: &mut Self::Context) -> bool {
+        self.registry.channels_of(key).is_some_and(|channels| channels.contains(&channel))
+    }
+}
+
+impl Handler<CountChannels> for Hub {
+    type Result = MessageResult<CountChannels>;
+
+    fn handle(&mut self, _: CountChannels, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.registry.count_channels())
+    }
+}
+
+impl Handler<Shutdown> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Shutdown { over }: Shutdown, _: &mut Self::Context) {
+        let mut leaving: Vec<SessionKey> = self.registry.keys().collect();
+        let waves = (over.as_millis() / wheel::TICK.as_millis()).max(1) as usize;
+        let wave = leaving.len().div_ceil(waves).max(1);
+        self.timing.leaving = Some((std::mem::take(&mut leaving), wave));
+    }
+}
+
+impl Hub {
+    /// Closes a session for a reason of ours.
+    fn close(&mut self, key: SessionKey, disconnect: Disconnect) {
+        self.metrics.count_close(disconnect.code());
+        let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
+        if disconnect == Disconnect::Slow {
+            // It does not read, so it cannot be told.
+            member.outbox.cut();
+        } else {
+            member.farewell(disconnect, &self.clock);
+        }
+        self.let_go(key);
+    }
+}

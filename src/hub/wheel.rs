@@ -1,0 +1,63 @@
+//! One timing wheel per hub instead of a timer per connection: what is due is looked up by time, a tick at a time. Pure.
+
+use std::time::Duration;
+
+use super::SessionKey;
+
+/// How often the wheel turns, and so how late anything may be.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks that a turn takes: 51 s, more than two ping intervals. What is due later comes by earlier and is put back.
+const SLOTS: u64 = 512;
+
+/// A wheel's time: ticks since it began.
+pub(super) type Tick = u64;
+
+/// Sessions by the tick at which somebody should look at them.
+pub(super) struct Wheel {
+    slots: Vec<Vec<SessionKey>>,
+    now: Tick,
+}
+
+impl Default for Wheel {
+    fn default() -> Self {
+        Self { slots: vec![Vec::new(); SLOTS as usize], now: 0 }
+    }
+}
+
+impl Wheel {
+    /// Puts a session where it will be looked at `after` that time, or at the end of a turn if that is sooner. Tells when.
+    /// A session may stand in several places; whoever looks compares the tick with the one it was told last.
+    pub(super) fn put(&mut self, key: SessionKey, after: Duration) -> Tick {
+        let ticks = after.as_millis().div_ceil(TICK.as_millis()).clamp(1, u128::from(SLOTS) - 1);
+        let at = self.now + ticks as Tick;
+        self.slots[(at % SLOTS) as usize].push(key);
+        at
+    }
+
+    /// Turns by one tick and gives what stands there.
+    pub(super) fn turn(&mut self) -> (Tick, Vec<SessionKey>) {
+        self.now += 1;
+        (self.now, std::mem::take(&mut self.slots[(self.now % SLOTS) as usize]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_by_at_its_tick_and_what_is_far_off_within_a_turn() {
+        let mut wheel = Wheel::default();
+        let soon = wheel.put(SessionKey(1), Duration::from_millis(250));
+        let at_once = wheel.put(SessionKey(2), Duration::ZERO);
+        let far = wheel.put(SessionKey(3), Duration::from_secs(86_400));
+        assert_eq!((soon, at_once, far), (3, 1, SLOTS - 1));
+        let mut seen = Vec::new();
+        for _ in 0..SLOTS {
+            let (tick, keys) = wheel.turn();
+            seen.extend(keys.into_iter().map(|key| (tick, key.0)));
+        }
+        assert_eq!(seen, [(1, 2), (3, 1), (SLOTS - 1, 3)]);
+    }
+}

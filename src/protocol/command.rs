@@ -1,0 +1,202 @@
+//! Commands of clients: one or more in a text frame, joined by newlines. Data stays raw and is borrowed from the frame.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// One command.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// Echoed in the reply; 0 where none is expected.
+    pub id: u32,
+    /// What is asked.
+    pub method: Method<'a>,
+}
+
+/// What a client may ask.
+#[derive(Debug)]
+pub enum Method<'a> {
+    /// `{}`: the answer to our ping.
+    Pong,
+    /// Say who it is, or begin to speak as an SDK does.
+    Connect {
+        /// The token, unless a door let the client in already.
+        token: Option<Cow<'a, str>>,
+    },
+    /// Begin to receive a channel.
+    Subscribe {
+        /// Its name, unchecked.
+        channel: Cow<'a, str>,
+    },
+    /// Stop receiving a channel.
+    Unsubscribe {
+        /// Its name, unchecked.
+        channel: Cow<'a, str>,
+    },
+    /// Send to everybody who is subscribed.
+    Publish {
+        /// Its name, unchecked.
+        channel: Cow<'a, str>,
+        /// Raw JSON.
+        data: &'a RawValue,
+    },
+    /// Answer at once.
+    Ping,
+    /// A method of the protocol that is not switched on here: error 108.
+    Unavailable,
+    /// `send` without a backend: there is no reply to put an error into, so the connection is closed 3508.
+    Send,
+}
+
+/// A frame that holds no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a command")]
+pub struct Malformed;
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default)]
+    id: u32,
+    #[serde(borrow)]
+    connect: Option<ConnectRequest<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<ChannelRequest<'a>>,
+    #[serde(borrow)]
+    unsubscribe: Option<ChannelRequest<'a>>,
+    #[serde(borrow)]
+    publish: Option<PublishRequest<'a>>,
+    #[serde(borrow)]
+    send: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ping: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence_stats: Option<&'a RawValue>,
+    #[serde(borrow)]
+    history: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rpc: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refresh: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sub_refresh: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ConnectRequest<'a> {
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct ChannelRequest<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct PublishRequest<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The commands of a frame, in order; a trailing newline is tolerated, an empty line between is not.
+pub fn commands(frame: &str) -> impl Iterator<Item = Result<Command<'_>, Malformed>> {
+    frame.strip_suffix('\n').unwrap_or(frame).split('\n').map(command)
+}
+
+fn command(line: &str) -> Result<Command<'_>, Malformed> {
+    let Envelope {
+        id,
+        connect,
+        subscribe,
+        unsubscribe,
+        publish,
+        send,
+        ping,
+        presence,
+        presence_stats,
+        history,
+        rpc,
+        refresh,
+        sub_refresh,
+    } = serde_json::from_str(line).map_err(|_| Malformed)?;
+    let unavailable = [presence, presence_stats, history, rpc, refresh, sub_refresh];
+    let mut methods = [
+        connect.map(|request| Method::Connect { token: request.token.filter(|token| !token.is_empty()) }),
+        subscribe.map(|request| Method::Subscribe { channel: request.channel }),
+        unsubscribe.map(|request| Method::Unsubscribe { channel: request.channel }),
+        publish.map(|request| Method::Publish { channel: request.channel, data: request.data }),
+        send.map(|_| Method::Send),
+        ping.map(|_| Method::Ping),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(unavailable.into_iter().flatten().map(|_| Method::Unavailable));
+    match (methods.next(), methods.next(), id) {
+        (None, None, 0) if line.trim() == "{}" => Ok(Command { id, method: Method::Pong }),
+        (Some(method @ Method::Send), None, _) => Ok(Command { id, method }),
+        (Some(method), None, 1..) => Ok(Command { id, method }),
+        _ => Err(Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(line: &str) -> Result<Command<'_>, Malformed> {
+        commands(line).next().unwrap()
+    }
+
+    #[test]
+    fn a_frame_holds_several_commands_and_may_end_in_a_newline() {
+        let frame = "{\"id\":1,\"subscribe\":{\"channel\":\"a\"}}\n{}\n{\"id\":2,\"ping\":{}}\n";
+        let methods: Vec<_> = commands(frame).map(Result::unwrap).collect();
+        assert!(matches!(&methods[0], Command { id: 1, method: Method::Subscribe { channel } } if channel == "a"));
+        assert!(matches!(methods[1].method, Method::Pong));
+        assert!(matches!(methods[2], Command { id: 2, method: Method::Ping }));
+        assert_eq!(methods.len(), 3);
+    }
+
+    #[test]
+    fn data_is_borrowed_as_it_stands() {
+        let command = one(r#"{"id":3,"publish":{"channel":"a","data": {"x" : 1e400}}}"#).unwrap();
+        let Method::Publish { data, .. } = command.method else { panic!("{command:?}") };
+        assert_eq!(data.get(), r#"{"x" : 1e400}"#);
+    }
+
+    #[test]
+    fn what_is_no_command_is_malformed() {
+        let nested = format!(r#"{{"id":1,"subscribe":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        for line in [
+            "",
+            "hello",
+            "null",
+            "[]",
+            r#"{"id":1}"#,
+            r#"{"id":0,"ping":{}}"#,
+            r#"{"id":-1,"ping":{}}"#,
+            r#"{"id":4294967296,"ping":{}}"#,
+            r#"{"id":"1","ping":{}}"#,
+            r#"{"id":1,"ping":{},"subscribe":{"channel":"a"}}"#,
+            r#"{"id":1,"dance":{}}"#,
+            r#"{"id":1,"publish":{"channel":"a"}}"#,
+            r#"{"id":1,"id":2,"ping":{}}"#,
+            nested.as_str(),
+        ] {
+            assert_eq!(one(line).map(|_| ()).unwrap_err(), Malformed, "{line:.60}");
+        }
+    }
+
+    #[test]
+    fn deep_data_costs_no_stack() {
+        let deep =
+            format!(r#"{{"id":1,"publish":{{"channel":"a","data":{}{}}}}}"#, "[".repeat(9_000), "]".repeat(9_000));
+        assert!(one(&deep).is_ok());
+    }
+}

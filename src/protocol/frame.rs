@@ -1,0 +1,79 @@
+//! Frames that the server writes (RFC 6455 §5.2): final, unmasked, header and payload in one shared buffer.
+
+use bytes::Bytes;
+
+/// The longest payload of a control frame (RFC 6455 §5.5).
+pub const CONTROL_BYTES: usize = 125;
+
+/// An empty native ping; browsers answer it by themselves.
+pub const PING: Bytes = Bytes::from_static(&[0x89, 0]);
+
+/// The ping of SDK sessions: the empty reply `{}` in a text frame.
+pub const EMPTY_REPLY: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+const PONG: u8 = 0x8a;
+
+/// A text message in one frame.
+pub fn text(payload: &[u8]) -> Bytes {
+    framed(TEXT, payload)
+}
+
+/// A binary message in one frame.
+pub fn binary(payload: &[u8]) -> Bytes {
+    framed(BINARY, payload)
+}
+
+/// The answer to a ping: its payload, which the reader has bounded to [`CONTROL_BYTES`].
+pub fn pong(payload: &[u8]) -> Bytes {
+    framed(PONG, &payload[..payload.len().min(CONTROL_BYTES)])
+}
+
+/// A close frame; without code where the peer gave none. A reason over 123 bytes would make the frame illegal and is cut
+/// at a character.
+pub fn close(code: Option<u16>, reason: &str) -> Bytes {
+    let Some(code) = code else { return framed(CLOSE, &[]) };
+    let mut payload = code.to_be_bytes().to_vec();
+    let fits = (0..=reason.len().min(CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    payload.extend_from_slice(&reason.as_bytes()[..fits]);
+    framed(CLOSE, &payload)
+}
+
+fn framed(first: u8, payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(payload.len() + 10);
+    frame.push(first);
+    match payload.len() {
+        length @ 0..=125 => frame.push(length as u8),
+        length @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            assert_eq!(text(&vec![b'x'; length]).len(), header + length);
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let frame = close(Some(3000), &"é".repeat(100));
+        assert_eq!(frame.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+    }
+}

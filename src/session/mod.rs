@@ -1,0 +1,183 @@
+//! One connection: an actor on the socket itself. It reads messages as a stream, decides who speaks ([`command`]), and asks
+//! hub and broker. Everything it does for one client is in the order in which the client asked; what has to be waited for
+//! is waited for here, and the client's next message with it.
+
+mod command;
+mod speaker;
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::prelude::*;
+use actix_web_actors::ws::Frame;
+use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
+
+use self::{command::Inbox, speaker::Speaker};
+use crate::{
+    auth::{Admission, Verifier},
+    broker::SharedBroker,
+    clock::{Clock, NEVER},
+    config::Config,
+    hub::{Hub, KeepAlive, Leave, Pong, Register, SessionKey, Unregister},
+    metrics::Metrics,
+    protocol::{Disconnect, farewell, frame},
+    seats::Seat,
+    transport::{Backlog, Bounds, Inbound, Outbox, Refused, Socket, Violation},
+};
+
+/// What the sessions of one worker share.
+pub struct Services {
+    /// The hub of this thread.
+    pub hub: Addr<Hub>,
+    /// Takes publications.
+    pub broker: SharedBroker,
+    /// Judges tokens.
+    pub verifier: Arc<Verifier>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is configured.
+    pub config: Arc<Config>,
+    /// This instance's id, told to clients.
+    pub node: Arc<str>,
+}
+
+/// The actor.
+pub struct Session {
+    key: SessionKey,
+    client: Uuid,
+    outbox: Arc<Outbox>,
+    services: Rc<Services>,
+    speaker: Speaker,
+    /// Commands that came and are not done yet.
+    inbox: Inbox,
+    /// Pieces of nonsense so far.
+    errors: u32,
+    waiting: Option<Seat>,
+    _seat: Seat,
+}
+
+/// Starts a session on a socket that has switched protocols. `read` is what came right behind the handshake.
+pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services: Rc<Services>) {
+    let bounds = Bounds::from(&*services.config);
+    // An error here is a client that has gone already.
+    let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
+    Session::create(|ctx| {
+        ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
+        Session {
+            key: SessionKey::unique(),
+            client: Uuid::new_v4(),
+            outbox,
+            services,
+            speaker: admission.claims.map_or(Speaker::Nobody, Speaker::plain),
+            inbox: Inbox::default(),
+            errors: 0,
+            waiting: admission.waiting,
+            _seat: admission.seat,
+        }
+    });
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        let (keep_alive, expires_at) = match self.speaker.claims() {
+            Some(claims) => (KeepAlive::Native, claims.expires_at),
+            None => (KeepAlive::Waiting, NEVER),
+        };
+        let outbox = self.outbox.clone();
+        self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at });
+        if self.speaker.claims().is_some() {
+            self.say_hello();
+            self.flush();
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.services.hub.do_send(Unregister(self.key));
+    }
+}
+
+impl StreamHandler<Result<Frame, Violation>> for Session {
+    fn handle(&mut self, item: Result<Frame, Violation>, ctx: &mut Self::Context) {
+        if self.speaker.claims().is_some_and(|claims| self.services.clock.now() >= claims.expires_at) {
+            return self.close(Disconnect::Expired);
+        }
+        match item {
+            Ok(Frame::Text(text)) => {
+                self.inbox.take(text);
+                self.proceed(ctx);
+            }
+            Ok(Frame::Binary(_) | Frame::Continuation(_)) => {
+                self.nonsense();
+                self.flush();
+            }
+            Ok(Frame::Ping(payload)) => {
+                self.send(frame::pong(&payload));
+                self.flush();
+            }
+            Ok(Frame::Pong(_)) => self.services.hub.do_send(Pong(self.key)),
+            Ok(Frame::Close(reason)) => {
+                let code = reason.map(|reason| reason.code.into());
+                self.leave([frame::close(code, "")], Backlog::Send);
+            }
+            Err(violation) => {
+                self.services.metrics.count_close(violation.code());
+                log::debug!("client {}: {violation}, closed {}", self.client, violation.code());
+                self.leave([frame::close(Some(violation.code()), &violation.to_string())], Backlog::Send);
+            }
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Session {
+    /// Queues a frame for the client.
+    fn send(&mut self, frame: Bytes) {
+        match self.outbox.push(self.services.clock.now(), frame) {
+            Ok(_) | Err(Refused::Closing) => {}
+            Err(Refused::Expired) => self.close(Disconnect::Expired),
+            Err(Refused::Slow) => {
+                self.services.metrics.count_close(Disconnect::Slow.code());
+                self.outbox.cut();
+                self.silence();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.outbox.flush(&self.services.clock, self.services.clock.now()) == Err(Refused::Expired) {
+            self.close(Disconnect::Expired);
+        }
+    }
+
+    /// Closes the connection for a reason of ours, and says why.
+    fn close(&mut self, disconnect: Disconnect) {
+        if self.speaker.is_gone() {
+            return;
+        }
+        self.services.metrics.count_close(disconnect.code());
+        log::debug!("client {}: closed {} ({})", self.client, disconnect.code(), disconnect.reason());
+        // What waits was queued before the token's time was over, but it must not leave after.
+        let backlog = if disconnect == Disconnect::Expired { Backlog::Drop } else { Backlog::Send };
+        self.leave(farewell(disconnect), backlog);
+    }
+
+    fn leave(&mut self, last: impl IntoIterator<Item = Bytes>, backlog: Backlog) {
+        self.outbox.close(last, backlog, &self.services.clock);
+        self.silence();
+    }
+
+    /// Nothing more is taken from the client; the hub cuts the connection if it does not go.
+    fn silence(&mut self) {
+        self.speaker = Speaker::Gone;
+        self.inbox = Inbox::default();
+        self.waiting = None;
+        self.services.hub.do_send(Leave(self.key));
+    }
+}

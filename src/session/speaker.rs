@@ -1,0 +1,52 @@
+//! Who speaks on a connection, and in which way: the state that decides what a message means. Pure.
+
+use std::sync::Arc;
+
+use crate::{auth::Claims, hub::KeepAlive};
+
+/// The four states of a session.
+#[derive(Clone, Debug)]
+pub(super) enum Speaker {
+    /// No token yet.
+    Nobody,
+    /// Let in by a door or the text form: nonsense is answered, native pings keep it alive, three lines of JavaScript do.
+    Plain(Arc<Claims>),
+    /// Has sent `connect`: speaks as the SDKs do, and what is malformed ends it.
+    Sdk(Arc<Claims>),
+    /// Closing.
+    Gone,
+}
+
+impl Speaker {
+    pub(super) fn plain(claims: Arc<Claims>) -> Self {
+        Self::Plain(claims)
+    }
+
+    pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
+        match self {
+            Self::Plain(claims) | Self::Sdk(claims) => Some(claims),
+            Self::Nobody | Self::Gone => None,
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone)
+    }
+
+    /// The same way of speaking with newer claims.
+    pub(super) fn with(&self, claims: Arc<Claims>) -> Self {
+        match self {
+            Self::Nobody | Self::Plain(_) => Self::Plain(claims),
+            Self::Sdk(_) => Self::Sdk(claims),
+            Self::Gone => Self::Gone,
+        }
+    }
+
+    pub(super) fn keep_alive(&self) -> KeepAlive {
+        match self {
+            Self::Plain(_) => KeepAlive::Native,
+            Self::Sdk(_) => KeepAlive::EmptyReply,
+            Self::Nobody | Self::Gone => KeepAlive::Waiting,
+        }
+    }
+}

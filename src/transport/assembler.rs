@@ -1,0 +1,128 @@
+//! Fragments become messages (RFC 6455 §5.4), and text is UTF-8 across them (§8.1), judged as it comes. Pure.
+
+use actix_http::ws::Item;
+use bytes::{Bytes, BytesMut};
+
+use super::{Bounds, inbound::Violation};
+
+/// A message of which not all fragments have come.
+#[derive(Debug)]
+pub(super) struct Partial {
+    is_text: bool,
+    payload: BytesMut,
+    /// How much of `payload` is known to be UTF-8; a code point may be split at its end.
+    valid_bytes: usize,
+    fragments: usize,
+}
+
+/// A whole message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Text(Bytes),
+    Binary(Bytes),
+}
+
+impl Partial {
+    /// Bytes held.
+    pub(super) fn len(&self) -> usize {
+        self.payload.len()
+    }
+}
+
+/// Adds one fragment to what is in hand.
+///
+/// # Errors
+/// Text that is not UTF-8, or more fragments than allowed.
+pub(super) fn accept(
+    partial: &mut Option<Box<Partial>>,
+    item: Item,
+    bounds: &Bounds,
+) -> Result<Option<Message>, Violation> {
+    let (fragment, is_last) = match item {
+        Item::FirstText(fragment) => (begin(partial, true, fragment), false),
+        Item::FirstBinary(fragment) => (begin(partial, false, fragment), false),
+        Item::Continue(fragment) => (fragment, false),
+        Item::Last(fragment) => (fragment, true),
+    };
+    let Some(open) = partial else { return Err(Violation::Protocol("nothing to continue")) };
+    open.fragments += 1;
+    if open.fragments > bounds.message_fragments {
+        return Err(Violation::TooBig);
+    }
+    open.payload.extend_from_slice(&fragment);
+    if open.is_text {
+        open.valid_bytes += valid_prefix(&open.payload[open.valid_bytes..], is_last)?;
+    }
+    if !is_last {
+        return Ok(None);
+    }
+    Ok(partial.take().map(|whole| {
+        let payload = whole.payload.freeze();
+        if whole.is_text { Message::Text(payload) } else { Message::Binary(payload) }
+    }))
+}
+
+fn begin(partial: &mut Option<Box<Partial>>, is_text: bool, first: Bytes) -> Bytes {
+    *partial = Some(Box::new(Partial { is_text, payload: BytesMut::new(), valid_bytes: 0, fragments: 0 }));
+    first
+}
+
+/// How much of `bytes` is UTF-8; only a code point that is cut by the end may be left over, and not at the message's end.
+fn valid_prefix(bytes: &[u8], is_last: bool) -> Result<usize, Violation> {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(bytes.len()),
+        Err(error) if error.error_len().is_none() && !is_last => Ok(error.valid_up_to()),
+        Err(_) => Err(Violation::NotUtf8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const BOUNDS: Bounds =
+        Bounds { message_bytes: 1024, message_fragments: 8, outbox_bytes: 1024, unacknowledged: Duration::ZERO };
+
+    fn assemble(parts: &[&[u8]]) -> Result<Option<Message>, Violation> {
+        let mut partial = None;
+        let last = parts.len() - 1;
+        for (index, part) in parts.iter().enumerate() {
+            let part = Bytes::copy_from_slice(part);
+            let item = match index {
+                0 => Item::FirstText(part),
+                index if index == last => Item::Last(part),
+                _ => Item::Continue(part),
+            };
+            match accept(&mut partial, item, &BOUNDS) {
+                Ok(None) => {}
+                done => return done,
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_code_point_split_at_every_byte_stays_whole() {
+        let text = "aé€𝄞".as_bytes();
+        for cut in 0..=text.len() {
+            let whole = assemble(&[&text[..cut], b"", &text[cut..]]);
+            assert_eq!(whole, Ok(Some(Message::Text(Bytes::from_static("aé€𝄞".as_bytes())))), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bad_utf8_is_refused_in_the_fragment_that_holds_it() {
+        for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
+            assert_eq!(assemble(&[bad, b"x", b"y"]), Err(Violation::NotUtf8), "{bad:?}");
+        }
+        assert_eq!(assemble(&[b"ok", b"\xe2\x82"]), Err(Violation::NotUtf8), "cut off at the end");
+    }
+
+    #[test]
+    fn endless_empty_fragments_end() {
+        let parts = vec![&b""[..]; 20];
+        assert_eq!(assemble(&parts), Err(Violation::TooBig));
+    }
+}

@@ -1,0 +1,178 @@
+//! Frame headers, judged as they come in (RFC 6455 §5.2): `actix_http::ws::Codec` would buffer a whole frame before it
+//! looks at the size. Pure.
+
+use super::inbound::Violation;
+
+/// Continuation, in the low nibble of a frame's first byte.
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PONG: u8 = 0xa;
+
+/// What is known of a frame once its header is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Bytes before the payload, mask included.
+    pub(super) header_bytes: usize,
+    /// Bytes of the payload.
+    pub(super) payload_bytes: usize,
+    /// Whether it is a close frame.
+    pub(super) is_close: bool,
+}
+
+impl Header {
+    /// Bytes of the whole frame.
+    pub(super) fn frame_bytes(self) -> usize {
+        self.header_bytes + self.payload_bytes
+    }
+}
+
+/// What the reader knows before a frame: whether a fragmented message is open, and what it may still hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// A first fragment came and the last one did not.
+    pub(super) continuation: bool,
+    /// Bytes that the message in hand may still grow by.
+    pub(super) room_bytes: usize,
+}
+
+/// Reads the header at the start of `bytes`, or `None` while it is not complete. Every rule is judged as soon as the bytes
+/// it needs are there, so that nothing is buffered for a frame that will be refused.
+///
+/// # Errors
+/// The rule that is broken, with its close code.
+pub(super) fn read(bytes: &[u8], expected: Expected) -> Result<Option<Header>, Violation> {
+    let [first, rest @ ..] = bytes else { return Ok(None) };
+    judge_first(*first, expected.continuation)?;
+    let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
+    let [second, rest @ ..] = rest else { return Ok(None) };
+    if second & 0x80 == 0 {
+        return Err(Violation::Protocol("client frames are masked"));
+    }
+    let is_control = opcode >= CLOSE;
+    let (length_bytes, length) = match second & 0x7f {
+        _ if is_control && (second & 0x7f > 125 || !is_final) => {
+            return Err(Violation::Protocol("control frames are short and whole"));
+        }
+        126 => match rest.first_chunk::<2>() {
+            Some(length) => (2, u64::from(u16::from_be_bytes(*length))),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk::<8>() {
+            Some(length) => (8, u64::from_be_bytes(*length)),
+            None => return Ok(None),
+        },
+        short => (0, u64::from(short)),
+    };
+    if (length_bytes == 2 && length < 126) || (length_bytes == 8 && (length < 65_536 || length >> 63 != 0)) {
+        return Err(Violation::Protocol("lengths take the shortest form"));
+    }
+    let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
+    if !is_control && payload_bytes > expected.room_bytes {
+        return Err(Violation::TooBig);
+    }
+    let header_bytes = 2 + length_bytes + 4;
+    Ok((bytes.len() >= header_bytes).then_some(Header { header_bytes, payload_bytes, is_close: opcode == CLOSE }))
+}
+
+/// The first byte: reserved bits, opcode, and whether the frame fits into the message in hand (RFC 6455 §5.4).
+fn judge_first(first: u8, continuation: bool) -> Result<(), Violation> {
+    if first & 0x70 != 0 {
+        return Err(Violation::Protocol("reserved bits are zero"));
+    }
+    match (first & 0x0f, continuation) {
+        (CONTINUATION, false) => Err(Violation::Protocol("nothing to continue")),
+        (TEXT | BINARY, true) => Err(Violation::Protocol("a message begins inside another")),
+        (CONTINUATION | TEXT | BINARY | CLOSE..=PONG, _) => Ok(()),
+        _ => Err(Violation::Protocol("unknown opcode")),
+    }
+}
+
+/// The payload of a close frame, still masked: empty, or a code that may be on the wire and a reason in UTF-8
+/// (RFC 6455 §5.5.1, §7.4).
+pub(super) fn judge_close(mask: [u8; 4], masked: &[u8]) -> Result<(), Violation> {
+    let payload: Vec<u8> = masked.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    match payload.as_slice() {
+        [] => Ok(()),
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                Err(Violation::Protocol("this close code never is on the wire"))
+            } else if std::str::from_utf8(reason).is_err() {
+                Err(Violation::NotUtf8)
+            } else {
+                Ok(())
+            }
+        }
+        [_] => Err(Violation::Protocol("a close code has two bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: Expected = Expected { continuation: false, room_bytes: 70_000 };
+    const OPEN: Expected = Expected { continuation: true, room_bytes: 70_000 };
+
+    fn code(bytes: &[u8], expected: Expected) -> Option<u16> {
+        read(bytes, expected).err().map(|violation| violation.code())
+    }
+
+    #[test]
+    fn every_length_is_read_and_only_when_the_header_is_whole() {
+        for (length, field) in [
+            (5_usize, vec![0x85]),
+            (126, vec![0xfe, 0, 126]),
+            (65_535, vec![0xfe, 0xff, 0xff]),
+            (65_536, vec![0xff, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let header = [vec![0x82], field, vec![1, 2, 3, 4]].concat();
+            for cut in 0..header.len() {
+                assert_eq!(read(&header[..cut], FRESH), Ok(None), "{length} cut at {cut}");
+            }
+            let read = read(&header, FRESH).unwrap().unwrap();
+            assert_eq!((read.payload_bytes, read.header_bytes), (length, header.len()));
+        }
+    }
+
+    #[test]
+    fn a_declared_tebibyte_is_refused_at_the_header() {
+        assert_eq!(code(&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0], FRESH), Some(1009));
+        assert_eq!(code(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], FRESH), Some(1002));
+        assert_eq!(code(&[0x80, 0xfe, 0xff, 0xff], Expected { room_bytes: 65_534, ..OPEN }), Some(1009));
+    }
+
+    #[test]
+    fn what_the_rfc_forbids_is_1002() {
+        for (what, bytes) in [
+            ("unmasked", vec![0x81, 0x05]),
+            ("rsv1", vec![0xc1]),
+            ("rsv2", vec![0xa1]),
+            ("rsv3", vec![0x91]),
+            ("opcode 3", vec![0x83]),
+            ("opcode 11", vec![0x8b]),
+            ("long ping", vec![0x89, 0xfe]),
+            ("fragmented ping", vec![0x09, 0x81]),
+            ("continuation of nothing", vec![0x80]),
+            ("125 in two bytes", vec![0x81, 0xfe, 0, 125]),
+            ("65,535 in eight bytes", vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
+        ] {
+            assert_eq!(code(&bytes, FRESH), Some(1002), "{what}");
+        }
+        assert_eq!(code(&[0x81], OPEN), Some(1002), "a message inside another");
+    }
+
+    #[test]
+    fn close_payloads_are_judged() {
+        let judge = |payload: &[u8]| judge_close([0; 4], payload).err().map(|violation| violation.code());
+        assert_eq!(judge(b""), None);
+        assert_eq!(judge(&[0x03, 0xe8]), None);
+        assert_eq!(judge(&[0x03]), Some(1002));
+        for illegal in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+            assert_eq!(judge(&illegal.to_be_bytes()), Some(1002), "{illegal}");
+        }
+        assert_eq!(judge(&[0x03, 0xe8, 0xff, 0xfe]), Some(1007));
+    }
+}

@@ -1,0 +1,41 @@
+//! The socket after the 101: what comes in is read strictly by RFC 6455 ([`Inbound`], a stream of whole messages), what
+//! goes out waits in a bounded [`Outbox`] that anybody who holds it may flush. Plain and TLS differ in [`Socket`] only.
+//! Session and hub use it; it knows neither, and nothing of tokens or channels.
+
+mod assembler;
+mod header;
+mod inbound;
+mod outbox;
+mod socket;
+
+use std::time::Duration;
+
+use crate::config;
+
+pub use inbound::{Inbound, Violation};
+pub use outbox::{Backlog, Outbox, Pushed, Refused};
+pub use socket::Socket;
+
+/// What one connection may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Longest message, fragments added up.
+    pub message_bytes: usize,
+    /// Most fragments of one message.
+    pub message_fragments: usize,
+    /// Most bytes that wait for the peer to read.
+    pub outbox_bytes: usize,
+    /// Bytes sent that the peer's kernel may leave unacknowledged for this long (TCP_USER_TIMEOUT).
+    pub unacknowledged: Duration,
+}
+
+impl From<&config::Config> for Bounds {
+    fn from(config: &config::Config) -> Self {
+        Self {
+            message_bytes: config.limits.message_bytes,
+            message_fragments: config.limits.message_fragments,
+            outbox_bytes: config.limits.outbox_bytes,
+            unacknowledged: config.server.ping_interval + config.server.pong_timeout,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+#!/usr/bin/env bash
+# Proves Dockerfile, docker-compose.yml and config/haproxy.cfg by running them, with compose v1 and with v2:
+#     tests/compose.sh [BINARY]          (default: target/release/wardcast; as root, on Debian 12)
+# No image registry is asked. A Debian made by debootstrap goes under the names that the files use, and the builder
+# stage's `cargo` is a stand-in that brings BINARY. Everything runs in namespaces of its own, so an engine that is
+# there already, its networks and its firewall are not touched, and nothing is left behind when this ends, however.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${WARDCAST_TEST_CACHE:-/var/cache/wardcast-tests}
+unset "${!WARDCAST_@}"
+
+# --- Outside: what needs the network -----------------------------------------------------------------------------
+
+install_packages() {
+    local missing=() package
+    for package in docker.io docker-compose debootstrap iptables python3-websockets; do
+        dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+    done
+    ((${#missing[@]} == 0)) && return
+    # Nothing may start a daemon here; the engine is started below, by hand.
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}"
+}
+
+make_base_images() {
+    [[ -s $cache/base.tar && -s $cache/services.tar ]] && return
+    local root=$scratch/root
+    debootstrap --variant=minbase --include=ca-certificates bookworm "$root"
+    rm -rf "$root"/var/cache/apt/archives/*.deb
+    tar -C "$root" -cf "$cache/base.tar.part" .
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d"
+    DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -qq -y --no-install-recommends redis-server haproxy
+    tar -C "$root" -cf "$cache/services.tar.part" .
+    mv "$cache/base.tar.part" "$cache/base.tar" && mv "$cache/services.tar.part" "$cache/services.tar"
+    rm -rf "$root"
+}
+
+# Debian 12 has compose v1 only; the v2 of Debian 13 runs here too, unpacked beside the system.
+fetch_compose_v2() {
+    [[ -x $cache/docker-compose-v2 ]] && return
+    local apt=$scratch/apt
+    mkdir -p "$apt"/{lists/partial,cache/archives/partial}
+    echo 'deb http://deb.debian.org/debian trixie main' >"$apt/sources.list"
+    local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$apt/lists"
+        -o "Dir::Cache=$apt/cache" -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Sandbox::User=root)
+    apt-get -qq "${options[@]}" update && (cd "$apt" && apt-get -qq "${options[@]}" download docker-compose)
+    dpkg-deb -x "$apt"/docker-compose_*.deb "$apt/unpacked"
+    mv "$apt/unpacked/usr/libexec/docker/cli-plugins/docker-compose" "$cache/docker-compose-v2"
+}
+
+if [[ ${1:-} != --inside ]]; then
+    binary=$(realpath "${1:-target/release/wardcast}")
+    [[ -x $binary ]] || { echo "no binary at $binary: cargo build --release first" >&2; exit 1; }
+    ((EUID == 0)) || { echo "skipped: a Docker engine can only be started by root"; exit 0; }
+    scratch=$(mktemp -d)
+    mkdir -p "$cache"
+    trap 'tail -20 "$scratch/log" >&2; rm -rf "$scratch"' EXIT
+    install_packages >"$scratch/log" 2>&1
+    make_base_images >"$scratch/log" 2>&1
+    (fetch_compose_v2) >"$scratch/log" 2>&1 || true
+    trap 'rm -rf "$scratch"' EXIT
+    own=(unshare --mount --net --pid --fork --mount-proc --kill-child)
+    "${own[@]}" true || { echo "skipped: no Docker engine can start where namespaces cannot be made"; exit 0; }
+    "${own[@]}" "$0" --inside "$binary" "$scratch" "$cache"
+    exit
+fi
+
+# --- Inside: an engine, images, and helpers ----------------------------------------------------------------------
+
+set +e # From here on a failure is counted, not fatal.
+binary=$2 scratch=$3 cache=$4 passed=0 failed=0
+export DOCKER_HOST=unix://$scratch/docker.sock WARDCAST_PORT=18080
+url=http://localhost:$WARDCAST_PORT
+
+say() { if [[ $1 == ok ]]; then ((++passed)); else ((++failed)); fi; printf '%-5s %s\n' "$1" "$2"; }
+# check SENTENCE COMMAND…: one line for each; what the command said only if it failed.
+check() {
+    local sentence=$1; shift
+    if "$@" >"$scratch/said" 2>&1; then say ok "$via: $sentence"
+    else say FAIL "$via: $sentence"; tail -15 "$scratch/said" | sed 's/^/        /'; return 1; fi
+}
+is() { [[ $1 == "$2" ]] || { echo "expected «$2», got «$1»"; return 1; }; }
+await() { local end=$((SECONDS + $1)); shift; until "$@"; do ((SECONDS < end)) || return 1; sleep 0.2; done; }
+
+start_engine() {
+    ip link set lo up
+    echo '{}' >"$scratch/daemon.json"
+    local flags
+    for flags in "" "--storage-driver=vfs" "--storage-driver=vfs --iptables=false"; do
+        dockerd --config-file "$scratch/daemon.json" --data-root "$scratch/data" --exec-root "$scratch/exec" \
+            --pidfile "$scratch/docker.pid" --host "$DOCKER_HOST" $flags >"$scratch/engine.log" 2>&1 &
+        engine=$!
+        await 60 engine_decided && docker info >/dev/null 2>&1 && return
+        kill "$engine" 2>/dev/null; wait "$engine"
+    done
+    return 1
+}
+engine_decided() { docker info >/dev/null 2>&1 || ! kill -0 "$engine" 2>/dev/null; }
+
+import_images() {
+    mkdir -p "$scratch/builder/usr/local/bin" "$scratch/builder/usr/local/share"
+    cp "$binary" "$scratch/builder/usr/local/share/wardcast"
+    cat >"$scratch/builder/usr/local/bin/cargo" <<'CARGO'
+#!/bin/sh
+case "$*" in
+"build --release --locked --bin wardcast") test -s src/lib.rs -a -s Cargo.lock && mkdir -p target/release && cp /usr/local/share/wardcast target/release ;;
+"clean --release --package wardcast") rm target/release/wardcast ;;
+*) echo "the stand-in for cargo does not know: $*" >&2; exit 1 ;;
+esac
+CARGO
+    chmod +x "$scratch/builder/usr/local/bin/cargo"
+    cp "$cache/base.tar" "$scratch/builder.tar"
+    tar -C "$scratch/builder" --append -f "$scratch/builder.tar" usr/local/bin/cargo usr/local/share/wardcast
+    docker import "$scratch/builder.tar" "$(image_of Dockerfile 'FROM rust')"
+    docker import "$cache/base.tar" "$(image_of Dockerfile 'FROM debian')"
+    docker import "$cache/services.tar" services
+    docker tag services "$(image_of docker-compose.yml 'image: redis')"
+    docker tag services "$(image_of docker-compose.yml 'image: haproxy')"
+    rm "$scratch/builder.tar"
+}
+image_of() { grep -m1 "$2" "$1" | awk '{print $2}'; }
+
+containers() { docker ps --all --quiet --filter "label=com.docker.compose.service=$1"; }
+first() { containers "$1" | head -1; }
+in_hub() { docker exec "$(first hub)" "$@"; }
+healthy() { [[ $(docker ps --quiet --filter health=healthy | wc -l) == "$1" ]]; }
+all_healthy() { await 60 healthy "$1" || { docker ps --all; docker logs --tail 20 "$(first hub)"; return 1; }; }
+status() { curl -s -o "$scratch/body" -w '%{http_code}' --max-time 10 --path-as-is "$@"; }
+up() { timeout 300 "$compose" up -d "$@"; }
+
+# clients COUNT TOKEN API_KEY QUERY: so many sockets subscribe through the balancer, curl publishes once, each hears it.
+clients() {
+    /usr/bin/python3 2> >(tail -1) - "ws://localhost:$WARDCAST_PORT" "$@" <<'PYTHON'
+import asyncio, json, sys, websockets
+url, count, token, key, query = sys.argv[1:]
+
+async def answer(socket, wanted):
+    async for frame in socket:
+        for reply in map(json.loads, frame.splitlines()):
+            if "error" in reply: raise SystemExit(f"error {reply}")
+            if wanted(reply): return reply
+
+async def client():
+    socket = await websockets.connect(f"{url}/connection/websocket?{query}", close_timeout=1)
+    node = None
+    for id, command in enumerate(({"connect": {"token": token}}, {"subscribe": {"channel": "news"}}), 1):
+        await socket.send(json.dumps({"id": id, **command}))
+        reply = await answer(socket, lambda reply: reply.get("id") == id)
+        node = node or reply["connect"]["node"]
+    return socket, node
+
+async def main():
+    clients = await asyncio.gather(*(client() for _ in range(int(count))))
+    curl = await asyncio.create_subprocess_exec("curl", "-sf", url.replace("ws", "http", 1) + "/api/publish", "-H", f"X-API-Key: {key}",
+        "-H", "Content-Type: application/json", "-d", '{"channel":"news","data":{"text":"hello"}}', stdout=asyncio.subprocess.DEVNULL)
+    if await curl.wait(): raise SystemExit("curl could not publish")
+    news = await asyncio.gather(*(answer(socket, lambda reply: "pub" in reply.get("push", {})) for socket, _ in clients))
+    heard = sum(push["push"]["pub"]["data"] == {"text": "hello"} for push in news)
+    print(f"{heard} of {count} on {len({node for _, node in clients})} hubs")
+
+asyncio.run(asyncio.wait_for(main(), 15))
+PYTHON
+}
+# What a door that reads the query string says to a token: 101 or a refusal.
+door() {
+    status --max-time 2 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
+        -H 'Sec-WebSocket-Key: d2FyZGNhc3Qgd2FyZGNhcw==' "$url/socket?token=$1" || true
+}
+generated() { in_hub cat /var/lib/wardcast/wardcast.toml | /usr/bin/python3 -c "import sys, tomllib; print(tomllib.loads(sys.stdin.read())$1)"; }
+jwt() {
+    /usr/bin/python3 - "$1" <<'PYTHON'
+import base64, hmac, json, sys, time
+encode = lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"=")
+text = b".".join(encode(json.dumps(part).encode()) for part in ({"alg": "HS256"}, {"sub": "boss", "exp": int(time.time()) + 600}))
+print((text + b"." + encode(hmac.digest(sys.argv[1].encode(), text, "sha256"))).decode())
+PYTHON
+}
+# The `curl` line that init printed, taken at its word.
+log_in() {
+    local line; line=$(docker logs "$(first init)" 2>&1 | sed -e ':a' -e '/\\$/{N;s/\\\n//;ba}' | grep -m1 -o 'curl .*/auth/login.*')
+    bash -c "$line" | /usr/bin/python3 -c 'import json, sys; reply = json.load(sys.stdin); print(reply.get("token") or reply["access_token"])'
+}
+
+# --- The proof ---------------------------------------------------------------------------------------------------
+
+every_container_is_hardened() {
+    local id
+    for id in $(docker ps --all --quiet); do
+        is "$(docker inspect -f '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}' "$id")" "true [ALL] [no-new-privileges:true]" || return 1
+        [[ $(docker inspect -f '{{.Config.User}}' "$id") =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || { echo "$id runs as root"; return 1; }
+    done
+    is "$(in_hub id -u)" 10001 && ! in_hub touch /usr/local/bin/mine
+}
+only_the_balancer_is_published() { is "$(docker ps --format '{{.Ports}}' | grep -- '->')" "127.0.0.1:$WARDCAST_PORT->8000/tcp"; }
+balancer_hides_what_is_internal() {
+    local path
+    for path in /metrics //metrics /%6detrics /metrics?a=b /health /health/ /health/startup; do is "$path $(status "$url$path")" "$path 404" || return 1; done
+    is "$(status "$url/health/ready")" 200 && is "$(status "$url/health/live")" 200
+}
+no_query_string_is_logged() {
+    local log; log=$(docker logs "$(first balancer)" 2>&1)
+    [[ $log == *" GET /connection/websocket 101 "* && $log == *" GET /socket 503 "* ]] || { echo "where are the lines? $log"; return 1; }
+    ! grep -E '\?|token|probe|leak|%3[fF]' <<<"$log"
+}
+balancer_says() { [[ $(status "$url/health/ready") == "$1" ]]; }
+init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "${1:?}"; }
+
+prove() {
+    via=$1 compose=$2
+    check "the file is valid" "$compose" config
+    check "up, nothing edited, brings up Redis, two hubs and a balancer" up
+    check "all four are healthy" all_healthy 4 || { "$compose" down --volumes >/dev/null 2>&1; return; }
+    local token key sum override=an-api-key-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
+    check "init prints a login and a curl line that works" log_in
+    token=$(log_in) || { "$compose" down --volumes >/dev/null 2>&1; return; }
+    key=$(generated '["api"]["key"]')
+    sum=$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)
+    check "secrets belong to the hub's user alone" is "$(in_hub stat -c '%u %a' /var/lib/wardcast/wardcast.toml)" "10001 600"
+    check "overrides that are not set are absent, not empty" is "$(in_hub env | grep -cE 'API__KEY|HMAC_SECRET')" 0
+    check "every container is read-only, without capabilities and not root" every_container_is_hardened
+    check "only the balancer is published, on loopback" only_the_balancer_is_published
+    check "clients of one address land on both hubs, and all hear what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
+    check "a token in the query string opens the door" is "$(door "$token")" 101
+    check "the balancer shows its own health and hides the hubs'" balancer_hides_what_is_internal
+
+    check "--scale hub=4" up --scale hub=4
+    check "all six are healthy" all_healthy 6
+    await 15 all_hubs_are_used "$token" "$key" || true
+    check "clients land on all four hubs, and all hear" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
+
+    containers hub | xargs docker kill >/dev/null
+    check "with no hub left, the balancer says so" await 10 balancer_says 503
+    status "$url/socket?token=leak" >/dev/null
+    { exec 3<>"/dev/tcp/localhost/$WARDCAST_PORT" && printf 'GET /socket?token=leak HTTP/9.9x\r\n\r\n' >&3 && cat <&3 && exec 3>&-; } >/dev/null
+    check "no query string stands in its log, not of errors either" no_query_string_is_logged
+
+    check "down" timeout 60 "$compose" down
+    echo "WARDCAST_API__KEY=$override" >.env
+    check "up again, one override in the shell, one in .env" env WARDCAST_AUTH__HMAC_SECRET=$secret timeout 120 "$compose" up -d
+    check "all four are healthy again" all_healthy 4
+    check "the secrets in the volume are the same" is "$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)" "$sum"
+    check "init prints no secret a second time" init_is_silent_about_secrets "$key"
+    check "both overrides win" is "$(clients 4 "$(jwt $secret)" $override probe=leak)" "4 of 4 on 2 hubs"
+    check "the generated API key does not work any more" is "$(status "$url/api/publish" -H "X-API-Key: $key" -d '{"channel":"news","data":1}')" 401
+    rm .env
+    check "down, with the volume" timeout 60 "$compose" down --volumes
+    check "nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet; docker network ls --quiet --filter type=custom)" ""
+    docker rmi wardcast >/dev/null
+}
+all_hubs_are_used() { [[ $(clients 8 "$@" probe=leak 2>/dev/null) == *"on 4 hubs" ]]; }
+
+start_engine || { echo "skipped: no Docker engine can start here: $(tail -1 "$scratch/engine.log")"; exit 0; }
+import_images >/dev/null
+# As a fresh clone: nobody's .env, nobody's build results.
+mkdir "$scratch/wardcast" && cp -r Dockerfile .dockerignore docker-compose.yml Cargo.toml Cargo.lock src config "$scratch/wardcast"
+cd "$scratch/wardcast"
+prove "compose v1" docker-compose
+if [[ -x $cache/docker-compose-v2 ]]; then prove "compose v2" "$cache/docker-compose-v2"; else echo "compose v2 could not be fetched: proven with v1 only"; fi
+echo "$passed passed, $failed failed"
+((failed == 0))

@@ -1,0 +1,136 @@
+//! The transport with nothing behind it: sends back what it gets, over ws and wss. For the Autobahn suite, which judges
+//! the same reading, writing and closing that sessions use.
+//!
+//!     cargo run --example echo -- --port 0 [--message-size BYTES]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for tests")]
+
+use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use actix_http::HttpService;
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::{App, HttpRequest, HttpResponse, dev::AppConfig, error::Error, web};
+use actix_web_actors::ws::Frame;
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use wardcast::{
+    auth::Admission,
+    clock::Clock,
+    http::upgrade,
+    protocol::frame,
+    seats::Seats,
+    transport::{Backlog, Bounds, Inbound, Outbox, Violation},
+};
+
+struct Echo {
+    outbox: Arc<Outbox>,
+    clock: Clock,
+}
+
+impl Echo {
+    fn send(&self, frame: Bytes) {
+        let now = self.clock.now();
+        let _ = self.outbox.push(now, frame).and_then(|_| self.outbox.flush(&self.clock, now));
+    }
+}
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+impl StreamHandler<Result<Frame, Violation>> for Echo {
+    fn handle(&mut self, item: Result<Frame, Violation>, _: &mut Self::Context) {
+        match item {
+            Ok(Frame::Text(text)) => self.send(frame::text(&text)),
+            Ok(Frame::Binary(binary)) => self.send(frame::binary(&binary)),
+            Ok(Frame::Ping(payload)) => self.send(frame::pong(&payload)),
+            Ok(Frame::Pong(_) | Frame::Continuation(_)) => {}
+            Ok(Frame::Close(reason)) => {
+                let close = frame::close(reason.map(|reason| reason.code.into()), "");
+                self.outbox.close([close], Backlog::Send, &self.clock);
+            }
+            Err(violation) => {
+                let close = frame::close(Some(violation.code()), &violation.to_string());
+                self.outbox.close([close], Backlog::Send, &self.clock);
+            }
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
+    let mut response = actix_web_actors::ws::handshake(&request)?.finish();
+    let seat = Seats::new(usize::MAX, Default::default()).take().unwrap();
+    response.extensions_mut().insert(Admission { claims: None, seat, waiting: None });
+    Ok(response)
+}
+
+/// The same way in as the server's, with one route.
+macro_rules! echo {
+    ($socket:ty, $bounds:expr) => {{
+        let bounds = $bounds;
+        let plain = App::new().default_service(web::to(handshake)).into_factory();
+        HttpService::<$socket, _, _, _, _>::build()
+            .upgrade(fn_factory(move || async move {
+                let app = App::new().default_service(web::to(handshake)).into_factory();
+                let app = Rc::new(app.new_service(AppConfig::default()).await?);
+                Ok::<_, ()>(fn_service(move |(request, framed)| {
+                    let app = app.clone();
+                    async move {
+                        upgrade::serve(app, request, framed, |socket: $socket, read, _| {
+                            let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
+                            Echo::create(|ctx| {
+                                ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
+                                Echo { outbox, clock: Clock::default() }
+                            });
+                        })
+                        .await;
+                        Ok::<(), Error>(())
+                    }
+                }))
+            }))
+            .h1(map_config(plain.map_err(|error: Error| actix_http::Response::from(error.error_response())), |()| {
+                AppConfig::default()
+            }))
+    }};
+}
+
+fn certificate() -> rustls::ServerConfig {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap()
+}
+
+fn argument(name: &str) -> Option<usize> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1).map(|value| value.parse().unwrap())
+}
+
+fn main() -> std::io::Result<()> {
+    let message_bytes = argument("--message-size").unwrap_or(17 << 20);
+    let bounds = Bounds {
+        message_bytes,
+        message_fragments: 1 << 20,
+        outbox_bytes: 4 * message_bytes,
+        unacknowledged: Duration::from_secs(30),
+    };
+    let port = argument("--port").unwrap_or(0) as u16;
+    let (plain, tls) = (TcpListener::bind(("127.0.0.1", port))?, TcpListener::bind("127.0.0.1:0")?);
+    let (ws, wss) = (plain.local_addr()?, tls.local_addr()?);
+    actix_rt::System::new().block_on(async move {
+        let certificate = certificate();
+        let server = actix_server::Server::build()
+            .workers(1)
+            .listen("ws", plain, move || echo!(TcpStream, bounds).tcp())?
+            .listen("wss", tls, move || echo!(TlsStream<TcpStream>, bounds).rustls_0_23(certificate.clone()))?
+            .run();
+        println!("listening ws={ws} wss={wss}");
+        server.await
+    })
+}
