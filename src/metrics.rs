@@ -20,6 +20,7 @@ pub struct Metrics {
     pub publications: Counter,
     pub deliveries: Counter,
     pub deliveries_dropped: Counter,
+    pub sockets_full: Counter,
     pub bus_refused: Family<Reason, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
@@ -42,6 +43,11 @@ impl Metrics {
     /// Counts a close.
     pub fn count_close(&self, code: u16) {
         self.closed.get_or_create(&Code { code: code.into() }).inc();
+    }
+
+    /// How many connections were closed with this code.
+    pub fn closed_for(&self, code: u16) -> u64 {
+        self.closed.get(&Code { code: code.into() }).map_or(0, |count| count.get())
     }
 
     /// Counts an error reply.
@@ -87,6 +93,11 @@ impl Metrics {
             "deliveries_dropped",
             "Publications from the broker that a hub had no room for",
             self.deliveries_dropped.clone(),
+        );
+        registry.register(
+            "sockets_full",
+            "Times that a socket took no more and somebody had to wait for it",
+            self.sockets_full.clone(),
         );
         registry.register("bus_refused", "Messages on the bus that are not ours", self.bus_refused.clone());
         registry.register("broker_up", "1 while the broker is usable", self.broker_up.clone());

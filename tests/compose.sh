@@ -14,13 +14,12 @@ unset "${!WARDCAST_@}"
 
 install_packages() {
     local missing=() package
-    for package in docker.io docker-compose debootstrap iptables python3-websockets; do
-        dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+    for package in docker.io docker-compose debootstrap iptables iproute2 curl python3-websockets; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>&1) == installed ]] || missing+=("$package")
     done
     ((${#missing[@]} == 0)) && return
-    # Nothing may start a daemon here; the engine is started below, by hand.
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -qq -y --no-install-recommends "${missing[@]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
 }
 
 make_base_images() {
@@ -29,6 +28,7 @@ make_base_images() {
     debootstrap --variant=minbase --include=ca-certificates bookworm "$root"
     rm -rf "$root"/var/cache/apt/archives/*.deb
     tar -C "$root" -cf "$cache/base.tar.part" .
+    # No daemon may start while its package is installed.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d"
     DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -qq -y --no-install-recommends redis-server haproxy
     tar -C "$root" -cf "$cache/services.tar.part" .
@@ -165,8 +165,10 @@ PYTHON
 # What a door that reads the query string says to a token: 101 or a refusal.
 door() {
     status --max-time 2 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
-        -H 'Sec-WebSocket-Key: d2FyZGNhc3Qgd2FyZGNhcw==' "$url/socket?token=$1" || true
+        -H 'Sec-WebSocket-Key: d2FyZGNhc3Qgd2FyZGNhcw==' "$url/socket?token=$1"
 }
+# Connections one after the other, until this is killed; a hub says 404, a balancer without one 503.
+knock() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$url/knock"; done >"$scratch/knocks"; }
 generated() { in_hub cat /var/lib/wardcast/wardcast.toml | /usr/bin/python3 -c "import sys, tomllib; print(tomllib.loads(sys.stdin.read())$1)"; }
 jwt() {
     /usr/bin/python3 - "$1" <<'PYTHON'
@@ -209,11 +211,11 @@ init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "$
 prove() {
     via=$1 compose=$2
     check "the file is valid" "$compose" config
-    check "up, nothing edited, brings up Redis, two hubs and a balancer" up
-    check "all four are healthy" all_healthy 4 || { "$compose" down --volumes >/dev/null 2>&1; return; }
     local token key sum override=an-api-key-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
-    check "init prints a login and a curl line that works" log_in
-    token=$(log_in) || { "$compose" down --volumes >/dev/null 2>&1; return; }
+    check "up, nothing edited, brings up Redis, two hubs and a balancer" up &&
+        check "all four are healthy" all_healthy 4 &&
+        check "init prints a login and a curl line that works" log_in || { "$compose" down --volumes >/dev/null 2>&1; return; }
+    token=$(log_in)
     key=$(generated '["api"]["key"]')
     sum=$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)
     check "secrets belong to the hub's user alone" is "$(in_hub stat -c '%u %a' /var/lib/wardcast/wardcast.toml)" "10001 600"
@@ -224,9 +226,12 @@ prove() {
     check "a token in the query string opens the door" is "$(door "$token")" 101
     check "the balancer shows its own health and hides the hubs'" balancer_hides_what_is_internal
 
+    knock & local knocking=$!
     check "--scale hub=4" up --scale hub=4
     check "all six are healthy" all_healthy 6
-    await 15 all_hubs_are_used "$token" "$key" || true
+    kill $knocking; wait $knocking 2>/dev/null
+    check "nobody was turned away meanwhile" is "$(sort -u "$scratch/knocks")" 404
+    await 15 all_hubs_are_used "$token" "$key"
     check "clients land on all four hubs, and all hear" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
 
     containers hub | xargs docker kill >/dev/null

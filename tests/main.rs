@@ -1,1 +1,46 @@
+//! The tests, one subject a module. They talk to real servers over real sockets; what is pure is tested where it stands.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
 
+mod support;
+
+// The plan of the house: who imports whom, sizes, the top level.
+mod architecture;
+// How a token gets in, and what happens to one that does not.
+mod doors;
+// What is accepted as a WebSocket handshake.
+mod handshake;
+// What a client sends as frames, and how it is judged.
+mod frames;
+// What a client says, and what it is answered.
+mod commands;
+// The wire, byte for byte.
+mod wire;
+// A publication's way from REST or a socket to every subscriber.
+mod delivery;
+// The server API and the plain form.
+mod api;
+// Tokens end on time, whatever the client does.
+mod expiry;
+// Pings, pongs, and connections that are dead.
+mod keep_alive;
+// Clients that do not read.
+mod slow;
+// User and password for a token.
+mod login;
+// Certificates.
+mod tls;
+// Starting, stopping and asking for health.
+mod lifecycle;
+// The command line, as a process.
+mod command_line;
+// Memory and Redis keep the same promises.
+mod broker;
+// Two hubs on one Redis.
+mod two_hubs;

@@ -6,10 +6,9 @@ use std::{rc::Rc, time::Duration};
 
 use actix_codec::{AsyncRead, AsyncWrite, Framed, FramedParts};
 use actix_http::{
-    Request,
+    ConnectionType, Request,
     body::{BodySize, BoxBody, to_bytes_limited},
     h1,
-    header::{CONNECTION, HeaderValue},
 };
 use actix_service::Service;
 use actix_web::{
@@ -79,7 +78,8 @@ async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
     mut head: actix_http::Response<()>,
     body: BoxBody,
 ) -> Result<(), std::io::Error> {
-    head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    // The codec would write `Connection: upgrade`, as the request did.
+    head.head_mut().set_connection_type(ConnectionType::Close);
     let body = to_bytes_limited(body, BODY_BYTES).await.ok().and_then(Result::ok).unwrap_or_default();
     framed.send((head, BodySize::Sized(body.len() as u64)).into()).await?;
     framed.send(h1::Message::Chunk(Some(body))).await?;

@@ -12,14 +12,14 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Hub, SessionKey};
 use crate::{
     broker::NoRoom,
     protocol::{self, Disconnect},
     publication::Publication,
-    transport::{Outbox, Pushed, Refused},
+    transport::{Flushed, Outbox, Pushed, Refused},
 };
 
 /// Publications, and bytes of them, that are queued to sessions before the sessions are flushed. More would save
@@ -75,7 +75,8 @@ pub(super) struct Waiting {
 
 /// A queue of at most `limit_bytes`.
 pub(super) fn queue(limit_bytes: usize) -> (Queue, Waiting) {
-    let (sender, receiver) = unbounded_channel();
+    #[expect(clippy::disallowed_methods, reason = "bounded by bytes, which a channel does not count")]
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let shared = Arc::new(Shared { queued_bytes: AtomicUsize::new(0), limit_bytes, is_woken: AtomicBool::new(false) });
     (Queue { sender, shared: shared.clone() }, Waiting { receiver, shared })
 }
@@ -213,8 +214,10 @@ impl Hub {
         let now = self.clock.now();
         let rest = self.fanout.touched.len().saturating_sub(FLUSH_AT_ONCE);
         for (key, outbox) in self.fanout.touched.split_off(rest) {
-            if let Err(refused) = outbox.flush(&self.clock, now) {
-                self.refuse(key, refused);
+            match outbox.flush(&self.clock, now) {
+                Ok(Flushed::All) => {}
+                Ok(Flushed::Later) => drop(self.metrics.sockets_full.inc()),
+                Err(refused) => self.refuse(key, refused),
             }
         }
     }

@@ -186,7 +186,7 @@ impl Hub {
         let outbox = member.outbox.clone();
         let pushed = outbox.push(wall, member.ping()).and_then(|_| outbox.flush(&self.clock, wall));
         match pushed {
-            Ok(()) => self.arm(key),
+            Ok(_) => self.arm(key),
             Err(refused) => self.refuse(key, refused),
         }
     }

@@ -26,24 +26,20 @@ use crate::{
 /// A message of which some lines are still to be done.
 #[derive(Default)]
 pub(super) struct Inbox {
-    text: Bytes,
+    text: Option<Bytes>,
 }
 
 impl Inbox {
     pub(super) fn take(&mut self, text: Bytes) {
-        self.text = text;
+        self.text = Some(text);
     }
 
     /// The next line; the last may end in a newline. `None` when all are done.
     fn next_line(&mut self) -> Option<Bytes> {
-        if self.text.is_empty() {
-            return None;
-        }
-        let end = self.text.iter().position(|byte| *byte == b'\n');
-        let line = self.text.split_to(end.unwrap_or(self.text.len()));
-        if end.is_some() {
-            let _ = self.text.split_to(1);
-        }
+        let mut text = self.text.take()?;
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else { return Some(text) };
+        let line = text.split_to(end);
+        self.text = Some(text.slice(1..)).filter(|rest| !rest.is_empty());
         Some(line)
     }
 }

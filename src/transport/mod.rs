@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::config;
 
 pub use inbound::{Inbound, Violation};
-pub use outbox::{Backlog, Outbox, Pushed, Refused};
+pub use outbox::{Backlog, Flushed, Outbox, Pushed, Refused};
 pub use socket::Socket;
 
 /// What one connection may cost.

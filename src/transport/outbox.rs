@@ -61,6 +61,15 @@ pub enum Pushed {
     Behind,
 }
 
+/// How far a flush came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything is with the kernel, or somebody waits for the socket already.
+    All,
+    /// The socket was full; a task carries on when it is not.
+    Later,
+}
+
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -139,16 +148,16 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Refused::Expired`] when the time is over; then nothing was written.
-    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<(), Refused> {
+    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<Flushed, Refused> {
         let mut inner = self.0.lock();
         if inner.waiter.is_some() {
-            return Ok(());
+            return Ok(Flushed::All);
         }
         if inner.phase == Phase::Open && now >= inner.expires_at {
             return Err(Refused::Expired);
         }
         match inner.poll_write(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Ok(()),
+            Poll::Ready(Ok(())) => Ok(Flushed::All),
             Poll::Ready(Err(_)) => {
                 inner.cut();
                 Err(Refused::Closing)
@@ -157,7 +166,7 @@ impl Outbox {
                 inner.waiter = Some(Waker::noop().clone());
                 drop(inner);
                 actix_rt::spawn(wait_and_write(self.clone(), clock.clone()));
-                Ok(())
+                Ok(Flushed::Later)
             }
         }
     }

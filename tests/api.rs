@@ -1,0 +1,154 @@
+//! The server API and the plain form over HTTP: keys, bodies, results, and what they refuse.
+
+use serde_json::{Value, json};
+use wardcast::config::{AllowPublish, Secret};
+
+use crate::support::{
+    API_KEY, Hub,
+    http::{self, Response},
+    hub, hub_with,
+};
+
+async fn call(hub: &Hub, method: &str, body: &str) -> Response {
+    http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", API_KEY).body(body).send().await
+}
+
+#[actix_rt::test]
+async fn the_key_opens_in_two_headers_and_nothing_else_does() {
+    let hub = hub().await;
+    let publish = |name: &'static str, value: String| {
+        http::post(hub.address, "/api/publish").header(name, &value).json(json!({"channel": "news", "data": 1})).send()
+    };
+    assert_eq!(publish("X-API-Key", API_KEY.to_owned()).await.status, 200);
+    assert_eq!(publish("Authorization", format!("apikey {API_KEY}")).await.status, 200);
+    for (name, value) in [
+        ("X-API-Key", String::new()),
+        ("X-API-Key", "wrong".to_owned()),
+        ("X-API-Key", format!("{API_KEY}x")),
+        ("Authorization", format!("Bearer {API_KEY}")),
+        ("X-Nothing", API_KEY.to_owned()),
+    ] {
+        let refused = publish(name, value).await;
+        assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (401, json!(101)));
+    }
+    let doubled = http::post(hub.address, "/api/publish").header("X-API-Key", API_KEY).header("X-API-Key", API_KEY);
+    assert_eq!(doubled.json(json!({"channel": "news", "data": 1})).send().await.status, 401);
+}
+
+#[actix_rt::test]
+async fn without_a_configured_key_nobody_is_let_in() {
+    let hub = hub_with(|config| config.api.key = Secret::default()).await;
+    let empty = http::post(hub.address, "/api/publish").header("X-API-Key", "").body("{}").send().await;
+    assert_eq!(empty.status, 401);
+}
+
+#[actix_rt::test]
+async fn bodies_are_judged() {
+    let hub = hub_with(|config| {
+        config.limits.publication_bytes = 100;
+        config.api.body_bytes = 2_000;
+    })
+    .await;
+    for (body, status) in [("", 400), ("nonsense", 400), ("[]", 400), ("{\"channel\":7}", 400), ("\u{0}", 400)] {
+        assert_eq!(call(&hub, "publish", body).await.status, status, "{body}");
+    }
+    for (body, code) in [
+        (r#"{"channel":"news"}"#, 107),
+        (r#"{"data":1}"#, 107),
+        (r#"{"channel":"a*","data":1}"#, 107),
+        (r#"{"channel":"chat:1","data":1}"#, 102),
+        (&format!(r#"{{"channel":"news","data":"{}"}}"#, "x".repeat(200)), 106),
+    ] {
+        let response = call(&hub, "publish", body).await;
+        assert_eq!((response.status, response.json()["error"]["code"].clone()), (200, json!(code)), "{body:.60}");
+    }
+    let long = format!(r#"{{"channel":"news","data":"{}"}}"#, "x".repeat(3_000));
+    assert_eq!(call(&hub, "publish", &long).await.status, 413);
+    let wrong_method = http::get(hub.address, "/api/publish").send().await;
+    assert_eq!((wrong_method.status, wrong_method.header("allow")), (405, Some("POST")));
+    assert_eq!(http::post(hub.address, "/api/nothing").send().await.status, 404);
+}
+
+#[actix_rt::test]
+async fn a_broadcast_answers_for_each_channel_and_reaches_all() {
+    let hub = hub_with(|config| config.limits.broadcast_channels = 3).await;
+    let (mut ann, mut bob) = (hub.subscriber("ann", "a").await, hub.subscriber("bob", "b").await);
+    let answer = hub.api("broadcast", json!({"channels": ["a", "chat:1", "b"], "data": {"n": 1}})).await;
+    let responses = answer["result"]["responses"].as_array().unwrap().clone();
+    assert_eq!((&responses[0], &responses[2]), (&json!({"result": {}}), &json!({"result": {}})));
+    assert_eq!(responses[1]["error"]["code"], 102);
+    assert_eq!((ann.publication().await, bob.publication().await), (json!({"n": 1}), json!({"n": 1})));
+    assert_eq!(hub.api("broadcast", json!({"channels": ["a", "b", "c", "d"], "data": 1})).await["error"]["code"], 106);
+    assert_eq!(hub.api("broadcast", json!({"channels": [], "data": 1})).await["error"]["code"], 107);
+}
+
+#[actix_rt::test]
+async fn channels_are_listed_by_pattern() {
+    let hub = hub().await;
+    let _clients =
+        [hub.subscriber("a", "news").await, hub.subscriber("b", "news").await, hub.subscriber("c", "old").await];
+    let names = |answer: Value| answer["result"]["channels"].clone();
+    assert_eq!(names(hub.api("channels", json!({"pattern": "n*s"})).await), json!({"news": {"num_clients": 2}}));
+    assert_eq!(names(hub.api("channels", json!({"pattern": "x*"})).await), json!({}));
+    assert_eq!(call(&hub, "channels", "").await.json()["result"]["channels"].as_object().unwrap().len(), 2);
+}
+
+/// The plain form.
+fn messages(hub: &Hub, channel: &str) -> http::Request {
+    http::post(hub.address, &format!("/v1/channels/{channel}/messages"))
+}
+
+#[actix_rt::test]
+async fn the_plain_form_takes_json_and_text_with_the_key() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "old news/1").await;
+    let sent = messages(&hub, "old%20news%2F1").header("X-API-Key", API_KEY).json(json!({"n": [1, 2]})).send().await;
+    assert_eq!((sent.status, sent.json()), (200, json!({"result": {}})));
+    assert_eq!(ann.publication().await, json!({"n": [1, 2]}));
+    let text = messages(&hub, "old%20news%2F1")
+        .header("X-API-Key", API_KEY)
+        .header("Content-Type", "text/plain; charset=utf-8");
+    assert_eq!(text.body("line \"one\"\nline two").send().await.status, 200);
+    assert_eq!(ann.publication().await, json!("line \"one\"\nline two"));
+}
+
+#[actix_rt::test]
+async fn the_plain_form_takes_a_users_token_under_the_sockets_permissions() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    let bearer = |token: String| {
+        messages(&hub, "news").header("Authorization", &format!("Bearer {token}")).json(json!(1)).send()
+    };
+    assert_eq!(bearer(hub.token("bob")).await.json(), json!({"result": {}}));
+    assert_eq!(ann.hear().await["push"]["pub"]["info"], json!({"user": "bob"}));
+    for (token, code) in [(hub.forged_token("bob"), 101), (hub.expired_token("bob"), 109)] {
+        let refused = bearer(token).await;
+        assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (401, json!(code)));
+    }
+    let denied = messages(&hub, "%24secret").header("Authorization", &format!("Bearer {}", hub.token("bob")));
+    assert_eq!(denied.json(json!(1)).send().await.json()["error"]["code"], 103);
+
+    let shut = hub_with(|config| config.channels.allow_publish = AllowPublish::None).await;
+    let refused =
+        messages(&shut, "news").header("Authorization", &format!("Bearer {}", shut.token("bob"))).json(json!(1));
+    assert_eq!(refused.send().await.json()["error"]["code"], 103);
+}
+
+#[actix_rt::test]
+async fn the_plain_form_refuses_what_it_cannot_mean() {
+    let hub = hub().await;
+    assert_eq!(messages(&hub, "news").json(json!(1)).send().await.status, 401);
+    let basic = messages(&hub, "news").header("Authorization", "Basic YTpi").json(json!(1));
+    assert_eq!(basic.send().await.status, 401);
+    let twice = messages(&hub, "news")
+        .header("Authorization", &format!("Bearer {}", hub.token("bob")))
+        .header("Authorization", &format!("Bearer {}", hub.token("bob")));
+    assert_eq!(twice.json(json!(1)).send().await.status, 401);
+    let form =
+        messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "application/x-www-form-urlencoded");
+    assert_eq!(form.body("a=b").send().await.status, 415);
+    let broken = messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "application/json");
+    assert_eq!(broken.body("{").send().await.status, 400);
+    let latin = messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "text/plain");
+    assert_eq!(latin.body(vec![0xe9]).send().await.status, 400);
+}

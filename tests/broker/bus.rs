@@ -1,0 +1,135 @@
+//! Several instances on one Redis, and strangers who write there.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use wardcast::broker::{BrokerError, Question};
+
+use super::fixture::{at, channel, eventually, hears_again, on};
+use crate::support::redis::RedisServer;
+
+const NEWS: &str = "wardcast:c:{news}";
+
+#[tokio::test]
+async fn instances_deliver_to_each_other() {
+    let server = RedisServer::start().await;
+    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
+    alice.subscribe("news").await;
+    bob.subscribe("news").await;
+    alice.publish("news", "\"from alice\"").await.unwrap();
+    bob.publish("news", "\"from bob\"").await.unwrap();
+    for instance in [&alice, &bob] {
+        instance.receives(2).await;
+        assert_eq!(instance.heard("news"), ["\"from alice\"", "\"from bob\""]);
+    }
+}
+
+#[tokio::test]
+async fn prefixes_keep_wardcasts_apart() {
+    let server = RedisServer::start().await;
+    let (one, other) = (at(&server.url(), "one"), at(&server.url(), "other"));
+    for instance in [&one, &other] {
+        instance.becomes_ready().await;
+        instance.subscribe("news").await;
+    }
+    one.publish("news", "1").await.unwrap();
+    other.publish("news", "2").await.unwrap();
+    one.receives(1).await;
+    other.receives(1).await;
+    assert_eq!((one.heard("news"), other.heard("news")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    let answers = one.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(answers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_survey_asks_all_and_says_when_one_is_silent() {
+    let server = RedisServer::start().await;
+    // Of one name, as two machines that were cloned may be.
+    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
+    let answers = alice.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(answers, [b"{\"news\":1}", b"{\"news\":1}"]);
+    bob.hubs.is_mute.store(true, Ordering::Relaxed);
+    let answers = alice.broker.survey(Question::Channels, Duration::from_millis(500)).await;
+    assert_eq!(answers, Err(BrokerError::Incomplete { answered: 1, asked: 2 }));
+    drop(bob);
+    eventually("who has left is not asked", async || {
+        alice.broker.survey(Question::Channels, Duration::from_secs(1)).await.is_ok_and(|answers| answers.len() == 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn surveys_at_a_time_are_bounded() {
+    let server = RedisServer::start().await;
+    let alice = on(&server.url()).await;
+    alice.hubs.is_mute.store(true, Ordering::Relaxed);
+    let surveys = (0..40).map(|_| alice.broker.survey(Question::Channels, Duration::from_secs(2)));
+    let answers = futures_util::future::join_all(surveys).await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Err(BrokerError::Busy)).count(), 24);
+}
+
+#[tokio::test]
+async fn forged_messages_are_dropped_and_counted() {
+    let server = RedisServer::start().await;
+    let alice = on(&server.url()).await;
+    alice.subscribe("news").await;
+    let own: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:[rp]*"]).await;
+    let (mut probe, mut replies) = (own[0].as_str(), own[1].as_str());
+    if probe.contains("replies") {
+        (probe, replies) = (replies, probe);
+    }
+    let publication = |data: &[u8]| [b"WC\x01p\0\0\0\x04news\0".as_slice(), data].concat();
+    assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "what is well made is taken");
+    alice.receives(1).await;
+    let long = publication(&[b"\"".as_slice(), &vec![b'x'; 3 << 20], b"\""].concat());
+    let stray_answer = [b"WC\x01a".as_slice(), &[7; 16], b"\0\0\0\x01x{}"].concat();
+    let endless = b"WC\x01p\xff\xff\xff\xffnews\0\x31".to_vec();
+    for (name, message, reason) in [
+        (NEWS, b"garbage".to_vec(), "not_ours"),
+        (NEWS, Vec::new(), "not_ours"),
+        (NEWS, b"WC\x02p\0\0\0\x04news\0\x31".to_vec(), "version"),
+        (NEWS, b"WC\x01!\0\0\0\x04news\0\x31".to_vec(), "kind"),
+        (NEWS, b"WC\x01p\0\0\0\x04news\x801".to_vec(), "flags"),
+        (NEWS, b"WC\x01p\0\0\0\x05other\0\x31".to_vec(), "other_channel"),
+        (NEWS, endless, "truncated"),
+        (NEWS, long, "too_long"),
+        (NEWS, publication(b"{\"a\":}"), "not_json"),
+        (NEWS, publication(b"1\n2"), "not_json"),
+        (NEWS, publication(b"\"\xff\""), "not_text"),
+        ("wardcast:control", b"WC\x01a".to_vec(), "misplaced"),
+        ("wardcast:control", publication(b"1"), "misplaced"),
+        (replies, stray_answer, "stray_answer"),
+        (probe, b"WC\x01n\0\0\0\0\0\0\0\x01".to_vec(), "stray_probe"),
+    ] {
+        let before = alice.refused(reason);
+        assert_eq!(server.publish(name, &message).await, 1, "{name}");
+        eventually(&format!("{reason} is counted"), async || alice.refused(reason) == before + 1).await;
+    }
+    hears_again(&alice, &alice, "news").await;
+    assert_eq!(alice.heard("news"), ["1", "\"again\""]);
+    assert_eq!(alice.metrics.broker_reconnects.get(), 0);
+}
+
+#[tokio::test]
+async fn what_everybody_would_drop_is_not_published() {
+    let server = RedisServer::start().await;
+    let alice = on(&server.url()).await;
+    let long = format!("\"{}\"", "x".repeat(3 << 20));
+    assert!(alice.publish("news", &long).await.is_err());
+    alice.publish("news", "1").await.unwrap();
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_named_without_the_password() {
+    let server = RedisServer::start().await;
+    let url = server.url().replace("redis://", "redis://somebody:hunter22@");
+    let alice = at(&url, "wardcast");
+    let mut why = String::new();
+    eventually("redis refuses", async || {
+        why = alice.becomes_unready().await;
+        !why.contains("not connected yet")
+    })
+    .await;
+    println!("{why}");
+    assert!(!why.contains("hunter22"), "{why}");
+    assert!(alice.broker.subscribe(channel("news")).await.is_err());
+}

@@ -1,0 +1,171 @@
+//! What every broker promises; see `every_broker` for who is held to it.
+//!
+//! Not here: that a hub without room is an error to the publisher. In memory it is (see `memory`), because publishing
+//! delivers; over Redis nobody knows, and the drop is counted where it happens.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use wardcast::{
+    broker::{BrokerError, Question},
+    publication::{ClientInfo, Publication},
+};
+
+use super::fixture::{Instance, channel, eventually, publication};
+
+pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
+    instance.subscribe("news").await;
+    let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
+    let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), conn_info };
+    let rest = ClientInfo { client: String::new(), conn_info: None, ..info.clone() };
+    for info in [Some(info), Some(rest), None] {
+        let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };
+        instance.broker.publish(sent.clone()).await.unwrap();
+        eventually("it arrives", async || instance.received().contains(&sent)).await;
+    }
+    assert_eq!(instance.received().len(), 3);
+}
+
+pub async fn nobody_gets_what_he_is_not_subscribed_to(instance: Instance) {
+    instance.subscribe("news").await;
+    instance.subscribe("left").await;
+    instance.broker.unsubscribe(channel("left"));
+    // The unsubscribe is under way until this is confirmed.
+    instance.subscribe("after").await;
+    for name in ["left", "never", "New", "news:1", "news"] {
+        instance.publish(name, "1").await.unwrap();
+    }
+    instance.receives(1).await;
+    assert_eq!(instance.heard("news"), ["1"]);
+    assert_eq!(instance.received().len(), 1);
+}
+
+pub async fn publications_arrive_in_the_order_of_the_calls(instance: Instance) {
+    instance.subscribe("news").await;
+    let calls: Vec<_> = (0..1_000).map(|n| instance.publish_later("news", &n.to_string())).collect();
+    // Awaited in the opposite order: what counts is when they were called.
+    for published in join_all(calls.into_iter().rev()).await {
+        published.unwrap();
+    }
+    instance.receives(1_000).await;
+    assert_eq!(instance.heard("news"), (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+impl Instance {
+    fn publish_later(&self, name: &str, data: &str) -> impl Future<Output = Result<(), BrokerError>> + use<> {
+        self.broker.publish(publication(name, data))
+    }
+}
+
+pub async fn the_last_call_decides_whether_a_channel_is_received(instance: Instance) {
+    for round in 1..=20 {
+        let first = instance.broker.subscribe(channel("on"));
+        instance.broker.unsubscribe(channel("on"));
+        let second = instance.broker.subscribe(channel("on"));
+        let other = instance.broker.subscribe(channel("off"));
+        instance.broker.unsubscribe(channel("off"));
+        // In another order than they were called.
+        other.await.unwrap();
+        second.await.unwrap();
+        first.await.unwrap();
+        instance.subscribe(&format!("round{round}")).await;
+        instance.publish("off", "1").await.unwrap();
+        instance.publish("on", "1").await.unwrap();
+        eventually("on is received", async || instance.heard("on").len() == round).await;
+        assert!(instance.heard("off").is_empty());
+    }
+}
+
+pub async fn channels_may_have_any_valid_name(instance: Instance) {
+    let longest = "é".repeat(127) + "x";
+    assert_eq!(longest.len(), 255);
+    let braces = "{}%".repeat(85);
+    let names = [
+        "}",
+        "{",
+        "{}",
+        "}{",
+        "a{b}c",
+        "%",
+        "%7B",
+        "%257D",
+        "{%7d}",
+        "a b",
+        "чат",
+        "日本",
+        "👩‍🚀".trim_end_matches('👩'),
+        "$private",
+        "#",
+        "a:b:c",
+        "\"'\\",
+        "c:{news}",
+        "[x]?",
+        &longest,
+        &braces,
+    ];
+    // A joiner between emoji is no control, but some are refused: those are not names.
+    let names: Vec<&str> = names.into_iter().filter(|name| wardcast::channel::Channel::new(name).is_ok()).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for name in &names {
+        instance.subscribe(name).await;
+    }
+    for (index, name) in names.iter().enumerate() {
+        instance.publish(name, &index.to_string()).await.unwrap();
+    }
+    instance.receives(names.len()).await;
+    for (index, name) in names.iter().enumerate() {
+        assert_eq!(instance.heard(name), [index.to_string()], "{name:?}");
+    }
+}
+
+pub async fn large_data_arrives(instance: Instance) {
+    instance.subscribe("news").await;
+    let data = format!("\"{}\"", "x".repeat(64 * 1024 - 2));
+    assert_eq!(data.len(), 65_536);
+    for _ in 0..50 {
+        instance.publish("news", &data).await.unwrap();
+    }
+    let received = instance.receives(50).await;
+    assert!(received.iter().all(|publication| publication.data == data));
+}
+
+pub async fn a_survey_hears_every_instance(instance: Instance) {
+    let surveys = (0..10).map(|_| instance.broker.survey(Question::Channels, Duration::from_secs(10)));
+    for answers in join_all(surveys).await {
+        assert_eq!(answers.unwrap(), [b"{\"news\":1}"]);
+    }
+}
+
+pub async fn a_survey_that_nobody_answers_is_an_error(instance: Instance) {
+    instance.hubs.is_mute.store(true, Ordering::Relaxed);
+    let answers = instance.broker.survey(Question::Channels, Duration::from_millis(300)).await;
+    assert_eq!(answers, Err(BrokerError::Incomplete { answered: 0, asked: 1 }));
+}
+
+pub async fn it_is_ready(instance: Instance) {
+    assert_eq!(instance.broker.ready().await, Ok(()));
+}
+
+#[tokio::test]
+async fn in_memory_a_hub_without_room_is_busy() {
+    let instance = super::memory();
+    instance.subscribe("news").await;
+    instance.hubs.is_full.store(true, Ordering::Relaxed);
+    assert_eq!(instance.publish("news", "1").await, Err(BrokerError::Busy));
+    assert_eq!(instance.publish("nobody", "1").await, Ok(()));
+}
+
+#[tokio::test]
+async fn over_redis_a_hub_without_room_loses_only_what_it_has_no_room_for() {
+    let instance = super::redis().await;
+    instance.subscribe("news").await;
+    instance.hubs.is_full.store(true, Ordering::Relaxed);
+    instance.publish("news", "1").await.unwrap();
+    // The survey's question goes the same way as the publication: when it is answered, that has been dropped.
+    instance.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
+    instance.hubs.is_full.store(false, Ordering::Relaxed);
+    instance.publish("news", "2").await.unwrap();
+    instance.receives(1).await;
+    assert_eq!(instance.heard("news"), ["2"]);
+}

@@ -1,0 +1,167 @@
+//! A broker and the hubs behind it, which only remember what they were given.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use wardcast::{
+    broker::{BrokerError, Deliver, NoRoom, Question, SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    channel::Channel,
+    config::{Config, Secret},
+    metrics::Metrics,
+    publication::Publication,
+};
+
+use crate::support::redis::RedisServer;
+
+/// What anything may take that is to happen at all, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Hubs that remember.
+#[derive(Default)]
+pub struct Memo {
+    received: Mutex<Vec<Publication>>,
+    pub is_full: AtomicBool,
+    pub is_mute: AtomicBool,
+}
+
+impl Deliver for Memo {
+    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(NoRoom);
+        }
+        self.received.lock().push(publication);
+        Ok(())
+    }
+
+    fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>> {
+        assert_eq!(question, Question::Channels);
+        let is_mute = self.is_mute.load(Ordering::Relaxed);
+        async move { if is_mute { std::future::pending().await } else { b"{\"news\":1}".to_vec() } }.boxed()
+    }
+}
+
+/// One instance as far as its broker sees it.
+pub struct Instance {
+    pub broker: SharedBroker,
+    pub hubs: Arc<Memo>,
+    pub metrics: Arc<Metrics>,
+    /// Kept as long as the broker uses it.
+    _server: Option<RedisServer>,
+}
+
+/// An instance alone.
+pub fn memory() -> Instance {
+    let hubs = Arc::new(Memo::default());
+    let broker = Arc::new(MemoryBroker::new(hubs.clone()));
+    Instance { broker, hubs, metrics: Arc::default(), _server: None }
+}
+
+/// An instance with a Redis of its own.
+pub async fn redis() -> Instance {
+    let server = RedisServer::start().await;
+    let instance = on(&server.url()).await;
+    Instance { _server: Some(server), ..instance }
+}
+
+/// An instance at a Redis that is there.
+pub async fn on(url: &str) -> Instance {
+    let instance = at(url, "wardcast");
+    instance.becomes_ready().await;
+    instance
+}
+
+/// An instance at a Redis that may be there, with deadlines that suit a test.
+pub fn at(url: &str, prefix: &str) -> Instance {
+    let mut config = Config::default().broker.redis;
+    config.url = Secret::new(url);
+    config.prefix = prefix.to_owned();
+    config.timeout = TIMEOUT;
+    config.probe_interval = Duration::from_millis(500);
+    let (hubs, metrics) = (Arc::new(Memo::default()), Arc::new(Metrics::default()));
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
+    Instance { broker, hubs, metrics, _server: None }
+}
+
+/// `broker.redis.timeout` of the tests.
+pub const TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Instance {
+    pub async fn subscribe(&self, name: &str) {
+        self.broker.subscribe(channel(name)).await.unwrap();
+    }
+
+    pub async fn publish(&self, name: &str, data: &str) -> Result<(), BrokerError> {
+        self.broker.publish(publication(name, data)).await
+    }
+
+    /// The data that came on a channel so far.
+    pub fn heard(&self, name: &str) -> Vec<String> {
+        let received = self.hubs.received.lock();
+        let of_channel = received.iter().filter(|publication| publication.channel.as_str() == name);
+        of_channel.map(|publication| String::from_utf8(publication.data.to_vec()).unwrap()).collect()
+    }
+
+    pub fn received(&self) -> Vec<Publication> {
+        self.hubs.received.lock().clone()
+    }
+
+    /// Waits until so many publications have come.
+    pub async fn receives(&self, count: usize) -> Vec<Publication> {
+        eventually(&format!("{count} publications"), async || self.hubs.received.lock().len() >= count).await;
+        self.received()
+    }
+
+    pub async fn becomes_ready(&self) {
+        eventually("ready", async || self.broker.ready().await.is_ok()).await;
+    }
+
+    /// Waits until it says that it is not; says why.
+    pub async fn becomes_unready(&self) -> String {
+        eventually("not ready", async || self.broker.ready().await.is_err()).await;
+        self.broker.ready().await.expect_err("it was not ready a moment ago")
+    }
+
+    /// How many messages on the bus were refused for this reason.
+    pub fn refused(&self, reason: &str) -> u64 {
+        let text = self.metrics.encode().unwrap();
+        let line = format!("wardcast_bus_refused_total{{reason=\"{reason}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+/// Publishes until it is heard, because until then nothing says that the subscription is back; in what time.
+pub async fn hears_again(publisher: &Instance, subscriber: &Instance, name: &str) -> Duration {
+    let since = Instant::now();
+    let before = subscriber.heard(name).len();
+    eventually(&format!("{name} is heard again"), async || {
+        _ = publisher.publish(name, "\"again\"").await;
+        subscriber.heard(name).len() > before
+    })
+    .await;
+    since.elapsed()
+}
+
+pub fn channel(name: &str) -> Channel {
+    Channel::new(name).unwrap()
+}
+
+pub fn publication(name: &str, data: &str) -> Publication {
+    Publication { channel: channel(name), data: Bytes::copy_from_slice(data.as_bytes()), info: None }
+}
+
+/// Looks again every few milliseconds until it holds.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

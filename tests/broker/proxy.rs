@@ -1,0 +1,109 @@
+//! A connection to Redis that fails in ways a process does not: it swallows what Redis pushes and passes the rest, or it
+//! passes nothing and closes nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinHandle,
+};
+
+/// What the proxy does with what comes.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub enum Mode {
+    /// Everything passes.
+    Pass,
+    /// Messages of PUB/SUB are swallowed; confirmations and replies pass.
+    Deaf,
+    /// Everything is swallowed, both ways; connections are accepted and stay.
+    BlackHole,
+}
+
+/// A way to a Redis.
+pub struct Proxy {
+    address: SocketAddr,
+    mode: Arc<AtomicU8>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A way to the Redis on this port of loopback.
+    pub async fn start(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mode = Arc::new(AtomicU8::new(Mode::Pass as u8));
+        let accepting = tokio::spawn(accept(listener, port, mode.clone()));
+        Self { address, mode, accepting }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// From now on, for connections that are there already too.
+    pub fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, port: u16, mode: Arc<AtomicU8>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let Ok(redis) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+        let (from_client, to_client) = client.into_split();
+        let (from_redis, to_redis) = redis.into_split();
+        tokio::spawn(pass(from_client, to_redis, mode.clone()));
+        tokio::spawn(pass(from_redis, to_client, mode.clone()));
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU8>) {
+    let mut bytes = Vec::new();
+    // What was swallowed once stays so: a hole in the middle of a reply would be another fault than the one meant.
+    let mut is_cut = false;
+    while let Ok(1..) = from.read_buf(&mut bytes).await {
+        is_cut |= mode.load(Ordering::SeqCst) == Mode::BlackHole as u8;
+        if mode.load(Ordering::SeqCst) == Mode::Deaf as u8 {
+            bytes = without_messages(&bytes);
+        }
+        if !is_cut && to.write_all(&bytes).await.is_err() {
+            return;
+        }
+        bytes.clear();
+    }
+}
+
+/// Takes RESP3 pushes of messages out. They are small and sent whole, so that a read never ends inside of one here.
+fn without_messages(bytes: &[u8]) -> Vec<u8> {
+    const PUSH: &[u8] = b">3\r\n$7\r\nmessage\r\n";
+    let (mut kept, mut rest) = (Vec::new(), bytes);
+    while let Some(at) = rest.windows(PUSH.len()).position(|window| window == PUSH) {
+        kept.extend_from_slice(&rest[..at]);
+        rest = after_bulk(after_bulk(&rest[at + PUSH.len()..]));
+    }
+    kept.extend_from_slice(rest);
+    kept
+}
+
+/// What follows the `$length\r\n…\r\n` at the beginning.
+fn after_bulk(bytes: &[u8]) -> &[u8] {
+    let end = bytes.windows(2).position(|window| window == b"\r\n").unwrap();
+    let length: usize = std::str::from_utf8(&bytes[1..end]).unwrap().parse().unwrap();
+    &bytes[end + 2 + length + 2..]
+}

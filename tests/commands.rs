@@ -1,0 +1,170 @@
+//! What a client says and what it is answered: subscribe, publish, batches, nonsense, and what is not switched on.
+
+use serde_json::json;
+use wardcast::config::{AllowPublish, AllowSubscribe};
+
+use crate::support::{Client, Hub, hub, hub_with};
+
+async fn sdk(hub: &Hub, user: &str) -> Client {
+    let mut client = hub.stranger().await;
+    let reply = client.ask(json!({"id": 1, "connect": {"token": hub.token(user)}})).await;
+    assert!(reply["connect"].is_object(), "{reply}");
+    client
+}
+
+#[actix_rt::test]
+async fn a_published_message_reaches_the_others_with_its_sender_and_never_a_sender_it_claims() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    let mut bob = hub.client("bob").await;
+    let spoof = json!({"id": 2, "publish": {"channel": "news", "data": {"n": 1}, "info": {"user": "root"}}});
+    assert_eq!(bob.ask(spoof).await, json!({"id": 2, "publish": {}}));
+    let push = ann.hear().await;
+    let publication = &push["push"]["pub"];
+    assert_eq!(publication["data"], json!({"n": 1}));
+    assert_eq!(publication["info"]["user"], "bob");
+    assert_eq!(push["push"]["channel"], "news");
+}
+
+#[actix_rt::test]
+async fn replies_come_in_the_order_of_the_commands_of_a_batch() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    let lines: Vec<String> = (1..=40)
+        .map(|id| match id % 4 {
+            0 => json!({"id": id, "ping": {}}),
+            1 => json!({"id": id, "subscribe": {"channel": format!("channel-{id}")}}),
+            2 => json!({"id": id, "presence": {"channel": "x"}}),
+            _ => json!({"id": id, "publish": {"channel": "elsewhere", "data": id}}),
+        })
+        .map(|command| command.to_string())
+        .collect();
+    client.say_text(&(lines.join("\n") + "\n")).await;
+    for id in 1..=40 {
+        assert_eq!(client.hear().await["id"], id);
+    }
+}
+
+#[actix_rt::test]
+async fn a_subscription_is_answered_once_and_ends_when_it_is_given_back() {
+    let hub = hub().await;
+    let mut client = hub.subscriber("ann", "news").await;
+    let again = client.ask(json!({"id": 2, "subscribe": {"channel": "news"}})).await;
+    assert_eq!(again["error"]["code"], 105);
+    assert_eq!(
+        client.ask(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await,
+        json!({"id": 3, "unsubscribe": {}})
+    );
+    assert_eq!(
+        client.ask(json!({"id": 4, "unsubscribe": {"channel": "news"}})).await,
+        json!({"id": 4, "unsubscribe": {}})
+    );
+    hub.publish("news", json!("missed")).await;
+    client.subscribe("news").await;
+    hub.publish("news", json!("heard")).await;
+    assert_eq!(client.publication().await, json!("heard"));
+}
+
+#[actix_rt::test]
+async fn channels_that_are_not_granted_look_like_channels_that_are_not_there() {
+    let hub = hub_with(|config| {
+        config.channels.allow_subscribe = AllowSubscribe::None;
+        config.channels.allow_publish = AllowPublish::None;
+    })
+    .await;
+    let mut client = hub.client("ann").await;
+    for channel in ["news", "nothing", "$secret", "#ann"] {
+        let subscribe = client.ask(json!({"id": 1, "subscribe": {"channel": channel}})).await;
+        let publish = client.ask(json!({"id": 1, "publish": {"channel": channel, "data": 1}})).await;
+        assert_eq!(subscribe, publish, "{channel}");
+        assert_eq!(subscribe["error"]["code"], 103, "{channel}");
+    }
+    let unknown = client.ask(json!({"id": 1, "subscribe": {"channel": "chat:1"}})).await;
+    assert_eq!(unknown["error"]["code"], 102);
+}
+
+#[actix_rt::test]
+async fn a_channel_name_that_misleads_is_107() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    for channel in ["", "a*", " a", "a\nb", "a\u{202e}b", "a\0", &"x".repeat(256)] {
+        let reply = client.ask(json!({"id": 1, "subscribe": {"channel": channel}})).await;
+        assert_eq!(reply["error"]["code"], 107, "{channel:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn publishing_may_be_for_subscribers_only() {
+    let hub = hub_with(|config| config.channels.allow_publish = AllowPublish::Subscriber).await;
+    let mut client = hub.client("ann").await;
+    let publish = json!({"id": 2, "publish": {"channel": "news", "data": 1}});
+    assert_eq!(client.ask(publish.clone()).await["error"]["code"], 103);
+    client.subscribe("news").await;
+    client.say(publish).await;
+    let (first, second) = (client.hear().await, client.hear().await);
+    let both = [first, second];
+    assert!(both.contains(&json!({"id": 2, "publish": {}})), "{both:?}");
+    assert!(both.iter().any(|message| message["push"]["pub"]["data"] == 1), "{both:?}");
+}
+
+#[actix_rt::test]
+async fn more_channels_than_the_limit_are_106() {
+    let hub = hub_with(|config| config.limits.channels_per_session = 3).await;
+    let mut client = hub.client("ann").await;
+    for channel in ["a", "b", "c"] {
+        client.subscribe(channel).await;
+    }
+    assert_eq!(client.ask(json!({"id": 1, "subscribe": {"channel": "d"}})).await["error"]["code"], 106);
+    client.ask(json!({"id": 2, "unsubscribe": {"channel": "a"}})).await;
+    client.subscribe("d").await;
+}
+
+#[actix_rt::test]
+async fn nonsense_is_told_to_a_plain_session_until_it_is_too_much() {
+    let hub = hub_with(|config| config.limits.errors = 3).await;
+    let mut client = hub.client("ann").await;
+    for nonsense in ["hello", r#"{"id":1}"#, r#"{"id":1,"dance":{}}"#] {
+        client.say_text(nonsense).await;
+        assert_eq!(client.hear().await, json!({"error": {"code": 107, "message": "bad request"}}));
+    }
+    client.subscribe("news").await;
+    client.say_text("hello").await;
+    assert_eq!(client.ended().await.0, Some(3509));
+}
+
+#[actix_rt::test]
+async fn nonsense_ends_an_sdk_session() {
+    let hub = hub().await;
+    for nonsense in
+        ["hello", r#"{"id":1}"#, r#"{"id":0,"ping":{}}"#, "{\"id\":2,\"ping\":{}}\n\n{\"id\":3,\"ping\":{}}"]
+    {
+        let mut client = sdk(&hub, "ann").await;
+        client.say_text(nonsense).await;
+        assert_eq!(client.ended().await.0, Some(3501), "{nonsense}");
+    }
+}
+
+#[actix_rt::test]
+async fn what_is_not_switched_on_is_108_and_send_is_3508() {
+    let hub = hub().await;
+    let mut client = sdk(&hub, "ann").await;
+    for method in ["presence", "presence_stats", "history", "rpc", "refresh", "sub_refresh"] {
+        let mut command = json!({"id": 2});
+        command[method] = json!({"channel": "news"});
+        assert_eq!(client.ask(command).await["error"]["code"], 108, "{method}");
+    }
+    client.say(json!({"send": {"data": 1}})).await;
+    assert_eq!(client.ended().await.0, Some(3508));
+}
+
+#[actix_rt::test]
+async fn data_over_the_limit_is_refused_and_deep_data_passes() {
+    let hub = hub_with(|config| config.limits.publication_bytes = 20_000).await;
+    let mut client = hub.subscriber("ann", "news").await;
+    let big = json!({"id": 2, "publish": {"channel": "news", "data": "x".repeat(20_000)}});
+    assert_eq!(client.ask(big).await["error"]["code"], 106);
+    let deep = format!("{}{}", "[".repeat(9_000), "]".repeat(9_000));
+    client.say_text(&format!(r#"{{"id":3,"publish":{{"channel":"news","data":{deep}}}}}"#)).await;
+    let both = [client.hear_text().await, client.hear_text().await];
+    assert!(both.iter().any(|text| text.contains(&deep)) && both.iter().any(|text| text.contains(r#""id":3"#)));
+}

@@ -1,0 +1,224 @@
+//! The doors of the spine: query, subprotocol, first message as text and as command. Every way in, and every way not in.
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
+use wardcast::config::Door;
+
+use crate::support::{Client, Hub, http, hub, hub_with, raw};
+
+/// A session that is in can subscribe and receives.
+async fn is_in(hub: &Hub, mut client: Client) {
+    client.subscribe("news").await;
+    hub.publish("news", json!("hello")).await;
+    assert_eq!(client.publication().await, json!("hello"));
+}
+
+async fn status(hub: &Hub, path: &str, headers: &[(&str, &str)]) -> u16 {
+    match Client::connect_with(hub.address, path, headers).await {
+        Ok(_) => 101,
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[actix_rt::test]
+async fn a_token_in_the_url_lets_in_under_three_names_on_every_path() {
+    let hub = hub().await;
+    let token = hub.token("ann");
+    for path in [
+        format!("/connection/websocket?token={token}"),
+        format!("/socket?access_token={token}"),
+        format!("/?authorization=Bearer%20{token}"),
+    ] {
+        let mut client = Client::connect(hub.address, &path).await.unwrap();
+        let hello = client.hear().await;
+        assert!(hello["push"]["connect"]["ttl"].as_u64().unwrap() <= 3600 - 30, "the margin is taken off: {hello}");
+        is_in(&hub, client).await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_bare_token_as_subprotocol_lets_in_and_is_echoed_since_browsers_want_an_answer() {
+    let hub = hub().await;
+    for offer in [hub.token("ann"), format!("bearer.{}", hub.token("ann"))] {
+        let mut client =
+            Client::connect_with(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
+        assert_eq!(client.response.headers()["sec-websocket-protocol"], *offer);
+        client.hear().await;
+        is_in(&hub, client).await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_marker_beside_the_token_is_answered_and_the_token_is_not() {
+    let hub = hub().await;
+    for marker in ["wardcast.v1", "centrifuge-json"] {
+        let token = hub.token("ann");
+        for offer in [format!("{marker}, {token}"), format!("{token}, {marker}")] {
+            let mut client =
+                Client::connect_with(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
+            assert_eq!(client.response.headers()["sec-websocket-protocol"], marker);
+            assert!(!format!("{:?}", client.response).contains(&token));
+            client.hear().await;
+            is_in(&hub, client).await;
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn a_first_message_of_text_lets_in() {
+    let hub = hub().await;
+    let mut client = hub.stranger().await;
+    client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert!(client.hear().await["push"]["connect"]["client"].is_string());
+    is_in(&hub, client).await;
+}
+
+#[actix_rt::test]
+async fn a_connect_command_lets_in_as_the_sdks_do() {
+    let hub = hub().await;
+    let mut client = hub.stranger().await;
+    let reply = client.ask(json!({"id": 1, "connect": {"token": hub.token("ann"), "name": "js"}})).await;
+    let connect = &reply["connect"];
+    assert_eq!((&connect["ping"], &connect["pong"], &connect["expires"]), (&json!(25), &json!(true), &json!(true)));
+    client.say(json!({"id": 2, "subscribe": {"channel": "news"}})).await;
+    assert_eq!(client.hear().await, json!({"id": 2, "subscribe": {}}));
+}
+
+#[actix_rt::test]
+async fn a_session_that_a_door_let_in_may_become_an_sdk_session() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    let reply = client.ask(json!({"id": 1, "connect": {}})).await;
+    assert_eq!(reply["connect"]["pong"], json!(true));
+    client.say(json!({"id": 2, "connect": {}})).await;
+    assert_eq!(client.ended().await.0, Some(3501), "but only once");
+}
+
+#[actix_rt::test]
+async fn a_bad_token_at_a_handshake_door_is_401_and_says_neither_why_nor_what() {
+    let hub = hub().await;
+    let none_header = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4iLCJleHAiOjk5OTk5OTk5OTl9.";
+    for (token, code) in [
+        (hub.forged_token("ann"), 101),
+        (hub.expired_token("ann"), 109),
+        (none_header.to_owned(), 101),
+        ("garbage".to_owned(), 101),
+        (String::new(), 101),
+        ("x".repeat(9000), 101),
+    ] {
+        let response =
+            http::exchange(hub.address, raw::handshake(hub.address, &format!("/socket?token={token}")).as_bytes())
+                .await;
+        assert_eq!(response.status, 401, "{response:?}");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
+        assert_eq!(response.header("connection"), Some("close"));
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        assert_eq!(response.json()["error"]["code"], code, "{token:.40}");
+        assert!(token.is_empty() || !response.body.contains(&token));
+    }
+}
+
+#[actix_rt::test]
+async fn a_bad_token_as_subprotocol_is_401() {
+    let hub = hub().await;
+    for offer in [hub.forged_token("ann"), format!("wardcast.v1, {}", hub.expired_token("ann"))] {
+        assert_eq!(status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 401);
+    }
+}
+
+#[actix_rt::test]
+async fn two_tokens_in_one_handshake_are_400() {
+    let hub = hub().await;
+    let token = hub.token("ann");
+    let twice = format!("/socket?token={token}&token={token}");
+    let names = format!("/socket?token={token}&access_token={token}");
+    assert_eq!(status(&hub, &twice, &[]).await, 400);
+    assert_eq!(status(&hub, &names, &[]).await, 400);
+    let query = format!("/socket?token={token}");
+    assert_eq!(status(&hub, &query, &[("Sec-WebSocket-Protocol", &token)]).await, 400);
+    assert_eq!(status(&hub, "/socket?token=%zz", &[]).await, 400);
+}
+
+#[actix_rt::test]
+async fn a_bad_first_message_is_3500_and_a_token_of_another_scheme_too() {
+    let hub = hub().await;
+    for text in [
+        format!("Authorization: Bearer {}", hub.forged_token("ann")),
+        format!("Authorization: Bearer {}", hub.expired_token("ann")),
+        "Authorization: Basic YW5uOnNlY3JldA==".to_owned(),
+    ] {
+        let mut client = hub.stranger().await;
+        client.say_text(&text).await;
+        let (code, push) = client.ended().await;
+        assert_eq!(code, Some(3500), "{text:.40}");
+        assert_eq!(push.unwrap(), json!({"code": 3500, "reason": "invalid token"}));
+    }
+}
+
+#[actix_rt::test]
+async fn a_connect_with_a_bad_token_is_3500_and_with_an_expired_one_109_and_another_try() {
+    let hub = hub().await;
+    let mut client = hub.stranger().await;
+    client.say(json!({"id": 1, "connect": {"token": hub.forged_token("ann")}})).await;
+    assert_eq!(client.ended().await.0, Some(3500));
+
+    let mut client = hub.stranger().await;
+    let reply = client.ask(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(reply["error"]["code"], 109);
+    let reply = client.ask(json!({"id": 2, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"]["client"].is_string(), "{reply}");
+}
+
+#[actix_rt::test]
+async fn garbage_or_a_command_before_connect_is_3501() {
+    let hub = hub().await;
+    for text in [
+        "hello",
+        "",
+        "{}",
+        r#"{"id":1,"subscribe":{"channel":"news"}}"#,
+        r#"{"id":1,"publish":{"channel":"news","data":1}}"#,
+        r#"{"id":1,"connect":{}}"#,
+        r#"{"id":0,"connect":{"token":"x"}}"#,
+    ] {
+        let mut client = hub.stranger().await;
+        client.say_text(text).await;
+        assert_eq!(client.ended().await.0, Some(3501), "{text}");
+    }
+}
+
+#[actix_rt::test]
+async fn who_says_nothing_or_never_ends_saying_it_is_stale_3502() {
+    let hub = hub_with(|config| config.auth.first_message_timeout = std::time::Duration::from_millis(400)).await;
+    let mut silent = hub.stranger().await;
+    assert_eq!(silent.ended().await.0, Some(3502));
+    let mut halfway = raw::Raw::connect(hub.address, "/socket").await;
+    halfway.send(&raw::frame(raw::FIN | raw::TEXT, b"Authorization: Bearer x")[..12]).await;
+    assert_eq!(halfway.close_code().await, Some(3502));
+}
+
+#[actix_rt::test]
+async fn a_second_token_refreshes_the_same_user_and_ends_another() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert!(client.hear().await["push"]["connect"]["client"].is_string());
+    client.say_text(&format!("Authorization: Bearer {}", hub.token("bob"))).await;
+    assert_eq!(client.ended().await.0, Some(3500));
+
+    let mut client = hub.client("ann").await;
+    client.say(json!({"id": 1, "connect": {"token": hub.token("bob")}})).await;
+    assert_eq!(client.ended().await.0, Some(3500));
+}
+
+#[actix_rt::test]
+async fn a_door_that_is_switched_off_lets_nobody_in() {
+    let hub = hub_with(|config| config.auth.doors = vec![Door::Connect]).await;
+    let mut client = Client::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await.unwrap();
+    client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert_eq!(client.ended().await.0, Some(3501));
+    let mut client = hub.stranger().await;
+    let reply = client.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"].is_object());
+}

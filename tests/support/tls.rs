@@ -1,0 +1,45 @@
+//! Certificates for localhost, made for a test.
+
+use std::path::PathBuf;
+
+use rustls_pki_types::CertificateDer;
+use wardcast::config::Config;
+
+pub struct Certificate {
+    directory: tempfile::TempDir,
+    der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let der = write(&directory);
+        Self { directory, der }
+    }
+
+    /// Another certificate in the same files.
+    pub fn renew(&mut self) {
+        self.der = write(&self.directory);
+    }
+
+    /// What a client has to trust.
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.der.clone()
+    }
+
+    pub fn cert_path(&self) -> PathBuf {
+        self.directory.path().join("cert.pem")
+    }
+
+    pub fn configure(&self, config: &mut Config) {
+        config.server.tls.cert = Some(self.cert_path());
+        config.server.tls.key = Some(self.directory.path().join("key.pem"));
+    }
+}
+
+fn write(directory: &tempfile::TempDir) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    made.cert.der().clone()
+}
