@@ -32,7 +32,7 @@ use crate::{
         Signer, Verifier,
         login::{BadUsers, Users},
     },
-    broker::{SharedBroker, memory::MemoryBroker},
+    broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
     clock::Clock,
     config::{self, BrokerKind, Config},
     http,
@@ -68,7 +68,7 @@ pub enum StartError {
     Users(#[from] BadUsers),
     /// `broker.redis.url`.
     #[error("broker.redis: {0}")]
-    Broker(String),
+    Broker(#[from] crate::broker::redis::StartError),
     /// The workers.
     #[error("cannot start the workers: {0}")]
     Workers(#[from] io::Error),
@@ -235,14 +235,17 @@ fn broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
-    _node: &Arc<str>,
+    node: &Arc<str>,
 ) -> Result<SharedBroker, StartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
             Ok(Arc::new(MemoryBroker::new(hubs.clone())))
         }
-        BrokerKind::Redis => Err(StartError::Broker("not here yet".to_owned())),
+        BrokerKind::Redis => {
+            let queue_bytes = config.limits.hub_queue_bytes;
+            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
+        }
     }
 }
 

@@ -1,1 +1,101 @@
-//! Two hubs on one Redis: what is published on either reaches the subscribers of both.
+//! Two hubs on one Redis: what is published on either reaches the subscribers of both, through outages of the Redis too.
+
+use serde_json::json;
+use wardcast::config::BrokerKind;
+
+use crate::support::{Client, Hub, eventually, http, hub_with, redis::RedisServer};
+
+async fn hub_on(redis: &RedisServer) -> Hub {
+    let url = redis.url();
+    let hub = hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = wardcast::config::Secret::new(url);
+    })
+    .await;
+    eventually("the hub is ready", async || is_ready(&hub).await).await;
+    hub
+}
+
+async fn is_ready(hub: &Hub) -> bool {
+    http::get(hub.address, "/health/ready").send().await.status == 200
+}
+
+/// Publishes until it is taken.
+async fn publish_again(hub: &Hub, channel: &str, data: serde_json::Value) {
+    eventually("a publication is taken", async || {
+        hub.api("publish", json!({"channel": channel, "data": data})).await == json!({"result": {}})
+    })
+    .await;
+}
+
+#[actix_rt::test]
+async fn what_is_published_on_one_reaches_the_subscribers_of_both() {
+    let redis = RedisServer::start().await;
+    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let mut clients = [one.subscriber("ann", "news").await, two.subscriber("bob", "news").await];
+    one.publish("news", json!("over REST")).await;
+    for client in &mut clients {
+        assert_eq!(client.publication().await, json!("over REST"));
+    }
+    let mut cat = two.client("cat").await;
+    cat.ask(json!({"id": 2, "publish": {"channel": "news", "data": "over a socket"}})).await;
+    for client in &mut clients {
+        let push = client.hear().await;
+        assert_eq!(push["push"]["pub"]["data"], "over a socket");
+        assert_eq!(push["push"]["pub"]["info"]["user"], "cat");
+    }
+    let counted = one.api("channels", json!({})).await;
+    assert_eq!(counted, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
+}
+
+#[actix_rt::test]
+async fn order_is_kept_across_hubs() {
+    let redis = RedisServer::start().await;
+    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let mut ann = two.subscriber("ann", "news").await;
+    let mut bob = one.client("bob").await;
+    let batch: Vec<String> =
+        (1..=500).map(|id| json!({"id": id, "publish": {"channel": "news", "data": id}}).to_string()).collect();
+    bob.say_text(&batch.join("\n")).await;
+    for number in 1..=500 {
+        assert_eq!(ann.publication().await, json!(number));
+    }
+}
+
+#[actix_rt::test]
+async fn redis_that_is_down_is_told_and_costs_no_session() {
+    let mut redis = RedisServer::start().await;
+    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let mut ann = two.subscriber("ann", "news").await;
+    redis.kill();
+    eventually("not ready", async || !is_ready(&one).await && !is_ready(&two).await).await;
+    assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "but alive");
+    assert_eq!(one.api("publish", json!({"channel": "news", "data": 1})).await["error"]["code"], 100);
+    let mut bob = one.client("bob").await;
+    let refused = bob.ask(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
+    assert_eq!(refused["error"], json!({"code": 100, "message": "internal server error", "temporary": true}));
+
+    redis.restart().await;
+    eventually("ready again", async || is_ready(&one).await && is_ready(&two).await).await;
+    publish_again(&one, "news", json!("healed")).await;
+    assert_eq!(ann.publication().await, json!("healed"), "on the subscription from before");
+    bob.subscribe("other").await;
+}
+
+#[actix_rt::test]
+async fn a_hub_starts_without_redis_and_gets_ready_when_it_comes() {
+    let mut redis = RedisServer::start_later().await;
+    let url = redis.url();
+    let hub = hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = wardcast::config::Secret::new(url);
+    })
+    .await;
+    assert!(!is_ready(&hub).await);
+    let mut ann: Client = hub.client("ann").await;
+    redis.restart().await;
+    eventually("ready", async || is_ready(&hub).await).await;
+    ann.subscribe("news").await;
+    publish_again(&hub, "news", json!("hello")).await;
+    assert_eq!(ann.publication().await, json!("hello"));
+}

@@ -3,7 +3,7 @@
 //! this page. A method arrives with the feature that needs it, in all of them at once.
 
 pub mod memory;
-//pub mod redis;
+pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
