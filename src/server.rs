@@ -293,6 +293,7 @@ fn app(
 type Upgrade<T> = (actix_http::Request, actix_codec::Framed<T, actix_http::h1::Codec>);
 
 /// One connection's way from its first byte: HTTP/1.1 by the plain application, or up to the session.
+#[expect(clippy::type_complexity, reason = "each part is a factory that only actix can name")]
 fn service<T: session_socket::Stream>(
     parts: &Parts,
 ) -> actix_http::h1::H1Service<

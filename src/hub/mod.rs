@@ -243,13 +243,10 @@ impl Actor for Hub {
     }
 }
 
-impl Supervised for Hub {}
-
 impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, Register { key, outbox, keep_alive, expires_at }: Register, _: &mut Self::Context) {
-        outbox.expire_at(expires_at);
         self.registry.insert(key, Member::new(outbox, keep_alive, expires_at));
         self.begin_tending(key);
     }
@@ -349,18 +346,18 @@ impl Handler<Shutdown> for Hub {
     type Result = ();
 
     fn handle(&mut self, Shutdown { over }: Shutdown, _: &mut Self::Context) {
-        let mut leaving: Vec<SessionKey> = self.registry.keys().collect();
+        let leaving: Vec<SessionKey> = self.registry.keys().collect();
         let waves = (over.as_millis() / wheel::TICK.as_millis()).max(1) as usize;
         let wave = leaving.len().div_ceil(waves).max(1);
-        self.timing.leaving = Some((std::mem::take(&mut leaving), wave));
+        self.timing.leaving = Some((leaving, wave));
     }
 }
 
 impl Hub {
     /// Closes a session for a reason of ours.
     fn close(&mut self, key: SessionKey, disconnect: Disconnect) {
-        self.metrics.count_close(disconnect.code());
         let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
+        self.metrics.count_close(disconnect.code());
         if disconnect == Disconnect::Slow {
             // It does not read, so it cannot be told.
             member.outbox.cut();

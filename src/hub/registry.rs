@@ -139,7 +139,7 @@ impl<M> Registry<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
     use proptest::prelude::*;
 
@@ -179,8 +179,8 @@ mod tests {
             for step in steps {
                 let count = |model: &BTreeMap<u64, BTreeSet<u8>>, c: u8| model.values().filter(|set| set.contains(&c)).count();
                 match step {
-                    Step::Insert(s) => if !model.contains_key(&s) {
-                        model.insert(s, BTreeSet::new());
+                    Step::Insert(s) => if let Entry::Vacant(free) = model.entry(s) {
+                        free.insert(BTreeSet::new());
                         registry.insert(SessionKey(s), ());
                     },
                     Step::Subscribe(s, c) => if model.get_mut(&s).is_some_and(|set| set.insert(c)) {

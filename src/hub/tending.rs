@@ -160,13 +160,12 @@ impl Hub {
         let (now, wall) = (Instant::now(), self.clock.now());
         let Some(member) = self.registry.member_mut(key) else { return };
         match member.due {
-            Due::Gone(by) => {
-                if now >= by {
-                    member.outbox.cut();
-                    self.remove(key);
-                    return;
-                }
+            Due::Gone(by) if now >= by => {
+                member.outbox.cut();
+                self.remove(key);
+                return;
             }
+            Due::Gone(_) => {}
             _ if wall >= member.expires_at => return self.close(key, Disconnect::Expired),
             Due::FirstMessage(by) if now >= by => return self.close(key, Disconnect::Stale),
             Due::Pong { by, .. } if now >= by => return self.close(key, Disconnect::NoPong),

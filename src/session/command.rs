@@ -62,6 +62,10 @@ impl Session {
     /// Does what waits in the inbox, as far as it can be done at once.
     pub(super) fn proceed(&mut self, ctx: &mut Context<Self>) {
         while let Some(line) = self.inbox.next_line() {
+            // What came before may have waited for a broker, and the token's time with it.
+            if self.has_expired() {
+                return self.close(Disconnect::Expired);
+            }
             match self.line(&line) {
                 Done::Now => {}
                 Done::Later(mut answer) => match (&mut answer).now_or_never() {

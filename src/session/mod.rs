@@ -88,6 +88,7 @@ impl Actor for Session {
             None => (KeepAlive::Waiting, NEVER),
         };
         let outbox = self.outbox.clone();
+        outbox.expire_at(expires_at);
         self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at });
         if self.speaker.claims().is_some() {
             self.say_hello();
@@ -102,7 +103,7 @@ impl Actor for Session {
 
 impl StreamHandler<Result<Frame, Violation>> for Session {
     fn handle(&mut self, item: Result<Frame, Violation>, ctx: &mut Self::Context) {
-        if self.speaker.claims().is_some_and(|claims| self.services.clock.now() >= claims.expires_at) {
+        if self.has_expired() {
             return self.close(Disconnect::Expired);
         }
         match item {
@@ -137,6 +138,11 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
 }
 
 impl Session {
+    /// Whether the token's time is over: nothing the client says counts any more.
+    fn has_expired(&self) -> bool {
+        self.speaker.claims().is_some_and(|claims| self.services.clock.now() >= claims.expires_at)
+    }
+
     /// Queues a frame for the client.
     fn send(&mut self, frame: Bytes) {
         match self.outbox.push(self.services.clock.now(), frame) {

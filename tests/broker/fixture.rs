@@ -125,8 +125,13 @@ impl Instance {
 
     /// Waits until it says that it is not; says why.
     pub async fn becomes_unready(&self) -> String {
-        eventually("not ready", async || self.broker.ready().await.is_err()).await;
-        self.broker.ready().await.expect_err("it was not ready a moment ago")
+        let mut why = None;
+        eventually("not ready", async || {
+            why = self.broker.ready().await.err();
+            why.is_some()
+        })
+        .await;
+        why.unwrap()
     }
 
     /// How many messages on the bus were refused for this reason.

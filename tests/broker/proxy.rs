@@ -78,32 +78,32 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU
     // What was swallowed once stays so: a hole in the middle of a reply would be another fault than the one meant.
     let mut is_cut = false;
     while let Ok(1..) = from.read_buf(&mut bytes).await {
-        is_cut |= mode.load(Ordering::SeqCst) == Mode::BlackHole as u8;
-        if mode.load(Ordering::SeqCst) == Mode::Deaf as u8 {
-            bytes = without_messages(&bytes);
-        }
-        if !is_cut && to.write_all(&bytes).await.is_err() {
+        let mode = mode.load(Ordering::SeqCst);
+        is_cut |= mode == Mode::BlackHole as u8;
+        let passing = if mode == Mode::Deaf as u8 { without_messages(&mut bytes) } else { std::mem::take(&mut bytes) };
+        if !is_cut && to.write_all(&passing).await.is_err() {
             return;
         }
-        bytes.clear();
     }
 }
 
-/// Takes RESP3 pushes of messages out. They are small and sent whole, so that a read never ends inside of one here.
-fn without_messages(bytes: &[u8]) -> Vec<u8> {
-    const PUSH: &[u8] = b">3\r\n$7\r\nmessage\r\n";
-    let (mut kept, mut rest) = (Vec::new(), bytes);
-    while let Some(at) = rest.windows(PUSH.len()).position(|window| window == PUSH) {
-        kept.extend_from_slice(&rest[..at]);
-        rest = after_bulk(after_bulk(&rest[at + PUSH.len()..]));
+const PUSH: &[u8] = b">3\r\n$7\r\nmessage\r\n";
+
+/// Takes RESP3 pushes of messages out; what may be the beginning of one stays in `bytes`.
+fn without_messages(bytes: &mut Vec<u8>) -> Vec<u8> {
+    let mut passing = Vec::new();
+    while let Some(at) = (0..bytes.len()).find(|at| PUSH.starts_with(&bytes[*at..]) || bytes[*at..].starts_with(PUSH)) {
+        passing.extend(bytes.drain(..at));
+        let Some(rest) = bytes.get(PUSH.len()..).and_then(after_bulk).and_then(after_bulk) else { return passing };
+        *bytes = rest.to_vec();
     }
-    kept.extend_from_slice(rest);
-    kept
+    passing.append(bytes);
+    passing
 }
 
-/// What follows the `$length\r\n…\r\n` at the beginning.
-fn after_bulk(bytes: &[u8]) -> &[u8] {
-    let end = bytes.windows(2).position(|window| window == b"\r\n").unwrap();
+/// What follows the `$length\r\n…\r\n` at the beginning, when all of it is there.
+fn after_bulk(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.windows(2).position(|window| window == b"\r\n")?;
     let length: usize = std::str::from_utf8(&bytes[1..end]).unwrap().parse().unwrap();
-    &bytes[end + 2 + length + 2..]
+    bytes.get(end + 2 + length + 2..)
 }

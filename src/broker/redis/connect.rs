@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    PushKind, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -86,9 +86,6 @@ pub(super) async fn ping(pool: &Pool, limit: Duration) -> Result<(), String> {
 
 fn connection_info(config: &config::Redis) -> Result<ConnectionInfo, StartError> {
     let info = config.url.expose().into_connection_info().map_err(|error| StartError::Url(error.to_string()))?;
-    if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return Err(StartError::Url("TLS to Redis is not built in".to_owned()));
-    }
     // RESP3 whatever the URL says: in RESP2 a connection that has subscribed takes no other commands.
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let tcp = TcpSettings::default()

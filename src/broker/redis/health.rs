@@ -43,7 +43,9 @@ impl Health {
     /// A link works; with how many channels, if it is the one that has any.
     pub(super) fn up(&self, link: Link, channels: Option<usize>) {
         let mut state = self.state.lock();
-        state.faults[link as usize] = None;
+        if state.faults[link as usize].take().is_none() {
+            return;
+        }
         state.channels = channels.unwrap_or(state.channels);
         if state.faults.iter().all(Option::is_none) {
             self.metrics.broker_up.set(1);

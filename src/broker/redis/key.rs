@@ -5,6 +5,8 @@
 //! to it in one slot of a cluster. Braces and `%` inside are percent-escaped, because a name that begins with `}` would
 //! make an empty tag, and undone when read: one channel has one name, and one name one channel.
 
+use std::borrow::Cow;
+
 use crate::channel::Channel;
 
 /// The names of one instance.
@@ -98,16 +100,18 @@ fn escape(name: &str) -> String {
 }
 
 /// The inverse of [`escape`], and of nothing else: `%41` or a bare brace is no name of ours.
-fn unescape(escaped: &str) -> Option<String> {
-    let mut name = String::with_capacity(escaped.len());
+fn unescape(escaped: &str) -> Option<Cow<'_, str>> {
+    let mut name = Cow::Borrowed("");
     let mut rest = escaped;
     while let Some(at) = rest.find(['%', '{', '}']) {
         let (plain, code) = ESCAPES.iter().find(|(_, code)| rest[at..].starts_with(code))?;
+        let name = name.to_mut();
         name.push_str(&rest[..at]);
         name.push(*plain);
         rest = &rest[at + code.len()..];
     }
-    name.push_str(rest);
+    // Most names have nothing escaped, and are not copied here.
+    name += rest;
     Some(name)
 }
 

@@ -190,8 +190,11 @@ impl Sender {
                 }
             }
             let batch = self.next_batch();
-            if let Err(cause) = send(&mut redis, batch, self.timeout).await {
-                return cause;
+            match send(&mut redis, batch, self.timeout).await {
+                Ok(None) => self.health.up(Link::Publishing, None),
+                // The connection works, and a new one would be told the same. The probe asks again soon.
+                Ok(Some(refusal)) => self.health.down(Link::Publishing, &refusal),
+                Err(cause) => return cause,
             }
         }
     }
@@ -209,12 +212,16 @@ impl Sender {
     }
 }
 
-/// Sends one batch and tells everybody in it; an error is one of the connection.
-async fn send(redis: &mut MultiplexedConnection, mut batch: Vec<Job>, limit: Duration) -> Result<(), String> {
+/// Sends one batch and tells everybody in it; says what Redis refused, if it did. An error is one of the connection.
+async fn send(
+    redis: &mut MultiplexedConnection,
+    mut batch: Vec<Job>,
+    limit: Duration,
+) -> Result<Option<String>, String> {
     // They were told that it took too long: sending it now would only surprise them.
     batch.retain(|job| !job.answer.is_closed());
     if batch.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let mut pipeline = Pipeline::with_capacity(batch.len());
     for job in &mut batch {
@@ -228,8 +235,14 @@ async fn send(redis: &mut MultiplexedConnection, mut batch: Vec<Job>, limit: Dur
     };
     match sent {
         Ok(replies) => {
-            batch.into_iter().zip(replies).for_each(|(job, reply)| job.finish(receivers(reply)));
-            Ok(())
+            let mut refusal = None;
+            for (job, reply) in batch.into_iter().zip(replies) {
+                match receivers(reply) {
+                    Ok(count) => job.finish(Ok(count)),
+                    Err(cause) => job.fail(refusal.insert(cause)),
+                }
+            }
+            Ok(refusal)
         }
         Err(cause) => {
             batch.into_iter().for_each(|job| job.fail(&cause));
@@ -238,10 +251,10 @@ async fn send(redis: &mut MultiplexedConnection, mut batch: Vec<Job>, limit: Dur
     }
 }
 
-fn receivers(reply: Value) -> Result<i64, BrokerError> {
+fn receivers(reply: Value) -> Result<i64, String> {
     match reply {
         Value::Int(receivers) => Ok(receivers),
-        Value::ServerError(error) => Err(BrokerError::Unavailable(error.to_string())),
-        _ => Err(BrokerError::Unavailable("PUBLISH was answered with something else than a number".to_owned())),
+        Value::ServerError(error) => Err(format!("publishing: {error}")),
+        _ => Err("PUBLISH was answered with something else than a number".to_owned()),
     }
 }

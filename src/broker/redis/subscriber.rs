@@ -111,10 +111,11 @@ async fn tend(bus: &Bus, redis: &mut MultiplexedConnection) -> String {
     }
 }
 
-/// A frozen Redis keeps its connections open: only a deadline tells it from a quiet one.
+/// A frozen Redis keeps its connections open: only a deadline tells it from a quiet one. An error, such as LOADING, is an
+/// answer too.
 async fn ping(redis: &mut MultiplexedConnection, limit: Duration) -> Result<(), String> {
-    match timeout(limit, redis::cmd("PING").exec_async(redis)).await {
-        Ok(Ok(())) => Ok(()),
+    match timeout(limit, redis.send_packed_command(&redis::cmd("PING"))).await {
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(format!("ping: {error}")),
         Err(_) => Err(format!("ping: no answer within {limit:?}")),
     }
