@@ -189,9 +189,9 @@ impl Hub {
             fanout: Fanout::new(waiting),
             wheel: Wheel::default(),
             interest,
+            timing: tending::Timing::new(config, clock.now()),
             clock,
             metrics,
-            timing: tending::Timing::new(config),
             channels_per_session: config.limits.channels_per_session,
         };
         let hub = hub.start();

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Hub, KeepAlive, SessionKey, wheel::TICK};
 use crate::{
-    clock::{Clock, Millis},
+    clock::{Clock, Millis, NEVER, millis},
     config::Config,
     protocol::{Disconnect, farewell, frame},
     transport::{Backlog, Outbox},
@@ -79,21 +79,21 @@ pub(super) struct Timing {
     message_age: Duration,
     started: Instant,
     /// Wall clock minus monotonic clock at the last turn.
-    drift: Option<Millis>,
+    drift: Millis,
     turned: u32,
     /// While the instance stops: who is still to be told, and how many at a turn.
     pub(super) leaving: Option<(Vec<SessionKey>, usize)>,
 }
 
 impl Timing {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, now: Millis) -> Self {
         Self {
             ping_interval: config.server.ping_interval,
             pong_timeout: config.server.pong_timeout,
             first_message: config.auth.first_message_timeout,
             message_age: config.limits.message_age,
             started: Instant::now(),
-            drift: None,
+            drift: now,
             turned: 0,
             leaving: None,
         }
@@ -101,8 +101,8 @@ impl Timing {
 
     /// Whether the wall clock has jumped since the last turn.
     fn has_jumped(&mut self, now: Millis) -> bool {
-        let drift = now - crate::clock::millis(self.started.elapsed());
-        let before = self.drift.replace(drift).unwrap_or(drift);
+        let drift = now - millis(self.started.elapsed());
+        let before = std::mem::replace(&mut self.drift, drift);
         (drift - before).abs() > JUMP_MILLIS
     }
 
@@ -195,7 +195,7 @@ impl Hub {
         self.silence(key);
         if let Some(member) = self.registry.member_mut(key).filter(|member| !member.is_leaving()) {
             member.due = Due::Gone(Instant::now() + FAREWELL);
-            member.expires_at = crate::clock::NEVER;
+            member.expires_at = NEVER;
             self.arm(key);
         }
     }
