@@ -52,7 +52,7 @@ fetch_compose_v2() {
 if [[ ${1:-} != --inside ]]; then
     binary=$(realpath "${1:-target/release/wardcast}")
     [[ -x $binary ]] || { echo "no binary at $binary: cargo build --release first" >&2; exit 1; }
-    ((EUID == 0)) || { echo "skipped: a Docker engine can only be started by root"; exit 0; }
+    ((EUID == 0)) || { echo "skipped: a Docker engine can only be started by root"; exit 77; }
     scratch=$(mktemp -d)
     mkdir -p "$cache"
     trap 'tail -20 "$scratch/log" >&2; rm -rf "$scratch"' EXIT
@@ -61,7 +61,7 @@ if [[ ${1:-} != --inside ]]; then
     (fetch_compose_v2) >"$scratch/log" 2>&1 || true
     trap 'rm -rf "$scratch"' EXIT
     own=(unshare --mount --net --pid --fork --mount-proc --kill-child)
-    "${own[@]}" true || { echo "skipped: no Docker engine can start where namespaces cannot be made"; exit 0; }
+    "${own[@]}" true || { echo "skipped: no Docker engine can start where namespaces cannot be made"; exit 77; }
     "${own[@]}" "$0" --inside "$binary" "$scratch" "$cache"
     exit
 fi
@@ -211,7 +211,7 @@ init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "$
 prove() {
     via=$1 compose=$2
     check "the file is valid" "$compose" config
-    local token key sum override=an-api-key-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
+    local token key sum override=an-api-key-of-32-bytes-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
     check "up, nothing edited, brings up Redis, two hubs and a balancer" up &&
         check "all four are healthy" all_healthy 4 &&
         check "init prints a login and a curl line that works" log_in || { "$compose" down --volumes >/dev/null 2>&1; return; }
@@ -255,7 +255,7 @@ prove() {
 }
 all_hubs_are_used() { [[ $(clients 8 "$@" probe=leak 2>/dev/null) == *"on 4 hubs" ]]; }
 
-start_engine || { echo "skipped: no Docker engine can start here: $(tail -1 "$scratch/engine.log")"; exit 0; }
+start_engine || { echo "skipped: no Docker engine can start here: $(tail -1 "$scratch/engine.log")"; exit 77; }
 import_images >/dev/null
 # As a fresh clone: nobody's .env, nobody's build results.
 mkdir "$scratch/wardcast" && cp -r Dockerfile .dockerignore docker-compose.yml Cargo.toml Cargo.lock src config "$scratch/wardcast"
