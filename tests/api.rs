@@ -49,7 +49,9 @@ async fn bodies_are_judged() {
         config.api.body_bytes = 2_000;
     })
     .await;
-    for (body, status) in [("", 400), ("nonsense", 400), ("[]", 400), ("{\"channel\":7}", 400), ("\u{0}", 400)] {
+    for (body, status) in
+        [("", 400), ("nonsense", 400), ("[]", 400), ("[\"news\",1]", 400), ("{\"channel\":7}", 400), ("\u{0}", 400)]
+    {
         assert_eq!(call(&hub, "publish", body).await.status, status, "{body}");
     }
     for (body, code) in [

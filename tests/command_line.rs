@@ -1,1 +1,281 @@
+//! The command line, as an operator and a container meet it: the built binary as a process of its own.
 
+mod process;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use self::process::{Banner, Process, hears, run, wardcast};
+use crate::support::{API_KEY, Client, SECRET, eventually, http, raw};
+
+const INT: u32 = 2;
+const TERM: u32 = 15;
+const LOOPBACK: [&str; 2] = ["--set", "server.bind=127.0.0.1:0"];
+
+async fn connect(address: SocketAddr, token: &str) -> Client {
+    let mut client = Client::connect(address, &format!("/connection/websocket?token={token}")).await.unwrap();
+    assert!(client.hear().await["push"]["connect"].is_object());
+    client
+}
+
+#[actix_rt::test]
+async fn the_banner_has_a_token_and_a_curl_line_that_work_as_they_stand() {
+    let mut hub = Process::start(&mut wardcast(&LOOPBACK));
+    let banner = hub.banner();
+    assert_ne!(banner.address.port(), 0);
+    assert!(banner.text.contains(&format!("http://{}/api/publish", banner.address)), "{}", banner.text);
+    let mut client = connect(banner.address, &banner.token).await;
+    client.subscribe("news").await;
+    let curl = Command::new("sh").args(["-c", &banner.curl]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&curl.stdout), r#"{"result":{}}"#, "{curl:?}");
+    assert_eq!(client.publication().await, json!({"hello": "world"}));
+    let stderr = hub.kill();
+    assert!(!stderr.contains(&banner.token) && stderr.contains("listens on"), "{stderr}");
+}
+
+#[test]
+fn every_fault_of_every_source_is_told_at_once_with_key_and_place() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "[server]\nbind = \"127.0.0.1:0\"\nspeed = 1\n\n[limits]\nconnections = \"many\"\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
+    let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
+    ended.failed_with(&[
+        "6 faults",
+        &format!("server.speed (from {path}:3)"),
+        &format!("limits.connections (from {path}:6)"),
+        "auth.secret (from the variable WARDCAST_AUTH__SECRET)",
+        "server.workers (from the variable WARDCAST_SERVER__WORKERS)",
+        "log.colour (from the flag --set log.colour)",
+        "server.drain (from the flag --set server.drain)",
+    ]);
+    assert!(ended.stderr.contains("known here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_file_that_is_not_there_and_an_unknown_environment_are_named() {
+    run(&mut wardcast(&["--config", "/nowhere/wardcast.toml"])).failed_with(&["/nowhere/wardcast.toml"]);
+    run(wardcast(&LOOPBACK).env("WARDCAST_ENV", "staging")).failed_with(&["WARDCAST_ENV", "staging", "production"]);
+}
+
+#[test]
+fn production_does_not_start_without_a_real_secret() {
+    let production = |secret: &str| {
+        let mut command = wardcast(&LOOPBACK);
+        command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", secret);
+        run(&mut command)
+    };
+    production("").failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
+    let short = production("only-a-few-bytes");
+    short.failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
+    assert!(!short.stderr.contains("only-a-few-bytes"), "a secret is not quoted: {}", short.stderr);
+}
+
+#[test]
+fn beyond_loopback_production_wants_tls_and_development_stays_at_home() {
+    let listen = |environment: &str| {
+        let mut command = wardcast(&["--set", "server.bind=0.0.0.0:0"]);
+        run(command.env("WARDCAST_ENV", environment).env("WARDCAST_AUTH__HMAC_SECRET", SECRET))
+    };
+    listen("production").failed_with(&["server.bind", "server.tls.cert", "server.behind_tls"]);
+    listen("development").failed_with(&["server.bind", "loopback", "WARDCAST_ENV=production"]);
+}
+
+#[actix_rt::test]
+async fn a_second_hub_on_the_same_port_names_the_address_and_leaves_the_first_alone() {
+    let mut first = Process::start(&mut wardcast(&LOOPBACK));
+    let banner = first.banner();
+    let bind = format!("server.bind={}", banner.address);
+    let second = run(&mut wardcast(&["--set", &bind]));
+    second.failed_with(&["cannot listen on", &banner.address.to_string()]);
+    assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);
+    connect(banner.address, &banner.token).await;
+}
+
+#[actix_rt::test]
+async fn a_token_from_the_command_line_opens_the_hub_with_that_secret() {
+    run(&mut wardcast(&["token", "--user", "ann"])).failed_with(&["auth.hmac_secret", "WARDCAST_AUTH__HMAC_SECRET"]);
+
+    let made = run(wardcast(&["token", "--user", "ann", "--ttl", "5m"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 1), "{made:?}");
+    let mut hub = Process::start(wardcast(&LOOPBACK).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    let address = hub.banner().address;
+    connect(address, &made.stdout).await;
+
+    let other = run(wardcast(&["token", "--user", "ann"]).env("WARDCAST_AUTH__HMAC_SECRET", API_KEY));
+    let refused = raw::handshake(address, &format!("/socket?token={}", other.stdout));
+    assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
+}
+
+#[test]
+fn hash_password_reads_standard_input_and_prints_an_argon2id_hash() {
+    let hash = |password: &str| Process::fed(&mut wardcast(&["hash-password"]), password).end();
+    let (one, two) = (hash("correct horse\n"), hash("correct horse\n"));
+    assert!(one.stdout.starts_with("$argon2id$") && one.stdout.lines().count() == 1, "{one:?}");
+    assert_ne!(one.stdout, two.stdout, "salted");
+    assert!(!one.stderr.contains("horse"), "{one:?}");
+    hash("\n").failed_with(&["password"]);
+}
+
+#[actix_rt::test]
+async fn init_makes_private_files_once_and_they_run_a_hub() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("hub").to_str().unwrap().to_owned();
+    let init = || run(&mut wardcast(&["init", "--dir", &dir, "--user", "dora"]));
+    let read = || ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
+    let first = init();
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let made = read();
+    for name in ["wardcast.toml", "users.toml"] {
+        let mode = fs::metadata(format!("{dir}/{name}")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let again = init();
+    assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
+    assert_eq!(read(), made);
+
+    let settings = format!("{dir}/wardcast.toml");
+    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
+    let address = hub.banner().address;
+    let told = first.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
+    let answer = http::post(address, "/auth/login").json(told.trim_end_matches('\'').parse().unwrap()).send().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    connect(address, answer.json()["access_token"].as_str().unwrap()).await;
+}
+
+#[test]
+fn health_is_0_for_a_hub_that_is_ready_and_1_for_anything_else() {
+    let mut hub = Process::start(&mut wardcast(&LOOPBACK));
+    let address = hub.banner().address;
+    let ask = |url: &str| run(&mut wardcast(&["health", "--url", url]));
+    let ready = ask(&format!("http://{address}/health/ready"));
+    assert!(ready.code == Some(0) && ready.stdout.contains("ready"), "{ready:?}");
+    ask(&format!("http://{address}/nothing")).failed_with(&["404"]);
+    ask("https://localhost/").failed_with(&["http://"]);
+    hub.kill();
+    ask(&format!("http://{address}/health/ready")).failed_with(&[&address.to_string()]);
+}
+
+#[actix_rt::test]
+async fn sigterm_closes_every_client_with_3001_and_exits_0_within_the_drain() {
+    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", "server.drain=2s"]].concat()));
+    let banner = hub.banner();
+    let mut clients = join_all((0..20).map(|_| connect(banner.address, &banner.token))).await;
+    let mut stranger = Client::connect(banner.address, "/socket").await.unwrap();
+    let began = Instant::now();
+    hub.signal(TERM).await;
+    for client in clients.iter_mut().chain([&mut stranger]) {
+        let (code, push) = client.ended().await;
+        assert_eq!((code, push.map(|push| push["code"].clone())), (Some(3001), Some(json!(3001))));
+    }
+    let ended = hub.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[test]
+fn signals_are_heard_as_soon_as_the_hub_listens() {
+    // A stdout that is full holds the hub where it prints its banner.
+    let (_reader, mut stdout) = std::io::pipe().unwrap();
+    stdout.write_all(&[b' '; 1 << 16]).unwrap();
+    let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("listens on")));
+    let heard = [INT, TERM].map(|signal| hears(hub.id(), signal));
+    hub.kill().unwrap();
+    hub.wait().unwrap();
+    assert_eq!(heard, [true; 2]);
+}
+
+#[actix_rt::test]
+async fn an_interrupt_stops_a_hub_without_clients_at_once() {
+    let mut hub = Process::start(&mut wardcast(&LOOPBACK));
+    hub.banner();
+    let began = Instant::now();
+    hub.signal(INT).await;
+    assert_eq!(hub.end().code, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[actix_rt::test]
+async fn a_thousand_resets_give_every_descriptor_back() {
+    let mut hub = Process::start(&mut wardcast(&LOOPBACK));
+    let Banner { address, token, .. } = hub.banner();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", hub.child.id())).unwrap().count();
+    connect(address, &token).await.ask(json!({"id": 1, "ping": {}})).await;
+    let baseline = descriptors();
+    for _ in 0..5 {
+        let crowd = join_all((0..200).map(async |n| match n % 2 {
+            0 => raw::Raw::connect(address, &format!("/socket?token={token}")).await.stream,
+            _ => TcpStream::connect(address).await.unwrap(),
+        }));
+        for stream in crowd.await {
+            stream.set_zero_linger().unwrap();
+        }
+    }
+    eventually("the descriptors are back", async || descriptors() <= baseline + 2).await;
+}
+
+#[actix_rt::test]
+async fn nothing_that_is_secret_is_ever_logged() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().to_str().unwrap();
+    let init = run(&mut wardcast(&["init", "--dir", dir]));
+    let settings = format!("{dir}/wardcast.toml");
+    let mut command = wardcast(&[&LOOPBACK[..], &["--config", &settings, "--set", "log.level=trace"]].concat());
+    let mut hub = Process::start(command.env("RUST_LOG", "trace"));
+    let Banner { address, token, .. } = hub.banner();
+    let made = |arguments: &[&str]| run(&mut wardcast(&[&["--config", &settings], arguments].concat())).stdout;
+    let subprotocol = made(&["token", "--user", "subprotocol"]);
+    let (message, command) = (made(&["token", "--user", "message"]), made(&["token", "--user", "command"]));
+    let forged = run(wardcast(&["token", "--user", "eve"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET)).stdout;
+
+    connect(address, &token).await;
+    Client::connect_with(address, "/socket", &[("Sec-WebSocket-Protocol", &subprotocol)]).await.unwrap().hear().await;
+    for (first, is_good) in [
+        (format!("Authorization: Bearer {message}"), true),
+        (json!({"id": 1, "connect": {"token": command}}).to_string(), true),
+        (format!("Authorization: Bearer {forged}"), false),
+        (json!({"id": 1, "connect": {"token": forged}}).to_string(), false),
+    ] {
+        let mut client = Client::connect(address, "/socket").await.unwrap();
+        client.say_text(&first).await;
+        assert_eq!(client.hear().await.pointer("/push/disconnect").is_none(), is_good, "{first}");
+    }
+    let refused = raw::handshake(address, &format!("/socket?token={forged}"));
+    assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
+
+    let file: toml::Table = fs::read_to_string(&settings).unwrap().parse().unwrap();
+    let key = file["api"]["key"].as_str().unwrap();
+    for (key, status) in [(key, 200), (API_KEY, 401)] {
+        let request = http::post(address, "/api/publish").header("X-API-Key", key);
+        assert_eq!(request.body(r#"{"channel":"news","data":1}"#).send().await.status, status);
+    }
+    let told = init.stdout.lines().find_map(|line| line.split_once("-d '")).unwrap().1;
+    let credentials: Value = told.trim_end_matches('\'').parse().unwrap();
+    let answer = http::post(address, "/auth/login").json(credentials.clone()).send().await.json();
+    let wrong = json!({"username": "demo", "password": "a wrong password"});
+    assert_eq!(http::post(address, "/auth/login").json(wrong).send().await.status, 401);
+
+    hub.signal(TERM).await;
+    let stderr = hub.end().stderr;
+    assert!(stderr.contains("TRACE") && stderr.contains("DEBUG"), "not a log at trace: {stderr:.500}");
+    let secret = file["auth"]["hmac_secret"].as_str().unwrap();
+    let (password, login) = (credentials["password"].as_str().unwrap(), answer["access_token"].as_str().unwrap());
+    for secret in
+        [&token, &subprotocol, &message, &command, &forged, secret, key, API_KEY, password, login, "a wrong password"]
+    {
+        let line = stderr.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret:.20}… is in the log");
+    }
+}

@@ -1,1 +1,182 @@
+//! The wire, byte for byte: conversations in `golden/*.jsonl`, played against a hub. A change there is a change for every
+//! client. Each line names who does what:
+//!
+//! ```text
+//! ann joins [PATH]        connects; in PATH and in what is sent, {token} and its like stand for tokens
+//! ann> TEXT               sends a text message
+//! ann< TEXT               hears exactly this
+//! ann! CODE REASON        is closed with this, and hears nothing before
+//! REST> METHOD PATH BODY  asks over HTTP, with the API key
+//! REST< STATUS BODY       is answered exactly this
+//! time passes             an hour, which is what tokens are good for
+//! ```
+//!
+//! What differs from run to run has a name: a client's id is its own (`<ann>`), and there are `<node>`, `<ttl>` and
+//! `<version>`. Lines that begin with `#` explain.
 
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use serde_json::value::RawValue;
+use wardcast::{auth::Signer, protocol};
+
+use crate::support::{API_KEY, Client, Hub, http, hub_with};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const CONVERSATIONS: [&str; 7] = ["channels", "closes", "errors", "null", "plain", "rest", "sdk"];
+
+#[actix_rt::test]
+async fn a_plain_session_hears_what_is_written() {
+    play("plain").await;
+}
+
+#[actix_rt::test]
+async fn an_sdk_session_hears_what_is_written() {
+    play("sdk").await;
+}
+
+#[actix_rt::test]
+async fn subscribers_hear_what_is_written() {
+    play("channels").await;
+}
+
+#[actix_rt::test]
+async fn errors_are_told_as_written() {
+    play("errors").await;
+}
+
+#[actix_rt::test]
+async fn connections_end_as_written() {
+    play("closes").await;
+}
+
+#[actix_rt::test]
+async fn the_server_api_answers_as_written() {
+    play("rest").await;
+}
+
+#[actix_rt::test]
+async fn null_is_published_whichever_way_it_comes() {
+    play("null").await;
+}
+
+#[test]
+fn every_conversation_is_played() {
+    let mut files: Vec<String> = fs::read_dir(golden())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files, CONVERSATIONS);
+}
+
+fn golden() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"))
+}
+
+async fn play(name: &str) {
+    let script = fs::read_to_string(golden().join(name).with_extension("jsonl")).unwrap();
+    let hub = hub_with(|config| (config.limits.channels_per_session, config.limits.errors) = (2, 2)).await;
+    let mut play = Play { hub, clients: BTreeMap::new(), names: Vec::new(), answer: None };
+    for (number, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        let happens = play.line(line).await;
+        assert!(happens == line, "golden/{name}.jsonl:{}\n  expected {line}\n  happened {happens}", number + 1);
+    }
+}
+
+struct Play {
+    hub: Hub,
+    clients: BTreeMap<String, Client>,
+    /// Ids of this run and what they are called in the script.
+    names: Vec<(String, String)>,
+    answer: Option<http::Response>,
+}
+
+impl Play {
+    /// Does what a line says; what has happened, written as the line should be.
+    async fn line(&mut self, line: &str) -> String {
+        let (who, rest) = line.split_at(line.find(|c: char| !c.is_alphanumeric()).unwrap_or(line.len()));
+        let (what, text) = rest.split_at(rest.len().min(2));
+        match (who, what) {
+            ("time", _) => {
+                self.hub.clock.advance(HOUR);
+                line.to_owned()
+            }
+            ("REST", "> ") => {
+                self.ask(text).await;
+                line.to_owned()
+            }
+            ("REST", "< ") => {
+                let http::Response { status, body, .. } = self.answer.take().expect("a question before an answer");
+                format!("REST< {status} {}", self.named(who, &body))
+            }
+            (_, " j") => {
+                let path = rest.trim_start_matches(" joins").trim();
+                let path = if path.is_empty() { "/socket" } else { path };
+                let client = Client::connect(self.hub.address, &self.filled(path)).await.unwrap();
+                self.clients.insert(who.to_owned(), client);
+                line.to_owned()
+            }
+            (_, "> ") => {
+                let text = self.filled(text);
+                self.client(who).say_text(&text).await;
+                line.to_owned()
+            }
+            // What is expected decides nothing: whatever comes is compared.
+            (_, "< " | "! ") => match self.client(who).next().await {
+                Ok(text) => format!("{who}< {}", self.named(who, &text)),
+                Err(closed) => format!("{who}! {} {}", closed.code.unwrap_or_default(), closed.reason),
+            },
+            _ => panic!("not a line of a conversation: {line}"),
+        }
+    }
+
+    fn client(&mut self, who: &str) -> &mut Client {
+        self.clients.get_mut(who).unwrap_or_else(|| panic!("{who} has not joined"))
+    }
+
+    async fn ask(&mut self, question: &str) {
+        let mut parts = question.splitn(3, ' ');
+        let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
+        let request = http::request(self.hub.address, method, path).header("X-API-Key", API_KEY);
+        let request = request.header("Content-Type", "application/json").body(parts.next().unwrap_or_default());
+        self.answer = Some(request.send().await);
+    }
+
+    /// What is sent, with tokens.
+    fn filled(&self, text: &str) -> String {
+        let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
+        let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
+        text.replace("{token}", &self.hub.token("ann"))
+            .replace("{token of bob}", &signer.sign("bob", HOUR, Some(&info)).unwrap())
+            .replace("{expired}", &self.hub.expired_token("ann"))
+            .replace("{forged}", &self.hub.forged_token("ann"))
+    }
+
+    /// What came, with names for what differs from run to run.
+    fn named(&mut self, who: &str, text: &str) -> String {
+        let is_greeting = text.contains(r#""connect":{"#);
+        for (key, name) in [("client", who), ("node", "node")] {
+            if let Some(id) = value_of(text, key).filter(|id| is_greeting && !self.is_known(id)) {
+                self.names.push((id.to_owned(), format!("<{name}>")));
+            }
+        }
+        let mut text = text.to_owned();
+        if let Some(ttl) = value_of(&text, "ttl").filter(|_| is_greeting).map(str::to_owned) {
+            // Half a minute less than the hour, and what this test has taken.
+            assert!((3500..=3570).contains(&ttl.parse::<u32>().unwrap()), "{ttl}");
+            text = text.replace(&format!(r#""ttl":{ttl}"#), r#""ttl":<ttl>"#);
+        }
+        self.names.iter().fold(text, |text, (id, name)| text.replace(id, name)).replace(protocol::VERSION, "<version>")
+    }
+
+    fn is_known(&self, id: &str) -> bool {
+        self.names.iter().any(|(known, _)| known == id)
+    }
+}
+
+/// The value of a member, without its quotes.
+fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let (_, value) = text.split_once(&format!(r#""{key}":"#))?;
+    value.split([',', '}']).next().map(|value| value.trim_matches('"'))
+}

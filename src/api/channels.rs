@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, web::Data};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Shared, failed, key::Authorized, publish::read_owned};
+use super::{Answer, Shared, failed, key::Authorized, publish::read_optional};
 use crate::{broker::Question, http::Failure, protocol::ErrorCode};
 
 /// How long instances may take to answer.
@@ -30,7 +30,7 @@ struct Channel {
 
 /// `POST /api/channels`
 pub(super) async fn channels(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let Request { pattern } = read_owned(&body)?;
+    let Request { pattern } = read_optional(&body)?;
     let result = shared.broker.survey(Question::Channels, DEADLINE).await.map_err(|error| {
         log::warn!("channels: {error}");
         failed(&error)

@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web::Data};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{Answer, Nothing, Shared, denied, failed, key::Authorized};
@@ -19,7 +19,7 @@ use crate::{
 struct Publish<'a> {
     #[serde(default)]
     channel: String,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
@@ -27,8 +27,13 @@ struct Publish<'a> {
 struct Broadcast<'a> {
     #[serde(default)]
     channels: Vec<String>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
+}
+
+/// `null` is data; only what is not there is none.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Serialize)]
@@ -38,7 +43,7 @@ struct Responses {
 
 /// `POST /api/publish`
 pub(super) async fn publish(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let request: Publish<'_> = read(&body)?;
+    let request: Publish<'_> = read_object(&body)?;
     let result = match data_of(&body, request.data) {
         Ok(data) => send(&request.channel, data, None, &shared).await,
         Err(error) => Err(error),
@@ -48,7 +53,7 @@ pub(super) async fn publish(_: Authorized, body: Bytes, shared: Data<Shared>) ->
 
 /// `POST /api/broadcast`: an answer per channel, in their order.
 pub(super) async fn broadcast(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let request: Broadcast<'_> = read(&body)?;
+    let request: Broadcast<'_> = read_object(&body)?;
     let result = match data_of(&body, request.data) {
         Err(error) => Err(error),
         Ok(_) if request.channels.is_empty() => Err(ErrorCode::BadRequest),
@@ -63,7 +68,16 @@ pub(super) async fn broadcast(_: Authorized, body: Bytes, shared: Data<Shared>) 
     Ok(Answer::new(result, &shared.metrics).respond())
 }
 
-/// Reads a request. What is not JSON of its shape is 400.
+/// Reads a request. serde would also take an array for an object, member by member.
+fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+    if body.trim_ascii_start().first() == Some(&b'{') {
+        read(body)
+    } else {
+        Err(Failure::bad_request("the body must be a JSON object"))
+    }
+}
+
+/// Reads JSON. What is not of its shape is 400.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
     serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("the body is not what it should be: {error}")))
@@ -93,7 +107,7 @@ fn data_of(body: &Bytes, data: Option<&RawValue>) -> Result<Bytes, ErrorCode> {
     data.map(|data| protocol::one_line(body, data)).ok_or(ErrorCode::BadRequest)
 }
 
-/// Used by methods without a borrowed body.
-pub(super) fn read_owned<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
-    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { read(body) }
+/// Reads a request of which every member may be left out, and so the body, too.
+pub(super) fn read_optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
+    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { read_object(body) }
 }

@@ -1,6 +1,6 @@
 //! `serve`: log, secrets of a development run, server, signals.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{banner, secrets};
 use crate::{
@@ -21,12 +21,14 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
     }
     let system = actix_rt::System::new();
     system.block_on(async move {
+        // Before anybody can know that we listen: a signal without a handler would be the end.
+        let mut signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
         let running = server::start(config.clone(), Clock::default()).await.map_err(|error| error.to_string())?;
         log::info!("wardcast {} listens on {}", env!("CARGO_PKG_VERSION"), running.address);
         if environment == Environment::Development {
             banner::print(&config, running.address)?;
         }
-        wait_for_stop(&running).await.map_err(|error| error.to_string())?;
+        signals.wait_for_stop(&running).await;
         log::info!("stopping: {} connections to close", running.connections());
         running.stop().await;
         Ok(())
@@ -34,18 +36,31 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
 }
 
 /// SIGTERM and SIGINT stop; SIGHUP reads the certificate again.
-async fn wait_for_stop(running: &Running) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => match running.reload_certificate() {
-                Ok(()) => log::info!("the certificate was read again"),
-                Err(error) => log::error!("the certificate stays as it was: {error}"),
-            },
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait_for_stop(&mut self, running: &Running) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => match running.reload_certificate() {
+                    Ok(()) => log::info!("the certificate was read again"),
+                    Err(error) => log::error!("the certificate stays as it was: {error}"),
+                },
+            }
         }
     }
 }

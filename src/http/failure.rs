@@ -3,10 +3,7 @@
 use actix_web::{
     HttpResponse, ResponseError,
     error::JsonPayloadError,
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
-    },
+    http::{StatusCode, header::CACHE_CONTROL},
     web::JsonConfig,
 };
 use serde::Serialize;
@@ -20,7 +17,7 @@ pub struct Failure {
     status: StatusCode,
     code: ErrorCode,
     message: String,
-    header: Option<(&'static str, &'static str)>,
+    headers: &'static [(&'static str, &'static str)],
 }
 
 #[derive(Serialize)]
@@ -37,7 +34,7 @@ struct Inner<'a> {
 impl Failure {
     /// A failure with a sentence for whoever reads it.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), header: None }
+        Self { status, code, message: message.into(), headers: &[] }
     }
 
     /// 400.
@@ -52,27 +49,26 @@ impl Failure {
         } else {
             (ErrorCode::Unauthorized, "invalid token")
         };
-        let challenge = Some((WWW_AUTHENTICATE.as_str(), "Bearer error=\"invalid_token\""));
-        Self { header: challenge, ..Self::new(StatusCode::UNAUTHORIZED, code, message) }
+        let challenge = &[("www-authenticate", "Bearer error=\"invalid_token\"")];
+        Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, code, message) }
     }
 
     /// 401 where nothing was offered, or an API key is wrong.
     pub fn unauthorized(message: impl Into<String>) -> Self {
-        let challenge = Some((WWW_AUTHENTICATE.as_str(), "Bearer"));
-        Self { header: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
+        let challenge = &[("www-authenticate", "Bearer")];
+        Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
     }
 
     /// 503 for a limit that others hold: come back soon.
     pub fn full(message: impl Into<String>) -> Self {
-        let soon = Some((RETRY_AFTER.as_str(), "5"));
-        Self { header: soon, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message) }
+        let soon = &[("retry-after", "5")];
+        Self { headers: soon, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message) }
     }
 
-    /// 426 with the one version that is spoken (RFC 6455 §4.2.2).
-    pub fn version() -> Self {
-        let version = Some(("sec-websocket-version", "13"));
-        let message = "WebSocket version 13 is spoken here";
-        Self { header: version, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
+    /// 426 with the one protocol (RFC 9110 §15.5.22) and the one version (RFC 6455 §4.2.2) that are spoken.
+    pub fn upgrade_required(message: impl Into<String>) -> Self {
+        let spoken = &[("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        Self { headers: spoken, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
     /// The status.
@@ -89,8 +85,8 @@ impl ResponseError for Failure {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         response.insert_header((CACHE_CONTROL, "no-store"));
-        if let Some(header) = self.header {
-            response.insert_header(header);
+        for header in self.headers {
+            response.insert_header(*header);
         }
         response.json(Body { error: Inner { code: self.code.code(), message: &self.message } })
     }

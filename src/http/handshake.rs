@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use actix_http::ws::{HandshakeError, verify_handshake};
+use actix_http::{
+    ConnectionType,
+    ws::{HandshakeError, verify_handshake},
+};
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse, ResponseError,
     http::{
         Method, StatusCode, Version,
         header::{
@@ -16,18 +19,16 @@ use actix_web::{
 };
 
 use super::{Failure, Shared, upgrade::Upgradable};
-use crate::{
-    auth::{Admission, Claims, Refusal, door},
-    protocol::ErrorCode,
-};
+use crate::auth::{Admission, Claims, Refusal, door};
 
-/// GET on a WebSocket path.
-pub async fn handshake(request: HttpRequest, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let admitted = admit(&request, &shared);
-    if let Err(failure) = &admitted {
+/// GET on a WebSocket path. A refusal ends the connection: what follows on it may be meant for a WebSocket.
+pub async fn handshake(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
+    admit(&request, &shared).unwrap_or_else(|failure| {
         shared.metrics.count_refused_handshake(reason(failure.status()));
-    }
-    admitted
+        let mut response = failure.error_response();
+        response.head_mut().set_connection_type(ConnectionType::Close);
+        response
+    })
 }
 
 fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Failure> {
@@ -54,24 +55,20 @@ fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Failure
 fn judge_request(request: &HttpRequest) -> Result<(), Failure> {
     if !request.extensions().contains::<Upgradable>() {
         return Err(if request.headers().contains_key(UPGRADE) {
-            Failure::bad_request("a handshake has no body")
+            Failure::bad_request("the only upgrade here is websocket, and its handshake has no body")
         } else {
-            Failure::new(
-                StatusCode::UPGRADE_REQUIRED,
-                ErrorCode::BadRequest,
-                "this path speaks WebSocket; connect with a WebSocket client",
-            )
+            Failure::upgrade_required("this path speaks WebSocket; connect with a WebSocket client")
         });
     }
     if *request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(Failure::bad_request("a handshake is a GET in HTTP/1.1"));
+        return Err(Failure::bad_request("a handshake is a GET, in version 1.1 of HTTP"));
     }
     let is_websocket =
         request.headers().get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !is_websocket {
         return Err(Failure::bad_request("the only upgrade here is websocket"));
     }
-    for header in [HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION] {
+    for header in [HOST, UPGRADE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION] {
         once(request, header)?;
     }
     let body = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
@@ -79,14 +76,18 @@ fn judge_request(request: &HttpRequest) -> Result<(), Failure> {
         return Err(Failure::bad_request("a handshake has no body"));
     }
     verify_handshake(request.head()).map_err(|error| match error {
-        HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => Failure::version(),
+        HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => version(),
         other => Failure::bad_request(other.to_string()),
     })
 }
 
+fn version() -> Failure {
+    Failure::upgrade_required("WebSocket version 13 is spoken here")
+}
+
 fn once(request: &HttpRequest, header: HeaderName) -> Result<(), Failure> {
     match request.headers().get_all(&header).count() {
-        0 if header == SEC_WEBSOCKET_VERSION => Err(Failure::version()),
+        0 if header == SEC_WEBSOCKET_VERSION => Err(version()),
         1 => Ok(()),
         _ => Err(Failure::bad_request(format!("{header} must be there once"))),
     }

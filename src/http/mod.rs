@@ -46,7 +46,7 @@ pub struct Shared {
 /// Adds the routes of this room. They find [`Shared`] in the application's data.
 pub fn routes(paths: &[String], service: &mut web::ServiceConfig) {
     for path in paths {
-        service.route(path, web::get().to(handshake::handshake));
+        service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
     service
         .service(web::resource("/health/live").route(web::get().to(health::live)))

@@ -11,12 +11,7 @@ use actix_http::{
     h1,
 };
 use actix_service::Service;
-use actix_web::{
-    HttpMessage, HttpResponse, ResponseError,
-    dev::ServiceResponse,
-    error::Error,
-    http::{StatusCode, Version},
-};
+use actix_web::{HttpMessage, HttpResponse, ResponseError, dev::ServiceResponse, error::Error, http::StatusCode};
 use bytes::BytesMut;
 use futures_util::SinkExt;
 use tokio::time::timeout;
@@ -47,9 +42,7 @@ pub async fn serve<A, T>(
     A: Service<Request, Response = ServiceResponse<BoxBody>, Error = Error>,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    if request.version() == Version::HTTP_11 {
-        request.extensions_mut().insert(Upgradable);
-    }
+    request.extensions_mut().insert(Upgradable);
     let mut response = match timeout(HANDLER, app.call(request)).await {
         Ok(Ok(response)) => HttpResponse::from(response),
         Ok(Err(error)) => error.error_response(),

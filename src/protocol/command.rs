@@ -110,6 +110,10 @@ pub fn commands(frame: &str) -> impl Iterator<Item = Result<Command<'_>, Malform
 }
 
 fn command(line: &str) -> Result<Command<'_>, Malformed> {
+    // serde would also take an array for an object, member by member.
+    if !line.trim_start().starts_with('{') {
+        return Err(Malformed);
+    }
     let Envelope {
         id,
         connect,
@@ -178,6 +182,7 @@ mod tests {
             "hello",
             "null",
             "[]",
+            r#"[1,null,{"channel":"a"}]"#,
             r#"{"id":1}"#,
             r#"{"id":0,"ping":{}}"#,
             r#"{"id":-1,"ping":{}}"#,

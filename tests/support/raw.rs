@@ -107,3 +107,29 @@ impl Raw {
         code
     }
 }
+
+impl Raw {
+    /// The head of an answer, and nothing of what comes behind it.
+    pub async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, self.stream.read_u8()).await.expect("a head in time").expect("a head"));
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Sends as much as the server takes: it may have closed already.
+    pub async fn pour(&mut self, bytes: &[u8]) {
+        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("a server that reads or closes");
+    }
+}
+
+/// Sends bytes as they are and reads all that comes until the connection ends.
+pub async fn until_end(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    // Whoever is refused while it still sends may see a reset behind the answer.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection's end in time");
+    String::from_utf8_lossy(&answer).into_owned()
+}

@@ -1,0 +1,143 @@
+//! The built binary as a child: started, listened to, told to stop, and judged by its end.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use crate::support::{PATIENCE, eventually};
+
+/// A run of the binary. It is killed when it is forgotten.
+pub(super) struct Process {
+    pub(super) child: Child,
+    lines: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+/// Whether a process has a handler for a signal.
+pub(super) fn hears(process: u32, signal: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(caught, 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) code: Option<i32>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+/// What a development run prints for a person.
+pub(super) struct Banner {
+    pub(super) text: String,
+    pub(super) address: SocketAddr,
+    pub(super) token: String,
+    pub(super) curl: String,
+}
+
+/// The binary, with nothing of this process's environment but where programs are.
+pub(super) fn wardcast(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast"));
+    command.args(arguments).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command
+}
+
+/// Runs to the end.
+pub(super) fn run(command: &mut Command) -> Ended {
+    Process::start(command).end()
+}
+
+impl Process {
+    pub(super) fn start(command: &mut Command) -> Self {
+        Self::fed(command, "")
+    }
+
+    pub(super) fn fed(command: &mut Command, stdin: &str) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.process_group(0).spawn().unwrap();
+        // Whoever does not read its input may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || BufReader::new(stdout).lines().try_for_each(|line| sender.send(line.unwrap())));
+        let stderr = thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, lines, stderr: Some(stderr) }
+    }
+
+    /// A hub that listens, by what it prints in development.
+    pub(super) fn banner(&mut self) -> Banner {
+        let mut text = String::new();
+        while !text.contains("Ctrl-C stops") {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => text += &format!("{line}\n"),
+                Err(_) => panic!("no banner: {text} {}", self.kill()),
+            }
+        }
+        let between = |start: &str, end: char| {
+            let rest = text.split_once(start).unwrap_or_else(|| panic!("no {start:?} in {text}")).1;
+            rest.split(end).next().unwrap().to_owned()
+        };
+        let address = between("ws://", '/').parse().unwrap();
+        let curl = text.lines().find(|line| line.trim().starts_with("curl ")).expect("a curl line").trim().to_owned();
+        Banner { address, token: between("token=", '"'), curl, text }
+    }
+
+    /// Sends a signal as soon as it is heard.
+    pub(super) async fn signal(&self, number: u32) {
+        eventually("signals are heard", async || hears(self.child.id(), number)).await;
+        let status = Command::new("kill").args([format!("-{number}"), self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits until it ends by itself.
+    pub(super) fn end(mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        let mut stdout = Vec::new();
+        // Its output ends when it does.
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => stdout.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        Ended { code: status.code(), stdout: stdout.join("\n"), stderr }
+    }
+
+    /// Kills it; what it has said on stderr.
+    pub(super) fn kill(&mut self) -> String {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Ended {
+    /// It did not work, and said so in a way that has all of these.
+    #[track_caller]
+    pub(super) fn failed_with(&self, told: &[&str]) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{}", self.stderr);
+        told.iter().for_each(|part| assert!(self.stderr.contains(part), "no {part:?} in {}", self.stderr));
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
