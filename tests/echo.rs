@@ -118,6 +118,7 @@ fn main() -> std::io::Result<()> {
         message_bytes,
         message_fragments: 1 << 20,
         outbox_bytes: 4 * message_bytes,
+        unsent_bytes: 128 * 1024,
         unacknowledged: Duration::from_secs(30),
     };
     let port = argument("--port").unwrap_or(0) as u16;

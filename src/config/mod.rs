@@ -200,6 +200,7 @@ pub struct Limits {
     pub message_age: Duration,
     pub publication_bytes: usize,
     pub outbox_bytes: usize,
+    pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,

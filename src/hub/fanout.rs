@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
     },
     time::{Duration, Instant},
 };
@@ -101,6 +101,8 @@ impl Queue {
     pub(super) fn put(&self, delivery: Arc<Delivery>, hub: &Addr<Hub>) {
         // The hub lives as long as its worker; after it nobody is left to deliver to.
         let _ = self.sender.send(delivery);
+        // Either we see that the hub sleeps, or it sees what we sent: see `sleep`.
+        fence(Ordering::SeqCst);
         if !self.shared.is_woken.swap(true, Ordering::AcqRel) {
             hub.do_send(Drain);
         }
@@ -116,8 +118,10 @@ impl Waiting {
 
     /// Goes to sleep; `false` when a publication came in at that moment.
     fn sleep(&mut self) -> bool {
-        self.shared.is_woken.store(false, Ordering::Release);
-        // Whoever put one before this store did not wake us, so look once more.
+        self.shared.is_woken.store(false, Ordering::Relaxed);
+        // Whoever put one before this store did not wake us, so look once more; without the fence the look could come
+        // first, and the wake be lost.
+        fence(Ordering::SeqCst);
         self.receiver.is_empty() || self.shared.is_woken.swap(true, Ordering::AcqRel)
     }
 }

@@ -82,8 +82,13 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { message_bytes: 1024, message_fragments: 8, outbox_bytes: 1024, unacknowledged: Duration::ZERO };
+    const BOUNDS: Bounds = Bounds {
+        message_bytes: 1024,
+        message_fragments: 8,
+        outbox_bytes: 1024,
+        unsent_bytes: 1024,
+        unacknowledged: Duration::ZERO,
+    };
 
     fn assemble(parts: &[&[u8]]) -> Result<Option<Message>, Violation> {
         let mut partial = None;

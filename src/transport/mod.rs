@@ -25,6 +25,8 @@ pub struct Bounds {
     pub message_fragments: usize,
     /// Most bytes that wait for the peer to read.
     pub outbox_bytes: usize,
+    /// Bytes that the kernel takes beyond what the peer's window lets it send (TCP_NOTSENT_LOWAT).
+    pub unsent_bytes: u32,
     /// Bytes sent that the peer's kernel may leave unacknowledged for this long (TCP_USER_TIMEOUT).
     pub unacknowledged: Duration,
 }
@@ -35,6 +37,7 @@ impl From<&config::Config> for Bounds {
             message_bytes: config.limits.message_bytes,
             message_fragments: config.limits.message_fragments,
             outbox_bytes: config.limits.outbox_bytes,
+            unsent_bytes: config.limits.unsent_bytes,
             unacknowledged: config.server.ping_interval + config.server.pong_timeout,
         }
     }

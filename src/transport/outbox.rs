@@ -99,7 +99,7 @@ impl Outbox {
     /// # Errors
     /// When the connection is gone already.
     pub fn new(socket: impl Socket, bounds: &Bounds) -> io::Result<Arc<Self>> {
-        socket::tune(socket.tcp(), bounds.unacknowledged)?;
+        socket::tune(socket.tcp(), bounds)?;
         Ok(Arc::new(Self(Mutex::new(Inner {
             socket: Box::new(socket),
             queue: VecDeque::new(),
