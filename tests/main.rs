@@ -30,6 +30,8 @@ mod api;
 mod expiry;
 // Pings, pongs, and connections that are dead.
 mod keep_alive;
+// The bounded queue of one connection.
+mod outbox;
 // Clients that do not read.
 mod slow;
 // User and password for a token.
