@@ -10,6 +10,7 @@ async fn hub_on(redis: &RedisServer) -> Hub {
     let hub = hub_with(|config| {
         config.broker.kind = BrokerKind::Redis;
         config.broker.redis.url = wardcast::config::Secret::new(url);
+        config.broker.redis.linger = std::time::Duration::from_millis(300);
     })
     .await;
     eventually("the hub is ready", async || is_ready(&hub).await).await;
@@ -46,6 +47,22 @@ async fn what_is_published_on_one_reaches_the_subscribers_of_both() {
     }
     let counted = one.api("channels", json!({})).await;
     assert_eq!(counted, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
+}
+
+#[actix_rt::test]
+async fn a_channel_that_nobody_listens_to_is_given_back_to_redis() {
+    let redis = RedisServer::start().await;
+    let hub = hub_on(&redis).await;
+    let known = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "*news*"]).await.len();
+    let mut ann = hub.subscriber("ann", "news").await;
+    let bob = hub.subscriber("bob", "news").await;
+    assert_eq!(known().await, 1);
+    ann.ask(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
+    hub.publish("news", json!("for bob")).await;
+    drop(bob);
+    eventually("given back", async || known().await == 0).await;
+    ann.subscribe("news").await;
+    assert_eq!(known().await, 1);
 }
 
 #[actix_rt::test]

@@ -97,15 +97,14 @@ impl Queue {
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Puts a publication for which room is reserved, and wakes the hub unless it is awake.
-    pub(super) fn put(&self, delivery: Arc<Delivery>, hub: &Addr<Hub>) {
+    /// Puts a publication for which room is reserved. Tells whether the hub sleeps and has to be sent a [`Drain`].
+    #[must_use]
+    pub(super) fn put(&self, delivery: Arc<Delivery>) -> bool {
         // The hub lives as long as its worker; after it nobody is left to deliver to.
         let _ = self.sender.send(delivery);
         // Either we see that the hub sleeps, or it sees what we sent: see `sleep`.
         fence(Ordering::SeqCst);
-        if !self.shared.is_woken.swap(true, Ordering::AcqRel) {
-            hub.do_send(Drain);
-        }
+        !self.shared.is_woken.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -234,5 +233,65 @@ impl Hub {
             // Its session sees the end of the stream and says so.
             Refused::Closing => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{hint, sync::mpsc, thread};
+
+    use super::*;
+    use crate::channel::Channel;
+
+    fn delivery() -> Arc<Delivery> {
+        let channel = Channel::new("news").unwrap();
+        Delivery::new(Publication { channel, data: Bytes::from_static(b"1"), info: None })
+    }
+
+    /// Publishes a few, waits until they are taken, and again: each round may meet the hub as it falls asleep.
+    #[test]
+    fn no_wake_is_lost_however_publishing_and_falling_asleep_meet() {
+        const ROUNDS: usize = 50_000;
+        let (queue, mut waiting) = queue(usize::MAX);
+        let (wake, woken) = mpsc::channel();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let seen = taken.clone();
+        let publisher = thread::spawn(move || {
+            let delivery = delivery();
+            for round in 1..=ROUNDS {
+                for _ in 0..2 {
+                    queue.reserve(delivery.cost_bytes()).unwrap();
+                    if queue.put(delivery.clone()) {
+                        wake.send(()).unwrap();
+                    }
+                }
+                while seen.load(Ordering::Acquire) < 2 * round {
+                    hint::spin_loop();
+                }
+            }
+        });
+        while taken.load(Ordering::Relaxed) < 2 * ROUNDS {
+            woken.recv_timeout(Duration::from_secs(10)).expect("a wake for what waits");
+            loop {
+                taken.fetch_add(std::iter::from_fn(|| waiting.next()).count(), Ordering::Release);
+                if waiting.sleep() {
+                    break;
+                }
+            }
+        }
+        publisher.join().unwrap();
+    }
+
+    #[test]
+    fn a_queue_takes_what_it_has_room_for_and_what_is_taken_makes_room() {
+        let delivery = delivery();
+        let (queue, mut waiting) = queue(2 * delivery.cost_bytes());
+        for _ in 0..2 {
+            queue.reserve(delivery.cost_bytes()).unwrap();
+            let _ = queue.put(delivery.clone());
+        }
+        assert_eq!(queue.reserve(delivery.cost_bytes()), Err(NoRoom));
+        waiting.next().unwrap();
+        assert_eq!(queue.reserve(delivery.cost_bytes()), Ok(()));
     }
 }

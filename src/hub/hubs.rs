@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use super::{
     CountChannels, Hub, Shutdown,
-    fanout::{Delivery, Queue},
+    fanout::{Delivery, Drain, Queue},
 };
 use crate::{
     broker::{Deliver, NoRoom, Question},
@@ -57,7 +57,9 @@ impl Deliver for Hubs {
             }
         }
         for (queue, hub) in started.iter() {
-            queue.put(delivery.clone(), hub);
+            if queue.put(delivery.clone()) {
+                hub.do_send(Drain);
+            }
         }
         Ok(())
     }
