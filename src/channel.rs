@@ -53,12 +53,12 @@ impl Channel {
 }
 
 /// What never stands in a name: controls, `*` (a wildcard in grants), bidirectional controls (UAX #9), line separators,
-/// spaces other than U+0020, and the byte order mark.
+/// spaces other than U+0020, the byte order mark, and the sign of a broken encoding, U+FFFD: two names would meet in it.
 fn is_refused(character: char) -> bool {
     character.is_control()
         || character == '*'
         || (character.is_whitespace() && character != ' ')
-        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
 }
 
 impl Borrow<str> for Channel {
@@ -93,9 +93,20 @@ mod tests {
 
     #[test]
     fn names_that_mislead_are_refused() {
-        for name in
-            ["", &"x".repeat(256), " a", "a ", "a  b", "a\nb", "a\0", "a*", "a\u{202e}b", "a\u{2028}b", "\u{feff}a"]
-        {
+        for name in [
+            "",
+            &"x".repeat(256),
+            " a",
+            "a ",
+            "a  b",
+            "a\nb",
+            "a\0",
+            "a*",
+            "a\u{202e}b",
+            "a\u{2028}b",
+            "\u{feff}a",
+            "\u{fffd}",
+        ] {
             assert!(Channel::new(name).is_err(), "{name:?}");
         }
     }

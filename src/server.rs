@@ -15,7 +15,9 @@ use std::{
 };
 
 use actix_http::HttpService;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
+use actix_service::{
+    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config,
+};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
     App, Error,
@@ -46,6 +48,8 @@ pub use tls::BadCertificate;
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
+/// TLS handshakes of one worker that may be under way: what is silent holds one for 3 s.
+const TLS_HANDSHAKES: usize = 4096;
 /// A request's head must be there by then; a slow one holds a connection that is nobody.
 const HEAD: Duration = Duration::from_secs(5);
 
@@ -120,11 +124,12 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
+    actix_tls::accept::max_concurrent_tls_connect(TLS_HANDSHAKES);
     let builder = actix_server::Server::build()
         .workers(workers)
         .disable_signals()
-        // Connections are counted by us, where one too many can be answered.
-        .max_concurrent_connections(config.limits.connections.saturating_add(4096));
+        // Of HTTP: WebSockets have left it, and are counted where one too many can be answered.
+        .max_concurrent_connections(config.limits.http_connections.div_ceil(workers));
     let builder = match &certificate {
         None => builder.listen("ws", listener, move || service::<TcpStream>(&parts).tcp())?,
         Some(certificate) => {
@@ -186,14 +191,14 @@ impl Parts {
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone());
         let broker = broker(&config, &hubs, &metrics, &node)?;
-        let verifier = Arc::new(Verifier::new(&config.auth, clock.clone()));
+        let verifier = Arc::new(Verifier::new(&config.auth, &config.login.key, clock.clone()));
         let users = config.login.users_file.as_deref().map(Users::read).transpose()?.map(Arc::new);
         let http = Data::new(http::Shared {
             config: config.clone(),
             verifier: verifier.clone(),
             signer: Signer::new(&login_auth(&config), clock.clone()),
             users,
-            hashing: tokio::sync::Semaphore::new(config.login.concurrency),
+            hashing: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connections: Seats::new(config.limits.connections, metrics.connections.clone()),
             waiting: Seats::new(config.limits.waiting, metrics.waiting.clone()),
             metrics: metrics.clone(),
@@ -205,7 +210,11 @@ impl Parts {
             config: config.clone(),
             metrics: metrics.clone(),
         });
-        let interest = Interest::new(broker.clone(), config.broker.redis.linger);
+        let linger = match config.broker.kind {
+            BrokerKind::Memory => Duration::ZERO,
+            BrokerKind::Redis => config.broker.redis.linger,
+        };
+        let interest = Interest::new(broker.clone(), linger);
         Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, node, http, api })
     }
 
@@ -281,6 +290,18 @@ fn app(
 > {
     let config = parts.config.clone();
     App::new()
+        .wrap_fn(|request, service| {
+            let number = http::connection::number(&request);
+            let answer = service.call(request);
+            async move {
+                let is_last = http::connection::admit(number).await;
+                let mut response = answer.await?;
+                if is_last {
+                    http::connection::end(&mut response);
+                }
+                Ok(response)
+            }
+        })
         .app_data(parts.http.clone())
         .app_data(parts.api.clone())
         .configure(move |service| {
@@ -315,6 +336,7 @@ fn service<T: session_socket::Stream>(
         .client_request_timeout(HEAD)
         .client_disconnect_timeout(Duration::ZERO)
         .tcp_nodelay(true)
+        .on_connect_ext(|socket: &T, data| http::connection::begin(socket.tcp(), data))
         .upgrade(fn_factory(move || {
             let parts = parts.clone();
             async move {

@@ -1,6 +1,7 @@
 //! The server API and the plain form over HTTP: keys, bodies, results, and what they refuse.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardcast::config::{AllowPublish, Secret};
 
 use crate::support::{
@@ -153,4 +154,36 @@ async fn the_plain_form_refuses_what_it_cannot_mean() {
     assert_eq!(broken.body("{").send().await.status, 400);
     let latin = messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "text/plain");
     assert_eq!(latin.body(vec![0xe9]).send().await.status, 400);
+}
+
+#[actix_rt::test]
+async fn strangers_are_refused_before_their_body_is_read() {
+    let hub = hub().await;
+    for path in ["/v1/channels/news/messages", "/api/publish", "/api/broadcast"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
+            hub.address
+        );
+        assert_eq!(http::exchange(hub.address, head.as_bytes()).await.status, 401, "{path}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_connection_is_told_to_end_after_200_requests_and_what_is_pipelined_behind_comes_slowly() {
+    let hub = hub().await;
+    let mut stream = tokio::net::TcpStream::connect(hub.address).await.unwrap();
+    let request = format!("GET /health/live HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
+    stream.write_all(request.repeat(1000).as_bytes()).await.unwrap();
+    let mut answers = Vec::new();
+    let second = tokio::time::sleep(std::time::Duration::from_secs(1));
+    tokio::pin!(second);
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut answers) => assert!(read.unwrap() > 0, "all were answered"),
+            () = &mut second => break,
+        }
+    }
+    let answers = String::from_utf8(answers).unwrap();
+    let count = answers.matches("HTTP/1.1 200").count();
+    assert!((199..250).contains(&count) && answers.contains("connection: close"), "{count} answers");
 }

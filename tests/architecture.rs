@@ -24,8 +24,9 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
     ("http", &["auth", "transport", "session", "protocol"]),
-    // One exception to design.md §6: a refused request looks the same on every path, so api answers with http's Failure.
-    ("api", &["auth", "hub", "broker", "protocol", "http::Failure"]),
+    // Two exceptions: a refused request looks the same on every path, and bodies have the same bounds, so api answers with
+    // http's Failure and reads its Body.
+    ("api", &["auth", "hub", "broker", "protocol", "http::Failure", "http::Body"]),
 ];
 
 /// Composition root and front: they know everybody.

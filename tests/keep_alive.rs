@@ -77,3 +77,43 @@ async fn a_message_that_never_ends_is_ended() {
     }
     assert_eq!(code, Some(3501));
 }
+
+#[actix_rt::test]
+async fn a_busy_client_whose_messages_do_end_stays() {
+    let hub = hub_with(|config| {
+        config.server.ping_interval = Duration::from_millis(300);
+        config.server.pong_timeout = Duration::from_secs(10);
+        config.limits.message_age = Duration::from_millis(500);
+    })
+    .await;
+    let mut busy = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let ping = raw::frame(raw::FIN | raw::TEXT, br#"{"id":1,"ping":{}}"#);
+    // Every write ends inside the next frame, so that no read ever ends between two.
+    busy.send(&ping[..3]).await;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..40 {
+        tick.tick().await;
+        busy.send(&[&ping[3..], &ping[..3]].concat()).await;
+    }
+    busy.send(&ping[3..]).await;
+    let mut replies = 0;
+    while replies < 41 {
+        let frame = busy.next().await.expect("a reply");
+        assert_ne!(frame.opcode, raw::CLOSE, "{frame:?}");
+        replies += usize::from(frame.opcode == raw::TEXT && frame.text().contains("\"ping\":{}"));
+    }
+}
+
+#[actix_rt::test]
+async fn a_flood_of_answers_to_no_ping_costs_nobody_anything() {
+    let hub = pinging_hub().await;
+    let mut flood = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let mut other = hub.subscriber("bob", "news").await;
+    let answers = raw::frame(raw::FIN | raw::TEXT, "{}\n".repeat(20_000).as_bytes());
+    for number in 0..20 {
+        flood.send(&answers).await;
+        flood.send(&raw::frame(raw::FIN | raw::PONG, b"").repeat(1000)).await;
+        hub.publish("news", json!(number)).await;
+        assert_eq!(other.publication().await, json!(number));
+    }
+}

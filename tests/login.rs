@@ -27,12 +27,26 @@ async fn the_right_password_gives_a_token_that_opens_a_connection() {
     assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(900)));
     let token = answer["access_token"].as_str().unwrap();
     let mut ann = Client::connect(hub.address, &format!("/socket?token={token}")).await.unwrap();
-    ann.hear().await;
-    ann.subscribe("news").await;
+    ann.subscribe_after_hello("news").await;
     ann.say(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
     let both = [ann.hear().await, ann.hear().await];
     let info = both.iter().find_map(|message| message["push"]["pub"].get("info")).unwrap();
     assert_eq!((&info["user"], &info["conn_info"]), (&json!("ann"), &json!({"name": "Ann"})));
+}
+
+#[actix_rt::test]
+async fn a_login_with_a_key_of_its_own_gives_tokens_that_are_accepted() {
+    let (_, users) = login_hub().await;
+    let path = users.path().to_owned();
+    let hub = hub_with(move |config| {
+        config.login.users_file = Some(path);
+        config.login.key = wardcast::config::Secret::new("another key than the one of the backend");
+    })
+    .await;
+    let answer = log_in(&hub, "ann", "right horse").await.json();
+    let path = format!("/socket?token={}", answer["access_token"].as_str().unwrap());
+    Client::connect(hub.address, &path).await.unwrap().subscribe_after_hello("news").await;
+    hub.client("the backend's token is good, too").await;
 }
 
 #[actix_rt::test]

@@ -74,8 +74,8 @@ impl Pair {
 #[actix_rt::test]
 async fn frames_arrive_in_order_however_many_wait() {
     let mut pair = pair().await;
-    let expected: Vec<u8> = (0..1000_u32).flat_map(u32::to_be_bytes).collect();
-    for number in 0..1000_u32 {
+    let expected: Vec<u8> = (0..500_u32).flat_map(u32::to_be_bytes).collect();
+    for number in 0..500_u32 {
         let pushed = pair.outbox.push(pair.now(), Bytes::copy_from_slice(&number.to_be_bytes()));
         assert_eq!(pushed, Ok(if number == 0 { Pushed::First } else { Pushed::Behind }));
     }
@@ -149,4 +149,35 @@ async fn a_close_that_sends_what_waits_ends_with_the_farewell() {
     assert_eq!(pair.push(1), Err(Refused::Closing));
     let read = pair.rest().await;
     assert_eq!((read.len(), &read[taken..]), (taken + 3, &b"bye"[..]));
+}
+
+#[actix_rt::test]
+async fn a_closing_outbox_writes_nothing_more_after_its_time_either() {
+    let mut pair = pair().await;
+    pair.outbox.expire_at(pair.now() + 60_000);
+    let taken = pair.fill();
+    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Send, &pair.clock);
+    pair.clock.advance(Duration::from_secs(60));
+    assert!(pair.rest().await.len() < taken);
+}
+
+#[actix_rt::test]
+async fn what_waits_for_a_peer_that_nobody_reads_from_any_more_is_dropped() {
+    let mut pair = pair().await;
+    let taken = pair.fill();
+    pair.outbox.abandon();
+    assert!(pair.rest().await.len() < taken);
+
+    let mut pair = self::pair().await;
+    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Send, &pair.clock);
+    pair.outbox.abandon();
+    assert_eq!(pair.rest().await, b"bye", "but not what is with the kernel");
+}
+
+#[actix_rt::test]
+async fn many_small_frames_are_counted_with_what_they_cost() {
+    let pair = pair().await;
+    pair.fill();
+    let taken = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
+    assert!(taken < LIMIT / 90, "{taken} frames of two bytes in {LIMIT} bytes");
 }

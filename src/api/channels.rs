@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use actix_web::{HttpResponse, web::Data};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Shared, failed, key::Authorized, publish::read_optional};
-use crate::{broker::Question, http::Failure, protocol::ErrorCode};
+use crate::{
+    broker::Question,
+    http::{Body, Failure},
+    protocol::ErrorCode,
+};
 
 /// How long instances may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -29,8 +32,11 @@ struct Channel {
 }
 
 /// `POST /api/channels`
-pub(super) async fn channels(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+pub(super) async fn channels(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
     let Request { pattern } = read_optional(&body)?;
+    if pattern.len() > crate::channel::MAX_BYTES {
+        return Ok(Answer::<Channels>::new(Err(ErrorCode::BadRequest), &shared.metrics).respond());
+    }
     let result = shared.broker.survey(Question::Channels, DEADLINE).await.map_err(|error| {
         log::warn!("channels: {error}");
         failed(&error)
@@ -50,7 +56,8 @@ fn sum(answers: &[Vec<u8>], pattern: &str) -> Result<Channels, ErrorCode> {
     Ok(Channels { channels })
 }
 
-/// Whether `name` matches a pattern in which `*` stands for any text. Linear in both but for the last star.
+/// Whether `name` matches a pattern in which `*` stands for any text. Each star looks through the rest of the name at
+/// most once, and both are short.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };

@@ -1,8 +1,11 @@
 //! `POST /v1/channels/{channel}/messages`: the plain form, for people with curl and for signed-in users. The body is the
 //! data: JSON as it is, or text as a string.
 
+use std::future::{Ready, ready};
+
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
+    FromRequest, HttpMessage, HttpRequest, HttpResponse,
+    dev::Payload,
     http::{
         StatusCode,
         header::{AUTHORIZATION, CACHE_CONTROL},
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     auth::{Refusal, door, permission},
     channel::Channel,
-    http::Failure,
+    http::{Body, Failure},
     protocol::{self, ErrorCode},
     publication::ClientInfo,
 };
@@ -28,13 +31,13 @@ use crate::{
 /// Publishes with the API key, or with a user's token under the permissions of the socket.
 pub(super) async fn post(
     request: HttpRequest,
+    sender: Sender,
     channel: Path<String>,
-    body: Bytes,
+    Body(body): Body,
     shared: Data<Shared>,
 ) -> Result<HttpResponse, Failure> {
-    let sender = judge_sender(&request, &channel, &shared)?;
     let data = data_of(&request, &body)?;
-    let result = match sender {
+    let result = match sender.0 {
         Ok(info) => publish::send(&channel, data, info, &shared).await,
         Err(error) => Err(error),
     };
@@ -43,7 +46,24 @@ pub(super) async fn post(
     Ok(response)
 }
 
-/// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right.
+/// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right. Judged
+/// before the body is read.
+pub(super) struct Sender(Result<Option<ClientInfo>, ErrorCode>);
+
+impl FromRequest for Sender {
+    type Error = Failure;
+    type Future = Ready<Result<Self, Failure>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let channel =
+            Path::<String>::from_request(request, payload).into_inner().unwrap_or_else(|_| String::new().into());
+        ready(match request.app_data::<Data<Shared>>() {
+            Some(shared) => judge_sender(request, &channel, shared).map(Self),
+            None => Err(Failure::unauthorized("nobody is known here")),
+        })
+    }
+}
+
 fn judge_sender(
     request: &HttpRequest,
     channel: &str,

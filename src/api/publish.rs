@@ -10,7 +10,7 @@ use super::{Answer, Nothing, Shared, denied, failed, key::Authorized};
 use crate::{
     auth::permission,
     channel::Channel,
-    http::Failure,
+    http::{Body, Failure},
     protocol::{self, ErrorCode},
     publication::{ClientInfo, Publication},
 };
@@ -42,7 +42,7 @@ struct Responses {
 }
 
 /// `POST /api/publish`
-pub(super) async fn publish(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+pub(super) async fn publish(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
     let request: Publish<'_> = read_object(&body)?;
     let result = match data_of(&body, request.data) {
         Ok(data) => send(&request.channel, data, None, &shared).await,
@@ -52,7 +52,7 @@ pub(super) async fn publish(_: Authorized, body: Bytes, shared: Data<Shared>) ->
 }
 
 /// `POST /api/broadcast`: an answer per channel, in their order.
-pub(super) async fn broadcast(_: Authorized, body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+pub(super) async fn broadcast(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
     let request: Broadcast<'_> = read_object(&body)?;
     let result = match data_of(&body, request.data) {
         Err(error) => Err(error),

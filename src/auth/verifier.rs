@@ -29,22 +29,23 @@ pub enum Refusal {
 
 /// Checks tokens against the configured secret, issuer, audience and clock.
 pub struct Verifier {
-    key: DecodingKey,
+    keys: Vec<DecodingKey>,
     validation: Validation,
     auth: config::Auth,
     clock: Clock,
 }
 
 impl Verifier {
-    /// A verifier for the tokens that `auth` describes.
-    pub fn new(auth: &config::Auth, clock: Clock) -> Self {
+    /// A verifier for the tokens that `auth` describes, and for those that the login signs with a key of its own.
+    pub fn new(auth: &config::Auth, login_key: &config::Secret, clock: Clock) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         // The library checks the signature; what it would let pass among the claims is checked by us, by our clock.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let key = DecodingKey::from_secret(auth.hmac_secret.expose().as_bytes());
-        Self { key, validation, auth: auth.clone(), clock }
+        let secrets = [&auth.hmac_secret, login_key].into_iter().filter(|secret| !secret.is_empty());
+        let keys = secrets.map(|secret| DecodingKey::from_secret(secret.expose().as_bytes())).collect();
+        Self { keys, validation, auth: auth.clone(), clock }
     }
 
     /// The claims of a good token.
@@ -55,8 +56,9 @@ impl Verifier {
         if token.len() > TOKEN_BYTES {
             return Err(Refusal::Invalid("too long"));
         }
-        let decoded = jsonwebtoken::decode::<Payload>(token, &self.key, &self.validation)
-            .map_err(|_| Refusal::Invalid("form, algorithm, signature or type of a claim"))?;
+        let decode = |key| jsonwebtoken::decode::<Payload>(token, key, &self.validation).ok();
+        let decoded = self.keys.iter().find_map(decode);
+        let decoded = decoded.ok_or(Refusal::Invalid("form, algorithm, signature or type of a claim"))?;
         judge_header(&decoded.header)?;
         decoded.claims.judge(&Expectations {
             now: self.clock.now(),
@@ -174,7 +176,7 @@ mod tests {
     }
 
     fn judge(header: Value, payload: Value) -> Result<Claims, Refusal> {
-        Verifier::new(&auth(), Clock::default()).verify(&token(&header, &payload, SECRET))
+        Verifier::new(&auth(), &Secret::default(), Clock::default()).verify(&token(&header, &payload, SECRET))
     }
 
     fn in_seconds(seconds: i64) -> i64 {
@@ -196,9 +198,12 @@ mod tests {
     #[test]
     fn what_we_sign_we_accept_and_another_secret_we_do_not() {
         let signed = Signer::new(&auth(), Clock::default()).sign("ann", Duration::from_secs(60), None).unwrap();
-        assert!(Verifier::new(&auth(), Clock::default()).verify(&signed).is_ok());
+        assert!(Verifier::new(&auth(), &Secret::default(), Clock::default()).verify(&signed).is_ok());
         let other = config::Auth { hmac_secret: Secret::new("another secret of at least 32 bytes"), ..auth() };
-        assert!(matches!(Verifier::new(&other, Clock::default()).verify(&signed), Err(Refusal::Invalid(_))));
+        assert!(matches!(
+            Verifier::new(&other, &Secret::default(), Clock::default()).verify(&signed),
+            Err(Refusal::Invalid(_))
+        ));
     }
 
     #[test]
@@ -221,7 +226,7 @@ mod tests {
         }
         assert!(judge(json!({"typ": "JWT"}), payload.clone()).is_err(), "no alg");
         let stripped = format!("{}.{}.", base64_url(br#"{"alg":"none"}"#), base64_url(payload.to_string().as_bytes()));
-        assert!(Verifier::new(&auth(), Clock::default()).verify(&stripped).is_err());
+        assert!(Verifier::new(&auth(), &Secret::default(), Clock::default()).verify(&stripped).is_err());
     }
 
     #[test]
@@ -276,7 +281,7 @@ mod tests {
     #[test]
     fn issuer_and_audience_are_checked_when_configured() {
         let auth = config::Auth { issuer: Some("me".into()), audience: Some("hub".into()), ..auth() };
-        let verifier = Verifier::new(&auth, Clock::default());
+        let verifier = Verifier::new(&auth, &Secret::default(), Clock::default());
         let judge = |iss: Value, aud: Value| {
             verifier.verify(&token(
                 &hs256(),

@@ -206,6 +206,7 @@ pub struct Limits {
     pub channels_per_session: usize,
     pub errors: u32,
     pub connections: usize,
+    pub http_connections: usize,
     pub waiting: usize,
 }
 

@@ -12,6 +12,11 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> 
     let mut findings = Findings(Vec::new());
     secrets(config, environment, &mut findings);
     listener(config, environment, &mut findings);
+    findings.unless(
+        config.login.token_ttl <= config.auth.max_ttl,
+        "login.token_ttl",
+        "must be at most auth.max_ttl, or no token of the login would be accepted",
+    );
     limits(config, &mut findings);
     redis(config, &mut findings);
     findings.0
@@ -115,6 +120,7 @@ fn limits(config: &Config, findings: &mut Findings) {
         ("limits.broadcast_channels", limits.broadcast_channels, 1),
         ("limits.channels_per_session", limits.channels_per_session, 1),
         ("limits.connections", limits.connections, 1),
+        ("limits.http_connections", limits.http_connections, 1),
         ("limits.waiting", limits.waiting, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
         ("login.concurrency", config.login.concurrency, 1),

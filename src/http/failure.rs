@@ -2,9 +2,7 @@
 
 use actix_web::{
     HttpResponse, ResponseError,
-    error::JsonPayloadError,
     http::{StatusCode, header::CACHE_CONTROL},
-    web::JsonConfig,
 };
 use serde::Serialize;
 
@@ -88,6 +86,10 @@ impl ResponseError for Failure {
         for header in self.headers {
             response.insert_header(*header);
         }
+        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+            // The rest of the body would be taken for the next request.
+            response.force_close();
+        }
         response.json(Body { error: Inner { code: self.code.code(), message: &self.message } })
     }
 }
@@ -95,25 +97,4 @@ impl ResponseError for Failure {
 /// What answers where no route does: 404, and 405 with `Allow` on a path that has another method is the routes' own.
 pub async fn not_found() -> Result<HttpResponse, Failure> {
     Err(Failure::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "nothing here"))
-}
-
-/// JSON bodies of at most `bytes`, refused before they are buffered where their length is told.
-pub fn json_config(bytes: usize) -> JsonConfig {
-    JsonConfig::default().limit(bytes).error_handler(|error, _| {
-        let failure = match &error {
-            JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
-                Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, "the body is too long")
-            }
-            JsonPayloadError::ContentType => Failure::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                ErrorCode::BadRequest,
-                "the body must be application/json",
-            ),
-            JsonPayloadError::Deserialize(error) => {
-                Failure::bad_request(format!("the body is not what it should be: {error}"))
-            }
-            _ => Failure::bad_request("the body could not be read"),
-        };
-        failure.into()
-    })
 }

@@ -1,13 +1,13 @@
 //! `POST /auth/login`: user and password for a token. Exists when `login.users_file` is set.
 
 use actix_web::{
-    HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     http::{StatusCode, header::CACHE_CONTROL},
-    web::{self, Data, Json},
+    web::{self, Data},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Shared};
+use super::{Body, Failure, Shared};
 use crate::{auth::login::PASSWORD_BYTES, protocol::ErrorCode};
 
 #[derive(Deserialize)]
@@ -25,21 +25,34 @@ struct Issued {
 }
 
 /// Unknown user and wrong password are alike in status, body and time.
-pub(super) async fn login(credentials: Json<Credentials>, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+pub(super) async fn login(request: HttpRequest, body: Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
     let users = shared
         .users
         .clone()
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no login here"))?;
-    let Credentials { username, password } = credentials.into_inner();
+    if request.content_type() != "application/json" {
+        let message = "the body must be application/json";
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
+    }
+    // Not serde's own words: they quote what they found.
+    let Credentials { username, password } = serde_json::from_slice(&body.0)
+        .map_err(|_| Failure::bad_request("the body must be {\"username\":…,\"password\":…}"))?;
     if password.len() > PASSWORD_BYTES {
         return Err(Failure::unauthorized("wrong user or password"));
     }
     // Whoever cannot be served soon is sent away: hashing is what a flood would make us do.
-    let permit =
-        shared.hashing.try_acquire().map_err(|_| Failure::full("too many logins at a time; try again soon"))?;
+    let permit = shared
+        .hashing
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Failure::full("too many logins at a time; try again soon"))?;
     let name = username.clone();
-    let checked = web::block(move || users.check(&name, &password).map(|user| user.info.clone())).await;
-    drop(permit);
+    let checked = web::block(move || {
+        // Held until the hash is computed, also when the client has gone meanwhile.
+        let _permit = permit;
+        users.check(&name, &password).map(|user| user.info.clone())
+    })
+    .await;
     let info = checked.map_err(|_| internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
     let ttl = shared.config.login.token_ttl;
     let access_token = shared.signer.sign(&username, ttl, info.as_deref()).map_err(|_| internal())?;

@@ -1,6 +1,8 @@
 //! The door: routes, the handshake up to its 101, login, health and metrics. It ends where the socket begins. Hub and
 //! broker are unknown here; what readiness has to ask comes as [`health::Probes`].
 
+mod body;
+pub mod connection;
 pub mod failure;
 pub mod handshake;
 pub mod health;
@@ -18,6 +20,7 @@ use crate::{
     seats::Seats,
 };
 
+pub use body::Body;
 pub use failure::Failure;
 pub use health::Probes;
 
@@ -32,7 +35,7 @@ pub struct Shared {
     /// The login file, when there is one.
     pub users: Option<Arc<Users>>,
     /// Bounds the password hashes that are computed at a time.
-    pub hashing: tokio::sync::Semaphore,
+    pub hashing: Arc<tokio::sync::Semaphore>,
     /// Connections in all.
     pub connections: Arc<Seats>,
     /// Connections that are nobody yet.
@@ -43,6 +46,9 @@ pub struct Shared {
     pub probes: Probes,
 }
 
+/// The longest body of a login.
+const LOGIN_BYTES: usize = 4096;
+
 /// Adds the routes of this room. They find [`Shared`] in the application's data.
 pub fn routes(paths: &[String], service: &mut web::ServiceConfig) {
     for path in paths {
@@ -52,5 +58,9 @@ pub fn routes(paths: &[String], service: &mut web::ServiceConfig) {
         .service(web::resource("/health/live").route(web::get().to(health::live)))
         .service(web::resource("/health/ready").route(web::get().to(health::ready)))
         .service(web::resource("/metrics").route(web::get().to(health::metrics)))
-        .service(web::resource("/auth/login").app_data(failure::json_config(4096)).route(web::post().to(login::login)));
+        .service(
+            web::resource("/auth/login")
+                .app_data(web::PayloadConfig::new(LOGIN_BYTES))
+                .route(web::post().to(login::login)),
+        );
 }

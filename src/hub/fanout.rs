@@ -11,7 +11,6 @@ use std::{
 
 use actix::prelude::*;
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Hub, SessionKey};
@@ -167,9 +166,7 @@ impl Handler<Drain> for Hub {
 impl Hub {
     /// Works for a turn, then lets everybody else run before the next.
     fn take_turn(&mut self, ctx: &mut <Self as Actor>::Context) {
-        // tokio would stop writes after 128 of them and call the sockets full: this task has a budget of its own, in time.
-        let is_done = tokio::task::unconstrained(async { self.work_until(Instant::now() + TURN) }).now_or_never();
-        if is_done != Some(true) {
+        if !self.work_until(Instant::now() + TURN) {
             // Deferred until the runtime has polled sockets and timers; between turns the mailbox is served too.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
             ctx.spawn(others.map(|(), hub, ctx| hub.take_turn(ctx)));
@@ -230,7 +227,7 @@ impl Hub {
         match refused {
             Refused::Expired => self.close(key, Disconnect::Expired),
             Refused::Slow => self.close(key, Disconnect::Slow),
-            // Its session sees the end of the stream and says so.
+            // Whoever closes it has counted it; if it is gone, its session sees the end of the stream.
             Refused::Closing => {}
         }
     }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use super::{
-    CountChannels, Hub, Shutdown,
+    AreYouThere, CountChannels, Hub, Shutdown,
     fanout::{Delivery, Drain, Queue},
 };
 use crate::{
@@ -35,7 +35,7 @@ impl Hubs {
     /// Whether every hub answers. A panic in an actor that is not a session kills it in silence.
     pub async fn answer_all(&self) -> bool {
         let started = self.started.load_full();
-        let answers = join_all(started.iter().map(|(_, hub)| hub.send(CountChannels))).await;
+        let answers = join_all(started.iter().map(|(_, hub)| hub.send(AreYouThere))).await;
         !answers.is_empty() && answers.iter().all(Result::is_ok)
     }
 

@@ -18,6 +18,10 @@ use crate::{
     channel::Channel,
 };
 
+/// Channels that may linger. Over it the one that has been idle longest is given back at once: a client that subscribes
+/// and unsubscribes all the time must not fill the list.
+const LINGERING: usize = 10_000;
+
 /// The channels of this instance at its broker.
 pub struct Interest {
     broker: SharedBroker,
@@ -83,6 +87,11 @@ impl Interest {
                 wanted.idle.push_back((now, channel.clone()));
             }
         }
+        if wanted.idle.len() > LINGERING
+            && let Some((since, channel)) = wanted.idle.pop_front()
+        {
+            self.give_back(&mut wanted, since, &channel);
+        }
     }
 
     /// The broker could not: whoever waited holds nothing, and the next who asks tries anew.
@@ -104,11 +113,15 @@ impl Interest {
         while let Some((since, channel)) =
             wanted.idle.pop_front_if(|(since, _)| now.duration_since(*since) >= self.linger)
         {
-            // Held again since, or idle again since and further back in the list.
-            if wanted.channels.get(&channel).is_some_and(|holders| holders.idle_since == Some(since)) {
-                wanted.channels.remove(&channel);
-                self.broker.unsubscribe(channel);
-            }
+            self.give_back(&mut wanted, since, &channel);
+        }
+    }
+
+    /// Gives a channel back, unless it is held again, or idle since later and further back in the list.
+    fn give_back(&self, wanted: &mut Wanted, since: Instant, channel: &Channel) {
+        if wanted.channels.get(channel).is_some_and(|holders| holders.idle_since == Some(since)) {
+            wanted.channels.remove(channel);
+            self.broker.unsubscribe(channel.clone());
         }
     }
 }

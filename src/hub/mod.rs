@@ -84,11 +84,6 @@ pub struct Update {
     pub expires_at: Millis,
 }
 
-/// A session answered our ping.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Pong(pub SessionKey);
-
 /// A session closes its connection: it gets nothing more, and is cut if it does not go.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -149,7 +144,12 @@ pub struct IsSubscribed {
     pub channel: Channel,
 }
 
-/// The channels of this hub and how many sessions each has. Also proves that the hub is alive.
+/// Proves that the hub is alive.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AreYouThere;
+
+/// The channels of this hub and how many sessions each has.
 #[derive(Message)]
 #[rtype(result = "HashMap<Channel, usize>")]
 pub struct CountChannels;
@@ -200,16 +200,28 @@ impl Hub {
     }
 
     /// Takes a session out of everything, and gives back the channels that nobody else here listens to.
-    fn remove(&mut self, key: SessionKey) -> Option<Member> {
-        let (member, emptied) = self.registry.remove(key)?;
-        emptied.iter().for_each(|channel| self.interest.release(channel));
-        Some(member)
+    fn remove(&mut self, key: SessionKey) {
+        self.silence(key);
+        self.registry.remove(key);
     }
 
     /// Releases a session's channels and leaves it to the wheel until its connection is gone.
     fn silence(&mut self, key: SessionKey) {
         let emptied = self.registry.leave_all(key);
         emptied.iter().for_each(|channel| self.interest.release(channel));
+    }
+
+    /// Closes a session for a reason of ours.
+    fn close(&mut self, key: SessionKey, disconnect: Disconnect) {
+        let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
+        self.metrics.count_close(disconnect.code());
+        if disconnect == Disconnect::Slow {
+            // It does not read, so it cannot be told.
+            member.outbox.cut();
+        } else {
+            member.farewell(disconnect, &self.clock);
+        }
+        self.let_go(key);
     }
 
     fn add_subscriber(&mut self, subscribe: Subscribe) -> Result<(), NotSubscribed> {
@@ -259,16 +271,6 @@ impl Handler<Update> for Hub {
         if let Some(member) = self.registry.member_mut(key) {
             member.update(keep_alive, expires_at);
             self.begin_tending(key);
-        }
-    }
-}
-
-impl Handler<Pong> for Hub {
-    type Result = ();
-
-    fn handle(&mut self, Pong(key): Pong, _: &mut Self::Context) {
-        if let Some(member) = self.registry.member_mut(key) {
-            member.answered();
         }
     }
 }
@@ -334,6 +336,12 @@ impl Handler<IsSubscribed> for Hub {
     }
 }
 
+impl Handler<AreYouThere> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: AreYouThere, _: &mut Self::Context) {}
+}
+
 impl Handler<CountChannels> for Hub {
     type Result = MessageResult<CountChannels>;
 
@@ -350,20 +358,5 @@ impl Handler<Shutdown> for Hub {
         let waves = (over.as_millis() / wheel::TICK.as_millis()).max(1) as usize;
         let wave = leaving.len().div_ceil(waves).max(1);
         self.timing.leaving = Some((leaving, wave));
-    }
-}
-
-impl Hub {
-    /// Closes a session for a reason of ours.
-    fn close(&mut self, key: SessionKey, disconnect: Disconnect) {
-        let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
-        self.metrics.count_close(disconnect.code());
-        if disconnect == Disconnect::Slow {
-            // It does not read, so it cannot be told.
-            member.outbox.cut();
-        } else {
-            member.farewell(disconnect, &self.clock);
-        }
-        self.let_go(key);
     }
 }

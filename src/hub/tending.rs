@@ -49,13 +49,6 @@ impl Member {
         self.outbox.expire_at(expires_at);
     }
 
-    /// The peer is alive.
-    pub(super) fn answered(&mut self) {
-        if let Due::Pong { next_ping, .. } = self.due {
-            self.due = Due::NextPing(next_ping);
-        }
-    }
-
     /// Whether its connection is being closed.
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.due, Due::Gone(_))
@@ -168,6 +161,7 @@ impl Hub {
             Due::Gone(_) => {}
             _ if wall >= member.expires_at => return self.close(key, Disconnect::Expired),
             Due::FirstMessage(by) if now >= by => return self.close(key, Disconnect::Stale),
+            Due::Pong { next_ping, .. } if member.outbox.take_answer() => member.due = Due::NextPing(next_ping),
             Due::Pong { by, .. } if now >= by => return self.close(key, Disconnect::NoPong),
             _ if member.outbox.incomplete_for() > self.timing.message_age => {
                 return self.close(key, Disconnect::BadRequest);
@@ -183,6 +177,8 @@ impl Hub {
         let now = Instant::now();
         member.due = Due::Pong { by: now + self.timing.pong_timeout, next_ping: now + self.timing.ping_interval };
         let outbox = member.outbox.clone();
+        // Only what comes after this ping answers it.
+        outbox.take_answer();
         let pushed = outbox.push(wall, member.ping()).and_then(|_| outbox.flush(&self.clock, wall));
         match pushed {
             Ok(_) => self.arm(key),

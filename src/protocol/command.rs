@@ -104,12 +104,11 @@ struct PublishRequest<'a> {
     data: &'a RawValue,
 }
 
-/// The commands of a frame, in order; a trailing newline is tolerated, an empty line between is not.
-pub fn commands(frame: &str) -> impl Iterator<Item = Result<Command<'_>, Malformed>> {
-    frame.strip_suffix('\n').unwrap_or(frame).split('\n').map(command)
-}
-
-fn command(line: &str) -> Result<Command<'_>, Malformed> {
+/// Reads one line of a frame.
+///
+/// # Errors
+/// [`Malformed`]: no object, no method or several, an id where none may be or none where one must.
+pub fn command(line: &str) -> Result<Command<'_>, Malformed> {
     // serde would also take an array for an object, member by member.
     if !line.trim_start().starts_with('{') {
         return Err(Malformed);
@@ -154,17 +153,15 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Result<Command<'_>, Malformed> {
-        commands(line).next().unwrap()
+        command(line)
     }
 
     #[test]
-    fn a_frame_holds_several_commands_and_may_end_in_a_newline() {
-        let frame = "{\"id\":1,\"subscribe\":{\"channel\":\"a\"}}\n{}\n{\"id\":2,\"ping\":{}}\n";
-        let methods: Vec<_> = commands(frame).map(Result::unwrap).collect();
-        assert!(matches!(&methods[0], Command { id: 1, method: Method::Subscribe { channel } } if channel == "a"));
-        assert!(matches!(methods[1].method, Method::Pong));
-        assert!(matches!(methods[2], Command { id: 2, method: Method::Ping }));
-        assert_eq!(methods.len(), 3);
+    fn a_command_is_its_id_and_one_method() {
+        let subscribe = one(r#"{"id":1,"subscribe":{"channel":"a"}}"#).unwrap();
+        assert!(matches!(&subscribe, Command { id: 1, method: Method::Subscribe { channel } } if channel == "a"));
+        assert!(matches!(one("{}").unwrap().method, Method::Pong));
+        assert!(matches!(one(r#"{"id":2,"ping":{}}"#).unwrap(), Command { id: 2, method: Method::Ping }));
     }
 
     #[test]

@@ -6,8 +6,6 @@
 pub enum Disconnect {
     /// This instance is going; another will take the client.
     Shutdown = 3001,
-    /// A fault of ours.
-    Internal = 3004,
     /// The token's time is over.
     Expired = 3005,
     /// The client reads more slowly than its channels speak (`limits.outbox_bytes`).
@@ -36,7 +34,6 @@ impl Disconnect {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "shutdown",
-            Self::Internal => "internal server error",
             Self::Expired => "connection expired",
             Self::Slow => "slow",
             Self::NoPong => "no pong",

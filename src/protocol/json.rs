@@ -5,11 +5,14 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Raw JSON that becomes part of what we write, without CR and LF: in JSON they are only ever white space, and on the wire
-/// a newline ends a reply. Shares the bytes of `whole`, of which `raw` is a part, unless something had to be replaced.
+/// a newline ends a reply. Shares the bytes of `whole`, of which `raw` is a part, unless something has to be replaced or
+/// a little of it would keep a lot: queues count what is published, not what it came in.
 pub fn one_line(whole: &Bytes, raw: &RawValue) -> Bytes {
     let text = raw.get().as_bytes();
     if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
+    } else if whole.len() > 4 * text.len() {
+        Bytes::copy_from_slice(text)
     } else {
         whole.slice_ref(text)
     }

@@ -9,11 +9,11 @@ mod json;
 mod push;
 mod reply;
 
-pub use command::{Command, Malformed, Method, commands};
+pub use command::{Command, Malformed, Method, command};
 pub use disconnect::Disconnect;
 pub use error::{ErrorBody, ErrorCode};
 pub use json::one_line;
-pub use push::{Hello, connect_push, farewell, publication_push};
+pub use push::{connect_push, farewell, publication_push};
 pub use reply::{ConnectResult, connect_reply, empty_reply, error_reply};
 
 /// What is told to clients as the server's version.

@@ -6,14 +6,12 @@ use serde::Serialize;
 use super::{disconnect::Disconnect, frame, json, reply::ConnectResult};
 use crate::publication::{ClientInfo, Publication};
 
-/// What a plain session is told when a door has let it in. The same facts as the result of a `connect` command.
-pub type Hello<'a> = ConnectResult<'a>;
-
-/// `{"push":{"connect":{…}}}`
-pub fn connect_push(hello: &Hello<'_>) -> Vec<u8> {
+/// `{"push":{"connect":{…}}}`: what a plain session is told when a door has let it in, the same as is answered to a
+/// `connect` command.
+pub fn connect_push(hello: &ConnectResult<'_>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Push<'a> {
-        connect: &'a Hello<'a>,
+        connect: &'a ConnectResult<'a>,
     }
     let mut into = Vec::with_capacity(256);
     into.extend_from_slice(br#"{"push":"#);

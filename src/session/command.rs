@@ -18,10 +18,13 @@ use crate::{
     channel::Channel,
     clock::millis,
     config::{AllowPublish, Door},
-    hub::{IsSubscribed, KeepAlive, NotSubscribed, Pong, Subscribe, Unsubscribe, Update},
+    hub::{IsSubscribed, KeepAlive, NotSubscribed, Subscribe, Unsubscribe, Update},
     protocol::{self, Command, ConnectResult, Disconnect, ErrorCode, Malformed, Method, frame},
     publication::{ClientInfo, Publication},
 };
+
+/// Commands of one client that are done before others have their turn.
+const LINES_AT_ONCE: usize = 64;
 
 /// A message of which some lines are still to be done.
 #[derive(Default)]
@@ -61,10 +64,14 @@ struct Answer {
 impl Session {
     /// Does what waits in the inbox, as far as it can be done at once.
     pub(super) fn proceed(&mut self, ctx: &mut Context<Self>) {
-        while let Some(line) = self.inbox.next_line() {
-            // What came before may have waited for a broker, and the token's time with it.
+        for _ in 0..LINES_AT_ONCE {
+            let Some(line) = self.inbox.next_line() else { return self.flush() };
+            // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
             if self.has_expired() {
                 return self.close(Disconnect::Expired);
+            }
+            if self.outbox.is_closing() {
+                return self.silence();
             }
             match self.line(&line) {
                 Done::Now => {}
@@ -82,6 +89,8 @@ impl Session {
             }
         }
         self.flush();
+        let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+        ctx.wait(others.map(|(), session, ctx| session.proceed(ctx)));
     }
 
     fn line(&mut self, line: &Bytes) -> Done {
@@ -91,8 +100,7 @@ impl Session {
             self.text_token(text);
             return Done::Now;
         }
-        let command = protocol::commands(text).next().unwrap_or(Err(Malformed));
-        match (&self.speaker, command) {
+        match (&self.speaker, protocol::command(text)) {
             (Speaker::Gone, _) => Done::Now,
             (_, Ok(Command { id, method: Method::Connect { token } })) => {
                 self.connect(id, token.as_deref());
@@ -212,7 +220,7 @@ impl Session {
     fn command(&mut self, Command { id, method }: Command<'_>, line: &Bytes, claims: &Arc<Claims>) -> Done {
         let result = match method {
             Method::Pong => {
-                self.services.hub.do_send(Pong(self.key));
+                self.outbox.note_answer();
                 return Done::Now;
             }
             Method::Send => {

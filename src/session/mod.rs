@@ -18,7 +18,7 @@ use crate::{
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
-    hub::{Hub, KeepAlive, Leave, Pong, Register, SessionKey, Unregister},
+    hub::{Hub, KeepAlive, Leave, Register, SessionKey, Unregister},
     metrics::Metrics,
     protocol::{Disconnect, farewell, frame},
     seats::Seat,
@@ -70,7 +70,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             client: Uuid::new_v4(),
             outbox,
             services,
-            speaker: admission.claims.map_or(Speaker::Nobody, Speaker::plain),
+            speaker: admission.claims.map_or(Speaker::Nobody, Speaker::Plain),
             inbox: Inbox::default(),
             errors: 0,
             waiting: admission.waiting,
@@ -97,6 +97,7 @@ impl Actor for Session {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
+        self.outbox.abandon();
         self.services.hub.do_send(Unregister(self.key));
     }
 }
@@ -115,11 +116,13 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
                 self.nonsense();
                 self.flush();
             }
+            // Who does not read what it asked for is not answered: only the latest ping needs a pong (RFC 6455 §5.5.3).
+            Ok(Frame::Ping(_)) if self.outbox.is_full() => {}
             Ok(Frame::Ping(payload)) => {
                 self.send(frame::pong(&payload));
                 self.flush();
             }
-            Ok(Frame::Pong(_)) => self.services.hub.do_send(Pong(self.key)),
+            Ok(Frame::Pong(_)) => self.outbox.note_answer(),
             Ok(Frame::Close(reason)) => {
                 let code = reason.map(|reason| reason.code.into());
                 self.leave([frame::close(code, "")], Backlog::Send);
@@ -148,11 +151,7 @@ impl Session {
         match self.outbox.push(self.services.clock.now(), frame) {
             Ok(_) | Err(Refused::Closing) => {}
             Err(Refused::Expired) => self.close(Disconnect::Expired),
-            Err(Refused::Slow) => {
-                self.services.metrics.count_close(Disconnect::Slow.code());
-                self.outbox.cut();
-                self.silence();
-            }
+            Err(Refused::Slow) => self.close(Disconnect::Slow),
         }
     }
 
@@ -164,11 +163,16 @@ impl Session {
 
     /// Closes the connection for a reason of ours, and says why.
     fn close(&mut self, disconnect: Disconnect) {
-        if self.speaker.is_gone() {
-            return;
+        if self.speaker.is_gone() || self.outbox.is_closing() {
+            return self.silence();
         }
         self.services.metrics.count_close(disconnect.code());
         log::debug!("client {}: closed {} ({})", self.client, disconnect.code(), disconnect.reason());
+        if disconnect == Disconnect::Slow {
+            // It does not read, so it cannot be told.
+            self.outbox.cut();
+            return self.silence();
+        }
         // What waits was queued before the token's time was over, but it must not leave after.
         let backlog = if disconnect == Disconnect::Expired { Backlog::Drop } else { Backlog::Send };
         self.leave(farewell(disconnect), backlog);

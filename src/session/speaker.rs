@@ -18,10 +18,6 @@ pub(super) enum Speaker {
 }
 
 impl Speaker {
-    pub(super) fn plain(claims: Arc<Claims>) -> Self {
-        Self::Plain(claims)
-    }
-
     pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
         match self {
             Self::Plain(claims) | Self::Sdk(claims) => Some(claims),

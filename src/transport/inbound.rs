@@ -132,6 +132,10 @@ impl Stream for Inbound {
             match this.message() {
                 Ok(Some(frame)) => {
                     this.is_over = matches!(frame, Frame::Close(_));
+                    if this.partial.is_none() {
+                        // A busy client may never be read to the end of a frame; what counts is that messages end.
+                        this.outbox.note_incomplete(false);
+                    }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Ok(None) => {

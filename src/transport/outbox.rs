@@ -21,6 +21,8 @@ use crate::clock::{Clock, Millis, NEVER};
 
 /// Frames that one `writev` carries.
 const SLICES: usize = 64;
+/// What a waiting frame costs beyond its bytes: its place in the queue, and the allocation of one that nobody shares.
+const FRAME_COST_BYTES: usize = 96;
 
 /// The outbound half of a connection, shared by its session and its hub. Both live on one thread, so the lock is never
 /// contended; it is there because actix messages are `Send`.
@@ -41,6 +43,7 @@ struct Inner {
     /// every write while it waits has to use it.
     waiter: Option<Waker>,
     incomplete_since: Option<Instant>,
+    has_answered: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,6 +114,7 @@ impl Outbox {
             is_mid_frame: false,
             waiter: None,
             incomplete_since: None,
+            has_answered: false,
         }))))
     }
 
@@ -131,11 +135,11 @@ impl Outbox {
         if now >= inner.expires_at {
             return Err(Refused::Expired);
         }
-        if inner.held_bytes() + frame.len() > inner.limit_bytes {
-            if inner.try_write().is_err() {
+        if !inner.has_room_for(&frame) {
+            if let Poll::Ready(Err(_)) = inner.try_write() {
                 return Err(Refused::Closing);
             }
-            if inner.held_bytes() + frame.len() > inner.limit_bytes {
+            if !inner.has_room_for(&frame) {
                 return Err(Refused::Slow);
             }
         }
@@ -153,10 +157,10 @@ impl Outbox {
         if inner.waiter.is_some() {
             return Ok(Flushed::All);
         }
-        if inner.phase == Phase::Open && now >= inner.expires_at {
-            return Err(Refused::Expired);
+        if now >= inner.expires_at {
+            return Err(inner.expire());
         }
-        match inner.poll_write(&mut Context::from_waker(Waker::noop())) {
+        match inner.try_write() {
             Poll::Ready(Ok(())) => Ok(Flushed::All),
             Poll::Ready(Err(_)) => {
                 inner.cut();
@@ -182,10 +186,11 @@ impl Outbox {
                 return inner.cut();
             }
             inner.forget_queue();
+            // The farewell may say that the time is over.
+            inner.expires_at = NEVER;
         }
         farewell.into_iter().for_each(|frame| inner.enqueue(frame));
         inner.phase = Phase::Closing;
-        // What is queued now is the farewell, or came before the end.
         drop(inner);
         let _ = self.flush(clock, clock.now());
     }
@@ -193,6 +198,30 @@ impl Outbox {
     /// Ends the connection at once: the queue is dropped, what waits in the kernel too, and whoever reads is woken.
     pub fn cut(&self) {
         self.0.lock().cut();
+    }
+
+    /// Nobody reads from the connection any more: what still waits for a socket that is full is dropped with it, or a peer
+    /// that sips could keep it for ever. What the kernel has already is left to arrive.
+    pub fn abandon(&self) {
+        let mut inner = self.0.lock();
+        if inner.waiter.is_some() {
+            inner.cut();
+        }
+    }
+
+    /// Whether a full socket is waited for.
+    pub fn is_full(&self) -> bool {
+        self.0.lock().waiter.is_some()
+    }
+
+    /// The peer has answered a ping. A flag and not a message to the hub: a flood of answers costs nothing.
+    pub fn note_answer(&self) {
+        self.0.lock().has_answered = true;
+    }
+
+    /// Whether the peer has answered since this was asked last.
+    pub fn take_answer(&self) -> bool {
+        std::mem::take(&mut self.0.lock().has_answered)
     }
 
     /// Whether nothing that comes in matters any more.
@@ -220,9 +249,8 @@ async fn wait_and_write(outbox: Arc<Outbox>, clock: Clock) {
     poll_fn(|cx| {
         let mut inner = outbox.0.lock();
         inner.waiter = Some(cx.waker().clone());
-        if inner.phase == Phase::Open && clock.now() >= inner.expires_at {
-            // A frame may be half out, so there is no way to say why; the hub counts it.
-            inner.cut();
+        if clock.now() >= inner.expires_at {
+            inner.expire();
         }
         let written = ready!(inner.poll_write(cx));
         if written.is_err() {
@@ -235,8 +263,19 @@ async fn wait_and_write(outbox: Arc<Outbox>, clock: Clock) {
 }
 
 impl Inner {
-    fn held_bytes(&self) -> usize {
-        self.queued_bytes + self.unflushed_bytes
+    fn has_room_for(&self, frame: &Bytes) -> bool {
+        let cost_bytes = (self.queue.len() + 1) * FRAME_COST_BYTES + frame.len();
+        self.queued_bytes + self.unflushed_bytes + cost_bytes <= self.limit_bytes
+    }
+
+    /// The time is over. Whoever closes an open connection for it can still say so; one that is closing is cut, since what
+    /// waits there may be publications.
+    fn expire(&mut self) -> Refused {
+        if self.phase == Phase::Open && self.waiter.is_none() {
+            return Refused::Expired;
+        }
+        self.cut();
+        Refused::Closing
     }
 
     fn enqueue(&mut self, frame: Bytes) {
@@ -258,13 +297,12 @@ impl Inner {
         socket::cut(self.socket.tcp());
     }
 
-    /// One more try with whatever waker is right.
-    fn try_write(&mut self) -> io::Result<()> {
+    /// Writes what the socket takes now, with whatever waker is right. Outside tokio's budget, which after 128 operations
+    /// would call a socket full that is not.
+    fn try_write(&mut self) -> Poll<io::Result<()>> {
         let waker = self.waiter.clone().unwrap_or_else(|| Waker::noop().clone());
-        match self.poll_write(&mut Context::from_waker(&waker)) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Ok(()),
-        }
+        let mut written = tokio::task::unconstrained(poll_fn(|cx| self.poll_write(cx)));
+        Pin::new(&mut written).poll(&mut Context::from_waker(&waker))
     }
 
     /// Ready when the queue is empty, TLS holds nothing back, and a closing socket is shut down.

@@ -135,6 +135,11 @@ impl Client {
         assert_eq!(self.hear().await, json!({"id": 1, "subscribe": {}}));
     }
 
+    pub async fn subscribe_after_hello(&mut self, channel: &str) {
+        assert!(self.hear().await["push"]["connect"].is_object());
+        self.subscribe(channel).await;
+    }
+
     /// Asks and hears the answer.
     pub async fn ask(&mut self, command: Value) -> Value {
         self.say(command).await;

@@ -82,7 +82,10 @@ impl Wanted {
         let want = state.channels.entry(channel.clone()).or_default();
         want.is_wanted = true;
         match want.at_redis {
-            AtRedis::Confirmed => _ = waiting.send(Ok(())),
+            AtRedis::Confirmed => {
+                want.is_promised = true;
+                _ = waiting.send(Ok(()));
+            }
             AtRedis::Asked => want.waiting.push(waiting),
             AtRedis::Unknown => {
                 want.waiting.push(waiting);
