@@ -15,6 +15,8 @@
 //!
 //! Who may know whom stands in ARCHITECTURE.md and is checked by `tests/architecture.rs`.
 
+#![forbid(unsafe_code)]
+
 // What everybody may know: nouns without behaviour, time, counters, configuration.
 pub mod channel;
 pub mod publication;

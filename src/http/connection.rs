@@ -34,7 +34,7 @@ pub async fn admit(number: u32) -> bool {
     number >= REQUESTS
 }
 
-/// The how manieth request of its connection this is.
+/// Which request of its connection this is, counted from 1.
 pub fn number(request: &ServiceRequest) -> u32 {
     request.conn_data::<Answered>().map_or(0, |answered| {
         answered.0.set(answered.0.get().saturating_add(1));
