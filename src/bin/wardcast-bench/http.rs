@@ -87,19 +87,23 @@ impl HttpOutlet {
 
     /// Moves bytes; an answer when one is whole.
     fn pump(&mut self, number: usize) -> Result<Option<Answer>> {
-        match self.lanes[number].exchange() {
-            Ok(true) => {
-                let lane = &mut self.lanes[number];
-                let answer = read_answer(&lane.input);
-                if let Some(Ok(_)) = answer {
-                    lane.input.clear();
-                    lane.request = None;
-                    lane.retried = false;
+        let lane = &mut self.lanes[number];
+        let exchanged = lane.exchange();
+        match (read_answer(&lane.input), exchanged) {
+            (Some(Ok(answer)), exchanged) => {
+                if !matches!(exchanged, Ok(true)) || is_last(&lane.input) {
+                    // The server answers so many requests on a connection, and this was the last.
+                    lane.socket = None;
                 }
-                answer.transpose().map_err(|text| self.fault(&text))
+                lane.input.clear();
+                lane.request = None;
+                lane.retried = false;
+                Ok(Some(answer))
             }
-            Ok(false) => self.on_closed(number, None),
-            Err(error) => self.on_closed(number, Some(error)),
+            (Some(Err(text)), _) => Err(self.fault(&text)),
+            (None, Ok(true)) => Ok(None),
+            (None, Ok(false)) => self.on_closed(number, None),
+            (None, Err(error)) => self.on_closed(number, Some(error)),
         }
     }
 
@@ -157,6 +161,12 @@ impl Outlet for HttpOutlet {
         }
         Ok(())
     }
+}
+
+/// Whether an answer says that its connection ends with it.
+fn is_last(input: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(input);
+    header(&head, "connection").is_some_and(|value| value.trim().eq_ignore_ascii_case("close"))
 }
 
 /// Reads a whole HTTP answer, or `None` when more is to come. What is no 200 ends a run: it is the key or the URL.
