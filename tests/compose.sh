@@ -41,7 +41,7 @@ fetch_compose_v2() {
     [[ -x $cache/docker-compose-v2 ]] && return
     local apt=$scratch/apt
     mkdir -p "$apt"/{lists/partial,cache/archives/partial}
-    echo 'deb http://deb.debian.org/debian trixie main' >"$apt/sources.list"
+    tests/mirrors | sed 's/.*/deb & trixie main/' >"$apt/sources.list"
     local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$apt/lists"
         -o "Dir::Cache=$apt/cache" -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Sandbox::User=root)
     apt-get -qq "${options[@]}" update && (cd "$apt" && apt-get -qq "${options[@]}" download docker-compose)
