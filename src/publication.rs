@@ -24,16 +24,18 @@ pub struct ClientInfo {
     pub client: String,
     /// `info` of the token: raw JSON.
     pub conn_info: Option<Bytes>,
+    /// `info` of its subscription: raw JSON.
+    pub chan_info: Option<Bytes>,
 }
 
 impl Publication {
     /// Bytes that queues count for it: what it carries and what carrying it costs.
     pub fn cost_bytes(&self) -> usize {
         const OVERHEAD: usize = 128;
-        let info = self
-            .info
-            .as_ref()
-            .map_or(0, |info| info.user.len() + info.client.len() + info.conn_info.as_ref().map_or(0, Bytes::len));
+        let info = self.info.as_ref().map_or(0, |info| {
+            let raw = [&info.conn_info, &info.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
+            info.user.len() + info.client.len() + raw
+        });
         OVERHEAD + self.channel.as_str().len() + self.data.len() + info
     }
 }

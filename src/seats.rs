@@ -1,10 +1,15 @@
 //! Counts that have a limit: whoever takes a seat gives it back by dropping it, so that no way out forgets to.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// A number of seats, shared by all workers and by both instances of the HTTP application.
@@ -49,9 +54,65 @@ impl Drop for Seat {
     }
 }
 
+/// So many seats for each key: a user, an address. Holds nothing for a key that has none taken.
+#[derive(Debug)]
+pub struct KeyedSeats<K> {
+    taken: Mutex<HashMap<K, usize>>,
+    limit: usize,
+}
+
+/// A seat of one key, given back when dropped. Where there is no limit it is nobody's, and costs nothing.
+#[derive(Debug)]
+pub struct KeyedSeat<K: Eq + Hash>(Option<(Arc<KeyedSeats<K>>, K)>);
+
+impl<K: Eq + Hash + Clone> KeyedSeats<K> {
+    /// `limit` seats for each key; 0 is no limit.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { taken: Mutex::default(), limit })
+    }
+
+    /// A seat, or `None` when the key has all of its own.
+    pub fn take(self: &Arc<Self>, key: &K) -> Option<KeyedSeat<K>> {
+        if self.limit == 0 {
+            return Some(KeyedSeat(None));
+        }
+        let mut taken = self.taken.lock();
+        match taken.entry(key.clone()) {
+            Entry::Occupied(count) if *count.get() >= self.limit => return None,
+            entry => *entry.or_insert(0) += 1,
+        }
+        Some(KeyedSeat(Some((self.clone(), key.clone()))))
+    }
+}
+
+impl<K: Eq + Hash> Drop for KeyedSeat<K> {
+    fn drop(&mut self) {
+        let Some((seats, key)) = self.0.take() else { return };
+        if let Entry::Occupied(mut count) = seats.taken.lock().entry(key) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_key_has_its_own_seats_and_leaves_nothing_behind() {
+        let seats = KeyedSeats::new(1);
+        let ann = seats.take(&"ann").unwrap();
+        assert!(seats.take(&"ann").is_none());
+        assert!(seats.take(&"bob").is_some());
+        drop(ann);
+        assert!(seats.take(&"ann").is_some());
+        assert!(seats.taken.lock().is_empty());
+        let unlimited = KeyedSeats::new(0);
+        let _all: Vec<_> = (0..10).map(|_| unlimited.take(&"ann").unwrap()).collect();
+    }
 
     #[test]
     fn a_dropped_seat_is_free_again() {

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::{
     api,
     auth::{
-        Signer, Verifier,
+        Permissions, Signer, Verifier,
         login::{BadUsers, Users},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
@@ -40,7 +40,7 @@ use crate::{
     http,
     hub::{Hub, Hubs, Interest, Shutdown},
     metrics::Metrics,
-    seats::Seats,
+    seats::{KeyedSeats, Seats},
     session,
 };
 
@@ -102,6 +102,8 @@ struct Parts {
     interest: Arc<Interest>,
     broker: SharedBroker,
     verifier: Arc<Verifier>,
+    permissions: Arc<Permissions>,
+    users: Arc<KeyedSeats<Arc<str>>>,
     node: Arc<str>,
     http: Data<http::Shared>,
     api: Data<api::Shared>,
@@ -192,21 +194,27 @@ impl Parts {
         let hubs = Hubs::new(metrics.clone());
         let broker = broker(&config, &hubs, &metrics, &node)?;
         let verifier = Arc::new(Verifier::new(&config.auth, &config.login.key, clock.clone()));
-        let users = config.login.users_file.as_deref().map(Users::read).transpose()?.map(Arc::new);
+        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let users = KeyedSeats::new(config.limits.connections_per_user);
+        let login_users = config.login.users_file.as_deref().map(Users::read).transpose()?.map(Arc::new);
         let http = Data::new(http::Shared {
             config: config.clone(),
             verifier: verifier.clone(),
             signer: Signer::new(&login_auth(&config), clock.clone()),
-            users,
+            login_users,
+            addresses: KeyedSeats::new(config.limits.connections_per_address),
+            users: users.clone(),
             hashing: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connections: Seats::new(config.limits.connections, metrics.connections.clone()),
             waiting: Seats::new(config.limits.waiting, metrics.waiting.clone()),
+            waiting_addresses: KeyedSeats::new(config.limits.waiting_per_address),
             metrics: metrics.clone(),
             probes: probes(&hubs, &broker, is_stopping),
         });
         let api = Data::new(api::Shared {
             broker: broker.clone(),
             verifier: verifier.clone(),
+            permissions: permissions.clone(),
             config: config.clone(),
             metrics: metrics.clone(),
         });
@@ -215,7 +223,7 @@ impl Parts {
             BrokerKind::Redis => config.broker.redis.linger,
         };
         let interest = Interest::new(broker.clone(), linger);
-        Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, node, http, api })
+        Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, permissions, users, node, http, api })
     }
 
     /// What the sessions of the worker that calls share; starts its hub.
@@ -226,6 +234,8 @@ impl Parts {
             hub,
             broker: self.broker.clone(),
             verifier: self.verifier.clone(),
+            permissions: self.permissions.clone(),
+            users: self.users.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             config: self.config.clone(),

@@ -21,7 +21,7 @@ use super::{
     publish,
 };
 use crate::{
-    auth::{Refusal, door, permission},
+    auth::{Refusal, door},
     channel::Channel,
     http::{Body, Failure},
     protocol::{self, ErrorCode},
@@ -82,8 +82,11 @@ fn judge_sender(
     let claims = shared.verifier.verify(token).map_err(|refusal| Failure::bad_token(refusal == Refusal::Expired))?;
     Ok(Channel::new(channel)
         .map_err(|_| ErrorCode::BadRequest)
-        .and_then(|channel| permission::may_publish(&channel, false, &shared.config.channels).map_err(denied))
-        .map(|()| Some(ClientInfo { user: claims.user.to_string(), client: String::new(), conn_info: claims.info })))
+        .and_then(|channel| shared.permissions.may_publish(&claims, &channel, false).map_err(denied))
+        .map(|()| {
+            let (user, conn_info) = (claims.user.to_string(), claims.info);
+            Some(ClientInfo { user, client: String::new(), conn_info, chan_info: None })
+        }))
 }
 
 fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {

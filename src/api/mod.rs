@@ -15,7 +15,7 @@ use actix_web::{
 use serde::Serialize;
 
 use crate::{
-    auth::{Verifier, permission::Denied},
+    auth::{Denied, Permissions, Verifier},
     broker::{BrokerError, SharedBroker},
     config::Config,
     metrics::Metrics,
@@ -28,6 +28,8 @@ pub struct Shared {
     pub broker: SharedBroker,
     /// Judges users' tokens on `/v1`.
     pub verifier: Arc<Verifier>,
+    /// Judges channels.
+    pub permissions: Arc<Permissions>,
     /// What is configured.
     pub config: Arc<Config>,
     /// What is counted.
@@ -89,6 +91,7 @@ fn failed(error: &BrokerError) -> ErrorCode {
 fn denied(denied: Denied) -> ErrorCode {
     match denied {
         Denied::UnknownNamespace => ErrorCode::UnknownChannel,
+        Denied::BadName => ErrorCode::BadRequest,
         Denied::NotGranted => ErrorCode::PermissionDenied,
     }
 }

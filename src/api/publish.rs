@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use super::{Answer, Nothing, Shared, denied, failed, key::Authorized};
 use crate::{
-    auth::permission,
     channel::Channel,
     http::{Body, Failure},
     protocol::{self, ErrorCode},
@@ -91,7 +90,7 @@ pub(super) async fn send(
     shared: &Shared,
 ) -> Result<Nothing, ErrorCode> {
     let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-    permission::known(&channel).map_err(denied)?;
+    shared.permissions.known(&channel).map_err(denied)?;
     if data.len() > shared.config.limits.publication_bytes {
         return Err(ErrorCode::LimitExceeded);
     }

@@ -7,7 +7,10 @@ use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::value::RawValue;
 
 use super::verifier::Refusal;
-use crate::clock::{Millis, millis};
+use crate::{
+    channel::{Channel, Pattern},
+    clock::{Millis, NEVER, millis},
+};
 
 /// The longest user, in bytes.
 const USER_BYTES: usize = 255;
@@ -17,12 +20,76 @@ const INFO_BYTES: usize = 4096;
 /// What a session keeps of its token. Shared, and small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// `sub`.
+    /// `sub`; empty for a session without a user.
     pub user: Arc<str>,
-    /// `exp`: from here on nothing is taken and nothing is sent.
+    /// `exp`, or `expire_at` where that is earlier: from here on nothing is taken and nothing is sent. [`NEVER`] without.
     pub expires_at: Millis,
     /// `info`: raw JSON that others see.
     pub info: Option<Bytes>,
+    /// `caps`, `channels` and `subs`, which most tokens do not have.
+    pub grants: Option<Box<Grants>>,
+}
+
+/// What a token grants by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// `caps`.
+    pub caps: Vec<Cap>,
+    /// `channels` and `subs`: what the session is subscribed to without asking.
+    pub subscriptions: Vec<ServerSide>,
+}
+
+/// One rule of `caps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cap {
+    /// The channels it is about.
+    pub channels: Vec<Pattern>,
+    /// `sub` is among `allow`.
+    pub subscribe: bool,
+    /// `pub` is.
+    pub publish: bool,
+    /// `prs` is.
+    pub presence: bool,
+    /// `hst` is.
+    pub history: bool,
+}
+
+/// A subscription that a token brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSide {
+    /// Its channel.
+    pub channel: Channel,
+    /// `info`: raw JSON that others see beside that of the connection.
+    pub info: Option<Bytes>,
+    /// `data`: raw JSON for the client itself.
+    pub data: Option<Bytes>,
+    /// `expire_at`, or [`NEVER`].
+    pub expires_at: Millis,
+}
+
+/// What a subscription token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionClaims {
+    /// `sub`: the user of the connection that may use it.
+    pub user: Arc<str>,
+    /// `channel`.
+    pub channel: Channel,
+    /// `info`: raw JSON that others see beside that of the connection.
+    pub info: Option<Bytes>,
+    /// `exp` or `expire_at`, or [`NEVER`].
+    pub expires_at: Millis,
+}
+
+impl Claims {
+    /// A session without token and user (`auth.anonymous = "always"`), which never ends by itself.
+    pub fn anonymous() -> Self {
+        Self { user: "".into(), expires_at: NEVER, info: None, grants: None }
+    }
+
+    /// Whether there is no user.
+    pub fn is_anonymous(&self) -> bool {
+        self.user.is_empty()
+    }
 }
 
 /// The payload as it stands in the token. Members that are not listed are passed over; a listed one that comes twice or
@@ -78,7 +145,7 @@ impl Payload {
         if info.as_ref().is_some_and(|info| info.len() > INFO_BYTES) {
             return Err(Refusal::Invalid("info"));
         }
-        Ok(Claims { user: self.sub.into(), expires_at: self.exp.0, info })
+        Ok(Claims { user: self.sub.into(), expires_at: self.exp.0, info, grants: None })
     }
 }
 

@@ -9,19 +9,38 @@ mod verifier;
 
 use std::sync::Arc;
 
-use crate::seats::Seat;
+use crate::{
+    address::Address,
+    seats::{KeyedSeat, Seat},
+};
 
-pub use claims::Claims;
+pub use claims::{Cap, Claims, Grants, ServerSide, SubscriptionClaims};
+pub use permission::{Denied, Permissions};
 pub use verifier::{Refusal, Signer, Verifier};
 
 /// What the handshake has decided. It travels to the session in the extensions of the 101 response; a response without it
 /// opens nothing.
 #[derive(Debug)]
 pub struct Admission {
-    /// Who it is, when a handshake door was used; without, the session waits for a first message.
-    pub claims: Option<Arc<Claims>>,
+    /// Who it is.
+    pub entrance: Entrance,
     /// Counts the connection as long as it lives (`limits.connections`).
     pub seat: Seat,
-    /// Counts it among those that are nobody yet (`limits.waiting`), until it is somebody.
-    pub waiting: Option<Seat>,
+    /// Counts it for its address (`limits.connections_per_address`).
+    pub address: KeyedSeat<Address>,
+    /// Counts it for its user, when there is one (`limits.connections_per_user`).
+    pub user: Option<KeyedSeat<Arc<str>>>,
+    /// Counts it among those that are nobody yet, in all and for its address, until it is somebody.
+    pub waiting: Option<(Seat, KeyedSeat<Address>)>,
+}
+
+/// Who comes in.
+#[derive(Debug)]
+pub enum Entrance {
+    /// A handshake door was used.
+    Somebody(Arc<Claims>),
+    /// No token yet: the session waits for a first message.
+    Nobody,
+    /// The token was no good, and a script is to read why (`auth.reject = "close"`).
+    Rejected(Refusal),
 }

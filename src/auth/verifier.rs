@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::claims::{Claims, Expectations, Payload};
+use super::claims::{Claims, Expectations, Payload, SubscriptionClaims};
 use crate::{
     clock::{Clock, millis},
     config,
@@ -48,7 +48,15 @@ impl Verifier {
         Self { keys, validation, auth: auth.clone(), clock }
     }
 
-    /// The claims of a good token.
+    /// The claims of a good subscription token.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn verify_subscription(&self, _token: &str) -> Result<SubscriptionClaims, Refusal> {
+        Err(Refusal::Invalid("subscription tokens"))
+    }
+
+    /// The claims of a good token that opens connections.
     ///
     /// # Errors
     /// [`Refusal`]. Nothing is told of a token whose signature is wrong.

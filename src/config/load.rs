@@ -141,6 +141,14 @@ pub(super) fn embedded() -> Config {
     Config::deserialize(Value::Table(defaults())).expect("config/default.toml has every key")
 }
 
+/// The embedded `[channels]`, from which every namespace starts.
+pub(super) fn default_channels() -> Table {
+    match defaults().remove("channels") {
+        Some(Value::Table(channels)) => channels,
+        _ => Table::new(),
+    }
+}
+
 fn defaults() -> Table {
     DEFAULTS.parse().expect("config/default.toml is TOML")
 }
@@ -210,10 +218,10 @@ fn read_text(path: &[String], text: &str) -> Value {
 }
 
 fn read_list(text: &str) -> Vec<Value> {
-    let list = serde_json::from_str::<Vec<String>>(text).unwrap_or_else(|_| {
-        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
-    });
-    list.into_iter().map(Value::String).collect()
+    serde_json::from_str::<Vec<Value>>(text).unwrap_or_else(|_| {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(|item| Value::String(item.to_owned())).collect()
+    })
 }
 
 fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
@@ -248,10 +256,16 @@ fn try_alone(setting: &Setting) -> Result<(), String> {
         Some(_) => set(&mut table, &setting.path, setting.value.clone()),
     }
     // serde quotes what it found; a secret of the wrong type must not be quoted.
-    let secret = matches!(setting.path.last().map(String::as_str), Some("key" | "hmac_secret" | "url"));
+    let key = setting.path.last().map(String::as_str);
     match Config::deserialize(Value::Table(table)) {
         Ok(_) => Ok(()),
-        Err(_) if secret => Err("must be text in quotes".to_owned()),
+        Err(_) if matches!(key, Some("key" | "hmac_secret" | "url")) => Err("must be text in quotes".to_owned()),
+        // A secret under a wrong name or of a wrong type would be quoted, too.
+        Err(error) if key == Some("keys") && !error.message().starts_with("unknown field") => {
+            Err("each of the keys has id, algorithm, and one of file, jwk and jwks; not_after, issuer and purpose may \
+                 be there; all of them are text"
+                .to_owned())
+        }
         Err(error) => Err(error.message().to_owned()),
     }
 }

@@ -1,14 +1,19 @@
 //! What can be set. The keys, their defaults and the trade-off of each stand in `config/default.toml`, which is embedded
 //! and is the only source of defaults; these types give the keys a shape. Everybody may read them, nobody changes them.
 
+mod auth;
+mod channels;
 mod load;
 mod validate;
 mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
+pub use channels::{AllowPublish, AllowSubscribe, Channels, Namespace};
 pub use load::{Environment, Fault, Faults, Sources, load};
 pub use value::Secret;
 
@@ -17,9 +22,11 @@ pub use value::Secret;
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is a section of config/default.toml and documented there")]
 pub struct Config {
+    pub namespaces: Vec<Namespace>,
     pub server: Server,
     pub auth: Auth,
     pub login: Login,
+    pub origins: Origins,
     pub api: Api,
     pub channels: Channels,
     pub broker: Broker,
@@ -43,6 +50,11 @@ pub struct Server {
     pub workers: usize,
     pub websocket_paths: Vec<String>,
     pub behind_tls: bool,
+    #[serde(deserialize_with = "value::text")]
+    pub public_url: Option<String>,
+    #[serde(deserialize_with = "value::networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub proxy_protocol: bool,
     #[serde(with = "value::duration")]
     pub drain: Duration,
     #[serde(with = "value::duration")]
@@ -63,52 +75,12 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// `[auth]`: which tokens open a connection, and through which doors.
+/// `[origins]`: whose pages may connect.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Auth {
-    pub hmac_secret: Secret,
-    #[serde(deserialize_with = "value::text")]
-    pub issuer: Option<String>,
-    #[serde(deserialize_with = "value::text")]
-    pub audience: Option<String>,
-    #[serde(with = "value::duration")]
-    pub max_ttl: Duration,
-    #[serde(with = "value::duration")]
-    pub clock_skew: Duration,
-    pub doors: Vec<Door>,
-    #[serde(with = "value::duration")]
-    pub first_message_timeout: Duration,
-    #[serde(with = "value::duration")]
-    pub refresh_margin: Duration,
-}
-
-/// A way for a token to get in.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Door {
-    /// `?token=T` on the handshake's URL.
-    Query,
-    /// An entry of `Sec-WebSocket-Protocol`.
-    Subprotocol,
-    /// The first message, as the text `Authorization: Bearer T`.
-    Message,
-    /// The first message, as a `connect` command.
-    Connect,
-}
-
-/// `[login]`: tokens for user and password.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Login {
-    #[serde(deserialize_with = "value::path")]
-    pub users_file: Option<PathBuf>,
-    pub key: Secret,
-    #[serde(with = "value::duration")]
-    pub token_ttl: Duration,
-    pub concurrency: usize,
+pub struct Origins {
+    pub allowed: Vec<String>,
 }
 
 /// `[api]`: the server API.
@@ -118,37 +90,6 @@ pub struct Login {
 pub struct Api {
     pub key: Secret,
     pub body_bytes: usize,
-}
-
-/// `[channels]`: what holds for plain channels.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Channels {
-    pub allow_subscribe: AllowSubscribe,
-    pub allow_publish: AllowPublish,
-}
-
-/// Who may subscribe.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum AllowSubscribe {
-    /// Nobody without a grant of their own.
-    None,
-    /// Whoever has a token.
-    User,
-}
-
-/// Who may publish without the API key.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum AllowPublish {
-    /// Nobody without a grant of their own.
-    None,
-    /// Whoever is subscribed to the channel at the moment.
-    Subscriber,
-    /// Whoever has a token.
-    User,
 }
 
 /// `[broker]`: what carries publications.
@@ -204,10 +145,17 @@ pub struct Limits {
     pub hub_queue_bytes: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
+    pub commands_per_second: u32,
+    pub publications_per_second: u32,
     pub errors: u32,
     pub connections: usize,
+    pub connections_per_user: usize,
+    pub connections_per_address: usize,
+    pub handshakes_per_second: u32,
     pub http_connections: usize,
     pub waiting: usize,
+    pub waiting_per_address: usize,
+    pub tickets: usize,
 }
 
 /// `[log]`: what is said on stderr.

@@ -1,8 +1,14 @@
 //! How single values are written in the configuration: secrets, durations, and "" for what is not set.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf, time::UNIX_EPOCH};
 
-use serde::{Deserialize, Deserializer};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error};
+
+use crate::{
+    channel::Pattern,
+    clock::{Millis, millis},
+};
 
 /// Text that is never printed: not by `Debug`, not in a fault, not in a log.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -58,4 +64,35 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 /// `""` is not set.
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     text(deserializer).map(|text| text.map(PathBuf::from))
+}
+
+/// Addresses and networks. Text that is neither is quoted: it is no secret.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let read = |text: &String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from).ok();
+        address.or_else(|| text.parse().ok()).ok_or_else(|| {
+            D::Error::custom(format!("{text:?} is no address like \"10.0.0.1\" or network like \"10.0.0.0/8\""))
+        })
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(read).collect()
+}
+
+/// A regular expression for a whole name; `""` is not set.
+pub(super) fn regex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
+    text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()
+}
+
+/// A point in time as RFC 3339 writes it, as text or as TOML's own type; `""` is not set.
+pub(super) fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
+    let text = match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(text) => text,
+        toml::Value::Datetime(instant) => instant.to_string(),
+        _ => return Err(D::Error::custom("is no time like \"2027-01-01T00:00:00Z\"")),
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let instant = humantime::parse_rfc3339_weak(&text)
+        .map_err(|_| D::Error::custom(format!("{text:?} is no time like \"2027-01-01T00:00:00Z\"")))?;
+    Ok(Some(millis(instant.duration_since(UNIX_EPOCH).unwrap_or_default())))
 }

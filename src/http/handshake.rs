@@ -19,7 +19,10 @@ use actix_web::{
 };
 
 use super::{Failure, Shared, upgrade::Upgradable};
-use crate::auth::{Admission, Claims, Refusal, door};
+use crate::{
+    address::Address,
+    auth::{Admission, Claims, Entrance, Refusal, door},
+};
 
 /// GET on a WebSocket path. A refusal ends the connection: what follows on it may be meant for a WebSocket.
 pub async fn handshake(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
@@ -38,16 +41,22 @@ fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Failure
     let offer = door::find(request.query_string(), &protocols, &shared.config.auth.doors)
         .map_err(|misuse| Failure::bad_request(misuse.to_string()))?;
     let claims = offer.token.map(|token| judge_token(&token, shared)).transpose()?;
+    let address = Address::from(std::net::IpAddr::from([127, 0, 0, 1]));
+    let full = || Failure::full("too many connections wait for a token");
     let waiting = match &claims {
         Some(_) => None,
-        None => Some(shared.waiting.take().ok_or_else(|| Failure::full("too many connections wait for a token"))?),
+        None => {
+            Some((shared.waiting.take().ok_or_else(full)?, shared.waiting_addresses.take(&address).ok_or_else(full)?))
+        }
     };
     // The answer, as actix-web-actors writes it; what it lets pass has been refused above.
     let answer: Vec<&str> = offer.answer.into_iter().collect();
     let mut response = actix_web_actors::ws::handshake_with_protocols(request, &answer)
         .map_err(|_| Failure::bad_request("not a WebSocket handshake"))?
         .finish();
-    response.extensions_mut().insert(Admission { claims, seat, waiting });
+    let address = shared.addresses.take(&address).ok_or_else(|| Failure::full("too many connections"))?;
+    let entrance = claims.map_or(Entrance::Nobody, Entrance::Somebody);
+    response.extensions_mut().insert(Admission { entrance, seat, address, user: None, waiting });
     Ok(response)
 }
 

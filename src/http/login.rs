@@ -27,7 +27,7 @@ struct Issued {
 /// Unknown user and wrong password are alike in status, body and time.
 pub(super) async fn login(request: HttpRequest, body: Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
     let users = shared
-        .users
+        .login_users
         .clone()
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no login here"))?;
     if request.content_type() != "application/json" {

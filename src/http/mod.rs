@@ -14,10 +14,11 @@ use std::sync::Arc;
 use actix_web::web;
 
 use crate::{
+    address::Address,
     auth::{Signer, Verifier, login::Users},
     config::Config,
     metrics::Metrics,
-    seats::Seats,
+    seats::{KeyedSeats, Seats},
 };
 
 pub use body::Body;
@@ -33,13 +34,19 @@ pub struct Shared {
     /// Signs tokens of the login.
     pub signer: Signer,
     /// The login file, when there is one.
-    pub users: Option<Arc<Users>>,
+    pub login_users: Option<Arc<Users>>,
     /// Bounds the password hashes that are computed at a time.
     pub hashing: Arc<tokio::sync::Semaphore>,
     /// Connections in all.
     pub connections: Arc<Seats>,
+    /// Connections of each address.
+    pub addresses: Arc<KeyedSeats<Address>>,
+    /// Connections of each user, shared with the sessions.
+    pub users: Arc<KeyedSeats<Arc<str>>>,
     /// Connections that are nobody yet.
     pub waiting: Arc<Seats>,
+    /// The same of each address.
+    pub waiting_addresses: Arc<KeyedSeats<Address>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What readiness asks.

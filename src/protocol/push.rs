@@ -48,11 +48,14 @@ struct Info<'a> {
     client: &'a str,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "json::raw")]
     conn_info: Option<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "json::raw")]
+    chan_info: Option<Bytes>,
 }
 
 impl<'a> From<&'a ClientInfo> for Info<'a> {
     fn from(info: &'a ClientInfo) -> Self {
-        Self { user: &info.user, client: &info.client, conn_info: info.conn_info.clone() }
+        let (conn_info, chan_info) = (info.conn_info.clone(), info.chan_info.clone());
+        Self { user: &info.user, client: &info.client, conn_info, chan_info }
     }
 }
 

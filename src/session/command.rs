@@ -10,9 +10,8 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use super::{Session, speaker::Speaker};
 use crate::{
     auth::{
-        Claims, Refusal,
+        Claims, Denied, Refusal,
         door::{self, FirstText},
-        permission::{self, Denied},
     },
     broker::BrokerError,
     channel::Channel,
@@ -264,7 +263,8 @@ impl Session {
 
     fn subscribe(&self, id: u32, channel: &str) -> Result<LocalBoxFuture<'static, Answer>, ErrorCode> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        permission::may_subscribe(&channel, &self.services.config.channels).map_err(denied)?;
+        let claims = self.speaker.claims().ok_or(ErrorCode::Unauthorized)?;
+        self.services.permissions.may_subscribe(claims, &channel, None).map_err(denied)?;
         let reply = frame::text(&protocol::empty_reply(id, "subscribe"));
         let asked = self.services.hub.send(Subscribe { key: self.key, channel, reply });
         Ok(async move {
@@ -290,13 +290,15 @@ impl Session {
         .boxed_local()
     }
 
-    fn publish(&self, id: u32, channel: &str, data: Bytes, claims: &Claims) -> LocalBoxFuture<'static, Answer> {
+    fn publish(&self, id: u32, channel: &str, data: Bytes, claims: &Arc<Claims>) -> LocalBoxFuture<'static, Answer> {
         let services = self.services.clone();
+        let claims = claims.clone();
         let key = self.key;
         let info = ClientInfo {
             user: claims.user.to_string(),
             client: self.client.to_string(),
             conn_info: claims.info.clone(),
+            chan_info: None,
         };
         let channel = Channel::new(channel);
         async move {
@@ -305,7 +307,7 @@ impl Session {
                 let options = &services.config.channels;
                 let is_subscribed = options.allow_publish == AllowPublish::Subscriber
                     && services.hub.send(IsSubscribed { key, channel: channel.clone() }).await.unwrap_or(false);
-                permission::may_publish(&channel, is_subscribed, options).map_err(denied)?;
+                services.permissions.may_publish(&claims, &channel, is_subscribed).map_err(denied)?;
                 services.metrics.publications.inc();
                 let published = services.broker.publish(Publication { channel, data, info: Some(info) }).await;
                 published.map(|()| Some("publish")).map_err(|error| failed(&error))
@@ -320,6 +322,7 @@ impl Session {
 fn denied(denied: Denied) -> ErrorCode {
     match denied {
         Denied::UnknownNamespace => ErrorCode::UnknownChannel,
+        Denied::BadName => ErrorCode::BadRequest,
         Denied::NotGranted => ErrorCode::PermissionDenied,
     }
 }

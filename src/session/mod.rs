@@ -14,14 +14,15 @@ use uuid::Uuid;
 
 use self::{command::Inbox, speaker::Speaker};
 use crate::{
-    auth::{Admission, Verifier},
+    address::Address,
+    auth::{Admission, Entrance, Permissions, Verifier},
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
     hub::{Hub, KeepAlive, Leave, Register, SessionKey, Unregister},
     metrics::Metrics,
     protocol::{Disconnect, farewell, frame},
-    seats::Seat,
+    seats::{KeyedSeat, KeyedSeats, Seat},
     transport::{Backlog, Bounds, Inbound, Outbox, Refused, Socket, Violation},
 };
 
@@ -33,6 +34,10 @@ pub struct Services {
     pub broker: SharedBroker,
     /// Judges tokens.
     pub verifier: Arc<Verifier>,
+    /// Judges channels.
+    pub permissions: Arc<Permissions>,
+    /// Connections of each user.
+    pub users: Arc<KeyedSeats<Arc<str>>>,
     /// The wall clock.
     pub clock: Clock,
     /// What is counted.
@@ -54,8 +59,9 @@ pub struct Session {
     inbox: Inbox,
     /// Pieces of nonsense so far.
     errors: u32,
-    waiting: Option<Seat>,
-    _seat: Seat,
+    waiting: Option<(Seat, KeyedSeat<Address>)>,
+    user: Option<KeyedSeat<Arc<str>>>,
+    _seats: (Seat, KeyedSeat<Address>),
 }
 
 /// Starts a session on a socket that has switched protocols. `read` is what came right behind the handshake.
@@ -70,11 +76,15 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             client: Uuid::new_v4(),
             outbox,
             services,
-            speaker: admission.claims.map_or(Speaker::Nobody, Speaker::Plain),
+            speaker: match admission.entrance {
+                Entrance::Somebody(claims) => Speaker::Plain(claims),
+                Entrance::Nobody | Entrance::Rejected(_) => Speaker::Nobody,
+            },
             inbox: Inbox::default(),
             errors: 0,
             waiting: admission.waiting,
-            _seat: admission.seat,
+            user: admission.user,
+            _seats: (admission.seat, admission.address),
         }
     });
 }

@@ -17,7 +17,7 @@ use super::fixture::{Instance, channel, eventually, publication};
 pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
     instance.subscribe("news").await;
     let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
-    let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), conn_info };
+    let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), chan_info: conn_info.clone(), conn_info };
     let rest = ClientInfo { client: String::new(), conn_info: None, ..info.clone() };
     for info in [Some(info), Some(rest), None] {
         let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };

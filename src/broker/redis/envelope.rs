@@ -25,6 +25,7 @@ const PROBE: u8 = b'n';
 
 const HAS_INFO: u8 = 1;
 const HAS_CONN_INFO: u8 = 2;
+const HAS_CHAN_INFO: u8 = 4;
 
 /// Longest id of an instance that is taken from the bus: it becomes part of a channel name.
 const INSTANCE_BYTES: usize = 255;
@@ -77,10 +78,12 @@ pub(super) fn publication(publication: &Publication) -> Vec<u8> {
     match &publication.info {
         None => bytes.push(0),
         Some(info) => {
-            bytes.push(HAS_INFO | if info.conn_info.is_some() { HAS_CONN_INFO } else { 0 });
+            let has_conn_info = if info.conn_info.is_some() { HAS_CONN_INFO } else { 0 };
+            let has_chan_info = if info.chan_info.is_some() { HAS_CHAN_INFO } else { 0 };
+            bytes.push(HAS_INFO | has_conn_info | has_chan_info);
             field(&mut bytes, info.user.as_bytes());
             field(&mut bytes, info.client.as_bytes());
-            info.conn_info.iter().for_each(|conn_info| field(&mut bytes, conn_info));
+            info.conn_info.iter().chain(&info.chan_info).for_each(|raw| field(&mut bytes, raw));
         }
     }
     bytes.extend_from_slice(&publication.data);
@@ -186,11 +189,14 @@ impl Rest {
         let flags = self.byte()?;
         let info = match flags {
             0 => None,
-            _ if flags & !(HAS_INFO | HAS_CONN_INFO) != 0 || flags & HAS_INFO == 0 => return Err(Refused("flags")),
+            _ if flags & !(HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO) != 0 || flags & HAS_INFO == 0 => {
+                return Err(Refused("flags"));
+            }
             _ => {
                 let (user, client) = (self.text()?, self.text()?);
-                let conn_info = (flags & HAS_CONN_INFO != 0).then(|| self.field().and_then(json)).transpose()?;
-                Some(ClientInfo { user, client, conn_info })
+                let mut raw = |flag| (flags & flag != 0).then(|| self.field().and_then(json)).transpose();
+                let (conn_info, chan_info) = (raw(HAS_CONN_INFO)?, raw(HAS_CHAN_INFO)?);
+                Some(ClientInfo { user, client, conn_info, chan_info })
             }
         };
         Ok(Publication { channel, data: json(self.0)?, info })
@@ -240,7 +246,8 @@ mod tests {
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {
         let conn_info = conn_info.map(|raw| Bytes::copy_from_slice(raw.as_bytes()));
-        let info = ClientInfo { user: "ann".to_owned(), client: String::new(), conn_info };
+        let chan_info = conn_info.clone();
+        let info = ClientInfo { user: "ann".to_owned(), client: String::new(), conn_info, chan_info };
         let data = Bytes::copy_from_slice(data.as_bytes());
         Publication { channel: Channel::new("news").unwrap(), data, info: Some(info) }
     }

@@ -1,6 +1,10 @@
 //! The name of a channel: what clients subscribe to and publications are addressed to.
 
+mod pattern;
+
 use std::{borrow::Borrow, fmt, sync::Arc};
+
+pub use pattern::{BadPattern, Pattern};
 
 /// The longest name, in bytes of UTF-8.
 pub const MAX_BYTES: usize = 255;

@@ -1,0 +1,155 @@
+//! Patterns of channel names: in grants of tokens, in namespaces, and in questions of the API. All match whole names, and
+//! all are bounded in what matching them may take. Pure.
+
+use std::fmt;
+
+use regex_lite::{Regex, RegexBuilder};
+
+use super::MAX_BYTES;
+
+/// The longest regular expression.
+const REGEX_BYTES: usize = 512;
+/// Bytes that a compiled one may take: it bounds what `((a{99}){99}){99}` costs, and with it the time to match.
+const COMPILED_BYTES: usize = 32 * 1024;
+
+/// What a name is held against.
+#[derive(Clone, Debug)]
+pub enum Pattern {
+    /// The name itself.
+    Exact(Box<str>),
+    /// `*` stands for any text, everything else for itself.
+    Wildcard(Box<str>),
+    /// A regular expression, for the whole name.
+    Regex(Box<Regex>),
+}
+
+/// A pattern that is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPattern {
+    /// Longer than a name, or than a regular expression may be.
+    #[error("the pattern is too long")]
+    Length,
+    /// Not one, or too large.
+    #[error("the regular expression is broken or too large")]
+    Regex,
+}
+
+impl Pattern {
+    /// The name itself.
+    ///
+    /// # Errors
+    /// [`BadPattern::Length`].
+    pub fn exact(name: &str) -> Result<Self, BadPattern> {
+        bounded(name, MAX_BYTES).map(Self::Exact)
+    }
+
+    /// A name in which `*` stands for any text.
+    ///
+    /// # Errors
+    /// [`BadPattern::Length`].
+    pub fn wildcard(pattern: &str) -> Result<Self, BadPattern> {
+        bounded(pattern, MAX_BYTES).map(Self::Wildcard)
+    }
+
+    /// A regular expression that the whole name has to match.
+    ///
+    /// # Errors
+    /// [`BadPattern`].
+    pub fn regex(expression: &str) -> Result<Self, BadPattern> {
+        let expression = bounded(expression, REGEX_BYTES)?;
+        let compile = |text: &str| RegexBuilder::new(text).size_limit(COMPILED_BYTES).build();
+        // By itself first: in "a)|(b" the brackets below would not hold it together.
+        compile(&expression).map_err(|_| BadPattern::Regex)?;
+        let whole = compile(&format!("^(?:{expression})$")).map_err(|_| BadPattern::Regex)?;
+        Ok(Self::Regex(Box::new(whole)))
+    }
+
+    /// Whether `name` matches.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *name,
+            Self::Wildcard(pattern) => wildcard_matches(pattern, name),
+            Self::Regex(regex) => regex.is_match(name),
+        }
+    }
+}
+
+fn bounded(text: &str, bytes: usize) -> Result<Box<str>, BadPattern> {
+    if text.len() > bytes { Err(BadPattern::Length) } else { Ok(text.into()) }
+}
+
+/// Each star looks through the rest of the name at most once, and both are short.
+fn wildcard_matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = pattern.contains('*').then(|| parts.next_back()).flatten() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(other)) | (Self::Wildcard(one), Self::Wildcard(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) | Self::Wildcard(text) => f.write_str(text),
+            Self::Regex(regex) => f.write_str(regex.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name, expected) in [
+            ("news", "news", true),
+            ("news", "news2", false),
+            ("*", "", true),
+            ("*", "anything", true),
+            ("news*", "news", true),
+            ("*news", "old news", true),
+            ("a*c*e", "abcde", true),
+            ("a*c*e", "abde", false),
+            ("aa*aa", "aaa", false),
+            ("*b*", "abc", true),
+        ] {
+            assert_eq!(Pattern::wildcard(pattern).unwrap().matches(name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_regular_expression_matches_whole_names_only() {
+        let matches = |pattern: &str, name: &str| Pattern::regex(pattern).unwrap().matches(name);
+        assert!(matches("room:[0-9]+", "room:10"));
+        for name in ["room:10x", "xroom:10", "room:", "ROOM:1"] {
+            assert!(!matches("room:[0-9]+", name), "{name}");
+        }
+        assert!(!matches("a|b", "ab") && matches("a|b", "b"));
+    }
+
+    #[test]
+    fn expressions_that_break_out_or_explode_are_refused() {
+        for expression in ["a)|(b", "(", "(?x)a #", "((((a{100}){100}){100}){100}){100}", &"a".repeat(600)] {
+            assert!(Pattern::regex(expression).is_err(), "{expression:.40}");
+        }
+        assert_eq!(Pattern::exact(&"a".repeat(256)), Err(BadPattern::Length));
+    }
+}
