@@ -66,6 +66,11 @@ impl Permissions {
         )
     }
 
+    /// Whether it matters for publishing that the session receives the channel.
+    pub fn publish_wants_subscription(&self, channel: &Channel) -> bool {
+        self.known(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
+    }
+
     /// Whether whoever has these claims may publish. `is_subscribed`: whether the session that asks receives the channel at
     /// the moment; over REST nobody does.
     ///

@@ -2,6 +2,7 @@
 //! channels and bytes, not sessions. Two implementations, [`memory`] and [`redis`]; one suite in `tests/` holds both to
 //! this page. A method arrives with the feature that needs it, in all of them at once.
 
+mod control;
 pub mod memory;
 pub mod redis;
 
@@ -10,6 +11,8 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 
 use crate::{channel::Channel, publication::Publication};
+
+pub use control::{Control, Order};
 
 /// What an instance asks of a broker. No default bodies.
 ///

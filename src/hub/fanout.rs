@@ -194,8 +194,16 @@ impl Hub {
     fn queue_to_subscribers(&mut self, delivery: &Delivery) {
         let now = self.clock.now();
         let mut refused = Vec::new();
+        let mut overdue = Vec::new();
         let mut delivered = 0;
-        for (key, member) in self.registry.subscribers(&delivery.publication.channel) {
+        let channel = &delivery.publication.channel;
+        for (key, member) in self.registry.subscribers(channel) {
+            if now >= member.subscriptions_expire_at {
+                overdue.push(key);
+                if self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, now)) {
+                    continue;
+                }
+            }
             match member.outbox.push(now, delivery.json().clone()) {
                 Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
                 Ok(Pushed::Behind) => {}
@@ -208,6 +216,7 @@ impl Hub {
         }
         self.metrics.deliveries.inc_by(delivered);
         refused.into_iter().for_each(|(key, why)| self.refuse(key, why));
+        overdue.into_iter().for_each(|key| self.expire_subscriptions(key, now));
     }
 
     fn flush_some(&mut self) {
@@ -225,8 +234,8 @@ impl Hub {
     /// An outbox took nothing: the session is closed for it.
     pub(super) fn refuse(&mut self, key: SessionKey, refused: Refused) {
         match refused {
-            Refused::Expired => self.close(key, Disconnect::Expired),
-            Refused::Slow => self.close(key, Disconnect::Slow),
+            Refused::Expired => self.close(key, &Disconnect::EXPIRED),
+            Refused::Slow => self.close(key, &Disconnect::SLOW),
             // Whoever closes it has counted it; if it is gone, its session sees the end of the stream.
             Refused::Closing => {}
         }

@@ -2,10 +2,13 @@
 //! out to their outboxes, and has the one wheel that pings, expires and gives up. Sessions, API and server talk to it by
 //! the messages below; it talks to the broker through [`Interest`] only.
 
+mod control;
 mod fanout;
 mod hubs;
 mod interest;
 mod registry;
+mod subscribing;
+mod subscription;
 mod tending;
 mod wheel;
 
@@ -20,10 +23,10 @@ use std::{
 
 use actix::prelude::*;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use self::{fanout::Fanout, registry::Registry, tending::Member, wheel::Wheel};
 use crate::{
-    broker::BrokerError,
     channel::Channel,
     clock::{Clock, Millis},
     config::Config,
@@ -34,6 +37,8 @@ use crate::{
 
 pub use hubs::Hubs;
 pub use interest::Interest;
+pub use subscribing::{Extend, Find, Judge, NotSubscribed, Subscribe, Unsubscribe, Wanted};
+pub use subscription::{Grant, Terms};
 
 /// Names a session, for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +75,22 @@ pub struct Register {
     pub keep_alive: KeepAlive,
     /// When it ends by itself.
     pub expires_at: Millis,
+    /// Whose it is, if that is known already.
+    pub user: Option<Arc<str>>,
+    /// What others know the connection by.
+    pub client: Uuid,
+    /// Where it is told what only it can do.
+    pub session: Recipient<Renew>,
+}
+
+/// The server API changes until when a session lasts, and what others see of its user.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Renew {
+    /// The new end.
+    pub expires_at: Millis,
+    /// Raw JSON instead of the token's `info`.
+    pub info: Option<Bytes>,
 }
 
 /// Something about a session has changed: it became somebody, or began to speak as an SDK does.
@@ -82,6 +103,8 @@ pub struct Update {
     pub keep_alive: KeepAlive,
     /// When it ends by itself.
     pub expires_at: Millis,
+    /// Whose it is.
+    pub user: Arc<str>,
 }
 
 /// A session closes its connection: it gets nothing more, and is cut if it does not go.
@@ -93,56 +116,6 @@ pub struct Leave(pub SessionKey);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Unregister(pub SessionKey);
-
-/// A session asks for a channel. The hub queues `reply` in the same turn in which the session begins to receive, so that
-/// no publication overtakes it.
-#[derive(Message)]
-#[rtype(result = "Result<(), NotSubscribed>")]
-pub struct Subscribe {
-    /// Who asks.
-    pub key: SessionKey,
-    /// What for.
-    pub channel: Channel,
-    /// The frame that says yes.
-    pub reply: Bytes,
-}
-
-/// Why a session does not receive a channel.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotSubscribed {
-    /// It does already.
-    #[error("already subscribed")]
-    Already,
-    /// `limits.channels_per_session`.
-    #[error("too many channels")]
-    TooMany,
-    /// The session is closing.
-    #[error("the session is closing")]
-    Closing,
-    /// The broker could not.
-    #[error("{0}")]
-    Broker(#[from] BrokerError),
-}
-
-/// A session gives a channel back. Answers whether it had it.
-#[derive(Message)]
-#[rtype(result = "bool")]
-pub struct Unsubscribe {
-    /// Who.
-    pub key: SessionKey,
-    /// What.
-    pub channel: Channel,
-}
-
-/// Whether a session receives a channel.
-#[derive(Message)]
-#[rtype(result = "bool")]
-pub struct IsSubscribed {
-    /// Who.
-    pub key: SessionKey,
-    /// What.
-    pub channel: Channel,
-}
 
 /// Proves that the hub is alive.
 #[derive(Message)]
@@ -212,38 +185,16 @@ impl Hub {
     }
 
     /// Closes a session for a reason of ours.
-    fn close(&mut self, key: SessionKey, disconnect: Disconnect) {
+    fn close(&mut self, key: SessionKey, disconnect: &Disconnect) {
         let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
         self.metrics.count_close(disconnect.code());
-        if disconnect == Disconnect::Slow {
+        if *disconnect == Disconnect::SLOW {
             // It does not read, so it cannot be told.
             member.outbox.cut();
         } else {
             member.farewell(disconnect, &self.clock);
         }
         self.let_go(key);
-    }
-
-    fn add_subscriber(&mut self, subscribe: Subscribe) -> Result<(), NotSubscribed> {
-        let Subscribe { key, channel, reply } = subscribe;
-        let member = self.registry.member(key).filter(|member| !member.is_leaving()).ok_or(NotSubscribed::Closing)?;
-        let now = self.clock.now();
-        let outbox = member.outbox.clone();
-        outbox.push(now, reply).map_err(|_| NotSubscribed::Closing)?;
-        self.registry.subscribe(key, channel);
-        let _ = outbox.flush(&self.clock, now);
-        Ok(())
-    }
-
-    fn may_subscribe(&self, key: SessionKey, channel: &Channel) -> Result<(), NotSubscribed> {
-        let channels = self.registry.channels_of(key).ok_or(NotSubscribed::Closing)?;
-        if channels.contains(channel) {
-            Err(NotSubscribed::Already)
-        } else if channels.len() >= self.channels_per_session {
-            Err(NotSubscribed::TooMany)
-        } else {
-            Ok(())
-        }
     }
 }
 
@@ -258,8 +209,12 @@ impl Actor for Hub {
 impl Handler<Register> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Register { key, outbox, keep_alive, expires_at }: Register, _: &mut Self::Context) {
-        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at));
+    fn handle(&mut self, register: Register, _: &mut Self::Context) {
+        let Register { key, outbox, keep_alive, expires_at, user, client, session } = register;
+        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at, client, session));
+        if let Some(user) = user {
+            self.registry.belongs_to(key, user);
+        }
         self.begin_tending(key);
     }
 }
@@ -267,10 +222,15 @@ impl Handler<Register> for Hub {
 impl Handler<Update> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Update { key, keep_alive, expires_at }: Update, _: &mut Self::Context) {
+    fn handle(&mut self, Update { key, keep_alive, expires_at, user }: Update, _: &mut Self::Context) {
+        self.registry.belongs_to(key, user);
         if let Some(member) = self.registry.member_mut(key) {
-            member.update(keep_alive, expires_at);
-            self.begin_tending(key);
+            let is_new = member.update(keep_alive, expires_at);
+            if is_new {
+                self.begin_tending(key);
+            } else {
+                self.arm(key);
+            }
         }
     }
 }
@@ -288,51 +248,6 @@ impl Handler<Unregister> for Hub {
 
     fn handle(&mut self, Unregister(key): Unregister, _: &mut Self::Context) {
         self.remove(key);
-    }
-}
-
-impl Handler<Subscribe> for Hub {
-    type Result = ResponseActFuture<Self, Result<(), NotSubscribed>>;
-
-    fn handle(&mut self, subscribe: Subscribe, _: &mut Self::Context) -> Self::Result {
-        if let Err(refused) = self.may_subscribe(subscribe.key, &subscribe.channel) {
-            return Box::pin(actix::fut::ready(Err(refused)));
-        }
-        if self.registry.has_subscribers(&subscribe.channel) {
-            return Box::pin(actix::fut::ready(self.add_subscriber(subscribe)));
-        }
-        let acquired = self.interest.clone().acquire(subscribe.channel.clone());
-        Box::pin(acquired.into_actor(self).map(move |acquired, hub, _| {
-            acquired?;
-            let channel = subscribe.channel.clone();
-            let was_listening = hub.registry.has_subscribers(&channel);
-            let added = hub.add_subscriber(subscribe);
-            if was_listening || added.is_err() {
-                // Another session was quicker and holds the channel for all, or there is nobody to hold it for.
-                hub.interest.release(&channel);
-            }
-            added
-        }))
-    }
-}
-
-impl Handler<Unsubscribe> for Hub {
-    type Result = bool;
-
-    fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
-        let left = self.registry.unsubscribe(key, &channel);
-        if left == registry::Left::Last {
-            self.interest.release(&channel);
-        }
-        left != registry::Left::WasNotThere
-    }
-}
-
-impl Handler<IsSubscribed> for Hub {
-    type Result = bool;
-
-    fn handle(&mut self, IsSubscribed { key, channel }: IsSubscribed, _: &mut Self::Context) -> bool {
-        self.registry.channels_of(key).is_some_and(|channels| channels.contains(&channel))
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Hub, KeepAlive, SessionKey, wheel::TICK};
+use actix::Recipient;
+use uuid::Uuid;
+
+use super::{Hub, KeepAlive, Renew, SessionKey, wheel::TICK};
 use crate::{
     clock::{Clock, Millis, NEVER, millis},
     config::Config,
@@ -24,6 +27,10 @@ pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
     keep_alive: KeepAlive,
     expires_at: Millis,
+    /// When the first of its subscriptions ends by itself.
+    pub(super) subscriptions_expire_at: Millis,
+    pub(super) client: Uuid,
+    pub(super) session: Recipient<Renew>,
     /// The tick of the last place in the wheel; older places are void.
     armed_at: u64,
     due: Due,
@@ -39,14 +46,22 @@ enum Due {
 }
 
 impl Member {
-    pub(super) fn new(outbox: Arc<Outbox>, keep_alive: KeepAlive, expires_at: Millis) -> Self {
-        Self { outbox, keep_alive, expires_at, armed_at: 0, due: Due::NextPing(Instant::now()) }
+    pub(super) fn new(
+        outbox: Arc<Outbox>,
+        keep_alive: KeepAlive,
+        expires_at: Millis,
+        client: Uuid,
+        session: Recipient<Renew>,
+    ) -> Self {
+        let due = Due::NextPing(Instant::now());
+        Self { outbox, keep_alive, expires_at, subscriptions_expire_at: NEVER, client, session, armed_at: 0, due }
     }
 
-    pub(super) fn update(&mut self, keep_alive: KeepAlive, expires_at: Millis) {
-        self.keep_alive = keep_alive;
+    /// Tells whether it is to be kept alive in another way than before.
+    pub(super) fn update(&mut self, keep_alive: KeepAlive, expires_at: Millis) -> bool {
         self.expires_at = expires_at;
         self.outbox.expire_at(expires_at);
+        std::mem::replace(&mut self.keep_alive, keep_alive) != keep_alive
     }
 
     /// Whether its connection is being closed.
@@ -54,8 +69,8 @@ impl Member {
         matches!(self.due, Due::Gone(_))
     }
 
-    pub(super) fn farewell(&self, disconnect: Disconnect, clock: &Clock) {
-        let backlog = if disconnect == Disconnect::Expired { Backlog::Drop } else { Backlog::Send };
+    pub(super) fn farewell(&self, disconnect: &Disconnect, clock: &Clock) {
+        let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
         self.outbox.close(farewell(disconnect), backlog, clock);
     }
 
@@ -120,13 +135,14 @@ impl Hub {
     }
 
     /// Puts a session into the wheel for whatever comes first.
-    fn arm(&mut self, key: SessionKey) {
+    pub(super) fn arm(&mut self, key: SessionKey) {
         let now = self.clock.now();
         let Some(member) = self.registry.member_mut(key) else { return };
         let (Due::FirstMessage(at) | Due::NextPing(at) | Due::Pong { by: at, .. } | Due::Gone(at)) = member.due;
-        let left = Duration::from_millis(member.expires_at.saturating_sub(now).max(0).unsigned_abs());
+        let end = member.expires_at.min(member.subscriptions_expire_at);
+        let left = Duration::from_millis(end.saturating_sub(now).max(0).unsigned_abs());
         let after = at.saturating_duration_since(Instant::now()).min(left);
-        member.armed_at = self.wheel.put(key, after);
+        member.armed_at = self.wheel.put(key, after, member.armed_at);
     }
 
     /// One turn of the wheel.
@@ -159,12 +175,15 @@ impl Hub {
                 return;
             }
             Due::Gone(_) => {}
-            _ if wall >= member.expires_at => return self.close(key, Disconnect::Expired),
-            Due::FirstMessage(by) if now >= by => return self.close(key, Disconnect::Stale),
+            _ if wall >= member.subscriptions_expire_at && wall < member.expires_at => {
+                self.expire_subscriptions(key, wall);
+            }
+            _ if wall >= member.expires_at => return self.close(key, &Disconnect::EXPIRED),
+            Due::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             Due::Pong { next_ping, .. } if member.outbox.take_answer() => member.due = Due::NextPing(next_ping),
-            Due::Pong { by, .. } if now >= by => return self.close(key, Disconnect::NoPong),
+            Due::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),
             _ if member.outbox.incomplete_for() > self.timing.message_age => {
-                return self.close(key, Disconnect::BadRequest);
+                return self.close(key, &Disconnect::BAD_REQUEST);
             }
             Due::NextPing(at) if now >= at => return self.ping(key, wall),
             _ => {}
@@ -191,7 +210,7 @@ impl Hub {
         self.silence(key);
         if let Some(member) = self.registry.member_mut(key).filter(|member| !member.is_leaving()) {
             member.due = Due::Gone(Instant::now() + FAREWELL);
-            member.expires_at = NEVER;
+            (member.expires_at, member.subscriptions_expire_at) = (NEVER, NEVER);
             self.arm(key);
         }
     }
@@ -200,7 +219,7 @@ impl Hub {
     fn send_wave(&mut self) {
         let Some((mut leaving, wave)) = self.timing.leaving.take() else { return };
         for key in leaving.split_off(leaving.len().saturating_sub(wave)) {
-            self.close(key, Disconnect::Shutdown);
+            self.close(key, &Disconnect::SHUTDOWN);
         }
         if leaving.is_empty() {
             // Who came in the meantime.

@@ -27,10 +27,14 @@ impl Default for Wheel {
 
 impl Wheel {
     /// Puts a session where it will be looked at `after` that time, or at the end of a turn if that is sooner. Tells when.
-    /// A session may stand in several places; whoever looks compares the tick with the one it was told last.
-    pub(super) fn put(&mut self, key: SessionKey, after: Duration) -> Tick {
+    /// If it stands somewhere already (`stands_at`) and that comes first, it stays there: however often a session changes, it
+    /// has few places. Of several, the last told counts; whoever looks compares.
+    pub(super) fn put(&mut self, key: SessionKey, after: Duration, stands_at: Tick) -> Tick {
         let ticks = after.as_millis().div_ceil(TICK.as_millis()).clamp(1, u128::from(SLOTS) - 1);
         let at = self.now + ticks as Tick;
+        if stands_at > self.now && stands_at <= at {
+            return stands_at;
+        }
         self.slots[(at % SLOTS) as usize].push(key);
         at
     }
@@ -49,9 +53,10 @@ mod tests {
     #[test]
     fn what_is_due_comes_by_at_its_tick_and_what_is_far_off_within_a_turn() {
         let mut wheel = Wheel::default();
-        let soon = wheel.put(SessionKey(1), Duration::from_millis(250));
-        let at_once = wheel.put(SessionKey(2), Duration::ZERO);
-        let far = wheel.put(SessionKey(3), Duration::from_secs(86_400));
+        let soon = wheel.put(SessionKey(1), Duration::from_millis(250), 0);
+        let at_once = wheel.put(SessionKey(2), Duration::ZERO, 0);
+        let far = wheel.put(SessionKey(3), Duration::from_secs(86_400), 0);
+        assert_eq!(wheel.put(SessionKey(1), Duration::from_secs(1), soon), soon, "what comes first stays");
         assert_eq!((soon, at_once, far), (3, 1, SLOTS - 1));
         let mut seen = Vec::new();
         for _ in 0..SLOTS {

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 pub struct Command<'a> {
     /// Echoed in the reply; 0 where none is expected.
     pub id: u32,
+    /// A token that any command may carry: it replaces the session's claims.
+    pub token: Option<Cow<'a, str>>,
     /// What is asked.
     pub method: Method<'a>,
 }
@@ -28,6 +30,8 @@ pub enum Method<'a> {
     Subscribe {
         /// Its name, unchecked.
         channel: Cow<'a, str>,
+        /// A subscription token.
+        token: Option<Cow<'a, str>>,
     },
     /// Stop receiving a channel.
     Unsubscribe {
@@ -40,6 +44,18 @@ pub enum Method<'a> {
         channel: Cow<'a, str>,
         /// Raw JSON.
         data: &'a RawValue,
+    },
+    /// Go on with a newer token.
+    Refresh {
+        /// The token.
+        token: Option<Cow<'a, str>>,
+    },
+    /// Go on receiving a channel with a newer subscription token.
+    SubRefresh {
+        /// Its name, unchecked.
+        channel: Cow<'a, str>,
+        /// The token.
+        token: Option<Cow<'a, str>>,
     },
     /// Answer at once.
     Ping,
@@ -59,9 +75,11 @@ struct Envelope<'a> {
     #[serde(default)]
     id: u32,
     #[serde(borrow)]
-    connect: Option<ConnectRequest<'a>>,
+    token: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    subscribe: Option<ChannelRequest<'a>>,
+    connect: Option<TokenRequest<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<ChannelTokenRequest<'a>>,
     #[serde(borrow)]
     unsubscribe: Option<ChannelRequest<'a>>,
     #[serde(borrow)]
@@ -79,13 +97,21 @@ struct Envelope<'a> {
     #[serde(borrow)]
     rpc: Option<&'a RawValue>,
     #[serde(borrow)]
-    refresh: Option<&'a RawValue>,
+    refresh: Option<TokenRequest<'a>>,
     #[serde(borrow)]
-    sub_refresh: Option<&'a RawValue>,
+    sub_refresh: Option<ChannelTokenRequest<'a>>,
 }
 
 #[derive(Deserialize)]
-struct ConnectRequest<'a> {
+struct TokenRequest<'a> {
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct ChannelTokenRequest<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
     #[serde(borrow, default)]
     token: Option<Cow<'a, str>>,
 }
@@ -115,6 +141,7 @@ pub fn command(line: &str) -> Result<Command<'_>, Malformed> {
     }
     let Envelope {
         id,
+        token,
         connect,
         subscribe,
         unsubscribe,
@@ -128,12 +155,14 @@ pub fn command(line: &str) -> Result<Command<'_>, Malformed> {
         refresh,
         sub_refresh,
     } = serde_json::from_str(line).map_err(|_| Malformed)?;
-    let unavailable = [presence, presence_stats, history, rpc, refresh, sub_refresh];
+    let unavailable = [presence, presence_stats, history, rpc];
     let mut methods = [
-        connect.map(|request| Method::Connect { token: request.token.filter(|token| !token.is_empty()) }),
-        subscribe.map(|request| Method::Subscribe { channel: request.channel }),
+        connect.map(|request| Method::Connect { token: given(request.token) }),
+        subscribe.map(|request| Method::Subscribe { channel: request.channel, token: given(request.token) }),
         unsubscribe.map(|request| Method::Unsubscribe { channel: request.channel }),
         publish.map(|request| Method::Publish { channel: request.channel, data: request.data }),
+        refresh.map(|request| Method::Refresh { token: given(request.token) }),
+        sub_refresh.map(|request| Method::SubRefresh { channel: request.channel, token: given(request.token) }),
         send.map(|_| Method::Send),
         ping.map(|_| Method::Ping),
     ]
@@ -141,11 +170,16 @@ pub fn command(line: &str) -> Result<Command<'_>, Malformed> {
     .flatten()
     .chain(unavailable.into_iter().flatten().map(|_| Method::Unavailable));
     match (methods.next(), methods.next(), id) {
-        (None, None, 0) if line.trim() == "{}" => Ok(Command { id, method: Method::Pong }),
-        (Some(method @ Method::Send), None, _) => Ok(Command { id, method }),
-        (Some(method), None, 1..) => Ok(Command { id, method }),
+        (None, None, 0) if line.trim() == "{}" => Ok(Command { id, token: None, method: Method::Pong }),
+        (Some(method @ Method::Send), None, _) => Ok(Command { id, token: given(token), method }),
+        (Some(method), None, 1..) => Ok(Command { id, token: given(token), method }),
         _ => Err(Malformed),
     }
+}
+
+/// SDKs write "" for what they do not have.
+fn given(token: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
+    token.filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -159,9 +193,11 @@ mod tests {
     #[test]
     fn a_command_is_its_id_and_one_method() {
         let subscribe = one(r#"{"id":1,"subscribe":{"channel":"a"}}"#).unwrap();
-        assert!(matches!(&subscribe, Command { id: 1, method: Method::Subscribe { channel } } if channel == "a"));
+        assert!(
+            matches!(&subscribe, Command { id: 1, method: Method::Subscribe { channel, token: None }, .. } if channel == "a")
+        );
         assert!(matches!(one("{}").unwrap().method, Method::Pong));
-        assert!(matches!(one(r#"{"id":2,"ping":{}}"#).unwrap(), Command { id: 2, method: Method::Ping }));
+        assert!(matches!(one(r#"{"id":2,"ping":{}}"#).unwrap(), Command { id: 2, method: Method::Ping, .. }));
     }
 
     #[test]

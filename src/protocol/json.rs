@@ -24,6 +24,11 @@ pub(super) fn append(into: &mut Vec<u8>, value: &impl Serialize) {
     debug_assert!(written.is_ok(), "our own values are JSON");
 }
 
+/// The same for JSON that is somebody else's.
+pub(super) fn raw_borrowed<S: Serializer>(bytes: &Option<&Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+    raw(&bytes.cloned(), serializer)
+}
+
 /// Raw JSON in place. It was validated where it came in; should it not be JSON after all, it becomes `null`.
 pub(super) fn raw<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
     let raw = bytes.as_deref().and_then(|bytes| serde_json::from_slice::<&RawValue>(bytes).ok());

@@ -10,11 +10,14 @@ mod push;
 mod reply;
 
 pub use command::{Command, Malformed, Method, command};
-pub use disconnect::Disconnect;
+pub use disconnect::{Disconnect, Unsubscribed};
 pub use error::{ErrorBody, ErrorCode};
 pub use json::one_line;
-pub use push::{connect_push, farewell, publication_push};
-pub use reply::{ConnectResult, connect_reply, empty_reply, error_reply};
+pub use push::{connect_push, farewell, publication_push, refresh_push, subscribe_push, unsubscribe_push};
+pub use reply::{
+    ConnectResult, Expiry, RefreshResult, SubscribeResult, connect_reply, empty_reply, error_reply, refresh_reply,
+    sub_refresh_reply, subscribe_reply,
+};
 
 /// What is told to clients as the server's version.
 pub const VERSION: &str = concat!("wardcast ", env!("CARGO_PKG_VERSION"));

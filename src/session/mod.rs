@@ -3,6 +3,7 @@
 //! is waited for here, and the client's next message with it.
 
 mod command;
+mod pace;
 mod speaker;
 
 use std::{rc::Rc, sync::Arc};
@@ -12,14 +13,18 @@ use actix_web_actors::ws::Frame;
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
-use self::{command::Inbox, speaker::Speaker};
+use self::{
+    command::Inbox,
+    pace::{Haste, Pace},
+    speaker::Speaker,
+};
 use crate::{
     address::Address,
-    auth::{Admission, Entrance, Permissions, Verifier},
+    auth::{Admission, Entrance, Permissions, Refusal, Verifier},
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
-    hub::{Hub, KeepAlive, Leave, Register, SessionKey, Unregister},
+    hub::{Hub, KeepAlive, Leave, Register, Renew, SessionKey, Unregister},
     metrics::Metrics,
     protocol::{Disconnect, farewell, frame},
     seats::{KeyedSeat, KeyedSeats, Seat},
@@ -59,7 +64,14 @@ pub struct Session {
     inbox: Inbox,
     /// Pieces of nonsense so far.
     errors: u32,
-    waiting: Option<(Seat, KeyedSeat<Address>)>,
+    /// How fast it may ask, and publish.
+    paces: (Pace, Pace),
+    /// Some subscription has something to show to others beside its publications.
+    has_subscription_info: bool,
+    /// What the handshake has refused, until it is told.
+    rejected: Option<Refusal>,
+    /// Boxed, since few connections wait and all would pay for it.
+    waiting: Option<Box<(Seat, KeyedSeat<Address>)>>,
     user: Option<KeyedSeat<Arc<str>>>,
     _seats: (Seat, KeyedSeat<Address>),
 }
@@ -71,18 +83,23 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
     let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
     Session::create(|ctx| {
         ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
+        let (speaker, rejected) = match admission.entrance {
+            Entrance::Somebody(claims) => (Speaker::Plain(claims), None),
+            Entrance::Nobody => (Speaker::Nobody, None),
+            Entrance::Rejected(refusal) => (Speaker::Nobody, Some(refusal)),
+        };
         Session {
             key: SessionKey::unique(),
             client: Uuid::new_v4(),
             outbox,
             services,
-            speaker: match admission.entrance {
-                Entrance::Somebody(claims) => Speaker::Plain(claims),
-                Entrance::Nobody | Entrance::Rejected(_) => Speaker::Nobody,
-            },
+            speaker,
+            paces: Default::default(),
+            has_subscription_info: false,
+            rejected,
             inbox: Inbox::default(),
             errors: 0,
-            waiting: admission.waiting,
+            waiting: admission.waiting.map(Box::new),
             user: admission.user,
             _seats: (admission.seat, admission.address),
         }
@@ -92,17 +109,24 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
 impl Actor for Session {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, ctx: &mut Self::Context) {
         let (keep_alive, expires_at) = match self.speaker.claims() {
             Some(claims) => (KeepAlive::Native, claims.expires_at),
             None => (KeepAlive::Waiting, NEVER),
         };
         let outbox = self.outbox.clone();
         outbox.expire_at(expires_at);
-        self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at });
-        if self.speaker.claims().is_some() {
-            self.say_hello();
-            self.flush();
+        let user = self.speaker.claims().map(|claims| claims.user.clone());
+        let (client, session) = (self.client, ctx.address().recipient());
+        self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at, user, client, session });
+        match self.rejected.take() {
+            Some(Refusal::Expired) => self.close(&Disconnect::EXPIRED_TOKEN),
+            Some(Refusal::Invalid(_)) => self.close(&Disconnect::INVALID_TOKEN),
+            None if self.speaker.claims().is_some() => {
+                let done = self.say_hello();
+                self.carry_on(done, ctx);
+            }
+            None => {}
         }
     }
 
@@ -115,12 +139,15 @@ impl Actor for Session {
 impl StreamHandler<Result<Frame, Violation>> for Session {
     fn handle(&mut self, item: Result<Frame, Violation>, ctx: &mut Self::Context) {
         if self.has_expired() {
-            return self.close(Disconnect::Expired);
+            return self.close(&Disconnect::EXPIRED);
         }
         match item {
             Ok(Frame::Text(text)) => {
                 self.inbox.take(text);
                 self.proceed(ctx);
+            }
+            Ok(Frame::Binary(_) | Frame::Continuation(_)) if self.hurry() == Haste::Flood => {
+                self.close(&Disconnect::TOO_MANY_REQUESTS);
             }
             Ok(Frame::Binary(_) | Frame::Continuation(_)) => {
                 self.nonsense();
@@ -128,6 +155,7 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
             }
             // Who does not read what it asked for is not answered: only the latest ping needs a pong (RFC 6455 §5.5.3).
             Ok(Frame::Ping(_)) if self.outbox.is_full() => {}
+            Ok(Frame::Ping(_)) if self.hurry() == Haste::Flood => self.close(&Disconnect::TOO_MANY_REQUESTS),
             Ok(Frame::Ping(payload)) => {
                 self.send(frame::pong(&payload));
                 self.flush();
@@ -150,7 +178,21 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
     }
 }
 
+impl Handler<Renew> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Renew { expires_at, info }: Renew, _: &mut Self::Context) {
+        self.renew(expires_at, info);
+        self.flush();
+    }
+}
+
 impl Session {
+    /// One more thing that the client asks for.
+    fn hurry(&mut self) -> Haste {
+        self.paces.0.take(self.services.config.limits.commands_per_second)
+    }
+
     /// Whether the token's time is over: nothing the client says counts any more.
     fn has_expired(&self) -> bool {
         self.speaker.claims().is_some_and(|claims| self.services.clock.now() >= claims.expires_at)
@@ -160,31 +202,31 @@ impl Session {
     fn send(&mut self, frame: Bytes) {
         match self.outbox.push(self.services.clock.now(), frame) {
             Ok(_) | Err(Refused::Closing) => {}
-            Err(Refused::Expired) => self.close(Disconnect::Expired),
-            Err(Refused::Slow) => self.close(Disconnect::Slow),
+            Err(Refused::Expired) => self.close(&Disconnect::EXPIRED),
+            Err(Refused::Slow) => self.close(&Disconnect::SLOW),
         }
     }
 
     fn flush(&mut self) {
         if self.outbox.flush(&self.services.clock, self.services.clock.now()) == Err(Refused::Expired) {
-            self.close(Disconnect::Expired);
+            self.close(&Disconnect::EXPIRED);
         }
     }
 
     /// Closes the connection for a reason of ours, and says why.
-    fn close(&mut self, disconnect: Disconnect) {
+    fn close(&mut self, disconnect: &Disconnect) {
         if self.speaker.is_gone() || self.outbox.is_closing() {
             return self.silence();
         }
         self.services.metrics.count_close(disconnect.code());
         log::debug!("client {}: closed {} ({})", self.client, disconnect.code(), disconnect.reason());
-        if disconnect == Disconnect::Slow {
+        if *disconnect == Disconnect::SLOW {
             // It does not read, so it cannot be told.
             self.outbox.cut();
             return self.silence();
         }
         // What waits was queued before the token's time was over, but it must not leave after.
-        let backlog = if disconnect == Disconnect::Expired { Backlog::Drop } else { Backlog::Send };
+        let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
         self.leave(farewell(disconnect), backlog);
     }
 

@@ -29,6 +29,14 @@ impl Speaker {
         matches!(self, Self::Gone)
     }
 
+    /// The same somebody, speaking as the SDKs do.
+    pub(super) fn as_sdk(&self) -> Self {
+        match self {
+            Self::Plain(claims) => Self::Sdk(claims.clone()),
+            other => other.clone(),
+        }
+    }
+
     /// The same way of speaking with newer claims.
     pub(super) fn with(&self, claims: Arc<Claims>) -> Self {
         match self {

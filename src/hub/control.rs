@@ -1,0 +1,64 @@
+//! Orders of the server API, as one hub carries them out on its own sessions.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{Hub, Renew, SessionKey};
+use crate::{
+    broker::{Control, Order},
+    channel::Channel,
+    clock::NEVER,
+    protocol::{Disconnect, Unsubscribed},
+};
+
+/// An order that came through the broker, for all hubs of this instance.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub(super) struct Carry(pub(super) Arc<Control>);
+
+impl Hub {
+    /// The sessions that an order means.
+    fn meant_by(&self, control: &Control) -> Vec<SessionKey> {
+        let is_meant = |key: &SessionKey| {
+            let Some(member) = self.registry.member(*key).filter(|member| !member.is_leaving()) else { return false };
+            let mut text = uuid::Uuid::encode_buffer();
+            let client: &str = member.client.hyphenated().encode_lower(&mut text);
+            control.client.as_deref().is_none_or(|only| only == client)
+                && !control.whitelist.iter().any(|spared| spared == client)
+        };
+        self.registry.sessions_of(&control.user).iter().copied().filter(is_meant).collect()
+    }
+
+    fn carry_out(&mut self, key: SessionKey, order: &Order) {
+        match order {
+            Order::Unsubscribe { channel } => {
+                if let Ok(channel) = Channel::new(channel) {
+                    self.end_subscription(key, &channel, Unsubscribed::ByServer);
+                }
+            }
+            Order::Disconnect { code, reason } => {
+                if let Some(disconnect) = Disconnect::custom(*code, reason) {
+                    self.close(key, &disconnect);
+                }
+            }
+            Order::Refresh { expires_at, info } => {
+                let info = info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
+                if let Some(member) = self.registry.member(key) {
+                    member.session.do_send(Renew { expires_at: expires_at.unwrap_or(NEVER), info });
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Carry> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Carry(control): Carry, _: &mut Self::Context) {
+        for key in self.meant_by(&control) {
+            self.carry_out(key, &control.order);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a client does with channels: subscribe, refresh a subscription, unsubscribe, publish. Each asks for the permission
+//! first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use super::{Answer, Done, Failed, Reply, failed};
+use crate::{
+    auth::{Claims, Denied, Refusal, SubscriptionClaims},
+    channel::Channel,
+    hub::{Extend, Find, Grant, NotSubscribed, Subscribe, Terms, Unsubscribe, Wanted},
+    protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeResult, frame},
+    publication::{ClientInfo, Publication},
+    session::{Session, pace::Haste},
+};
+
+impl Session {
+    pub(super) fn subscribe(
+        &mut self,
+        id: u32,
+        channel: &str,
+        token: Option<&str>,
+        claims: &Claims,
+    ) -> Result<Done, Failed> {
+        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let token = token.map(|token| self.judge_subscription(token, &channel, claims)).transpose()?;
+        self.services.permissions.may_subscribe(claims, &channel, token.as_ref()).map_err(denied)?;
+        let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.told(token.expires_at));
+        let grant = token.map_or(Grant::Asked, |token| self.grant_of(token));
+        let reply = frame::text(&protocol::subscribe_reply(id, &SubscribeResult { expiry, data: None }));
+        let wanted = vec![Wanted { channel, grant, announcement: None }];
+        let asked = self.services.hub.send(Subscribe { key: self.key, wanted, reply: Some(reply) });
+        let answer = async move {
+            let result = match asked.await {
+                Ok(Ok(()) | Err(NotSubscribed::Closing)) => Ok(Reply::Said),
+                Ok(Err(NotSubscribed::Already)) => Err(ErrorCode::AlreadySubscribed),
+                Ok(Err(NotSubscribed::TooMany)) => Err(ErrorCode::LimitExceeded),
+                Ok(Err(NotSubscribed::Broker(error))) => Err(failed(&error)),
+                Err(_) => Err(ErrorCode::Internal),
+            };
+            Answer { id, result: result.map_err(Failed::Error) }
+        };
+        Ok(Done::Later(answer.boxed_local()))
+    }
+
+    /// The subscription lasts as long as a newer token says.
+    pub(super) fn sub_refresh(
+        &mut self,
+        id: u32,
+        channel: &str,
+        token: Option<&str>,
+        claims: &Claims,
+    ) -> Result<Done, Failed> {
+        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let token = self.judge_subscription(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
+        let reply = frame::text(&protocol::sub_refresh_reply(id, self.told(token.expires_at)));
+        let grant = self.grant_of(token);
+        let asked = self.services.hub.send(Extend { key: self.key, channel, grant });
+        let answer = async move {
+            let is_subscribed = asked.await.unwrap_or(false);
+            let result = if is_subscribed { Ok(Reply::Frame(reply)) } else { Err(ErrorCode::PermissionDenied.into()) };
+            Answer { id, result }
+        };
+        Ok(Done::Later(answer.boxed_local()))
+    }
+
+    fn judge_subscription(
+        &self,
+        token: &str,
+        channel: &Channel,
+        claims: &Claims,
+    ) -> Result<SubscriptionClaims, Failed> {
+        let token = self.services.verifier.verify_subscription(token).map_err(|refusal| {
+            log::debug!("client {}: subscription token {refusal}", self.client);
+            match refusal {
+                Refusal::Expired => ErrorCode::TokenExpired,
+                Refusal::Invalid(_) => ErrorCode::PermissionDenied,
+            }
+        })?;
+        if token.channel == *channel && token.user == claims.user {
+            Ok(token)
+        } else {
+            // It was made for somebody else, or for something else: it has been stolen, or mistaken badly.
+            Err(Failed::Close(Disconnect::INVALID_TOKEN))
+        }
+    }
+
+    fn grant_of(&mut self, token: SubscriptionClaims) -> Grant {
+        self.has_subscription_info |= token.info.is_some();
+        Grant::Token(Box::new(Terms { expires_at: token.expires_at, info: token.info }))
+    }
+
+    pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<Done, Failed> {
+        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let asked = self.services.hub.send(Unsubscribe { key: self.key, channel });
+        let answer = async move {
+            // Not having it is what the client wants, too.
+            let done = asked.await.map(|_| Reply::Frame(frame::text(&protocol::empty_reply(id, "unsubscribe"))));
+            Answer { id, result: done.map_err(|_| ErrorCode::Internal.into()) }
+        };
+        Ok(Done::Later(answer.boxed_local()))
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        id: u32,
+        channel: &str,
+        data: Bytes,
+        claims: &Arc<Claims>,
+    ) -> Result<Done, Failed> {
+        let limits = &self.services.config.limits;
+        if data.len() > limits.publication_bytes {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        if self.paces.1.take(limits.publications_per_second) != Haste::None {
+            return Err(ErrorCode::TooManyRequests.into());
+        }
+        let (services, claims, key) = (self.services.clone(), claims.clone(), self.key);
+        let mut info = ClientInfo {
+            user: claims.user.to_string(),
+            client: self.client.to_string(),
+            conn_info: claims.info.clone(),
+            chan_info: None,
+        };
+        let asks_hub = self.has_subscription_info || services.permissions.publish_wants_subscription(&channel);
+        let published = async move {
+            let find = asks_hub.then(|| services.hub.send(Find { key, channel: channel.clone() }));
+            let grant = match find {
+                Some(find) => find.await.unwrap_or(None),
+                None => None,
+            };
+            services.permissions.may_publish(&claims, &channel, grant.is_some()).map_err(denied)?;
+            info.chan_info = grant.and_then(|grant| grant.info().cloned());
+            services.metrics.publications.inc();
+            let published = services.broker.publish(Publication { channel, data, info: Some(info) }).await;
+            published.map_err(|error| failed(&error))
+        };
+        let answer = published.map(move |result| Answer {
+            id,
+            result: match result {
+                Ok(()) => Ok(Reply::Frame(frame::text(&protocol::empty_reply(id, "publish")))),
+                Err(error) => Err(Failed::Error(error)),
+            },
+        });
+        Ok(Done::Later(answer.boxed_local()))
+    }
+}
+
+fn denied(denied: Denied) -> ErrorCode {
+    match denied {
+        Denied::UnknownNamespace => ErrorCode::UnknownChannel,
+        Denied::BadName => ErrorCode::BadRequest,
+        Denied::NotGranted => ErrorCode::PermissionDenied,
+    }
+}

@@ -1,0 +1,297 @@
+//! What a client says: the first message, then commands, one after the other. A command that has to wait for hub or broker
+//! holds up what the same client said after it, and nothing else. Who it is stands in [`identity`], what it does with
+//! channels in [`channels`].
+
+mod channels;
+mod identity;
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::{Buf, Bytes};
+use futures_util::{FutureExt, future::LocalBoxFuture};
+
+use super::{Session, pace::Haste, speaker::Speaker};
+use crate::{
+    auth::{
+        Claims,
+        door::{self, FirstText},
+    },
+    broker::BrokerError,
+    protocol::{self, Command, Disconnect, ErrorCode, Method, frame},
+};
+
+/// Commands of one client that are done before others have their turn.
+const LINES_AT_ONCE: usize = 64;
+
+/// A message of which some lines are still to be done.
+#[derive(Default)]
+pub(super) struct Inbox {
+    text: Option<Bytes>,
+    /// Bytes of `text` up to and with the newline of the line in hand.
+    taken: u32,
+}
+
+impl Inbox {
+    pub(super) fn take(&mut self, text: Bytes) {
+        *self = Self { text: Some(text), taken: 0 };
+    }
+
+    /// The next line; the last may end in a newline. `None` when all are done.
+    fn next_line(&mut self) -> Option<Bytes> {
+        let mut text = self.text.take()?;
+        let taken = std::mem::take(&mut self.taken) as usize;
+        text.advance(taken.min(text.len()));
+        if taken > 0 && text.is_empty() {
+            return None;
+        }
+        let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+        // A message is at most `limits.message_bytes`, far below 4 GiB.
+        self.taken = u32::try_from(end + 1).unwrap_or(u32::MAX);
+        let line = text.slice(..end);
+        self.text = Some(text);
+        Some(line)
+    }
+
+    /// The line in hand is to come again.
+    fn put_back(&mut self) {
+        self.taken = 0;
+    }
+}
+
+/// What a command has come to.
+pub(super) enum Done {
+    /// Answered, or there is nothing to answer.
+    Now,
+    /// Answered when this is ready.
+    Later(LocalBoxFuture<'static, Answer>),
+}
+
+/// What is answered to a command.
+pub(super) struct Answer {
+    id: u32,
+    result: Result<Reply, Failed>,
+}
+
+/// A command was done.
+enum Reply {
+    /// This frame says so.
+    Frame(Bytes),
+    /// The hub has answered, in the turn in which the session began to receive.
+    Said,
+}
+
+/// A command was not done.
+enum Failed {
+    /// The client is told.
+    Error(ErrorCode),
+    /// The session cannot go on.
+    Close(Disconnect),
+}
+
+impl From<ErrorCode> for Failed {
+    fn from(error: ErrorCode) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Answer {
+    fn error(id: u32, error: ErrorCode) -> Self {
+        Self { id, result: Err(error.into()) }
+    }
+}
+
+impl Session {
+    /// Does what waits in the inbox, as far as it can be done at once.
+    pub(super) fn proceed(&mut self, ctx: &mut Context<Self>) {
+        for _ in 0..LINES_AT_ONCE {
+            let Some(line) = self.inbox.next_line() else { return self.flush() };
+            // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
+            if self.has_expired() {
+                return self.close(&Disconnect::EXPIRED);
+            }
+            if self.outbox.is_closing() {
+                return self.silence();
+            }
+            let done = self.line(&line);
+            if self.is_waiting_for(done, ctx) {
+                return self.flush();
+            }
+        }
+        self.flush();
+        let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+        ctx.wait(others.map(|(), session, ctx| session.proceed(ctx)));
+    }
+
+    /// Answers what was done outside of a message, and then goes on with messages.
+    pub(super) fn carry_on(&mut self, done: Done, ctx: &mut Context<Self>) {
+        let _ = self.is_waiting_for(done, ctx);
+        self.flush();
+    }
+
+    /// Answers; or, if that has to wait, does so later and goes on then.
+    fn is_waiting_for(&mut self, done: Done, ctx: &mut Context<Self>) -> bool {
+        let Done::Later(mut answer) = done else { return false };
+        if let Some(answer) = (&mut answer).now_or_never() {
+            self.answer(answer);
+            return false;
+        }
+        ctx.wait(answer.into_actor(self).map(|answer, session, ctx| {
+            session.answer(answer);
+            session.proceed(ctx);
+        }));
+        true
+    }
+
+    fn line(&mut self, line: &Bytes) -> Done {
+        // The reader has checked that text is UTF-8.
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        let haste = self.hurry();
+        if haste == Haste::Flood {
+            self.close(&Disconnect::TOO_MANY_REQUESTS);
+            return Done::Now;
+        }
+        if let FirstText::Token(_) | FirstText::OtherScheme = door::first_text(text) {
+            if haste == Haste::Over {
+                self.close(&Disconnect::TOO_MANY_REQUESTS);
+                return Done::Now;
+            }
+            return self.text_token(text);
+        }
+        match (&self.speaker, protocol::command(text)) {
+            (Speaker::Gone, _) => Done::Now,
+            (Speaker::Nobody, Ok(Command { id, method: Method::Connect { token: inner }, token })) => {
+                self.connect(id, inner.or(token))
+            }
+            (Speaker::Nobody, _) => {
+                self.close(&Disconnect::BAD_REQUEST);
+                Done::Now
+            }
+            (_, Ok(Command { id: id @ 1.., .. })) if haste == Haste::Over => {
+                self.answer(Answer::error(id, ErrorCode::TooManyRequests));
+                Done::Now
+            }
+            (Speaker::Plain(_) | Speaker::Sdk(_), Ok(command)) => self.authorized(command, line),
+            (Speaker::Plain(_) | Speaker::Sdk(_), Err(_)) => {
+                self.nonsense();
+                Done::Now
+            }
+        }
+    }
+
+    /// Something that is no command: it ends an SDK session and one that is nobody; a plain one is told.
+    pub(super) fn nonsense(&mut self) {
+        self.errors += 1;
+        match self.speaker {
+            Speaker::Plain(_) if self.errors > self.services.config.limits.errors => {
+                self.close(&Disconnect::TOO_MANY_ERRORS);
+            }
+            Speaker::Plain(_) => self.answer(Answer::error(0, ErrorCode::BadRequest)),
+            Speaker::Nobody | Speaker::Sdk(_) => self.close(&Disconnect::BAD_REQUEST),
+            Speaker::Gone => {}
+        }
+    }
+
+    /// A command of somebody: first the token that it carries, or should.
+    fn authorized(&mut self, Command { id, token, method }: Command<'_>, line: &Bytes) -> Done {
+        let (method, token) = match (method, token) {
+            (Method::Connect { token: inner }, token) => return self.connect(id, inner.or(token)),
+            (Method::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
+            (method, token) => (method, token),
+        };
+        match token {
+            Some(token) => match self.adopt_token_of_command(id, &token) {
+                Ok(Done::Now) => {}
+                Ok(joining) => {
+                    // The command comes again when the session has what its new token brings.
+                    self.inbox.put_back();
+                    return joining;
+                }
+                Err(failed) => return self.fail(id, failed),
+            },
+            None if self.services.config.auth.require_token_per_message && !matches!(method, Method::Pong) => {
+                return self.fail(id, ErrorCode::Unauthorized.into());
+            }
+            None => {}
+        }
+        let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
+        self.command(id, method, line, &claims)
+    }
+
+    fn command(&mut self, id: u32, method: Method<'_>, line: &Bytes, claims: &Arc<Claims>) -> Done {
+        let done = match method {
+            Method::Pong => {
+                self.outbox.note_answer();
+                return Done::Now;
+            }
+            Method::Send => {
+                self.close(&Disconnect::NOT_AVAILABLE);
+                return Done::Now;
+            }
+            Method::Ping => Ok(self.reply(id, &protocol::empty_reply(id, "ping"))),
+            Method::Unavailable => Err(ErrorCode::NotAvailable.into()),
+            Method::Subscribe { channel, token } => self.subscribe(id, &channel, token.as_deref(), claims),
+            Method::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
+            Method::Unsubscribe { channel } => self.unsubscribe(id, &channel),
+            Method::Publish { channel, data } => {
+                let data = protocol::one_line(line, data);
+                self.publish(id, &channel, data, claims)
+            }
+            // Done before.
+            Method::Connect { .. } | Method::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
+        };
+        done.unwrap_or_else(|failed| self.fail(id, failed))
+    }
+
+    fn reply(&mut self, id: u32, reply: &[u8]) -> Done {
+        self.answer(Answer { id, result: Ok(Reply::Frame(frame::text(reply))) });
+        Done::Now
+    }
+
+    fn fail(&mut self, id: u32, failed: Failed) -> Done {
+        self.answer(Answer { id, result: Err(failed) });
+        Done::Now
+    }
+
+    fn answer(&mut self, Answer { id, result }: Answer) {
+        match result {
+            Ok(Reply::Frame(frame)) => self.send(frame),
+            Ok(Reply::Said) => {}
+            Err(Failed::Error(error)) => {
+                self.services.metrics.count_error(error.code());
+                self.send(frame::text(&protocol::error_reply(id, error)));
+            }
+            Err(Failed::Close(disconnect)) => self.close(&disconnect),
+        }
+    }
+}
+
+fn failed(error: &BrokerError) -> ErrorCode {
+    match error {
+        BrokerError::Busy => ErrorCode::TooManyRequests,
+        BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_one_by_one_and_again_when_put_back() {
+        let lines = |text: &'static str| {
+            let mut inbox = Inbox::default();
+            inbox.take(Bytes::from_static(text.as_bytes()));
+            std::iter::from_fn(|| inbox.next_line()).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("a\nb"), ["a", "b"]);
+        assert_eq!(lines("a\n\nb\n"), ["a", "", "b"]);
+        assert_eq!(lines(""), [""]);
+        assert_eq!(lines("\n"), [""]);
+        let mut inbox = Inbox::default();
+        inbox.take(Bytes::from_static(b"a\nb"));
+        inbox.next_line();
+        inbox.put_back();
+        assert_eq!(std::iter::from_fn(|| inbox.next_line()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
