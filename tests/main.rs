@@ -28,6 +28,16 @@ mod delivery;
 mod api;
 // Tokens end on time, whatever the client does.
 mod expiry;
+// Newer tokens: refresh, and a token on any command.
+mod refresh;
+// Subscriptions that a token grants or brings, and their end.
+mod subscriptions;
+// Sessions without a user.
+mod anonymous;
+// How fast a client may ask, and how many it may be.
+mod pace;
+// Orders of the server API to living sessions.
+mod control;
 // Pings, pongs, and connections that are dead.
 mod keep_alive;
 // The bounded queue of one connection.

@@ -84,6 +84,27 @@ impl Hub {
         Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap()
     }
 
+    /// A token with just these claims; a number for `exp` counts from now.
+    pub fn signed(&self, mut claims: Value) -> String {
+        let now = self.clock.now() / 1000;
+        for date in ["exp", "expire_at", "nbf", "iat"] {
+            if let Some(seconds) = claims.get(date).and_then(Value::as_i64) {
+                claims[date] = json!(now + seconds);
+            }
+        }
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    }
+
+    /// A plain client with these claims, which has been greeted; and how.
+    pub async fn client_with(&self, claims: Value) -> (Client, Value) {
+        let path = format!("/socket?token={}", self.signed(claims));
+        let mut client = Client::connect(self.address, &path).await.unwrap();
+        let greeting = client.hear().await["push"]["connect"].clone();
+        assert!(greeting["client"].is_string(), "{greeting}");
+        (client, greeting)
+    }
+
     /// A plain client that came in through the query door and has been greeted.
     pub async fn client(&self, user: &str) -> Client {
         let mut client = Client::connect(self.address, &format!("/socket?token={}", self.token(user))).await.unwrap();

@@ -1,0 +1,131 @@
+//! Orders of the server API to living sessions, on this instance and on others.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{API_KEY, Client, Hub, eventually, hub, hub_with, redis::RedisServer};
+
+async fn order(hub: &Hub, method: &str, body: Value) {
+    assert_eq!(hub.api(method, body).await, json!({"result": {}}));
+}
+
+async fn greeted(hub: &Hub, user: &str) -> (Client, String) {
+    let (client, greeting) = hub.client_with(json!({"sub": user, "exp": 3600})).await;
+    (client, greeting["client"].as_str().unwrap().to_owned())
+}
+
+#[actix_rt::test]
+async fn a_user_is_disconnected_with_all_connections_and_others_are_not() {
+    let hub = hub().await;
+    let (mut one, mut two, mut bob) = (hub.client("ann").await, hub.client("ann").await, hub.client("bob").await);
+    order(&hub, "disconnect", json!({"user": "ann"})).await;
+    for client in [&mut one, &mut two] {
+        let (code, push) = client.ended().await;
+        assert_eq!((code, &push.unwrap()["reason"]), (Some(3503), &json!("force disconnect")));
+    }
+    bob.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn a_disconnect_says_what_the_backend_wants_and_spares_whom_it_names() {
+    let hub = hub().await;
+    let ((mut one, _), (mut two, spared)) = (greeted(&hub, "ann").await, greeted(&hub, "ann").await);
+    let why = json!({"code": 4501, "reason": "signed in elsewhere"});
+    order(&hub, "disconnect", json!({"user": "ann", "whitelist": [spared], "disconnect": why})).await;
+    let (code, push) = one.ended().await;
+    assert_eq!((code, push.unwrap()), (Some(4501), why));
+    two.subscribe("news").await;
+    order(&hub, "disconnect", json!({"user": "bob", "client": spared})).await;
+    two.subscribe("sport").await;
+    order(&hub, "disconnect", json!({"user": "ann", "client": spared})).await;
+    assert_eq!(two.ended().await.0, Some(3503));
+}
+
+#[actix_rt::test]
+async fn an_unsubscribe_ends_one_subscription_of_a_user() {
+    let hub = hub().await;
+    let mut client = hub.subscriber("ann", "news").await;
+    client.subscribe("sport").await;
+    order(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    let push = client.hear().await["push"].clone();
+    assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("news"), &json!(2000)));
+    hub.publish("news", json!(1)).await;
+    hub.publish("sport", json!(2)).await;
+    assert_eq!(client.publication().await, json!(2));
+    client.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn a_refresh_changes_the_end_of_a_session_and_what_others_see() {
+    let hub = hub().await;
+    let mut client = hub.subscriber("ann", "news").await;
+    let at = hub.clock.now() / 1000 + 2 * 3600;
+    order(&hub, "refresh", json!({"user": "ann", "expire_at": at, "info": {"name": "Ann"}})).await;
+    let refreshed = client.hear().await["push"]["refresh"].clone();
+    assert!(refreshed["ttl"].as_u64().unwrap() > 7000, "{refreshed}");
+    hub.clock.advance(Duration::from_secs(3700));
+    client.say(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
+    let both = [client.hear().await, client.hear().await];
+    assert!(both.iter().any(|heard| heard["push"]["pub"]["info"]["conn_info"] == json!({"name": "Ann"})), "{both:?}");
+    order(&hub, "refresh", json!({"user": "ann", "expired": true})).await;
+    assert_eq!(client.ended().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn a_refresh_into_the_past_ends_the_session() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    order(&hub, "refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 - 1})).await;
+    assert_eq!(client.ended().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn orders_reach_the_sessions_of_every_instance() {
+    let redis = RedisServer::start().await;
+    let on_redis = async || {
+        hub_with(|config| {
+            config.broker.kind = wardcast::config::BrokerKind::Redis;
+            config.broker.redis.url = wardcast::config::Secret::new(redis.url());
+        })
+        .await
+    };
+    let (one, two) = (on_redis().await, on_redis().await);
+    for hub in [&one, &two] {
+        eventually("ready", async || {
+            crate::support::http::get(hub.address, "/health/ready").send().await.status == 200
+        })
+        .await;
+    }
+    let (mut here, mut there) = (one.client("ann").await, two.subscriber("ann", "news").await);
+    order(&one, "unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    assert_eq!(there.hear().await["push"]["unsubscribe"]["code"], 2000);
+    order(&one, "disconnect", json!({"user": "ann"})).await;
+    assert_eq!((here.ended().await.0, there.ended().await.0), (Some(3503), Some(3503)));
+}
+
+#[actix_rt::test]
+async fn info_counts_connections_users_subscriptions_and_channels() {
+    let hub = hub().await;
+    let _clients =
+        [hub.subscriber("ann", "a").await, hub.subscriber("ann", "b").await, hub.subscriber("bob", "a").await];
+    let answer = hub.api("info", json!({})).await;
+    let node = &answer["result"]["nodes"][0];
+    let counts = ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap());
+    assert_eq!(counts, [3, 2, 3, 2], "{answer}");
+    assert!(node["uid"].is_string() && node["version"].is_string() && node["uptime"].is_u64(), "{answer}");
+}
+
+#[actix_rt::test]
+async fn orders_want_the_key() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    for method in ["disconnect", "unsubscribe", "refresh", "info", "batch"] {
+        let request = crate::support::http::post(hub.address, &format!("/api/{method}"));
+        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
+        let wrong = API_KEY.replace('k', "K");
+        let request = crate::support::http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", &wrong);
+        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
+    }
+    client.subscribe("news").await;
+}

@@ -1,0 +1,126 @@
+//! How fast a client may ask and publish, and how many connections a user may have.
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{Client, hub_with, raw};
+
+#[actix_rt::test]
+async fn commands_over_the_rate_are_111_and_going_on_is_3013() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut client = hub.client("ann").await;
+    let mut codes = Vec::new();
+    for id in 1..=15 {
+        let reply = client.ask(json!({"id": id, "ping": {}})).await;
+        assert_eq!(reply["id"], id);
+        codes.push(reply["error"]["code"].as_u64().unwrap_or(0));
+    }
+    assert_eq!(codes[..10], [0; 10], "a burst of two seconds passes");
+    assert!(codes.contains(&111) && codes.iter().all(|code| [0, 111].contains(code)), "{codes:?}");
+    for id in 16..=40 {
+        client.say(json!({"id": id, "ping": {}})).await;
+    }
+    assert_eq!(client.ended().await.0, Some(3013));
+}
+
+#[actix_rt::test]
+async fn a_frame_full_of_commands_is_held_to_the_same_rate() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut client = hub.client("ann").await;
+    client.say_text(&vec![r#"{"id":1,"subscribe":{"channel":"news"}}"#; 1000].join("\n")).await;
+    assert_eq!(client.ended().await.0, Some(3013));
+}
+
+#[actix_rt::test]
+async fn floods_of_pings_binary_frames_and_answers_end_too() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    for flood in [Message::Ping(Default::default()), Message::binary(Vec::new()), Message::text("{}")] {
+        let is_nonsense = matches!(flood, Message::Binary(_));
+        let mut client = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+        let (opcode, payload) = match &flood {
+            Message::Ping(_) => (raw::PING, &b""[..]),
+            Message::Binary(_) => (raw::BINARY, &b""[..]),
+            _ => (raw::TEXT, &b"{}"[..]),
+        };
+        let frames = raw::frame(raw::FIN | opcode, payload).repeat(60);
+        client.send(&frames).await;
+        let expected = if is_nonsense { [Some(3509), Some(3013)] } else { [Some(3013); 2] };
+        let code = client.close_code().await;
+        assert!(expected.contains(&code), "{flood:?}: {code:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn text_tokens_over_the_rate_are_3013() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 2).await;
+    let mut client = hub.client("ann").await;
+    for _ in 0..6 {
+        client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    }
+    assert_eq!(client.ended().await.0, Some(3013));
+}
+
+#[actix_rt::test]
+async fn publications_over_the_rate_are_111_and_other_commands_go_on() {
+    let hub = hub_with(|config| config.limits.publications_per_second = 2).await;
+    let mut client = hub.client("ann").await;
+    let mut codes = Vec::new();
+    for id in 1..=10 {
+        let reply = client.ask(json!({"id": id, "publish": {"channel": "news", "data": 1}})).await;
+        codes.push(reply["error"]["code"].as_u64().unwrap_or(0));
+    }
+    assert_eq!(codes[..4], [0; 4], "{codes:?}");
+    assert!(codes[5..].contains(&111), "{codes:?}");
+    client.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn the_publications_of_one_user_over_rest_are_held_to_the_same_rate() {
+    let hub = hub_with(|config| config.limits.publications_per_second = 2).await;
+    let publish = async |user: &str| {
+        let request = crate::support::http::post(hub.address, "/v1/channels/news/messages");
+        let token = format!("Bearer {}", hub.token(user));
+        request.header("Authorization", &token).json(json!({"a": 1})).send().await
+    };
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        let answer = publish("ann").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        codes.push(answer.json()["error"]["code"].as_u64().unwrap_or(0));
+    }
+    assert_eq!(codes[..4], [0; 4], "{codes:?}");
+    assert!(codes[5..].contains(&111), "{codes:?}");
+    assert_eq!(publish("bob").await.json(), json!({"result": {}}), "and nobody else's");
+}
+
+#[actix_rt::test]
+async fn a_user_has_so_many_connections_and_one_that_goes_makes_room() {
+    let hub = hub_with(|config| config.limits.connections_per_user = 2).await;
+    let (first, _second) = (hub.client("ann").await, hub.client("ann").await);
+    let path = format!("/socket?token={}", hub.token("ann"));
+    match Client::connect(hub.address, &path).await {
+        Err(Error::Http(response)) => {
+            assert_eq!(response.status(), 429);
+            assert!(response.headers().contains_key("retry-after"));
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    let mut sdk = hub.stranger().await;
+    sdk.say(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    assert_eq!(sdk.ended().await.0, Some(3504));
+    let mut text = hub.stranger().await;
+    text.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert_eq!(text.ended().await.0, Some(3013));
+    hub.client("bob").await;
+    drop(first);
+    crate::support::eventually("there is room", async || Client::connect(hub.address, &path).await.is_ok()).await;
+}
+
+#[actix_rt::test]
+async fn becoming_an_sdk_session_or_refreshing_takes_no_second_seat() {
+    let hub = hub_with(|config| config.limits.connections_per_user = 1).await;
+    let mut client = hub.client("ann").await;
+    assert!(client.ask(json!({"id": 1, "connect": {}})).await["connect"].is_object());
+    let refresh = json!({"id": 2, "refresh": {"token": hub.token("ann")}});
+    assert!(client.ask(refresh).await["refresh"].is_object());
+}
