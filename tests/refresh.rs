@@ -157,7 +157,7 @@ async fn when_every_command_must_carry_a_token_one_without_is_101_and_is_not_don
     let token = hub.token("ann");
     for command in [
         json!({"subscribe": {"channel": "news"}}),
-        json!({"publish": {"channel": "news", "data": 1}}),
+        json!({"publish": {"channel": "other", "data": 1}}),
         json!({"unsubscribe": {"channel": "news"}}),
         json!({"ping": {}}),
     ] {

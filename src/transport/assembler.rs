@@ -3,7 +3,7 @@
 use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 
-use super::{Bounds, inbound::Violation};
+use super::{Bounds, reader::Violation};
 
 /// A message of which not all fragments have come.
 #[derive(Debug)]

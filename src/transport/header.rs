@@ -1,7 +1,7 @@
 //! Frame headers, judged as they come in (RFC 6455 §5.2): `actix_http::ws::Codec` would buffer a whole frame before it
 //! looks at the size. Pure.
 
-use super::inbound::Violation;
+use super::reader::Violation;
 
 /// Continuation, in the low nibble of a frame's first byte.
 const CONTINUATION: u8 = 0x0;

@@ -6,14 +6,16 @@ mod assembler;
 mod header;
 mod inbound;
 mod outbox;
+mod reader;
 mod socket;
 
 use std::time::Duration;
 
 use crate::config;
 
-pub use inbound::{Inbound, Violation};
+pub use inbound::Inbound;
 pub use outbox::{Backlog, Flushed, Outbox, Pushed, Refused};
+pub use reader::{Reader, Violation};
 pub use socket::Socket;
 
 /// What one connection may cost.
