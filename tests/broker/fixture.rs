@@ -80,6 +80,7 @@ pub async fn on(url: &str) -> Instance {
 
 /// An instance at a Redis that may be there, with deadlines that suit a test.
 pub fn at(url: &str, prefix: &str) -> Instance {
+    crate::support::trace::begin();
     let mut config = Config::default().broker.redis;
     config.url = Secret::new(url);
     config.prefix = prefix.to_owned();

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, secret, trace};
 
 /// A run of the binary. It is killed when it is forgotten.
 pub(super) struct Process {
@@ -71,7 +71,9 @@ impl Process {
         let stderr = thread::spawn(move || {
             let mut text = Vec::new();
             stderr.read_to_end(&mut text).unwrap();
-            String::from_utf8_lossy(&text).into_owned()
+            let text = String::from_utf8_lossy(&text).into_owned();
+            trace::keep(&text);
+            text
         });
         Self { child, lines, stderr: Some(stderr) }
     }
@@ -91,7 +93,7 @@ impl Process {
         };
         let address = between("ws://", '/').parse().unwrap();
         let curl = text.lines().find(|line| line.trim().starts_with("curl ")).expect("a curl line").trim().to_owned();
-        Banner { address, token: between("token=", '"'), curl, text }
+        Banner { address, token: secret(between("token=", '"')), curl, text }
     }
 
     /// Sends a signal as soon as it is heard.

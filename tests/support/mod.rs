@@ -5,6 +5,7 @@ pub mod http;
 pub mod raw;
 pub mod redis;
 pub mod tls;
+pub mod trace;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,6 +18,7 @@ use wardcast::{
 };
 
 pub use client::Client;
+pub use trace::secret;
 
 /// Nothing that a test waits for takes longer, on a machine that does other things too.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +41,7 @@ pub async fn hub() -> Hub {
 
 /// The same, changed.
 pub async fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
+    trace::begin();
     let mut config = config();
     change(&mut config);
     let clock = Clock::default();
@@ -65,14 +68,14 @@ impl Hub {
     }
 
     pub fn token_for(&self, user: &str, ttl: Duration) -> String {
-        Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, None).unwrap()
+        secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, None).unwrap())
     }
 
     /// A token that was good until a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
         before.set_back(Duration::from_secs(120));
-        Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), None).unwrap()
+        secret(Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), None).unwrap())
     }
 
     /// A token with a signature of somebody else.
@@ -81,7 +84,7 @@ impl Hub {
             hmac_secret: Secret::new("the secret of somebody else, long enough"),
             ..self.config.auth.clone()
         };
-        Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap()
+        secret(Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap())
     }
 
     /// A token with just these claims; a number for `exp` counts from now.
@@ -93,7 +96,7 @@ impl Hub {
             }
         }
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+        secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
     }
 
     /// A plain client with these claims, which has been greeted; and how.
