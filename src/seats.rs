@@ -63,7 +63,13 @@ pub struct KeyedSeats<K> {
 
 /// A seat of one key, given back when dropped. Where there is no limit it is nobody's, and costs nothing.
 #[derive(Debug)]
-pub struct KeyedSeat<K: Eq + Hash>(Option<(Arc<KeyedSeats<K>>, K)>);
+pub struct KeyedSeat<K: Eq + Hash>(Option<Box<Held<K>>>);
+
+#[derive(Debug)]
+struct Held<K> {
+    seats: Arc<KeyedSeats<K>>,
+    key: K,
+}
 
 impl<K: Eq + Hash + Clone> KeyedSeats<K> {
     /// `limit` seats for each key; 0 is no limit.
@@ -81,14 +87,14 @@ impl<K: Eq + Hash + Clone> KeyedSeats<K> {
             Entry::Occupied(count) if *count.get() >= self.limit => return None,
             entry => *entry.or_insert(0) += 1,
         }
-        Some(KeyedSeat(Some((self.clone(), key.clone()))))
+        Some(KeyedSeat(Some(Box::new(Held { seats: self.clone(), key: key.clone() }))))
     }
 }
 
 impl<K: Eq + Hash> Drop for KeyedSeat<K> {
     fn drop(&mut self) {
-        let Some((seats, key)) = self.0.take() else { return };
-        if let Entry::Occupied(mut count) = seats.taken.lock().entry(key) {
+        let Some(held) = self.0.take() else { return };
+        if let Entry::Occupied(mut count) = held.seats.taken.lock().entry(held.key) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();

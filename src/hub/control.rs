@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{Hub, Renew, SessionKey};
+use super::{Hub, Renew, SessionKey, tending::Member};
 use crate::{
     broker::{Control, Order},
     channel::Channel,
@@ -21,14 +21,14 @@ pub(super) struct Carry(pub(super) Arc<Control>);
 impl Hub {
     /// The sessions that an order means.
     fn meant_by(&self, control: &Control) -> Vec<SessionKey> {
-        let is_meant = |key: &SessionKey| {
-            let Some(member) = self.registry.member(*key).filter(|member| !member.is_leaving()) else { return false };
+        let is_meant = |(_, member): &(SessionKey, &Member)| {
             let mut text = uuid::Uuid::encode_buffer();
             let client: &str = member.client.hyphenated().encode_lower(&mut text);
-            control.client.as_deref().is_none_or(|only| only == client)
+            !member.is_leaving()
+                && control.client.as_deref().is_none_or(|only| only == client)
                 && !control.whitelist.iter().any(|spared| spared == client)
         };
-        self.registry.sessions_of(&control.user).iter().copied().filter(is_meant).collect()
+        self.registry.sessions_of(&control.user).filter(is_meant).map(|(key, _)| key).collect()
     }
 
     fn carry_out(&mut self, key: SessionKey, order: &Order) {

@@ -68,8 +68,6 @@ pub struct Session {
     paces: (Pace, Pace),
     /// Some subscription has something to show to others beside its publications.
     has_subscription_info: bool,
-    /// What the handshake has refused, until it is told.
-    rejected: Option<Refusal>,
     /// Boxed, since few connections wait and all would pay for it.
     waiting: Option<Box<(Seat, KeyedSeat<Address>)>>,
     user: Option<KeyedSeat<Arc<str>>>,
@@ -83,20 +81,18 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
     let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
     Session::create(|ctx| {
         ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
-        let (speaker, rejected) = match admission.entrance {
-            Entrance::Somebody(claims) => (Speaker::Plain(claims), None),
-            Entrance::Nobody => (Speaker::Nobody, None),
-            Entrance::Rejected(refusal) => (Speaker::Nobody, Some(refusal)),
-        };
         Session {
             key: SessionKey::unique(),
             client: Uuid::new_v4(),
             outbox,
             services,
-            speaker,
+            speaker: match admission.entrance {
+                Entrance::Somebody(claims) => Speaker::Plain(claims),
+                Entrance::Nobody => Speaker::Nobody,
+                Entrance::Rejected(refusal) => Speaker::Rejected { is_expired: refusal == Refusal::Expired },
+            },
             paces: Default::default(),
             has_subscription_info: false,
-            rejected,
             inbox: Inbox::default(),
             errors: 0,
             waiting: admission.waiting.map(Box::new),
@@ -119,14 +115,14 @@ impl Actor for Session {
         let user = self.speaker.claims().map(|claims| claims.user.clone());
         let (client, session) = (self.client, ctx.address().recipient());
         self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at, user, client, session });
-        match self.rejected.take() {
-            Some(Refusal::Expired) => self.close(&Disconnect::EXPIRED_TOKEN),
-            Some(Refusal::Invalid(_)) => self.close(&Disconnect::INVALID_TOKEN),
-            None if self.speaker.claims().is_some() => {
+        match self.speaker {
+            Speaker::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
+            Speaker::Rejected { is_expired: false } => self.close(&Disconnect::INVALID_TOKEN),
+            Speaker::Plain(_) | Speaker::Sdk(_) => {
                 let done = self.say_hello();
                 self.carry_on(done, ctx);
             }
-            None => {}
+            Speaker::Nobody | Speaker::Gone => {}
         }
     }
 

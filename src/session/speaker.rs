@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use crate::{auth::Claims, hub::KeepAlive};
 
-/// The four states of a session.
+/// The states of a session.
 #[derive(Clone, Debug)]
 pub(super) enum Speaker {
     /// No token yet.
     Nobody,
+    /// Let in to be told that the handshake's token was no good.
+    Rejected {
+        /// It was good once.
+        is_expired: bool,
+    },
     /// Let in by a door or the text form: nonsense is answered, native pings keep it alive, three lines of JavaScript do.
     Plain(Arc<Claims>),
     /// Has sent `connect`: speaks as the SDKs do, and what is malformed ends it.
@@ -21,7 +26,7 @@ impl Speaker {
     pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
         match self {
             Self::Plain(claims) | Self::Sdk(claims) => Some(claims),
-            Self::Nobody | Self::Gone => None,
+            Self::Nobody | Self::Rejected { .. } | Self::Gone => None,
         }
     }
 
@@ -42,7 +47,7 @@ impl Speaker {
         match self {
             Self::Nobody | Self::Plain(_) => Self::Plain(claims),
             Self::Sdk(_) => Self::Sdk(claims),
-            Self::Gone => Self::Gone,
+            Self::Rejected { .. } | Self::Gone => Self::Gone,
         }
     }
 
@@ -50,7 +55,7 @@ impl Speaker {
         match self {
             Self::Plain(_) => KeepAlive::Native,
             Self::Sdk(_) => KeepAlive::EmptyReply,
-            Self::Nobody | Self::Gone => KeepAlive::Waiting,
+            Self::Nobody | Self::Rejected { .. } | Self::Gone => KeepAlive::Waiting,
         }
     }
 }

@@ -159,7 +159,7 @@ impl Session {
             return self.text_token(text);
         }
         match (&self.speaker, protocol::command(text)) {
-            (Speaker::Gone, _) => Done::Now,
+            (Speaker::Gone | Speaker::Rejected { .. }, _) => Done::Now,
             (Speaker::Nobody, Ok(Command { id, method: Method::Connect { token: inner }, token })) => {
                 self.connect(id, inner.or(token))
             }
@@ -188,7 +188,7 @@ impl Session {
             }
             Speaker::Plain(_) => self.answer(Answer::error(0, ErrorCode::BadRequest)),
             Speaker::Nobody | Speaker::Sdk(_) => self.close(&Disconnect::BAD_REQUEST),
-            Speaker::Gone => {}
+            Speaker::Gone | Speaker::Rejected { .. } => {}
         }
     }
 
