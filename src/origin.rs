@@ -190,7 +190,8 @@ mod tests {
         }
         assert!(names("http://*.example.com:8000", "http://app.example.com:8000"));
         assert!(!names("*", "https://app.example.com"), "it lets in without naming");
-        for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"] {
+        for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"]
+        {
             assert_eq!(Rule::parse(rule), None, "{rule}");
         }
     }

@@ -68,11 +68,8 @@ pub struct Try {
 impl Backoff {
     /// After `failures` wrong passwords for one user from one address each further try waits, at most `longest`.
     pub fn new(failures: u32, longest: Duration) -> Self {
-        let tables = Tables {
-            pairs: LruCache::new(ENTRIES),
-            addresses: LruCache::new(ENTRIES),
-            users: LruCache::new(ENTRIES),
-        };
+        let tables =
+            Tables { pairs: LruCache::new(ENTRIES), addresses: LruCache::new(ENTRIES), users: LruCache::new(ENTRIES) };
         Self { failures, longest: millis(longest), hasher: RandomState::new(), tables: Mutex::new(tables) }
     }
 

@@ -14,7 +14,7 @@ use crate::config;
 
 pub use inbound::{Inbound, Violation};
 pub use outbox::{Backlog, Flushed, Outbox, Pushed, Refused};
-pub use socket::Socket;
+pub use socket::{Accepted, Socket};
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]
