@@ -103,6 +103,18 @@ impl Hub {
         Client::connect(self.address, "/socket").await.unwrap()
     }
 
+    /// The answer to a handshake; who gets in leaves at once.
+    pub async fn knock(&self, path: &str, headers: &[(&str, &str)]) -> http::Response {
+        http::exchange(self.address, raw::handshake_with(self.address, path, headers).as_bytes()).await
+    }
+
+    /// A plain client whose handshake has these headers.
+    pub async fn client_with(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        let mut client = Client::connect_with(self.address, path, headers).await.unwrap();
+        assert!(client.hear().await["push"]["connect"]["client"].is_string());
+        client
+    }
+
     /// A method of the server API, with the key.
     pub async fn api(&self, method: &str, body: Value) -> Value {
         let response = http::post(self.address, &format!("/api/{method}"))
