@@ -26,13 +26,16 @@ const TICKET_BYTES: usize = 32;
 /// The same in base64url.
 const TICKET_CHARACTERS: usize = 43;
 
-/// Where tickets are kept until they are used, for all instances. The error is for the log, in the operator's words.
+/// What is answered later; the error is for the log, in the operator's words.
+type Answer<T> = BoxFuture<'static, Result<T, String>>;
+
+/// Where tickets are kept until they are used, for all instances.
 #[derive(Clone)]
 pub struct Tickets {
     /// Keeps a token under a ticket's id for so long.
-    pub put: Arc<dyn Fn(String, Bytes, Duration) -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    pub put: Arc<dyn Fn(String, Bytes, Duration) -> Answer<()> + Send + Sync>,
     /// Gives the token to whoever asks first.
-    pub take: Arc<dyn Fn(String) -> BoxFuture<'static, Result<Option<Bytes>, String>> + Send + Sync>,
+    pub take: Arc<dyn Fn(String) -> Answer<Option<Bytes>> + Send + Sync>,
 }
 
 #[derive(Serialize)]
