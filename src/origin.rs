@@ -102,6 +102,8 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn names(rule: &str, origin: &str) -> bool {
@@ -193,6 +195,17 @@ mod tests {
         for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"]
         {
             assert_eq!(Rule::parse(rule), None, "{rule}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a browser or an attacker sends: no panic, and what is below a host ends with a dot and it.
+        #[test]
+        fn nothing_panics_and_only_what_is_below_is_below(text in "(https|http|://|:|[a-z]|\\.|443|\\[|\\]|@|/|é|example\\.com){0,8}") {
+            if let (Some(origin), Some(rule)) = (Origin::parse(&text), Rule::parse("https://*.example.com")) {
+                let is_below = origin.host.ends_with(".example.com") && origin.scheme == "https" && origin.port.is_none();
+                prop_assert_eq!(rule.names(&origin), is_below, "{}", text);
+            }
         }
     }
 }
