@@ -23,9 +23,13 @@ pub mod publication;
 
 pub mod address;
 
+pub mod origin;
+
 pub mod clock;
 
 pub mod seats;
+
+pub mod rates;
 
 pub mod metrics;
 

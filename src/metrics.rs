@@ -15,6 +15,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub waiting: Gauge,
     pub handshakes_refused: Family<Reason, Counter>,
+    pub proxy_headers_refused: Counter,
     pub closed: Family<Code, Counter>,
     pub errors: Family<Code, Counter>,
     pub publications: Counter,
@@ -85,6 +86,11 @@ impl Metrics {
             self.waiting.clone(),
         );
         registry.register("handshakes_refused", "Handshakes not let in", self.handshakes_refused.clone());
+        registry.register(
+            "proxy_headers_refused",
+            "Connections of trusted proxies that did not begin with a good PROXY header",
+            self.proxy_headers_refused.clone(),
+        );
         registry.register("closed", "Connections closed by us, by close code", self.closed.clone());
         registry.register("errors", "Error replies, by error code", self.errors.clone());
         registry.register("publications", "Publications handed to the broker", self.publications.clone());

@@ -1,12 +1,13 @@
 //! The composition root: listener, workers, the two instances of the application that each worker has, hubs, broker. Every
 //! room is made here and handed what it needs; nothing is global.
 
+mod listener;
+mod proxy;
 mod tls;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
-    rc::Rc,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,24 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_http::HttpService;
-use actix_service::{
-    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config,
-};
-use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::{
-    App, Error,
-    body::BoxBody,
-    dev::{AppConfig, ServiceRequest, ServiceResponse},
-    web::{self, Data},
-};
-use tokio::net::TcpStream;
+use actix_web::web::Data;
 use uuid::Uuid;
 
 use crate::{
     api,
     auth::{
         Permissions, Signer, Verifier,
+        backoff::Backoff,
         login::{BadUsers, Users},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
@@ -40,18 +31,15 @@ use crate::{
     http,
     hub::{Hub, Hubs, Interest, Shutdown},
     metrics::Metrics,
+    rates::Rates,
     seats::{KeyedSeats, Seats},
     session,
 };
 
 pub use tls::BadCertificate;
 
-/// Connections that the kernel keeps for us until they are accepted.
-const BACKLOG: i32 = 4096;
 /// TLS handshakes of one worker that may be under way: what is silent holds one for 3 s.
 const TLS_HANDSHAKES: usize = 4096;
-/// A request's head must be there by then; a slow one holds a connection that is nobody.
-const HEAD: Duration = Duration::from_secs(5);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +102,7 @@ struct Parts {
 /// # Errors
 /// [`StartError`], in the operator's words.
 pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
-    let listener = listen(config.server.bind)?;
+    let listener = listener::listen(config.server.bind)?;
     let address = listener.local_addr()?;
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let is_stopping = Arc::new(AtomicBool::new(false));
@@ -133,10 +121,10 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         // Of HTTP: WebSockets have left it, and are counted where one too many can be answered.
         .max_concurrent_connections(config.limits.http_connections.div_ceil(workers));
     let builder = match &certificate {
-        None => builder.listen("ws", listener, move || service::<TcpStream>(&parts).tcp())?,
+        None => builder.listen("ws", listener, move || listener::plain(&parts))?,
         Some(certificate) => {
             let tls = certificate.server_config();
-            builder.listen("wss", listener, move || service::<TlsStream<TcpStream>>(&parts).rustls_0_23(tls.clone()))?
+            builder.listen("wss", listener, move || listener::secure(&parts, tls.clone()))?
         }
     };
     let server = builder.run();
@@ -174,18 +162,6 @@ impl Running {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| StartError::Bind { address, error })
-}
-
 impl Parts {
     fn new(config: Config, clock: Clock, is_stopping: Arc<AtomicBool>) -> Result<Self, StartError> {
         let config = Arc::new(config);
@@ -197,8 +173,14 @@ impl Parts {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let users = KeyedSeats::new(config.limits.connections_per_user);
         let login_users = config.login.users_file.as_deref().map(Users::read).transpose()?.map(Arc::new);
+        let handshakes = config.limits.handshakes_per_second;
         let http = Data::new(http::Shared {
             config: config.clone(),
+            clock: clock.clone(),
+            pages: Arc::new(http::Pages::new(config.clone())),
+            backoff: Backoff::new(config.login.failures, config.login.backoff),
+            tickets: tickets(&config),
+            rates: Rates::new(handshakes, handshakes.saturating_mul(2)),
             verifier: verifier.clone(),
             signer: Signer::new(&login_auth(&config), clock.clone()),
             login_users,
@@ -268,6 +250,24 @@ fn broker(
     }
 }
 
+/// Tickets of this instance alone, until the broker keeps them for all.
+fn tickets(config: &Config) -> http::Tickets {
+    type Kept = lru::LruCache<String, (bytes::Bytes, Instant)>;
+    let size = std::num::NonZeroUsize::new(config.limits.tickets).unwrap_or(std::num::NonZeroUsize::MIN);
+    let kept = Arc::new(parking_lot::Mutex::new(Kept::new(size)));
+    let also_kept = kept.clone();
+    http::Tickets {
+        put: Arc::new(move |id, token, ttl| {
+            kept.lock().put(id, (token, Instant::now() + ttl));
+            Box::pin(async { Ok(()) })
+        }),
+        take: Arc::new(move |id| {
+            let taken = also_kept.lock().pop(&id).filter(|(_, until)| *until > Instant::now());
+            Box::pin(async { Ok(taken.map(|(token, _)| token)) })
+        }),
+    }
+}
+
 fn probes(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>) -> http::Probes {
     let (hubs, broker) = (hubs.clone(), broker.clone());
     vec![
@@ -289,90 +289,4 @@ fn probes(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>)
         ),
         ("broker", Arc::new(move || broker.ready())),
     ]
-}
-
-/// The application; each worker has two of it, one for requests that ask to upgrade.
-fn app(
-    parts: &Parts,
-) -> App<
-    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>
-    + use<>,
-> {
-    let config = parts.config.clone();
-    App::new()
-        .wrap_fn(|request, service| {
-            let number = http::connection::number(&request);
-            let answer = service.call(request);
-            async move {
-                let is_last = http::connection::admit(number).await;
-                let mut response = answer.await?;
-                if is_last {
-                    http::connection::end(&mut response);
-                }
-                Ok(response)
-            }
-        })
-        .app_data(parts.http.clone())
-        .app_data(parts.api.clone())
-        .configure(move |service| {
-            http::routes(&config.server.websocket_paths, service);
-            api::routes(&config, service);
-        })
-        .default_service(web::to(http::failure::not_found))
-}
-
-type Upgrade<T> = (actix_http::Request, actix_codec::Framed<T, actix_http::h1::Codec>);
-
-/// One connection's way from its first byte: HTTP/1.1 by the plain application, or up to the session.
-#[expect(clippy::type_complexity, reason = "each part is a factory that only actix can name")]
-fn service<T: session_socket::Stream>(
-    parts: &Parts,
-) -> actix_http::h1::H1Service<
-    T,
-    impl ServiceFactory<
-        actix_http::Request,
-        Config = (),
-        Response = ServiceResponse<BoxBody>,
-        Error = actix_http::Response<BoxBody>,
-        InitError = (),
-    > + use<T>,
-    BoxBody,
-    actix_http::h1::ExpectHandler,
-    impl ServiceFactory<Upgrade<T>, Config = (), Response = (), Error = Error, InitError = ()> + use<T>,
-> {
-    let plain = app(parts).into_factory().map_err(|error: Error| actix_http::Response::from(error.error_response()));
-    let parts = parts.clone();
-    HttpService::<T, _, _, _, _>::build()
-        .client_request_timeout(HEAD)
-        .client_disconnect_timeout(Duration::ZERO)
-        .tcp_nodelay(true)
-        .on_connect_ext(|socket: &T, data| http::connection::begin(socket.tcp(), data))
-        .upgrade(fn_factory(move || {
-            let parts = parts.clone();
-            async move {
-                let app = Rc::new(app(&parts).into_factory().new_service(AppConfig::default()).await?);
-                let services = Rc::new(parts.services());
-                Ok::<_, ()>(fn_service(move |(request, framed): Upgrade<T>| {
-                    let (app, services) = (app.clone(), services.clone());
-                    async move {
-                        http::upgrade::serve(app, request, framed, |socket, read, admission| {
-                            session::start(socket, read, admission, services);
-                        })
-                        .await;
-                        Ok::<(), Error>(())
-                    }
-                }))
-            }
-        }))
-        .h1(map_config(plain, move |()| AppConfig::default()))
-}
-
-mod session_socket {
-    //! What a listener's connections are to HTTP and to a session.
-
-    use crate::transport::Socket;
-
-    /// A byte stream for both.
-    pub(super) trait Stream: Socket + actix_rt::net::ActixStream {}
-    impl<T: Socket + actix_rt::net::ActixStream> Stream for T {}
 }

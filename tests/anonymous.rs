@@ -27,7 +27,7 @@ async fn a_token_with_an_empty_user_gets_what_is_granted_to_anonymous_and_no_mor
         config.auth.anonymous = Anonymous::Token;
     })
     .await;
-    let (mut client, greeting) = hub.client_with(json!({"sub": "", "exp": 60})).await;
+    let (mut client, greeting) = hub.client_of(json!({"sub": "", "exp": 60})).await;
     assert_eq!(greeting["expires"], true);
     client.subscribe("news").await;
     let reply = client.ask(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;

@@ -11,7 +11,7 @@ async fn order(hub: &Hub, method: &str, body: Value) {
 }
 
 async fn greeted(hub: &Hub, user: &str) -> (Client, String) {
-    let (client, greeting) = hub.client_with(json!({"sub": user, "exp": 3600})).await;
+    let (client, greeting) = hub.client_of(json!({"sub": user, "exp": 3600})).await;
     (client, greeting["client"].as_str().unwrap().to_owned())
 }
 

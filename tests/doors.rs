@@ -1,8 +1,8 @@
-//! The doors of the spine: query, subprotocol, first message as text and as command. Every way in, and every way not in.
+//! The doors: query, subprotocol, header, cookie, first message as text and as command. Every way in, and every way not in.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Error;
-use wardcast::config::Door;
+use wardcast::config::{Door, Reject};
 
 use crate::support::{Client, Hub, http, hub, hub_with, raw};
 
@@ -221,4 +221,115 @@ async fn a_door_that_is_switched_off_lets_nobody_in() {
     let mut client = hub.stranger().await;
     let reply = client.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
     assert!(reply["connect"].is_object());
+}
+
+#[actix_rt::test]
+async fn a_token_in_the_authorization_header_lets_in_however_it_is_spelled() {
+    let hub = hub().await;
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "Bearer    "] {
+        let bearer = format!("{scheme}{}", hub.token("ann"));
+        is_in(&hub, hub.client_with("/socket", &[("Authorization", &bearer)]).await).await;
+    }
+}
+
+#[actix_rt::test]
+async fn another_scheme_or_a_second_authorization_header_is_401() {
+    let hub = hub().await;
+    let bearer = format!("Bearer {}", hub.token("ann"));
+    for values in [&["Basic YW5uOnNlY3JldA=="][..], &["Bearer"], &[""], &[&bearer, &bearer], &["Basic x", &bearer]] {
+        let headers: Vec<_> = values.iter().map(|value| ("Authorization", *value)).collect();
+        let answer = hub.knock("/socket", &headers).await;
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{values:?}");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"));
+    }
+    let forged = format!("Bearer {}", hub.forged_token("ann"));
+    assert_eq!(hub.knock("/socket", &[("Authorization", &forged)]).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn a_cookie_lets_in_pages_of_ours() {
+    let hub = hub().await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("theme=dark; wardcast_token={}; lang=en", hub.token("ann"));
+    is_in(&hub, hub.client_with("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await).await;
+    for bad in [hub.forged_token("ann"), hub.expired_token("ann"), String::new(), "\u{ff}".to_owned()] {
+        let cookie = format!("wardcast_token={bad}");
+        assert_eq!(hub.knock("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await.status, 401, "{bad:.40}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_second_cookie_of_the_name_is_400_since_another_host_may_have_set_it() {
+    let hub = hub().await;
+    let own = format!("http://{}", hub.address);
+    let one = format!("wardcast_token={}", hub.token("ann"));
+    let both = format!("{one}; {one}");
+    assert_eq!(hub.knock("/socket", &[("Origin", &own), ("Cookie", &both)]).await.status, 400);
+    assert_eq!(hub.knock("/socket", &[("Origin", &own), ("Cookie", &one), ("Cookie", &one)]).await.status, 400);
+}
+
+#[actix_rt::test]
+async fn an_explicit_token_wins_over_the_cookie_also_when_it_is_bad() {
+    let hub = hub().await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("wardcast_token={}", hub.token("bob"));
+    let headers = [("Origin", &*own), ("Cookie", &*cookie)];
+    let mut ann = hub.client_with(&format!("/socket?token={}", hub.token("ann")), &headers).await;
+    ann.subscribe("news").await;
+    ann.say(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
+    let both = [ann.hear().await, ann.hear().await];
+    assert!(both.iter().any(|message| message["push"]["pub"]["info"]["user"] == "ann"), "{both:?}");
+    assert_eq!(hub.knock(&format!("/socket?token={}", hub.forged_token("ann")), &headers).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn a_cookie_of_another_name_is_looked_for_where_it_is_configured() {
+    let hub = hub_with(|config| config.auth.cookie = "__Host-ward".to_owned()).await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("wardcast_token=garbage; __Host-ward={}", hub.token("ann"));
+    is_in(&hub, hub.client_with("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await).await;
+}
+
+#[actix_rt::test]
+async fn every_door_of_the_handshake_can_be_closed_by_itself() {
+    let hub = hub_with(|config| config.auth.doors = vec![Door::Connect]).await;
+    let token = hub.token("ann");
+    let (bearer, cookie, own) =
+        (format!("Bearer {token}"), format!("wardcast_token={token}"), format!("http://{}", hub.address));
+    let offer = format!("wardcast.v1, {token}");
+    for headers in [
+        &[("Authorization", &*bearer)][..],
+        &[("Authorization", "Basic x"), ("Authorization", &*bearer)],
+        &[("Cookie", &*cookie), ("Origin", &*own)],
+        &[("Cookie", &*cookie)],
+        &[("Sec-WebSocket-Protocol", &*offer)],
+    ] {
+        let mut client = Client::connect_with(hub.address, "/socket", headers).await.unwrap();
+        client.say(json!({"id": 1, "subscribe": {"channel": "news"}})).await;
+        assert_eq!(client.ended().await.0, Some(3501), "nobody came in: {headers:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn two_explicit_tokens_of_any_two_doors_are_400() {
+    let hub = hub().await;
+    let token = hub.token("ann");
+    let bearer = format!("Bearer {token}");
+    let offer = format!("wardcast.v1, {token}, {token}");
+    assert_eq!(status(&hub, &format!("/socket?token={token}"), &[("Authorization", &bearer)]).await, 400);
+    let both = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", &*token)];
+    assert_eq!(status(&hub, "/socket", &both).await, 400);
+    assert_eq!(status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 400);
+}
+
+#[actix_rt::test]
+async fn where_scripts_are_to_read_why_a_bad_token_is_let_in_to_be_told() {
+    let hub = hub_with(|config| config.auth.reject = Reject::Close).await;
+    for token in [hub.forged_token("ann"), hub.expired_token("ann"), String::new()] {
+        assert_eq!(hub.knock(&format!("/socket?token={token}"), &[]).await.status, 101);
+    }
+    assert_eq!(hub.knock("/socket?ticket=never-given", &[]).await.status, 101);
+    assert_eq!(hub.knock("/socket?token=a&token=b", &[]).await.status, 400, "no script does that");
+    let own = [("Origin", "https://evil.com")];
+    assert_eq!(hub.knock("/socket?token=a", &own).await.status, 403, "a foreign page is told nothing");
 }

@@ -4,7 +4,12 @@
 //!     cargo run --example echo -- --port 0 [--message-size BYTES]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for tests")]
 
-use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use actix_http::HttpService;
@@ -15,11 +20,11 @@ use actix_web_actors::ws::Frame;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use wardcast::{
-    auth::Admission,
+    auth::{Admission, Entrance},
     clock::Clock,
     http::upgrade,
     protocol::frame,
-    seats::Seats,
+    seats::{KeyedSeats, Seats},
     transport::{Backlog, Bounds, Inbound, Outbox, Violation},
 };
 
@@ -65,7 +70,9 @@ impl StreamHandler<Result<Frame, Violation>> for Echo {
 async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let mut response = actix_web_actors::ws::handshake(&request)?.finish();
     let seat = Seats::new(usize::MAX, Default::default()).take().unwrap();
-    response.extensions_mut().insert(Admission { claims: None, seat, waiting: None });
+    let address = KeyedSeats::new(0).take(&IpAddr::from([127, 0, 0, 1]).into()).unwrap();
+    let entrance = Entrance::Nobody;
+    response.extensions_mut().insert(Admission { entrance, seat, address, user: None, waiting: None });
     Ok(response)
 }
 

@@ -1,17 +1,58 @@
 //! User and password for a token.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use serde_json::json;
+use wardcast::config::Config;
 
 use crate::support::{Client, Hub, http, hub, hub_with};
 
 /// A hub with the user ann, whose password is "right horse".
 async fn login_hub() -> (Hub, tempfile::NamedTempFile) {
+    login_hub_with(|_| ()).await
+}
+
+/// The same, changed.
+async fn login_hub_with(change: impl FnOnce(&mut Config)) -> (Hub, tempfile::NamedTempFile) {
     let users = tempfile::NamedTempFile::new().unwrap();
     let hash = wardcast::auth::login::hash("right horse").unwrap();
     let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
     std::fs::write(&users, text).unwrap();
     let path = users.path().to_owned();
-    (hub_with(move |config| config.login.users_file = Some(path)).await, users)
+    let hub = hub_with(move |config| {
+        config.login.users_file = Some(path);
+        change(config);
+    });
+    (hub.await, users)
+}
+
+/// The test's own address is a proxy's, so that a header says where a client comes from.
+fn behind_a_proxy(config: &mut Config) {
+    config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+}
+
+/// Tries from an address until it has to wait; how often it could, and how long it has to.
+async fn guess(hub: &Hub, username: &str, address: &str) -> (usize, u64) {
+    for tries in 0..200 {
+        let answer = http::post(hub.address, "/auth/login")
+            .header("X-Forwarded-For", address)
+            .json(json!({"username": username, "password": "wrong"}))
+            .send()
+            .await;
+        match answer.status {
+            401 => {}
+            429 => {
+                assert_eq!(
+                    (answer.header("cache-control"), &answer.json()["error"]["code"]),
+                    (Some("no-store"), &json!(111))
+                );
+                return (tries, answer.header("retry-after").unwrap().parse().unwrap());
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+    panic!("{username} may be guessed for ever");
 }
 
 async fn log_in(hub: &Hub, username: &str, password: &str) -> http::Response {
@@ -71,4 +112,151 @@ async fn bad_bodies_are_refused_before_anything_is_hashed() {
 #[actix_rt::test]
 async fn without_a_login_file_there_is_no_login() {
     assert_eq!(log_in(&hub().await, "ann", "right horse").await.status, 404);
+}
+
+#[actix_rt::test]
+async fn the_cookie_of_a_login_opens_a_connection_and_a_logout_takes_it_back() {
+    let (hub, _users) = login_hub_with(|config| config.login.cookie = true).await;
+    let own = format!("http://{}", hub.address);
+    let response = http::post(hub.address, "/auth/login")
+        .header("Origin", &own)
+        .json(json!({"username": "ann", "password": "right horse"}))
+        .send()
+        .await;
+    let token = response.json()["access_token"].as_str().unwrap().to_owned();
+    let attributes = "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900";
+    assert_eq!(response.header("set-cookie").unwrap(), format!("wardcast_token={token}; {attributes}"));
+    let cookie = format!("wardcast_token={token}");
+    hub.client_with("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await.subscribe("news").await;
+
+    let logout = http::post(hub.address, "/auth/logout").header("Origin", &own).send().await;
+    assert_eq!((logout.status, logout.header("cache-control")), (204, Some("no-store")), "{logout:?}");
+    let expired = "wardcast_token=; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=0";
+    assert_eq!(logout.header("set-cookie"), Some(expired));
+    assert_eq!(http::get(hub.address, "/auth/logout").send().await.status, 405);
+}
+
+#[actix_rt::test]
+async fn without_login_cookie_none_is_set_and_a_failed_login_never_sets_one() {
+    let (hub, _users) = login_hub().await;
+    assert_eq!(log_in(&hub, "ann", "right horse").await.header("set-cookie"), None);
+    let (hub, _users) = login_hub_with(|config| config.login.cookie = true).await;
+    assert_eq!(log_in(&hub, "ann", "wrong").await.header("set-cookie"), None);
+}
+
+#[actix_rt::test]
+async fn a_foreign_page_logs_nobody_in_or_out() {
+    let (hub, _users) = login_hub_with(|config| {
+        config.login.cookie = true;
+        config.origins.allowed = vec!["*".to_owned(), "https://app.example.com".to_owned()];
+    })
+    .await;
+    let from = |path, origin| http::post(hub.address, path).header("Origin", origin);
+    let credentials = || json!({"username": "ann", "password": "right horse"});
+    for origin in ["https://evil.com", "null", "https://app.example.com.evil.com", "https://x/y"] {
+        let login = from("/auth/login", origin).json(credentials()).send().await;
+        assert_eq!((login.status, login.header("set-cookie")), (403, None), "{origin}: {login:?}");
+        let logout = from("/auth/logout", origin).send().await;
+        assert_eq!((logout.status, logout.header("set-cookie")), (403, None), "{origin}: {logout:?}");
+    }
+    let two = from("/auth/login", "https://app.example.com").header("Origin", "https://app.example.com");
+    assert_eq!(two.json(credentials()).send().await.status, 400);
+    let login = from("/auth/login", "https://app.example.com").json(credentials()).send().await;
+    assert!(login.status == 200 && login.header("set-cookie").is_some(), "{login:?}");
+}
+
+#[actix_rt::test]
+async fn whatever_auth_answers_is_not_stored() {
+    let (hub, _users) = login_hub().await;
+    for path in ["/auth/login", "/auth/logout", "/auth/ticket", "/auth/nothing"] {
+        for method in ["GET", "POST", "OPTIONS", "DELETE"] {
+            let answer = http::request(hub.address, method, path).send().await;
+            assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}: {answer:?}");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn guessing_gets_slower_with_each_try_and_nothing_is_hashed_for_who_has_to_wait() {
+    let (hub, _users) = login_hub_with(behind_a_proxy).await;
+    assert_eq!(guess(&hub, "ann", "192.0.2.1").await, (5, 1));
+    for wait in [1, 2, 4, 8, 16, 32] {
+        hub.clock.advance(Duration::from_secs(wait));
+        assert_eq!(guess(&hub, "ann", "192.0.2.1").await, (1, (wait * 2).min(60)), "after {wait} s");
+    }
+    let right = http::post(hub.address, "/auth/login")
+        .header("X-Forwarded-For", "192.0.2.1")
+        .json(json!({"username": "ann", "password": "right horse"}));
+    assert_eq!(right.send().await.status, 429, "the right password is not even looked at");
+}
+
+#[actix_rt::test]
+async fn an_unknown_user_waits_as_a_known_one_does() {
+    let (hub, _users) = login_hub_with(behind_a_proxy).await;
+    assert_eq!(guess(&hub, "ann", "192.0.2.1").await, guess(&hub, "nobody", "192.0.2.2").await);
+    hub.clock.advance(Duration::from_secs(1));
+    assert_eq!(guess(&hub, "ann", "192.0.2.1").await, guess(&hub, "nobody", "192.0.2.2").await);
+}
+
+#[actix_rt::test]
+async fn who_guesses_at_many_users_from_one_address_waits_too() {
+    let (hub, _users) = login_hub_with(behind_a_proxy).await;
+    let mut tries = 0;
+    for number in 0..6 {
+        tries += guess(&hub, &format!("user {number}"), "192.0.2.1").await.0;
+    }
+    assert_eq!(tries, 20);
+}
+
+#[actix_rt::test]
+async fn guesses_from_many_addresses_lock_the_user_out_of_none_of_her_own() {
+    let (hub, _users) = login_hub_with(|config| {
+        behind_a_proxy(config);
+        config.login.failures = 1;
+    })
+    .await;
+    for number in 0..30 {
+        guess(&hub, "ann", &format!("198.51.100.{number}")).await;
+    }
+    assert_eq!(guess(&hub, "ann", "203.0.113.1").await, (1, 1), "a new address has one guess");
+    assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+}
+
+#[actix_rt::test]
+async fn a_success_begins_anew_and_logins_in_parallel_are_not_taken_for_guesses() {
+    let (hub, _users) = login_hub_with(behind_a_proxy).await;
+    for _ in 0..3 {
+        for _ in 0..4 {
+            assert_eq!(log_in(&hub, "ann", "wrong").await.status, 401);
+        }
+        assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+    }
+    let (hub, _users) = login_hub_with(|config| config.login.concurrency = 4).await;
+    for answer in join_all((0..4).map(|_| log_in(&hub, "ann", "right horse"))).await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+}
+
+#[actix_rt::test]
+async fn guesses_at_the_same_time_do_not_slip_through() {
+    let (hub, _users) = login_hub_with(|config| config.login.concurrency = 100).await;
+    let answers = join_all((0..40).map(|_| log_in(&hub, "ann", "wrong"))).await;
+    let guesses = answers.iter().filter(|answer| answer.status == 401).count();
+    assert_eq!(guesses, 5);
+    assert!(answers.iter().all(|answer| [401, 429].contains(&answer.status)));
+}
+
+#[actix_rt::test]
+async fn a_login_that_found_no_room_is_not_counted_as_a_guess() {
+    let (hub, _users) = login_hub_with(|config| {
+        behind_a_proxy(config);
+        config.login.concurrency = 1;
+    })
+    .await;
+    let answers = join_all((0..5).map(|_| log_in(&hub, "ann", "wrong"))).await;
+    let guesses = answers.iter().filter(|answer| answer.status == 401).count();
+    assert!((1..5).contains(&guesses), "no flood at all: {answers:?}");
+    assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");
+    assert_eq!(guess(&hub, "ann", "127.0.0.1").await, (5 - guesses, 1));
 }

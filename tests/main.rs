@@ -16,6 +16,14 @@ mod architecture;
 mod doors;
 // What is accepted as a WebSocket handshake.
 mod handshake;
+// Whose pages may connect, and read.
+mod origins;
+// Tickets: a token's stand-in for one connection.
+mod tickets;
+// Addresses, schemes and headers that proxies tell.
+mod proxies;
+// How many may come, and how fast.
+mod limits;
 // What a client sends as frames, and how it is judged.
 mod frames;
 // What a client says, and what it is answered.

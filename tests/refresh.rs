@@ -95,7 +95,7 @@ async fn a_right_withdrawn_ends_the_living_subscription_and_others_stay() {
 #[actix_rt::test]
 async fn channels_that_the_new_token_brings_are_subscribed_and_those_it_drops_are_ended() {
     let hub = strict().await;
-    let (mut client, _) = hub.client_with(json!({"sub": "ann", "exp": 60, "channels": ["a", "b"]})).await;
+    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60, "channels": ["a", "b"]})).await;
     let token = hub.signed(json!({"sub": "ann", "exp": 3600, "channels": ["b", "c"]}));
     client.say(json!({"id": 2, "refresh": {"token": token}})).await;
     let heard = [client.hear().await, client.hear().await, client.hear().await];
@@ -113,7 +113,7 @@ async fn channels_that_the_new_token_brings_are_subscribed_and_those_it_drops_ar
 #[actix_rt::test]
 async fn a_token_on_any_command_replaces_the_claims_before_the_command_is_done() {
     let hub = strict().await;
-    let (mut client, _) = hub.client_with(json!({"sub": "ann", "exp": 60})).await;
+    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60})).await;
     let subscribe = json!({"id": 2, "subscribe": {"channel": "news"}});
     assert_eq!(client.ask(subscribe.clone()).await["error"]["code"], 103);
     let mut with_token = subscribe.clone();
@@ -126,7 +126,7 @@ async fn a_token_on_any_command_replaces_the_claims_before_the_command_is_done()
 #[actix_rt::test]
 async fn a_command_whose_token_brings_channels_is_done_when_they_are_there() {
     let hub = strict().await;
-    let (mut client, _) = hub.client_with(json!({"sub": "ann", "exp": 60})).await;
+    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60})).await;
     let token = hub.signed(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
     client.say_text(&format!("{{\"id\":2,\"token\":\"{token}\",\"ping\":{{}}}}\n{{\"id\":3,\"ping\":{{}}}}")).await;
     assert_eq!(client.hear().await["push"]["channel"], "news");

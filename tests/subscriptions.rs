@@ -124,7 +124,7 @@ async fn channels_of_the_token_are_subscribed_before_the_greeting_is_heard() {
     let hub = hub().await;
     let subs = json!({"$desk": {"data": {"motd": "hi"}, "info": {"seat": 4}, "expire_at": 60}});
     let claims = json!({"sub": "ann", "exp": 3600, "channels": ["news"], "subs": subs});
-    let (mut client, greeting) = hub.client_with(claims.clone()).await;
+    let (mut client, greeting) = hub.client_of(claims.clone()).await;
     assert_eq!(greeting["subs"]["news"], json!({}));
     assert_eq!(greeting["subs"]["$desk"]["data"], json!({"motd": "hi"}), "{greeting}");
     hub.publish("news", json!(1)).await;
@@ -141,7 +141,7 @@ async fn channels_of_the_token_are_subscribed_before_the_greeting_is_heard() {
 async fn what_a_token_says_of_a_subscription_is_shown_beside_its_publications() {
     let hub = hub().await;
     let claims = json!({"sub": "ann", "exp": 60, "info": {"name": "Ann"}, "subs": {"news": {"info": {"seat": 4}}}});
-    let (mut client, _) = hub.client_with(claims).await;
+    let (mut client, _) = hub.client_of(claims).await;
     client.say(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
     let both = [client.hear().await, client.hear().await];
     let info = both.iter().find_map(|heard| heard["push"]["pub"].get("info")).expect("a publication");
@@ -152,8 +152,7 @@ async fn what_a_token_says_of_a_subscription_is_shown_beside_its_publications() 
 async fn a_subscription_that_the_token_brought_ends_the_session_when_its_time_is_over() {
     let hub = hub().await;
     let at = hub.clock.now() / 1000 + 60;
-    let (mut client, _) =
-        hub.client_with(json!({"sub": "ann", "exp": 3600, "subs": {"news": {"expire_at": at}}})).await;
+    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 3600, "subs": {"news": {"expire_at": at}}})).await;
     hub.clock.advance(Duration::from_secs(61));
     assert_eq!(client.ended().await.0, Some(3006));
 }
@@ -161,7 +160,7 @@ async fn a_subscription_that_the_token_brought_ends_the_session_when_its_time_is
 #[actix_rt::test]
 async fn what_the_token_brings_cannot_be_asked_for_again_but_given_back() {
     let hub = hub().await;
-    let (mut client, _) = hub.client_with(json!({"sub": "ann", "exp": 60, "channels": ["news"]})).await;
+    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60, "channels": ["news"]})).await;
     assert_eq!(client.ask(json!({"id": 2, "subscribe": {"channel": "news"}})).await["error"]["code"], 105);
     client.ask(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await;
     assert_eq!(client.ask(json!({"id": 4, "subscribe": {"channel": "news"}})).await, json!({"id": 4, "subscribe": {}}));

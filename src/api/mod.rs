@@ -36,7 +36,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Adds the routes of this room. They find [`Shared`] in the application's data.
+/// Adds the routes under `/api`. They find [`Shared`] in the application's data.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
     for (path, method) in [
@@ -46,8 +46,13 @@ pub fn routes(config: &Config, service: &mut ServiceConfig) {
     ] {
         service.service(web::resource(path).app_data(web::PayloadConfig::new(body_bytes)).route(method));
     }
+}
+
+/// Adds what stands under `/v1`: the plain form, for signed-in users too.
+pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
+    let body_bytes = config.api.body_bytes;
     service.service(
-        web::resource("/v1/channels/{channel}/messages")
+        web::resource("/channels/{channel}/messages")
             .app_data(web::PayloadConfig::new(body_bytes))
             .route(web::post().to(messages::post)),
     );

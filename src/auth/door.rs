@@ -9,6 +9,8 @@ use crate::config::Door;
 
 /// Parameters of the query door.
 const PARAMETERS: [&str; 3] = ["token", "access_token", "authorization"];
+/// Parameter of the ticket door.
+const TICKET: &str = "ticket";
 /// Subprotocols that we speak, and answer when they are offered.
 const MARKERS: [&str; 2] = ["wardcast.v1", "centrifuge-json"];
 /// Offered by SDKs that speak Protobuf.
@@ -16,44 +18,75 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 /// Introduces a token that is no JWT by shape.
 const BEARER_ENTRY: &str = "bearer.";
 
+/// What a handshake says where a door may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'r, 'a> {
+    /// The URL's query, still encoded.
+    pub query: &'a str,
+    /// The entries of all `Sec-WebSocket-Protocol` headers, in order.
+    pub protocols: &'r [&'a str],
+    /// All `Authorization` headers.
+    pub authorization: &'r [&'a [u8]],
+    /// All `Cookie` headers.
+    pub cookies: &'r [&'a [u8]],
+}
+
 /// What a handshake brings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Offer<'a> {
-    /// The token, unverified; without one the session waits for a first message.
-    pub token: Option<Cow<'a, str>>,
+    /// Unverified; without one the session waits for a first message.
+    pub credential: Option<Credential<'a>>,
     /// The subprotocol to answer: a marker, never the token, unless nothing else was offered: a browser drops a
     /// connection whose offer is not answered.
     pub answer: Option<&'a str>,
 }
 
-/// A handshake that cannot be meant. All are 400.
+/// What is to open the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// A token that the client put there.
+    Token(Cow<'a, str>),
+    /// A token that the browser added: which page is behind it is to be asked.
+    Cookie(&'a str),
+    /// A ticket, which stands for a token.
+    Ticket(Cow<'a, str>),
+}
+
+/// A handshake that cannot be meant: 400 but for the last, which is 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
     /// RFC 6750 §2: a client uses one method.
     #[error("two tokens in one handshake; send one")]
     TwoTokens,
+    /// Which of them somebody else has set is unknown.
+    #[error("two cookies of the same name")]
+    TwoCookies,
     /// `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
     /// Nothing that is offered is spoken here.
     #[error("Protobuf is not available; offer centrifuge-json or no subprotocol")]
     Protobuf,
+    /// Not one `Authorization` of the scheme Bearer.
+    #[error("one Authorization: Bearer is understood")]
+    Authorization,
 }
 
-/// Looks through the doors that are open. `protocols` are the entries of all `Sec-WebSocket-Protocol` headers, in order.
+/// Looks through the doors that are open. `cookie` is the name of the cookie door's.
 ///
 /// # Errors
 /// [`Misuse`], told to the client as it is.
-pub fn find<'a>(query: &'a str, protocols: &[&'a str], doors: &[Door]) -> Result<Offer<'a>, Misuse> {
-    let mut tokens = Vec::new();
-    if doors.contains(&Door::Query) {
-        tokens.extend(in_query(query)?);
-    }
+pub fn find<'a>(request: Request<'_, 'a>, doors: &[Door], cookie: &str) -> Result<Offer<'a>, Misuse> {
+    let Request { query, protocols, authorization, cookies } = request;
+    let mut explicit = in_query(query, doors)?;
     let entries: Vec<(&str, &str)> = protocols.iter().filter_map(|entry| Some((*entry, in_entry(entry)?))).collect();
     if doors.contains(&Door::Subprotocol) {
-        tokens.extend(entries.iter().map(|(_, token)| Cow::Borrowed(*token)));
+        explicit.extend(entries.iter().map(|(_, token)| Credential::Token(Cow::Borrowed(*token))));
     }
-    if tokens.len() > 1 {
+    if doors.contains(&Door::Header) && !authorization.is_empty() {
+        explicit.push(Credential::Token(in_authorization(authorization)?.into()));
+    }
+    if explicit.len() > 1 {
         return Err(Misuse::TwoTokens);
     }
     let marker = protocols.iter().find(|entry| MARKERS.contains(entry)).copied();
@@ -64,20 +97,63 @@ pub fn find<'a>(query: &'a str, protocols: &[&'a str], doors: &[Door]) -> Result
         ([_], [(entry, _)]) if doors.contains(&Door::Subprotocol) => Some(*entry),
         _ => None,
     };
-    Ok(Offer { token: tokens.pop(), answer: marker.or(only_offer) })
+    let ambient = || if doors.contains(&Door::Cookie) { in_cookies(cookies, cookie) } else { Ok(None) };
+    let credential = match explicit.pop() {
+        None => ambient()?.map(Credential::Cookie),
+        explicit => explicit,
+    };
+    Ok(Offer { credential, answer: marker.or(only_offer) })
 }
 
-/// The values of the query door's parameters. A duplicate counts twice: which of them a proxy looked at is unknown.
-fn in_query(query: &str) -> Result<Vec<Cow<'_, str>>, Misuse> {
+/// The token in the only `Authorization` header, of the scheme Bearer.
+///
+/// # Errors
+/// [`Misuse::Authorization`] for anything else.
+pub fn in_authorization<'a>(values: &[&'a [u8]]) -> Result<&'a str, Misuse> {
+    let [value] = values else { return Err(Misuse::Authorization) };
+    let value = std::str::from_utf8(value).map_err(|_| Misuse::Authorization)?;
+    strip_bearer(value.trim()).ok_or(Misuse::Authorization)
+}
+
+/// The value of the only cookie of that name (RFC 6265 §4.2.1). Several are refused: another host of the domain may have set
+/// one, and which of them a browser sends first is up to that.
+fn in_cookies<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>, Misuse> {
+    let pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
+    let values = pairs.filter_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
+    });
+    let mut found = None;
+    for value in values {
+        if found.is_some() {
+            return Err(Misuse::TwoCookies);
+        }
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        // No token is anything but ASCII: what is not UTF-8 is a bad one, as an empty one is.
+        found = Some(std::str::from_utf8(bare).unwrap_or_default());
+    }
+    Ok(found)
+}
+
+/// What stands in the parameters of the doors query and ticket. A duplicate counts twice: which of them a proxy looked at is
+/// unknown.
+fn in_query<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<Credential<'a>>, Misuse> {
+    let (takes_tokens, takes_tickets) = (doors.contains(&Door::Query), doors.contains(&Door::Ticket));
     let mut found = Vec::new();
+    if !takes_tokens && !takes_tickets {
+        return Ok(found);
+    }
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if PARAMETERS.contains(&&*decoded(name)?) {
+        let name = decoded(name)?;
+        if takes_tokens && PARAMETERS.contains(&&*name) {
             let value = decoded(value)?;
-            found.push(match strip_bearer(&value) {
+            found.push(Credential::Token(match strip_bearer(&value) {
                 Some(token) => Cow::Owned(token.to_owned()),
                 None => value,
-            });
+            }));
+        } else if takes_tickets && name == TICKET {
+            found.push(Credential::Ticket(decoded(value)?));
         }
     }
     Ok(found)
@@ -134,13 +210,38 @@ pub fn strip_bearer(value: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    const ALL: [Door; 4] = [Door::Query, Door::Subprotocol, Door::Message, Door::Connect];
+    const ALL: [Door; 7] =
+        [Door::Query, Door::Ticket, Door::Subprotocol, Door::Message, Door::Connect, Door::Cookie, Door::Header];
     const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+    const COOKIE: &str = "wardcast_token";
 
-    fn token<'a>(query: &'a str, protocols: &[&'a str]) -> Result<Option<String>, Misuse> {
-        find(query, protocols, &ALL).map(|offer| offer.token.map(Cow::into_owned))
+    fn token<'a>(query: &'a str, protocols: &'a [&'a str]) -> Result<Option<String>, Misuse> {
+        let found = find(Request { query, protocols, ..Request::default() }, &ALL, COOKIE)?.credential;
+        Ok(found.map(|credential| match credential {
+            Credential::Token(token) => token.into_owned(),
+            other => panic!("{other:?}"),
+        }))
+    }
+
+    fn header(values: &[&str]) -> Result<Option<Credential<'static>>, Misuse> {
+        let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+        let found = find(Request { authorization: &values, ..Request::default() }, &ALL, COOKIE)?;
+        Ok(found.credential.map(|credential| match credential {
+            Credential::Token(token) => Credential::Token(Cow::Owned(token.into_owned())),
+            other => panic!("{other:?}"),
+        }))
+    }
+
+    fn cookies(values: &[&[u8]]) -> Result<Option<String>, Misuse> {
+        let found = find(Request { cookies: values, ..Request::default() }, &ALL, COOKIE)?.credential;
+        Ok(found.map(|credential| match credential {
+            Credential::Cookie(token) => token.to_owned(),
+            other => panic!("{other:?}"),
+        }))
     }
 
     #[test]
@@ -166,21 +267,84 @@ mod tests {
 
     #[test]
     fn a_marker_is_answered_and_a_token_only_when_it_stands_alone() {
-        let answer = |protocols: &[&'static str]| find("", protocols, &ALL).unwrap().answer;
-        assert_eq!(answer(&["wardcast.v1", JWT]), Some("wardcast.v1"));
-        assert_eq!(answer(&[JWT, "centrifuge-json"]), Some("centrifuge-json"));
-        assert_eq!(answer(&[JWT]), Some(JWT));
-        assert_eq!(answer(&["bearer.opaque"]), Some("bearer.opaque"));
-        assert_eq!(answer(&["chat", JWT]), None);
-        assert_eq!(answer(&["chat"]), None);
+        let answer = |protocols: &[&'static str]| {
+            find(Request { protocols, ..Request::default() }, &ALL, COOKIE).unwrap().answer.unwrap_or("none").to_owned()
+        };
+        assert_eq!(answer(&["wardcast.v1", JWT]), "wardcast.v1");
+        assert_eq!(answer(&[JWT, "centrifuge-json"]), "centrifuge-json");
+        assert_eq!(answer(&[JWT]), JWT);
+        assert_eq!(answer(&["bearer.opaque"]), "bearer.opaque");
+        assert_eq!(answer(&["chat", JWT]), "none");
+        assert_eq!(answer(&["chat"]), "none");
         assert_eq!(token("", &["wardcast.v1", "bearer.opaque"]).unwrap().as_deref(), Some("opaque"));
         assert_eq!(token("", &["v1.proto.example"]).unwrap(), None, "a dotted name is no token");
-        assert_eq!(find("", &[PROTOBUF], &ALL), Err(Misuse::Protobuf));
+        assert_eq!(token("", &[PROTOBUF]), Err(Misuse::Protobuf));
+    }
+
+    #[test]
+    fn a_ticket_is_one_of_the_explicit_doors() {
+        let found = |query| find(Request { query, ..Request::default() }, &ALL, COOKIE);
+        assert_eq!(found("a=b&ticket=x%2Dy").unwrap().credential, Some(Credential::Ticket("x-y".into())));
+        for query in ["ticket=a&ticket=a", "ticket=a&token=b", "ticket=a&access_token="] {
+            assert_eq!(found(query), Err(Misuse::TwoTokens), "{query}");
+        }
+        assert_eq!(found("ticket=%zz"), Err(Misuse::Encoding));
+    }
+
+    #[test]
+    fn one_header_of_the_scheme_bearer_is_understood_however_it_is_spelled() {
+        for value in ["Bearer T", "bearer T", "BEARER    T  ", "  Bearer T"] {
+            assert_eq!(header(&[value]), Ok(Some(Credential::Token("T".into()))), "{value}");
+        }
+        for values in
+            [&["Basic T"][..], &["Bearer"], &[""], &["T"], &["Bearer T", "Bearer T"], &["Basic T", "Bearer T"]]
+        {
+            assert_eq!(header(values), Err(Misuse::Authorization), "{values:?}");
+        }
+        let twice = Request { query: "token=a", authorization: &[b"Bearer T"], ..Request::default() };
+        assert_eq!(find(twice, &ALL, COOKIE), Err(Misuse::TwoTokens));
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others_by_its_whole_name_and_must_be_one() {
+        for (value, found) in [
+            (&b"a=b; wardcast_token=T; c=d"[..], Some("T")),
+            (b"wardcast_token=\"T\"", Some("T")),
+            (b"wardcast_token = T", Some("T")),
+            (b"wardcast_token=a=b", Some("a=b")),
+            (b"wardcast_token=", Some("")),
+            (b"wardcast_token=\xff", Some("")),
+            (b"xwardcast_token=T; wardcast_tokens=T; Wardcast_Token=T; wardcast_token", None),
+            (b"", None),
+            (b";;=;", None),
+        ] {
+            assert_eq!(cookies(&[value]), Ok(found.map(str::to_owned)), "{value:?}");
+        }
+        assert_eq!(cookies(&[b"wardcast_token=a; wardcast_token=a"]), Err(Misuse::TwoCookies));
+        assert_eq!(cookies(&[b"wardcast_token=a", b"wardcast_token=b"]), Err(Misuse::TwoCookies));
+    }
+
+    #[test]
+    fn what_the_client_says_wins_over_what_the_browser_adds() {
+        let both =
+            Request { query: "token=a", cookies: &[b"wardcast_token=b; wardcast_token=c"], ..Request::default() };
+        assert_eq!(find(both, &ALL, COOKIE).unwrap().credential, Some(Credential::Token("a".into())));
     }
 
     #[test]
     fn a_closed_door_lets_nothing_in() {
-        assert_eq!(find("token=a", &[JWT], &[Door::Message]), Ok(Offer::default()));
+        let everything = Request {
+            query: "token=a&ticket=b&token=%zz",
+            protocols: &[JWT],
+            authorization: &[b"Basic x", b"Bearer y"],
+            cookies: &[b"wardcast_token=c; wardcast_token=d"],
+        };
+        assert_eq!(find(everything, &[Door::Message], COOKIE), Ok(Offer::default()));
+        let only =
+            |door| find(Request { query: "token=a&ticket=b", ..everything }, &[door], COOKIE).unwrap().credential;
+        assert_eq!(only(Door::Query), Some(Credential::Token("a".into())));
+        assert_eq!(only(Door::Ticket), Some(Credential::Ticket("b".into())));
+        assert_eq!(only(Door::Subprotocol), Some(Credential::Token(JWT.into())));
     }
 
     #[test]
@@ -192,5 +356,30 @@ mod tests {
         assert_eq!(first_text("Authorization: T"), FirstText::OtherScheme);
         assert_eq!(first_text(r#"{"id":1,"connect":{}}"#), FirstText::Else);
         assert_eq!(first_text("hello"), FirstText::Else);
+    }
+
+    proptest! {
+        /// Whatever is offered, nothing panics, and a token is answered only when a client offered nothing else.
+        #[test]
+        fn an_answer_is_a_marker_or_the_only_offer(
+            query in "(token|ticket|authorization|x|&|=|%|%2|%41|%00|Bearer| |é){0,12}",
+            protocols in proptest::collection::vec(
+                prop_oneof![
+                    Just(JWT.to_owned()), Just("wardcast.v1".to_owned()), Just("centrifuge-json".to_owned()),
+                    "(bearer\\.|ey|\\.|[a-z]){0,6}",
+                ],
+                0..4,
+            ),
+            authorization in proptest::collection::vec("(Bearer|basic| |\\t|T|é){0,5}", 0..3),
+            cookies in proptest::collection::vec("(wardcast_token|=|;| |\"|T|é){0,8}", 0..3),
+        ) {
+            let protocols: Vec<&str> = protocols.iter().map(String::as_str).collect();
+            let authorization: Vec<&[u8]> = authorization.iter().map(|value| value.as_bytes()).collect();
+            let cookies: Vec<&[u8]> = cookies.iter().map(|value| value.as_bytes()).collect();
+            let request =
+                Request { query: &query, protocols: &protocols, authorization: &authorization, cookies: &cookies };
+            let answer = find(request, &ALL, COOKIE).ok().and_then(|offer| offer.answer);
+            prop_assert!(answer.is_none_or(|answer| MARKERS.contains(&answer) || protocols == [answer]));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Who is this, and until when: door → token text → [`Verifier`] → [`Claims`] → [`permission`]. Pure but for the login's
 //! hashing: keys and clock come in, claims or a typed refusal go out. Nothing here says a token in an error or a log.
 
+pub mod backoff;
 mod claims;
 pub mod door;
 pub mod login;

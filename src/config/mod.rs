@@ -7,7 +7,11 @@ mod load;
 mod validate;
 mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -62,6 +66,14 @@ pub struct Server {
     #[serde(with = "value::duration")]
     pub pong_timeout: Duration,
     pub tls: Tls,
+}
+
+impl Server {
+    /// Whether `address` is one of `trusted_proxies`.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// `[server.tls]`: PEM files, both or neither.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{BrokerKind, Config, Environment, Fault, Secret};
+use super::{BrokerKind, Config, Door, Environment, Fault, Secret};
+use crate::origin::{Origin, Rule};
 
 /// The shortest HMAC secret that is not guessed offline: the hash's own length (RFC 7518 §3.2, RFC 8725 §3.5).
 pub(crate) const SECRET_BYTES: usize = 32;
@@ -12,6 +13,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> 
     let mut findings = Findings(Vec::new());
     secrets(config, environment, &mut findings);
     listener(config, environment, &mut findings);
+    pages(config, &mut findings);
     findings.unless(
         config.login.token_ttl <= config.auth.max_ttl,
         "login.token_ttl",
@@ -110,6 +112,43 @@ fn listener(config: &Config, environment: Environment, findings: &mut Findings) 
     }
 }
 
+/// Whose pages and whose proxies are believed, and the cookie.
+fn pages(config: &Config, findings: &mut Findings) {
+    let server = &config.server;
+    let is_origin = |url: &String| Origin::parse(url).is_some_and(|origin| origin.is_http());
+    findings.unless(
+        server.public_url.as_ref().is_none_or(is_origin),
+        "server.public_url",
+        "must be https://host[:port] or http://host[:port], without a path or a slash at its end",
+    );
+    findings.unless(
+        !server.proxy_protocol || !server.trusted_proxies.is_empty(),
+        "server.proxy_protocol",
+        "is believed from server.trusted_proxies only; name them",
+    );
+    for entry in config.origins.allowed.iter().filter(|entry| Rule::parse(entry).is_none()) {
+        let form =
+            "\"https://app.example.com\", \"https://*.example.com\" or \"*\", without a path or a slash at its end";
+        findings.unless(false, "origins.allowed", format!("{entry:?} is no origin; write it as {form}"));
+    }
+    let auth = &config.auth;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    findings.unless(
+        !auth.cookie.is_empty() && auth.cookie.bytes().all(is_token),
+        "auth.cookie",
+        "must be the name of a cookie: letters, digits, '-', '_' and '.'",
+    );
+    findings.unless(
+        !config.login.cookie || auth.doors.contains(&Door::Cookie),
+        "login.cookie",
+        "sets a cookie that no door takes; add \"cookie\" to auth.doors",
+    );
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+    findings.unless(bounds.contains(&auth.ticket_ttl), "auth.ticket_ttl", "must be at least 1s and at most 1h");
+    findings.unless(bounds.contains(&config.login.backoff), "login.backoff", "must be at least 1s and at most 1h");
+    findings.unless(config.login.failures >= 1, "login.failures", "must be at least 1");
+}
+
 fn limits(config: &Config, findings: &mut Findings) {
     let limits = &config.limits;
     for (key, value, at_least) in [
@@ -122,6 +161,8 @@ fn limits(config: &Config, findings: &mut Findings) {
         ("limits.connections", limits.connections, 1),
         ("limits.http_connections", limits.http_connections, 1),
         ("limits.waiting", limits.waiting, 1),
+        ("limits.waiting_per_address", limits.waiting_per_address, 1),
+        ("limits.tickets", limits.tickets, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
         ("login.concurrency", config.login.concurrency, 1),
     ] {
@@ -198,6 +239,49 @@ mod tests {
             config.server.behind_tls = true;
         };
         assert_eq!(faults(Environment::Production, meant), "");
+    }
+
+    #[test]
+    fn an_origin_that_is_none_is_told_with_its_form() {
+        let allowed = |entry: &str| {
+            let entry = entry.to_owned();
+            faults(Environment::Development, |config| config.origins.allowed = vec!["*".to_owned(), entry])
+        };
+        for fine in
+            ["*", "https://app.example.com", "http://localhost:3000", "https://*.example.com", "capacitor://localhost"]
+        {
+            assert_eq!(allowed(fine), "", "{fine}");
+        }
+        for wrong in ["app.example.com", "https://app.example.com/", "https://a.*.com", "null", "", "https://*"] {
+            let told = allowed(wrong);
+            assert!(told.contains("origins.allowed") && told.contains(&format!("{wrong:?} is no origin")), "{told}");
+        }
+        for wrong in
+            ["hub.example.com", "https://hub.example.com/", "wss://hub.example.com", "https://hub.example.com/x"]
+        {
+            let told = faults(Environment::Development, |config| config.server.public_url = Some(wrong.to_owned()));
+            assert!(told.contains("server.public_url") && told.contains("without a path"), "{wrong}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_proxys_header_is_believed_of_somebody_or_not_at_all() {
+        let told = faults(Environment::Development, |config| config.server.proxy_protocol = true);
+        assert!(told.contains("server.proxy_protocol") && told.contains("trusted_proxies"), "{told}");
+    }
+
+    #[test]
+    fn a_cookie_has_a_name_and_a_door() {
+        for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
+            assert!(
+                faults(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie")
+            );
+        }
+        let told = faults(Environment::Development, |config| {
+            config.login.cookie = true;
+            config.auth.doors = vec![Door::Query];
+        });
+        assert!(told.contains("login.cookie"), "{told}");
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! Answers to what was not done: a status, and a JSON body with a code and a sentence. No paths, stacks or causes of ours.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpResponse, ResponseError,
-    http::{StatusCode, header::CACHE_CONTROL},
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, RETRY_AFTER},
+    },
 };
 use serde::Serialize;
 
@@ -16,7 +21,12 @@ pub struct Failure {
     code: ErrorCode,
     message: String,
     headers: &'static [(&'static str, &'static str)],
+    /// Whole seconds.
+    retry_after: Option<u64>,
 }
+
+/// When to come back where a limit or an outage ends nobody knows when.
+const SOON: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -32,7 +42,7 @@ struct Inner<'a> {
 impl Failure {
     /// A failure with a sentence for whoever reads it.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), headers: &[] }
+        Self { status, code, message: message.into(), headers: &[], retry_after: None }
     }
 
     /// 400.
@@ -57,10 +67,40 @@ impl Failure {
         Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
     }
 
+    /// 403 for a page that has no business here.
+    pub fn foreign(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, message)
+    }
+
+    /// 429 for a limit of the client's own: come back after `wait`.
+    pub fn too_many(message: impl Into<String>, wait: Duration) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message).after(wait)
+    }
+
+    /// The same where it ends nobody knows when: seats that the client holds itself.
+    pub fn too_many_seats(message: impl Into<String>) -> Self {
+        Self::too_many(message, SOON)
+    }
+
     /// 503 for a limit that others hold: come back soon.
     pub fn full(message: impl Into<String>) -> Self {
-        let soon = &[("retry-after", "5")];
-        Self { headers: soon, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message).after(SOON)
+    }
+
+    /// 503 for a part of ours that does not work at the moment.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).after(SOON)
+    }
+
+    /// 500.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, ErrorCode::Internal.to_string())
+    }
+
+    /// Rounded up: who comes when told to must not come too early.
+    fn after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds.max(1)), ..self }
     }
 
     /// 426 with the one protocol (RFC 9110 §15.5.22) and the one version (RFC 6455 §4.2.2) that are spoken.
@@ -85,6 +125,9 @@ impl ResponseError for Failure {
         response.insert_header((CACHE_CONTROL, "no-store"));
         for header in self.headers {
             response.insert_header(*header);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
         }
         if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
             // The rest of the body would be taken for the next request.

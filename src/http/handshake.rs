@@ -10,54 +10,119 @@ use actix_http::{
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse, ResponseError,
     http::{
-        Method, StatusCode, Version,
+        Method, Version,
         header::{
-            CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+            AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+            SEC_WEBSOCKET_VERSION, UPGRADE,
         },
     },
     web::Data,
 };
 
-use super::{Failure, Shared, upgrade::Upgradable};
+use super::{Failure, Shared, origin::Standing, peer, ticket::redeem, upgrade::Upgradable};
 use crate::{
     address::Address,
-    auth::{Admission, Claims, Entrance, Refusal, door},
+    auth::{
+        Admission, Claims, Entrance, Refusal,
+        door::{self, Credential, Misuse, Offer},
+    },
+    config::Reject,
+    seats::{KeyedSeat, Seat},
 };
+
+/// A handshake that is not let in: what is told, and one word for the metrics.
+struct Refused {
+    reason: &'static str,
+    failure: Failure,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { reason: "malformed", failure }
+    }
+}
+
+fn refused(reason: &'static str, failure: Failure) -> Refused {
+    Refused { reason, failure }
+}
 
 /// GET on a WebSocket path. A refusal ends the connection: what follows on it may be meant for a WebSocket.
 pub async fn handshake(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
-    admit(&request, &shared).unwrap_or_else(|failure| {
-        shared.metrics.count_refused_handshake(reason(failure.status()));
+    admit(&request, &shared).await.unwrap_or_else(|Refused { reason, failure }| {
+        shared.metrics.count_refused_handshake(reason);
         let mut response = failure.error_response();
         response.head_mut().set_connection_type(ConnectionType::Close);
         response
     })
 }
 
-fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Failure> {
+/// The cheap questions first; whoever is over a limit makes us verify nothing.
+async fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Refused> {
     judge_request(request)?;
-    let seat = shared.connections.take().ok_or_else(|| Failure::full("too many connections; try again soon"))?;
+    let address = Address::from(peer::address(request.head(), &shared.config.server));
+    shared
+        .rates
+        .take(&address)
+        .map_err(|wait| refused("rate", Failure::too_many("too many handshakes from this address", wait)))?;
+    let standing = shared.pages.judge(request.head());
+    standing.admit().map_err(|failure| foreign(standing, failure))?;
+    let at_address =
+        shared.addresses.take(&address).ok_or_else(|| full_address("too many connections of this address"))?;
+    let seat = shared
+        .connections
+        .take()
+        .ok_or_else(|| refused("full", Failure::full("too many connections; try again soon")))?;
     let protocols = offered_protocols(request)?;
-    let offer = door::find(request.query_string(), &protocols, &shared.config.auth.doors)
-        .map_err(|misuse| Failure::bad_request(misuse.to_string()))?;
-    let claims = offer.token.map(|token| judge_token(&token, shared)).transpose()?;
-    let address = Address::from(std::net::IpAddr::from([127, 0, 0, 1]));
-    let full = || Failure::full("too many connections wait for a token");
-    let waiting = match &claims {
-        Some(_) => None,
-        None => {
-            Some((shared.waiting.take().ok_or_else(full)?, shared.waiting_addresses.take(&address).ok_or_else(full)?))
-        }
+    let offer = find_offer(request, &protocols, shared)?;
+    if matches!(offer.credential, Some(Credential::Cookie(_))) {
+        // Who sends a cookie and no Origin is no browser of today, or one that hides whose page it is.
+        let admitted = if standing == Standing::NoPage {
+            Err(Failure::foreign("the cookie counts only with the Origin that a browser sends"))
+        } else {
+            standing.admit_with_cookies()
+        };
+        admitted.map_err(|failure| refused("origin", failure))?;
+    }
+    let entrance = match &offer.credential {
+        None => Entrance::Nobody,
+        Some(credential) => judge(credential, shared).await?,
+    };
+    let (user, waiting) = match &entrance {
+        Entrance::Somebody(claims) => (user_seat(claims, shared)?, None),
+        Entrance::Nobody | Entrance::Rejected(_) => (None, Some(waiting_seats(&address, shared)?)),
     };
     // The answer, as actix-web-actors writes it; what it lets pass has been refused above.
     let answer: Vec<&str> = offer.answer.into_iter().collect();
     let mut response = actix_web_actors::ws::handshake_with_protocols(request, &answer)
         .map_err(|_| Failure::bad_request("not a WebSocket handshake"))?
         .finish();
-    let address = shared.addresses.take(&address).ok_or_else(|| Failure::full("too many connections"))?;
-    let entrance = claims.map_or(Entrance::Nobody, Entrance::Somebody);
-    response.extensions_mut().insert(Admission { entrance, seat, address, user: None, waiting });
+    response.extensions_mut().insert(Admission { entrance, seat, address: at_address, user, waiting });
     Ok(response)
+}
+
+fn foreign(standing: Standing, failure: Failure) -> Refused {
+    refused(if standing == Standing::Foreign { "origin" } else { "malformed" }, failure)
+}
+
+fn full_address(message: &'static str) -> Refused {
+    refused("address", Failure::too_many_seats(message))
+}
+
+/// A user's seat. Who is nobody in particular has none: `limits.connections_per_address` counts them.
+fn user_seat(claims: &Claims, shared: &Shared) -> Result<Option<KeyedSeat<Arc<str>>>, Refused> {
+    if claims.is_anonymous() {
+        return Ok(None);
+    }
+    let seat = shared.users.take(&claims.user);
+    seat.map(Some).ok_or_else(|| refused("user", Failure::too_many_seats("too many connections of this user")))
+}
+
+fn waiting_seats(address: &Address, shared: &Shared) -> Result<(Seat, KeyedSeat<Address>), Refused> {
+    let at_address = shared.waiting_addresses.take(address);
+    let at_address = at_address.ok_or_else(|| full_address("too many connections of this address wait for a token"))?;
+    let seat = shared.waiting.take();
+    let seat = seat.ok_or_else(|| refused("full", Failure::full("too many connections wait for a token")))?;
+    Ok((seat, at_address))
 }
 
 /// What must hold before anybody looks at a token.
@@ -112,17 +177,35 @@ fn offered_protocols(request: &HttpRequest) -> Result<Vec<&str>, Failure> {
     Ok(protocols)
 }
 
-fn judge_token(token: &str, shared: &Shared) -> Result<Arc<Claims>, Failure> {
-    shared.verifier.verify(token).map(Arc::new).map_err(|refusal| {
-        log::debug!("handshake: token {refusal}");
-        Failure::bad_token(refusal == Refusal::Expired)
+fn find_offer<'a>(request: &'a HttpRequest, protocols: &[&'a str], shared: &Shared) -> Result<Offer<'a>, Refused> {
+    let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
+    let (authorization, cookies) = (all(AUTHORIZATION), all(COOKIE));
+    let auth = &shared.config.auth;
+    let query = request.query_string();
+    let said = door::Request { query, protocols, authorization: &authorization, cookies: &cookies };
+    door::find(said, &auth.doors, &auth.cookie).map_err(|misuse| match misuse {
+        Misuse::Authorization => refused("token", Failure::unauthorized(misuse.to_string())),
+        _ => Failure::bad_request(misuse.to_string()).into(),
     })
 }
 
-fn reason(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::UNAUTHORIZED => "token",
-        StatusCode::SERVICE_UNAVAILABLE => "full",
-        _ => "malformed",
-    }
+async fn judge(credential: &Credential<'_>, shared: &Shared) -> Result<Entrance, Refused> {
+    let verified = match credential {
+        Credential::Token(token) => shared.verifier.verify(token),
+        Credential::Cookie(token) => shared.verifier.verify(token),
+        // Again: it may have expired or been revoked since the ticket was given.
+        Credential::Ticket(ticket) => {
+            match redeem(ticket, shared).await.map_err(|failure| refused("broker", failure))? {
+                Some(token) => shared.verifier.verify(&token),
+                None => Err(Refusal::Invalid("no such ticket")),
+            }
+        }
+    };
+    verified.map(|claims| Entrance::Somebody(Arc::new(claims))).or_else(|refusal| {
+        log::debug!("handshake: token {refusal}");
+        match shared.config.auth.reject {
+            Reject::Close => Ok(Entrance::Rejected(refusal)),
+            Reject::Http => Err(refused("token", Failure::bad_token(refusal == Refusal::Expired))),
+        }
+    })
 }

@@ -1,13 +1,16 @@
-//! `POST /auth/login`: user and password for a token. Exists when `login.users_file` is set.
+//! `POST /auth/login`: user and password for a token, in the body and, where `login.cookie` says so, in a cookie; and
+//! `POST /auth/logout`, which takes the cookie back. The login exists when `login.users_file` is set.
+
+use std::time::Duration;
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
-    http::{StatusCode, header::CACHE_CONTROL},
+    http::{StatusCode, header::SET_COOKIE},
     web::{self, Data},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Failure, Shared};
+use super::{Body, Failure, Shared, visitor::Visitor};
 use crate::{auth::login::PASSWORD_BYTES, protocol::ErrorCode};
 
 #[derive(Deserialize)]
@@ -24,12 +27,19 @@ struct Issued {
     expires_in: u64,
 }
 
-/// Unknown user and wrong password are alike in status, body and time.
-pub(super) async fn login(request: HttpRequest, body: Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+/// Unknown user and wrong password are alike in status, body, time and in what the next try waits.
+pub(super) async fn login(
+    visitor: Visitor,
+    request: HttpRequest,
+    body: Body,
+    shared: Data<Shared>,
+) -> Result<HttpResponse, Failure> {
     let users = shared
         .login_users
         .clone()
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no login here"))?;
+    // A page that makes a browser keep a cookie of ours decides who its user is.
+    if shared.config.login.cookie { visitor.standing.admit_with_cookies() } else { visitor.standing.admit() }?;
     if request.content_type() != "application/json" {
         let message = "the body must be application/json";
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
@@ -40,26 +50,46 @@ pub(super) async fn login(request: HttpRequest, body: Body, shared: Data<Shared>
     if password.len() > PASSWORD_BYTES {
         return Err(Failure::unauthorized("wrong user or password"));
     }
+    let it = shared
+        .backoff
+        .begin(shared.clock.now(), &username, visitor.address)
+        .map_err(|wait| Failure::too_many("too many failed logins", wait))?;
     // Whoever cannot be served soon is sent away: hashing is what a flood would make us do.
-    let permit = shared
-        .hashing
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| Failure::full("too many logins at a time; try again soon"))?;
-    let name = username.clone();
+    let Ok(permit) = shared.hashing.clone().try_acquire_owned() else {
+        shared.backoff.withdraw(it);
+        return Err(Failure::full("too many logins at a time; try again soon"));
+    };
+    let (name, counted) = (username.clone(), shared.clone());
     let checked = web::block(move || {
-        // Held until the hash is computed, also when the client has gone meanwhile.
+        // Held until the hash is computed, and what came of it counted, also when the client has gone meanwhile.
         let _permit = permit;
-        users.check(&name, &password).map(|user| user.info.clone())
+        let user = users.check(&name, &password);
+        if user.is_some() {
+            counted.backoff.succeed(it);
+        }
+        user.map(|user| user.info.clone())
     })
     .await;
-    let info = checked.map_err(|_| internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
+    let info =
+        checked.map_err(|_| Failure::internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
     let ttl = shared.config.login.token_ttl;
-    let access_token = shared.signer.sign(&username, ttl, info.as_deref()).map_err(|_| internal())?;
-    let issued = Issued { access_token, token_type: "Bearer", expires_in: ttl.as_secs() };
-    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(issued))
+    let access_token = shared.signer.sign(&username, ttl, info.as_deref()).map_err(|_| Failure::internal())?;
+    let mut response = HttpResponse::Ok();
+    if shared.config.login.cookie {
+        response.insert_header((SET_COOKIE, cookie(&shared.config.auth.cookie, &access_token, ttl)));
+    }
+    Ok(response.json(Issued { access_token, token_type: "Bearer", expires_in: ttl.as_secs() }))
 }
 
-fn internal() -> Failure {
-    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "internal server error")
+/// Expires the cookie. The token itself is good until it expires or is revoked.
+pub(super) async fn logout(visitor: Visitor, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
+    visitor.standing.admit_with_cookies()?;
+    let expired = cookie(&shared.config.auth.cookie, "", Duration::ZERO);
+    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, expired)).finish())
+}
+
+/// Out of reach of scripts, over TLS only (browsers take localhost for it), not sent by other sites' pages, and with what
+/// `__Host-` wants (RFC 6265bis §4.1).
+fn cookie(name: &str, value: &str, max_age: Duration) -> String {
+    format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={}", max_age.as_secs())
 }

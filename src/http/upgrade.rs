@@ -11,20 +11,20 @@ use actix_http::{
     h1,
 };
 use actix_service::Service;
-use actix_web::{HttpMessage, HttpResponse, ResponseError, dev::ServiceResponse, error::Error, http::StatusCode};
+use actix_web::{HttpMessage, HttpResponse, ResponseError, dev::ServiceResponse, error::Error};
 use bytes::BytesMut;
 use futures_util::SinkExt;
 use tokio::time::timeout;
 
 use super::Failure;
-use crate::{auth::Admission, protocol::ErrorCode};
+use crate::auth::Admission;
 
 /// Marks a request that came through the upgrade service: only there a 101 has a session behind it. A chunked request with
 /// an upgrade header goes to the plain application.
 #[derive(Clone, Copy)]
 pub struct Upgradable;
 
-/// The handshake's handlers must be done by then; they wait for nothing from outside.
+/// The handshake's handlers must be done by then; the only thing that they wait for is who keeps the tickets.
 const HANDLER: Duration = Duration::from_secs(5);
 /// The peer must have read its answer by then.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub async fn serve<A, T>(
     let mut response = match timeout(HANDLER, app.call(request)).await {
         Ok(Ok(response)) => HttpResponse::from(response),
         Ok(Err(error)) => error.error_response(),
-        Err(_) => Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, "too slow").error_response(),
+        Err(_) => Failure::unavailable("too slow; try again soon").error_response(),
     };
     let admission = response.extensions_mut().remove::<Admission>();
     let (head, body) = actix_http::Response::from(response).into_parts();

@@ -16,7 +16,7 @@ use crate::config;
 pub use inbound::Inbound;
 pub use outbox::{Backlog, Flushed, Outbox, Pushed, Refused};
 pub use reader::{Reader, Violation};
-pub use socket::Socket;
+pub use socket::{Accepted, Socket};
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]

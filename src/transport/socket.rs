@@ -1,11 +1,18 @@
 //! `ws` and `wss` differ in one type: a byte stream that can show the TCP connection under it.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use actix_rt::net::{ActixStream, Ready};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
@@ -20,6 +27,68 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn holds_at_most(&self) -> usize;
 }
 
+/// A TCP connection and who is at its other end: its peer, or whom a proxy that we trust names instead.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+}
+
+impl Accepted {
+    /// A connection of `peer`.
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self { stream, peer }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    // The defaults of these two write one slice at a time: one system call for each publication that waits.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl ActixStream for Accepted {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_read_ready(&self.stream, cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_write_ready(&self.stream, cx)
+    }
+}
+
 impl Socket for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
@@ -30,9 +99,19 @@ impl Socket for TcpStream {
     }
 }
 
-impl Socket for TlsStream<TcpStream> {
+impl Socket for Accepted {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+        &self.stream
+    }
+
+    fn holds_at_most(&self) -> usize {
+        0
+    }
+}
+
+impl<T: Socket + ActixStream> Socket for TlsStream<T> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0.tcp()
     }
 
     /// The default limit of rustls' send buffer.

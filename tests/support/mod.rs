@@ -100,7 +100,7 @@ impl Hub {
     }
 
     /// A plain client with these claims, which has been greeted; and how.
-    pub async fn client_with(&self, claims: Value) -> (Client, Value) {
+    pub async fn client_of(&self, claims: Value) -> (Client, Value) {
         let path = format!("/socket?token={}", self.signed(claims));
         let mut client = Client::connect(self.address, &path).await.unwrap();
         let greeting = client.hear().await["push"]["connect"].clone();
@@ -125,6 +125,18 @@ impl Hub {
     /// A client that nobody knows yet.
     pub async fn stranger(&self) -> Client {
         Client::connect(self.address, "/socket").await.unwrap()
+    }
+
+    /// The answer to a handshake; who gets in leaves at once.
+    pub async fn knock(&self, path: &str, headers: &[(&str, &str)]) -> http::Response {
+        http::exchange(self.address, raw::handshake_with(self.address, path, headers).as_bytes()).await
+    }
+
+    /// A plain client whose handshake has these headers.
+    pub async fn client_with(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        let mut client = Client::connect_with(self.address, path, headers).await.unwrap();
+        assert!(client.hear().await["push"]["connect"]["client"].is_string());
+        client
     }
 
     /// A method of the server API, with the key.

@@ -42,6 +42,12 @@ pub fn handshake(address: SocketAddr, path: &str) -> String {
     )
 }
 
+/// A handshake with more headers.
+pub fn handshake_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    handshake(address, path).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1)
+}
+
 /// A masked frame.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];

@@ -1,0 +1,284 @@
+//! Wrong passwords, and how long the next try has to wait. Pure: the time comes in, and nothing is hashed or known of users
+//! here; a name that nobody has is treated as any other.
+
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::{
+    address::Address,
+    clock::{Millis, millis},
+};
+
+/// Entries of each of the three tables, the least recently touched forgotten first: some 10 MiB each when full. To be
+/// forgotten sooner, somebody has to make as many tries elsewhere.
+const ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("is not zero");
+/// Failures are forgotten when none came for this long.
+const MEMORY: Duration = Duration::from_secs(15 * 60);
+/// The first wait; each further one is twice as long.
+const FIRST: Duration = Duration::from_secs(1);
+/// An address may fail this many times as often as one user of it: there are households and offices behind addresses.
+const PER_ADDRESS: u32 = 4;
+/// A user for whom this many times as often was guessed, from anywhere, is being attacked.
+const UNDER_ATTACK: u32 = 20;
+
+/// What failed, per user and address, per address, and per user.
+///
+/// A try counts as failed from its beginning, so that tries at the same time do not slip through; success takes it back.
+/// Somebody whose address has not failed for a user always has a try at once: others cannot lock anybody out. What they can
+/// do is to make a user's first mistake cost a second.
+pub struct Backoff {
+    failures: u32,
+    longest: Millis,
+    /// Names are as long as their senders like; the hash of one is not, and cannot be foreseen.
+    hasher: RandomState,
+    tables: Mutex<Tables>,
+}
+
+struct Tables {
+    pairs: LruCache<(u64, Address), Record>,
+    addresses: LruCache<Address, Record>,
+    users: LruCache<u64, Record>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Record {
+    failures: u32,
+    /// When the last try began.
+    last: Millis,
+    /// No try before then.
+    until: Millis,
+}
+
+/// A try that has begun. Dropping it leaves it failed.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Try {
+    pair: (u64, Address),
+    /// What it made its address wait for, and what stood there before.
+    until: Millis,
+    until_before: Millis,
+}
+
+impl Backoff {
+    /// After `failures` wrong passwords for one user from one address each further try waits, at most `longest`.
+    pub fn new(failures: u32, longest: Duration) -> Self {
+        let tables =
+            Tables { pairs: LruCache::new(ENTRIES), addresses: LruCache::new(ENTRIES), users: LruCache::new(ENTRIES) };
+        Self { failures, longest: millis(longest), hasher: RandomState::new(), tables: Mutex::new(tables) }
+    }
+
+    /// Begins a try.
+    ///
+    /// # Errors
+    /// How long to wait for the next, when this one came too early. It is not counted then.
+    pub fn begin(&self, now: Millis, user: &str, address: Address) -> Result<Try, Duration> {
+        let user = self.hasher.hash_one(user);
+        let mut tables = self.tables.lock();
+        let Tables { pairs, addresses, users } = &mut *tables;
+        let pair = recall(pairs, (user, address), now);
+        let at_address = recall(addresses, address, now);
+        let wait = pair.wait(now, self.longest).max(at_address.wait(now, self.longest));
+        if wait > 0 {
+            return Err(Duration::from_millis(wait.unsigned_abs()));
+        }
+        let of_user = recall(users, user, now);
+        of_user.fail(now, 0);
+        let is_attacked = of_user.failures > self.failures.saturating_mul(UNDER_ATTACK);
+        let free = if is_attacked { 1 } else { self.failures };
+        pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
+        let until_before = at_address.until;
+        let free = self.failures.saturating_mul(PER_ADDRESS);
+        at_address.fail(now, self.wait_after(at_address.failures.saturating_add(1), free));
+        Ok(Try { pair: (user, address), until: at_address.until, until_before })
+    }
+
+    /// The password was right: whoever it was may start anew. What its address did to others stays: one good account must
+    /// not pay for guesses at the rest.
+    pub fn succeed(&self, it: Try) {
+        self.withdraw(it);
+        self.tables.lock().pairs.pop(&it.pair);
+    }
+
+    /// Nothing was tried after all.
+    pub fn withdraw(&self, it: Try) {
+        let mut tables = self.tables.lock();
+        let Tables { pairs, addresses, users } = &mut *tables;
+        if let Some(pair) = pairs.peek_mut(&it.pair) {
+            pair.take_back();
+            pair.until = pair.last;
+        }
+        if let Some(user) = users.peek_mut(&it.pair.0) {
+            user.take_back();
+        }
+        if let Some(address) = addresses.peek_mut(&it.pair.1) {
+            address.take_back();
+            if address.until == it.until {
+                address.until = it.until_before;
+            }
+        }
+    }
+
+    /// How long the next try waits after so many failures, of which some are free.
+    fn wait_after(&self, failures: u32, free: u32) -> Millis {
+        match failures.checked_sub(free) {
+            None => 0,
+            // Doubled 31 times the first second is 68 years.
+            Some(beyond) => millis(FIRST.saturating_mul(1 << beyond.min(31))).min(self.longest),
+        }
+    }
+}
+
+/// The record of `key`, new when there is none or nothing has failed for long.
+fn recall<K: Hash + Eq>(table: &mut LruCache<K, Record>, key: K, now: Millis) -> &mut Record {
+    let record = table.get_or_insert_mut(key, Record::default);
+    if now.saturating_sub(record.last) > millis(MEMORY) {
+        *record = Record::default();
+    }
+    record
+}
+
+impl Record {
+    /// Milliseconds to wait. Never longer than it could be, also when the clock was set back.
+    fn wait(&self, now: Millis, longest: Millis) -> Millis {
+        self.until.saturating_sub(now).clamp(0, longest)
+    }
+
+    fn fail(&mut self, now: Millis, wait: Millis) {
+        self.failures = self.failures.saturating_add(1);
+        self.last = now;
+        self.until = now.saturating_add(wait);
+    }
+
+    fn take_back(&mut self) {
+        self.failures = self.failures.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    const START: Millis = 1_700_000_000_000;
+
+    fn backoff() -> Backoff {
+        Backoff::new(5, Duration::from_secs(60))
+    }
+
+    fn at(last: u32) -> Address {
+        Address::from(IpAddr::from(last.to_be_bytes()))
+    }
+
+    /// Begins and fails; the wait when it was refused.
+    fn guess(backoff: &Backoff, now: Millis, user: &str, address: Address) -> Option<Duration> {
+        backoff.begin(now, user, address).err()
+    }
+
+    #[test]
+    fn after_some_failures_each_further_try_waits_twice_as_long_up_to_the_longest() {
+        let (backoff, mut now) = (backoff(), START);
+        assert!((0..5).all(|_| guess(&backoff, now, "ann", at(1)).is_none()));
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let wait = Duration::from_secs(seconds);
+            assert_eq!(guess(&backoff, now, "ann", at(1)), Some(wait));
+            assert_eq!(guess(&backoff, now + millis(wait) - 1, "ann", at(1)), Some(Duration::from_millis(1)));
+            now += millis(wait);
+            assert_eq!(guess(&backoff, now, "ann", at(1)), None);
+        }
+        assert_eq!(guess(&backoff, now, "ann", at(2)), None, "not from elsewhere");
+        assert_eq!(guess(&backoff, now, "bob", at(1)), None, "not for others");
+        let later = now + millis(MEMORY) + 1;
+        assert!((0..5).all(|_| guess(&backoff, later, "ann", at(1)).is_none()), "forgotten");
+    }
+
+    #[test]
+    fn tries_at_the_same_time_do_not_slip_through() {
+        let backoff = backoff();
+        let begun = (0..100).filter_map(|_| backoff.begin(START, "ann", at(1)).ok()).count();
+        assert_eq!(begun, 5);
+    }
+
+    #[test]
+    fn success_begins_anew() {
+        let backoff = backoff();
+        for _ in 0..20 {
+            assert!((0..4).all(|_| guess(&backoff, START, "ann", at(1)).is_none()));
+            let now = START + 120_000;
+            let right = backoff.begin(now, "ann", at(1)).unwrap();
+            backoff.succeed(right);
+            backoff.tables.lock().addresses.clear();
+        }
+    }
+
+    #[test]
+    fn a_good_account_does_not_pay_for_guesses_at_others() {
+        let (backoff, now) = (backoff(), START);
+        let mut guesses = 0;
+        for number in 0..100 {
+            if let Ok(own) = backoff.begin(now, "mallory", at(1)) {
+                backoff.succeed(own);
+            }
+            guesses += usize::from(guess(&backoff, now, &format!("user {number}"), at(1)).is_none());
+        }
+        assert_eq!(guesses, 20, "as many as an address has");
+    }
+
+    #[test]
+    fn an_address_that_only_succeeds_never_waits() {
+        let backoff = backoff();
+        for _ in 0..1_000 {
+            let right = backoff.begin(START, "ann", at(1)).unwrap();
+            backoff.succeed(right);
+        }
+    }
+
+    #[test]
+    fn what_was_not_tried_after_all_is_not_counted() {
+        let backoff = backoff();
+        for _ in 0..1_000 {
+            let it = backoff.begin(START, "ann", at(1)).unwrap();
+            backoff.withdraw(it);
+        }
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+    }
+
+    #[test]
+    fn a_thousand_addresses_at_one_user_have_one_guess_each_and_lock_nobody_out() {
+        let backoff = backoff();
+        let guesses = (0..1_000).map(|n| (0..5).filter(|_| guess(&backoff, START, "ann", at(n)).is_none()).count());
+        let guesses: usize = guesses.sum();
+        assert!((1_000..1_100).contains(&guesses), "{guesses}");
+        let ann = at(5_000);
+        assert_eq!(guess(&backoff, START, "ann", ann), None, "her first mistake");
+        assert_eq!(guess(&backoff, START, "ann", ann), Some(Duration::from_secs(1)));
+        let right = backoff.begin(START + 1_000, "ann", ann).unwrap();
+        backoff.succeed(right);
+        assert_eq!(guess(&backoff, START + 1_000, "ann", ann), None);
+        assert_eq!(guess(&backoff, START, "bob", at(2)), None, "nor does anybody else wait");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_nobody_wait_longer_than_the_longest() {
+        let backoff = backoff();
+        assert!((0..5).all(|_| guess(&backoff, START, "ann", at(1)).is_none()));
+        let wait = guess(&backoff, START - 3_600_000, "ann", at(1)).unwrap();
+        assert!(wait <= Duration::from_secs(60), "{wait:?}");
+    }
+
+    #[test]
+    fn memory_has_a_bound_whatever_is_tried() {
+        let backoff = backoff();
+        for number in 0..250_000 {
+            let _ = backoff.begin(START, &format!("user {number}"), at(number));
+        }
+        let tables = backoff.tables.lock();
+        assert_eq!([tables.pairs.len(), tables.addresses.len(), tables.users.len()], [ENTRIES.get(); 3]);
+    }
+}

@@ -1,0 +1,49 @@
+//! Which pages may read our answers over HTTP (CORS): those that may connect.
+
+use std::sync::Arc;
+
+use actix_cors::Cors;
+use actix_service::Service as _;
+use actix_web::{
+    Error, Scope,
+    body::MessageBody,
+    dev::{HttpServiceFactory, ServiceFactory, ServiceRequest, ServiceResponse},
+    http::header::{
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+    },
+};
+
+use super::origin::{Pages, Standing};
+
+/// A browser asks again after this many seconds; a change of `origins.allowed` is seen by then.
+const MAX_AGE: usize = 600;
+
+/// Opens `scope` to pages. Only those that are named may send cookies: what a browser adds by itself is not for any page.
+pub fn open<T, B>(pages: &Arc<Pages>, scope: Scope<T>) -> impl HttpServiceFactory + use<T, B>
+where
+    T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
+        + 'static,
+    B: MessageBody + 'static,
+{
+    let may_read = pages.clone();
+    let cors = Cors::default()
+        .allowed_origin_fn(move |_, head| matches!(may_read.judge(head), Standing::Ours | Standing::AnyPage))
+        .allowed_methods(["POST"])
+        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("idempotency-key")])
+        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
+        .supports_credentials()
+        .max_age(MAX_AGE);
+    let pages = pages.clone();
+    scope.wrap(cors).wrap_fn(move |request, service| {
+        let standing = pages.judge(request.head());
+        let answer = service.call(request);
+        async move {
+            let mut response = answer.await?;
+            if standing != Standing::Ours {
+                // actix-cors says it to everybody or to nobody.
+                response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+            }
+            Ok(response)
+        }
+    })
+}

@@ -1,0 +1,211 @@
+//! Origins of pages (RFC 6454) in one normal form, and the rules that allow them: exact scheme, host and port, so that no
+//! look-alike passes for what it looks like.
+
+use std::net::Ipv6Addr;
+
+/// The longest host name (RFC 1035 §2.3.4).
+const HOST_BYTES: usize = 253;
+
+/// `scheme://host[:port]` in lower case, without the port that its scheme has anyhow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+impl Origin {
+    /// Reads an origin. Whatever else a URL may have (user, path, query, a trailing dot or slash) makes it none, and so is
+    /// `null`, the origin of pages that have none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        Self::of(scheme, authority)
+    }
+
+    /// The origin of a scheme and the `host[:port]` of a `Host` header.
+    pub fn of(scheme: &str, authority: &str) -> Option<Self> {
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let scheme = is_scheme.then(|| scheme.to_ascii_lowercase())?;
+        let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
+            let (address, port) = rest.split_once(']')?;
+            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
+        } else {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            (is_host(host).then(|| host.to_ascii_lowercase())?, port)
+        };
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => None,
+            None => return None,
+            Some(digits) => Some(read_port(digits)?),
+        };
+        let is_default = matches!((&*scheme, port), ("http", Some(80)) | ("https", Some(443)));
+        Some(Self { scheme, host, port: port.filter(|_| !is_default) })
+    }
+
+    /// Whether a browser reaches it over HTTP.
+    pub fn is_http(&self) -> bool {
+        ["http", "https"].contains(&&*self.scheme)
+    }
+}
+
+/// Names and IPv4 addresses. Internationalized names come as ASCII (RFC 5891).
+fn is_host(host: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    host.len() <= HOST_BYTES && host.split('.').all(is_label)
+}
+
+fn read_port(digits: &str) -> Option<u16> {
+    // `+80` would parse, and `0443` is no way to write a port.
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    is_number.then(|| digits.parse().ok())?
+}
+
+/// An entry of `origins.allowed`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `*`: any page.
+    Any,
+    /// This origin.
+    Exact(Origin),
+    /// `scheme://*.host[:port]`: every host below this one, and not the host itself.
+    Below(Origin),
+}
+
+impl Rule {
+    /// Reads an entry; `None` when it has none of the three forms.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        match text.split_once("://*.") {
+            Some((scheme, authority)) => Origin::of(scheme, authority).map(Self::Below),
+            None => Origin::parse(text).map(Self::Exact),
+        }
+    }
+
+    /// Whether it names this origin; `*` names none.
+    pub fn names(&self, origin: &Origin) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Exact(exact) => exact == origin,
+            Self::Below(parent) => {
+                let below = origin.host.strip_suffix(&parent.host);
+                (&origin.scheme, origin.port) == (&parent.scheme, parent.port)
+                    && below.is_some_and(|below| below.len() > 1 && below.ends_with('.'))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(rule: &str, origin: &str) -> bool {
+        Rule::parse(rule).unwrap().names(&Origin::parse(origin).unwrap())
+    }
+
+    #[test]
+    fn an_origin_has_one_form_however_it_is_written() {
+        let same = |one: &str, other: &str| assert_eq!(Origin::parse(one).unwrap(), Origin::parse(other).unwrap());
+        same("https://App.Example.COM", "https://app.example.com");
+        same("HTTPS://app.example.com:443", "https://app.example.com");
+        same("http://app.example.com:80", "http://app.example.com");
+        same("http://[::1]:8000", "http://[0:0:0:0:0:0:0:1]:8000");
+        assert_ne!(Origin::parse("http://a.example:443"), Origin::parse("https://a.example"));
+        assert_ne!(Origin::parse("http://a.example:80"), Origin::parse("https://a.example:80"));
+        assert_eq!(Origin::parse("https://hub.example:8443"), Origin::of("https", "HUB.example:8443"));
+    }
+
+    #[test]
+    fn what_is_more_or_less_than_an_origin_is_none() {
+        for text in [
+            "null",
+            "",
+            "https://",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/path",
+            "https://app.example.com.",
+            "https://app..example.com",
+            "https://.example.com",
+            "https://ann@app.example.com",
+            "https://ann:secret@app.example.com",
+            "https://app.example.com:",
+            "https://app.example.com:0",
+            "https://app.example.com:+443",
+            "https://app.example.com:0443",
+            "https://app.example.com:65536",
+            "https://app.example.com:443:443",
+            "https://app.example.com?x",
+            "https://app.example.com#x",
+            "https://app.example.com\\@evil.com",
+            "https://app.example.com https://evil.com",
+            "https://*.example.com",
+            "https://app%2eexample.com",
+            "https://\u{ff41}pp.example.com",
+            "https://[::1",
+            "https://[::1]x",
+            "https://[fe80::1%25eth0]",
+            "://app.example.com",
+            "1https://app.example.com",
+        ] {
+            assert_eq!(Origin::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Origin::parse(&format!("https://{}", "a".repeat(300))), None);
+    }
+
+    #[test]
+    fn look_alikes_are_not_what_they_look_like() {
+        let rule = "https://app.example.com";
+        assert!(names(rule, "https://app.example.com:443"));
+        for other in [
+            "https://app.example.com.evil.com",
+            "https://evil-app.example.com",
+            "https://app.example.com:8443",
+            "http://app.example.com",
+            "https://example.com",
+            "https://www.app.example.com",
+        ] {
+            assert!(!names(rule, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_what_is_below_and_for_nothing_else() {
+        let rule = "https://*.example.com";
+        assert!(names(rule, "https://app.example.com") && names(rule, "https://a.b.EXAMPLE.com:443"));
+        for other in [
+            "https://example.com",
+            "https://evil-example.com",
+            "https://evilexample.com",
+            "https://app.example.com.evil.com",
+            "http://app.example.com",
+            "https://app.example.com:8443",
+        ] {
+            assert!(!names(rule, other), "{other}");
+        }
+        assert!(names("http://*.example.com:8000", "http://app.example.com:8000"));
+        assert!(!names("*", "https://app.example.com"), "it lets in without naming");
+        for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"]
+        {
+            assert_eq!(Rule::parse(rule), None, "{rule}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a browser or an attacker sends: no panic, and what is below a host ends with a dot and it.
+        #[test]
+        fn nothing_panics_and_only_what_is_below_is_below(text in "(https|http|://|:|[a-z]|\\.|443|\\[|\\]|@|/|é|example\\.com){0,8}") {
+            if let (Some(origin), Some(rule)) = (Origin::parse(&text), Rule::parse("https://*.example.com")) {
+                let is_below = origin.host.ends_with(".example.com") && origin.scheme == "https" && origin.port.is_none();
+                prop_assert_eq!(rule.names(&origin), is_below, "{}", text);
+            }
+        }
+    }
+}
