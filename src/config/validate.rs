@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
-use super::{BrokerKind, Config, Environment, Fault, Secret};
+use serde::Deserialize;
+
+use super::{BrokerKind, Config, Environment, Fault, Key, RequiredClaim, weakness};
 
 /// The shortest HMAC secret that is not guessed offline: the hash's own length (RFC 7518 §3.2, RFC 8725 §3.5).
-pub(crate) const SECRET_BYTES: usize = 32;
+const SECRET_BYTES: usize = 32;
+/// The longest name of a namespace: it leaves room for the name of a channel.
+const NAMESPACE_BYTES: usize = 64;
+/// The longest `kid` that is looked up.
+pub(crate) const KEY_ID_BYTES: usize = 255;
 
 /// Everything that is wrong with `config` as a whole.
 pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> {
     let mut findings = Findings(Vec::new());
     secrets(config, environment, &mut findings);
+    keys(config, &mut findings);
+    namespaces(config, &mut findings);
     listener(config, environment, &mut findings);
     findings.unless(
         config.login.token_ttl <= config.auth.max_ttl,
@@ -33,36 +41,103 @@ impl Findings {
 }
 
 fn secrets(config: &Config, environment: Environment, findings: &mut Findings) {
-    let required = environment == Environment::Production;
+    let required = environment == Environment::Production && config.auth.keys.is_empty();
     for (key, secret, required) in [
         ("auth.hmac_secret", &config.auth.hmac_secret, required),
         ("api.key", &config.api.key, false),
         ("login.key", &config.login.key, false),
     ] {
         if secret.is_empty() {
-            let remedy = "must be set in production; make one with: openssl rand -hex 32";
+            let remedy = "must be set in production, or auth.keys; make one with: openssl rand -hex 32";
             findings.unless(!required, key, remedy);
-        } else if let Some(problem) = weakness(secret) {
+        } else if let Some(problem) = weakness(secret.expose().as_bytes(), SECRET_BYTES) {
             findings.unless(false, key, format!("{problem}; make one with: openssl rand -hex 32"));
         }
     }
+    let can_sign = !config.login.key.is_empty() || !config.auth.hmac_secret.is_empty();
+    findings.unless(
+        can_sign || config.login.users_file.is_none() || environment == Environment::Development,
+        "login.key",
+        "must be set when login.users_file is and auth.hmac_secret is not; make one with: openssl rand -hex 32",
+    );
+    let login_has = |claim: &RequiredClaim| match claim {
+        RequiredClaim::Exp | RequiredClaim::Iat => true,
+        RequiredClaim::Iss => config.auth.issuer.is_some(),
+        RequiredClaim::Aud => config.auth.audience.is_some(),
+        RequiredClaim::Nbf | RequiredClaim::Jti => false,
+    };
+    findings.unless(
+        config.login.users_file.is_none() || config.auth.required_claims.iter().all(login_has),
+        "auth.required_claims",
+        "asks for what tokens of the login do not have: leave out \"nbf\" and \"jti\", and \"iss\" and \"aud\" unless \
+         auth.issuer and auth.audience are set",
+    );
 }
 
-/// Why a secret would be guessed.
-fn weakness(secret: &Secret) -> Option<String> {
-    let bytes = secret.expose().as_bytes();
-    let samples = ["secret", "changeme", "password", "your-256-bit-secret"];
-    if samples.iter().any(|sample| secret.expose().eq_ignore_ascii_case(sample)) {
-        Some("is a sample that everybody knows".to_owned())
-    } else if bytes.len() < SECRET_BYTES {
-        Some(format!("has {} bytes and must have at least {SECRET_BYTES}", bytes.len()))
-    } else if bytes.iter().all(|byte| *byte == bytes[0]) {
-        Some("is one byte repeated".to_owned())
-    } else if secret.expose().starts_with("-----BEGIN") {
-        Some("is a PEM file, which everybody may know, not a secret".to_owned())
-    } else {
-        None
+/// Whether each of `auth.keys` is written whole; the keys themselves are judged by whoever reads their files.
+fn keys(config: &Config, findings: &mut Findings) {
+    for (index, key) in config.auth.keys.iter().enumerate() {
+        let name = if key.id.is_empty() { format!("auth.keys[{index}]") } else { format!("auth.keys {:?}", key.id) };
+        let sources = [key.file.is_some(), !key.jwk.is_empty(), key.jwks.is_some()];
+        findings.unless(
+            sources.into_iter().filter(|is_set| *is_set).count() == 1,
+            &name,
+            "must have exactly one of file, jwk and jwks",
+        );
+        findings.unless(
+            key.id.len() <= KEY_ID_BYTES,
+            &name,
+            format!("has an id that no token can name; shorten it to {KEY_ID_BYTES} bytes"),
+        );
+        if key.jwks.is_some() {
+            findings.unless(key.id.is_empty(), &name, "takes its ids from the set; leave id out");
+        } else {
+            findings.unless(!key.id.is_empty() || has_kid(key), &name, "must have an id, which tokens name as kid");
+        }
+        findings.unless(
+            key.algorithm.is_some() || key.file.is_none(),
+            &name,
+            "must have an algorithm: the key decides it, not the token",
+        );
     }
+}
+
+/// Whether a JWK says its own id. What is no JSON is told by whoever reads it.
+fn has_kid(key: &Key) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        kid: Option<String>,
+    }
+    serde_json::from_str::<Named>(key.jwk.expose()).is_ok_and(|jwk| jwk.kid.is_some())
+}
+
+fn namespaces(config: &Config, findings: &mut Findings) {
+    for (index, namespace) in config.namespaces.iter().enumerate() {
+        let name = &namespace.name;
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        findings.unless(
+            (1..=NAMESPACE_BYTES).contains(&name.len()) && name.bytes().all(is_name),
+            "namespaces",
+            format!("{name:?} must be 1 to {NAMESPACE_BYTES} letters, digits, '_', '.' and '-'"),
+        );
+        findings.unless(
+            config.namespaces[..index].iter().all(|other| other.name != *name),
+            "namespaces",
+            format!("{name:?} is there twice; rename one of them"),
+        );
+    }
+}
+
+/// What is allowed and yet hardly ever meant; for the log at start.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !config.auth.required_claims.contains(&RequiredClaim::Exp) {
+        warnings.push(
+            "auth.required_claims leaves \"exp\" out: a token without it opens connections for ever; add \"exp\""
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 fn listener(config: &Config, environment: Environment, findings: &mut Findings) {
@@ -166,6 +241,7 @@ fn redis(config: &Config, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
 
     fn faults(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
@@ -198,6 +274,54 @@ mod tests {
             config.server.behind_tls = true;
         };
         assert_eq!(faults(Environment::Production, meant), "");
+    }
+
+    #[test]
+    fn production_without_a_shared_secret_wants_other_keys() {
+        let key = |text: &str| toml::from_str::<Key>(text).unwrap();
+        let good = "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a.pem\"";
+        assert_eq!(faults(Environment::Production, |config| config.auth.keys = vec![key(good)]), "");
+        let told = faults(Environment::Production, |config| {
+            config.auth.keys = vec![key(good)];
+            config.login.users_file = Some("users.toml".into());
+        });
+        assert!(told.contains("login.key"), "nothing to sign with: {told}");
+        for (text, remedy) in [
+            ("id = \"a\"\nalgorithm = \"ES256\"", "exactly one of"),
+            ("id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a\"\njwks = \"b\"", "exactly one of"),
+            ("algorithm = \"ES256\"\nfile = \"a\"", "must have an id"),
+            ("jwk = '{\"kty\":\"EC\"}'", "must have an id"),
+            ("id = \"a\"\nfile = \"a\"", "must have an algorithm"),
+            ("id = \"a\"\njwks = \"a\"", "leave id out"),
+        ] {
+            let told = faults(Environment::Development, |config| config.auth.keys = vec![key(text)]);
+            assert!(told.contains("auth.keys") && told.contains(remedy), "{text}: {told}");
+        }
+        let named = key("jwk = '{\"kty\":\"EC\",\"kid\":\"a\"}'");
+        assert_eq!(faults(Environment::Development, |config| config.auth.keys = vec![named]), "");
+    }
+
+    #[test]
+    fn namespaces_have_names_of_their_own() {
+        let names = |names: &[&str]| {
+            faults(Environment::Development, |config| {
+                config.namespaces =
+                    names.iter().map(|name| toml::from_str(&format!("name = {name:?}")).unwrap()).collect();
+            })
+        };
+        assert_eq!(names(&["chat", "a-b_c.9"]), "");
+        assert!(names(&["chat", "chat"]).contains("twice"));
+        for bad in ["", "a b", "a:b", "$a", "a#", "é", &"x".repeat(65)] {
+            assert!(names(&[bad]).contains("letters, digits"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sessions_that_never_end_are_worth_a_warning() {
+        let mut config = Config::default();
+        assert!(warnings(&config).is_empty());
+        config.auth.required_claims = Vec::new();
+        assert!(warnings(&config)[0].contains("required_claims"));
     }
 
     #[test]

@@ -50,12 +50,12 @@ pub(super) async fn login(request: HttpRequest, body: Body, shared: Data<Shared>
     let checked = web::block(move || {
         // Held until the hash is computed, also when the client has gone meanwhile.
         let _permit = permit;
-        users.check(&name, &password).map(|user| user.info.clone())
+        users.check(&name, &password).map(|user| user.claims.clone())
     })
     .await;
-    let info = checked.map_err(|_| internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
+    let claims = checked.map_err(|_| internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
     let ttl = shared.config.login.token_ttl;
-    let access_token = shared.signer.sign(&username, ttl, info.as_deref()).map_err(|_| internal())?;
+    let access_token = shared.signer.sign_for_user(&username, ttl, &claims).map_err(|_| internal())?;
     let issued = Issued { access_token, token_type: "Bearer", expires_in: ttl.as_secs() };
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(issued))
 }
