@@ -144,6 +144,9 @@ impl Entry {
         let read = |value| raw(value).map_err(|_| "not to be written as JSON");
         let claims = UserClaims { info: read(self.info)?, channels: read(self.channels)?, caps: read(self.caps)? };
         let UserClaims { info, channels, caps } = &claims;
+        if info.as_ref().is_some_and(|info| info.get().contains("$__toml_private")) {
+            return Err("info has a date; write it as text");
+        }
         Raw { channels: channels.as_deref(), subs: None, caps: caps.as_deref() }.judge(bounds)?;
         let bytes = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
         if bytes(info) > INFO_BYTES {
@@ -211,10 +214,11 @@ mod tests {
             "channels = [\"news\", \"news\"]",
             "channels = \"news\"",
             "channels = [1979-05-27]",
+            "info = { born = 1979-05-27 }",
             "caps = [{ channels = [\"a\"], allow = [\"everything\"] }]",
             "caps = [{ channels = [\"(\"], match = \"regex\", allow = [] }]",
             &format!("info = \"{}\"", "x".repeat(4096)),
-            &format!("info = \"{}\"\nchannels = [\"{}\", \"a{}\"]", "x".repeat(4000), "x".repeat(250), "x".repeat(250)),
+            &format!("info = \"{0}{0}\"\nchannels = [\"a{1}\", \"b{1}\", \"c{1}\"]", "x".repeat(2000), "x".repeat(250)),
         ] {
             let told = read(&entry(bad)).err().unwrap_or_else(|| panic!("{bad:.60}")).to_string();
             assert!(told.contains("\"ann\""), "{told}");

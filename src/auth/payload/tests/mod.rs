@@ -22,8 +22,8 @@ fn payload(more: Value) -> Value {
 }
 
 fn expecting<T>(change: impl FnOnce(&mut Config), judge: impl FnOnce(&Expectations<'_>) -> T) -> T {
-    let mut config = Config::default();
-    config.namespaces = vec![toml::from_str("name = \"chat\"\nchannel_regex = \"[a-z0-9]+\"").expect("a namespace")];
+    let chat = toml::from_str("name = \"chat\"\nchannel_regex = \"[a-z0-9]+\"").expect("a namespace");
+    let mut config = Config { namespaces: vec![chat], ..Config::default() };
     change(&mut config);
     let permissions = Permissions::new(&config.channels, &config.namespaces);
     let channels = config.limits.channels_per_session;
