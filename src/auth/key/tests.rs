@@ -172,7 +172,7 @@ fn a_short_or_long_coordinate_is_refused_before_a_library_sees_it() {
 #[test]
 fn weak_rsa_keys_are_refused() {
     let of = |bits: usize, e: &[u8]| {
-        let mut n = vec![0xff; bits / 8];
+        let n = vec![0xff; bits / 8];
         json!({"kty": "RSA", "n": base64(&n), "e": base64(e)})
     };
     for bits in [8, 512, 1024, 2040, 16_384] {

@@ -48,6 +48,17 @@ fn another_algorithm_of_the_same_family_is_refused() {
 }
 
 #[test]
+fn a_header_that_names_another_algorithm_than_the_keys_is_refused_though_the_signature_is_good() {
+    let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
+    for alg in ["RS512", "PS256", "HS256", "ES256", "EdDSA", "none", "rs256"] {
+        let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
+        let token = signed(&header, &payload().to_string(), &RSA.private, Algorithm::RS256);
+        assert!(!is_good(&verifier(&config), &token), "{alg}");
+    }
+    assert!(!is_good(&verifier(&self::config()), &hs256(r#"{"alg":"HS512"}"#)));
+}
+
+#[test]
 fn a_public_pem_is_no_secret_however_the_token_calls_it() {
     let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
     let der = String::from_utf8_lossy(&RSA.public_der).into_owned();
