@@ -21,13 +21,13 @@ use uuid::Uuid;
 use crate::{
     api,
     auth::{
-        Permissions, Signer, Verifier,
+        BadKey, Permissions, Signer, Verifier,
         backoff::Backoff,
         login::{BadUsers, Users},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
     clock::Clock,
-    config::{self, BrokerKind, Config},
+    config::{BrokerKind, Config},
     http,
     hub::{Hub, Hubs, Interest, Shutdown},
     metrics::Metrics,
@@ -55,6 +55,9 @@ pub enum StartError {
     /// `server.tls`.
     #[error("server.tls: {0}")]
     Tls(#[from] BadCertificate),
+    /// `auth.hmac_secret`, `auth.keys` or `login.key`.
+    #[error(transparent)]
+    Keys(#[from] BadKey),
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] BadUsers),
@@ -169,10 +172,11 @@ impl Parts {
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone());
         let broker = broker(&config, &hubs, &metrics, &node)?;
-        let verifier = Arc::new(Verifier::new(&config.auth, &config.login.key, clock.clone()));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let users = KeyedSeats::new(config.limits.connections_per_user);
-        let login_users = config.login.users_file.as_deref().map(Users::read).transpose()?.map(Arc::new);
+        let read_users = |path| Users::read(path, &permissions, config.limits.channels_per_session);
+        let login_users = config.login.users_file.as_deref().map(read_users).transpose()?.map(Arc::new);
         let handshakes = config.limits.handshakes_per_second;
         let http = Data::new(http::Shared {
             config: config.clone(),
@@ -182,7 +186,7 @@ impl Parts {
             tickets: tickets(&config),
             rates: Rates::new(handshakes, handshakes.saturating_mul(2)),
             verifier: verifier.clone(),
-            signer: Signer::new(&login_auth(&config), clock.clone()),
+            signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             login_users,
             addresses: KeyedSeats::new(config.limits.connections_per_address),
             users: users.clone(),
@@ -224,12 +228,6 @@ impl Parts {
             node: self.node.clone(),
         }
     }
-}
-
-/// What the login signs with: a key of its own, or the one that is verified with.
-fn login_auth(config: &Config) -> config::Auth {
-    let key = if config.login.key.is_empty() { &config.auth.hmac_secret } else { &config.login.key };
-    config::Auth { hmac_secret: key.clone(), ..config.auth.clone() }
 }
 
 fn broker(

@@ -1,21 +1,14 @@
-//! The claims of a token: read from a closed list, checked here and not by the library, which lets wrong types pass.
+//! The claims of a token: what is kept of it once it is checked.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error};
-use serde_json::value::RawValue;
 
-use super::verifier::Refusal;
 use crate::{
     channel::{Channel, Pattern},
     clock::{Millis, NEVER, millis},
 };
-
-/// The longest user, in bytes.
-const USER_BYTES: usize = 255;
-/// The longest `info`, in bytes: it is shown to others with each publication of its owner.
-const INFO_BYTES: usize = 4096;
 
 /// What a session keeps of its token. Shared, and small.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,66 +85,15 @@ impl Claims {
     }
 }
 
-/// The payload as it stands in the token. Members that are not listed are passed over; a listed one that comes twice or
-/// has a wrong type refuses the token.
-#[derive(Deserialize)]
-pub(super) struct Payload {
-    sub: String,
-    exp: NumericDate,
-    #[serde(default)]
-    nbf: Option<NumericDate>,
-    #[serde(default)]
-    iat: Option<NumericDate>,
-    #[serde(default)]
-    iss: Option<String>,
-    #[serde(default)]
-    aud: Audience,
-    #[serde(default)]
-    info: Option<Box<RawValue>>,
-}
-
-/// What a payload is held against.
-pub(super) struct Expectations<'a> {
-    pub(super) now: Millis,
-    pub(super) skew: Millis,
-    pub(super) max_ttl: Millis,
-    pub(super) issuer: Option<&'a str>,
-    pub(super) audience: Option<&'a str>,
-}
-
-impl Payload {
-    /// RFC 7519 §4.1, without leeway for `exp`.
-    pub(super) fn judge(self, expected: &Expectations<'_>) -> Result<Claims, Refusal> {
-        let now = expected.now;
-        if self.exp.0 <= now {
-            return Err(Refusal::Expired);
-        }
-        if self.exp.0 - now > expected.max_ttl {
-            return Err(Refusal::Invalid("lives longer than auth.max_ttl"));
-        }
-        if [self.nbf, self.iat].into_iter().flatten().any(|begin| begin.0 > now.saturating_add(expected.skew)) {
-            return Err(Refusal::Invalid("not valid yet"));
-        }
-        if expected.issuer.is_some() && self.iss.as_deref() != expected.issuer {
-            return Err(Refusal::Invalid("issuer"));
-        }
-        if expected.audience.is_some_and(|audience| !self.aud.contains(audience)) {
-            return Err(Refusal::Invalid("audience"));
-        }
-        if self.sub.is_empty() || self.sub.len() > USER_BYTES || self.sub.chars().any(char::is_control) {
-            return Err(Refusal::Invalid("sub"));
-        }
-        let info = self.info.map(|info| Bytes::copy_from_slice(info.get().replace(['\n', '\r'], " ").as_bytes()));
-        if info.as_ref().is_some_and(|info| info.len() > INFO_BYTES) {
-            return Err(Refusal::Invalid("info"));
-        }
-        Ok(Claims { user: self.sub.into(), expires_at: self.exp.0, info, grants: None })
-    }
-}
-
 /// Seconds since the epoch (RFC 7519 §2), fractions floored, from 1970 to a year that arithmetic can bear.
 #[derive(Clone, Copy)]
-struct NumericDate(Millis);
+pub(super) struct NumericDate(Millis);
+
+impl NumericDate {
+    pub(super) fn millis(self) -> Millis {
+        self.0
+    }
+}
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -161,25 +103,5 @@ impl<'de> Deserialize<'de> for NumericDate {
             return Err(D::Error::custom("no date"));
         }
         Ok(Self(millis(std::time::Duration::from_secs(seconds.floor() as u64))))
-    }
-}
-
-/// `aud`: one or several (RFC 7519 §4.1.3).
-#[derive(Default, Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    #[default]
-    Nobody,
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Audience {
-    fn contains(&self, audience: &str) -> bool {
-        match self {
-            Self::Nobody => false,
-            Self::One(one) => one == audience,
-            Self::Several(several) => several.iter().any(|one| one == audience),
-        }
     }
 }

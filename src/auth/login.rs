@@ -5,15 +5,24 @@ use std::{collections::HashMap, path::Path};
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    Permissions,
+    grants::{Bounds, INFO_BYTES, Raw},
+    payload::is_user,
+};
 
 /// Longer passwords are refused before anything is computed.
 pub const PASSWORD_BYTES: usize = 1024;
+/// The most that `info`, `channels` and `caps` of one user may take: with the rest of it, the token is still read.
+const CLAIMS_BYTES: usize = 4608;
 
 /// The login file.
 pub struct Users {
     by_name: HashMap<String, User>,
-    /// Checked for unknown names, so that they take as long as known ones.
+    /// Checked for unknown names, so that they take as long as known ones: the first user's own hash, as hashes made
+    /// elsewhere may take longer than ours.
     decoy: String,
 }
 
@@ -21,8 +30,19 @@ pub struct Users {
 #[derive(Debug)]
 pub struct User {
     password_hash: String,
-    /// `info` of the tokens, raw JSON.
+    /// What tokens of the user say.
+    pub claims: UserClaims,
+}
+
+/// What the login file puts into a user's tokens beside the name, each as raw JSON in the shape that tokens have.
+#[derive(Clone, Debug, Default)]
+pub struct UserClaims {
+    /// `info`: others see it.
     pub info: Option<Box<RawValue>>,
+    /// `channels`: subscribed to without asking.
+    pub channels: Option<Box<RawValue>>,
+    /// `caps`.
+    pub caps: Option<Box<RawValue>>,
 }
 
 /// Why the login file cannot be used.
@@ -32,11 +52,24 @@ pub enum BadUsers {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// Not a list of users.
-    #[error("{0}")]
-    Toml(#[from] toml::de::Error),
+    #[error(
+        "line {line}: {problem}; the file is a list of [[users]] with name and password (text), and perhaps info, channels and caps"
+    )]
+    Toml {
+        /// Where.
+        line: usize,
+        /// What, without any value.
+        problem: String,
+    },
     /// A hash that is none.
     #[error("the password of user {0:?} is not an argon2id hash; make one with: wardcast hash-password")]
     Hash(String),
+    /// A name that tokens cannot have, or that another user has.
+    #[error("user {0:?} {1}")]
+    Name(String, &'static str),
+    /// What no token could say.
+    #[error("info, channels or caps of user {0:?} would be refused in a token: {1}")]
+    Claims(String, &'static str),
     /// The system has no randomness or no memory.
     #[error("hashing failed")]
     Hashing,
@@ -55,24 +88,36 @@ struct Entry {
     name: String,
     password: String,
     info: Option<toml::Value>,
+    channels: Option<toml::Value>,
+    caps: Option<toml::Value>,
 }
 
 impl Users {
-    /// Reads the file.
+    /// Reads the file. What it grants is judged as it would be in a token: `channels_per_session` is the limit of that name.
     ///
     /// # Errors
     /// [`BadUsers`], which quotes no hash.
-    pub fn read(path: &Path) -> Result<Self, BadUsers> {
-        let file: File = toml::from_str(&std::fs::read_to_string(path)?)?;
+    pub fn read(path: &Path, permissions: &Permissions, channels_per_session: usize) -> Result<Self, BadUsers> {
+        let text = std::fs::read_to_string(path)?;
+        let file: File = toml::from_str(&text).map_err(|error| not_users(&text, &error))?;
+        let first = file.users.first().map(|entry| entry.password.clone());
         let mut by_name = HashMap::new();
-        for Entry { name, password, info } in file.users {
-            if !password.starts_with("$argon2id$") {
+        for entry in file.users {
+            let (name, password_hash) = (entry.name.clone(), entry.password.clone());
+            if !password_hash.starts_with("$argon2id$") {
                 return Err(BadUsers::Hash(name));
             }
-            let info = info.and_then(|info| serde_json::value::to_raw_value(&info).ok());
-            by_name.insert(name, User { password_hash: password, info });
+            if name.is_empty() || !is_user(&name) {
+                return Err(BadUsers::Name(name, "has a name that is empty, too long or has control characters"));
+            }
+            let bounds = Bounds { permissions, channels: channels_per_session, user: &name, now: 0 };
+            let claims = entry.claims(bounds).map_err(|problem| BadUsers::Claims(name.clone(), problem))?;
+            if by_name.insert(name.clone(), User { password_hash, claims }).is_some() {
+                return Err(BadUsers::Name(name, "is there twice; which password counts?"));
+            }
         }
-        Ok(Self { by_name, decoy: hash("a password that nobody has")? })
+        let decoy = first.map_or_else(|| hash("a password that nobody has"), Ok)?;
+        Ok(Self { by_name, decoy })
     }
 
     /// The user, if the password is right. Takes as long for unknown users as for wrong passwords.
@@ -81,6 +126,36 @@ impl Users {
         let hash = user.map_or(self.decoy.as_str(), |user| user.password_hash.as_str());
         let is_right = Argon2::default().verify_password(password.as_bytes(), hash).is_ok();
         user.filter(|_| is_right)
+    }
+}
+
+/// TOML's own words only where they name a key: of a wrong type they quote the value, which may be a password.
+fn not_users(text: &str, error: &toml::de::Error) -> BadUsers {
+    let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+    let names_a_key = ["unknown field", "missing field"].iter().any(|start| error.message().starts_with(start));
+    let problem = if names_a_key { error.message() } else { "not TOML, or a value of a wrong type" };
+    BadUsers::Toml { line, problem: problem.to_owned() }
+}
+
+impl Entry {
+    /// What the user's tokens say, if tokens may say it.
+    fn claims(self, bounds: Bounds<'_>) -> Result<UserClaims, &'static str> {
+        let raw = |value: Option<toml::Value>| value.map(|value| to_raw_value(&value)).transpose();
+        let read = |value| raw(value).map_err(|_| "not to be written as JSON");
+        let claims = UserClaims { info: read(self.info)?, channels: read(self.channels)?, caps: read(self.caps)? };
+        let UserClaims { info, channels, caps } = &claims;
+        if info.as_ref().is_some_and(|info| info.get().contains("$__toml_private")) {
+            return Err("info has a date; write it as text");
+        }
+        Raw { channels: channels.as_deref(), subs: None, caps: caps.as_deref() }.judge(bounds)?;
+        let bytes = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
+        if bytes(info) > INFO_BYTES {
+            return Err("info too long");
+        }
+        if bytes(info) + bytes(channels) + bytes(caps) > CLAIMS_BYTES {
+            return Err("together they make the token too long");
+        }
+        Ok(claims)
     }
 }
 
@@ -95,28 +170,60 @@ pub fn hash(password: &str) -> Result<String, BadUsers> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    fn read(text: &str) -> Result<Users, BadUsers> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        let config = Config::default();
+        Users::read(file.path(), &Permissions::new(&config.channels, &config.namespaces), 128)
+    }
 
     #[test]
     fn a_user_gets_in_with_the_password_only() {
-        let file = tempfile::NamedTempFile::new().unwrap();
         let hash = hash("right horse").unwrap();
-        std::fs::write(
-            &file,
-            format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n"),
-        )
-        .unwrap();
-        let users = Users::read(file.path()).unwrap();
-        assert_eq!(users.check("ann", "right horse").unwrap().info.as_ref().unwrap().get(), r#"{"name":"Ann"}"#);
+        let users =
+            read(&format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n")).unwrap();
+        let ann = users.check("ann", "right horse").unwrap();
+        assert_eq!(ann.claims.info.as_ref().unwrap().get(), r#"{"name":"Ann"}"#);
         assert!(users.check("ann", "wrong").is_none());
-        assert!(users.check("bob", "right horse").is_none());
-        assert!(users.check("bob", "a password that nobody has").is_none(), "the decoy is nobody");
+        assert!(users.check("bob", "right horse").is_none(), "the decoy is nobody, though it is ann's hash");
+        assert_eq!(users.decoy, hash);
+        assert!(read("").unwrap().check("bob", "a password that nobody has").is_none());
     }
 
     #[test]
     fn a_password_in_the_clear_is_refused_without_being_quoted() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, "[[users]]\nname = \"ann\"\npassword = \"hunter22\"\n").unwrap();
-        let told = Users::read(file.path()).err().unwrap().to_string();
-        assert!(told.contains("hash-password") && !told.contains("hunter22"), "{told}");
+        for text in ["password = \"hunter22\"", "password = 42220", "pasword = \"hunter22\""] {
+            let told = read(&format!("[[users]]\nname = \"ann\"\n{text}\n")).err().unwrap().to_string();
+            assert!(told.contains("password"), "{told}");
+            assert!(!told.contains("hunter22") && !told.contains("42220"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_no_token_may_say_is_refused_at_start_with_the_user() {
+        let entry = |more: &str| format!("[[users]]\nname = \"ann\"\npassword = \"$argon2id$x\"\n{more}\n");
+        let good = "channels = [\"news\", \"#ann\"]\ncaps = [{ channels = [\"a*\"], match = \"wildcard\", allow = [\"pub\"] }]";
+        let claims = read(&entry(good)).unwrap().by_name.remove("ann").unwrap().claims;
+        assert_eq!(claims.channels.unwrap().get(), r##"["news","#ann"]"##);
+        assert_eq!(claims.caps.unwrap().get(), r#"[{"allow":["pub"],"channels":["a*"],"match":"wildcard"}]"#);
+        for bad in [
+            "channels = [\"chat:x\"]",
+            "channels = [\"dialog#bob\"]",
+            "channels = [\"news\", \"news\"]",
+            "channels = \"news\"",
+            "channels = [1979-05-27]",
+            "info = { born = 1979-05-27 }",
+            "caps = [{ channels = [\"a\"], allow = [\"everything\"] }]",
+            "caps = [{ channels = [\"(\"], match = \"regex\", allow = [] }]",
+            &format!("info = \"{}\"", "x".repeat(4096)),
+            &format!("info = \"{0}{0}\"\nchannels = [\"a{1}\", \"b{1}\", \"c{1}\"]", "x".repeat(2000), "x".repeat(250)),
+        ] {
+            let told = read(&entry(bad)).err().unwrap_or_else(|| panic!("{bad:.60}")).to_string();
+            assert!(told.contains("\"ann\""), "{told}");
+        }
+        assert!(read(&(entry("") + &entry(""))).err().unwrap().to_string().contains("twice"));
+        assert!(read("[[users]]\nname = \"\"\npassword = \"$argon2id$x\"\n").is_err());
     }
 }

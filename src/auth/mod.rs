@@ -4,8 +4,13 @@
 pub mod backoff;
 mod claims;
 pub mod door;
+mod grants;
+mod json;
+mod key;
 pub mod login;
+mod payload;
 pub mod permission;
+mod signer;
 mod verifier;
 
 use std::sync::Arc;
@@ -16,8 +21,10 @@ use crate::{
 };
 
 pub use claims::{Cap, Claims, Grants, ServerSide, SubscriptionClaims};
+pub use key::BadKey;
 pub use permission::{Denied, Permissions};
-pub use verifier::{Refusal, Signer, Verifier};
+pub use signer::Signer;
+pub use verifier::{Refusal, Verifier};
 
 /// What the handshake has decided. It travels to the session in the extensions of the 101 response; a response without it
 /// opens nothing.

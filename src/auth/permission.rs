@@ -1,10 +1,10 @@
-//! What a user may do with a channel. Every path asks here: subscribe and publish, by socket and by REST. Pure.
+//! Who may do what in which channel. Every path asks here: subscribe and publish, by socket and by REST. Pure.
 
 use std::collections::HashMap;
 
-use super::{Claims, SubscriptionClaims};
+use super::{Cap, Claims, SubscriptionClaims};
 use crate::{
-    channel::Channel,
+    channel::{Channel, Pattern},
     config::{AllowPublish, AllowSubscribe, Channels, Namespace},
 };
 
@@ -41,13 +41,21 @@ impl Permissions {
     /// # Errors
     /// [`Denied::UnknownNamespace`] or [`Denied::BadName`].
     pub fn known(&self, channel: &Channel) -> Result<&Channels, Denied> {
-        match channel.namespace() {
-            None => Ok(&self.plain),
-            Some(namespace) => self.namespaces.get(namespace).ok_or(Denied::UnknownNamespace),
+        let options = match channel.namespace() {
+            None => &self.plain,
+            Some(namespace) => self.namespaces.get(namespace).ok_or(Denied::UnknownNamespace)?,
+        };
+        let name = channel.local_name();
+        // `#42` has no name, only a user.
+        let is_nameless = name.is_empty() && channel.users().is_some();
+        match &options.channel_regex {
+            Some(regex) if !is_nameless && !regex.matches(name) => Err(Denied::BadName),
+            _ => Ok(options),
         }
     }
 
-    /// Whether whoever has these claims may subscribe by himself; `token` is a good subscription token for this channel.
+    /// Whether whoever has these claims may subscribe by himself; `token` is a good subscription token; one
+    /// for another channel or user is refused, whatever else is granted.
     ///
     /// # Errors
     /// [`Denied`].
@@ -58,36 +66,94 @@ impl Permissions {
         token: Option<&SubscriptionClaims>,
     ) -> Result<(), Denied> {
         let options = self.known(channel)?;
-        granted(
-            token.is_some()
-                || (!claims.is_anonymous()
-                    && !channel.is_reserved()
-                    && options.allow_subscribe == AllowSubscribe::User),
-        )
-    }
-
-    /// Whether it matters for publishing that the session receives the channel.
-    pub fn publish_wants_subscription(&self, channel: &Channel) -> bool {
-        self.known(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
+        let has_token = match token {
+            None => false,
+            Some(token) if token.channel == *channel && token.user == claims.user => true,
+            Some(_) => return Err(Denied::NotGranted),
+        };
+        let is_granted = || has_token || has_cap(claims, channel, |cap| cap.subscribe);
+        granted(match membership(&claims.user, channel) {
+            Membership::Outsider => false,
+            // To be named is the grant, but not a substitute for the token that `$` asks for.
+            Membership::Named => !channel.is_private() || is_granted(),
+            Membership::Open if channel.is_private() => is_granted(),
+            Membership::Open => {
+                let is_allowed = match options.allow_subscribe {
+                    AllowSubscribe::None => false,
+                    AllowSubscribe::User => !claims.is_anonymous(),
+                    AllowSubscribe::Anonymous => true,
+                };
+                is_allowed || is_granted()
+            }
+        })
     }
 
     /// Whether whoever has these claims may publish. `is_subscribed`: whether the session that asks receives the channel at
-    /// the moment; over REST nobody does.
+    /// the moment, which matters where [`Self::publish_wants_subscription`]; over REST nobody does.
     ///
     /// # Errors
     /// [`Denied`].
     pub fn may_publish(&self, claims: &Claims, channel: &Channel, is_subscribed: bool) -> Result<(), Denied> {
         let options = self.known(channel)?;
+        if membership(&claims.user, channel) == Membership::Outsider {
+            return Err(Denied::NotGranted);
+        }
         let is_allowed = match options.allow_publish {
             AllowPublish::None => false,
             AllowPublish::Subscriber => is_subscribed,
             AllowPublish::User => !claims.is_anonymous(),
             AllowPublish::Anonymous => true,
         };
-        granted(is_allowed && !channel.is_reserved())
+        // Who has not got into a private channel does not get a word into it either.
+        let is_inside = is_subscribed || !channel.is_private();
+        granted((is_allowed && is_inside) || has_cap(claims, channel, |cap| cap.publish))
     }
+
+    /// Whether it matters for [`Self::may_publish`] that the session is subscribed; finding out costs a question to the hub.
+    pub fn publish_wants_subscription(&self, channel: &Channel) -> bool {
+        channel.is_private()
+            || self.known(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
+    }
+
+    /// Whether a token may bring `user` a subscription to the channel: any known one that is not limited to others.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub(super) fn may_be_given(&self, user: &str, channel: &Channel) -> Result<(), Denied> {
+        self.known(channel)?;
+        granted(membership(user, channel) != Membership::Outsider)
+    }
+}
+
+/// What the users in a channel's name mean for one of them.
+#[derive(PartialEq, Eq)]
+enum Membership {
+    /// The name has no users.
+    Open,
+    /// It has, and the user is among them.
+    Named,
+    /// It has, and he is not.
+    Outsider,
+}
+
+/// Nobody is nobody's member: `dialog#42,` is not open to sessions without a user.
+fn membership(user: &str, channel: &Channel) -> Membership {
+    let Some(mut users) = channel.users() else { return Membership::Open };
+    if !user.is_empty() && users.any(|named| named == user) { Membership::Named } else { Membership::Outsider }
+}
+
+/// Reserved names are granted by their whole name only: who writes `*` seldom thinks of them.
+fn has_cap(claims: &Claims, channel: &Channel, grants: impl Fn(&Cap) -> bool) -> bool {
+    let matches = |pattern: &Pattern| {
+        (matches!(pattern, Pattern::Exact(_)) || !channel.is_reserved()) && pattern.matches(channel.as_str())
+    };
+    let caps = claims.grants.iter().flat_map(|grants| &grants.caps);
+    caps.filter(|cap| grants(cap)).any(|cap| cap.channels.iter().any(matches))
 }
 
 fn granted(is_granted: bool) -> Result<(), Denied> {
     if is_granted { Ok(()) } else { Err(Denied::NotGranted) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,14 +45,36 @@ impl Channel {
         &self.0
     }
 
-    /// The namespace: what stands before the first `:`, if there is one.
+    /// The namespace: what stands before the first `:`, if there is one. A leading `$` is no part of it, and a `:` behind
+    /// `#` is one in the name of a user.
     pub fn namespace(&self) -> Option<&str> {
-        self.0.split_once(':').map(|(namespace, _)| namespace)
+        self.bare().split_once(':').map(|(namespace, _)| namespace)
+    }
+
+    /// The name within its namespace, without `$` and without users; what `channel_regex` is about.
+    pub fn local_name(&self) -> &str {
+        let bare = self.bare();
+        bare.split_once(':').map_or(bare, |(_, local)| local)
+    }
+
+    /// Whether the name begins with `$`: subscribing wants a subscription token.
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with('$')
+    }
+
+    /// The users that the name is limited to: what stands behind the first `#`, separated by commas.
+    pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
+        self.0.split_once('#').map(|(_, users)| users.split(','))
     }
 
     /// Whether the name asks for a right of its own: `$…` wants a subscription token, `…#…` names its users.
     pub fn is_reserved(&self) -> bool {
-        self.0.starts_with('$') || self.0.contains('#')
+        self.is_private() || self.0.contains('#')
+    }
+
+    fn bare(&self) -> &str {
+        let name = self.0.strip_prefix('$').unwrap_or(&self.0);
+        name.split_once('#').map_or(name, |(before, _)| before)
     }
 }
 
@@ -85,7 +107,46 @@ impl fmt::Debug for Channel {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn a_name_has_a_namespace_a_rest_and_users() {
+        for (name, namespace, local, users) in [
+            ("news", None, "news", None),
+            ("chat:room", Some("chat"), "room", None),
+            ("chat:a:b", Some("chat"), "a:b", None),
+            ("$chat:room", Some("chat"), "room", None),
+            ("$secret", None, "secret", None),
+            ("$$a:b", Some("$a"), "b", None),
+            (":a", Some(""), "a", None),
+            ("#42", None, "", Some(vec!["42"])),
+            ("dialog#42,43", None, "dialog", Some(vec!["42", "43"])),
+            ("chat:dialog#42", Some("chat"), "dialog", Some(vec!["42"])),
+            ("dialog#idp:42", None, "dialog", Some(vec!["idp:42"])),
+            ("a#b#c", None, "a", Some(vec!["b#c"])),
+        ] {
+            let channel = Channel::new(name).unwrap();
+            assert_eq!((channel.namespace(), channel.local_name()), (namespace, local), "{name}");
+            assert_eq!(channel.users().map(Iterator::collect::<Vec<_>>), users, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_keeps_the_rules_and_nothing_panics(name in ".{0,300}", odd in "[ -~\u{80}-\u{9f}\u{2000}-\u{2070}]{1,12}") {
+            for name in [name, odd] {
+                let Ok(channel) = Channel::new(&name) else { continue };
+                prop_assert_eq!(channel.as_str(), &name);
+                prop_assert!(!name.is_empty() && name.len() <= MAX_BYTES);
+                prop_assert!(!name.contains("  ") && name.trim() == name);
+                let misleads = |character: char| character.is_control() || ['*', '\u{202e}', '\u{2028}', '\u{feff}'].contains(&character);
+                prop_assert!(!name.chars().any(misleads));
+                let _ = (channel.namespace(), channel.local_name(), channel.users().map(Iterator::count));
+            }
+        }
+    }
 
     #[test]
     fn names_of_any_script_are_fine() {

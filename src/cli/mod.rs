@@ -18,7 +18,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    auth::{self, Signer},
+    auth::{self, Permissions, Signer, Verifier},
     clock::Clock,
     config::{self, Config, Environment, Faults, Sources},
 };
@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
         Command::HashPassword => hash_password(),
         Command::Init { dir, user, base_url } => init::init(dir, user, base_url),
         Command::Health { url } => health::ask(url),
-        Command::ConfigCheck => load(&arguments).map(|_| println!("the configuration is fine")),
+        Command::ConfigCheck => load(&arguments).and_then(|(config, _)| check(&config)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,6 +110,14 @@ fn load(arguments: &Arguments) -> Result<(Config, Environment), String> {
     let file = arguments.config.clone().or_else(|| variable("WARDCAST_CONFIG").map(PathBuf::from));
     let sources = Sources { environment, file: file.as_deref(), variables, flags: arguments.settings.clone() };
     config::load(sources).map(|config| (config, environment)).map_err(|faults| faults.to_string())
+}
+
+/// Also what the configuration names: the key files, whose faults would otherwise be told by the start.
+fn check(config: &Config) -> Result<(), String> {
+    let permissions = Permissions::new(&config.channels, &config.namespaces);
+    Verifier::new(config, permissions.into(), Clock::default()).map_err(|bad| bad.to_string())?;
+    println!("the configuration is fine");
+    Ok(())
 }
 
 fn token(config: &Config, user: &str, ttl: Duration) -> Result<(), String> {

@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{banner, secrets};
 use crate::{
     clock::Clock,
-    config::{Config, Environment},
+    config::{self, Config, Environment},
     server::{self, Running},
 };
 
@@ -16,6 +16,9 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
         .parse_default_env()
         .try_init()
         .map_err(|error| error.to_string())?;
+    for warning in config::warnings(&config) {
+        log::warn!("{warning}");
+    }
     if environment == Environment::Development {
         secrets::fill(&mut config)?;
     }

@@ -6,6 +6,7 @@ mod channels;
 mod load;
 mod validate;
 mod value;
+mod weakness;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +20,10 @@ use serde::Deserialize;
 pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
 pub use channels::{AllowPublish, AllowSubscribe, Channels, Namespace};
 pub use load::{Environment, Fault, Faults, Sources, load};
+pub(crate) use validate::KEY_ID_BYTES;
+pub use validate::warnings;
 pub use value::Secret;
+pub(crate) use weakness::{is_sample, weakness};
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, Deserialize, PartialEq)]

@@ -67,13 +67,13 @@ pub(super) async fn login(
         if user.is_some() {
             counted.backoff.succeed(it);
         }
-        user.map(|user| user.info.clone())
+        user.map(|user| user.claims.clone())
     })
     .await;
-    let info =
+    let claims =
         checked.map_err(|_| Failure::internal())?.ok_or_else(|| Failure::unauthorized("wrong user or password"))?;
     let ttl = shared.config.login.token_ttl;
-    let access_token = shared.signer.sign(&username, ttl, info.as_deref()).map_err(|_| Failure::internal())?;
+    let access_token = shared.signer.sign_for_user(&username, ttl, &claims).map_err(|_| Failure::internal())?;
     let mut response = HttpResponse::Ok();
     if shared.config.login.cookie {
         response.insert_header((SET_COOKIE, cookie(&shared.config.auth.cookie, &access_token, ttl)));

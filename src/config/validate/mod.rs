@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
-use super::{BrokerKind, Config, Door, Environment, Fault, Secret};
+use serde::Deserialize;
+
+use super::{BrokerKind, Config, Door, Environment, Fault, Key, RequiredClaim, weakness};
 use crate::origin::{Origin, Rule};
 
 /// The shortest HMAC secret that is not guessed offline: the hash's own length (RFC 7518 §3.2, RFC 8725 §3.5).
-pub(crate) const SECRET_BYTES: usize = 32;
+const SECRET_BYTES: usize = 32;
+/// The longest name of a namespace: it leaves room for the name of a channel.
+const NAMESPACE_BYTES: usize = 64;
+/// The longest `kid` that is looked up.
+pub(crate) const KEY_ID_BYTES: usize = 255;
 
 /// Everything that is wrong with `config` as a whole.
 pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> {
     let mut findings = Findings(Vec::new());
     secrets(config, environment, &mut findings);
+    keys(config, &mut findings);
+    namespaces(config, &mut findings);
     listener(config, environment, &mut findings);
     pages(config, &mut findings);
     findings.unless(
@@ -35,36 +43,103 @@ impl Findings {
 }
 
 fn secrets(config: &Config, environment: Environment, findings: &mut Findings) {
-    let required = environment == Environment::Production;
+    let required = environment == Environment::Production && config.auth.keys.is_empty();
     for (key, secret, required) in [
         ("auth.hmac_secret", &config.auth.hmac_secret, required),
         ("api.key", &config.api.key, false),
         ("login.key", &config.login.key, false),
     ] {
         if secret.is_empty() {
-            let remedy = "must be set in production; make one with: openssl rand -hex 32";
+            let remedy = "must be set in production, or auth.keys; make one with: openssl rand -hex 32";
             findings.unless(!required, key, remedy);
-        } else if let Some(problem) = weakness(secret) {
+        } else if let Some(problem) = weakness(secret.expose().as_bytes(), SECRET_BYTES) {
             findings.unless(false, key, format!("{problem}; make one with: openssl rand -hex 32"));
         }
     }
+    let can_sign = !config.login.key.is_empty() || !config.auth.hmac_secret.is_empty();
+    findings.unless(
+        can_sign || config.login.users_file.is_none() || environment == Environment::Development,
+        "login.key",
+        "must be set when login.users_file is and auth.hmac_secret is not; make one with: openssl rand -hex 32",
+    );
+    let login_has = |claim: &RequiredClaim| match claim {
+        RequiredClaim::Exp | RequiredClaim::Iat => true,
+        RequiredClaim::Iss => config.auth.issuer.is_some(),
+        RequiredClaim::Aud => config.auth.audience.is_some(),
+        RequiredClaim::Nbf | RequiredClaim::Jti => false,
+    };
+    findings.unless(
+        config.login.users_file.is_none() || config.auth.required_claims.iter().all(login_has),
+        "auth.required_claims",
+        "asks for what tokens of the login do not have: leave out \"nbf\" and \"jti\", and \"iss\" and \"aud\" unless \
+         auth.issuer and auth.audience are set",
+    );
 }
 
-/// Why a secret would be guessed.
-fn weakness(secret: &Secret) -> Option<String> {
-    let bytes = secret.expose().as_bytes();
-    let samples = ["secret", "changeme", "password", "your-256-bit-secret"];
-    if samples.iter().any(|sample| secret.expose().eq_ignore_ascii_case(sample)) {
-        Some("is a sample that everybody knows".to_owned())
-    } else if bytes.len() < SECRET_BYTES {
-        Some(format!("has {} bytes and must have at least {SECRET_BYTES}", bytes.len()))
-    } else if bytes.iter().all(|byte| *byte == bytes[0]) {
-        Some("is one byte repeated".to_owned())
-    } else if secret.expose().starts_with("-----BEGIN") {
-        Some("is a PEM file, which everybody may know, not a secret".to_owned())
-    } else {
-        None
+/// Whether each of `auth.keys` is written whole; the keys themselves are judged by whoever reads their files.
+fn keys(config: &Config, findings: &mut Findings) {
+    for (index, key) in config.auth.keys.iter().enumerate() {
+        let name = if key.id.is_empty() { format!("auth.keys[{index}]") } else { format!("auth.keys {:?}", key.id) };
+        let sources = [key.file.is_some(), !key.jwk.is_empty(), key.jwks.is_some()];
+        findings.unless(
+            sources.into_iter().filter(|is_set| *is_set).count() == 1,
+            &name,
+            "must have exactly one of file, jwk and jwks",
+        );
+        findings.unless(
+            key.id.len() <= KEY_ID_BYTES,
+            &name,
+            format!("has an id that no token can name; shorten it to {KEY_ID_BYTES} bytes"),
+        );
+        if key.jwks.is_some() {
+            findings.unless(key.id.is_empty(), &name, "takes its ids from the set; leave id out");
+        } else {
+            findings.unless(!key.id.is_empty() || has_kid(key), &name, "must have an id, which tokens name as kid");
+        }
+        findings.unless(
+            key.algorithm.is_some() || key.file.is_none(),
+            &name,
+            "must have an algorithm: the key decides it, not the token",
+        );
     }
+}
+
+/// Whether a JWK says its own id. What is no JSON is told by whoever reads it.
+fn has_kid(key: &Key) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        kid: Option<String>,
+    }
+    serde_json::from_str::<Named>(key.jwk.expose()).is_ok_and(|jwk| jwk.kid.is_some())
+}
+
+fn namespaces(config: &Config, findings: &mut Findings) {
+    for (index, namespace) in config.namespaces.iter().enumerate() {
+        let name = &namespace.name;
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        findings.unless(
+            (1..=NAMESPACE_BYTES).contains(&name.len()) && name.bytes().all(is_name),
+            "namespaces",
+            format!("{name:?} must be 1 to {NAMESPACE_BYTES} letters, digits, '_', '.' and '-'"),
+        );
+        findings.unless(
+            config.namespaces[..index].iter().all(|other| other.name != *name),
+            "namespaces",
+            format!("{name:?} is there twice; rename one of them"),
+        );
+    }
+}
+
+/// What is allowed and yet hardly ever meant; for the log at start.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !config.auth.required_claims.contains(&RequiredClaim::Exp) {
+        warnings.push(
+            "auth.required_claims leaves \"exp\" out: a token without it opens connections for ever; add \"exp\""
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 fn listener(config: &Config, environment: Environment, findings: &mut Findings) {
@@ -205,87 +280,4 @@ fn redis(config: &Config, findings: &mut Findings) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn faults(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
-        let mut config = Config::default();
-        change(&mut config);
-        validate(&config, environment).iter().map(|fault| format!("{fault}\n")).collect()
-    }
-
-    #[test]
-    fn production_wants_a_real_secret() {
-        assert!(faults(Environment::Production, |_| ()).contains("auth.hmac_secret"));
-        for weak in ["secret", "short", &"a".repeat(40), "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYI"] {
-            let told = faults(Environment::Production, |config| config.auth.hmac_secret = Secret::new(weak));
-            assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{weak}: {told}");
-        }
-        let strong = Secret::new("0123456789abcdef0123456789abcdef");
-        assert_eq!(faults(Environment::Production, |config| config.auth.hmac_secret = strong), "");
-    }
-
-    #[test]
-    fn beyond_loopback_wants_tls_or_a_word() {
-        let secret = || Secret::new("0123456789abcdef0123456789abcdef");
-        let open = |config: &mut Config| {
-            config.auth.hmac_secret = secret();
-            config.server.bind = ([0, 0, 0, 0], 8000).into();
-        };
-        assert!(faults(Environment::Production, open).contains("in the clear"));
-        assert!(faults(Environment::Development, open).contains("loopback only"));
-        let meant = |config: &mut Config| {
-            open(config);
-            config.server.behind_tls = true;
-        };
-        assert_eq!(faults(Environment::Production, meant), "");
-    }
-
-    #[test]
-    fn an_origin_that_is_none_is_told_with_its_form() {
-        let allowed = |entry: &str| {
-            let entry = entry.to_owned();
-            faults(Environment::Development, |config| config.origins.allowed = vec!["*".to_owned(), entry])
-        };
-        for fine in
-            ["*", "https://app.example.com", "http://localhost:3000", "https://*.example.com", "capacitor://localhost"]
-        {
-            assert_eq!(allowed(fine), "", "{fine}");
-        }
-        for wrong in ["app.example.com", "https://app.example.com/", "https://a.*.com", "null", "", "https://*"] {
-            let told = allowed(wrong);
-            assert!(told.contains("origins.allowed") && told.contains(&format!("{wrong:?} is no origin")), "{told}");
-        }
-        for wrong in
-            ["hub.example.com", "https://hub.example.com/", "wss://hub.example.com", "https://hub.example.com/x"]
-        {
-            let told = faults(Environment::Development, |config| config.server.public_url = Some(wrong.to_owned()));
-            assert!(told.contains("server.public_url") && told.contains("without a path"), "{wrong}: {told}");
-        }
-    }
-
-    #[test]
-    fn a_proxys_header_is_believed_of_somebody_or_not_at_all() {
-        let told = faults(Environment::Development, |config| config.server.proxy_protocol = true);
-        assert!(told.contains("server.proxy_protocol") && told.contains("trusted_proxies"), "{told}");
-    }
-
-    #[test]
-    fn a_cookie_has_a_name_and_a_door() {
-        for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
-            assert!(
-                faults(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie")
-            );
-        }
-        let told = faults(Environment::Development, |config| {
-            config.login.cookie = true;
-            config.auth.doors = vec![Door::Query];
-        });
-        assert!(told.contains("login.cookie"), "{told}");
-    }
-
-    #[test]
-    fn limits_that_cannot_hold_a_publication_are_refused() {
-        assert!(faults(Environment::Development, |config| config.limits.outbox_bytes = 70_000).contains("fit twice"));
-    }
-}
+mod tests;

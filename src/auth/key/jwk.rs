@@ -1,0 +1,110 @@
+//! JSON Web Keys (RFC 7517, RFC 8037): a closed list of members, whose lengths are checked before any library sees them.
+
+use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::material::{Material, positive};
+use crate::config::is_sample;
+
+/// The members that are read; others, like `x5c`, are passed over.
+#[derive(Deserialize)]
+pub(super) struct Jwk<'a> {
+    #[serde(borrow)]
+    kty: Cow<'a, str>,
+    pub(super) kid: Option<String>,
+    pub(super) alg: Option<String>,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    crv: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    k: Option<String>,
+    #[serde(default, deserialize_with = "is_there")]
+    d: bool,
+}
+
+fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    serde::de::IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+impl<'a> Jwk<'a> {
+    /// # Errors
+    /// Not serde's own words: they may quote the key.
+    pub(super) fn read(json: &'a str) -> Result<Self, String> {
+        serde_json::from_str(json).map_err(|_| "is no JWK: a JSON object whose members are text (RFC 7517)".to_owned())
+    }
+
+    /// # Errors
+    /// What is wrong and what would be right.
+    pub(super) fn material(&self) -> Result<Material, String> {
+        if self.usage.as_ref().is_some_and(|usage| usage != "sig")
+            || self.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
+        {
+            return Err("is not meant for signatures (use, key_ops); name one that is".to_owned());
+        }
+        if self.d {
+            return Err(
+                "holds a private key, and verifying wants the public members only; leave the others out".to_owned()
+            );
+        }
+        match (&*self.kty, self.crv.as_deref()) {
+            ("oct", _) => {
+                let secret = Material::Secret(bytes(&self.k, "k", None)?);
+                if self.k.as_ref().is_some_and(|k| is_sample(k.as_bytes())) {
+                    return Err("is a sample that everybody knows; make one with: openssl rand -hex 32".to_owned());
+                }
+                Ok(secret)
+            }
+            ("RSA", _) => {
+                let (n, e) = (bytes(&self.n, "n", None)?, bytes(&self.e, "e", None)?);
+                Ok(Material::Rsa { n: positive(&n).to_vec(), e: positive(&e).to_vec() })
+            }
+            ("EC", Some("P-256")) => self.point(32).map(Material::P256),
+            ("EC", Some("P-384")) => self.point(48).map(Material::P384),
+            ("OKP", Some("Ed25519")) => bytes(&self.x, "x", Some(32)).map(Material::Ed25519),
+            _ => Err("is of a kty or crv that is not verified here; oct, RSA, EC (P-256, P-384) and OKP (Ed25519) \
+                      are"
+            .to_owned()),
+        }
+    }
+
+    /// Uncompressed (SEC 1 §2.3.3).
+    fn point(&self, length: usize) -> Result<Vec<u8>, String> {
+        let (x, y) = (bytes(&self.x, "x", Some(length))?, bytes(&self.y, "y", Some(length))?);
+        Ok([&[4][..], &x, &y].concat())
+    }
+}
+
+/// A member's bytes, of exactly this length where one is given.
+fn bytes(member: &Option<String>, name: &str, length: Option<usize>) -> Result<Vec<u8>, String> {
+    let text = member.as_ref().ok_or_else(|| format!("has no {name}; export the key again"))?;
+    let bytes = BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| format!("has a {name} that is not base64url without padding (RFC 7515 §2)"))?;
+    match length {
+        Some(length) if bytes.len() != length => {
+            Err(format!("has a {name} of {} bytes, and it must have {length}; export the key again", bytes.len()))
+        }
+        _ => Ok(bytes),
+    }
+}
+
+/// The members of a JWK set (RFC 7517 §5).
+///
+/// # Errors
+/// When it is none.
+pub(super) fn set(json: &str) -> Result<Vec<&RawValue>, String> {
+    #[derive(Deserialize)]
+    struct Set<'a> {
+        #[serde(borrow)]
+        keys: Vec<&'a RawValue>,
+    }
+    let set: Result<Set<'_>, _> = serde_json::from_str(json);
+    set.map(|set| set.keys).map_err(|_| "is no JWK set: {\"keys\":[…]} (RFC 7517 §5)".to_owned())
+}

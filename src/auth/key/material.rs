@@ -1,0 +1,187 @@
+//! What a key is made of, from PEM (RFC 7468) or a JWK's members, and whether it fits an algorithm and is strong enough for
+//! it (RFC 7518 §3, RFC 8725 §3.5). Problems are told with their remedy and never with material.
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
+
+use crate::config::weakness;
+
+/// Below, RSA is broken by who can pay for it; above, aws-lc verifies nothing.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+const HOW_TO_MAKE_PEM: &str = "make one with: openssl pkey -in private.pem -pubout";
+
+/// Key material, without algorithm.
+#[derive(Debug)]
+pub(super) enum Material {
+    /// For HS*.
+    Secret(Vec<u8>),
+    /// For RS* and PS*: modulus and exponent, big-endian.
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+    /// For ES256: a point of P-256, uncompressed (SEC 1 §2.3.3).
+    P256(Vec<u8>),
+    /// For ES384: a point of P-384.
+    P384(Vec<u8>),
+    /// For EdDSA.
+    Ed25519(Vec<u8>),
+}
+
+impl Material {
+    /// What stands in a file that belongs to an algorithm: the secret itself for HS*, a PEM for all others.
+    pub(super) fn from_file(bytes: &[u8], algorithm: Algorithm) -> Result<Self, String> {
+        match algorithm {
+            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+                let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+                Ok(Self::Secret(text.strip_suffix(b"\r").unwrap_or(text).to_vec()))
+            }
+            _ => Self::from_pem(bytes),
+        }
+    }
+
+    fn from_pem(pem: &[u8]) -> Result<Self, String> {
+        if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
+            return Err(format!("holds a private key, and verifying wants the public one; {HOW_TO_MAKE_PEM}"));
+        }
+        let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem)
+            .map_err(|_| format!("has no PEM of a public key (BEGIN PUBLIC KEY); {HOW_TO_MAKE_PEM}"))?;
+        from_spki(&spki).ok_or_else(|| {
+            format!("is no public key of RSA, P-256, P-384 or Ed25519; {HOW_TO_MAKE_PEM}, from a key of these")
+        })
+    }
+
+    /// The key, if it is one for `algorithm`.
+    ///
+    /// # Errors
+    /// What is wrong and what would be right.
+    pub(super) fn into_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
+        use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
+        let off_curve = || "is not a point of its curve; export the public key again".to_owned();
+        match (algorithm, self) {
+            (HS256 | HS384 | HS512, Self::Secret(secret)) => {
+                let at_least = hash_bytes(algorithm);
+                match weakness(&secret, at_least) {
+                    None => Ok(DecodingKey::from_secret(&secret)),
+                    Some(problem) => Err(format!("{problem}; make one with: openssl rand -hex {at_least}")),
+                }
+            }
+            (RS256 | RS384 | RS512 | PS256 | PS384 | PS512, Self::Rsa { n, e }) => {
+                judge_rsa(&n, &e)?;
+                Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+            }
+            (ES256, Self::P256(point)) => {
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).map_err(|_| off_curve())?;
+                Ok(DecodingKey::from_ec_der(&point))
+            }
+            (ES384, Self::P384(point)) => {
+                ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &point).map_err(|_| off_curve())?;
+                Ok(DecodingKey::from_ec_der(&point))
+            }
+            (EdDSA, Self::Ed25519(x)) if x.len() == 32 => Ok(DecodingKey::from_ed_der(&x)),
+            (algorithm, other) => Err(format!(
+                "is {} and {algorithm:?} wants another kind of key; set the algorithm that the key is for",
+                other.kind()
+            )),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "a secret",
+            Self::Rsa { .. } => "an RSA key",
+            Self::P256(_) => "a P-256 key",
+            Self::P384(_) => "a P-384 key",
+            Self::Ed25519(_) => "an Ed25519 key",
+        }
+    }
+}
+
+/// The fewest bytes of a secret: its hash's (RFC 7518 §3.2).
+fn hash_bytes(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    }
+}
+
+fn judge_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
+    let leading = n.first().map_or(0, |first| first.leading_zeros() as usize);
+    let bits = (8 * n.len()).saturating_sub(leading);
+    if !RSA_BITS.contains(&bits) {
+        return Err(format!(
+            "has {bits} bits and must have {} to {}; make one with: openssl genrsa 2048",
+            RSA_BITS.start(),
+            RSA_BITS.end()
+        ));
+    }
+    // With e = 1 every message is its own signature; more than 33 bits aws-lc does not take.
+    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    if !is_odd(n) || !is_odd(e) || e == [1] || e.len() > 4 {
+        return Err("is no sound RSA key (modulus and exponent are odd, the exponent is usually 65537)".to_owned());
+    }
+    Ok(())
+}
+
+/// The key in a SubjectPublicKeyInfo (RFC 5280 §4.1, RFC 3279 §2.3, RFC 8410 §4).
+fn from_spki(der: &[u8]) -> Option<Material> {
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+    const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+
+    let mut info = alone(SEQUENCE, der)?;
+    let mut algorithm = element(SEQUENCE, &mut info)?;
+    // The first byte says how many bits at the end are not used.
+    let key = alone(BIT_STRING, info)?.strip_prefix(&[0])?;
+    match element(OBJECT_IDENTIFIER, &mut algorithm)? {
+        RSA => {
+            let mut numbers = alone(SEQUENCE, key)?;
+            let n = element(INTEGER, &mut numbers)?;
+            let e = alone(INTEGER, numbers)?;
+            Some(Material::Rsa { n: positive(n).to_vec(), e: positive(e).to_vec() })
+        }
+        EC => match alone(OBJECT_IDENTIFIER, algorithm)? {
+            P256 => Some(Material::P256(key.to_vec())),
+            P384 => Some(Material::P384(key.to_vec())),
+            _ => None,
+        },
+        ED25519 => Some(Material::Ed25519(key.to_vec())),
+        _ => None,
+    }
+}
+
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const SEQUENCE: u8 = 0x30;
+
+/// Takes one DER element (X.690 §8.1) of this tag and gives what is in it.
+fn element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (&[found, length], rest) = der.split_first_chunk::<2>()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        0x81 | 0x82 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+            (bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (inside, behind) = rest.split_at_checked(length)?;
+    *der = behind;
+    (found == tag).then_some(inside)
+}
+
+/// The same, with nothing behind it.
+fn alone(tag: u8, mut der: &[u8]) -> Option<&[u8]> {
+    element(tag, &mut der).filter(|_| der.is_empty())
+}
+
+/// A number without the zeros in front of it.
+pub(super) fn positive(mut number: &[u8]) -> &[u8] {
+    while let [0, rest @ ..] = number {
+        number = rest;
+    }
+    number
+}

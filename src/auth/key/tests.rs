@@ -1,0 +1,270 @@
+//! What is no key, or a weak one, is refused at start: with its name and a remedy, and without a byte of it.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use rcgen::{KeyPair, PKCS_ECDSA_P521_SHA512};
+use serde_json::{Value, json};
+
+use super::{
+    pair::{ED25519, P256, P384, RSA},
+    *,
+};
+use crate::config::Config;
+
+const SECRET: &str = "a secret of the tests, 32 bytes at least";
+
+/// Reads these entries of `auth.keys`.
+fn read(keys: &[String]) -> Result<Keys, BadKey> {
+    let mut auth = Config::default().auth;
+    auth.keys = keys.iter().map(|key| toml::from_str(key).expect("an entry")).collect();
+    Keys::read(&auth, &Secret::default())
+}
+
+fn file(content: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&file, content).expect("a file");
+    file
+}
+
+/// Reads one file as a key for this algorithm.
+fn read_file_as(algorithm: &str, content: &[u8]) -> Result<Keys, BadKey> {
+    let file = file(content);
+    read(&[format!("id = \"k\"\nalgorithm = {algorithm:?}\nfile = {:?}", file.path())])
+}
+
+fn read_jwk(algorithm: Option<&str>, jwk: &Value) -> Result<Keys, BadKey> {
+    let algorithm = algorithm.map(|algorithm| format!("algorithm = {algorithm:?}\n")).unwrap_or_default();
+    read(&[format!("id = \"k\"\n{algorithm}jwk = '{jwk}'")])
+}
+
+fn read_set_of(more: &str, keys: &[Value]) -> Result<Keys, BadKey> {
+    let file = file(json!({"keys": keys}).to_string().as_bytes());
+    read(&[format!("jwks = {:?}\n{more}", file.path())])
+}
+
+fn problem(read: Result<Keys, BadKey>) -> String {
+    read.err().expect("refused").to_string()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn ec(pair: &pair::Pair, crv: &str, length: usize) -> Value {
+    let point = &pair.public_der[pair.public_der.len() - 2 * length..];
+    json!({"kty": "EC", "crv": crv, "x": base64(&point[..length]), "y": base64(&point[length..])})
+}
+
+fn ed25519() -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "x": base64(&ED25519.public_der[12..])})
+}
+
+fn rsa() -> Value {
+    let Ok(Material::Rsa { n, e }) = Material::from_file(RSA.public_pem.as_bytes(), Algorithm::RS256) else {
+        panic!("an RSA key")
+    };
+    json!({"kty": "RSA", "n": base64(&n), "e": base64(&e)})
+}
+
+fn with(mut jwk: Value, member: &str, value: impl Into<Value>) -> Value {
+    jwk[member] = value.into();
+    jwk
+}
+
+#[test]
+fn a_key_for_another_algorithm_is_refused() {
+    let pems = [("RS256", &*RSA), ("PS512", &*RSA), ("ES256", &*P256), ("ES384", &*P384), ("EdDSA", &*ED25519)];
+    for (algorithm, pair) in pems {
+        assert!(read_file_as(algorithm, pair.public_pem.as_bytes()).is_ok(), "{algorithm}");
+        for (_, other) in pems.iter().filter(|(_, other)| other.public_pem != pair.public_pem) {
+            let told = problem(read_file_as(algorithm, other.public_pem.as_bytes()));
+            assert!(told.contains("wants another kind of key"), "{told}");
+        }
+    }
+    for (algorithm, jwk) in
+        [("RS256", rsa()), ("ES256", ec(&P256, "P-256", 32)), ("ES384", ec(&P384, "P-384", 48)), ("EdDSA", ed25519())]
+    {
+        assert!(read_jwk(Some(algorithm), &jwk).is_ok(), "{algorithm}");
+        assert!(read_jwk(None, &with(jwk.clone(), "alg", algorithm)).is_ok(), "{algorithm}");
+        for other in ["RS256", "ES256", "ES384", "EdDSA", "HS256"].iter().filter(|other| **other != algorithm) {
+            assert!(read_jwk(Some(other), &jwk).is_err(), "{algorithm} as {other}");
+        }
+        assert!(problem(read_jwk(None, &jwk)).contains("set algorithm"));
+    }
+}
+
+#[test]
+fn a_pem_as_an_hmac_secret_is_refused() {
+    for pem in [&RSA.public_pem, &P256.public_pem, &P256.private_pem] {
+        assert!(problem(read_file_as("HS256", pem.as_bytes())).contains("PEM"));
+    }
+    let config = Config::default();
+    let auth = config::Auth { hmac_secret: Secret::new(RSA.public_pem.clone()), ..config.auth };
+    let told = Keys::read(&auth, &Secret::default()).err().expect("refused").to_string();
+    assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{told}");
+}
+
+#[test]
+fn a_private_key_is_refused_without_being_quoted() {
+    for (algorithm, pair) in [("RS256", &*RSA), ("ES256", &*P256), ("EdDSA", &*ED25519)] {
+        for pem in [pair.private_pem.clone(), format!("{}{}", pair.public_pem, pair.private_pem)] {
+            let told = problem(read_file_as(algorithm, pem.as_bytes()));
+            assert!(told.contains("private key") && told.contains("-pubout"), "{told}");
+            assert!(pem.lines().all(|line| !told.contains(line)), "{told}");
+        }
+    }
+    let told = problem(read_jwk(Some("EdDSA"), &with(ed25519(), "d", "c2VjcmV0")));
+    assert!(told.contains("private key") && !told.contains("c2VjcmV0"), "{told}");
+}
+
+#[test]
+fn what_is_no_key_is_refused() {
+    let der = &P256.public_der;
+    let pem = |der: &[u8]| {
+        let body = base64::prelude::BASE64_STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    };
+    assert!(read_file_as("ES256", pem(der).as_bytes()).is_ok());
+    let p521 = KeyPair::generate_for(&PKCS_ECDSA_P521_SHA512).expect("a key pair").public_key_pem();
+    for content in [
+        String::new(),
+        "hello".to_owned(),
+        p521,
+        pem(&[]),
+        pem(&der[1..]),
+        pem(&der[..der.len() - 1]),
+        pem(&[&der[..], &[0]].concat()),
+        pem(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]),
+        pem(&[0x30, 0x80]),
+        P256.public_pem.replace("PUBLIC KEY", "CERTIFICATE"),
+        P256.public_pem.replace('M', "!"),
+    ] {
+        assert!(read_file_as("ES256", content.as_bytes()).is_err(), "{content}");
+    }
+    let told = problem(read(&["id = \"k\"\nalgorithm = \"ES256\"\nfile = \"nowhere.pem\"".to_owned()]));
+    assert!(told.contains("\"k\"") && told.contains("nowhere.pem") && told.contains("cannot be read"), "{told}");
+    assert!(problem(read_file_as("ES256", &vec![b'x'; 2 << 20])).contains("longer than"));
+}
+
+#[test]
+fn a_point_that_is_not_on_its_curve_is_refused() {
+    let off = with(ec(&P256, "P-256", 32), "y", base64(&[1; 32]));
+    assert!(problem(read_jwk(Some("ES256"), &off)).contains("curve"));
+    let zero = with(with(off, "x", base64(&[0; 32])), "y", base64(&[0; 32]));
+    assert!(read_jwk(Some("ES256"), &zero).is_err());
+}
+
+#[test]
+fn a_short_or_long_coordinate_is_refused_before_a_library_sees_it() {
+    for length in [0, 1, 31, 33, 64, 4096] {
+        assert!(
+            problem(read_jwk(Some("EdDSA"), &with(ed25519(), "x", base64(&vec![7; length]))))
+                .contains("it must have 32")
+        );
+        for member in ["x", "y"] {
+            assert!(read_jwk(Some("ES256"), &with(ec(&P256, "P-256", 32), member, base64(&vec![7; length]))).is_err());
+        }
+    }
+    for x in [json!("AAAA="), json!("not base64!"), json!(7), json!(null), json!(["AAAA"])] {
+        assert!(read_jwk(Some("EdDSA"), &with(ed25519(), "x", x.clone())).is_err(), "{x}");
+    }
+}
+
+#[test]
+fn weak_rsa_keys_are_refused() {
+    let of = |bits: usize, e: &[u8]| {
+        let n = vec![0xff; bits / 8];
+        json!({"kty": "RSA", "n": base64(&n), "e": base64(e)})
+    };
+    for bits in [8, 512, 1024, 2040, 16_384] {
+        let told = problem(read_jwk(Some("RS256"), &of(bits, &[1, 0, 1])));
+        assert!(told.contains(&format!("{bits} bits")) && told.contains("2048"), "{told}");
+    }
+    assert!(read_jwk(Some("RS256"), &of(2048, &[1, 0, 1])).is_ok());
+    for e in [&[][..], &[0], &[1], &[0, 0, 1], &[2], &[1, 0, 0], &[255; 9]] {
+        assert!(read_jwk(Some("RS256"), &of(2048, e)).is_err(), "{e:?}");
+    }
+    let padded = [&[0; 128][..], &[0xff; 128]].concat();
+    assert!(read_jwk(Some("RS256"), &with(of(2048, &[3]), "n", base64(&padded))).is_err(), "zeros in front");
+}
+
+#[test]
+fn weak_secrets_are_refused_by_the_length_of_their_hash() {
+    let text = "0123456789abcdefghij0123456789ABCDEFGHIJ0123456789klmnopqrstuvwx";
+    for (algorithm, bytes) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
+        assert!(read_file_as(algorithm, &text.as_bytes()[..bytes]).is_ok());
+        assert!(read_file_as(algorithm, format!("{}\r\n", &text[..bytes]).as_bytes()).is_ok());
+        let short = problem(read_file_as(algorithm, format!("{}\n", &text[..bytes - 1]).as_bytes()));
+        assert!(short.contains(&format!("at least {bytes}")) && !short.contains(&text[..bytes - 1]), "{short}");
+        let jwk = json!({"kty": "oct", "k": base64(&text.as_bytes()[..bytes - 1])});
+        assert!(read_jwk(Some(algorithm), &jwk).is_err());
+    }
+    assert!(read_file_as("HS256", &[7; 64]).is_err(), "one byte repeated");
+    assert!(read_file_as("HS256", b"a-string-secret-at-least-256-bits-long").is_err(), "a sample");
+    let sample = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+    assert!(problem(read_jwk(Some("HS256"), &json!({"kty": "oct", "k": sample}))).contains("sample"));
+}
+
+#[test]
+fn jwk_and_configuration_agree_or_are_refused() {
+    let jwk = with(with(ec(&P256, "P-256", 32), "alg", "ES256"), "kid", "a");
+    let read_with = |more: &str| read(&[format!("{more}\njwk = '{jwk}'")]);
+    let keys = read_with("").unwrap_or_else(|bad| panic!("{bad}"));
+    assert_eq!(keys.list[0].id.as_deref(), Some("a"));
+    assert!(read_with("id = \"a\"\nalgorithm = \"ES256\"").is_ok());
+    assert!(problem(read_with("id = \"b\"")).contains("kid"));
+    assert!(problem(read_with("algorithm = \"ES384\"")).contains("must agree"));
+    for alg in ["none", "es256", "ES256K", "RSA-OAEP", ""] {
+        assert!(read_jwk(None, &with(jwk.clone(), "alg", alg)).is_err(), "{alg}");
+    }
+    let told = problem(read(&["id = \"k\"\njwk = '{\"kty\":\"oct\",\"k\":5550123}'".to_owned()]));
+    assert!(!told.contains("5550123"), "{told}");
+}
+
+#[test]
+fn a_set_gives_its_usable_keys_and_passes_over_the_others() {
+    let named = |jwk: Value, kid: &str| with(jwk, "kid", kid);
+    let set = [
+        with(named(ec(&P256, "P-256", 32), "a"), "alg", "ES256"),
+        with(with(named(ed25519(), "b"), "alg", "EdDSA"), "use", "sig"),
+        with(with(named(rsa(), "c"), "alg", "RS256"), "use", "enc"),
+        with(named(rsa(), "d"), "alg", "RSA-OAEP"),
+        with(named(json!({"kty": "AKP", "pub": "AAAA"}), "e"), "alg", "ML-DSA-44"),
+        with(with(named(rsa(), "f"), "alg", "PS256"), "key_ops", json!(["encrypt"])),
+        named(rsa(), "g"),
+        json!({"kid": "h", "kty": 7}),
+    ];
+    let keys = read_set_of("issuer = \"me\"\npurpose = \"connection\"", &set).unwrap_or_else(|bad| panic!("{bad}"));
+    let ids: Vec<_> = keys.list.iter().map(|key| key.id.as_deref().unwrap_or_default()).collect();
+    assert_eq!(ids, ["a", "b"]);
+    assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == Purpose::Connection));
+    let keys = read_set_of("algorithm = \"RS256\"", &[named(rsa(), "g"), set[0].clone()]);
+    assert_eq!(keys.unwrap_or_else(|bad| panic!("{bad}")).list.len(), 1, "an algorithm for those that say none");
+    let told = problem(read_set_of("", &set[2..]));
+    assert!(told.contains("no key that can be used") && told.contains("\"g\" says no alg"), "{told}");
+    assert!(read_set_of("", &[]).is_err());
+}
+
+#[test]
+fn two_keys_of_one_id_and_issuer_are_refused() {
+    let entry = |id: &str, more: &str| format!("id = {id:?}\nalgorithm = \"EdDSA\"\njwk = '{}'\n{more}", ed25519());
+    assert!(problem(read(&[entry("a", ""), entry("a", "")])).contains("\"a\""));
+    assert!(problem(read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"me\"")])).contains("two of it"));
+    assert!(
+        read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"you\""), entry("a", ""), entry("b", "")]).is_ok()
+    );
+    let mut auth = Config::default().auth;
+    auth.keys = vec![toml::from_str(&entry(LOGIN_KEY_ID, "")).expect("an entry")];
+    assert!(Keys::read(&auth, &Secret::new(SECRET)).is_err(), "the id of login.key");
+}
+
+#[test]
+fn an_entry_that_says_two_things_is_refused() {
+    for entry in [
+        "id = \"a\"\nalgorithm = \"ES256\"",
+        "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a\"\njwks = \"a\"",
+        "id = \"a\"\njwks = \"a\"",
+        "algorithm = \"ES256\"\nfile = \"a\"",
+    ] {
+        assert!(read(&[entry.to_owned()]).is_err(), "{entry}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Who gets in where: the namespace's options, the token's caps, the names that are reserved.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{auth::Grants, clock::NEVER, config::Config};
+
+fn channel(name: &str) -> Channel {
+    Channel::new(name).expect("a channel name")
+}
+
+/// `[channels]` with nothing allowed, and `chat` with these options.
+fn permissions(chat: &str) -> Permissions {
+    let config = Config::default();
+    let chat = toml::from_str(&format!("name = \"chat\"\n{chat}")).expect("a namespace");
+    Permissions::new(&config.channels, &[chat])
+}
+
+fn user(name: &str) -> Claims {
+    Claims { user: name.into(), ..Claims::anonymous() }
+}
+
+fn with_caps(name: &str, patterns: &[Pattern]) -> Claims {
+    let cap = Cap { channels: patterns.to_vec(), subscribe: true, publish: true, presence: true, history: true };
+    let grants = Grants { caps: vec![cap], subscriptions: Vec::new() };
+    Claims { grants: Some(Box::new(grants)), ..user(name) }
+}
+
+fn exact(name: &str) -> Pattern {
+    Pattern::exact(name).expect("a pattern")
+}
+
+fn wildcard(pattern: &str) -> Pattern {
+    Pattern::wildcard(pattern).expect("a pattern")
+}
+
+fn regex(expression: &str) -> Pattern {
+    Pattern::regex(expression).expect("a pattern")
+}
+
+fn token(user: &str, name: &str) -> SubscriptionClaims {
+    SubscriptionClaims { user: user.into(), channel: channel(name), info: None, expires_at: NEVER }
+}
+
+fn subscribes(permissions: &Permissions, claims: &Claims, name: &str) -> Result<(), Denied> {
+    permissions.may_subscribe(claims, &channel(name), None)
+}
+
+fn publishes(permissions: &Permissions, claims: &Claims, name: &str, is_subscribed: bool) -> Result<(), Denied> {
+    permissions.may_publish(claims, &channel(name), is_subscribed)
+}
+
+const NO: Result<(), Denied> = Err(Denied::NotGranted);
+const YES: Result<(), Denied> = Ok(());
+
+#[test]
+fn a_namespace_that_is_not_configured_is_unknown_whatever_is_granted() {
+    let permissions = permissions("allow_subscribe = \"user\"\nallow_publish = \"user\"");
+    let ann = with_caps("ann", &[exact("room:1"), wildcard("*")]);
+    for name in ["room:1", "$room:1", ":1", "CHAT:1", "chat :1", "chat\u{ff1a}1:x", "room:1#ann"] {
+        assert_eq!(subscribes(&permissions, &ann, name), Err(Denied::UnknownNamespace), "{name}");
+        assert_eq!(publishes(&permissions, &ann, name, true), Err(Denied::UnknownNamespace), "{name}");
+        assert!(!permissions.publish_wants_subscription(&channel("room:1")));
+    }
+    assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES);
+}
+
+#[test]
+fn a_name_that_its_namespace_does_not_take_is_told_as_such() {
+    let permissions = permissions("channel_regex = \"[a-z]+\"\nallow_subscribe = \"user\"");
+    let ann = user("ann");
+    assert_eq!(subscribes(&permissions, &ann, "chat:room"), YES);
+    assert_eq!(subscribes(&permissions, &ann, "chat:room#ann"), YES, "what stands before the users");
+    assert_eq!(permissions.may_subscribe(&ann, &channel("$chat:room"), Some(&token("ann", "$chat:room"))), YES);
+    for name in ["chat:room1", "chat:Room", "chat:", "chat:a:b", "$chat:1", "chat:1#ann", "chat:r\u{ff4f}om"] {
+        assert_eq!(subscribes(&permissions, &ann, name), Err(Denied::BadName), "{name}");
+    }
+}
+
+#[test]
+fn the_expression_of_plain_channels_holds_for_them_too() {
+    let config = Config::default();
+    let channels =
+        Channels { channel_regex: Some(regex("[a-z]{2,8}")), allow_subscribe: AllowSubscribe::User, ..config.channels };
+    let permissions = Permissions::new(&channels, &[]);
+    assert_eq!(subscribes(&permissions, &user("ann"), "news"), YES);
+    assert_eq!(subscribes(&permissions, &user("ann"), "dialog#ann,bob"), YES);
+    assert_eq!(subscribes(&permissions, &user("ann"), "n"), Err(Denied::BadName));
+    assert_eq!(subscribes(&permissions, &user("ann"), "news1"), Err(Denied::BadName));
+}
+
+#[test]
+fn what_is_not_granted_and_what_does_not_exist_look_the_same() {
+    let permissions = permissions("");
+    for name in ["chat:exists", "chat:never-heard-of", "news", "$chat:x", "dialog#bob"] {
+        assert_eq!(subscribes(&permissions, &user("ann"), name), NO, "{name}");
+        assert_eq!(publishes(&permissions, &user("ann"), name, false), NO, "{name}");
+    }
+}
+
+#[test]
+fn options_open_a_namespace_to_users_or_to_everybody() {
+    let (ann, nobody) = (user("ann"), Claims::anonymous());
+    for (option, user_may, nobody_may) in [("none", NO, NO), ("user", YES, NO), ("anonymous", YES, YES)] {
+        let permissions = permissions(&format!("allow_subscribe = \"{option}\"\nallow_publish = \"{option}\""));
+        assert_eq!(subscribes(&permissions, &ann, "chat:1"), user_may, "{option}");
+        assert_eq!(subscribes(&permissions, &nobody, "chat:1"), nobody_may, "{option}");
+        assert_eq!(publishes(&permissions, &ann, "chat:1", false), user_may, "{option}");
+        assert_eq!(publishes(&permissions, &nobody, "chat:1", false), nobody_may, "{option}");
+        assert!(!permissions.publish_wants_subscription(&channel("chat:1")));
+    }
+    let permissions = permissions("allow_publish = \"subscriber\"");
+    assert!(permissions.publish_wants_subscription(&channel("chat:1")));
+    assert_eq!(publishes(&permissions, &nobody, "chat:1", true), YES);
+    assert_eq!(publishes(&permissions, &ann, "chat:1", false), NO);
+}
+
+#[test]
+fn a_grant_of_room_1_is_for_room_1_alone() {
+    let permissions = permissions("");
+    let ann = with_caps("ann", &[exact("chat:1"), exact("room")]);
+    assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES);
+    for name in [
+        "chat:10",
+        "chat:1:x",
+        "chat:1%00",
+        "chat:\u{ff11}",
+        "chat:1 x",
+        "chat:01",
+        "roo",
+        "room1",
+        "ROOM",
+        "\u{ff52}oom",
+    ] {
+        assert_eq!(subscribes(&permissions, &ann, name), NO, "{name}");
+        assert_eq!(publishes(&permissions, &ann, name, true), NO, "{name}");
+    }
+    assert_eq!(subscribes(&permissions, &ann, "CHAT:1"), Err(Denied::UnknownNamespace));
+}
+
+#[test]
+fn a_token_may_do_what_its_rules_or_the_namespace_allow_and_no_more() {
+    let permissions = permissions("allow_subscribe = \"user\"");
+    let mut ann = with_caps("ann", &[wildcard("chat:*"), regex("n[0-9]")]);
+    assert_eq!(publishes(&permissions, &ann, "chat:1", false), YES);
+    assert_eq!(publishes(&permissions, &ann, "n1", false), YES);
+    assert_eq!(subscribes(&permissions, &ann, "n10"), NO);
+    let grants = ann.grants.as_mut().expect("grants");
+    (grants.caps[0].publish, grants.caps[0].subscribe) = (false, false);
+    assert_eq!(publishes(&permissions, &ann, "chat:1", false), NO, "a right that the rule does not name");
+    assert_eq!(subscribes(&permissions, &ann, "n1"), NO);
+    assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES, "the namespace's own grant stays");
+}
+
+#[test]
+fn a_channel_with_users_is_for_those_alone() {
+    let permissions = permissions("allow_subscribe = \"anonymous\"\nallow_publish = \"anonymous\"");
+    let members = ["dialog#ann,bob", "#ann", "chat:dialog#bob,ann", "#idp:7", "chat:x#a#b"];
+    for (name, member) in members.iter().zip(["ann", "ann", "ann", "idp:7", "a#b"]) {
+        assert_eq!(subscribes(&permissions, &user(member), name), YES, "{name}");
+    }
+    for outsider in ["eve", "an", "annn", "ann,bob", "ANN", "", "dialog", "bob,ann", "7", "a"] {
+        for name in members {
+            let claims = with_caps(outsider, &[exact(name), wildcard("*"), regex(".*")]);
+            let good = token(outsider, name);
+            assert_eq!(subscribes(&permissions, &claims, name), NO, "{outsider} {name}");
+            assert_eq!(permissions.may_subscribe(&claims, &channel(name), Some(&good)), NO, "{outsider} {name}");
+            assert_eq!(publishes(&permissions, &claims, name, true), NO, "{outsider} {name}");
+        }
+    }
+    for name in ["x#", "x#,", "x#ann,"] {
+        assert_eq!(subscribes(&permissions, &Claims::anonymous(), name), NO, "nobody is no member of {name}");
+        assert_eq!(publishes(&permissions, &Claims::anonymous(), name, true), NO, "{name}");
+    }
+}
+
+#[test]
+fn a_member_publishes_only_where_publishing_is_allowed() {
+    let permissions = permissions("allow_publish = \"user\"");
+    assert_eq!(publishes(&permissions, &user("ann"), "chat:dialog#ann", false), YES);
+    assert_eq!(publishes(&permissions, &user("ann"), "dialog#ann", false), NO);
+    assert_eq!(publishes(&permissions, &with_caps("ann", &[exact("dialog#ann")]), "dialog#ann", false), YES);
+    assert_eq!(publishes(&permissions, &with_caps("ann", &[wildcard("dialog*")]), "dialog#ann", false), NO);
+}
+
+#[test]
+fn a_private_channel_wants_a_subscription_token() {
+    let permissions = permissions("allow_subscribe = \"anonymous\"");
+    let ann = user("ann");
+    for name in ["$chat:1", "$secret"] {
+        assert_eq!(subscribes(&permissions, &ann, name), NO, "{name}");
+        let with = |token: &SubscriptionClaims| permissions.may_subscribe(&ann, &channel(name), Some(token));
+        assert_eq!(with(&token("ann", name)), YES);
+        assert_eq!(with(&token("bob", name)), NO, "of another user");
+        assert_eq!(with(&token("ann", "$chat:10")), NO, "for another channel");
+        for patterns in [[wildcard("*")], [wildcard("$*")], [wildcard(name)], [regex(".*")], [exact(&name[1..])]] {
+            assert_eq!(subscribes(&permissions, &with_caps("ann", &patterns), name), NO, "{patterns:?}");
+        }
+        assert_eq!(subscribes(&permissions, &with_caps("ann", &[exact(name)]), name), YES, "its whole name");
+    }
+}
+
+#[test]
+fn a_private_channel_of_users_wants_both() {
+    let permissions = permissions("");
+    let name = "$dialog#ann";
+    assert_eq!(subscribes(&permissions, &user("ann"), name), NO);
+    assert_eq!(permissions.may_subscribe(&user("ann"), &channel(name), Some(&token("ann", name))), YES);
+    assert_eq!(permissions.may_subscribe(&user("bob"), &channel(name), Some(&token("bob", name))), NO);
+}
+
+#[test]
+fn a_private_channel_hears_only_those_who_are_in_it() {
+    let ann = user("ann");
+    for option in ["subscriber", "user", "anonymous"] {
+        let permissions = permissions(&format!("allow_publish = \"{option}\""));
+        assert!(permissions.publish_wants_subscription(&channel("$chat:1")));
+        assert_eq!(publishes(&permissions, &ann, "$chat:1", true), YES, "{option}");
+        assert_eq!(publishes(&permissions, &ann, "$chat:1", false), NO, "{option}");
+    }
+    let permissions = permissions("allow_publish = \"none\"");
+    assert_eq!(publishes(&permissions, &ann, "$chat:1", true), NO);
+    assert_eq!(publishes(&permissions, &with_caps("ann", &[exact("$chat:1")]), "$chat:1", false), YES);
+    assert_eq!(publishes(&permissions, &with_caps("ann", &[wildcard("$chat:*")]), "$chat:1", true), NO);
+}
+
+#[test]
+fn a_subscription_token_opens_any_known_channel_and_a_wrong_one_opens_nothing() {
+    let closed = permissions("");
+    let with = |permissions: &Permissions, name: &str, token: SubscriptionClaims| {
+        permissions.may_subscribe(&user("ann"), &channel(name), Some(&token))
+    };
+    assert_eq!(with(&closed, "chat:1", token("ann", "chat:1")), YES);
+    assert_eq!(with(&closed, "dialog#ann,bob", token("ann", "dialog#ann,bob")), YES);
+    assert_eq!(with(&closed, "room:1", token("ann", "room:1")), Err(Denied::UnknownNamespace));
+    let open = permissions("allow_subscribe = \"user\"");
+    assert_eq!(with(&open, "chat:1", token("ann", "chat:2")), NO, "even where none is needed");
+    assert_eq!(with(&open, "chat:1", token("", "chat:1")), NO);
+}
+
+proptest! {
+    #[test]
+    fn a_wildcard_never_reaches_a_reserved_name(
+        pattern in r"[$#a-c*:,]{0,12}",
+        expression in r"[$#a-c.*?|()\[\]]{0,12}",
+        name in r"(\$[a-c:]{1,6}|[a-c:]{0,4}#[a-c,]{0,4})",
+    ) {
+        let mut config = Config::default();
+        config.channels.allow_subscribe = AllowSubscribe::None;
+        let namespaces: Vec<Namespace> = ["a", "b", "c", "ab"].iter().map(|name| {
+            Namespace { name: (*name).to_owned(), channels: config.channels.clone() }
+        }).collect();
+        let permissions = Permissions::new(&config.channels, &namespaces);
+        // Random ones seldom match; the name itself with stars around it does, and so does everything's.
+        let mut patterns = vec![wildcard(&pattern), wildcard("*"), wildcard(&format!("*{name}*")), regex(".*")];
+        patterns.extend(Pattern::regex(&expression));
+        let claims = with_caps("someone", &patterns);
+        let channel = channel(&name);
+        prop_assert!(permissions.may_subscribe(&claims, &channel, None).is_err());
+        prop_assert!(permissions.may_publish(&claims, &channel, true).is_err());
+    }
+
+    #[test]
+    fn asking_never_panics(name in "\\PC{1,60}", user_name in "\\PC{0,20}", pattern in "\\PC{0,60}") {
+        let Ok(channel) = Channel::new(&name) else { return Ok(()) };
+        let permissions = permissions("allow_subscribe = \"user\"\nchannel_regex = \"[^x]*\"");
+        let patterns: Vec<Pattern> =
+            [Pattern::exact(&pattern), Pattern::wildcard(&pattern), Pattern::regex(&pattern)].into_iter().flatten().collect();
+        let claims = with_caps(&user_name, &patterns);
+        let _ = permissions.may_subscribe(&claims, &channel, Some(&token(&user_name, &name)));
+        let _ = permissions.may_publish(&claims, &channel, false);
+        let _ = permissions.publish_wants_subscription(&channel);
+    }
+}

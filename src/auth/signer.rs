@@ -1,0 +1,114 @@
+//! Tokens on their way out: for login, the command line and the banner of a development run. Nothing but the listed claims
+//! goes into one; anybody who holds it can read it.
+
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{key::LOGIN_KEY_ID, login::UserClaims};
+use crate::{
+    clock::{Clock, millis},
+    config::{self, Secret},
+};
+
+/// Makes tokens.
+pub struct Signer {
+    key: EncodingKey,
+    header: Header,
+    issuer: Option<String>,
+    audience: Option<String>,
+    clock: Clock,
+}
+
+#[derive(Serialize)]
+struct Issued<'a> {
+    sub: &'a str,
+    iat: i64,
+    exp: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caps: Option<&'a RawValue>,
+}
+
+impl Signer {
+    /// Signs with `auth.hmac_secret` what `auth`'s verifier accepts.
+    pub fn new(auth: &config::Auth, clock: Clock) -> Self {
+        Self::with(auth, &auth.hmac_secret, None, clock)
+    }
+
+    /// Signs with the login's own key, or with `auth.hmac_secret` where it has none.
+    pub fn for_login(auth: &config::Auth, login_key: &Secret, clock: Clock) -> Self {
+        if login_key.is_empty() {
+            Self::new(auth, clock)
+        } else {
+            Self::with(auth, login_key, Some(LOGIN_KEY_ID.to_owned()), clock)
+        }
+    }
+
+    fn with(auth: &config::Auth, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
+        // A type that is asked for is given, too.
+        let typ = auth.typ.clone().or_else(|| Some("JWT".to_owned()));
+        Self {
+            key: EncodingKey::from_secret(secret.expose().as_bytes()),
+            header: Header { kid, typ, ..Header::new(Algorithm::HS256) },
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            clock,
+        }
+    }
+
+    /// A token for `user`, good for `ttl`.
+    ///
+    /// # Errors
+    /// When the crypto library refuses, which for HS256 it does not.
+    pub fn sign(
+        &self,
+        user: &str,
+        ttl: Duration,
+        info: Option<&RawValue>,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        self.write(&Issued { info, ..self.issued(user, ttl) })
+    }
+
+    /// The same, with all that the login file says of the user.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_for_user(
+        &self,
+        user: &str,
+        ttl: Duration,
+        claims: &UserClaims,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        let UserClaims { info, channels, caps } = claims;
+        let (info, channels, caps) = (info.as_deref(), channels.as_deref(), caps.as_deref());
+        self.write(&Issued { info, channels, caps, ..self.issued(user, ttl) })
+    }
+
+    fn issued<'a>(&'a self, user: &'a str, ttl: Duration) -> Issued<'a> {
+        let now = self.clock.now().div_euclid(1000);
+        Issued {
+            sub: user,
+            iat: now,
+            exp: now.saturating_add(millis(ttl).div_euclid(1000)),
+            iss: self.issuer.as_deref(),
+            aud: self.audience.as_deref(),
+            info: None,
+            channels: None,
+            caps: None,
+        }
+    }
+
+    fn write(&self, issued: &Issued<'_>) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&self.header, issued, &self.key)
+    }
+}

@@ -1,0 +1,128 @@
+//! What is told of configurations that cannot be meant.
+
+use super::*;
+use crate::config::Secret;
+
+fn faults(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
+    let mut config = Config::default();
+    change(&mut config);
+    validate(&config, environment).iter().map(|fault| format!("{fault}\n")).collect()
+}
+
+#[test]
+fn production_wants_a_real_secret() {
+    assert!(faults(Environment::Production, |_| ()).contains("auth.hmac_secret"));
+    for weak in ["secret", "short", &"a".repeat(40), "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYI"] {
+        let told = faults(Environment::Production, |config| config.auth.hmac_secret = Secret::new(weak));
+        assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{weak}: {told}");
+    }
+    let strong = Secret::new("0123456789abcdef0123456789abcdef");
+    assert_eq!(faults(Environment::Production, |config| config.auth.hmac_secret = strong), "");
+}
+
+#[test]
+fn beyond_loopback_wants_tls_or_a_word() {
+    let secret = || Secret::new("0123456789abcdef0123456789abcdef");
+    let open = |config: &mut Config| {
+        config.auth.hmac_secret = secret();
+        config.server.bind = ([0, 0, 0, 0], 8000).into();
+    };
+    assert!(faults(Environment::Production, open).contains("in the clear"));
+    assert!(faults(Environment::Development, open).contains("loopback only"));
+    let meant = |config: &mut Config| {
+        open(config);
+        config.server.behind_tls = true;
+    };
+    assert_eq!(faults(Environment::Production, meant), "");
+}
+
+#[test]
+fn an_origin_that_is_none_is_told_with_its_form() {
+    let allowed = |entry: &str| {
+        let entry = entry.to_owned();
+        faults(Environment::Development, |config| config.origins.allowed = vec!["*".to_owned(), entry])
+    };
+    for fine in
+        ["*", "https://app.example.com", "http://localhost:3000", "https://*.example.com", "capacitor://localhost"]
+    {
+        assert_eq!(allowed(fine), "", "{fine}");
+    }
+    for wrong in ["app.example.com", "https://app.example.com/", "https://a.*.com", "null", "", "https://*"] {
+        let told = allowed(wrong);
+        assert!(told.contains("origins.allowed") && told.contains(&format!("{wrong:?} is no origin")), "{told}");
+    }
+    for wrong in ["hub.example.com", "https://hub.example.com/", "wss://hub.example.com", "https://hub.example.com/x"] {
+        let told = faults(Environment::Development, |config| config.server.public_url = Some(wrong.to_owned()));
+        assert!(told.contains("server.public_url") && told.contains("without a path"), "{wrong}: {told}");
+    }
+}
+
+#[test]
+fn a_proxys_header_is_believed_of_somebody_or_not_at_all() {
+    let told = faults(Environment::Development, |config| config.server.proxy_protocol = true);
+    assert!(told.contains("server.proxy_protocol") && told.contains("trusted_proxies"), "{told}");
+}
+
+#[test]
+fn a_cookie_has_a_name_and_a_door() {
+    for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
+        assert!(faults(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie"));
+    }
+    let told = faults(Environment::Development, |config| {
+        config.login.cookie = true;
+        config.auth.doors = vec![Door::Query];
+    });
+    assert!(told.contains("login.cookie"), "{told}");
+}
+
+#[test]
+fn production_without_a_shared_secret_wants_other_keys() {
+    let key = |text: &str| toml::from_str::<Key>(text).unwrap();
+    let good = "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a.pem\"";
+    assert_eq!(faults(Environment::Production, |config| config.auth.keys = vec![key(good)]), "");
+    let told = faults(Environment::Production, |config| {
+        config.auth.keys = vec![key(good)];
+        config.login.users_file = Some("users.toml".into());
+    });
+    assert!(told.contains("login.key"), "nothing to sign with: {told}");
+    for (text, remedy) in [
+        ("id = \"a\"\nalgorithm = \"ES256\"", "exactly one of"),
+        ("id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a\"\njwks = \"b\"", "exactly one of"),
+        ("algorithm = \"ES256\"\nfile = \"a\"", "must have an id"),
+        ("jwk = '{\"kty\":\"EC\"}'", "must have an id"),
+        ("id = \"a\"\nfile = \"a\"", "must have an algorithm"),
+        ("id = \"a\"\njwks = \"a\"", "leave id out"),
+    ] {
+        let told = faults(Environment::Development, |config| config.auth.keys = vec![key(text)]);
+        assert!(told.contains("auth.keys") && told.contains(remedy), "{text}: {told}");
+    }
+    let named = key("jwk = '{\"kty\":\"EC\",\"kid\":\"a\"}'");
+    assert_eq!(faults(Environment::Development, |config| config.auth.keys = vec![named]), "");
+}
+
+#[test]
+fn namespaces_have_names_of_their_own() {
+    let names = |names: &[&str]| {
+        faults(Environment::Development, |config| {
+            config.namespaces = names.iter().map(|name| toml::from_str(&format!("name = {name:?}")).unwrap()).collect();
+        })
+    };
+    assert_eq!(names(&["chat", "a-b_c.9"]), "");
+    assert!(names(&["chat", "chat"]).contains("twice"));
+    for bad in ["", "a b", "a:b", "$a", "a#", "é", &"x".repeat(65)] {
+        assert!(names(&[bad]).contains("letters, digits"), "{bad}");
+    }
+}
+
+#[test]
+fn sessions_that_never_end_are_worth_a_warning() {
+    let mut config = Config::default();
+    assert!(warnings(&config).is_empty());
+    config.auth.required_claims = Vec::new();
+    assert!(warnings(&config)[0].contains("required_claims"));
+}
+
+#[test]
+fn limits_that_cannot_hold_a_publication_are_refused() {
+    assert!(faults(Environment::Development, |config| config.limits.outbox_bytes = 70_000).contains("fit twice"));
+}

@@ -1,0 +1,83 @@
+//! What makes a secret one that others guess: too short, too regular, or printed in some documentation.
+
+/// Secrets from documentation and tutorials; whoever guesses begins with them. Compared without case.
+const SAMPLES: [&str; 27] = [
+    "secret",
+    "changeme",
+    "password",
+    "supersecret",
+    "my-secret-key",
+    "your-secret-key",
+    "your_jwt_secret",
+    "your-256-bit-secret",
+    "your-384-bit-secret",
+    "your-512-bit-secret",
+    // jwt.io
+    "a-string-secret-at-least-256-bits-long",
+    "a-valid-string-secret-that-is-at-least-384-bits-long",
+    "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
+    "qwertyuiopasdfghjklzxcvbnm123456",
+    "your-very-long-and-secure-secret-key",
+    "this-is-a-very-long-secret-key-that-is-at-least-256-bits",
+    "replace-this-with-a-secret-of-at-least-32-characters",
+    "change-this-to-a-long-random-string",
+    "12345678901234567890123456789012",
+    // FastAPI's tutorial
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    // Spring's tutorials
+    "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
+    // Supabase's self-hosting guide
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+    // Mercure's and Centrifugo's documentation
+    "!changethismercurehubjwtsecretkey!",
+    "bbe7d157-a253-4094-9759-06a8236543f9",
+    // RFC 7515 A.1, as a JWK has it
+    "aym1sysppbydfgzld3umj1qzkobwvmkoqq-estjqlr_t-1qs0gzh75aktmn3yj0ips4hcguutwjazzr1z9caow",
+    // express-jwt's readme
+    "shhhhhhared-secret",
+];
+
+/// The longest text that, said again and again, is no secret.
+const PERIOD: usize = 8;
+
+/// Why a secret would be guessed, in words that do not quote it; `at_least` is the fewest bytes it must have.
+pub(crate) fn weakness(secret: &[u8], at_least: usize) -> Option<String> {
+    if is_sample(secret) {
+        Some("is a sample that everybody knows".to_owned())
+    } else if secret.starts_with(b"-----BEGIN") {
+        Some("is a PEM file, which everybody may know, not a secret".to_owned())
+    } else if secret.len() < at_least {
+        Some(format!("has {} bytes and must have at least {at_least}", secret.len()))
+    } else if (1..=PERIOD).any(|period| secret.iter().zip(secret.iter().skip(period)).all(|(one, next)| one == next)) {
+        Some("is one short text repeated".to_owned())
+    } else {
+        None
+    }
+}
+
+/// Whether the text is printed somewhere as an example.
+pub(crate) fn is_sample(secret: &[u8]) -> bool {
+    SAMPLES.iter().any(|sample| secret.eq_ignore_ascii_case(sample.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_regular_and_printed_secrets_are_weak() {
+        for weak in SAMPLES.iter().map(|sample| sample.to_uppercase()).chain([
+            String::new(),
+            "x".repeat(31),
+            "x".repeat(64),
+            "secret".repeat(8),
+            "\0".repeat(32),
+            format!("-----BEGIN PUBLIC KEY-----\n{}", "MFkw".repeat(20)),
+        ]) {
+            assert!(weakness(weak.as_bytes(), 32).is_some(), "{weak}");
+        }
+        assert_eq!(weakness(b"0123456789abcdef0123456789abcdef", 32), None);
+        assert!(weakness(b"0123456789abcdef0123456789abcdef", 48).is_some(), "short for SHA-384");
+    }
+}

@@ -1,0 +1,95 @@
+//! What a verification costs: verifications a second on one core, by algorithm, through the hub's own `Verifier` with all
+//! that it judges. `cargo run --release --example verify`
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
+use std::{
+    error::Error,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+use serde_json::{Value, json};
+use wardcast::{
+    auth::{Permissions, Verifier},
+    clock::Clock,
+    config::Config,
+};
+
+/// How long each is measured, and how often; the best of them is what the machine can do.
+const SPAN: Duration = Duration::from_millis(500);
+const SPANS: usize = 5;
+
+/// A key that signs, and what stands in the file of the one that verifies.
+type Pair = (EncodingKey, Vec<u8>);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("{:<10} {:>8} {:>12} {:>12}", "algorithm", "bytes", "per second", "µs each");
+    let secret = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+/".to_vec();
+    let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
+    let rsa = || read(&rsa, EncodingKey::from_rsa_pem);
+    for (algorithm, pair) in [
+        (Algorithm::HS256, (EncodingKey::from_secret(&secret), secret)),
+        (Algorithm::RS256, rsa()?),
+        (Algorithm::PS256, rsa()?),
+        (Algorithm::ES256, read(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, EncodingKey::from_ec_pem)?),
+        (Algorithm::ES384, read(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?, EncodingKey::from_ec_pem)?),
+        (Algorithm::EdDSA, read(&KeyPair::generate_for(&PKCS_ED25519)?, EncodingKey::from_ed_pem)?),
+    ] {
+        let (bytes, per_second) = measure(algorithm, &pair)?;
+        println!("{:<10} {bytes:>8} {per_second:>12.0} {:>12.2}", format!("{algorithm:?}"), 1e6 / per_second);
+    }
+    Ok(())
+}
+
+fn read(
+    pair: &KeyPair,
+    private: fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
+) -> Result<Pair, Box<dyn Error>> {
+    Ok((private(pair.serialize_pem().as_bytes())?, pair.public_key_pem().into_bytes()))
+}
+
+/// What a backend puts into a token: who, until when, for whom, what others see, and a few rights.
+fn claims(now: i64) -> Value {
+    json!({
+        "iss": "https://id.example.com",
+        "aud": ["hub", "api"],
+        "sub": "0b5cf1f4-6a0b-4b0e-9c0e-0e5d3c1f6a52",
+        "iat": now,
+        "exp": now + 3600,
+        "jti": "7f9d6c1e2b3a4d5f",
+        "info": {"name": "Ann Example", "avatar": "https://cdn.example.com/a/7f9d.png"},
+        "channels": ["news", "chat:lobby", "#0b5cf1f4-6a0b-4b0e-9c0e-0e5d3c1f6a52"],
+        "caps": [{"channels": ["chat:*"], "match": "wildcard", "allow": ["sub", "pub"]}],
+    })
+}
+
+fn measure(algorithm: Algorithm, (private, public): &Pair) -> Result<(usize, f64), Box<dyn Error>> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(&file, public)?;
+    let mut config = Config { namespaces: vec![toml::from_str("name = \"chat\"")?], ..Config::default() };
+    config.auth.issuer = Some("https://id.example.com".to_owned());
+    config.auth.audience = Some("hub".to_owned());
+    let key = format!("id = \"k\"\nalgorithm = \"{algorithm:?}\"\nfile = {:?}", file.path());
+    config.auth.keys = vec![toml::from_str(&key)?];
+    let clock = Clock::default();
+    let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+    let verifier = Verifier::new(&config, permissions, clock.clone())?;
+    let header = Header { kid: Some("k".to_owned()), ..Header::new(algorithm) };
+    let token = jsonwebtoken::encode(&header, &claims(clock.now() / 1000), private)?;
+    let mut best = 0.0_f64;
+    for _ in 0..SPANS {
+        let begin = Instant::now();
+        let mut verified = 0_u32;
+        while begin.elapsed() < SPAN {
+            for _ in 0..64 {
+                black_box(verifier.verify(black_box(&token)))?;
+            }
+            verified += 64;
+        }
+        best = best.max(f64::from(verified) / begin.elapsed().as_secs_f64());
+    }
+    Ok((token.len(), best))
+}
