@@ -191,7 +191,7 @@ impl Parts {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone());
+        let hubs = Hubs::new(metrics.clone(), node.clone());
         let broker = broker(&config, &hubs, &metrics, &node)?;
         let verifier = Arc::new(Verifier::new(&config.auth, &config.login.key, clock.clone()));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
@@ -259,7 +259,7 @@ fn broker(
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
-            Ok(Arc::new(MemoryBroker::new(hubs.clone())))
+            Ok(Arc::new(MemoryBroker::new(hubs.clone(), config.limits.tickets)))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
