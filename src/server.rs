@@ -216,6 +216,7 @@ impl Parts {
             verifier: verifier.clone(),
             permissions: permissions.clone(),
             config: config.clone(),
+            clock: clock.clone(),
             metrics: metrics.clone(),
         });
         let linger = match config.broker.kind {

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::{
     Answer, Shared, denied,
     key::{is_authorized, is_offered},
-    publish,
+    publish, request,
 };
 use crate::{
     auth::{Refusal, door},
@@ -92,7 +92,7 @@ fn judge_sender(
 fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {
     match request.content_type() {
         "application/json" => {
-            let raw: &RawValue = publish::read(body)?;
+            let raw: &RawValue = request::read(body)?;
             Ok(protocol::one_line(body, raw))
         }
         "text/plain" => {

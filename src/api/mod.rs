@@ -1,15 +1,22 @@
-//! The server API over REST: one file per group of methods. It publishes through the broker and asks all instances through
-//! it; sessions are unknown here.
+//! The server API over REST: one file per group of methods. It publishes through the broker, and asks and orders all
+//! instances through it; sessions are unknown here.
 
+mod batch;
 mod channels;
+mod info;
 mod key;
 mod messages;
+mod method;
 mod publish;
+mod request;
+mod sessions;
+mod unread;
 
 use std::sync::Arc;
 
 use actix_web::{
     HttpResponse,
+    middleware::from_fn,
     web::{self, ServiceConfig},
 };
 use serde::Serialize;
@@ -17,14 +24,16 @@ use serde::Serialize;
 use crate::{
     auth::{Denied, Permissions, Verifier},
     broker::{BrokerError, SharedBroker},
+    clock::Clock,
     config::Config,
+    http::Failure,
     metrics::Metrics,
     protocol::ErrorCode,
 };
 
 /// What the methods share.
 pub struct Shared {
-    /// Takes publications and questions.
+    /// Takes publications, orders and questions.
     pub broker: SharedBroker,
     /// Judges users' tokens on `/v1`.
     pub verifier: Arc<Verifier>,
@@ -32,6 +41,8 @@ pub struct Shared {
     pub permissions: Arc<Permissions>,
     /// What is configured.
     pub config: Arc<Config>,
+    /// What time it is.
+    pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -40,17 +51,12 @@ pub struct Shared {
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
     for (path, method) in [
-        ("/api/publish", web::post().to(publish::publish)),
-        ("/api/broadcast", web::post().to(publish::broadcast)),
-        ("/api/channels", web::post().to(channels::channels)),
+        ("/api/{method}", web::post().to(method::post)),
+        ("/v1/channels/{channel}/messages", web::post().to(messages::post)),
     ] {
-        service.service(web::resource(path).app_data(web::PayloadConfig::new(body_bytes)).route(method));
+        let resource = web::resource(path).app_data(web::PayloadConfig::new(body_bytes)).route(method);
+        service.service(resource.wrap(from_fn(unread::end)));
     }
-    service.service(
-        web::resource("/v1/channels/{channel}/messages")
-            .app_data(web::PayloadConfig::new(body_bytes))
-            .route(web::post().to(messages::post)),
-    );
 }
 
 /// What a method answers: 200 either way, `{"result":…}` or `{"error":…}`, as clients of this API expect.
@@ -78,6 +84,26 @@ impl<T: Serialize> Answer<T> {
 
     fn respond(self) -> HttpResponse {
         HttpResponse::Ok().json(self)
+    }
+}
+
+/// Why a method was not done.
+enum Fault {
+    /// An answer like any other (200): what was asked is not possible.
+    Refused(ErrorCode),
+    /// The request is none (400).
+    Malformed(Failure),
+}
+
+impl From<ErrorCode> for Fault {
+    fn from(error: ErrorCode) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::Malformed(failure)
     }
 }
 
