@@ -16,6 +16,7 @@ use std::{
 };
 
 use actix_web::web::Data;
+use futures_util::{FutureExt, TryFutureExt};
 use uuid::Uuid;
 
 use crate::{
@@ -170,20 +171,20 @@ impl Parts {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone());
+        let hubs = Hubs::new(metrics.clone(), node.clone());
         let broker = broker(&config, &hubs, &metrics, &node)?;
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let users = KeyedSeats::new(config.limits.connections_per_user);
         let read_users = |path| Users::read(path, &permissions, config.limits.channels_per_session);
         let login_users = config.login.users_file.as_deref().map(read_users).transpose()?.map(Arc::new);
-        let handshakes = config.limits.handshakes_per_second;
+        let (handshakes, publications) = (config.limits.handshakes_per_second, config.limits.publications_per_second);
         let http = Data::new(http::Shared {
             config: config.clone(),
             clock: clock.clone(),
             pages: Arc::new(http::Pages::new(config.clone())),
             backoff: Backoff::new(config.login.failures, config.login.backoff),
-            tickets: tickets(&config),
+            tickets: tickets(&broker),
             rates: Rates::new(handshakes, handshakes.saturating_mul(2)),
             verifier: verifier.clone(),
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
@@ -201,7 +202,9 @@ impl Parts {
             broker: broker.clone(),
             verifier: verifier.clone(),
             permissions: permissions.clone(),
+            rates: Rates::new(publications, publications.saturating_mul(2)),
             config: config.clone(),
+            clock: clock.clone(),
             metrics: metrics.clone(),
         });
         let linger = match config.broker.kind {
@@ -239,7 +242,7 @@ fn broker(
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
-            Ok(Arc::new(MemoryBroker::new(hubs.clone())))
+            Ok(Arc::new(MemoryBroker::new(hubs.clone(), config.limits.tickets)))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
@@ -248,21 +251,14 @@ fn broker(
     }
 }
 
-/// Tickets of this instance alone, until the broker keeps them for all.
-fn tickets(config: &Config) -> http::Tickets {
-    type Kept = lru::LruCache<String, (bytes::Bytes, Instant)>;
-    let size = std::num::NonZeroUsize::new(config.limits.tickets).unwrap_or(std::num::NonZeroUsize::MIN);
-    let kept = Arc::new(parking_lot::Mutex::new(Kept::new(size)));
-    let also_kept = kept.clone();
+/// The broker keeps tickets for all instances.
+fn tickets(broker: &SharedBroker) -> http::Tickets {
+    let (keeper, giver) = (broker.clone(), broker.clone());
     http::Tickets {
         put: Arc::new(move |id, token, ttl| {
-            kept.lock().put(id, (token, Instant::now() + ttl));
-            Box::pin(async { Ok(()) })
+            keeper.put_ticket(id, token, ttl).map_err(|error| error.to_string()).boxed()
         }),
-        take: Arc::new(move |id| {
-            let taken = also_kept.lock().pop(&id).filter(|(_, until)| *until > Instant::now());
-            Box::pin(async { Ok(taken.map(|(token, _)| token)) })
-        }),
+        take: Arc::new(move |id| giver.take_ticket(id).map_err(|error| error.to_string()).boxed()),
     }
 }
 

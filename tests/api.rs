@@ -10,7 +10,8 @@ use crate::support::{
     hub, hub_with,
 };
 
-async fn call(hub: &Hub, method: &str, body: &str) -> Response {
+/// Calls a method with the key.
+pub async fn call(hub: &Hub, method: &str, body: &str) -> Response {
     http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", API_KEY).body(body).send().await
 }
 
@@ -69,7 +70,10 @@ async fn bodies_are_judged() {
     assert_eq!(call(&hub, "publish", &long).await.status, 413);
     let wrong_method = http::get(hub.address, "/api/publish").send().await;
     assert_eq!((wrong_method.status, wrong_method.header("allow")), (405, Some("POST")));
-    assert_eq!(http::post(hub.address, "/api/nothing").send().await.status, 404);
+    let nothing = call(&hub, "nothing", "{}").await;
+    assert_eq!((nothing.status, nothing.json()["error"]["code"].clone()), (404, json!(104)));
+    let nobody = http::post(hub.address, "/api/nothing").send().await;
+    assert_eq!(nobody.status, 401, "what there is, is nobody's business");
 }
 
 #[actix_rt::test]
@@ -94,6 +98,24 @@ async fn channels_are_listed_by_pattern() {
     assert_eq!(names(hub.api("channels", json!({"pattern": "n*s"})).await), json!({"news": {"num_clients": 2}}));
     assert_eq!(names(hub.api("channels", json!({"pattern": "x*"})).await), json!({}));
     assert_eq!(call(&hub, "channels", "").await.json()["result"]["channels"].as_object().unwrap().len(), 2);
+}
+
+#[actix_rt::test]
+async fn info_tells_of_the_instance() {
+    let hub = hub().await;
+    let _clients = [hub.subscriber("ann", "news").await, hub.subscriber("bob", "news").await];
+    let mut cat = hub.subscriber("cat", "old").await;
+    cat.subscribe("news").await;
+    let _nobody = hub.stranger().await;
+    for body in ["", "{}"] {
+        let answer = call(&hub, "info", body).await.json();
+        let node = &answer["result"]["nodes"][0];
+        assert_eq!(answer["result"]["nodes"].as_array().unwrap().len(), 1);
+        assert_eq!((&node["num_clients"], &node["num_subs"], &node["num_channels"]), (&json!(3), &json!(4), &json!(2)));
+        assert!(node["uid"].as_str().unwrap().len() > 30 && !node["name"].as_str().unwrap().is_empty(), "{node}");
+        assert_eq!(node["version"], wardcast::protocol::VERSION);
+        assert!(node["uptime"].as_u64().unwrap() < 60 && node["num_users"].is_u64(), "{node}");
+    }
 }
 
 /// The plain form.

@@ -124,7 +124,8 @@ fn every_file_opens_with_a_sentence_about_itself() {
 
 #[test]
 fn nothing_is_left_to_do_and_nothing_unwraps_outside_tests() {
-    none_of(sources("src").iter().flat_map(|source| {
+    let is_test = |source: &&Source| source.name.ends_with("/tests.rs");
+    none_of(sources("src").iter().filter(|source| !is_test(source)).flat_map(|source| {
         let code = without_tests(&source.code);
         let found = ["todo!", "unimplemented!", ".unwrap()"].map(|banned| (banned, code.match_indices(banned)));
         let found = found.into_iter().flat_map(|(banned, at)| at.map(move |(at, _)| (banned, at)));

@@ -34,6 +34,14 @@ mod wire;
 mod delivery;
 // The server API and the plain form.
 mod api;
+// What is said to the server API to hurt it.
+mod api_attacks;
+// How calls of the server API arrive.
+mod api_bodies;
+// Many commands in one call.
+mod api_batch;
+// Orders to the sessions of a user.
+mod api_orders;
 // Tokens end on time, whatever the client does.
 mod expiry;
 // Newer tokens: refresh, and a token on any command.

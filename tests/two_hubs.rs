@@ -51,6 +51,27 @@ async fn what_is_published_on_one_reaches_the_subscribers_of_both() {
 }
 
 #[actix_rt::test]
+async fn each_tells_of_both() {
+    let redis = RedisServer::start().await;
+    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let _clients = [one.subscriber("ann", "news").await, two.subscriber("bob", "news").await, two.client("cat").await];
+    let nodes = async |hub: &Hub| {
+        let answer = hub.api("info", json!({})).await;
+        let mut nodes = answer["result"]["nodes"].as_array().unwrap().clone();
+        // What may have passed between two questions.
+        nodes.iter_mut().for_each(|node| node["uptime"] = json!(0));
+        nodes
+    };
+    let (told_by_one, told_by_two) = (nodes(&one).await, nodes(&two).await);
+    assert_eq!(told_by_one, told_by_two);
+    let clients: u64 = told_by_one.iter().map(|node| node["num_clients"].as_u64().unwrap()).sum();
+    assert_eq!((told_by_one.len(), clients), (2, 3));
+    assert_ne!(told_by_one[0]["uid"], told_by_one[1]["uid"]);
+    two.stop().await;
+    eventually("who has stopped is not told of", async || nodes(&one).await.len() == 1).await;
+}
+
+#[actix_rt::test]
 async fn a_channel_that_nobody_listens_to_is_given_back_to_redis() {
     let redis = RedisServer::start().await;
     let hub = hub_on(&redis).await;

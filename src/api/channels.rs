@@ -2,28 +2,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use actix_web::{HttpResponse, web::Data};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Shared, failed, key::Authorized, publish::read_optional};
-use crate::{
-    broker::Question,
-    channel::Pattern,
-    http::{Body, Failure},
-    protocol::ErrorCode,
-};
+use super::{Fault, Shared, failed, request::read_optional};
+use crate::{broker::Question, channel::Pattern, protocol::ErrorCode};
 
 /// How long instances may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Default, Deserialize)]
 struct Request {
-    #[serde(default)]
-    pattern: String,
+    pattern: Option<String>,
 }
 
+/// Their names and how many receive each.
 #[derive(Serialize)]
-struct Channels {
+pub(super) struct Channels {
     channels: BTreeMap<String, Channel>,
 }
 
@@ -32,18 +27,20 @@ struct Channel {
     num_clients: u64,
 }
 
-/// `POST /api/channels`
-pub(super) async fn channels(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let Request { pattern } = read_optional(&body)?;
-    let Ok(pattern) = Pattern::wildcard(if pattern.is_empty() { "*" } else { &pattern }) else {
-        return Ok(Answer::<Channels>::new(Err(ErrorCode::BadRequest), &shared.metrics).respond());
-    };
-    let result = shared.broker.survey(Question::Channels, DEADLINE).await.map_err(|error| {
-        log::warn!("channels: {error}");
+/// Those whose names match a pattern, or all.
+pub(super) async fn channels(body: &Bytes, shared: &Shared) -> Result<Channels, Fault> {
+    let Request { pattern } = read_optional(body)?;
+    let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
+    let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
+    Ok(sum(&ask(Question::Channels, shared).await?, &pattern)?)
+}
+
+/// Asks all instances.
+pub(super) async fn ask(question: Question, shared: &Shared) -> Result<Vec<Vec<u8>>, ErrorCode> {
+    shared.broker.survey(question, DEADLINE).await.map_err(|error| {
+        log::warn!("{question:?}: {error}");
         failed(&error)
-    });
-    let result = result.and_then(|answers| sum(&answers, &pattern));
-    Ok(Answer::new(result, &shared.metrics).respond())
+    })
 }
 
 fn sum(answers: &[Vec<u8>], pattern: &Pattern) -> Result<Channels, ErrorCode> {

@@ -18,10 +18,10 @@ use serde_json::value::RawValue;
 use super::{
     Answer, Shared, denied,
     key::{is_authorized, is_offered},
-    publish,
+    publish, request,
 };
 use crate::{
-    auth::{Refusal, door},
+    auth::{Claims, Refusal, door},
     channel::Channel,
     http::{Body, Failure},
     protocol::{self, ErrorCode},
@@ -38,7 +38,14 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, Failure> {
     let data = data_of(&request, &body)?;
     let result = match sender.0 {
-        Ok(info) => publish::send(&channel, data, info, &shared).await,
+        Ok(None) => publish::send(&channel, data, None, &shared).await,
+        // The body may have taken its time.
+        Ok(Some(claims)) if claims.expires_at <= shared.clock.now() => return Err(Failure::bad_token(true)),
+        Ok(Some(claims)) => {
+            let (user, conn_info) = (claims.user.to_string(), claims.info);
+            let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
+            publish::send(&channel, data, Some(info), &shared).await
+        }
         Err(error) => Err(error),
     };
     let mut response = Answer::new(result, &shared.metrics).respond();
@@ -48,7 +55,7 @@ pub(super) async fn post(
 
 /// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right. Judged
 /// before the body is read.
-pub(super) struct Sender(Result<Option<ClientInfo>, ErrorCode>);
+pub(super) struct Sender(Result<Option<Claims>, ErrorCode>);
 
 impl FromRequest for Sender {
     type Error = Failure;
@@ -68,7 +75,7 @@ fn judge_sender(
     request: &HttpRequest,
     channel: &str,
     shared: &Shared,
-) -> Result<Result<Option<ClientInfo>, ErrorCode>, Failure> {
+) -> Result<Result<Option<Claims>, ErrorCode>, Failure> {
     if is_authorized(request) {
         return Ok(Ok(None));
     }
@@ -83,16 +90,14 @@ fn judge_sender(
     Ok(Channel::new(channel)
         .map_err(|_| ErrorCode::BadRequest)
         .and_then(|channel| shared.permissions.may_publish(&claims, &channel, false).map_err(denied))
-        .map(|()| {
-            let (user, conn_info) = (claims.user.to_string(), claims.info);
-            Some(ClientInfo { user, client: String::new(), conn_info, chan_info: None })
-        }))
+        .and_then(|()| shared.rates.take(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
+        .map(|()| Some(claims)))
 }
 
 fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {
     match request.content_type() {
         "application/json" => {
-            let raw: &RawValue = publish::read(body)?;
+            let raw: &RawValue = request::read(body)?;
             Ok(protocol::one_line(body, raw))
         }
         "text/plain" => {

@@ -1,10 +1,15 @@
-//! The server API over REST: one file per group of methods. It publishes through the broker and asks all instances through
-//! it; sessions are unknown here.
+//! The server API over REST: one file per group of methods. It publishes through the broker, and asks and orders all
+//! instances through it; sessions are unknown here.
 
+mod batch;
 mod channels;
+mod info;
 mod key;
 mod messages;
+mod method;
 mod publish;
+mod request;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -17,21 +22,28 @@ use serde::Serialize;
 use crate::{
     auth::{Denied, Permissions, Verifier},
     broker::{BrokerError, SharedBroker},
+    clock::Clock,
     config::Config,
+    http::Failure,
     metrics::Metrics,
     protocol::ErrorCode,
+    rates::Rates,
 };
 
 /// What the methods share.
 pub struct Shared {
-    /// Takes publications and questions.
+    /// Takes publications, orders and questions.
     pub broker: SharedBroker,
     /// Judges users' tokens on `/v1`.
     pub verifier: Arc<Verifier>,
     /// Judges channels.
     pub permissions: Arc<Permissions>,
+    /// How fast each user may publish.
+    pub rates: Rates,
     /// What is configured.
     pub config: Arc<Config>,
+    /// What time it is.
+    pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -39,13 +51,11 @@ pub struct Shared {
 /// Adds the routes under `/api`. They find [`Shared`] in the application's data.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
-    for (path, method) in [
-        ("/api/publish", web::post().to(publish::publish)),
-        ("/api/broadcast", web::post().to(publish::broadcast)),
-        ("/api/channels", web::post().to(channels::channels)),
-    ] {
-        service.service(web::resource(path).app_data(web::PayloadConfig::new(body_bytes)).route(method));
-    }
+    service.service(
+        web::resource("/api/{method}")
+            .app_data(web::PayloadConfig::new(body_bytes))
+            .route(web::post().to(method::post)),
+    );
 }
 
 /// Adds what stands under `/v1`: the plain form, for signed-in users too.
@@ -83,6 +93,26 @@ impl<T: Serialize> Answer<T> {
 
     fn respond(self) -> HttpResponse {
         HttpResponse::Ok().json(self)
+    }
+}
+
+/// Why a method was not done.
+enum Fault {
+    /// An answer like any other (200): what was asked is not possible.
+    Refused(ErrorCode),
+    /// The request is none (400).
+    Malformed(Failure),
+}
+
+impl From<ErrorCode> for Fault {
+    fn from(error: ErrorCode) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::Malformed(failure)
     }
 }
 

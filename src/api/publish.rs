@@ -1,15 +1,16 @@
 //! `publish` and `broadcast`: the same data to one channel, or to many.
 
-use actix_web::{HttpResponse, web::Data};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Answer, Nothing, Shared, denied, failed, key::Authorized};
+use super::{
+    Answer, Fault, Nothing, Shared, denied, failed,
+    request::{present, read_object},
+};
 use crate::{
     channel::Channel,
-    http::{Body, Failure},
     protocol::{self, ErrorCode},
     publication::{ClientInfo, Publication},
 };
@@ -30,56 +31,32 @@ struct Broadcast<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// `null` is data; only what is not there is none.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
+/// What came of a broadcast.
 #[derive(Serialize)]
-struct Responses {
+pub(super) struct Responses {
     responses: Vec<Answer<Nothing>>,
 }
 
-/// `POST /api/publish`
-pub(super) async fn publish(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let request: Publish<'_> = read_object(&body)?;
-    let result = match data_of(&body, request.data) {
-        Ok(data) => send(&request.channel, data, None, &shared).await,
-        Err(error) => Err(error),
-    };
-    Ok(Answer::new(result, &shared.metrics).respond())
+/// One publication.
+pub(super) async fn publish(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
+    let request: Publish<'_> = read_object(body)?;
+    let data = data_of(body, request.data)?;
+    Ok(send(&request.channel, data, None, shared).await?)
 }
 
-/// `POST /api/broadcast`: an answer per channel, in their order.
-pub(super) async fn broadcast(_: Authorized, Body(body): Body, shared: Data<Shared>) -> Result<HttpResponse, Failure> {
-    let request: Broadcast<'_> = read_object(&body)?;
-    let result = match data_of(&body, request.data) {
-        Err(error) => Err(error),
-        Ok(_) if request.channels.is_empty() => Err(ErrorCode::BadRequest),
-        Ok(_) if request.channels.len() > shared.config.limits.broadcast_channels => Err(ErrorCode::LimitExceeded),
-        Ok(data) => {
-            let sent = request.channels.iter().map(|channel| send(channel, data.clone(), None, &shared));
-            let responses =
-                join_all(sent).await.into_iter().map(|result| Answer::new(result, &shared.metrics)).collect();
-            Ok(Responses { responses })
-        }
-    };
-    Ok(Answer::new(result, &shared.metrics).respond())
-}
-
-/// Reads a request. serde would also take an array for an object, member by member.
-fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    if body.trim_ascii_start().first() == Some(&b'{') {
-        read(body)
-    } else {
-        Err(Failure::bad_request("the body must be a JSON object"))
+/// The same to many; an answer per channel, in their order.
+pub(super) async fn broadcast(body: &Bytes, shared: &Shared) -> Result<Responses, Fault> {
+    let request: Broadcast<'_> = read_object(body)?;
+    let data = data_of(body, request.data)?;
+    if request.channels.is_empty() {
+        return Err(ErrorCode::BadRequest.into());
     }
-}
-
-/// Reads JSON. What is not of its shape is 400.
-pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body)
-        .map_err(|error| Failure::bad_request(format!("the body is not what it should be: {error}")))
+    if request.channels.len() > shared.config.limits.broadcast_channels {
+        return Err(ErrorCode::LimitExceeded.into());
+    }
+    let sent = request.channels.iter().map(|channel| send(channel, data.clone(), None, shared));
+    let responses = join_all(sent).await.into_iter().map(|result| Answer::new(result, &shared.metrics)).collect();
+    Ok(Responses { responses })
 }
 
 /// Publishes for the API, which may publish to every channel of this configuration.
@@ -104,9 +81,4 @@ pub(super) async fn send(
 
 fn data_of(body: &Bytes, data: Option<&RawValue>) -> Result<Bytes, ErrorCode> {
     data.map(|data| protocol::one_line(body, data)).ok_or(ErrorCode::BadRequest)
-}
-
-/// Reads a request of which every member may be left out, and so the body, too.
-pub(super) fn read_optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
-    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { read_object(body) }
 }

@@ -4,15 +4,19 @@
 
 mod control;
 pub mod memory;
+mod node;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use self::{
+    control::{BadControl, Control, Order},
+    node::Node,
+};
 use crate::{channel::Channel, publication::Publication};
-
-pub use control::{Control, Order};
 
 /// What an instance asks of a broker. No default bodies.
 ///
@@ -33,6 +37,17 @@ pub trait Broker: Send + Sync {
     /// that were asked and did not answer make it an error: half a truth looks like a whole one.
     fn survey(&self, question: Question, deadline: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>>;
 
+    /// Hands an order to every live instance, this one included. Ready when the broker has it, not when it is done.
+    fn control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Keeps `value` under `id`, which is 1 to 64 of `A-Za-z0-9_-`, until it is taken or `ttl` is over. Over
+    /// `limits.tickets` it may be Busy. Ready when it can be taken.
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Takes what was put under `id`, by whichever instance. Of all who ask, one gets it, once. What cannot be an id is
+    /// not there.
+    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>>;
+
     /// Whether publishing and subscribing work at the moment; with the reason in the operator's words if not.
     fn ready(&self) -> BoxFuture<'static, Result<(), String>>;
 }
@@ -45,6 +60,12 @@ pub trait Deliver: Send + Sync {
     /// [`NoRoom`]: nothing was taken.
     fn deliver(&self, publication: Publication) -> Result<(), NoRoom>;
 
+    /// Takes an order for the local sessions that it is for. Never blocks, as above.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: it was not taken.
+    fn control(&self, control: Control) -> Result<(), NoRoom>;
+
     /// This instance's answer to a survey.
     fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>>;
 }
@@ -54,6 +75,21 @@ pub trait Deliver: Send + Sync {
 pub enum Question {
     /// Which channels have subscribers, and how many: a JSON object of numbers.
     Channels,
+    /// How the instance is: a [`Node`] as JSON.
+    Info,
+}
+
+/// Longest id of a ticket: part of a key at Redis.
+const TICKET_ID_BYTES: usize = 64;
+
+/// Whether a ticket can be called so. Nothing else becomes part of a key.
+fn is_ticket_id(id: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=TICKET_ID_BYTES).contains(&id.len()) && id.bytes().all(is_plain)
+}
+
+fn no_ticket_id() -> BrokerError {
+    BrokerError::Unavailable("not the id of a ticket".to_owned())
 }
 
 /// A hub's queue is full (`limits.hub_queue_bytes`).

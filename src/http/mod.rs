@@ -11,6 +11,7 @@ mod login;
 pub mod origin;
 pub mod peer;
 pub mod ticket;
+pub mod unread;
 pub mod upgrade;
 mod visitor;
 

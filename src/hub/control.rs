@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Hub, Renew, SessionKey, tending::Member};
 use crate::{
@@ -16,7 +17,13 @@ use crate::{
 /// An order that came through the broker, for all hubs of this instance.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub(super) struct Carry(pub(super) Arc<Control>);
+pub(super) struct Carry(pub(super) Arc<Carried>);
+
+/// The order, and its place among those that wait.
+pub(super) struct Carried {
+    pub(super) control: Control,
+    pub(super) _place: OwnedSemaphorePermit,
+}
 
 impl Hub {
     /// The sessions that an order means.
@@ -56,9 +63,9 @@ impl Hub {
 impl Handler<Carry> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Carry(control): Carry, _: &mut Self::Context) {
-        for key in self.meant_by(&control) {
-            self.carry_out(key, &control.order);
+    fn handle(&mut self, Carry(carried): Carry, _: &mut Self::Context) {
+        for key in self.meant_by(&carried.control) {
+            self.carry_out(key, &carried.control.order);
         }
     }
 }

@@ -1,31 +1,52 @@
 //! The hubs of this instance, one per worker: where the broker delivers to, and the door for whoever is not a session.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use actix::Addr;
 use arc_swap::ArcSwap;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tokio::sync::Semaphore;
 
 use super::{
-    AreYouThere, CountChannels, Hub, Shutdown,
+    AreYouThere, CountAll, CountChannels, Hub, Shutdown,
+    control::{Carried, Carry},
     fanout::{Delivery, Drain, Queue},
 };
 use crate::{
-    broker::{Deliver, NoRoom, Question},
+    broker::{Control, Deliver, NoRoom, Node, Question},
     metrics::Metrics,
+    protocol,
     publication::Publication,
 };
+
+/// Orders that may wait for the hubs: over it they are refused, or a flood of them would be memory.
+const ORDERS: usize = 1024;
 
 /// All hubs, as they have started.
 pub struct Hubs {
     started: ArcSwap<Vec<(Queue, Addr<Hub>)>>,
     metrics: Arc<Metrics>,
+    /// The id of this instance, of this run.
+    node: Arc<str>,
+    since: Instant,
+    /// Places for orders that not every hub has carried out yet.
+    orders: Arc<Semaphore>,
 }
 
 impl Hubs {
-    /// None yet; each worker starts its own.
-    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { started: ArcSwap::default(), metrics })
+    /// None yet; each worker starts its own. `node` is the id of this instance.
+    pub fn new(metrics: Arc<Metrics>, node: Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            started: ArcSwap::default(),
+            metrics,
+            node,
+            since: Instant::now(),
+            orders: Arc::new(Semaphore::new(ORDERS)),
+        })
     }
 
     pub(super) fn add(&self, queue: Queue, hub: Addr<Hub>) {
@@ -64,18 +85,59 @@ impl Deliver for Hubs {
         Ok(())
     }
 
+    fn control(&self, control: Control) -> Result<(), NoRoom> {
+        let place = self.orders.clone().try_acquire_owned().map_err(|_| NoRoom)?;
+        let order = Arc::new(Carried { control, _place: place });
+        self.started.load().iter().for_each(|(_, hub)| hub.do_send(Carry(order.clone())));
+        Ok(())
+    }
+
     fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>> {
-        let started = self.started.load_full();
+        let hubs: Vec<Addr<Hub>> = self.started.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
-            Question::Channels => async move {
-                let counts = join_all(started.iter().map(|(_, hub)| hub.send(CountChannels))).await;
-                let mut sum: HashMap<String, usize> = HashMap::new();
-                for (channel, count) in counts.into_iter().flatten().flatten() {
-                    *sum.entry(channel.as_str().to_owned()).or_default() += count;
-                }
-                serde_json::to_vec(&sum).unwrap_or_default()
+            Question::Channels => channels(hubs).boxed(),
+            Question::Info => {
+                let (node, since) = (self.node.clone(), self.since);
+                async move { info(hubs, &node, since).await }.boxed()
             }
-            .boxed(),
         }
     }
+}
+
+async fn channels(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
+    let counts = join_all(hubs.iter().map(|hub| hub.send(CountChannels))).await;
+    let mut sum: HashMap<String, usize> = HashMap::new();
+    for (channel, count) in counts.into_iter().flatten().flatten() {
+        *sum.entry(channel.as_str().to_owned()).or_default() += count;
+    }
+    serde_json::to_vec(&sum).unwrap_or_default()
+}
+
+async fn info(hubs: Vec<Addr<Hub>>, node: &str, since: Instant) -> Vec<u8> {
+    let counts = join_all(hubs.iter().map(|hub| hub.send(CountAll))).await;
+    let (mut clients, mut subs, mut users, mut channels) = (0, 0, HashSet::new(), HashSet::new());
+    for counts in counts.into_iter().flatten() {
+        clients += counts.clients as u64;
+        subs += counts.subs as u64;
+        users.extend(counts.users);
+        channels.extend(counts.channels);
+    }
+    let node = Node {
+        uid: node.to_owned(),
+        name: host_name().unwrap_or_else(|| node.to_owned()),
+        version: protocol::VERSION.to_owned(),
+        num_clients: clients,
+        num_users: users.len() as u64,
+        num_subs: subs,
+        num_channels: channels.len() as u64,
+        uptime: since.elapsed().as_secs(),
+    };
+    serde_json::to_vec(&node).unwrap_or_default()
+}
+
+/// The machine's name, or the container's, where the kernel tells it; it may change.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }

@@ -13,7 +13,7 @@ mod tending;
 mod wheel;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -126,6 +126,24 @@ pub struct AreYouThere;
 #[derive(Message)]
 #[rtype(result = "HashMap<Channel, usize>")]
 pub struct CountChannels;
+
+/// What this hub has, all in all.
+#[derive(Message)]
+#[rtype(result = "Counts")]
+pub struct CountAll;
+
+/// An answer to [`CountAll`].
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Connections that are somebody.
+    pub clients: usize,
+    /// Whose they are.
+    pub users: HashSet<Arc<str>>,
+    /// Subscriptions of all of them.
+    pub subs: usize,
+    /// Channels that are subscribed to.
+    pub channels: HashSet<Channel>,
+}
 
 /// The instance stops: all sessions are closed 3001 in waves, spread over this time.
 #[derive(Clone, Copy, Message)]
@@ -262,6 +280,19 @@ impl Handler<CountChannels> for Hub {
 
     fn handle(&mut self, _: CountChannels, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.registry.count_channels())
+    }
+}
+
+impl Handler<CountAll> for Hub {
+    type Result = MessageResult<CountAll>;
+
+    fn handle(&mut self, _: CountAll, _: &mut Self::Context) -> Self::Result {
+        let members = self.registry.keys().filter_map(|key| self.registry.member(key));
+        let clients = members.filter(|member| member.is_somebody()).count();
+        let channels = self.registry.count_channels();
+        let subs = channels.values().sum();
+        let users = self.registry.users().filter(|user| !user.is_empty()).cloned().collect();
+        MessageResult(Counts { clients, users, subs, channels: channels.into_keys().collect() })
     }
 }
 

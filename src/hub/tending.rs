@@ -69,6 +69,11 @@ impl Member {
         matches!(self.due, Due::Gone(_))
     }
 
+    /// Whether it has said who it is, and is not being closed.
+    pub(super) fn is_somebody(&self) -> bool {
+        self.keep_alive != KeepAlive::Waiting && !self.is_leaving()
+    }
+
     pub(super) fn farewell(&self, disconnect: &Disconnect, clock: &Clock) {
         let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
         self.outbox.close(farewell(disconnect), backlog, clock);

@@ -17,6 +17,7 @@ use actix_web::{
     App, Error,
     body::BoxBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
     web,
 };
 use tokio::net::TcpStream;
@@ -95,6 +96,7 @@ fn app(
 > {
     let (config, shared) = (parts.config.clone(), parts.http.clone());
     App::new()
+        .wrap(from_fn(http::unread::end))
         .wrap_fn(|request, service| {
             let number = http::connection::number(&request);
             let answer = service.call(request);

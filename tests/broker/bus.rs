@@ -6,11 +6,11 @@ use std::{
 };
 
 use wardcast::{
-    broker::{BrokerError, Question, redis::RedisBroker},
+    broker::{BrokerError, Control, Order, Question, redis::RedisBroker},
     config::{Config, Secret},
 };
 
-use super::fixture::{Memo, at, channel, eventually, hears_again, on};
+use super::fixture::{Memo, at, channel, eventually, hears_again, leave, on};
 use crate::support::redis::RedisServer;
 
 const NEWS: &str = "wardcast:c:{news}";
@@ -73,6 +73,38 @@ async fn surveys_at_a_time_are_bounded() {
     assert_eq!(answers.iter().filter(|answer| **answer == Err(BrokerError::Busy)).count(), 24);
 }
 
+fn leave_with(code: u16, reason: &str) -> Vec<u8> {
+    let order = Order::Disconnect { code, reason: reason.to_owned() };
+    serde_json::to_vec(&Control { order, ..leave("ann") }).unwrap()
+}
+
+#[tokio::test]
+async fn orders_reach_every_instance_in_the_order_of_the_calls() {
+    let server = RedisServer::start().await;
+    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
+    let orders: Vec<Control> = (0..100).map(|number| leave(&number.to_string())).collect();
+    let calls: Vec<_> = orders.iter().map(|order| alice.broker.control(order.clone())).collect();
+    for ordered in futures_util::future::join_all(calls.into_iter().rev()).await {
+        ordered.unwrap();
+    }
+    for instance in [&alice, &bob] {
+        eventually("all orders", async || instance.ordered().len() == orders.len()).await;
+        assert_eq!(instance.ordered(), orders);
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_nobody_hears_is_an_error() {
+    let server = RedisServer::start().await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-subscribe"]).await;
+    let alice = at(&server.url(), "wardcast");
+    eventually("redis says that nobody listens", async || {
+        let ordered = alice.broker.control(leave("ann")).await;
+        matches!(ordered, Err(BrokerError::Unavailable(why)) if why.contains("no instance listens"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn forged_messages_are_dropped_and_counted() {
     let server = RedisServer::start().await;
@@ -87,7 +119,8 @@ async fn forged_messages_are_dropped_and_counted() {
     assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "what is well made is taken");
     alice.receives(1).await;
     let long = publication(&[b"\"".as_slice(), &vec![b'x'; 3 << 20], b"\""].concat());
-    let stray_answer = [b"WC\x01a".as_slice(), &[7; 16], b"\0\0\0\x01x{}"].concat();
+    let answer = |instance: &[u8]| [b"WC\x01r".as_slice(), &[7; 16], instance, b"\0\0\0\0\x01{}"].concat();
+    let order = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
     let endless = b"WC\x01p\xff\xff\xff\xffnews\0\x31".to_vec();
     for (name, message, reason) in [
         (NEWS, b"garbage".to_vec(), "not_ours"),
@@ -101,15 +134,24 @@ async fn forged_messages_are_dropped_and_counted() {
         (NEWS, publication(b"{\"a\":}"), "not_json"),
         (NEWS, publication(b"1\n2"), "not_json"),
         (NEWS, publication(b"\"\xff\""), "not_text"),
-        ("wardcast:control", b"WC\x01a".to_vec(), "misplaced"),
+        ("wardcast:control", answer(b"\0\0\0\x01x"), "misplaced"),
+        ("wardcast:control", order(b"{\"user\":\"ann\"}"), "order"),
+        ("wardcast:control", order(&leave_with(3503, "{}")), "order"),
+        ("wardcast:control", order(&leave_with(2999, "")), "order"),
+        ("wardcast:control", order(&[b' '; 600_000]), "too_long"),
+        (NEWS, order(&leave_with(3503, "go")), "misplaced"),
         ("wardcast:control", publication(b"1"), "misplaced"),
-        (replies, stray_answer, "stray_answer"),
+        (replies, answer(b"\0\0\0\x01x"), "stray_answer"),
+        (replies, answer(b"\0\0\0\0"), "instance"),
         (probe, b"WC\x01n\0\0\0\0\0\0\0\x01".to_vec(), "stray_probe"),
     ] {
         let before = alice.refused(reason);
         assert_eq!(server.publish(name, &message).await, 1, "{name}");
         eventually(&format!("{reason} is counted"), async || alice.refused(reason) == before + 1).await;
     }
+    assert!(alice.ordered().is_empty());
+    assert_eq!(server.publish("wardcast:control", &order(&leave_with(3503, "go"))).await, 1);
+    eventually("a good order is taken", async || alice.ordered().len() == 1).await;
     hears_again(&alice, &alice, "news").await;
     let heard = alice.heard("news");
     assert!(heard[0] == "1" && heard[1..].iter().all(|data| data == "\"again\""), "{heard:?}");

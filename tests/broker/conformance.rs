@@ -8,11 +8,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, Question},
+    broker::{BrokerError, Control, Order, Question},
     publication::{ClientInfo, Publication},
 };
 
-use super::fixture::{Instance, channel, eventually, publication};
+use super::fixture::{Instance, channel, eventually, leave, publication};
 
 pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
     instance.subscribe("news").await;
@@ -143,6 +143,36 @@ pub async fn a_survey_that_nobody_answers_is_an_error(instance: Instance) {
     assert_eq!(answers, Err(BrokerError::Incomplete { answered: 0, asked: 1 }));
 }
 
+pub async fn an_answer_may_be_long(instance: Instance) {
+    // Over `broker.redis.message_bytes`, and in no round number of parts.
+    let answer: Vec<u8> = (0..5_000_001_u32).map(|n| n as u8).collect();
+    *instance.hubs.channels.lock() = Some(answer.clone());
+    let answers = instance.broker.survey(Question::Channels, Duration::from_secs(20)).await.unwrap();
+    assert!(answers == [answer], "{:?} bytes", answers.iter().map(Vec::len).collect::<Vec<_>>());
+    *instance.hubs.channels.lock() = Some(Vec::new());
+    assert_eq!(instance.broker.survey(Question::Channels, Duration::from_secs(20)).await, Ok(vec![Vec::new()]));
+}
+
+pub async fn an_order_arrives_as_it_is(instance: Instance) {
+    let order = |order| Control {
+        user: "ann \"ü\"".to_owned(),
+        client: Some("c1".to_owned()),
+        whitelist: vec!["c2".to_owned(), "c3".to_owned()],
+        order,
+    };
+    let orders = [
+        order(Order::Unsubscribe { channel: "чат:日本 1".to_owned() }),
+        order(Order::Disconnect { code: 3503, reason: "line\none".to_owned() }),
+        order(Order::Refresh { expires_at: Some(1), info: Some("{\"name\": 1}".to_owned()) }),
+        Control { client: None, whitelist: Vec::new(), ..order(Order::Refresh { expires_at: None, info: None }) },
+    ];
+    for order in orders.clone() {
+        instance.broker.control(order).await.unwrap();
+    }
+    eventually("they arrive", async || instance.ordered().len() == orders.len()).await;
+    assert_eq!(instance.ordered(), orders);
+}
+
 pub async fn it_is_ready(instance: Instance) {
     assert_eq!(instance.broker.ready().await, Ok(()));
 }
@@ -154,6 +184,7 @@ async fn in_memory_a_hub_without_room_is_busy() {
     instance.hubs.is_full.store(true, Ordering::Relaxed);
     assert_eq!(instance.publish("news", "1").await, Err(BrokerError::Busy));
     assert_eq!(instance.publish("nobody", "1").await, Ok(()));
+    assert_eq!(instance.broker.control(leave("ann")).await, Err(BrokerError::Busy));
 }
 
 #[tokio::test]
@@ -162,10 +193,14 @@ async fn over_redis_a_hub_without_room_loses_only_what_it_has_no_room_for() {
     instance.subscribe("news").await;
     instance.hubs.is_full.store(true, Ordering::Relaxed);
     instance.publish("news", "1").await.unwrap();
+    instance.broker.control(leave("ann")).await.unwrap();
     // The survey's question goes the same way as the publication: when it is answered, that has been dropped.
     instance.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
     instance.hubs.is_full.store(false, Ordering::Relaxed);
     instance.publish("news", "2").await.unwrap();
+    instance.broker.control(leave("bob")).await.unwrap();
     instance.receives(1).await;
     assert_eq!(instance.heard("news"), ["2"]);
+    eventually("the order arrives", async || instance.ordered() == [leave("bob")]).await;
+    assert_eq!(instance.refused("no_room_for_order"), 1);
 }

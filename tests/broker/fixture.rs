@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
-    broker::{BrokerError, Deliver, NoRoom, Question, SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    broker::{
+        BrokerError, Control, Deliver, NoRoom, Order, Question, SharedBroker, memory::MemoryBroker, redis::RedisBroker,
+    },
     channel::Channel,
     config::{Config, Secret},
     metrics::Metrics,
@@ -28,6 +30,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct Memo {
     received: Mutex<Vec<Publication>>,
+    ordered: Mutex<Vec<Control>>,
+    /// The answer to [`Question::Channels`], when it is not the usual one.
+    pub channels: Mutex<Option<Vec<u8>>>,
     pub is_full: AtomicBool,
     pub is_mute: AtomicBool,
 }
@@ -41,10 +46,21 @@ impl Deliver for Memo {
         Ok(())
     }
 
+    fn control(&self, control: Control) -> Result<(), NoRoom> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(NoRoom);
+        }
+        self.ordered.lock().push(control);
+        Ok(())
+    }
+
     fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>> {
-        assert_eq!(question, Question::Channels);
+        let answer = match question {
+            Question::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
+            Question::Info => b"{\"uid\":\"memo\"}".to_vec(),
+        };
         let is_mute = self.is_mute.load(Ordering::Relaxed);
-        async move { if is_mute { std::future::pending().await } else { b"{\"news\":1}".to_vec() } }.boxed()
+        async move { if is_mute { std::future::pending().await } else { answer } }.boxed()
     }
 }
 
@@ -57,10 +73,13 @@ pub struct Instance {
     _server: Option<RedisServer>,
 }
 
+/// Tickets that an instance alone keeps.
+pub const TICKETS: usize = 100;
+
 /// An instance alone.
 pub fn memory() -> Instance {
     let hubs = Arc::new(Memo::default());
-    let broker = Arc::new(MemoryBroker::new(hubs.clone()));
+    let broker = Arc::new(MemoryBroker::new(hubs.clone(), TICKETS));
     Instance { broker, hubs, metrics: Arc::default(), _server: None }
 }
 
@@ -114,6 +133,11 @@ impl Instance {
         self.hubs.received.lock().clone()
     }
 
+    /// The orders that came so far.
+    pub fn ordered(&self) -> Vec<Control> {
+        self.hubs.ordered.lock().clone()
+    }
+
     /// Waits until so many publications have come.
     pub async fn receives(&self, count: usize) -> Vec<Publication> {
         eventually(&format!("{count} publications"), async || self.hubs.received.lock().len() >= count).await;
@@ -161,6 +185,12 @@ pub fn channel(name: &str) -> Channel {
 
 pub fn publication(name: &str, data: &str) -> Publication {
     Publication { channel: channel(name), data: Bytes::copy_from_slice(data.as_bytes()), info: None }
+}
+
+/// The order that closes all connections of a user.
+pub fn leave(user: &str) -> Control {
+    let order = Order::Disconnect { code: 3503, reason: "force disconnect".to_owned() };
+    Control { user: user.to_owned(), client: None, whitelist: Vec::new(), order }
 }
 
 /// Looks again every few milliseconds until it holds.

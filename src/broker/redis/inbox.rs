@@ -1,6 +1,6 @@
 //! Where everything that Redis pushes arrives. Called by the driver of the subscription connection, so that nothing here
-//! waits: publications go straight to the hubs, which have bounded queues of their own, and the rest is handed on over
-//! bounded queues.
+//! waits: publications and orders go straight to the hubs, which have bounded queues of their own, and the rest is handed
+//! on over bounded queues.
 
 use std::{
     sync::{
@@ -19,10 +19,10 @@ use super::{
     envelope::{self, Message, Refused, SurveyId},
     key::Keys,
     probe::Probe,
-    survey::{Answer, Surveys},
+    survey::Surveys,
 };
 use crate::{
-    broker::{Deliver, NoRoom, Question},
+    broker::{Control, Deliver, NoRoom, Question},
     metrics::Metrics,
     publication::Publication,
 };
@@ -85,10 +85,18 @@ impl Inbox {
             Message::Question { id, asker, question } => {
                 self.asked.try_send(Asked { id, asker, question }).map_err(|_| Refused("too_many_questions"))?;
             }
-            Message::Answer { id, instance, answer } => self.surveys.take(&id, Answer { instance, answer })?,
+            Message::Answer { id, part } => self.surveys.take(&id, part)?,
+            Message::Control(control) => self.order(control)?,
             Message::Probe { nonce } => self.probe.hear(nonce)?,
         }
         Ok(())
+    }
+
+    fn order(&self, control: Control) -> Result<(), Refused> {
+        self.deliver.control(control).map_err(|NoRoom| {
+            log::warn!("an order to sessions was not taken: a hub has no room for it");
+            Refused("no_room_for_order")
+        })
     }
 
     fn deliver(&self, publication: Publication) {

@@ -1,5 +1,5 @@
-//! All names at Redis are built and read here: the channel of every Wardcast channel, and the three an instance keeps
-//! for itself. Publisher, subscriber and survey ask it; nobody else puts a name together.
+//! All names at Redis are built and read here: the channel of every Wardcast channel, the three an instance keeps for
+//! itself, and the keys of tickets. Publisher, subscriber, survey and tickets ask it; nobody else puts a name together.
 //!
 //! `{prefix}:c:{channel}` carries publications. The channel stands in braces: its hash tag, which keeps all that belongs
 //! to it in one slot of a cluster. Braces and `%` inside are percent-escaped, because a name that begins with `}` would
@@ -13,6 +13,7 @@ use crate::channel::Channel;
 #[derive(Debug)]
 pub(super) struct Keys {
     channels: String,
+    tickets: String,
     replies_of: String,
     control: String,
     replies: String,
@@ -24,7 +25,7 @@ pub(super) struct Keys {
 pub(super) enum Source {
     /// Publications of this channel.
     Channel(Channel),
-    /// Questions to every instance.
+    /// Questions and orders to every instance.
     Control,
     /// Answers to this instance.
     Replies,
@@ -38,6 +39,7 @@ impl Keys {
         let replies_of = format!("{prefix}:replies:");
         Self {
             channels: format!("{prefix}:c:"),
+            tickets: format!("{prefix}:ticket:"),
             control: format!("{prefix}:control"),
             replies: format!("{replies_of}{}", escape(instance)),
             probe: format!("{prefix}:probe:{}", escape(instance)),
@@ -48,6 +50,11 @@ impl Keys {
     /// Where publications of `channel` go.
     pub(super) fn channel(&self, channel: &Channel) -> String {
         format!("{}{{{}}}", self.channels, escape(channel.as_str()))
+    }
+
+    /// Where a ticket waits; the id is one (`A-Za-z0-9_-`), so that nothing has to be escaped.
+    pub(super) fn ticket(&self, id: &str) -> String {
+        format!("{}{id}", self.tickets)
     }
 
     /// Where every instance listens.

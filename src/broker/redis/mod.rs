@@ -1,10 +1,11 @@
-//! Redis between instances: PUB/SUB carries publications, questions and answers. The hubs, the sessions and the API talk
+//! Redis between instances: PUB/SUB carries publications, orders, questions and answers; keys hold tickets. The hubs, the sessions and the API talk
 //! to [`RedisBroker`]; everything it does runs on a thread of its own, so that no worker waits for Redis.
 //!
 //! ```text
 //!  publish ──▶ publisher ──▶ its connection ──▶ Redis ──▶ subscription connection ──▶ inbox ──▶ hubs
 //!  subscribe ─▶ wanted ◀── subscriber (supervises that connection, probes it) ──────────┘  │
 //!  survey ───▶ pool ──▶ question … survey (answers of this and other instances) ◀──────────┘
+//!  control ──▶ publisher ──▶ … ──▶ inbox ──▶ hubs            tickets ──▶ pool
 //! ```
 //!
 //! When Redis goes, nothing here stops: what is wanted stays wanted, publishing fails at once, both connections try again
@@ -19,6 +20,7 @@ mod probe;
 mod publisher;
 mod subscriber;
 mod survey;
+mod tickets;
 mod wanted;
 
 use std::{
@@ -26,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use deadpool_redis::Pool;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -38,7 +41,7 @@ use self::{
     connect::Connector, health::Health, inbox::Inbox, key::Keys, probe::Probe, publisher::Publisher, survey::Surveys,
     wanted::Wanted,
 };
-use super::{Broker, BrokerError, Deliver, Question};
+use super::{Broker, BrokerError, Control, Deliver, Question, is_ticket_id, no_ticket_id};
 use crate::{channel::Channel, config, metrics::Metrics, publication::Publication};
 
 /// A broker that shares a Redis with other instances. Its tasks end when it is dropped.
@@ -69,6 +72,7 @@ struct Bus {
     connector: Connector,
     pool: Pool,
     timeout: Duration,
+    message_bytes: usize,
     probe_interval: Duration,
     health: Arc<Health>,
     wanted: Wanted,
@@ -104,6 +108,7 @@ impl RedisBroker {
             connector,
             pool: connect::pool(config)?,
             timeout: config.timeout,
+            message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
             health,
             wanted: Wanted::default(),
@@ -117,7 +122,7 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let tasks = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let task = run(bus.clone(), sender, config.message_bytes);
+        let task = run(bus.clone(), sender);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || live(runtime, task, stopped))?;
         Ok(Arc::new(Self { bus, tasks, _stop: stop }))
     }
@@ -144,11 +149,11 @@ fn live(runtime: Runtime, task: impl Future<Output = ()>, stopped: oneshot::Rece
     runtime.shutdown_background();
 }
 
-async fn run(bus: Arc<Bus>, sender: publisher::Sender, message_bytes: usize) {
+async fn run(bus: Arc<Bus>, sender: publisher::Sender) {
     let (asked, questions) = mpsc::channel(survey::ANSWERING);
     let inbox = Arc::new(Inbox {
         keys: bus.keys.clone(),
-        message_bytes,
+        message_bytes: bus.message_bytes,
         deliver: bus.deliver.clone(),
         metrics: bus.metrics.clone(),
         probe: bus.probe.clone(),
@@ -184,6 +189,35 @@ impl Broker for RedisBroker {
         let bus = self.bus.clone();
         let asked = self.there(async move { survey::ask(&bus, question, deadline).await });
         asked.map(|answers| answers.unwrap_or_else(|| Err(stopped()))).boxed()
+    }
+
+    fn control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
+        let published = self.bus.publisher.publish(self.bus.keys.control(), &envelope::control(&control));
+        async move {
+            match published.await? {
+                0 => Err(BrokerError::Unavailable("no instance listens, not even this one".to_owned())),
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        if !is_ticket_id(&id) {
+            return std::future::ready(Err(no_ticket_id())).boxed();
+        }
+        let bus = self.bus.clone();
+        let put = self.there(async move { tickets::put(&bus, &id, &value, ttl).await });
+        put.map(|put| put.unwrap_or_else(|| Err(stopped()))).boxed()
+    }
+
+    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
+        if !is_ticket_id(&id) {
+            return std::future::ready(Ok(None)).boxed();
+        }
+        let bus = self.bus.clone();
+        let taken = self.there(async move { tickets::take(&bus, &id).await });
+        taken.map(|taken| taken.unwrap_or_else(|| Err(stopped()))).boxed()
     }
 
     fn ready(&self) -> BoxFuture<'static, Result<(), String>> {

@@ -1,12 +1,8 @@
 //! Questions to all instances. PUBLISH says how many instances were asked, this one among them; each publishes its answer
-//! to the asker's own channel; the asker counts. Everything about it is bounded: surveys at a time, here and for others,
-//! the size of an answer and of all answers.
+//! to the asker's own channel, in parts if it is long; the asker counts. Everything about it is bounded: surveys at a
+//! time, here and for others, the size of an answer and of all answers.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -17,7 +13,7 @@ use tokio::{
 
 use super::{
     Bus,
-    envelope::{self, Refused, SurveyId},
+    envelope::{self, Part, Refused, SurveyId},
     health::Link,
     inbox::Asked,
 };
@@ -29,21 +25,25 @@ const ASKING: usize = 16;
 pub(super) const ANSWERING: usize = 16;
 /// What answering may take, so that a hub that hangs does not hold its place for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers to one survey that wait for its task.
-const QUEUE: usize = 256;
+/// Parts of answers to one survey that wait for its task; their bytes are bounded too.
+const QUEUE: usize = 1024;
 /// Bytes of all answers to one survey; what goes over it is dropped, and the survey incomplete.
 const ANSWERS_BYTES: usize = 64 << 20;
-
-/// One instance's answer.
-pub(super) struct Answer {
-    pub(super) instance: Bytes,
-    pub(super) answer: Bytes,
-}
+/// What keeping a part costs beside its bytes: nothing may come in parts of nothing.
+const PART_COST: usize = 128;
+/// Longest message with a part, if `broker.redis.message_bytes` is not less: publications go in between.
+const PART_BYTES: usize = 256 * 1024;
 
 /// The surveys of this instance that wait for answers.
 pub(super) struct Surveys {
-    open: Mutex<HashMap<SurveyId, mpsc::Sender<Answer>>>,
+    open: Mutex<HashMap<SurveyId, Open>>,
     permits: Semaphore,
+}
+
+struct Open {
+    parts: mpsc::Sender<Part>,
+    /// What came so far.
+    cost: usize,
 }
 
 impl Surveys {
@@ -52,25 +52,29 @@ impl Surveys {
         Arc::new(Self { open: Mutex::default(), permits: Semaphore::new(ASKING) })
     }
 
-    /// An answer came in.
-    pub(super) fn take(&self, id: &SurveyId, answer: Answer) -> Result<(), Refused> {
-        let open = self.open.lock();
-        let survey = open.get(id).ok_or(Refused("stray_answer"))?;
-        survey.try_send(answer).map_err(|_| Refused("too_many_answers"))
+    /// A part of an answer came in.
+    pub(super) fn take(&self, id: &SurveyId, part: Part) -> Result<(), Refused> {
+        let mut open = self.open.lock();
+        let survey = open.get_mut(id).ok_or(Refused("stray_answer"))?;
+        survey.cost = survey.cost.saturating_add(part.bytes.len() + PART_COST);
+        if survey.cost > ANSWERS_BYTES {
+            return Err(Refused("too_long_answers"));
+        }
+        survey.parts.try_send(part).map_err(|_| Refused("too_many_answers"))
     }
 
     fn begin(&self) -> Survey<'_> {
         let id = uuid::Uuid::new_v4().into_bytes();
-        let (sender, answers) = mpsc::channel(QUEUE);
-        self.open.lock().insert(id, sender);
-        Survey { id, answers, surveys: self }
+        let (sender, parts) = mpsc::channel(QUEUE);
+        self.open.lock().insert(id, Open { parts: sender, cost: 0 });
+        Survey { id, parts, surveys: self }
     }
 }
 
 /// A survey that waits; closed when dropped.
 struct Survey<'a> {
     id: SurveyId,
-    answers: mpsc::Receiver<Answer>,
+    parts: mpsc::Receiver<Part>,
     surveys: &'a Surveys,
 }
 
@@ -82,17 +86,39 @@ impl Drop for Survey<'_> {
 
 impl Survey<'_> {
     async fn gather(&mut self, asked: usize, deadline: Instant) -> Result<Vec<Vec<u8>>, BrokerError> {
-        let (mut answers, mut heard, mut bytes) = (Vec::new(), HashSet::new(), 0);
-        while answers.len() < asked {
-            let Ok(Some(Answer { instance, answer })) = timeout_at(deadline, self.answers.recv()).await else {
-                return Err(BrokerError::Incomplete { answered: answers.len(), asked });
+        let mut gathered = Gathered::default();
+        while gathered.whole.len() < asked {
+            let Ok(Some(part)) = timeout_at(deadline, self.parts.recv()).await else {
+                return Err(BrokerError::Incomplete { answered: gathered.whole.len(), asked });
             };
-            bytes += answer.len();
-            if bytes <= ANSWERS_BYTES && heard.insert(instance) {
-                answers.push(answer.into());
-            }
+            gathered.add(part);
         }
-        Ok(answers)
+        Ok(gathered.whole)
+    }
+}
+
+/// What has come of one survey.
+#[derive(Default)]
+struct Gathered {
+    whole: Vec<Vec<u8>>,
+    /// Of each instance: what there is of its answer, and which part comes next; `None` when the answer is whole.
+    instances: HashMap<Bytes, Option<(Vec<u8>, u32)>>,
+}
+
+impl Gathered {
+    /// Parts come in their order, because they are sent one after the other and Redis keeps the order. One that does not
+    /// come next is a stranger's, or there is a hole before it: either way it is not taken.
+    fn add(&mut self, Part { instance, number, is_last, bytes }: Part) {
+        let begun = self.instances.entry(instance).or_insert_with(|| Some((Vec::new(), 0)));
+        let Some((answer, next)) = begun else { return };
+        if number != *next {
+            return;
+        }
+        *next = next.saturating_add(1);
+        answer.extend_from_slice(&bytes);
+        if is_last {
+            self.whole.extend(begun.take().map(|(answer, _)| answer));
+        }
     }
 }
 
@@ -141,7 +167,67 @@ pub(super) async fn answer_all(bus: Arc<Bus>, mut questions: mpsc::Receiver<Aske
 async fn answer(bus: &Bus, Asked { id, asker, question }: Asked) -> Result<(), String> {
     let answer = timeout(ANSWER_TIMEOUT, bus.deliver.answer(question)).await;
     let answer = answer.map_err(|_| format!("the hubs said nothing within {ANSWER_TIMEOUT:?}"))?;
-    let message = envelope::answer(&id, &bus.instance, &answer);
-    let sent = bus.publisher.publish(&bus.keys.replies_of(&asker), &message).await;
-    sent.map(|_| ()).map_err(|error| error.to_string())
+    if answer.len() > ANSWERS_BYTES {
+        return Err(format!("it has {} bytes, nobody takes over {ANSWERS_BYTES}", answer.len()));
+    }
+    let replies = bus.keys.replies_of(&asker);
+    for part in envelope::answer(&id, &bus.instance, &answer, PART_BYTES.min(bus.message_bytes)) {
+        bus.publisher.publish(&replies, &part).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(instance: &'static str, number: u32, is_last: bool, bytes: &'static str) -> Part {
+        Part { instance: instance.into(), number, is_last, bytes: bytes.into() }
+    }
+
+    #[test]
+    fn parts_of_several_instances_are_put_together() {
+        let mut gathered = Gathered::default();
+        for part in
+            [part("a", 0, false, "1"), part("b", 0, true, "x"), part("a", 1, false, "2"), part("a", 2, true, "3")]
+        {
+            gathered.add(part);
+        }
+        assert_eq!(gathered.whole, [b"x".to_vec(), b"123".to_vec()]);
+    }
+
+    #[test]
+    fn what_comes_twice_or_out_of_order_or_behind_the_end_is_not_taken() {
+        let mut gathered = Gathered::default();
+        for part in [
+            part("a", 1, true, "early"),
+            part("a", 0, false, "1"),
+            part("a", 0, true, "twice"),
+            part("a", u32::MAX, true, "far"),
+            part("a", 1, true, "2"),
+            part("a", 2, true, "late"),
+            part("a", 0, true, "again"),
+        ] {
+            gathered.add(part);
+        }
+        assert_eq!(gathered.whole, [b"12".to_vec()]);
+    }
+
+    #[test]
+    fn parts_of_nothing_and_parts_without_end_are_bounded() {
+        let surveys = Surveys::new();
+        let mut survey = surveys.begin();
+        let mut taken = 0_usize;
+        let refused = loop {
+            match surveys.take(&survey.id, part("a", 0, false, "")) {
+                Ok(()) => taken += 1,
+                Err(refused) => break refused,
+            }
+            assert!(survey.parts.try_recv().is_ok());
+        };
+        assert_eq!((taken, refused), (ANSWERS_BYTES / PART_COST, Refused("too_long_answers")));
+        let waiting = surveys.begin();
+        let refused = (0..).find_map(|_| surveys.take(&waiting.id, part("a", 0, false, "")).err());
+        assert_eq!(refused, Some(Refused("too_many_answers")));
+    }
 }

@@ -1,18 +1,18 @@
-//! What travels over the bus, as bytes and back; pure. Publisher and survey encode, the inbox decodes. Whoever can write
-//! to Redis can write here, so that everything is checked again on the way in, as if it came from a client.
+//! What travels over the bus, as bytes and (in [`read`]) back; pure. Broker, probe and survey encode, the inbox decodes.
 //!
 //! `"WC"`, version, kind, then the fields of the kind; a field is its length (u32, big-endian) and its bytes, the last one
-//! is what is left. Decoding copies no data: the pieces are slices of the message.
+//! is what is left.
 
-use bytes::{Buf, Bytes};
-use serde::de::IgnoredAny;
+mod read;
 
-use super::key::Source;
+use bytes::Bytes;
+
 use crate::{
-    broker::Question,
-    channel::Channel,
-    publication::{ClientInfo, Publication},
+    broker::{Control, Question},
+    publication::Publication,
 };
+
+pub(super) use read::decode;
 
 const MAGIC: &[u8; 2] = b"WC";
 /// Raised when an old instance would misread a message; it drops the new ones and counts them.
@@ -20,15 +20,17 @@ const VERSION: u8 = 1;
 
 const PUBLICATION: u8 = b'p';
 const QUESTION: u8 = b'q';
-const ANSWER: u8 = b'a';
+/// Not `a`: those were answers in one piece.
+const ANSWER: u8 = b'r';
+const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 
 const HAS_INFO: u8 = 1;
 const HAS_CONN_INFO: u8 = 2;
 const HAS_CHAN_INFO: u8 = 4;
 
-/// Longest id of an instance that is taken from the bus: it becomes part of a channel name.
-const INSTANCE_BYTES: usize = 255;
+/// What an answer's part carries beside the instance and the answer.
+const ANSWER_HEAD: usize = 64;
 
 /// One survey, among all of all instances.
 pub(super) type SurveyId = [u8; 16];
@@ -51,11 +53,11 @@ pub(super) enum Message {
     Answer {
         /// Which one.
         id: SurveyId,
-        /// Who answers.
-        instance: Bytes,
-        /// The answer itself.
-        answer: Bytes,
+        /// Part of the answer.
+        part: Part,
     },
+    /// For the local sessions of a user.
+    Control(Control),
     /// We hear ourselves.
     Probe {
         /// What we said.
@@ -63,13 +65,22 @@ pub(super) enum Message {
     },
 }
 
+/// A part of one instance's answer; together, in their order, they are the answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Who answers.
+    pub(super) instance: Bytes,
+    /// Counted from 0.
+    pub(super) number: u32,
+    /// Nothing follows.
+    pub(super) is_last: bool,
+    /// Bytes of the answer.
+    pub(super) bytes: Bytes,
+}
+
 /// Why something on the bus is not taken; the text is the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused(pub(super) &'static str);
-
-const NOT_OURS: Refused = Refused("not_ours");
-const TRUNCATED: Refused = Refused("truncated");
-const NOT_TEXT: Refused = Refused("not_text");
 
 /// A publication as bytes.
 pub(super) fn publication(publication: &Publication) -> Vec<u8> {
@@ -97,16 +108,34 @@ pub(super) fn question(id: &SurveyId, asker: &str, question: Question) -> Vec<u8
     field(&mut bytes, asker.as_bytes());
     bytes.push(match question {
         Question::Channels => b'c',
+        Question::Info => b'i',
     });
     bytes
 }
 
-/// An answer as bytes.
-pub(super) fn answer(id: &SurveyId, instance: &str, answer: &[u8]) -> Vec<u8> {
-    let mut bytes = head(ANSWER, 64 + instance.len() + answer.len());
-    bytes.extend_from_slice(id);
-    field(&mut bytes, instance.as_bytes());
-    bytes.extend_from_slice(answer);
+/// An answer as messages of at most `most` bytes, if that is room for anything.
+pub(super) fn answer(id: &SurveyId, instance: &str, answer: &[u8], most: usize) -> impl Iterator<Item = Vec<u8>> {
+    let room = most.saturating_sub(ANSWER_HEAD + instance.len()).max(1);
+    // Nothing is an answer too: one part.
+    let count = answer.len().div_ceil(room).max(1);
+    (0..count).map(move |number| {
+        let bytes = &answer[number * room..answer.len().min((number + 1) * room)];
+        let mut message = head(ANSWER, ANSWER_HEAD + instance.len() + bytes.len());
+        message.extend_from_slice(id);
+        field(&mut message, instance.as_bytes());
+        // Never cut: an answer is bounded far below.
+        message.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
+        message.push(u8::from(number + 1 == count));
+        message.extend_from_slice(bytes);
+        message
+    })
+}
+
+/// An order as bytes.
+pub(super) fn control(control: &Control) -> Vec<u8> {
+    let mut bytes = head(CONTROL, 256);
+    // Strings and numbers: there is nothing in it that is not JSON.
+    bytes.extend(serde_json::to_vec(control).unwrap_or_default());
     bytes
 }
 
@@ -131,118 +160,12 @@ fn field(bytes: &mut Vec<u8>, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
-/// Reads a message that came from `source`.
-pub(super) fn decode(source: Source, message: Bytes) -> Result<Message, Refused> {
-    let mut rest = Rest(message);
-    if rest.take(MAGIC.len()).as_deref() != Ok(MAGIC) {
-        return Err(NOT_OURS);
-    }
-    if rest.byte()? != VERSION {
-        return Err(Refused("version"));
-    }
-    match (rest.byte()?, source) {
-        (PUBLICATION, Source::Channel(channel)) => rest.publication(channel).map(Message::Publication),
-        (QUESTION, Source::Control) => rest.question(),
-        (ANSWER, Source::Replies) => rest.answer(),
-        (PROBE, Source::Probe) => rest.probe(),
-        (PUBLICATION | QUESTION | ANSWER | PROBE, _) => Err(Refused("misplaced")),
-        _ => Err(Refused("kind")),
-    }
-}
-
-/// What is left of a message.
-struct Rest(Bytes);
-
-impl Rest {
-    fn take(&mut self, length: usize) -> Result<Bytes, Refused> {
-        if self.0.len() < length { Err(TRUNCATED) } else { Ok(self.0.split_to(length)) }
-    }
-
-    fn byte(&mut self) -> Result<u8, Refused> {
-        self.0.try_get_u8().map_err(|_| TRUNCATED)
-    }
-
-    fn field(&mut self) -> Result<Bytes, Refused> {
-        let length = self.0.try_get_u32().map_err(|_| TRUNCATED)?;
-        self.take(usize::try_from(length).map_err(|_| TRUNCATED)?)
-    }
-
-    fn text(&mut self) -> Result<String, Refused> {
-        let field = self.field()?;
-        std::str::from_utf8(&field).map(str::to_owned).map_err(|_| NOT_TEXT)
-    }
-
-    fn id(&mut self) -> Result<SurveyId, Refused> {
-        let mut id = SurveyId::default();
-        self.0.try_copy_to_slice(&mut id).map_err(|_| TRUNCATED)?;
-        Ok(id)
-    }
-
-    fn end<T>(self, value: T) -> Result<T, Refused> {
-        if self.0.is_empty() { Ok(value) } else { Err(Refused("trailing")) }
-    }
-
-    fn publication(mut self, channel: Channel) -> Result<Publication, Refused> {
-        if self.field()? != channel.as_str() {
-            return Err(Refused("other_channel"));
-        }
-        let flags = self.byte()?;
-        let info = match flags {
-            0 => None,
-            _ if flags & !(HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO) != 0 || flags & HAS_INFO == 0 => {
-                return Err(Refused("flags"));
-            }
-            _ => {
-                let (user, client) = (self.text()?, self.text()?);
-                let mut raw = |flag| (flags & flag != 0).then(|| self.field().and_then(json)).transpose();
-                let (conn_info, chan_info) = (raw(HAS_CONN_INFO)?, raw(HAS_CHAN_INFO)?);
-                Some(ClientInfo { user, client, conn_info, chan_info })
-            }
-        };
-        Ok(Publication { channel, data: json(self.0)?, info })
-    }
-
-    fn question(mut self) -> Result<Message, Refused> {
-        let (id, asker) = (self.id()?, self.text()?);
-        if asker.is_empty() || asker.len() > INSTANCE_BYTES {
-            return Err(Refused("instance"));
-        }
-        let question = match self.byte()? {
-            b'c' => Question::Channels,
-            _ => return Err(Refused("question")),
-        };
-        self.end(Message::Question { id, asker, question })
-    }
-
-    fn answer(mut self) -> Result<Message, Refused> {
-        let (id, instance) = (self.id()?, self.field()?);
-        if instance.is_empty() || instance.len() > INSTANCE_BYTES {
-            return Err(Refused("instance"));
-        }
-        Ok(Message::Answer { id, instance, answer: self.0 })
-    }
-
-    fn probe(mut self) -> Result<Message, Refused> {
-        let nonce = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
-        self.end(Message::Probe { nonce })
-    }
-}
-
-/// Raw JSON as a [`Publication`] holds it. It goes into replies as it is: a line break in it would begin a new one.
-fn json(raw: Bytes) -> Result<Bytes, Refused> {
-    // serde_json skips over strings without looking whether they are UTF-8.
-    let text = std::str::from_utf8(&raw).map_err(|_| NOT_TEXT)?;
-    if text.contains(['\r', '\n']) || serde_json::from_str::<IgnoredAny>(text).is_err() {
-        return Err(Refused("not_json"));
-    }
-    Ok(raw)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::key::Source, read::CONTROL_BYTES, *};
+    use crate::{broker::Order, channel::Channel, publication::ClientInfo};
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {
         let conn_info = conn_info.map(|raw| Bytes::copy_from_slice(raw.as_bytes()));
@@ -254,6 +177,11 @@ mod tests {
 
     fn news() -> Source {
         Source::Channel(Channel::new("news").unwrap())
+    }
+
+    fn order(channel: &str) -> Control {
+        let order = Order::Unsubscribe { channel: channel.to_owned() };
+        Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), order }
     }
 
     fn reason(source: Source, message: Vec<u8>) -> &'static str {
@@ -269,9 +197,29 @@ mod tests {
         let (id, asker) = ([7; 16], "a".to_owned());
         let asked = Message::Question { id, asker, question: Question::Channels };
         assert_eq!(decode(Source::Control, question(&id, "a", Question::Channels).into()), Ok(asked));
-        let answered = Message::Answer { id, instance: "b".into(), answer: "{}".into() };
-        assert_eq!(decode(Source::Replies, answer(&id, "b", b"{}").into()), Ok(answered));
+        let ordered = order("unsubscribe");
+        assert_eq!(decode(Source::Control, control(&ordered).into()), Ok(Message::Control(ordered)));
         assert_eq!(decode(Source::Probe, probe(42).into()), Ok(Message::Probe { nonce: 42 }));
+    }
+
+    #[test]
+    fn an_answer_comes_in_as_many_parts_as_it_needs() {
+        let id = [7; 16];
+        for (length, parts) in [(0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)] {
+            let whole: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let (mut joined, mut numbers) = (Vec::new(), 0);
+            for message in answer(&id, "b", &whole, ANSWER_HEAD + 1 + 100) {
+                assert!(message.len() <= ANSWER_HEAD + 1 + 100);
+                let Ok(Message::Answer { id: [7, ..], part }) = decode(Source::Replies, message.into()) else {
+                    panic!("not taken")
+                };
+                assert_eq!((part.number, &part.instance[..]), (numbers, &b"b"[..]));
+                numbers += 1;
+                assert_eq!(part.is_last, numbers == parts);
+                joined.extend(part.bytes);
+            }
+            assert_eq!((numbers, joined), (parts, whole));
+        }
     }
 
     #[test]
@@ -312,6 +260,30 @@ mod tests {
     }
 
     #[test]
+    fn forged_orders_are_told_apart() {
+        let forged = |json: &str| [head(CONTROL, 0), json.as_bytes().to_vec()].concat();
+        let long = format!("{}{}", " ".repeat(CONTROL_BYTES), serde_json::to_string(&order("news")).unwrap());
+        for (message, why) in [
+            (forged(""), "order"),
+            (forged("{}"), "order"),
+            (forged(&"[".repeat(100_000)), "order"),
+            (control(&order("a*")), "order"),
+            (control(&Control { user: String::new(), ..order("news") }), "order"),
+            (forged(&long), "too_long"),
+        ] {
+            assert_eq!(reason(Source::Control, message), why);
+        }
+        for (from, to) in
+            [("\"user\"", "\"more\":1,\"user\""), ("unsubscribe", "obey"), ("\"news\"", "7"), ("}}", "}},")]
+        {
+            let json = serde_json::to_string(&order("news")).unwrap();
+            assert_ne!(json, json.replace(from, to));
+            assert_eq!(reason(Source::Control, forged(&json.replace(from, to))), "order", "{to}");
+        }
+        assert_eq!(reason(Source::Replies, control(&order("news"))), "misplaced");
+    }
+
+    #[test]
     fn deep_nesting_is_no_danger() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         assert!(decode(news(), publication(&sample(&deep, None)).into()).is_ok());
@@ -319,8 +291,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(kind in 0..4_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let kind = [PUBLICATION, QUESTION, ANSWER, PROBE][kind];
+        fn no_bytes_make_it_panic(kind in 0..5_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE][kind];
             for source in [news(), Source::Control, Source::Replies, Source::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

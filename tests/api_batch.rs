@@ -1,0 +1,115 @@
+//! Batches: many commands in one call, and an answer for each in its place.
+
+use serde_json::{Value, json};
+
+use crate::support::{hub, hub_with};
+
+#[actix_rt::test]
+async fn a_batch_answers_each_command_in_its_place() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    for parallel in [json!(true), json!(false), json!(null)] {
+        let answer = hub
+            .api(
+                "batch",
+                json!({"parallel": parallel, "commands": [
+                    {"publish": {"channel": "news", "data": {"n": 1}}},
+                    {"publish": {"channel": "a*", "data": 1}},
+                    {"broadcast": {"channels": ["a", "chat:1"], "data": 1}},
+                    {"disconnect": {"user": "nobody"}},
+                    {"channels": {"pattern": "n*"}},
+                    {"publish": {"channel": 7}},
+                    {"info": {}},
+                ]}),
+            )
+            .await;
+        let bad = json!({"error": {"code": 107, "message": "bad request"}});
+        let unknown = json!({"error": {"code": 102, "message": "unknown channel"}});
+        assert_eq!(answer["replies"][0], json!({"publish": {}}));
+        assert_eq!(answer["replies"][1], bad);
+        assert_eq!(answer["replies"][2], json!({"broadcast": {"responses": [{"result": {}}, unknown]}}));
+        assert_eq!(answer["replies"][3], json!({"disconnect": {}}));
+        assert_eq!(answer["replies"][4], json!({"channels": {"channels": {"news": {"num_clients": 1}}}}));
+        assert_eq!(answer["replies"][5], bad);
+        assert_eq!(answer["replies"][6]["info"]["nodes"][0]["num_clients"], 1);
+        assert_eq!((answer["replies"].as_array().unwrap().len(), answer.as_object().unwrap().len()), (7, 1));
+        assert_eq!(ann.publication().await, json!({"n": 1}));
+    }
+    assert_eq!(hub.api("batch", json!({"commands": []})).await, json!({"replies": []}));
+    assert_eq!(hub.api("batch", json!({})).await["error"]["code"], 107);
+}
+
+#[actix_rt::test]
+async fn a_batch_is_published_in_its_order() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    let commands: Vec<Value> = (0..500).map(|n| json!({"publish": {"channel": "news", "data": n}})).collect();
+    let answer = hub.api("batch", json!({"commands": commands})).await;
+    assert_eq!(answer["replies"].as_array().unwrap().len(), 500);
+    for number in 0..500 {
+        assert_eq!(ann.publication().await, json!(number));
+    }
+}
+
+#[actix_rt::test]
+async fn what_is_not_one_known_method_is_none() {
+    let hub = hub().await;
+    let publish = json!({"channel": "news", "data": 1});
+    let commands = json!([
+        {},
+        [],
+        7,
+        null,
+        "publish",
+        {"nothing": {}},
+        {"PUBLISH": publish},
+        {"publish": publish, "info": {}},
+        ["publish", publish],
+    ]);
+    let answer = hub.api("batch", json!({"commands": commands})).await;
+    for (command, reply) in commands.as_array().unwrap().iter().zip(answer["replies"].as_array().unwrap()) {
+        assert_eq!(reply, &json!({"error": {"code": 104, "message": "method not found"}}), "{command}");
+    }
+    let twice = r#"{"commands":[{"info":{},"info":{}}]}"#;
+    assert_eq!(super::api::call(&hub, "batch", twice).await.json()["replies"][0]["error"]["code"], 104);
+}
+
+#[actix_rt::test]
+async fn a_batch_in_a_batch_is_no_method() {
+    let hub = hub().await;
+    let mut batch = json!({"commands": [{"info": {}}]});
+    for _ in 0..20 {
+        batch = json!({"commands": [{"batch": batch}]});
+    }
+    let answer = hub.api("batch", batch).await;
+    assert_eq!(answer["replies"][0]["error"]["code"], 104);
+}
+
+#[actix_rt::test]
+async fn a_hundred_thousand_commands_are_over_the_limit_and_none_is_done() {
+    let hub = hub_with(|config| config.limits.broadcast_channels = 3).await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    let many = |count: usize| json!({"commands": vec![json!({"publish": {"channel": "news", "data": 1}}); count]});
+    assert_eq!(hub.api("batch", many(4)).await["error"]["code"], 106);
+    let commands = format!(r#"{{"commands":[{}7]}}"#, "7,".repeat(100_000));
+    assert_eq!(super::api::call(&hub, "batch", &commands).await.json()["error"]["code"], 106);
+    assert_eq!(hub.api("batch", many(3)).await["replies"].as_array().unwrap().len(), 3);
+    hub.publish("news", json!("behind")).await;
+    for expected in [json!(1), json!(1), json!(1), json!("behind")] {
+        assert_eq!(ann.publication().await, expected);
+    }
+}
+
+#[actix_rt::test]
+async fn all_channels_hundreds_of_times_is_more_than_is_answered() {
+    let hub = hub_with(|config| config.limits.channels_per_session = 500).await;
+    let mut ann = hub.client("ann").await;
+    for number in 0..200 {
+        ann.subscribe(&format!("{number:0>200}")).await;
+    }
+    let answer = hub.api("batch", json!({"parallel": true, "commands": vec![json!({"channels": {}}); 400]})).await;
+    let replies = answer["replies"].as_array().unwrap();
+    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
+    assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
+    assert!(answer.to_string().len() < 18 << 20);
+}

@@ -1,0 +1,171 @@
+//! How calls of the server API arrive: bodies too long, without an end, or of another kind, and other methods than POST.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    api::call,
+    api_attacks::{METHODS, is_alive, is_discreet},
+};
+use crate::support::{API_KEY, Hub, PATIENCE, http, hub, hub_with, raw::until_end};
+
+/// The head of a call with the key and these lines.
+fn head(hub: &Hub, path: &str, lines: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n{lines}\r\n",
+        hub.address
+    )
+}
+
+#[actix_rt::test]
+async fn eight_megabytes_of_newlines_are_refused_at_the_head() {
+    let hub = hub().await;
+    for path in ["/api/publish", "/api/batch", "/api/info", "/v1/channels/news/messages"] {
+        // Nothing of the body is sent: whoever waited for it would not answer.
+        let announced = http::exchange(hub.address, head(&hub, path, "Content-Length: 8000000\r\n").as_bytes()).await;
+        assert_eq!((announced.status, announced.json()["error"]["code"].clone()), (413, json!(106)), "{path}");
+        assert_eq!(announced.header("connection"), Some("close"), "{path}");
+        let sent =
+            http::post(hub.address, path).header("X-API-Key", API_KEY).header("Content-Type", "application/json");
+        assert_eq!(sent.body("\n".repeat(8_000_000)).send().await.status, 413, "{path}");
+    }
+    for lengths in [
+        "Content-Length: 18446744073709551615\r\n",
+        "Content-Length: 99999999999999999999\r\n",
+        "Content-Length: -1\r\n",
+    ] {
+        let refused = until_end(hub.address, head(&hub, "/api/publish", lengths).as_bytes()).await;
+        assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
+    }
+    is_alive(&hub).await;
+}
+
+#[actix_rt::test]
+async fn a_million_newlines_within_the_limit_are_nothing() {
+    let hub = hub().await;
+    let newlines = "\n".repeat(1_000_000);
+    assert_eq!(call(&hub, "channels", &newlines).await.json(), json!({"result": {"channels": {}}}));
+    assert_eq!(call(&hub, "publish", &newlines).await.status, 400);
+    let published = format!(r#"{{"channel":"news","data":1{newlines}}}"#);
+    assert_eq!(call(&hub, "publish", &published).await.json(), json!({"result": {}}));
+    let data = format!(r#"{{"channel":"news","data":[1{newlines}]}}"#);
+    assert_eq!(call(&hub, "publish", &data).await.json()["error"]["code"], 106);
+}
+
+/// Sends chunks until nobody takes them any more; what was answered meanwhile.
+async fn pour(hub: &Hub, head: &str) -> String {
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("3e8\r\n{}\r\n", " ".repeat(1000)).repeat(100);
+    let (mut read, mut write) = stream.split();
+    let pour = async { while write.write_all(chunk.as_bytes()).await.is_ok() {} };
+    let mut answer = Vec::new();
+    let hear = async { while let Ok(1..) = read.read_buf(&mut answer).await {} };
+    let both = async { tokio::join!(pour, hear) };
+    tokio::time::timeout(PATIENCE, both).await.expect("a server that hangs up");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[actix_rt::test]
+async fn chunks_without_an_end_are_cut_at_the_limit() {
+    let hub = hub_with(|config| config.api.body_bytes = 10_000).await;
+    for path in ["/api/publish", "/v1/channels/news/messages"] {
+        let answer = pour(&hub, &head(&hub, path, "Transfer-Encoding: chunked\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+    is_alive(&hub).await;
+}
+
+#[actix_rt::test]
+async fn chunks_without_an_end_are_not_read_for_strangers_and_other_methods() {
+    let hub = hub().await;
+    let chunked =
+        |line: &str| format!("{line} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", hub.address);
+    for (line, status) in
+        [("POST /api/publish", 401), ("POST /v1/channels/news/messages", 401), ("PUT /api/publish", 405)]
+    {
+        let answer = pour(&hub, &chunked(line)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {answer}");
+    }
+    is_alive(&hub).await;
+}
+
+#[actix_rt::test]
+async fn chunks_that_end_are_taken_and_the_connection_goes_on() {
+    let hub = hub().await;
+    let mut ann = hub.subscriber("ann", "news").await;
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    let chunks = "b\r\n{\"channel\":\r\n10\r\n\"news\",\"data\":1}\r\n0\r\n\r\n";
+    let call = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunks;
+    for _ in 0..3 {
+        stream.write_all(call.as_bytes()).await.unwrap();
+        assert_eq!(ann.publication().await, json!(1));
+    }
+    let mut answers = Vec::new();
+    while String::from_utf8_lossy(&answers).matches("{\"result\":{}}").count() < 3 {
+        assert!(stream.read_buf(&mut answers).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answers));
+    }
+}
+
+#[actix_rt::test]
+async fn chunks_that_fall_silent_are_given_up() {
+    let hub = hub().await;
+    let begun = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + "5\r\n{\"a\":\r\n";
+    let since = Instant::now();
+    let answer = until_end(hub.address, begun.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!((8..15).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+}
+
+#[actix_rt::test]
+async fn chunks_that_are_none_are_refused() {
+    let hub = hub().await;
+    for chunk in ["zz\r\n{}\r\n", "ffffffffffffffff1\r\n{}\r\n", "-1\r\n{}\r\n", "\r\n\r\n"] {
+        let request = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunk;
+        let answer = until_end(hub.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
+    }
+    is_alive(&hub).await;
+}
+
+#[actix_rt::test]
+async fn other_methods_are_told_the_right_one() {
+    let hub = hub().await;
+    for path in
+        METHODS.map(|method| format!("/api/{method}")).into_iter().chain(["/v1/channels/news/messages".to_owned()])
+    {
+        for method in ["GET", "PUT", "DELETE", "PATCH"] {
+            let refused = http::request(hub.address, method, &path).header("X-API-Key", API_KEY).send().await;
+            assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")), "{method} {path}");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn the_plain_form_takes_no_other_content() {
+    let hub = hub().await;
+    for content in [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/html",
+        "application/jsonp",
+        "*/*",
+        "",
+        "json",
+    ] {
+        let request = http::post(hub.address, "/v1/channels/news/messages")
+            .header("X-API-Key", API_KEY)
+            .header("Content-Type", content);
+        let refused = request.body("1").send().await;
+        assert_eq!(refused.status, 415, "{content}");
+        is_discreet(&refused);
+    }
+    let without =
+        http::post(hub.address, "/v1/channels/news/messages").header("X-API-Key", API_KEY).body("1").send().await;
+    assert_eq!(without.status, 415);
+}
