@@ -48,6 +48,8 @@ mod expiry;
 mod refresh;
 // Subscriptions that a token grants or brings, and their end.
 mod subscriptions;
+// Rights to channels, on every path.
+mod rights;
 // Sessions without a user.
 mod anonymous;
 // How fast a client may ask, and how many it may be.

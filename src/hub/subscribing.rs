@@ -126,7 +126,10 @@ impl Hub {
         let (now, outbox) = (self.clock.now(), member.outbox.clone());
         let announcements = wanted.iter().zip(&known).filter(|(_, known)| !**known);
         for frame in announcements.filter_map(|(wanted, _)| wanted.announcement.clone()).chain(reply) {
-            outbox.push(now, frame).map_err(|_| NotSubscribed::Closing)?;
+            if let Err(refused) = outbox.push(now, frame) {
+                self.refuse(key, refused);
+                return Err(NotSubscribed::Closing);
+            }
         }
         for (wanted, known) in wanted.into_iter().zip(known) {
             if known {
@@ -230,7 +233,9 @@ impl Handler<Find> for Hub {
     type Result = Option<Grant>;
 
     fn handle(&mut self, Find { key, channel }: Find, _: &mut Self::Context) -> Option<Grant> {
-        self.registry.channels_of(key)?.grant(&channel).cloned()
+        // The wheel may come by a little later than the end.
+        let is_live = |grant: &&Grant| self.clock.now() < grant.expires_at();
+        self.registry.channels_of(key)?.grant(&channel).filter(is_live).cloned()
     }
 }
 
