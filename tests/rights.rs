@@ -22,7 +22,8 @@ fn caps(channels: &[&str], kind: &str) -> Value {
 
 /// One path segment: every byte that is no letter or digit is escaped.
 fn segment(channel: &str) -> String {
-    let escaped = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).into() } else { format!("%{byte:02X}") };
+    let escaped =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).into() } else { format!("%{byte:02X}") };
     channel.bytes().map(escaped).collect()
 }
 
@@ -96,7 +97,8 @@ async fn what_is_published_to_a_look_alike_reaches_nobody_in_the_channel() {
 async fn an_escaped_nul_or_broken_text_in_a_path_is_no_channel() {
     let hub = strict().await;
     let token = hub.signed(caps(&["room-1"], "exact"));
-    for segment in ["room-1%00", "%00", "room-1%0A", "room-1%FF", "room-1%C0%80", "room-1%ED%A0%80", "room-1%EF%BF%BD"] {
+    for segment in ["room-1%00", "%00", "room-1%0A", "room-1%FF", "room-1%C0%80", "room-1%ED%A0%80", "room-1%EF%BF%BD"]
+    {
         assert_eq!(posted(&hub, segment, &token).await["error"]["code"], 107, "{segment}");
         let request = http::post(hub.address, &format!("/v1/channels/{segment}/messages"));
         let with_key = request.header("X-API-Key", crate::support::API_KEY).json(json!(1)).send().await;
@@ -188,7 +190,10 @@ async fn subscribing_and_unsubscribing_ten_thousand_times_keeps_nothing() {
         let lines: Vec<String> = (0..250)
             .flat_map(|n| {
                 let channel = format!("c{}", round * 250 + n);
-                [json!({"id": 1, "subscribe": {"channel": channel}}), json!({"id": 2, "unsubscribe": {"channel": channel}})]
+                [
+                    json!({"id": 1, "subscribe": {"channel": channel}}),
+                    json!({"id": 2, "unsubscribe": {"channel": channel}}),
+                ]
             })
             .map(|command| command.to_string())
             .collect();
