@@ -56,6 +56,8 @@ mod anonymous;
 mod pace;
 // Orders of the server API to living sessions.
 mod control;
+// Everything at once, by chance.
+mod chaos;
 // Pings, pongs, and connections that are dead.
 mod keep_alive;
 // The bounded queue of one connection.

@@ -163,10 +163,7 @@ impl Session {
         }
         match (&self.speaker, protocol::command(text)) {
             (Speaker::Gone | Speaker::Rejected { .. }, _) => Done::Now,
-            (Speaker::Nobody, Ok(Command { id, method: Method::Connect { token: inner }, token })) => {
-                self.connect(id, inner.or(token))
-            }
-            (Speaker::Nobody, _) => {
+            (Speaker::Nobody, Ok(Command { method, .. })) if !matches!(method, Method::Connect { .. }) => {
                 self.close(&Disconnect::BAD_REQUEST);
                 Done::Now
             }
@@ -174,8 +171,8 @@ impl Session {
                 self.answer(Answer::error(id, ErrorCode::TooManyRequests));
                 Done::Now
             }
-            (Speaker::Plain(_) | Speaker::Sdk(_), Ok(command)) => self.authorized(command, line),
-            (Speaker::Plain(_) | Speaker::Sdk(_), Err(_)) => {
+            (_, Ok(command)) => self.authorized(command, line),
+            (_, Err(_)) => {
                 self.nonsense();
                 Done::Now
             }
