@@ -98,8 +98,11 @@ pub struct Judge {
     /// Who.
     pub key: SessionKey,
     /// Whether a subscription stays.
-    pub stays: Box<dyn Fn(&Channel, &Grant) -> bool + Send>,
+    pub stays: Stays,
 }
+
+/// What newer claims say of a subscription.
+pub type Stays = Box<dyn Fn(&Channel, &Grant) -> bool + Send>;
 
 impl Hub {
     fn channels_of(&self, key: SessionKey) -> Result<Channels<'_>, NotSubscribed> {
