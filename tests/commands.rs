@@ -3,7 +3,7 @@
 use serde_json::json;
 use wardcast::config::{AllowPublish, AllowSubscribe};
 
-use crate::support::{Client, Hub, hub, hub_with};
+use crate::support::{Client, Hub, hub, hub_with, raw};
 
 async fn sdk(hub: &Hub, user: &str) -> Client {
     let mut client = hub.stranger().await;
@@ -167,4 +167,109 @@ async fn data_over_the_limit_is_refused_and_deep_data_passes() {
     client.say_text(&format!(r#"{{"id":3,"publish":{{"channel":"news","data":{deep}}}}}"#)).await;
     let both = [client.hear_text().await, client.hear_text().await];
     assert!(both.iter().any(|text| text.contains(&deep)) && both.iter().any(|text| text.contains(r#""id":3"#)));
+}
+
+#[actix_rt::test]
+async fn good_and_bad_commands_in_one_frame_are_each_answered_in_their_place() {
+    let hub = hub().await;
+    let mut client = hub.client("ann").await;
+    let bob = hub.token("bob");
+    let frame = [
+        r#"{"id":1,"subscribe":{"channel":"a"}}"#,
+        "nonsense",
+        r#"{"id":2,"subscribe":{"channel":"a*"}}"#,
+        r#"{"id":3,"history":{"channel":"a"}}"#,
+        "{}",
+        r#"{"id":4,"id":5,"ping":{}}"#,
+        r#"{"id":6,"publish":{"channel":"$x","data":1}}"#,
+        r#"{"id":7,"ping":{}}"#,
+        &format!(r#"{{"id":8,"token":"{bob}","ping":{{}}}}"#),
+        r#"{"id":9,"publish":{"channel":"a","data":"behind a close"}}"#,
+    ];
+    client.say_text(&frame.join("\n")).await;
+    assert_eq!(client.hear().await, json!({"id": 1, "subscribe": {}}));
+    let expected = [(json!(null), 107), (json!(2), 107), (json!(3), 108), (json!(null), 107), (json!(6), 103)];
+    for (id, code) in expected {
+        let heard = client.hear().await;
+        assert_eq!((&heard["id"], &heard["error"]["code"]), (&id, &json!(code)), "{heard}");
+    }
+    assert_eq!(client.hear().await, json!({"id": 7, "ping": {}}));
+    let mut other = hub.subscriber("cat", "a").await;
+    assert_eq!(client.ended().await.0, Some(3500), "another user's token ends it");
+    hub.publish("a", json!("next")).await;
+    assert_eq!(other.publication().await, json!("next"), "what came behind it is not done");
+}
+
+#[actix_rt::test]
+async fn nuls_and_lone_surrogates_in_names_and_tokens_are_refused_and_in_data_passed_on() {
+    let hub = hub_with(|config| config.limits.errors = 100).await;
+    let mut client = hub.subscriber("ann", "news").await;
+    for (name, code) in
+        [(r"a\u0000b", 107), (r"\ufeff", 107), (r"\ufffd", 107), (r"a\ud800", 107), (r"\udc00\ud800", 107)]
+    {
+        for method in ["subscribe", "unsubscribe", "publish", "sub_refresh"] {
+            client.say_text(&format!(r#"{{"id":2,"{method}":{{"channel":"{name}","data":1,"token":"x"}}}}"#)).await;
+            assert_eq!(client.hear().await["error"]["code"], code, "{method} {name}");
+        }
+    }
+    for token in [r"a\u0000b", r"a\u0000.b.c", r".\u0000."] {
+        let mut other = hub.client("ann").await;
+        other.say_text(&format!(r#"{{"id":2,"refresh":{{"token":"{token}"}}}}"#)).await;
+        assert_eq!(other.ended().await.0, Some(3500), "{token}");
+    }
+    client.say_text(r#"{"id":2,"subscribe":{"channel":"$x","token":"a\u0000b"}}"#).await;
+    assert_eq!(client.hear().await["error"]["code"], 103);
+    client.say_text(r#"{"id":2,"refresh":{"token":"\ud800"}}"#).await;
+    assert_eq!(client.hear().await["error"]["code"], 107, "no JSON that has a text in it");
+    // Whoever gets it decides what it means, as with numbers that no machine holds.
+    client.say_text(r#"{"id":3,"publish":{"channel":"news","data":"\ud800\u0000"}}"#).await;
+    let both = [client.hear_text().await, client.hear_text().await];
+    assert!(both.iter().any(|text| text.contains(r#""data":"\ud800\u0000""#)), "{both:?}");
+}
+
+#[actix_rt::test]
+async fn eight_megabytes_of_newlines_are_refused_at_the_header_and_what_fits_is_nonsense() {
+    let hub = hub().await;
+    let path = format!("/socket?token={}", hub.token("ann"));
+    let mut flood = raw::Raw::connect(hub.address, &path).await;
+    flood.pour(&raw::frame(raw::FIN | raw::TEXT, &vec![b'\n'; 8 << 20])).await;
+    let mut code = None;
+    // The server hangs up on what it does not read: the close frame may be lost to a reset.
+    while let Some(frame) = flood.next().await {
+        code = (frame.opcode == raw::CLOSE).then(|| u16::from_be_bytes([frame.payload[0], frame.payload[1]])).or(code);
+    }
+    assert!([Some(1009), None].contains(&code), "{code:?}");
+    assert_eq!(hub.running().metrics.closed_for(1009), 1);
+
+    let newlines = "\n".repeat(60_000);
+    let mut plain = hub.client("ann").await;
+    plain.say_text(&newlines).await;
+    for _ in 0..16 {
+        assert_eq!(plain.hear().await["error"]["code"], 107);
+    }
+    assert_eq!(plain.ended().await.0, Some(3509));
+    let mut sdk = sdk(&hub, "ann").await;
+    sdk.say_text(&newlines).await;
+    assert_eq!(sdk.ended().await.0, Some(3501));
+}
+
+#[actix_rt::test]
+async fn a_hundred_thousand_keys_and_deep_unknown_members_are_passed_over() {
+    let hub = hub_with(|config| config.limits.message_bytes = 4 << 20).await;
+    let mut client = hub.client("ann").await;
+    let keys: Vec<String> = (0..100_000).map(|n| format!(r#""k{n}":{n}"#)).collect();
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for extra in [
+        keys.join(","),
+        format!(r#""x":{deep}"#),
+        format!(r#""x":{}"#, r#"{"a":"#.repeat(9_000) + "1" + &"}".repeat(9_000)),
+    ] {
+        client.say_text(&format!(r#"{{"id":1,{extra},"ping":{{}}}}"#)).await;
+        assert_eq!(client.hear().await, json!({"id": 1, "ping": {}}));
+        client.say_text(&format!(r#"{{"id":1,"unsubscribe":{{{extra},"channel":"a"}}}}"#)).await;
+        assert_eq!(client.hear().await, json!({"id": 1, "unsubscribe": {}}));
+    }
+    // The same key twice is not passed over: which of them counts would be a guess.
+    client.say_text(r#"{"id":1,"subscribe":{"channel":"a","channel":"b"}}"#).await;
+    assert_eq!(client.hear().await["error"]["code"], 107);
 }

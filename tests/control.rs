@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{API_KEY, Client, Hub, eventually, hub, hub_with, redis::RedisServer};
 
@@ -128,4 +130,67 @@ async fn orders_want_the_key() {
         assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
     }
     client.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn orders_that_race_with_closes_count_each_connection_once_and_leave_nothing() {
+    let hub = hub_with(|config| config.server.workers = 2).await;
+    let mut told = 0;
+    for round in 0..15 {
+        let mut clients = join_all((0..12).map(|_| hub.subscriber("ann", "news"))).await;
+        let leave = clients.iter_mut().enumerate().map(async |(number, client)| match (number + round) % 4 {
+            // Closed by us for what it says, by itself with a close frame, or by nobody but the order.
+            0 => client.say(json!({"send": {}})).await,
+            1 => client.say(json!({"id": 2, "refresh": {"token": hub.token("bob")}})).await,
+            2 => client.send(Message::Close(None)).await,
+            _ => {}
+        });
+        let ordered = order(&hub, "disconnect", json!({"user": "ann"}));
+        let unsubscribed = order(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"}));
+        futures_util::future::join3(join_all(leave), ordered, unsubscribed).await;
+        for client in &mut clients {
+            told += u64::from(client.ended().await.1.is_some());
+        }
+        drop(clients);
+        eventually("all are gone", async || hub.connections() == 0).await;
+    }
+    let counted: u64 = [3500, 3503, 3508].map(|code| hub.running().metrics.closed_for(code)).iter().sum();
+    assert_eq!(counted, told);
+    assert_eq!(hub.api("channels", json!({})).await, json!({"result": {"channels": {}}}));
+}
+
+#[actix_rt::test]
+async fn the_index_of_users_follows_connects_refreshes_and_closes_of_any_kind() {
+    let hub = hub_with(|config| config.limits.handshakes_per_second = 0).await;
+    let counts = async || {
+        let node = hub.api("info", json!({})).await["result"]["nodes"][0].clone();
+        ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap())
+    };
+    for _ in 0..5 {
+        let crowd = join_all((0..60).map(async |number| {
+            let user = format!("user-{}", number % 6);
+            let mut client = hub.subscriber(&user, &format!("channel-{}", number % 10)).await;
+            if number % 2 == 0 {
+                client.ask(json!({"id": 2, "refresh": {"token": hub.token(&user)}})).await;
+            }
+            if number % 3 == 0 {
+                client.ask(json!({"id": 3, "connect": {}})).await;
+            }
+            client
+        }))
+        .await;
+        assert_eq!(counts().await, [60, 6, 60, 10]);
+        order(&hub, "disconnect", json!({"user": "user-0"})).await;
+        // The index leads to all of a user's connections and to nobody else's.
+        eventually("one user is gone", async || counts().await[..2] == [50, 5]).await;
+        for (number, mut client) in crowd.into_iter().enumerate() {
+            match number % 6 {
+                0 => assert_eq!(client.ended().await.0, Some(3503)),
+                1 => client.send(Message::Close(None)).await,
+                2 => client.say(json!({"send": {}})).await,
+                _ => drop(client),
+            }
+        }
+        eventually("nothing is left", async || counts().await == [0; 4]).await;
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Client, Hub, hub, raw};
+use crate::support::{Client, Hub, hub, hub_with, raw};
 
 async fn session_for(hub: &Hub, ttl: u64) -> Client {
     let token = hub.token_for("ann", Duration::from_secs(ttl));
@@ -95,4 +95,66 @@ async fn a_refresh_in_time_keeps_the_session() {
     hub.clock.advance(Duration::from_secs(120));
     hub.publish("news", json!("still here")).await;
     assert_eq!(client.publication().await, json!("still here"));
+}
+
+#[actix_rt::test]
+async fn a_client_that_never_pongs_is_gone_when_its_time_is_over_and_not_when_its_pong_is_due() {
+    let hub = hub_with(|config| {
+        config.server.ping_interval = Duration::from_millis(200);
+        config.server.pong_timeout = Duration::from_secs(600);
+    })
+    .await;
+    let token = hub.token_for("ann", Duration::from_secs(60));
+    let mut mute = raw::Raw::connect(hub.address, &format!("/socket?token={token}")).await;
+    while mute.next().await.expect("a ping").opcode != raw::PING {}
+    hub.clock.advance(Duration::from_secs(61));
+    assert_eq!(mute.close_code().await, Some(3005));
+    crate::support::eventually("the connection is given back", async || hub.connections() == 0).await;
+}
+
+#[actix_rt::test]
+async fn stalled_clients_give_everything_back_when_their_time_is_over() {
+    let hub = hub().await;
+    let token = hub.token_for("ann", Duration::from_secs(60));
+    let mut deaf = Vec::new();
+    for number in 0..10 {
+        let mut raw = raw::Raw::connect(hub.address, &format!("/socket?token={token}")).await;
+        let subscribe = json!({"id": 1, "subscribe": {"channel": format!("own-{number}")}}).to_string();
+        raw.send(&raw::frame(raw::FIN | raw::TEXT, subscribe.as_bytes())).await;
+        while raw.next().await.expect("a frame").text() != r#"{"id":1,"subscribe":{}}"# {}
+        deaf.push(raw);
+    }
+    while hub.metric("wardcast_sockets_full_total").await < 10.0 {
+        for number in 0..10 {
+            hub.publish(&format!("own-{number}"), json!("x".repeat(60_000))).await;
+        }
+    }
+    hub.clock.advance(Duration::from_secs(61));
+    crate::support::eventually("connections and channels are given back", async || {
+        let channels = hub.api("channels", json!({})).await;
+        hub.connections() == 0 && channels == json!({"result": {"channels": {}}})
+    })
+    .await;
+    // Nobody was told, since nobody read; what was half out is cut off.
+    assert_eq!(hub.running().metrics.closed_for(3005), 10);
+    assert_eq!(hub.running().metrics.closed_for(3008), 0);
+}
+
+#[actix_rt::test]
+async fn the_wall_clock_may_jump_and_subscriptions_that_a_token_grants_follow_it() {
+    let hub = hub().await;
+    let mut client = session_for(&hub, 36_000).await;
+    let granted = hub.signed(json!({"sub": "ann", "channel": "$desk", "exp": 7200}));
+    client.ask(json!({"id": 2, "subscribe": {"channel": "$desk", "token": granted}})).await;
+    hub.clock.set_back(Duration::from_secs(3600));
+    hub.publish("$desk", json!("still here")).await;
+    assert_eq!(client.publication().await, json!("still here"));
+    hub.clock.advance(Duration::from_secs(2 * 3600));
+    hub.publish("$desk", json!("an hour later")).await;
+    assert_eq!(client.publication().await, json!("an hour later"));
+    hub.clock.advance(Duration::from_secs(3600));
+    let push = client.hear().await["push"].clone();
+    assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("$desk"), &json!(2501)), "{push}");
+    hub.publish("news", json!("goes on")).await;
+    assert_eq!(client.publication().await, json!("goes on"));
 }

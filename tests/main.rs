@@ -48,12 +48,16 @@ mod expiry;
 mod refresh;
 // Subscriptions that a token grants or brings, and their end.
 mod subscriptions;
+// Rights to channels, on every path.
+mod rights;
 // Sessions without a user.
 mod anonymous;
 // How fast a client may ask, and how many it may be.
 mod pace;
 // Orders of the server API to living sessions.
 mod control;
+// Everything at once, by chance.
+mod chaos;
 // Pings, pongs, and connections that are dead.
 mod keep_alive;
 // The bounded queue of one connection.

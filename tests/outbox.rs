@@ -1,6 +1,12 @@
 //! The outbox by itself, on a real socket: its limit, its order, its ends, and the token's time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -180,4 +186,32 @@ async fn many_small_frames_are_counted_with_what_they_cost() {
     pair.fill();
     let taken = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
     assert!(taken < LIMIT / 90, "{taken} frames of two bytes in {LIMIT} bytes");
+}
+
+#[actix_rt::test]
+async fn what_waits_for_a_stalled_peer_is_given_back_when_its_time_is_over() {
+    struct Kept(Vec<u8>, Arc<AtomicUsize>);
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let pair = pair().await;
+    pair.outbox.expire_at(pair.now() + 60_000);
+    pair.fill();
+    let alive = Arc::new(AtomicUsize::new(0));
+    let frame = || {
+        alive.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Kept(vec![0; LIMIT / 20], alive.clone()))
+    };
+    while pair.outbox.push(pair.now(), frame()).is_ok() {}
+    assert!(alive.load(Ordering::Relaxed) > 5, "some wait");
+    pair.clock.advance(Duration::from_secs(60));
+    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Drop, &pair.clock);
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "nothing is kept for who does not read");
 }

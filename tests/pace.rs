@@ -124,3 +124,25 @@ async fn becoming_an_sdk_session_or_refreshing_takes_no_second_seat() {
     let refresh = json!({"id": 2, "refresh": {"token": hub.token("ann")}});
     assert!(client.ask(refresh).await["refresh"].is_object());
 }
+
+#[actix_rt::test]
+async fn a_stranger_that_tries_token_after_token_is_held_to_the_same_rate() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut stranger = hub.stranger().await;
+    let connect = json!({"id": 1, "connect": {"token": hub.expired_token("ann")}}).to_string();
+    stranger.say_text(&vec![connect; 30].join("\n")).await;
+    let mut codes = std::collections::BTreeMap::new();
+    let closed = loop {
+        match stranger.next().await {
+            Ok(text) if text.contains("disconnect") => {}
+            Ok(text) => {
+                let reply: serde_json::Value = serde_json::from_str(&text).unwrap();
+                *codes.entry(reply["error"]["code"].as_u64().unwrap()).or_insert(0) += 1;
+            }
+            Err(closed) => break closed,
+        }
+    };
+    assert_eq!(closed.code, Some(3013));
+    // Two seconds' worth, and what a busy machine takes meanwhile.
+    assert!((10..=15).contains(&codes[&109]) && codes[&111] >= 10, "{codes:?}");
+}

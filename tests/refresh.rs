@@ -11,6 +11,7 @@ async fn strict() -> Hub {
     hub_with(|config| {
         config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
         config.channels.allow_publish = wardcast::config::AllowPublish::None;
+        (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
     })
     .await
 }
@@ -185,4 +186,58 @@ async fn a_thousand_refreshes_a_second_are_stopped_and_cost_the_others_nothing()
     assert_eq!(client.ended().await.0, Some(3013));
     hub.publish("news", json!(1)).await;
     assert_eq!(other.publication().await, json!(1));
+}
+
+#[actix_rt::test]
+async fn nothing_of_a_channel_that_is_withdrawn_follows_the_answer_or_the_push() {
+    let hub = strict().await;
+    let (mut bob, _) = hub.client_of(claims("bob", &["news"])).await;
+    let publish = json!({"id": 2, "publish": {"channel": "news", "data": 1}}).to_string();
+    let lines = vec![publish; 60].join("\n");
+    let withdraw = [
+        // Each of the ways in which a newer token comes.
+        |token: &str| json!({"id": 3, "refresh": {"token": token}}).to_string(),
+        |token: &str| json!({"id": 3, "token": token, "ping": {}}).to_string(),
+        |token: &str| format!("Authorization: Bearer {token}"),
+    ];
+    for round in 0..30 {
+        let (mut ann, _) = hub.client_of(claims("ann", &["news", "sport"])).await;
+        ann.subscribe("news").await;
+        bob.say_text(&lines).await;
+        ann.say_text(&withdraw[round % withdraw.len()](&hub.signed(claims("ann", &["sport"])))).await;
+        ann.say(json!({"id": 4, "ping": {}})).await;
+        let (mut is_over, mut is_answered) = (false, false);
+        loop {
+            let heard = ann.hear().await;
+            is_over |= heard["push"]["unsubscribe"]["code"] == 2000;
+            is_answered |= heard["id"] == 3 || heard["push"]["connect"].is_object();
+            assert!(!is_answered || is_over, "answered before it is so: {heard}");
+            assert!(!is_over || heard["push"]["pub"].is_null(), "still in flight: {heard}");
+            if heard["id"] == 4 {
+                break;
+            }
+        }
+        assert!(is_over && is_answered);
+        for _ in 0..60 {
+            bob.hear().await;
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn a_token_on_each_command_counts_as_one_command() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut client = hub.client("ann").await;
+    for id in 1..=10 {
+        // Each token is another, so that each brings the command back once.
+        let token = hub.signed(json!({"sub": "ann", "exp": 3600 + id, "channels": [format!("c{id}")]}));
+        client.say(json!({"id": id, "token": token, "ping": {}})).await;
+        loop {
+            let heard = client.hear().await;
+            if heard["id"] == id {
+                assert_eq!(heard, json!({"id": id, "ping": {}}));
+                break;
+            }
+        }
+    }
 }

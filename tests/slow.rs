@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Hub, client::tls_stream, eventually, hub_with, raw, tls::Certificate};
+use crate::support::{Client, Hub, client::tls_stream, eventually, hub_with, raw, tls::Certificate};
 
 fn data() -> serde_json::Value {
     json!("x".repeat(30_000))
@@ -107,4 +107,22 @@ async fn publishing_faster_than_hubs_take_is_told_111() {
     for _ in 0..codes[&None] {
         tokio::time::timeout(Duration::from_secs(5), reader.publication()).await.expect("what was taken arrives");
     }
+}
+
+#[actix_rt::test]
+async fn who_has_no_room_for_a_reply_is_closed_and_not_left_waiting_for_it() {
+    let hub = hub_with(|config| config.limits.outbox_bytes = 4096).await;
+    let claims = json!({"sub": "ann", "exp": 60, "subs": {"news": {"data": "x".repeat(4090)}}});
+    let token = hub.signed(claims);
+    // The greeting, the answer to connect, and the pushes of a refresh: each is more than may wait.
+    let mut plain = Client::connect(hub.address, &format!("/socket?token={token}")).await.unwrap();
+    assert!(plain.next().await.is_err());
+    let mut sdk = hub.stranger().await;
+    sdk.say(json!({"id": 1, "connect": {"token": token}})).await;
+    assert!(sdk.next().await.is_err());
+    let mut refreshed = hub.client("ann").await;
+    refreshed.say(json!({"id": 2, "refresh": {"token": token}})).await;
+    while refreshed.next().await.is_ok() {}
+    assert_eq!(hub.running().metrics.closed_for(3008), 3);
+    eventually("all are given back", async || hub.connections() == 0).await;
 }

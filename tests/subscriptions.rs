@@ -220,3 +220,54 @@ async fn namespaces_have_rules_of_their_own() {
     assert_eq!(hub.api("publish", json!({"channel": "chat:room1", "data": 1})).await, json!({"result": {}}));
     assert_eq!(client.publication().await, json!(1));
 }
+
+#[actix_rt::test]
+async fn a_subscription_token_serves_every_connection_of_its_user_and_nobody_elses() {
+    let hub = hub().await;
+    let token = hub.signed(grant("ann", "$secret", 60));
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "$secret", "token": token}});
+    let (mut one, mut two, mut eve) = (hub.client("ann").await, hub.client("ann").await, hub.client("eve").await);
+    for client in [&mut one, &mut two] {
+        assert!(client.ask(subscribe.clone()).await["subscribe"].is_object());
+    }
+    eve.say(subscribe.clone()).await;
+    assert_eq!(eve.ended().await.0, Some(3500), "it has been stolen");
+    hub.publish("$secret", json!(1)).await;
+    assert_eq!([one.publication().await, two.publication().await], [json!(1), json!(1)]);
+    hub.clock.advance(Duration::from_secs(61));
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.hear().await["push"]["unsubscribe"]["code"], 2501);
+        assert_eq!(client.ask(subscribe.clone()).await["error"]["code"], 109, "replayed after its time");
+    }
+}
+
+#[actix_rt::test]
+async fn a_sub_refresh_does_not_lengthen_what_the_sessions_own_token_brings() {
+    let hub = hub().await;
+    let at = hub.clock.now() / 1000 + 60;
+    let claims = json!({"sub": "ann", "exp": 3600, "subs": {"$desk": {"expire_at": at}}});
+    let (mut client, _) = hub.client_of(claims).await;
+    let token = hub.signed(grant("ann", "$desk", 3600));
+    let reply = client.ask(json!({"id": 2, "sub_refresh": {"channel": "$desk", "token": token}})).await;
+    assert_eq!(reply["error"]["code"], 103);
+    hub.clock.advance(Duration::from_secs(61));
+    assert_eq!(client.ended().await.0, Some(3006));
+}
+
+#[actix_rt::test]
+async fn who_may_publish_as_a_subscriber_may_not_when_the_subscriptions_time_is_over() {
+    let hub = hub_with(|config| config.channels.allow_publish = wardcast::config::AllowPublish::Subscriber).await;
+    let mut listener = hub.client("bob").await;
+    subscribes(&hub, &mut listener, "$secret", grant("bob", "$secret", 36_000)).await;
+    for _ in 0..20 {
+        let mut client = hub.client("ann").await;
+        subscribes(&hub, &mut client, "$secret", grant("ann", "$secret", 60)).await;
+        hub.clock.advance(Duration::from_secs(61));
+        // At once: the wheel may not have come by yet.
+        client.say(json!({"id": 3, "publish": {"channel": "$secret", "data": "late"}})).await;
+        let both = [client.hear().await, client.hear().await];
+        assert!(both.iter().any(|heard| heard["error"]["code"] == 103), "{both:?}");
+    }
+    hub.publish("$secret", json!("next")).await;
+    assert_eq!(listener.publication().await, json!("next"), "and nothing late");
+}

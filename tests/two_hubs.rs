@@ -1,5 +1,6 @@
 //! Two hubs on one Redis: what is published on either reaches the subscribers of both, through outages of the Redis too.
 
+use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::BrokerKind;
 
@@ -137,4 +138,84 @@ async fn a_hub_starts_without_redis_and_gets_ready_when_it_comes() {
     ann.subscribe("news").await;
     publish_again(&hub, "news", json!("hello")).await;
     assert_eq!(ann.publication().await, json!("hello"));
+}
+
+#[actix_rt::test]
+async fn a_refresh_while_redis_is_down_lives_on_and_brings_its_channels_when_redis_is_back() {
+    let mut redis = RedisServer::start().await;
+    let hub = hub_on(&redis).await;
+    let (mut ann, _) = hub.client_of(json!({"sub": "ann", "exp": 60, "channels": ["old"]})).await;
+    redis.kill();
+    eventually("not ready", async || !is_ready(&hub).await).await;
+    let refresh = |channels: &[&str]| {
+        let token = hub.signed(json!({"sub": "ann", "exp": 3600, "channels": channels}));
+        json!({"id": 2, "refresh": {"token": token}})
+    };
+    let reply = ann.ask(refresh(&["old"])).await;
+    assert!(reply["refresh"]["ttl"].as_u64().unwrap() > 3000, "what it has costs no question: {reply}");
+    let reply = ann.ask(refresh(&["old", "new"])).await;
+    assert_eq!((&reply["error"]["code"], &reply["error"]["temporary"]), (&json!(100), &json!(true)), "{reply}");
+    assert_eq!(ann.ask(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}), "it lives");
+
+    // Whoever comes anew with channels is told to come again later.
+    let token = hub.signed(json!({"sub": "bob", "exp": 60, "channels": ["news"]}));
+    let mut bob = hub.stranger().await;
+    bob.say(json!({"id": 1, "connect": {"token": token}})).await;
+    assert_eq!(bob.ended().await.0, Some(3004));
+    let mut plain = Client::connect(hub.address, &format!("/socket?token={token}")).await.unwrap();
+    assert_eq!(plain.ended().await.0, Some(3004));
+
+    redis.restart().await;
+    eventually("ready again", async || is_ready(&hub).await).await;
+    ann.say(refresh(&["old", "new"])).await;
+    let both = [ann.hear().await, ann.hear().await];
+    assert!(both[0]["push"]["channel"] == "new" && both[1]["refresh"].is_object(), "{both:?}");
+    for channel in ["old", "new"] {
+        publish_again(&hub, channel, json!(channel)).await;
+        assert_eq!(ann.publication().await, json!(channel));
+    }
+}
+
+#[actix_rt::test]
+async fn every_channel_is_given_back_once_whatever_fails_and_closes_in_between() {
+    let mut redis = RedisServer::start().await;
+    let hub = hub_on(&redis).await;
+    let known =
+        async |redis: &RedisServer| redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "wardcast:c:*"]).await.len();
+    let mut kept = hub.subscriber("ann", "c-kept").await;
+    let brought: Vec<String> = (0..20).map(|number| format!("c-{number}")).collect();
+    for round in 0..3 {
+        let token = hub.signed(json!({"sub": "bob", "exp": 3600, "channels": brought}));
+        let come_and_go = join_all((0..12).map(async |number| {
+            // Each of these may meet the outage anywhere: before, within, behind.
+            let path = format!("/socket?token={token}");
+            let Ok(mut bob) = Client::connect(hub.address, &path).await else { return };
+            if number % 3 == 0 {
+                return;
+            }
+            if bob.next().await.is_err() {
+                return;
+            }
+            for id in 1..=10_u32 {
+                let channel = format!("c-{}", (id + number) % 20);
+                let method = if id % 2 == 0 { "subscribe" } else { "unsubscribe" };
+                let mut command = json!({"id": id});
+                command[method] = json!({"channel": channel});
+                bob.say(command).await;
+                if bob.next().await.is_err() {
+                    return;
+                }
+            }
+        }));
+        let outage = async {
+            redis.kill();
+            redis.restart().await;
+        };
+        futures_util::future::join(come_and_go, outage).await;
+        eventually("all have gone", async || hub.connections() == 1).await;
+        eventually("ready again", async || is_ready(&hub).await).await;
+        eventually("one channel is left", async || known(&redis).await == 1).await;
+        publish_again(&hub, "c-kept", json!(round)).await;
+        assert_eq!(kept.publication().await, json!(round));
+    }
 }

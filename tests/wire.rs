@@ -2,28 +2,31 @@
 //! client. Each line names who does what:
 //!
 //! ```text
-//! ann joins [PATH]        connects; in PATH and in what is sent, {token} and its like stand for tokens
+//! ann joins [PATH]        connects; in PATH and in what is sent, {token} and its like stand for tokens, and {signed CLAIMS}
+//!                         for one with just these claims, whose dates count from now
 //! ann> TEXT               sends a text message
 //! ann< TEXT               hears exactly this
 //! ann! CODE REASON        is closed with this, and hears nothing before
 //! REST> METHOD PATH BODY  asks over HTTP, with the API key
 //! REST< STATUS BODY       is answered exactly this
 //! time passes             an hour, which is what tokens are good for
+//! limit NAME N            first of all: this key of [limits] has this value; else two channels a session, two errors
 //! ```
 //!
-//! What differs from run to run has a name: a client's id is its own (`<ann>`), and there are `<node>`, `<ttl>` and
-//! `<version>`. Lines that begin with `#` explain.
+//! What differs from run to run has a name: a client's id is its own (`<ann>`), and there are `<node>`, `<version>`,
+//! `<ttl>` of what lasts an hour and `<ttl of 2 h>`. Lines that begin with `#` explain.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use serde_json::value::RawValue;
-use wardcast::{auth::Signer, protocol};
+use serde_json::{Value, json, value::RawValue};
+use wardcast::{auth::Signer, config::Limits, protocol};
 
 use crate::support::{API_KEY, Client, Hub, http, hub_with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-const CONVERSATIONS: [&str; 7] = ["channels", "closes", "errors", "null", "plain", "rest", "sdk"];
+const CONVERSATIONS: [&str; 10] =
+    ["channels", "closes", "errors", "limits", "null", "plain", "refresh", "rest", "sdk", "subscriptions"];
 
 #[actix_rt::test]
 async fn a_plain_session_hears_what_is_written() {
@@ -48,6 +51,21 @@ async fn errors_are_told_as_written() {
 #[actix_rt::test]
 async fn connections_end_as_written() {
     play("closes").await;
+}
+
+#[actix_rt::test]
+async fn limits_are_told_as_written() {
+    play("limits").await;
+}
+
+#[actix_rt::test]
+async fn a_newer_token_is_answered_as_written() {
+    play("refresh").await;
+}
+
+#[actix_rt::test]
+async fn what_tokens_grant_and_bring_is_told_as_written() {
+    play("subscriptions").await;
 }
 
 #[actix_rt::test]
@@ -76,11 +94,24 @@ fn golden() -> PathBuf {
 
 async fn play(name: &str) {
     let script = fs::read_to_string(golden().join(name).with_extension("jsonl")).unwrap();
-    let hub = hub_with(|config| (config.limits.channels_per_session, config.limits.errors) = (2, 2)).await;
+    let hub = hub_with(|config| {
+        (config.limits.channels_per_session, config.limits.errors) = (2, 2);
+        script.lines().filter_map(|line| line.strip_prefix("limit ")).for_each(|limit| set(&mut config.limits, limit));
+    })
+    .await;
     let mut play = Play { hub, clients: BTreeMap::new(), names: Vec::new(), answer: None };
     for (number, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         let happens = play.line(line).await;
         assert!(happens == line, "golden/{name}.jsonl:{}\n  expected {line}\n  happened {happens}", number + 1);
+    }
+}
+
+fn set(limits: &mut Limits, limit: &str) {
+    let (name, value) = limit.split_once(' ').expect("a name and a value");
+    match name {
+        "commands_per_second" => limits.commands_per_second = value.parse().unwrap(),
+        "connections_per_user" => limits.connections_per_user = value.parse().unwrap(),
+        _ => panic!("no limit of conversations: {name}"),
     }
 }
 
@@ -102,6 +133,7 @@ impl Play {
                 self.hub.clock.advance(HOUR);
                 line.to_owned()
             }
+            ("limit", _) => line.to_owned(),
             ("REST", "> ") => {
                 self.ask(text).await;
                 line.to_owned()
@@ -146,11 +178,28 @@ impl Play {
     /// What is sent, with tokens.
     fn filled(&self, text: &str) -> String {
         let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
+        let text = self.with_signed(text);
         let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
         text.replace("{token}", &self.hub.token("ann"))
             .replace("{token of bob}", &signer.sign("bob", HOUR, Some(&info)).unwrap())
             .replace("{expired}", &self.hub.expired_token("ann"))
             .replace("{forged}", &self.hub.forged_token("ann"))
+    }
+
+    /// What is sent, with the tokens whose claims stand in it.
+    fn with_signed(&self, text: &str) -> String {
+        let Some((before, rest)) = text.split_once("{signed ") else { return text.to_owned() };
+        let mut claims = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        let mut value = claims.next().expect("claims").unwrap();
+        let rest = rest[claims.byte_offset()..].strip_prefix('}').expect("a brace behind the claims");
+        // Those within `subs`; the others are the hub's to shift.
+        let now = self.hub.clock.now() / 1000;
+        for options in value["subs"].as_object_mut().into_iter().flat_map(|subs| subs.values_mut()) {
+            if let Some(seconds) = options["expire_at"].as_i64() {
+                options["expire_at"] = json!(now + seconds);
+            }
+        }
+        format!("{before}{}{}", self.hub.signed(value), self.with_signed(rest))
     }
 
     /// What came, with names for what differs from run to run.
@@ -161,18 +210,31 @@ impl Play {
                 self.names.push((id.to_owned(), format!("<{name}>")));
             }
         }
-        let mut text = text.to_owned();
-        if let Some(ttl) = value_of(&text, "ttl").filter(|_| is_greeting).map(str::to_owned) {
-            // Half a minute less than the hour, and what this test has taken.
-            assert!((3500..=3570).contains(&ttl.parse::<u32>().unwrap()), "{ttl}");
-            text = text.replace(&format!(r#""ttl":{ttl}"#), r#""ttl":<ttl>"#);
-        }
-        self.names.iter().fold(text, |text, (id, name)| text.replace(id, name)).replace(protocol::VERSION, "<version>")
+        self.names
+            .iter()
+            .fold(without_ttls(text), |text, (id, name)| text.replace(id, name))
+            .replace(protocol::VERSION, "<version>")
     }
 
     fn is_known(&self, id: &str) -> bool {
         self.names.iter().any(|(known, _)| known == id)
     }
+}
+
+/// Half a minute less than what it lasts, and what this test has taken.
+fn without_ttls(text: &str) -> String {
+    let mut parts = text.split(r#""ttl":"#);
+    let mut named = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (ttl, rest) = part.split_at(part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len()));
+        let name = match ttl.parse().unwrap() {
+            3500..=3570 => "<ttl>",
+            7100..=7170 => "<ttl of 2 h>",
+            _ => ttl,
+        };
+        named += &format!(r#""ttl":{name}{rest}"#);
+    }
+    named
 }
 
 /// The value of a member, without its quotes.

@@ -37,7 +37,7 @@ use crate::{
 
 pub use hubs::Hubs;
 pub use interest::Interest;
-pub use subscribing::{Extend, Find, Judge, NotSubscribed, Subscribe, Unsubscribe, Verdict, Wanted};
+pub use subscribing::{Extend, Find, Judge, NotSubscribed, Stays, Subscribe, Unsubscribe, Wanted};
 pub use subscription::{Grant, Terms};
 
 /// Names a session, for as long as the process lives.
@@ -205,7 +205,10 @@ impl Hub {
     /// Closes a session for a reason of ours.
     fn close(&mut self, key: SessionKey, disconnect: &Disconnect) {
         let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
-        self.metrics.count_close(disconnect.code());
+        // Its session, or its peer, may be closing it at this moment: then that was the reason.
+        if !member.outbox.is_closing() {
+            self.metrics.count_close(disconnect.code());
+        }
         if *disconnect == Disconnect::SLOW {
             // It does not read, so it cannot be told.
             member.outbox.cut();

@@ -91,18 +91,18 @@ pub struct Extend {
     pub grant: Grant,
 }
 
-/// Whether a subscription stays.
-pub type Verdict = dyn Fn(&Channel, &Grant) -> bool + Send;
-
 /// A session has new claims: every live subscription is judged again, and what they do not allow is ended (2000).
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Judge {
     /// Who.
     pub key: SessionKey,
-    /// What is to be held against each of its channels.
-    pub stays: Box<Verdict>,
+    /// Whether a subscription stays.
+    pub stays: Stays,
 }
+
+/// What newer claims say of a subscription.
+pub type Stays = Box<dyn Fn(&Channel, &Grant) -> bool + Send>;
 
 impl Hub {
     fn channels_of(&self, key: SessionKey) -> Result<Channels<'_>, NotSubscribed> {
@@ -129,7 +129,10 @@ impl Hub {
         let (now, outbox) = (self.clock.now(), member.outbox.clone());
         let announcements = wanted.iter().zip(&known).filter(|(_, known)| !**known);
         for frame in announcements.filter_map(|(wanted, _)| wanted.announcement.clone()).chain(reply) {
-            outbox.push(now, frame).map_err(|_| NotSubscribed::Closing)?;
+            if let Err(refused) = outbox.push(now, frame) {
+                self.refuse(key, refused);
+                return Err(NotSubscribed::Closing);
+            }
         }
         for (wanted, known) in wanted.into_iter().zip(known) {
             if known {
@@ -233,7 +236,9 @@ impl Handler<Find> for Hub {
     type Result = Option<Grant>;
 
     fn handle(&mut self, Find { key, channel }: Find, _: &mut Self::Context) -> Option<Grant> {
-        self.registry.channels_of(key)?.grant(&channel).cloned()
+        // The wheel may come by a little later than the end.
+        let is_live = |grant: &&Grant| self.clock.now() < grant.expires_at();
+        self.registry.channels_of(key)?.grant(&channel).filter(is_live).cloned()
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use self::{
-    command::Inbox,
+    command::{Inbox, Standing},
     pace::{Haste, Pace},
     speaker::Speaker,
 };
@@ -119,7 +119,7 @@ impl Actor for Session {
             Speaker::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
             Speaker::Rejected { is_expired: false } => self.close(&Disconnect::INVALID_TOKEN),
             Speaker::Plain(_) | Speaker::Sdk(_) => {
-                let done = self.say_hello();
+                let done = self.say_hello(Standing::AsBefore);
                 self.carry_on(done, ctx);
             }
             Speaker::Nobody | Speaker::Gone => {}

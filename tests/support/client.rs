@@ -72,6 +72,11 @@ impl Client {
         self.send(Message::text(text)).await;
     }
 
+    /// The same, when the connection may have ended; whether it had not.
+    pub async fn try_say_text(&mut self, text: &str) -> bool {
+        timeout(PATIENCE, self.socket.send(Message::text(text))).await.expect("room in the socket").is_ok()
+    }
+
     pub async fn send(&mut self, message: Message) {
         timeout(PATIENCE, self.socket.send(message)).await.expect("room in the socket").expect("a connection");
     }

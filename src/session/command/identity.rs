@@ -29,6 +29,15 @@ enum Told {
     ByReply,
 }
 
+/// What new claims mean for the subscriptions that the session has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::session) enum Standing {
+    /// Nothing: there are none, or the claims are the same.
+    AsBefore,
+    /// The hub judges them again.
+    Judged,
+}
+
 impl Session {
     /// `Authorization: Bearer T` as a message: the first one lets in, a later one refreshes.
     pub(super) fn text_token(&mut self, text: &str) -> Done {
@@ -41,8 +50,8 @@ impl Session {
         };
         match self.judge(token) {
             Ok(claims) if self.take_seat(&claims) => {
-                self.adopt(claims);
-                self.say_hello()
+                let standing = self.adopt(claims);
+                self.say_hello(standing)
             }
             Ok(_) => self.fail(0, Failed::Close(Disconnect::TOO_MANY_REQUESTS)),
             Err(_) => self.fail(0, Failed::Close(Disconnect::INVALID_TOKEN)),
@@ -60,9 +69,9 @@ impl Session {
         };
         match claims {
             Ok(claims) if self.take_seat(&claims) => {
-                self.adopt(claims);
+                let standing = self.adopt(claims);
                 self.become_speaker(self.speaker.as_sdk());
-                self.greet(|result| protocol::connect_reply(id, result))
+                self.greet(standing, |result| protocol::connect_reply(id, result))
             }
             Ok(_) => self.fail(id, Failed::Close(Disconnect::CONNECTION_LIMIT)),
             Err(failed) => self.fail(id, failed),
@@ -75,25 +84,24 @@ impl Session {
             Ok(claims) => claims,
             Err(failed) => return self.fail(id, failed),
         };
-        self.adopt(claims.clone());
+        let standing = self.adopt(claims.clone());
         let client = self.client.to_string();
         let expiry = self.told(claims.expires_at);
         let result = RefreshResult { client: &client, version: protocol::VERSION, expiry };
         let reply = frame::text(&protocol::refresh_reply(id, &result));
-        self.join(id, &claims, Told::ByPush, reply, ErrorCode::Internal.into())
+        let wanted = self.wanted(&claims, Told::ByPush);
+        self.join(id, standing, wanted, reply, ErrorCode::Internal.into())
     }
 
-    /// A token on another command; [`Done::Later`] when it brings channels that have to be there first.
+    /// A token on another command; [`Done::Later`] when the hub has to judge and to add subscriptions first.
     pub(super) fn adopt_token_of_command(&mut self, id: u32, token: &str) -> Result<Done, Failed> {
         let claims = self.judge(token)?;
         if self.speaker.claims() == Some(&claims) {
             return Ok(Done::Now);
         }
         self.adopt(claims.clone());
-        Ok(match self.wanted(&claims, Told::ByPush) {
-            wanted if wanted.is_empty() => Done::Now,
-            wanted => self.ask_for(id, wanted, None, Failed::Close(Disconnect::INTERNAL)),
-        })
+        let wanted = self.wanted(&claims, Told::ByPush);
+        Ok(self.ask_for(id, wanted, None, Failed::Close(Disconnect::INTERNAL)))
     }
 
     /// The server API lets the session last to another time, and perhaps shows its user differently.
@@ -143,11 +151,11 @@ impl Session {
     }
 
     /// From now on the session has these claims.
-    fn adopt(&mut self, claims: Arc<Claims>) {
+    fn adopt(&mut self, claims: Arc<Claims>) -> Standing {
         let before = self.speaker.claims().cloned();
         self.become_speaker(self.speaker.with(claims.clone()));
         if before.is_none_or(|before| before == claims) {
-            return;
+            return Standing::AsBefore;
         }
         let permissions = self.services.permissions.clone();
         let stays = move |channel: &Channel, grant: &Grant| match grant {
@@ -157,14 +165,15 @@ impl Session {
             Grant::Brought(_) => brought(&claims).iter().any(|brought| brought.channel == *channel),
         };
         self.services.hub.do_send(Judge { key: self.key, stays: Box::new(stays) });
+        Standing::Judged
     }
 
     /// Tells a plain session that it is in.
-    pub(in crate::session) fn say_hello(&mut self) -> Done {
-        self.greet(protocol::connect_push)
+    pub(in crate::session) fn say_hello(&mut self, standing: Standing) -> Done {
+        self.greet(standing, protocol::connect_push)
     }
 
-    fn greet(&mut self, write: impl FnOnce(&ConnectResult<'_>) -> Vec<u8>) -> Done {
+    fn greet(&mut self, standing: Standing, write: impl FnOnce(&ConnectResult<'_>) -> Vec<u8>) -> Done {
         let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
         let is_sdk = self.speaker.keep_alive() == KeepAlive::EmptyReply;
         let client = self.client.to_string();
@@ -179,18 +188,17 @@ impl Session {
             session: &client,
             node: &self.services.node,
         });
-        self.join(0, &claims, Told::ByReply, frame::text(&greeting), Failed::Close(Disconnect::INTERNAL))
+        let wanted = self.wanted(&claims, Told::ByReply);
+        self.join(0, standing, wanted, frame::text(&greeting), Failed::Close(Disconnect::INTERNAL))
     }
 
-    /// Says `reply` when the session receives everything that its token brings.
-    fn join(&mut self, id: u32, claims: &Claims, told: Told, reply: Bytes, otherwise: Failed) -> Done {
-        match self.wanted(claims, told) {
-            wanted if wanted.is_empty() => {
-                self.send(reply);
-                Done::Now
-            }
-            wanted => self.ask_for(id, wanted, Some(reply), otherwise),
+    /// Says `reply` when the session receives everything that its token brings, and nothing more that it does not allow.
+    fn join(&mut self, id: u32, standing: Standing, wanted: Vec<Wanted>, reply: Bytes, otherwise: Failed) -> Done {
+        if wanted.is_empty() && standing == Standing::AsBefore {
+            self.send(reply);
+            return Done::Now;
         }
+        self.ask_for(id, wanted, Some(reply), otherwise)
     }
 
     fn wanted(&mut self, claims: &Claims, told: Told) -> Vec<Wanted> {

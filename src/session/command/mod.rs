@@ -11,6 +11,7 @@ use actix::prelude::*;
 use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
+pub(super) use self::identity::Standing;
 use super::{Session, pace::Haste, speaker::Speaker};
 use crate::{
     auth::{
@@ -30,11 +31,13 @@ pub(super) struct Inbox {
     text: Option<Bytes>,
     /// Bytes of `text` up to and with the newline of the line in hand.
     taken: u32,
+    /// The next line has been put back, and was counted when it came.
+    is_again: bool,
 }
 
 impl Inbox {
     pub(super) fn take(&mut self, text: Bytes) {
-        *self = Self { text: Some(text), taken: 0 };
+        *self = Self { text: Some(text), taken: 0, is_again: false };
     }
 
     /// The next line; the last may end in a newline. `None` when all are done.
@@ -55,7 +58,7 @@ impl Inbox {
 
     /// The line in hand is to come again.
     fn put_back(&mut self) {
-        self.taken = 0;
+        (self.taken, self.is_again) = (0, true);
     }
 }
 
@@ -146,7 +149,7 @@ impl Session {
     fn line(&mut self, line: &Bytes) -> Done {
         // The reader has checked that text is UTF-8.
         let text = std::str::from_utf8(line).unwrap_or_default();
-        let haste = self.hurry();
+        let haste = if std::mem::take(&mut self.inbox.is_again) { Haste::None } else { self.hurry() };
         if haste == Haste::Flood {
             self.close(&Disconnect::TOO_MANY_REQUESTS);
             return Done::Now;
@@ -160,10 +163,7 @@ impl Session {
         }
         match (&self.speaker, protocol::command(text)) {
             (Speaker::Gone | Speaker::Rejected { .. }, _) => Done::Now,
-            (Speaker::Nobody, Ok(Command { id, method: Method::Connect { token: inner }, token })) => {
-                self.connect(id, inner.or(token))
-            }
-            (Speaker::Nobody, _) => {
+            (Speaker::Nobody, Ok(Command { method, .. })) if !matches!(method, Method::Connect { .. }) => {
                 self.close(&Disconnect::BAD_REQUEST);
                 Done::Now
             }
@@ -171,8 +171,8 @@ impl Session {
                 self.answer(Answer::error(id, ErrorCode::TooManyRequests));
                 Done::Now
             }
-            (Speaker::Plain(_) | Speaker::Sdk(_), Ok(command)) => self.authorized(command, line),
-            (Speaker::Plain(_) | Speaker::Sdk(_), Err(_)) => {
+            (_, Ok(command)) => self.authorized(command, line),
+            (_, Err(_)) => {
                 self.nonsense();
                 Done::Now
             }
@@ -203,7 +203,7 @@ impl Session {
             Some(token) => match self.adopt_token_of_command(id, &token) {
                 Ok(Done::Now) => {}
                 Ok(joining) => {
-                    // The command comes again when the session has what its new token brings.
+                    // The command comes again when the session has what its new token brings, and no more.
                     self.inbox.put_back();
                     return joining;
                 }
