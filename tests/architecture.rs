@@ -110,6 +110,16 @@ fn the_mandated_crates_are_dependencies_and_used() {
 }
 
 #[test]
+fn every_promise_of_threats_md_names_a_test_that_is_there() {
+    let threats = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/THREATS.md")).unwrap();
+    let named: Vec<&str> = threats.split('`').skip(1).step_by(2).filter(|code| code.contains("::")).collect();
+    assert!(named.len() > 30, "{named:?}");
+    let code: String = sources("src").into_iter().chain(sources("tests")).map(|source| source.code).collect();
+    let is_there = |name: &str| !words(&code, &format!("fn {}(", name.rsplit("::").next().unwrap())).is_empty();
+    none_of(named.into_iter().filter(|name| *name != "module::name" && !is_there(name)));
+}
+
+#[test]
 fn unsafe_code_is_forbidden() {
     assert_eq!(manifest()["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
     // Forbidden cannot be allowed again; so this is for whoever would take the lint away together with it.

@@ -68,8 +68,7 @@ pub struct Try {
 impl Backoff {
     /// After `failures` wrong passwords for one user from one address each further try waits, at most `longest`.
     pub fn new(failures: u32, longest: Duration) -> Self {
-        let tables =
-            Tables { pairs: LruCache::new(ENTRIES), addresses: LruCache::new(ENTRIES), users: LruCache::new(ENTRIES) };
+        let tables = Tables { pairs: table(), addresses: table(), users: table() };
         Self { failures, longest: millis(longest), hasher: RandomState::new(), tables: Mutex::new(tables) }
     }
 
@@ -132,6 +131,13 @@ impl Backoff {
             Some(beyond) => millis(FIRST.saturating_mul(1 << beyond.min(31))).min(self.longest),
         }
     }
+}
+
+/// An empty table that takes memory as it fills: `LruCache::new` would take all of it at once.
+fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
+    let mut table = LruCache::unbounded();
+    table.resize(ENTRIES);
+    table
 }
 
 /// The record of `key`, new when there is none or nothing has failed for long.

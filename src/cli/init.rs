@@ -26,9 +26,10 @@ pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Result<(), String>
     write_private(&users, &user_text).map_err(|error| told(&users, error))?;
     let settings_text = format!(
         "# Made by wardcast init. Whoever reads this file can make tokens and publish.\n\n[auth]\nhmac_secret = \"{}\"\n\n\
-         [api]\nkey = \"{api_key}\"\n\n[login]\nusers_file = {}\n",
+         [api]\nkey = \"{api_key}\"\n\n[login]\nusers_file = {}\nkey = \"{}\"\n",
         secrets::random()?,
         quoted(&users.display().to_string()),
+        secrets::random()?,
     );
     write_private(&settings, &settings_text).map_err(|error| told(&settings, error))?;
     println!(

@@ -15,9 +15,11 @@ pub(super) fn random() -> Result<String, String> {
     }))
 }
 
-/// Fills what is not set, for this run only.
+/// Fills what is not set, for this run only. Where other keys are configured they stay the only ones: a secret of ours
+/// beside them would be the key of tokens without a `kid`.
 pub(super) fn fill(config: &mut Config) -> Result<(), String> {
-    for secret in [&mut config.auth.hmac_secret, &mut config.api.key] {
+    let tokens = config.auth.keys.is_empty().then_some(&mut config.auth.hmac_secret);
+    for secret in tokens.into_iter().chain([&mut config.api.key]) {
         if secret.is_empty() {
             *secret = Secret::new(random()?);
         }

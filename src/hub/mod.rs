@@ -37,7 +37,7 @@ use crate::{
 
 pub use hubs::Hubs;
 pub use interest::Interest;
-pub use subscribing::{Extend, Find, Judge, NotSubscribed, Subscribe, Unsubscribe, Wanted};
+pub use subscribing::{Extend, Find, Judge, NotSubscribed, Subscribe, Unsubscribe, Verdict, Wanted};
 pub use subscription::{Grant, Terms};
 
 /// Names a session, for as long as the process lives.

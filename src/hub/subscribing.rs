@@ -91,14 +91,17 @@ pub struct Extend {
     pub grant: Grant,
 }
 
+/// Whether a subscription stays.
+pub type Verdict = dyn Fn(&Channel, &Grant) -> bool + Send;
+
 /// A session has new claims: every live subscription is judged again, and what they do not allow is ended (2000).
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Judge {
     /// Who.
     pub key: SessionKey,
-    /// Whether a subscription stays.
-    pub stays: Box<dyn Fn(&Channel, &Grant) -> bool + Send>,
+    /// What is to be held against each of its channels.
+    pub stays: Box<Verdict>,
 }
 
 impl Hub {
