@@ -40,9 +40,8 @@ fn told_login(told: &Ended) -> Value {
 fn made_files(dir: &str) -> [String; 2] {
     let texts = ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
     for line in texts.iter().flat_map(|text| text.lines()) {
-        match line.split_once(" = ") {
-            Some(("hmac_secret" | "key" | "password", value)) => _ = secret(value.trim_matches('"')),
-            _ => {}
+        if let Some(("hmac_secret" | "key" | "password", value)) = line.split_once(" = ") {
+            secret(value.trim_matches('"'));
         }
     }
     texts
