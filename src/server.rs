@@ -179,6 +179,7 @@ impl Parts {
         let read_users = |path| Users::read(path, &permissions, config.limits.channels_per_session);
         let login_users = config.login.users_file.as_deref().map(read_users).transpose()?.map(Arc::new);
         let (handshakes, publications) = (config.limits.handshakes_per_second, config.limits.publications_per_second);
+        let a_second = config.limits.tickets_per_second;
         let http = Data::new(http::Shared {
             config: config.clone(),
             clock: clock.clone(),
@@ -186,6 +187,7 @@ impl Parts {
             backoff: Backoff::new(config.login.failures, config.login.backoff),
             tickets: tickets(&broker),
             rates: Rates::new(handshakes, handshakes.saturating_mul(2)),
+            ticket_rates: Rates::new(a_second, a_second.saturating_mul(2)),
             verifier: verifier.clone(),
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             login_users,

@@ -82,15 +82,30 @@ async fn chunks_without_an_end_are_cut_at_the_limit() {
 }
 
 #[actix_rt::test]
-async fn chunks_without_an_end_are_not_read_for_strangers_and_other_methods() {
+async fn bodies_without_an_end_are_not_read_for_strangers_and_other_methods() {
     let hub = hub().await;
     let chunked =
         |line: &str| format!("{line} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", hub.address);
-    for (line, status) in
-        [("POST /api/publish", 401), ("POST /v1/channels/news/messages", 401), ("PUT /api/publish", 405)]
-    {
-        let answer = pour(&hub, &chunked(line)).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {answer}");
+    let long =
+        |line: &str| format!("{line} HTTP/1.1\r\nHost: {}\r\nContent-Length: 1000000000000\r\n\r\n", hub.address);
+    for (line, status) in [
+        ("POST /api/publish", 401),
+        ("POST /v1/channels/news/messages", 401),
+        ("PUT /api/publish", 405),
+        ("POST /auth/login", 413),
+        ("POST /auth/ticket", 401),
+        ("POST /auth/logout", 204),
+        ("POST /auth/nothing", 404),
+        ("PUT /auth/login", 405),
+        ("POST /socket", 405),
+        ("GET /socket", 426),
+        ("GET /health/live", 200),
+        ("POST /nothing", 404),
+    ] {
+        for head in [chunked(line), long(line)] {
+            let answer = pour(&hub, &head).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+        }
     }
     is_alive(&hub).await;
 }

@@ -15,8 +15,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use self::process::{Banner, Process, hears, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, eventually, http, raw};
+use self::process::{Banner, Ended, Process, hears, run, wardcast};
+use crate::support::{API_KEY, Client, SECRET, eventually, http, raw, secret};
 
 const INT: u32 = 2;
 const TERM: u32 = 15;
@@ -26,6 +26,25 @@ async fn connect(address: SocketAddr, token: &str) -> Client {
     let mut client = Client::connect(address, &format!("/connection/websocket?token={token}")).await.unwrap();
     assert!(client.hear().await["push"]["connect"].is_object());
     client
+}
+
+/// The login that `init` tells, as the body of one.
+fn told_login(told: &Ended) -> Value {
+    let body = told.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
+    let credentials: Value = body.trim_end_matches('\'').parse().unwrap();
+    secret(credentials["password"].as_str().unwrap());
+    credentials
+}
+
+/// The settings and users that `init` has made, whose secrets are marked.
+fn made_files(dir: &str) -> [String; 2] {
+    let texts = ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        if let Some(("hmac_secret" | "key" | "password", value)) = line.split_once(" = ") {
+            secret(value.trim_matches('"'));
+        }
+    }
+    texts
 }
 
 #[actix_rt::test]
@@ -132,25 +151,23 @@ async fn init_makes_private_files_once_and_they_run_a_hub() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("hub").to_str().unwrap().to_owned();
     let init = || run(&mut wardcast(&["init", "--dir", &dir, "--user", "dora"]));
-    let read = || ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
     let first = init();
     assert_eq!(first.code, Some(0), "{first:?}");
-    let made = read();
+    let made = made_files(&dir);
     for name in ["wardcast.toml", "users.toml"] {
         let mode = fs::metadata(format!("{dir}/{name}")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let again = init();
     assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
-    assert_eq!(read(), made);
+    assert_eq!(made_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
     let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
     let address = hub.banner().address;
-    let told = first.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
-    let answer = http::post(address, "/auth/login").json(told.trim_end_matches('\'').parse().unwrap()).send().await;
+    let answer = http::post(address, "/auth/login").json(told_login(&first)).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    connect(address, answer.json()["access_token"].as_str().unwrap()).await;
+    connect(address, secret(answer.json()["access_token"].as_str().unwrap())).await;
 }
 
 #[test]
@@ -255,23 +272,23 @@ async fn nothing_that_is_secret_is_ever_logged() {
     let refused = raw::handshake(address, &format!("/socket?token={forged}"));
     assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
 
-    let file: toml::Table = fs::read_to_string(&settings).unwrap().parse().unwrap();
+    let file: toml::Table = made_files(dir)[0].parse().unwrap();
     let key = file["api"]["key"].as_str().unwrap();
     for (key, status) in [(key, 200), (API_KEY, 401)] {
         let request = http::post(address, "/api/publish").header("X-API-Key", key);
         assert_eq!(request.body(r#"{"channel":"news","data":1}"#).send().await.status, status);
     }
-    let told = init.stdout.lines().find_map(|line| line.split_once("-d '")).unwrap().1;
-    let credentials: Value = told.trim_end_matches('\'').parse().unwrap();
+    let credentials = told_login(&init);
     let answer = http::post(address, "/auth/login").json(credentials.clone()).send().await.json();
-    let wrong = json!({"username": "demo", "password": "a wrong password"});
+    let wrong = json!({"username": "demo", "password": secret("a wrong password")});
     assert_eq!(http::post(address, "/auth/login").json(wrong).send().await.status, 401);
 
     hub.signal(TERM).await;
     let stderr = hub.end().stderr;
     assert!(stderr.contains("TRACE") && stderr.contains("DEBUG"), "not a log at trace: {stderr:.500}");
     let secret = file["auth"]["hmac_secret"].as_str().unwrap();
-    let (password, login) = (credentials["password"].as_str().unwrap(), answer["access_token"].as_str().unwrap());
+    let (password, login) =
+        (credentials["password"].as_str().unwrap(), self::secret(answer["access_token"].as_str().unwrap()));
     for secret in
         [&token, &subprotocol, &message, &command, &forged, secret, key, API_KEY, password, login, "a wrong password"]
     {

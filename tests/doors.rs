@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Error;
 use wardcast::config::{Door, Reject};
 
-use crate::support::{Client, Hub, http, hub, hub_with, raw};
+use crate::support::{Client, Hub, http, hub, hub_with, raw, secret};
 
 /// A session that is in can subscribe and receives.
 async fn is_in(hub: &Hub, mut client: Client) {
@@ -146,7 +146,7 @@ async fn a_bad_first_message_is_3500_and_a_token_of_another_scheme_too() {
     for text in [
         format!("Authorization: Bearer {}", hub.forged_token("ann")),
         format!("Authorization: Bearer {}", hub.expired_token("ann")),
-        "Authorization: Basic YW5uOnNlY3JldA==".to_owned(),
+        format!("Authorization: Basic {}", secret("YW5uOnNlY3JldA==")),
     ] {
         let mut client = hub.stranger().await;
         client.say_text(&text).await;
@@ -196,6 +196,47 @@ async fn who_says_nothing_or_never_ends_saying_it_is_stale_3502() {
     let mut halfway = raw::Raw::connect(hub.address, "/socket").await;
     halfway.send(&raw::frame(raw::FIN | raw::TEXT, b"Authorization: Bearer x")[..12]).await;
     assert_eq!(halfway.close_code().await, Some(3502));
+}
+
+#[actix_rt::test]
+async fn a_first_message_that_drips_ends_at_the_same_deadline_and_takes_a_place_of_those_who_wait() {
+    let hub = hub_with(|config| {
+        config.auth.first_message_timeout = std::time::Duration::from_millis(700);
+        config.limits.waiting = 1;
+    })
+    .await;
+    let mut raw = raw::Raw::connect(hub.address, "/socket").await;
+    let began = std::time::Instant::now();
+    let message = raw::frame(raw::FIN | raw::TEXT, &[b' '; 2000]);
+    raw.send(&message[..9]).await;
+    assert_eq!(hub.knock("/socket", &[]).await.status, 503, "half a frame is nobody, too");
+    // The pace is the attack: a byte now and then.
+    let (mut read, mut write) = raw.stream.into_split();
+    let drip = async {
+        for byte in &message[9..] {
+            if tokio::io::AsyncWriteExt::write_all(&mut write, &[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let mut heard = Vec::new();
+    tokio::select! {
+        () = drip => panic!("it may drip for ever"),
+        _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut heard) => {}
+    }
+    assert!(heard.windows(2).any(|code| code == 3502_u16.to_be_bytes()), "{heard:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[actix_rt::test]
+async fn a_marker_in_a_second_header_is_answered_and_the_token_in_the_first_is_not() {
+    let hub = hub().await;
+    let token = hub.token("ann");
+    let headers = [("Sec-WebSocket-Protocol", &*token), ("Sec-WebSocket-Protocol", "wardcast.v1")];
+    let answer = hub.knock("/socket", &headers).await;
+    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("wardcast.v1")), "{answer:?}");
+    assert_eq!(answer.head.to_lowercase().matches("sec-websocket-protocol").count(), 1, "{answer:?}");
 }
 
 #[actix_rt::test]

@@ -6,9 +6,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::Config;
 
-use crate::support::{Client, Hub, http, hub, hub_with};
+use crate::support::{Client, Hub, http, hub, hub_with, secret};
 
-/// A hub with the user ann, whose password is "right horse".
+/// The user ann's.
+const PASSWORD: &str = "right horse";
+const WRONG: &str = "wrong horse";
+
+/// A hub with the user ann.
 async fn login_hub() -> (Hub, tempfile::NamedTempFile) {
     login_hub_with(|_| ()).await
 }
@@ -16,7 +20,7 @@ async fn login_hub() -> (Hub, tempfile::NamedTempFile) {
 /// The same, changed.
 async fn login_hub_with(change: impl FnOnce(&mut Config)) -> (Hub, tempfile::NamedTempFile) {
     let users = tempfile::NamedTempFile::new().unwrap();
-    let hash = wardcast::auth::login::hash("right horse").unwrap();
+    let hash = secret(wardcast::auth::login::hash(secret(PASSWORD)).unwrap());
     let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
     std::fs::write(&users, text).unwrap();
     let path = users.path().to_owned();
@@ -37,7 +41,7 @@ async fn guess(hub: &Hub, username: &str, address: &str) -> (usize, u64) {
     for tries in 0..200 {
         let answer = http::post(hub.address, "/auth/login")
             .header("X-Forwarded-For", address)
-            .json(json!({"username": username, "password": "wrong"}))
+            .json(json!({"username": username, "password": WRONG}))
             .send()
             .await;
         match answer.status {
@@ -56,13 +60,22 @@ async fn guess(hub: &Hub, username: &str, address: &str) -> (usize, u64) {
 }
 
 async fn log_in(hub: &Hub, username: &str, password: &str) -> http::Response {
-    http::post(hub.address, "/auth/login").json(json!({"username": username, "password": password})).send().await
+    let credentials = json!({"username": username, "password": secret(password)});
+    let answer = http::post(hub.address, "/auth/login").json(credentials).send().await;
+    if answer.status == 200 {
+        secret(access_token(&answer));
+    }
+    answer
+}
+
+fn access_token(answer: &http::Response) -> String {
+    answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
 #[actix_rt::test]
 async fn the_right_password_gives_a_token_that_opens_a_connection() {
     let (hub, _users) = login_hub().await;
-    let response = log_in(&hub, "ann", "right horse").await;
+    let response = log_in(&hub, "ann", PASSWORD).await;
     assert_eq!((response.status, response.header("cache-control")), (200, Some("no-store")));
     let answer = response.json();
     assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(900)));
@@ -81,10 +94,10 @@ async fn a_login_with_a_key_of_its_own_gives_tokens_that_are_accepted() {
     let path = users.path().to_owned();
     let hub = hub_with(move |config| {
         config.login.users_file = Some(path);
-        config.login.key = wardcast::config::Secret::new("another key than the one of the backend");
+        config.login.key = wardcast::config::Secret::new(secret("another key than the one of the backend"));
     })
     .await;
-    let answer = log_in(&hub, "ann", "right horse").await.json();
+    let answer = log_in(&hub, "ann", PASSWORD).await.json();
     let path = format!("/socket?token={}", answer["access_token"].as_str().unwrap());
     Client::connect(hub.address, &path).await.unwrap().subscribe_after_hello("news").await;
     hub.client("the backend's token is good, too").await;
@@ -93,17 +106,67 @@ async fn a_login_with_a_key_of_its_own_gives_tokens_that_are_accepted() {
 #[actix_rt::test]
 async fn an_unknown_user_and_a_wrong_password_look_alike() {
     let (hub, _users) = login_hub().await;
-    let (wrong, unknown) = (log_in(&hub, "ann", "wrong").await, log_in(&hub, "bob", "right horse").await);
+    let (wrong, unknown) = (log_in(&hub, "ann", WRONG).await, log_in(&hub, "bob", PASSWORD).await);
     assert_eq!((wrong.status, &wrong.body), (401, &unknown.body));
     assert_eq!(unknown.status, 401);
     assert_eq!(log_in(&hub, "ann", &"x".repeat(2000)).await.status, 401);
 }
 
 #[actix_rt::test]
+async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
+    let (hub, _users) = login_hub_with(|config| config.login.failures = 1000).await;
+    let mut took = [Vec::new(), Vec::new()];
+    // In turn, so that whatever else the machine does slows down both.
+    for _ in 0..7 {
+        for (user, took) in ["ann", "bob"].into_iter().zip(&mut took) {
+            let since = std::time::Instant::now();
+            assert_eq!(log_in(&hub, user, WRONG).await.status, 401);
+            took.push(since.elapsed());
+        }
+    }
+    let [known, unknown] = took.map(|mut took| {
+        took.sort_unstable();
+        took[3]
+    });
+    // A hash takes fifty times as long as the rest.
+    assert!(unknown < known * 3 && known < unknown * 3, "{known:?} and {unknown:?}");
+}
+
+#[actix_rt::test]
+async fn nothing_but_a_post_logs_in_or_out_or_gives_a_ticket() {
+    let (hub, _users) = login_hub().await;
+    for path in ["/auth/login", "/auth/logout", "/auth/ticket"] {
+        for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "BREW"] {
+            let credentials = json!({"username": "ann", "password": PASSWORD});
+            let answer = http::request(hub.address, method, path)
+                .header("Authorization", &format!("Bearer {}", hub.token("ann")))
+                .header("X-HTTP-Method-Override", "POST")
+                .json(credentials)
+                .send()
+                .await;
+            assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{method} {path}: {answer:?}");
+            assert!(!answer.body.contains("access_token") && !answer.body.contains("ticket"), "{answer:?}");
+        }
+    }
+}
+
+#[actix_rt::test]
 async fn bad_bodies_are_refused_before_anything_is_hashed() {
     let (hub, _users) = login_hub().await;
     let post = || http::post(hub.address, "/auth/login");
-    assert_eq!(post().json(json!({"username": "ann"})).send().await.status, 400);
+    for body in [
+        json!({"username": "ann"}),
+        json!(["ann", PASSWORD]),
+        json!({"username": "ann", "password": [PASSWORD]}),
+        json!({"username": null, "password": PASSWORD}),
+        json!({"username": "ann", "password": PASSWORD}).to_string().into(),
+    ] {
+        let answer = post().json(body.clone()).send().await;
+        assert!(answer.status == 400 && !answer.body.contains(PASSWORD), "{body}: {answer:?}");
+    }
+    let twice = format!(r#"{{"username":"ann","password":"{WRONG}","password":"{PASSWORD}"}}"#);
+    assert_eq!(post().header("Content-Type", "application/json").body(twice).send().await.status, 400);
+    assert_eq!(post().json(json!({"username": "ann", "password": PASSWORD})).send().await.status, 200, "none counted");
     assert_eq!(post().header("Content-Type", "text/plain").body("{}").send().await.status, 415);
     assert_eq!(post().json(json!({"username": "ann", "password": "x".repeat(1 << 20)})).send().await.status, 413);
     assert_eq!(http::get(hub.address, "/auth/login").send().await.status, 405);
@@ -111,7 +174,7 @@ async fn bad_bodies_are_refused_before_anything_is_hashed() {
 
 #[actix_rt::test]
 async fn without_a_login_file_there_is_no_login() {
-    assert_eq!(log_in(&hub().await, "ann", "right horse").await.status, 404);
+    assert_eq!(log_in(&hub().await, "ann", PASSWORD).await.status, 404);
 }
 
 #[actix_rt::test]
@@ -120,10 +183,10 @@ async fn the_cookie_of_a_login_opens_a_connection_and_a_logout_takes_it_back() {
     let own = format!("http://{}", hub.address);
     let response = http::post(hub.address, "/auth/login")
         .header("Origin", &own)
-        .json(json!({"username": "ann", "password": "right horse"}))
+        .json(json!({"username": "ann", "password": PASSWORD}))
         .send()
         .await;
-    let token = response.json()["access_token"].as_str().unwrap().to_owned();
+    let token = secret(access_token(&response));
     let attributes = "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900";
     assert_eq!(response.header("set-cookie").unwrap(), format!("wardcast_token={token}; {attributes}"));
     let cookie = format!("wardcast_token={token}");
@@ -139,9 +202,9 @@ async fn the_cookie_of_a_login_opens_a_connection_and_a_logout_takes_it_back() {
 #[actix_rt::test]
 async fn without_login_cookie_none_is_set_and_a_failed_login_never_sets_one() {
     let (hub, _users) = login_hub().await;
-    assert_eq!(log_in(&hub, "ann", "right horse").await.header("set-cookie"), None);
+    assert_eq!(log_in(&hub, "ann", PASSWORD).await.header("set-cookie"), None);
     let (hub, _users) = login_hub_with(|config| config.login.cookie = true).await;
-    assert_eq!(log_in(&hub, "ann", "wrong").await.header("set-cookie"), None);
+    assert_eq!(log_in(&hub, "ann", WRONG).await.header("set-cookie"), None);
 }
 
 #[actix_rt::test]
@@ -152,7 +215,7 @@ async fn a_foreign_page_logs_nobody_in_or_out() {
     })
     .await;
     let from = |path, origin| http::post(hub.address, path).header("Origin", origin);
-    let credentials = || json!({"username": "ann", "password": "right horse"});
+    let credentials = || json!({"username": "ann", "password": PASSWORD});
     for origin in ["https://evil.com", "null", "https://app.example.com.evil.com", "https://x/y"] {
         let login = from("/auth/login", origin).json(credentials()).send().await;
         assert_eq!((login.status, login.header("set-cookie")), (403, None), "{origin}: {login:?}");
@@ -186,7 +249,7 @@ async fn guessing_gets_slower_with_each_try_and_nothing_is_hashed_for_who_has_to
     }
     let right = http::post(hub.address, "/auth/login")
         .header("X-Forwarded-For", "192.0.2.1")
-        .json(json!({"username": "ann", "password": "right horse"}));
+        .json(json!({"username": "ann", "password": PASSWORD}));
     assert_eq!(right.send().await.status, 429, "the right password is not even looked at");
 }
 
@@ -219,7 +282,7 @@ async fn guesses_from_many_addresses_lock_the_user_out_of_none_of_her_own() {
         guess(&hub, "ann", &format!("198.51.100.{number}")).await;
     }
     assert_eq!(guess(&hub, "ann", "203.0.113.1").await, (1, 1), "a new address has one guess");
-    assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+    assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 200);
 }
 
 #[actix_rt::test]
@@ -227,21 +290,21 @@ async fn a_success_begins_anew_and_logins_in_parallel_are_not_taken_for_guesses(
     let (hub, _users) = login_hub_with(behind_a_proxy).await;
     for _ in 0..3 {
         for _ in 0..4 {
-            assert_eq!(log_in(&hub, "ann", "wrong").await.status, 401);
+            assert_eq!(log_in(&hub, "ann", WRONG).await.status, 401);
         }
-        assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+        assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 200);
     }
     let (hub, _users) = login_hub_with(|config| config.login.concurrency = 4).await;
-    for answer in join_all((0..4).map(|_| log_in(&hub, "ann", "right horse"))).await {
+    for answer in join_all((0..4).map(|_| log_in(&hub, "ann", PASSWORD))).await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    assert_eq!(log_in(&hub, "ann", "right horse").await.status, 200);
+    assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 200);
 }
 
 #[actix_rt::test]
 async fn guesses_at_the_same_time_do_not_slip_through() {
     let (hub, _users) = login_hub_with(|config| config.login.concurrency = 100).await;
-    let answers = join_all((0..40).map(|_| log_in(&hub, "ann", "wrong"))).await;
+    let answers = join_all((0..40).map(|_| log_in(&hub, "ann", WRONG))).await;
     let guesses = answers.iter().filter(|answer| answer.status == 401).count();
     assert_eq!(guesses, 5);
     assert!(answers.iter().all(|answer| [401, 429].contains(&answer.status)));
@@ -254,7 +317,7 @@ async fn a_login_that_found_no_room_is_not_counted_as_a_guess() {
         config.login.concurrency = 1;
     })
     .await;
-    let answers = join_all((0..5).map(|_| log_in(&hub, "ann", "wrong"))).await;
+    let answers = join_all((0..5).map(|_| log_in(&hub, "ann", WRONG))).await;
     let guesses = answers.iter().filter(|answer| answer.status == 401).count();
     assert!((1..5).contains(&guesses), "no flood at all: {answers:?}");
     assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");

@@ -14,6 +14,10 @@ mod support;
 mod architecture;
 // How a token gets in, and what happens to one that does not.
 mod doors;
+// Each door by itself, and what comes of what is brought to it.
+mod doors_alone;
+// Attacks on tokens and their keys.
+mod tokens;
 // What is accepted as a WebSocket handshake.
 mod handshake;
 // Whose pages may connect, and read.

@@ -146,3 +146,28 @@ async fn a_stranger_that_tries_token_after_token_is_held_to_the_same_rate() {
     // Two seconds' worth, and what a busy machine takes meanwhile.
     assert!((10..=15).contains(&codes[&109]) && codes[&111] >= 10, "{codes:?}");
 }
+
+#[actix_rt::test]
+async fn a_token_over_the_rate_is_111_and_not_taken() {
+    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut client = hub.client("ann").await;
+    let brings = |channel: &str| hub.signed(json!({"sub": "ann", "exp": 60, "channels": [channel]}));
+    let mut commands = vec![json!({"id": 1, "ping": {}}); 10];
+    commands.extend([
+        json!({"id": 2, "refresh": {"token": brings("a")}}),
+        json!({"id": 3, "token": brings("b"), "ping": {}}),
+        json!({"id": 4, "subscribe": {"channel": "c", "token": hub.signed(json!({"sub": "ann", "channel": "c", "exp": 60}))}}),
+        json!({"id": 5, "refresh": {"token": hub.forged_token("ann")}}),
+    ]);
+    let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
+    client.say_text(&lines.join("\n")).await;
+    for _ in 0..10 {
+        assert!(client.hear().await["ping"].is_object());
+    }
+    for id in 2..=5 {
+        let reply = client.hear().await;
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(id), &json!(111)), "{reply}");
+    }
+    let channels = hub.api("channels", json!({})).await;
+    assert_eq!(channels, json!({"result": {"channels": {}}}));
+}

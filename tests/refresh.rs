@@ -156,6 +156,7 @@ async fn when_every_command_must_carry_a_token_one_without_is_101_and_is_not_don
     let hub = hub_with(|config| config.auth.require_token_per_message = true).await;
     let mut client = hub.client("ann").await;
     let token = hub.token("ann");
+    assert_eq!(client.ask(json!({"id": 1, "connect": {}})).await["error"]["code"], 101, "also to speak as an SDK");
     for command in [
         json!({"subscribe": {"channel": "news"}}),
         json!({"publish": {"channel": "other", "data": 1}}),

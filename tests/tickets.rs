@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::Door;
 
-use crate::support::{Client, Hub, http, hub, hub_with};
+use crate::support::{Client, Hub, http, hub, hub_with, secret};
 
 fn ask(hub: &Hub, token: &str) -> http::Request {
     http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {token}"))
@@ -15,7 +15,7 @@ fn ask(hub: &Hub, token: &str) -> http::Request {
 async fn ticket(hub: &Hub, token: &str) -> String {
     let answer = ask(hub, token).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()["ticket"].as_str().unwrap().to_owned()
+    secret(answer.json()["ticket"].as_str().unwrap().to_owned())
 }
 
 #[actix_rt::test]
@@ -24,7 +24,7 @@ async fn a_ticket_opens_one_connection_for_the_user_of_its_token() {
     let answer = ask(&hub, &hub.token("ann")).send().await;
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
     assert_eq!(answer.json()["expires_in"], json!(30));
-    let path = format!("/socket?ticket={}", answer.json()["ticket"].as_str().unwrap());
+    let path = format!("/socket?ticket={}", secret(answer.json()["ticket"].as_str().unwrap()));
     let mut ann = hub.client_with(&path, &[]).await;
     ann.subscribe("news").await;
     hub.client("bob").await.say(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
@@ -102,8 +102,38 @@ async fn a_ticket_opens_nothing_after_its_token_has_expired() {
     let answer = ask(&hub, &hub.token_for("ann", Duration::from_secs(10))).send().await.json();
     assert!(answer["expires_in"].as_u64().unwrap() <= 10, "{answer}");
     hub.clock.advance(Duration::from_secs(11));
-    let late = hub.knock(&format!("/socket?ticket={}", answer["ticket"].as_str().unwrap()), &[]).await;
+    let late = hub.knock(&format!("/socket?ticket={}", secret(answer["ticket"].as_str().unwrap())), &[]).await;
     assert_eq!(late.status, 401, "{late:?}");
+}
+
+#[actix_rt::test]
+async fn one_user_cannot_take_all_the_tickets() {
+    let hub = hub_with(|config| (config.limits.tickets_per_second, config.limits.tickets) = (1, 20)).await;
+    let mut given = 0;
+    for _ in 0..10 {
+        let answer = ask(&hub, &hub.token("ann")).send().await;
+        given += usize::from(answer.status == 200);
+        assert!(answer.status == 200 || (answer.status == 429 && answer.header("retry-after").is_some()), "{answer:?}");
+    }
+    assert!((2..5).contains(&given), "two at once and one a second: {given}");
+    ticket(&hub, &hub.token("bob")).await;
+}
+
+#[actix_rt::test]
+async fn one_who_is_nobody_takes_no_tickets_of_others_who_are_nobody() {
+    let hub = hub_with(|config| {
+        config.auth.anonymous = wardcast::config::Anonymous::Token;
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.limits.tickets_per_second = 1;
+    })
+    .await;
+    let nobody = hub.signed(json!({"sub": "", "exp": 60}));
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        statuses.push(ask(&hub, &nobody).header("X-Forwarded-For", "192.0.2.1").send().await.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(ask(&hub, &nobody).header("X-Forwarded-For", "192.0.2.2").send().await.status, 200);
 }
 
 #[actix_rt::test]

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::BrokerKind;
 
-use crate::support::{Client, Hub, eventually, http, hub_with, redis::RedisServer};
+use crate::support::{Client, Hub, eventually, http, hub_with, redis::RedisServer, secret};
 
 async fn hub_on(redis: &RedisServer) -> Hub {
     let url = redis.url();
@@ -218,4 +218,49 @@ async fn every_channel_is_given_back_once_whatever_fails_and_closes_in_between()
         publish_again(&hub, "c-kept", json!(round)).await;
         assert_eq!(kept.publication().await, json!(round));
     }
+}
+
+fn ask_for_ticket(hub: &Hub) -> http::Request {
+    http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {}", hub.token("ann")))
+}
+
+async fn ticket_path(hub: &Hub) -> String {
+    let answer = ask_for_ticket(hub).send().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    format!("/socket?ticket={}", secret(answer.json()["ticket"].as_str().unwrap()))
+}
+
+#[actix_rt::test]
+async fn one_ticket_at_two_hubs_at_once_opens_one_connection() {
+    let redis = RedisServer::start().await;
+    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    for _ in 0..10 {
+        let path = ticket_path(&one).await;
+        let (here, there) = tokio::join!(one.knock(&path, &[]), two.knock(&path, &[]));
+        let mut statuses = [here.status, there.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [101, 401]);
+        assert_eq!((one.knock(&path, &[]).await.status, two.knock(&path, &[]).await.status), (401, 401), "nor later");
+    }
+}
+
+#[actix_rt::test]
+async fn without_redis_tickets_are_503_other_doors_stay_open_and_no_ticket_counts_twice() {
+    let mut redis = RedisServer::start().await;
+    let hub = hub_on(&redis).await;
+    let path = ticket_path(&hub).await;
+    redis.kill();
+    for answer in [hub.knock(&path, &[]).await, ask_for_ticket(&hub).send().await] {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
+        assert_eq!((answer.header("connection"), answer.header("cache-control")), (Some("close"), Some("no-store")));
+        assert!(!answer.body.to_lowercase().contains("redis") && !answer.body.contains("127.0.0.1"), "{answer:?}");
+    }
+    assert_eq!(hub.knock("/socket?ticket=x", &[]).await.status, 401, "for what is none nobody is asked");
+    hub.client("ann").await;
+    assert_eq!(hub.connections(), 1, "a refused one keeps no seat");
+    redis.restart().await;
+    eventually("tickets are given again", async || ask_for_ticket(&hub).send().await.status == 200).await;
+    assert_eq!(hub.knock(&path, &[]).await.status, 401, "what the old Redis knew is gone");
+    let path = ticket_path(&hub).await;
+    assert_eq!(hub.knock(&path, &[]).await.status, 101);
 }

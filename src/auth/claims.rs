@@ -15,7 +15,8 @@ use crate::{
 pub struct Claims {
     /// `sub`; empty for a session without a user.
     pub user: Arc<str>,
-    /// `exp`, or `expire_at` where that is earlier: from here on nothing is taken and nothing is sent. [`NEVER`] without.
+    /// `exp`, `expire_at` or the end of the key, whichever comes first: from here on nothing is taken and nothing is sent.
+    /// [`NEVER`] without.
     pub expires_at: Millis,
     /// `info`: raw JSON that others see.
     pub info: Option<Bytes>,

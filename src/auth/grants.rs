@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Cap, Grants, Permissions, ServerSide,
     claims::NumericDate,
-    json::{Bounded, Text, one_line, present},
+    json::{Bounded, Object, Text, one_line, present},
 };
 use crate::{
     channel::{Channel, Pattern},
@@ -142,7 +142,7 @@ impl<'de> Visitor<'de> for &mut Subscriptions<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut subs: A) -> Result<(), A::Error> {
-        while let Some((Text(name), options)) = subs.next_entry::<Text<'de>, Options<'de>>()? {
+        while let Some((Text(name), Object(options))) = subs.next_entry::<Text<'de>, Object<Options<'de>>>()? {
             self.add(&name, &options)?;
         }
         Ok(())
@@ -182,16 +182,16 @@ enum Word {
 }
 
 fn caps(raw: &RawValue) -> Result<Vec<Cap>, &'static str> {
-    let rules: Bounded<Rule<'_>, RULES> = serde_json::from_str(raw.get()).map_err(|_| "caps")?;
+    let rules: Bounded<Object<Rule<'_>>, RULES> = serde_json::from_str(raw.get()).map_err(|_| "caps")?;
     let count = |kind: Option<Match>| -> usize {
-        let counted = rules.0.iter().filter(|rule| kind.is_none_or(|kind| rule.kind == kind));
+        let counted = rules.0.iter().map(|Object(rule)| rule).filter(|rule| kind.is_none_or(|kind| rule.kind == kind));
         counted.map(|rule| rule.channels.0.len()).sum()
     };
     // Before anything is compiled.
     if count(None) > PATTERNS || count(Some(Match::Regex)) > REGEXES {
         return Err("caps with too many patterns");
     }
-    rules.0.iter().map(cap).collect()
+    rules.0.iter().map(|Object(rule)| cap(rule)).collect()
 }
 
 fn cap(rule: &Rule<'_>) -> Result<Cap, &'static str> {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -26,8 +26,7 @@ pub struct Users {
     decoy: String,
 }
 
-/// One user.
-#[derive(Debug)]
+/// One user. It has no `Debug`: nothing may print a hash.
 pub struct User {
     password_hash: String,
     /// What tokens of the user say.
@@ -104,7 +103,7 @@ impl Users {
         let mut by_name = HashMap::new();
         for entry in file.users {
             let (name, password_hash) = (entry.name.clone(), entry.password.clone());
-            if !password_hash.starts_with("$argon2id$") {
+            if !is_hash(&password_hash) {
                 return Err(BadUsers::Hash(name));
             }
             if name.is_empty() || !is_user(&name) {
@@ -127,6 +126,13 @@ impl Users {
         let is_right = Argon2::default().verify_password(password.as_bytes(), hash).is_ok();
         user.filter(|_| is_right)
     }
+}
+
+/// Whether it is a whole argon2id hash. One that breaks off is refused in no time: whoever has it could never log in, and
+/// would be told from those who are unknown by that.
+fn is_hash(text: &str) -> bool {
+    let is_whole = |hash: PasswordHash| hash.salt.is_some() && hash.hash.is_some() && Params::try_from(&hash).is_ok();
+    text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok_and(is_whole)
 }
 
 /// TOML's own words only where they name a key: of a wrong type they quote the value, which may be a password.
@@ -179,6 +185,29 @@ mod tests {
         Users::read(file.path(), &Permissions::new(&config.channels, &config.namespaces), 128)
     }
 
+    const HASH: &str =
+        "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IG9mIDE2$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    #[test]
+    fn a_hash_that_would_be_refused_in_no_time_is_refused_at_start() {
+        let of = |hash: &str| read(&format!("[[users]]\nname = \"ann\"\npassword = {hash:?}\n"));
+        assert!(of(HASH).is_ok());
+        for broken in [
+            "$argon2id$",
+            "$argon2id$x",
+            &HASH[..HASH.len() - 44],
+            &HASH[..HASH.rfind('c').expect("a salt")],
+            &HASH.replace("m=19456", "m=1"),
+            &HASH.replace("t=2", "t=0"),
+            &HASH.replace("argon2id", "argon2i"),
+            &HASH.replace('A', "!"),
+            "right horse",
+        ] {
+            let told = of(broken).err().unwrap_or_else(|| panic!("{broken}")).to_string();
+            assert!(told.contains("hash-password") && !told.contains(broken), "{told}");
+        }
+    }
+
     #[test]
     fn a_user_gets_in_with_the_password_only() {
         let hash = hash("right horse").unwrap();
@@ -203,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_no_token_may_say_is_refused_at_start_with_the_user() {
-        let entry = |more: &str| format!("[[users]]\nname = \"ann\"\npassword = \"$argon2id$x\"\n{more}\n");
+        let entry = |more: &str| format!("[[users]]\nname = \"ann\"\npassword = {HASH:?}\n{more}\n");
         let good = "channels = [\"news\", \"#ann\"]\ncaps = [{ channels = [\"a*\"], match = \"wildcard\", allow = [\"pub\"] }]";
         let claims = read(&entry(good)).unwrap().by_name.remove("ann").unwrap().claims;
         assert_eq!(claims.channels.unwrap().get(), r##"["news","#ann"]"##);
@@ -224,6 +253,6 @@ mod tests {
             assert!(told.contains("\"ann\""), "{told}");
         }
         assert!(read(&(entry("") + &entry(""))).err().unwrap().to_string().contains("twice"));
-        assert!(read("[[users]]\nname = \"\"\npassword = \"$argon2id$x\"\n").is_err());
+        assert!(read(&format!("[[users]]\nname = \"\"\npassword = {HASH:?}\n")).is_err());
     }
 }

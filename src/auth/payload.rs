@@ -13,7 +13,7 @@ use super::{
     Claims, Permissions, SubscriptionClaims,
     claims::NumericDate,
     grants::{Bounds, INFO_BYTES, Raw},
-    json::{Text, is_too_deep, one_line, present},
+    json::{Object, Text, is_too_deep, one_line, present},
     verifier::Refusal,
 };
 use crate::{
@@ -74,7 +74,8 @@ impl<'a> Payload<'a> {
         if is_too_deep(json) {
             return Err(Refusal::Invalid("payload nested too deep"));
         }
-        serde_json::from_slice(json).map_err(|_| Refusal::Invalid("form or type of a claim"))
+        let read = serde_json::from_slice::<Object<Self>>(json);
+        read.map(|Object(payload)| payload).map_err(|_| Refusal::Invalid("form or type of a claim"))
     }
 
     /// The claims of a token that opens connections.
@@ -168,7 +169,7 @@ pub(super) fn claimed_issuer(json: &[u8]) -> Option<String> {
     struct Issued {
         iss: String,
     }
-    serde_json::from_slice::<Issued>(json).ok().map(|issued| issued.iss)
+    serde_json::from_slice::<Object<Issued>>(json).ok().map(|Object(issued)| issued.iss)
 }
 
 /// `aud`: one or several (RFC 7519 §4.1.3).

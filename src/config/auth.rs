@@ -56,7 +56,7 @@ pub struct Key {
     /// File of a JWK set (RFC 7517 §5).
     #[serde(default, deserialize_with = "value::path")]
     pub jwks: Option<PathBuf>,
-    /// From here on the key verifies nothing, in milliseconds since the epoch.
+    /// From here on the key verifies nothing and what it has verified ends, in milliseconds since the epoch.
     #[serde(default, deserialize_with = "value::instant")]
     pub not_after: Option<Millis>,
     /// Tokens of this issuer only.

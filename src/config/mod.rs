@@ -172,6 +172,7 @@ pub struct Limits {
     pub waiting: usize,
     pub waiting_per_address: usize,
     pub tickets: usize,
+    pub tickets_per_second: u32,
 }
 
 /// `[log]`: what is said on stderr.

@@ -94,8 +94,12 @@ async fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
     // The answer, as actix-web-actors writes it; what it lets pass has been refused above.
     let answer: Vec<&str> = offer.answer.into_iter().collect();
     let mut response = actix_web_actors::ws::handshake_with_protocols(request, &answer)
-        .map_err(|_| Failure::bad_request("not a WebSocket handshake"))?
-        .finish();
+        .map_err(|_| Failure::bad_request("not a WebSocket handshake"))?;
+    if let Some(answer) = offer.answer {
+        // It looks for it in the first of several headers only (RFC 6455 §11.3.4 allows several).
+        response.insert_header((SEC_WEBSOCKET_PROTOCOL, answer));
+    }
+    let mut response = response.finish();
     response.extensions_mut().insert(Admission { entrance, seat, address: at_address, user, waiting });
     Ok(response)
 }

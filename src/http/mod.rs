@@ -59,6 +59,8 @@ pub struct Shared {
     pub tickets: Tickets,
     /// Handshakes, logins and tickets of each address (`limits.handshakes_per_second`).
     pub rates: Rates,
+    /// Tickets of each user (`limits.tickets_per_second`).
+    pub ticket_rates: Rates,
     /// Bounds the password hashes that are computed at a time.
     pub hashing: Arc<tokio::sync::Semaphore>,
     /// Connections in all.

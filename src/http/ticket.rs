@@ -60,6 +60,10 @@ pub(super) async fn issue(
     }
     let token = door::in_authorization(&values).map_err(|_| Failure::bad_token(false))?;
     let claims = shared.verifier.verify(token).map_err(|refusal| Failure::bad_token(refusal == Refusal::Expired))?;
+    // Sessions without a user are told apart by where they come from, or one would take the tickets of all.
+    let whose = (&*claims.user, claims.is_anonymous().then_some(visitor.address));
+    let counted = shared.ticket_rates.take(&whose);
+    counted.map_err(|wait| Failure::too_many("too many tickets for this user", wait))?;
     let mut random = [0; TICKET_BYTES];
     getrandom::fill(&mut random).map_err(|_| Failure::internal())?;
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);

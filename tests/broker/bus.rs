@@ -11,7 +11,7 @@ use wardcast::{
 };
 
 use super::fixture::{Memo, at, channel, eventually, hears_again, leave, on};
-use crate::support::redis::RedisServer;
+use crate::support::{redis::RedisServer, secret};
 
 const NEWS: &str = "wardcast:c:{news}";
 
@@ -172,6 +172,7 @@ fn only_a_url_that_means_nothing_prevents_the_start() {
     for url in ["", "redis", "http://localhost", "redis://me:hunter22@host:port", "rediss://me:hunter22@localhost"] {
         let mut config = Config::default().broker.redis;
         config.url = Secret::new(url);
+        secret("hunter22");
         let hubs = Arc::new(Memo::default());
         let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default(), "node".into());
         let why = started.err().map(|error| error.to_string()).unwrap();
@@ -183,7 +184,7 @@ fn only_a_url_that_means_nothing_prevents_the_start() {
 #[tokio::test]
 async fn wrong_credentials_are_named_without_the_password() {
     let server = RedisServer::start().await;
-    let url = server.url().replace("redis://", "redis://somebody:hunter22@");
+    let url = server.url().replace("redis://", &format!("redis://somebody:{}@", secret("hunter22")));
     let alice = at(&url, "wardcast");
     let mut why = String::new();
     eventually("redis refuses", async || {

@@ -10,7 +10,7 @@ use super::{
     fixture::{Instance, TICKETS, TIMEOUT, at, eventually, on},
     proxy::{Mode, Proxy},
 };
-use crate::support::redis::RedisServer;
+use crate::support::{redis::RedisServer, secret};
 
 const LONG: Duration = Duration::from_secs(60);
 /// What a ticket may hold: every byte there is.
@@ -38,7 +38,7 @@ pub async fn a_ticket_is_taken_once(instance: Instance) {
 
 pub async fn of_all_who_ask_for_a_ticket_at_once_one_gets_it(instance: Instance) {
     for round in 0..20 {
-        let id = format!("ticket{round}");
+        let id = secret(format!("a-ticket-of-round-{round}"));
         instance.put(&id, VALUE, LONG).await.unwrap();
         let taken = join_all((0..20).map(|_| instance.take(&id))).await;
         assert_eq!(taken.iter().flatten().count(), 1);
@@ -89,7 +89,7 @@ async fn two_instances_that_get_one_ticket_at_once_open_one_connection() {
     let server = RedisServer::start().await;
     let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
     for round in 0..50 {
-        let id = format!("ticket{round}");
+        let id = secret(format!("a-ticket-of-round-{round}"));
         alice.put(&id, VALUE, LONG).await.unwrap();
         let (one, other) = tokio::join!(alice.take(&id), bob.take(&id));
         assert_eq!([one, other].iter().flatten().count(), 1);

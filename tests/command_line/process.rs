@@ -18,6 +18,8 @@ pub(super) struct Process {
     pub(super) child: Child,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
+    /// What it prints is a token or a hash.
+    prints_secrets: bool,
 }
 
 /// Whether a process has a handler for a signal.
@@ -62,6 +64,14 @@ impl Process {
 
     pub(super) fn fed(command: &mut Command, stdin: &str) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?))) {
+            if ["SECRET", "KEY"].iter().any(|end| name.ends_with(end)) {
+                secret(value);
+            }
+        }
+        // Nothing but passwords is fed.
+        secret(stdin.trim());
+        let prints_secrets = command.get_args().any(|argument| argument == "token" || argument == "hash-password");
         let mut child = command.process_group(0).spawn().unwrap();
         // Whoever does not read its input may be gone already.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
@@ -75,7 +85,7 @@ impl Process {
             trace::keep(&text);
             text
         });
-        Self { child, lines, stderr: Some(stderr) }
+        Self { child, lines, stderr: Some(stderr), prints_secrets }
     }
 
     /// A hub that listens, by what it prints in development.
@@ -93,6 +103,9 @@ impl Process {
         };
         let address = between("ws://", '/').parse().unwrap();
         let curl = text.lines().find(|line| line.trim().starts_with("curl ")).expect("a curl line").trim().to_owned();
+        if let Some((_, key)) = curl.split_once("X-API-Key: ") {
+            secret(key.split(['\'', '"']).next().unwrap());
+        }
         Banner { address, token: secret(between("token=", '"')), curl, text }
     }
 
@@ -110,7 +123,7 @@ impl Process {
         // Its output ends when it does.
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => stdout.push(line),
+                Ok(line) => stdout.push(if self.prints_secrets { secret(line) } else { line }),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
             }

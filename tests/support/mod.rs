@@ -81,7 +81,7 @@ impl Hub {
     /// A token with a signature of somebody else.
     pub fn forged_token(&self, user: &str) -> String {
         let auth = wardcast::config::Auth {
-            hmac_secret: Secret::new("the secret of somebody else, long enough"),
+            hmac_secret: Secret::new(secret("the secret of somebody else, long enough")),
             ..self.config.auth.clone()
         };
         secret(Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap())

@@ -12,8 +12,7 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const HOW_TO_MAKE_PEM: &str = "make one with: openssl pkey -in private.pem -pubout";
 
-/// Key material, without algorithm.
-#[derive(Debug)]
+/// Key material, without algorithm. It has no `Debug`: nothing may print a secret.
 pub(super) enum Material {
     /// For HS*.
     Secret(Vec<u8>),

@@ -42,7 +42,7 @@ pub(super) struct Key {
     /// The one algorithm that it verifies; what the token says has to agree.
     pub(super) algorithm: Algorithm,
     pub(super) purpose: Purpose,
-    /// From here on it verifies nothing.
+    /// From here on it verifies nothing, and what it has verified ends.
     pub(super) not_after: Millis,
     pub(super) material: DecodingKey,
 }

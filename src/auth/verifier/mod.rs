@@ -56,13 +56,15 @@ impl Verifier {
         })
     }
 
-    /// The claims of a good token that opens connections.
+    /// The claims of a good token that opens connections. They end with the token, or with its key if that is over sooner:
+    /// a key is taken out of service because somebody may have it.
     ///
     /// # Errors
     /// [`Refusal`]. Nothing is told of a token whose signature is wrong.
     pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
         let (key, payload) = self.signed(token, Purpose::Connection)?;
-        Payload::read(&payload)?.judge(&self.expectations(key.issuer.as_deref()))
+        let claims = Payload::read(&payload)?.judge(&self.expectations(key.issuer.as_deref()))?;
+        Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
     /// The claims of a good subscription token. Whether it is for the channel and the user at hand is for who asks to see.
@@ -71,7 +73,8 @@ impl Verifier {
     /// [`Refusal`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, Refusal> {
         let (key, payload) = self.signed(token, Purpose::Subscription)?;
-        Payload::read(&payload)?.judge_subscription(&self.expectations(key.issuer.as_deref()))
+        let claims = Payload::read(&payload)?.judge_subscription(&self.expectations(key.issuer.as_deref()))?;
+        Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
     /// What [`Self::verify`] says of a payload behind a good signature, for fuzzing: **nothing proves who wrote it**.

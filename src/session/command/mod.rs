@@ -195,7 +195,9 @@ impl Session {
     /// A command of somebody: first the token that it carries, or should.
     fn authorized(&mut self, Command { id, token, method }: Command<'_>, line: &Bytes) -> Done {
         let (method, token) = match (method, token) {
-            (Method::Connect { token: inner }, token) => return self.connect(id, inner.or(token)),
+            (Method::Connect { token: inner }, token) if inner.is_some() || token.is_some() || !self.wants_tokens() => {
+                return self.connect(id, inner.or(token));
+            }
             (Method::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
         };
@@ -209,13 +211,18 @@ impl Session {
                 }
                 Err(failed) => return self.fail(id, failed),
             },
-            None if self.services.config.auth.require_token_per_message && !matches!(method, Method::Pong) => {
+            None if self.wants_tokens() && !matches!(method, Method::Pong) => {
                 return self.fail(id, ErrorCode::Unauthorized.into());
             }
             None => {}
         }
         let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
         self.command(id, method, line, &claims)
+    }
+
+    /// Whether every command must carry a token.
+    fn wants_tokens(&self) -> bool {
+        self.services.config.auth.require_token_per_message
     }
 
     fn command(&mut self, id: u32, method: Method<'_>, line: &Bytes, claims: &Arc<Claims>) -> Done {

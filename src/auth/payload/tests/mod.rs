@@ -224,6 +224,16 @@ fn a_claim_that_comes_twice_is_refused() {
 }
 
 #[test]
+fn a_list_of_claims_in_their_order_is_no_payload() {
+    assert!(judge_text(r#"{"sub":"ann","exp":1800000060}"#, |_| ()).is_ok());
+    for list in [r#"["ann",1800000060]"#, r#" ["ann",1800000060,1800000060]"#, r#"[{"sub":"ann","exp":1800000060}]"#] {
+        assert!(judge_text(list, |_| ()).is_err(), "{list}");
+    }
+    assert!(is_refused(json!({"caps": [[["news"], "exact", ["sub"]]]})), "nor is it a rule");
+    assert!(is_refused(json!({"subs": {"news": [{"x": 1}]}})), "nor options");
+}
+
+#[test]
 fn a_payload_nested_200_deep_is_refused() {
     let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for member in ["info", "meta", "channels", "caps", "x"] {

@@ -65,6 +65,8 @@ fn a_key_that_is_over_verifies_nothing() {
     let verifier = Verifier::new(&config, permissions, clock.clone()).expect("good keys");
     let token = signed(r#"{"alg":"EdDSA","kid":"a"}"#, &payload().to_string(), &ED25519.private, Algorithm::EdDSA);
     assert!(is_good(&verifier, &token));
+    let claims = verifier.verify(&token).expect("good");
+    assert_eq!(claims.expires_at, over, "what it lets in goes when it does");
     clock.advance(Duration::from_secs(31));
     assert_eq!(verifier.verify(&token), Err(Refusal::Invalid("a key that is over")));
 }
