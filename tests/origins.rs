@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Hub, http, hub, hub_with};
+use crate::support::{Client, Hub, http, hub, hub_with};
 
 const LISTED: &str = "https://app.example.com";
 
@@ -131,7 +131,11 @@ async fn any_page_is_let_in_where_a_star_says_so_but_not_by_its_cookies() {
     let hub = hub_listing(&["*", LISTED]).await;
     for any in ["https://evil.com", "null", "http://localhost:3000"] {
         assert_eq!(status(&hub, any).await, 101, "{any}");
-        assert_eq!(cookie_status(&hub, &[("Origin", any)]).await, 403, "{any}");
+        let cookie = format!("wardcast_token={}", hub.token("ann"));
+        let headers = [("Origin", any), ("Cookie", &*cookie)];
+        let mut client = Client::connect_with(hub.address, "/socket", &headers).await.unwrap();
+        client.say(json!({"id": 1, "connect": {}})).await;
+        assert_eq!(client.ended().await.0, Some(3501), "{any}: the cookie makes it nobody");
     }
     assert_eq!(status(&hub, "https://evil.com/path").await, 403, "no browser says that");
     assert_eq!(cookie_status(&hub, &[("Origin", LISTED)]).await, 101);

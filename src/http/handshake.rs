@@ -74,16 +74,17 @@ async fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
         .ok_or_else(|| refused("full", Failure::full("too many connections; try again soon")))?;
     let protocols = offered_protocols(request)?;
     let offer = find_offer(request, &protocols, shared)?;
-    if matches!(offer.credential, Some(Credential::Cookie(_))) {
+    let credential = match offer.credential {
         // Who sends a cookie and no Origin is no browser of today, or one that hides whose page it is.
-        let admitted = if standing == Standing::NoPage {
-            Err(Failure::foreign("the cookie counts only with the Origin that a browser sends"))
-        } else {
-            standing.admit_with_cookies()
-        };
-        admitted.map_err(|failure| refused("origin", failure))?;
-    }
-    let entrance = match &offer.credential {
+        Some(Credential::Cookie(_)) if standing == Standing::NoPage => {
+            let failure = Failure::foreign("the cookie counts only with the Origin that a browser sends");
+            return Err(refused("origin", failure));
+        }
+        // The browser has added it to the request of a page that may be anybody's: whoever it is has to say so himself.
+        Some(Credential::Cookie(_)) if standing != Standing::Ours => None,
+        credential => credential,
+    };
+    let entrance = match &credential {
         None => Entrance::Nobody,
         Some(credential) => judge(credential, shared).await?,
     };
