@@ -122,6 +122,9 @@ fn every_target_is_run_by_libfuzzer_too() {
 }
 
 proptest! {
+    // What is found goes into the corpus, where libFuzzer begins with it, too.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_token_comes_through_an_open_door_or_not_at_all(input in input("door")) {
         targets::door(&input);

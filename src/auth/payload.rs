@@ -13,7 +13,7 @@ use super::{
     Claims, Permissions, SubscriptionClaims,
     claims::NumericDate,
     grants::{Bounds, INFO_BYTES, Raw},
-    json::{Text, is_too_deep, one_line, present},
+    json::{Text, is_too_deep, one_line, present, text},
     verifier::Refusal,
 };
 use crate::{
@@ -74,7 +74,8 @@ impl<'a> Payload<'a> {
         if is_too_deep(json) {
             return Err(Refusal::Invalid("payload nested too deep"));
         }
-        serde_json::from_slice(json).map_err(|_| Refusal::Invalid("form or type of a claim"))
+        let text = text(json).ok_or(Refusal::Invalid("payload that is not UTF-8"))?;
+        serde_json::from_str(text).map_err(|_| Refusal::Invalid("form or type of a claim"))
     }
 
     /// The claims of a token that opens connections.
