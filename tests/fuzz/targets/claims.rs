@@ -105,14 +105,16 @@ impl Ward {
         if let Ok(claims) = &connection {
             assert_eq!(unsigned.as_ref(), Ok(claims));
             self.are_bounded(claims);
-            self.says(payload, &claims.user, claims.expires_at, before, after);
+            let said = self.says(payload, &claims.user, claims.expires_at, before, after);
+            assert!(!said.contains("channel"), "a subscription token opened a connection");
         }
         if let Ok(claims) = &subscription {
             assert!(matches!(unsigned, Err(Refusal::Invalid(_))), "{unsigned:?}");
             self.is_for_its_user(&claims.user, &claims.channel);
             is_shown(claims.info.as_deref());
             let SubscriptionClaims { user, expires_at, .. } = claims;
-            self.says(payload, user, *expires_at, before, after);
+            let said = self.says(payload, user, *expires_at, before, after);
+            assert!(["channels", "subs", "caps"].iter().all(|name| !said.contains(*name)), "a connection token");
         }
     }
 
@@ -153,8 +155,8 @@ impl Ward {
         assert!(is_his, "{channel} is not for {user:?}");
     }
 
-    /// What was made of the payload is what another reader finds in it.
-    fn says(&self, payload: &[u8], user: &str, expires_at: Millis, before: Millis, after: Millis) {
+    /// What was made of the payload is what another reader finds in it: the members that are set.
+    fn says(&self, payload: &[u8], user: &str, expires_at: Millis, before: Millis, after: Millis) -> HashSet<String> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).expect("an object");
         let sub: String = serde_json::from_str(members["sub"].get()).expect("text");
         assert_eq!(user, sub);
@@ -172,13 +174,14 @@ impl Ward {
         for begin in ["nbf", "iat"] {
             assert!(end(begin) == NEVER || end(begin) <= after + millis(self.config.auth.clock_skew), "{begin}");
         }
+        members.into_iter().filter(|(_, raw)| raw.get() != "null").map(|(name, _)| name).collect()
     }
 }
 
 /// RFC 8725 §3.1 and RFC 7515 §4.1.11, read by another reader.
 fn asks_for_nothing_but_the_signature(header: &[u8]) {
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(header).expect("an object");
-    assert_eq!(members["alg"].get(), r#""HS256""#);
+    assert_eq!(serde_json::from_str::<String>(members["alg"].get()).expect("text"), "HS256");
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"] {
         assert!(!members.contains_key(name), "{name}");
     }

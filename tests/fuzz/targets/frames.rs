@@ -105,25 +105,19 @@ fn well_behaved(mut material: &[u8], dice: &mut Dice) -> (Vec<Frame>, Vec<u8>) {
     let (mut sent, mut bytes) = (Vec::new(), Vec::new());
     while let Some((kind, rest)) = material.split_first() {
         let most = if kind & 3 < 2 { BOUNDS.message_bytes } else { CONTROL_BYTES };
-        let (payload, rest) = rest.split_at(rest.len().min(1 + dice.below(most)));
-        material = rest;
+        let payload = &rest[..rest.len().min(1 + dice.below(most))];
+        // Text ends at a character.
+        let text = std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len);
+        let payload = if kind & 3 == 0 { &payload[..text] } else { payload };
+        material = &rest[payload.len()..];
+        let whole = Bytes::copy_from_slice(payload);
         match kind & 3 {
-            kind @ (0 | 1) => {
-                let is_text = kind == 0 && std::str::from_utf8(payload).is_ok();
-                let opcode = if is_text { 1 } else { 2 };
-                fragmented(opcode, payload, dice, &mut sent, &mut bytes);
-                let payload = Bytes::copy_from_slice(payload);
-                sent.push(if is_text { Frame::Text(payload) } else { Frame::Binary(payload) });
-            }
-            2 => {
-                write(0x89, payload, dice, &mut bytes);
-                sent.push(Frame::Ping(Bytes::copy_from_slice(payload)));
-            }
-            _ => {
-                write(0x8a, payload, dice, &mut bytes);
-                sent.push(Frame::Pong(Bytes::copy_from_slice(payload)));
-            }
+            0 => fragmented(1, payload, dice, &mut sent, &mut bytes),
+            1 => fragmented(2, payload, dice, &mut sent, &mut bytes),
+            2 => write(0x89, payload, dice, &mut bytes),
+            _ => write(0x8a, payload, dice, &mut bytes),
         }
+        sent.push([Frame::Text, Frame::Binary, Frame::Ping, Frame::Pong][usize::from(kind & 3)](whole));
     }
     (sent, bytes)
 }

@@ -27,6 +27,7 @@ fn judged(bytes: &[u8]) {
     assert!(taken <= FIXED + REST, "{taken} bytes were taken");
     let Ok(told) = told else { return };
     assert!(bytes.starts_with(SIGNATURE), "no signature");
+    assert!(told.is_none_or(|told| told.ip() == told.ip().to_canonical()), "two spellings of one address: {told:?}");
     let [command, family] = [bytes[12], bytes[13]];
     assert_eq!(taken, FIXED + usize::from(u16::from_be_bytes([bytes[14], bytes[15]])), "what follows is not ours");
     match (command, family) {
