@@ -2,7 +2,7 @@
 //! room is made here and handed what it needs; nothing is global.
 
 mod listener;
-mod proxy;
+pub mod proxy;
 mod tls;
 
 use std::{

@@ -78,5 +78,7 @@ mod lifecycle;
 mod command_line;
 // Memory and Redis keep the same promises.
 mod broker;
+// What holds for any bytes at all.
+mod fuzzing;
 // Two hubs on one Redis.
 mod two_hubs;

@@ -74,6 +74,11 @@ pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializ
     T::deserialize(deserializer).map(Some)
 }
 
+/// JSON is UTF-8 (RFC 7515 §5.2, RFC 7519 §7.2), also where it is passed over: serde_json does not look there.
+pub(super) fn text(json: &[u8]) -> Option<&str> {
+    std::str::from_utf8(json).ok()
+}
+
 /// Raw JSON of at most `bytes`, as one line: CR and LF are only ever white space in it, and on the wire end a reply.
 pub(super) fn one_line(raw: &RawValue, bytes: usize) -> Option<Bytes> {
     let text = raw.get().as_bytes();

@@ -13,7 +13,7 @@ use super::{
     Claims, Permissions, SubscriptionClaims,
     claims::NumericDate,
     grants::{Bounds, INFO_BYTES, Raw},
-    json::{Object, Text, is_too_deep, one_line, present},
+    json::{Object, Text, is_too_deep, one_line, present, text},
     verifier::Refusal,
 };
 use crate::{
@@ -74,7 +74,8 @@ impl<'a> Payload<'a> {
         if is_too_deep(json) {
             return Err(Refusal::Invalid("payload nested too deep"));
         }
-        let read = serde_json::from_slice::<Object<Self>>(json);
+        let text = text(json).ok_or(Refusal::Invalid("payload that is not UTF-8"))?;
+        let read = serde_json::from_str::<Object<Self>>(text);
         read.map(|Object(payload)| payload).map_err(|_| Refusal::Invalid("form or type of a claim"))
     }
 

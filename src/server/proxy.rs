@@ -21,15 +21,20 @@ const REST: usize = 1024;
 
 /// Why a connection that must begin with a header is closed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadHeader {
+pub enum BadHeader {
+    /// It begins otherwise: version 1, HTTP, TLS.
     #[error("begins without a PROXY header of version 2")]
     Missing,
+    /// Bytes that are more than anybody has to say.
     #[error("a PROXY header of {0} bytes")]
     Long(usize),
+    /// Not of a TCP connection, or shorter than its addresses.
     #[error("a PROXY header of another command, family or length")]
     Form,
+    /// It ended, or the connection did.
     #[error("a PROXY header that did not come: {0}")]
     Io(#[from] std::io::Error),
+    /// It was too slow.
     #[error("a PROXY header that did not come in time")]
     Late,
 }
@@ -52,8 +57,12 @@ pub(super) async fn accept(mut stream: TcpStream, server: &config::Server, metri
     }
 }
 
-/// Reads exactly the header: what follows is TLS or HTTP. `None` when it tells of nobody else than the proxy itself.
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, BadHeader> {
+/// Reads exactly the header: what follows is TLS or HTTP. `None` when it tells of nobody else than the proxy itself. For
+/// the listener, and for fuzzing; who is trusted and how long it may take is judged before.
+///
+/// # Errors
+/// [`BadHeader`], but for `Late`.
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, BadHeader> {
     let mut fixed = [0; FIXED];
     // The signature by itself: what speaks plainly is closed at once and not when it has sent sixteen bytes.
     stream.read_exact(&mut fixed[..SIGNATURE.len()]).await?;

@@ -63,7 +63,12 @@ impl Reader {
         self.partial.is_some()
     }
 
-    /// Whether bytes are kept for what is not complete.
+    /// Bytes that are kept for what is not complete.
+    pub fn kept_bytes(&self) -> usize {
+        self.unread.len() + self.partial.as_ref().map_or(0, |partial| partial.len())
+    }
+
+    /// Whether something is not complete.
     pub fn is_incomplete(&self) -> bool {
         !self.unread.is_empty() || self.partial.is_some()
     }

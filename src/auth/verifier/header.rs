@@ -11,7 +11,7 @@ use serde::{
 
 use super::Refusal;
 use crate::{
-    auth::json::{Text, is_too_deep},
+    auth::json::{Text, is_too_deep, text},
     config::KEY_ID_BYTES,
 };
 
@@ -57,7 +57,8 @@ impl<'a> Header<'a> {
         if is_too_deep(json) {
             return Err(Refusal::Invalid("header nested too deep"));
         }
-        let header: Self = serde_json::from_slice(json).map_err(|_| Refusal::Invalid("header"))?;
+        let text = text(json).ok_or(Refusal::Invalid("header that is not UTF-8"))?;
+        let header: Self = serde_json::from_str(text).map_err(|_| Refusal::Invalid("header"))?;
         if header.kid.as_ref().is_some_and(|kid| kid.len() > KEY_ID_BYTES) {
             return Err(Refusal::Invalid("kid too long"));
         }

@@ -1,0 +1,209 @@
+//! Channel names, patterns of them, and who may do what where: what is not granted is not given, however a name looks.
+
+use wardcast::{
+    auth::{Cap, Claims, Denied, Grants, Permissions, SubscriptionClaims},
+    channel::{Channel, MAX_BYTES, Pattern},
+    clock::NEVER,
+    config::{AllowPublish, AllowSubscribe, Channels, Config, Namespace},
+};
+
+/// Two bytes of choices, then lines: a name, a pattern, a user, a second pattern.
+pub fn channel(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = name_keeps_the_rules(text);
+    let mut lines = text.split('\n');
+    let (choices, name, pattern, user, second) = (lines.next(), lines.next(), lines.next(), lines.next(), lines.next());
+    let (Some(name), Some(pattern)) = (name, pattern) else { return };
+    patterns_match_what_they_say(pattern, name);
+    if let Some(channel) = name_keeps_the_rules(name) {
+        let choices = choices.map_or(&[][..], str::as_bytes);
+        let choice = |at: usize| choices.get(at).copied().unwrap_or_default();
+        let scene = Scene {
+            permissions: permissions(choice(0)),
+            user: user.unwrap_or_default(),
+            patterns: patterns([pattern, second.unwrap_or_default()], choice(1)),
+            allows: choice(1),
+            channel,
+        };
+        scene.nothing_is_given_that_was_not_granted();
+        scene.more_caps_never_take_a_right_away();
+        scene.a_subscription_token_is_for_one_user_and_one_channel();
+    }
+}
+
+fn name_keeps_the_rules(name: &str) -> Option<Channel> {
+    let is_plain = !name.is_empty() && name.len() <= MAX_BYTES && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let Ok(channel) = Channel::new(name) else {
+        assert!(!is_plain, "{name:?} was refused");
+        return None;
+    };
+    assert_eq!(channel.as_str(), name);
+    assert!(!name.is_empty() && name.len() <= MAX_BYTES && name.trim() == name && !name.contains("  "), "{name:?}");
+    let misleads = |character: char| {
+        let is_override =
+            matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+        let is_space = character.is_whitespace() && character != ' ';
+        character.is_control() || is_override || is_space || "*\u{61c}\u{feff}\u{fffd}".contains(character)
+    };
+    assert!(!name.chars().any(misleads), "{name:?}");
+    // Its parts are all of it, and nothing else.
+    let users = channel.users().map(|users| format!("#{}", users.collect::<Vec<_>>().join(",")));
+    let parts = [
+        if channel.is_private() { "$" } else { "" },
+        channel.namespace().unwrap_or_default(),
+        if channel.namespace().is_some() { ":" } else { "" },
+        channel.local_name(),
+        users.as_deref().unwrap_or_default(),
+    ];
+    assert_eq!(parts.concat(), name);
+    assert_eq!(channel.is_reserved(), channel.is_private() || users.is_some());
+    Some(channel)
+}
+
+fn patterns_match_what_they_say(pattern: &str, name: &str) {
+    if let Ok(exact) = Pattern::exact(pattern) {
+        assert_eq!(exact.matches(name), pattern == name);
+    }
+    if let Ok(wildcard) = Pattern::wildcard(pattern) {
+        assert_eq!(wildcard.matches(name), slowly_matches(pattern.as_bytes(), name.as_bytes()), "{pattern:?} {name:?}");
+    }
+    if let Ok(regex) = Pattern::regex(pattern) {
+        assert!(pattern.len() <= 512);
+        let _ = regex.matches(name);
+        // A choice of it and of what no name has matches what it matches, and nothing more: whatever it closes or comments
+        // out, it does not get out of its brackets.
+        if let Ok(either) = Pattern::regex(&format!("\u{1}|{pattern}"))
+            && name != "\u{1}"
+        {
+            assert_eq!(either.matches(name), regex.matches(name), "{pattern:?} {name:?}");
+        }
+    }
+    // A name as an expression, whatever stands in it, matches itself and nothing longer.
+    let is_special = |c: &char| r"\.+*?()|[]{}^$#&-~".contains(*c);
+    let literal: String =
+        name.chars().flat_map(|c| Some('\\').filter(|_| is_special(&c)).into_iter().chain([c])).collect();
+    if let Ok(regex) = Pattern::regex(&literal) {
+        assert!(regex.matches(name), "{name:?}");
+        assert!(!regex.matches(&format!("{name}x")) && !regex.matches(&format!("x{name}")), "{name:?}");
+    }
+}
+
+/// What a star means, by the book: row by row, which prefixes of the name the prefix of the pattern matches.
+fn slowly_matches(pattern: &[u8], name: &[u8]) -> bool {
+    let mut matched: Vec<bool> = (0..=name.len()).map(|length| length == 0).collect();
+    for piece in pattern {
+        let before = matched.clone();
+        for length in 0..=name.len() {
+            matched[length] = if *piece == b'*' {
+                before[..=length].contains(&true)
+            } else {
+                length > 0 && before[length - 1] && name[length - 1] == *piece
+            };
+        }
+    }
+    matched[name.len()]
+}
+
+/// What the plain channels allow by the low bits, and those of the namespace `chat` by the high ones.
+fn permissions(choices: u8) -> Permissions {
+    let options = |bits: u8| Channels {
+        allow_subscribe: [AllowSubscribe::None, AllowSubscribe::User, AllowSubscribe::Anonymous]
+            [usize::from(bits & 3) % 3],
+        allow_publish: [AllowPublish::None, AllowPublish::Subscriber, AllowPublish::User, AllowPublish::Anonymous]
+            [usize::from(bits >> 2 & 3)],
+        ..Config::default().channels
+    };
+    Permissions::new(&options(choices), &[Namespace { name: "chat".to_owned(), channels: options(choices >> 4) }])
+}
+
+fn patterns(texts: [&str; 2], choices: u8) -> Vec<Pattern> {
+    let pattern = |(at, text): (usize, &str)| match choices >> (2 * at) & 3 {
+        0 => None,
+        1 => Pattern::exact(text).ok(),
+        2 => Pattern::wildcard(text).ok(),
+        _ => Pattern::regex(text).ok(),
+    };
+    texts.into_iter().enumerate().filter_map(pattern).collect()
+}
+
+struct Scene<'a> {
+    permissions: Permissions,
+    user: &'a str,
+    patterns: Vec<Pattern>,
+    allows: u8,
+    channel: Channel,
+}
+
+type Rights = [Result<(), Denied>; 3];
+
+impl Scene<'_> {
+    /// Subscribing, publishing from outside, and publishing as a subscriber, for whoever has these patterns.
+    fn rights(&self, patterns: &[Pattern], token: Option<&SubscriptionClaims>) -> Rights {
+        let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
+        let cap = Cap { channels: patterns.to_vec(), subscribe, publish, presence: true, history: true };
+        let grants = Some(Box::new(Grants { caps: vec![cap], ..Grants::default() }));
+        let claims = Claims { user: self.user.into(), grants, ..Claims::anonymous() };
+        [
+            self.permissions.may_subscribe(&claims, &self.channel, token),
+            self.permissions.may_publish(&claims, &self.channel, false),
+            self.permissions.may_publish(&claims, &self.channel, true),
+        ]
+    }
+
+    fn nothing_is_given_that_was_not_granted(&self) {
+        let (channel, rights) = (&self.channel, self.rights(&self.patterns, None));
+        let is_named = channel.users().is_some_and(|mut users| users.any(|user| user == self.user && !user.is_empty()));
+        if channel.namespace().is_some_and(|namespace| namespace != "chat") {
+            assert_eq!(rights, [Err(Denied::UnknownNamespace); 3], "{channel}");
+        } else if channel.users().is_some() && !is_named {
+            assert_eq!(rights, [Err(Denied::NotGranted); 3], "{channel} is not for {:?}", self.user);
+        }
+        if channel.is_reserved() {
+            // Only the whole name in a cap counts.
+            let whole = |pattern: &&Pattern| matches!(pattern, Pattern::Exact(name) if **name == *channel.as_str());
+            let exact: Vec<Pattern> = self.patterns.iter().filter(whole).cloned().collect();
+            assert_eq!(rights, self.rights(&exact, None), "{channel}");
+        }
+        if channel.is_private() {
+            let [subscribe, publish, _] = self.rights(&[], None);
+            assert!(subscribe.is_err() && publish.is_err(), "{channel} is private");
+        }
+        let matches = self.patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
+        if !matches {
+            assert_eq!(rights, self.rights(&[], None), "{channel}");
+        } else if !channel.is_reserved() && rights[0] != Err(Denied::UnknownNamespace) {
+            let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
+            assert!(!subscribe || rights[0].is_ok(), "{channel}");
+            assert!(!publish || (rights[1].is_ok() && rights[2].is_ok()), "{channel}");
+        }
+    }
+
+    fn more_caps_never_take_a_right_away(&self) {
+        let (few, all) =
+            (self.rights(&self.patterns[..self.patterns.len() / 2], None), self.rights(&self.patterns, None));
+        for (few, all) in few.into_iter().zip(all) {
+            assert!(few.is_err() || all.is_ok(), "{}", self.channel);
+        }
+        assert!(all[1].is_err() || all[2].is_ok(), "who is inside may not do less: {}", self.channel);
+    }
+
+    fn a_subscription_token_is_for_one_user_and_one_channel(&self) {
+        let token = |user: &str, channel: Channel| SubscriptionClaims {
+            user: user.into(),
+            channel,
+            info: None,
+            expires_at: NEVER,
+        };
+        let of_another = token(&format!("{}x", self.user), self.channel.clone());
+        assert!(self.rights(&self.patterns, Some(&of_another))[0].is_err());
+        if let Ok(elsewhere) = Channel::new(&format!("{}x", self.channel)) {
+            assert!(self.rights(&self.patterns, Some(&token(self.user, elsewhere)))[0].is_err());
+        }
+        let [without, ..] = self.rights(&[], None);
+        let [with, ..] = self.rights(&[], Some(&token(self.user, self.channel.clone())));
+        assert!(with.is_ok() || with == without, "{}", self.channel);
+        if self.channel.users().is_none() && without != Err(Denied::UnknownNamespace) {
+            assert!(with.is_ok(), "{}", self.channel);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Commands: a line is one command with one meaning or none, and what it publishes cannot break out of the push it is in.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use wardcast::{
+    channel::Channel,
+    protocol::{Command, Method, command as read, one_line, publication_push},
+    publication::{ClientInfo, Publication},
+};
+
+const METHODS: [&str; 12] = [
+    "connect",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "send",
+    "ping",
+    "presence",
+    "presence_stats",
+    "history",
+    "rpc",
+    "refresh",
+    "sub_refresh",
+];
+
+/// A text frame's lines.
+pub fn command(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for line in text.split('\n') {
+        let found = read(line);
+        let shown = format!("{found:?}");
+        assert_eq!(format!("{:?}", read(&format!(" {line}\r\t"))), shown, "white space means nothing");
+        if let Ok(found) = &found {
+            another_reader_finds_the_same(line, found);
+            another_member_means_nothing(line, &shown);
+        }
+        if let Ok(Command { method: Method::Publish { channel, data }, .. }) = found {
+            pushed_data_stays_inside(line, &channel, data);
+        }
+        // Data may have line breaks over REST.
+        if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
+            pushed_data_stays_inside(text, "news", raw);
+        }
+    }
+}
+
+fn another_reader_finds_the_same(line: &str, found: &Command<'_>) {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(line).expect("an object");
+    let id = members.get("id").map_or(0, |id| id.get().parse::<u32>().expect("an id"));
+    assert_eq!(found.id, id);
+    let is_there = |name: &&&str| members.get(**name).is_some_and(|raw| raw.get() != "null");
+    let named: Vec<&str> = METHODS.iter().filter(is_there).copied().collect();
+    let expected: &[&str] = match found.method {
+        Method::Pong => &[],
+        Method::Connect { .. } => &["connect"],
+        Method::Subscribe { .. } => &["subscribe"],
+        Method::Unsubscribe { .. } => &["unsubscribe"],
+        Method::Publish { .. } => &["publish"],
+        Method::Refresh { .. } => &["refresh"],
+        Method::SubRefresh { .. } => &["sub_refresh"],
+        Method::Ping => &["ping"],
+        Method::Send => &["send"],
+        Method::Unavailable => {
+            assert!(
+                named.len() == 1 && ["presence", "presence_stats", "history", "rpc"].contains(&named[0]),
+                "{named:?}"
+            );
+            &named
+        }
+    };
+    assert_eq!(named, expected, "{line}");
+    assert!(id > 0 || matches!(found.method, Method::Pong | Method::Send), "no id: {line}");
+    assert!(found.token.as_deref().is_none_or(|token| !token.is_empty()));
+}
+
+/// Protocols grow: what is not known here is passed over, wherever it stands.
+fn another_member_means_nothing(line: &str, shown: &str) {
+    let line = line.trim();
+    if line != "{}" {
+        let grown = format!(r#"{{"unheard_of":[{{}},"}}"],{}"#, &line[1..]);
+        assert_eq!(format!("{:?}", read(&grown)), shown);
+    }
+}
+
+fn pushed_data_stays_inside(whole: &str, channel: &str, raw: &RawValue) {
+    let Ok(channel) = Channel::new(channel) else { return };
+    let whole = Bytes::copy_from_slice(whole.as_bytes());
+    // As it came in: `raw` is a part of it.
+    let text = std::str::from_utf8(&whole).expect("UTF-8");
+    let inside: &str = &text[text.find(raw.get()).expect("a part")..][..raw.get().len()];
+    let inside: &RawValue = serde_json::from_str(inside).expect("JSON");
+    let data = one_line(&whole, inside);
+    assert_eq!(String::from_utf8_lossy(&data), raw.get().replace(['\n', '\r'], " "));
+    let info =
+        ClientInfo { user: text.to_owned(), client: String::new(), conn_info: Some(data.clone()), chan_info: None };
+    let push = publication_push(&Publication { channel: channel.clone(), data: data.clone(), info: Some(info) });
+    assert!(!push.contains(&b'\n') && !push.contains(&b'\r'), "a push of two lines");
+    let push: BTreeMap<String, BTreeMap<String, &RawValue>> = serde_json::from_slice(&push).expect("a push");
+    assert!(push.len() == 1 && push["push"].len() == 2, "{push:?}");
+    let name: String = serde_json::from_str(push["push"]["channel"].get()).expect("a name");
+    assert_eq!(name, channel.as_str());
+    let publication: BTreeMap<String, &RawValue> =
+        serde_json::from_str(push["push"]["pub"].get()).expect("a publication");
+    assert!(publication.len() == 2 && publication["data"].get().as_bytes() == data, "{publication:?}");
+    let info: BTreeMap<String, &RawValue> = serde_json::from_str(publication["info"].get()).expect("an info");
+    let user: String = serde_json::from_str(info["user"].get()).expect("a user");
+    assert_eq!(user, text);
+    assert_eq!(info["conn_info"].get().as_bytes(), data);
+}

@@ -1,0 +1,152 @@
+//! Frames: whatever a client sends, it is judged the same however the network cuts it, and costs what the limits say.
+
+use std::time::Duration;
+
+use actix_http::ws::{CloseReason, Frame};
+use bytes::{Bytes, BytesMut};
+use wardcast::transport::{Bounds, Reader, Violation};
+
+use super::Dice;
+
+/// Small, so that short inputs reach them.
+const BOUNDS: Bounds = Bounds {
+    message_bytes: 300,
+    message_fragments: 8,
+    outbox_bytes: 1024,
+    unsent_bytes: 1024,
+    unacknowledged: Duration::ZERO,
+};
+/// The longest header of a client's frame (RFC 6455 §5.2).
+const HEADER_BYTES: usize = 14;
+const CONTROL_BYTES: usize = 125;
+
+/// How reading ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Open,
+    Closed,
+    Broken(Violation),
+}
+
+/// The first byte seeds the cuts, the rest is what the client sends; and, a second time, what a well-behaved client makes
+/// its messages of.
+pub fn frames(data: &[u8]) {
+    let Some((seed, stream)) = data.split_first() else { return };
+    let whole = read(stream, |_| stream.len());
+    let mut dice = Dice::new(*seed);
+    assert_eq!(read(stream, |_| 1 + dice.below(40)), whole, "in pieces");
+    assert_eq!(read(stream, |_| 1), whole, "byte by byte");
+    whole.0.iter().for_each(is_fair);
+    let payloads: usize = whole.0.iter().map(payload_bytes).sum();
+    assert!(payloads <= stream.len(), "more came out than went in");
+
+    let (sent, bytes) = well_behaved(stream, &mut dice);
+    assert_eq!(read(&bytes, |_| 1 + dice.below(400)), (sent, End::Open), "a good client's messages");
+}
+
+/// Reads a stream in pieces of these lengths as a connection does: until a close or a violation.
+fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, End) {
+    let mut reader = Reader::new(BytesMut::new(), BOUNDS);
+    let (mut frames, mut at) = (Vec::new(), 0);
+    while at < stream.len() {
+        let end = stream.len().min(at + length(at));
+        reader.feed(&stream[at..end]);
+        at = end;
+        loop {
+            match reader.message() {
+                Ok(Some(frame)) => {
+                    let is_close = matches!(frame, Frame::Close(_));
+                    frames.push(frame);
+                    if is_close {
+                        return (frames, End::Closed);
+                    }
+                }
+                Ok(None) => break,
+                Err(violation) => {
+                    assert!([1002, 1007, 1009].contains(&violation.code()));
+                    return (frames, End::Broken(violation));
+                }
+            }
+        }
+        let kept = reader.kept_bytes();
+        assert!(kept <= BOUNDS.message_bytes + HEADER_BYTES + CONTROL_BYTES, "{kept} bytes are kept");
+        assert_eq!(reader.is_incomplete(), kept > 0 || reader.is_amid_message());
+    }
+    (frames, End::Open)
+}
+
+fn payload_bytes(frame: &Frame) -> usize {
+    match frame {
+        Frame::Text(bytes) | Frame::Binary(bytes) | Frame::Ping(bytes) | Frame::Pong(bytes) => bytes.len(),
+        Frame::Continuation(_) | Frame::Close(_) => 0,
+    }
+}
+
+/// What comes out keeps the rules of RFC 6455 §5.5, §5.6, §7.4 and §8.1.
+fn is_fair(frame: &Frame) {
+    match frame {
+        Frame::Text(text) => {
+            assert!(text.len() <= BOUNDS.message_bytes && std::str::from_utf8(text).is_ok(), "{text:?}");
+        }
+        Frame::Binary(bytes) => assert!(bytes.len() <= BOUNDS.message_bytes),
+        Frame::Ping(bytes) | Frame::Pong(bytes) => assert!(bytes.len() <= CONTROL_BYTES),
+        Frame::Close(None) => {}
+        Frame::Close(Some(CloseReason { code, description })) => {
+            let code = u16::from(*code);
+            assert!(matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999), "{code}");
+            assert!(description.as_ref().is_none_or(|reason| reason.len() <= CONTROL_BYTES - 2));
+        }
+        Frame::Continuation(item) => panic!("a fragment came out: {item:?}"),
+    }
+}
+
+/// Messages of these bytes, some in fragments with pings between them, and how they look on the wire.
+fn well_behaved(mut material: &[u8], dice: &mut Dice) -> (Vec<Frame>, Vec<u8>) {
+    let (mut sent, mut bytes) = (Vec::new(), Vec::new());
+    while let Some((kind, rest)) = material.split_first() {
+        let most = if kind & 3 < 2 { BOUNDS.message_bytes } else { CONTROL_BYTES };
+        let payload = &rest[..rest.len().min(1 + dice.below(most))];
+        // Text ends at a character.
+        let text = std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len);
+        let payload = if kind & 3 == 0 { &payload[..text] } else { payload };
+        material = &rest[payload.len()..];
+        let whole = Bytes::copy_from_slice(payload);
+        match kind & 3 {
+            0 => fragmented(1, payload, dice, &mut sent, &mut bytes),
+            1 => fragmented(2, payload, dice, &mut sent, &mut bytes),
+            2 => write(0x89, payload, dice, &mut bytes),
+            _ => write(0x8a, payload, dice, &mut bytes),
+        }
+        sent.push([Frame::Text, Frame::Binary, Frame::Ping, Frame::Pong][usize::from(kind & 3)](whole));
+    }
+    (sent, bytes)
+}
+
+fn fragmented(opcode: u8, mut payload: &[u8], dice: &mut Dice, sent: &mut Vec<Frame>, bytes: &mut Vec<u8>) {
+    let mut first = opcode;
+    for _ in 0..dice.below(BOUNDS.message_fragments) {
+        let (fragment, rest) = payload.split_at(dice.below(payload.len() + 1));
+        write(first, fragment, dice, bytes);
+        (first, payload) = (0, rest);
+        if dice.below(3) == 0 {
+            write(0x89, b"amid", dice, bytes);
+            sent.push(Frame::Ping(Bytes::from_static(b"amid")));
+        }
+    }
+    write(first | 0x80, payload, dice, bytes);
+}
+
+/// One masked frame.
+fn write(first: u8, payload: &[u8], dice: &mut Dice, bytes: &mut Vec<u8>) {
+    bytes.push(first);
+    match payload.len() {
+        length @ 0..=125 => bytes.push(0x80 | length as u8),
+        length => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    let mask = [0; 4].map(|_: u8| dice.below(256) as u8);
+    bytes.extend_from_slice(&mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
