@@ -283,6 +283,16 @@ fn probes(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>)
                 })
             }),
         ),
-        ("broker", Arc::new(move || broker.ready())),
+        (
+            "broker",
+            Arc::new(move || {
+                let ready = broker.ready().map_err(|problem| {
+                    // Where Redis is, and what it says, is for whoever reads the log: anybody may ask for readiness.
+                    log::warn!("the broker is not ready: {problem}");
+                    "is not ready; the log says why".to_owned()
+                });
+                ready.boxed()
+            }),
+        ),
     ]
 }

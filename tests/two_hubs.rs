@@ -114,6 +114,8 @@ async fn redis_that_is_down_is_told_and_costs_no_session() {
     redis.kill();
     eventually("not ready", async || !is_ready(&one).await && !is_ready(&two).await).await;
     assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "but alive");
+    let told = http::get(one.address, "/health/ready").send().await.body;
+    assert!(told.contains("the log says why") && !told.contains("127.0.0.1"), "anybody may ask: {told}");
     assert_eq!(one.api("publish", json!({"channel": "news", "data": 1})).await["error"]["code"], 100);
     let mut bob = one.client("bob").await;
     let refused = bob.ask(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
