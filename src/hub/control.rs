@@ -52,8 +52,11 @@ impl Hub {
             }
             Order::Refresh { expires_at, info } => {
                 let info = info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
-                if let Some(member) = self.registry.member(key) {
-                    member.session.do_send(Renew { expires_at: expires_at.unwrap_or(NEVER), info });
+                let Some(member) = self.registry.member(key) else { return };
+                // A session that waits for a slow broker keeps only as many as its mailbox holds.
+                let told = member.session.try_send(Renew { expires_at: expires_at.unwrap_or(NEVER), info });
+                if let Err(error) = told {
+                    log::warn!("client {}: a refresh order is lost: {error}", member.client);
                 }
             }
         }
