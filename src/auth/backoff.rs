@@ -60,9 +60,15 @@ struct Record {
 #[must_use]
 pub struct Try {
     pair: (u64, Address),
-    /// What it made its address wait for, and what stood there before.
+    of_pair: Wait,
+    of_address: Wait,
+}
+
+/// What a try has made others wait for, and what stood there before.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
     until: Millis,
-    until_before: Millis,
+    before: Millis,
 }
 
 impl Backoff {
@@ -87,14 +93,13 @@ impl Backoff {
             return Err(Duration::from_millis(wait.unsigned_abs()));
         }
         let of_user = recall(users, user, now);
-        of_user.fail(now, 0);
+        let _ = of_user.fail(now, 0);
         let is_attacked = of_user.failures > self.failures.saturating_mul(UNDER_ATTACK);
         let free = if is_attacked { 1 } else { self.failures };
-        pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
-        let until_before = at_address.until;
+        let of_pair = pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
         let free = self.failures.saturating_mul(PER_ADDRESS);
-        at_address.fail(now, self.wait_after(at_address.failures.saturating_add(1), free));
-        Ok(Try { pair: (user, address), until: at_address.until, until_before })
+        let of_address = at_address.fail(now, self.wait_after(at_address.failures.saturating_add(1), free));
+        Ok(Try { pair: (user, address), of_pair, of_address })
     }
 
     /// The password was right: whoever it was may start anew. What its address did to others stays: one good account must
@@ -109,17 +114,13 @@ impl Backoff {
         let mut tables = self.tables.lock();
         let Tables { pairs, addresses, users } = &mut *tables;
         if let Some(pair) = pairs.peek_mut(&it.pair) {
-            pair.take_back();
-            pair.until = pair.last;
+            pair.take_back(Some(it.of_pair));
         }
         if let Some(user) = users.peek_mut(&it.pair.0) {
-            user.take_back();
+            user.take_back(None);
         }
         if let Some(address) = addresses.peek_mut(&it.pair.1) {
-            address.take_back();
-            if address.until == it.until {
-                address.until = it.until_before;
-            }
+            address.take_back(Some(it.of_address));
         }
     }
 
@@ -155,14 +156,24 @@ impl Record {
         self.until.saturating_sub(now).clamp(0, longest)
     }
 
-    fn fail(&mut self, now: Millis, wait: Millis) {
+    fn fail(&mut self, now: Millis, wait: Millis) -> Wait {
+        let before = self.until;
         self.failures = self.failures.saturating_add(1);
         self.last = now;
-        self.until = now.saturating_add(wait);
+        if wait > 0 {
+            self.until = now.saturating_add(wait);
+        }
+        Wait { until: self.until, before }
     }
 
-    fn take_back(&mut self) {
+    /// A wait goes with the try that brought it, and with no other: or who makes tries that find no room would never wait.
+    fn take_back(&mut self, wait: Option<Wait>) {
         self.failures = self.failures.saturating_sub(1);
+        if let Some(Wait { until, before }) = wait
+            && self.until == until
+        {
+            self.until = before;
+        }
     }
 }
 
@@ -252,6 +263,26 @@ mod tests {
             let it = backoff.begin(START, "ann", at(1)).unwrap();
             backoff.withdraw(it);
         }
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+    }
+
+    #[test]
+    fn a_try_that_found_no_room_takes_no_others_wait_along() {
+        let backoff = backoff();
+        for _ in 0..3 {
+            assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+        }
+        let without_room = backoff.begin(START, "ann", at(1)).unwrap();
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None, "the fifth, which makes the next wait");
+        backoff.withdraw(without_room);
+        assert_eq!(guess(&backoff, START, "ann", at(1)), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn tries_that_read_the_clock_in_another_order_than_they_begin_wait_for_nothing() {
+        let backoff = backoff();
+        let it = backoff.begin(START + 1, "ann", at(1)).unwrap();
+        backoff.withdraw(it);
         assert_eq!(guess(&backoff, START, "ann", at(1)), None);
     }
 
