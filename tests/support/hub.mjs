@@ -1,0 +1,104 @@
+// A hub as a process of its own, for tests that are written in JavaScript. Needs nothing but Node (18 or later).
+//
+//     const hub = await startHub("target/debug/wardcast", { settings: { "auth.reject": "close" }, users: { ann: "password" } });
+//     hub.address, hub.token, hub.key, hub.password; hub.sign({ sub: "ann" }); await hub.stop();
+
+import { spawn, spawnSync } from "node:child_process";
+import { createHmac } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/** Nothing that is waited for takes longer, on a machine that does other things too. */
+export const PATIENCE_MS = 20_000;
+/** Signs the tokens of `sign`, and of the hub's own banner. */
+export const SECRET = "the secret of the tests in JavaScript, long enough";
+
+const running = new Set();
+const folders = new Set();
+
+function end() {
+  for (const child of running) child.kill("SIGKILL");
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+}
+process.on("exit", end);
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
+
+/** A token, HS256. `ttl` in seconds; claims win over it. */
+export function sign(claims, { secret = SECRET, ttl = 3600 } = {}) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const exp = Math.floor(Date.now() / 1000) + ttl;
+  const text = `${part({ alg: "HS256", typ: "JWT" })}.${part({ exp, ...claims })}`;
+  return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
+}
+
+/** The text of a login file, with hashes by the hub's own command line. */
+function loginFile(binary, users) {
+  const entries = Object.entries(users).map(([name, password]) => {
+    const hashed = spawnSync(binary, ["hash-password"], { input: `${password}\n`, encoding: "utf8" });
+    if (hashed.status !== 0) throw new Error(`hash-password: ${hashed.stderr}`);
+    return `[[users]]\nname = ${JSON.stringify(name)}\npassword = "${hashed.stdout.trim()}"\n`;
+  });
+  return entries.join("\n");
+}
+
+/**
+ * Starts a development hub and resolves when its banner is there. `settings` become `--set KEY=VALUE`, `env` goes into its
+ * environment, `users` {name: password} into a login file; `secret: null` lets the hub make its own.
+ */
+export async function startHub(binary, { settings = {}, env = {}, users, secret = SECRET } = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "wardcast-hub-"));
+  folders.add(folder);
+  const all = { "server.bind": "127.0.0.1:0", ...settings };
+  if (secret) all["auth.hmac_secret"] = secret;
+  if (users) {
+    all["login.users_file"] = join(folder, "users.toml");
+    writeFileSync(all["login.users_file"], loginFile(binary, users), { mode: 0o600 });
+  }
+  const flags = Object.entries(all).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
+  const child = spawn(binary, ["serve", ...flags], {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  running.add(child);
+  const exited = new Promise((resolve) => child.once("close", (code, signal) => resolve({ code, signal })));
+  const hub = {
+    pid: child.pid,
+    /** Everything it has said, stdout and stderr. */
+    output: "",
+    /** Resolves with {code, signal} when it is gone. */
+    exited,
+    sign: (claims, options) => sign(claims, { secret: secret ?? undefined, ...options }),
+    /** Stops it, with SIGTERM unless said; resolves when it is gone. */
+    async stop(signal = "SIGTERM") {
+      child.kill(signal);
+      const gone = await exited;
+      running.delete(child);
+      folders.delete(folder);
+      rmSync(folder, { recursive: true, force: true });
+      return gone;
+    },
+  };
+  await new Promise((resolve, reject) => {
+    const fail = (why) => reject(new Error(`the hub ${why}:\n${hub.output}`));
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      fail(`said nothing for ${PATIENCE_MS} ms`);
+    }, PATIENCE_MS);
+    child.once("error", (error) => fail(error.message));
+    exited.then(() => (clearTimeout(timer), fail("has ended")));
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8");
+      stream.on("data", (text) => {
+        hub.output += text;
+        if (/Ctrl-C stops\./.test(hub.output)) (clearTimeout(timer), resolve());
+      });
+    }
+  });
+  const find = (pattern) => hub.output.match(pattern)?.[1];
+  hub.address = find(/wss?:\/\/([^/\s]+)\//);
+  hub.token = find(/token=([\w.-]+)/);
+  hub.key = find(/X-API-Key: ([^']+)'/);
+  hub.password = find(/#login=demo:(\w+)/);
+  return hub;
+}
