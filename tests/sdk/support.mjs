@@ -1,0 +1,106 @@
+// What these tests are written in: SDK clients of a hub, and their events one after the other.
+
+import { Centrifuge } from "centrifuge";
+import { WebSocket } from "ws";
+
+import { PATIENCE_MS, startHub } from "../support/hub.mjs";
+
+/** The built hub, named by `run`. */
+export const BINARY = process.env.WARDCAST;
+
+/** The implementations of WebSocket that there are here, by name. */
+export const SOCKETS = { ws: WebSocket, ...(globalThis.WebSocket && { native: globalThis.WebSocket }) };
+
+/** A hub; see `startHub`. */
+export const hub = (settings = {}) => startHub(BINARY, { settings });
+
+/** What `promise` comes to, if it does so in time. */
+export async function soon(promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`never: ${what}`)), PATIENCE_MS);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** Events of a client or a subscription. Those that have not been asked for wait. */
+export class Events {
+  static #names = ["connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication", "error"];
+  #heard = [];
+  #woken = () => {};
+
+  constructor(emitter) {
+    for (const name of Events.#names) {
+      emitter.on(name, (context) => {
+        this.#heard.push([name, context]);
+        this.#woken();
+      });
+    }
+  }
+
+  /** The next event of this name, which is forgotten with all before it. */
+  async next(name) {
+    const seen = () => this.#heard.map(([name, context]) => `${name} ${JSON.stringify(context)}`).join(", ");
+    for (;;) {
+      const found = this.#heard.findIndex((event) => event[0] === name);
+      if (found >= 0) return this.#heard.splice(0, found + 1)[found][1];
+      const woken = new Promise((resolve) => (this.#woken = resolve));
+      await soon(woken, name).catch((error) => {
+        throw new Error(`${error.message}; instead: ${seen()}`);
+      });
+    }
+  }
+
+  /** Whether there was an event of this name that nobody has asked for. */
+  had(name) {
+    return this.#heard.some((event) => event[0] === name);
+  }
+}
+
+/** An SDK client that leaves with the test; `query` is put behind the URL. It comes back sooner than it would by itself. */
+export function client(t, hub, { query = "", ...options } = {}) {
+  const client = new Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
+    websocket: WebSocket,
+    minReconnectDelay: 20,
+    maxReconnectDelay: 200,
+    ...options,
+  });
+  t.after(() => client.disconnect());
+  client.heard = new Events(client);
+  return client;
+}
+
+/** The same, connected as `user`. */
+export async function connected(t, hub, user = "ann", options = {}) {
+  const it = client(t, hub, { token: hub.sign({ sub: user }), ...options });
+  it.connect();
+  it.greeting = await it.heard.next("connected");
+  return it;
+}
+
+/** A subscription of this client that listens. */
+export async function subscribed(client, channel, options) {
+  const it = subscription(client, channel, options);
+  it.subscribe();
+  await it.heard.next("subscribed");
+  return it;
+}
+
+/** One that does not listen yet. */
+export function subscription(client, channel, options) {
+  const it = client.newSubscription(channel, options);
+  it.heard = new Events(it);
+  return it;
+}
+
+/** A method of the server API. */
+export async function api(hub, method, request) {
+  const answer = await fetch(`http://${hub.address}/api/${method}`, {
+    method: "POST",
+    headers: { "X-API-Key": hub.key },
+    body: JSON.stringify(request),
+  });
+  const body = await answer.json();
+  if (body.error || answer.status !== 200) throw new Error(`${method}: ${answer.status} ${JSON.stringify(body)}`);
+  return body.result;
+}
