@@ -47,10 +47,8 @@ test("data of every kind arrives as it was sent", async (t) => {
     null, true, false, 0, -0.5, 1e300, 2 ** 53 - 1, "", "text", "zwei\nZeilen\r\n\t\"\\", "\u2028\u2029\u0000\u001f",
     "Grüße, 世界, 🦊, \ud83d", [], {}, [[[null]]], { "": { "a b": [1, { "ü": "\n" }] } }, "x".repeat(30_000),
   ];
-  for (const kind of kinds.filter((kind) => kind !== null && !/\ud83d$/.test(kind))) await news.publish(kind);
-  await api(hub, "publish", { channel: "kinds", data: null });
-  const sent = [...kinds.filter((kind) => kind !== null && !/\ud83d$/.test(kind)), null];
-  assert.deepEqual(await data(news, sent.length), sent);
+  for (const kind of kinds) await news.publish(kind);
+  assert.deepEqual(await data(news, kinds.length), kinds);
 });
 
 test("numbers beyond 2^53 and JSON over several lines reach a plain client as they were written", async (t) => {
@@ -92,8 +90,8 @@ test("who has unsubscribed hears nothing, and who subscribes again hears what co
   assert.deepEqual(await data(news, 1), ["still"]);
 });
 
-test("a token's channels are the client's own: subscribed with their data, heard, and listed as of the server", async (t) => {
-  const claims = { sub: "ann", channels: ["brought"], subs: { "with:out": undefined, told: { data: { hello: 1 } } } };
+test("a token's channels are the client's own: subscribed with their data, and heard", async (t) => {
+  const claims = { sub: "ann", channels: ["brought"], subs: { told: { data: { hello: 1 } } } };
   const ann = client(t, hub, { token: hub.sign(claims) });
   ann.connect();
   const [first, second] = [await ann.heard.next("subscribed"), await ann.heard.next("subscribed")];
@@ -102,7 +100,6 @@ test("a token's channels are the client's own: subscribed with their data, heard
   await ann.publish("told", "to me");
   const [one, two] = [await ann.heard.next("publication"), await ann.heard.next("publication")];
   assert.deepEqual([one.channel, one.data, two.channel, two.data], ["brought", "to you", "told", "to me"]);
-  assert.equal(two.info.client, undefined ?? two.info.client);
 });
 
 test("a token's channels come through the door of the URL, too", async (t) => {
@@ -134,11 +131,13 @@ test("what is refused ends a subscription with its code: 102, 103, 105, 106, 107
 });
 
 test("what is refused rejects a publication with its code, and the next one is fine", async (t) => {
-  const quiet = await start({ "channels.allow_publish": "none" });
-  t.after(() => quiet.stop());
-  await assert.rejects((await connected(t, quiet)).publish("news", 1), { code: 103, message: "permission denied" });
-  const ann = await connected(t, hub);
-  for (const [channel, data, code] of [["nowhere:1", 1, 102], ["a*", 1, 107], ["news", "x".repeat(65_535), 106]]) {
+  const narrow = await start({ "channels.allow_publish": "subscriber", "limits.publication_bytes": 100 });
+  t.after(() => narrow.stop());
+  const ann = await connected(t, narrow);
+  await subscribed(ann, "news");
+  for (const [channel, data, code] of [
+    ["nowhere:1", 1, 102], ["sport", 1, 103], ["news", "x".repeat(99), 106], ["a*", 1, 107],
+  ]) {
     await assert.rejects(ann.publish(channel, data), { code }, channel);
   }
   assert.deepEqual(await ann.publish("news", 1), {});
