@@ -14,11 +14,11 @@ export const SOCKETS = { ws: WebSocket, ...(globalThis.WebSocket && { native: gl
 /** A hub; see `startHub`. */
 export const hub = (settings = {}) => startHub(BINARY, { settings });
 
-/** What `promise` comes to, if it does so in time. */
-export async function soon(promise, what) {
+/** What `promise` comes to, if it does so before `deadline`, in the time of `Date.now()`. */
+export async function soon(promise, what, deadline = Date.now() + PATIENCE_MS) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`never: ${what}`)), PATIENCE_MS);
+    timer = setTimeout(() => reject(new Error(`never: ${what}`)), deadline - Date.now());
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
@@ -41,11 +41,13 @@ export class Events {
   /** The next event of this name, which is forgotten with all before it. */
   async next(name) {
     const seen = () => this.#heard.map(([name, context]) => `${name} ${JSON.stringify(context)}`).join(", ");
+    // One for all: a client that comes and goes wakes us for ever.
+    const deadline = Date.now() + PATIENCE_MS;
     for (;;) {
       const found = this.#heard.findIndex((event) => event[0] === name);
       if (found >= 0) return this.#heard.splice(0, found + 1)[found][1];
       const woken = new Promise((resolve) => (this.#woken = resolve));
-      await soon(woken, name).catch((error) => {
+      await soon(woken, name, deadline).catch((error) => {
         throw new Error(`${error.message}; instead: ${seen()}`);
       });
     }

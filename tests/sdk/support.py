@@ -17,6 +17,8 @@ class Events(ClientEventHandler, SubscriptionEventHandler):
 
     async def next(self, name):
         """The next event of this name, which is forgotten with all before it."""
+        # One deadline for all: a client that comes and goes wakes us for ever.
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             for number, (heard, context) in enumerate(self.heard):
                 if heard == name:
@@ -24,7 +26,7 @@ class Events(ClientEventHandler, SubscriptionEventHandler):
                     return context
             self.woken.clear()
             try:
-                await asyncio.wait_for(self.woken.wait(), PATIENCE_SECONDS)
+                await asyncio.wait_for(self.woken.wait(), deadline - asyncio.get_running_loop().time())
             except asyncio.TimeoutError:
                 raise AssertionError(f"never: {name}; instead: {self.heard}") from None
 
