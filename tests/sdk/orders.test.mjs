@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 
 import { WebSocket } from "ws";
 
-import { api, connected, hub as start, subscribed } from "./support.mjs";
+import { api, connected, hub as start, soon, subscribed } from "./support.mjs";
 
 let hub;
 before(async () => (hub = await start({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
@@ -113,7 +113,7 @@ test("a client that answers pings stays, past several times the time for a pong"
   }
   const ann = await connected(t, hub, "ann", { websocket: Counting });
   const news = await subscribed(ann, "pings");
-  await thirdPing;
+  await soon(thirdPing, "three pongs");
   await hears(hub, news, 1);
   assert.ok(!ann.heard.had("connecting"));
 });

@@ -187,7 +187,7 @@ class Tokens(Tests):
         stuck.set_result("")
 
     async def test_a_refresh_with_a_bad_token_is_3500(self):
-        tokens = answering(Hub.sign({"sub": "ann"}, ttl=2), "a.b.c")
+        tokens = answering(Hub.sign({"sub": "ann"}, ttl=3), "a.b.c")
         ann = await self.connected(token="", get_token=tokens)
         self.assertEqual((await ann.events.next("disconnected")).code, 3500)
 

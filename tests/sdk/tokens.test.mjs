@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 
 import { UnauthorizedError } from "centrifuge";
 
-import { api, client, connected, hub as start, subscribed, subscription } from "./support.mjs";
+import { api, client, connected, hub as start, soon, subscribed, subscription } from "./support.mjs";
 
 // Clients are told half of what a short token has left, at least a second.
 let hub;
@@ -22,13 +22,13 @@ async function hears(hub, subscription, data) {
 function counted(sign) {
   const calls = [];
   const waiting = [];
-  const call = (n) => (waiting[n] ??= Promise.withResolvers?.() ?? resolvers());
+  const call = (n) => (waiting[n] ??= resolvers());
   const getToken = async (context) => {
     calls.push(context);
     call(calls.length).resolve();
     return sign(calls.length);
   };
-  return { calls, getToken, call: (n) => call(n).promise };
+  return { calls, getToken, call: (n) => soon(call(n).promise, `call ${n} of getToken`) };
 }
 
 function resolvers() {
@@ -91,9 +91,12 @@ test("a client that does not refresh in time is 3005, then 109, and comes back w
 });
 
 test("a client that has no getToken is unauthorized when its token is about to end", async (t) => {
-  const ann = await connected(t, hub, "ann", { token: hub.sign({ sub: "ann" }, { ttl: 2 }) });
-  assert.equal((await ann.heard.next("error")).type, "configuration");
-  assert.equal((await ann.heard.next("disconnected")).code, 1);
+  for (const options of [(token) => ({ token }), (token) => ({ query: `?token=${token}` })]) {
+    const ann = client(t, hub, options(hub.sign({ sub: "ann" }, { ttl: 3 })));
+    ann.connect();
+    assert.equal((await ann.heard.next("error")).type, "configuration");
+    assert.equal((await ann.heard.next("disconnected")).code, 1);
+  }
 });
 
 test("a subscription token opens its channel, and getToken is told which", async (t) => {
