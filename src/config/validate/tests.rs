@@ -72,7 +72,6 @@ fn a_cookie_has_a_name_and_a_door() {
         faults(environment, |config| {
             config.login.cookie = true;
             config.auth.doors = vec![crate::config::Door::Query];
-            config.auth.cookie = String::new();
         })
     };
     assert!(told(Environment::Production).contains("login.cookie"));

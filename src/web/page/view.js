@@ -1,0 +1,145 @@
+// What the page shows of its state: the session and its time, notices, subscriptions, the code of the last action.
+
+import { codeOf } from "./code.js";
+import { $, make, show } from "./dom.js";
+import { now } from "./hub.js";
+import { PLACEHOLDER, duration } from "./token.js";
+
+const STATES = {
+  idle: "Not connected",
+  connecting: "Connecting…",
+  ready: "Connected",
+  waiting: "Reconnecting…",
+};
+
+export function showState(state, detail = "") {
+  $("state").dataset.state = state;
+  $("state-text").textContent = STATES[state] + (detail ? ` ${detail}` : "");
+}
+
+/** The time that is left, by the hub's clock; `total` is how long it was. */
+export function showExpiry(endsAt, total, margin) {
+  show($("expiry"), endsAt !== null);
+  if (endsAt === null) return;
+  const left = endsAt - now();
+  $("expiry-label").textContent = left > 0 ? "Token expires in" : "Token";
+  $("expiry-time").textContent = left > 0 ? duration(left) : "expired";
+  $("expiry-bar").value = total > 0 ? Math.min(1, Math.max(0, left / total)) : 0;
+  $("expiry").dataset.level = left <= 0 ? "over" : left <= margin ? "soon" : "fine";
+}
+
+let act = null;
+
+/** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". */
+export function notice(advice, kind = "error", action = null) {
+  if ($("notice").hidden === false && $("notice-title").textContent === advice.title && kind === $("notice").dataset.kind) {
+    // Said already: a reader need not hear it with each try.
+    if ($("notice-text").textContent === advice.text) return;
+  }
+  act = action;
+  $("notice").dataset.kind = kind;
+  $("notice-title").textContent = advice.title;
+  $("notice-text").textContent = advice.text;
+  show($("notice-action"), action !== null);
+  if (action) $("notice-action").textContent = action.label;
+  show($("notice"), true);
+}
+
+export function unnotice() {
+  act = null;
+  show($("notice"), false);
+}
+
+$("notice-close").addEventListener("click", unnotice);
+$("notice-action").addEventListener("click", () => {
+  const { run } = act ?? {};
+  unnotice();
+  run?.();
+});
+
+/** `counts` is a map of channels to how many publications came. */
+export function showSubscriptions(channels, counts, unsubscribe) {
+  const items = channels.map((channel) => {
+    const count = counts.get(channel) ?? 0;
+    const button = make("button", { type: "button", className: "small quiet", "aria-label": `Unsubscribe from ${channel}` }, "Unsubscribe");
+    button.addEventListener("click", () => unsubscribe(channel, button));
+    return make(
+      "li",
+      {},
+      make("span", { className: "channel" }, channel),
+      make("span", { className: "hint" }, count === 1 ? "1 message" : `${count} messages`),
+      button,
+    );
+  });
+  if (items.length === 0) items.push(make("li", { className: "hint" }, "None yet."));
+  $("subscriptions").replaceChildren(...items);
+}
+
+const TABS = ["js", "sdk", "curl"];
+
+/** The panel with the code of the last action. */
+export class Code {
+  #action = { name: "connect" };
+  #tab = "js";
+  #token;
+
+  /** `token` gives the token of this page, or null. */
+  constructor(token) {
+    this.#token = token;
+    for (const tab of TABS) {
+      $(`tab-${tab}`).addEventListener("click", () => this.#choose(tab));
+      $(`tab-${tab}`).addEventListener("keydown", (event) => this.#move(event, tab));
+    }
+    $("code-secret").addEventListener("change", () => this.draw());
+    $("code-copy").addEventListener("click", () => this.#copy());
+  }
+
+  of(action) {
+    this.#action = action;
+    this.draw();
+  }
+
+  draw() {
+    const withSecret = $("code-secret").checked;
+    const code = codeOf(this.#action, (withSecret && this.#token()) || PLACEHOLDER);
+    $("code-summary").textContent = code.title;
+    $("code").textContent = code[this.#tab];
+    const note = withSecret && this.#token() ? "Your token is in it: whoever reads it is you, until it expires." : code.note;
+    $("code-note").textContent = note;
+  }
+
+  #choose(chosen) {
+    this.#tab = chosen;
+    for (const tab of TABS) {
+      const isChosen = tab === chosen;
+      $(`tab-${tab}`).setAttribute("aria-selected", String(isChosen));
+      $(`tab-${tab}`).tabIndex = isChosen ? 0 : -1;
+    }
+    $("code-panel").setAttribute("aria-labelledby", `tab-${chosen}`);
+    this.draw();
+  }
+
+  /** Arrow keys, as in every list of tabs (ARIA Authoring Practices). */
+  #move(event, tab) {
+    const at = TABS.indexOf(tab);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1 + TABS.length, Home: 0, End: TABS.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = TABS[to % TABS.length];
+    this.#choose(next);
+    $(`tab-${next}`).focus();
+  }
+
+  async #copy() {
+    const button = $("code-copy");
+    try {
+      await navigator.clipboard.writeText($("code").textContent);
+      button.textContent = "Copied";
+    } catch {
+      // No clipboard without TLS, or not allowed: then it is marked, and a key copies it.
+      getSelection().selectAllChildren($("code"));
+      button.textContent = "Marked: copy it";
+    }
+    setTimeout(() => (button.textContent = "Copy"), 2000);
+  }
+}
