@@ -18,6 +18,8 @@ export class Choices {
   door = null;
   #facts = null;
   #url = "";
+  /** Where the token of this page is; null before there is one. */
+  #where = null;
   #changed;
 
   /** `changed` is told "keep" or "door". */
@@ -45,15 +47,20 @@ export class Choices {
     this.draw();
   }
 
+  stand(where) {
+    this.#where = where;
+    this.draw();
+  }
+
   /** Why a place to keep the token cannot be had; null when it can. */
   whyNoKeep(keep) {
     if (keep !== "cookie" || !this.#facts || this.#facts.login_cookie) return null;
     return "Off here: login.cookie is false, or the cookie door is closed.";
   }
 
-  /** `where` is where the token of this page is; before there is one, where it will be. */
-  draw(where = this.keep) {
+  draw() {
     if (this.whyNoKeep(this.keep)) this.keep = "memory";
+    const where = this.#where ?? this.keep;
     if (this.door === null || whyNot(this.door, this.#facts, where)) this.door = first(this.#facts, where);
     // Drawing anew must not take the focus from who chooses with the arrow keys.
     const focused = document.activeElement?.closest?.(".choices") ? document.activeElement : null;

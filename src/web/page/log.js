@@ -2,12 +2,10 @@
 
 import { $, make, show } from "./dom.js";
 
-/** Lines that are kept; the oldest go. */
+/** Lines that are kept, and as many wait to be drawn; the oldest go. */
 export const LINES = 500;
 /** Characters of one line that are shown. */
 const CHARACTERS = 2000;
-/** Lines that wait while the log is paused; then the oldest of them go. */
-const WAITING = LINES;
 
 const cut = (text) => (text.length > CHARACTERS ? `${text.slice(0, CHARACTERS)}… (${text.length} characters)` : text);
 
@@ -53,27 +51,30 @@ function meaning(text, direction) {
 
 const ARROWS = { in: ["←", "received"], out: ["→", "sent"], note: ["·", "note"] };
 
-function line(direction, { kind = "", what, channel, detail, by }, raw) {
+function line({ time, direction, text, note, kind }) {
   const [arrow, said] = ARROWS[direction];
-  const item = make("li", { className: `${direction} ${kind}` });
+  const about = note === undefined ? meaning(text, direction) : { what: note, kind };
+  const item = make("li", { className: `${direction} ${about.kind ?? ""}` });
   item.append(
-    make("time", {}, time()),
+    make("time", {}, time),
     make("span", { className: "arrow", title: said, "aria-label": said, role: "img" }, arrow),
-    make("span", { className: "what" }, what),
+    make("span", { className: "what" }, about.what),
   );
-  if (channel) item.append(make("span", { className: "channel" }, channel));
-  if (detail) item.append(make("code", { className: "detail" }, cut(detail)));
-  if (by) item.append(make("span", { className: "by" }, `by ${by}`));
-  if (raw !== undefined) item.append(make("code", { className: "raw" }, cut(raw)));
+  if (about.channel) item.append(make("span", { className: "channel" }, about.channel));
+  if (about.detail) item.append(make("code", { className: "detail" }, cut(about.detail)));
+  if (about.by) item.append(make("span", { className: "by" }, `by ${about.by}`));
+  if (text !== undefined) item.append(make("code", { className: "raw" }, cut(text)));
   return item;
 }
 
 export class Log {
-  #paused = false;
+  #isPaused = false;
+  #isDue = false;
+  /** What is not drawn yet: once a frame at most, and not while it is paused. */
   #waiting = [];
 
   constructor() {
-    $("log-pause").addEventListener("click", () => this.#pause(!this.#paused));
+    $("log-pause").addEventListener("click", () => this.#pause(!this.#isPaused));
     $("log-clear").addEventListener("click", () => this.#clear());
     $("log-filter").addEventListener("input", () => this.#filterAll());
     for (const [id, name] of [["log-raw", "show-raw"], ["log-pings", "show-pings"]]) {
@@ -81,37 +82,49 @@ export class Log {
     }
   }
 
+  /** `direction` is "in" or "out". */
   frame(direction, text) {
-    this.#add(line(direction, meaning(text, direction), text));
+    this.#add({ time: time(), direction, text });
   }
 
-  note(text, kind = "") {
-    this.#add(line("note", { what: text, kind }));
+  note(note, kind = "") {
+    this.#add({ time: time(), direction: "note", note, kind });
   }
 
-  #add(item) {
-    if (this.#paused) {
-      this.#waiting.push(item);
-      if (this.#waiting.length > WAITING) this.#waiting.shift();
-      this.#count();
-      return;
+  #add(entry) {
+    this.#waiting.push(entry);
+    if (this.#waiting.length > LINES) this.#waiting.shift();
+    this.#soon();
+  }
+
+  #soon() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => {
+      this.#isDue = false;
+      this.#draw();
+    });
+  }
+
+  #draw() {
+    if (!this.#isPaused) {
+      const list = $("log");
+      const box = list.parentElement;
+      const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+      const items = this.#waiting.splice(0).map(line);
+      for (const item of items) this.#filter(item);
+      list.append(...items);
+      while (list.childElementCount > LINES) list.firstElementChild.remove();
+      // Whoever has scrolled up is reading.
+      if (isAtEnd) box.scrollTop = box.scrollHeight;
     }
-    const box = $("log").parentElement;
-    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    this.#filter(item);
-    $("log").append(item);
-    while ($("log").childElementCount > LINES) $("log").firstElementChild.remove();
-    // Whoever has scrolled up is reading.
-    if (isAtEnd) box.scrollTop = box.scrollHeight;
     this.#count();
   }
 
   #pause(isPaused) {
-    this.#paused = isPaused;
+    this.#isPaused = isPaused;
     $("log-pause").setAttribute("aria-pressed", String(isPaused));
-    $("log-pause").textContent = isPaused ? "Resume" : "Pause";
-    if (!isPaused) for (const item of this.#waiting.splice(0)) this.#add(item);
-    this.#count();
+    this.#soon();
   }
 
   #clear() {
@@ -133,6 +146,6 @@ export class Log {
     const lines = $("log").childElementCount;
     show($("log-empty"), lines === 0);
     const last = lines === LINES ? `the last ${LINES} lines` : `${lines} line${lines === 1 ? "" : "s"}`;
-    $("log-count").textContent = this.#paused ? `paused, ${this.#waiting.length} waiting` : lines ? last : "";
+    $("log-count").textContent = this.#isPaused ? `paused, ${this.#waiting.length} waiting` : lines ? last : "";
   }
 }

@@ -22,7 +22,7 @@ export function showExpiry(endsAt, total, margin) {
   show($("expiry"), endsAt !== null);
   if (endsAt === null) return;
   const left = endsAt - now();
-  $("expiry-label").textContent = left > 0 ? "Token expires in" : "Token";
+  $("expiry-label").textContent = left > 0 ? "Expires in" : "Token";
   $("expiry-time").textContent = left > 0 ? duration(left) : "expired";
   $("expiry-bar").value = total > 0 ? Math.min(1, Math.max(0, left / total)) : 0;
   $("expiry").dataset.level = left <= 0 ? "over" : left <= margin ? "soon" : "fine";
@@ -30,11 +30,11 @@ export function showExpiry(endsAt, total, margin) {
 
 let act = null;
 
-/** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". */
+/** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". Gives whether it is new. */
 export function notice(advice, kind = "error", action = null) {
   if ($("notice").hidden === false && $("notice-title").textContent === advice.title && kind === $("notice").dataset.kind) {
     // Said already: a reader need not hear it with each try.
-    if ($("notice-text").textContent === advice.text) return;
+    if ($("notice-text").textContent === advice.text) return false;
   }
   act = action;
   $("notice").dataset.kind = kind;
@@ -43,6 +43,7 @@ export function notice(advice, kind = "error", action = null) {
   show($("notice-action"), action !== null);
   if (action) $("notice-action").textContent = action.label;
   show($("notice"), true);
+  return true;
 }
 
 export function unnotice() {
@@ -57,22 +58,39 @@ $("notice-action").addEventListener("click", () => {
   run?.();
 });
 
+let drawn = null;
+
 /** `counts` is a map of channels to how many publications came. */
 export function showSubscriptions(channels, counts, unsubscribe) {
-  const items = channels.map((channel) => {
-    const count = counts.get(channel) ?? 0;
-    const button = make("button", { type: "button", className: "small quiet", "aria-label": `Unsubscribe from ${channel}` }, "Unsubscribe");
-    button.addEventListener("click", () => unsubscribe(channel, button));
-    return make(
-      "li",
-      {},
-      make("span", { className: "channel" }, channel),
-      make("span", { className: "hint" }, count === 1 ? "1 message" : `${count} messages`),
-      button,
-    );
+  // Left alone if it is the same: a reader or the focus may be in it.
+  if (drawn !== channels.join("\n")) {
+    drawn = channels.join("\n");
+    const items = channels.map((channel) => {
+      const button = make("button", { type: "button", className: "small quiet", "aria-label": `Unsubscribe from ${channel}` }, "Unsubscribe");
+      button.addEventListener("click", () => unsubscribe(channel));
+      const count = make("span", { className: "hint count" });
+      return make("li", {}, make("span", { className: "channel" }, channel), count, button);
+    });
+    if (items.length === 0) items.push(make("li", { className: "hint" }, "None yet."));
+    $("subscriptions").replaceChildren(...items);
+  }
+  showCounts(counts);
+}
+
+let isCounting = false;
+
+/** Once a frame at most, however many come. */
+export function showCounts(counts) {
+  if (isCounting) return;
+  isCounting = true;
+  requestAnimationFrame(() => {
+    isCounting = false;
+    for (const item of $("subscriptions").children) {
+      const count = counts.get(item.querySelector(".channel")?.textContent) ?? 0;
+      const text = count === 1 ? "1 message" : `${count} messages`;
+      if (item.querySelector(".count")) item.querySelector(".count").textContent = text;
+    }
   });
-  if (items.length === 0) items.push(make("li", { className: "hint" }, "None yet."));
-  $("subscriptions").replaceChildren(...items);
 }
 
 const TABS = ["js", "sdk", "curl"];
