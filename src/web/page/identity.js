@@ -120,7 +120,11 @@ async function renewCookie(password) {
   become(keepCookie(user, hub.now() + answer.expires_in * 1000));
   about({ name: "login", cookie: true });
   const isLive = page.link?.isReady ?? false;
-  if (isLive) page.link.connect();
+  if (isLive) {
+    const isBack = new Promise((resolve) => page.link.addEventListener("ready", resolve, { once: true }));
+    page.link.connect();
+    await isBack;
+  }
   const text = isLive ? "Only a handshake brings it, so the page has connected again." : "It will be used from the next connection on.";
   say({ title: "There is a new cookie", text }, "good");
 }
