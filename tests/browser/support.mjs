@@ -59,7 +59,8 @@ export async function tab(url, { expects = null, ...options } = {}) {
     if (isBad && !expects?.test(message.text())) page.problems.push(message.text());
   });
   page.on("request", (request) => {
-    if (new URL(request.url()).host !== new URL(url).host) page.problems.push(`asks ${request.url()}`);
+    const { host } = new URL(url);
+    if (host && new URL(request.url()).host !== host) page.problems.push(`asks ${request.url()}`);
   });
   await page.addInitScript(() =>
     document.addEventListener("securitypolicyviolation", (event) => console.error(`refused by the policy: ${event.violatedDirective}`)),

@@ -90,7 +90,7 @@ Object.assign(page, {
   code: new Code(() => page.who?.token ?? null),
   choices: new Choices(chosenAnew),
   actions: {
-    login: { label: "Log in again", run: () => logOut({ isWished: false }) },
+    login: { label: "Sign in again", run: () => logOut({ isWished: false }) },
     connect: { label: "Connect", run: connect },
   },
   unsubscribe,

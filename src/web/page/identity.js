@@ -1,7 +1,7 @@
 // Who this page is: login, a pasted token, refresh, log out.
 
 import * as advice from "./advice.js";
-import { $, busy, show } from "./dom.js";
+import { $, busy, chosen, show } from "./dom.js";
 import * as hub from "./hub.js";
 import { forget, keepCookie, keepToken } from "./keep.js";
 import { about, become, isOver, page, say } from "./state.js";
@@ -68,7 +68,7 @@ export async function logOut({ isWished }) {
   become(null);
   showState("idle");
   if (user) $("username").value = user;
-  $(user ? "password" : "username").select();
+  $(chosen("source") === "paste" ? "pasted" : user ? "password" : "username").select();
   await dropCookie();
 }
 
