@@ -12,9 +12,12 @@ import { Log } from "./log.js";
 import { about, become, draw, isOver, page, say, sayClock, tick, url } from "./state.js";
 import { Code, unnotice } from "./view.js";
 
-function chosenAnew(what) {
-  if (what === "door") about({ name: "connect" });
-  queueMicrotask(draw);
+function chosenAnew() {
+  // Once both choices fit each other again.
+  queueMicrotask(() => {
+    draw();
+    about({ name: "connect" });
+  });
 }
 
 /** `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and the history. */

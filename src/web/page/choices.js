@@ -22,7 +22,7 @@ export class Choices {
   #where = null;
   #changed;
 
-  /** `changed` is told "keep" or "door". */
+  /** `changed` is called after each choice. */
   constructor(changed) {
     this.#changed = changed;
     const { keep, door } = choices();
@@ -43,7 +43,7 @@ export class Choices {
   #choose(what, value) {
     this[what] = value;
     remember({ [what]: value });
-    this.#changed(what);
+    this.#changed();
     this.draw();
   }
 

@@ -7,7 +7,7 @@ import * as hub from "./hub.js";
 import { dropCookie } from "./identity.js";
 import { Link } from "./link.js";
 import { about, draw, isOver, page, say, url } from "./state.js";
-import { duration, redact } from "./token.js";
+import { redact } from "./token.js";
 import { showCounts, showState, unnotice } from "./view.js";
 
 async function openPlan() {
@@ -25,7 +25,7 @@ export function connect() {
   page.link?.close();
   page.link = new Link(openPlan);
   const on = (name, handle) => page.link.addEventListener(name, ({ detail }) => handle(detail));
-  on("state", (state) => (showState(state), draw()));
+  on("state", (state) => (showState(state, page.link.isReturning), draw()));
   on("frame", ({ direction, text }) => page.log.frame(direction, redact(redact(text, page.who?.token), page.next)));
   on("ready", ready);
   on("channels", draw);
@@ -61,11 +61,10 @@ function over(what) {
   say(what);
 }
 
-async function gone({ code, reason, error, isOver: isFinal, wasReady, wait, failures }) {
+async function gone({ code, reason, error, isOver: isFinal, wasReady, failures }) {
   const mine = page.link;
   if (isOver()) return over(advice.EXPIRED);
   if (isFinal) return over(page.door === "cookie" && code === 3500 ? advice.NO_COOKIE : advice.forClose(code, reason));
-  showState("waiting", `in ${duration(wait)}`);
   if (code !== 1006 || (wasReady && navigator.onLine)) return say(advice.forClose(code, reason), "info");
   const cause = await why(error, failures);
   // Meanwhile it may have come back, or been given up.

@@ -31,6 +31,11 @@ export class Link extends EventTarget {
     return [...this.#wanted];
   }
 
+  /** It tries again: after a failure, or after a session. */
+  get isReturning() {
+    return this.#failures > 0 || this.session !== null;
+  }
+
   get isReady() {
     return this.state === "ready";
   }
@@ -206,7 +211,7 @@ export class Link extends EventTarget {
       this.#timer = setTimeout(() => this.#open(), wait);
       this.#become("waiting");
     }
-    this.#tell("gone", { ...how, isOver, wait, failures: this.#failures });
+    this.#tell("gone", { ...how, isOver, failures: this.#failures });
   }
 
   #drop() {

@@ -36,7 +36,7 @@ const margin = () => (page.facts?.refresh_margin ?? 30) * 1000;
 /** Tells an advice: "error", "good" or "info". */
 export function say(what, kind = "error") {
   const isNew = notice(what, kind, page.actions[what.action] ?? null);
-  if (isNew && kind === "error") page.log.note(what.title, "error");
+  if (isNew) page.log.note(what.title, kind);
 }
 
 export function draw() {
@@ -72,7 +72,8 @@ export function tick() {
 
 /** Shows the code of an action, see code.js. */
 export function about(action) {
-  page.code.of({ door: page.door ?? page.choices.door, url: url(), user: page.who?.user || $("username").value || "ann", ...action });
+  const isLinked = page.link !== null && page.link.state !== "idle";
+  page.code.of({ door: isLinked ? page.door : page.choices.door, url: url(), user: page.who?.user || $("username").value || "ann", ...action });
 }
 
 export function sayClock(clock) {

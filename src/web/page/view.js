@@ -12,9 +12,11 @@ const STATES = {
   waiting: "Reconnecting…",
 };
 
-export function showState(state, detail = "") {
+/** `isBack`: it was connected before. Then it reads the same with each try, or a screen reader would say every one of them. */
+export function showState(state, isBack = false) {
+  const said = state === "connecting" && isBack ? "waiting" : state;
   $("state").dataset.state = state;
-  $("state-text").textContent = STATES[state] + (detail ? ` ${detail}` : "");
+  if ($("state-text").textContent !== STATES[said]) $("state-text").textContent = STATES[said];
 }
 
 /** The time that is left, by the hub's clock; `total` is how long it was. */
@@ -29,6 +31,9 @@ export function showExpiry(endsAt, total, margin) {
 }
 
 let act = null;
+let leaving = null;
+/** Good news needs no answer: it leaves by itself, and stays in the log. */
+const GOOD_MS = 8000;
 
 /** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". Gives whether it is new. */
 export function notice(advice, kind = "error", action = null) {
@@ -43,6 +48,8 @@ export function notice(advice, kind = "error", action = null) {
   show($("notice-action"), action !== null);
   if (action) $("notice-action").textContent = action.label;
   show($("notice"), true);
+  clearTimeout(leaving);
+  if (kind === "good") leaving = setTimeout(unnotice, GOOD_MS);
   return true;
 }
 
