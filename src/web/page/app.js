@@ -46,7 +46,10 @@ async function learn() {
     return;
   }
   $("version").textContent = `v${page.facts.version}`;
-  if (!page.facts.login) $("login-hint").textContent = "This hub has no login: paste a token that your backend signs, or one of wardcast token.";
+  if (!page.facts.login) {
+    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend signs, or one that wardcast token --user ann prints.";
+    document.querySelector('input[name="source"][value="paste"]').click();
+  }
   page.choices.know(page.facts, url());
   if ($("notice-title").textContent === advice.UNREACHABLE.title) unnotice();
   const clock = advice.aboutClock(null);
