@@ -59,6 +59,9 @@ pub mod broker;
 // The server API over REST.
 pub mod api;
 
+// The demo page: static files, and what they must know of the hub.
+pub mod web;
+
 // The composition root.
 pub mod server;
 

@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     rates::Rates,
     seats::{KeyedSeats, Seats},
-    session,
+    session, web,
 };
 
 pub use tls::BadCertificate;
@@ -99,6 +99,8 @@ struct Parts {
     node: Arc<str>,
     http: Data<http::Shared>,
     api: Data<api::Shared>,
+    /// The demo page, where it is wanted.
+    page: Option<web::Page>,
 }
 
 /// Starts a server in the current actix system.
@@ -200,6 +202,7 @@ impl Parts {
             metrics: metrics.clone(),
             probes: probes(&hubs, &broker, is_stopping),
         });
+        let page = config.web.demo_page.then(|| web::Page::new(&config, http.login_users.is_some()));
         let api = Data::new(api::Shared {
             broker: broker.clone(),
             verifier: verifier.clone(),
@@ -214,7 +217,7 @@ impl Parts {
             BrokerKind::Redis => config.broker.redis.linger,
         };
         let interest = Interest::new(broker.clone(), linger);
-        Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, permissions, users, node, http, api })
+        Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, permissions, users, node, http, api, page })
     }
 
     /// What the sessions of the worker that calls share; starts its hub.

@@ -16,7 +16,7 @@ const NOUNS: [&str; 9] =
     ["channel", "publication", "address", "origin", "clock", "seats", "rates", "metrics", "config"];
 
 /// Room → what it may import from other rooms beside the nouns; a path allows all that is below it. Nouns import nouns.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     // Not the protocol: the verifier refuses in its own words, and http and session translate.
     ("auth", &[]),
@@ -28,6 +28,8 @@ const ROOMS: [(&str, &[&str]); 8] = [
     // Two exceptions: a refused request looks the same on every path, and bodies have the same bounds, so api answers with
     // http's Failure and reads its Body.
     ("api", &["auth", "hub", "broker", "protocol", "http::Failure", "http::Body"]),
+    // A visitor like any other: it knows what is configured, and nothing of who comes.
+    ("web", &[]),
 ];
 
 /// Composition root and front: they know everybody.

@@ -206,6 +206,11 @@ no_query_string_is_logged() {
     ! grep -E '\?|token|probe|leak|%3[fF]' <<<"$log"
 }
 balancer_says() { [[ $(status "$url/health/ready") == "$1" ]]; }
+demo_page_is_there() {
+    is "$(status "$url/")" 200 && grep -q '<title>Wardcast</title>' "$scratch/body" || return 1
+    is "$(status "$url/demo/app.js")" 200 && is "$(status "$url/demo/hub.json")" 200 && grep -q '"login":true' "$scratch/body" || return 1
+    is "$(curl -s --head --max-time 10 "$url/" | grep -ci "^content-security-policy: default-src 'none'")" 1
+}
 init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "${1:?}"; }
 
 prove() {
@@ -224,6 +229,7 @@ prove() {
     check "only the balancer is published, on loopback" only_the_balancer_is_published
     check "clients of one address land on both hubs, and all hear what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
     check "a token in the query string opens the door" is "$(door "$token")" 101
+    check "the balancer gives the demo page" demo_page_is_there
     check "the balancer shows its own health and hides the hubs'" balancer_hides_what_is_internal
 
     knock & local knocking=$!

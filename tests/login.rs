@@ -159,6 +159,7 @@ async fn bad_bodies_are_refused_before_anything_is_hashed() {
         json!(["ann", PASSWORD]),
         json!({"username": "ann", "password": [PASSWORD]}),
         json!({"username": null, "password": PASSWORD}),
+        json!({"username": "ann", "password": PASSWORD, "cookie": "yes"}),
         json!({"username": "ann", "password": PASSWORD}).to_string().into(),
     ] {
         let answer = post().json(body.clone()).send().await;
@@ -183,13 +184,15 @@ async fn the_cookie_of_a_login_opens_a_connection_and_a_logout_takes_it_back() {
     let own = format!("http://{}", hub.address);
     let response = http::post(hub.address, "/auth/login")
         .header("Origin", &own)
-        .json(json!({"username": "ann", "password": PASSWORD}))
+        .json(json!({"username": "ann", "password": PASSWORD, "cookie": true}))
         .send()
         .await;
-    let token = secret(access_token(&response));
-    let attributes = "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900";
-    assert_eq!(response.header("set-cookie").unwrap(), format!("wardcast_token={token}; {attributes}"));
-    let cookie = format!("wardcast_token={token}");
+    // No script of the page ever holds it.
+    assert_eq!(response.json(), json!({"token_type": "Bearer", "expires_in": 900}));
+    let (cookie, attributes) = response.header("set-cookie").unwrap().split_once("; ").unwrap();
+    assert_eq!(attributes, "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900");
+    secret(cookie.strip_prefix("wardcast_token=").unwrap());
+    let cookie = cookie.to_owned();
     hub.client_with("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await.subscribe("news").await;
 
     let logout = http::post(hub.address, "/auth/logout").header("Origin", &own).send().await;
@@ -200,11 +203,39 @@ async fn the_cookie_of_a_login_opens_a_connection_and_a_logout_takes_it_back() {
 }
 
 #[actix_rt::test]
-async fn without_login_cookie_none_is_set_and_a_failed_login_never_sets_one() {
-    let (hub, _users) = login_hub().await;
-    assert_eq!(log_in(&hub, "ann", PASSWORD).await.header("set-cookie"), None);
+async fn who_does_not_ask_for_a_cookie_gets_none_and_a_failed_login_never_sets_one() {
     let (hub, _users) = login_hub_with(|config| config.login.cookie = true).await;
-    assert_eq!(log_in(&hub, "ann", WRONG).await.header("set-cookie"), None);
+    let from = |origin, credentials| http::post(hub.address, "/auth/login").header("Origin", origin).json(credentials);
+    let own = format!("http://{}", hub.address);
+    for asked in [
+        json!({"username": "ann", "password": PASSWORD}),
+        json!({"username": "ann", "password": PASSWORD, "cookie": false}),
+    ] {
+        let answer = from(&own, asked).send().await;
+        secret(access_token(&answer));
+        assert_eq!((answer.status, answer.header("set-cookie")), (200, None), "{answer:?}");
+    }
+    let wrong = from(&own, json!({"username": "ann", "password": WRONG, "cookie": true})).send().await;
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (401, None), "{wrong:?}");
+}
+
+#[actix_rt::test]
+async fn a_cookie_that_is_asked_for_where_there_is_none_is_refused_before_the_password_is_looked_at() {
+    let (off, _users) = login_hub().await;
+    let (closed, _users) = login_hub_with(|config| {
+        config.login.cookie = true;
+        config.auth.doors.retain(|door| *door != wardcast::config::Door::Cookie);
+    })
+    .await;
+    for hub in [off, closed] {
+        for _ in 0..7 {
+            let credentials = json!({"username": "ann", "password": WRONG, "cookie": true});
+            let answer = http::post(hub.address, "/auth/login").json(credentials).send().await;
+            assert_eq!((answer.status, answer.header("set-cookie")), (400, None), "{answer:?}");
+            assert!(answer.body.contains("login.cookie"), "{answer:?}");
+        }
+        assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 200);
+    }
 }
 
 #[actix_rt::test]
@@ -215,7 +246,7 @@ async fn a_foreign_page_logs_nobody_in_or_out() {
     })
     .await;
     let from = |path, origin| http::post(hub.address, path).header("Origin", origin);
-    let credentials = || json!({"username": "ann", "password": PASSWORD});
+    let credentials = || json!({"username": "ann", "password": PASSWORD, "cookie": true});
     for origin in ["https://evil.com", "null", "https://app.example.com.evil.com", "https://x/y"] {
         let login = from("/auth/login", origin).json(credentials()).send().await;
         assert_eq!((login.status, login.header("set-cookie")), (403, None), "{origin}: {login:?}");
@@ -226,6 +257,11 @@ async fn a_foreign_page_logs_nobody_in_or_out() {
     assert_eq!(two.json(credentials()).send().await.status, 400);
     let login = from("/auth/login", "https://app.example.com").json(credentials()).send().await;
     assert!(login.status == 200 && login.header("set-cookie").is_some(), "{login:?}");
+    // With a password of its own a page may have what it asks for: a token, which it keeps itself.
+    let bare =
+        from("/auth/login", "https://evil.com").json(json!({"username": "ann", "password": PASSWORD})).send().await;
+    secret(access_token(&bare));
+    assert_eq!((bare.status, bare.header("set-cookie")), (200, None), "{bare:?}");
 }
 
 #[actix_rt::test]

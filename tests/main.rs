@@ -70,6 +70,8 @@ mod outbox;
 mod slow;
 // User and password for a token.
 mod login;
+// The demo page and its headers.
+mod web;
 // Certificates.
 mod tls;
 // Starting, stopping and asking for health.

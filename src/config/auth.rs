@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Secret, value};
 use crate::clock::Millis;
@@ -113,7 +113,7 @@ pub enum RequiredClaim {
 }
 
 /// A way for a token to get in.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Door {
     /// `?token=T` on the handshake's URL.
@@ -143,7 +143,7 @@ pub enum Reject {
 }
 
 /// Who gets a session without being a user.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum Anonymous {
     /// Nobody.
@@ -169,4 +169,11 @@ pub struct Login {
     #[serde(with = "value::duration")]
     pub backoff: Duration,
     pub concurrency: usize,
+}
+
+impl Login {
+    /// Whether a login may ask for the cookie: it is allowed, and a door of `doors` takes it.
+    pub fn has_cookie(&self, doors: &[Door]) -> bool {
+        self.cookie && doors.contains(&Door::Cookie)
+    }
 }

@@ -35,6 +35,7 @@ pub struct Config {
     pub auth: Auth,
     pub login: Login,
     pub origins: Origins,
+    pub web: Web,
     pub api: Api,
     pub channels: Channels,
     pub broker: Broker,
@@ -97,6 +98,14 @@ pub struct Tls {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct Origins {
     pub allowed: Vec<String>,
+}
+
+/// `[web]`: pages of our own.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct Web {
+    pub demo_page: bool,
 }
 
 /// `[api]`: the server API.

@@ -1,5 +1,5 @@
-//! `POST /auth/login`: user and password for a token, in the body and, where `login.cookie` says so, in a cookie; and
-//! `POST /auth/logout`, which takes the cookie back. The login exists when `login.users_file` is set.
+//! `POST /auth/login`: user and password for a token, in the body or, where it is asked for and `login.cookie` allows it, in a
+//! cookie instead; and `POST /auth/logout`, which takes the cookie back. The login exists when `login.users_file` is set.
 
 use std::time::Duration;
 
@@ -17,12 +17,16 @@ use crate::{auth::login::PASSWORD_BYTES, protocol::ErrorCode};
 pub(super) struct Credentials {
     username: String,
     password: String,
+    /// The token is to be out of reach of scripts: in a cookie, and not in the body.
+    #[serde(default)]
+    cookie: bool,
 }
 
 /// RFC 6749 §5.1.
 #[derive(Serialize)]
 struct Issued {
-    access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<String>,
     token_type: &'static str,
     expires_in: u64,
 }
@@ -38,13 +42,20 @@ pub(super) async fn login(
         .login_users
         .clone()
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no login here"))?;
-    // A page that makes a browser keep a cookie of ours decides who its user is.
-    if shared.config.login.cookie { visitor.standing.admit_with_cookies() } else { visitor.standing.admit() }?;
+    visitor.standing.admit()?;
     if request.content_type() != "application/json" {
         let message = "the body must be application/json";
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
     }
-    let Credentials { username, password } = read(&body.0)?;
+    let Credentials { username, password, cookie: wants_cookie } = read(&body.0)?;
+    if wants_cookie {
+        if !shared.config.login.has_cookie(&shared.config.auth.doors) {
+            let message = "there is no cookie here (login.cookie, and the cookie door); leave \"cookie\" out";
+            return Err(Failure::bad_request(message));
+        }
+        // A page that makes a browser keep a cookie of ours decides who its user is.
+        visitor.standing.admit_with_cookies()?;
+    }
     if password.len() > PASSWORD_BYTES {
         return Err(Failure::unauthorized("wrong user or password"));
     }
@@ -73,9 +84,10 @@ pub(super) async fn login(
     let ttl = shared.config.login.token_ttl;
     let access_token = shared.signer.sign_for_user(&username, ttl, &claims).map_err(|_| Failure::internal())?;
     let mut response = HttpResponse::Ok();
-    if shared.config.login.cookie {
+    if wants_cookie {
         response.insert_header((SET_COOKIE, cookie(&shared.config.auth.cookie, &access_token, ttl)));
     }
+    let access_token = (!wants_cookie).then_some(access_token);
     Ok(response.json(Issued { access_token, token_type: "Bearer", expires_in: ttl.as_secs() }))
 }
 
@@ -83,7 +95,9 @@ pub(super) async fn login(
 fn read(body: &[u8]) -> Result<Credentials, Failure> {
     let is_object = body.trim_ascii_start().starts_with(b"{");
     let credentials = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
-    credentials.ok_or_else(|| Failure::bad_request("the body must be {\"username\":…,\"password\":…}"))
+    credentials.ok_or_else(|| {
+        Failure::bad_request("the body must be {\"username\":…,\"password\":…}, and \"cookie\":true for a cookie")
+    })
 }
 
 /// Expires the cookie. The token itself is good until it expires or is revoked.

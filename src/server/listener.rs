@@ -95,6 +95,7 @@ fn app(
     + use<>,
 > {
     let (config, shared) = (parts.config.clone(), parts.http.clone());
+    let page = parts.page.clone();
     App::new()
         .wrap(from_fn(http::unread::end))
         .wrap_fn(|request, service| {
@@ -112,6 +113,10 @@ fn app(
         .app_data(parts.http.clone())
         .app_data(parts.api.clone())
         .configure(move |service| {
+            // First: at `/` it takes what asks for no upgrade, and leaves the rest.
+            if let Some(page) = &page {
+                page.routes(service);
+            }
             http::routes(&shared, service);
             api::routes(&config, service);
             let v1 = web::scope("/v1").configure(|service| api::v1_routes(&config, service));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{BrokerKind, Config, Door, Environment, Fault, Key, RequiredClaim, weakness};
+use super::{BrokerKind, Config, Environment, Fault, Key, RequiredClaim, weakness};
 use crate::origin::{Origin, Rule};
 
 /// The shortest HMAC secret that is not guessed offline: the hash's own length (RFC 7518 §3.2, RFC 8725 §3.5).
@@ -21,7 +21,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> 
     keys(config, &mut findings);
     namespaces(config, &mut findings);
     listener(config, environment, &mut findings);
-    pages(config, &mut findings);
+    pages(config, environment, &mut findings);
     findings.unless(
         config.login.token_ttl <= config.auth.max_ttl,
         "login.token_ttl",
@@ -188,7 +188,7 @@ fn listener(config: &Config, environment: Environment, findings: &mut Findings) 
 }
 
 /// Whose pages and whose proxies are believed, and the cookie.
-fn pages(config: &Config, findings: &mut Findings) {
+fn pages(config: &Config, environment: Environment, findings: &mut Findings) {
     let server = &config.server;
     let is_origin = |url: &String| Origin::parse(url).is_some_and(|origin| origin.is_http());
     findings.unless(
@@ -214,7 +214,8 @@ fn pages(config: &Config, findings: &mut Findings) {
         "must be the name of a cookie: letters, digits, '-', '_' and '.'",
     );
     findings.unless(
-        !config.login.cookie || auth.doors.contains(&Door::Cookie),
+        // Development sets login.cookie by itself; who closes doors there has not asked for it.
+        config.login.has_cookie(&auth.doors) || !config.login.cookie || environment == Environment::Development,
         "login.cookie",
         "sets a cookie that no door takes; add \"cookie\" to auth.doors",
     );

@@ -68,11 +68,15 @@ fn a_cookie_has_a_name_and_a_door() {
     for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
         assert!(faults(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie"));
     }
-    let told = faults(Environment::Development, |config| {
-        config.login.cookie = true;
-        config.auth.doors = vec![Door::Query];
-    });
-    assert!(told.contains("login.cookie"), "{told}");
+    let told = |environment| {
+        faults(environment, |config| {
+            config.login.cookie = true;
+            config.auth.doors = vec![crate::config::Door::Query];
+        })
+    };
+    assert!(told(Environment::Production).contains("login.cookie"));
+    // There it is a default: who closes the door has not asked for the cookie.
+    assert!(!told(Environment::Development).contains("login.cookie"));
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! The demo page: static files, embedded, and `/demo/hub.json`, which tells them what the hub is like. To the hub the page is a
+//! visitor like any other: it comes through the doors, and nothing here knows a token.
+
+mod facts;
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpRequest, HttpResponse, guard,
+    http::header::{
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EntityTag, HOST, Header as _, HeaderMap,
+        HeaderName, HeaderValue, IfNoneMatch, REFERRER_POLICY, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    },
+    web,
+};
+use bytes::Bytes;
+
+use crate::config::Config;
+
+/// A file of the page.
+#[derive(Clone, Copy)]
+struct File {
+    /// Where it is served.
+    path: &'static str,
+    media_type: &'static str,
+    text: &'static str,
+}
+
+macro_rules! file {
+    ($path:literal, $media_type:literal, $name:literal) => {
+        File { path: $path, media_type: $media_type, text: include_str!(concat!("page/", $name)) }
+    };
+}
+
+/// All of them; the page asks for nothing else, and from nobody else.
+const FILES: &[File] = &[
+    file!("/", "text/html; charset=utf-8", "index.html"),
+    file!("/demo/style.css", "text/css; charset=utf-8", "style.css"),
+    file!("/demo/parts.css", "text/css; charset=utf-8", "parts.css"),
+    file!("/demo/icon.svg", "image/svg+xml", "icon.svg"),
+    file!("/demo/app.js", "text/javascript; charset=utf-8", "app.js"),
+    file!("/demo/state.js", "text/javascript; charset=utf-8", "state.js"),
+    file!("/demo/identity.js", "text/javascript; charset=utf-8", "identity.js"),
+    file!("/demo/connection.js", "text/javascript; charset=utf-8", "connection.js"),
+    file!("/demo/channels.js", "text/javascript; charset=utf-8", "channels.js"),
+    file!("/demo/view.js", "text/javascript; charset=utf-8", "view.js"),
+    file!("/demo/dom.js", "text/javascript; charset=utf-8", "dom.js"),
+    file!("/demo/choices.js", "text/javascript; charset=utf-8", "choices.js"),
+    file!("/demo/doors.js", "text/javascript; charset=utf-8", "doors.js"),
+    file!("/demo/hub.js", "text/javascript; charset=utf-8", "hub.js"),
+    file!("/demo/link.js", "text/javascript; charset=utf-8", "link.js"),
+    file!("/demo/token.js", "text/javascript; charset=utf-8", "token.js"),
+    file!("/demo/keep.js", "text/javascript; charset=utf-8", "keep.js"),
+    file!("/demo/log.js", "text/javascript; charset=utf-8", "log.js"),
+    file!("/demo/code.js", "text/javascript; charset=utf-8", "code.js"),
+    file!("/demo/advice.js", "text/javascript; charset=utf-8", "advice.js"),
+];
+
+/// The longest name of a host (RFC 1035 §2.3.4), and a port.
+const HOST_BYTES: usize = 260;
+
+/// The page with what it says of this hub; the same for all workers.
+#[derive(Clone)]
+pub struct Page {
+    facts: Bytes,
+    tags: Arc<[EntityTag]>,
+}
+
+impl Page {
+    /// `has_login`: whether `POST /auth/login` knows anybody.
+    pub fn new(config: &Config, has_login: bool) -> Self {
+        Self { facts: facts::json(config, has_login), tags: FILES.iter().map(|file| tag(file.text)).collect() }
+    }
+
+    /// Adds the routes. At `/` they take only what asks for no upgrade.
+    pub fn routes(&self, service: &mut web::ServiceConfig) {
+        for (file, tag) in FILES.iter().zip(&*self.tags) {
+            let (file, tag) = (*file, tag.clone());
+            let answer = move |request: HttpRequest| {
+                let response = serve(&request, file, &tag);
+                async move { response }
+            };
+            let resource = web::resource(file.path).route(web::get().to(answer.clone())).route(web::head().to(answer));
+            let asks_to_upgrade = guard::fn_guard(|context| context.head().headers().contains_key(UPGRADE));
+            service.service(resource.guard(guard::Not(asks_to_upgrade)));
+        }
+        let facts = self.facts.clone();
+        let tell = move || {
+            let mut response = HttpResponse::Ok();
+            response.insert_header((CONTENT_TYPE, "application/json")).insert_header((CACHE_CONTROL, "no-store"));
+            let response = response.insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff")).body(facts.clone());
+            async move { response }
+        };
+        let resource = web::resource("/demo/hub.json").route(web::get().to(tell.clone())).route(web::head().to(tell));
+        service.service(resource);
+    }
+}
+
+/// The file, or 304 to whoever has it. Asked for each time, so that a page never runs with scripts of another version.
+fn serve(request: &HttpRequest, file: File, tag: &EntityTag) -> HttpResponse {
+    let is_known = match IfNoneMatch::parse(request) {
+        Ok(IfNoneMatch::Items(known)) => known.iter().any(|known| known.weak_eq(tag)),
+        // `*` is for who wants to create what is not there (RFC 9110 §13.1.2).
+        Ok(IfNoneMatch::Any) | Err(_) => false,
+    };
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    for (name, value) in HEADERS {
+        response.insert_header((HeaderName::from_static(name), HeaderValue::from_static(value)));
+    }
+    response
+        .insert_header((CONTENT_SECURITY_POLICY, policy(request.headers())))
+        .insert_header((ETAG, tag.to_string()))
+        .insert_header((REFERRER_POLICY, "no-referrer"))
+        .insert_header((CACHE_CONTROL, "no-cache"));
+    if is_known {
+        return response.finish();
+    }
+    response.insert_header((CONTENT_TYPE, file.media_type)).body(file.text)
+}
+
+/// The page is nobody's frame, nobody's opener and nobody's resource, and wants nothing of the machine but the screen.
+const HEADERS: [(&str, &str); 5] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+];
+
+/// Scripts, styles and connections of our own origin only, and no text ever becomes markup (Trusted Types). Some browsers do
+/// not take a WebSocket of the same origin for `'self'`: it is named too, where the Host can stand in a header of ours.
+fn policy(headers: &HeaderMap) -> String {
+    let sockets = match host(headers) {
+        Some(host) => format!(" ws://{host} wss://{host}"),
+        None => String::new(),
+    };
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{sockets}; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+         trusted-types 'none'"
+    )
+}
+
+/// The one Host, if it is a name or an address with nothing else in it: another character could add to the policy.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(HOST);
+    let host = values.next()?.to_str().ok()?;
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let is_fine = values.next().is_none() && (1..=HOST_BYTES).contains(&host.len()) && host.bytes().all(is_host);
+    is_fine.then_some(host)
+}
+
+fn tag(text: &str) -> EntityTag {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let name: String = digest.as_ref()[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    EntityTag::new_strong(name)
+}

@@ -1,0 +1,108 @@
+// Where the page begins: what it remembers, what the address brings, what the hub is like, and who listens to what.
+
+import * as advice from "./advice.js";
+import { dataOf, publish, subscribe, unsubscribe } from "./channels.js";
+import { Choices } from "./choices.js";
+import { connect, disconnect } from "./connection.js";
+import { $, chosen, show } from "./dom.js";
+import * as hub from "./hub.js";
+import { askToRefresh, logIn, logOut, paste, submitRefresh } from "./identity.js";
+import { recall } from "./keep.js";
+import { Log } from "./log.js";
+import { about, become, draw, isOver, page, say, sayClock, tick, url } from "./state.js";
+import { Code, unnotice } from "./view.js";
+
+function chosenAnew() {
+  // Once both choices fit each other again.
+  queueMicrotask(() => {
+    draw();
+    about({ name: "connect" });
+  });
+}
+
+/** `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and the history. */
+function takeLogin() {
+  const said = location.hash.match(/^#login=([^:]*):(.*)$/);
+  if (!location.hash.startsWith("#login")) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  if (!said) return;
+  if (page.who) logOut({ isWished: true });
+  try {
+    [$("username").value, $("password").value] = said.slice(1).map(decodeURIComponent);
+  } catch {
+    return;
+  }
+  document.querySelector('input[name="source"][value="login"]').click();
+  $("login-hint").textContent = "Filled in from the address that the terminal printed.";
+  $("login").focus();
+}
+
+async function learn() {
+  try {
+    page.facts = await hub.facts();
+  } catch (error) {
+    say(advice.forTicket(error));
+    setTimeout(learn, 3000);
+    return;
+  }
+  $("version").textContent = `v${page.facts.version}`;
+  if (!page.facts.login) {
+    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend signs, or one that wardcast token --user ann prints.";
+    document.querySelector('input[name="source"][value="paste"]').click();
+  }
+  page.choices.know(page.facts, url());
+  if ($("notice-title").textContent === advice.UNREACHABLE.title) unnotice();
+  const clock = advice.aboutClock(null);
+  if (clock) sayClock(clock);
+  become(page.who);
+  if (page.who && isOver()) say(advice.EXPIRED);
+  about({ name: "connect" });
+}
+
+function source() {
+  const isLogin = chosen("source") === "login";
+  show($("login-form"), isLogin);
+  show($("paste-form"), !isLogin);
+}
+
+function listen() {
+  $("login-form").addEventListener("submit", logIn);
+  $("paste-form").addEventListener("submit", paste);
+  for (const radio of document.querySelectorAll('input[name="source"]')) radio.addEventListener("change", source);
+  for (const radio of document.querySelectorAll('input[name="over"]')) radio.addEventListener("change", draw);
+  $("logout").addEventListener("click", () => logOut({ isWished: true }));
+  $("connect").addEventListener("click", connect);
+  $("disconnect").addEventListener("click", disconnect);
+  $("subscribe-form").addEventListener("submit", subscribe);
+  $("publish-form").addEventListener("submit", publish);
+  $("publish-data").addEventListener("input", ({ target }) => {
+    $("data-kind").textContent = dataOf(target.value).kind;
+    $("publish").textContent = "Publish";
+  });
+  $("refresh").addEventListener("click", askToRefresh);
+  $("refresh-form").addEventListener("submit", submitRefresh);
+  $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
+  addEventListener("hashchange", takeLogin);
+  addEventListener("online", () => page.link?.hurry());
+  addEventListener("offline", () => say(advice.OFFLINE));
+  // Logged out in another tab: here, too.
+  addEventListener("storage", () => page.who && page.who.where !== "memory" && !recall() && logOut({ isWished: true }));
+  setInterval(tick, 1000);
+}
+
+Object.assign(page, {
+  who: recall(),
+  log: new Log(),
+  code: new Code(() => page.who?.token ?? null),
+  choices: new Choices(chosenAnew),
+  actions: {
+    login: { label: "Sign in again", run: () => logOut({ isWished: false }) },
+    connect: { label: "Connect", run: connect },
+  },
+  unsubscribe,
+});
+listen();
+source();
+become(page.who);
+takeLogin();
+learn();

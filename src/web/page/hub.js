@@ -1,0 +1,76 @@
+// The hub over HTTP: what it is like, the login, tickets and the plain form of publishing.
+
+/** An answer that is not a yes, or none at all (status 0). */
+export class Refused extends Error {
+  constructor(status, { code = 0, message = "" } = {}, retryAfter = 0) {
+    super(message || `status ${status}`);
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** An answer that does not come. */
+const PATIENCE_MS = 10_000;
+
+const BASE = new URL("./", document.baseURI);
+
+/** Milliseconds by which the hub's clock is ahead of ours; null until it is known. */
+export let clockAhead = null;
+
+export const now = () => Date.now() + (clockAhead ?? 0);
+
+export const httpUrl = (path) => new URL(path.replace(/^\//, ""), BASE).href;
+
+export function socketUrl(path) {
+  const url = new URL(path.replace(/^\//, ""), BASE);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+async function ask(path, options = {}) {
+  const sent = Date.now();
+  let response;
+  try {
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    response = await fetch(httpUrl(path), { cache: "no-store", credentials: "same-origin", signal, ...options });
+  } catch {
+    throw new Refused(0);
+  }
+  compareClocks(response.headers.get("date"), sent, Date.now());
+  const body = await response.json().catch(() => null);
+  if (!response.ok || body?.error) {
+    const retryAfter = Number(response.headers.get("retry-after")) || 0;
+    throw new Refused(response.ok ? 200 : response.status, body?.error ?? {}, retryAfter);
+  }
+  return body;
+}
+
+/** The header is cut to seconds: half of one is added, and the way there is taken for half of the time. */
+function compareClocks(date, sent, received) {
+  const told = Date.parse(date ?? "");
+  if (Number.isNaN(told)) return;
+  const ahead = told + 500 - (sent + received) / 2;
+  clockAhead = Math.abs(ahead) < 1500 ? 0 : Math.round(ahead);
+}
+
+const json = (body) => ({
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+export const facts = () => ask("/demo/hub.json");
+export const logout = () => ask("/auth/logout", { method: "POST" });
+export const ticket = (token) => ask("/auth/ticket", { method: "POST", headers: { authorization: `Bearer ${token}` } });
+
+/** {access_token?, expires_in}: no token where the cookie has it. */
+export function login(username, password, cookie) {
+  return ask("/auth/login", json(cookie ? { username, password, cookie } : { username, password }));
+}
+
+export function publish(channel, data, token) {
+  const request = json(data);
+  request.headers.authorization = `Bearer ${token}`;
+  return ask(`/v1/channels/${encodeURIComponent(channel)}/messages`, request);
+}

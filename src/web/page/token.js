@@ -1,0 +1,43 @@
+// Tokens as far as a page may look into them: what they say, and never whether they are good. That is the hub's to judge.
+
+/** Stands where a token would, so that code can be shown around. */
+export const PLACEHOLDER = "TOKEN";
+
+/** Three parts of base64url: what the hub takes for a token by its shape. */
+export function isToken(text) {
+  return text.length <= 8192 && /^[\w-]+\.[\w-]+\.[\w-]*$/.test(text);
+}
+
+/** The claims, or null when they cannot be read. */
+export function claimsOf(token) {
+  try {
+    const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const bytes = Uint8Array.from(atob(part), (character) => character.charCodeAt(0));
+    const claims = JSON.parse(new TextDecoder().decode(bytes));
+    return claims && typeof claims === "object" && !Array.isArray(claims) ? claims : null;
+  } catch {
+    return null;
+  }
+}
+
+/** When the session of a token ends, in milliseconds since the epoch; null when it does not say. */
+export function endOf(token) {
+  const claims = claimsOf(token);
+  const seconds = claims?.expire_at ?? claims?.exp;
+  return Number.isFinite(seconds) ? seconds * 1000 : null;
+}
+
+/** A text without the token in it. */
+export function redact(text, token) {
+  return token ? text.replaceAll(token, PLACEHOLDER) : text;
+}
+
+/** "14:32", "2 h 05 min", "3 d 4 h". */
+export function duration(milliseconds) {
+  const seconds = Math.max(0, Math.floor(milliseconds / 1000));
+  const two = (number) => String(number).padStart(2, "0");
+  const [minutes, hours, days] = [Math.floor(seconds / 60), Math.floor(seconds / 3600), Math.floor(seconds / 86400)];
+  if (hours < 1) return `${minutes}:${two(seconds % 60)}`;
+  if (days < 2) return `${hours} h ${two(minutes % 60)} min`;
+  return `${days} d ${hours % 24} h`;
+}
