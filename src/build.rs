@@ -26,7 +26,9 @@ fn commit() -> Option<String> {
         let path = PathBuf::from(git(&["rev-parse", "--git-path", &name])?);
         // Watching what is not there would build anew each time. A branch that is packed gets a file in its folder with the
         // next commit.
-        if let Some(there) = path.ancestors().find(|path| path.exists()).filter(|there| *there == path || name.contains('/')) {
+        if let Some(there) =
+            path.ancestors().find(|path| path.exists()).filter(|there| *there == path || name.contains('/'))
+        {
             println!("cargo::rerun-if-changed={}", there.display());
         }
     }

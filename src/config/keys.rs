@@ -13,6 +13,8 @@ const SECRETS: [&str; 5] = ["auth.hmac_secret", "api.key", "login.key", "login.d
 
 /// How alike two names must be, from 0 to 1, for one to be meant by the other: "bnid" and "bind" are 0.93.
 const ALIKE: f64 = 0.75;
+/// What a key of another section must be more alike.
+const MISPLACED: f64 = 0.15;
 
 pub(super) fn defaults() -> Table {
     DEFAULTS.parse().expect("config/default.toml is TOML")
@@ -56,24 +58,26 @@ pub(super) fn unknown(path: &[String]) -> String {
     format!("is not a key of Wardcast; {meant}known here: {}", known.join(", "))
 }
 
-/// The key that is most like this one; the same name in another section is next to certain.
+/// The key that is most like this one. The same name in another section is next to certain, then comes a neighbour of which
+/// it is a part or that is a part of it, then what is spelt alike.
 fn meant(path: &[String]) -> Option<String> {
-    let (name, wanted) = (path.last()?, path.join("."));
-    let likeness = |key: &Vec<String>| {
-        let is_namesake = key.last() == Some(name);
-        let alike = strsim::jaro_winkler(&wanted, &key.join("."));
-        if is_namesake { 1.0 + alike } else { alike }
-    };
-    // Of a name in the right section only the name counts: the section would make all of them alike.
-    let in_section = |key: &&Vec<String>| key.split_last().map(|(_, section)| section) == path.split_last().map(|(_, section)| section);
+    let (name, section) = path.split_last()?;
     let keys = all();
-    let neighbour = keys.iter().filter(in_section).map(|key| (strsim::jaro(name, &key[key.len() - 1]), key));
-    let (best, key) = neighbour.max_by(|(one, _), (other, _)| one.total_cmp(other)).unwrap_or((0.0, &keys[0]));
-    if best >= ALIKE {
-        return Some(key.join("."));
-    }
-    let anywhere = keys.iter().map(|key| (likeness(key), key)).max_by(|(one, _), (other, _)| one.total_cmp(other));
-    anywhere.filter(|(best, _)| *best >= 0.9).map(|(_, key)| key.join("."))
+    let likeness = |key: &[String]| {
+        let (own_name, own_section) = key.split_last()?;
+        let is_part = own_name.contains(name.as_str()) || name.contains(own_name.as_str());
+        let is_neighbour = own_section == section;
+        Some(match (own_name == name, is_neighbour) {
+            (true, _) => 3.0 + strsim::jaro(&section.join("."), &own_section.join(".")),
+            (false, true) if is_part => 2.0 + strsim::jaro(name, own_name),
+            // Of neighbours the names alone count: with the section all of them would be alike.
+            (false, true) => strsim::jaro(name, own_name),
+            (false, false) => strsim::jaro(&path.join("."), &key.join(".")) - MISPLACED,
+        })
+    };
+    let judged = keys.iter().filter_map(|key| Some((likeness(key)?, key)));
+    let best = judged.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(likeness, _)| *likeness >= ALIKE).map(|(_, key)| key.join("."))
 }
 
 #[cfg(test)]

@@ -94,7 +94,11 @@ mod tests {
         let jwk = format!(r#"[{{"id":"a","algorithm":"HS256","jwk":"{{\"kty\":\"oct\",\"k\":\"{secret}\"}}"}}]"#);
         let url = format!("redis://:{secret}@redis");
         let text = printed(
-            &[("WARDCAST_AUTH__HMAC_SECRET", secret), ("WARDCAST_SERVER__BIND", "127.0.0.1:1"), ("WARDCAST_AUTH__KEYS", &jwk)],
+            &[
+                ("WARDCAST_AUTH__HMAC_SECRET", secret),
+                ("WARDCAST_SERVER__BIND", "127.0.0.1:1"),
+                ("WARDCAST_AUTH__KEYS", &jwk),
+            ],
             &[("log.level", "debug"), ("broker.redis.url", &url), ("api.key", secret), ("login.demo_password", secret)],
         );
         for line in [

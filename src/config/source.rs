@@ -74,7 +74,6 @@ pub(super) fn from_variable(name: &str, text: &str) -> Option<Result<Setting, Fa
     Some(Err(Fault::new(meant.join("."), place, problem)))
 }
 
-
 pub(super) fn from_flag(key: &str, text: &str) -> Setting {
     let path: Vec<String> = key.split('.').map(str::to_owned).collect();
     Setting { value: read_text(&path, text), path, place: format!("the flag --set {key}") }

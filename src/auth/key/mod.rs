@@ -85,7 +85,8 @@ impl Keys {
 
     /// What is wrong with any of them, where [`Self::read`] tells the first.
     pub(super) fn faults(auth: &config::Auth, login_key: &Secret) -> Vec<BadKey> {
-        let of = |configured| read_configured(configured).err().map(|problem| BadKey { key: name(configured), problem });
+        let of =
+            |configured| read_configured(configured).err().map(|problem| BadKey { key: name(configured), problem });
         let faults: Vec<BadKey> = auth.keys.iter().filter_map(of).collect();
         if faults.is_empty() { Self::read(auth, login_key).err().into_iter().collect() } else { faults }
     }
