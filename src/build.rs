@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+#[expect(clippy::disallowed_methods, reason = "a build has no configuration to be loaded")]
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
     println!("cargo::rerun-if-env-changed=WARDCAST_COMMIT");

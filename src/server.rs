@@ -63,7 +63,7 @@ pub enum StartError {
     #[error("login.users_file: {0}")]
     Users(#[from] BadUsers),
     /// `broker.redis.url`.
-    #[error("broker.redis: {0}")]
+    #[error("broker.redis.url: {0}")]
     Broker(#[from] crate::broker::redis::StartError),
     /// The workers.
     #[error("cannot start the workers: {0}")]
@@ -158,20 +158,20 @@ impl Running {
         self.connections.taken()
     }
 
-    /// Reads the certificate files again; connections that are open keep theirs.
+    /// Reads the certificate files again, and says whether there are any; connections that are open keep theirs.
     ///
     /// # Errors
     /// When the files are no good; then the old certificate stays.
-    pub fn reload_certificate(&self) -> Result<(), BadCertificate> {
-        self.certificate.as_ref().map_or(Ok(()), |certificate| certificate.reload())
+    pub fn reload_certificate(&self) -> Result<bool, BadCertificate> {
+        self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
     }
 
-    /// Reads the login file again; tokens that it has given out stay as they are.
+    /// Reads the login file again, and says whether there is one; tokens that it has given out stay as they are.
     ///
     /// # Errors
     /// When the file is no good; then the old users stay.
-    pub fn reload_users(&self) -> Result<(), BadUsers> {
-        self.login_users.as_ref().map_or(Ok(()), |users| users.reload())
+    pub fn reload_users(&self) -> Result<bool, BadUsers> {
+        self.login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
 

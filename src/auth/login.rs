@@ -137,15 +137,14 @@ impl Users {
         Ok(Self { current: ArcSwap::from_pointee(List { by_name, decoy }), source: None })
     }
 
-    /// Reads the file again. Tokens that are given out stay as they are.
+    /// Reads the file again, if there is one, and says so. Tokens that are given out stay as they are.
     ///
     /// # Errors
     /// When it is no good; then everything stays as it was.
-    pub fn reload(&self) -> Result<(), BadUsers> {
-        if let Some(source) = &self.source {
-            self.current.store(Arc::new(source.read()?));
-        }
-        Ok(())
+    pub fn reload(&self) -> Result<bool, BadUsers> {
+        let Some(source) = &self.source else { return Ok(false) };
+        self.current.store(Arc::new(source.read()?));
+        Ok(true)
     }
 
     /// The user, if the password is right. Takes as long for unknown users as for wrong passwords.

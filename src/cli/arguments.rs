@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = r#"Examples:
-  wardcast                                       a hub for this machine; prints a token and lines to try it
+  wardcast                                       a hub for this machine; prints lines to try it
   wardcast --set server.bind=127.0.0.1:9000      the same on another port
   wardcast init --dir /etc/wardcast              secrets and a demo user for production
   WARDCAST_ENV=production wardcast --config /etc/wardcast/wardcast.toml

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{VERSION, token};
+use super::{VERSION, readable, token};
 use crate::{
     auth::login,
     config::{Config, Door},
@@ -32,7 +32,7 @@ fn write(config: &Config, address: SocketAddr, has_page: bool, style: Style) -> 
     let token =
         signer.map(|signer| signer.sign(login::DEMO, ttl, None)).transpose().map_err(|error| error.to_string())?;
     let good = match token {
-        Some(_) => format!("user \"{}\", good for {}", login::DEMO, humantime::format_duration(ttl)),
+        Some(_) => format!("user \"{}\", good for {}", login::DEMO, readable(ttl)),
         None => "TOKEN is one that your backend signs: only auth.keys are configured here".to_owned(),
     };
     let token = token.as_deref().unwrap_or("TOKEN");

@@ -148,10 +148,10 @@ impl Report<'_> {
             |name: &str| shown(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
         match (self.kind, text("sub")) {
             (Kind::Subscription, user) => {
-                format!("it lets the user {user:?} subscribe to the channel {:?}", text("channel"))
+                format!("it lets the user \"{user}\" subscribe to the channel \"{}\"", text("channel"))
             }
             (Kind::Connection, user) if user.is_empty() => "it opens connections without a user".to_owned(),
-            (Kind::Connection, user) => format!("it opens connections of the user {user:?}"),
+            (Kind::Connection, user) => format!("it opens connections of the user \"{user}\""),
         }
     }
 

@@ -70,10 +70,12 @@ fn file_faults(config: &Config, known: &[Fault], places: &Places) -> Vec<Fault> 
             add("login.users_file", advice::users(&bad));
         }
     }
-    if config.broker.kind == BrokerKind::Redis && !is_known("broker.redis.url") {
-        if let Err(bad) = RedisBroker::judge(&config.broker.redis) {
-            add("broker.redis.url", bad.to_string());
-        }
+    if config.broker.kind == BrokerKind::Redis
+        && !is_known("broker.redis.url")
+        && let Err(bad) = RedisBroker::judge(&config.broker.redis)
+    {
+        let form = "redis://[user:password@]host:port, with what is special in a password percent-encoded";
+        add("broker.redis.url", format!("{bad}; it is written {form}"));
     }
     faults
 }

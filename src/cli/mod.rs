@@ -19,6 +19,7 @@ mod users;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
@@ -114,4 +115,12 @@ fn say(text: &str) -> io::Result<()> {
 /// Writes a line to stderr. When that is gone too, there is nobody to tell.
 fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A duration as people say it: "24h", not "1day".
+fn readable(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds >= 3600 && seconds % 3600 == 0 && seconds <= 48 * 3600 => format!("{}h", seconds / 3600),
+        _ => humantime::format_duration(duration).to_string(),
+    }
 }

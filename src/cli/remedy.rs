@@ -1,5 +1,6 @@
 //! Why a token is refused and what to do about it, in the words of whoever holds the configuration. Clients are told less.
 
+use super::readable;
 use crate::{auth::Refusal, config::Config};
 
 /// Which of the two kinds of token it is.
@@ -47,7 +48,7 @@ pub(super) fn found(refusal: &Refusal, config: &Config) -> String {
             format!("it must have all of: {}", names.collect::<Vec<_>>().join(", "))
         }
         "lives longer than auth.max_ttl" => {
-            let most = humantime::format_duration(auth.max_ttl);
+            let most = readable(auth.max_ttl);
             format!("its exp may be at most {most} from now; give it a shorter life, or raise auth.max_ttl")
         }
         "not valid yet" => "nbf or iat is in the future: set the clocks of both machines, or raise auth.clock_skew".to_owned(),
@@ -79,7 +80,7 @@ pub(super) fn made(refusal: &Refusal, config: &Config) -> String {
     match refusal {
         Refusal::Expired => "--ttl must be at least a second".to_owned(),
         Refusal::Invalid("lives longer than auth.max_ttl") => {
-            let most = humantime::format_duration(config.auth.max_ttl);
+            let most = readable(config.auth.max_ttl);
             format!("--ttl may be at most {most}, or raise auth.max_ttl")
         }
         Refusal::Invalid("a claim of auth.required_claims is missing") => {

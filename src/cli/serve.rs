@@ -1,5 +1,6 @@
 //! `serve`: log, secrets of a development run, server, signals.
 
+use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{VERSION, advice, banner, machine, secrets};
@@ -11,8 +12,11 @@ use crate::{
 
 /// Runs until a signal says stop.
 pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), String> {
+    // What the server says of its threads at "info" is for whoever works on it.
+    let of_threads = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
     env_logger::Builder::new()
         .filter_level(config.log.level)
+        .filter_module("actix_server", of_threads.min(config.log.level))
         .parse_default_env()
         .try_init()
         .map_err(|error| error.to_string())?;
@@ -75,11 +79,13 @@ impl Signals {
 /// Each by itself: a fault of the one does not keep the other from changing.
 fn reload(running: &Running) {
     match running.reload_certificate() {
-        Ok(()) => log::info!("the certificate was read again"),
+        Ok(true) => log::info!("the certificate was read again"),
+        Ok(false) => {}
         Err(bad) => log::error!("the certificate stays as it was: {}", advice::certificate(&bad)),
     }
     match running.reload_users() {
-        Ok(()) => log::info!("the login file was read again"),
+        Ok(true) => log::info!("the login file was read again"),
+        Ok(false) => {}
         Err(bad) => log::error!("the users stay as they were: {}", advice::users(&bad)),
     }
 }

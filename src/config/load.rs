@@ -131,7 +131,13 @@ pub(super) fn merge(sources: Sources<'_>) -> Merged {
     if let Some(path) = sources.file {
         let name = path.display().to_string();
         let read = std::fs::read_to_string(path)
-            .map_err(|error| Fault::new("--config", &name, format!("cannot be read: {error}")))
+            .map_err(|error| {
+                Fault::new(
+                    "--config",
+                    &name,
+                    format!("cannot be read: {error}; name a TOML file that this user can read"),
+                )
+            })
             .and_then(|text| read_file(&text, &name));
         match read {
             Ok(read) => settings.extend(read),
