@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TomlError, Value};
 
 use super::{Outcome, advice, arguments::GrantArguments, configuration::Inputs, password, token};
 use crate::{
@@ -111,8 +111,12 @@ impl File {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(self.told(&error.to_string())),
         };
-        // The parser quotes lines, and a line may be a password.
-        text.parse().map_err(|_| self.told("is not TOML; `wardcast config check` names the line"))
+        // Without the parser's own words: it quotes lines, and a line may be a password.
+        text.parse().map_err(|error: TomlError| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+            self.told(&format!("line {line} is not TOML; mend it by hand"))
+        })
     }
 
     /// Changes the file, if a hub would take what comes of it. One at a time: two would undo each other's change.

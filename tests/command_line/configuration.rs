@@ -1,10 +1,10 @@
 //! `config check`, `config print`, and what is said of configurations at start.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use super::{
     LOOPBACK,
-    process::{run, wardcast},
+    process::{Process, run, wardcast},
 };
 use crate::support::{API_KEY, SECRET, secret};
 
@@ -87,6 +87,24 @@ fn an_address_of_another_machine_is_told_with_one_that_works() {
     let mut command = wardcast(&["--set", "server.bind=192.0.2.1:8000", "--set", "server.behind_tls=true"]);
     let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
     told.failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_raised_and_where_it_cannot_be_it_is_told() {
+    let under = |limits: &str, settings: &str| {
+        let binary = env!("CARGO_BIN_EXE_wardcast");
+        let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
+        let mut hub = Process::start(Command::new("sh").args(["-c", &script]).env_clear());
+        hub.banner();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", hub.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        (line.split_whitespace().nth(3).unwrap().to_owned(), hub.kill())
+    };
+    let few = "--set limits.connections=100 --set limits.http_connections=10";
+    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 2048", few);
+    assert!(soft == "366" && !told.contains("open"), "{soft}: {told}");
+    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 256", few);
+    assert!(soft == "256" && told.contains("limits.connections is 100") && told.contains("ulimit -n"), "{told}");
 }
 
 #[test]

@@ -146,6 +146,6 @@ fn what_no_hub_would_take_changes_nothing() {
     run(&mut wardcast(&["user", "list"])).failed_with(&["login.users_file is not set", "--file"]);
     fs::write(home.file(), "password = hunter22\n").unwrap();
     let broken = home.user(&["add", "bob"], "right horse\n");
-    broken.failed_with(&["is not TOML"]);
+    broken.failed_with(&["line 1 is not TOML"]);
     assert!(!broken.stderr.contains("hunter22"), "{broken:?}");
 }
