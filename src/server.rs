@@ -63,7 +63,7 @@ pub enum StartError {
     #[error("login.users_file: {0}")]
     Users(#[from] BadUsers),
     /// `broker.redis.url`.
-    #[error("broker.redis.url: {0}")]
+    #[error("broker.redis: {0}")]
     Broker(#[from] crate::broker::redis::StartError),
     /// The workers.
     #[error("cannot start the workers: {0}")]

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{Failure, Outcome, advice};
 use crate::{
     auth::{Permissions, Verifier, login::Users},
-    broker::redis::RedisBroker,
+    broker::redis::{self, RedisBroker},
     config::{self, BrokerKind, Config, Environment, Fault, Faults, Judged, Places, Sources},
     server,
 };
@@ -72,10 +72,10 @@ fn file_faults(config: &Config, known: &[Fault], places: &Places) -> Vec<Fault> 
     }
     if config.broker.kind == BrokerKind::Redis
         && !is_known("broker.redis.url")
-        && let Err(bad) = RedisBroker::judge(&config.broker.redis)
+        && let Err(redis::StartError::Url(problem)) = RedisBroker::judge(&config.broker.redis)
     {
         let form = "redis://[user:password@]host:port, with what is special in a password percent-encoded";
-        add("broker.redis.url", format!("{bad}; it is written {form}"));
+        add("broker.redis.url", format!("cannot be used: {problem}; it is written {form}"));
     }
     faults
 }

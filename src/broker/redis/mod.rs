@@ -57,7 +57,7 @@ pub struct RedisBroker {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Without the URL, which may carry a password.
-    #[error("the URL cannot be used: {0}")]
+    #[error("broker.redis.url cannot be used: {0}")]
     Url(String),
     /// No thread, or no runtime on it.
     #[error("no thread for redis: {0}")]
