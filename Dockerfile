@@ -12,6 +12,8 @@ RUN grep -oE '"(src|tests)/[^"]+\.rs"' Cargo.toml | tr -d '"' | while read -r fi
  && cargo clean --release --package wardcast
 COPY src src
 COPY config config
+# There is no git here: docker build --build-arg WARDCAST_COMMIT=$(git rev-parse --short HEAD) .
+ARG WARDCAST_COMMIT=
 RUN cargo build --release --locked --bin wardcast
 
 FROM debian:bookworm-slim

@@ -28,7 +28,7 @@ use crate::{
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
     clock::Clock,
-    config::{BrokerKind, Config},
+    config::{self, BrokerKind, Config},
     http,
     hub::{Hub, Hubs, Interest, Shutdown},
     metrics::Metrics,
@@ -81,6 +81,7 @@ pub struct Running {
     connections: Arc<Seats>,
     is_stopping: Arc<AtomicBool>,
     certificate: Option<Arc<tls::Certificate>>,
+    login_users: Option<Arc<Users>>,
     drain: Duration,
 }
 
@@ -115,7 +116,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let parts = Parts::new(config, clock, is_stopping.clone())?;
     let config = parts.config.clone();
     let (metrics, hubs) = (parts.metrics.clone(), parts.hubs.clone());
-    let connections = parts.http.connections.clone();
+    let (connections, login_users) = (parts.http.connections.clone(), parts.http.login_users.clone());
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -137,7 +138,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
     let handle = server.handle();
     actix_rt::spawn(server);
     let drain = config.server.drain;
-    Ok(Running { address, metrics, handle, hubs, connections, is_stopping, certificate, drain })
+    Ok(Running { address, metrics, handle, hubs, connections, is_stopping, certificate, login_users, drain })
 }
 
 impl Running {
@@ -159,13 +160,29 @@ impl Running {
         self.connections.taken()
     }
 
-    /// Reads the certificate files again; connections that are open keep theirs.
+    /// Reads the certificate files again, and says whether there are any; connections that are open keep theirs.
     ///
     /// # Errors
     /// When the files are no good; then the old certificate stays.
-    pub fn reload_certificate(&self) -> Result<(), BadCertificate> {
-        self.certificate.as_ref().map_or(Ok(()), |certificate| certificate.reload())
+    pub fn reload_certificate(&self) -> Result<bool, BadCertificate> {
+        self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
     }
+
+    /// Reads the login file again, and says whether there is one; tokens that it has given out stay as they are.
+    ///
+    /// # Errors
+    /// When the file is no good; then the old users stay.
+    pub fn reload_users(&self) -> Result<bool, BadUsers> {
+        self.login_users.as_ref().map_or(Ok(false), |users| users.reload())
+    }
+}
+
+/// Whether the certificate files could be used, without using them.
+///
+/// # Errors
+/// [`BadCertificate`].
+pub fn judge_certificate(tls: &config::Tls) -> Result<(), BadCertificate> {
+    tls::Certificate::from_config(tls).map(drop)
 }
 
 impl Parts {
@@ -178,8 +195,7 @@ impl Parts {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let users = KeyedSeats::new(config.limits.connections_per_user);
-        let read_users = |path| Users::read(path, &permissions, config.limits.channels_per_session);
-        let login_users = config.login.users_file.as_deref().map(read_users).transpose()?.map(Arc::new);
+        let login_users = login_users(&config, &permissions)?;
         let (handshakes, publications) = (config.limits.handshakes_per_second, config.limits.publications_per_second);
         let a_second = config.limits.tickets_per_second;
         let http = Data::new(http::Shared {
@@ -236,6 +252,16 @@ impl Parts {
             node: self.node.clone(),
         }
     }
+}
+
+/// Who may log in, if anybody may.
+fn login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, BadUsers> {
+    let users = match &config.login.users_file {
+        Some(path) => Users::read(path, permissions.clone(), config.limits.channels_per_session)?,
+        None if config.login.is_open() => Users::demo(config.login.demo_password.expose())?,
+        None => return Ok(None),
+    };
+    Ok(Some(Arc::new(users)))
 }
 
 fn broker(

@@ -178,10 +178,11 @@ impl Source {
         self.name.starts_with("src/bin/")
     }
 
-    /// Its module path below the crate: `src/broker/redis/mod.rs` is broker, redis; `lib.rs` and `main.rs` are none.
+    /// Its module path below the crate: `src/broker/redis/mod.rs` is broker, redis; `lib.rs`, `main.rs` and the build
+    /// script are none.
     fn modules(&self) -> Vec<String> {
         let path = self.name.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
-        path.split('/').filter(|part| !["lib", "main"].contains(part)).map(str::to_owned).collect()
+        path.split('/').filter(|part| !["lib", "main", "build"].contains(part)).map(str::to_owned).collect()
     }
 
     /// What it names below the crate's root, through `crate::` or enough `super::`, each with its place.

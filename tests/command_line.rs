@@ -1,6 +1,9 @@
 //! The command line, as an operator and a container meet it: the built binary as a process of its own.
 
+mod configuration;
 mod process;
+mod tokens;
+mod users;
 
 use std::{
     fs,
@@ -48,18 +51,31 @@ fn made_files(dir: &str) -> [String; 2] {
 }
 
 #[actix_rt::test]
-async fn the_banner_has_a_token_and_a_curl_line_that_work_as_they_stand() {
+async fn the_banner_has_a_login_a_url_and_a_curl_line_that_work_as_they_stand() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     let banner = hub.banner();
     assert_ne!(banner.address.port(), 0);
     assert!(banner.text.contains(&format!("http://{}/api/publish", banner.address)), "{}", banner.text);
-    let mut client = connect(banner.address, &banner.token).await;
-    client.subscribe("news").await;
+    let login = json!({"username": "demo", "password": &banner.password});
+    let answer = http::post(banner.address, "/auth/login").json(login).send().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    connect(banner.address, secret(answer.json()["access_token"].as_str().unwrap())).await;
+    let quoted =
+        |start: &str, end: char| banner.text.split_once(start).unwrap().1.split(end).next().unwrap().to_owned();
+    let url = quoted("new WebSocket(\"", '"');
+    let path = url.strip_prefix(&format!("ws://{}", banner.address)).unwrap();
+    let mut client = Client::connect(banner.address, path).await.unwrap();
+    client.hear().await;
+    client.say_text(&quoted("ws.send('", '\'')).await;
+    assert!(client.hear().await["subscribe"].is_object());
     let curl = Command::new("sh").args(["-c", &banner.curl]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&curl.stdout), r#"{"result":{}}"#, "{curl:?}");
     assert_eq!(client.publication().await, json!({"hello": "world"}));
     let stderr = hub.kill();
-    assert!(!stderr.contains(&banner.token) && stderr.contains("listens on"), "{stderr}");
+    assert!(
+        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("listens on"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -116,7 +132,12 @@ async fn a_second_hub_on_the_same_port_names_the_address_and_leaves_the_first_al
     let banner = first.banner();
     let bind = format!("server.bind={}", banner.address);
     let second = run(&mut wardcast(&["--set", &bind]));
-    second.failed_with(&["cannot listen on", &banner.address.to_string()]);
+    second.failed_with(&[
+        "cannot listen on",
+        &banner.address.to_string(),
+        "another wardcast or program",
+        "--set server.bind=",
+    ]);
     assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);
     connect(banner.address, &banner.token).await;
 }

@@ -1,8 +1,13 @@
 //! Users in a file, for small systems and the first five minutes: names, argon2id hashes and what their tokens say.
 //! Hashing is slow on purpose; whoever calls [`Users::check`] does so off the workers.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -18,9 +23,24 @@ pub const PASSWORD_BYTES: usize = 1024;
 /// The most that `info`, `channels` and `caps` of one user may take: with the rest of it, the token is still read.
 const CLAIMS_BYTES: usize = 4608;
 
-/// The login file.
+/// The only user where there is no file (`login.demo_password`).
+pub const DEMO: &str = "demo";
+
+/// Who may log in: the users of a file as it was last read, or the demo user.
 pub struct Users {
-    by_name: HashMap<String, User>,
+    current: ArcSwap<List>,
+    source: Option<Source>,
+}
+
+/// The file and what its users are held against.
+struct Source {
+    path: PathBuf,
+    permissions: Arc<Permissions>,
+    channels_per_session: usize,
+}
+
+struct List {
+    by_name: HashMap<String, Arc<User>>,
     /// Checked for unknown names, so that they take as long as known ones: the first user's own hash, as hashes made
     /// elsewhere may take longer than ours.
     decoy: String,
@@ -48,8 +68,13 @@ pub struct UserClaims {
 #[derive(Debug, thiserror::Error)]
 pub enum BadUsers {
     /// Not readable.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// Not a list of users.
     #[error(
         "line {line}: {problem}; the file is a list of [[users]] with name and password (text), and perhaps info, channels and caps"
@@ -96,8 +121,46 @@ impl Users {
     ///
     /// # Errors
     /// [`BadUsers`], which quotes no hash.
-    pub fn read(path: &Path, permissions: &Permissions, channels_per_session: usize) -> Result<Self, BadUsers> {
-        let text = std::fs::read_to_string(path)?;
+    pub fn read(path: &Path, permissions: Arc<Permissions>, channels_per_session: usize) -> Result<Self, BadUsers> {
+        let source = Source { path: path.to_owned(), permissions, channels_per_session };
+        Ok(Self { current: ArcSwap::from_pointee(source.read()?), source: Some(source) })
+    }
+
+    /// One user without a file: [`DEMO`], with this password and with nothing in the tokens but the name.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn demo(password: &str) -> Result<Self, BadUsers> {
+        let decoy = hash(password)?;
+        let user = User { password_hash: decoy.clone(), claims: UserClaims::default() };
+        let by_name = HashMap::from([(DEMO.to_owned(), Arc::new(user))]);
+        Ok(Self { current: ArcSwap::from_pointee(List { by_name, decoy }), source: None })
+    }
+
+    /// Reads the file again, if there is one, and says so. Tokens that are given out stay as they are.
+    ///
+    /// # Errors
+    /// When it is no good; then everything stays as it was.
+    pub fn reload(&self) -> Result<bool, BadUsers> {
+        let Some(source) = &self.source else { return Ok(false) };
+        self.current.store(Arc::new(source.read()?));
+        Ok(true)
+    }
+
+    /// The user, if the password is right. Takes as long for unknown users as for wrong passwords.
+    pub fn check(&self, name: &str, password: &str) -> Option<Arc<User>> {
+        let list = self.current.load_full();
+        let user = list.by_name.get(name);
+        let hash = user.map_or(list.decoy.as_str(), |user| user.password_hash.as_str());
+        let is_right = Argon2::default().verify_password(password.as_bytes(), hash).is_ok();
+        user.filter(|_| is_right).cloned()
+    }
+}
+
+impl Source {
+    fn read(&self) -> Result<List, BadUsers> {
+        let read = std::fs::read_to_string(&self.path);
+        let text = read.map_err(|error| BadUsers::Io { path: self.path.clone(), error })?;
         let file: File = toml::from_str(&text).map_err(|error| not_users(&text, &error))?;
         let first = file.users.first().map(|entry| entry.password.clone());
         let mut by_name = HashMap::new();
@@ -106,26 +169,24 @@ impl Users {
             if !is_hash(&password_hash) {
                 return Err(BadUsers::Hash(name));
             }
-            if name.is_empty() || !is_user(&name) {
+            if !is_name(&name) {
                 return Err(BadUsers::Name(name, "has a name that is empty, too long or has control characters"));
             }
-            let bounds = Bounds { permissions, channels: channels_per_session, user: &name, now: 0 };
+            let (permissions, channels) = (&*self.permissions, self.channels_per_session);
+            let bounds = Bounds { permissions, channels, user: &name, now: 0 };
             let claims = entry.claims(bounds).map_err(|problem| BadUsers::Claims(name.clone(), problem))?;
-            if by_name.insert(name.clone(), User { password_hash, claims }).is_some() {
+            if by_name.insert(name.clone(), Arc::new(User { password_hash, claims })).is_some() {
                 return Err(BadUsers::Name(name, "is there twice; which password counts?"));
             }
         }
         let decoy = first.map_or_else(|| hash("a password that nobody has"), Ok)?;
-        Ok(Self { by_name, decoy })
+        Ok(List { by_name, decoy })
     }
+}
 
-    /// The user, if the password is right. Takes as long for unknown users as for wrong passwords.
-    pub fn check(&self, name: &str, password: &str) -> Option<&User> {
-        let user = self.by_name.get(name);
-        let hash = user.map_or(self.decoy.as_str(), |user| user.password_hash.as_str());
-        let is_right = Argon2::default().verify_password(password.as_bytes(), hash).is_ok();
-        user.filter(|_| is_right)
-    }
+/// Whether a user may have this name.
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && is_user(text)
 }
 
 /// Whether it is a whole argon2id hash. One that breaks off is refused in no time: whoever has it could never log in, and
@@ -182,7 +243,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, text).unwrap();
         let config = Config::default();
-        Users::read(file.path(), &Permissions::new(&config.channels, &config.namespaces), 128)
+        Users::read(file.path(), Permissions::new(&config.channels, &config.namespaces).into(), 128)
     }
 
     const HASH: &str =
@@ -217,8 +278,15 @@ mod tests {
         assert_eq!(ann.claims.info.as_ref().unwrap().get(), r#"{"name":"Ann"}"#);
         assert!(users.check("ann", "wrong").is_none());
         assert!(users.check("bob", "right horse").is_none(), "the decoy is nobody, though it is ann's hash");
-        assert_eq!(users.decoy, hash);
+        assert_eq!(users.current.load().decoy, hash);
         assert!(read("").unwrap().check("bob", "a password that nobody has").is_none());
+    }
+
+    #[test]
+    fn the_demo_user_gets_in_with_the_demo_password_only() {
+        let users = Users::demo("right horse").unwrap();
+        assert!(users.check(DEMO, "right horse").is_some());
+        assert!(users.check(DEMO, "wrong").is_none() && users.check("ann", "right horse").is_none());
     }
 
     #[test]
@@ -234,7 +302,7 @@ mod tests {
     fn what_no_token_may_say_is_refused_at_start_with_the_user() {
         let entry = |more: &str| format!("[[users]]\nname = \"ann\"\npassword = {HASH:?}\n{more}\n");
         let good = "channels = [\"news\", \"#ann\"]\ncaps = [{ channels = [\"a*\"], match = \"wildcard\", allow = [\"pub\"] }]";
-        let claims = read(&entry(good)).unwrap().by_name.remove("ann").unwrap().claims;
+        let claims = read(&entry(good)).unwrap().current.load().by_name["ann"].claims.clone();
         assert_eq!(claims.channels.unwrap().get(), r##"["news","#ann"]"##);
         assert_eq!(claims.caps.unwrap().get(), r#"[{"allow":["pub"],"channels":["a*"],"match":"wildcard"}]"#);
         for bad in [

@@ -37,6 +37,8 @@ struct Issued<'a> {
     channels: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     caps: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
 }
 
 impl Signer {
@@ -94,6 +96,20 @@ impl Signer {
         self.write(&Issued { info, channels, caps, ..self.issued(user, ttl) })
     }
 
+    /// A subscription token: with it, `user` may subscribe to `channel`.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_subscription(
+        &self,
+        user: &str,
+        channel: &str,
+        ttl: Duration,
+        info: Option<&RawValue>,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        self.write(&Issued { info, channel: Some(channel), ..self.issued(user, ttl) })
+    }
+
     fn issued<'a>(&'a self, user: &'a str, ttl: Duration) -> Issued<'a> {
         let now = self.clock.now().div_euclid(1000);
         Issued {
@@ -105,6 +121,7 @@ impl Signer {
             info: None,
             channels: None,
             caps: None,
+            channel: None,
         }
     }
 

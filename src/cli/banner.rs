@@ -1,39 +1,129 @@
 //! What a development run prints: like a notebook server, all that is needed for a first message.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
-use crate::{auth::Signer, clock::Clock, config::Config};
+use super::{VERSION, readable, token};
+use crate::{
+    auth::login,
+    config::{Config, Door},
+};
 
-/// Prints a token and the two lines that use it. To stdout: it is for a person, and it holds secrets.
+/// Prints it to stdout: it is for a person, and it holds secrets.
 pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> {
+    let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let text = write(config, address, if is_plain { PLAIN } else { BOLD })?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
+}
+
+/// What makes a text stand out, and its end.
+type Style = (&'static str, &'static str);
+const PLAIN: Style = ("", "");
+const BOLD: Style = ("\x1b[1m", "\x1b[0m");
+
+fn write(config: &Config, address: SocketAddr, style: Style) -> Result<String, String> {
+    let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
-    let signs = !config.auth.hmac_secret.is_empty();
-    let (token, about) = if signs {
-        let signer = Signer::new(&config.auth, Clock::default());
-        let token = signer.sign("demo", ttl, None).map_err(|error| error.to_string())?;
-        (token, format!("The token is for the user \"demo\" and good for {}.", humantime::format_duration(ttl)))
-    } else {
-        ("TOKEN".to_owned(), "TOKEN is one that your backend signs: only auth.keys are configured here.".to_owned())
+    let signer = token::signer(config);
+    let token =
+        signer.map(|signer| signer.sign(login::DEMO, ttl, None)).transpose().map_err(|error| error.to_string())?;
+    let good = match token {
+        Some(_) => format!("user \"{}\", good for {}", login::DEMO, readable(ttl)),
+        None => "TOKEN is one that your backend signs: only auth.keys are configured here".to_owned(),
     };
+    let token = token.as_deref().unwrap_or("TOKEN");
     let (ws, http, insecure) =
         if config.server.tls.cert.is_some() { ("wss", "https", " --insecure") } else { ("ws", "http", "") };
-    let key = config.api.key.expose();
-    let text = format!(
+    let (key, password) = (config.api.key.expose(), config.login.demo_password.expose());
+    let path = config.server.websocket_paths.first().map_or("/", String::as_str);
+    let mut lines = Vec::new();
+    if config.web.demo_page {
+        let filled_in =
+            if password.is_empty() { String::new() } else { format!("#login={}:{}", login::DEMO, in_url(password)) };
+        lines.push(("Page", format!("{bold}{http}://{address}/{filled_in}{end}")));
+    }
+    match &config.login.users_file {
+        Some(path) => lines.push(("Login", format!("the users of {}", path.display()))),
+        None if password.is_empty() => {}
+        None => lines.push(("Login", format!("user {}, password {password}", login::DEMO))),
+    }
+    lines.push(("API key", key.to_owned()));
+    lines.push(("Token", good));
+    let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
+    let listen = match config.auth.doors.contains(&Door::Query) {
+        true => "Paste into the console of a browser:",
+        false => "auth.doors leaves \"query\" out, so these lines are refused; see README.md for the other doors:",
+    };
+    Ok(format!(
         r#"
-Wardcast is running in development: on this machine only, with secrets made for this run.
+{bold}Wardcast {VERSION}{end} runs in development: on this machine only, with secrets made for this run.
 
-1. Listen. Paste into the console of a browser:
+{table}
+{bold}1. Listen.{end} {listen}
 
-   ws = new WebSocket("{ws}://{address}/connection/websocket?token={token}")
+   ws = new WebSocket("{ws}://{address}{path}?token={token}")
    ws.onmessage = (message) => console.log(message.data)
    ws.onopen = () => ws.send('{{"id":1,"subscribe":{{"channel":"news"}}}}')
 
-2. Publish. In another terminal:
+{bold}2. Publish.{end} In another terminal:
 
    curl{insecure} {http}://{address}/api/publish -H 'X-API-Key: {key}' -d '{{"channel":"news","data":{{"hello":"world"}}}}'
 
-{about} Ctrl-C stops.
+Ctrl-C stops.
 "#
-    );
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string())
+    ))
+}
+
+/// As it stands in a URL, whatever is in it.
+fn in_url(text: &str) -> impl std::fmt::Display {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::secrets, config::Secret};
+
+    fn banner(style: Style, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        config.web.demo_page = true;
+        change(&mut config);
+        secrets::fill(&mut config).unwrap();
+        write(&config, ([127, 0, 0, 1], 8000).into(), style).unwrap()
+    }
+
+    #[test]
+    fn the_page_is_told_with_the_login_in_the_fragment_and_only_where_there_is_one() {
+        let demo = |config: &mut Config| config.login.demo_password = Secret::new("right horse");
+        let text = banner(PLAIN, demo);
+        assert!(text.contains("http://127.0.0.1:8000/#login=demo:right%20horse\n"), "{text}");
+        assert!(text.contains("user demo, password right horse"), "{text}");
+        assert!(
+            !banner(PLAIN, |config| (config.web.demo_page, config.login.demo_password) =
+                (false, Secret::new("right horse")))
+            .contains("#login")
+        );
+        let users = banner(PLAIN, |config| config.login.users_file = Some("users.toml".into()));
+        assert!(users.contains("http://127.0.0.1:8000/\n") && users.contains("the users of users.toml"), "{users}");
+    }
+
+    #[test]
+    fn only_a_terminal_gets_bold_text() {
+        assert!(!banner(PLAIN, |_| ()).contains('\x1b'));
+        assert!(banner(BOLD, |_| ()).contains("\x1b[1m"));
+    }
+
+    #[test]
+    fn lines_that_would_not_work_are_told() {
+        let tls = banner(PLAIN, |config| config.server.tls.cert = Some("cert.pem".into()));
+        assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/"), "{tls}");
+        let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
+        assert!(closed.contains("leaves \"query\" out"), "{closed}");
+        let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
+        assert!(path.contains("ws://127.0.0.1:8000/live?token="), "{path}");
+    }
 }

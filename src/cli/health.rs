@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
+use super::Outcome;
+
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One GET over plain HTTP.
-pub(super) fn ask(url: &str) -> Result<(), String> {
+pub(super) fn ask(url: &str) -> Outcome {
     let rest = url.strip_prefix("http://").ok_or("the address must begin with http://")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let answer = fetch(authority, path).map_err(|error| format!("{url}: {error}"))?;
@@ -17,10 +19,9 @@ pub(super) fn ask(url: &str) -> Result<(), String> {
     let status = lines.next().unwrap_or_default();
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     if status.split(' ').nth(1) == Some("200") {
-        println!("{body}");
-        Ok(())
+        Ok(format!("{body}\n"))
     } else {
-        Err(format!("{url}: {status} {body}"))
+        Err(format!("{url}: {status} {body}").into())
     }
 }
 

@@ -7,19 +7,18 @@ use std::{
     path::Path,
 };
 
-use super::secrets;
+use super::{Outcome, secrets};
 use crate::auth::login;
 
-/// Writes `wardcast.toml` and `users.toml` into `dir`, unless they are there, and prints how to log in and publish.
-pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Result<(), String> {
+/// Writes `wardcast.toml` and `users.toml` into `dir`, unless they are there, and says how to log in and publish.
+pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Outcome {
     let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     std::fs::create_dir_all(dir).map_err(|error| told(dir, error))?;
     let (settings, users) = (dir.join("wardcast.toml"), dir.join("users.toml"));
     if settings.exists() {
-        println!("{} is there already and stays as it is", settings.display());
-        return Ok(());
+        return Ok(format!("{} is there already and stays as it is\n", settings.display()));
     }
-    let (api_key, password) = (secrets::random()?, secrets::random()?[..16].to_owned());
+    let (api_key, password) = (secrets::random()?, secrets::password()?);
     let hash = login::hash(&password).map_err(|error| error.to_string())?;
     let user_text = format!("[[users]]\nname = {}\npassword = \"{hash}\"\n", quoted(user));
     // The users first: a hub starts as soon as the settings are there.
@@ -32,7 +31,7 @@ pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Result<(), String>
         secrets::random()?,
     );
     write_private(&settings, &settings_text).map_err(|error| told(&settings, error))?;
-    println!(
+    Ok(format!(
         r#"Wardcast has new secrets in {dir}. This is shown once:
 
   Log in as {user}, password {password}:
@@ -43,8 +42,7 @@ pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Result<(), String>
 "#,
         dir = dir.display(),
         user_json = serde_json::Value::from(user),
-    );
-    Ok(())
+    ))
 }
 
 /// TOML's basic strings are JSON's, for what names and paths hold.

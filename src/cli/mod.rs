@@ -1,147 +1,126 @@
 //! The command line: what an operator does in the first five minutes, and what a container does for ever. Results go to
 //! stdout, everything else to stderr; the exit code is 0, 1 (it did not work) or 2 (it was not asked well).
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod advice;
+mod arguments;
 mod banner;
+mod check_token;
+mod configuration;
 mod health;
 mod init;
+mod machine;
+mod password;
+mod remedy;
 mod secrets;
 mod serve;
+mod token;
+mod users;
 
 use std::{
-    io::{BufRead, Write},
-    path::PathBuf,
+    io::{self, Write},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 
-use crate::{
-    auth::{self, Permissions, Signer, Verifier},
-    clock::Clock,
-    config::{self, Config, Environment, Faults, Sources},
+use self::{
+    arguments::{Arguments, Command, ConfigCommand, UserCommand},
+    configuration::Inputs,
 };
 
-#[derive(Parser)]
-#[command(name = "wardcast", version, about = "A JWT-guarded realtime hub: publish over REST, deliver to WebSockets")]
-struct Arguments {
-    /// Configuration file, TOML; config/default.toml in the repository lists every key
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set one key, stronger than file and environment: --set server.bind=127.0.0.1:9000
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
-    settings: Vec<(String, String)>,
-    #[command(subcommand)]
-    command: Option<Command>,
+/// What `--version` says, and the log at start.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARDCAST_COMMIT"), ")");
+
+/// A command that did not work.
+#[derive(Debug)]
+struct Failure {
+    /// What it has found all the same, for stdout.
+    said: String,
+    /// Why, and what to do next; for stderr.
+    problem: String,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run the hub (the default)
-    Serve,
-    /// Print a token for a user, signed with auth.hmac_secret
-    Token {
-        /// `sub` of the token
-        #[arg(long)]
-        user: String,
-        /// How long it is good
-        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
-        ttl: Duration,
-    },
-    /// Read a password from standard input, print its argon2id hash for the login file
-    HashPassword,
-    /// Make a configuration with random secrets and a demo user, once
-    Init {
-        /// Where wardcast.toml and users.toml go
-        #[arg(long)]
-        dir: PathBuf,
-        /// The demo user's name
-        #[arg(long, default_value = "demo")]
-        user: String,
-        /// Where clients will reach the hub; only for what is printed
-        #[arg(long, default_value = "http://localhost:8000")]
-        base_url: String,
-    },
-    /// Ask a hub whether it is ready; exit code 0 if so
-    Health {
-        /// Address of a plain-HTTP health endpoint
-        #[arg(long, default_value = "http://127.0.0.1:8000/health/ready")]
-        url: String,
-    },
-    /// Check the configuration and say what is wrong with it
-    ConfigCheck,
+impl<T: Into<String>> From<T> for Failure {
+    fn from(problem: T) -> Self {
+        Self { said: String::new(), problem: problem.into() }
+    }
 }
 
-fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as key=value, like server.bind=127.0.0.1:9000")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
+/// What a command prints on stdout.
+type Outcome = Result<String, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.command.as_ref().unwrap_or(&Command::Serve) {
-        Command::Serve => load(&arguments).and_then(|(config, environment)| serve::serve(config, environment)),
-        Command::Token { user, ttl } => load(&arguments).and_then(|(config, _)| token(&config, user, *ttl)),
-        Command::HashPassword => hash_password(),
-        Command::Init { dir, user, base_url } => init::init(dir, user, base_url),
-        Command::Health { url } => health::ask(url),
-        Command::ConfigCheck => load(&arguments).and_then(|(config, _)| check(&config)),
+    let outcome = run(Arguments::parse());
+    let (said, problem) = match outcome {
+        Ok(said) => (said, None),
+        Err(Failure { said, problem }) => (said, Some(problem)),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("wardcast: {problem}");
+    let said = say(&said);
+    let problem = problem.or_else(|| said.err().map(|error| format!("stdout: {error}")));
+    match problem {
+        None => ExitCode::SUCCESS,
+        Some(problem) => {
+            tell(&format!("wardcast: {problem}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The one place that reads the process's environment.
-fn load(arguments: &Arguments) -> Result<(Config, Environment), String> {
-    let variables: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("WARDCAST_"))
-        .collect();
-    let variable = |wanted: &str| variables.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-    let environment: Environment =
-        variable("WARDCAST_ENV").unwrap_or_default().parse().map_err(|fault| Faults(vec![fault]).to_string())?;
-    let file = arguments.config.clone().or_else(|| variable("WARDCAST_CONFIG").map(PathBuf::from));
-    let sources = Sources { environment, file: file.as_deref(), variables, flags: arguments.settings.clone() };
-    config::load(sources).map(|config| (config, environment)).map_err(|faults| faults.to_string())
-}
-
-/// Also what the configuration names: the key files, whose faults would otherwise be told by the start.
-fn check(config: &Config) -> Result<(), String> {
-    let permissions = Permissions::new(&config.channels, &config.namespaces);
-    Verifier::new(config, permissions.into(), Clock::default()).map_err(|bad| bad.to_string())?;
-    println!("the configuration is fine");
-    Ok(())
-}
-
-fn token(config: &Config, user: &str, ttl: Duration) -> Result<(), String> {
-    if config.auth.hmac_secret.is_empty() {
-        return Err(
-            "auth.hmac_secret is not set, so no hub would accept the token; set WARDCAST_AUTH__HMAC_SECRET, or \
-                    name the hub's file with --config"
-                .to_owned(),
-        );
+fn run(arguments: Arguments) -> Outcome {
+    let inputs = Inputs::of_process(arguments.config, arguments.settings);
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let inputs = inputs?;
+            serve::serve(inputs.checked()?, inputs.environment)?;
+            Ok(String::new())
+        }
+        Command::Token(wanted) => token::make(&inputs?.loaded()?, &wanted),
+        Command::CheckToken { json } => check_token::check(&inputs?, json),
+        Command::HashPassword => password::hash(),
+        Command::User { command } => user(&inputs?, command),
+        Command::Config { command: ConfigCommand::Check } => configuration::check(&inputs?),
+        Command::Config { command: ConfigCommand::Print { defaults } } => configuration::print(inputs, defaults),
+        Command::Init { dir, user, base_url } => init::init(&dir, &user, &base_url),
+        Command::Health { url } => health::ask(&url),
+        Command::Completions { shell } => Ok(completions(shell)),
     }
-    let signer = Signer::new(&config.auth, Clock::default());
-    let token = signer.sign(user, ttl, None).map_err(|error| error.to_string())?;
-    println!("{token}");
-    Ok(())
 }
 
-fn hash_password() -> Result<(), String> {
-    eprintln!("password, ended by a newline:");
-    let mut password = String::new();
-    std::io::stdin().lock().read_line(&mut password).map_err(|error| error.to_string())?;
-    let password = password.trim_end_matches(['\r', '\n']);
-    if password.is_empty() || password.len() > auth::login::PASSWORD_BYTES {
-        return Err(format!("a password has 1 to {} bytes", auth::login::PASSWORD_BYTES));
+fn user(inputs: &Inputs, command: UserCommand) -> Outcome {
+    match command {
+        UserCommand::Add { name, grants, file } => users::File::of(inputs, file.file)?.add(&name, &grants),
+        UserCommand::Remove { name, file } => users::File::of(inputs, file.file)?.remove(&name),
+        UserCommand::Passwd { name, file } => users::File::of(inputs, file.file)?.passwd(&name),
+        UserCommand::List { file } => users::File::of(inputs, file.file)?.list(),
     }
-    println!("{}", auth::login::hash(password).map_err(|error| error.to_string())?);
-    std::io::stdout().flush().map_err(|error| error.to_string())
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "wardcast", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Writes to stdout. Whoever has stopped reading, as `head` does, has got what was wanted.
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Writes a line to stderr. When that is gone too, there is nobody to tell.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A duration as people say it: "24h", not "1day".
+fn readable(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds >= 3600 && seconds % 3600 == 0 && seconds <= 48 * 3600 => format!("{}h", seconds / 3600),
+        _ => humantime::format_duration(duration).to_string(),
+    }
 }

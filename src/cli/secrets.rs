@@ -15,14 +15,29 @@ pub(super) fn random() -> Result<String, String> {
     }))
 }
 
-/// Fills what is not set, for this run only. Where other keys are configured they stay the only ones: a secret of ours
-/// beside them would be the key of tokens without a `kid`.
+/// A password that can be copied from a terminal: 64 bits, of which a login lets somebody guess a few a minute.
+pub(super) fn password() -> Result<String, String> {
+    Ok(random()?[..16].to_owned())
+}
+
+/// Fills what is not set, for this run only. Where other keys are configured they stay the only ones for tokens without a
+/// `kid`; our own tokens are signed with a `login.key` then, which has one.
 pub(super) fn fill(config: &mut Config) -> Result<(), String> {
-    let tokens = config.auth.keys.is_empty().then_some(&mut config.auth.hmac_secret);
-    for secret in tokens.into_iter().chain([&mut config.api.key]) {
+    let has_login_id = config.auth.keys.iter().any(|key| key.id == "login");
+    let signs = match (config.auth.keys.is_empty(), config.auth.hmac_secret.is_empty()) {
+        (true, true) => Some(&mut config.auth.hmac_secret),
+        (false, true) if !has_login_id => Some(&mut config.login.key),
+        _ => None,
+    };
+    for secret in signs.into_iter().chain([&mut config.api.key]) {
         if secret.is_empty() {
             *secret = Secret::new(random()?);
         }
+    }
+    // A login whose tokens are refused would be none.
+    let can_sign = !config.auth.hmac_secret.is_empty() || !config.login.key.is_empty();
+    if can_sign && !config.login.is_open() && config.auth.login_has_required_claims() {
+        config.login.demo_password = Secret::new(password()?);
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! `serve`: log, secrets of a development run, server, signals.
 
+use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{banner, secrets};
+use super::{VERSION, advice, banner, machine, secrets};
 use crate::{
     clock::Clock,
     config::{self, Config, Environment},
@@ -11,12 +12,16 @@ use crate::{
 
 /// Runs until a signal says stop.
 pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), String> {
+    // What the server says of its threads at "info" is for whoever works on it.
+    let of_threads = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
     env_logger::Builder::new()
         .filter_level(config.log.level)
+        .filter_module("actix_server", of_threads.min(config.log.level))
         .parse_default_env()
         .try_init()
         .map_err(|error| error.to_string())?;
-    for warning in config::warnings(&config) {
+    let clock = Clock::default();
+    for warning in config::warnings(&config).into_iter().chain(machine::prepare(&config, &clock)) {
         log::warn!("{warning}");
     }
     if environment == Environment::Development {
@@ -26,10 +31,13 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
     system.block_on(async move {
         // Before anybody can know that we listen: a signal without a handler would be the end.
         let mut signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
-        let running = server::start(config.clone(), Clock::default()).await.map_err(|error| error.to_string())?;
-        log::info!("wardcast {} listens on {}", env!("CARGO_PKG_VERSION"), running.address);
+        let running = server::start(config.clone(), clock).await.map_err(|error| advice::start(&error))?;
+        log::info!("wardcast {VERSION} listens on {}", running.address);
         if environment == Environment::Development {
-            banner::print(&config, running.address)?;
+            // A hub whose output nobody reads is still a hub.
+            if let Err(error) = banner::print(&config, running.address) {
+                log::warn!("the token and the API key of this run could not be printed: {error}");
+            }
         }
         signals.wait_for_stop(&running).await;
         log::info!("stopping: {} connections to close", running.connections());
@@ -38,7 +46,7 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
     })
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP reads the certificate again.
+/// SIGTERM and SIGINT stop; SIGHUP reads the certificate and the login file again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -59,11 +67,22 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => match running.reload_certificate() {
-                    Ok(()) => log::info!("the certificate was read again"),
-                    Err(error) => log::error!("the certificate stays as it was: {error}"),
-                },
+                _ = self.hang_up.recv() => reload(running),
             }
         }
+    }
+}
+
+/// Each by itself: a fault of the one does not keep the other from changing.
+fn reload(running: &Running) {
+    match running.reload_certificate() {
+        Ok(true) => log::info!("the certificate was read again"),
+        Ok(false) => {}
+        Err(bad) => log::error!("the certificate stays as it was: {}", advice::certificate(&bad)),
+    }
+    match running.reload_users() {
+        Ok(true) => log::info!("the login file was read again"),
+        Ok(false) => {}
+        Err(bad) => log::error!("the users stay as they were: {}", advice::users(&bad)),
     }
 }

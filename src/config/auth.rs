@@ -161,6 +161,7 @@ pub enum Anonymous {
 pub struct Login {
     #[serde(deserialize_with = "value::path")]
     pub users_file: Option<PathBuf>,
+    pub demo_password: Secret,
     pub key: Secret,
     #[serde(with = "value::duration")]
     pub token_ttl: Duration,
@@ -171,7 +172,24 @@ pub struct Login {
     pub concurrency: usize,
 }
 
+impl Auth {
+    /// Whether tokens of our own login have all of `required_claims`.
+    pub fn login_has_required_claims(&self) -> bool {
+        self.required_claims.iter().all(|claim| match claim {
+            RequiredClaim::Exp | RequiredClaim::Iat => true,
+            RequiredClaim::Iss => self.issuer.is_some(),
+            RequiredClaim::Aud => self.audience.is_some(),
+            RequiredClaim::Nbf | RequiredClaim::Jti => false,
+        })
+    }
+}
+
 impl Login {
+    /// Whether anybody can log in.
+    pub fn is_open(&self) -> bool {
+        self.users_file.is_some() || !self.demo_password.is_empty()
+    }
+
     /// Whether a login may ask for the cookie: it is allowed, and a door of `doors` takes it.
     pub fn has_cookie(&self, doors: &[Door]) -> bool {
         self.cookie && doors.contains(&Door::Cookie)

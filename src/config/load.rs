@@ -1,14 +1,18 @@
 //! Loading: defaults < environment's file < `--config FILE` < `WARDCAST_<SECTION>__<KEY>` < flags. Every value is tried
 //! by itself on top of the defaults, so that all faults are told at once, each with its key, its place and a remedy.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{collections::BTreeMap, path::Path, str::FromStr};
 
 use serde::Deserialize;
-use toml::{Table, Value, de::DeTable};
+use toml::{Table, Value};
 
-use super::{Config, validate};
+use super::{
+    Config, Fault, Faults,
+    keys::{defaults, is_secret, lookup, unknown},
+    source::{Setting, from_flag, from_variable, read_file},
+    validate,
+};
 
-const DEFAULTS: &str = include_str!("../../config/default.toml");
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
 const PRODUCTION: &str = include_str!("../../config/production.toml");
 
@@ -38,7 +42,7 @@ impl FromStr for Environment {
 }
 
 /// Where values come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sources<'a> {
     /// Chooses the embedded file on top of the defaults, and how strict validation is.
     pub environment: Environment,
@@ -50,48 +54,38 @@ pub struct Sources<'a> {
     pub flags: Vec<(String, String)>,
 }
 
-/// One thing that is wrong, said so that it can be mended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The key, as in `server.bind`.
-    pub key: String,
-    /// Where it was set: file and line, variable, flag.
-    pub place: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
+/// All sources, merged.
+pub(super) struct Merged {
+    pub(super) table: Table,
+    /// Where each value comes from that is not a default.
+    pub(super) places: BTreeMap<Vec<String>, String>,
+    pub(super) faults: Vec<Fault>,
 }
 
-impl Fault {
-    pub(super) fn new(key: impl Into<String>, place: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { key: key.into(), place: place.into(), problem: problem.into() }
+/// What comes of all sources.
+#[derive(Debug)]
+pub struct Judged {
+    /// What is good of them.
+    pub config: Option<Config>,
+    /// What is not.
+    pub faults: Vec<Fault>,
+    /// Where the values were set.
+    pub places: Places,
+}
+
+/// Where each value comes from that is no default.
+#[derive(Debug)]
+pub struct Places(BTreeMap<String, String>);
+
+impl Places {
+    /// Where a key was set, or the first of a section's keys.
+    pub fn of(&self, key: &str) -> String {
+        // An entry of a list is called by its index or its id: `auth.keys[1]`, `auth.keys "2026"`.
+        let key = key.split([' ', '[']).next().unwrap_or_default();
+        let is_below = |name: &str| name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let place = self.0.iter().find(|(name, _)| is_below(name)).map(|(_, place)| place.clone());
+        place.unwrap_or_else(|| "the defaults".to_owned())
     }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (from {}): {}", self.key, self.place, self.problem)
-    }
-}
-
-/// Everything that is wrong with the configuration, never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(f, "the configuration has {count} fault{}:", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
-    }
-}
-
-impl std::error::Error for Faults {}
-
-/// One value on its way in.
-struct Setting {
-    path: Vec<String>,
-    value: Value,
-    place: String,
 }
 
 /// Reads, merges and checks.
@@ -99,41 +93,75 @@ struct Setting {
 /// # Errors
 /// All faults of all sources, and of the whole.
 pub fn load(sources: Sources<'_>) -> Result<Config, Faults> {
-    let mut faults = Vec::new();
-    let mut merged = defaults();
-    let environment = match sources.environment {
-        Environment::Development => DEVELOPMENT,
-        Environment::Production => PRODUCTION,
+    match judge(sources) {
+        Judged { config: Some(config), faults, .. } if faults.is_empty() => Ok(config),
+        Judged { faults, .. } => Err(Faults(faults)),
+    }
+}
+
+/// The same for whoever wants to tell more faults than these.
+pub fn judge(sources: Sources<'_>) -> Judged {
+    let environment = sources.environment;
+    let Merged { table, places, mut faults } = merge(sources);
+    let places = Places(places.into_iter().map(|(path, place)| (path.join("."), place)).collect());
+    let config = match Config::deserialize(Value::Table(table)) {
+        Ok(config) => {
+            let found = validate::validate(&config, environment).into_iter();
+            faults.extend(found.map(|fault| Fault { place: places.of(&fault.key), ..fault }));
+            Some(config)
+        }
+        Err(error) => {
+            faults.push(Fault::new("", "all sources together", error.message()));
+            None
+        }
     };
-    let mut settings = read_file(environment, "the environment's embedded file").unwrap_or_default();
+    Judged { config, faults, places }
+}
+
+/// What is good of all sources, later ones over earlier ones.
+pub(super) fn merge(sources: Sources<'_>) -> Merged {
+    let mut faults = Vec::new();
+    let environment = match sources.environment {
+        Environment::Development => (DEVELOPMENT, "development.toml, which is built in"),
+        Environment::Production => (PRODUCTION, "production.toml, which is built in"),
+    };
+    let mut settings = read_file(environment.0, environment.1).unwrap_or_default();
+    // A line of a file that nobody has at hand helps nobody.
+    settings.iter_mut().for_each(|setting| setting.place = environment.1.to_owned());
     if let Some(path) = sources.file {
         let name = path.display().to_string();
         let read = std::fs::read_to_string(path)
-            .map_err(|error| Fault::new("--config", &name, format!("cannot be read: {error}")))
+            .map_err(|error| {
+                Fault::new(
+                    "--config",
+                    &name,
+                    format!("cannot be read: {error}; name a TOML file that this user can read"),
+                )
+            })
             .and_then(|text| read_file(&text, &name));
         match read {
             Ok(read) => settings.extend(read),
             Err(fault) => faults.push(fault),
         }
     }
-    settings.extend(sources.variables.iter().filter_map(|(name, text)| from_variable(name, text)));
+    for variable in sources.variables.iter().filter_map(|(name, text)| from_variable(name, text)) {
+        match variable {
+            Ok(setting) => settings.push(setting),
+            Err(fault) => faults.push(fault),
+        }
+    }
     settings.extend(sources.flags.iter().map(|(key, text)| from_flag(key, text)));
-    for setting in settings {
-        match try_alone(&setting) {
-            Ok(()) => set(&mut merged, &setting.path, setting.value),
-            Err(problem) => faults.push(Fault::new(setting.path.join("."), setting.place, problem)),
+    let (mut table, mut places) = (defaults(), BTreeMap::new());
+    for Setting { path, value, place } in settings {
+        match try_alone(&path, &value) {
+            Ok(()) => {
+                set(&mut table, &path, value);
+                places.insert(path, place);
+            }
+            Err(problem) => faults.push(Fault::new(path.join("."), place, problem)),
         }
     }
-    match Config::deserialize(Value::Table(merged)) {
-        Ok(config) => {
-            faults.extend(validate::validate(&config, sources.environment));
-            if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
-        }
-        Err(error) => {
-            faults.push(Fault::new("", "all sources together", error.message()));
-            Err(Faults(faults))
-        }
-    }
+    Merged { table, places, faults }
 }
 
 /// The defaults alone. They are part of the program: a test proves that they parse.
@@ -149,91 +177,7 @@ pub(super) fn default_channels() -> Table {
     }
 }
 
-fn defaults() -> Table {
-    DEFAULTS.parse().expect("config/default.toml is TOML")
-}
-
-/// The leaves of a TOML document, each with its line.
-fn read_file(text: &str, name: &str) -> Result<Vec<Setting>, Fault> {
-    let broken = |error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| line_of(text, span.start));
-        Fault::new("TOML", format!("{name}:{line}"), error.message().to_owned())
-    };
-    let table: Table = text.parse().map_err(broken)?;
-    let spans = DeTable::parse(text).map_err(broken)?;
-    let mut settings = Vec::new();
-    leaves(&table, &mut Vec::new(), &mut |path, value| {
-        let line = start_of(spans.get_ref(), path).map_or(1, |start| line_of(text, start));
-        settings.push(Setting { path: path.to_vec(), value: value.clone(), place: format!("{name}:{line}") });
-    });
-    Ok(settings)
-}
-
-fn leaves(table: &Table, path: &mut Vec<String>, found: &mut impl FnMut(&[String], &Value)) {
-    for (key, value) in table {
-        path.push(key.clone());
-        match value {
-            Value::Table(inner) if !inner.is_empty() => leaves(inner, path, found),
-            value => found(path, value),
-        }
-        path.pop();
-    }
-}
-
-/// Where the value of `path` begins, in bytes.
-fn start_of(table: &DeTable<'_>, path: &[String]) -> Option<usize> {
-    let (key, rest) = path.split_first()?;
-    let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
-    match value.get_ref() {
-        toml::de::DeValue::Table(inner) if !rest.is_empty() => start_of(inner, rest),
-        _ => Some(value.span().start),
-    }
-}
-
-fn line_of(text: &str, byte: usize) -> usize {
-    1 + text.as_bytes().iter().take(byte).filter(|byte| **byte == b'\n').count()
-}
-
-/// `WARDCAST_SERVER__TLS__CERT` is `server.tls.cert`. A variable without `__` is not configuration (`WARDCAST_ENV`).
-fn from_variable(name: &str, text: &str) -> Option<Setting> {
-    let key = name.strip_prefix("WARDCAST_")?;
-    let path: Vec<String> = key.split("__").map(str::to_lowercase).collect();
-    (path.len() > 1).then(|| Setting { value: read_text(&path, text), path, place: format!("the variable {name}") })
-}
-
-fn from_flag(key: &str, text: &str) -> Setting {
-    let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-    Setting { value: read_text(&path, text), path, place: format!("the flag --set {key}") }
-}
-
-/// Text has no type of its own: it takes the type that the default has. Lists are JSON or comma separated.
-fn read_text(path: &[String], text: &str) -> Value {
-    let as_text = || Value::String(text.to_owned());
-    match lookup(&defaults(), path) {
-        Some(Value::Integer(_)) => text.parse().map_or_else(|_| as_text(), Value::Integer),
-        Some(Value::Boolean(_)) => text.parse().map_or_else(|_| as_text(), Value::Boolean),
-        Some(Value::Array(_)) => Value::Array(read_list(text)),
-        _ => as_text(),
-    }
-}
-
-fn read_list(text: &str) -> Vec<Value> {
-    serde_json::from_str::<Vec<Value>>(text).unwrap_or_else(|_| {
-        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.map(|item| Value::String(item.to_owned())).collect()
-    })
-}
-
-fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
-    let (key, rest) = path.split_first()?;
-    match table.get(key)? {
-        Value::Table(inner) if !rest.is_empty() => lookup(inner, rest),
-        value if rest.is_empty() => Some(value),
-        _ => None,
-    }
-}
-
-fn set(table: &mut Table, path: &[String], value: Value) {
+pub(super) fn set(table: &mut Table, path: &[String], value: Value) {
     match path {
         [] => {}
         [key] => {
@@ -248,39 +192,26 @@ fn set(table: &mut Table, path: &[String], value: Value) {
 }
 
 /// Judges one setting on top of the defaults.
-fn try_alone(setting: &Setting) -> Result<(), String> {
+fn try_alone(path: &[String], value: &Value) -> Result<(), String> {
     let mut table = defaults();
-    match lookup(&table, &setting.path) {
-        None => return Err(unknown(&table, &setting.path)),
+    match lookup(&table, path) {
+        None => return Err(unknown(path)),
         Some(Value::Table(_)) => return Err("is a section, not a value".to_owned()),
-        Some(_) => set(&mut table, &setting.path, setting.value.clone()),
+        Some(_) => set(&mut table, path, value.clone()),
     }
     // serde quotes what it found; a secret of the wrong type must not be quoted.
-    let key = setting.path.last().map(String::as_str);
+    let is_keys = path.last().is_some_and(|key| key == "keys");
     match Config::deserialize(Value::Table(table)) {
         Ok(_) => Ok(()),
-        Err(_) if matches!(key, Some("key" | "hmac_secret" | "url")) => Err("must be text in quotes".to_owned()),
+        Err(_) if is_secret(path) => Err("must be text in quotes".to_owned()),
         // A secret under a wrong name or of a wrong type would be quoted, too.
-        Err(error) if key == Some("keys") && !error.message().starts_with("unknown field") => {
+        Err(error) if is_keys && !error.message().starts_with("unknown field") => {
             Err("each of the keys has id, algorithm, and one of file, jwk and jwks; not_after, issuer and purpose may \
                  be there; all of them are text"
                 .to_owned())
         }
         Err(error) => Err(error.message().to_owned()),
     }
-}
-
-/// Names the keys that stand where the unknown one was looked for.
-fn unknown(table: &Table, path: &[String]) -> String {
-    let mut section = table;
-    for key in path {
-        match section.get(key) {
-            Some(Value::Table(inner)) => section = inner,
-            _ => break,
-        }
-    }
-    let known: Vec<&str> = section.keys().map(String::as_str).collect();
-    format!("is not a key of Wardcast; known here: {}", known.join(", "))
 }
 
 #[cfg(test)]
@@ -298,7 +229,7 @@ mod tests {
         assert_eq!(config.limits.outbox_bytes, 1 << 20);
         for text in [DEVELOPMENT, PRODUCTION] {
             for setting in read_file(text, "embedded").unwrap() {
-                try_alone(&setting).unwrap();
+                try_alone(&setting.path, &setting.value).unwrap();
             }
         }
     }
@@ -344,6 +275,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "[server]\nbind = \n").unwrap();
         let faults = load(Sources { file: Some(file.path()), ..sources(&[]) }).unwrap_err();
-        assert!(faults.to_string().contains(":2)"), "{faults}");
+        assert!(faults.to_string().contains(":2:8)"), "{faults}");
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_too_few_is_not_passed_over() {
+        let faults = load(sources(&[("WARDCAST_SERVER_BIND", "127.0.0.1:0"), ("WARDCAST_PORT", "1")])).unwrap_err();
+        assert_eq!(faults.0.len(), 1, "{faults}");
+        assert!(faults.to_string().contains("WARDCAST_SERVER__BIND"), "{faults}");
     }
 }

@@ -3,7 +3,11 @@
 
 mod auth;
 mod channels;
+mod fault;
+mod keys;
 mod load;
+mod print;
+mod source;
 mod validate;
 mod value;
 mod weakness;
@@ -19,7 +23,10 @@ use serde::Deserialize;
 
 pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
 pub use channels::{AllowPublish, AllowSubscribe, Channels, Namespace};
-pub use load::{Environment, Fault, Faults, Sources, load};
+pub use fault::{Fault, Faults};
+pub use keys::DEFAULTS;
+pub use load::{Environment, Judged, Places, Sources, judge, load};
+pub use print::print;
 pub(crate) use validate::KEY_ID_BYTES;
 pub use validate::warnings;
 pub use value::Secret;

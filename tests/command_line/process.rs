@@ -43,6 +43,8 @@ pub(super) struct Banner {
     pub(super) address: SocketAddr,
     pub(super) token: String,
     pub(super) curl: String,
+    /// Of the demo user; empty where the users are those of a file.
+    pub(super) password: String,
 }
 
 /// The binary, with nothing of this process's environment but where programs are.
@@ -106,7 +108,9 @@ impl Process {
         if let Some((_, key)) = curl.split_once("X-API-Key: ") {
             secret(key.split(['\'', '"']).next().unwrap());
         }
-        Banner { address, token: secret(between("token=", '"')), curl, text }
+        let password = text.lines().find_map(|line| line.split_once("user demo, password ")).unwrap_or_default().1;
+        let password = secret(password.to_owned());
+        Banner { password, address, token: secret(between("token=", '"')), curl, text }
     }
 
     /// Sends a signal as soon as it is heard.

@@ -28,9 +28,9 @@ const FILE_BYTES: u64 = 1024 * 1024;
 #[error("{key}: {problem}")]
 pub struct BadKey {
     /// Its place in the configuration, its id or file.
-    key: String,
+    pub key: String,
     /// What is wrong and what would be right.
-    problem: String,
+    pub problem: String,
 }
 
 /// A key that verifies tokens.
@@ -81,6 +81,14 @@ impl Keys {
             return Err(BadKey { key, problem });
         }
         Ok(Self { list, has_named: !auth.keys.is_empty() })
+    }
+
+    /// What is wrong with any of them, where [`Self::read`] tells the first.
+    pub(super) fn faults(auth: &config::Auth, login_key: &Secret) -> Vec<BadKey> {
+        let of =
+            |configured| read_configured(configured).err().map(|problem| BadKey { key: name(configured), problem });
+        let faults: Vec<BadKey> = auth.keys.iter().filter_map(of).collect();
+        if faults.is_empty() { Self::read(auth, login_key).err().into_iter().collect() } else { faults }
     }
 
     /// The one key for a token with this `kid`. Among keys of one id, `claimed_issuer` decides, which the signature then has

@@ -56,6 +56,11 @@ impl Verifier {
         })
     }
 
+    /// Everything that [`Self::new`] would refuse.
+    pub fn faults(config: &Config) -> Vec<BadKey> {
+        Keys::faults(&config.auth, &config.login.key)
+    }
+
     /// The claims of a good token that opens connections. They end with the token, or with its key if that is over sooner:
     /// a key is taken out of service because somebody may have it.
     ///

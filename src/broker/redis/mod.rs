@@ -85,6 +85,14 @@ struct Bus {
 }
 
 impl RedisBroker {
+    /// Whether [`Self::start`] would take the URL. Nothing is connected.
+    ///
+    /// # Errors
+    /// [`StartError::Url`].
+    pub fn judge(config: &config::Redis) -> Result<(), StartError> {
+        Connector::new(config).map(drop)
+    }
+
     /// Starts to connect, and returns without waiting for it: Redis may be down. Deliveries go to `deliver`; at most
     /// `queue_bytes` wait to be published (`limits.hub_queue_bytes`); `node` is this instance's name to others.
     ///

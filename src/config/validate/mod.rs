@@ -9,6 +9,8 @@ use crate::origin::{Origin, Rule};
 
 /// The shortest HMAC secret that is not guessed offline: the hash's own length (RFC 7518 §3.2, RFC 8725 §3.5).
 const SECRET_BYTES: usize = 32;
+/// The shortest password of the demo user, whom only this machine can reach.
+const PASSWORD_BYTES: usize = 8;
 /// The longest name of a namespace: it leaves room for the name of a channel.
 const NAMESPACE_BYTES: usize = 64;
 /// The longest `kid` that is looked up.
@@ -50,30 +52,51 @@ fn secrets(config: &Config, environment: Environment, findings: &mut Findings) {
         ("login.key", &config.login.key, false),
     ] {
         if secret.is_empty() {
-            let remedy = "must be set in production, or auth.keys; make one with: openssl rand -hex 32";
+            let remedy = "must be set in production, or auth.keys; make one with: openssl rand -hex 32 (or a whole \
+                          configuration with: wardcast init --dir DIR)";
             findings.unless(!required, key, remedy);
         } else if let Some(problem) = weakness(secret.expose().as_bytes(), SECRET_BYTES) {
             findings.unless(false, key, format!("{problem}; make one with: openssl rand -hex 32"));
         }
     }
+    demo_password(config, environment, findings);
     let can_sign = !config.login.key.is_empty() || !config.auth.hmac_secret.is_empty();
     findings.unless(
         can_sign || config.login.users_file.is_none() || environment == Environment::Development,
         "login.key",
         "must be set when login.users_file is and auth.hmac_secret is not; make one with: openssl rand -hex 32",
     );
-    let login_has = |claim: &RequiredClaim| match claim {
-        RequiredClaim::Exp | RequiredClaim::Iat => true,
-        RequiredClaim::Iss => config.auth.issuer.is_some(),
-        RequiredClaim::Aud => config.auth.audience.is_some(),
-        RequiredClaim::Nbf | RequiredClaim::Jti => false,
-    };
     findings.unless(
-        config.login.users_file.is_none() || config.auth.required_claims.iter().all(login_has),
+        !config.login.is_open() || config.auth.login_has_required_claims(),
         "auth.required_claims",
         "asks for what tokens of the login do not have: leave out \"nbf\" and \"jti\", and \"iss\" and \"aud\" unless \
          auth.issuer and auth.audience are set",
     );
+}
+
+/// One user without a file, for the first five minutes.
+fn demo_password(config: &Config, environment: Environment, findings: &mut Findings) {
+    const KEY: &str = "login.demo_password";
+    let password = &config.login.demo_password;
+    if password.is_empty() {
+        return;
+    }
+    findings.unless(
+        environment == Environment::Development,
+        KEY,
+        "is for development only; leave it out, make a user with: wardcast user add NAME --file users.toml, and set \
+         login.users_file to that file",
+    );
+    findings.unless(
+        config.login.users_file.is_none(),
+        KEY,
+        "stands beside login.users_file, which has the users; leave one of them out",
+    );
+    let bytes = password.expose().len();
+    if let Some(problem) = weakness(password.expose().as_bytes(), PASSWORD_BYTES) {
+        findings.unless(false, KEY, format!("{problem}; leave it out, and each run makes one and prints it"));
+    }
+    findings.unless(bytes <= 1024, KEY, "has more than 1024 bytes, which no login takes; shorten it");
 }
 
 /// Whether each of `auth.keys` is written whole; the keys themselves are judged by whoever reads their files.

@@ -130,3 +130,25 @@ fn sessions_that_never_end_are_worth_a_warning() {
 fn limits_that_cannot_hold_a_publication_are_refused() {
     assert!(faults(Environment::Development, |config| config.limits.outbox_bytes = 70_000).contains("fit twice"));
 }
+
+#[test]
+fn a_demo_password_is_for_development_without_users_and_no_weak_one() {
+    let demo = |environment, password: &str, more: fn(&mut Config)| {
+        faults(environment, |config| {
+            config.auth.hmac_secret = Secret::new("0123456789abcdef0123456789abcdef");
+            config.login.demo_password = Secret::new(password);
+            more(config);
+        })
+    };
+    let good = "right horse";
+    assert_eq!(demo(Environment::Development, good, |_| ()), "");
+    assert!(demo(Environment::Production, good, |_| ()).contains("wardcast user add"));
+    let beside = demo(Environment::Development, good, |config| config.login.users_file = Some("users.toml".into()));
+    assert!(beside.contains("leave one of them out"), "{beside}");
+    for weak in ["short", "password", "aaaaaaaaaaaa"] {
+        let told = demo(Environment::Development, weak, |_| ());
+        assert!(told.contains("login.demo_password") && told.contains("each run makes one"), "{told}");
+    }
+    let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
+    assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));
+}

@@ -1,0 +1,205 @@
+//! `check-token`: what a token says, and what the hub's own verifier says to it. The token comes from standard input: the
+//! arguments of a process can be read by everybody on the machine.
+
+use std::{
+    fmt::Write,
+    io::{self, IsTerminal, Read},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Outcome,
+    configuration::Inputs,
+    remedy::{self, Kind},
+    tell,
+};
+use crate::{
+    auth::{Permissions, Refusal, Verifier},
+    clock::{Clock, Millis, NEVER},
+    config::Config,
+};
+
+/// More is read of nobody; the longest token is shorter.
+const INPUT_BYTES: u64 = 64 * 1024;
+/// Claims that are dates (RFC 7519 §4.1).
+const DATES: [&str; 4] = ["exp", "nbf", "iat", "expire_at"];
+
+/// `check-token`.
+pub(super) fn check(inputs: &Inputs, as_json: bool) -> Outcome {
+    let config = inputs.loaded()?;
+    let token = read()?;
+    let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+    let clock = Clock::default();
+    let verifier = Verifier::new(&config, permissions, clock.clone()).map_err(|bad| bad.to_string())?;
+    let [header, claims] = parts(&token);
+    let is_subscription = claims.as_ref().is_some_and(|claims| claims.get("channel").is_some());
+    let kind = if is_subscription { Kind::Subscription } else { Kind::Connection };
+    let verdict = match kind {
+        Kind::Connection => verifier.verify(&token).map(|claims| claims.expires_at),
+        Kind::Subscription => verifier.verify_subscription(&token).map(|claims| claims.expires_at),
+    };
+    let report = Report { header, claims, kind, verdict, now: clock.now(), config: &config };
+    let said = if as_json { report.json() } else { report.text() };
+    match report.verdict {
+        Ok(_) => Ok(said),
+        Err(refusal) => Err(Failure { said, problem: format!("the hub would refuse this token: {refusal}") }),
+    }
+}
+
+fn read() -> Result<String, String> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        tell("Paste the token, then press Enter and Ctrl-D:");
+    }
+    let mut text = String::new();
+    let read = stdin.lock().take(INPUT_BYTES).read_to_string(&mut text);
+    read.map_err(|error| format!("standard input: {error}"))?;
+    let text = text.trim();
+    // As it stands in a header, a line of a log or a script.
+    let text = text.strip_prefix("Authorization:").map_or(text, str::trim);
+    let token = text.strip_prefix("Bearer ").unwrap_or(text).trim_matches(['"', '\'', ' ']);
+    if token.is_empty() {
+        return Err("there is no token on standard input: wardcast check-token < token.txt".to_owned());
+    }
+    Ok(token.to_owned())
+}
+
+/// Header and payload, as far as they can be read by anybody.
+fn parts(token: &str) -> [Option<Value>; 2] {
+    let mut parts = token.split('.');
+    let mut read = || {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    [read(), read()]
+}
+
+struct Report<'a> {
+    header: Option<Value>,
+    claims: Option<Value>,
+    kind: Kind,
+    verdict: Result<Millis, Refusal>,
+    now: Millis,
+    config: &'a Config,
+}
+
+impl Report<'_> {
+    fn json(&self) -> String {
+        let kind = if self.kind == Kind::Subscription { "subscription" } else { "connection" };
+        let verdict = match &self.verdict {
+            Ok(end) => json!({"good": true, "expires_in": (*end != NEVER).then(|| (end - self.now) / 1000)}),
+            Err(refusal) => {
+                json!({"good": false, "reason": refusal.to_string(), "remedy": remedy::found(refusal, self.config)})
+            }
+        };
+        format!("{}\n", json!({"header": self.header, "claims": self.claims, "kind": kind, "verdict": verdict}))
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        for (name, part) in [("Header", &self.header), ("Claims", &self.claims)] {
+            let _ = writeln!(text, "{name}");
+            match part {
+                Some(Value::Object(members)) => members.iter().for_each(|(name, value)| {
+                    let _ = writeln!(text, "  {:<10} {}", shown(name), self.value(name, value));
+                }),
+                _ => text += "  cannot be read: not base64url, or not a JSON object\n",
+            }
+        }
+        text += "Verdict\n";
+        let _ = match &self.verdict {
+            Ok(end) => writeln!(text, "  good: {}{}", self.use_of_it(), self.until(*end)),
+            Err(refusal) => {
+                writeln!(text, "  refused: {refusal}\n  {}", remedy::found(refusal, self.config))
+            }
+        };
+        if self.verdict.is_ok() {
+            text += &self.rights();
+        }
+        text + "Anybody who holds a token can read all of this, and use it until it ends: keep it as a password.\n"
+    }
+
+    fn value(&self, name: &str, value: &Value) -> String {
+        match value.as_f64().filter(|_| DATES.contains(&name)) {
+            Some(seconds) => format!("{value}  {}", self.date(seconds)),
+            None => shown(&value.to_string()),
+        }
+    }
+
+    fn date(&self, seconds: f64) -> String {
+        // Beyond the year 9999 nobody reads it.
+        let Some(since) = Duration::try_from_secs_f64(seconds).ok().filter(|since| since.as_secs() < 253_402_300_800)
+        else {
+            return "no date".to_owned();
+        };
+        let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
+        let away = since.as_secs() as i64 - self.now / 1000;
+        let span = span(away.unsigned_abs());
+        if away > 0 { format!("{date}, in {span}") } else { format!("{date}, {span} ago") }
+    }
+
+    fn use_of_it(&self) -> String {
+        let text =
+            |name: &str| shown(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
+        match (self.kind, text("sub")) {
+            (Kind::Subscription, user) => {
+                format!("it lets the user \"{user}\" subscribe to the channel \"{}\"", text("channel"))
+            }
+            (Kind::Connection, user) if user.is_empty() => "it opens connections without a user".to_owned(),
+            (Kind::Connection, user) => format!("it opens connections of the user \"{user}\""),
+        }
+    }
+
+    fn until(&self, end: Millis) -> String {
+        match end {
+            NEVER => ", and never expires".to_owned(),
+            end => format!(", and expires in {}", span(((end - self.now) / 1000).unsigned_abs())),
+        }
+    }
+
+    /// What a connection token grants by itself, and what the configuration adds.
+    fn rights(&self) -> String {
+        let (Kind::Connection, Some(claims)) = (self.kind, &self.claims) else { return String::new() };
+        let mut text = String::from("It may\n");
+        let list = |value: &Value| match value {
+            Value::Array(names) => names.iter().filter_map(Value::as_str).map(shown).collect::<Vec<_>>().join(", "),
+            Value::Object(names) => names.keys().map(|name| shown(name)).collect::<Vec<_>>().join(", "),
+            _ => String::new(),
+        };
+        for claim in ["channels", "subs"] {
+            let names = list(&claims[claim]);
+            if !names.is_empty() {
+                let _ = writeln!(text, "  receive, without asking: {names}");
+            }
+        }
+        for rule in claims["caps"].as_array().into_iter().flatten() {
+            let kind = rule["match"].as_str().unwrap_or("exact");
+            let _ = writeln!(text, "  {} in {} ({kind})", list(&rule["allow"]), list(&rule["channels"]));
+        }
+        let channels = &self.config.channels;
+        let (subscribe, publish) = (format!("{:?}", channels.allow_subscribe), format!("{:?}", channels.allow_publish));
+        let (subscribe, publish) = (subscribe.to_lowercase(), publish.to_lowercase());
+        text + &format!("  and in plain channels what [channels] allows: subscribe {subscribe}, publish {publish}\n")
+    }
+}
+
+/// Two units are enough: "13m 59s", "23h 59m".
+fn span(seconds: u64) -> String {
+    let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
+    let text = humantime::format_duration(Duration::from_secs(rounded)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A token is written by anybody, and a terminal obeys control characters; some others turn the text around.
+fn shown(text: &str) -> String {
+    let is_tricky = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
+}

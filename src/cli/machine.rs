@@ -1,0 +1,61 @@
+//! What the machine must have for a hub: room for open files, and a clock that is about right.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    clock::{Clock, Millis},
+    config::Config,
+};
+
+/// Files that a hub opens beside its connections: listener, log, Redis, what each worker waits with.
+const OWN_FILES: u64 = 256;
+/// The beginning of 2025. Wardcast is younger than that.
+const YOUNGEST: Millis = 1_735_689_600_000;
+
+/// Takes what the machine allows; says what is still missing.
+pub(super) fn prepare(config: &Config, clock: &Clock) -> Vec<String> {
+    let wanted = (config.limits.connections as u64).saturating_add(OWN_FILES);
+    let wanted = wanted.saturating_add(config.limits.http_connections as u64);
+    files(wanted, config.limits.connections).into_iter().chain(clock_is_wrong(clock.now())).collect()
+}
+
+/// Raises the limit that everybody may raise. Programs get a low one for the sake of those that use `select`.
+fn files(wanted: u64, connections: usize) -> Option<String> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let within = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= wanted);
+    if is_enough(current) {
+        return None;
+    }
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(within), maximum });
+    let limit = if raised.is_ok() { Some(within) } else { current };
+    let limit = limit.filter(|limit| *limit < wanted)?;
+    Some(too_few_files(limit, connections))
+}
+
+fn too_few_files(limit: u64, connections: usize) -> String {
+    format!(
+        "limits.connections is {connections}, but the system lets this process open {limit} files, and each connection is \
+         one; raise that limit (`ulimit -n`, LimitNOFILE= of systemd, `ulimits` of compose) or lower limits.connections"
+    )
+}
+
+fn clock_is_wrong(now: Millis) -> Option<String> {
+    (now < YOUNGEST).then(|| {
+        "the system's clock is before 2025: expired tokens would be taken for good ones, and new ones refused as not valid \
+         yet; set the clock (timedatectl set-ntp true)"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_2025_is_told() {
+        assert!(clock_is_wrong(0).is_some_and(|told| told.contains("timedatectl")));
+        assert!(clock_is_wrong(YOUNGEST - 1).is_some());
+        assert_eq!(clock_is_wrong(Clock::default().now()), None);
+    }
+}

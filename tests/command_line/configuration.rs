@@ -1,0 +1,146 @@
+//! `config check`, `config print`, and what is said of configurations at start.
+
+use std::{fs, process::Command};
+
+use super::{
+    LOOPBACK,
+    process::{Process, run, wardcast},
+};
+use crate::support::{API_KEY, SECRET, secret};
+
+#[test]
+fn check_tells_all_that_a_start_would_refuse_files_included() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let users = file("users.toml", "[[users]]\nname = \"ann\"\npassword = \"in the clear\"\n");
+    let settings = file(
+        "wardcast.toml",
+        &format!(
+            "[server]\nbnid = \"127.0.0.1:1\"\ntls.cert = \"/nowhere/cert.pem\"\ntls.key = \"/nowhere/key.pem\"\n[login]\n\
+             users_file = {users:?}\n[[auth.keys]]\nid = \"a\"\nalgorithm = \"ES256\"\nfile = \"/nowhere/a.pem\"\n\
+             [[auth.keys]]\nid = \"b\"\nalgorithm = \"ES256\"\nfile = \"/nowhere/b.pem\"\n"
+        ),
+    );
+    let told = run(&mut wardcast(&["config", "check", "--config", &settings]));
+    told.failed_with(&[
+        "5 faults",
+        &format!("server.bnid (from {settings}:2): is not a key of Wardcast; did you mean server.bind?"),
+        &format!("server.tls (from {settings}:3): /nowhere/cert.pem"),
+        &format!("login.users_file (from {settings}:6): the password of user \"ann\" is not an argon2id hash"),
+        "auth.keys \"a\" (/nowhere/a.pem)",
+        "auth.keys \"b\" (/nowhere/b.pem)",
+        "wardcast hash-password",
+    ]);
+    assert!(!told.stderr.contains("in the clear"), "{}", told.stderr);
+    let start = run(&mut wardcast(&["--config", &settings]));
+    assert_eq!(start.stderr, told.stderr, "a start tells the same");
+    let fine = run(&mut wardcast(&["config", "check"]));
+    assert_eq!((fine.code, fine.stdout.as_str()), (Some(0), "the configuration is fine, for development"));
+}
+
+#[test]
+fn print_tells_values_and_places_and_no_secret() {
+    let key = format!("api.key={API_KEY}");
+    let mut command = wardcast(&["config", "print", "--set", &key, "--set", "log.level=debug"]);
+    let printed = run(command.env("WARDCAST_AUTH__HMAC_SECRET", SECRET).env("WARDCAST_SERVER__BIND", "127.0.0.1:1"));
+    for line in [
+        "bind = \"127.0.0.1:1\"  # from the variable WARDCAST_SERVER__BIND\n",
+        "hmac_secret = \"<set>\"  # from the variable WARDCAST_AUTH__HMAC_SECRET\n",
+        "key = \"<set>\"  # from the flag --set api.key\n",
+        "level = \"debug\"  # from the flag --set log.level",
+        "allow_publish = \"user\"  # from development.toml",
+    ] {
+        assert!(printed.stdout.contains(line), "no {line:?} in {}", printed.stdout);
+    }
+    assert!(!printed.stdout.contains(SECRET) && !printed.stdout.contains(API_KEY), "{}", printed.stdout);
+    run(&mut wardcast(&["config", "print", "--set", "log.level=loud"])).failed_with(&["log.level", "loud"]);
+    let defaults = run(&mut wardcast(&["config", "print", "--defaults", "--set", "log.level=loud"]));
+    assert_eq!(defaults.stdout.trim_end(), include_str!("../../config/default.toml").trim_end());
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_line_and_column() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "[server]\n\nbind = 127.0.0.1:8000\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    run(&mut wardcast(&["--config", path])).failed_with(&[&format!("{path}:3:")]);
+}
+
+#[test]
+fn a_demo_password_is_refused_in_production_and_beside_users() {
+    let demo = format!("login.demo_password={}", secret("right horse"));
+    let mut command = wardcast(&["config", "check", "--set", &demo]);
+    let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    told.failed_with(&["login.demo_password (from the flag --set login.demo_password)", "wardcast user add"]);
+    assert!(!told.stderr.contains("right horse"), "{}", told.stderr);
+    let told =
+        run(&mut wardcast(&["config", "check", "--set", &demo, "--set", "login.users_file=/nowhere/users.toml"]));
+    told.failed_with(&["leave one of them out", "/nowhere/users.toml", "wardcast user add NAME --file"]);
+}
+
+#[test]
+fn an_address_of_another_machine_is_told_with_one_that_works() {
+    let mut command = wardcast(&["--set", "server.bind=192.0.2.1:8000", "--set", "server.behind_tls=true"]);
+    let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    told.failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_raised_and_where_it_cannot_be_it_is_told() {
+    let under = |limits: &str, settings: &str| {
+        let binary = env!("CARGO_BIN_EXE_wardcast");
+        let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
+        let mut hub = Process::start(Command::new("sh").args(["-c", &script]).env_clear());
+        hub.banner();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", hub.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        (line.split_whitespace().nth(3).unwrap().to_owned(), hub.kill())
+    };
+    let few = "--set limits.connections=100 --set limits.http_connections=10";
+    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 2048", few);
+    assert!(soft == "366" && !told.contains("open"), "{soft}: {told}");
+    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 256", few);
+    assert!(soft == "256" && told.contains("limits.connections is 100") && told.contains("ulimit -n"), "{told}");
+}
+
+#[test]
+fn version_help_and_completions_are_there_and_a_mistyped_command_is_2_with_a_suggestion() {
+    let version = run(&mut wardcast(&["--version"])).stdout;
+    let commit = version.strip_prefix(&format!("wardcast {} (", env!("CARGO_PKG_VERSION"))).unwrap();
+    assert!(commit.ends_with(')') && commit.len() > 7, "{version}");
+    let help = run(&mut wardcast(&["--help"])).stdout;
+    assert!(help.contains("Examples:") && help.contains("WARDCAST_ENV") && help.contains("check-token"), "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(run(&mut wardcast(&["completions", shell])).stdout.contains("check-token"), "{shell}");
+    }
+    let mistyped = run(&mut wardcast(&["chek-token"]));
+    assert!(mistyped.code == Some(2) && mistyped.stderr.contains("'check-token'"), "{mistyped:?}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_fault_and_a_full_disk_is() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = wardcast(&["config", "print", "--defaults"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = wardcast(&["config", "print"]).stdout(full).output().unwrap();
+    assert!(output.status.code() == Some(1) && String::from_utf8_lossy(&output.stderr).contains("stdout: "));
+}
+
+#[test]
+fn a_hub_whose_banner_nobody_reads_runs_all_the_same() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut hub = wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = std::io::BufRead::lines(std::io::BufReader::new(hub.stderr.take().unwrap()));
+    let told = log.any(|line| line.unwrap().contains("could not be printed"));
+    let is_alive = hub.try_wait().unwrap().is_none();
+    hub.kill().unwrap();
+    hub.wait().unwrap();
+    assert!(told && is_alive);
+}

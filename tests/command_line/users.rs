@@ -1,0 +1,151 @@
+//! The login file, edited by `user` and read by hubs.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use serde_json::json;
+
+use super::{
+    LOOPBACK, connect,
+    process::{Ended, Process, run, wardcast},
+};
+use crate::support::{eventually, http, secret};
+
+const HANG_UP: u32 = 1;
+
+struct Home {
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("users.toml")
+    }
+
+    /// Its text, in which the hashes are marked.
+    fn text(&self) -> String {
+        let text = fs::read_to_string(self.file()).unwrap();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("password = "))
+            .for_each(|hash| _ = secret(hash.trim_matches('"')));
+        text
+    }
+
+    fn user(&self, arguments: &[&str], password: &str) -> Ended {
+        let file = self.file();
+        let arguments = [&["user"], arguments, &["--file", file.to_str().unwrap()]].concat();
+        Process::fed(&mut wardcast(&arguments), password).end()
+    }
+
+    fn hub(&self) -> Process {
+        let users = format!("login.users_file={}", self.file().display());
+        Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", &users]].concat()))
+    }
+}
+
+async fn log_in(address: std::net::SocketAddr, name: &str, password: &str) -> http::Response {
+    let body = json!({"username": name, "password": password});
+    let answer = http::post(address, "/auth/login").json(body).send().await;
+    if answer.status == 200 {
+        secret(answer.json()["access_token"].as_str().unwrap());
+    }
+    answer
+}
+
+#[actix_rt::test]
+async fn a_user_that_was_added_can_log_in_and_has_what_was_granted() {
+    let home = Home::new();
+    let added = home.user(&["add", "ann", "--channel", "news", "--info", r#"{"name":"Ann"}"#], "right horse\n");
+    assert_eq!((added.code, added.stderr.as_str()), (Some(0), ""), "{added:?}");
+    home.text();
+    assert_eq!(fs::metadata(home.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut hub = home.hub();
+    let banner = hub.banner();
+    assert!(banner.text.contains("users.toml") && !banner.text.contains("user demo"), "{}", banner.text);
+    let answer = log_in(banner.address, "ann", "right horse").await;
+    connect(banner.address, answer.json()["access_token"].as_str().unwrap()).await;
+    assert_eq!(log_in(banner.address, "demo", "right horse").await.status, 401);
+}
+
+#[actix_rt::test]
+async fn a_hub_that_runs_reads_the_file_again_at_sighup_and_keeps_the_old_users_if_it_is_broken() {
+    let home = Home::new();
+    home.user(&["add", "ann"], "right horse\n");
+    let mut hub = home.hub();
+    let address = hub.banner().address;
+    assert_eq!(log_in(address, "bob", "wrong horse").await.status, 401);
+    home.user(&["add", "bob"], "wrong horse\n");
+    home.user(&["remove", "ann"], "");
+    home.text();
+    hub.signal(HANG_UP).await;
+    eventually("bob can log in", async || log_in(address, "bob", "wrong horse").await.status == 200).await;
+    assert_eq!(log_in(address, "ann", "right horse").await.status, 401);
+
+    fs::write(home.file(), "[[users]]\nname = \"eve\"\npassword = \"in the clear\"\n").unwrap();
+    hub.signal(HANG_UP).await;
+    assert_eq!(log_in(address, "bob", "wrong horse").await.status, 200);
+    hub.signal(15).await;
+    let stderr = hub.end().stderr;
+    assert!(stderr.contains("the users stay as they were") && stderr.contains("hash-password"), "{stderr}");
+}
+
+#[test]
+fn what_people_have_written_around_a_user_stays() {
+    let home = Home::new();
+    home.user(&["add", "ann"], "right horse\n");
+    let text = home.text();
+    fs::write(home.file(), format!("# ours\n\n{text}caps = [{{ channels = [\"a\"], allow = [\"pub\"] }}] # hers\n"))
+        .unwrap();
+    fs::set_permissions(home.file(), fs::Permissions::from_mode(0o640)).unwrap();
+    for (arguments, password) in
+        [(&["add", "bob"][..], "right bike\n"), (&["passwd", "ann"], "left horse\n"), (&["remove", "bob"], "")]
+    {
+        let changed = home.user(arguments, password);
+        assert!(changed.code == Some(0) && changed.stdout.contains("SIGHUP"), "{changed:?}");
+    }
+    let after = home.text();
+    assert!(after.starts_with("# ours\n") && after.contains("# hers") && !after.contains("bob"), "{after}");
+    assert_ne!(after, text);
+    assert_eq!(fs::metadata(home.file()).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(home.user(&["list"], "").stdout, "ann  caps");
+    assert_eq!(fs::read_dir(home.folder.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn two_changes_at_once_both_hold() {
+    let home = Home::new();
+    let file = home.file();
+    let add =
+        |name| Process::fed(&mut wardcast(&["user", "add", name, "--file", file.to_str().unwrap()]), "right horse\n");
+    for ended in ["a", "b", "c", "d"].map(add).map(Process::end) {
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    home.text();
+    let listed = home.user(&["list"], "").stdout;
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+}
+
+#[test]
+fn what_no_hub_would_take_changes_nothing() {
+    let home = Home::new();
+    home.user(&["add", "ann"], "right horse\n");
+    let text = home.text();
+    home.user(&["add", "ann"], "right horse\n").failed_with(&["\"ann\" is there already", "wardcast user passwd"]);
+    home.user(&["add", ""], "right horse\n").failed_with(&["1 to 255 bytes"]);
+    home.user(&["add", "bob", "--channel", "chat:1"], "right horse\n")
+        .failed_with(&["nothing was changed", "namespace"]);
+    home.user(&["add", "bob", "--info", "null"], "right horse\n").failed_with(&["--info", "null"]);
+    home.user(&["add", "bob"], "\n").failed_with(&["a password has 1 to 1024 bytes"]);
+    home.user(&["add", "bob"], &format!("{}\n", "x".repeat(1025))).failed_with(&["a password has 1 to 1024 bytes"]);
+    home.user(&["remove", "bob"], "").failed_with(&["no user \"bob\"", "wardcast user list"]);
+    home.user(&["passwd", "bob"], "right horse\n").failed_with(&["no user \"bob\""]);
+    assert_eq!(home.text(), text);
+    run(&mut wardcast(&["user", "list"])).failed_with(&["login.users_file is not set", "--file"]);
+    fs::write(home.file(), "password = hunter22\n").unwrap();
+    let broken = home.user(&["add", "bob"], "right horse\n");
+    broken.failed_with(&["line 1 is not TOML"]);
+    assert!(!broken.stderr.contains("hunter22"), "{broken:?}");
+}
