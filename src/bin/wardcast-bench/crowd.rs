@@ -10,8 +10,10 @@ use hdrhistogram::Histogram;
 use mio::Waker;
 
 use crate::clock::{Clock, PATIENCE};
+use crate::console::Console;
 use crate::error::{BenchError, Result, While};
 use crate::receiver::Receiver;
+use crate::report::thousands;
 use crate::socket::SocketOptions;
 use crate::tally::{Tally, latencies};
 use crate::target::Target;
@@ -146,8 +148,8 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Starts the threads and waits until all connections stand. `waker` is woken with every later note.
-    pub(crate) fn open(plan: Plan, clock: Clock, waker: &Arc<Waker>) -> Result<Self> {
+    /// Starts the threads and waits until all connections stand, or Ctrl-C. `waker` is woken with every later note.
+    pub(crate) fn open(plan: Plan, clock: Clock, waker: &Arc<Waker>, console: &Console) -> Result<Self> {
         let shared = Arc::new(Shared { measured_from: AtomicU64::new(u64::MAX), ..Shared::default() });
         let (sender, notes) = mpsc::channel();
         let plan = Arc::new(plan);
@@ -161,18 +163,18 @@ impl Crowd {
             handles.push(handle.during(|| "starting a receiving thread")?);
         }
         let crowd = Self { connections: plan.connections, shared, notes, threads: plan.threads, handles };
-        match crowd.wait_until_open() {
+        match crowd.wait_until_open(console) {
             Ok(()) => Ok(crowd),
             Err(error) => crowd.close().and(Err(error)),
         }
     }
 
-    fn wait_until_open(&self) -> Result<()> {
+    fn wait_until_open(&self, console: &Console) -> Result<()> {
         let count = || self.shared.opened.load(Ordering::Relaxed) + self.shared.failed.load(Ordering::Relaxed);
         let mut open = 0;
         let mut seen = 0;
         let mut moved = Instant::now();
-        while open < self.threads {
+        while open < self.threads && !console.is_interrupted() {
             match self.notes.recv_timeout(Duration::from_millis(200)) {
                 Ok(Note::Opened) => open += 1,
                 Ok(Note::Failed(reason)) => return Err(BenchError::Refused(reason)),
@@ -183,11 +185,10 @@ impl Crowd {
                 seen = count();
                 moved = Instant::now();
             }
+            let [so_far, wanted] = [seen, self.connections as u64].map(|count| thousands(&count.to_string()));
+            console.show(|| format!("connecting {so_far} of {wanted}"));
             if moved.elapsed() > PATIENCE {
-                let wanted = self.connections;
-                return Err(BenchError::Stuck(format!(
-                    "opening connections ({seen} of {wanted} stand; is the server's own `ulimit -n` above that?)"
-                )));
+                return Err(BenchError::Stuck(format!("opening connections ({so_far} of {wanted} were answered)")));
             }
         }
         Ok(())
