@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::report::{Report, thousands};
 
+/// Who is too slow to read cannot be told.
+const CUT_OFF: &str = "the hub cut the connection, as it does when a client reads too slowly (limits.outbox_bytes): raise it, \
+    lower the rate, or give --threads if this program was the slow one; the hub's log at debug says why";
+
 /// Words that stand together in a reason, and what helps. The first that fits is told.
 const REMEDIES: &[(&[&str], &str)] = &[
     (
@@ -83,10 +87,8 @@ const REMEDIES: &[(&[&str], &str)] = &[
         "subscribers did not read fast enough: raise limits.outbox_bytes, lower the rate, or give --threads if this program \
          was the slow one",
     ),
-    (
-        &["(os error 104)"],
-        "the hub cut the connection: limits.outbox_bytes, if it was slow to read; the hub's log says why",
-    ),
+    (&["(os error 104)"], CUT_OFF),
+    (&["end of stream without a close frame"], CUT_OFF),
     (
         &["close 3012"],
         "a ping was not answered in time: this program was too busy (--threads), or raise server.pong_timeout",

@@ -12,11 +12,15 @@ use mio::Waker;
 use crate::clock::{Clock, PATIENCE};
 use crate::console::Console;
 use crate::error::{BenchError, Result, While};
+use crate::process::full;
 use crate::receiver::Receiver;
 use crate::report::thousands;
 use crate::socket::SocketOptions;
 use crate::tally::{Tally, latencies};
 use crate::target::Target;
+
+/// How long nothing may move before it is asked why.
+const HICCUP: Duration = Duration::from_secs(2);
 
 /// What the crowd is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Where they go, in turns.
     pub(crate) targets: Vec<Target>,
+    /// The server's processes, as far as they are known: they tell why nothing moves.
+    pub(crate) pids: Vec<u32>,
     /// Their tokens, in turns; none for the comparison server, which asks for nothing.
     pub(crate) tokens: Vec<String>,
     /// What they subscribe to, in turns; none to stay unsubscribed.
@@ -144,6 +150,8 @@ pub(crate) struct Crowd {
     pub(crate) notes: mpsc::Receiver<Note>,
     /// How many threads it has.
     pub(crate) threads: usize,
+    /// Lanes in which it keeps order; none when it only counts.
+    pub(crate) lanes: usize,
     handles: Vec<JoinHandle<Result<Outcome>>>,
 }
 
@@ -162,14 +170,15 @@ impl Crowd {
                 std::thread::Builder::new().name(name).spawn(move || receiver.run().map(|()| receiver.outcome));
             handles.push(handle.during(|| "starting a receiving thread")?);
         }
-        let crowd = Self { connections: plan.connections, shared, notes, threads: plan.threads, handles };
-        match crowd.wait_until_open(console) {
+        let Plan { connections, threads, lanes, .. } = *plan;
+        let crowd = Self { connections, shared, notes, threads, lanes, handles };
+        match crowd.wait_until_open(console, &plan.pids) {
             Ok(()) => Ok(crowd),
             Err(error) => crowd.close().and(Err(error)),
         }
     }
 
-    fn wait_until_open(&self, console: &Console) -> Result<()> {
+    fn wait_until_open(&self, console: &Console, pids: &[u32]) -> Result<()> {
         let count = || self.shared.opened.load(Ordering::Relaxed) + self.shared.failed.load(Ordering::Relaxed);
         let mut open = 0;
         let mut seen = 0;
@@ -187,6 +196,11 @@ impl Crowd {
             }
             let [so_far, wanted] = [seen, self.connections as u64].map(|count| thousands(&count.to_string()));
             console.show(|| format!("connecting {so_far} of {wanted}"));
+            if moved.elapsed() > HICCUP
+                && let Some(fault) = full(pids)
+            {
+                return Err(BenchError::Refused(format!("{so_far} of {wanted} connections were answered; {fault}")));
+            }
             if moved.elapsed() > PATIENCE {
                 return Err(BenchError::Stuck(format!("opening connections ({so_far} of {wanted} were answered)")));
             }

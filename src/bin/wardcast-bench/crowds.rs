@@ -41,7 +41,7 @@ pub(crate) fn connect(args: &ConnectArgs, hub: &Hub, console: &Console) -> Resul
     let start = Instant::now();
     let crowd = Crowd::open(storm, clock, &waker, console)?;
     let seconds = start.elapsed().as_secs_f64();
-    let (spent, _) = meter.finish(&mut report, seconds)?;
+    let (spent, _) = meter.finish(&mut report)?;
     console.settle(SETTLE);
     if !args.close && !console.is_interrupted() {
         report_memory(&mut report, &hub.pids, resident, count)?;

@@ -110,7 +110,8 @@ impl<'a, O: Outlet> Driver<'a, O> {
         clock: Clock,
         (pace, lanes, size): (Pace, usize, usize),
     ) -> Self {
-        let through = vec![0; crowd.threads];
+        // A crowd that only counts tells of no publication that it is complete.
+        let through = vec![0; if crowd.lanes == 0 { 0 } else { crowd.threads }];
         let lane = || Lane { sent: 0, sent_at: 0, answered: true, rests_until: None, through: through.clone() };
         Self {
             poll,

@@ -10,7 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::args::{HubArgs, or_variable};
 use crate::crowd::Plan;
 use crate::error::{BenchError, Result, While};
-use crate::process::{listener, open_files};
+use crate::process::{listener, make_all_room};
 use crate::report::Report;
 use crate::socket::SocketOptions;
 use crate::target::Target;
@@ -136,6 +136,7 @@ impl Hub {
     /// Completes a plan with where its connections go and who they are.
     pub(crate) fn crowd(&self, mut plan: Plan) -> Result<Plan> {
         plan.targets.clone_from(&self.targets);
+        plan.pids.clone_from(&self.pids);
         plan.tokens = self.tokens(plan.connections)?;
         plan.socket = self.socket_options(&self.targets)?;
         let loopback = |target: &Target| target.address.is_ipv4() && target.address.ip().is_loopback();
@@ -152,21 +153,6 @@ impl Hub {
             false => None,
         };
         Ok(SocketOptions { tls, ..SocketOptions::default() })
-    }
-
-    /// Explains an error with what only the hub's process shows: that it may not open more files.
-    pub(crate) fn explain(&self, error: BenchError) -> BenchError {
-        /// It cannot use the last few, as it needs one to say no.
-        const RESERVE: u64 = 16;
-        let full = self.pids.iter().find_map(|pid| {
-            open_files(*pid).filter(|(open, most)| open + RESERVE >= *most).map(|(open, most)| (*pid, open, most))
-        });
-        match full {
-            Some((pid, open, most)) => BenchError::Refused(format!(
-                "{error}\n  the hub (process {pid}) has {open} of {most} files open: start it with a higher `ulimit -n`"
-            )),
-            None => error,
-        }
     }
 }
 
@@ -222,6 +208,7 @@ impl Drop for OwnHub {
 
 /// What the child does before it becomes the hub: whatever happens to this program, the hub ends with it.
 pub(crate) fn become_hub(program: &PathBuf, arguments: &[String]) -> Result<()> {
+    make_all_room()?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from).during(|| "prctl")?;
     Err(Command::new(program).args(arguments).exec()).during(|| format!("starting {}", program.display()))
 }

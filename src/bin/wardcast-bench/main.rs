@@ -90,7 +90,7 @@ fn run(cli: &Cli) -> Result<Option<Report>> {
     machine::describe(&mut machine);
     let on_hub = |args: &HubArgs, key: Option<&str>, settings: &[&str], run: &dyn Fn(&Hub) -> Result<Report>| {
         let hub = Hub::find(args, key, settings)?;
-        let mut report = run(&hub).map_err(|error| hub.explain(error))?;
+        let mut report = run(&hub)?;
         hub.describe(&mut report);
         Ok(report)
     };

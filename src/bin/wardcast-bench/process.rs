@@ -101,8 +101,25 @@ pub(crate) fn make_room(sockets: usize) -> Result<()> {
     )))
 }
 
+/// Raises this process' own limit of open files to the most that it may be.
+pub(crate) fn make_all_room() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    raised.map_err(std::io::Error::from).during(|| "raising `ulimit -n`")
+}
+
+/// Which of `pids` has no room for more connections, in a sentence that tells what to do.
+pub(crate) fn full(pids: &[u32]) -> Option<String> {
+    /// It cannot use the last ones: it needs them to accept and refuse.
+    const RESERVE: u64 = 4;
+    pids.iter().find_map(|pid| {
+        let (open, most) = open_files(*pid).filter(|(open, most)| open + RESERVE >= *most)?;
+        Some(format!("the hub (process {pid}) has {open} of {most} files open: start it with a higher `ulimit -n`"))
+    })
+}
+
 /// How many files a process has open, and may have; none where that is another user's business.
-pub(crate) fn open_files(pid: u32) -> Option<(u64, u64)> {
+fn open_files(pid: u32) -> Option<(u64, u64)> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;

@@ -123,7 +123,7 @@ fn measure<O: Outlet>(
     let seconds = driver.run_for("measured", Duration::from_secs_f64(args.seconds))?.as_secs_f64();
     let expected = driver.published * each;
     driver.await_deliveries(before + expected)?;
-    let (spent, _) = meter.finish(report, seconds)?;
+    let (spent, _) = meter.finish(report)?;
     report.number("seconds", seconds);
     report_publications(report, driver, seconds);
     if each > 0 {

@@ -1,7 +1,7 @@
 //! The measured part that `fanout` and `limit` have in common, so that their tables can be laid side by side.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::advice;
 use crate::args::{CrowdArgs, LoadArgs};
@@ -45,6 +45,7 @@ pub(crate) fn plan(purpose: Purpose, connections: usize, args: &CrowdArgs) -> Pl
         purpose,
         connections,
         targets: Vec::new(),
+        pids: Vec::new(),
         tokens: Vec::new(),
         channels: Vec::new(),
         concurrency: usize::from(args.concurrency),
@@ -73,6 +74,7 @@ pub(crate) fn report_memory(report: &mut Report, pids: &[u32], before: u64, conn
 pub(crate) struct Meter {
     pids: Vec<u32>,
     watch: Watch,
+    start: Instant,
     machine: Machine,
     server: CpuTime,
     own: CpuTime,
@@ -83,11 +85,12 @@ impl Meter {
     pub(crate) fn start(pids: &[u32], clock: Clock) -> Result<Self> {
         let watch = Watch::start(pids.to_vec(), Vec::new(), clock)?;
         let (server, own) = (CpuTime::read(pids)?, CpuTime::read(&[std::process::id()])?);
-        Ok(Self { pids: pids.to_vec(), watch, machine: Machine::read(), server, own })
+        Ok(Self { pids: pids.to_vec(), watch, start: Instant::now(), machine: Machine::read(), server, own })
     }
 
-    /// Reports what was spent in these `seconds`; of the server and of this program, if there is a server to be seen.
-    pub(crate) fn finish(self, report: &mut Report, seconds: f64) -> Result<(Option<CpuSpent>, CpuSpent)> {
+    /// Reports what was spent meanwhile; by the server, if it can be seen, and by this program.
+    pub(crate) fn finish(self, report: &mut Report) -> Result<(Option<CpuSpent>, CpuSpent)> {
+        let seconds = self.start.elapsed().as_secs_f64();
         let spent = CpuTime::read(&self.pids)?.since(&self.server);
         let own = CpuTime::read(&[std::process::id()])?.since(&self.own);
         let busy = Machine::read().busy_seconds_since(self.machine);
@@ -133,7 +136,7 @@ pub(crate) fn measure<O: Outlet>(
     let meter = Meter::start(pids, clock)?;
     let seconds = driver.run_for("measured", Duration::from_secs_f64(load.seconds))?.as_secs_f64();
     let deliveries = delivered() - delivered_before;
-    let (spent, own) = meter.finish(report, seconds)?;
+    let (spent, own) = meter.finish(report)?;
 
     let expected = driver.published * crowd.connections as u64;
     report.number("seconds", seconds);
