@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn percentiles_are_true_to_three_digits_and_the_maximum_exact() {
         let json: Value = report().json().parse().unwrap();
-        let (mut latency, mut close) = (latencies(), |name: &str, millis: f64| {
+        let (mut latency, close) = (latencies(), |name: &str, millis: f64| {
             let told = json[format!("delivery_{name}_ms")].as_f64().unwrap();
             assert!((told / millis - 1.0).abs() < 0.002, "{name}: {told}");
         });
