@@ -21,6 +21,11 @@ const REMEDIES: &[(&[&str], &str)] = &[
          net.ipv4.ip_local_port_range with sysctl",
     ),
     (
+        &["connecting:", "(os error 98)"],
+        "the source address has no free port (those of connections closed within the last minute are not free yet): give a \
+         greater --source-addresses, wait a minute, or widen net.ipv4.ip_local_port_range with sysctl",
+    ),
+    (
         &["(os error 111)"],
         "nothing listens there: is a hub running, and is --url right? Without --url, and with no secret set, a hub of its own \
          is started",
@@ -127,6 +132,7 @@ mod tests {
         for (reason, key) in [
             ("connecting: Too many open files (os error 24)".to_owned(), "ulimit -n"),
             ("connecting: Cannot assign requested address (os error 99)".to_owned(), "--source-addresses"),
+            ("connecting: Address already in use (os error 98)".to_owned(), "--source-addresses"),
             ("connecting: Connection refused (os error 111)".to_owned(), "is a hub running"),
             (http("503 Service Unavailable", "too many connections; try again soon"), "limits.connections "),
             (http("503 Service Unavailable", "too many connections wait for a token"), "limits.waiting"),

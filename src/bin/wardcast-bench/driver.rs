@@ -12,7 +12,7 @@ use crate::console::Console;
 use crate::crowd::{Crowd, Note};
 use crate::error::{BenchError, Result, While};
 use crate::outlet::{Answer, Outlet};
-use crate::report::decimal;
+use crate::report::thousands;
 use crate::stamp::Stamp;
 use crate::tally::latencies;
 
@@ -70,6 +70,39 @@ impl Lane {
     }
 }
 
+/// The line that a person reads meanwhile.
+#[derive(Debug)]
+struct Progress {
+    stage: &'static str,
+    start: Instant,
+    time: Duration,
+    /// When the rates were counted last, and the publications and deliveries at that time.
+    counted: (Instant, u64, u64),
+    rates: String,
+}
+
+impl Progress {
+    fn new(stage: &'static str, time: Duration, delivered: u64) -> Self {
+        let start = Instant::now();
+        Self { stage, start, time, counted: (start, 0, delivered), rates: String::new() }
+    }
+
+    /// The line; its rates are those of the last second.
+    fn line(&mut self, (published, delivered): (u64, u64), is_delivered: bool) -> String {
+        let (at, published_then, delivered_then) = self.counted;
+        if at.elapsed() >= Duration::from_secs(1) {
+            let per_second = |count: u64| thousands(&format!("{:.0}", count as f64 / at.elapsed().as_secs_f64()));
+            self.rates = format!(", {} publications/s", per_second(published.saturating_sub(published_then)));
+            if is_delivered {
+                self.rates += &format!(", {} deliveries/s", per_second(delivered.saturating_sub(delivered_then)));
+            }
+            self.counted = (Instant::now(), published, delivered);
+        }
+        let (past, all) = (self.start.elapsed().as_secs(), self.time.as_secs_f64());
+        format!("{} {past} of {} s{}", self.stage, all.ceil(), self.rates)
+    }
+}
+
 /// The publishing side of a run.
 #[derive(Debug)]
 pub(crate) struct Driver<'a, O> {
@@ -87,10 +120,7 @@ pub(crate) struct Driver<'a, O> {
     last_refusal: String,
     /// Whether anything was taken since the run began.
     has_taken: bool,
-    /// What it is doing, for the line of progress.
-    stage: String,
-    /// When the line's figures were counted last, and the deliveries and publications at that time.
-    counted: (Instant, u64, u64),
+    progress: Progress,
     /// Publications that were taken.
     pub(crate) published: u64,
     /// Publications that were refused, by the error.
@@ -127,8 +157,7 @@ impl<'a, O: Outlet> Driver<'a, O> {
             delivered: 0,
             last_refusal: String::new(),
             has_taken: false,
-            stage: String::new(),
-            counted: (Instant::now(), 0, 0),
+            progress: Progress::new("", Duration::ZERO, 0),
             published: 0,
             refusals: BTreeMap::new(),
             held_up: 0,
@@ -138,12 +167,13 @@ impl<'a, O: Outlet> Driver<'a, O> {
 
     /// Publishes for `time` or until Ctrl-C, then waits until all of it has been answered and delivered. Its books begin anew
     /// with each call, so that what is counted within one is whole. Returns how long it took.
-    pub(crate) fn run_for(&mut self, stage: &str, time: Duration) -> Result<Duration> {
+    pub(crate) fn run_for(&mut self, stage: &'static str, time: Duration) -> Result<Duration> {
         self.published = 0;
         self.refusals.clear();
         self.held_up = 0;
         self.answer_time.reset();
         self.moved = Instant::now();
+        self.progress = Progress::new(stage, time, self.crowd.shared.delivered.load(Ordering::Relaxed));
         let start = Instant::now();
         let mut due = start;
         let mut was_held_up = false;
@@ -167,10 +197,6 @@ impl<'a, O: Outlet> Driver<'a, O> {
                     REST
                 }
             };
-            if self.console.is_due() {
-                let (past, all) = (start.elapsed().as_secs_f64(), time.as_secs_f64());
-                self.stage = format!("{stage} {past:.0} of {all:.0} s");
-            }
             self.step(wait.min(Duration::from_millis(200)).min(time))?;
         }
         let enough = self.console.is_interrupted().then(|| Instant::now() + LAST_WAIT);
@@ -264,18 +290,6 @@ impl<'a, O: Outlet> Driver<'a, O> {
         Ok(())
     }
 
-    fn tell(&mut self) {
-        let delivered = self.crowd.shared.delivered.load(Ordering::Relaxed);
-        let (at, delivered_then, published_then) =
-            std::mem::replace(&mut self.counted, (Instant::now(), delivered, self.published));
-        let per_second = |count: u64| decimal((count as f64 / at.elapsed().as_secs_f64()).round());
-        let published = self.published.saturating_sub(published_then);
-        let rates = format!("{} publications/s", per_second(published));
-        let deliveries = format!(", {} deliveries/s", per_second(delivered.saturating_sub(delivered_then)));
-        let deliveries = if self.crowd.connections > 0 { deliveries } else { String::new() };
-        self.console.show(|| format!("{}, {rates}{deliveries}", self.stage));
-    }
-
     fn check_progress(&mut self) -> Result<()> {
         let delivered = self.crowd.shared.delivered.load(Ordering::Relaxed);
         if delivered != self.delivered || !self.lanes.iter().any(Lane::outstanding) && self.last_refusal.is_empty() {
@@ -283,7 +297,9 @@ impl<'a, O: Outlet> Driver<'a, O> {
             self.moved = Instant::now();
         }
         if self.console.is_due() {
-            self.tell();
+            let counts = (self.published, self.crowd.shared.delivered.load(Ordering::Relaxed));
+            let line = self.progress.line(counts, self.crowd.connections > 0);
+            self.console.show(|| line);
         }
         if self.crowd.connections > 0 && self.crowd.shared.live.load(Ordering::Relaxed) == 0 {
             return Err(BenchError::Refused("every connection has been closed".to_owned()));
