@@ -1,6 +1,7 @@
 //! The load generator as a process of its own: it counts right, and names the limit that it met. No figure is asserted.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -179,6 +180,23 @@ async fn a_hub_that_may_not_open_more_files_is_told_from_one_that_is_slow() {
     connect.args(["--url", &format!("ws://{address}/socket")]).env("WARDCAST_BENCH_SECRET", SECRET);
     let pid = hub.0.id().to_string();
     fails_with(connect, &[&pid, "of 60 files open", "ulimit -n"]).await;
+}
+
+#[actix_rt::test]
+async fn a_run_that_is_killed_takes_its_hub_with_it() {
+    let mut command = bench("idle -n 3 --settle 600");
+    let mut run = Killed(command.stdout(Stdio::null()).spawn().unwrap());
+    let children = format!("/proc/{0}/task/{0}/children", run.0.id());
+    let child = || fs::read_to_string(&children).unwrap().trim().to_owned();
+    let is_hub = |child: String| {
+        let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
+        program == Path::new(env!("CARGO_BIN_EXE_wardcast"))
+    };
+    eventually("a hub", async || is_hub(child())).await;
+    let hub = child();
+    run.0.kill().unwrap();
+    let status = || fs::read_to_string(format!("/proc/{hub}/status")).unwrap_or_default();
+    eventually("the hub is gone", async || status().is_empty() || status().contains("State:\tZ")).await;
 }
 
 /// A child that does not outlive its test.
