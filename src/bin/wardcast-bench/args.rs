@@ -7,22 +7,25 @@ use clap::{Args, Parser, Subcommand};
 /// What `--help` says at its end.
 const EXAMPLES: &str = "\
 Examples:
-  wardcast-bench fanout                        # a hub of its own, 5,000 subscribers, 20 publications a second
+  wardcast-bench fanout                  # 5,000 subscribers, 20 publications a second
   wardcast-bench fanout -n 15000 --closed-loop 16
-  wardcast-bench publish --batch 100           # publications a second through the server API
+  wardcast-bench publish --batch 100     # publications a second through the API
   wardcast-bench connect -n 10000
-  wardcast-bench idle -n 15000                 # memory of a connection
-  wardcast-bench limit -n 5000                 # the same as fanout, from a bare loop that only writes
+  wardcast-bench idle -n 15000           # memory of a connection
+  wardcast-bench limit -n 5000           # fanout by a bare loop that only writes
   wardcast-bench idle --json | jq .server_rss_per_connection_kib
 
-Without --url and secrets a hub is started for the run, from the `wardcast` beside this program. Another one:
-  export WARDCAST_BENCH_SECRET=...             # its WARDCAST_AUTH__HMAC_SECRET; or --token with one of its tokens
-  export WARDCAST_BENCH_API_KEY=...            # its WARDCAST_API__KEY
+Without --url and secrets a hub is started for the run, from the `wardcast` beside
+this program. For another one:
+  export WARDCAST_BENCH_SECRET=...       # its WARDCAST_AUTH__HMAC_SECRET (or --token)
+  export WARDCAST_BENCH_API_KEY=...      # its WARDCAST_API__KEY
   wardcast-bench fanout --url ws://127.0.0.1:8000/connection/websocket
 
-Times: with a fixed rate, publications have a schedule. One that was due while the hub kept every publishing connection waiting
-is timed from when it was due, so that a hub that stops is not measured only by the few it answered (\"coordinated omission\").
-A closed loop has no schedule: its percentiles are those of what was sent. Histograms are exact to three digits.
+Times: with a fixed rate, publications have a schedule. One that was due while the
+hub kept every publishing connection waiting is timed from when it was due, so that a
+hub that stops is not judged only by the few it answered (\"coordinated omission\"). A
+closed loop has no schedule: its percentiles are those of what was sent. Histograms
+are exact to three digits.
 
 Ctrl-C ends a run early and reports what was measured so far (exit code 130).";
 

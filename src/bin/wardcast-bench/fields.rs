@@ -153,21 +153,24 @@ pub(crate) const FIELDS: &[Field] = &[
 
 /// The list for `--help`.
 pub(crate) fn help() -> String {
-    let mut text = String::from(
-        "The object of --json is one for all commands; what a command does not measure is null:\n\
-         \x20 schema                                1\n\
-         \x20 run                                   the command\n\
-         \x20 version                               of wardcast-bench\n\
-         \x20 interrupted                           Ctrl-C ended it early\n\
-         \x20 notes                                 what was met, and which limit to raise\n",
-    );
+    let mut text =
+        String::from("The object of --json is one for all commands; what a command does not measure is null:\n");
+    for (name, about) in [
+        ("schema", "1"),
+        ("run", "the command"),
+        ("version", "of wardcast-bench"),
+        ("interrupted", "Ctrl-C ended it early"),
+        ("notes", "what was met, and which limit to raise"),
+    ] {
+        _ = writeln!(text, "  {name:39} {about}");
+    }
     for field in FIELDS {
         let name = match field.kind {
             Kind::Times => format!("{}_{{p50,p90,p99,p999,max}}_ms", field.name),
             Kind::Value | Kind::Reasons => field.name.to_owned(),
         };
         let about = [field.label.trim(), field.about].join(if field.about.is_empty() { "" } else { ": " });
-        _ = writeln!(text, "  {name:37} {about}");
+        _ = writeln!(text, "  {name:39} {about}");
     }
     text.trim_end().to_owned()
 }
