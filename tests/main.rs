@@ -78,6 +78,8 @@ mod tls;
 mod lifecycle;
 // The command line, as a process.
 mod command_line;
+// The load generator, on hubs of its own and on hubs with limits.
+mod bench;
 // Memory and Redis keep the same promises.
 mod broker;
 // What holds for any bytes at all.

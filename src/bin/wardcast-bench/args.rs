@@ -4,15 +4,41 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Load generator for a Wardcast hub: measures fan-out, connecting and idle memory, and the bare system beside it.
+/// What `--help` says at its end.
+const EXAMPLES: &str = "\
+Examples:
+  wardcast-bench fanout                  # 5,000 subscribers, 20 publications a second
+  wardcast-bench fanout -n 15000 --closed-loop 16
+  wardcast-bench publish --batch 100     # publications a second through the API
+  wardcast-bench connect -n 10000
+  wardcast-bench idle -n 15000           # memory of a connection
+  wardcast-bench limit -n 5000           # fanout by a bare loop that only writes
+  wardcast-bench idle --json | jq .server_rss_per_connection_kib
+
+Without --url and secrets a hub is started for the run, from the `wardcast` beside
+this program. For another one:
+  export WARDCAST_BENCH_SECRET=...       # its WARDCAST_AUTH__HMAC_SECRET (or --token)
+  export WARDCAST_BENCH_API_KEY=...      # its WARDCAST_API__KEY
+  wardcast-bench fanout --url ws://127.0.0.1:8000/connection/websocket
+
+Times: with a fixed rate, publications have a schedule. One that was due while the
+hub kept every publishing connection waiting is timed from when it was due, so that a
+hub that stops is not judged only by the few it answered (\"coordinated omission\"). A
+closed loop has no schedule: its percentiles are those of what was sent. Histograms
+are exact to three digits.
+
+Ctrl-C ends a run early and reports what was measured so far (exit code 130).";
+
+/// Load generator for a Wardcast hub: measures fan-out, publishing, connecting and idle memory, and the bare system beside it.
 #[derive(Debug, Parser)]
-#[command(
-    name = "wardcast-bench",
-    version,
-    after_help = "Give --pid PID of the server to learn its CPU and memory. \
-    Open enough files on both sides first: `ulimit -n`."
-)]
+#[command(name = "wardcast-bench", version, after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Cli {
+    /// Report as one JSON object (--help lists its fields)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress on the terminal
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
     /// What to measure.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,6 +49,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Subscribe many connections to one channel, publish over HTTP, and time every delivery
     Fanout(FanoutArgs),
+    /// Publish as fast as the hub answers, or at a rate, through the server API or over sockets
+    Publish(PublishArgs),
     /// Connect with distinct tokens as fast as the server lets in
     Connect(ConnectArgs),
     /// Hold subscribed connections that do nothing, and weigh them
@@ -32,13 +60,23 @@ pub(crate) enum Command {
     /// The child process of `limit`
     #[command(hide = true)]
     LimitServer,
+    /// The child process that becomes the hub
+    #[command(hide = true)]
+    HubServer {
+        /// The hub's binary.
+        program: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Options of commands that connect to a hub.
 #[derive(Debug, Args)]
 pub(crate) struct HubArgs {
-    /// WebSocket URL, ws:// or wss://; give several to spread the connections over them in turns
-    #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
+    /// WebSocket URL, ws:// or wss://; give several to spread the connections over them in turns [default: with a secret
+    /// ws://127.0.0.1:8000/connection/websocket, without one a hub that is started for the run]
+    #[arg(long)]
     pub(crate) url: Vec<String>,
     /// Secret (HS256) to sign the tokens of users bench-0, bench-1, … with; better in WARDCAST_BENCH_SECRET
     #[arg(long)]
@@ -52,9 +90,23 @@ pub(crate) struct HubArgs {
     /// Certificates to believe, PEM (wss, https)
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub(crate) ca: Option<PathBuf>,
-    /// Process of the server, to measure its CPU and memory; repeat for several
+    /// Process of the server, to measure its CPU and memory; repeat for several [default: who listens at --url's local port]
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
+    /// A setting of the hub that is started for the run
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) hub_set: Vec<String>,
+}
+
+/// Options of who publishes over HTTP.
+#[derive(Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// Server to publish to (http:// or https://, its path is chosen unless it has one); the first --url's if not given
+    #[arg(long)]
+    pub(crate) publish_url: Option<String>,
+    /// API key of the server; better in WARDCAST_BENCH_API_KEY
+    #[arg(long)]
+    pub(crate) api_key: Option<String>,
 }
 
 /// Options of this side's connections.
@@ -69,9 +121,6 @@ pub(crate) struct CrowdArgs {
     /// Connect from so many addresses (127.0.0.1, 127.0.0.2, …); one for every 20,000 connections if not given
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=250))]
     pub(crate) source_addresses: Option<u16>,
-    /// Report as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Options of publishing.
@@ -106,12 +155,8 @@ pub(crate) struct FanoutArgs {
     pub(crate) crowd: CrowdArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
-    /// Server to publish to (http:// or https://, /api/publish unless it has a path); the first --url's if not given
-    #[arg(long)]
-    pub(crate) publish_url: Option<String>,
-    /// API key of the server; better in WARDCAST_BENCH_API_KEY
-    #[arg(long)]
-    pub(crate) api_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
     /// Channel to subscribe and publish to
     #[arg(long, default_value = "bench")]
     pub(crate) channel: String,
@@ -121,6 +166,56 @@ pub(crate) struct FanoutArgs {
     /// More subscribers that never read after their subscribe reply; tells when the server lets them go
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) stalled: u16,
+}
+
+/// `publish`
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+    #[command(flatten)]
+    pub(crate) crowd: CrowdArgs,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// How publications go in
+    #[arg(long, value_enum, default_value_t = Way::Http)]
+    pub(crate) over: Way,
+    /// Publishing connections, each with one call under way
+    #[arg(long, short = 'n', default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=999))]
+    pub(crate) connections: u16,
+    /// Calls a second, instead of as many as are answered
+    #[arg(long, value_parser = positive)]
+    pub(crate) rate: Option<f64>,
+    /// Bytes of a publication's data (at least 41, for its stamp)
+    #[arg(long, default_value_t = 128)]
+    pub(crate) size: usize,
+    /// Channels to publish to, in turns (bench-0, bench-1, …)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) channels: u16,
+    /// Publications in a call, through the API's batch
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) batch: u16,
+    /// Publish to all channels with each call, through the API's broadcast
+    #[arg(long, conflicts_with = "batch")]
+    pub(crate) broadcast: bool,
+    /// Subscribers of each channel
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) subscribers: u16,
+    /// Measured time
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// Time before that, not measured
+    #[arg(long, default_value_t = 2.0, value_parser = positive)]
+    pub(crate) warmup: f64,
+}
+
+/// How `publish` publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Way {
+    /// Through the server API, with its key.
+    Http,
+    /// With the publish command of a session, each with a token of its own.
+    Socket,
 }
 
 /// `connect`
@@ -169,6 +264,11 @@ pub(crate) struct LimitArgs {
 #[expect(clippy::disallowed_methods, reason = "this program has no configuration to load, only its command line")]
 pub(crate) fn or_variable(option: Option<&str>, variable: &str) -> Option<String> {
     option.map(str::to_owned).or_else(|| std::env::var(variable).ok())
+}
+
+/// Examples, and the list of figures.
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", crate::fields::help())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

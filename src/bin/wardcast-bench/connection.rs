@@ -180,7 +180,7 @@ impl Connection {
                 Ok(())
             }
             PONG => Ok(()),
-            CLOSE => Err(closed(frame.payload)),
+            CLOSE => Err(Ended(frame::closed(frame.payload))),
             other => Err(Ended(format!("a frame with opcode {other}"))),
         }
     }
@@ -229,15 +229,4 @@ impl Connection {
             _ => self.stage = Stage::Live,
         }
     }
-}
-
-/// Close code and reason, as the key it is counted under.
-fn closed(payload: &[u8]) -> Ended {
-    Ended(match payload {
-        [high, low, reason @ ..] => {
-            let code = u16::from_be_bytes([*high, *low]);
-            format!("close {code} {}", String::from_utf8_lossy(reason)).trim_end().to_owned()
-        }
-        _ => "close without a code".to_owned(),
-    })
 }

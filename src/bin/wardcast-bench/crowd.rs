@@ -10,11 +10,17 @@ use hdrhistogram::Histogram;
 use mio::Waker;
 
 use crate::clock::{Clock, PATIENCE};
+use crate::console::Console;
 use crate::error::{BenchError, Result, While};
+use crate::process::full;
 use crate::receiver::Receiver;
+use crate::report::thousands;
 use crate::socket::SocketOptions;
 use crate::tally::{Tally, latencies};
 use crate::target::Target;
+
+/// How long nothing may move before it is asked why.
+const HICCUP: Duration = Duration::from_secs(2);
 
 /// What the crowd is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Where they go, in turns.
     pub(crate) targets: Vec<Target>,
+    /// The server's processes, as far as they are known: they tell why nothing moves.
+    pub(crate) pids: Vec<u32>,
     /// Their tokens, in turns; none for the comparison server, which asks for nothing.
     pub(crate) tokens: Vec<String>,
     /// What they subscribe to, in turns; none to stay unsubscribed.
@@ -142,12 +150,14 @@ pub(crate) struct Crowd {
     pub(crate) notes: mpsc::Receiver<Note>,
     /// How many threads it has.
     pub(crate) threads: usize,
+    /// Lanes in which it keeps order; none when it only counts.
+    pub(crate) lanes: usize,
     handles: Vec<JoinHandle<Result<Outcome>>>,
 }
 
 impl Crowd {
-    /// Starts the threads and waits until all connections stand. `waker` is woken with every later note.
-    pub(crate) fn open(plan: Plan, clock: Clock, waker: &Arc<Waker>) -> Result<Self> {
+    /// Starts the threads and waits until all connections stand, or Ctrl-C. `waker` is woken with every later note.
+    pub(crate) fn open(plan: Plan, clock: Clock, waker: &Arc<Waker>, console: &Console) -> Result<Self> {
         let shared = Arc::new(Shared { measured_from: AtomicU64::new(u64::MAX), ..Shared::default() });
         let (sender, notes) = mpsc::channel();
         let plan = Arc::new(plan);
@@ -160,19 +170,20 @@ impl Crowd {
                 std::thread::Builder::new().name(name).spawn(move || receiver.run().map(|()| receiver.outcome));
             handles.push(handle.during(|| "starting a receiving thread")?);
         }
-        let crowd = Self { connections: plan.connections, shared, notes, threads: plan.threads, handles };
-        match crowd.wait_until_open() {
+        let Plan { connections, threads, lanes, .. } = *plan;
+        let crowd = Self { connections, shared, notes, threads, lanes, handles };
+        match crowd.wait_until_open(console, &plan.pids) {
             Ok(()) => Ok(crowd),
             Err(error) => crowd.close().and(Err(error)),
         }
     }
 
-    fn wait_until_open(&self) -> Result<()> {
+    fn wait_until_open(&self, console: &Console, pids: &[u32]) -> Result<()> {
         let count = || self.shared.opened.load(Ordering::Relaxed) + self.shared.failed.load(Ordering::Relaxed);
         let mut open = 0;
         let mut seen = 0;
         let mut moved = Instant::now();
-        while open < self.threads {
+        while open < self.threads && !console.is_interrupted() {
             match self.notes.recv_timeout(Duration::from_millis(200)) {
                 Ok(Note::Opened) => open += 1,
                 Ok(Note::Failed(reason)) => return Err(BenchError::Refused(reason)),
@@ -183,11 +194,15 @@ impl Crowd {
                 seen = count();
                 moved = Instant::now();
             }
+            let [so_far, wanted] = [seen, self.connections as u64].map(|count| thousands(&count.to_string()));
+            console.show(|| format!("connecting {so_far} of {wanted}"));
+            if moved.elapsed() > HICCUP
+                && let Some(fault) = full(pids)
+            {
+                return Err(BenchError::Refused(format!("{so_far} of {wanted} connections were answered; {fault}")));
+            }
             if moved.elapsed() > PATIENCE {
-                let wanted = self.connections;
-                return Err(BenchError::Stuck(format!(
-                    "opening connections ({seen} of {wanted} stand; is the server's own `ulimit -n` above that?)"
-                )));
+                return Err(BenchError::Stuck(format!("opening connections ({so_far} of {wanted} were answered)")));
             }
         }
         Ok(())

@@ -65,35 +65,42 @@ pub(crate) fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameErro
     }))
 }
 
-/// Appends a masked frame to `out`. Commands and control frames are short: more than 65,535 bytes are cut off.
+/// Appends a masked frame to `out`.
 pub(crate) fn write_masked(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
     out.push(0x80 | opcode);
-    match u8::try_from(length) {
-        Ok(short) if short < 126 => out.push(0x80 | short),
-        _ => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&length.to_be_bytes());
-        }
-    }
+    write_length(out, payload.len(), 0x80);
     out.extend_from_slice(&MASK);
-    let masked = payload.iter().zip(MASK.iter().cycle()).map(|(b, m)| b ^ m);
-    out.extend(masked.take(usize::from(length)));
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
 /// Appends an unmasked text frame to `out`, laid out as a server sends it.
 pub(crate) fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     out.push(0x80 | TEXT);
-    if let Ok(length @ 0..126) = u8::try_from(payload.len()) {
-        out.push(length);
-    } else if let Ok(length) = u16::try_from(payload.len()) {
-        out.push(126);
+    write_length(out, payload.len(), 0);
+    out.extend_from_slice(payload);
+}
+
+fn write_length(out: &mut Vec<u8>, length: usize, mask_bit: u8) {
+    if let Ok(short @ 0..126) = u8::try_from(length) {
+        out.push(mask_bit | short);
+    } else if let Ok(length) = u16::try_from(length) {
+        out.push(mask_bit | 126);
         out.extend_from_slice(&length.to_be_bytes());
     } else {
-        out.push(127);
-        out.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+        out.push(mask_bit | 127);
+        out.extend_from_slice(&(length as u64).to_be_bytes());
     }
-    out.extend_from_slice(payload);
+}
+
+/// Code and reason of a close frame, in the words that it is counted under.
+pub(crate) fn closed(payload: &[u8]) -> String {
+    match payload {
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            format!("close {code} {}", String::from_utf8_lossy(reason)).trim_end().to_owned()
+        }
+        _ => "close without a code".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use mio::{Interest, Poll, Registry, Token};
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::error::{BenchError, Result, While};
 use crate::handshake::{body_line, header};
@@ -18,10 +18,66 @@ pub(crate) struct ApiDoor {
     pub(crate) target: Target,
     /// Sent as `X-API-Key`.
     pub(crate) key: String,
-    /// The channel published to.
-    pub(crate) channel: String,
+    /// The method called.
+    pub(crate) method: Method,
+    /// The channels published to, in turns.
+    pub(crate) channels: Vec<String>,
     /// Whom to trust, for https.
     pub(crate) socket: SocketOptions,
+}
+
+/// A method of the server API that publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// One publication.
+    Publish,
+    /// So many.
+    Batch(u32),
+    /// One to every channel.
+    Broadcast,
+}
+
+impl Method {
+    /// Its path.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Publish => "/api/publish",
+            Self::Batch(_) => "/api/batch",
+            Self::Broadcast => "/api/broadcast",
+        }
+    }
+}
+
+impl ApiDoor {
+    /// How many publications a call has.
+    pub(crate) fn publications(&self) -> u32 {
+        match self.method {
+            Method::Publish => 1,
+            Method::Batch(count) => count,
+            Method::Broadcast => u32::try_from(self.channels.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The body of a call; `turn` is the number of the next channel.
+    fn body(&self, data: &[u8], turn: &mut usize) -> String {
+        let data = String::from_utf8_lossy(data);
+        let mut publication = || {
+            let channel = serde_json::Value::from(self.channels[*turn % self.channels.len()].as_str());
+            *turn += 1;
+            format!("{{\"channel\":{channel},\"data\":{data}}}")
+        };
+        match self.method {
+            Method::Publish => publication(),
+            Method::Batch(count) => {
+                let commands: Vec<String> = (0..count).map(|_| format!("{{\"publish\":{}}}", publication())).collect();
+                format!("{{\"commands\":[{}]}}", commands.join(","))
+            }
+            Method::Broadcast => {
+                let channels = serde_json::Value::from(self.channels.as_slice());
+                format!("{{\"channels\":{channels},\"data\":{data}}}")
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,24 +96,24 @@ pub(crate) struct HttpOutlet {
     door: ApiDoor,
     registry: Registry,
     lanes: Vec<Lane>,
+    /// The number of the next channel.
+    turn: usize,
 }
 
 impl HttpOutlet {
     /// An outlet whose lanes are tokens 0.. of `poll`. Connections are made when they are needed.
     pub(crate) fn new(door: ApiDoor, lanes: usize, poll: &Poll) -> Result<Self> {
         let registry = poll.registry().try_clone().during(|| "epoll")?;
-        Ok(Self { door, registry, lanes: (0..lanes).map(|_| Lane::default()).collect() })
+        Ok(Self { door, registry, lanes: (0..lanes).map(|_| Lane::default()).collect(), turn: 0 })
     }
 
     fn fault(&self, what: &dyn std::fmt::Display) -> BenchError {
         BenchError::Refused(format!("publishing to {}{}: {what}", self.door.target.authority, self.door.target.path))
     }
 
-    fn request(&self, data: &[u8]) -> Vec<u8> {
-        let ApiDoor { target: Target { path, authority, .. }, key, channel, .. } = &self.door;
-        let channel = serde_json::Value::from(channel.as_str());
-        let data = String::from_utf8_lossy(data);
-        let body = format!("{{\"channel\":{channel},\"data\":{data}}}");
+    fn request(&mut self, data: &[u8]) -> Vec<u8> {
+        let body = self.door.body(data, &mut self.turn);
+        let ApiDoor { target: Target { path, authority, .. }, key, .. } = &self.door;
         let length = body.len();
         format!(
             "POST {path} HTTP/1.1\r\nHost: {authority}\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n\
@@ -87,9 +143,10 @@ impl HttpOutlet {
 
     /// Moves bytes; an answer when one is whole.
     fn pump(&mut self, number: usize) -> Result<Option<Answer>> {
+        let publications = self.door.publications();
         let lane = &mut self.lanes[number];
         let exchanged = lane.exchange();
-        match (read_answer(&lane.input), exchanged) {
+        match (read_answer(&lane.input, publications), exchanged) {
             (Some(Ok(answer)), exchanged) => {
                 if !matches!(exchanged, Ok(true)) || is_last(&lane.input) {
                     // The server answers so many requests on a connection, and this was the last.
@@ -169,8 +226,9 @@ fn is_last(input: &[u8]) -> bool {
     header(&head, "connection").is_some_and(|value| value.trim().eq_ignore_ascii_case("close"))
 }
 
-/// Reads a whole HTTP answer, or `None` when more is to come. What is no 200 ends a run: it is the key or the URL.
-fn read_answer(input: &[u8]) -> Option<std::result::Result<Answer, String>> {
+/// Reads a whole HTTP answer to a call of so many publications, or `None` when more is to come. What is neither 200 nor a
+/// passing refusal ends a run: it is the key or the URL.
+fn read_answer(input: &[u8], publications: u32) -> Option<std::result::Result<Answer, String>> {
     let end = input.windows(4).position(|at| at == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&input[..end]);
     let body = &input[end + 4..];
@@ -181,33 +239,60 @@ fn read_answer(input: &[u8]) -> Option<std::result::Result<Answer, String>> {
     if body.len() < length {
         return None;
     }
-    if status.split(' ').nth(1) != Some("200") {
-        return Some(Err(format!("answered {status}{}", body_line(body))));
-    }
-    let reply = serde_json::from_slice::<std::collections::HashMap<String, &RawValue>>(body);
-    Some(match reply {
-        Ok(reply) => match reply.get("error") {
-            None => Ok(Answer::Taken),
-            Some(error) => Ok(Answer::Refused(error.get().to_owned())),
-        },
-        Err(_) => Err(format!("answered something that is no JSON object{}", body_line(body))),
+    Some(match status.split(' ').nth(1) {
+        Some("200") => read_replies(body, publications),
+        Some("429" | "503") => Ok(Answer::refused(format!("answered {status}{}", body_line(body)))),
+        _ => Err(format!("answered {status}{}", body_line(body))),
     })
+}
+
+/// Errors are looked for only where there are any: most answers have none, and this program's time is the hub's.
+fn read_replies(body: &[u8], publications: u32) -> std::result::Result<Answer, String> {
+    const ERROR: &[u8] = b"\"error\"";
+    let none = || format!("answered something that is no JSON object{}", body_line(body));
+    if !body.starts_with(b"{") {
+        return Err(none());
+    }
+    if !body.windows(ERROR.len()).any(|at| at == ERROR) {
+        return Ok(Answer::taken(publications));
+    }
+    let reply: Value = serde_json::from_slice(body).map_err(|_| none())?;
+    let error = |reply: &Value| reply.get("error").map(Value::to_string);
+    let replies = reply.get("replies").or_else(|| reply.pointer("/result/responses"));
+    let refused = match (error(&reply), replies.and_then(Value::as_array)) {
+        (Some(error), _) => vec![error; publications as usize],
+        (None, replies) => replies.into_iter().flatten().filter_map(error).collect(),
+    };
+    Ok(Answer { taken: publications.saturating_sub(u32::try_from(refused.len()).unwrap_or(u32::MAX)), refused })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn wire(status: &str, body: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
     #[test]
     fn answers_are_told_apart_and_halves_waited_for() {
-        let wire = |status: &str, body: &str| {
-            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
-        };
         let taken = wire("200 OK", r#"{"result":{}}"#);
-        assert!(matches!(read_answer(&taken), Some(Ok(Answer::Taken))));
-        assert!((0..taken.len()).all(|cut| read_answer(&taken[..cut]).is_none()));
+        assert_eq!(read_answer(&taken, 1), Some(Ok(Answer::taken(1))));
+        assert!((0..taken.len()).all(|cut| read_answer(&taken[..cut], 1).is_none()));
         let refused = wire("200 OK", r#"{"error":{"code":111}}"#);
-        assert!(matches!(read_answer(&refused), Some(Ok(Answer::Refused(text))) if text.contains("111")));
-        assert!(matches!(read_answer(&wire("401 Unauthorized", "no")), Some(Err(text)) if text.contains("401")));
+        assert_eq!(read_answer(&refused, 1), Some(Ok(Answer::refused(r#"{"code":111}"#))));
+        assert!(matches!(read_answer(&wire("401 Unauthorized", "no"), 1), Some(Err(text)) if text.contains("401")));
+        assert!(matches!(read_answer(&wire("503 Full", ""), 1), Some(Ok(Answer { taken: 0, .. }))));
+        assert!(matches!(read_answer(&wire("200 OK", "<html>"), 1), Some(Err(_))));
+    }
+
+    #[test]
+    fn of_a_batch_and_a_broadcast_each_publication_is_counted() {
+        let batch = wire("200 OK", r#"{"replies":[{"publish":{}},{"error":{"code":106}},{"publish":{}}]}"#);
+        let some = Answer { taken: 2, refused: vec![r#"{"code":106}"#.to_owned()] };
+        assert_eq!(read_answer(&batch, 3), Some(Ok(some)));
+        let broadcast = wire("200 OK", r#"{"result":{"responses":[{"result":{}},{"error":{"code":111}}]}}"#);
+        let some = Answer { taken: 1, refused: vec![r#"{"code":111}"#.to_owned()] };
+        assert_eq!(read_answer(&broadcast, 2), Some(Ok(some)));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use mio::net::TcpStream;
 use mio::{Interest, Poll, Token, Waker};
 
 use crate::args::LimitArgs;
-use crate::clock::{Clock, settle};
+use crate::clock::Clock;
+use crate::console::Console;
 use crate::crowd::{Crowd, Plan, Purpose};
 use crate::driver::{CROWD, Driver};
 use crate::error::{BenchError, Result, While};
 use crate::outlet::{Answer, Outlet};
-use crate::process::{check_open_files, resident_bytes};
+use crate::process::{make_room, resident_bytes};
 use crate::report::Report;
 use crate::run::{SETTLE, close_after, measure, pace, plan, report_memory, report_outcome};
 use crate::socket::{Socket, SocketOptions};
@@ -35,7 +37,7 @@ impl Server {
     fn spawn() -> Result<Self> {
         let program = std::env::current_exe().during(|| "finding this program")?;
         let mut command = Command::new(program);
-        let child = command.arg("limit-server").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = command.arg("limit-server").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = child.spawn().during(|| "starting the comparison server")?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -87,7 +89,7 @@ impl Outlet for Control {
         self.out.extend_from_slice(data);
         self.flush()?;
         // Nothing comes back: to be written is to be taken.
-        Ok(Some(Answer::Taken))
+        Ok(Some(Answer::taken(1)))
     }
 
     fn ready(&mut self, _: usize, _: &mut Vec<(usize, Answer)>) -> Result<()> {
@@ -96,10 +98,10 @@ impl Outlet for Control {
 }
 
 /// Runs `limit`.
-pub(crate) fn run(args: &LimitArgs) -> Result<Report> {
+pub(crate) fn run(args: &LimitArgs, console: &Console) -> Result<Report> {
     let (pace, lanes) = pace(&args.load, LANES)?;
     let connections = args.load.connections as usize;
-    check_open_files(connections)?;
+    make_room(connections)?;
     let server = Server::spawn()?;
     let pids = [server.child.id()];
     let clock = Clock::start();
@@ -114,11 +116,15 @@ pub(crate) fn run(args: &LimitArgs) -> Result<Report> {
     let before = resident_bytes(&pids)?;
     let targets = vec![Target::plain(server.subscribers)];
     let crowd = Plan { lanes, targets, ..plan(Purpose::Receive, connections, &args.crowd) };
-    let crowd = Crowd::open(crowd, clock, &waker)?;
-    settle(SETTLE);
+    let crowd = Crowd::open(crowd, clock, &waker, console)?;
+    console.settle(SETTLE);
+    if console.is_interrupted() {
+        report_outcome(&mut report, &crowd.close()?);
+        return Ok(report);
+    }
     report_memory(&mut report, &pids, before, connections)?;
-    let mut driver = Driver::new(poll, control, &crowd, clock, (pace, lanes, args.load.size));
-    let result = measure(&mut driver, &crowd, clock, (&args.load, &pids), &mut report);
+    let mut driver = Driver::new(poll, control, (&crowd, console), clock, (pace, lanes, args.load.size));
+    let result = measure(&mut driver, (&crowd, console), clock, (&args.load, &pids), &mut report);
     crowd.dismiss();
     drop(driver);
     let ((), outcome) = close_after(result, crowd)?;

@@ -2,13 +2,25 @@
 
 use crate::error::Result;
 
-/// What became of a publication on its way in.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// Taken: it will be delivered.
-    Taken,
-    /// Not taken (such as error 111, too many): it may be tried again.
-    Refused(String),
+/// What became of what was sent: one publication, or those of a batch or broadcast.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// How many were taken: they will be delivered.
+    pub(crate) taken: u32,
+    /// The errors of those that were not (such as 111, too many): they may be tried again.
+    pub(crate) refused: Vec<String>,
+}
+
+impl Answer {
+    /// All were taken.
+    pub(crate) fn taken(count: u32) -> Self {
+        Self { taken: count, refused: Vec::new() }
+    }
+
+    /// None was taken.
+    pub(crate) fn refused(error: impl Into<String>) -> Self {
+        Self { taken: 0, refused: vec![error.into()] }
+    }
 }
 
 /// A way to publish, in lanes: within a lane the next publication waits for the answer to the last.

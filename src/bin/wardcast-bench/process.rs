@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::error::{BenchError, Result, While};
 
 /// Length of a tick in /proc/PID/stat: USER_HZ is 100 on every Linux that programs see.
@@ -78,25 +80,70 @@ fn status_kib(pid: u32, field: &str) -> Result<u64> {
     value.ok_or_else(|| BenchError::Usage(format!("{path} has no {field}")))
 }
 
-/// Fails when `sockets` do not fit under this process' limit of open files.
-pub(crate) fn check_open_files(sockets: usize) -> Result<()> {
+/// Makes room for `sockets`: raises this process' own limit of open files as far as it may, and fails when that is not enough.
+pub(crate) fn make_room(sockets: usize) -> Result<()> {
     /// Standard streams, epoll, wakers and the like.
     const OTHERS: usize = 40;
-    let limits = fs::read_to_string("/proc/self/limits").during(|| "reading /proc/self/limits")?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
-    let mut numbers = line.split_whitespace();
-    // `unlimited` is no number, and no limit.
-    let (Some(Ok(soft)), hard) = (numbers.next().map(str::parse::<usize>), numbers.next().unwrap_or("?")) else {
-        return Ok(());
-    };
-    let needed = sockets + OTHERS;
+    let needed = (sockets + OTHERS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    // None is no limit.
+    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
     if needed <= soft {
         return Ok(());
     }
+    if needed <= hard {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum });
+        return raised.map_err(std::io::Error::from).during(|| format!("raising `ulimit -n` to {needed}"));
+    }
     Err(BenchError::Usage(format!(
-        "{sockets} sockets need {needed} open files, but `ulimit -n` is {soft} here (hard limit {hard}): raise it with \
-         `ulimit -n {needed}` before the run, as root if the hard limit is in the way, and for the server likewise"
+        "{sockets} sockets need {needed} open files, and `ulimit -Hn` is {hard} here: run `ulimit -n {needed}` first (as \
+         root, or raise nofile in /etc/security/limits.conf), and for the hub likewise; or connect fewer"
     )))
+}
+
+/// Raises this process' own limit of open files to the most that it may be.
+pub(crate) fn make_all_room() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    raised.map_err(std::io::Error::from).during(|| "raising `ulimit -n`")
+}
+
+/// Which of `pids` has no room for more connections, in a sentence that tells what to do.
+pub(crate) fn full(pids: &[u32]) -> Option<String> {
+    /// It cannot use the last ones: it needs them to accept and refuse.
+    const RESERVE: u64 = 4;
+    pids.iter().find_map(|pid| {
+        let (open, most) = open_files(*pid).filter(|(open, most)| open + RESERVE >= *most)?;
+        Some(format!("the hub (process {pid}) has {open} of {most} files open: start it with a higher `ulimit -n`"))
+    })
+}
+
+/// How many files a process has open, and may have; none where that is another user's business.
+fn open_files(pid: u32) -> Option<(u64, u64)> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    Some((open, line.split_whitespace().next()?.parse().unwrap_or(u64::MAX)))
+}
+
+/// The process that listens at a local port, if it may be seen: one of this user's, or any for root.
+pub(crate) fn listener(port: u16) -> Option<u32> {
+    /// LISTEN in the column `st`.
+    const LISTENS: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let sockets = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let at = u16::from_str_radix(fields.get(1)?.rsplit(':').next()?, 16).ok()?;
+        (at == port && *fields.get(3)? == LISTENS).then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+    });
+    let sockets: Vec<String> = sockets.collect();
+    let holds = |pid: &u32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut links = files.filter_map(|file| fs::read_link(file.path()).ok());
+        links.any(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(holds)
 }
 
 /// Those of the clients' `ports` whose server side no process holds any more. A client that does not read cannot see it
@@ -146,8 +193,19 @@ mod tests {
 
     #[test]
     fn too_many_sockets_are_refused_with_the_limit_to_raise() {
-        let error = check_open_files(100_000_000).unwrap_err().to_string();
-        assert!(error.contains("ulimit -n 100000040"), "{error}");
-        assert!(check_open_files(10).is_ok());
+        let error = make_room(1_000_000_000).unwrap_err().to_string();
+        assert!(error.contains("ulimit -n 1000000040"), "{error}");
+        assert!(make_room(10).is_ok());
+    }
+
+    #[test]
+    fn whoever_listens_is_found_by_the_port() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        assert_eq!(listener(port), Some(std::process::id()));
+        let (open, most) = open_files(std::process::id()).unwrap();
+        assert!(open > 3 && most > open);
+        drop(server);
+        assert_eq!(listener(port), None);
     }
 }

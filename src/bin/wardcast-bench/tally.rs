@@ -72,6 +72,7 @@ impl Tally {
     /// `measured_from` goes into the latencies.
     pub(crate) fn deliver(&mut self, last: &mut [u32], stamp: Stamp, now: u64, measured_from: u64) {
         let Some(last) = last.get_mut(usize::from(stamp.lane)) else {
+            self.count_only(stamp, now, measured_from);
             return;
         };
         if stamp.sequence <= *last {
@@ -91,6 +92,16 @@ impl Tally {
         *last = stamp.sequence;
         if stamp.sent >= measured_from {
             self.latency.saturating_record(now.saturating_sub(stamp.sent));
+        }
+    }
+
+    /// With no lanes nothing is known of order: a lane's publications went to several channels, or several at once.
+    fn count_only(&mut self, stamp: Stamp, now: u64, measured_from: u64) {
+        if self.lanes.is_empty() {
+            self.delivered += 1;
+            if stamp.sent >= measured_from {
+                self.latency.saturating_record(now.saturating_sub(stamp.sent));
+            }
         }
     }
 
