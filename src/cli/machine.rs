@@ -2,21 +2,18 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{
-    clock::{Clock, Millis},
-    config::Config,
-};
+use crate::{clock::Millis, config::Config};
 
 /// Files that a hub opens beside its connections: listener, log, Redis, what each worker waits with.
 const OWN_FILES: u64 = 256;
 /// The beginning of 2025. Wardcast is younger than that.
 const YOUNGEST: Millis = 1_735_689_600_000;
 
-/// Takes what the machine allows; says what is still missing.
-pub(super) fn prepare(config: &Config, clock: &Clock) -> Vec<String> {
+/// Takes the open files that the machine allows; says what is still missing.
+pub(super) fn prepare(config: &Config) -> Option<String> {
     let wanted = (config.limits.connections as u64).saturating_add(OWN_FILES);
     let wanted = wanted.saturating_add(config.limits.http_connections as u64);
-    files(wanted, config.limits.connections).into_iter().chain(clock_is_wrong(clock.now())).collect()
+    files(wanted, config.limits.connections)
 }
 
 /// Raises the limit that everybody may raise. Programs get a low one for the sake of those that use `select`.
@@ -40,7 +37,8 @@ fn too_few_files(limit: u64, connections: usize) -> String {
     )
 }
 
-fn clock_is_wrong(now: Millis) -> Option<String> {
+/// Says what comes of a clock that nobody has set.
+pub(super) fn clock_is_wrong(now: Millis) -> Option<String> {
     (now < YOUNGEST).then(|| {
         "the system's clock is before 2025: expired tokens would be taken for good ones, and new ones refused as not valid \
          yet; set the clock (timedatectl set-ntp true)"

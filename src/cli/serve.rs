@@ -21,9 +21,11 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
         .try_init()
         .map_err(|error| error.to_string())?;
     let clock = Clock::default();
-    for warning in config::warnings(&config).into_iter().chain(machine::prepare(&config, &clock)) {
-        log::warn!("{warning}");
-    }
+    config::warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
+    // Who tries things out has few connections, and no use for advice on many.
+    let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
+    machine::prepare(&config).iter().for_each(|warning| log::log!(level, "{warning}"));
+    machine::clock_is_wrong(clock.now()).iter().for_each(|warning| log::warn!("{warning}"));
     if environment == Environment::Development {
         secrets::fill(&mut config)?;
     }

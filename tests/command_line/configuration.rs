@@ -103,7 +103,7 @@ fn a_low_limit_of_open_files_is_raised_and_where_it_cannot_be_it_is_told() {
     let few = "--set limits.connections=100 --set limits.http_connections=10";
     let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 2048", few);
     assert!(soft == "366" && !told.contains("open"), "{soft}: {told}");
-    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 256", few);
+    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 256", &format!("{few} --set log.level=debug"));
     assert!(soft == "256" && told.contains("limits.connections is 100") && told.contains("ulimit -n"), "{told}");
 }
 
