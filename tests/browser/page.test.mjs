@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, connected, fine, hears, logIn, newcomer, paste, publish, tab, told, withBrowser, withHub } from "./support.mjs";
+import { connect, fine, hears, logIn, newcomer, paste, publish, subscribed, tab, told, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -92,7 +92,7 @@ test("with the cookie no script ever holds the token, and a refresh brings a new
     assert.ok(await page.locator("input[value=rest]").isDisabled());
     await page.getByRole("button", { name: "Refresh the token" }).click();
     await told(page, "There is a new cookie");
-    await connected(page);
+    await subscribed(page).nth(1).waitFor({ state: "attached" });
     await publish(hub, "news", "after the refresh");
     await hears(page, "after the refresh");
     fine(page);

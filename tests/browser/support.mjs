@@ -96,9 +96,15 @@ export async function connect(page, door) {
     if (!(await page.locator("#doors").isVisible())) await page.locator("#doors-more summary").click();
     await page.locator(`input[name=door][value=${door}]`).check();
   }
+  const before = await subscribed(page).count();
   await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
   await connected(page);
+  // What is published from here on is heard.
+  await subscribed(page).nth(before).waitFor({ state: "attached" });
 }
+
+/** The lines of the log that say so. */
+export const subscribed = (page) => page.locator("#log .what", { hasText: /^subscribe done$/ });
 
 export const connected = (page) => page.locator('#state[data-state="ready"]').waitFor();
 
