@@ -21,6 +21,8 @@
 pub mod channel;
 pub mod publication;
 
+pub mod position;
+
 pub mod address;
 
 pub mod origin;

@@ -1,8 +1,10 @@
 //! What is published: data for a channel, and who sent it when that is a client.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use crate::channel::Channel;
+use crate::{channel::Channel, clock::Millis, position::Position};
 
 /// One publication, as the broker carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +14,15 @@ pub struct Publication {
     /// Raw JSON, validated once where it came in, without CR and LF (they separate replies on the wire).
     pub data: Bytes,
     /// The sender, when it came over a client's own socket or token. Never what the client says of itself.
-    pub info: Option<ClientInfo>,
+    pub info: Option<Arc<ClientInfo>>,
+    /// Where it stands in the channel's history, once the broker has put it there.
+    pub position: Option<Position>,
+    /// Names and values for filters: a JSON object of strings, validated where it came in.
+    pub tags: Option<Arc<str>>,
+    /// When the broker put it into the history, in milliseconds since 1970; 0 without one.
+    pub time: Millis,
+    /// Whoever published it wants it sent as a difference to the one before, where that was agreed on.
+    pub is_delta: bool,
 }
 
 /// Who a client is to others.
@@ -29,6 +39,11 @@ pub struct ClientInfo {
 }
 
 impl Publication {
+    /// Data for a channel, and nothing else said of it.
+    pub fn new(channel: Channel, data: Bytes) -> Self {
+        Self { channel, data, info: None, position: None, tags: None, time: 0, is_delta: false }
+    }
+
     /// Bytes that queues count for it: what it carries and what carrying it costs.
     pub fn cost_bytes(&self) -> usize {
         const OVERHEAD: usize = 128;
@@ -36,6 +51,7 @@ impl Publication {
             let raw = [&info.conn_info, &info.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
             info.user.len() + info.client.len() + raw
         });
-        OVERHEAD + self.channel.as_str().len() + self.data.len() + info
+        let tags = self.tags.as_ref().map_or(0, |tags| tags.len());
+        OVERHEAD + self.channel.as_str().len() + self.data.len() + info + tags
     }
 }

@@ -12,8 +12,8 @@ const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 60;
 
 /// What every room may import: nouns without behaviour, time, counters, configuration.
-const NOUNS: [&str; 9] =
-    ["channel", "publication", "address", "origin", "clock", "seats", "rates", "metrics", "config"];
+const NOUNS: [&str; 10] =
+    ["channel", "publication", "position", "address", "origin", "clock", "seats", "rates", "metrics", "config"];
 
 /// Room → what it may import from other rooms beside the nouns; a path allows all that is below it. Nouns import nouns.
 const ROOMS: [(&str, &[&str]); 8] = [

@@ -10,8 +10,14 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 
-use super::{Broker, BrokerError, Control, Deliver, NoRoom, Question, is_ticket_id, no_ticket_id};
-use crate::{channel::Channel, publication::Publication};
+use super::{
+    Broker, BrokerError, Control, Deliver, History, HistoryRequest, Movement, NoRoom, PublishOptions, Published,
+    Question, Retention, is_ticket_id, no_ticket_id,
+};
+use crate::{
+    channel::Channel,
+    publication::{ClientInfo, Publication},
+};
 
 /// No ticket waits longer, whatever is configured: the clock's arithmetic has an end.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -31,10 +37,38 @@ impl MemoryBroker {
 }
 
 impl Broker for MemoryBroker {
-    fn publish(&self, publication: Publication) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn publish(
+        &self,
+        publication: Publication,
+        _: PublishOptions,
+    ) -> BoxFuture<'static, Result<Published, BrokerError>> {
         let is_wanted = self.subscribed.lock().contains(&publication.channel);
         let delivered = if is_wanted { self.deliver.deliver(publication) } else { Ok(()) };
-        ready(delivered.map_err(|NoRoom| BrokerError::Busy)).boxed()
+        ready(delivered.map(|()| Published::default()).map_err(|NoRoom| BrokerError::Busy)).boxed()
+    }
+
+    fn history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BoxFuture<'static, Result<History, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn remove_history(&self, _: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn add_member(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn remove_member(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn members(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
     fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {

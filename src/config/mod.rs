@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
-pub use channels::{AllowPublish, AllowSubscribe, Channels, Namespace};
+pub use channels::{AllowPublish, AllowRead, AllowSubscribe, Channels, DeltaType, Namespace, RecoveryMode};
 pub use load::{Environment, Fault, Faults, Sources, load};
 pub(crate) use validate::KEY_ID_BYTES;
 pub use validate::warnings;
@@ -159,6 +159,11 @@ pub struct Limits {
     pub outbox_bytes: usize,
     pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
+    pub history_bytes: usize,
+    pub recovered_publications: usize,
+    pub history_publications: usize,
+    pub reply_bytes: usize,
+    pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
     pub commands_per_second: u32,

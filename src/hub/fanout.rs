@@ -251,7 +251,7 @@ mod tests {
 
     fn delivery() -> Arc<Delivery> {
         let channel = Channel::new("news").unwrap();
-        Delivery::new(Publication { channel, data: Bytes::from_static(b"1"), info: None })
+        Delivery::new(Publication::new(channel, Bytes::from_static(b"1")))
     }
 
     /// Publishes a few, waits until they are taken, and again: each round may meet the hub as it falls asleep.

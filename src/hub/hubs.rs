@@ -17,10 +17,11 @@ use super::{
     fanout::{Delivery, Drain, Queue},
 };
 use crate::{
-    broker::{Control, Deliver, NoRoom, Node, Question},
+    broker::{Control, Deliver, Movement, NoRoom, Node, Question},
+    channel::Channel,
     metrics::Metrics,
     protocol,
-    publication::Publication,
+    publication::{ClientInfo, Publication},
 };
 
 /// Orders that may wait for the hubs: over it they are refused, or a flood of them would be memory.
@@ -82,6 +83,10 @@ impl Deliver for Hubs {
                 hub.do_send(Drain);
             }
         }
+        Ok(())
+    }
+
+    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> Result<(), NoRoom> {
         Ok(())
     }
 

@@ -68,7 +68,7 @@ pub fn publication_push(publication: &Publication) -> Vec<u8> {
     into.extend_from_slice(&publication.data);
     if let Some(info) = &publication.info {
         into.extend_from_slice(br#","info":"#);
-        json::append(&mut into, &Info::from(info));
+        json::append(&mut into, &Info::from(&**info));
     }
     into.extend_from_slice(b"}}}");
     into

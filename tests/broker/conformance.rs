@@ -21,7 +21,7 @@ pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
     let rest = ClientInfo { client: String::new(), conn_info: None, ..info.clone() };
     for info in [Some(info), Some(rest), None] {
         let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };
-        instance.broker.publish(sent.clone()).await.unwrap();
+        instance.broker.publish(sent.clone(), PublishOptions::default()).await.unwrap();
         eventually("it arrives", async || instance.received().contains(&sent)).await;
     }
     assert_eq!(instance.received().len(), 3);
@@ -54,7 +54,7 @@ pub async fn publications_arrive_in_the_order_of_the_calls(instance: Instance) {
 
 impl Instance {
     fn publish_later(&self, name: &str, data: &str) -> impl Future<Output = Result<(), BrokerError>> + use<> {
-        self.broker.publish(publication(name, data))
+        self.broker.publish(publication(name, data), PublishOptions::default())
     }
 }
 

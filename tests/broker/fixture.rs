@@ -119,7 +119,7 @@ impl Instance {
     }
 
     pub async fn publish(&self, name: &str, data: &str) -> Result<(), BrokerError> {
-        self.broker.publish(publication(name, data)).await
+        self.broker.publish(publication(name, data), PublishOptions::default()).await.map(|_| ())
     }
 
     /// The data that came on a channel so far.
@@ -184,7 +184,7 @@ pub fn channel(name: &str) -> Channel {
 }
 
 pub fn publication(name: &str, data: &str) -> Publication {
-    Publication { channel: channel(name), data: Bytes::copy_from_slice(data.as_bytes()), info: None }
+    Publication::new(channel(name), Bytes::copy_from_slice(data.as_bytes()))
 }
 
 /// The order that closes all connections of a user.

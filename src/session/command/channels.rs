@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use super::{Answer, Done, Failed, Reply, failed};
 use crate::{
     auth::{Claims, Denied, Refusal, SubscriptionClaims},
+    broker::PublishOptions,
     channel::Channel,
     hub::{Extend, Find, Grant, NotSubscribed, Subscribe, Terms, Unsubscribe, Wanted},
     protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeResult, frame},
@@ -135,13 +136,14 @@ impl Session {
             services.permissions.may_publish(&claims, &channel, grant.is_some()).map_err(denied)?;
             info.chan_info = grant.and_then(|grant| grant.info().cloned());
             services.metrics.publications.inc();
-            let published = services.broker.publish(Publication { channel, data, info: Some(info) }).await;
+            let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            let published = services.broker.publish(publication, PublishOptions::default()).await;
             published.map_err(|error| failed(&error))
         };
         let answer = published.map(move |result| Answer {
             id,
             result: match result {
-                Ok(()) => Ok(Reply::Frame(frame::text(&protocol::empty_reply(id, "publish")))),
+                Ok(_) => Ok(Reply::Frame(frame::text(&protocol::empty_reply(id, "publish")))),
                 Err(error) => Err(Failed::Error(error)),
             },
         });

@@ -285,6 +285,7 @@ impl Session {
 fn failed(error: &BrokerError) -> ErrorCode {
     match error {
         BrokerError::Busy => ErrorCode::TooManyRequests,
+        BrokerError::NotAvailable => ErrorCode::NotAvailable,
         BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
     }
 }

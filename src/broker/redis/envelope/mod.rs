@@ -172,7 +172,7 @@ mod tests {
         let chan_info = conn_info.clone();
         let info = ClientInfo { user: "ann".to_owned(), client: String::new(), conn_info, chan_info };
         let data = Bytes::copy_from_slice(data.as_bytes());
-        Publication { channel: Channel::new("news").unwrap(), data, info: Some(info) }
+        Publication { info: Some(info.into()), ..Publication::new(Channel::new("news").unwrap(), data) }
     }
 
     fn news() -> Source {

@@ -1,6 +1,8 @@
 //! Messages on their way in. Whoever can write to Redis can write them, so that everything is checked again, as if it came
 //! from a client. Data is not copied: the pieces are slices of the message.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use serde::de::IgnoredAny;
 
@@ -92,7 +94,7 @@ impl Rest {
                 Some(ClientInfo { user, client, conn_info, chan_info })
             }
         };
-        Ok(Publication { channel, data: json(self.0)?, info })
+        Ok(Publication { info: info.map(Arc::new), ..Publication::new(channel, json(self.0)?) })
     }
 
     fn question(mut self) -> Result<Message, Refused> {
