@@ -21,6 +21,8 @@
 pub mod channel;
 pub mod publication;
 
+pub mod delta;
+
 pub mod address;
 
 pub mod origin;
