@@ -21,6 +21,10 @@
 pub mod channel;
 pub mod publication;
 
+pub mod tags;
+
+pub mod filter;
+
 pub mod delta;
 
 pub mod address;

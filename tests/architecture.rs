@@ -12,8 +12,20 @@ const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 60;
 
 /// What every room may import: nouns without behaviour, time, counters, configuration.
-const NOUNS: [&str; 10] =
-    ["channel", "publication", "delta", "address", "origin", "clock", "seats", "rates", "metrics", "config"];
+const NOUNS: [&str; 12] = [
+    "channel",
+    "publication",
+    "tags",
+    "filter",
+    "delta",
+    "address",
+    "origin",
+    "clock",
+    "seats",
+    "rates",
+    "metrics",
+    "config",
+];
 
 /// Room → what it may import from other rooms beside the nouns; a path allows all that is below it. Nouns import nouns.
 const ROOMS: [(&str, &[&str]); 8] = [

@@ -31,6 +31,8 @@ fn bytes() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_delta_makes_its_target_from_its_origin((origin, target) in bytes()) {
         let delta = whole(&origin, &target);
