@@ -22,6 +22,11 @@ pub mod channel;
 pub mod publication;
 
 pub mod position;
+pub mod tags;
+
+pub mod filter;
+
+pub mod delta;
 
 pub mod address;
 
