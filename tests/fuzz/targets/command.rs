@@ -113,7 +113,8 @@ fn pushed_data_stays_inside(whole: &str, channel: &str, raw: &RawValue) {
     assert_eq!(String::from_utf8_lossy(&data), raw.get().replace(['\n', '\r'], " "));
     let info =
         ClientInfo { user: text.to_owned(), client: String::new(), conn_info: Some(data.clone()), chan_info: None };
-    let push = publication_push(&Publication { info: Some(info.into()), ..Publication::new(channel.clone(), data.clone()) });
+    let push =
+        publication_push(&Publication { info: Some(info.into()), ..Publication::new(channel.clone(), data.clone()) });
     assert!(!push.contains(&b'\n') && !push.contains(&b'\r'), "a push of two lines");
     let push: BTreeMap<String, BTreeMap<String, &RawValue>> = serde_json::from_slice(&push).expect("a push");
     assert!(push.len() == 1 && push["push"].len() == 2, "{push:?}");
