@@ -22,6 +22,7 @@ pub mod channel;
 pub mod publication;
 
 pub mod position;
+
 pub mod tags;
 
 pub mod filter;
