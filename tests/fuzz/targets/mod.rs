@@ -8,6 +8,7 @@ mod delta;
 mod door;
 mod filter;
 mod frames;
+mod method;
 mod origin;
 mod proxy;
 
