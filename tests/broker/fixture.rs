@@ -17,7 +17,8 @@ use wardcast::{
         memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
-    config::{Config, Secret},
+    clock::Clock,
+    config::{Config, Limits, Secret},
     metrics::Metrics,
     publication::{ClientInfo, Publication},
 };
@@ -79,18 +80,27 @@ pub struct Instance {
     pub broker: SharedBroker,
     pub hubs: Arc<Memo>,
     pub metrics: Arc<Metrics>,
+    /// What time it is for what is kept.
+    pub clock: Clock,
     /// Kept as long as the broker uses it.
     _server: Option<RedisServer>,
 }
 
 /// Tickets that an instance alone keeps.
 pub const TICKETS: usize = 100;
+/// Bytes of its histories.
+pub const HISTORY_BYTES: usize = 1 << 20;
+/// Idempotency keys that it remembers.
+pub const KEYS: usize = 100;
 
 /// An instance alone.
 pub fn memory() -> Instance {
     let hubs = Arc::new(Memo::default());
-    let broker = Arc::new(MemoryBroker::new(hubs.clone(), TICKETS));
-    Instance { broker, hubs, metrics: Arc::default(), _server: None }
+    let limits =
+        Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
+    let clock = Clock::default();
+    let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
+    Instance { broker, hubs, metrics: Arc::default(), clock, _server: None }
 }
 
 /// An instance with a Redis of its own.
@@ -117,7 +127,7 @@ pub fn at(url: &str, prefix: &str) -> Instance {
     config.probe_interval = Duration::from_millis(500);
     let (hubs, metrics) = (Arc::new(Memo::default()), Arc::new(Metrics::default()));
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
-    Instance { broker, hubs, metrics, _server: None }
+    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
 }
 
 /// `broker.redis.timeout` of the tests.
