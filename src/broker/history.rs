@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    config::Channels,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -16,6 +17,17 @@ pub struct Retention {
     pub ttl: Duration,
     /// How long the channel remembers its position after its last publication or question.
     pub meta_ttl: Duration,
+}
+
+impl Retention {
+    /// What the options of a channel say; `None` where nothing is kept.
+    pub fn of(options: &Channels) -> Option<Self> {
+        options.has_history().then_some(Self {
+            size: options.history_size,
+            ttl: options.history_ttl,
+            meta_ttl: options.history_meta_ttl,
+        })
+    }
 }
 
 /// What whoever publishes wants beside the announcement.

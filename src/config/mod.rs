@@ -69,6 +69,8 @@ pub struct Server {
     pub ping_interval: Duration,
     #[serde(with = "value::duration")]
     pub pong_timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub position_check_interval: Duration,
     pub tls: Tls,
 }
 

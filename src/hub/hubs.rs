@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use super::{
     AreYouThere, CountAll, CountChannels, Hub, Shutdown,
     control::{Carried, Carry},
-    fanout::{Delivery, Drain, Queue},
+    delivery::Delivery,
+    fanout::{Drain, Queue},
 };
 use crate::{
     broker::{Control, Deliver, Movement, NoRoom, Node, Question},
@@ -67,10 +68,10 @@ impl Hubs {
     }
 }
 
-impl Deliver for Hubs {
-    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
+impl Hubs {
+    /// To every hub, or to none.
+    fn hand_out(&self, delivery: Arc<Delivery>) -> Result<(), NoRoom> {
         let started = self.started.load();
-        let delivery = Delivery::new(publication);
         for (index, (queue, _)) in started.iter().enumerate() {
             if queue.reserve(delivery.cost_bytes()).is_err() {
                 started[..index].iter().for_each(|(queue, _)| queue.give_back(delivery.cost_bytes()));
@@ -85,9 +86,15 @@ impl Deliver for Hubs {
         }
         Ok(())
     }
+}
 
-    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> Result<(), NoRoom> {
-        Ok(())
+impl Deliver for Hubs {
+    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
+        self.hand_out(Delivery::new(publication))
+    }
+
+    fn announce(&self, channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
+        self.hand_out(Delivery::movement(channel, movement, who))
     }
 
     fn control(&self, control: Control) -> Result<(), NoRoom> {

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::Recipient;
+use actix::{Actor, Recipient};
 use uuid::Uuid;
 
-use super::{Hub, KeepAlive, Renew, SessionKey, wheel::TICK};
+use super::{Hub, Instruct, KeepAlive, SessionKey, wheel::TICK};
 use crate::{
     clock::{Clock, Millis, NEVER, millis},
     config::Config,
@@ -25,14 +25,13 @@ const JUMP_MILLIS: Millis = 500;
 /// One session, as the hub knows it.
 pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
-    /// How its frames are written.
-    pub(super) format: Format,
     keep_alive: KeepAlive,
     expires_at: Millis,
     /// When the first of its subscriptions ends by itself.
     pub(super) subscriptions_expire_at: Millis,
     pub(super) client: Uuid,
-    pub(super) session: Recipient<Renew>,
+    pub(super) format: Format,
+    pub(super) session: Recipient<Instruct>,
     /// The tick of the last place in the wheel; older places are void.
     armed_at: u64,
     due: Due,
@@ -50,20 +49,20 @@ enum Due {
 impl Member {
     pub(super) fn new(
         outbox: Arc<Outbox>,
-        format: Format,
         keep_alive: KeepAlive,
         expires_at: Millis,
         client: Uuid,
-        session: Recipient<Renew>,
+        format: Format,
+        session: Recipient<Instruct>,
     ) -> Self {
         let due = Due::NextPing(Instant::now());
         Self {
             outbox,
-            format,
             keep_alive,
             expires_at,
             subscriptions_expire_at: NEVER,
             client,
+            format,
             session,
             armed_at: 0,
             due,
@@ -164,7 +163,7 @@ impl Hub {
     }
 
     /// One turn of the wheel.
-    pub(super) fn tend(&mut self) {
+    pub(super) fn tend(&mut self, ctx: &mut <Self as Actor>::Context) {
         let (tick, keys) = self.wheel.turn();
         for key in keys {
             if self.registry.member(key).is_some_and(|member| member.armed_at == tick) {
@@ -180,6 +179,8 @@ impl Hub {
         if self.timing.turned.is_multiple_of((Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32) {
             self.interest.sweep();
         }
+        self.refresh_presence(self.timing.turned);
+        self.check_positions(ctx);
         self.send_wave();
     }
 

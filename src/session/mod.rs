@@ -24,7 +24,7 @@ use crate::{
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
-    hub::{Hub, KeepAlive, Leave, Register, Renew, SessionKey, Unregister},
+    hub::{Hub, Instruct, KeepAlive, Leave, Register, SessionKey, Unregister},
     metrics::Metrics,
     protocol::{Disconnect, Format, Push, Reply, frame},
     seats::{KeyedSeat, KeyedSeats, Seat},
@@ -181,12 +181,20 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
     }
 }
 
-impl Handler<Renew> for Session {
+impl Handler<Instruct> for Session {
     type Result = ();
 
-    fn handle(&mut self, Renew { expires_at, info }: Renew, _: &mut Self::Context) {
-        self.renew(expires_at, info);
-        self.flush();
+    fn handle(&mut self, instruct: Instruct, ctx: &mut Self::Context) {
+        match instruct {
+            Instruct::Renew { expires_at, info } => {
+                self.renew(expires_at, info);
+                self.flush();
+            }
+            Instruct::Receive(given) => {
+                let done = self.receive(*given);
+                self.carry_on(done, ctx);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod channels;
 mod identity;
+mod subscribing;
 
 use std::{
     sync::Arc,
@@ -215,7 +216,7 @@ impl Session {
     fn authorized(&mut self, Command { id, token, method }: Command<'_>, message: &Bytes) -> Done {
         let (method, token) = match (method, token) {
             (Method::Connect(request), token) if request.token.is_some() || token.is_some() || !self.wants_tokens() => {
-                return self.connect(id, request.token.or(token));
+                return self.connect(id, request.token.or(token), &request.subs);
             }
             (Method::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
