@@ -103,8 +103,8 @@ fn stream(recover: &Recover, at: Position, kept: &[Position], read: Read<'_>, li
         return Merged::Begins(Beginning::at(at));
     }
     let wanted = (end.min(top)).saturating_sub(since) as usize;
-    let is_whole = read.offsets.len() >= wanted
-        && (since + 1..).zip(&read.offsets[..wanted]).all(|(expected, offset)| expected == *offset);
+    let follows = |(distance, offset): (u64, &u64)| offset.checked_sub(since) == Some(distance);
+    let is_whole = read.offsets.len() >= wanted && (1..).zip(&read.offsets[..wanted]).all(follows);
     if !is_whole {
         return Merged::Begins(Beginning::at(at));
     }
@@ -121,7 +121,8 @@ fn run(kept: &[Position], before: u64, end: u64) -> Option<Range<usize>> {
     let first = kept.iter().position(|position| position.offset > before)?;
     let length = usize::try_from(end - before).ok()?;
     let found = kept.get(first..first.checked_add(length)?)?;
-    let is_whole = (before + 1..).zip(found).all(|(expected, position)| expected == position.offset);
+    let follows = |(distance, position): (u64, &Position)| position.offset.checked_sub(before) == Some(distance);
+    let is_whole = (1..).zip(found).all(follows);
     is_whole.then_some(first..first + length)
 }
 

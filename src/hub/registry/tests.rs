@@ -64,6 +64,15 @@ fn check(registry: &Registry<(), u8>, model: &Model) {
     }
 }
 
+fn check_owners(registry: &Registry<(), u8>, owners: &BTreeMap<u64, u8>) {
+    for u in 0..3_u8 {
+        let expected: BTreeSet<u64> = owners.iter().filter(|(_, owner)| **owner == u).map(|(s, _)| *s).collect();
+        let found: BTreeSet<u64> = registry.sessions_of(&u.to_string()).map(|(key, ())| key.0).collect();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(registry.users().count(), owners.values().collect::<BTreeSet<_>>().len());
+}
+
 proptest! {
     /// Whatever sessions do, the registry says the same as a set of pairs, and names a channel as emptied exactly
     /// when its last subscriber goes.
@@ -120,12 +129,7 @@ proptest! {
                     prop_assert_eq!(emptied.collect::<BTreeSet<_>>(), expected);
                 }
             }
-            for u in 0..3_u8 {
-                let expected: BTreeSet<u64> = owners.iter().filter(|(_, owner)| **owner == u).map(|(s, _)| *s).collect();
-                let found: BTreeSet<u64> = registry.sessions_of(&u.to_string()).map(|(key, ())| key.0).collect();
-                prop_assert_eq!(found, expected);
-            }
-            prop_assert_eq!(registry.users().count(), owners.values().collect::<BTreeSet<_>>().len());
+            check_owners(&registry, &owners);
             check(&registry, &model);
         }
     }
