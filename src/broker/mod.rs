@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use self::{
-    control::{BadControl, Control, Order},
+    control::{BadControl, Control, Order, Place},
     history::{History, HistoryRequest, Movement, PublishOptions, Published, Retention, Since, Version},
     node::Node,
 };

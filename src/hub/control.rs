@@ -40,6 +40,8 @@ impl Hub {
 
     fn carry_out(&mut self, key: SessionKey, order: &Order) {
         match order {
+            // Carried out with recovery.
+            Order::Subscribe { .. } => {}
             Order::Unsubscribe { channel } => {
                 if let Ok(channel) = Channel::new(channel) {
                     self.end_subscription(key, &channel, Unsubscribed::ByServer);

@@ -13,12 +13,13 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
-        BrokerError, Control, Deliver, NoRoom, Order, Question, SharedBroker, memory::MemoryBroker, redis::RedisBroker,
+        BrokerError, Control, Deliver, Movement, NoRoom, Order, PublishOptions, Question, SharedBroker,
+        memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
     config::{Config, Secret},
     metrics::Metrics,
-    publication::Publication,
+    publication::{ClientInfo, Publication},
 };
 
 use crate::support::redis::RedisServer;
@@ -30,6 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct Memo {
     received: Mutex<Vec<Publication>>,
+    pub moved: Mutex<Vec<(Movement, Arc<ClientInfo>)>>,
     ordered: Mutex<Vec<Control>>,
     /// The answer to [`Question::Channels`], when it is not the usual one.
     pub channels: Mutex<Option<Vec<u8>>>,
@@ -43,6 +45,14 @@ impl Deliver for Memo {
             return Err(NoRoom);
         }
         self.received.lock().push(publication);
+        Ok(())
+    }
+
+    fn announce(&self, _: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(NoRoom);
+        }
+        self.moved.lock().push((movement, who));
         Ok(())
     }
 
