@@ -10,13 +10,14 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 8] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
     ("door", targets::door),
     ("frames", targets::frames),
     ("origin", targets::origin),
+    ("protobuf", targets::protobuf),
     ("proxy", targets::proxy),
 ];
 
@@ -148,6 +149,11 @@ proptest! {
     #[test]
     fn a_line_is_one_command_and_its_data_stays_inside_a_push(input in input("command")) {
         targets::command(&input);
+    }
+
+    #[test]
+    fn a_protobuf_command_means_what_it_means_in_json(input in input("protobuf")) {
+        targets::protobuf(&input);
     }
 
     #[test]

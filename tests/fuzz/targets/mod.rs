@@ -8,6 +8,7 @@ mod door;
 mod frames;
 mod method;
 mod origin;
+mod protobuf;
 mod proxy;
 
 pub use channel::channel;
@@ -16,6 +17,7 @@ pub use command::command;
 pub use door::door;
 pub use frames::frames;
 pub use origin::origin;
+pub use protobuf::protobuf;
 pub use proxy::proxy;
 
 /// A source of decisions that the same seed gives again.
