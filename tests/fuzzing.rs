@@ -10,7 +10,7 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
@@ -19,6 +19,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("filter", targets::filter),
     ("frames", targets::frames),
     ("origin", targets::origin),
+    ("protobuf", targets::protobuf),
     ("proxy", targets::proxy),
 ];
 
@@ -160,6 +161,11 @@ proptest! {
     #[test]
     fn a_filter_says_what_its_tree_says(input in input("filter")) {
         targets::filter(&input);
+    }
+
+    #[test]
+    fn a_protobuf_command_means_what_it_means_in_json(input in input("protobuf")) {
+        targets::protobuf(&input);
     }
 
     #[test]

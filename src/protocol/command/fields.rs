@@ -103,3 +103,24 @@ impl<'a> Value<'a> {
         self.number().map(|number| number != 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_takes_at_most_ten_bytes_and_64_bits() {
+        let largest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(varint(&largest), Ok((u64::MAX, 10)));
+        assert_eq!(varint(&[0xac, 0x02, 0xff]), Ok((300, 2)));
+        for bad in [&[][..], &[0x80], &[0x80; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]] {
+            assert_eq!(varint(bad), Err(Malformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn after_what_is_malformed_nothing_is_read() {
+        let mut fields = Fields(&[0x0b, 8, 1]);
+        assert!(fields.next().is_some_and(|field| field.is_err()) && fields.next().is_none());
+    }
+}

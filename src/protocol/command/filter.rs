@@ -118,3 +118,74 @@ fn protobuf(bytes: &[u8], depth: usize, left: &mut usize) -> Result<FilterNode, 
     }
     Ok(node)
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::protocol::schema;
+
+    fn in_json(text: &str) -> Result<FilterNode, BadFilter> {
+        UnreadFilter::Json(serde_json::from_str(text).unwrap()).read()
+    }
+
+    fn in_protobuf(node: &schema::FilterNode) -> Result<FilterNode, BadFilter> {
+        UnreadFilter::Protobuf(&node.encode_to_vec()).read()
+    }
+
+    fn of(nodes: Vec<schema::FilterNode>) -> schema::FilterNode {
+        schema::FilterNode { op: "and".to_owned(), nodes, ..Default::default() }
+    }
+
+    fn chain(levels: usize) -> (String, schema::FilterNode) {
+        let text = format!("{}{}", r#"{"nodes":["#.repeat(levels - 1) + "{}", "]}".repeat(levels - 1));
+        (text, (1..levels).fold(schema::FilterNode::default(), |below, _| of(vec![below])))
+    }
+
+    #[test]
+    fn a_filter_is_the_same_in_both_formats() {
+        let text =
+            r#"{"op":"and","nodes":[{"key":"k","cmp":"in","vals":["a","\u00e9"]},{"key":"k","cmp":"eq","val":"v"}]}"#;
+        let (key, cmp) = ("k".to_owned(), "in".to_owned());
+        let vals = vec!["a".to_owned(), "é".to_owned()];
+        let first = schema::FilterNode { key: key.clone(), cmp, vals, ..Default::default() };
+        let second = schema::FilterNode { key, cmp: "eq".to_owned(), val: "v".to_owned(), ..Default::default() };
+        let read = in_json(text).unwrap();
+        assert_eq!(read.nodes[0].vals, ["a", "é"]);
+        assert_eq!(in_protobuf(&of(vec![first, second])), Ok(read));
+    }
+
+    #[test]
+    fn a_filter_has_so_many_levels_and_no_more() {
+        let (text, node) = chain(FILTER_DEPTH);
+        assert!(in_json(&text).is_ok() && in_protobuf(&node).is_ok());
+        for levels in [FILTER_DEPTH + 1, 1000] {
+            let (text, node) = chain(levels);
+            assert_eq!((in_json(&text), in_protobuf(&node)), (Err(BadFilter), Err(BadFilter)), "{levels}");
+        }
+        let bottomless = [6, 0].repeat(20_000);
+        assert_eq!(UnreadFilter::Protobuf(&bottomless).read(), Err(BadFilter));
+        assert_eq!(in_json(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000))), Err(BadFilter));
+    }
+
+    #[test]
+    fn ten_thousand_nodes_or_values_are_too_many() {
+        let nodes = |count| vec![schema::FilterNode::default(); count];
+        let vals = |count| schema::FilterNode { vals: vec![String::new(); count], ..Default::default() };
+        assert!(in_protobuf(&of(nodes(FILTER_NODES - 1))).is_ok() && in_protobuf(&vals(FILTER_NODES - 1)).is_ok());
+        for count in [FILTER_NODES, 10_000] {
+            assert_eq!(in_protobuf(&of(nodes(count))), Err(BadFilter));
+            assert_eq!(in_protobuf(&vals(count)), Err(BadFilter));
+            assert_eq!(in_json(&format!(r#"{{"nodes":[{}]}}"#, vec!["{}"; count].join(","))), Err(BadFilter));
+            assert_eq!(in_json(&format!(r#"{{"vals":[{}]}}"#, vec!["\"\""; count].join(","))), Err(BadFilter));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_filter() {
+        for text in ["null", "7", "[]", r#"["and"]"#, r#"{"op":1}"#, r#"{"nodes":[7]}"#, r#"{"nodes":{}}"#] {
+            assert_eq!(in_json(text), Err(BadFilter), "{text}");
+        }
+    }
+}

@@ -44,8 +44,8 @@ fn method<'a>(number: u32, value: Value<'a>) -> Result<Option<Method<'a>>, Malfo
         9 => Method::PresenceStats { channel: of(1)? },
         10 => Method::History(history(value.bytes()?)?),
         11 => fields(value)?.try_for_each(|field| field.map(drop)).map(|()| Method::Ping)?,
-        12 => Method::Send { data: json_field(value, 1)? },
-        13 => Method::Rpc { method: of(2)?, data: json_field(value, 1)? },
+        12 => Method::Send { data: json_field(value, 1)?.filter(is_something) },
+        13 => Method::Rpc { method: of(2)?, data: json_field(value, 1)?.filter(is_something) },
         14 => Method::Refresh { token: given(Some(of(1)?)) },
         15 => Method::SubRefresh { channel: of(1)?, token: given(Some(of(2)?)) },
         _ => return Ok(None),
@@ -77,12 +77,17 @@ fn json(bytes: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 
+/// What may be left out is left out by `null`, too, as in JSON.
+fn is_something(raw: &&RawValue) -> bool {
+    raw.get() != "null"
+}
+
 fn connect(bytes: &[u8]) -> Result<ConnectRequest<'_>, Malformed> {
     let mut request = ConnectRequest::default();
     for field in Fields(bytes) {
         match field? {
             (1, value) => request.token = given(Some(value.text()?)),
-            (2, value) => request.data = json(value.bytes()?),
+            (2, value) => request.data = json(value.bytes()?).filter(is_something),
             (3, value) => {
                 let subscription = field_of(value, 2)?.map_or(Ok(&[][..]), Value::bytes)?;
                 request.subs.insert(text_field(value, 1)?, subscribe(subscription)?.recovery);
@@ -105,7 +110,7 @@ fn subscribe(bytes: &[u8]) -> Result<SubscribeRequest<'_>, Malformed> {
             (3, value) => request.recovery.is_wanted = value.flag()?,
             (6, value) => request.recovery.epoch = value.text()?,
             (7, value) => request.recovery.offset = value.number()?,
-            (8, value) => request.data = json(value.bytes()?),
+            (8, value) => request.data = json(value.bytes()?).filter(is_something),
             (9, value) => request.is_positioned = value.flag()?,
             (10, value) => request.is_recoverable = value.flag()?,
             (11, value) => request.wants_join_leave = value.flag()?,

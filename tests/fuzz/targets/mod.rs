@@ -10,6 +10,7 @@ mod filter;
 mod frames;
 mod method;
 mod origin;
+mod protobuf;
 mod proxy;
 
 pub use channel::channel;
@@ -20,6 +21,7 @@ pub use door::door;
 pub use filter::filter;
 pub use frames::frames;
 pub use origin::origin;
+pub use protobuf::protobuf;
 pub use proxy::proxy;
 
 /// A source of decisions that the same seed gives again.
