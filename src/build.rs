@@ -1,14 +1,33 @@
-//! Tells the program which commit it was built from, for `--version` and the log; without git, `WARDCAST_COMMIT` does.
+//! Compiles the schema of Protobuf clients, and tells the program which commit it was built from, for `--version` and the log;
+//! without git, `WARDCAST_COMMIT` does.
 
 use std::{
     env,
+    error::Error,
     path::{Path, PathBuf},
     process::Command,
 };
 
-#[expect(clippy::disallowed_methods, reason = "a build has no configuration to be loaded")]
-fn main() {
+const SCHEMA: &str = "src/protocol/wardcast.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src/build.rs");
+    tell_commit();
+    compile_schema()
+}
+
+/// Into OUT_DIR: what Protobuf clients are told is written by the schema, and tests read it with the same. No `protoc` is
+/// wanted on the machine that builds.
+fn compile_schema() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={SCHEMA}");
+    let files = protox::compile([SCHEMA], ["src/protocol"])?;
+    // Raw JSON is shared, not copied; maps are written in order, so that the same is always written the same.
+    prost_build::Config::new().bytes(["."]).btree_map(["."]).compile_fds(files)?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a build has no configuration to be loaded")]
+fn tell_commit() {
     println!("cargo::rerun-if-env-changed=WARDCAST_COMMIT");
     let of_git = commit();
     let given = env::var("WARDCAST_COMMIT").ok().filter(|commit| !commit.is_empty());

@@ -21,6 +21,14 @@
 pub mod channel;
 pub mod publication;
 
+pub mod position;
+
+pub mod tags;
+
+pub mod filter;
+
+pub mod delta;
+
 pub mod address;
 
 pub mod origin;

@@ -191,7 +191,7 @@ impl Parts {
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone(), node.clone());
-        let broker = broker(&config, &hubs, &metrics, &node)?;
+        let broker = broker(&config, &hubs, &metrics, &node, &clock)?;
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let users = KeyedSeats::new(config.limits.connections_per_user);
@@ -269,11 +269,12 @@ fn broker(
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
     node: &Arc<str>,
+    clock: &Clock,
 ) -> Result<SharedBroker, StartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
-            Ok(Arc::new(MemoryBroker::new(hubs.clone(), config.limits.tickets)))
+            Ok(Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;

@@ -10,13 +10,16 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 10] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
+    ("delta", targets::delta),
     ("door", targets::door),
+    ("filter", targets::filter),
     ("frames", targets::frames),
     ("origin", targets::origin),
+    ("protobuf", targets::protobuf),
     ("proxy", targets::proxy),
 ];
 
@@ -148,6 +151,21 @@ proptest! {
     #[test]
     fn a_line_is_one_command_and_its_data_stays_inside_a_push(input in input("command")) {
         targets::command(&input);
+    }
+
+    #[test]
+    fn a_delta_makes_its_target_and_noise_makes_no_more_than_asked(input in input("delta")) {
+        targets::delta(&input);
+    }
+
+    #[test]
+    fn a_filter_says_what_its_tree_says(input in input("filter")) {
+        targets::filter(&input);
+    }
+
+    #[test]
+    fn a_protobuf_command_means_what_it_means_in_json(input in input("protobuf")) {
+        targets::protobuf(&input);
     }
 
     #[test]

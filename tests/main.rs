@@ -34,6 +34,10 @@ mod frames;
 mod commands;
 // The wire, byte for byte.
 mod wire;
+// Protobuf beside JSON.
+mod protobuf;
+// Protobuf, byte for byte.
+mod protobuf_wire;
 // A publication's way from REST or a socket to every subscriber.
 mod delivery;
 // The server API and the plain form.
@@ -52,6 +56,10 @@ mod expiry;
 mod refresh;
 // Subscriptions that a token grants or brings, and their end.
 mod subscriptions;
+// Coming back: what was missed comes with the reply, or is told to be gone.
+mod recovery;
+// Gaps, live and in silence: 2500 and 3010.
+mod positions;
 // Rights to channels, on every path.
 mod rights;
 // Sessions without a user.

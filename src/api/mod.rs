@@ -119,6 +119,7 @@ impl From<Failure> for Fault {
 fn failed(error: &BrokerError) -> ErrorCode {
     match error {
         BrokerError::Busy => ErrorCode::TooManyRequests,
+        BrokerError::NotAvailable => ErrorCode::NotAvailable,
         BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
     }
 }

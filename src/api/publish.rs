@@ -1,5 +1,7 @@
 //! `publish` and `broadcast`: the same data to one channel, or to many.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use super::{
     request::{present, read_object},
 };
 use crate::{
+    broker::PublishOptions,
     channel::Channel,
     protocol::{self, ErrorCode},
     publication::{ClientInfo, Publication},
@@ -72,8 +75,11 @@ pub(super) async fn send(
         return Err(ErrorCode::LimitExceeded);
     }
     shared.metrics.publications.inc();
-    let published = shared.broker.publish(Publication { channel, data, info }).await;
-    published.map(|()| Nothing {}).map_err(|error| {
+    let published = shared
+        .broker
+        .publish(Publication { info: info.map(Arc::new), ..Publication::new(channel, data) }, PublishOptions::default())
+        .await;
+    published.map(|_| Nothing {}).map_err(|error| {
         log::debug!("publish: {error}");
         failed(&error)
     })

@@ -115,11 +115,11 @@ impl Permissions {
             || self.known(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
     }
 
-    /// Whether a token may bring `user` a subscription to the channel: any known one that is not limited to others.
+    /// Whether a token or the server API may bring `user` a subscription to the channel: any known one that is not limited to others.
     ///
     /// # Errors
     /// [`Denied`].
-    pub(super) fn may_be_given(&self, user: &str, channel: &Channel) -> Result<(), Denied> {
+    pub fn may_be_given(&self, user: &str, channel: &Channel) -> Result<(), Denied> {
         self.known(channel)?;
         granted(membership(user, channel) != Membership::Outsider)
     }

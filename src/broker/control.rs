@@ -14,6 +14,8 @@ const WHITELIST: usize = 1000;
 const REASON_BYTES: usize = 123;
 /// Longest JSON that replaces what others see of a user: every session keeps one, every publication carries it.
 const INFO_BYTES: usize = 4096;
+/// Longest name of a history that is taken; ours are shorter.
+const EPOCH_BYTES: usize = 64;
 
 /// An order to sessions, on all instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,19 @@ pub struct Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Order {
+    /// Receive a channel (subscribe push); where it is received already, nothing changes.
+    Subscribe {
+        /// Its name, checked; the channel's namespace is judged by whoever carries it out, too.
+        channel: String,
+        /// Raw JSON that others see of this subscription.
+        info: Option<String>,
+        /// Raw JSON that the client is told with the push.
+        data: Option<String>,
+        /// The client has what was published up to there, and gets what came later.
+        since: Option<Place>,
+        /// Milliseconds since the epoch; `None`: it lasts as long as the session.
+        expires_at: Option<i64>,
+    },
     /// Stop receiving a channel (unsubscribe push 2000).
     Unsubscribe {
         /// Its name, checked.
@@ -54,6 +69,16 @@ pub enum Order {
     },
 }
 
+/// A place in a history, as the API names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its offset.
+    pub offset: u64,
+    /// Its epoch, at most 64 bytes; what was never said by a broker is no epoch of a channel here. Empty: any.
+    pub epoch: String,
+}
+
 /// Why a [`Control`] is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadControl {
@@ -70,10 +95,10 @@ pub enum BadControl {
     #[error("close codes are 3000 to 4999, reasons have at most 123 bytes and are not JSON")]
     Close,
     /// Not JSON on one line.
-    #[error("info must be JSON on one line")]
+    #[error("info and data must be JSON on one line")]
     Info,
-    /// More than an order may carry: over 1,000 spared connections, or over 4 KiB of info.
-    #[error("over 1,000 spared connections or 4096 bytes of info")]
+    /// More than an order may carry: over 1,000 spared connections, over 4 KiB of info or data, over 64 bytes of epoch.
+    #[error("over 1,000 spared connections, 4096 bytes of info or data, or 64 bytes of epoch")]
     TooLong,
 }
 
@@ -93,21 +118,32 @@ impl Control {
             return Err(BadControl::Client);
         }
         match &self.order {
-            Order::Unsubscribe { channel } => Channel::new(channel).map(|_| ()).map_err(|_| BadControl::Channel),
+            Order::Subscribe { channel, info, data, since, .. } => {
+                is_channel(channel)?;
+                info.iter().chain(data).try_for_each(|raw| is_line(raw))?;
+                let is_short = since.as_ref().is_none_or(|since| since.epoch.len() <= EPOCH_BYTES);
+                if is_short { Ok(()) } else { Err(BadControl::TooLong) }
+            }
+            Order::Unsubscribe { channel } => is_channel(channel),
             Order::Disconnect { code, reason } => {
                 let is_good = (3000..=4999).contains(code) && reason.len() <= REASON_BYTES && !is_json(reason);
                 if is_good { Ok(()) } else { Err(BadControl::Close) }
             }
-            Order::Refresh { info: None, .. } => Ok(()),
-            Order::Refresh { info: Some(info), .. } if info.len() > INFO_BYTES => Err(BadControl::TooLong),
-            Order::Refresh { info: Some(info), .. } => {
-                if is_json(info) && !info.contains(['\r', '\n']) {
-                    Ok(())
-                } else {
-                    Err(BadControl::Info)
-                }
-            }
+            Order::Refresh { info, .. } => info.iter().try_for_each(|raw| is_line(raw)),
         }
+    }
+}
+
+fn is_channel(name: &str) -> Result<(), BadControl> {
+    Channel::new(name).map(|_| ()).map_err(|_| BadControl::Channel)
+}
+
+/// Whether it is JSON that may go into a reply as it is.
+fn is_line(raw: &str) -> Result<(), BadControl> {
+    match raw {
+        _ if raw.len() > INFO_BYTES => Err(BadControl::TooLong),
+        _ if raw.contains(['\r', '\n']) || !is_json(raw) => Err(BadControl::Info),
+        _ => Ok(()),
     }
 }
 
@@ -135,6 +171,13 @@ mod tests {
         control(Order::Unsubscribe { channel: channel.to_owned() })
     }
 
+    fn subscribe(channel: &str, info: Option<&str>, data: Option<&str>, epoch: &str) -> Control {
+        let text = |raw: Option<&str>| raw.map(str::to_owned);
+        let since = Some(Place { offset: u64::MAX, epoch: epoch.to_owned() });
+        let channel = channel.to_owned();
+        control(Order::Subscribe { channel, info: text(info), data: text(data), since, expires_at: Some(i64::MIN) })
+    }
+
     #[test]
     fn what_sessions_can_do_is_taken() {
         let spared = vec!["x".repeat(64); 1000];
@@ -142,6 +185,8 @@ mod tests {
             close(3000, ""),
             close(4999, &"x".repeat(123)),
             unsubscribe("news"),
+            subscribe("news", None, Some("[1]"), ""),
+            subscribe("chat:1", Some("{}"), Some(&format!("\"{}\"", "x".repeat(4094))), &"x".repeat(64)),
             refresh("null"),
             refresh(&format!("\"{}\"", "x".repeat(4094))),
             control(Order::Refresh { expires_at: Some(i64::MIN), info: None }),
@@ -166,6 +211,11 @@ mod tests {
             (but(vec!["x".to_owned(); 1001]), BadControl::TooLong),
             (unsubscribe("a*"), BadControl::Channel),
             (unsubscribe(""), BadControl::Channel),
+            (subscribe("a*", None, None, ""), BadControl::Channel),
+            (subscribe("a", Some("{"), None, ""), BadControl::Info),
+            (subscribe("a", None, Some("[1,\n2]"), ""), BadControl::Info),
+            (subscribe("a", None, Some(&format!("\"{}\"", "x".repeat(4095))), ""), BadControl::TooLong),
+            (subscribe("a", None, None, &"x".repeat(65)), BadControl::TooLong),
             (close(2999, ""), BadControl::Close),
             (close(5000, ""), BadControl::Close),
             (close(1000, ""), BadControl::Close),

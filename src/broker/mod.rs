@@ -3,6 +3,7 @@
 //! this page. A method arrives with the feature that needs it, in all of them at once.
 
 mod control;
+mod history;
 pub mod memory;
 mod node;
 pub mod redis;
@@ -13,19 +14,62 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use self::{
-    control::{BadControl, Control, Order},
+    control::{BadControl, Control, Order, Place},
+    history::{History, HistoryRequest, Movement, PublishOptions, Published, Retention, Since, Version},
     node::Node,
 };
-use crate::{channel::Channel, publication::Publication};
+use crate::{
+    channel::Channel,
+    publication::{ClientInfo, Publication},
+};
 
 /// What an instance asks of a broker. No default bodies.
 ///
 /// Subscriptions are counted by nobody here: the instance asks once for its first listener and gives back once after its
 /// last. `subscribe` and `unsubscribe` take effect in the order in which they are *called*, whenever they are awaited.
 pub trait Broker: Send + Sync {
-    /// Sends a publication to every instance that is subscribed to its channel, this one included, in the order of the
-    /// calls. Ready when the broker has it, not when it has arrived.
-    fn publish(&self, publication: Publication) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Puts a publication into its channel's history, if it is to be kept, and sends it to every instance that is
+    /// subscribed to the channel, this one included, in the order of the calls: both, or neither. Ready when the broker has
+    /// it, not when it has arrived.
+    fn publish(
+        &self,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> BoxFuture<'static, Result<Published, BrokerError>>;
+
+    /// What a channel's history has. A channel that has none yet gets one: whoever asks has a position from then on, and
+    /// keeps it for `retention.meta_ttl` at least.
+    fn history(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+    ) -> BoxFuture<'static, Result<History, BrokerError>>;
+
+    /// Forgets what a channel has kept, not where it stands.
+    fn remove_history(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Tells every instance that is subscribed to the channel who has come or left, in order with its publications.
+    fn announce(
+        &self,
+        channel: Channel,
+        movement: Movement,
+        who: Arc<ClientInfo>,
+    ) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Says that a client is in a channel, for so long; again, that it still is.
+    fn add_member(
+        &self,
+        channel: Channel,
+        who: Arc<ClientInfo>,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Says that a client is there no more.
+    fn remove_member(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>>;
+
+    /// Who is in a channel, on any instance; whose time is over is not.
+    fn members(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>>;
 
     /// Begins to receive a channel. When it is ready, no publication that is published later is missed.
     fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
@@ -59,6 +103,12 @@ pub trait Deliver: Send + Sync {
     /// # Errors
     /// [`NoRoom`]: nothing was taken.
     fn deliver(&self, publication: Publication) -> Result<(), NoRoom>;
+
+    /// Takes a join or a leave for the local subscribers who want to know. Never blocks, as above.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: it was not taken.
+    fn announce(&self, channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom>;
 
     /// Takes an order for the local sessions that it is for. Never blocks, as above.
     ///
@@ -106,6 +156,9 @@ pub enum BrokerError {
     /// Receivers are behind: error 111, temporary.
     #[error("too many publications waiting")]
     Busy,
+    /// This broker does not do it: error 108.
+    #[error("not with this broker")]
+    NotAvailable,
     /// Not every instance answered.
     #[error("{answered} of {asked} instances answered")]
     Incomplete {

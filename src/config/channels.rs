@@ -1,5 +1,7 @@
 //! `[channels]` and `[[namespaces]]`: what clients may do with channels that nobody granted to them by name.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, de::Error};
 
 use super::{load, value};
@@ -14,6 +16,27 @@ pub struct Channels {
     pub allow_publish: AllowPublish,
     #[serde(deserialize_with = "value::regex")]
     pub channel_regex: Option<Pattern>,
+    pub history_size: usize,
+    #[serde(with = "value::duration")]
+    pub history_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub history_meta_ttl: Duration,
+    pub allow_history: AllowRead,
+    pub force_positioning: bool,
+    pub force_recovery: bool,
+    pub force_recovery_mode: RecoveryMode,
+    pub presence: bool,
+    pub allow_presence: AllowRead,
+    pub join_leave: bool,
+    pub force_push_join_leave: bool,
+    pub allowed_delta_types: Vec<DeltaType>,
+}
+
+impl Channels {
+    /// Whether publications are kept, and so have positions.
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0
+    }
 }
 
 /// One of `[[namespaces]]`.
@@ -50,6 +73,38 @@ pub enum AllowSubscribe {
     User,
     /// Also sessions without a user.
     Anonymous,
+}
+
+/// Who may ask for presence or history.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowRead {
+    /// Nobody without a grant of their own.
+    None,
+    /// Whoever is subscribed to the channel at the moment.
+    Subscriber,
+    /// Whoever is a user.
+    User,
+    /// Also sessions without a user.
+    Anonymous,
+}
+
+/// What is recovered.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoveryMode {
+    /// Everything since the client's position.
+    Stream,
+    /// The newest publication.
+    Cache,
+}
+
+/// How differences are written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DeltaType {
+    /// Fossil's delta format.
+    Fossil,
 }
 
 /// Who may publish without the API key.

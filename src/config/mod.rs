@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
-pub use channels::{AllowPublish, AllowSubscribe, Channels, Namespace};
+pub use channels::{AllowPublish, AllowRead, AllowSubscribe, Channels, DeltaType, Namespace, RecoveryMode};
 pub use fault::{Fault, Faults};
 pub use keys::DEFAULTS;
 pub use load::{Environment, Judged, Places, Sources, judge, load};
@@ -77,6 +77,8 @@ pub struct Server {
     pub ping_interval: Duration,
     #[serde(with = "value::duration")]
     pub pong_timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub position_check_interval: Duration,
     pub tls: Tls,
 }
 
@@ -175,6 +177,11 @@ pub struct Limits {
     pub outbox_bytes: usize,
     pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
+    pub history_bytes: usize,
+    pub recovered_publications: usize,
+    pub history_publications: usize,
+    pub reply_bytes: usize,
+    pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
     pub commands_per_second: u32,

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Hub, Renew, SessionKey, tending::Member};
+use super::{Given, Hub, Instruct, SessionKey, tending::Member};
 use crate::{
     broker::{Control, Order},
     channel::Channel,
@@ -40,6 +40,13 @@ impl Hub {
 
     fn carry_out(&mut self, key: SessionKey, order: &Order) {
         match order {
+            Order::Subscribe { channel, info, data, since, expires_at } => {
+                let Ok(channel) = Channel::new(channel) else { return };
+                let raw = |text: &Option<String>| text.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
+                let since = since.as_ref().map(|since| (since.offset, since.epoch.clone()));
+                let given = Given { channel, info: raw(info), data: raw(data), since, expires_at: *expires_at };
+                self.instruct(key, Instruct::Receive(Box::new(given)));
+            }
             Order::Unsubscribe { channel } => {
                 if let Ok(channel) = Channel::new(channel) {
                     self.end_subscription(key, &channel, Unsubscribed::ByServer);
@@ -52,13 +59,16 @@ impl Hub {
             }
             Order::Refresh { expires_at, info } => {
                 let info = info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
-                let Some(member) = self.registry.member(key) else { return };
-                // A session that waits for a slow broker keeps only as many as its mailbox holds.
-                let told = member.session.try_send(Renew { expires_at: expires_at.unwrap_or(NEVER), info });
-                if let Err(error) = told {
-                    log::warn!("client {}: a refresh order is lost: {error}", member.client);
-                }
+                self.instruct(key, Instruct::Renew { expires_at: expires_at.unwrap_or(NEVER), info });
             }
+        }
+    }
+
+    fn instruct(&self, key: SessionKey, instruct: Instruct) {
+        let Some(member) = self.registry.member(key) else { return };
+        // A session that waits for a slow broker keeps only as many as its mailbox holds.
+        if let Err(error) = member.session.try_send(instruct) {
+            log::warn!("client {}: an order is lost: {error}", member.client);
         }
     }
 }

@@ -3,21 +3,27 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering, fence},
     },
     time::{Duration, Instant},
 };
 
 use actix::prelude::*;
-use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::{Hub, SessionKey};
+use super::{
+    Hub, SessionKey,
+    delivery::Delivery,
+    reception::{Differences, Reception},
+    subscription::Grant,
+    track::{Verdict, judge},
+};
 use crate::{
     broker::NoRoom,
-    protocol::{self, Disconnect},
-    publication::Publication,
+    channel::Channel,
+    clock::Millis,
+    protocol::{Disconnect, Unsubscribed},
     transport::{Flushed, Outbox, Pushed, Refused},
 };
 
@@ -29,28 +35,6 @@ const BATCH_BYTES: usize = 256 * 1024;
 const TURN: Duration = Duration::from_millis(2);
 /// Sessions that are flushed between two looks at the clock.
 const FLUSH_AT_ONCE: usize = 32;
-
-/// A publication on its way to sessions, encoded once for all of them on all workers.
-pub(super) struct Delivery {
-    publication: Publication,
-    cost_bytes: usize,
-    json: OnceLock<Bytes>,
-}
-
-impl Delivery {
-    pub(super) fn new(publication: Publication) -> Arc<Self> {
-        Arc::new(Self { cost_bytes: publication.cost_bytes(), publication, json: OnceLock::new() })
-    }
-
-    pub(super) fn cost_bytes(&self) -> usize {
-        self.cost_bytes
-    }
-
-    /// The frame, its WebSocket header included.
-    fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| protocol::frame::text(&protocol::publication_push(&self.publication)))
-    }
-}
 
 /// The end of a hub's queue that everybody else has.
 #[derive(Clone)]
@@ -110,7 +94,7 @@ impl Queue {
 impl Waiting {
     fn next(&mut self) -> Option<Arc<Delivery>> {
         let delivery = self.receiver.try_recv().ok()?;
-        self.shared.queued_bytes.fetch_sub(delivery.cost_bytes, Ordering::Relaxed);
+        self.shared.queued_bytes.fetch_sub(delivery.cost_bytes(), Ordering::Relaxed);
         Some(delivery)
     }
 
@@ -121,6 +105,42 @@ impl Waiting {
         // first, and the wake be lost.
         fence(Ordering::SeqCst);
         self.receiver.is_empty() || self.shared.is_woken.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// What a delivery leaves to be done when it has been queued.
+#[derive(Default)]
+struct Passed {
+    now: Millis,
+    delivered: u64,
+    refused: Vec<(SessionKey, Refused)>,
+    overdue: Vec<SessionKey>,
+    excluded: Vec<SessionKey>,
+    /// Classes that receive in another way from now on.
+    changes: Vec<(u32, Reception)>,
+    /// Somebody may want the difference to it.
+    has_differences: bool,
+}
+
+impl Passed {
+    fn note_class(&mut self, class: u32, reception: &Reception, delivery: &Delivery, is_sent: bool) {
+        if delivery.publication().is_none() {
+            return;
+        }
+        self.has_differences |= reception.differences != Differences::None;
+        let has_caught_up =
+            reception.after > 0 && delivery.position().is_some_and(|position| position.offset >= reception.after);
+        let has_base = is_sent && reception.differences == Differences::Fresh;
+        if has_caught_up || has_base {
+            let mut next = reception.clone();
+            if has_caught_up {
+                next.after = 0;
+            }
+            if has_base {
+                next.differences = Differences::Based;
+            }
+            self.changes.push((class, next));
+        }
     }
 }
 
@@ -150,7 +170,7 @@ impl Fanout {
         }
         let delivery = self.waiting.next()?;
         self.batch_publications += 1;
-        self.batch_bytes += delivery.cost_bytes;
+        self.batch_bytes += delivery.cost_bytes();
         Some(delivery)
     }
 }
@@ -191,32 +211,96 @@ impl Hub {
         }
     }
 
-    fn queue_to_subscribers(&mut self, delivery: &Delivery) {
-        let now = self.clock.now();
-        let mut refused = Vec::new();
-        let mut overdue = Vec::new();
-        let mut delivered = 0;
-        let channel = &delivery.publication.channel;
-        for (key, member) in self.registry.subscribers(channel) {
-            if now >= member.subscriptions_expire_at {
-                overdue.push(key);
-                if self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, now)) {
-                    continue;
-                }
-            }
-            match member.outbox.push(now, delivery.json().clone()) {
-                Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
-                Ok(Pushed::Behind) => {}
-                Err(why) => {
-                    refused.push((key, why));
-                    continue;
-                }
-            }
-            delivered += 1;
+    fn queue_to_subscribers(&mut self, delivery: &Arc<Delivery>) {
+        self.joinings.keep(delivery);
+        if self.moves_on(delivery) {
+            let passed = self.queue_to_classes(delivery);
+            self.settle(delivery, passed);
         }
-        self.metrics.deliveries.inc_by(delivered);
-        refused.into_iter().for_each(|(key, why)| self.refuse(key, why));
-        overdue.into_iter().for_each(|key| self.expire_subscriptions(key, now));
+    }
+
+    /// Whether a delivery is for those who receive its channel now, and notes where the channel stands with it.
+    fn moves_on(&mut self, delivery: &Delivery) -> bool {
+        let channel = delivery.channel();
+        let Some(track) = self.registry.state_mut(channel) else { return false };
+        let Some(position) = delivery.position() else { return true };
+        track.is_heard = true;
+        match judge(track.position, Some(position)) {
+            Verdict::Repetition => return false,
+            Verdict::Gap => self.end_positioned(channel),
+            Verdict::Follows | Verdict::Unplaced => {}
+        }
+        let Some(track) = self.registry.state_mut(channel) else { return false };
+        track.position = Some(position);
+        true
+    }
+
+    /// Something is missing: whoever was promised to be told of it has to come again.
+    pub(super) fn end_positioned(&mut self, channel: &Channel) {
+        let positioned = self.registry.classes(channel).filter(|(_, reception, _)| reception.is_positioned);
+        let keys: Vec<SessionKey> = positioned.flat_map(|(_, _, members)| members.map(|(key, _)| key)).collect();
+        for key in keys {
+            let grant = self.registry.channels_of(key).and_then(|channels| channels.grant(channel));
+            if grant.is_some_and(Grant::is_server_side) {
+                self.close(key, &Disconnect::INSUFFICIENT_STATE);
+            } else {
+                self.end_subscription(key, channel, Unsubscribed::InsufficientState);
+            }
+        }
+    }
+
+    fn queue_to_classes(&mut self, delivery: &Delivery) -> Passed {
+        let now = self.clock.now();
+        let mut passed = Passed { now, ..Passed::default() };
+        let channel = delivery.channel();
+        let base = self.registry.state(channel).and_then(|track| track.last.clone());
+        let excluded = delivery.publication().and_then(|publication| publication.exclude);
+        for (class, reception, members) in self.registry.classes(channel) {
+            let frame = delivery.frame(reception, base.as_deref());
+            passed.note_class(class, reception, delivery, frame.is_some());
+            let Some(frame) = frame else { continue };
+            for (key, member) in members {
+                if now >= member.subscriptions_expire_at {
+                    passed.overdue.push(key);
+                    if self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, now)) {
+                        continue;
+                    }
+                }
+                if excluded == Some(member.client) {
+                    passed.excluded.push(key);
+                    continue;
+                }
+                match member.outbox.push(now, frame.clone()) {
+                    Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
+                    Ok(Pushed::Behind) => {}
+                    Err(why) => {
+                        passed.refused.push((key, why));
+                        continue;
+                    }
+                }
+                passed.delivered += 1;
+            }
+        }
+        passed
+    }
+
+    /// What a delivery has changed beside the outboxes.
+    fn settle(&mut self, delivery: &Arc<Delivery>, passed: Passed) {
+        let channel = delivery.channel();
+        self.metrics.deliveries.inc_by(passed.delivered);
+        passed.changes.into_iter().for_each(|(class, reception)| self.registry.change(channel, class, reception));
+        if let Some(track) = self.registry.state_mut(channel)
+            && delivery.publication().is_some()
+            && (passed.has_differences || track.last.is_some())
+        {
+            track.last = passed.has_differences.then(|| delivery.clone());
+        }
+        for key in passed.excluded {
+            // It has not got what the next difference is to.
+            self.registry.change_one(key, channel, Reception::refresh);
+        }
+        passed.refused.into_iter().for_each(|(key, why)| self.refuse(key, why));
+        passed.overdue.into_iter().for_each(|key| self.expire_subscriptions(key, passed.now));
     }
 
     fn flush_some(&mut self) {
@@ -246,12 +330,14 @@ impl Hub {
 mod tests {
     use std::{hint, sync::mpsc, thread};
 
+    use bytes::Bytes;
+
     use super::*;
-    use crate::channel::Channel;
+    use crate::publication::Publication;
 
     fn delivery() -> Arc<Delivery> {
         let channel = Channel::new("news").unwrap();
-        Delivery::new(Publication { channel, data: Bytes::from_static(b"1"), info: None })
+        Delivery::new(Publication::new(channel, Bytes::from_static(b"1")))
     }
 
     /// Publishes a few, waits until they are taken, and again: each round may meet the hub as it falls asleep.

@@ -14,13 +14,15 @@ use tokio::sync::Semaphore;
 use super::{
     AreYouThere, CountAll, CountChannels, Hub, Shutdown,
     control::{Carried, Carry},
-    fanout::{Delivery, Drain, Queue},
+    delivery::Delivery,
+    fanout::{Drain, Queue},
 };
 use crate::{
-    broker::{Control, Deliver, NoRoom, Node, Question},
+    broker::{Control, Deliver, Movement, NoRoom, Node, Question},
+    channel::Channel,
     metrics::Metrics,
     protocol,
-    publication::Publication,
+    publication::{ClientInfo, Publication},
 };
 
 /// Orders that may wait for the hubs: over it they are refused, or a flood of them would be memory.
@@ -66,10 +68,10 @@ impl Hubs {
     }
 }
 
-impl Deliver for Hubs {
-    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
+impl Hubs {
+    /// To every hub, or to none.
+    fn hand_out(&self, delivery: Arc<Delivery>) -> Result<(), NoRoom> {
         let started = self.started.load();
-        let delivery = Delivery::new(publication);
         for (index, (queue, _)) in started.iter().enumerate() {
             if queue.reserve(delivery.cost_bytes()).is_err() {
                 started[..index].iter().for_each(|(queue, _)| queue.give_back(delivery.cost_bytes()));
@@ -83,6 +85,16 @@ impl Deliver for Hubs {
             }
         }
         Ok(())
+    }
+}
+
+impl Deliver for Hubs {
+    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
+        self.hand_out(Delivery::new(publication))
+    }
+
+    fn announce(&self, channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
+        self.hand_out(Delivery::movement(channel, movement, who))
     }
 
     fn control(&self, control: Control) -> Result<(), NoRoom> {

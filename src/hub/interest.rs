@@ -49,6 +49,11 @@ impl Interest {
         Arc::new(Self { broker, linger, wanted: Mutex::default() })
     }
 
+    /// What it asks.
+    pub(super) fn broker(&self) -> &SharedBroker {
+        &self.broker
+    }
+
     /// Holds a channel. When it is ready, the broker delivers it; each success is to be [released](Self::release) once.
     ///
     /// # Errors

@@ -2,14 +2,23 @@
 //! out to their outboxes, and has the one wheel that pings, expires and gives up. Sessions, API and server talk to it by
 //! the messages below; it talks to the broker through [`Interest`] only.
 
+mod begun;
+mod checking;
 mod control;
+mod delivery;
 mod fanout;
 mod hubs;
 mod interest;
+mod joining;
+mod presence;
+mod reception;
+mod recovery;
 mod registry;
+mod starting;
 mod subscribing;
 mod subscription;
 mod tending;
+mod track;
 mod wheel;
 
 use std::{
@@ -25,18 +34,23 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use self::{fanout::Fanout, registry::Registry, tending::Member, wheel::Wheel};
+use self::{
+    checking::Checking, fanout::Fanout, joining::Joinings, registry::Registry, tending::Member, track::Track,
+    wheel::Wheel,
+};
 use crate::{
     channel::Channel,
     clock::{Clock, Millis},
-    config::Config,
+    config::{Config, Limits},
     metrics::Metrics,
-    protocol::Disconnect,
+    protocol::{Disconnect, Format},
     transport::Outbox,
 };
 
+pub use begun::{Begun, Tell};
 pub use hubs::Hubs;
 pub use interest::Interest;
+pub use reception::{Claimed, Options, Recover, Shown};
 pub use subscribing::{Extend, Find, Judge, NotSubscribed, Stays, Subscribe, Unsubscribe, Wanted};
 pub use subscription::{Grant, Terms};
 
@@ -79,18 +93,40 @@ pub struct Register {
     pub user: Option<Arc<str>>,
     /// What others know the connection by.
     pub client: Uuid,
+    /// How its frames are written.
+    pub format: Format,
     /// Where it is told what only it can do.
-    pub session: Recipient<Renew>,
+    pub session: Recipient<Instruct>,
 }
 
-/// The server API changes until when a session lasts, and what others see of its user.
+/// The server API wants of a session what only the session can do.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Renew {
-    /// The new end.
-    pub expires_at: Millis,
-    /// Raw JSON instead of the token's `info`.
+pub enum Instruct {
+    /// Last until another time, and be shown differently.
+    Renew {
+        /// The new end.
+        expires_at: Millis,
+        /// Raw JSON instead of the token's `info`.
+        info: Option<Bytes>,
+    },
+    /// Receive a channel.
+    Receive(Box<Given>),
+}
+
+/// A subscription that the server API brings.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// To what.
+    pub channel: Channel,
+    /// Raw JSON that others see of it.
     pub info: Option<Bytes>,
+    /// Raw JSON for the client itself.
+    pub data: Option<Bytes>,
+    /// Where the client stands, as the API says: offset and epoch.
+    pub since: Option<(u64, String)>,
+    /// When it ends by itself.
+    pub expires_at: Option<Millis>,
 }
 
 /// Something about a session has changed: it became somebody, or began to speak as an SDK does.
@@ -155,14 +191,35 @@ pub struct Shutdown {
 
 /// The actor.
 pub struct Hub {
-    registry: Registry<Member>,
+    registry: Registry<Member, Track>,
     fanout: Fanout,
     wheel: Wheel,
     interest: Arc<Interest>,
     clock: Clock,
     metrics: Arc<Metrics>,
     timing: tending::Timing,
+    joinings: Joinings,
+    checking: Checking,
+    bounds: Bounds,
+}
+
+/// What a hub bounds.
+struct Bounds {
     channels_per_session: usize,
+    recovered_publications: usize,
+    /// Longest frame that tells of subscriptions.
+    reply_bytes: usize,
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            channels_per_session: limits.channels_per_session,
+            recovered_publications: limits.recovered_publications,
+            // Who has more waiting than an outbox holds is closed, and would come back for the same.
+            reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
+        }
+    }
 }
 
 impl Hub {
@@ -183,7 +240,9 @@ impl Hub {
             timing: tending::Timing::new(config, clock.now()),
             clock,
             metrics,
-            channels_per_session: config.limits.channels_per_session,
+            joinings: Joinings::new(config.limits.hub_queue_bytes / 4),
+            checking: Checking::new(config.server.position_check_interval),
+            bounds: Bounds::from(&config.limits),
         };
         let hub = hub.start();
         hubs.add(queue, hub.clone());
@@ -198,8 +257,7 @@ impl Hub {
 
     /// Releases a session's channels and leaves it to the wheel until its connection is gone.
     fn silence(&mut self, key: SessionKey) {
-        let emptied = self.registry.leave_all(key);
-        emptied.iter().for_each(|channel| self.interest.release(channel));
+        self.registry.leave_all(key).iter().for_each(|departed| self.depart(departed));
     }
 
     /// Closes a session for a reason of ours.
@@ -223,7 +281,7 @@ impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(wheel::TICK, |hub, _| hub.tend());
+        ctx.run_interval(wheel::TICK, |hub, ctx| hub.tend(ctx));
     }
 }
 
@@ -231,8 +289,8 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, expires_at, user, client, session } = register;
-        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at, client, session));
+        let Register { key, outbox, keep_alive, expires_at, user, client, format, session } = register;
+        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at, client, format, session));
         if let Some(user) = user {
             self.registry.belongs_to(key, user);
         }

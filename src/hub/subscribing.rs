@@ -1,22 +1,27 @@
 //! Beginning and ceasing to receive channels: what a session asks for, what its token brings, what newer claims take away,
 //! and subscriptions whose time is over.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use futures_util::future::join_all;
 
 use super::{
     Hub, SessionKey,
-    registry::{Channels, Left},
+    begun::{Begun, Tell},
+    reception::{Departed, Options},
+    recovery::Beginning,
+    registry::{Channels, Subscription},
+    starting::Start,
     subscription::Grant,
 };
 use crate::{
     broker::BrokerError,
     channel::Channel,
     clock::Millis,
-    protocol::{Disconnect, Unsubscribed, frame, unsubscribe_push},
+    position::Position,
+    protocol::{Disconnect, Push, Unsubscribed},
+    publication::{ClientInfo, Publication},
 };
 
 /// A session is to receive channels: all of them, or none. The hub queues `reply` in the same turn in which the session
@@ -28,8 +33,8 @@ pub struct Subscribe {
     pub key: SessionKey,
     /// What.
     pub wanted: Vec<Wanted>,
-    /// The frame that says yes, if one does.
-    pub reply: Option<Bytes>,
+    /// The frame that says yes, if one does; it is told of `wanted` in that order.
+    pub reply: Option<Tell>,
 }
 
 /// One channel of a [`Subscribe`].
@@ -38,8 +43,10 @@ pub struct Wanted {
     pub channel: Channel,
     /// Why.
     pub grant: Grant,
+    /// How.
+    pub options: Options,
     /// Queued before the reply, if the session did not receive the channel yet.
-    pub announcement: Option<Bytes>,
+    pub announcement: Option<Tell>,
 }
 
 /// Why a session does not receive a channel.
@@ -54,6 +61,9 @@ pub enum NotSubscribed {
     /// The session is closing.
     #[error("the session is closing")]
     Closing,
+    /// What the client has missed cannot be had, and it wanted that or nothing.
+    #[error("unrecoverable position")]
+    Unrecoverable,
     /// The broker could not.
     #[error("{0}")]
     Broker(#[from] BrokerError),
@@ -104,6 +114,29 @@ pub struct Judge {
 /// What newer claims say of a subscription.
 pub type Stays = Box<dyn Fn(&Channel, &Grant) -> bool + Send>;
 
+impl Wanted {
+    fn wants_all_or_nothing(&self) -> bool {
+        self.options.recover.is_some_and(|recover| recover.or_nothing)
+    }
+
+    /// From where on the client receives, if it is told.
+    fn told(&self, beginning: Option<&Beginning>) -> Option<Position> {
+        let is_told = self.options.is_positioned || self.options.is_recoverable;
+        beginning.filter(|_| is_told).map(Beginning::place)
+    }
+
+    fn begun(&self, beginning: Option<&Beginning>, missed: Vec<Publication>) -> Begun {
+        let begun = Begun::new(self.channel.clone(), self.told(beginning));
+        match (&self.options.recover, beginning) {
+            (Some(recover), Some(beginning)) if beginning.is_recovered => {
+                begun.recovering().recovered(recover, &self.options, missed)
+            }
+            (Some(_), Some(_)) => begun.recovering(),
+            _ => begun,
+        }
+    }
+}
+
 impl Hub {
     fn channels_of(&self, key: SessionKey) -> Result<Channels<'_>, NotSubscribed> {
         let is_leaving = self.registry.member(key).is_none_or(|member| member.is_leaving());
@@ -113,37 +146,101 @@ impl Hub {
     fn may_subscribe(&self, Subscribe { key, wanted, .. }: &Subscribe) -> Result<(), NotSubscribed> {
         let held = self.channels_of(*key)?;
         let (known, new): (Vec<_>, Vec<_>) = wanted.iter().partition(|wanted| held.contains(&wanted.channel));
-        if known.iter().any(|wanted| !wanted.grant.is_brought()) {
+        if known.iter().any(|wanted| !wanted.grant.is_server_side()) {
             Err(NotSubscribed::Already)
-        } else if held.len() + new.len() > self.channels_per_session {
+        } else if held.len() + new.len() > self.bounds.channels_per_session {
             Err(NotSubscribed::TooMany)
         } else {
             Ok(())
         }
     }
 
-    fn begin(&mut self, Subscribe { key, wanted, reply }: Subscribe) -> Result<(), NotSubscribed> {
+    /// The session receives from now on, and is told so before anything else.
+    pub(super) fn begin(&mut self, subscribe: Subscribe, starts: Vec<Start>) -> Result<(), NotSubscribed> {
+        let Subscribe { key, wanted, reply } = subscribe;
         let held = self.channels_of(key)?;
         let known: Vec<bool> = wanted.iter().map(|wanted| held.contains(&wanted.channel)).collect();
         let Some(member) = self.registry.member(key) else { return Err(NotSubscribed::Closing) };
-        let (now, outbox) = (self.clock.now(), member.outbox.clone());
-        let announcements = wanted.iter().zip(&known).filter(|(_, known)| !**known);
-        for frame in announcements.filter_map(|(wanted, _)| wanted.announcement.clone()).chain(reply) {
+        let (now, outbox, format) = (self.clock.now(), member.outbox.clone(), member.format);
+        let (beginnings, missed): (Vec<_>, Vec<_>) =
+            starts.into_iter().map(|start| (start.beginning, start.missed)).unzip();
+        let begun = wanted.iter().zip(&beginnings).zip(missed);
+        let mut begun: Vec<Begun> =
+            begun.map(|((wanted, beginning), missed)| wanted.begun(beginning.as_ref(), missed)).collect();
+        let frames = self.frames(&wanted, &known, reply.as_ref(), &beginnings, &mut begun);
+        if wanted.iter().zip(&begun).any(|(wanted, begun)| wanted.wants_all_or_nothing() && !begun.is_recovered) {
+            return Err(NotSubscribed::Unrecoverable);
+        }
+        for frame in frames {
             if let Err(refused) = outbox.push(now, frame) {
                 self.refuse(key, refused);
                 return Err(NotSubscribed::Closing);
             }
         }
-        for (wanted, known) in wanted.into_iter().zip(known) {
+        for ((Wanted { channel, grant, options, .. }, known), beginning) in
+            wanted.into_iter().zip(known).zip(beginnings)
+        {
             if known {
-                self.registry.grant_anew(key, &wanted.channel, wanted.grant);
-            } else {
-                self.registry.subscribe(key, wanted.channel, wanted.grant);
+                self.take_grant(key, &channel, grant);
+                continue;
+            }
+            let mut reception = options.reception(format);
+            reception.after = beginning.as_ref().map_or(0, |beginning| beginning.after);
+            let shown = options.shown.map(Box::new);
+            self.show(&channel, shown.as_deref());
+            self.registry.subscribe(key, Subscription { channel: channel.clone(), grant, reception, shown });
+            if let (Some(track), Some(beginning)) = (self.registry.state_mut(&channel), beginning) {
+                track.position.get_or_insert(beginning.at);
+                track.checked = track.checked.or(options.retention.filter(|_| options.is_positioned));
             }
         }
         self.note_expiry(key);
         let _ = outbox.flush(&self.clock, now);
         Ok(())
+    }
+
+    /// What tells the client of it. Should that be longer than a reply may be, or than waits for a client, nothing counts as
+    /// recovered: the client knows how to go on from there.
+    fn frames(
+        &self,
+        wanted: &[Wanted],
+        known: &[bool],
+        reply: Option<&Tell>,
+        beginnings: &[Option<Beginning>],
+        begun: &mut [Begun],
+    ) -> Vec<Bytes> {
+        let tell = |begun: &[Begun]| -> Vec<Bytes> {
+            let fresh = wanted.iter().zip(known).zip(begun).filter(|((_, known), _)| !**known);
+            let announced = fresh.filter_map(|((wanted, _), begun)| {
+                wanted.announcement.as_ref().map(|announcement| announcement(std::slice::from_ref(begun)))
+            });
+            announced.chain(reply.map(|reply| reply(begun))).collect()
+        };
+        let fits = |bytes: usize| bytes <= self.bounds.reply_bytes;
+        if fits(begun.iter().map(Begun::least_bytes).sum()) {
+            let frames = tell(begun);
+            if fits(frames.iter().map(Bytes::len).sum()) {
+                return frames;
+            }
+        }
+        for ((begun, beginning), wanted) in begun.iter_mut().zip(beginnings).zip(wanted) {
+            *begun = begun.unrecovered(wanted.told(beginning.as_ref()));
+        }
+        tell(begun)
+    }
+
+    /// A session receives a channel for another reason from now on.
+    fn take_grant(&mut self, key: SessionKey, channel: &Channel, grant: Grant) {
+        // What the server API brings changes nothing where the channel is there.
+        if matches!(grant, Grant::Given(_)) {
+            return;
+        }
+        let info = grant.info().cloned();
+        if let Some(shown) = self.registry.grant_anew(key, channel, grant).filter(|shown| shown.who.chan_info != info) {
+            shown.who = Arc::new(ClientInfo { chan_info: info, ..ClientInfo::clone(&shown.who) });
+            let shown = shown.clone();
+            self.keep_present(channel, &shown);
+        }
     }
 
     /// The first of a session's subscriptions to end by itself is one of the things that it is waited for.
@@ -160,10 +257,11 @@ impl Hub {
     /// Stops a session's receiving a channel, and tells it why.
     pub(super) fn end_subscription(&mut self, key: SessionKey, channel: &Channel, why: Unsubscribed) {
         if self.give_back(key, channel)
-            && let Some(outbox) = self.registry.member(key).map(|member| member.outbox.clone())
+            && let Some((outbox, format)) =
+                self.registry.member(key).map(|member| (member.outbox.clone(), member.format))
         {
             let now = self.clock.now();
-            let told = outbox.push(now, frame::text(&unsubscribe_push(channel, why)));
+            let told = outbox.push(now, format.push(&Push::Unsubscribe(channel, why)));
             if let Err(refused) = told.and_then(|_| outbox.flush(&self.clock, now)) {
                 self.refuse(key, refused);
             }
@@ -171,19 +269,26 @@ impl Hub {
     }
 
     fn give_back(&mut self, key: SessionKey, channel: &Channel) -> bool {
-        let left = self.registry.unsubscribe(key, channel);
-        if left == Left::Last {
-            self.interest.release(channel);
-        }
-        left != Left::WasNotThere
+        let departed = self.registry.unsubscribe(key, channel);
+        departed.map(|departed| self.depart(&departed)).is_some()
     }
 
-    /// Ends the subscriptions whose time is over. One that a token brought ends the session: only a new token helps.
+    /// A session receives a channel no more.
+    pub(super) fn depart(&mut self, Departed { channel, is_last, shown }: &Departed) {
+        if *is_last {
+            self.interest.release(channel);
+        }
+        self.hide(channel, shown.as_deref());
+    }
+
+    /// Ends the subscriptions whose time is over. One that nobody asked for ends the session: the client
+    /// cannot ask for it anew.
     pub(super) fn expire_subscriptions(&mut self, key: SessionKey, now: Millis) {
         let Some(channels) = self.registry.channels_of(key) else { return };
         let over = channels.iter().filter(|(_, grant)| grant.expires_at() <= now);
-        let over: Vec<(Channel, bool)> = over.map(|(channel, grant)| (channel.clone(), grant.is_brought())).collect();
-        if over.iter().any(|(_, is_brought)| *is_brought) {
+        let over: Vec<(Channel, bool)> =
+            over.map(|(channel, grant)| (channel.clone(), grant.is_server_side())).collect();
+        if over.iter().any(|(_, is_server_side)| *is_server_side) {
             return self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
         }
         over.iter().for_each(|(channel, _)| self.end_subscription(key, channel, Unsubscribed::Expired));
@@ -194,31 +299,16 @@ impl Hub {
 impl Handler<Subscribe> for Hub {
     type Result = ResponseActFuture<Self, Result<(), NotSubscribed>>;
 
-    fn handle(&mut self, subscribe: Subscribe, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, mut subscribe: Subscribe, _: &mut Self::Context) -> Self::Result {
         if let Err(refused) = self.may_subscribe(&subscribe) {
             return Box::pin(actix::fut::ready(Err(refused)));
         }
-        if subscribe.wanted.iter().all(|wanted| self.registry.has_subscribers(&wanted.channel)) {
-            return Box::pin(actix::fut::ready(self.begin(subscribe)));
+        if let Some(held) = self.registry.channels_of(subscribe.key) {
+            let known = subscribe.wanted.iter_mut().filter(|wanted| held.contains(&wanted.channel));
+            // Nothing is missing where it receives already.
+            known.for_each(|wanted| wanted.options.recover = None);
         }
-        // All of them: one that somebody receives now may be given back while the broker is asked for another.
-        let channels: Vec<Channel> = subscribe.wanted.iter().map(|wanted| wanted.channel.clone()).collect();
-        let asked = join_all(channels.iter().map(|channel| self.interest.clone().acquire(channel.clone())));
-        Box::pin(asked.into_actor(self).map(move |answers, hub, _| {
-            let failure = answers.iter().find_map(|answer| answer.clone().err());
-            let acquired = channels.into_iter().zip(answers).filter(|(_, answer)| answer.is_ok());
-            let acquired: Vec<Channel> = acquired.map(|(channel, _)| channel).collect();
-            let was_heard: HashSet<Channel> =
-                acquired.iter().filter(|channel| hub.registry.has_subscribers(channel)).cloned().collect();
-            let begun = match failure {
-                Some(error) => Err(error.into()),
-                None => hub.begin(subscribe),
-            };
-            // Other sessions hold the channel for all already, or there is nobody to hold it for.
-            let spare = acquired.iter().filter(|channel| begun.is_err() || was_heard.contains(*channel));
-            spare.for_each(|channel| hub.interest.release(channel));
-            begun
-        }))
+        self.start(subscribe, 0)
     }
 }
 
@@ -247,10 +337,10 @@ impl Handler<Extend> for Hub {
 
     fn handle(&mut self, Extend { key, channel, grant }: Extend, _: &mut Self::Context) -> bool {
         let held = self.registry.channels_of(key).and_then(|channels| channels.grant(&channel));
-        // One that the session's own token brings ends with that token's word.
-        let may = held.is_some_and(|held| !held.is_brought());
+        // One that the session's own token brings ends with that token's word, one of the server API with its.
+        let may = held.is_some_and(|held| !held.is_server_side());
         if may {
-            self.registry.grant_anew(key, &channel, grant);
+            self.take_grant(key, &channel, grant);
             self.note_expiry(key);
         }
         may

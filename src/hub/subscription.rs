@@ -15,9 +15,11 @@ pub enum Grant {
     Token(Box<Terms>),
     /// Its token brings the channel.
     Brought(Box<Terms>),
+    /// The server API has brought it: it stays whatever newer tokens say, until the API takes it or its time is over.
+    Given(Box<Terms>),
 }
 
-/// What comes with a token.
+/// What comes with a token, or an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// When the subscription ends by itself.
@@ -30,7 +32,7 @@ impl Grant {
     fn terms(&self) -> Option<&Terms> {
         match self {
             Self::Asked => None,
-            Self::Token(terms) | Self::Brought(terms) => Some(terms),
+            Self::Token(terms) | Self::Brought(terms) | Self::Given(terms) => Some(terms),
         }
     }
 
@@ -44,8 +46,8 @@ impl Grant {
         self.terms().and_then(|terms| terms.info.as_ref())
     }
 
-    /// Whether the session's token brings it.
-    pub fn is_brought(&self) -> bool {
-        matches!(self, Self::Brought(_))
+    /// Whether the client has not asked for it.
+    pub fn is_server_side(&self) -> bool {
+        matches!(self, Self::Brought(_) | Self::Given(_))
     }
 }

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::Recipient;
+use actix::{Actor, Recipient};
 use uuid::Uuid;
 
-use super::{Hub, KeepAlive, Renew, SessionKey, wheel::TICK};
+use super::{Hub, Instruct, KeepAlive, SessionKey, wheel::TICK};
 use crate::{
     clock::{Clock, Millis, NEVER, millis},
     config::Config,
-    protocol::{Disconnect, farewell, frame},
+    protocol::{Disconnect, Format, frame},
     transport::{Backlog, Outbox},
 };
 
@@ -30,7 +30,8 @@ pub(super) struct Member {
     /// When the first of its subscriptions ends by itself.
     pub(super) subscriptions_expire_at: Millis,
     pub(super) client: Uuid,
-    pub(super) session: Recipient<Renew>,
+    pub(super) format: Format,
+    pub(super) session: Recipient<Instruct>,
     /// The tick of the last place in the wheel; older places are void.
     armed_at: u64,
     due: Due,
@@ -51,10 +52,21 @@ impl Member {
         keep_alive: KeepAlive,
         expires_at: Millis,
         client: Uuid,
-        session: Recipient<Renew>,
+        format: Format,
+        session: Recipient<Instruct>,
     ) -> Self {
         let due = Due::NextPing(Instant::now());
-        Self { outbox, keep_alive, expires_at, subscriptions_expire_at: NEVER, client, session, armed_at: 0, due }
+        Self {
+            outbox,
+            keep_alive,
+            expires_at,
+            subscriptions_expire_at: NEVER,
+            client,
+            format,
+            session,
+            armed_at: 0,
+            due,
+        }
     }
 
     /// Tells whether it is to be kept alive in another way than before.
@@ -76,11 +88,11 @@ impl Member {
 
     pub(super) fn farewell(&self, disconnect: &Disconnect, clock: &Clock) {
         let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
-        self.outbox.close(farewell(disconnect), backlog, clock);
+        self.outbox.close(self.format.farewell(disconnect), backlog, clock);
     }
 
     fn ping(&self) -> bytes::Bytes {
-        if self.keep_alive == KeepAlive::EmptyReply { frame::EMPTY_REPLY } else { frame::PING }
+        if self.keep_alive == KeepAlive::EmptyReply { self.format.ping() } else { frame::PING }
     }
 }
 
@@ -151,7 +163,7 @@ impl Hub {
     }
 
     /// One turn of the wheel.
-    pub(super) fn tend(&mut self) {
+    pub(super) fn tend(&mut self, ctx: &mut <Self as Actor>::Context) {
         let (tick, keys) = self.wheel.turn();
         for key in keys {
             if self.registry.member(key).is_some_and(|member| member.armed_at == tick) {
@@ -167,6 +179,8 @@ impl Hub {
         if self.timing.turned.is_multiple_of((Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32) {
             self.interest.sweep();
         }
+        self.refresh_presence(self.timing.turned);
+        self.check_positions(ctx);
         self.send_wave();
     }
 

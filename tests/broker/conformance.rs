@@ -8,7 +8,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, Control, Order, Question},
+    broker::{BrokerError, Control, Order, Place, PublishOptions, Published, Question},
     publication::{ClientInfo, Publication},
 };
 
@@ -19,9 +19,9 @@ pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
     let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
     let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), chan_info: conn_info.clone(), conn_info };
     let rest = ClientInfo { client: String::new(), conn_info: None, ..info.clone() };
-    for info in [Some(info), Some(rest), None] {
+    for info in [Some(info.into()), Some(rest.into()), None] {
         let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };
-        instance.broker.publish(sent.clone()).await.unwrap();
+        instance.broker.publish(sent.clone(), PublishOptions::default()).await.unwrap();
         eventually("it arrives", async || instance.received().contains(&sent)).await;
     }
     assert_eq!(instance.received().len(), 3);
@@ -53,8 +53,8 @@ pub async fn publications_arrive_in_the_order_of_the_calls(instance: Instance) {
 }
 
 impl Instance {
-    fn publish_later(&self, name: &str, data: &str) -> impl Future<Output = Result<(), BrokerError>> + use<> {
-        self.broker.publish(publication(name, data))
+    fn publish_later(&self, name: &str, data: &str) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
+        self.broker.publish(publication(name, data), PublishOptions::default())
     }
 }
 
@@ -161,6 +161,13 @@ pub async fn an_order_arrives_as_it_is(instance: Instance) {
         order,
     };
     let orders = [
+        order(Order::Subscribe {
+            channel: "чат:日本 1".to_owned(),
+            info: Some("{\"role\":\"é\"}".to_owned()),
+            data: Some("null".to_owned()),
+            since: Some(Place { offset: u64::MAX, epoch: "abcdefgh".to_owned() }),
+            expires_at: Some(i64::MAX),
+        }),
         order(Order::Unsubscribe { channel: "чат:日本 1".to_owned() }),
         order(Order::Disconnect { code: 3503, reason: "line\none".to_owned() }),
         order(Order::Refresh { expires_at: Some(1), info: Some("{\"name\": 1}".to_owned()) }),

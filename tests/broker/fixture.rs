@@ -13,12 +13,14 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
-        BrokerError, Control, Deliver, NoRoom, Order, Question, SharedBroker, memory::MemoryBroker, redis::RedisBroker,
+        BrokerError, Control, Deliver, Movement, NoRoom, Order, PublishOptions, Question, SharedBroker,
+        memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
-    config::{Config, Secret},
+    clock::Clock,
+    config::{Config, Limits, Secret},
     metrics::Metrics,
-    publication::Publication,
+    publication::{ClientInfo, Publication},
 };
 
 use crate::support::redis::RedisServer;
@@ -30,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct Memo {
     received: Mutex<Vec<Publication>>,
+    pub moved: Mutex<Vec<(Movement, Arc<ClientInfo>)>>,
     ordered: Mutex<Vec<Control>>,
     /// The answer to [`Question::Channels`], when it is not the usual one.
     pub channels: Mutex<Option<Vec<u8>>>,
@@ -43,6 +46,14 @@ impl Deliver for Memo {
             return Err(NoRoom);
         }
         self.received.lock().push(publication);
+        Ok(())
+    }
+
+    fn announce(&self, _: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(NoRoom);
+        }
+        self.moved.lock().push((movement, who));
         Ok(())
     }
 
@@ -69,18 +80,27 @@ pub struct Instance {
     pub broker: SharedBroker,
     pub hubs: Arc<Memo>,
     pub metrics: Arc<Metrics>,
+    /// What time it is for what is kept.
+    pub clock: Clock,
     /// Kept as long as the broker uses it.
     _server: Option<RedisServer>,
 }
 
 /// Tickets that an instance alone keeps.
 pub const TICKETS: usize = 100;
+/// Bytes of its histories.
+pub const HISTORY_BYTES: usize = 1 << 20;
+/// Idempotency keys that it remembers.
+pub const KEYS: usize = 100;
 
 /// An instance alone.
 pub fn memory() -> Instance {
     let hubs = Arc::new(Memo::default());
-    let broker = Arc::new(MemoryBroker::new(hubs.clone(), TICKETS));
-    Instance { broker, hubs, metrics: Arc::default(), _server: None }
+    let limits =
+        Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
+    let clock = Clock::default();
+    let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
+    Instance { broker, hubs, metrics: Arc::default(), clock, _server: None }
 }
 
 /// An instance with a Redis of its own.
@@ -107,7 +127,7 @@ pub fn at(url: &str, prefix: &str) -> Instance {
     config.probe_interval = Duration::from_millis(500);
     let (hubs, metrics) = (Arc::new(Memo::default()), Arc::new(Metrics::default()));
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
-    Instance { broker, hubs, metrics, _server: None }
+    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
 }
 
 /// `broker.redis.timeout` of the tests.
@@ -119,7 +139,7 @@ impl Instance {
     }
 
     pub async fn publish(&self, name: &str, data: &str) -> Result<(), BrokerError> {
-        self.broker.publish(publication(name, data)).await
+        self.broker.publish(publication(name, data), PublishOptions::default()).await.map(|_| ())
     }
 
     /// The data that came on a channel so far.
@@ -184,7 +204,7 @@ pub fn channel(name: &str) -> Channel {
 }
 
 pub fn publication(name: &str, data: &str) -> Publication {
-    Publication { channel: channel(name), data: Bytes::copy_from_slice(data.as_bytes()), info: None }
+    Publication::new(channel(name), Bytes::copy_from_slice(data.as_bytes()))
 }
 
 /// The order that closes all connections of a user.

@@ -24,6 +24,7 @@ mod tickets;
 mod wanted;
 
 use std::{
+    future::ready,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -41,8 +42,16 @@ use self::{
     connect::Connector, health::Health, inbox::Inbox, key::Keys, probe::Probe, publisher::Publisher, survey::Surveys,
     wanted::Wanted,
 };
-use super::{Broker, BrokerError, Control, Deliver, Question, is_ticket_id, no_ticket_id};
-use crate::{channel::Channel, config, metrics::Metrics, publication::Publication};
+use super::{
+    Broker, BrokerError, Control, Deliver, History, HistoryRequest, Movement, PublishOptions, Published, Question,
+    Retention, is_ticket_id, no_ticket_id,
+};
+use crate::{
+    channel::Channel,
+    config,
+    metrics::Metrics,
+    publication::{ClientInfo, Publication},
+};
 
 /// A broker that shares a Redis with other instances. Its tasks end when it is dropped.
 pub struct RedisBroker {
@@ -178,10 +187,41 @@ fn stopped() -> BrokerError {
 }
 
 impl Broker for RedisBroker {
-    fn publish(&self, publication: Publication) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn publish(
+        &self,
+        publication: Publication,
+        options: PublishOptions,
+    ) -> BoxFuture<'static, Result<Published, BrokerError>> {
+        if options != PublishOptions::default() {
+            return ready(Err(BrokerError::NotAvailable)).boxed();
+        }
         let name = self.bus.keys.channel(&publication.channel);
         let published = self.bus.publisher.publish(&name, &envelope::publication(&publication));
-        published.map(|receivers| receivers.map(|_| ())).boxed()
+        published.map(|receivers| receivers.map(|_| Published::default())).boxed()
+    }
+
+    fn history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BoxFuture<'static, Result<History, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn remove_history(&self, _: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn add_member(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn remove_member(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    fn members(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
     fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
@@ -212,7 +252,7 @@ impl Broker for RedisBroker {
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
         if !is_ticket_id(&id) {
-            return std::future::ready(Err(no_ticket_id())).boxed();
+            return ready(Err(no_ticket_id())).boxed();
         }
         let bus = self.bus.clone();
         let put = self.there(async move { tickets::put(&bus, &id, &value, ttl).await });
@@ -221,7 +261,7 @@ impl Broker for RedisBroker {
 
     fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
         if !is_ticket_id(&id) {
-            return std::future::ready(Ok(None)).boxed();
+            return ready(Ok(None)).boxed();
         }
         let bus = self.bus.clone();
         let taken = self.there(async move { tickets::take(&bus, &id).await });
@@ -230,7 +270,7 @@ impl Broker for RedisBroker {
 
     fn ready(&self) -> BoxFuture<'static, Result<(), String>> {
         if let Some(fault) = self.bus.health.fault() {
-            return std::future::ready(Err(fault)).boxed();
+            return ready(Err(fault)).boxed();
         }
         let bus = self.bus.clone();
         let pinged = self.there(async move { connect::ping(&bus.pool, bus.timeout).await });

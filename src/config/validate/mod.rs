@@ -201,6 +201,7 @@ fn listener(config: &Config, environment: Environment, findings: &mut Findings) 
     for (key, value) in [
         ("server.ping_interval", server.ping_interval),
         ("server.pong_timeout", server.pong_timeout),
+        ("server.position_check_interval", server.position_check_interval),
         ("auth.first_message_timeout", config.auth.first_message_timeout),
         ("login.token_ttl", config.login.token_ttl),
         ("auth.max_ttl", config.auth.max_ttl),

@@ -1,11 +1,19 @@
 //! Who is here and who listens to what: plain data, on one thread, with no actor in it.
 
+mod listeners;
+mod users;
+
 use std::{collections::HashMap as StdMap, hash::BuildHasher, sync::Arc};
 
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 
-use super::{SessionKey, subscription::Grant};
+use self::listeners::{Listeners, Place};
+use super::{
+    SessionKey,
+    reception::{Departed, Reception, Shown},
+    subscription::Grant,
+};
 use crate::{
     channel::Channel,
     clock::{Millis, NEVER},
@@ -19,14 +27,14 @@ type Slot = u32;
 /// No session.
 const NOBODY: Slot = Slot::MAX;
 
-/// Sessions of type `M`, their users and their channels. Every channel name is stored once; its holders share the text. The
+/// Sessions of type `M`, their users and their channels, of which each has a state `S`. Every channel name is stored once; its holders share the text. The
 /// entries lie side by side, and the indexes hold four bytes for each: a map of whole entries would be half empty.
-pub(super) struct Registry<M> {
+pub(super) struct Registry<M, S> {
     sessions: Slab<Entry<M>>,
     by_key: HashTable<Slot>,
     /// One session of each user; its neighbours lead to the others.
     by_user: HashTable<Slot>,
-    channels: HashMap<Channel, Vec<Slot>, Hasher>,
+    channels: HashMap<Channel, Listeners<S>, Hasher>,
     hasher: Hasher,
 }
 
@@ -44,21 +52,20 @@ struct Entry<M> {
 /// A channel that a session receives.
 struct Held {
     channel: Channel,
-    /// This session's place in the channel's list, so that leaving it takes no search.
-    place: u32,
+    /// This session's place among the channel's, so that leaving it takes no search.
+    place: Place,
     /// Why it receives it.
     grant: Grant,
+    /// Who it is to others there; boxed, since most channels do not tell.
+    shown: Option<Box<Shown>>,
 }
 
-/// What was left behind by an unsubscribe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// It did not receive the channel.
-    WasNotThere,
-    /// Others still do.
-    Others,
-    /// Nobody here does.
-    Last,
+/// What a session begins to receive.
+pub(super) struct Subscription {
+    pub(super) channel: Channel,
+    pub(super) grant: Grant,
+    pub(super) reception: Reception,
+    pub(super) shown: Option<Box<Shown>>,
 }
 
 /// The channels of one session.
@@ -91,7 +98,7 @@ impl<'a> Channels<'a> {
     }
 }
 
-impl<M> Default for Registry<M> {
+impl<M, S> Default for Registry<M, S> {
     fn default() -> Self {
         Self {
             sessions: Slab::new(),
@@ -103,7 +110,7 @@ impl<M> Default for Registry<M> {
     }
 }
 
-impl<M> Registry<M> {
+impl<M, S> Registry<M, S> {
     fn slot(&self, key: SessionKey) -> Option<Slot> {
         let is_it = |slot: &Slot| self.at(*slot).is_some_and(|entry| entry.key == key);
         self.by_key.find(self.hasher.hash_one(key), is_it).copied()
@@ -155,155 +162,141 @@ impl<M> Registry<M> {
         self.channels.contains_key(channel)
     }
 
-    /// The members that receive `channel`.
-    pub(super) fn subscribers(&self, channel: &Channel) -> impl Iterator<Item = (SessionKey, &M)> {
-        let slots = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
-        slots.iter().filter_map(|slot| self.at(*slot).map(|entry| (entry.key, &entry.member)))
+    /// What the hub knows of a channel that somebody receives.
+    pub(super) fn state(&self, channel: &Channel) -> Option<&S> {
+        self.channels.get(channel).map(|listeners| &listeners.state)
+    }
+
+    pub(super) fn state_mut(&mut self, channel: &Channel) -> Option<&mut S> {
+        self.channels.get_mut(channel).map(|listeners| &mut listeners.state)
+    }
+
+    /// The channels that somebody receives.
+    pub(super) fn states_mut(&mut self) -> impl Iterator<Item = (&Channel, &mut S)> {
+        self.channels.iter_mut().map(|(channel, listeners)| (channel, &mut listeners.state))
+    }
+
+    /// Those who receive `channel`, by the way in which they do.
+    pub(super) fn classes(
+        &self,
+        channel: &Channel,
+    ) -> impl Iterator<Item = (u32, &Reception, impl Iterator<Item = (SessionKey, &M)>)> {
+        let classes = self.channels.get(channel).into_iter().flat_map(Listeners::classes);
+        classes.map(|(number, reception, slots)| {
+            let members = slots.iter().filter_map(|slot| self.at(*slot).map(|entry| (entry.key, &entry.member)));
+            (number, reception, members)
+        })
+    }
+
+    /// Those of one class receive the channel in another way from now on.
+    pub(super) fn change(&mut self, channel: &Channel, class: u32, reception: Reception) {
+        let Some(listeners) = self.channels.get_mut(channel) else { return };
+        let (moved, first) = listeners.change(class, reception);
+        for (index, slot) in (first.index..).zip(moved) {
+            self.put(slot, channel, Place { class: first.class, index });
+        }
+    }
+
+    /// One session receives a channel in another way from now on.
+    pub(super) fn change_one(&mut self, key: SessionKey, channel: &Channel, change: impl FnOnce(&mut Reception)) {
+        let Some(slot) = self.slot(key) else { return };
+        let held = self.at(slot).and_then(|entry| entry.channels.iter().find(|held| held.channel == *channel));
+        let Some(before) = held.map(|held| held.place) else { return };
+        let Some(listeners) = self.channels.get_mut(channel) else { return };
+        let Some(mut reception) = listeners.reception(before.class).cloned() else { return };
+        change(&mut reception);
+        let moved = listeners.vacate(before);
+        let place = listeners.add(slot, &reception);
+        if let Some(moved) = moved {
+            self.put(moved, channel, before);
+        }
+        self.put(slot, channel, place);
+    }
+
+    fn put(&mut self, slot: Slot, channel: &Channel, place: Place) {
+        let channels = self.at_mut(slot).map(|entry| entry.channels.as_mut_slice()).unwrap_or_default();
+        if let Some(held) = channels.iter_mut().find(|held| held.channel == *channel) {
+            held.place = place;
+        }
     }
 
     pub(super) fn count_channels(&self) -> StdMap<Channel, usize> {
-        self.channels.iter().map(|(channel, slots)| (channel.clone(), slots.len())).collect()
+        self.channels.iter().map(|(channel, listeners)| (channel.clone(), listeners.len())).collect()
     }
 
     /// The session begins to receive the channel, which it did not before.
-    pub(super) fn subscribe(&mut self, key: SessionKey, channel: Channel, grant: Grant) {
+    pub(super) fn subscribe(&mut self, key: SessionKey, subscription: Subscription)
+    where
+        S: Default,
+    {
         let Some(slot) = self.slot(key) else { return };
+        let Subscription { channel, grant, reception, shown } = subscription;
         let interned = self.channels.get_key_value(&channel).map_or(channel, |(interned, _)| interned.clone());
-        let slots = self.channels.entry(interned.clone()).or_default();
-        let place = Slot::try_from(slots.len()).unwrap_or(NOBODY);
-        slots.push(slot);
+        let place = self.channels.entry(interned.clone()).or_default().add(slot, &reception);
         if let Some(entry) = self.at_mut(slot) {
             // Most have one: a vector left to itself begins with room for four.
             entry.channels.reserve_exact(usize::from(entry.channels.is_empty()));
-            entry.channels.push(Held { channel: interned, place, grant });
+            entry.channels.push(Held { channel: interned, place, grant, shown });
         }
     }
 
     /// The session receives a channel that it has for another reason from now on.
-    pub(super) fn grant_anew(&mut self, key: SessionKey, channel: &Channel, grant: Grant) {
+    /// Gives who it is to others there, if the channel tells.
+    pub(super) fn grant_anew(&mut self, key: SessionKey, channel: &Channel, grant: Grant) -> Option<&mut Shown> {
         let channels = self.entry_mut(key).map(|entry| entry.channels.as_mut_slice()).unwrap_or_default();
-        if let Some(held) = channels.iter_mut().find(|held| held.channel == *channel) {
-            held.grant = grant;
-        }
+        let held = channels.iter_mut().find(|held| held.channel == *channel)?;
+        held.grant = grant;
+        held.shown.as_deref_mut()
     }
 
-    pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Left {
-        let Some(entry) = self.entry_mut(key) else { return Left::WasNotThere };
-        let Some(index) = entry.channels.iter().position(|held| held.channel == *channel) else {
-            return Left::WasNotThere;
-        };
+    /// One of `parts` parts of all who are to be seen, by turns.
+    pub(super) fn shown(&self, part: usize, parts: usize) -> impl Iterator<Item = (&Channel, &Shown)> {
+        let slots = (part..self.sessions.capacity()).step_by(parts.max(1));
+        let held = slots.filter_map(|slot| self.sessions.get(slot)).flat_map(|entry| &entry.channels);
+        held.filter_map(|held| held.shown.as_deref().map(|shown| (&held.channel, shown)))
+    }
+
+    /// The session stops receiving a channel; `None` if it did not.
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Option<Departed> {
+        let entry = self.entry_mut(key)?;
+        let index = entry.channels.iter().position(|held| held.channel == *channel)?;
         let held = entry.channels.swap_remove(index);
-        if self.vacate(channel, held.place) { Left::Last } else { Left::Others }
+        Some(self.depart(held))
     }
 
-    /// Unsubscribes a session from everything and tells the channels that nobody here receives any more.
-    pub(super) fn leave_all(&mut self, key: SessionKey) -> Vec<Channel> {
+    /// The session stops receiving everything.
+    pub(super) fn leave_all(&mut self, key: SessionKey) -> Vec<Departed> {
         let Some(entry) = self.entry_mut(key) else { return Vec::new() };
         let held = std::mem::take(&mut entry.channels);
-        held.into_iter().filter_map(|held| self.vacate(&held.channel, held.place).then_some(held.channel)).collect()
+        held.into_iter().map(|held| self.depart(held)).collect()
     }
 
-    /// Forgets a session; tells the channels that nobody here receives any more.
-    pub(super) fn remove(&mut self, key: SessionKey) -> Option<(M, Vec<Channel>)> {
+    /// Forgets a session; tells what it received.
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<(M, Vec<Departed>)> {
         let slot = self.slot(key)?;
-        let emptied = self.leave_all(key);
+        let departed = self.leave_all(key);
         self.forget_user(slot);
         if let Ok(indexed) = self.by_key.find_entry(self.hasher.hash_one(key), |found| *found == slot) {
             indexed.remove();
         }
         let entry = self.sessions.try_remove(slot as usize)?;
-        Some((entry.member, emptied))
+        Some((entry.member, departed))
     }
 
-    /// Frees a place in a channel's list; whoever was last moves there. Tells whether the list is empty now.
-    fn vacate(&mut self, channel: &Channel, place: u32) -> bool {
-        let Some(slots) = self.channels.get_mut(channel) else { return false };
-        slots.swap_remove(place as usize);
-        if let Some(moved) = slots.get(place as usize).copied() {
-            let channels = self.at_mut(moved).map(|entry| entry.channels.iter_mut());
-            if let Some(held) = channels.and_then(|mut channels| channels.find(|held| held.channel == *channel)) {
-                held.place = place;
-            }
-            return false;
+    fn depart(&mut self, held: Held) -> Departed {
+        let Held { channel, place, shown, .. } = held;
+        let Some(listeners) = self.channels.get_mut(&channel) else {
+            return Departed { channel, is_last: false, shown };
+        };
+        let moved = listeners.vacate(place);
+        let is_last = listeners.len() == 0;
+        if is_last {
+            self.channels.remove(&channel);
         }
-        if slots.is_empty() {
-            self.channels.remove(channel);
-            return true;
+        if let Some(moved) = moved {
+            self.put(moved, &channel, place);
         }
-        false
-    }
-}
-
-/// Whose sessions they are.
-impl<M> Registry<M> {
-    /// Says whose session it is.
-    pub(super) fn belongs_to(&mut self, key: SessionKey, user: Arc<str>) {
-        let Some(slot) = self.slot(key) else { return };
-        if self.at(slot).is_some_and(|entry| entry.user.as_ref() == Some(&user)) {
-            return;
-        }
-        self.forget_user(slot);
-        let hash = self.hasher.hash_one(&*user);
-        let first = self.first_of(&user);
-        if let Some(entry) = self.at_mut(slot) {
-            entry.user = Some(user);
-            entry.next = first.unwrap_or(NOBODY);
-        }
-        match first {
-            Some(first) => {
-                if let Some(entry) = self.at_mut(first) {
-                    entry.previous = slot;
-                }
-                self.lead_with(hash, first, Some(slot));
-            }
-            None => {
-                let (sessions, hasher) = (&self.sessions, &self.hasher);
-                let user_of = |slot: &Slot| sessions.get(*slot as usize).and_then(|entry| entry.user.as_deref());
-                self.by_user.insert_unique(hash, slot, |slot| hasher.hash_one(user_of(slot).unwrap_or_default()));
-            }
-        }
-    }
-
-    /// The sessions of a user.
-    pub(super) fn sessions_of(&self, user: &str) -> impl Iterator<Item = (SessionKey, &M)> {
-        let first = self.first_of(user).and_then(|first| self.at(first));
-        let all = std::iter::successors(first, |entry| self.at(entry.next));
-        all.map(|entry| (entry.key, &entry.member))
-    }
-
-    /// The users who have sessions here.
-    pub(super) fn users(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.by_user.iter().filter_map(|slot| self.at(*slot)?.user.as_ref())
-    }
-
-    fn first_of(&self, user: &str) -> Option<Slot> {
-        let is_theirs = |slot: &Slot| self.at(*slot).is_some_and(|entry| entry.user.as_deref() == Some(user));
-        self.by_user.find(self.hasher.hash_one(user), is_theirs).copied()
-    }
-
-    /// Puts `instead` into the index where `first` stands, or nobody.
-    fn lead_with(&mut self, hash: u64, first: Slot, instead: Option<Slot>) {
-        if let Ok(mut indexed) = self.by_user.find_entry(hash, |slot| *slot == first) {
-            match instead {
-                Some(slot) => *indexed.get_mut() = slot,
-                None => drop(indexed.remove()),
-            }
-        }
-    }
-
-    /// Takes a session out of the row of its user's.
-    fn forget_user(&mut self, slot: Slot) {
-        let Some(entry) = self.at_mut(slot) else { return };
-        let Some(user) = entry.user.take() else { return };
-        let (next, previous) =
-            (std::mem::replace(&mut entry.next, NOBODY), std::mem::replace(&mut entry.previous, NOBODY));
-        if let Some(next) = self.at_mut(next) {
-            next.previous = previous;
-        }
-        match self.at_mut(previous) {
-            Some(previous) => previous.next = next,
-            None => self.lead_with(self.hasher.hash_one(&*user), slot, Some(next).filter(|next| *next != NOBODY)),
-        }
+        Departed { channel, is_last, shown }
     }
 }
 

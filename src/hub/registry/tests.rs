@@ -11,20 +11,26 @@ enum Step {
     Insert(u64),
     Remove(u64),
     Belong(u64, u8),
-    Subscribe(u64, u8),
+    /// In one of three ways.
+    Subscribe(u64, u8, u64),
+    /// All who receive in the first way do so in the second from now on.
+    Change(u8, u64, u64),
+    ChangeOne(u64, u8, u64),
     Unsubscribe(u64, u8),
     LeaveAll(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (session, channel) = (0_u64..6, 0_u8..4);
+    let (session, channel, way) = (0_u64..6, 0_u8..4, 0_u64..3);
     prop_oneof![
-        session.clone().prop_map(Step::Insert),
-        session.clone().prop_map(Step::Remove),
-        (session.clone(), 0_u8..3).prop_map(|(s, u)| Step::Belong(s, u)),
-        (session.clone(), channel.clone()).prop_map(|(s, c)| Step::Subscribe(s, c)),
-        (session.clone(), channel).prop_map(|(s, c)| Step::Unsubscribe(s, c)),
-        session.prop_map(Step::LeaveAll),
+        1 => session.clone().prop_map(Step::Insert),
+        1 => session.clone().prop_map(Step::Remove),
+        1 => (session.clone(), 0_u8..3).prop_map(|(s, u)| Step::Belong(s, u)),
+        2 => (session.clone(), channel.clone(), way.clone()).prop_map(|(s, c, w)| Step::Subscribe(s, c, w)),
+        1 => (channel.clone(), way.clone(), way.clone()).prop_map(|(c, from, to)| Step::Change(c, from, to)),
+        1 => (session.clone(), channel.clone(), way).prop_map(|(s, c, w)| Step::ChangeOne(s, c, w)),
+        1 => (session.clone(), channel).prop_map(|(s, c)| Step::Unsubscribe(s, c)),
+        1 => session.prop_map(Step::LeaveAll),
     ]
 }
 
@@ -32,19 +38,53 @@ fn channel(number: u8) -> Channel {
     Channel::new(&format!("channel-{number}")).unwrap()
 }
 
+/// A way of receiving that differs from the others.
+fn way(number: u64) -> Reception {
+    Reception { after: number, ..Reception::default() }
+}
+
+type Model = BTreeMap<u64, BTreeMap<u8, u64>>;
+
+fn count(model: &Model, c: u8) -> usize {
+    model.values().filter(|held| held.contains_key(&c)).count()
+}
+
+fn check(registry: &Registry<(), u8>, model: &Model) {
+    for c in 0..4 {
+        let expected: BTreeSet<(u64, u64)> =
+            model.iter().filter_map(|(s, held)| held.get(&c).map(|w| (*w, *s))).collect();
+        let channel = channel(c);
+        let classes = registry.classes(&channel);
+        let found: Vec<(u64, u64)> =
+            classes.flat_map(|(_, reception, members)| members.map(|(key, ())| (reception.after, key.0))).collect();
+        assert_eq!(found.len(), expected.len());
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        assert_eq!(registry.has_subscribers(&channel), !expected.is_empty());
+        assert_eq!(registry.count_channels().get(&channel).copied().unwrap_or(0), expected.len());
+    }
+}
+
+fn check_owners(registry: &Registry<(), u8>, owners: &BTreeMap<u64, u8>) {
+    for u in 0..3_u8 {
+        let expected: BTreeSet<u64> = owners.iter().filter(|(_, owner)| **owner == u).map(|(s, _)| *s).collect();
+        let found: BTreeSet<u64> = registry.sessions_of(&u.to_string()).map(|(key, ())| key.0).collect();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(registry.users().count(), owners.values().collect::<BTreeSet<_>>().len());
+}
+
 proptest! {
     /// Whatever sessions do, the registry says the same as a set of pairs, and names a channel as emptied exactly
     /// when its last subscriber goes.
     #[test]
     fn the_registry_is_a_set_of_pairs(steps in proptest::collection::vec(step(), 0..200)) {
-        let mut registry = Registry::default();
-        let mut model: BTreeMap<u64, BTreeSet<u8>> = BTreeMap::new();
+        let mut registry: Registry<(), u8> = Registry::default();
+        let mut model = Model::new();
         let mut owners: BTreeMap<u64, u8> = BTreeMap::new();
         for step in steps {
-            let count = |model: &BTreeMap<u64, BTreeSet<u8>>, c: u8| model.values().filter(|set| set.contains(&c)).count();
             match step {
                 Step::Insert(s) => if let Entry::Vacant(free) = model.entry(s) {
-                    free.insert(BTreeSet::new());
+                    free.insert(BTreeMap::new());
                     registry.insert(SessionKey(s), ());
                 },
                 Step::Belong(s, u) => {
@@ -53,43 +93,44 @@ proptest! {
                         owners.insert(s, u);
                     }
                 }
-                Step::Subscribe(s, c) => if model.get_mut(&s).is_some_and(|set| set.insert(c)) {
-                    registry.subscribe(SessionKey(s), channel(c), Grant::default());
+                Step::Subscribe(s, c, w) => if let Some(Entry::Vacant(free)) = model.get_mut(&s).map(|held| held.entry(c)) {
+                    free.insert(w);
+                    let (grant, reception) = (Grant::default(), way(w));
+                    registry.subscribe(SessionKey(s), Subscription { channel: channel(c), grant, reception, shown: None });
                 },
+                Step::Change(c, from, to) => {
+                    let name = channel(c);
+                    let class = registry.classes(&name).find(|(_, reception, _)| reception.after == from).map(|(class, ..)| class);
+                    if let Some(class) = class {
+                        registry.change(&name, class, way(to));
+                    }
+                    model.values_mut().filter_map(|held| held.get_mut(&c)).filter(|w| **w == from).for_each(|w| *w = to);
+                }
+                Step::ChangeOne(s, c, to) => {
+                    registry.change_one(SessionKey(s), &channel(c), |reception| reception.after = to);
+                    model.get_mut(&s).and_then(|held| held.get_mut(&c)).into_iter().for_each(|w| *w = to);
+                }
                 Step::Unsubscribe(s, c) => {
-                    let was_there = model.get_mut(&s).is_some_and(|set| set.remove(&c));
-                    let expected = match (was_there, count(&model, c)) {
-                        (false, _) => Left::WasNotThere,
-                        (true, 0) => Left::Last,
-                        (true, _) => Left::Others,
-                    };
-                    prop_assert_eq!(registry.unsubscribe(SessionKey(s), &channel(c)), expected);
+                    let was_there = model.get_mut(&s).is_some_and(|held| held.remove(&c).is_some());
+                    let expected = was_there.then(|| count(&model, c) == 0);
+                    prop_assert_eq!(registry.unsubscribe(SessionKey(s), &channel(c)).map(|left| left.is_last), expected);
                 }
                 Step::Remove(s) | Step::LeaveAll(s) => {
                     let held = model.get_mut(&s).map(std::mem::take).unwrap_or_default();
-                    let expected: BTreeSet<Channel> = held.into_iter().filter(|c| count(&model, *c) == 0).map(channel).collect();
-                    let emptied = if matches!(step, Step::Remove(_)) {
+                    let expected: BTreeSet<Channel> = held.into_keys().filter(|c| count(&model, *c) == 0).map(channel).collect();
+                    let departed = if matches!(step, Step::Remove(_)) {
                         model.remove(&s);
                         owners.remove(&s);
-                        registry.remove(SessionKey(s)).map(|((), emptied)| emptied).unwrap_or_default()
+                        registry.remove(SessionKey(s)).map(|((), departed)| departed).unwrap_or_default()
                     } else {
                         registry.leave_all(SessionKey(s))
                     };
-                    prop_assert_eq!(emptied.into_iter().collect::<BTreeSet<_>>(), expected);
+                    let emptied = departed.into_iter().filter(|departed| departed.is_last).map(|departed| departed.channel);
+                    prop_assert_eq!(emptied.collect::<BTreeSet<_>>(), expected);
                 }
             }
-            for u in 0..3_u8 {
-                let expected: BTreeSet<u64> = owners.iter().filter(|(_, owner)| **owner == u).map(|(s, _)| *s).collect();
-                let found: BTreeSet<u64> = registry.sessions_of(&u.to_string()).map(|(key, ())| key.0).collect();
-                prop_assert_eq!(found, expected);
-            }
-            prop_assert_eq!(registry.users().count(), owners.values().collect::<BTreeSet<_>>().len());
-            for c in 0..4 {
-                let expected: BTreeSet<u64> = model.iter().filter(|(_, set)| set.contains(&c)).map(|(s, _)| *s).collect();
-                let found: BTreeSet<u64> = registry.subscribers(&channel(c)).map(|(key, ())| key.0).collect();
-                prop_assert_eq!(&found, &expected);
-                prop_assert_eq!(registry.has_subscribers(&channel(c)), !expected.is_empty());
-            }
+            check_owners(&registry, &owners);
+            check(&registry, &model);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a client does with channels: subscribe, refresh a subscription, unsubscribe, publish. Each asks for the permission
+//! What a client does with channels that it has: refresh a subscription, unsubscribe, publish. Each asks for the permission
 //! first.
 
 use std::sync::Arc;
@@ -9,42 +9,15 @@ use futures_util::FutureExt;
 use super::{Answer, Done, Failed, Reply, failed};
 use crate::{
     auth::{Claims, Denied, Refusal, SubscriptionClaims},
+    broker::{PublishOptions, Retention},
     channel::Channel,
-    hub::{Extend, Find, Grant, NotSubscribed, Subscribe, Terms, Unsubscribe, Wanted},
-    protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeResult, frame},
+    hub::{Extend, Find, Grant, Terms, Unsubscribe},
+    protocol::{self, Disconnect, ErrorCode},
     publication::{ClientInfo, Publication},
     session::{Session, pace::Haste},
 };
 
 impl Session {
-    pub(super) fn subscribe(
-        &mut self,
-        id: u32,
-        channel: &str,
-        token: Option<&str>,
-        claims: &Claims,
-    ) -> Result<Done, Failed> {
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        let token = token.map(|token| self.judge_subscription(token, &channel, claims)).transpose()?;
-        self.services.permissions.may_subscribe(claims, &channel, token.as_ref()).map_err(denied)?;
-        let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.told(token.expires_at));
-        let grant = token.map_or(Grant::Asked, |token| self.grant_of(token));
-        let reply = frame::text(&protocol::subscribe_reply(id, &SubscribeResult { expiry, data: None }));
-        let wanted = vec![Wanted { channel, grant, announcement: None }];
-        let asked = self.services.hub.send(Subscribe { key: self.key, wanted, reply: Some(reply) });
-        let answer = async move {
-            let result = match asked.await {
-                Ok(Ok(()) | Err(NotSubscribed::Closing)) => Ok(Reply::Said),
-                Ok(Err(NotSubscribed::Already)) => Err(ErrorCode::AlreadySubscribed),
-                Ok(Err(NotSubscribed::TooMany)) => Err(ErrorCode::LimitExceeded),
-                Ok(Err(NotSubscribed::Broker(error))) => Err(failed(&error)),
-                Err(_) => Err(ErrorCode::Internal),
-            };
-            Answer { id, result: result.map_err(Failed::Error) }
-        };
-        Ok(Done::Later(answer.boxed_local()))
-    }
-
     /// The subscription lasts as long as a newer token says.
     pub(super) fn sub_refresh(
         &mut self,
@@ -55,7 +28,7 @@ impl Session {
     ) -> Result<Done, Failed> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
         let token = self.judge_subscription(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
-        let reply = frame::text(&protocol::sub_refresh_reply(id, self.told(token.expires_at)));
+        let reply = self.format.reply(id, &protocol::Reply::SubRefresh(self.told(token.expires_at)));
         let grant = self.grant_of(token);
         let asked = self.services.hub.send(Extend { key: self.key, channel, grant });
         let answer = async move {
@@ -66,7 +39,7 @@ impl Session {
         Ok(Done::Later(answer.boxed_local()))
     }
 
-    fn judge_subscription(
+    pub(super) fn judge_subscription(
         &self,
         token: &str,
         channel: &Channel,
@@ -87,17 +60,18 @@ impl Session {
         }
     }
 
-    fn grant_of(&mut self, token: SubscriptionClaims) -> Grant {
+    pub(super) fn grant_of(&mut self, token: SubscriptionClaims) -> Grant {
         self.has_subscription_info |= token.info.is_some();
         Grant::Token(Box::new(Terms { expires_at: token.expires_at, info: token.info }))
     }
 
     pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<Done, Failed> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let reply = self.format.reply(id, &protocol::Reply::Unsubscribe);
         let asked = self.services.hub.send(Unsubscribe { key: self.key, channel });
         let answer = async move {
             // Not having it is what the client wants, too.
-            let done = asked.await.map(|_| Reply::Frame(frame::text(&protocol::empty_reply(id, "unsubscribe"))));
+            let done = asked.await.map(|_| Reply::Frame(reply));
             Answer { id, result: done.map_err(|_| ErrorCode::Internal.into()) }
         };
         Ok(Done::Later(answer.boxed_local()))
@@ -118,7 +92,7 @@ impl Session {
         if self.paces.1.take(limits.publications_per_second) != Haste::None {
             return Err(ErrorCode::TooManyRequests.into());
         }
-        let (services, claims, key) = (self.services.clone(), claims.clone(), self.key);
+        let (services, claims, key, format) = (self.services.clone(), claims.clone(), self.key, self.format);
         let mut info = ClientInfo {
             user: claims.user.to_string(),
             client: self.client.to_string(),
@@ -135,13 +109,16 @@ impl Session {
             services.permissions.may_publish(&claims, &channel, grant.is_some()).map_err(denied)?;
             info.chan_info = grant.and_then(|grant| grant.info().cloned());
             services.metrics.publications.inc();
-            let published = services.broker.publish(Publication { channel, data, info: Some(info) }).await;
+            let options = services.permissions.known(&channel).map_err(denied)?;
+            let options = PublishOptions { retention: Retention::of(options), ..PublishOptions::default() };
+            let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            let published = services.broker.publish(publication, options).await;
             published.map_err(|error| failed(&error))
         };
         let answer = published.map(move |result| Answer {
             id,
             result: match result {
-                Ok(()) => Ok(Reply::Frame(frame::text(&protocol::empty_reply(id, "publish")))),
+                Ok(_) => Ok(Reply::Frame(format.reply(id, &protocol::Reply::Publish))),
                 Err(error) => Err(Failed::Error(error)),
             },
         });
@@ -149,7 +126,7 @@ impl Session {
     }
 }
 
-fn denied(denied: Denied) -> ErrorCode {
+pub(super) fn denied(denied: Denied) -> ErrorCode {
     match denied {
         Denied::UnknownNamespace => ErrorCode::UnknownChannel,
         Denied::BadName => ErrorCode::BadRequest,

@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{Answer, Done, Failed, Reply, failed};
+use super::{Answer, Done, Failed, Reply, failed, subscribing::Promise};
 use crate::{
     auth::{
         Claims, Refusal, ServerSide,
@@ -15,10 +15,8 @@ use crate::{
     channel::Channel,
     clock::{Millis, NEVER, millis},
     config::{Anonymous, Door},
-    hub::{Grant, Judge, KeepAlive, NotSubscribed, Subscribe, Terms, Update, Wanted},
-    protocol::{
-        self, ConnectResult, Disconnect, ErrorCode, Expiry, RefreshResult, SubscribeResult, frame, subscribe_push,
-    },
+    hub::{Grant, Judge, KeepAlive, NotSubscribed, Subscribe, Tell, Terms, Update, Wanted},
+    protocol::{self, ConnectResult, Disconnect, ErrorCode, Expiry, Format, Push, Recovery, RefreshResult},
     session::{Session, speaker::Speaker},
 };
 
@@ -42,7 +40,7 @@ impl Session {
     /// `Authorization: Bearer T` as a message: the first one lets in, a later one refreshes.
     pub(super) fn text_token(&mut self, text: &str) -> Done {
         if !self.is_open(Door::Message) {
-            self.nonsense();
+            self.nonsense(&Disconnect::BAD_REQUEST);
             return Done::Now;
         }
         let FirstText::Token(token) = door::first_text(text) else {
@@ -58,7 +56,13 @@ impl Session {
         }
     }
 
-    pub(super) fn connect(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Done {
+    /// With where the client stands in channels that its token brings.
+    pub(super) fn connect(
+        &mut self,
+        id: u32,
+        token: Option<Cow<'_, str>>,
+        subs: &BTreeMap<Cow<'_, str>, Recovery<'_>>,
+    ) -> Done {
         let token = token.filter(|_| self.is_open(Door::Connect));
         let anonymous = self.services.config.auth.anonymous == Anonymous::Always && self.is_open(Door::Connect);
         let claims = match (&self.speaker, token) {
@@ -71,7 +75,7 @@ impl Session {
             Ok(claims) if self.take_seat(&claims) => {
                 let standing = self.adopt(claims);
                 self.become_speaker(self.speaker.as_sdk());
-                self.greet(standing, |result| protocol::connect_reply(id, result))
+                self.greet(standing, subs, move |format, result| format.reply(id, &protocol::Reply::Connect(result)))
             }
             Ok(_) => self.fail(id, Failed::Close(Disconnect::CONNECTION_LIMIT)),
             Err(failed) => self.fail(id, failed),
@@ -88,9 +92,9 @@ impl Session {
         let client = self.client.to_string();
         let expiry = self.told(claims.expires_at);
         let result = RefreshResult { client: &client, version: protocol::VERSION, expiry };
-        let reply = frame::text(&protocol::refresh_reply(id, &result));
-        let wanted = self.wanted(&claims, Told::ByPush);
-        self.join(id, standing, wanted, reply, ErrorCode::Internal.into())
+        let reply = self.format.reply(id, &protocol::Reply::Refresh(&result));
+        let wanted = self.wanted(&claims, Told::ByPush, &BTreeMap::new());
+        self.join(id, standing, wanted, Box::new(move |_| reply.clone()), ErrorCode::Internal.into())
     }
 
     /// A token on another command; [`Done::Later`] when the hub has to judge and to add subscriptions first.
@@ -100,7 +104,7 @@ impl Session {
             return Ok(Done::Now);
         }
         self.adopt(claims.clone());
-        let wanted = self.wanted(&claims, Told::ByPush);
+        let wanted = self.wanted(&claims, Told::ByPush, &BTreeMap::new());
         Ok(self.ask_for(id, wanted, None, Failed::Close(Disconnect::INTERNAL)))
     }
 
@@ -109,7 +113,7 @@ impl Session {
         let Some(claims) = self.speaker.claims() else { return };
         let info = info.or_else(|| claims.info.clone());
         self.become_speaker(self.speaker.with(Arc::new(Claims { expires_at, info, ..Claims::clone(claims) })));
-        self.send(frame::text(&protocol::refresh_push(self.told(expires_at))));
+        self.push(&Push::Refresh(self.told(expires_at)));
     }
 
     /// The claims of a good token of the user that the session has, if it has one.
@@ -144,7 +148,7 @@ impl Session {
         self.speaker = speaker;
         self.waiting = None;
         if let Some(claims) = self.speaker.claims() {
-            let (keep_alive, expires_at) = (self.speaker.keep_alive(), claims.expires_at);
+            let (keep_alive, expires_at) = (self.keep_alive(), claims.expires_at);
             self.outbox.expire_at(expires_at);
             self.services.hub.do_send(Update { key: self.key, keep_alive, expires_at, user: claims.user.clone() });
         }
@@ -162,6 +166,8 @@ impl Session {
             Grant::Asked => permissions.may_subscribe(&claims, channel, None).is_ok(),
             // A grant of its own for the same user, with an end of its own.
             Grant::Token(_) => true,
+            // What the server API has brought only the API takes away: the token never had a say in it.
+            Grant::Given(_) => true,
             Grant::Brought(_) => brought(&claims).iter().any(|brought| brought.channel == *channel),
         };
         self.services.hub.do_send(Judge { key: self.key, stays: Box::new(stays) });
@@ -170,50 +176,59 @@ impl Session {
 
     /// Tells a plain session that it is in.
     pub(in crate::session) fn say_hello(&mut self, standing: Standing) -> Done {
-        self.greet(standing, protocol::connect_push)
+        self.greet(standing, &BTreeMap::new(), |format, result| format.push(&Push::Connect(result)))
     }
 
-    fn greet(&mut self, standing: Standing, write: impl FnOnce(&ConnectResult<'_>) -> Vec<u8>) -> Done {
+    fn greet(
+        &mut self,
+        standing: Standing,
+        subs: &BTreeMap<Cow<'_, str>, Recovery<'_>>,
+        write: impl Fn(Format, &ConnectResult<'_>) -> Bytes + Send + 'static,
+    ) -> Done {
         let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
-        let is_sdk = self.speaker.keep_alive() == KeepAlive::EmptyReply;
-        let client = self.client.to_string();
-        let subs = brought(&claims).iter().map(|brought| (brought.channel.as_str(), self.result_of(brought)));
-        let greeting = write(&ConnectResult {
-            client: &client,
-            version: protocol::VERSION,
-            expiry: self.told(claims.expires_at),
-            subs: subs.collect::<BTreeMap<_, _>>(),
-            ping: if is_sdk { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 },
-            pong: is_sdk,
-            session: &client,
-            node: &self.services.node,
+        let has_pings = self.keep_alive() == KeepAlive::EmptyReply;
+        let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
+        let (client, node, format) = (self.client.to_string(), self.services.node.clone(), self.format);
+        let expiry = self.told(claims.expires_at);
+        let promises: Vec<Promise> = brought(&claims).iter().map(|brought| self.promise_of(brought, &claims)).collect();
+        let reply: Tell = Box::new(move |begun| {
+            let subs = promises.iter().zip(begun);
+            let subs = subs.map(|(promise, begun)| (begun.channel.as_str(), promise.result(begun))).collect();
+            let version = protocol::VERSION;
+            let (client, session) = (client.as_str(), client.as_str());
+            write(format, &ConnectResult { client, version, expiry, subs, ping, pong: has_pings, session, node: &node })
         });
-        let wanted = self.wanted(&claims, Told::ByReply);
-        self.join(0, standing, wanted, frame::text(&greeting), Failed::Close(Disconnect::INTERNAL))
+        let wanted = self.wanted(&claims, Told::ByReply, subs);
+        self.join(0, standing, wanted, reply, Failed::Close(Disconnect::INTERNAL))
     }
 
     /// Says `reply` when the session receives everything that its token brings, and nothing more that it does not allow.
-    fn join(&mut self, id: u32, standing: Standing, wanted: Vec<Wanted>, reply: Bytes, otherwise: Failed) -> Done {
+    fn join(&mut self, id: u32, standing: Standing, wanted: Vec<Wanted>, reply: Tell, otherwise: Failed) -> Done {
         if wanted.is_empty() && standing == Standing::AsBefore {
-            self.send(reply);
+            self.send(reply(&[]));
             return Done::Now;
         }
         self.ask_for(id, wanted, Some(reply), otherwise)
     }
 
-    fn wanted(&mut self, claims: &Claims, told: Told) -> Vec<Wanted> {
+    fn wanted(&mut self, claims: &Claims, told: Told, subs: &BTreeMap<Cow<'_, str>, Recovery<'_>>) -> Vec<Wanted> {
         let brought = brought(claims);
         self.has_subscription_info |= brought.iter().any(|brought| brought.info.is_some());
         let wanted = brought.iter().map(|brought| {
-            let announcement = (told == Told::ByPush)
-                .then(|| frame::text(&subscribe_push(&brought.channel, &self.result_of(brought))));
+            let channel = brought.channel.clone();
+            let mut options = self.forced(&channel, claims, brought.info.as_ref());
+            if let Some(recovery) = subs.get(channel.as_str()) {
+                self.recover(&mut options, &channel, recovery, false);
+            }
+            let promise = self.promise_of(brought, claims);
+            let announcement = (told == Told::ByPush).then(|| promise.announcement(self.format));
             let terms = Terms { expires_at: brought.expires_at, info: brought.info.clone() };
-            Wanted { channel: brought.channel.clone(), grant: Grant::Brought(Box::new(terms)), announcement }
+            Wanted { channel, grant: Grant::Brought(Box::new(terms)), options, announcement }
         });
         wanted.collect()
     }
 
-    fn ask_for(&self, id: u32, wanted: Vec<Wanted>, reply: Option<Bytes>, otherwise: Failed) -> Done {
+    pub(super) fn ask_for(&self, id: u32, wanted: Vec<Wanted>, reply: Option<Tell>, otherwise: Failed) -> Done {
         let asked = self.services.hub.send(Subscribe { key: self.key, wanted, reply });
         let answer = async move {
             let result = match asked.await {
@@ -226,15 +241,16 @@ impl Session {
                         close => close,
                     })
                 }
-                Ok(Err(NotSubscribed::Already)) | Err(_) => Err(otherwise),
+                Ok(Err(NotSubscribed::Already | NotSubscribed::Unrecoverable)) | Err(_) => Err(otherwise),
             };
             Answer { id, result }
         };
         Done::Later(answer.boxed_local())
     }
 
-    fn result_of<'a>(&self, brought: &'a ServerSide) -> SubscribeResult<'a> {
-        SubscribeResult { expiry: self.told(brought.expires_at), data: brought.data.as_ref() }
+    fn promise_of(&self, brought: &ServerSide, claims: &Claims) -> Promise {
+        let options = self.forced(&brought.channel, claims, None);
+        Promise::new(self.told(brought.expires_at), brought.data.clone(), &options)
     }
 
     /// Seconds after which a client should refresh: what is left less the margin, but at least half of it.

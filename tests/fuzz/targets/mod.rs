@@ -4,17 +4,24 @@
 mod channel;
 mod claims;
 mod command;
+mod delta;
 mod door;
+mod filter;
 mod frames;
+mod method;
 mod origin;
+mod protobuf;
 mod proxy;
 
 pub use channel::channel;
 pub use claims::claims;
 pub use command::command;
+pub use delta::delta;
 pub use door::door;
+pub use filter::filter;
 pub use frames::frames;
 pub use origin::origin;
+pub use protobuf::protobuf;
 pub use proxy::proxy;
 
 /// A source of decisions that the same seed gives again.

@@ -28,6 +28,10 @@ const PROBE: u8 = b'n';
 const HAS_INFO: u8 = 1;
 const HAS_CONN_INFO: u8 = 2;
 const HAS_CHAN_INFO: u8 = 4;
+/// From here on flags that the first instances did not know: they drop what has one of them, and count it.
+const HAS_TAGS: u8 = 8;
+const IS_DELTA: u8 = 16;
+const HAS_EXCLUDE: u8 = 32;
 
 /// What an answer's part carries beside the instance and the answer.
 const ANSWER_HEAD: usize = 64;
@@ -82,21 +86,27 @@ pub(super) struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused(pub(super) &'static str);
 
-/// A publication as bytes.
+/// A publication as bytes. Positions do not travel: histories over Redis are none yet.
 pub(super) fn publication(publication: &Publication) -> Vec<u8> {
     let mut bytes = head(PUBLICATION, publication.cost_bytes());
     field(&mut bytes, publication.channel.as_str().as_bytes());
-    match &publication.info {
-        None => bytes.push(0),
-        Some(info) => {
-            let has_conn_info = if info.conn_info.is_some() { HAS_CONN_INFO } else { 0 };
-            let has_chan_info = if info.chan_info.is_some() { HAS_CHAN_INFO } else { 0 };
-            bytes.push(HAS_INFO | has_conn_info | has_chan_info);
-            field(&mut bytes, info.user.as_bytes());
-            field(&mut bytes, info.client.as_bytes());
-            info.conn_info.iter().chain(&info.chan_info).for_each(|raw| field(&mut bytes, raw));
-        }
+    let Publication { info, tags, exclude, is_delta, .. } = publication;
+    let parts = [
+        (HAS_INFO, info.is_some()),
+        (HAS_CONN_INFO, info.as_ref().is_some_and(|info| info.conn_info.is_some())),
+        (HAS_CHAN_INFO, info.as_ref().is_some_and(|info| info.chan_info.is_some())),
+        (HAS_TAGS, tags.is_some()),
+        (IS_DELTA, *is_delta),
+        (HAS_EXCLUDE, exclude.is_some()),
+    ];
+    bytes.push(parts.into_iter().filter(|(_, is_there)| *is_there).fold(0, |flags, (flag, _)| flags | flag));
+    if let Some(info) = info {
+        field(&mut bytes, info.user.as_bytes());
+        field(&mut bytes, info.client.as_bytes());
+        info.conn_info.iter().chain(&info.chan_info).for_each(|raw| field(&mut bytes, raw));
     }
+    tags.iter().for_each(|tags| field(&mut bytes, tags.as_bytes()));
+    exclude.iter().for_each(|client| bytes.extend_from_slice(client.as_bytes()));
     bytes.extend_from_slice(&publication.data);
     bytes
 }
@@ -172,7 +182,7 @@ mod tests {
         let chan_info = conn_info.clone();
         let info = ClientInfo { user: "ann".to_owned(), client: String::new(), conn_info, chan_info };
         let data = Bytes::copy_from_slice(data.as_bytes());
-        Publication { channel: Channel::new("news").unwrap(), data, info: Some(info) }
+        Publication { info: Some(info.into()), ..Publication::new(Channel::new("news").unwrap(), data) }
     }
 
     fn news() -> Source {
@@ -191,7 +201,11 @@ mod tests {
     #[test]
     fn what_is_sent_arrives() {
         let anonymous = Publication { info: None, ..sample("1", None) };
-        for sent in [sample("{\"a\":[1]}", Some("{\"name\":\"Ann\"}")), sample("\"é\"", None), anonymous] {
+        let tagged = Publication { tags: Some("{\"é\":\"1\"}".into()), is_delta: true, ..anonymous.clone() };
+        let excluding = Publication { exclude: Some(uuid::Uuid::from_u128(7)), ..sample("2", Some("1")) };
+        let whole = Publication { tags: Some("{}".into()), is_delta: true, ..excluding.clone() };
+        let plain = [sample("{\"a\":[1]}", Some("{\"name\":\"Ann\"}")), sample("\"é\"", None), anonymous];
+        for sent in plain.into_iter().chain([tagged, excluding, whole]) {
             assert_eq!(decode(news(), publication(&sent).into()), Ok(Message::Publication(sent)));
         }
         let (id, asker) = ([7; 16], "a".to_owned());
@@ -242,6 +256,12 @@ mod tests {
             assert_eq!(reason(news(), publication(&sample(data, None))), why, "{data:?}");
         }
         assert_eq!(reason(news(), publication(&sample("1", Some("{")))), "not_json");
+        for tags in ["", "{", "[]", "7", "{\"a\":1}", "{\"a\":\n\"1\"}", "{\"a\":null}"] {
+            let forged = Publication { tags: Some(tags.into()), ..sample("1", None) };
+            assert_eq!(reason(news(), publication(&forged)), "tags", "{tags}");
+        }
+        assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x20".to_vec()), "truncated");
+        assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x401".to_vec()), "flags");
         assert_eq!(reason(news(), b"WC\x01pgarbage".to_vec()), "truncated");
         assert_eq!(reason(news(), b"hello".to_vec()), "not_ours");
         assert_eq!(reason(news(), Vec::new()), "not_ours");

@@ -1,12 +1,15 @@
 //! Messages on their way in. Whoever can write to Redis can write them, so that everything is checked again, as if it came
 //! from a client. Data is not copied: the pieces are slices of the message.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use serde::de::IgnoredAny;
+use uuid::Uuid;
 
 use super::{
-    super::key::Source, ANSWER, CONTROL, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_INFO, MAGIC, Message, PROBE, PUBLICATION,
-    Part, QUESTION, Refused, SurveyId, VERSION,
+    super::key::Source, ANSWER, CONTROL, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA,
+    MAGIC, Message, PROBE, PUBLICATION, Part, QUESTION, Refused, SurveyId, VERSION,
 };
 use crate::{
     broker::{Control, Question},
@@ -80,19 +83,28 @@ impl Rest {
             return Err(Refused("other_channel"));
         }
         let flags = self.byte()?;
-        let info = match flags {
-            0 => None,
-            _ if flags & !(HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO) != 0 || flags & HAS_INFO == 0 => {
-                return Err(Refused("flags"));
-            }
-            _ => {
-                let (user, client) = (self.text()?, self.text()?);
-                let mut raw = |flag| (flags & flag != 0).then(|| self.field().and_then(json)).transpose();
-                let (conn_info, chan_info) = (raw(HAS_CONN_INFO)?, raw(HAS_CHAN_INFO)?);
-                Some(ClientInfo { user, client, conn_info, chan_info })
-            }
-        };
-        Ok(Publication { channel, data: json(self.0)?, info })
+        let has = |flag| flags & flag != 0;
+        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE;
+        if has(!known) || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
+            return Err(Refused("flags"));
+        }
+        let info = has(HAS_INFO).then(|| self.info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
+        let tags = has(HAS_TAGS).then(|| self.tags()).transpose()?;
+        let exclude = has(HAS_EXCLUDE).then(|| self.id().map(Uuid::from_bytes)).transpose()?;
+        let plain = Publication::new(channel, json(self.0)?);
+        Ok(Publication { info, tags, exclude, is_delta: has(IS_DELTA), ..plain })
+    }
+
+    fn info(&mut self, has_conn_info: bool, has_chan_info: bool) -> Result<Arc<ClientInfo>, Refused> {
+        let (user, client) = (self.text()?, self.text()?);
+        let mut raw = |is_there: bool| is_there.then(|| self.field().and_then(json)).transpose();
+        let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);
+        Ok(Arc::new(ClientInfo { user, client, conn_info, chan_info }))
+    }
+
+    fn tags(&mut self) -> Result<Arc<str>, Refused> {
+        let tags = self.text()?;
+        if Publication::is_tags(&tags) { Ok(tags.into()) } else { Err(Refused("tags")) }
     }
 
     fn question(mut self) -> Result<Message, Refused> {

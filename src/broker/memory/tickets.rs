@@ -1,80 +1,19 @@
-//! The embedded default: one instance, nothing beside it. A publication goes to the hubs in the call that publishes it.
+//! What waits to be taken once. There is no timer: what is over makes room when there is none.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, ready};
-use parking_lot::Mutex;
 
-use super::{Broker, BrokerError, Control, Deliver, NoRoom, Question, is_ticket_id, no_ticket_id};
-use crate::{channel::Channel, publication::Publication};
+use crate::broker::BrokerError;
 
 /// No ticket waits longer, whatever is configured: the clock's arithmetic has an end.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// A broker inside this process.
-pub struct MemoryBroker {
-    deliver: Arc<dyn Deliver>,
-    subscribed: Mutex<HashSet<Channel>>,
-    tickets: Mutex<Tickets>,
-}
-
-impl MemoryBroker {
-    /// Delivers to `deliver`, and keeps at most so many tickets (`limits.tickets`).
-    pub fn new(deliver: Arc<dyn Deliver>, tickets: usize) -> Self {
-        Self { deliver, subscribed: Mutex::default(), tickets: Mutex::new(Tickets::new(tickets)) }
-    }
-}
-
-impl Broker for MemoryBroker {
-    fn publish(&self, publication: Publication) -> BoxFuture<'static, Result<(), BrokerError>> {
-        let is_wanted = self.subscribed.lock().contains(&publication.channel);
-        let delivered = if is_wanted { self.deliver.deliver(publication) } else { Ok(()) };
-        ready(delivered.map_err(|NoRoom| BrokerError::Busy)).boxed()
-    }
-
-    fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
-        self.subscribed.lock().insert(channel);
-        ready(Ok(())).boxed()
-    }
-
-    fn unsubscribe(&self, channel: Channel) {
-        self.subscribed.lock().remove(&channel);
-    }
-
-    fn survey(&self, question: Question, deadline: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
-        let answer = self.deliver.answer(question);
-        async move {
-            let answer = tokio::time::timeout(deadline, answer).await;
-            answer.map(|answer| vec![answer]).map_err(|_| BrokerError::Incomplete { answered: 0, asked: 1 })
-        }
-        .boxed()
-    }
-
-    fn control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
-        ready(self.deliver.control(control).map_err(|NoRoom| BrokerError::Busy)).boxed()
-    }
-
-    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
-        let put = if is_ticket_id(&id) { self.tickets.lock().put(id, value, ttl) } else { Err(no_ticket_id()) };
-        ready(put).boxed()
-    }
-
-    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
-        ready(Ok(self.tickets.lock().take(&id))).boxed()
-    }
-
-    fn ready(&self) -> BoxFuture<'static, Result<(), String>> {
-        ready(Ok(())).boxed()
-    }
-}
-
-/// What waits to be taken. There is no timer: what is over makes room when there is none.
-struct Tickets {
+/// The tickets of this instance.
+pub(super) struct Tickets {
     waiting: HashMap<String, Ticket>,
     most: usize,
     /// No ticket is over before; so that whoever fills it up does not make us look through all of them each time.
@@ -87,11 +26,11 @@ struct Ticket {
 }
 
 impl Tickets {
-    fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { waiting: HashMap::new(), most, none_over_before: Instant::now() }
     }
 
-    fn put(&mut self, id: String, value: Bytes, ttl: Duration) -> Result<(), BrokerError> {
+    pub(super) fn put(&mut self, id: String, value: Bytes, ttl: Duration) -> Result<(), BrokerError> {
         let now = Instant::now();
         if self.waiting.len() >= self.most && !self.waiting.contains_key(&id) {
             self.make_room(now);
@@ -105,7 +44,7 @@ impl Tickets {
         Ok(())
     }
 
-    fn take(&mut self, id: &str) -> Option<Bytes> {
+    pub(super) fn take(&mut self, id: &str) -> Option<Bytes> {
         let ticket = self.waiting.remove(id)?;
         (Instant::now() < ticket.until).then_some(ticket.value)
     }

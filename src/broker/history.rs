@@ -1,0 +1,96 @@
+//! What is asked of a channel's history, and what comes back: values only, the same for every broker.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    config::Channels,
+    position::{Epoch, Position},
+    publication::Publication,
+};
+
+/// How a channel keeps what is published: its `history_size`, `history_ttl` and `history_meta_ttl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest so many publications, ...
+    pub size: usize,
+    /// ... for so long.
+    pub ttl: Duration,
+    /// How long the channel remembers its position after its last publication or question.
+    pub meta_ttl: Duration,
+}
+
+impl Retention {
+    /// What the options of a channel say; `None` where nothing is kept.
+    pub fn of(options: &Channels) -> Option<Self> {
+        options.has_history().then_some(Self {
+            size: options.history_size,
+            ttl: options.history_ttl,
+            meta_ttl: options.history_meta_ttl,
+        })
+    }
+}
+
+/// What whoever publishes wants beside the announcement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// The publication goes into the history; `None` where the channel has none, or it is to be skipped.
+    pub retention: Option<Retention>,
+    /// Under one key a channel takes one publication in five minutes; who repeats it gets the first answer.
+    pub idempotency_key: Option<Arc<str>>,
+    /// A publication that is not newer than the newest of its `version_epoch` is left out.
+    pub version: Option<Version>,
+}
+
+/// A count of the publisher's own, for channels whose publications are states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Grows with each state; never 0.
+    pub number: u64,
+    /// Versions of two epochs have nothing to do with each other.
+    pub epoch: Arc<str>,
+}
+
+/// What came of a publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Where it stands in the history; of one that was left out for its version, where the history stands.
+    pub position: Option<Position>,
+}
+
+/// What is asked of a history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryRequest {
+    /// From behind this place (with `reverse`, before it), or else from the oldest (the newest).
+    pub since: Option<Since>,
+    /// At most so many publications; 0 asks for the position alone.
+    pub limit: usize,
+    /// The newest first.
+    pub is_reverse: bool,
+}
+
+/// A place that a client names. An epoch of `None` is any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// Its offset.
+    pub offset: u64,
+    /// Its epoch.
+    pub epoch: Option<Epoch>,
+}
+
+/// What a history has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// In the order that was asked for, each with its position.
+    pub publications: Vec<Publication>,
+    /// Of the newest publication that ever was, kept or not.
+    pub top: Position,
+}
+
+/// Somebody comes into a channel, or leaves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Movement {
+    /// A join.
+    Join,
+    /// A leave.
+    Leave,
+}

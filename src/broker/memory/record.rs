@@ -1,0 +1,167 @@
+//! One publication in a history: all that it carries in one piece of memory, and 48 bytes beside it.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+use uuid::Uuid;
+
+use crate::{
+    channel::Channel,
+    clock::Millis,
+    position::Position,
+    publication::{ClientInfo, Publication},
+};
+
+/// What a record counts beside its text: itself in a list that has a quarter more room than it needs, and what the
+/// allocator and the counter of its readers take.
+const OVERHEAD: usize = 96;
+
+const HAS_INFO: u8 = 1;
+const HAS_CONN_INFO: u8 = 2;
+const HAS_CHAN_INFO: u8 = 4;
+const HAS_TAGS: u8 = 8;
+const IS_DELTA: u8 = 16;
+const HAS_EXCLUDE: u8 = 32;
+
+/// A publication without its channel and its offset: both follow from where it lies.
+pub(super) struct Record {
+    /// What the flags announce, each part behind its length; then the data.
+    block: Bytes,
+    time: Millis,
+    flags: u8,
+}
+
+impl Record {
+    /// Copies what is published: its data may be a piece of something large, which a history must not keep alive.
+    pub(super) fn new(publication: &Publication, time: Millis) -> Self {
+        let Publication { data, info, tags, exclude, is_delta, .. } = publication;
+        let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH + raw.len());
+        let info_bytes = info.as_ref().map_or(0, |info| {
+            2 * LENGTH + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
+        });
+        let tags_bytes = tags.as_ref().map_or(0, |tags| LENGTH + tags.len());
+        let exclude_bytes = exclude.map_or(0, |_| size_of::<Uuid>());
+        let mut block = Vec::with_capacity(info_bytes + tags_bytes + exclude_bytes + data.len());
+        let mut flags = if *is_delta { IS_DELTA } else { 0 };
+        if let Some(info) = info {
+            flags |= HAS_INFO;
+            put(&mut block, info.user.as_bytes());
+            put(&mut block, info.client.as_bytes());
+            for (flag, raw) in [(HAS_CONN_INFO, &info.conn_info), (HAS_CHAN_INFO, &info.chan_info)] {
+                if let Some(raw) = raw {
+                    flags |= flag;
+                    put(&mut block, raw);
+                }
+            }
+        }
+        if let Some(tags) = tags {
+            flags |= HAS_TAGS;
+            put(&mut block, tags.as_bytes());
+        }
+        if let Some(client) = exclude {
+            flags |= HAS_EXCLUDE;
+            block.extend_from_slice(client.as_bytes());
+        }
+        block.extend_from_slice(data);
+        // Exactly as long as it is: nothing is moved and nothing is lost.
+        Self { block: block.into_boxed_slice().into(), time, flags }
+    }
+
+    /// When it was published.
+    pub(super) fn time(&self) -> Millis {
+        self.time
+    }
+
+    /// Bytes that it counts.
+    pub(super) fn cost_bytes(&self) -> usize {
+        OVERHEAD + self.block.len()
+    }
+
+    /// As it was published. Its data is a slice of the record.
+    pub(super) fn publication(&self, channel: Channel, position: Position) -> Publication {
+        let mut rest = self.block.clone();
+        let has = |flag| self.flags & flag != 0;
+        let info = has(HAS_INFO).then(|| {
+            let (user, client) = (text(&mut rest), text(&mut rest));
+            let conn_info = has(HAS_CONN_INFO).then(|| take(&mut rest));
+            let chan_info = has(HAS_CHAN_INFO).then(|| take(&mut rest));
+            Arc::new(ClientInfo { user, client, conn_info, chan_info })
+        });
+        let tags = has(HAS_TAGS).then(|| text(&mut rest).into());
+        let exclude = has(HAS_EXCLUDE).then(|| Uuid::from_u128(rest.get_u128()));
+        let (position, time, is_delta) = (Some(position), self.time, has(IS_DELTA));
+        Publication { channel, data: rest, info, position, tags, time, is_delta, exclude }
+    }
+}
+
+/// Bytes of a length.
+const LENGTH: usize = size_of::<u32>();
+
+fn put(block: &mut Vec<u8>, part: &[u8]) {
+    // Names and JSON of 4 KiB at most: far below.
+    block.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
+    block.extend_from_slice(part);
+}
+
+fn take(rest: &mut Bytes) -> Bytes {
+    let length = rest.get_u32() as usize;
+    rest.split_to(length)
+}
+
+fn text(rest: &mut Bytes) -> String {
+    // It was text when it was put.
+    String::from_utf8_lossy(&take(rest)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{option, prelude::*};
+
+    use super::*;
+    use crate::position::Epoch;
+
+    fn raw() -> impl Strategy<Value = Option<Bytes>> {
+        option::of(".{0,20}".prop_map(|text| Bytes::from(text.into_bytes())))
+    }
+
+    proptest! {
+        #[test]
+        fn a_publication_comes_back_as_it_was(
+            data in ".{0,50}",
+            who in option::of((".{0,9}", ".{0,9}", raw(), raw())),
+            tags in option::of(".{0,20}"),
+            exclude in option::of(any::<u128>()),
+            is_delta in any::<bool>(),
+        ) {
+            let info = who.map(|(user, client, conn_info, chan_info)| {
+                Arc::new(ClientInfo { user, client, conn_info, chan_info })
+            });
+            let channel = Channel::new("news").expect("a name");
+            let position = Position { offset: 7, epoch: Epoch::read("abcdefgh").expect("an epoch") };
+            let published = Publication {
+                info,
+                position: Some(position),
+                tags: tags.map(Arc::from),
+                time: 5,
+                is_delta,
+                exclude: exclude.map(Uuid::from_u128),
+                ..Publication::new(channel.clone(), data.into_bytes().into())
+            };
+            let record = Record::new(&published, 5);
+            prop_assert_eq!(record.publication(channel, position), published);
+        }
+    }
+
+    #[test]
+    fn a_record_is_48_bytes_beside_what_it_carries() {
+        assert!(size_of::<Record>() <= 48, "{}", size_of::<Record>());
+    }
+
+    #[test]
+    fn a_record_does_not_keep_the_message_that_its_data_is_a_piece_of() {
+        let message = Bytes::from(vec![b'7'; 65_536]);
+        let channel = Channel::new("news").expect("a name");
+        let record = Record::new(&Publication::new(channel, message.slice(..1)), 0);
+        assert!(!message.as_ptr_range().contains(&record.block.as_ptr()) && record.block.len() == 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! Filters: what each comparison says, what is refused, and laws that hold for any filter and any tags.
+
+use proptest::{collection::btree_map, collection::vec, prelude::*};
+
+use super::{BadFilter, Filter, MOST_BYTES, MOST_DEPTH, MOST_NODES, MOST_VALUES, Node};
+use crate::tags::Tags;
+
+fn stock() -> Tags {
+    Tags::new([
+        ("ticker", "AAPL"),
+        ("source", "NASDAQ"),
+        ("price", "150.25"),
+        ("volume", "9007199254740993"),
+        ("note", ""),
+    ])
+    .unwrap()
+}
+
+#[track_caller]
+fn matches(json: &str) -> bool {
+    Filter::from_json(json).unwrap_or_else(|bad| panic!("{json}: {bad}")).matches(&stock())
+}
+
+#[track_caller]
+fn refused(json: &str) -> BadFilter {
+    Filter::from_json(json).map(drop).expect_err(json)
+}
+
+fn leaf(key: &str, cmp: &str, val: &str) -> Node {
+    Node { key: key.to_owned(), cmp: cmp.to_owned(), val: val.to_owned(), ..Node::default() }
+}
+
+fn branch(op: &str, nodes: impl Into<Vec<Node>>) -> Node {
+    Node { op: op.to_owned(), nodes: nodes.into(), ..Node::default() }
+}
+
+#[test]
+fn comparisons_say_what_the_documentation_of_the_protocol_says() {
+    for (filter, expected) in [
+        (r#"{"key":"ticker","cmp":"eq","val":"AAPL"}"#, true),
+        (r#"{"key":"ticker","cmp":"eq","val":"aapl"}"#, false),
+        (r#"{"key":"source","cmp":"neq","val":"TEST"}"#, true),
+        (r#"{"key":"source","cmp":"neq","val":"NASDAQ"}"#, false),
+        (r#"{"key":"source","cmp":"in","vals":["NYSE","NASDAQ"]}"#, true),
+        (r#"{"key":"source","cmp":"in","vals":["NYSE"]}"#, false),
+        (r#"{"key":"source","cmp":"nin","vals":["NYSE","NASDAQ"]}"#, false),
+        (r#"{"key":"source","cmp":"nin","vals":["NYSE"]}"#, true),
+        (r#"{"key":"note","cmp":"in","vals":["a",""]}"#, true),
+        (r#"{"key":"note","cmp":"ex"}"#, true),
+        (r#"{"key":"note","cmp":"nex"}"#, false),
+        (r#"{"key":"ticker","cmp":"sw","val":"AA"}"#, true),
+        (r#"{"key":"ticker","cmp":"sw","val":"PL"}"#, false),
+        (r#"{"key":"source","cmp":"ew","val":"DAQ"}"#, true),
+        (r#"{"key":"source","cmp":"ew","val":"NAS"}"#, false),
+        (r#"{"key":"source","cmp":"ct","val":"SDA"}"#, true),
+        (r#"{"key":"source","cmp":"ct","val":"SAD"}"#, false),
+        (r#"{"key":"price","cmp":"gt","val":"100"}"#, true),
+        (r#"{"key":"price","cmp":"gt","val":"150.250"}"#, false),
+        (r#"{"key":"price","cmp":"gte","val":"150.250"}"#, true),
+        (r#"{"key":"price","cmp":"lt","val":"1000"}"#, true),
+        (r#"{"key":"price","cmp":"lt","val":"150.25"}"#, false),
+        (r#"{"key":"price","cmp":"lte","val":"+0150.25"}"#, true),
+        (r#"{"op":"and","nodes":[{"key":"price","cmp":"ex"},{"key":"ticker","cmp":"eq","val":"MSFT"}]}"#, false),
+        (r#"{"op":"or","nodes":[{"key":"price","cmp":"nex"},{"key":"ticker","cmp":"eq","val":"AAPL"}]}"#, true),
+        (r#"{"op":"not","nodes":[{"key":"source","cmp":"eq","val":"NYSE"}]}"#, true),
+        // As an SDK that writes every member writes it.
+        (r#"{"op":"","key":"price","cmp":"ex","val":"","vals":[],"nodes":null,"later":{"a":[1]}}"#, true),
+    ] {
+        assert_eq!(matches(filter), expected, "{filter}");
+    }
+}
+
+#[test]
+fn a_tag_that_is_not_there_equals_nothing_and_is_no_number() {
+    for (cmp, expected) in [("eq", false), ("neq", true), ("sw", false), ("ew", false), ("ct", false)] {
+        assert_eq!(Filter::new(leaf("none", cmp, "1")).unwrap().matches(&stock()), expected, "{cmp}");
+    }
+    for cmp in ["lt", "lte", "gt", "gte"] {
+        assert!(!Filter::new(leaf("none", cmp, "0")).unwrap().matches(&stock()), "{cmp}");
+        assert!(!Filter::new(leaf("ticker", cmp, "0")).unwrap().matches(&stock()), "{cmp} of a text");
+        assert!(!Filter::new(leaf("note", cmp, "0")).unwrap().matches(&stock()), "{cmp} of nothing");
+    }
+    // Not even the empty value is its own.
+    assert!(!matches(r#"{"key":"none","cmp":"in","vals":[""]}"#));
+    assert!(matches(r#"{"key":"none","cmp":"nin","vals":[""]}"#));
+    assert!(matches(r#"{"key":"none","cmp":"nex"}"#) && !matches(r#"{"key":"none","cmp":"ex"}"#));
+}
+
+#[test]
+fn numbers_are_compared_exactly_beyond_what_a_double_holds() {
+    let at = |tag: &str, cmp: &str, val: &str| {
+        Filter::new(leaf("n", cmp, val)).unwrap().matches(&Tags::new([("n", tag)]).unwrap())
+    };
+    // 2^53 and its neighbour are the same double, and so are 0.1 and what its double is.
+    assert!(at("9007199254740993", "gt", "9007199254740992"));
+    assert!(!at("9007199254740993", "lte", "9007199254740992"));
+    assert!(at("0.1", "lt", "0.1000000000000000055511151231257827"));
+    let long = "9".repeat(4000);
+    assert!(at(&long, "gt", "1") && at("1", "lt", &long) && at(&format!("-{long}"), "lt", "-1"));
+    let ascending = ["-10", "-9.5", "-1", "-0.01", "0", "0.009", "0.01", "0.1", "1", "1.5", "9", "10", "100.001"];
+    for (low, high) in
+        ascending.iter().enumerate().flat_map(|(at, low)| ascending[at + 1..].iter().map(move |high| (low, high)))
+    {
+        assert!(
+            at(low, "lt", high) && at(low, "lte", high) && !at(low, "gt", high) && !at(low, "gte", high),
+            "{low} {high}"
+        );
+        assert!(
+            at(high, "gt", low) && at(high, "gte", low) && !at(high, "lt", low) && !at(high, "lte", low),
+            "{high} {low}"
+        );
+    }
+    for same in ["0", "-0", "+0", "00", "0.0", "-000.000"] {
+        assert!(
+            at(same, "gte", "0") && at(same, "lte", "-0.0") && !at(same, "lt", "0") && !at("0", "gt", same),
+            "{same}"
+        );
+    }
+    for none in ["", "-", "+", ".", "1.", ".5", "1e3", "0x1", "1_0", " 1", "1 ", "--1", "1.2.3", "١", "NaN", "Infinity"]
+    {
+        assert!(!at(none, "gt", "-999") && !at(none, "lt", "999"), "{none:?}");
+    }
+}
+
+#[test]
+fn what_no_filter_is_is_refused_and_says_why() {
+    use BadFilter::{Both, Children, Comparison, Form, Key, Number, Operation, Value};
+    for (filter, reason) in [
+        ("", Form),
+        ("null", Form),
+        ("[]", Form),
+        (r#"["and"]"#, Form),
+        (r#"{"key":"a","cmp":"ex"} {}"#, Form),
+        (r#"{"key":1,"cmp":"ex"}"#, Form),
+        (r#"{"key":"a","cmp":"in","vals":"b"}"#, Form),
+        (r#"{"key":"a","cmp":"in","vals":[null]}"#, Form),
+        (r#"{"op":"not","nodes":{"key":"a","cmp":"ex"}}"#, Form),
+        (r#"{"op":"not","nodes":[null]}"#, Form),
+        (r#"{"key":"a","cmp":"ex","k\u0065y":"b"}"#, Form),
+        ("{}", Comparison),
+        (r#"{"key":"a","val":"b"}"#, Comparison),
+        (r#"{"key":"a","cmp":"regex","val":".*"}"#, Comparison),
+        (r#"{"key":"a","cmp":"EQ","val":"b"}"#, Comparison),
+        (r#"{"op":"xor","nodes":[{"key":"a","cmp":"ex"}]}"#, Operation),
+        (r#"{"op":"and"}"#, Children),
+        (r#"{"op":"or","nodes":[]}"#, Children),
+        (r#"{"op":"not","nodes":[]}"#, Children),
+        (r#"{"op":"not","nodes":[{"key":"a","cmp":"ex"},{"key":"b","cmp":"ex"}]}"#, Children),
+        (r#"{"key":"a","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
+        (r#"{"op":"not","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
+        (r#"{"op":"not","key":"a","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
+        (r#"{"op":"not","vals":[""],"nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
+        (r#"{"cmp":"eq","val":"b"}"#, Key),
+        (r#"{"key":"a","cmp":"eq"}"#, Value),
+        (r#"{"key":"a","cmp":"eq","val":"b","vals":["c"]}"#, Value),
+        (r#"{"key":"a","cmp":"in"}"#, Value),
+        (r#"{"key":"a","cmp":"in","vals":[]}"#, Value),
+        (r#"{"key":"a","cmp":"nin","val":"b","vals":["c"]}"#, Value),
+        (r#"{"key":"a","cmp":"ex","val":"b"}"#, Value),
+        (r#"{"key":"a","cmp":"nex","vals":["b"]}"#, Value),
+        (r#"{"key":"a","cmp":"gt","val":"much"}"#, Number),
+        (r#"{"key":"a","cmp":"lte","val":"1e3"}"#, Number),
+    ] {
+        assert_eq!(refused(filter), reason, "{filter}");
+    }
+}
+
+#[test]
+fn a_filter_a_thousand_deep_is_refused_before_its_end_is_read() {
+    let open = r#"{"op":"not","nodes":["#;
+    let deep = |depth: usize, end: &str| format!("{}{}{end}", open.repeat(depth - 1), r#"{"key":"price","cmp":"ex"}"#);
+    let closed = |depth: usize| deep(depth, &"]}".repeat(depth - 1));
+    assert_eq!(matches(&closed(MOST_DEPTH)), MOST_DEPTH % 2 == 1);
+    assert_eq!(refused(&closed(MOST_DEPTH + 1)), BadFilter::TooDeep);
+    // What follows is no JSON: nobody has come that far.
+    assert_eq!(refused(&deep(1000, "...")), BadFilter::TooDeep);
+    let tree = (1..1000).fold(leaf("price", "ex", ""), |node, _| branch("not", [node]));
+    assert_eq!(Filter::new(tree), Err(BadFilter::TooDeep));
+    // Members that mean nothing may be as deep as they like: they are passed over without a call for each level.
+    let ignored = format!(r#"{{"key":"price","cmp":"ex","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches(&ignored));
+}
+
+#[test]
+fn a_filter_of_ten_thousand_nodes_is_refused_before_its_end_is_read() {
+    let one = r#"{"key":"price","cmp":"ex"}"#;
+    let wide =
+        |nodes: usize, end: &str| format!(r#"{{"op":"and","nodes":[{}{one}{end}"#, format!("{one},").repeat(nodes - 2));
+    assert!(matches(&wide(MOST_NODES, "]}")));
+    assert_eq!(refused(&wide(MOST_NODES + 1, "]}")), BadFilter::TooManyNodes);
+    assert_eq!(refused(&wide(10_000, "...")), BadFilter::TooManyNodes);
+    assert_eq!(Filter::new(branch("or", vec![leaf("a", "ex", ""); MOST_NODES])), Err(BadFilter::TooManyNodes));
+}
+
+#[test]
+fn a_filter_with_too_many_or_too_long_values_is_refused() {
+    let among = |values: usize| Node { vals: (0..values).map(|at| at.to_string()).collect(), ..leaf("a", "in", "") };
+    assert!(Filter::new(among(MOST_VALUES)).is_ok());
+    assert_eq!(Filter::new(among(MOST_VALUES + 1)), Err(BadFilter::TooManyValues));
+    let halves = branch("or", vec![among(MOST_VALUES / 2 + 1); 2]);
+    assert_eq!(Filter::new(halves), Err(BadFilter::TooManyValues));
+    let long = "x".repeat(MOST_BYTES - 1);
+    assert!(Filter::new(leaf("a", "eq", &long)).is_ok());
+    assert_eq!(Filter::new(leaf("ab", "eq", &long)), Err(BadFilter::TooLong));
+    assert_eq!(Filter::new(branch("or", vec![leaf("a", "eq", &long); 2])), Err(BadFilter::TooLong));
+}
+
+#[test]
+fn filters_that_say_the_same_are_equal() {
+    let same = |a: &str, b: &str| assert_eq!(Filter::from_json(a), Filter::from_json(b));
+    same(r#"{"key":"a","cmp":"in","vals":["b","c","b"]}"#, r#"{"vals":["c","b"],"cmp":"in","key":"\u0061"}"#);
+    same(r#"{"key":"a","cmp":"gt","val":"01.50"}"#, r#"{"key":"a","cmp":"gt","val":"1.5"}"#);
+    assert_ne!(Filter::new(leaf("a", "eq", "1.0")), Filter::new(leaf("a", "eq", "1")));
+}
+
+/// Comparisons that are in order, of few names and values, so that they meet.
+fn any_leaf() -> impl Strategy<Value = Node> {
+    let text = prop::sample::select(vec!["a", "b", "ab", "1", "-1.5", "10"]);
+    let with_value = prop::sample::select(vec!["eq", "neq", "sw", "ew", "ct"]);
+    prop_oneof![
+        ("[ab]", with_value, text.clone()).prop_map(|(key, cmp, val)| leaf(&key, cmp, val)),
+        ("[ab]", prop::sample::select(vec!["lt", "lte", "gt", "gte"]), "-?[0-9]{1,2}(\\.[0-9])?")
+            .prop_map(|(key, cmp, val)| leaf(&key, cmp, &val)),
+        ("[ab]", prop::sample::select(vec!["ex", "nex"])).prop_map(|(key, cmp)| leaf(&key, cmp, "")),
+        ("[ab]", prop::sample::select(vec!["in", "nin"]), vec(text.prop_map(str::to_owned), 1..4))
+            .prop_map(|(key, cmp, vals)| Node { vals, ..leaf(&key, cmp, "") }),
+    ]
+}
+
+fn any_node() -> impl Strategy<Value = Node> {
+    any_leaf().prop_recursive(4, 24, 4, |node| {
+        prop_oneof![
+            vec(node.clone(), 1..4).prop_map(|nodes| branch("and", nodes)),
+            vec(node.clone(), 1..4).prop_map(|nodes| branch("or", nodes)),
+            node.prop_map(|node| branch("not", [node])),
+        ]
+    })
+}
+
+fn any_tags() -> impl Strategy<Value = Tags> {
+    btree_map("[abc]", "a|b|ab|1|-1\\.5|10|-?[0-9]{1,2}", 0..3).prop_map(|tags| Tags::new(tags).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn not_both_is_one_of_them_not_and_not_either_is_neither(nodes in vec(any_node(), 1..4), tags in any_tags()) {
+        let says = |node: Node| Filter::new(node).unwrap().matches(&tags);
+        let nots: Vec<Node> = nodes.iter().map(|node| branch("not", [node.clone()])).collect();
+        prop_assert_eq!(says(branch("not", [branch("and", nodes.clone())])), says(branch("or", nots.clone())));
+        prop_assert_eq!(says(branch("not", [branch("or", nodes.clone())])), says(branch("and", nots)));
+        let each: Vec<bool> = nodes.iter().cloned().map(says).collect();
+        prop_assert_eq!(says(branch("and", nodes.clone())), !each.contains(&false));
+        prop_assert_eq!(says(branch("or", nodes)), each.contains(&true));
+    }
+
+    #[test]
+    fn any_text_is_a_filter_or_none(text in "[\\[\\]{}:,\"a-z \\\\]{0,60}") {
+        let _ = Filter::from_json(&text).map(|filter| filter.matches(&stock()));
+    }
+}

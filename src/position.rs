@@ -1,0 +1,73 @@
+//! Where a publication stands in the history of its channel, and whether one follows another. A channel without history has
+//! no positions.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A place in a channel's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Position {
+    /// Counted from 1; 0 before the first publication.
+    pub offset: u64,
+    /// Which history it is: offsets of two epochs have nothing to do with each other.
+    pub epoch: Epoch,
+}
+
+/// Names a history from its beginning to its loss. Clients send it back as text; what is not of this form names none of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch([u8; Epoch::BYTES]);
+
+impl Epoch {
+    const BYTES: usize = 8;
+
+    /// A name that no history had before, as far as chance goes (48 bits).
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+        let mut bytes = [0; Self::BYTES];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes.map(|byte| LETTERS[usize::from(byte % 64)])))
+    }
+
+    /// What a client or another instance says; `None` for what we never said.
+    pub fn read(text: &str) -> Option<Self> {
+        let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        <[u8; Self::BYTES]>::try_from(text.as_bytes()).ok().filter(|bytes| bytes.iter().all(is_letter)).map(Self)
+    }
+
+    /// As it is told.
+    pub fn as_str(&self) -> &str {
+        // Only letters of ASCII get in.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_comes_back_as_it_was_told_and_nothing_else_does() {
+        let epoch = Epoch::random().unwrap();
+        assert_eq!(Epoch::read(epoch.as_str()), Some(epoch));
+        assert_ne!(Epoch::random().unwrap(), epoch);
+        for other in ["", "abc", "abcdefghi", "abcdefg\n", "äbcdefg"] {
+            assert_eq!(Epoch::read(other), None, "{other:?}");
+        }
+    }
+}

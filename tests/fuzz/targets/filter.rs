@@ -1,0 +1,113 @@
+//! Filters and tags: bounded, and they say what another, simpler reader finds in the same JSON.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use wardcast::{
+    filter::{BadFilter, Filter, MOST_BYTES, MOST_DEPTH, MOST_NODES, MOST_VALUES},
+    tags::{self, Tags},
+};
+
+type Texts = BTreeMap<String, String>;
+
+/// Lines: tags, and then filters.
+pub fn filter(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let tags = tags(lines.next().unwrap_or_default());
+    for line in lines {
+        let filter = Filter::from_json(line);
+        let Ok(filter) = filter else { continue };
+        // The other reader wants members in order that mean nothing, too: not too deep, and numbers that it can hold.
+        let Ok(tree) = serde_json::from_str::<Value>(line) else { continue };
+        let (nodes, depth, values, bytes) = size(&tree);
+        assert!(nodes <= MOST_NODES && depth <= MOST_DEPTH && values <= MOST_VALUES && bytes <= MOST_BYTES);
+        let texts = tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(filter.matches(&tags), says(&tree, &texts), "{line}");
+        assert_eq!(Filter::from_json(&tree.to_string()).as_ref(), Ok(&filter), "written in another way");
+        match Filter::from_json(&format!(r#"{{"op":"not","nodes":[{line}]}}"#)) {
+            Ok(not) => assert_eq!(not.matches(&tags), !filter.matches(&tags), "{line}"),
+            Err(reason) => assert!([BadFilter::TooDeep, BadFilter::TooManyNodes].contains(&reason), "{line}: {reason}"),
+        }
+    }
+}
+
+/// Tags, and what must hold for them.
+fn tags(line: &str) -> Tags {
+    let read = serde_json::from_str::<Tags>(line);
+    let texts = serde_json::from_str::<Texts>(line);
+    let Ok(read) = read else {
+        let fits = |texts: &Texts| texts.len() <= tags::MOST_TAGS && line.len() <= tags::MOST_BYTES;
+        assert!(!texts.is_ok_and(|texts| fits(&texts) && Tags::new(&texts).is_err()));
+        return Tags::default();
+    };
+    let texts = texts.expect("tags are texts");
+    assert!(texts.len() <= tags::MOST_TAGS);
+    assert!(texts.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= tags::MOST_BYTES);
+    assert!(read.iter().eq(texts.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
+    assert_eq!(Tags::new(&texts).as_ref(), Ok(&read));
+    read
+}
+
+fn list<'a>(node: &'a Value, member: &str) -> &'a [Value] {
+    node[member].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(node: &'a Value, member: &str) -> &'a str {
+    node[member].as_str().unwrap_or_default()
+}
+
+/// Nodes, depth, `vals` and bytes of a tree.
+fn size(node: &Value) -> (usize, usize, usize, usize) {
+    let vals = list(node, "vals");
+    let own = text(node, "key").len() + text(node, "val").len();
+    let bytes = own + vals.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
+    list(node, "nodes")
+        .iter()
+        .map(size)
+        .fold((1, 1, vals.len(), bytes), |all, one| (all.0 + one.0, all.1.max(one.1 + 1), all.2 + one.2, all.3 + one.3))
+}
+
+fn says(node: &Value, tags: &Texts) -> bool {
+    let mut nodes = list(node, "nodes").iter().map(|node| says(node, tags));
+    let (val, tag) = (text(node, "val"), tags.get(text(node, "key")).map(String::as_str));
+    let compared = tag.filter(|tag| is_number(tag)).map(|tag| sortable(tag, val).cmp(&sortable(val, tag)));
+    match (text(node, "op"), text(node, "cmp")) {
+        ("and", _) => nodes.all(|says| says),
+        ("or", _) => nodes.any(|says| says),
+        ("not", _) => !nodes.all(|says| says),
+        (_, "eq") => tag == Some(val),
+        (_, "neq") => tag != Some(val),
+        (_, "in") => list(node, "vals").iter().any(|val| val.as_str() == tag),
+        (_, "nin") => !list(node, "vals").iter().any(|val| val.as_str() == tag),
+        (_, "ex") => tag.is_some(),
+        (_, "nex") => tag.is_none(),
+        (_, "sw") => tag.is_some_and(|tag| tag.starts_with(val)),
+        (_, "ew") => tag.is_some_and(|tag| tag.ends_with(val)),
+        (_, "ct") => tag.is_some_and(|tag| tag.contains(val)),
+        (_, "lt") => compared.is_some_and(|ordering| ordering.is_lt()),
+        (_, "lte") => compared.is_some_and(|ordering| ordering.is_le()),
+        (_, "gt") => compared.is_some_and(|ordering| ordering.is_gt()),
+        (_, "gte") => compared.is_some_and(|ordering| ordering.is_ge()),
+        (op, cmp) => panic!("taken for a filter: {op} {cmp}"),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let mut parts = text.split('.');
+    parts.clone().count() <= 2 && parts.all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Digits of a number, with as many zeros around them as it and `other` need to be as long as each other, negative if it is.
+fn sortable(number: &str, other: &str) -> Vec<i8> {
+    let parts = |number: &str| {
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        (whole.trim_start_matches(['+', '-']).to_owned(), fraction.to_owned())
+    };
+    let ((whole, fraction), (other_whole, other_fraction)) = (parts(number), parts(other));
+    let (before, behind) = (whole.len().max(other_whole.len()), fraction.len().max(other_fraction.len()));
+    let sign = if number.starts_with('-') { -1 } else { 1 };
+    let digits = format!("{whole:0>before$}{fraction:0<behind$}");
+    digits.bytes().map(|digit| sign * (digit - b'0') as i8).collect()
+}
