@@ -18,8 +18,9 @@ const NOUNS: [&str; 10] =
 /// Room → what it may import from other rooms beside the nouns; a path allows all that is below it. Nouns import nouns.
 const ROOMS: [(&str, &[&str]); 8] = [
     ("protocol", &[]),
-    // Not the protocol: the verifier refuses in its own words, and http and session translate.
-    ("auth", &[]),
+    // Not the protocol's codes: the verifier refuses in its own words, and http and session translate. An Admission says in
+    // which format the connection speaks.
+    ("auth", &["protocol::Format"]),
     ("transport", &["protocol::frame"]),
     ("broker", &[]),
     ("hub", &["protocol", "broker", "transport"]),

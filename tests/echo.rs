@@ -23,7 +23,7 @@ use wardcast::{
     auth::{Admission, Entrance},
     clock::Clock,
     http::upgrade,
-    protocol::frame,
+    protocol::{Format, frame},
     seats::{KeyedSeats, Seats},
     transport::{Backlog, Bounds, Inbound, Outbox, Violation},
 };
@@ -72,7 +72,9 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let seat = Seats::new(usize::MAX, Default::default()).take().unwrap();
     let address = KeyedSeats::new(0).take(&IpAddr::from([127, 0, 0, 1]).into()).unwrap();
     let entrance = Entrance::Nobody;
-    response.extensions_mut().insert(Admission { entrance, seat, address, user: None, waiting: None });
+    let format = Format::default();
+    let admission = Admission { entrance, format, has_native_pings: false, seat, address, user: None, waiting: None };
+    response.extensions_mut().insert(admission);
     Ok(response)
 }
 

@@ -157,7 +157,6 @@ async fn a_refused_handshake_keeps_no_seat_of_its_address_or_user() {
         ("/socket?token=a&token=b", &[]),
         ("/socket", &[("Authorization", "Basic x")]),
         ("/socket", &[("Cookie", &*cookie)]),
-        ("/socket", &[("Sec-WebSocket-Protocol", "centrifuge-protobuf")]),
     ] {
         for _ in 0..3 {
             let status = hub.knock(path, headers).await.status;

@@ -34,6 +34,10 @@ mod frames;
 mod commands;
 // The wire, byte for byte.
 mod wire;
+// Protobuf beside JSON.
+mod protobuf;
+// Protobuf, byte for byte.
+mod protobuf_wire;
 // A publication's way from REST or a socket to every subscriber.
 mod delivery;
 // The server API and the plain form.

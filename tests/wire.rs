@@ -82,7 +82,9 @@ async fn null_is_published_whichever_way_it_comes() {
 fn every_conversation_is_played() {
     let mut files: Vec<String> = fs::read_dir(golden())
         .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
     files.sort();
     assert_eq!(files, CONVERSATIONS);

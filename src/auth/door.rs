@@ -12,9 +12,11 @@ const PARAMETERS: [&str; 3] = ["token", "access_token", "authorization"];
 /// Parameter of the ticket door.
 const TICKET: &str = "ticket";
 /// Subprotocols that we speak, and answer when they are offered.
-const MARKERS: [&str; 2] = ["wardcast.v1", "centrifuge-json"];
-/// Offered by SDKs that speak Protobuf.
-const PROTOBUF: &str = "centrifuge-protobuf";
+const MARKERS: [&str; 3] = ["wardcast.v1", JSON, PROTOBUF];
+/// Offered by SDKs that speak JSON ...
+pub const JSON: &str = "centrifuge-json";
+/// ... or Protobuf.
+pub const PROTOBUF: &str = "centrifuge-protobuf";
 /// Introduces a token that is no JWT by shape.
 const BEARER_ENTRY: &str = "bearer.";
 
@@ -82,9 +84,6 @@ pub enum Misuse {
     /// `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
-    /// Nothing that is offered is spoken here.
-    #[error("Protobuf is not available; offer centrifuge-json or no subprotocol")]
-    Protobuf,
     /// Not one `Authorization` of the scheme Bearer.
     #[error("one Authorization: Bearer is understood")]
     Authorization,
@@ -108,9 +107,6 @@ pub fn find<'a>(request: Request<'_, 'a>, doors: &[Door], cookie: &str) -> Resul
         return Err(Misuse::TwoTokens);
     }
     let marker = protocols.iter().find(|entry| MARKERS.contains(entry)).copied();
-    if marker.is_none() && protocols.contains(&PROTOBUF) {
-        return Err(Misuse::Protobuf);
-    }
     let only_offer = match (protocols, entries.as_slice()) {
         ([_], [(entry, _)]) if doors.contains(&Door::Subprotocol) => Some(*entry),
         _ => None,

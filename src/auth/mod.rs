@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::{
     address::Address,
+    protocol::Format,
     seats::{KeyedSeat, Seat},
 };
 
@@ -32,6 +33,10 @@ pub use verifier::{Refusal, Verifier};
 pub struct Admission {
     /// Who it is.
     pub entrance: Entrance,
+    /// How commands, replies and pushes are written.
+    pub format: Format,
+    /// An SDK's session is to be kept alive by native pings, too.
+    pub has_native_pings: bool,
     /// Counts the connection as long as it lives (`limits.connections`).
     pub seat: Seat,
     /// Counts it for its address (`limits.connections_per_address`).

@@ -27,6 +27,7 @@ use crate::{
         door::{self, Credential, Misuse, Offer},
     },
     config::Reject,
+    protocol::Format,
     seats::{KeyedSeat, Seat},
 };
 
@@ -101,8 +102,25 @@ async fn admit(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, answer));
     }
     let mut response = response.finish();
-    response.extensions_mut().insert(Admission { entrance, seat, address: at_address, user, waiting });
+    let format = format(request.query_string(), offer.answer);
+    let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
+    let admission = Admission { entrance, format, has_native_pings, seat, address: at_address, user, waiting };
+    response.extensions_mut().insert(admission);
     Ok(response)
+}
+
+/// The answered subprotocol says it, or else the query.
+fn format(query: &str, answer: Option<&str>) -> Format {
+    match answer {
+        Some(door::JSON) => Format::Json,
+        Some(door::PROTOBUF) => Format::Protobuf,
+        _ if has_parameter(query, &["format=protobuf", "cf_protocol=protobuf"]) => Format::Protobuf,
+        _ => Format::Json,
+    }
+}
+
+fn has_parameter(query: &str, wanted: &[&str]) -> bool {
+    query.split('&').any(|parameter| wanted.contains(&parameter))
 }
 
 fn foreign(standing: Standing, failure: Failure) -> Refused {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::{Hub, SessionKey};
 use crate::{
     broker::NoRoom,
-    protocol::{self, Disconnect},
+    protocol::{Disconnect, Format, Push},
     publication::Publication,
     transport::{Flushed, Outbox, Pushed, Refused},
 };
@@ -30,25 +30,31 @@ const TURN: Duration = Duration::from_millis(2);
 /// Sessions that are flushed between two looks at the clock.
 const FLUSH_AT_ONCE: usize = 32;
 
-/// A publication on its way to sessions, encoded once for all of them on all workers.
+/// A publication on its way to sessions, encoded once a format for all of them on all workers.
 pub(super) struct Delivery {
     publication: Publication,
     cost_bytes: usize,
     json: OnceLock<Bytes>,
+    protobuf: OnceLock<Bytes>,
 }
 
 impl Delivery {
     pub(super) fn new(publication: Publication) -> Arc<Self> {
-        Arc::new(Self { cost_bytes: publication.cost_bytes(), publication, json: OnceLock::new() })
+        let cost_bytes = publication.cost_bytes();
+        Arc::new(Self { cost_bytes, publication, json: OnceLock::new(), protobuf: OnceLock::new() })
     }
 
     pub(super) fn cost_bytes(&self) -> usize {
         self.cost_bytes
     }
 
-    /// The frame, its WebSocket header included.
-    fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| protocol::frame::text(&protocol::publication_push(&self.publication)))
+    /// The frame, its WebSocket header included. What no subscriber speaks is not written.
+    fn frame(&self, format: Format) -> &Bytes {
+        let written = match format {
+            Format::Json => &self.json,
+            Format::Protobuf => &self.protobuf,
+        };
+        written.get_or_init(|| format.push(&Push::Publication((&self.publication).into())))
     }
 }
 
@@ -204,7 +210,7 @@ impl Hub {
                     continue;
                 }
             }
-            match member.outbox.push(now, delivery.json().clone()) {
+            match member.outbox.push(now, delivery.frame(member.format).clone()) {
                 Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
                 Ok(Pushed::Behind) => {}
                 Err(why) => {

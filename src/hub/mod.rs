@@ -31,7 +31,7 @@ use crate::{
     clock::{Clock, Millis},
     config::Config,
     metrics::Metrics,
-    protocol::Disconnect,
+    protocol::{Disconnect, Format},
     transport::Outbox,
 };
 
@@ -59,7 +59,7 @@ pub enum KeepAlive {
     Waiting,
     /// Native ping frames, which browsers answer by themselves.
     Native,
-    /// `{}` both ways, as SDKs expect.
+    /// Empty replies and empty commands, as SDKs expect.
     EmptyReply,
 }
 
@@ -71,6 +71,8 @@ pub struct Register {
     pub key: SessionKey,
     /// Where its frames go.
     pub outbox: Arc<Outbox>,
+    /// How they are written.
+    pub format: Format,
     /// How it is kept alive at first.
     pub keep_alive: KeepAlive,
     /// When it ends by itself.
@@ -231,8 +233,8 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, expires_at, user, client, session } = register;
-        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at, client, session));
+        let Register { key, outbox, format, keep_alive, expires_at, user, client, session } = register;
+        self.registry.insert(key, Member::new(outbox, format, keep_alive, expires_at, client, session));
         if let Some(user) = user {
             self.registry.belongs_to(key, user);
         }

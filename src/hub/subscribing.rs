@@ -16,7 +16,7 @@ use crate::{
     broker::BrokerError,
     channel::Channel,
     clock::Millis,
-    protocol::{Disconnect, Unsubscribed, frame, unsubscribe_push},
+    protocol::{Disconnect, Push, Unsubscribed},
 };
 
 /// A session is to receive channels: all of them, or none. The hub queues `reply` in the same turn in which the session
@@ -160,10 +160,10 @@ impl Hub {
     /// Stops a session's receiving a channel, and tells it why.
     pub(super) fn end_subscription(&mut self, key: SessionKey, channel: &Channel, why: Unsubscribed) {
         if self.give_back(key, channel)
-            && let Some(outbox) = self.registry.member(key).map(|member| member.outbox.clone())
+            && let Some(member) = self.registry.member(key)
         {
-            let now = self.clock.now();
-            let told = outbox.push(now, frame::text(&unsubscribe_push(channel, why)));
+            let (now, outbox) = (self.clock.now(), member.outbox.clone());
+            let told = outbox.push(now, member.format.push(&Push::Unsubscribe(channel, why)));
             if let Err(refused) = told.and_then(|_| outbox.flush(&self.clock, now)) {
                 self.refuse(key, refused);
             }

@@ -13,7 +13,7 @@ use super::{Hub, KeepAlive, Renew, SessionKey, wheel::TICK};
 use crate::{
     clock::{Clock, Millis, NEVER, millis},
     config::Config,
-    protocol::{Disconnect, farewell, frame},
+    protocol::{Disconnect, Format, frame},
     transport::{Backlog, Outbox},
 };
 
@@ -25,6 +25,8 @@ const JUMP_MILLIS: Millis = 500;
 /// One session, as the hub knows it.
 pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
+    /// How its frames are written.
+    pub(super) format: Format,
     keep_alive: KeepAlive,
     expires_at: Millis,
     /// When the first of its subscriptions ends by itself.
@@ -48,13 +50,24 @@ enum Due {
 impl Member {
     pub(super) fn new(
         outbox: Arc<Outbox>,
+        format: Format,
         keep_alive: KeepAlive,
         expires_at: Millis,
         client: Uuid,
         session: Recipient<Renew>,
     ) -> Self {
         let due = Due::NextPing(Instant::now());
-        Self { outbox, keep_alive, expires_at, subscriptions_expire_at: NEVER, client, session, armed_at: 0, due }
+        Self {
+            outbox,
+            format,
+            keep_alive,
+            expires_at,
+            subscriptions_expire_at: NEVER,
+            client,
+            session,
+            armed_at: 0,
+            due,
+        }
     }
 
     /// Tells whether it is to be kept alive in another way than before.
@@ -76,11 +89,11 @@ impl Member {
 
     pub(super) fn farewell(&self, disconnect: &Disconnect, clock: &Clock) {
         let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
-        self.outbox.close(farewell(disconnect), backlog, clock);
+        self.outbox.close(self.format.farewell(disconnect), backlog, clock);
     }
 
     fn ping(&self) -> bytes::Bytes {
-        if self.keep_alive == KeepAlive::EmptyReply { frame::EMPTY_REPLY } else { frame::PING }
+        if self.keep_alive == KeepAlive::EmptyReply { self.format.ping() } else { frame::PING }
     }
 }
 

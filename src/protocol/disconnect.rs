@@ -24,6 +24,8 @@ impl Disconnect {
     pub const SUBSCRIPTION_EXPIRED: Self = Self::new(3006, "subscription expired");
     /// The client reads more slowly than its channels speak (`limits.outbox_bytes`).
     pub const SLOW: Self = Self::new(3008, "slow");
+    /// A publication of a channel that the token brought is missing, and the client was promised to be told.
+    pub const INSUFFICIENT_STATE: Self = Self::new(3010, "insufficient state");
     /// No pong within `server.pong_timeout`.
     pub const NO_PONG: Self = Self::new(3012, "no pong");
     /// Went on asking over `limits.commands_per_second`.
@@ -40,6 +42,8 @@ impl Disconnect {
     pub const CONNECTION_LIMIT: Self = Self::new(3504, "connection limit");
     /// The token brings more channels than `limits.channels_per_session` leaves room for.
     pub const CHANNEL_LIMIT: Self = Self::new(3505, "channel limit");
+    /// Text on a connection that speaks Protobuf, or the other way round.
+    pub const INAPPROPRIATE_PROTOCOL: Self = Self::new(3506, "inappropriate protocol");
     /// Asked for what is not switched on.
     pub const NOT_AVAILABLE: Self = Self::new(3508, "not available");
     /// More nonsense than `limits.errors`.
@@ -73,6 +77,8 @@ impl Disconnect {
 pub enum Unsubscribed {
     /// By the server API, or because the claims allow it no more: stay away.
     ByServer = 2000,
+    /// A publication is missing, and the client was promised to be told.
+    InsufficientState = 2500,
     /// The subscription token's time is over.
     Expired = 2501,
 }
@@ -87,6 +93,7 @@ impl Unsubscribed {
     pub fn reason(self) -> &'static str {
         match self {
             Self::ByServer => "unsubscribed by the server",
+            Self::InsufficientState => "insufficient state",
             Self::Expired => "subscription expired",
         }
     }

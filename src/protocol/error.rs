@@ -39,6 +39,9 @@ pub enum ErrorCode {
     /// Over a rate or a queue limit; slower, the same call will work.
     #[error("too many requests")]
     TooManyRequests = 111,
+    /// What a client has missed cannot be had any more, and it wants all or nothing.
+    #[error("unrecoverable position")]
+    UnrecoverablePosition = 112,
 }
 
 impl ErrorCode {

@@ -11,6 +11,9 @@ pub const PING: Bytes = Bytes::from_static(&[0x89, 0]);
 /// The ping of SDK sessions: the empty reply `{}` in a text frame.
 pub const EMPTY_REPLY: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
 
+/// The same in Protobuf: a message of no bytes in a binary frame.
+pub const EMPTY_PROTOBUF_REPLY: Bytes = Bytes::from_static(&[0x82, 1, 0]);
+
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;

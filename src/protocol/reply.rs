@@ -1,30 +1,54 @@
-//! Replies to commands, as JSON without their frame.
+//! What is answered to commands: values, whichever format they are written in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{error::ErrorCode, json};
+use super::{error::ErrorCode, push::PublicationPush};
+use crate::{position::Position, publication::ClientInfo};
 
-/// The result of `connect`.
-#[derive(Debug, Serialize)]
+/// An answer to a command.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    /// It was not done. With id 0: what came was no command.
+    Error(ErrorCode),
+    /// To `connect`.
+    Connect(&'a ConnectResult<'a>),
+    /// To `subscribe`.
+    Subscribe(&'a SubscribeResult<'a>),
+    /// To `unsubscribe`: done, and nothing to say about it.
+    Unsubscribe,
+    /// To `publish`: the same.
+    Publish,
+    /// To `presence`.
+    Presence(&'a [Arc<ClientInfo>]),
+    /// To `presence_stats`.
+    PresenceStats(PresenceStats),
+    /// To `history`.
+    History(&'a HistoryResult<'a>),
+    /// To `ping`.
+    Ping,
+    /// To `refresh`.
+    Refresh(&'a RefreshResult<'a>),
+    /// To `sub_refresh`.
+    SubRefresh(Expiry),
+}
+
+/// The result of `connect`, and what a plain session is told when a door has let it in.
+#[derive(Debug)]
 pub struct ConnectResult<'a> {
     /// This connection's id.
     pub client: &'a str,
     /// See [`super::VERSION`].
     pub version: &'a str,
     /// When the session ends by itself.
-    #[serde(flatten)]
     pub expiry: Expiry,
     /// What the session is subscribed to without having asked.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub subs: BTreeMap<&'a str, SubscribeResult<'a>>,
-    /// Seconds between our pings.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Seconds between our pings; 0 where they are native.
     pub ping: u32,
     /// Whether the client has to answer them.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pong: bool,
     /// This session's id.
     pub session: &'a str,
@@ -36,9 +60,13 @@ pub struct ConnectResult<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Expiry {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    expires: bool,
+    pub(super) expires: bool,
     #[serde(skip_serializing_if = "is_zero")]
-    ttl: u32,
+    pub(super) ttl: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Expiry {
@@ -53,74 +81,53 @@ impl Expiry {
 }
 
 /// The result of `subscribe`, and of a subscription that a token brings.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct SubscribeResult<'a> {
     /// When the subscription ends by itself.
-    #[serde(flatten)]
     pub expiry: Expiry,
+    /// The client may come back with its position and gets what it has missed.
+    pub is_recoverable: bool,
+    /// The client is told of gaps.
+    pub is_positioned: bool,
+    /// From where on it receives: where the history stands, or, with what was recovered, where the client stood.
+    pub position: Option<Position>,
+    /// What it has missed, the oldest first.
+    pub publications: Vec<PublicationPush<'a>>,
+    /// It has got everything that it has missed.
+    pub is_recovered: bool,
+    /// It had asked for that.
+    pub was_recovering: bool,
     /// Raw JSON of the token for the client.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "json::raw_borrowed")]
     pub data: Option<&'a Bytes>,
+    /// Publications come as differences where that is shorter.
+    pub has_delta: bool,
+}
+
+/// The result of `presence_stats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PresenceStats {
+    /// Connections in the channel.
+    pub num_clients: u32,
+    /// Users whose they are.
+    pub num_users: u32,
+}
+
+/// The result of `history`.
+#[derive(Debug)]
+pub struct HistoryResult<'a> {
+    /// In the order that was asked for.
+    pub publications: Vec<PublicationPush<'a>>,
+    /// Where the history stands.
+    pub position: Position,
 }
 
 /// The result of `refresh`.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct RefreshResult<'a> {
     /// This connection's id.
     pub client: &'a str,
     /// See [`super::VERSION`].
     pub version: &'a str,
     /// When the session ends by itself from now on.
-    #[serde(flatten)]
     pub expiry: Expiry,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
-/// `{"id":1,"connect":{…}}`
-pub fn connect_reply(id: u32, result: &ConnectResult<'_>) -> Vec<u8> {
-    reply(id, "connect", result)
-}
-
-/// `{"id":1,"subscribe":{…}}`
-pub fn subscribe_reply(id: u32, result: &SubscribeResult<'_>) -> Vec<u8> {
-    reply(id, "subscribe", result)
-}
-
-/// `{"id":1,"refresh":{…}}`
-pub fn refresh_reply(id: u32, result: &RefreshResult<'_>) -> Vec<u8> {
-    reply(id, "refresh", result)
-}
-
-/// `{"id":1,"sub_refresh":{…}}`
-pub fn sub_refresh_reply(id: u32, expiry: Expiry) -> Vec<u8> {
-    reply(id, "sub_refresh", &expiry)
-}
-
-/// `{"id":1,"unsubscribe":{}}`: done, and nothing to say about it.
-pub fn empty_reply(id: u32, method: &'static str) -> Vec<u8> {
-    format!(r#"{{"id":{id},"{method}":{{}}}}"#).into_bytes()
-}
-
-/// `{"id":1,"error":{…}}`; without id where the text was no command.
-pub fn error_reply(id: u32, error: ErrorCode) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Reply {
-        #[serde(skip_serializing_if = "is_zero")]
-        id: u32,
-        error: super::error::ErrorBody,
-    }
-    let mut into = Vec::with_capacity(128);
-    json::append(&mut into, &Reply { id, error: error.body() });
-    into
-}
-
-fn reply(id: u32, method: &str, result: &impl Serialize) -> Vec<u8> {
-    let mut into = Vec::with_capacity(256);
-    into.extend_from_slice(format!(r#"{{"id":{id},"{method}":"#).as_bytes());
-    json::append(&mut into, result);
-    into.push(b'}');
-    into
 }

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     hub::{Hub, KeepAlive, Leave, Register, Renew, SessionKey, Unregister},
     metrics::Metrics,
-    protocol::{Disconnect, farewell, frame},
+    protocol::{Disconnect, Format, Push, Reply, frame},
     seats::{KeyedSeat, KeyedSeats, Seat},
     transport::{Backlog, Bounds, Inbound, Outbox, Refused, Socket, Violation},
 };
@@ -58,6 +58,9 @@ pub struct Session {
     key: SessionKey,
     client: Uuid,
     outbox: Arc<Outbox>,
+    format: Format,
+    /// It is kept alive by native pings, however it speaks.
+    has_native_pings: bool,
     services: Rc<Services>,
     speaker: Speaker,
     /// Commands that came and are not done yet.
@@ -85,6 +88,8 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             key: SessionKey::unique(),
             client: Uuid::new_v4(),
             outbox,
+            format: admission.format,
+            has_native_pings: admission.has_native_pings,
             services,
             speaker: match admission.entrance {
                 Entrance::Somebody(claims) => Speaker::Plain(claims),
@@ -106,15 +111,13 @@ impl Actor for Session {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let (keep_alive, expires_at) = match self.speaker.claims() {
-            Some(claims) => (KeepAlive::Native, claims.expires_at),
-            None => (KeepAlive::Waiting, NEVER),
-        };
-        let outbox = self.outbox.clone();
+        let expires_at = self.speaker.claims().map_or(NEVER, |claims| claims.expires_at);
+        let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
         outbox.expire_at(expires_at);
         let user = self.speaker.claims().map(|claims| claims.user.clone());
         let (client, session) = (self.client, ctx.address().recipient());
-        self.services.hub.do_send(Register { key: self.key, outbox, keep_alive, expires_at, user, client, session });
+        let register = Register { key: self.key, outbox, format, keep_alive, expires_at, user, client, session };
+        self.services.hub.do_send(register);
         match self.speaker {
             Speaker::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
             Speaker::Rejected { is_expired: false } => self.close(&Disconnect::INVALID_TOKEN),
@@ -138,15 +141,19 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
             return self.close(&Disconnect::EXPIRED);
         }
         match item {
-            Ok(Frame::Text(text)) => {
-                self.inbox.take(text);
+            Ok(Frame::Text(message)) if self.format == Format::Json => {
+                self.inbox.take(message);
                 self.proceed(ctx);
             }
-            Ok(Frame::Binary(_) | Frame::Continuation(_)) if self.hurry() == Haste::Flood => {
+            Ok(Frame::Binary(message)) if self.format == Format::Protobuf => {
+                self.inbox.take(message);
+                self.proceed(ctx);
+            }
+            Ok(Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_)) if self.hurry() == Haste::Flood => {
                 self.close(&Disconnect::TOO_MANY_REQUESTS);
             }
-            Ok(Frame::Binary(_) | Frame::Continuation(_)) => {
-                self.nonsense();
+            Ok(Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_)) => {
+                self.nonsense(&Disconnect::INAPPROPRIATE_PROTOCOL);
                 self.flush();
             }
             // Who does not read what it asked for is not answered: only the latest ping needs a pong (RFC 6455 §5.5.3).
@@ -203,6 +210,21 @@ impl Session {
         }
     }
 
+    fn reply(&mut self, id: u32, reply: &Reply<'_>) {
+        self.send(self.format.reply(id, reply));
+    }
+
+    fn push(&mut self, push: &Push<'_>) {
+        self.send(self.format.push(push));
+    }
+
+    fn keep_alive(&self) -> KeepAlive {
+        match self.speaker.keep_alive() {
+            KeepAlive::EmptyReply if self.has_native_pings => KeepAlive::Native,
+            keep_alive => keep_alive,
+        }
+    }
+
     fn flush(&mut self) {
         if self.outbox.flush(&self.services.clock, self.services.clock.now()) == Err(Refused::Expired) {
             self.close(&Disconnect::EXPIRED);
@@ -223,7 +245,7 @@ impl Session {
         }
         // What waits was queued before the token's time was over, but it must not leave after.
         let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
-        self.leave(farewell(disconnect), backlog);
+        self.leave(self.format.farewell(disconnect), backlog);
     }
 
     fn leave(&mut self, last: impl IntoIterator<Item = Bytes>, backlog: Backlog) {

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod http;
+pub mod protobuf;
 pub mod raw;
 pub mod redis;
 pub mod tls;

@@ -66,7 +66,8 @@ fn a_marker_is_answered_and_a_token_only_when_it_stands_alone() {
     assert_eq!(answer(&["chat"]), "none");
     assert_eq!(token("", &["wardcast.v1", "bearer.opaque"]).unwrap().as_deref(), Some("opaque"));
     assert_eq!(token("", &["v1.proto.example"]).unwrap(), None, "a dotted name is no token");
-    assert_eq!(token("", &[PROTOBUF]), Err(Misuse::Protobuf));
+    assert_eq!(answer(&[PROTOBUF, JWT]), PROTOBUF);
+    assert_eq!(answer(&[JSON, PROTOBUF]), JSON, "what the client would like best");
 }
 
 #[test]

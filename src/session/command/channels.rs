@@ -12,7 +12,7 @@ use crate::{
     broker::PublishOptions,
     channel::Channel,
     hub::{Extend, Find, Grant, NotSubscribed, Subscribe, Terms, Unsubscribe, Wanted},
-    protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeResult, frame},
+    protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeRequest, SubscribeResult},
     publication::{ClientInfo, Publication},
     session::{Session, pace::Haste},
 };
@@ -21,16 +21,17 @@ impl Session {
     pub(super) fn subscribe(
         &mut self,
         id: u32,
-        channel: &str,
-        token: Option<&str>,
+        request: &SubscribeRequest<'_>,
         claims: &Claims,
     ) -> Result<Done, Failed> {
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        let token = token.map(|token| self.judge_subscription(token, &channel, claims)).transpose()?;
+        let channel = Channel::new(&request.channel).map_err(|_| ErrorCode::BadRequest)?;
+        let token =
+            request.token.as_deref().map(|token| self.judge_subscription(token, &channel, claims)).transpose()?;
         self.services.permissions.may_subscribe(claims, &channel, token.as_ref()).map_err(denied)?;
         let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.told(token.expires_at));
         let grant = token.map_or(Grant::Asked, |token| self.grant_of(token));
-        let reply = frame::text(&protocol::subscribe_reply(id, &SubscribeResult { expiry, data: None }));
+        let result = SubscribeResult { expiry, ..Default::default() };
+        let reply = self.format.reply(id, &protocol::Reply::Subscribe(&result));
         let wanted = vec![Wanted { channel, grant, announcement: None }];
         let asked = self.services.hub.send(Subscribe { key: self.key, wanted, reply: Some(reply) });
         let answer = async move {
@@ -56,7 +57,7 @@ impl Session {
     ) -> Result<Done, Failed> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
         let token = self.judge_subscription(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
-        let reply = frame::text(&protocol::sub_refresh_reply(id, self.told(token.expires_at)));
+        let reply = self.format.reply(id, &protocol::Reply::SubRefresh(self.told(token.expires_at)));
         let grant = self.grant_of(token);
         let asked = self.services.hub.send(Extend { key: self.key, channel, grant });
         let answer = async move {
@@ -95,10 +96,11 @@ impl Session {
 
     pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<Done, Failed> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let reply = self.format.reply(id, &protocol::Reply::Unsubscribe);
         let asked = self.services.hub.send(Unsubscribe { key: self.key, channel });
         let answer = async move {
             // Not having it is what the client wants, too.
-            let done = asked.await.map(|_| Reply::Frame(frame::text(&protocol::empty_reply(id, "unsubscribe"))));
+            let done = asked.await.map(|_| Reply::Frame(reply));
             Answer { id, result: done.map_err(|_| ErrorCode::Internal.into()) }
         };
         Ok(Done::Later(answer.boxed_local()))
@@ -119,7 +121,7 @@ impl Session {
         if self.paces.1.take(limits.publications_per_second) != Haste::None {
             return Err(ErrorCode::TooManyRequests.into());
         }
-        let (services, claims, key) = (self.services.clone(), claims.clone(), self.key);
+        let (services, claims, key, format) = (self.services.clone(), claims.clone(), self.key, self.format);
         let mut info = ClientInfo {
             user: claims.user.to_string(),
             client: self.client.to_string(),
@@ -143,7 +145,7 @@ impl Session {
         let answer = published.map(move |result| Answer {
             id,
             result: match result {
-                Ok(_) => Ok(Reply::Frame(frame::text(&protocol::empty_reply(id, "publish")))),
+                Ok(_) => Ok(Reply::Frame(format.reply(id, &protocol::Reply::Publish))),
                 Err(error) => Err(Failed::Error(error)),
             },
         });

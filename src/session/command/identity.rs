@@ -16,9 +16,7 @@ use crate::{
     clock::{Millis, NEVER, millis},
     config::{Anonymous, Door},
     hub::{Grant, Judge, KeepAlive, NotSubscribed, Subscribe, Terms, Update, Wanted},
-    protocol::{
-        self, ConnectResult, Disconnect, ErrorCode, Expiry, RefreshResult, SubscribeResult, frame, subscribe_push,
-    },
+    protocol::{self, ConnectResult, Disconnect, ErrorCode, Expiry, Format, Push, RefreshResult, SubscribeResult},
     session::{Session, speaker::Speaker},
 };
 
@@ -42,7 +40,7 @@ impl Session {
     /// `Authorization: Bearer T` as a message: the first one lets in, a later one refreshes.
     pub(super) fn text_token(&mut self, text: &str) -> Done {
         if !self.is_open(Door::Message) {
-            self.nonsense();
+            self.nonsense(&Disconnect::BAD_REQUEST);
             return Done::Now;
         }
         let FirstText::Token(token) = door::first_text(text) else {
@@ -71,7 +69,7 @@ impl Session {
             Ok(claims) if self.take_seat(&claims) => {
                 let standing = self.adopt(claims);
                 self.become_speaker(self.speaker.as_sdk());
-                self.greet(standing, |result| protocol::connect_reply(id, result))
+                self.greet(standing, |format, result| format.reply(id, &protocol::Reply::Connect(result)))
             }
             Ok(_) => self.fail(id, Failed::Close(Disconnect::CONNECTION_LIMIT)),
             Err(failed) => self.fail(id, failed),
@@ -88,7 +86,7 @@ impl Session {
         let client = self.client.to_string();
         let expiry = self.told(claims.expires_at);
         let result = RefreshResult { client: &client, version: protocol::VERSION, expiry };
-        let reply = frame::text(&protocol::refresh_reply(id, &result));
+        let reply = self.format.reply(id, &protocol::Reply::Refresh(&result));
         let wanted = self.wanted(&claims, Told::ByPush);
         self.join(id, standing, wanted, reply, ErrorCode::Internal.into())
     }
@@ -109,7 +107,7 @@ impl Session {
         let Some(claims) = self.speaker.claims() else { return };
         let info = info.or_else(|| claims.info.clone());
         self.become_speaker(self.speaker.with(Arc::new(Claims { expires_at, info, ..Claims::clone(claims) })));
-        self.send(frame::text(&protocol::refresh_push(self.told(expires_at))));
+        self.push(&Push::Refresh(self.told(expires_at)));
     }
 
     /// The claims of a good token of the user that the session has, if it has one.
@@ -144,7 +142,7 @@ impl Session {
         self.speaker = speaker;
         self.waiting = None;
         if let Some(claims) = self.speaker.claims() {
-            let (keep_alive, expires_at) = (self.speaker.keep_alive(), claims.expires_at);
+            let (keep_alive, expires_at) = (self.keep_alive(), claims.expires_at);
             self.outbox.expire_at(expires_at);
             self.services.hub.do_send(Update { key: self.key, keep_alive, expires_at, user: claims.user.clone() });
         }
@@ -170,26 +168,27 @@ impl Session {
 
     /// Tells a plain session that it is in.
     pub(in crate::session) fn say_hello(&mut self, standing: Standing) -> Done {
-        self.greet(standing, protocol::connect_push)
+        self.greet(standing, |format, result| format.push(&Push::Connect(result)))
     }
 
-    fn greet(&mut self, standing: Standing, write: impl FnOnce(&ConnectResult<'_>) -> Vec<u8>) -> Done {
+    fn greet(&mut self, standing: Standing, write: impl FnOnce(Format, &ConnectResult<'_>) -> Bytes) -> Done {
         let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
-        let is_sdk = self.speaker.keep_alive() == KeepAlive::EmptyReply;
+        let has_pings = self.keep_alive() == KeepAlive::EmptyReply;
         let client = self.client.to_string();
         let subs = brought(&claims).iter().map(|brought| (brought.channel.as_str(), self.result_of(brought)));
-        let greeting = write(&ConnectResult {
+        let greeting = ConnectResult {
             client: &client,
             version: protocol::VERSION,
             expiry: self.told(claims.expires_at),
             subs: subs.collect::<BTreeMap<_, _>>(),
-            ping: if is_sdk { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 },
-            pong: is_sdk,
+            ping: if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 },
+            pong: has_pings,
             session: &client,
             node: &self.services.node,
-        });
+        };
+        let greeting = write(self.format, &greeting);
         let wanted = self.wanted(&claims, Told::ByReply);
-        self.join(0, standing, wanted, frame::text(&greeting), Failed::Close(Disconnect::INTERNAL))
+        self.join(0, standing, wanted, greeting, Failed::Close(Disconnect::INTERNAL))
     }
 
     /// Says `reply` when the session receives everything that its token brings, and nothing more that it does not allow.
@@ -206,7 +205,7 @@ impl Session {
         self.has_subscription_info |= brought.iter().any(|brought| brought.info.is_some());
         let wanted = brought.iter().map(|brought| {
             let announcement = (told == Told::ByPush)
-                .then(|| frame::text(&subscribe_push(&brought.channel, &self.result_of(brought))));
+                .then(|| self.format.push(&Push::Subscribe(&brought.channel, &self.result_of(brought))));
             let terms = Terms { expires_at: brought.expires_at, info: brought.info.clone() };
             Wanted { channel: brought.channel.clone(), grant: Grant::Brought(Box::new(terms)), announcement }
         });
@@ -234,7 +233,7 @@ impl Session {
     }
 
     fn result_of<'a>(&self, brought: &'a ServerSide) -> SubscribeResult<'a> {
-        SubscribeResult { expiry: self.told(brought.expires_at), data: brought.data.as_ref() }
+        SubscribeResult { expiry: self.told(brought.expires_at), data: brought.data.as_ref(), ..Default::default() }
     }
 
     /// Seconds after which a client should refresh: what is left less the margin, but at least half of it.

@@ -22,46 +22,47 @@ use crate::{
         door::{self, FirstText},
     },
     broker::BrokerError,
-    protocol::{self, Command, Disconnect, ErrorCode, Method, frame},
+    protocol::{self, Command, Disconnect, ErrorCode, Format, Malformed, Method},
 };
 
 /// How long one client may keep the thread before others have their turn, and how many commands it may do: most take a
 /// microsecond, but a token that comes with one takes up to a third of a millisecond to verify (ES384).
 const TURN: Duration = Duration::from_millis(2);
-const LINES_AT_ONCE: usize = 64;
+const COMMANDS_AT_ONCE: usize = 64;
 
-/// A message of which some lines are still to be done.
+/// A frame of which some commands are still to be done.
 #[derive(Default)]
 pub(super) struct Inbox {
-    text: Option<Bytes>,
-    /// Bytes of `text` up to and with the newline of the line in hand.
+    frame: Option<Bytes>,
+    /// Bytes of `frame` up to the command behind the one in hand.
     taken: u32,
-    /// The next line has been put back, and was counted when it came.
+    /// The next command has been put back, and was counted when it came.
     is_again: bool,
 }
 
 impl Inbox {
-    pub(super) fn take(&mut self, text: Bytes) {
-        *self = Self { text: Some(text), taken: 0, is_again: false };
+    pub(super) fn take(&mut self, frame: Bytes) {
+        *self = Self { frame: Some(frame), taken: 0, is_again: false };
     }
 
-    /// The next line; the last may end in a newline. `None` when all are done.
-    fn next_line(&mut self) -> Option<Bytes> {
-        let mut text = self.text.take()?;
+    /// The next command, unread; `None` when all are done. Behind one that is malformed nothing is found.
+    fn next(&mut self, format: Format) -> Option<Result<Bytes, Malformed>> {
+        let mut frame = self.frame.take()?;
         let taken = std::mem::take(&mut self.taken) as usize;
-        text.advance(taken.min(text.len()));
-        if taken > 0 && text.is_empty() {
+        frame.advance(taken.min(frame.len()));
+        if taken > 0 && frame.is_empty() {
             return None;
         }
-        let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
-        // A message is at most `limits.message_bytes`, far below 4 GiB.
-        self.taken = u32::try_from(end + 1).unwrap_or(u32::MAX);
-        let line = text.slice(..end);
-        self.text = Some(text);
-        Some(line)
+        Some(format.first_message(&frame).map(|(message, next)| {
+            // A frame is at most `limits.message_bytes`, far below 4 GiB.
+            self.taken = u32::try_from(next).unwrap_or(u32::MAX);
+            let message = frame.slice(message);
+            self.frame = Some(frame);
+            message
+        }))
     }
 
-    /// The line in hand is to come again.
+    /// The command in hand is to come again.
     fn put_back(&mut self) {
         (self.taken, self.is_again) = (0, true);
     }
@@ -113,11 +114,11 @@ impl Session {
     /// Does what waits in the inbox, as far as it can be done at once.
     pub(super) fn proceed(&mut self, ctx: &mut Context<Self>) {
         let end = Instant::now() + TURN;
-        for number in 0..LINES_AT_ONCE {
+        for number in 0..COMMANDS_AT_ONCE {
             if number > 0 && Instant::now() >= end {
                 break;
             }
-            let Some(line) = self.inbox.next_line() else { return self.flush() };
+            let Some(message) = self.inbox.next(self.format) else { return self.flush() };
             // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
             if self.has_expired() {
                 return self.close(&Disconnect::EXPIRED);
@@ -125,7 +126,7 @@ impl Session {
             if self.outbox.is_closing() {
                 return self.silence();
             }
-            let done = self.line(&line);
+            let done = self.message(message);
             if self.is_waiting_for(done, ctx) {
                 return self.flush();
             }
@@ -155,24 +156,26 @@ impl Session {
         true
     }
 
-    fn line(&mut self, line: &Bytes) -> Done {
-        // The reader has checked that text is UTF-8.
-        let text = std::str::from_utf8(line).unwrap_or_default();
+    fn message(&mut self, message: Result<Bytes, Malformed>) -> Done {
         let haste = if std::mem::take(&mut self.inbox.is_again) { Haste::None } else { self.hurry() };
         if haste == Haste::Flood {
             self.close(&Disconnect::TOO_MANY_REQUESTS);
             return Done::Now;
         }
-        if let FirstText::Token(_) | FirstText::OtherScheme = door::first_text(text) {
+        let Ok(message) = message else {
+            self.nonsense(&Disconnect::BAD_REQUEST);
+            return Done::Now;
+        };
+        if let Some(text) = self.token_text(&message) {
             if haste == Haste::Over {
                 self.close(&Disconnect::TOO_MANY_REQUESTS);
                 return Done::Now;
             }
             return self.text_token(text);
         }
-        match (&self.speaker, protocol::command(text)) {
+        match (&self.speaker, self.format.command(&message)) {
             (Speaker::Gone | Speaker::Rejected { .. }, _) => Done::Now,
-            (Speaker::Nobody, Ok(Command { method, .. })) if !matches!(method, Method::Connect { .. }) => {
+            (Speaker::Nobody, Ok(Command { method, .. })) if !matches!(method, Method::Connect(_)) => {
                 self.close(&Disconnect::BAD_REQUEST);
                 Done::Now
             }
@@ -180,32 +183,39 @@ impl Session {
                 self.answer(Answer::error(id, ErrorCode::TooManyRequests));
                 Done::Now
             }
-            (_, Ok(command)) => self.authorized(command, line),
+            (_, Ok(command)) => self.authorized(command, &message),
             (_, Err(_)) => {
-                self.nonsense();
+                self.nonsense(&Disconnect::BAD_REQUEST);
                 Done::Now
             }
         }
     }
 
-    /// Something that is no command: it ends an SDK session and one that is nobody; a plain one is told.
-    pub(super) fn nonsense(&mut self) {
+    /// Text that brings a token, and is no command.
+    fn token_text<'m>(&self, message: &'m Bytes) -> Option<&'m str> {
+        // The reader has checked that text is UTF-8.
+        let text = std::str::from_utf8(message).ok().filter(|_| self.format == Format::Json)?;
+        (door::first_text(text) != FirstText::Else).then_some(text)
+    }
+
+    /// Something that is no command: it ends an SDK session and one that is nobody, with this; a plain one is told.
+    pub(super) fn nonsense(&mut self, otherwise: &Disconnect) {
         self.errors += 1;
         match self.speaker {
             Speaker::Plain(_) if self.errors > self.services.config.limits.errors => {
                 self.close(&Disconnect::TOO_MANY_ERRORS);
             }
             Speaker::Plain(_) => self.answer(Answer::error(0, ErrorCode::BadRequest)),
-            Speaker::Nobody | Speaker::Sdk(_) => self.close(&Disconnect::BAD_REQUEST),
+            Speaker::Nobody | Speaker::Sdk(_) => self.close(otherwise),
             Speaker::Gone | Speaker::Rejected { .. } => {}
         }
     }
 
     /// A command of somebody: first the token that it carries, or should.
-    fn authorized(&mut self, Command { id, token, method }: Command<'_>, line: &Bytes) -> Done {
+    fn authorized(&mut self, Command { id, token, method }: Command<'_>, message: &Bytes) -> Done {
         let (method, token) = match (method, token) {
-            (Method::Connect { token: inner }, token) if inner.is_some() || token.is_some() || !self.wants_tokens() => {
-                return self.connect(id, inner.or(token));
+            (Method::Connect(request), token) if request.token.is_some() || token.is_some() || !self.wants_tokens() => {
+                return self.connect(id, request.token.or(token));
             }
             (Method::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
@@ -226,7 +236,7 @@ impl Session {
             None => {}
         }
         let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
-        self.command(id, method, line, &claims)
+        self.command(id, method, message, &claims)
     }
 
     /// Whether every command must carry a token.
@@ -234,34 +244,35 @@ impl Session {
         self.services.config.auth.require_token_per_message
     }
 
-    fn command(&mut self, id: u32, method: Method<'_>, line: &Bytes, claims: &Arc<Claims>) -> Done {
+    fn command(&mut self, id: u32, method: Method<'_>, message: &Bytes, claims: &Arc<Claims>) -> Done {
         let done = match method {
             Method::Pong => {
                 self.outbox.note_answer();
                 return Done::Now;
             }
-            Method::Send => {
+            Method::Send { .. } => {
                 self.close(&Disconnect::NOT_AVAILABLE);
                 return Done::Now;
             }
-            Method::Ping => Ok(self.reply(id, &protocol::empty_reply(id, "ping"))),
-            Method::Unavailable => Err(ErrorCode::NotAvailable.into()),
-            Method::Subscribe { channel, token } => self.subscribe(id, &channel, token.as_deref(), claims),
+            Method::Ping => {
+                self.reply(id, &protocol::Reply::Ping);
+                return Done::Now;
+            }
+            Method::Presence { .. } | Method::PresenceStats { .. } | Method::History(_) | Method::Rpc { .. } => {
+                Err(ErrorCode::NotAvailable.into())
+            }
+            Method::Subscribe(request) => self.subscribe(id, &request, claims),
             Method::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             Method::Unsubscribe { channel } => self.unsubscribe(id, &channel),
-            Method::Publish { channel, data } => {
-                let data = protocol::one_line(line, data);
+            Method::Publish { channel, data: Some(data) } => {
+                let data = protocol::one_line(message, data);
                 self.publish(id, &channel, data, claims)
             }
+            Method::Publish { data: None, .. } => Err(ErrorCode::BadRequest.into()),
             // Done before.
-            Method::Connect { .. } | Method::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
+            Method::Connect(_) | Method::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
         };
         done.unwrap_or_else(|failed| self.fail(id, failed))
-    }
-
-    fn reply(&mut self, id: u32, reply: &[u8]) -> Done {
-        self.answer(Answer { id, result: Ok(Reply::Frame(frame::text(reply))) });
-        Done::Now
     }
 
     fn fail(&mut self, id: u32, failed: Failed) -> Done {
@@ -275,7 +286,7 @@ impl Session {
             Ok(Reply::Said) => {}
             Err(Failed::Error(error)) => {
                 self.services.metrics.count_error(error.code());
-                self.send(frame::text(&protocol::error_reply(id, error)));
+                self.reply(id, &protocol::Reply::Error(error));
             }
             Err(Failed::Close(disconnect)) => self.close(&disconnect),
         }
@@ -296,10 +307,11 @@ mod tests {
 
     #[test]
     fn lines_come_one_by_one_and_again_when_put_back() {
+        let all = |inbox: &mut Inbox| std::iter::from_fn(|| inbox.next(Format::Json)?.ok()).collect::<Vec<_>>();
         let lines = |text: &'static str| {
             let mut inbox = Inbox::default();
             inbox.take(Bytes::from_static(text.as_bytes()));
-            std::iter::from_fn(|| inbox.next_line()).collect::<Vec<_>>()
+            all(&mut inbox)
         };
         assert_eq!(lines("a\nb"), ["a", "b"]);
         assert_eq!(lines("a\n\nb\n"), ["a", "", "b"]);
@@ -307,8 +319,8 @@ mod tests {
         assert_eq!(lines("\n"), [""]);
         let mut inbox = Inbox::default();
         inbox.take(Bytes::from_static(b"a\nb"));
-        inbox.next_line();
+        inbox.next(Format::Json).unwrap().unwrap();
         inbox.put_back();
-        assert_eq!(std::iter::from_fn(|| inbox.next_line()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(all(&mut inbox), ["a", "b"]);
     }
 }

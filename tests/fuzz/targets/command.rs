@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use wardcast::{
     channel::Channel,
-    protocol::{Command, Method, command as read, one_line, publication_push},
+    protocol::{Command, Format, Malformed, Method, Push, one_line},
     publication::{ClientInfo, Publication},
 };
 
@@ -25,6 +25,10 @@ const METHODS: [&str; 12] = [
     "sub_refresh",
 ];
 
+fn read(line: &str) -> Result<Command<'_>, Malformed> {
+    Format::Json.command(line.as_bytes())
+}
+
 /// A text frame's lines.
 pub fn command(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -36,7 +40,7 @@ pub fn command(data: &[u8]) {
             another_reader_finds_the_same(line, found);
             another_member_means_nothing(line, &meaning);
         }
-        if let Ok(Command { method: Method::Publish { channel, data }, .. }) = found {
+        if let Ok(Command { method: Method::Publish { channel, data: Some(data) }, .. }) = found {
             pushed_data_stays_inside(line, &channel, data);
         }
         // Data may have line breaks over REST.
@@ -49,18 +53,7 @@ pub fn command(data: &[u8]) {
 /// All that is taken from a line, as text: a command prints nothing of itself, since it may hold a token.
 fn meaning(line: &str) -> String {
     let Ok(Command { id, token, method }) = read(line) else { return "none".to_owned() };
-    let method = match method {
-        Method::Pong => "pong".to_owned(),
-        Method::Connect { token } => format!("connect {token:?}"),
-        Method::Subscribe { channel, token } => format!("subscribe {channel:?} {token:?}"),
-        Method::Unsubscribe { channel } => format!("unsubscribe {channel:?}"),
-        Method::Publish { channel, data } => format!("publish {channel:?} {data}"),
-        Method::Refresh { token } => format!("refresh {token:?}"),
-        Method::SubRefresh { channel, token } => format!("sub_refresh {channel:?} {token:?}"),
-        Method::Ping => "ping".to_owned(),
-        Method::Send => "send".to_owned(),
-        Method::Unavailable => "unavailable".to_owned(),
-    };
+    let method = super::method::said(&method);
     format!("{id} {token:?} {method}")
 }
 
@@ -72,24 +65,21 @@ fn another_reader_finds_the_same(line: &str, found: &Command<'_>) {
     let named: Vec<&str> = METHODS.iter().filter(is_there).copied().collect();
     let expected: &[&str] = match found.method {
         Method::Pong => &[],
-        Method::Connect { .. } => &["connect"],
-        Method::Subscribe { .. } => &["subscribe"],
+        Method::Connect(_) => &["connect"],
+        Method::Subscribe(_) => &["subscribe"],
         Method::Unsubscribe { .. } => &["unsubscribe"],
         Method::Publish { .. } => &["publish"],
         Method::Refresh { .. } => &["refresh"],
         Method::SubRefresh { .. } => &["sub_refresh"],
         Method::Ping => &["ping"],
-        Method::Send => &["send"],
-        Method::Unavailable => {
-            assert!(
-                named.len() == 1 && ["presence", "presence_stats", "history", "rpc"].contains(&named[0]),
-                "{named:?}"
-            );
-            &named
-        }
+        Method::Send { .. } => &["send"],
+        Method::Presence { .. } => &["presence"],
+        Method::PresenceStats { .. } => &["presence_stats"],
+        Method::History(_) => &["history"],
+        Method::Rpc { .. } => &["rpc"],
     };
     assert_eq!(named, expected, "{line}");
-    assert!(id > 0 || matches!(found.method, Method::Pong | Method::Send), "no id: {line}");
+    assert!(id > 0 || matches!(found.method, Method::Pong | Method::Send { .. }), "no id: {line}");
     assert!(found.token.as_deref().is_none_or(|token| !token.is_empty()));
 }
 
@@ -113,10 +103,11 @@ fn pushed_data_stays_inside(whole: &str, channel: &str, raw: &RawValue) {
     assert_eq!(String::from_utf8_lossy(&data), raw.get().replace(['\n', '\r'], " "));
     let info =
         ClientInfo { user: text.to_owned(), client: String::new(), conn_info: Some(data.clone()), chan_info: None };
-    let push =
-        publication_push(&Publication { info: Some(info.into()), ..Publication::new(channel.clone(), data.clone()) });
+    let publication = Publication { info: Some(info.into()), ..Publication::new(channel.clone(), data.clone()) };
+    let frame = Format::Json.push(&Push::Publication((&publication).into()));
+    let push = &frame[frame.iter().position(|byte| *byte == b'{').expect("an object")..];
     assert!(!push.contains(&b'\n') && !push.contains(&b'\r'), "a push of two lines");
-    let push: BTreeMap<String, BTreeMap<String, &RawValue>> = serde_json::from_slice(&push).expect("a push");
+    let push: BTreeMap<String, BTreeMap<String, &RawValue>> = serde_json::from_slice(push).expect("a push");
     assert!(push.len() == 1 && push["push"].len() == 2, "{push:?}");
     let name: String = serde_json::from_str(push["push"]["channel"].get()).expect("a name");
     assert_eq!(name, channel.as_str());

@@ -6,7 +6,7 @@ use wardcast::{
 };
 
 const COOKIE: &str = "wardcast_token";
-const MARKERS: [&str; 2] = ["wardcast.v1", "centrifuge-json"];
+const MARKERS: [&str; 3] = ["wardcast.v1", "centrifuge-json", "centrifuge-protobuf"];
 /// A bit of the first byte opens each of them.
 const DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header];
 

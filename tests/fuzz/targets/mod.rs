@@ -6,6 +6,7 @@ mod claims;
 mod command;
 mod door;
 mod frames;
+mod method;
 mod origin;
 mod proxy;
 

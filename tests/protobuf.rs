@@ -1,0 +1,333 @@
+//! Protobuf beside JSON: how it is chosen, that both kinds of clients read each other, and what is sent in it to hurt.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use wardcast::protocol::schema::{
+    Command, ConnectRequest, FilterNode, HistoryRequest, PingRequest, PublishRequest, RefreshRequest, SendRequest,
+    SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
+};
+
+use crate::support::{Client, Hub, hub, hub_with, protobuf::ProtobufClient};
+
+const PROTOBUF: (&str, &str) = ("Sec-WebSocket-Protocol", "centrifuge-protobuf");
+
+impl Hub {
+    /// A client that came in through the query door and has been greeted.
+    async fn protobuf_client(&self, user: &str) -> ProtobufClient {
+        let path = format!("/socket?token={}&format=protobuf", self.token(user));
+        let mut client = ProtobufClient::connect(self.address, &path, &[]).await.unwrap();
+        let greeting = client.hear().await.push.and_then(|push| push.connect).expect("a greeting");
+        assert!(!greeting.client.is_empty() && greeting.expires && greeting.ttl > 3500 && greeting.ping == 0);
+        client
+    }
+
+    /// One that has said who it is as SDKs do.
+    async fn protobuf_sdk(&self, user: &str) -> ProtobufClient {
+        let mut client = ProtobufClient::connect(self.address, "/connection/websocket", &[PROTOBUF]).await.unwrap();
+        let connect = Some(ConnectRequest { token: self.token(user), name: "go".to_owned(), ..Default::default() });
+        let reply = client.ask(Command { id: 1, connect, ..Default::default() }).await;
+        let result = reply.connect.expect("a result");
+        assert!(reply.id == 1 && result.pong && result.ping == 25 && result.session == result.client);
+        client
+    }
+}
+
+fn subscribe(channel: &str) -> Option<SubscribeRequest> {
+    Some(SubscribeRequest { channel: channel.to_owned(), ..Default::default() })
+}
+
+#[actix_rt::test]
+async fn it_is_chosen_by_subprotocol_or_by_either_parameter() {
+    let hub = hub().await;
+    let token = hub.token("ann");
+    for (path, headers) in [
+        (format!("/socket?token={token}"), &[PROTOBUF][..]),
+        (format!("/socket?token={token}&format=protobuf"), &[]),
+        (format!("/socket?cf_protocol=protobuf&token={token}"), &[]),
+        (format!("/socket?format=protobuf&token={token}"), &[("Sec-WebSocket-Protocol", "wardcast.v1")]),
+    ] {
+        let mut client = ProtobufClient::connect(hub.address, &path, headers).await.unwrap();
+        assert!(client.hear().await.push.unwrap().connect.is_some(), "{headers:?}");
+        let answered = client.client.response.headers().get("sec-websocket-protocol");
+        assert_eq!(answered.map(|answer| answer.to_str().unwrap()), headers.first().map(|(_, offer)| *offer));
+    }
+    // With a token beside it, which is not told back.
+    let offer = format!("centrifuge-protobuf, {token}");
+    let mut client =
+        ProtobufClient::connect(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
+    assert!(client.hear().await.push.unwrap().connect.is_some());
+    assert_eq!(client.client.response.headers()["sec-websocket-protocol"], "centrifuge-protobuf");
+}
+
+#[actix_rt::test]
+async fn the_answered_subprotocol_goes_before_the_query() {
+    let hub = hub().await;
+    let path = format!("/socket?token={}&format=protobuf", hub.token("ann"));
+    let _json = hub.client_with(&path, &[("Sec-WebSocket-Protocol", "centrifuge-json, centrifuge-protobuf")]).await;
+}
+
+#[actix_rt::test]
+async fn both_kinds_of_clients_read_each_other() {
+    let hub = hub().await;
+    let mut json = hub.subscriber("ann", "news").await;
+    let mut protobuf = hub.protobuf_client("bob").await;
+    protobuf.subscribe("news").await;
+
+    let (mut ann, mut bob) = (hub.client("ann").await, hub.protobuf_client("bob").await);
+    ann.ask(json!({"id": 2, "publish": {"channel": "news", "data": {"from": "é"}}})).await;
+    let push = protobuf.hear().await.push.unwrap();
+    let publication = push.r#pub.unwrap();
+    assert_eq!((push.channel.as_str(), &publication.data[..]), ("news", "{\"from\":\"é\"}".as_bytes()));
+    assert_eq!(publication.info.unwrap().user, "ann");
+    assert_eq!(json.publication().await, json!({"from": "é"}));
+
+    assert!(bob.publish("news", "\t{\"a\":\r\n 1.0e2}\n").await.publish.is_some());
+    assert!(json.hear_text().await.contains(r#""data":{"a":   1.0e2},"info":{"user":"bob","#), "on one line");
+    assert_eq!(protobuf.publication().await, "{\"a\":   1.0e2}");
+
+    hub.publish("news", json!([1])).await;
+    assert_eq!((json.publication().await, protobuf.publication().await), (json!([1]), "[1]".to_owned()));
+}
+
+#[actix_rt::test]
+async fn commands_that_share_a_frame_are_answered_one_by_one() {
+    let hub = hub().await;
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    let unsubscribe = Some(UnsubscribeRequest { channel: "news".to_owned() });
+    let commands = [
+        Command { id: 2, subscribe: subscribe("news"), ..Default::default() },
+        Command { id: 3, ping: Some(PingRequest {}), ..Default::default() },
+        Command { id: 4, subscribe: subscribe("news"), ..Default::default() },
+        Command { id: 5, unsubscribe, ..Default::default() },
+        Command { id: 6, history: Some(HistoryRequest { limit: -1, ..Default::default() }), ..Default::default() },
+    ];
+    sdk.say_bytes(commands.iter().flat_map(prost::Message::encode_length_delimited_to_vec).collect()).await;
+    assert!(sdk.hear().await.subscribe.is_some() && sdk.hear().await.ping.is_some());
+    let already = sdk.hear().await;
+    assert_eq!((already.id, already.error.map(|error| (error.code, error.temporary))), (4, Some((105, false))));
+    assert!(sdk.hear().await.unsubscribe.is_some());
+    assert_eq!(sdk.hear().await.id, 6);
+}
+
+#[actix_rt::test]
+async fn newer_tokens_come_by_refresh_and_on_any_command() {
+    let hub = hub().await;
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    let refresh = Some(RefreshRequest { token: hub.token_for("ann", Duration::from_secs(7200)) });
+    let result = sdk.ask(Command { id: 2, refresh, ..Default::default() }).await.refresh.unwrap();
+    assert!(result.expires && result.ttl > 7000 && !result.client.is_empty());
+    let (token, ping) = (hub.token("ann"), Some(PingRequest {}));
+    assert!(sdk.ask(Command { id: 3, token, ping, ..Default::default() }).await.ping.is_some());
+    let sub_refresh = Some(SubRefreshRequest { channel: "news".to_owned(), token: hub.token("ann") });
+    let refused = sdk.ask(Command { id: 4, sub_refresh, ..Default::default() }).await;
+    assert_eq!(refused.error.unwrap().code, 103, "it is no subscription token");
+    let (token, ping) = (hub.token("bob"), Some(PingRequest {}));
+    sdk.say(Command { id: 5, token, ping, ..Default::default() }).await;
+    let (code, push) = sdk.ended().await;
+    assert_eq!((code, push.unwrap().code), (Some(3500), 3500));
+}
+
+#[actix_rt::test]
+async fn what_a_token_brings_and_what_is_taken_away_is_told() {
+    let hub = hub().await;
+    let claims = json!({"sub": "ann", "exp": 3600, "subs": {"news": {"data": {"a": 1}}}});
+    let path = format!("/socket?token={}&format=protobuf", hub.signed(claims));
+    let mut client = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
+    let greeting = client.hear().await.push.unwrap().connect.unwrap();
+    assert_eq!(greeting.subs["news"].data, "{\"a\":1}");
+    hub.api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    let push = client.hear().await.push.unwrap();
+    assert_eq!((push.channel.as_str(), push.unsubscribe.unwrap().code), ("news", 2000));
+    hub.api("refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 + 7200})).await;
+    assert!(client.hear().await.push.unwrap().refresh.unwrap().ttl > 7000);
+    hub.api("disconnect", json!({"user": "ann", "disconnect": {"code": 4500, "reason": "gone"}})).await;
+    let (code, push) = client.ended().await;
+    assert_eq!((code, push.unwrap().reason.as_str()), (Some(4500), "gone"));
+}
+
+async fn pinging_hub() -> Hub {
+    hub_with(|config| {
+        config.server.ping_interval = Duration::from_millis(400);
+        config.server.pong_timeout = Duration::from_millis(400);
+    })
+    .await
+}
+
+async fn connect_command(hub: &Hub, path: &str) -> ProtobufClient {
+    let mut client = ProtobufClient::connect(hub.address, path, &[PROTOBUF]).await.unwrap();
+    let connect = Some(ConnectRequest { token: hub.token("ann"), ..Default::default() });
+    assert!(client.ask(Command { id: 1, connect, ..Default::default() }).await.connect.is_some());
+    client
+}
+
+#[actix_rt::test]
+async fn empty_messages_keep_it_alive_both_ways() {
+    let hub = pinging_hub().await;
+    let mut client = connect_command(&hub, "/connection/websocket").await;
+    for _ in 0..4 {
+        assert_eq!(client.client.next_message().await, Some(Message::binary(vec![0])));
+        client.say_bytes(vec![0]).await;
+    }
+    assert_eq!(client.ended().await.0, Some(3012), "when it stops answering");
+}
+
+#[actix_rt::test]
+async fn an_sdk_may_ask_for_native_pings() {
+    let hub = pinging_hub().await;
+    let mut protobuf = connect_command(&hub, "/connection/websocket?cf_ws_frame_ping_pong=true").await;
+    for _ in 0..3 {
+        // tungstenite answers while it reads: one client after the other.
+        assert!(matches!(protobuf.client.next_message().await, Some(Message::Ping(_))));
+    }
+    let mut json = Client::connect(hub.address, "/connection/websocket?cf_ws_frame_ping_pong=true").await.unwrap();
+    let reply = json.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"]["client"].is_string() && reply["connect"].get("ping").is_none(), "{reply}");
+    for _ in 0..3 {
+        assert!(matches!(json.next_message().await, Some(Message::Ping(_))));
+    }
+}
+
+#[actix_rt::test]
+async fn who_speaks_the_other_format_is_told_or_closed_3506() {
+    let hub = hub().await;
+    let mut plain = hub.protobuf_client("ann").await;
+    plain.client.say_text(r#"{"id":1,"ping":{}}"#).await;
+    assert_eq!(plain.hear().await.error.unwrap().code, 107);
+    plain.subscribe("news").await;
+
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    sdk.client.say_text(r#"{"id":2,"ping":{}}"#).await;
+    assert_eq!(sdk.ended().await.0, Some(3506));
+    let mut stranger = ProtobufClient::connect(hub.address, "/socket", &[PROTOBUF]).await.unwrap();
+    stranger.client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert_eq!(stranger.ended().await.0, Some(3506), "the text form is for those who speak text");
+
+    let mut json = hub.stranger().await;
+    json.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    json.send(Message::binary(vec![0])).await;
+    assert_eq!(json.ended().await.0, Some(3506));
+}
+
+#[actix_rt::test]
+async fn data_that_is_no_json_is_107_and_reaches_nobody() {
+    let hub = hub().await;
+    let mut ann = hub.protobuf_client("ann").await;
+    ann.subscribe("news").await;
+    for data in ["", " ", "{", "nothing", "1 2", "\u{0}", "{\"a\":}"] {
+        assert_eq!(ann.publish("news", data).await.error.unwrap().code, 107, "{data:?}");
+    }
+    let not_utf8 = Some(PublishRequest { channel: "news".to_owned(), data: vec![b'"', 0xff, b'"'].into() });
+    let refused = ann.ask(Command { id: 3, publish: not_utf8, ..Default::default() }).await;
+    assert_eq!(refused.error.unwrap().code, 107);
+    hub.publish("news", json!("real")).await;
+    assert_eq!(ann.publication().await, "\"real\"");
+}
+
+#[actix_rt::test]
+async fn data_of_ten_thousand_levels_passes_through_to_both_kinds() {
+    let hub = hub().await;
+    let mut json = hub.subscriber("ann", "news").await;
+    let mut protobuf = hub.protobuf_client("bob").await;
+    protobuf.subscribe("news").await;
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert!(hub.protobuf_client("bob").await.publish("news", &deep).await.publish.is_some());
+    assert_eq!(protobuf.publication().await, deep);
+    assert!(json.hear_text().await.contains(&deep));
+}
+
+/// What holds no command, each in a frame.
+fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let varint = |bytes: &[u8]| [bytes, b"x"].concat();
+    let framed = |message: &[u8]| [&[u8::try_from(message.len()).unwrap()][..], message].concat();
+    vec![
+        ("an empty frame", vec![]),
+        ("a length of 2^63", varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01])),
+        ("a length of 2^64", varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02])),
+        ("a length of eleven bytes", varint(&[0x80; 10])),
+        ("a length that ends too early", vec![0x80]),
+        ("a message that ends too early", vec![10, 8, 1]),
+        ("one byte too few", vec![5, 8, 1, 0x5a, 1]),
+        ("an empty ping without an id", framed(&[0x5a, 0])),
+        ("an id alone", framed(&[8, 1])),
+        ("an id of 33 bits", framed(&[8, 0x80, 0x80, 0x80, 0x80, 0x10, 0x5a, 0])),
+        ("an id of text", framed(&[10, 1, b'1', 0x5a, 0])),
+        ("two methods", framed(&[8, 1, 0x5a, 0, 0x72, 0])),
+        ("one method twice", framed(&[8, 1, 0x5a, 0, 0x5a, 0])),
+        ("a method that is a number", framed(&[8, 1, 0x58, 1])),
+        ("field 0", framed(&[8, 1, 0x5a, 0, 2, 0])),
+        ("a group", framed(&[8, 1, 0x5a, 0, 0x9b, 1, 0x9c, 1])),
+        ("an end of no group", framed(&[8, 1, 0x5a, 0, 0x9c, 1])),
+        ("wire type 6", framed(&[8, 1, 0x5a, 0, 0x9e, 1])),
+        ("a channel that is no UTF-8", framed(&[8, 1, 0x2a, 3, 10, 1, 0xff])),
+        ("a field beyond its message", framed(&[8, 1, 0x2a, 4, 10, 100, b'a', b'b'])),
+        ("JSON", br#"{"id":1,"ping":{}}"#.to_vec()),
+    ]
+}
+
+#[actix_rt::test]
+async fn what_is_malformed_ends_an_sdk_session_3501() {
+    let hub = hub().await;
+    for (name, attack) in attacks() {
+        let mut sdk = hub.protobuf_sdk("ann").await;
+        sdk.say_bytes(attack).await;
+        let (code, push) = sdk.ended().await;
+        assert_eq!((code, push.map(|push| push.code)), (Some(3501), Some(3501)), "{name}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_plain_session_is_told_of_what_is_malformed_and_goes_on() {
+    let hub = hub_with(|config| config.limits.errors = 100).await;
+    let mut plain = hub.protobuf_client("ann").await;
+    for (name, attack) in attacks() {
+        plain.say_bytes(attack).await;
+        let reply = plain.hear().await;
+        assert_eq!((reply.id, reply.error.map(|error| error.code)), (0, Some(107)), "{name}");
+    }
+    plain.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn a_command_behind_a_malformed_length_is_not_done() {
+    let hub = hub().await;
+    let mut plain = hub.protobuf_client("ann").await;
+    let ping = Command { id: 7, ping: Some(PingRequest {}), ..Default::default() };
+    let good = prost::Message::encode_length_delimited_to_vec(&ping);
+    plain.say_bytes([&good[..], &[0xff; 11], &good].concat()).await;
+    assert!(plain.hear().await.ping.is_some());
+    assert_eq!(plain.hear().await.error.unwrap().code, 107);
+    plain.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn fields_that_are_not_known_are_passed_over() {
+    let hub = hub().await;
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    // A varint, eight bytes, bytes and four bytes, of fields 16 to 19.
+    let unknown = [&[0x80, 1, 5, 0x89, 1][..], &[0; 8], &[0x92, 1, 1, 0xff, 0x9d, 1], &[0; 4]].concat();
+    let message = [&unknown[..], &[8, 9, 0x5a, 0], &unknown].concat();
+    sdk.say_bytes([&[message.len() as u8][..], &message].concat()).await;
+    assert_eq!(sdk.hear().await.id, 9);
+}
+
+#[actix_rt::test]
+async fn send_without_a_backend_is_closed_3508() {
+    let hub = hub().await;
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    sdk.say(Command { send: Some(SendRequest { data: "1".into() }), ..Default::default() }).await;
+    assert_eq!(sdk.ended().await.0, Some(3508));
+}
+
+#[actix_rt::test]
+async fn a_filter_of_a_thousand_levels_is_answered_and_the_session_lives() {
+    let hub = hub().await;
+    let mut sdk = hub.protobuf_sdk("ann").await;
+    let deep =
+        (0..1000).fold(FilterNode::default(), |below, _| FilterNode { nodes: vec![below], ..Default::default() });
+    let subscribe = SubscribeRequest { channel: "news".to_owned(), tf: Some(deep), ..Default::default() };
+    assert_eq!(sdk.ask(Command { id: 2, subscribe: Some(subscribe), ..Default::default() }).await.id, 2);
+    let ping = Some(PingRequest {});
+    assert!(sdk.ask(Command { id: 3, ping, ..Default::default() }).await.ping.is_some());
+}

@@ -1,0 +1,89 @@
+//! A client that speaks Protobuf, by the code that is generated from the schema.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use prost::Message as _;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use wardcast::protocol::schema::{Command, Disconnect, PublishRequest, Reply, SubscribeRequest};
+
+use super::Client;
+
+pub struct ProtobufClient {
+    pub client: Client,
+    /// Replies that shared a frame with one that was heard.
+    heard: VecDeque<Reply>,
+}
+
+impl ProtobufClient {
+    pub async fn connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        let client = Client::connect_with(address, path, headers).await?;
+        Ok(Self { client, heard: VecDeque::new() })
+    }
+
+    pub async fn say(&mut self, command: Command) {
+        self.say_bytes(command.encode_length_delimited_to_vec()).await;
+    }
+
+    pub async fn say_bytes(&mut self, bytes: Vec<u8>) {
+        self.client.send(Message::binary(bytes)).await;
+    }
+
+    pub async fn ask(&mut self, command: Command) -> Reply {
+        self.say(command).await;
+        self.hear().await
+    }
+
+    /// The next reply or push.
+    pub async fn hear(&mut self) -> Reply {
+        self.next().await.unwrap_or_else(|code| panic!("closed instead: {code:?}"))
+    }
+
+    /// The next reply or push, or the code that ended the connection. Pings are answered on the way.
+    pub async fn next(&mut self) -> Result<Reply, Option<u16>> {
+        loop {
+            if let Some(reply) = self.heard.pop_front() {
+                return Ok(reply);
+            }
+            match self.client.next_message().await {
+                Some(Message::Binary(mut bytes)) => {
+                    while !bytes.is_empty() {
+                        self.heard.push_back(Reply::decode_length_delimited(&mut bytes).expect("replies"));
+                    }
+                }
+                Some(Message::Text(text)) => panic!("text on a connection that speaks Protobuf: {text}"),
+                Some(Message::Close(frame)) => return Err(frame.map(|frame| frame.code.into())),
+                Some(_) => {}
+                None => return Err(None),
+            }
+        }
+    }
+
+    /// Reads on until the connection ends; the code, and the disconnect push that came before.
+    pub async fn ended(&mut self) -> (Option<u16>, Option<Disconnect>) {
+        let mut push = None;
+        loop {
+            match self.next().await {
+                Ok(reply) => push = reply.push.and_then(|push| push.disconnect).or(push),
+                Err(code) => return (code, push),
+            }
+        }
+    }
+
+    pub async fn subscribe(&mut self, channel: &str) {
+        let request = SubscribeRequest { channel: channel.to_owned(), ..Default::default() };
+        let reply = self.ask(Command { id: 1, subscribe: Some(request), ..Default::default() }).await;
+        assert!(reply.id == 1 && reply.subscribe.is_some(), "{reply:?}");
+    }
+
+    pub async fn publish(&mut self, channel: &str, data: &str) -> Reply {
+        let data = data.to_owned().into();
+        let publish = Some(PublishRequest { channel: channel.to_owned(), data });
+        self.ask(Command { id: 2, publish, ..Default::default() }).await
+    }
+
+    /// The data of the next publication.
+    pub async fn publication(&mut self) -> String {
+        let push = self.hear().await.push.expect("a push");
+        String::from_utf8(push.r#pub.expect("a publication").data.to_vec()).unwrap()
+    }
+}
