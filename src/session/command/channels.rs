@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use super::{Answer, Done, Failed, Reply, failed};
 use crate::{
     auth::{Claims, Denied, Refusal, SubscriptionClaims},
-    broker::PublishOptions,
+    broker::{PublishOptions, Retention},
     channel::Channel,
     hub::{Extend, Find, Grant, NotSubscribed, Subscribe, Terms, Unsubscribe, Wanted},
     protocol::{self, Disconnect, ErrorCode, Expiry, SubscribeRequest, SubscribeResult},
@@ -139,7 +139,9 @@ impl Session {
             info.chan_info = grant.and_then(|grant| grant.info().cloned());
             services.metrics.publications.inc();
             let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
-            let published = services.broker.publish(publication, PublishOptions::default()).await;
+            let retention = services.permissions.known(&publication.channel).ok().and_then(Retention::of);
+            let options = PublishOptions { retention, ..PublishOptions::default() };
+            let published = services.broker.publish(publication, options).await;
             published.map_err(|error| failed(&error))
         };
         let answer = published.map(move |result| Answer {
@@ -153,7 +155,7 @@ impl Session {
     }
 }
 
-fn denied(denied: Denied) -> ErrorCode {
+pub(super) fn denied(denied: Denied) -> ErrorCode {
     match denied {
         Denied::UnknownNamespace => ErrorCode::UnknownChannel,
         Denied::BadName => ErrorCode::BadRequest,
