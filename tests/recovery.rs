@@ -175,7 +175,8 @@ async fn in_cache_mode_the_newest_is_all_that_comes_back() {
 #[actix_rt::test]
 async fn a_channel_without_a_history_recovers_nothing_and_says_so() {
     let hub = hub_with(|_| ()).await;
-    let reply = subscribe(&mut hub.client("ann").await, json!({"recover": true, "offset": 4, "positioned": true})).await;
+    let reply =
+        subscribe(&mut hub.client("ann").await, json!({"recover": true, "offset": 4, "positioned": true})).await;
     assert_eq!(reply, json!({"id": 2, "subscribe": {}}));
     hub.stop().await;
 }

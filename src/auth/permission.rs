@@ -1,11 +1,12 @@
-//! Who may do what in which channel. Every path asks here: subscribe and publish, by socket and by REST. Pure.
+//! Who may do what in which channel. Every path asks here: subscribe, publish, history and presence, by
+//! socket and by REST. Pure.
 
 use std::collections::HashMap;
 
 use super::{Cap, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
-    config::{AllowPublish, AllowSubscribe, Channels, Namespace},
+    config::{AllowPublish, AllowRead, AllowSubscribe, Channels, Namespace},
 };
 
 /// Why not.
@@ -115,7 +116,40 @@ impl Permissions {
             || self.known(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
     }
 
-    /// Whether a token or the server API may bring `user` a subscription to the channel: any known one that is not limited to others.
+    /// Whether whoever has these claims may read what the channel has kept. `is_subscribed`: as for [`Self::may_publish`],
+    /// where [`Self::history_wants_subscription`].
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn may_read_history(&self, claims: &Claims, channel: &Channel, is_subscribed: bool) -> Result<(), Denied> {
+        let allowed = self.known(channel)?.allow_history;
+        may_read(claims, channel, is_subscribed, allowed, |cap| cap.history)
+    }
+
+    /// Whether whoever has these claims may know who is in the channel. `is_subscribed`: as for [`Self::may_publish`], where
+    /// [`Self::presence_wants_subscription`].
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn may_read_presence(&self, claims: &Claims, channel: &Channel, is_subscribed: bool) -> Result<(), Denied> {
+        let allowed = self.known(channel)?.allow_presence;
+        may_read(claims, channel, is_subscribed, allowed, |cap| cap.presence)
+    }
+
+    /// Whether it matters for [`Self::may_read_history`] that the session is subscribed.
+    pub fn history_wants_subscription(&self, channel: &Channel) -> bool {
+        let wants = |options: &Channels| options.allow_history == AllowRead::Subscriber;
+        channel.is_private() || self.known(channel).is_ok_and(wants)
+    }
+
+    /// Whether it matters for [`Self::may_read_presence`] that the session is subscribed.
+    pub fn presence_wants_subscription(&self, channel: &Channel) -> bool {
+        let wants = |options: &Channels| options.allow_presence == AllowRead::Subscriber;
+        channel.is_private() || self.known(channel).is_ok_and(wants)
+    }
+
+    /// Whether a token or the server API may bring `user` a subscription to the channel: any known one that is not limited
+    /// to others.
     ///
     /// # Errors
     /// [`Denied`].
@@ -123,6 +157,27 @@ impl Permissions {
         self.known(channel)?;
         granted(membership(user, channel) != Membership::Outsider)
     }
+}
+
+fn may_read(
+    claims: &Claims,
+    channel: &Channel,
+    is_subscribed: bool,
+    allowed: AllowRead,
+    grants: impl Fn(&Cap) -> bool,
+) -> Result<(), Denied> {
+    if membership(&claims.user, channel) == Membership::Outsider {
+        return Err(Denied::NotGranted);
+    }
+    let is_allowed = match allowed {
+        AllowRead::None => false,
+        AllowRead::Subscriber => is_subscribed,
+        AllowRead::User => !claims.is_anonymous(),
+        AllowRead::Anonymous => true,
+    };
+    // Who has not got into a private channel does not look into it either.
+    let is_inside = is_subscribed || !channel.is_private();
+    granted((is_allowed && is_inside) || has_cap(claims, channel, grants))
 }
 
 /// What the users in a channel's name mean for one of them.

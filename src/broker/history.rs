@@ -20,13 +20,10 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// What the options of a channel say; `None` where nothing is kept.
+    /// As the options of a channel say; `None` where nothing is kept.
     pub fn of(options: &Channels) -> Option<Self> {
-        options.has_history().then_some(Self {
-            size: options.history_size,
-            ttl: options.history_ttl,
-            meta_ttl: options.history_meta_ttl,
-        })
+        let (size, ttl, meta_ttl) = (options.history_size, options.history_ttl, options.history_meta_ttl);
+        options.has_history().then_some(Self { size, ttl, meta_ttl })
     }
 }
 
@@ -77,6 +74,14 @@ pub struct Since {
     pub epoch: Option<Epoch>,
 }
 
+impl Since {
+    /// As it is told, an empty epoch being any. `None`: no history is called so, whatever the channel.
+    pub fn read(offset: u64, epoch: &str) -> Option<Self> {
+        let epoch = if epoch.is_empty() { None } else { Some(Epoch::read(epoch)?) };
+        Some(Self { offset, epoch })
+    }
+}
+
 /// What a history has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
@@ -84,6 +89,27 @@ pub struct History {
     pub publications: Vec<Publication>,
     /// Of the newest publication that ever was, kept or not.
     pub top: Position,
+}
+
+impl History {
+    /// Whether it is the one that was asked for, and has come as far: what was published behind a place that it does not
+    /// know, nobody can tell (error 112).
+    pub fn knows(&self, request: &HistoryRequest) -> bool {
+        request.since.is_none_or(|since| {
+            let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
+            since.epoch.is_none_or(|epoch| epoch == self.top.epoch) && since.offset <= reached
+        })
+    }
+
+    /// Leaves out the last publications until those that are left cost at most so many bytes.
+    pub fn cut(&mut self, most_bytes: usize) {
+        let mut bytes = 0;
+        let fits = |publication: &Publication| {
+            bytes += publication.cost_bytes();
+            bytes <= most_bytes
+        };
+        self.publications.truncate(self.publications.iter().map(fits).take_while(|fits| *fits).count());
+    }
 }
 
 /// Somebody comes into a channel, or leaves it.

@@ -27,7 +27,7 @@ pub use error::{ErrorBody, ErrorCode};
 pub use format::Format;
 pub use push::{Content, PublicationPush, Push};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};
-pub use write::json::one_line;
+pub use write::json::{history_result, one_line, presence_result};
 
 /// What is told to clients as the server's version.
 pub const VERSION: &str = concat!("wardcast ", env!("CARGO_PKG_VERSION"));

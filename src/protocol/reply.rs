@@ -1,6 +1,9 @@
 //! What is answered to commands: values, whichever format they are written in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -110,6 +113,16 @@ pub struct PresenceStats {
     pub num_clients: u32,
     /// Users whose they are.
     pub num_users: u32,
+}
+
+impl PresenceStats {
+    /// Of these connections.
+    pub fn of(members: &[Arc<ClientInfo>]) -> Self {
+        let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
+        // Nobody has four thousand million connections.
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { num_clients: count(members.len()), num_users: count(users.len()) }
+    }
 }
 
 /// The result of `history`.

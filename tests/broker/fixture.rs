@@ -13,13 +13,14 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
-        BrokerError, Control, Deliver, Movement, NoRoom, Order, PublishOptions, Question, SharedBroker,
-        memory::MemoryBroker, redis::RedisBroker,
+        BrokerError, Control, Deliver, History, HistoryRequest, Movement, NoRoom, Order, PublishOptions, Question,
+        Retention, SharedBroker, memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
     clock::Clock,
     config::{Config, Limits, Secret},
     metrics::Metrics,
+    position::Position,
     publication::{ClientInfo, Publication},
 };
 
@@ -142,6 +143,27 @@ impl Instance {
         self.broker.publish(publication(name, data), PublishOptions::default()).await.map(|_| ())
     }
 
+    /// Publishes into a history.
+    pub async fn keep(&self, name: &str, data: &str, retention: Retention) -> Position {
+        let options = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
+        self.broker.publish(publication(name, data), options).await.unwrap().position.unwrap()
+    }
+
+    /// Asks a history.
+    pub async fn ask(&self, name: &str, request: HistoryRequest) -> History {
+        self.broker.history(channel(name), request, FIVE).await.unwrap()
+    }
+
+    /// All that a history has.
+    pub async fn all(&self, name: &str) -> Vec<(u64, String)> {
+        offsets(&self.ask(name, ALL).await)
+    }
+
+    /// Time passes for what is kept.
+    pub fn later(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
     /// The data that came on a channel so far.
     pub fn heard(&self, name: &str) -> Vec<String> {
         let received = self.hubs.received.lock();
@@ -197,6 +219,22 @@ pub async fn hears_again(publisher: &Instance, subscriber: &Instance, name: &str
     })
     .await;
     since.elapsed()
+}
+
+/// Keeps five publications for a minute, and the position for an hour.
+pub const FIVE: Retention = Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
+
+/// Asks for everything.
+pub const ALL: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
+
+/// What a history has, in its order: offsets and data.
+pub fn offsets(history: &History) -> Vec<(u64, String)> {
+    let told = history.publications.iter().map(|publication| {
+        let position = publication.position.unwrap();
+        assert_eq!(position.epoch, history.top.epoch);
+        (position.offset, String::from_utf8(publication.data.to_vec()).unwrap())
+    });
+    told.collect()
 }
 
 pub fn channel(name: &str) -> Channel {

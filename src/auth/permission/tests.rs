@@ -272,3 +272,49 @@ proptest! {
         let _ = permissions.publish_wants_subscription(&channel);
     }
 }
+
+#[test]
+fn history_and_presence_are_read_by_whom_the_namespace_or_a_cap_lets() {
+    let ann = user("ann");
+    for (allowed, subscribed, stranger, nobody) in
+        [("none", NO, NO, NO), ("subscriber", YES, NO, NO), ("user", YES, YES, NO), ("anonymous", YES, YES, YES)]
+    {
+        let permissions = permissions(&format!("allow_history = \"{allowed}\"\nallow_presence = \"{allowed}\""));
+        let read = |claims: &Claims, name: &str, is_subscribed: bool| {
+            let channel = channel(name);
+            let history = permissions.may_read_history(claims, &channel, is_subscribed);
+            assert_eq!(permissions.may_read_presence(claims, &channel, is_subscribed), history, "{allowed}");
+            history
+        };
+        assert_eq!(read(&ann, "chat:1", true), subscribed, "{allowed}");
+        assert_eq!(read(&ann, "chat:1", false), stranger, "{allowed}");
+        assert_eq!(read(&Claims::anonymous(), "chat:1", false), nobody, "{allowed}");
+        assert_eq!(read(&ann, "$chat:1", false), NO, "who has not got in does not look in");
+        assert_eq!(read(&ann, "$chat:1", true), subscribed, "{allowed}");
+        assert_eq!(read(&ann, "chat:1#bob", true), NO, "{allowed}");
+        assert_eq!(read(&with_caps("ann", &[exact("chat:1")]), "chat:1", false), YES, "{allowed}");
+        assert_eq!(read(&with_caps("ann", &[wildcard("*")]), "$chat:1", false), NO, "{allowed}");
+        let wants = permissions.history_wants_subscription(&channel("chat:1"));
+        assert_eq!(
+            (wants, permissions.presence_wants_subscription(&channel("chat:1"))),
+            (allowed == "subscriber", wants)
+        );
+        assert!(permissions.history_wants_subscription(&channel("$chat:1")));
+    }
+}
+
+#[test]
+fn a_cap_for_history_is_none_for_presence() {
+    let permissions = permissions("");
+    let only = |presence| {
+        let cap = Cap { channels: vec![exact("chat:1")], subscribe: true, publish: true, presence, history: !presence };
+        let grants = Grants { caps: vec![cap], subscriptions: Vec::new() };
+        Claims { grants: Some(Box::new(grants)), ..user("ann") }
+    };
+    let read = |claims: &Claims| {
+        let channel = channel("chat:1");
+        let history = permissions.may_read_history(claims, &channel, true);
+        (history, permissions.may_read_presence(claims, &channel, true))
+    };
+    assert_eq!((read(&only(false)), read(&only(true))), ((YES, NO), (NO, YES)));
+}

@@ -82,8 +82,12 @@ impl ChannelHistory {
 
     /// Keeps from now on as `retention` says.
     pub(super) fn retain(&mut self, retention: Retention, now: Millis) {
-        self.retention = retention;
+        // What is over by the old word does not come back by the new one.
         self.expire(now);
+        if self.retention != retention {
+            self.retention = retention;
+            self.expire(now);
+        }
     }
 
     /// Forgets publications whose time is over.

@@ -1,5 +1,7 @@
 //! What must hold between values, judged on the whole configuration; every finding names its key and a remedy.
 
+mod channels;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +24,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<Fault> 
     secrets(config, environment, &mut findings);
     keys(config, &mut findings);
     namespaces(config, &mut findings);
+    channels::channels(config, &mut findings);
     listener(config, environment, &mut findings);
     pages(config, environment, &mut findings);
     findings.unless(
@@ -256,6 +259,11 @@ fn limits(config: &Config, findings: &mut Findings) {
         ("limits.message_fragments", limits.message_fragments, 1),
         ("limits.publication_bytes", limits.publication_bytes, 1),
         ("limits.outbox_bytes", limits.outbox_bytes, 4096),
+        ("limits.history_bytes", limits.history_bytes, 65_536),
+        ("limits.recovered_publications", limits.recovered_publications, 1),
+        ("limits.history_publications", limits.history_publications, 1),
+        ("limits.reply_bytes", limits.reply_bytes, 16_384),
+        ("limits.idempotency_keys", limits.idempotency_keys, 1),
         ("limits.broadcast_channels", limits.broadcast_channels, 1),
         ("limits.channels_per_session", limits.channels_per_session, 1),
         ("limits.connections", limits.connections, 1),
@@ -273,6 +281,11 @@ fn limits(config: &Config, findings: &mut Findings) {
         limits.outbox_bytes >= room && limits.hub_queue_bytes >= room,
         "limits.publication_bytes",
         "must fit twice into limits.outbox_bytes and limits.hub_queue_bytes",
+    );
+    findings.unless(
+        limits.reply_bytes >= room && limits.history_bytes / 2 >= room,
+        "limits.publication_bytes",
+        "must fit twice into limits.reply_bytes and four times into limits.history_bytes",
     );
 }
 

@@ -152,3 +152,43 @@ fn a_demo_password_is_for_development_without_users_and_no_weak_one() {
     let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
     assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));
 }
+
+#[test]
+fn options_of_channels_that_contradict_each_other_are_told_with_their_namespace() {
+    let told = |options: &str| {
+        let namespace = toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace");
+        faults(Environment::Development, |config| config.namespaces = vec![namespace])
+    };
+    for fine in [
+        "history_size = 1000000\nforce_recovery = true\nforce_recovery_mode = \"cache\"",
+        "history_size = 1\nforce_positioning = true\nhistory_ttl = \"1s\"\nhistory_meta_ttl = \"1s\"",
+        "presence = true\njoin_leave = true\nforce_push_join_leave = true",
+        "allowed_delta_types = [\"fossil\"]\nallow_history = \"subscriber\"",
+    ] {
+        assert_eq!(told(fine), "", "{fine}");
+    }
+    for (wrong, word) in [
+        ("history_size = 1000001", "at most 1000000"),
+        ("history_ttl = \"900ms\"", "history_ttl must"),
+        ("history_ttl = \"366d\"", "history_ttl must"),
+        ("history_ttl = \"2h\"\nhistory_meta_ttl = \"1h\"", "history_meta_ttl must"),
+        ("force_positioning = true", "set history_size"),
+        ("force_recovery = true", "set history_size"),
+        ("force_recovery_mode = \"cache\"", "set history_size"),
+        ("force_push_join_leave = true", "set join_leave"),
+    ] {
+        let told = told(wrong);
+        assert!(told.contains("namespaces \"chat\"") && told.contains(word), "{wrong}: {told}");
+    }
+}
+
+#[test]
+fn what_does_not_work_over_redis_yet_does_not_start() {
+    for options in ["history_size = 1", "presence = true", "join_leave = true"] {
+        let told = faults(Environment::Development, |config| {
+            config.broker.kind = BrokerKind::Redis;
+            config.namespaces = vec![toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace")];
+        });
+        assert!(told.contains("namespaces \"chat\"") && told.contains("broker.type = \"memory\""), "{told}");
+    }
+}

@@ -61,6 +61,20 @@ pub(in crate::protocol) fn push(push: &Push<'_>) -> Vec<u8> {
     into
 }
 
+/// The result of `history` by itself, as the server API answers it.
+pub fn history_result(result: &HistoryResult<'_>) -> Vec<u8> {
+    let mut into = Vec::with_capacity(256);
+    object(&mut into, |object| history(object, result));
+    into
+}
+
+/// The result of `presence` by itself, as the server API answers it.
+pub fn presence_result(members: &[Arc<ClientInfo>]) -> Vec<u8> {
+    let mut into = Vec::with_capacity(256);
+    object(&mut into, |object| presence(object, members));
+    into
+}
+
 fn push_body(object: &mut Object<'_>, push: &Push<'_>) {
     match push {
         Push::Join(channel, info) => {

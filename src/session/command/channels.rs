@@ -109,9 +109,9 @@ impl Session {
             services.permissions.may_publish(&claims, &channel, grant.is_some()).map_err(denied)?;
             info.chan_info = grant.and_then(|grant| grant.info().cloned());
             services.metrics.publications.inc();
-            let options = services.permissions.known(&channel).map_err(denied)?;
-            let options = PublishOptions { retention: Retention::of(options), ..PublishOptions::default() };
             let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            let retention = services.permissions.known(&publication.channel).ok().and_then(Retention::of);
+            let options = PublishOptions { retention, ..PublishOptions::default() };
             let published = services.broker.publish(publication, options).await;
             published.map_err(|error| failed(&error))
         };

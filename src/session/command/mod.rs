@@ -1,9 +1,10 @@
 //! What a client says: the first message, then commands, one after the other. A command that has to wait for hub or broker
 //! holds up what the same client said after it, and nothing else. Who it is stands in [`identity`], what it does with
-//! channels in [`channels`].
+//! channels in [`channels`], what it asks of their memory in [`memory`].
 
 mod channels;
 mod identity;
+mod memory;
 mod subscribing;
 
 use std::{
@@ -259,9 +260,10 @@ impl Session {
                 self.reply(id, &protocol::Reply::Ping);
                 return Done::Now;
             }
-            Method::Presence { .. } | Method::PresenceStats { .. } | Method::History(_) | Method::Rpc { .. } => {
-                Err(ErrorCode::NotAvailable.into())
-            }
+            Method::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
+            Method::Presence { channel } => self.presence(id, &channel, claims),
+            Method::PresenceStats { channel } => self.presence_stats(id, &channel, claims),
+            Method::History(request) => self.history(id, &request, claims),
             Method::Subscribe(request) => self.subscribe(id, &request, claims),
             Method::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             Method::Unsubscribe { channel } => self.unsubscribe(id, &channel),

@@ -1,0 +1,110 @@
+//! A broker's history beside the plainest one there is: a list of all publications, looked through each time.
+
+use std::time::Duration;
+
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, TestRunner},
+};
+use wardcast::{
+    broker::{HistoryRequest, Retention, Since},
+    position::Epoch,
+};
+
+use super::fixture::{Instance, channel, offsets};
+
+const CASES: usize = 300;
+
+#[derive(Clone, Debug)]
+enum Call {
+    Publish { size: usize, ttl_seconds: u64 },
+    Ask { since: Option<(u64, bool)>, limit: usize, is_reverse: bool },
+    Remove,
+    Wait { seconds: u64 },
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let offset = prop_oneof![8 => 0..40_u64, 1 => Just(u64::MAX)];
+    let limit = prop_oneof![4 => 0..12_usize, 1 => Just(usize::MAX)];
+    prop_oneof![
+        5 => (1..8_usize, 1..100_u64).prop_map(|(size, ttl_seconds)| Call::Publish { size, ttl_seconds }),
+        4 => (prop::option::of((offset, any::<bool>())), limit, any::<bool>())
+            .prop_map(|(since, limit, is_reverse)| Call::Ask { since, limit, is_reverse }),
+        1 => Just(Call::Remove),
+        2 => (0..40_u64).prop_map(|seconds| Call::Wait { seconds }),
+    ]
+}
+
+/// Everything that was ever published, and what may still be seen of it.
+#[derive(Default)]
+struct Model {
+    /// Offset and seconds, of what has not been forgotten.
+    kept: Vec<(u64, u64)>,
+    top: u64,
+    now: u64,
+    retention: Option<(usize, u64)>,
+}
+
+impl Model {
+    fn forget(&mut self) {
+        let Some((size, ttl)) = self.retention else { return };
+        self.kept.retain(|(offset, at)| *offset + size as u64 > self.top && at + ttl > self.now);
+    }
+
+    fn ask(&self, since: Option<u64>, limit: usize, is_reverse: bool) -> Vec<u64> {
+        let all = self.kept.iter().map(|(offset, _)| *offset);
+        if is_reverse {
+            all.rev().filter(|offset| since.is_none_or(|since| *offset < since)).take(limit).collect()
+        } else {
+            all.filter(|offset| since.is_none_or(|since| *offset > since)).take(limit).collect()
+        }
+    }
+}
+
+fn retention((size, ttl_seconds): (usize, u64)) -> Retention {
+    Retention { size, ttl: Duration::from_secs(ttl_seconds), meta_ttl: Duration::from_secs(1 << 30) }
+}
+
+pub async fn any_sequence_of_calls_does_what_a_plain_list_does(instance: Instance) {
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    for case in 0..CASES {
+        let calls = prop::collection::vec(call(), 1..60).new_tree(&mut runner).unwrap().current();
+        follow(&instance, &format!("case{case}"), &calls).await;
+    }
+}
+
+async fn follow(instance: &Instance, name: &str, calls: &[Call]) {
+    let (mut model, mut epoch) = (Model::default(), None::<Epoch>);
+    for call in calls {
+        match *call {
+            Call::Publish { size, ttl_seconds } => {
+                model.retention = Some((size, ttl_seconds));
+                (model.top, _) = (model.top + 1, model.kept.push((model.top + 1, model.now)));
+                let position = instance.keep(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
+                assert_eq!(position.offset, model.top, "{calls:?}");
+                assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch, "{calls:?}");
+            }
+            Call::Ask { since, limit, is_reverse } => {
+                let known = since.map(|(offset, is_named)| Since { offset, epoch: epoch.filter(|_| is_named) });
+                let request = HistoryRequest { since: known, limit, is_reverse };
+                let asked = retention(model.retention.unwrap_or((1, 1)));
+                let history = instance.broker.history(channel(name), request, asked).await.unwrap();
+                assert_eq!(*epoch.get_or_insert(history.top.epoch), history.top.epoch, "{calls:?}");
+                model.forget();
+                let expected = model.ask(since.map(|(offset, _)| offset), limit, is_reverse);
+                let told: Vec<u64> = offsets(&history).into_iter().map(|(offset, _)| offset).collect();
+                assert_eq!((told, history.top.offset), (expected, model.top), "{calls:?}");
+            }
+            Call::Remove => {
+                instance.broker.remove_history(channel(name)).await.unwrap();
+                model.kept.clear();
+            }
+            Call::Wait { seconds } => {
+                instance.later(Duration::from_secs(seconds));
+                model.now += seconds;
+            }
+        }
+        model.forget();
+    }
+}
