@@ -49,6 +49,7 @@ pub(super) fn clock_is_wrong(now: Millis) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn a_clock_before_2025_is_told() {
