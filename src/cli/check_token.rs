@@ -15,7 +15,7 @@ use super::{
     Failure, Outcome,
     configuration::Inputs,
     remedy::{self, Kind},
-    tell,
+    tell, visible,
 };
 use crate::{
     auth::{Permissions, Refusal, Verifier},
@@ -106,7 +106,7 @@ impl Report<'_> {
             let _ = writeln!(text, "{name}");
             match part {
                 Some(Value::Object(members)) => members.iter().for_each(|(name, value)| {
-                    let _ = writeln!(text, "  {:<10} {}", shown(name), self.value(name, value));
+                    let _ = writeln!(text, "  {:<10} {}", visible(name), self.value(name, value));
                 }),
                 _ => text += "  cannot be read: not base64url, or not a JSON object\n",
             }
@@ -127,7 +127,7 @@ impl Report<'_> {
     fn value(&self, name: &str, value: &Value) -> String {
         match value.as_f64().filter(|_| DATES.contains(&name)) {
             Some(seconds) => format!("{value}  {}", self.date(seconds)),
-            None => shown(&value.to_string()),
+            None => visible(&value.to_string()),
         }
     }
 
@@ -145,7 +145,7 @@ impl Report<'_> {
 
     fn use_of_it(&self) -> String {
         let text =
-            |name: &str| shown(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
+            |name: &str| visible(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
         match (self.kind, text("sub")) {
             (Kind::Subscription, user) => {
                 format!("it lets the user \"{user}\" subscribe to the channel \"{}\"", text("channel"))
@@ -167,8 +167,8 @@ impl Report<'_> {
         let (Kind::Connection, Some(claims)) = (self.kind, &self.claims) else { return String::new() };
         let mut text = String::from("It may\n");
         let list = |value: &Value| match value {
-            Value::Array(names) => names.iter().filter_map(Value::as_str).map(shown).collect::<Vec<_>>().join(", "),
-            Value::Object(names) => names.keys().map(|name| shown(name)).collect::<Vec<_>>().join(", "),
+            Value::Array(names) => names.iter().filter_map(Value::as_str).map(visible).collect::<Vec<_>>().join(", "),
+            Value::Object(names) => names.keys().map(|name| visible(name)).collect::<Vec<_>>().join(", "),
             _ => String::new(),
         };
         for claim in ["channels", "subs"] {
@@ -193,13 +193,4 @@ fn span(seconds: u64) -> String {
     let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
     let text = humantime::format_duration(Duration::from_secs(rounded)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-/// A token is written by anybody, and a terminal obeys control characters; some others turn the text around.
-fn shown(text: &str) -> String {
-    let is_tricky = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
-    text.chars().map(show).collect()
 }
