@@ -20,7 +20,7 @@ use super::{
 use crate::{
     auth::{Permissions, Refusal, Verifier},
     clock::{Clock, Millis, NEVER},
-    config::Config,
+    config::{Config, Environment},
 };
 
 /// More is read of nobody; the longest token is shorter.
@@ -42,7 +42,8 @@ pub(super) fn check(inputs: &Inputs, as_json: bool) -> Outcome {
         Kind::Connection => verifier.verify(&token).map(|claims| claims.expires_at),
         Kind::Subscription => verifier.verify_subscription(&token).map(|claims| claims.expires_at),
     };
-    let report = Report { header, claims, kind, verdict, now: clock.now(), config: &config };
+    let report =
+        Report { header, claims, kind, verdict, now: clock.now(), config: &config, environment: inputs.environment };
     let said = if as_json { report.json() } else { report.text() };
     match report.verdict {
         Ok(_) => Ok(said),
@@ -85,6 +86,7 @@ struct Report<'a> {
     verdict: Result<Millis, Refusal>,
     now: Millis,
     config: &'a Config,
+    environment: Environment,
 }
 
 impl Report<'_> {
@@ -184,7 +186,12 @@ impl Report<'_> {
         let channels = &self.config.channels;
         let (subscribe, publish) = (format!("{:?}", channels.allow_subscribe), format!("{:?}", channels.allow_publish));
         let (subscribe, publish) = (subscribe.to_lowercase(), publish.to_lowercase());
-        text + &format!("  and in plain channels what [channels] allows: subscribe {subscribe}, publish {publish}\n")
+        let where_it_is = match self.environment {
+            Environment::Development => "development; WARDCAST_ENV=production asks for that",
+            Environment::Production => "production",
+        };
+        let allows = format!("subscribe {subscribe}, publish {publish} (in {where_it_is})");
+        text + &format!("  and in plain channels what [channels] allows: {allows}\n")
     }
 }
 
