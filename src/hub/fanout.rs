@@ -17,7 +17,7 @@ use super::{
     delivery::Delivery,
     reception::{Differences, Reception},
     subscription::Grant,
-    track::{Verdict, judge},
+    track::Verdict,
 };
 use crate::{
     broker::NoRoom,
@@ -223,15 +223,11 @@ impl Hub {
     fn moves_on(&mut self, delivery: &Delivery) -> bool {
         let channel = delivery.channel();
         let Some(track) = self.registry.state_mut(channel) else { return false };
-        let Some(position) = delivery.position() else { return true };
-        track.is_heard = true;
-        match judge(track.position, Some(position)) {
+        match track.take(delivery.position()) {
             Verdict::Repetition => return false,
             Verdict::Gap => self.end_positioned(channel),
             Verdict::Follows | Verdict::Unplaced => {}
         }
-        let Some(track) = self.registry.state_mut(channel) else { return false };
-        track.position = Some(position);
         true
     }
 

@@ -19,6 +19,19 @@ pub(super) struct Track {
     pub(super) checked: Option<Retention>,
 }
 
+impl Track {
+    /// Notes a delivery; whoever is asked goes by the verdict. A repetition moves nothing, and after a gap the channel stands
+    /// where the delivery does, for those who do not rely on it.
+    pub(super) fn take(&mut self, arriving: Option<Position>) -> Verdict {
+        let verdict = judge(self.position, arriving);
+        self.is_heard |= arriving.is_some();
+        if matches!(verdict, Verdict::Follows | Verdict::Gap) {
+            self.position = arriving;
+        }
+        verdict
+    }
+}
+
 /// What a delivery is to a channel that stands at some place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -33,7 +46,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges a delivery at `arriving` in a channel that stands at `here`.
-pub(super) fn judge(here: Option<Position>, arriving: Option<Position>) -> Verdict {
+fn judge(here: Option<Position>, arriving: Option<Position>) -> Verdict {
     match (here, arriving) {
         (_, None) => Verdict::Unplaced,
         (None, Some(_)) => Verdict::Follows,
@@ -65,5 +78,22 @@ mod tests {
         assert_eq!(judge(at(5), Some(Position { offset: 1, epoch: other })), Verdict::Gap);
         assert_eq!(judge(at(u64::MAX), at(0)), Verdict::Repetition);
         assert_eq!(judge(at(u64::MAX), at(u64::MAX)), Verdict::Repetition);
+    }
+
+    #[test]
+    fn a_channel_stands_where_it_was_taken_to_and_never_goes_back() {
+        let (epoch, mut track) = (Epoch::read("AAAAAAAA").unwrap(), Track::default());
+        let at = |offset| Some(Position { offset, epoch });
+        for (arriving, verdict, stands_at) in [
+            (None, Verdict::Unplaced, None),
+            (at(5), Verdict::Follows, at(5)),
+            (at(4), Verdict::Repetition, at(5)),
+            (None, Verdict::Unplaced, at(5)),
+            (at(6), Verdict::Follows, at(6)),
+            (at(9), Verdict::Gap, at(9)),
+        ] {
+            assert_eq!((track.take(arriving), track.position), (verdict, stands_at));
+        }
+        assert!(track.is_heard);
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::track::{Verdict, judge},
+    hub::track::{Track, Verdict},
     position::Epoch,
 };
 
@@ -168,7 +168,7 @@ enum State {
 struct Model {
     published: u64,
     delivered: u64,
-    here: Option<Position>,
+    track: Track,
     kept: Vec<Position>,
     readers: Vec<Reader>,
 }
@@ -193,9 +193,8 @@ impl Model {
         if !is_heard {
             return;
         }
-        match judge(self.here, Some(at(offset))) {
+        match self.track.take(Some(at(offset))) {
             Verdict::Follows => {
-                self.here = Some(at(offset));
                 for client in 0..CLIENTS {
                     if matches!(self.readers[client].state, State::Live { after } if offset > after) {
                         self.take(client, offset);
@@ -209,17 +208,21 @@ impl Model {
 
     fn begin(&mut self, client: usize) {
         let State::Holding(offsets, top) = self.readers[client].state.clone() else { return };
-        let seen = Seen { here: self.here, kept: &self.kept };
+        let seen = Seen { here: self.track.position, kept: &self.kept };
         let recover = since(self.readers[client].has);
         match merge(Some(&recover), seen, Read { offsets: &offsets, top: at(top) }, 1000) {
             Merged::Again => self.readers[client].state = State::Asking,
             Merged::Begins(beginning) => {
-                assert!(beginning.is_recovered, "{recover:?} {offsets:?} {top} {:?} {:?}", self.here, self.kept);
+                assert!(
+                    beginning.is_recovered,
+                    "{recover:?} {offsets:?} {top} {:?} {:?}",
+                    self.track.position, self.kept
+                );
                 let kept = self.kept[beginning.kept].iter().map(|position| position.offset);
                 for offset in offsets[beginning.read].iter().copied().chain(kept).collect::<Vec<_>>() {
                     self.take(client, offset);
                 }
-                self.here = Some(beginning.at);
+                self.track.position = Some(beginning.at);
                 self.readers[client].state = State::Live { after: beginning.after };
             }
         }
@@ -232,7 +235,7 @@ impl Model {
             self.kept.clear();
         }
         if !self.readers.iter().any(|reader| matches!(reader.state, State::Live { .. })) {
-            self.here = None;
+            self.track = Track::default();
         }
     }
 

@@ -55,12 +55,12 @@ impl<S> Listeners<S> {
 
     /// The list for this way of receiving; one that is empty is used again, since the others keep their numbers.
     fn class_for(&mut self, reception: &Reception) -> usize {
-        let found = self.classes.iter().position(|class| class.reception == *reception);
-        if let Some(number) = found.or_else(|| self.classes.iter().position(|class| class.slots.is_empty())) {
-            let class = &mut self.classes[number];
-            if class.slots.is_empty() {
-                class.reception = reception.clone();
-            }
+        let is_it = |class: &Class| !class.slots.is_empty() && class.reception == *reception;
+        if let Some(number) = self.classes.iter().position(is_it) {
+            return number;
+        }
+        if let Some(number) = self.classes.iter().position(|class| class.slots.is_empty()) {
+            self.classes[number].reception = reception.clone();
             return number;
         }
         // Most channels have one: a vector left to itself begins with room for four.
