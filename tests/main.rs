@@ -62,6 +62,8 @@ mod subscriptions;
 mod recovery;
 // Gaps, live and in silence: 2500 and 3010.
 mod positions;
+// Who is in a channel, and who comes and goes.
+mod presence;
 // Rights to channels, on every path.
 mod rights;
 // Sessions without a user.
