@@ -7,7 +7,7 @@ use wardcast::config::Config;
 
 use crate::support::{Client, Hub, hub_with};
 
-/// The memory broker keeps little: a long publication in one channel costs another its history.
+/// The memory broker keeps little: long publications in some channels cost another its history.
 async fn forgetful_hub(change: impl FnOnce(&mut Config)) -> Hub {
     hub_with(|config| {
         config.channels.history_size = 10;
@@ -26,8 +26,8 @@ async fn publish(client: &mut Client, channel: &str, data: Value) {
 async fn forget(hub: &Hub, client: &mut Client) {
     // Which of them rests longer is told apart by milliseconds.
     hub.clock.advance(Duration::from_secs(1));
-    for _ in 0..3 {
-        publish(client, "other", json!("x".repeat(30_000))).await;
+    for other in ["one", "two", "three"] {
+        publish(client, other, json!("x".repeat(20_000))).await;
     }
 }
 
