@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { line } from "./line.mjs";
-import { api, client, connected, hub as start, inBothFormats, subscribed, subscription, values } from "./support.mjs";
+import { api, client, connected, hub as start, inBothFormats, soon, subscribed, subscription, values } from "./support.mjs";
 
 const REMEMBERING = { "channels.history_size": 10, "channels.allow_history": "user" };
 
@@ -67,12 +67,12 @@ inBothFormats("nothing is lost or said twice by a line that is cut again and aga
     const subscribing = new Promise((resolve) => news.once("subscribing", resolve));
     const again = new Promise((resolve) => news.once("subscribed", resolve));
     wire.cut();
-    await subscribing;
+    await soon(subscribing, "subscribing");
     wire.mend();
-    assert.equal((await again).recovered, true);
+    assert.equal((await soon(again, "subscribed")).recovered, true);
   }
   await published;
-  await all;
+  await soon(all, "the last publication");
   assert.deepEqual(heard, numbers(3, 300));
 });
 

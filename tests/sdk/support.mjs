@@ -15,7 +15,7 @@ export const BINARY = process.env.WARDCAST;
 export const SOCKETS = { ws: WebSocket, ...(globalThis.WebSocket && { native: globalThis.WebSocket }) };
 
 /** What a client speaks: its SDK, and what data is there. In Protobuf data is bytes, which are JSON all the same. */
-const FORMATS = [
+export const FORMATS = [
   { name: "JSON", Centrifuge, data: (value) => value, value: (data) => data },
   {
     name: "Protobuf",
