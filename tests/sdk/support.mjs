@@ -1,6 +1,9 @@
 // What these tests are written in: SDK clients of a hub, and their events one after the other.
 
+import { test } from "node:test";
+
 import { Centrifuge } from "centrifuge";
+import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
 import { WebSocket } from "ws";
 
 import { PATIENCE_MS, startHub } from "../support/hub.mjs";
@@ -10,6 +13,23 @@ export const BINARY = process.env.WARDCAST;
 
 /** The implementations of WebSocket that there are here, by name. */
 export const SOCKETS = { ws: WebSocket, ...(globalThis.WebSocket && { native: globalThis.WebSocket }) };
+
+/** What a client speaks: its SDK, and what data is there. In Protobuf data is bytes, which are JSON all the same. */
+export const FORMATS = [
+  { name: "JSON", Centrifuge, data: (value) => value, value: (data) => data },
+  {
+    name: "Protobuf",
+    Centrifuge: ProtobufCentrifuge,
+    data: (value) => Buffer.from(JSON.stringify(value)),
+    value: (data) => JSON.parse(Buffer.from(data)),
+  },
+];
+
+/** The same test for each format, with a channel of its own. */
+export function inBothFormats(name, body) {
+  for (const format of FORMATS) test(`${name} (${format.name})`, (t) => body(t, format, `of-${format.name}-${serial++}`));
+}
+let serial = 0;
 
 /** A hub; see `startHub`. */
 export const hub = (settings = {}) => startHub(BINARY, { settings });
@@ -25,7 +45,9 @@ export async function soon(promise, what, deadline = Date.now() + PATIENCE_MS) {
 
 /** Events of a client or a subscription. Those that have not been asked for wait. */
 export class Events {
-  static #names = ["connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication", "error"];
+  static #names = [
+    "connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error",
+  ];
   #heard = [];
   #woken = () => {};
 
@@ -60,8 +82,8 @@ export class Events {
 }
 
 /** An SDK client that leaves with the test; `query` is put behind the URL. It comes back sooner than it would by itself. */
-export function client(t, hub, { query = "", ...options } = {}) {
-  const client = new Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
+export function client(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
+  const client = new format.Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
     websocket: WebSocket,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
@@ -69,6 +91,7 @@ export function client(t, hub, { query = "", ...options } = {}) {
   });
   t.after(() => client.disconnect());
   client.heard = new Events(client);
+  client.format = format;
   return client;
 }
 
@@ -92,7 +115,15 @@ export async function subscribed(client, channel, options) {
 export function subscription(client, channel, options) {
   const it = client.newSubscription(channel, options);
   it.heard = new Events(it);
+  it.format = client.format;
   return it;
+}
+
+/** The data of so many publications that a client or a subscription hears. */
+export async function values(listener, count) {
+  const all = [];
+  while (all.length < count) all.push(listener.format.value((await listener.heard.next("publication")).data));
+  return all;
 }
 
 /** A method of the server API. */

@@ -1,11 +1,14 @@
 """What these tests are written in: clients of PyPI `centrifuge-python`, and their events one after the other."""
 
 import asyncio
+import json
+import sys
 import unittest
 
 from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
 
 from hub import PATIENCE_SECONDS, Hub
+from line import Line
 
 
 class Events(ClientEventHandler, SubscriptionEventHandler):
@@ -44,7 +47,7 @@ def _records(name):
 
 
 for _name in ["connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication",
-              "error"]:
+              "join", "leave", "error"]:
     setattr(Events, f"on_{_name}", _records(_name))
 
 
@@ -52,6 +55,7 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     """Tests of one hub with `settings`; clients leave with their test."""
 
     settings = {}
+    uses_protobuf = False
 
     @classmethod
     def setUpClass(cls):
@@ -60,6 +64,10 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     @classmethod
     def tearDownClass(cls):
         cls.hub.stop()
+
+    async def asyncSetUp(self):
+        # Hubs are started and stopped by calls that block: no news.
+        asyncio.get_running_loop().slow_callback_duration = PATIENCE_SECONDS
 
     def hub_with(self, settings):
         """Another hub, for this test."""
@@ -70,7 +78,8 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     def client(self, hub=None, query="", **options):
         """A client that comes back sooner than it would by itself; `query` is put behind the URL."""
         url = f"ws://{(hub or self.hub).address}/connection/websocket{query}"
-        options = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2, "proxy": None, **options}
+        options = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2, "proxy": None,
+                   "use_protobuf": self.uses_protobuf, **options}
         client = Client(url, events=Events(), **options)
         self.addAsyncCleanup(client.disconnect)
         return client
@@ -94,4 +103,35 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     async def hears(self, subscription, data, hub=None):
         """A publication sent now comes."""
         await self.api("publish", {"channel": subscription.channel, "data": data}, hub)
-        self.assertEqual((await subscription.events.next("publication")).pub.data, data)
+        self.assertEqual(await self.values(subscription, 1), [data])
+
+    def data(self, value):
+        """Data as the format of these tests has it: in Protobuf it is bytes, which are JSON all the same."""
+        return json.dumps(value).encode() if self.uses_protobuf else value
+
+    def value(self, data):
+        return json.loads(data) if self.uses_protobuf else data
+
+    async def values(self, listener, count):
+        """The data of so many publications that a client or a subscription hears."""
+        return [self.value((await listener.events.next("publication")).pub.data) for _ in range(count)]
+
+    async def publish(self, channel, values, hub=None, **options):
+        """Publications one after the other."""
+        for value in values:
+            await self.api("publish", {"channel": channel, "data": value, **options}, hub)
+
+    async def line(self, hub=None):
+        """A line to the hub that is gone with the test."""
+        line = await Line(hub or self.hub).open()
+        self.addAsyncCleanup(line.close)
+        return line
+
+
+def in_both_formats(tests):
+    """The same tests once for each format, in the place of this class."""
+    module = sys.modules[tests.__module__]
+    for name, uses_protobuf in (("Json", False), ("Protobuf", True)):
+        named = type(f"{tests.__name__}In{name}", (tests,), {"uses_protobuf": uses_protobuf, "__module__": module.__name__})
+        setattr(module, named.__name__, named)
+    return None

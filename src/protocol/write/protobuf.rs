@@ -80,13 +80,17 @@ fn connect(result: &ConnectResult<'_>) -> schema::ConnectResult {
         version: result.version.to_owned(),
         expires: result.expiry.expires,
         ttl: result.expiry.ttl,
-        subs: result.subs.iter().map(|(channel, result)| ((*channel).to_owned(), subscribe(result))).collect(),
+        subs: result.subs.iter().map(|(channel, result)| brought(channel, result)).collect(),
         ping: result.ping,
         pong: result.pong,
         session: result.session.to_owned(),
         node: result.node.to_owned(),
         ..Default::default()
     }
+}
+
+fn brought(channel: &str, result: &SubscribeResult<'_>) -> schema::Brought {
+    schema::Brought { channel: channel.to_owned(), result: Some(subscribe(result)) }
 }
 
 /// The same under other numbers.

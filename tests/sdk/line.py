@@ -1,0 +1,66 @@
+"""A line between clients and a hub, which can be cut: line.mjs is the same in JavaScript."""
+
+import asyncio
+
+
+class Line:
+    """`address` is the near end, as a hub's; `bytes` is what the hub has said."""
+
+    def __init__(self, hub):
+        self.hub = hub
+        self.is_cut = False
+        self.bytes = 0
+        self.ends = set()
+        self.carrying = set()
+
+    async def open(self):
+        self.server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self.address = "127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def close(self):
+        self.cut()
+        self.server.close()
+        await asyncio.gather(*self.carrying)
+
+    def cut(self):
+        self.is_cut = True
+        for end in self.ends:
+            end.transport.abort()
+
+    def mend(self):
+        self.is_cut = False
+
+    async def _carry(self, from_near, to_near):
+        if self.is_cut:
+            to_near.transport.abort()
+            return
+        task = asyncio.current_task()
+        self.carrying.add(task)
+        self.ends.add(to_near)
+        host, port = self.hub.address.split(":")
+        try:
+            from_far, to_far = await asyncio.open_connection(host, int(port))
+            self.ends.add(to_far)
+            await asyncio.gather(self._pass_on(from_near, to_far), self._pass_on(from_far, to_near, self._count))
+            self.ends.discard(to_far)
+        except ConnectionError:
+            to_near.transport.abort()
+        finally:
+            self.ends.discard(to_near)
+            self.carrying.discard(task)
+
+    def _count(self, data):
+        self.bytes += len(data)
+
+    @staticmethod
+    async def _pass_on(source, sink, seen=lambda data: None):
+        try:
+            while data := await source.read(65536):
+                seen(data)
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        # What has ended at one end has ended at the other.
+        sink.close()

@@ -1,0 +1,321 @@
+"""What PyPI `centrifuge-python` gets of channels that remember, in JSON and in Protobuf: each test runs once for either."""
+
+import asyncio
+
+from centrifuge import DeltaType, Filter, ReplyError, StreamPosition
+
+from hub import Hub
+from support import Events, Tests, in_both_formats
+
+REMEMBERING = {"channels.history_size": 10, "channels.allow_history": "user", "limits.recovered_publications": 8,
+               "channels.presence": "true", "channels.allow_presence": "user", "channels.join_leave": "true",
+               "channels.allowed_delta_types": '["fossil"]'}
+
+
+class Remembering(Tests):
+    settings = REMEMBERING
+
+    def channel(self):
+        """One of this test alone."""
+        return self.id().rsplit(".", 1)[1][:200]
+
+    async def refused(self, code, call):
+        with self.assertRaises(ReplyError) as raised:
+            await call
+        self.assertEqual(raised.exception.code, code)
+
+    async def listening(self, hub=None, **options):
+        """A subscription that has heard 1 and 2 over a line."""
+        line = await self.line(hub)
+        client = await self.connected(hub=line)
+        news = await self.subscribed(client, self.channel(), **options)
+        await self.publish(news.channel, [1, 2], hub)
+        self.assertEqual(await self.values(news, 2), [1, 2])
+        return line, news
+
+    async def mended(self, line, news):
+        """Whether it was recovering when it was there again, and has recovered."""
+        line.mend()
+        context = await news.events.next("subscribed")
+        return context.was_recovering, context.recovered
+
+    async def cut(self, line, news):
+        line.cut()
+        self.assertEqual((await news.events.next("subscribing")).code, 1)
+
+
+@in_both_formats
+class Channels(Remembering):
+    async def test_clients_hear_their_own_publications_and_those_of_rest(self):
+        ann = await self.connected()
+        news = await self.subscribed(ann, self.channel())
+        kinds = [None, False, 0, -0.5, "", "two\nlines\r\n\t\"\\", "Grüße, 世界, 🦊\u2028\0", [], {}, {"a": [1, {"ü": None}]}]
+        for kind in kinds:
+            await news.publish(self.data(kind))
+        await self.publish(news.channel, kinds)
+        pubs = [(await news.events.next("publication")).pub for _ in kinds + kinds]
+        self.assertEqual([self.value(pub.data) for pub in pubs], kinds + kinds)
+        self.assertEqual([pub.info and pub.info.client for pub in (pubs[0], pubs[-1])], [ann.greeting.client, None])
+
+    async def test_what_is_refused_has_its_code(self):
+        ann = await self.connected()
+        for channel, code in [("nowhere:1", 102), ("$secret", 103), ("a*", 107)]:
+            refused = ann.new_subscription(channel, events=Events())
+            await refused.subscribe()
+            self.assertEqual((await refused.events.next("unsubscribed")).code, code, channel)
+        await self.refused(107, ann.publish("a*", self.data(1)))
+        thief = self.client(token="a.b.c")
+        await thief.connect()
+        self.assertEqual((await thief.events.next("disconnected")).code, 3500)
+
+    async def test_tokens_and_subscription_tokens_that_end_are_refreshed(self):
+        calls, third = {"client": 0, "subscription": 0}, asyncio.Event()
+        secret = "$" + self.channel()
+
+        async def get_token():
+            calls["client"] += 1
+            return Hub.sign({"sub": "ann"}, ttl=3)
+
+        async def get_subscription_token(channel):
+            calls["subscription"] += 1
+            if calls["subscription"] == 3:
+                third.set()
+            return Hub.sign({"sub": "ann", "channel": channel}, ttl=3)
+
+        ann = await self.connected(token="", get_token=get_token)
+        news = await self.subscribed(ann, secret, get_token=get_subscription_token)
+        await asyncio.wait_for(third.wait(), 20)
+        await self.hears(news, "still")
+        self.assertGreater(calls["client"], 2)
+        self.assertFalse(ann.events.had("connecting") or news.events.had("subscribing"))
+
+    async def test_a_tokens_channels_are_recovered_with_the_connection(self):
+        forced = self.hub_with({**REMEMBERING, "channels.force_recovery": "true"})
+        line = await self.line(forced)
+        ann = self.client(line, token=Hub.sign({"sub": "ann", "channels": [self.channel()]}))
+        await ann.connect()
+        first = await ann.events.next("subscribed")
+        self.assertEqual((first.channel, first.recoverable, first.was_recovering), (self.channel(), True, False))
+        await self.publish(first.channel, [1, 2], forced)
+        self.assertEqual(await self.values(ann, 2), [1, 2])
+        line.cut()
+        await ann.events.next("connecting")
+        await self.publish(first.channel, [3, 4, 5], forced)
+        line.mend()
+        again = await ann.events.next("subscribed")
+        self.assertEqual((again.was_recovering, again.recovered), (True, True))
+        await self.publish(first.channel, [6], forced)
+        self.assertEqual(await self.values(ann, 4), [3, 4, 5, 6])
+
+    async def test_a_tokens_channel_of_which_there_is_nothing_to_say_is_subscribed_all_the_same(self):
+        bare = self.hub_with({})
+        ann = self.client(bare, token=Hub.sign({"sub": "ann", "channels": ["brought"]}))
+        await ann.connect()
+        self.assertEqual((await ann.events.next("subscribed")).channel, "brought")
+        await self.publish("brought", [1], bare)
+        self.assertEqual(await self.values(ann, 1), [1])
+
+    async def test_the_api_gives_a_channel_with_its_data_and_takes_it_again(self):
+        ann = await self.connected(self.channel())
+        order = {"user": self.channel(), "channel": self.channel()}
+        await self.publish(self.channel(), [1])
+        await self.api("subscribe", {**order, "data": {"hello": 1}})
+        given = await ann.events.next("subscribed")
+        self.assertEqual((given.channel, self.value(given.data)), (self.channel(), {"hello": 1}))
+        await self.publish(self.channel(), [2])
+        self.assertEqual(await self.values(ann, 1), [2])
+        await self.api("unsubscribe", order)
+        self.assertEqual((await ann.events.next("unsubscribed")).channel, self.channel())
+
+    async def test_an_order_to_go_is_3503_and_a_code_below_3500_is_come_back_from(self):
+        ann = await self.connected(self.channel())
+        await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 3000, "reason": "moved"}})
+        self.assertEqual((await ann.events.next("connecting")).code, 3000)
+        await ann.events.next("connected")
+        await self.api("disconnect", {"user": self.channel()})
+        self.assertEqual((await ann.events.next("disconnected")).code, 3503)
+
+
+@in_both_formats
+class Memory(Remembering):
+    async def test_a_history_is_read_page_by_page_forwards_and_backwards(self):
+        ann, channel = await self.connected(), self.channel()
+        await self.publish(channel, range(1, 13), tags={"kind": "number"})
+        top = await ann.history(channel)
+        self.assertEqual((top.publications, top.offset), ([], 12))
+        for options, since, offsets in [({"limit": 100}, None, range(3, 13)), ({"limit": 3}, None, [3, 4, 5]),
+                                        ({"limit": 3}, 5, [6, 7, 8]), ({"limit": 3}, 12, []),
+                                        ({"limit": 3, "reverse": True}, None, [12, 11, 10]),
+                                        ({"limit": 3, "reverse": True}, 5, [4, 3])]:
+            position = since and StreamPosition(offset=since, epoch=top.epoch)
+            page = await ann.history(channel, since=position, **options)
+            self.assertEqual([pub.offset for pub in page.publications], list(offsets), (options, since))
+            self.assertEqual([self.value(pub.data) for pub in page.publications], list(offsets))
+            self.assertEqual({pub.tags["kind"] for pub in page.publications} - {"number"}, set())
+            self.assertEqual((page.offset, page.epoch), (12, top.epoch))
+
+    async def test_positions_that_are_none_are_112_and_a_limit_below_0_is_107(self):
+        ann, channel = await self.connected(), self.channel()
+        await self.publish(channel, [1])
+        epoch = (await ann.history(channel)).epoch
+        for offset, of in [(1, "no epoch"), (2, epoch), (2**64 - 1, epoch)]:
+            await self.refused(112, ann.history(channel, limit=1, since=StreamPosition(offset=offset, epoch=of)))
+        await self.refused(107, ann.history(channel, limit=-1))
+
+    async def test_history_and_presence_are_103_for_who_may_not_ask_and_108_where_there_are_none(self):
+        closed = self.hub_with({"channels.history_size": 10, "channels.presence": "true"})
+        without = self.hub_with({"channels.allow_history": "user", "channels.allow_presence": "user"})
+        for hub, code in [(closed, 103), (without, 108)]:
+            news = await self.subscribed(await self.connected(hub=hub), self.channel())
+            for call in (news.history(limit=1), news.presence(), news.presence_stats()):
+                await self.refused(code, call)
+
+    async def test_presence_tells_who_is_there(self):
+        ann = await self.connected(token=Hub.sign({"sub": "ann", "info": {"name": "Ann"}}))
+        bob = await self.connected("bob")
+        secret = "$" + self.channel()
+        for client, user in [(ann, "ann"), (bob, "bob")]:
+            token = Hub.sign({"sub": user, "channel": secret, "info": {"of": user}})
+            news = await self.subscribed(client, secret, token=token)
+        clients = (await ann.presence(secret)).clients
+        self.assertEqual(set(clients), {ann.greeting.client, bob.greeting.client})
+        info = clients[ann.greeting.client]
+        self.assertEqual((info.user, self.value(info.conn_info), self.value(info.chan_info)),
+                         ("ann", {"name": "Ann"}, {"of": "ann"}))
+        stats = await ann.presence_stats(secret)
+        self.assertEqual((stats.num_clients, stats.num_users), (2, 2))
+        await news.unsubscribe()
+        await bob.publish("elsewhere", self.data(1))
+        self.assertEqual((await ann.presence_stats(secret)).num_clients, 1)
+
+    async def test_joins_and_leaves_are_heard_by_who_asks_for_them(self):
+        watching = await self.subscribed(await self.connected("watch"), self.channel(), join_leave=True)
+        bob = await self.connected("bob")
+        bobs = await self.subscribed(bob, self.channel())
+        await bobs.unsubscribe()
+        for event in ("join", "leave"):
+            while (context := await watching.events.next(event)).info.user != "bob":
+                pass
+            self.assertEqual(context.info.client, bob.greeting.client)
+        self.assertFalse(bobs.events.had("join"))
+
+    async def test_a_filter_lets_through_what_its_tags_match_live_and_recovered(self):
+        either = Filter.any(Filter.all(Filter.eq("kind", "tick"), Filter.gte("price", "10")), Filter.eq("kind", "end"))
+        line = await self.line()
+        news = await self.subscribed(await self.connected(hub=line), self.channel(), tags_filter=either, recoverable=True)
+        ticks = [(1, {"kind": "tick", "price": "9"}), (2, {"kind": "tick", "price": "10.5"}), (3, {}), (4, {"kind": "end"})]
+        for value, tags in ticks:
+            await self.publish(news.channel, [value], tags=tags)
+        self.assertEqual(await self.values(news, 2), [2, 4])
+        await self.cut(line, news)
+        for value, tags in ticks:
+            await self.publish(news.channel, [value + 10], tags=tags)
+        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.values(news, 2), [12, 14])
+
+
+@in_both_formats
+class Recovery(Remembering):
+    async def test_who_was_cut_off_hears_what_was_missed_in_order_and_once(self):
+        line, news = await self.listening(recoverable=True)
+        await self.cut(line, news)
+        await self.publish(news.channel, range(3, 10))
+        self.assertEqual(await self.mended(line, news), (True, True))
+        await self.publish(news.channel, [10])
+        pubs = [(await news.events.next("publication")).pub for _ in range(8)]
+        self.assertEqual([(self.value(pub.data), pub.offset) for pub in pubs], [(n, n) for n in range(3, 11)])
+        await self.cut(line, news)
+        self.assertEqual(await self.mended(line, news), (True, True))
+        await self.publish(news.channel, [11])
+        self.assertEqual(await self.values(news, 1), [11])
+
+    async def test_what_cannot_be_recovered_is_not(self):
+        line, news = await self.listening(recoverable=True)
+        for first, last in [(3, 13), (14, 22)]:
+            await self.cut(line, news)
+            await self.publish(news.channel, range(first, last + 1))
+            self.assertEqual(await self.mended(line, news), (True, False))
+        await self.cut(line, news)
+        await self.publish(news.channel, [23])
+        await self.api("history_remove", {"channel": news.channel})
+        self.assertEqual(await self.mended(line, news), (True, False))
+        await self.publish(news.channel, [24])
+        self.assertEqual(await self.values(news, 1), [24])
+
+    async def test_a_hub_that_was_started_anew_has_another_epoch(self):
+        key = {"api.key": "the API key of these tests, long enough"}
+        first = Hub({**REMEMBERING, **key})
+        line, news = await self.listening(first, recoverable=True)
+        await self.cut(line, news)
+        await asyncio.to_thread(first.stop)
+        second = await asyncio.to_thread(self.hub_with, {**REMEMBERING, **key, "server.bind": first.address})
+        await self.publish(news.channel, [1, 2], second)
+        self.assertEqual(await self.mended(line, news), (True, False))
+        await self.publish(news.channel, [3], second)
+        self.assertEqual(await self.values(news, 1), [3])
+
+    async def test_a_client_that_loads_its_state_is_told_112_when_it_has_to_do_so_again(self):
+        loaded = []
+
+        async def get_state(channel):
+            top = await ann.history(channel)
+            loaded.append(top.offset)
+            return StreamPosition(offset=top.offset, epoch=top.epoch)
+
+        line = await self.line()
+        await self.publish(self.channel(), range(1, 6))
+        ann = await self.connected(hub=line)
+        news = await self.subscribed(ann, self.channel(), get_state=get_state, min_resubscribe_delay=0.01)
+        await self.cut(line, news)
+        await self.publish(news.channel, range(6, 17))
+        self.assertEqual(await self.mended(line, news), (True, True))
+        await self.publish(news.channel, [17])
+        self.assertEqual((await self.values(news, 1), loaded), ([17], [5, 16]))
+
+    async def test_a_cache_gives_the_newest_publication(self):
+        cache = self.hub_with({**REMEMBERING, "channels.force_recovery": "true", "channels.force_recovery_mode": "cache"})
+        line, news = await self.listening(cache)
+        await self.cut(line, news)
+        await self.publish(news.channel, range(3, 21), cache)
+        self.assertEqual(await self.mended(line, news), (True, True))
+        await self.publish(news.channel, [21], cache)
+        self.assertEqual(await self.values(news, 2), [20, 21])
+
+    async def test_a_live_gap_ends_a_subscription_with_2500_and_it_subscribes_again_by_itself(self):
+        little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384}
+        forgetful = self.hub_with({**REMEMBERING, **little})
+        _, news = await self.listening(forgetful, positioned=True)
+        others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
+        await self.api("broadcast", others, forgetful)
+        await self.publish(news.channel, [3], forgetful)
+        self.assertEqual((await news.events.next("subscribing")).code, 2500)
+        await news.events.next("subscribed")
+        await self.publish(news.channel, [4], forgetful)
+        self.assertEqual(await self.values(news, 1), [4])
+
+
+@in_both_formats
+class Deltas(Remembering):
+    @staticmethod
+    def boards(first, last):
+        """Of which little changes from one to the next."""
+        rows = [{"name": f"Zeile {row} – 世界 🦊", "price": 0} for row in range(60)]
+        return [{"rows": rows, "tick": tick} for tick in range(first, last + 1)]
+
+    async def test_differences_come_to_what_was_published_live_and_recovered_with_fewer_bytes(self):
+        thin, wide = await self.line(), await self.line()
+        options = {"delta": DeltaType.FOSSIL, "recoverable": True}
+        small = await self.subscribed(await self.connected(hub=thin), self.channel(), **options)
+        full = await self.subscribed(await self.connected("bob", hub=wide), self.channel(), recoverable=True)
+        await self.publish(self.channel(), self.boards(1, 20), delta=True)
+        for news in (small, full):
+            self.assertEqual(await self.values(news, 20), self.boards(1, 20))
+        for line, news in ((thin, small), (wide, full)):
+            await self.cut(line, news)
+        await self.publish(self.channel(), self.boards(21, 28), delta=True)
+        for line, news in ((thin, small), (wide, full)):
+            self.assertEqual(await self.mended(line, news), (True, True))
+        await self.publish(self.channel(), self.boards(29, 30), delta=True)
+        for news in (small, full):
+            self.assertEqual(await self.values(news, 10), self.boards(21, 30))
+        self.assertLess(thin.bytes * 4, wide.bytes)
