@@ -48,6 +48,8 @@ mod api_attacks;
 mod api_bodies;
 // Many commands in one call.
 mod api_batch;
+// Histories and presence, over the API and a socket.
+mod api_memory;
 // Orders to the sessions of a user.
 mod api_orders;
 // Tokens end on time, whatever the client does.

@@ -36,15 +36,18 @@ pub(super) async fn post(
     Body(body): Body,
     shared: Data<Shared>,
 ) -> Result<HttpResponse, Failure> {
-    let data = data_of(&request, &body)?;
+    let message = publish::Message::plain(data_of(&request, &body)?);
+    let key = idempotency_key(&request)?;
     let result = match sender.0 {
-        Ok(None) => publish::send(&channel, data, None, &shared).await,
+        Ok(None) => publish::send(&channel, message.once(key.map(Into::into)), None, &shared).await,
         // The body may have taken its time.
         Ok(Some(claims)) if claims.expires_at <= shared.clock.now() => return Err(Failure::bad_token(true)),
         Ok(Some(claims)) => {
             let (user, conn_info) = (claims.user.to_string(), claims.info);
+            // Under the user's name, which has no control characters: nobody's key stands in the way of another's.
+            let key = key.map(|key| format!("{user}\n{key}").into());
             let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
-            publish::send(&channel, data, Some(info), &shared).await
+            publish::send(&channel, message.once(key), Some(info), &shared).await
         }
         Err(error) => Err(error),
     };
@@ -92,6 +95,16 @@ fn judge_sender(
         .and_then(|channel| shared.permissions.may_publish(&claims, &channel, false).map_err(denied))
         .and_then(|()| shared.rates.take(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
         .map(|()| Some(claims)))
+}
+
+/// The key under which it is to be published once.
+fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Failure> {
+    let mut keys = request.headers().get_all("idempotency-key");
+    match (keys.next().map(|key| key.to_str()), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(Ok(key)), None) if (1..=publish::KEY_BYTES).contains(&key.len()) => Ok(Some(key)),
+        _ => Err(Failure::bad_request("send one Idempotency-Key of 1 to 255 ASCII characters, or none")),
+    }
 }
 
 fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Answer, Fault, Shared, batch, channels, info, key::Authorized, publish, sessions};
+use super::{Answer, Fault, Shared, batch, channels, info, key::Authorized, memory, publish, sessions};
 use crate::{
     http::{Body, Failure},
     protocol::ErrorCode,
@@ -23,6 +23,11 @@ use crate::{
 pub(super) enum Method {
     Publish,
     Broadcast,
+    History,
+    HistoryRemove,
+    Presence,
+    PresenceStats,
+    Subscribe,
     Unsubscribe,
     Disconnect,
     Refresh,
@@ -31,9 +36,14 @@ pub(super) enum Method {
 }
 
 impl Method {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 12] = [
         ("publish", Self::Publish),
         ("broadcast", Self::Broadcast),
+        ("history", Self::History),
+        ("history_remove", Self::HistoryRemove),
+        ("presence", Self::Presence),
+        ("presence_stats", Self::PresenceStats),
+        ("subscribe", Self::Subscribe),
         ("unsubscribe", Self::Unsubscribe),
         ("disconnect", Self::Disconnect),
         ("refresh", Self::Refresh),
@@ -54,6 +64,11 @@ impl Method {
         match self {
             Self::Publish => publish::publish(body, shared).await.and_then(written),
             Self::Broadcast => publish::broadcast(body, shared).await.and_then(written),
+            Self::History => memory::history(body, shared).await,
+            Self::HistoryRemove => memory::history_remove(body, shared).await.and_then(written),
+            Self::Presence => memory::presence(body, shared).await,
+            Self::PresenceStats => memory::presence_stats(body, shared).await.and_then(written),
+            Self::Subscribe => sessions::subscribe(body, shared).await.and_then(written),
             Self::Unsubscribe => sessions::unsubscribe(body, shared).await.and_then(written),
             Self::Disconnect => sessions::disconnect(body, shared).await.and_then(written),
             Self::Refresh => sessions::refresh(body, shared).await.and_then(written),

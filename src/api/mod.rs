@@ -5,6 +5,7 @@ mod batch;
 mod channels;
 mod info;
 mod key;
+mod memory;
 mod messages;
 mod method;
 mod publish;

@@ -1,4 +1,4 @@
-//! `unsubscribe`, `disconnect` and `refresh`: orders to the sessions of a user, wherever they are. Whether there are any is
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: orders to the sessions of a user, wherever they are. Whether there are any is
 //! not told: the answer is there when the broker has the order.
 
 use bytes::Bytes;
@@ -10,13 +10,39 @@ use super::{
     request::{one_line, read_object},
 };
 use crate::{
-    broker::{BadControl, Control, Order},
+    broker::{BadControl, Control, Order, Place},
     channel::Channel,
     protocol::{Disconnect, ErrorCode},
 };
 
 /// How a session goes that is told to, and not why: it shall not come back.
 const FORCED: (u16, &str) = (3503, "force disconnect");
+
+#[derive(Deserialize)]
+struct Subscribe<'a> {
+    user: Option<String>,
+    client: Option<String>,
+    session: Option<String>,
+    channel: Option<String>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    recover_since: Option<Since>,
+    /// Seconds since the epoch; 0 or nothing: no end.
+    expire_at: Option<i64>,
+    /// Options of the channel for one subscription: there are none here, and to ignore them would be a lie.
+    #[serde(borrow, rename = "override")]
+    overridden: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Since {
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    epoch: String,
+}
 
 #[derive(Deserialize)]
 struct Unsubscribe {
@@ -56,6 +82,29 @@ struct Refresh<'a> {
     info: Option<&'a RawValue>,
 }
 
+/// Gives a channel to them, whatever they may subscribe to by themselves.
+pub(super) async fn subscribe(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
+    let Subscribe { user, client, session, channel, info, data, recover_since, expire_at, overridden } =
+        read_object(body)?;
+    let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
+    let options = shared.permissions.known(&channel).map_err(denied)?;
+    if overridden.is_some() || (recover_since.is_some() && !options.has_history()) {
+        return Err(ErrorCode::NotAvailable.into());
+    }
+    let order = Order::Subscribe {
+        channel: channel.as_str().to_owned(),
+        info: info.map(|info| one_line(body, info)),
+        data: data.map(|data| one_line(body, data)),
+        since: recover_since.map(|Since { offset, epoch }| Place { offset, epoch }),
+        expires_at: millis(expire_at),
+    };
+    give(
+        Control { user: user.unwrap_or_default(), client: one_of(client, session)?, whitelist: Vec::new(), order },
+        shared,
+    )
+    .await
+}
+
 /// Takes a channel from them.
 pub(super) async fn unsubscribe(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
     let Unsubscribe { user, client, session, channel } = read_object(body)?;
@@ -85,7 +134,7 @@ pub(super) async fn disconnect(body: &Bytes, shared: &Shared) -> Result<Nothing,
 /// Lets them live longer or shorter than their tokens say, or not any more.
 pub(super) async fn refresh(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
     let Refresh { user, client, session, expired, expire_at, info } = read_object(body)?;
-    let expires_at = expire_at.filter(|seconds| *seconds != 0).map(|seconds| seconds.saturating_mul(1000));
+    let expires_at = millis(expire_at);
     let is_over = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= shared.clock.now());
     let order = if is_over {
         close(Disconnect::EXPIRED.code(), Disconnect::EXPIRED.reason())
@@ -97,6 +146,11 @@ pub(super) async fn refresh(body: &Bytes, shared: &Shared) -> Result<Nothing, Fa
         shared,
     )
     .await
+}
+
+/// Some clients write what was not set as 0.
+fn millis(seconds: Option<i64>) -> Option<i64> {
+    seconds.filter(|seconds| *seconds != 0).map(|seconds| seconds.saturating_mul(1000))
 }
 
 fn close(code: u16, reason: &str) -> Order {

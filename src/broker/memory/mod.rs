@@ -184,7 +184,7 @@ impl MemoryBroker {
     /// What nobody has a thread for is done a little at a time by whoever comes.
     fn tidy_up(&self) {
         let calls = self.calls.fetch_add(1, Ordering::Relaxed);
-        if calls % SWEEP_EVERY == 0
+        if calls.is_multiple_of(SWEEP_EVERY)
             && let Some(mut shard) = self.shards.shards[calls / SWEEP_EVERY % SHARDS].try_lock()
         {
             self.counted(&mut shard.histories, |histories| histories.sweep(self.clock.now(), SWEPT));

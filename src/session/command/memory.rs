@@ -1,5 +1,5 @@
-//! What a client asks of a channel's memory: its history, and who is there. The permission is asked first, then whether the
-//! channel has what is asked for.
+//! What a client asks of a channel's memory: its history, and who is there. First whether channels of this kind have one
+//! (108): that is the configuration's, and says nothing of the channel. Then whether this client may ask (103).
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ impl Session {
         let channel = Channel::new(&asked.channel).map_err(|_| ErrorCode::BadRequest)?;
         let limit = usize::try_from(asked.limit).map_err(|_| ErrorCode::BadRequest)?;
         let limit = limit.min(self.services.config.limits.history_publications);
+        let options = self.services.permissions.known(&channel).map_err(denied)?;
+        let retention = Retention::of(options).ok_or(ErrorCode::NotAvailable)?;
         let since = asked.since.as_ref().map(|(offset, epoch)| Since::read(*offset, epoch));
         let is_reverse = asked.is_reverse;
         let wants_hub = self.services.permissions.history_wants_subscription(&channel);
@@ -39,8 +41,6 @@ impl Session {
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
-            let options = services.permissions.known(&channel).map_err(denied)?;
-            let retention = Retention::of(options).ok_or(ErrorCode::NotAvailable)?;
             let since = match since {
                 Some(None) => return Err(ErrorCode::UnrecoverablePosition),
                 since => since.flatten(),
@@ -88,14 +88,14 @@ impl Session {
         write: impl FnOnce(Format, &[Arc<ClientInfo>]) -> Result<Bytes, ErrorCode> + 'static,
     ) -> Result<Done, Failed> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        if !self.services.permissions.known(&channel).map_err(denied)?.presence {
+            return Err(ErrorCode::NotAvailable.into());
+        }
         let wants_hub = self.services.permissions.presence_wants_subscription(&channel);
         let may = self.may(&channel, claims, wants_hub, Permissions::may_read_presence);
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
-            if !services.permissions.known(&channel).map_err(denied)?.presence {
-                return Err(ErrorCode::NotAvailable);
-            }
             let members = services.broker.members(channel).await.map_err(|error| failed(&error))?;
             write(format, &members)
         };

@@ -1,0 +1,125 @@
+//! What the memory broker's histories cost: publications a second in a loop, and resident bytes of each that is kept beside
+//! what it carries. `cargo run --release --example history`
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use wardcast::{
+    broker::{Broker, Control, Deliver, Movement, NoRoom, PublishOptions, Question, Retention, memory::MemoryBroker},
+    channel::Channel,
+    clock::Clock,
+    config::{Config, Limits},
+    publication::{ClientInfo, Publication},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long each is measured, and how often; the best of them is what the machine can do.
+const SPAN: Duration = Duration::from_millis(500);
+const SPANS: usize = 5;
+const DATA: &[u8] = b"{\"text\":\"what people say to each other is about so long\"}";
+
+/// Hubs that take everything and do nothing.
+struct Nobody;
+
+impl Deliver for Nobody {
+    fn deliver(&self, _: Publication) -> Result<(), NoRoom> {
+        Ok(())
+    }
+
+    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> Result<(), NoRoom> {
+        Ok(())
+    }
+
+    fn control(&self, _: Control) -> Result<(), NoRoom> {
+        Ok(())
+    }
+
+    fn answer(&self, _: Question) -> BoxFuture<'static, Vec<u8>> {
+        ready(Vec::new()).boxed()
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("{:<44} {:>12}", "publications of 59 bytes", "per second");
+    let keep = |size| Some(Retention { size, ttl: Duration::from_secs(300), meta_ttl: Duration::from_secs(3600) });
+    for (what, retention, channels) in [
+        ("without history, one channel", None, 1),
+        ("history of 100, one channel", keep(100), 1),
+        ("history of 100, 10,000 channels in turns", keep(100), 10_000),
+    ] {
+        println!("{what:<44} {:>12.0}", speed(retention, channels)?);
+    }
+    println!("\n{:<44} {:>12}", "kept", "bytes each");
+    for (count, each) in [(1_000, 1_000), (10_000, 100), (100_000, 10)] {
+        println!("{:<44} {:>12.1}", format!("{count} channels with {each}"), memory(count, each)?);
+    }
+    println!("of these {} are data", DATA.len());
+    Ok(())
+}
+
+fn broker() -> MemoryBroker {
+    let limits = Limits { history_bytes: 1 << 32, ..Config::default().limits };
+    MemoryBroker::new(Arc::new(Nobody), &limits, Clock::default())
+}
+
+fn channels(count: usize) -> Result<Vec<Channel>, Box<dyn Error>> {
+    Ok((0..count).map(|number| Channel::new(&format!("channel{number}"))).collect::<Result<_, _>>()?)
+}
+
+fn publish(broker: &MemoryBroker, channel: &Channel, retention: Option<Retention>) -> Result<(), Box<dyn Error>> {
+    let publication = Publication::new(channel.clone(), Bytes::from_static(DATA));
+    let options = PublishOptions { retention, ..PublishOptions::default() };
+    broker.publish(publication, options).now_or_never().ok_or("it waits")??;
+    Ok(())
+}
+
+fn speed(retention: Option<Retention>, count: usize) -> Result<f64, Box<dyn Error>> {
+    let (broker, channels) = (broker(), channels(count)?);
+    for channel in &channels {
+        broker.subscribe(channel.clone()).now_or_never().ok_or("it waits")??;
+    }
+    let mut best = 0.0_f64;
+    for _ in 0..SPANS {
+        let begin = Instant::now();
+        let mut published = 0_u32;
+        while begin.elapsed() < SPAN {
+            for channel in channels.iter().cycle().skip(published as usize % count).take(64) {
+                publish(&broker, channel, retention)?;
+            }
+            published += 64;
+        }
+        best = best.max(f64::from(published) / begin.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+/// Resident bytes that each publication adds, channels and all.
+fn memory(count: usize, each: usize) -> Result<f64, Box<dyn Error>> {
+    let (broker, channels) = (broker(), channels(count)?);
+    let retention = Retention { size: each, ttl: Duration::from_secs(300), meta_ttl: Duration::from_secs(3600) };
+    let before = resident()?;
+    // In turns, as it happens: no list grows in one go.
+    for _ in 0..each {
+        for channel in &channels {
+            publish(&broker, channel, Some(retention))?;
+        }
+    }
+    let after = resident()?;
+    std::mem::forget(broker);
+    Ok((after - before) / (count * each) as f64)
+}
+
+fn resident() -> Result<f64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024.0)
+}
