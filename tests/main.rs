@@ -62,6 +62,14 @@ mod subscriptions;
 mod recovery;
 // Gaps, live and in silence: 2500 and 3010.
 mod positions;
+// Who is in a channel, and who comes and goes.
+mod presence;
+// Differences between publications.
+mod deltas;
+// Tag filters.
+mod filters;
+// What the server API brings, and whom it leaves out.
+mod given;
 // Rights to channels, on every path.
 mod rights;
 // Sessions without a user.
