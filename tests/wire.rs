@@ -10,6 +10,7 @@
 //! REST> METHOD PATH BODY  asks over HTTP, with the API key
 //! REST< STATUS BODY       is answered exactly this
 //! time passes             an hour, which is what tokens are good for
+//! remembered              first of all: channels of `kept` have a history, presence, joins and leaves, and differences
 //! limit NAME N            first of all: this key of [limits] has this value; else two channels a session, two errors
 //! ```
 //!
@@ -19,14 +20,29 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json, value::RawValue};
-use wardcast::{auth::Signer, config::Limits, protocol};
+use wardcast::{
+    auth::Signer,
+    config::{AllowRead, Channels, DeltaType, Limits, Namespace},
+    protocol,
+};
 
 use crate::support::{API_KEY, Client, Hub, http, hub_with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-const CONVERSATIONS: [&str; 10] =
-    ["channels", "closes", "errors", "limits", "null", "plain", "refresh", "rest", "sdk", "subscriptions"];
+const CONVERSATIONS: [&str; 11] = [
+    "channels",
+    "closes",
+    "errors",
+    "limits",
+    "null",
+    "plain",
+    "refresh",
+    "remembered",
+    "rest",
+    "sdk",
+    "subscriptions",
+];
 
 #[actix_rt::test]
 async fn a_plain_session_hears_what_is_written() {
@@ -78,6 +94,11 @@ async fn null_is_published_whichever_way_it_comes() {
     play("null").await;
 }
 
+#[actix_rt::test]
+async fn what_channels_remember_is_told_as_written() {
+    play("remembered").await;
+}
+
 #[test]
 fn every_conversation_is_played() {
     let mut files: Vec<String> = fs::read_dir(golden())
@@ -98,6 +119,9 @@ async fn play(name: &str) {
     let script = fs::read_to_string(golden().join(name).with_extension("jsonl")).unwrap();
     let hub = hub_with(|config| {
         (config.limits.channels_per_session, config.limits.errors) = (2, 2);
+        if script.lines().any(|line| line == "remembered") {
+            config.namespaces.push(Namespace { name: "kept".to_owned(), channels: remembering(&config.channels) });
+        }
         script.lines().filter_map(|line| line.strip_prefix("limit ")).for_each(|limit| set(&mut config.limits, limit));
     })
     .await;
@@ -105,6 +129,18 @@ async fn play(name: &str) {
     for (number, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         let happens = play.line(line).await;
         assert!(happens == line, "golden/{name}.jsonl:{}\n  expected {line}\n  happened {happens}", number + 1);
+    }
+}
+
+fn remembering(channels: &Channels) -> Channels {
+    Channels {
+        history_size: 4,
+        presence: true,
+        join_leave: true,
+        allow_history: AllowRead::Subscriber,
+        allow_presence: AllowRead::Subscriber,
+        allowed_delta_types: vec![DeltaType::Fossil],
+        ..channels.clone()
     }
 }
 
@@ -135,7 +171,7 @@ impl Play {
                 self.hub.clock.advance(HOUR);
                 line.to_owned()
             }
-            ("limit", _) => line.to_owned(),
+            ("limit" | "remembered", _) => line.to_owned(),
             ("REST", "> ") => {
                 self.ask(text).await;
                 line.to_owned()
@@ -181,6 +217,8 @@ impl Play {
     fn filled(&self, text: &str) -> String {
         let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
         let text = self.with_signed(text);
+        let epoch = self.names.iter().find(|(_, name)| name == "<epoch>");
+        let text = epoch.map_or(text.clone(), |(epoch, name)| text.replace(name, epoch));
         let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
         text.replace("{token}", &self.hub.token("ann"))
             .replace("{token of bob}", &signer.sign("bob", HOUR, Some(&info)).unwrap())
@@ -207,14 +245,15 @@ impl Play {
     /// What came, with names for what differs from run to run.
     fn named(&mut self, who: &str, text: &str) -> String {
         let is_greeting = text.contains(r#""connect":{"#);
-        for (key, name) in [("client", who), ("node", "node")] {
-            if let Some(id) = value_of(text, key).filter(|id| is_greeting && !self.is_known(id)) {
+        for (key, name) in [("client", who), ("node", "node"), ("epoch", "epoch")] {
+            let may_name = is_greeting || key == "epoch";
+            if let Some(id) = value_of(text, key).filter(|id| may_name && !self.is_known(id)) {
                 self.names.push((id.to_owned(), format!("<{name}>")));
             }
         }
         self.names
             .iter()
-            .fold(without_ttls(text), |text, (id, name)| text.replace(id, name))
+            .fold(without_times(&without_ttls(text)), |text, (id, name)| text.replace(id, name))
             .replace(protocol::VERSION, "<version>")
     }
 
@@ -235,6 +274,17 @@ fn without_ttls(text: &str) -> String {
             _ => ttl,
         };
         named += &format!(r#""ttl":{name}{rest}"#);
+    }
+    named
+}
+
+/// When it was published differs from run to run.
+fn without_times(text: &str) -> String {
+    let mut parts = text.split(r#""time":"#);
+    let mut named = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        named += r#""time":<time>"#;
+        named += part.trim_start_matches(|c: char| c.is_ascii_digit());
     }
     named
 }

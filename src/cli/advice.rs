@@ -71,7 +71,12 @@ pub(super) fn users(bad: &BadUsers) -> String {
             format!("{bad}; make it with: wardcast user add NAME --file {}", path.display())
         }
         BadUsers::Io { .. } => format!("{bad}; the hub must be able to read it"),
-        BadUsers::Name(_, _) => format!("{bad} Change the file by hand, or with: wardcast user remove NAME"),
+        BadUsers::Name(_, _) => {
+            // One of them is a question.
+            let problem = bad.to_string();
+            let end = if problem.ends_with('?') { "" } else { "." };
+            format!("{problem}{end} Change the file by hand, or with: wardcast user remove NAME")
+        }
         _ => bad.to_string(),
     }
 }

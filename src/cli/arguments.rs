@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// Configuration file, TOML
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Set one key, stronger than file and environment: --set server.bind=127.0.0.1:9000
+    /// Set one key, stronger than file and environment: --set server.bind=127.0.0.1:9000. No secrets: everybody on the machine can read arguments
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(super) settings: Vec<(String, String)>,
     #[command(subcommand)]

@@ -60,7 +60,7 @@ fn write(config: &Config, address: SocketAddr, style: Style) -> Result<String, S
     };
     Ok(format!(
         r#"
-{bold}Wardcast {VERSION}{end} runs in development: on this machine only, with secrets made for this run.
+{bold}Wardcast {VERSION}{end} runs in development: on this machine only, and secrets that are not set are made for this run.
 
 {table}
 {bold}1. Listen.{end} {listen}

@@ -15,12 +15,12 @@ use super::{
     Failure, Outcome,
     configuration::Inputs,
     remedy::{self, Kind},
-    tell,
+    tell, visible,
 };
 use crate::{
     auth::{Permissions, Refusal, Verifier},
     clock::{Clock, Millis, NEVER},
-    config::Config,
+    config::{Config, Environment},
 };
 
 /// More is read of nobody; the longest token is shorter.
@@ -42,7 +42,8 @@ pub(super) fn check(inputs: &Inputs, as_json: bool) -> Outcome {
         Kind::Connection => verifier.verify(&token).map(|claims| claims.expires_at),
         Kind::Subscription => verifier.verify_subscription(&token).map(|claims| claims.expires_at),
     };
-    let report = Report { header, claims, kind, verdict, now: clock.now(), config: &config };
+    let report =
+        Report { header, claims, kind, verdict, now: clock.now(), config: &config, environment: inputs.environment };
     let said = if as_json { report.json() } else { report.text() };
     match report.verdict {
         Ok(_) => Ok(said),
@@ -85,6 +86,7 @@ struct Report<'a> {
     verdict: Result<Millis, Refusal>,
     now: Millis,
     config: &'a Config,
+    environment: Environment,
 }
 
 impl Report<'_> {
@@ -106,7 +108,7 @@ impl Report<'_> {
             let _ = writeln!(text, "{name}");
             match part {
                 Some(Value::Object(members)) => members.iter().for_each(|(name, value)| {
-                    let _ = writeln!(text, "  {:<10} {}", shown(name), self.value(name, value));
+                    let _ = writeln!(text, "  {:<10} {}", visible(name), self.value(name, value));
                 }),
                 _ => text += "  cannot be read: not base64url, or not a JSON object\n",
             }
@@ -127,7 +129,7 @@ impl Report<'_> {
     fn value(&self, name: &str, value: &Value) -> String {
         match value.as_f64().filter(|_| DATES.contains(&name)) {
             Some(seconds) => format!("{value}  {}", self.date(seconds)),
-            None => shown(&value.to_string()),
+            None => visible(&value.to_string()),
         }
     }
 
@@ -145,7 +147,7 @@ impl Report<'_> {
 
     fn use_of_it(&self) -> String {
         let text =
-            |name: &str| shown(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
+            |name: &str| visible(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
         match (self.kind, text("sub")) {
             (Kind::Subscription, user) => {
                 format!("it lets the user \"{user}\" subscribe to the channel \"{}\"", text("channel"))
@@ -167,8 +169,8 @@ impl Report<'_> {
         let (Kind::Connection, Some(claims)) = (self.kind, &self.claims) else { return String::new() };
         let mut text = String::from("It may\n");
         let list = |value: &Value| match value {
-            Value::Array(names) => names.iter().filter_map(Value::as_str).map(shown).collect::<Vec<_>>().join(", "),
-            Value::Object(names) => names.keys().map(|name| shown(name)).collect::<Vec<_>>().join(", "),
+            Value::Array(names) => names.iter().filter_map(Value::as_str).map(visible).collect::<Vec<_>>().join(", "),
+            Value::Object(names) => names.keys().map(|name| visible(name)).collect::<Vec<_>>().join(", "),
             _ => String::new(),
         };
         for claim in ["channels", "subs"] {
@@ -184,7 +186,12 @@ impl Report<'_> {
         let channels = &self.config.channels;
         let (subscribe, publish) = (format!("{:?}", channels.allow_subscribe), format!("{:?}", channels.allow_publish));
         let (subscribe, publish) = (subscribe.to_lowercase(), publish.to_lowercase());
-        text + &format!("  and in plain channels what [channels] allows: subscribe {subscribe}, publish {publish}\n")
+        let where_it_is = match self.environment {
+            Environment::Development => "development; WARDCAST_ENV=production asks for that",
+            Environment::Production => "production",
+        };
+        let allows = format!("subscribe {subscribe}, publish {publish} (in {where_it_is})");
+        text + &format!("  and in plain channels what [channels] allows: {allows}\n")
     }
 }
 
@@ -193,13 +200,4 @@ fn span(seconds: u64) -> String {
     let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
     let text = humantime::format_duration(Duration::from_secs(rounded)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-/// A token is written by anybody, and a terminal obeys control characters; some others turn the text around.
-fn shown(text: &str) -> String {
-    let is_tricky = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
-    text.chars().map(show).collect()
 }

@@ -62,7 +62,10 @@ pub fn main() -> ExitCode {
     match problem {
         None => ExitCode::SUCCESS,
         Some(problem) => {
-            tell(&format!("wardcast: {problem}"));
+            // What is wrong is quoted, and may come from anywhere.
+            problem.lines().map(visible).enumerate().for_each(|(at, line)| {
+                tell(&if at == 0 { format!("wardcast: {line}") } else { line });
+            });
             ExitCode::FAILURE
         }
     }
@@ -115,6 +118,15 @@ fn say(text: &str) -> io::Result<()> {
 /// Writes a line to stderr. When that is gone too, there is nobody to tell.
 fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text that others have written, for a terminal, which obeys control characters; some others turn the text around.
+fn visible(text: &str) -> String {
+    let is_tricky = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
 }
 
 /// A duration as people say it: "24h", not "1day".

@@ -12,7 +12,7 @@ use std::{
 use serde_json::value::RawValue;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TomlError, Value};
 
-use super::{Outcome, advice, arguments::GrantArguments, configuration::Inputs, password, token};
+use super::{Outcome, advice, arguments::GrantArguments, configuration::Inputs, password, token, visible};
 use crate::{
     auth::{
         Permissions,
@@ -65,7 +65,7 @@ impl File {
             users.push(user);
             Ok(())
         })?;
-        Ok(self.done(&format!("{name} can log in")))
+        Ok(self.done(&format!("{} can log in", visible(name))))
     }
 
     pub(super) fn remove(&self, name: &str) -> Outcome {
@@ -75,7 +75,10 @@ impl File {
             users.ok_or_else(|| self.told(NO_TABLES))?.remove(at);
             Ok(())
         })?;
-        Ok(self.done(&format!("{name} can log in no more; tokens that were given out are good until they expire")))
+        Ok(self.done(&format!(
+            "{} can log in no more; tokens that were given out are good until they expire",
+            visible(name)
+        )))
     }
 
     pub(super) fn passwd(&self, name: &str) -> Outcome {
@@ -88,7 +91,7 @@ impl File {
             user["password"] = toml_edit::value(hash);
             Ok(())
         })?;
-        Ok(self.done(&format!("{name} has a new password")))
+        Ok(self.done(&format!("{} has a new password", visible(name))))
     }
 
     pub(super) fn list(&self) -> Outcome {
@@ -97,7 +100,7 @@ impl File {
         }
         let document = self.read()?;
         let line = |user: &Table| {
-            let name = user.get("name").and_then(Item::as_str).unwrap_or_default().to_owned();
+            let name = visible(user.get("name").and_then(Item::as_str).unwrap_or_default());
             let more = ["info", "channels", "caps"].into_iter().filter(|key| user.contains_key(key));
             format!("{name}{}\n", more.map(|key| format!("  {key}")).collect::<String>())
         };

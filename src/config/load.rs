@@ -194,16 +194,21 @@ pub(super) fn set(table: &mut Table, path: &[String], value: Value) {
 /// Judges one setting on top of the defaults.
 fn try_alone(path: &[String], value: &Value) -> Result<(), String> {
     let mut table = defaults();
-    match lookup(&table, path) {
+    let is_number = match lookup(&table, path) {
         None => return Err(unknown(path)),
         Some(Value::Table(_)) => return Err("is a section, not a value".to_owned()),
-        Some(_) => set(&mut table, path, value.clone()),
-    }
+        Some(default) => default.is_integer(),
+    };
+    set(&mut table, path, value.clone());
     // serde quotes what it found; a secret of the wrong type must not be quoted.
     let is_keys = path.last().is_some_and(|key| key == "keys");
     match Config::deserialize(Value::Table(table)) {
         Ok(_) => Ok(()),
         Err(_) if is_secret(path) => Err("must be text in quotes".to_owned()),
+        // serde says it in Rust's words.
+        Err(_) if is_number => {
+            Err(format!("{value} is not a number that fits here: whole, not negative, without quotes"))
+        }
         // A secret under a wrong name or of a wrong type would be quoted, too.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => {
             Err("each of the keys has id, algorithm, and one of file, jwk and jwks; not_after, issuer and purpose may \

@@ -62,6 +62,7 @@ impl Default for Config {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct Server {
+    #[serde(deserialize_with = "value::address")]
     pub bind: SocketAddr,
     pub workers: usize,
     pub websocket_paths: Vec<String>,

@@ -1,6 +1,11 @@
 //! How single values are written in the configuration: secrets, durations, and "" for what is not set.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::UNIX_EPOCH};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::UNIX_EPOCH,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -64,6 +69,14 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 /// `""` is not set.
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     text(deserializer).map(|text| text.map(PathBuf::from))
+}
+
+/// Where to listen. A name is none: it may stand for several.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!("{text:?} is no address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
+    })
 }
 
 /// Addresses and networks. Text that is neither is quoted: it is no secret.

@@ -84,7 +84,7 @@ impl Expiry {
 }
 
 /// The result of `subscribe`, and of a subscription that a token brings.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SubscribeResult<'a> {
     /// When the subscription ends by itself.
     pub expiry: Expiry,

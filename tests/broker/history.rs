@@ -240,6 +240,19 @@ async fn in_memory_the_channel_that_has_rested_longest_loses_its_history_and_beg
 }
 
 #[tokio::test]
+async fn in_memory_who_asks_for_a_million_channels_washes_no_history_out() {
+    let instance = memory();
+    let kept = instance.keep("news", "1", FIVE).await;
+    let first = instance.ask("asked0", ALL).await.top;
+    for number in 0..2 * HISTORY_BYTES / 384 {
+        instance.later(Duration::from_millis(1));
+        instance.ask(&format!("asked{number}"), ALL).await;
+    }
+    assert_eq!((instance.ask("news", ALL).await.top, instance.all("news").await.len()), (kept, 1));
+    assert_ne!(instance.ask("asked0", ALL).await.top.epoch, first.epoch, "of these the oldest went");
+}
+
+#[tokio::test]
 async fn in_memory_one_channel_alone_does_not_displace_all_others() {
     let instance = memory();
     let endless = Retention { size: usize::MAX, ..FIVE };

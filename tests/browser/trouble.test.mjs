@@ -111,12 +111,21 @@ test("a restart with other secrets asks for a login, and keeps the subscriptions
     }
   }));
 
-test("the address of a new run, opened in the same tab, logs in anew", () =>
+test("the address of a new run, opened in the same tab, logs in anew, and a stranger's link does nothing by itself", () =>
   withHub({}, async (hub) => {
     const page = await newcomer(hub);
     await logIn(page, "session");
+    await connect(page);
+    await page.evaluate(() => (location.hash = "#login=mallory:of%20mallory"));
+    await told(page, "mallory");
+    assert.equal(new URL(page.url()).hash, "");
+    await connected(page);
+    await publish(hub, "news", "still here");
+    await hears(page, "still here");
     await page.evaluate(() => (location.hash = "#login=demo:right%20horse"));
-    await page.getByText("Filled in from the address").waitFor();
+    await told(page, "demo");
+    await page.getByRole("button", { name: "Log out and use it" }).click();
+    await page.getByText("Filled in from this page's address").waitFor();
     assert.equal(new URL(page.url()).hash, "");
     await logIn(page);
     fine(page);

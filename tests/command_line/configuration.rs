@@ -71,6 +71,17 @@ fn a_file_that_is_no_toml_is_told_with_line_and_column() {
 }
 
 #[test]
+fn a_wrong_value_is_told_in_the_words_of_the_configuration() {
+    let check = |setting: &str| run(&mut wardcast(&["config", "check", "--set", setting]));
+    for name in ["localhost:8000", "8000", "127.0.0.1"] {
+        check(&format!("server.bind={name}")).failed_with(&[name, "like \"127.0.0.1:8000\""]);
+    }
+    for number in ["-3", "many", "99999999999999999999"] {
+        check(&format!("limits.connections={number}")).failed_with(&[number, "whole, not negative"]);
+    }
+}
+
+#[test]
 fn a_demo_password_is_refused_in_production_and_beside_users() {
     let demo = format!("login.demo_password={}", secret("right horse"));
     let mut command = wardcast(&["config", "check", "--set", &demo]);

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 use serde_json::json;
 
 use super::{
-    LOOPBACK, connect,
+    LOOPBACK, connect, made_files,
     process::{Ended, Process, run, wardcast},
 };
 use crate::support::{eventually, http, secret};
@@ -148,4 +148,50 @@ fn what_no_hub_would_take_changes_nothing() {
     let broken = home.user(&["add", "bob"], "right horse\n");
     broken.failed_with(&["line 1 is not TOML"]);
     assert!(!broken.stderr.contains("hunter22"), "{broken:?}");
+}
+
+#[actix_rt::test]
+async fn init_keeps_users_that_are_there_already() {
+    let home = Home::new();
+    home.user(&["add", "ann"], "right horse\n");
+    let before = home.text();
+    let dir = home.folder.path().to_str().unwrap();
+    let made = run(&mut wardcast(&["init", "--dir", dir]));
+    made_files(dir);
+    assert!(made.code == Some(0) && made.stdout.contains("wardcast user passwd NAME --file"), "{made:?}");
+    assert!(!made.stdout.contains("Log in as"), "nobody was added: {made:?}");
+    assert_eq!(home.text(), before);
+    let mut hub = home.hub();
+    assert_eq!(log_in(hub.banner().address, "ann", "right horse").await.status, 200);
+}
+
+#[test]
+fn init_makes_no_user_that_no_hub_would_take_and_quotes_its_name_for_the_shell() {
+    let home = Home::new();
+    let dir = home.folder.path().join("hub");
+    let init = |user: &str| run(&mut wardcast(&["init", "--dir", dir.to_str().unwrap(), "--user", user]));
+    for bad in ["", "red\u{1b}[31m"] {
+        init(bad).failed_with(&["1 to 255 bytes"]);
+        assert!(!dir.exists(), "nothing was made");
+    }
+    let made = init("o'brien");
+    made_files(dir.to_str().unwrap());
+    let line = made.stdout.lines().find(|line| line.contains("/auth/login")).unwrap();
+    let script = line.trim().replacen("curl ", "printf '%s\\n' ", 1);
+    let said = run(std::process::Command::new("sh").args(["-c", &script]));
+    let body: serde_json::Value = said.stdout.lines().last().unwrap().parse().unwrap();
+    secret(body["password"].as_str().unwrap());
+    assert_eq!(body["username"], "o'brien");
+}
+
+#[test]
+fn what_stands_in_a_file_is_no_order_to_the_terminal() {
+    let home = Home::new();
+    fs::write(home.file(), "[[users]]\nname = \"red\\u001b[31m\\u202e\"\npassword = \"x\"\n").unwrap();
+    let list = home.user(&["list"], "");
+    assert_eq!(list.stdout.trim_end(), r"red\u{1b}[31m\u{202e}");
+    let settings = home.folder.path().join("wardcast.toml");
+    fs::write(&settings, "\"red\\u001b[31m\" = 1\n").unwrap();
+    let told = run(&mut wardcast(&["config", "check", "--config", settings.to_str().unwrap()]));
+    told.failed_with(&[r"red\u{1b}[31m (from ", "is not a key of Wardcast"]);
 }

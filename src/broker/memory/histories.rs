@@ -18,17 +18,31 @@ const NOBODY: usize = usize::MAX;
 pub(super) struct Histories {
     places: HashMap<Channel, usize, foldhash::fast::RandomState>,
     entries: Slab<Entry>,
-    newest: usize,
-    oldest: usize,
+    /// Those to which nobody has ever published, and the others. The first are forgotten first: anybody who may subscribe
+    /// can make them, and they hold nothing that could be missed.
+    orders: [Order; 2],
     /// Where the next sweep begins.
     swept: usize,
     bytes: usize,
+}
+
+/// Two ends of a list.
+#[derive(Clone, Copy)]
+struct Order {
+    newest: usize,
+    oldest: usize,
+}
+
+impl Order {
+    const EMPTY: Self = Self { newest: NOBODY, oldest: NOBODY };
 }
 
 struct Entry {
     channel: Channel,
     history: ChannelHistory,
     touched: Millis,
+    /// Which of the orders it stands in.
+    order: usize,
     newer: usize,
     older: usize,
 }
@@ -46,7 +60,7 @@ impl Entry {
 impl Default for Histories {
     fn default() -> Self {
         let (places, entries) = (HashMap::default(), Slab::new());
-        Self { places, entries, newest: NOBODY, oldest: NOBODY, swept: 0, bytes: 0 }
+        Self { places, entries, orders: [Order::EMPTY; 2], swept: 0, bytes: 0 }
     }
 }
 
@@ -72,19 +86,19 @@ impl Histories {
             None => self.begin(channel, retention, now)?,
         };
         self.unlink(place);
-        self.link(place);
         let entry = &mut self.entries[place];
         let before = entry.cost_bytes();
         entry.touched = now;
         entry.history.retain(retention, now);
         let worked = work(&mut entry.history);
         self.bytes = self.bytes - before + entry.cost_bytes();
+        self.link(place);
         Ok(worked)
     }
 
     fn begin(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, getrandom::Error> {
         let history = ChannelHistory::new(retention)?;
-        let entry = Entry { channel: channel.clone(), history, touched: now, newer: NOBODY, older: NOBODY };
+        let entry = Entry { channel: channel.clone(), history, touched: now, order: 0, newer: NOBODY, older: NOBODY };
         self.bytes += entry.cost_bytes();
         let place = self.entries.insert(entry);
         self.places.insert(channel.clone(), place);
@@ -119,15 +133,17 @@ impl Histories {
         }
     }
 
-    /// Since when the one has rested that has rested longest.
-    pub(super) fn rested_since(&self) -> Option<Millis> {
-        self.entries.get(self.oldest).map(|entry| entry.touched)
+    /// The one that is to be forgotten first: whether anybody has ever published to it, and since when it has rested.
+    pub(super) fn first_to_go(&self) -> Option<(bool, Millis)> {
+        let first = self.orders.iter().find_map(|order| self.entries.get(order.oldest));
+        first.map(|entry| (entry.order == 1, entry.touched))
     }
 
-    /// Forgets the one that has rested longest, and where it stood: nobody recovers over the hole.
-    pub(super) fn forget_oldest(&mut self) {
-        if self.entries.contains(self.oldest) {
-            self.forget(self.oldest);
+    /// Forgets [`Self::first_to_go`], and where it stood: nobody recovers over the hole.
+    pub(super) fn forget_first(&mut self) {
+        let first = self.orders.iter().map(|order| order.oldest).find(|oldest| *oldest != NOBODY);
+        if let Some(first) = first {
+            self.forget(first);
         }
     }
 
@@ -148,26 +164,27 @@ impl Histories {
     }
 
     fn unlink(&mut self, place: usize) {
-        let (newer, older) = (self.entries[place].newer, self.entries[place].older);
+        let Entry { newer, older, order, .. } = self.entries[place];
         match self.entries.get_mut(newer) {
             Some(entry) => entry.older = older,
-            None => self.newest = older,
+            None => self.orders[order].newest = older,
         }
         match self.entries.get_mut(older) {
             Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
+            None => self.orders[order].oldest = newer,
         }
     }
 
-    /// Puts it before all others.
+    /// Puts it before all others of its order.
     fn link(&mut self, place: usize) {
-        let older = self.newest;
+        let entry = &mut self.entries[place];
+        let order = usize::from(entry.history.position().offset > 0);
+        let older = self.orders[order].newest;
+        (entry.newer, entry.older, entry.order) = (NOBODY, older, order);
         match self.entries.get_mut(older) {
             Some(entry) => entry.newer = place,
-            None => self.oldest = place,
+            None => self.orders[order].oldest = place,
         }
-        let entry = &mut self.entries[place];
-        (entry.newer, entry.older) = (NOBODY, older);
-        self.newest = place;
+        self.orders[order].newest = place;
     }
 }

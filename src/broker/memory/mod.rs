@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    clock::{Clock, Millis},
+    clock::Clock,
     config::Limits,
     publication::{ClientInfo, Publication},
 };
@@ -196,15 +196,13 @@ impl MemoryBroker {
         }
     }
 
-    /// Forgets the histories that have rested longest; a few more than it must, so that not every publication has to.
+    /// Forgets histories without publications, and then those that have rested longest; a few more than it must, so that not every publication has to.
     fn make_room(&self) {
         while self.history_bytes() > self.most_bytes - self.most_bytes / 1024 {
-            let rested = self.shards.shards.iter().filter_map(|shard| {
-                let since = shard.lock().histories.rested_since();
-                since.map(|since| (since, shard))
-            });
-            let Some((_, shard)) = rested.min_by_key(|(since, _): &(Millis, _)| *since) else { return };
-            self.counted(&mut shard.lock().histories, Histories::forget_oldest);
+            let first = |shard: &Mutex<Shard>| shard.lock().histories.first_to_go();
+            let rested = self.shards.shards.iter().filter_map(|shard| first(shard).map(|first| (first, shard)));
+            let Some((_, shard)) = rested.min_by_key(|(first, _)| *first) else { return };
+            self.counted(&mut shard.lock().histories, Histories::forget_first);
         }
     }
 }

@@ -49,9 +49,14 @@ impl Promise {
         }
     }
 
-    /// The push for a subscription that the client has not asked for.
+    /// The pushes for a subscription that the client has not asked for: SDKs take what was missed from there one by one.
     pub(super) fn announcement(self, format: Format) -> Tell {
-        self.each(move |begun, result| format.push(&Push::Subscribe(&begun.channel, result)))
+        self.each(move |begun, result| {
+            let bare = SubscribeResult { publications: Vec::new(), ..result.clone() };
+            let told = format.push(&Push::Subscribe(&begun.channel, &bare));
+            let missed = result.publications.iter().map(|missed| format.push(&Push::Publication(*missed)));
+            [told].into_iter().chain(missed).flatten().collect()
+        })
     }
 
     fn each(self, write: impl Fn(&Begun, &SubscribeResult<'_>) -> Bytes + Send + 'static) -> Tell {

@@ -1,5 +1,5 @@
 // What went wrong, and what to do next, in words. An advice is {title, text, action?}; the actions are the page's:
-// "login", "connect", "refresh".
+// "login", "connect", "switch".
 
 import { Refused, clockAhead } from "./hub.js";
 import { duration } from "./token.js";
@@ -168,10 +168,17 @@ export const REFUSED = {
     "that passes no WebSockets may be why: the browser's network tab and the hub's log tell. The page goes on trying.",
 };
 
+/** An address with a login in it, opened by somebody who is logged in. */
+export const anotherLogin = (user, now) => ({
+  title: `This address brings a login of “${user}”`,
+  text: `You are “${now}” here, and stay so. After a restart of the hub, use it; if it did not come from your terminal, do not.`,
+  action: "switch",
+});
+
 /** The same where the browser brings the cookie. */
 export const NO_COOKIE = {
   title: "The cookie did not open the connection",
-  text: `It is gone, its time is over, or the hub does not take it. ${RESTARTED}`,
+  text: `It is gone, its time is over, or the hub does not take it; Safari keeps it over https only. ${RESTARTED}`,
   action: "login",
 };
 

@@ -20,21 +20,39 @@ function chosenAnew() {
   });
 }
 
-/** `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and the history. */
+/**
+ * `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and from the tab's history. (A
+ * browser's list of visited pages keeps it: what is for one run of a hub may stand there.) Anybody can make such a link, so it
+ * ends no session by itself, and what it fills in is never sent by itself.
+ */
 function takeLogin() {
   const said = location.hash.match(/^#login=([^:]*):(.*)$/);
   if (!location.hash.startsWith("#login")) return;
   history.replaceState(null, "", location.pathname + location.search);
   if (!said) return;
-  if (page.who) logOut({ isWished: true });
   try {
-    [$("username").value, $("password").value] = said.slice(1).map(decodeURIComponent);
+    brought = said.slice(1).map(decodeURIComponent);
   } catch {
     return;
   }
+  if (page.who) say(advice.anotherLogin(brought[0], page.who.user), "info");
+  else fillIn();
+}
+
+/** User and password of the last such address. */
+let brought = null;
+
+function fillIn() {
+  [$("username").value, $("password").value] = brought;
+  brought = null;
   document.querySelector('input[name="source"][value="login"]').click();
-  $("login-hint").textContent = "Filled in from the address that the terminal printed.";
+  $("login-hint").textContent = "Filled in from this page's address. Log in if it is the one that your terminal printed.";
   $("login").focus();
+}
+
+function takeOver() {
+  logOut({ isWished: true });
+  fillIn();
 }
 
 async function learn() {
@@ -82,6 +100,8 @@ function listen() {
   $("refresh").addEventListener("click", askToRefresh);
   $("refresh-form").addEventListener("submit", submitRefresh);
   $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
+  // However it was left: nothing that was typed waits in it for whoever opens it next.
+  $("refresh-dialog").addEventListener("close", () => $("refresh-form").reset());
   addEventListener("hashchange", takeLogin);
   addEventListener("online", () => page.link?.hurry());
   addEventListener("offline", () => say(advice.OFFLINE));
@@ -98,6 +118,7 @@ Object.assign(page, {
   actions: {
     login: { label: "Sign in again", run: () => logOut({ isWished: false }) },
     connect: { label: "Connect", run: connect },
+    switch: { label: "Log out and use it", run: takeOver },
   },
   unsubscribe,
 });
