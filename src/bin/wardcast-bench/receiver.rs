@@ -23,6 +23,8 @@ use crate::tally::Tally;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How long a thread sleeps before it looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
+/// The same while its clients wait to be called back, which is timed from the call.
+const WATCH: Duration = Duration::from_millis(1);
 
 /// What a client that was cut remembers.
 #[derive(Debug)]
@@ -87,7 +89,7 @@ impl Receiver {
         loop {
             self.go_away();
             self.open_more();
-            match self.poll.poll(&mut events, Some(NAP)) {
+            match self.poll.poll(&mut events, Some(if self.is_away() { WATCH } else { NAP })) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).during(|| "epoll"),
                 _ => {}
             }
@@ -129,8 +131,13 @@ impl Receiver {
         self.tell(Note::Cut);
     }
 
+    /// Whether all were cut and are not called back.
+    fn is_away(&self) -> bool {
+        self.absent.is_some() && self.shared.called_back.load(Ordering::Relaxed) == 0
+    }
+
     fn open_more(&mut self) {
-        if self.absent.is_some() && self.shared.called_back.load(Ordering::Relaxed) == 0 {
+        if self.is_away() {
             return;
         }
         let share = self.share();
