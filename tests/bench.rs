@@ -85,6 +85,31 @@ async fn a_closed_loop_and_the_bare_writer_lose_nothing_either() {
 }
 
 #[actix_rt::test]
+async fn who_is_cut_and_comes_back_while_others_publish_gets_everything_once_and_in_order() {
+    let run = "recover -n 40 --missed 20 --rate 200 --seconds 0.3 --away 0.01";
+    for more in ["--threads 2", "--returning 3 --size 3000"] {
+        let report = report(bench(&format!("{run} {more}"))).await;
+        assert_eq!([count(&report, "returned"), count(&report, "recovered")], [40; 2], "{more}: {report}");
+        assert_eq!(count(&report, "missed_publications"), 20, "{more}: {report}");
+        assert!(count(&report, "recovered_publications") >= 20 * 40, "{more}: {report}");
+        let faults = ["unrecovered", "deliveries_lost", "offset_gaps", "offset_out_of_order", "sequence_gaps"];
+        assert_eq!(faults.map(|name| count(&report, name)), [0; 5], "{more}: {report}");
+        assert_eq!(count(&report, "sequence_out_of_order"), 0, "{more}: {report}");
+        ["back", "to_101", "to_subscribed"].iter().for_each(|name| ordered(&report, name));
+    }
+}
+
+#[actix_rt::test]
+async fn who_cannot_recover_is_counted_and_told_what_to_raise() {
+    let run = "recover -n 3 --missed 20 --rate 50 --seconds 0.2 --away 0.01";
+    let report = report(bench(&format!("{run} --hub-set limits.recovered_publications=10"))).await;
+    assert_eq!((count(&report, "recovered"), count(&report, "unrecovered")), (0, 3), "{report}");
+    assert!(report["notes"].to_string().contains("limits.recovered_publications"), "{report}");
+    assert!(count(&report, "sequence_missed") + count(&report, "deliveries_lost") >= 60, "{report}");
+    fails_with(bench(&format!("{run} --hub-set channels.history_size=0")), &["channels.history_size"]).await;
+}
+
+#[actix_rt::test]
 async fn every_way_to_publish_reaches_every_subscriber() {
     for way in ["", "--batch 7 --channels 2", "--broadcast --channels 3", "--over socket --channels 2", "--rate 100"] {
         let arguments = format!("publish -n 2 --subscribers 2 --seconds 0.3 --warmup 0.1 {way}");

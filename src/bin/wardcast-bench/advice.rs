@@ -73,6 +73,11 @@ const REMEDIES: &[(&[&str], &str)] = &[
         "too big: raise limits.publication_bytes (and limits.message_bytes for sockets) or lower --size; for a broadcast, \
          limits.broadcast_channels",
     ),
+    (
+        &["has no history"],
+        "the hub keeps none: channels.history_size and channels.history_ttl (a hub of our own has them; --hub-set may not \
+         take them away)",
+    ),
     (&["close 1009"], "raise limits.message_bytes (and limits.publication_bytes), or lower --size"),
     (
         &["\"code\":111", "socket"],

@@ -12,6 +12,7 @@ Examples:
   wardcast-bench publish --batch 100     # publications a second through the API
   wardcast-bench connect -n 10000
   wardcast-bench idle -n 15000           # memory of a connection
+  wardcast-bench recover -n 10000        # all cut at once, and back with what they missed
   wardcast-bench limit -n 5000           # fanout by a bare loop that only writes
   wardcast-bench idle --json | jq .server_rss_per_connection_kib
 
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Hold subscribed connections that do nothing, and weigh them
     Idle(IdleArgs),
+    /// Cut all subscribers of a channel, publish, and time until all are back with what they missed, each checked
+    Recover(RecoverArgs),
     /// The same fan-out from a bare epoll loop that only writes: what the system itself costs, for comparison
     Limit(LimitArgs),
     /// The child process of `limit`
@@ -246,9 +249,50 @@ pub(crate) struct IdleArgs {
     /// Spread the subscriptions over so many channels (bench-0, bench-1, …); 1 is the one channel bench
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) channels: u32,
+    /// Subscribe with positions
+    #[arg(long)]
+    pub(crate) positioned: bool,
     /// Seconds to wait before weighing
     #[arg(long, default_value_t = 3.0, value_parser = positive)]
     pub(crate) settle: f64,
+}
+
+/// `recover`
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+    #[command(flatten)]
+    pub(crate) crowd: CrowdArgs,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// Subscribers
+    #[arg(long, short = 'n', default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Channel to subscribe and publish to, one with a history
+    #[arg(long, default_value = "bench")]
+    pub(crate) channel: String,
+    /// Publications while all are away
+    #[arg(long, value_name = "M", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) missed: u16,
+    /// How many come back at a time [default: all]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) returning: Option<u32>,
+    /// Publications a second before they are cut, while they come back, and after
+    #[arg(long, default_value_t = 5.0, value_parser = positive)]
+    pub(crate) rate: f64,
+    /// Bytes of a publication's data (at least 41, for its stamp)
+    #[arg(long, default_value_t = 128)]
+    pub(crate) size: usize,
+    /// Publishing connections
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=999))]
+    pub(crate) publishers: u16,
+    /// Time before they are cut, and time after the last is back
+    #[arg(long, default_value_t = 2.0, value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// Time that they are away, at least
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    pub(crate) away: f64,
 }
 
 /// `limit`

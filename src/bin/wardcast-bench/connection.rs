@@ -6,8 +6,12 @@ use crate::clock::Clock;
 use crate::frame::{self, CLOSE, Frame, PING, PONG, TEXT};
 use crate::handshake;
 use crate::socket::Socket;
-use crate::stamp::Finder;
+use crate::stamp::{Finder, Stamp};
+use crate::standing::{self, Standing, SubscribeReply, Wish};
 use crate::tally::Tally;
+
+/// Said of a channel that cannot do what is measured.
+const NO_HISTORY: &str = "the channel has no history";
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(crate) enum Script {
         request: Vec<u8>,
         /// What to subscribe to.
         channel: Option<String>,
+        /// And how.
+        wish: Wish,
     },
 }
 
@@ -68,6 +74,8 @@ pub(crate) struct Connection {
     pub(crate) upgraded: u64,
     /// The newest sequence number by lane.
     pub(crate) last: Box<[u32]>,
+    /// Where it stands in the channel's history, if it wants to know.
+    pub(crate) standing: Option<Standing>,
     script: Script,
     /// Bytes of a frame that is not whole yet.
     held: Vec<u8>,
@@ -75,14 +83,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A client on a socket that is being connected.
-    pub(crate) fn new(socket: Socket, script: Script, lanes: usize, began: u64) -> Self {
+    /// A client on a socket that is being connected. `last` are the newest sequence numbers that it has, by lane.
+    pub(crate) fn new(socket: Socket, script: Script, last: Box<[u32]>, began: u64) -> Self {
         Self {
             socket,
             stage: Stage::Dialling,
             began,
             upgraded: 0,
-            last: vec![0; lanes].into_boxed_slice(),
+            last,
+            standing: None,
             script,
             held: Vec::new(),
             out: Vec::new(),
@@ -190,6 +199,10 @@ impl Connection {
             && let Some(stamp) = desk.finder.find(reply)
         {
             desk.tally.deliver(&mut self.last, stamp, now, desk.measured_from);
+            if let Some(standing) = &mut self.standing {
+                let offset = standing::offset_of(reply).ok_or_else(|| Ended("a push without an offset".to_owned()))?;
+                standing.follow(offset, &mut desk.tally.recoveries);
+            }
             return Ok(());
         }
         match reply {
@@ -198,8 +211,40 @@ impl Connection {
                 frame::write_masked(&mut self.out, TEXT, b"{}");
                 Ok(())
             }
+            _ if self.stage == Stage::Subscribing && self.on_subscribed(reply, now, desk)? => Ok(()),
             _ => self.on_rare_reply(reply),
         }
+    }
+
+    /// Reads the reply to a positioned subscription, typed: with what was missed it is long. False when it is none.
+    fn on_subscribed(&mut self, reply: &[u8], now: u64, desk: &mut Desk) -> Result<bool, Ended> {
+        let Script::WebSocket { wish: wish @ (Wish::Positioned | Wish::Recover(_)), .. } = &self.script else {
+            return Ok(false);
+        };
+        let Ok(SubscribeReply { subscribe }) = serde_json::from_slice(reply) else {
+            return Ok(false);
+        };
+        let epoch = subscribe.epoch.ok_or_else(|| Ended(NO_HISTORY.to_owned()))?.to_owned();
+        let books = &mut desk.tally.recoveries;
+        let mut standing = Standing { epoch, offset: subscribe.offset };
+        if let Wish::Recover(stood) = wish {
+            books.recovered += u64::from(subscribe.recovered);
+            books.unrecovered += u64::from(!subscribe.recovered);
+            if subscribe.recovered {
+                // Judged from where this client stood itself, not from where the hub says that it did.
+                standing.offset = stood.offset;
+            }
+        }
+        for missed in subscribe.publications {
+            desk.tally.recoveries.publications += 1;
+            standing.follow(missed.offset, &mut desk.tally.recoveries);
+            if let Some(stamp) = Stamp::read(missed.data.get().as_bytes()) {
+                desk.tally.deliver(&mut self.last, stamp, now, desk.measured_from);
+            }
+        }
+        self.standing = Some(standing);
+        self.stage = Stage::Live;
+        Ok(true)
     }
 
     /// Greeting, subscribe reply, errors: a few per connection, so they are parsed properly.
@@ -221,9 +266,8 @@ impl Connection {
 
     fn greeted(&mut self) {
         match &self.script {
-            Script::WebSocket { channel: Some(channel), .. } => {
-                let command = serde_json::json!({"id": 1, "subscribe": {"channel": channel}}).to_string();
-                frame::write_masked(&mut self.out, TEXT, command.as_bytes());
+            Script::WebSocket { channel: Some(channel), wish, .. } => {
+                frame::write_masked(&mut self.out, TEXT, standing::command(channel, wish).as_bytes());
                 self.stage = Stage::Subscribing;
             }
             _ => self.stage = Stage::Live,

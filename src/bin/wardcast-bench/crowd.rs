@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Storm,
     /// The same, but each is closed as soon as it stands.
     StormAndLeave,
+    /// As to receive, but all are cut at a word, and come back at another; then they may fail, which is counted.
+    Return,
 }
 
 /// Everything the threads need to know to open their connections.
@@ -50,8 +52,12 @@ pub(crate) struct Plan {
     pub(crate) tokens: Vec<String>,
     /// What they subscribe to, in turns; none to stay unsubscribed.
     pub(crate) channels: Vec<String>,
+    /// Whether they want to know where they stand in those.
+    pub(crate) is_positioned: bool,
     /// How many are being opened at a time, over all threads.
     pub(crate) concurrency: usize,
+    /// The same when they come back.
+    pub(crate) returning: usize,
     /// How many loopback addresses they come from.
     pub(crate) source_addresses: usize,
     /// Options of all their sockets.
@@ -67,13 +73,21 @@ pub(crate) struct Plan {
 pub(crate) struct Shared {
     /// Threads end when this is set.
     pub(crate) stop: AtomicBool,
+    /// All connections are cut when this is set.
+    pub(crate) away: AtomicBool,
+    /// The clock when those that were cut were called back; 0 until then.
+    pub(crate) called_back: AtomicU64,
+    /// Clients that are back, or cannot come.
+    pub(crate) returned: AtomicU64,
     /// Publications sent from this reading of the clock on are timed.
     pub(crate) measured_from: AtomicU64,
     /// Connections that came to stand.
     pub(crate) opened: AtomicU64,
     /// Connections that did not.
     pub(crate) failed: AtomicU64,
-    /// Connections that stand now.
+    /// Clients that came back and did not get what they had missed.
+    pub(crate) unrecovered: AtomicU64,
+    /// Connections that stand now, or will come back.
     pub(crate) live: AtomicU64,
     /// Deliveries so far.
     pub(crate) delivered: AtomicU64,
@@ -86,6 +100,8 @@ pub(crate) struct Shared {
 pub(crate) enum Note {
     /// All connections of one thread have been opened, or have failed where that is allowed.
     Opened,
+    /// All connections of one thread have been cut.
+    Cut,
     /// One failed where none may.
     Failed(String),
     /// Publications that reached every connection of this thread: (lane, sequence).
@@ -101,6 +117,8 @@ pub(crate) struct Outcome {
     pub(crate) upgrade: Histogram<u64>,
     /// Connect to the last step of opening: first push, or subscribe reply.
     pub(crate) stand: Histogram<u64>,
+    /// From the call to come back until the client had all that it had missed.
+    pub(crate) back: Histogram<u64>,
     /// Ends of connections that stood, by reason.
     pub(crate) ended: BTreeMap<String, u64>,
     /// Connections that never stood, by reason.
@@ -116,6 +134,7 @@ impl Outcome {
             tally,
             upgrade: latencies(),
             stand: latencies(),
+            back: latencies(),
             ended: BTreeMap::new(),
             failed: BTreeMap::new(),
             ended_at: Vec::new(),
@@ -133,6 +152,8 @@ impl Outcome {
         let _ = self.tally.latency.add(&other.tally.latency);
         let _ = self.upgrade.add(&other.upgrade);
         let _ = self.stand.add(&other.stand);
+        let _ = self.back.add(&other.back);
+        self.tally.recoveries.absorb(other.tally.recoveries);
         other.ended.into_iter().for_each(|(reason, count)| *self.ended.entry(reason).or_default() += count);
         other.failed.into_iter().for_each(|(reason, count)| *self.failed.entry(reason).or_default() += count);
         self.ended_at.extend(other.ended_at);
@@ -187,7 +208,7 @@ impl Crowd {
             match self.notes.recv_timeout(Duration::from_millis(200)) {
                 Ok(Note::Opened) => open += 1,
                 Ok(Note::Failed(reason)) => return Err(BenchError::Refused(reason)),
-                Ok(Note::Completed(..)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Ok(Note::Cut | Note::Completed(..)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             }
             if count() > seen {
@@ -203,6 +224,20 @@ impl Crowd {
             }
             if moved.elapsed() > PATIENCE {
                 return Err(BenchError::Stuck(format!("opening connections ({so_far} of {wanted} were answered)")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts all connections of a crowd that is to return, and waits until that is done.
+    pub(crate) fn cut(&self) -> Result<()> {
+        self.shared.away.store(true, Ordering::Relaxed);
+        let mut cut = 0;
+        while cut < self.threads {
+            match self.notes.recv_timeout(PATIENCE) {
+                Ok(Note::Cut) => cut += 1,
+                Ok(_) => {}
+                Err(_) => return Err(BenchError::Stuck("cutting the connections".to_owned())),
             }
         }
         Ok(())

@@ -70,7 +70,8 @@ pub(crate) fn idle(args: &IdleArgs, hub: &Hub, console: &Console) -> Result<Repo
         1 => vec!["bench".to_owned()],
         many => (0..many).map(|number| format!("bench-{number}")).collect(),
     };
-    let crowd = Plan { channels, ..hub.crowd(plan(Purpose::Receive, count, &args.crowd))? };
+    let crowd =
+        Plan { channels, is_positioned: args.positioned, ..hub.crowd(plan(Purpose::Receive, count, &args.crowd))? };
     let (_poll, waker) = unheard()?;
     let mut report = Report::new("idle");
     report.row("connections", count);

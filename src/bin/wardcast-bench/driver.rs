@@ -168,16 +168,22 @@ impl<'a, O: Outlet> Driver<'a, O> {
     /// Publishes for `time` or until Ctrl-C, then waits until all of it has been answered and delivered. Its books begin anew
     /// with each call, so that what is counted within one is whole. Returns how long it took.
     pub(crate) fn run_for(&mut self, stage: &'static str, time: Duration) -> Result<Duration> {
-        self.published = 0;
-        self.refusals.clear();
-        self.held_up = 0;
-        self.answer_time.reset();
-        self.moved = Instant::now();
-        self.progress = Progress::new(stage, time, self.crowd.shared.delivered.load(Ordering::Relaxed));
+        let start = Instant::now();
+        self.run_until(stage, time, || Ok(start.elapsed() >= time))
+    }
+
+    /// The same until it `is_over`, which is asked often; `time` is how long that is thought to take.
+    pub(crate) fn run_until(
+        &mut self,
+        stage: &'static str,
+        time: Duration,
+        mut is_over: impl FnMut() -> Result<bool>,
+    ) -> Result<Duration> {
+        self.begin(stage, time);
         let start = Instant::now();
         let mut due = start;
         let mut was_held_up = false;
-        while start.elapsed() < time && !self.console.is_interrupted() {
+        while !is_over()? && !self.console.is_interrupted() {
             let now = Instant::now();
             let wait = match self.lanes.iter().position(|lane| lane.free(self.pace)) {
                 Some(lane) if due <= now => {
@@ -199,11 +205,36 @@ impl<'a, O: Outlet> Driver<'a, O> {
             };
             self.step(wait.min(Duration::from_millis(200)).min(time))?;
         }
-        let enough = self.console.is_interrupted().then(|| Instant::now() + LAST_WAIT);
+        // Nobody waits for what cannot come.
+        let is_lost = self.crowd.shared.unrecovered.load(Ordering::Relaxed) > 0;
+        let enough = (is_lost || self.console.is_interrupted()).then(|| Instant::now() + LAST_WAIT);
         while self.lanes.iter().any(Lane::outstanding) && enough.is_none_or(|end| Instant::now() < end) {
             self.step(Duration::from_millis(20))?;
         }
         Ok(start.elapsed())
+    }
+
+    /// Publishes until so many were taken, as fast as they are answered, to whomever it reaches.
+    pub(crate) fn publish_count(&mut self, stage: &'static str, count: u64) -> Result<()> {
+        self.begin(stage, Duration::ZERO);
+        while self.published < count && !self.console.is_interrupted() {
+            let under_way = self.lanes.iter().filter(|lane| !lane.answered).count() as u64;
+            let free = self.lanes.iter().position(|lane| lane.free(Pace::Answered(0)));
+            match free.filter(|_| self.published + under_way < count) {
+                Some(lane) => self.publish(lane, Duration::ZERO)?,
+                None => self.step(REST)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, stage: &'static str, time: Duration) {
+        self.published = 0;
+        self.refusals.clear();
+        self.held_up = 0;
+        self.answer_time.reset();
+        self.moved = Instant::now();
+        self.progress = Progress::new(stage, time, self.crowd.shared.delivered.load(Ordering::Relaxed));
     }
 
     /// Waits until so many deliveries have come since the run began; fewer, when no more come.

@@ -9,6 +9,8 @@ pub(crate) enum Section {
     Run,
     /// Connecting.
     Connecting,
+    /// Coming back.
+    Recovering,
     /// Publications and their answers.
     Publishing,
     /// Deliveries.
@@ -27,6 +29,7 @@ impl Section {
         match self {
             Self::Run => "Run",
             Self::Connecting => "Connecting",
+            Self::Recovering => "Coming back",
             Self::Publishing => "Publishing",
             Self::Delivering => "Delivering",
             Self::Stalled => "Stalled subscribers",
@@ -86,7 +89,7 @@ const fn times(section: Section, name: &'static str, label: &'static str, about:
     Field { name, section, kind: Kind::Times, label, unit: "ms", about }
 }
 
-use Section::{Connecting, Delivering, Machine, Publishing, Run, Server, Stalled};
+use Section::{Connecting, Delivering, Machine, Publishing, Recovering, Run, Server, Stalled};
 
 /// All of them, in the order of the table.
 pub(crate) const FIELDS: &[Field] = &[
@@ -106,6 +109,15 @@ pub(crate) const FIELDS: &[Field] = &[
     times(Connecting, "to_101", "connect to 101", ""),
     times(Connecting, "to_first_push", "connect to first push", "the greeting, which proves the token"),
     times(Connecting, "to_subscribed", "connect to subscribed", ""),
+    value(Recovering, "returned", "back", "", "clients that were cut and came to stand again"),
+    value(Recovering, "returning_seconds", "all back after", "s", "from the call until the last had what it missed"),
+    value(Recovering, "recovered", "recovered", "", "of those, told that they have got all that they missed"),
+    value(Recovering, "unrecovered", "not recovered", "", "told that they have not"),
+    value(Recovering, "missed_publications", "published meanwhile", "", "while nobody was there"),
+    value(Recovering, "recovered_publications", "publications recovered", "", "of all clients, with their replies"),
+    value(Recovering, "offset_gaps", "gaps of offsets", "", "times an offset jumped, recovered or live"),
+    value(Recovering, "offset_out_of_order", "offsets twice or out of order", "", ""),
+    times(Recovering, "back", "call to recovered", "what was missed is there; all are called at the same time"),
     value(Publishing, "publications", "publications taken", "", ""),
     value(Publishing, "publications_per_second", "publications", "/s", ""),
     value(Publishing, "publications_refused", "publications refused", "", "answered with an error"),
@@ -129,6 +141,13 @@ pub(crate) const FIELDS: &[Field] = &[
     value(Stalled, "stalled_let_go_last_seconds", "last let go after", "s", ""),
     value(Stalled, "stalled_server_rss_max_kib", "server's memory, at most", "KiB", ""),
     value(Server, "server_cpu_us_per_connect", "CPU per connect", "µs", ""),
+    value(
+        Server,
+        "server_cpu_us_per_return",
+        "CPU per client that came back",
+        "µs",
+        "live deliveries meanwhile included",
+    ),
     value(Server, "server_cpu_us_per_publication", "CPU per publication", "µs", ""),
     value(Server, "server_cpu_us_per_delivery", "CPU per delivery", "µs", ""),
     value(Server, "server_cpu_user_us_per_delivery", "  of it in user mode", "µs", ""),

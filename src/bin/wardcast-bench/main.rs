@@ -12,6 +12,7 @@ mod fanout;
 mod limit;
 mod limit_server;
 mod publish;
+mod recover;
 mod run;
 
 mod connection;
@@ -36,6 +37,7 @@ mod process;
 mod report;
 mod socket;
 mod stamp;
+mod standing;
 mod tally;
 mod target;
 mod tls;
@@ -104,7 +106,13 @@ fn run(cli: &Cli) -> Result<Option<Report>> {
             on_hub(&args.hub, key(&args.api).as_deref(), settings, &|hub| publish::run(args, hub, &console))
         }
         Command::Connect(args) => on_hub(&args.hub, None, &[], &|hub| crowds::connect(args, hub, &console)),
-        Command::Idle(args) => on_hub(&args.hub, None, &[], &|hub| crowds::idle(args, hub, &console)),
+        Command::Idle(args) => {
+            let settings = if args.positioned { recover::HISTORY } else { &[] };
+            on_hub(&args.hub, None, settings, &|hub| crowds::idle(args, hub, &console))
+        }
+        Command::Recover(args) => {
+            on_hub(&args.hub, key(&args.api).as_deref(), recover::HISTORY, &|hub| recover::run(args, hub, &console))
+        }
         Command::Limit(args) => limit::run(args, &console),
         Command::LimitServer | Command::HubServer { .. } => return Ok(None),
     };

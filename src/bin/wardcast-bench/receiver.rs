@@ -16,12 +16,22 @@ use crate::error::{Result, While};
 use crate::handshake;
 use crate::socket::{Socket, SocketOptions};
 use crate::stamp::Finder;
+use crate::standing::{Standing, Wish};
 use crate::tally::Tally;
 
 /// One buffer for all connections of a thread. A publication of 64 KiB fits with room to spare.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How long a thread sleeps before it looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
+/// The same while its clients wait to be called back, which is timed from the call.
+const WATCH: Duration = Duration::from_millis(1);
+
+/// What a client that was cut remembers.
+#[derive(Debug)]
+struct Absent {
+    last: Box<[u32]>,
+    standing: Option<Standing>,
+}
 
 /// One receiving thread.
 #[derive(Debug)]
@@ -33,6 +43,10 @@ pub(crate) struct Receiver {
     waker: Arc<Waker>,
     poll: Poll,
     connections: Vec<Option<Connection>>,
+    /// Whom of them was cut, by place; none before that.
+    absent: Option<Vec<Option<Absent>>>,
+    /// The place that is opened next.
+    next: usize,
     in_flight: usize,
     announced: bool,
     desk: Desk,
@@ -59,6 +73,8 @@ impl Receiver {
             waker,
             poll: Poll::new().during(|| "epoll")?,
             connections: Vec::new(),
+            absent: None,
+            next: 0,
             in_flight: 0,
             announced: false,
             desk: Desk { clock, tally, finder: Finder::default(), measured_from: u64::MAX },
@@ -71,8 +87,9 @@ impl Receiver {
         let mut events = Events::with_capacity(1024);
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
+            self.go_away();
             self.open_more();
-            match self.poll.poll(&mut events, Some(NAP)) {
+            match self.poll.poll(&mut events, Some(if self.is_away() { WATCH } else { NAP })) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).during(|| "epoll"),
                 _ => {}
             }
@@ -80,9 +97,10 @@ impl Receiver {
                 break;
             }
             self.desk.measured_from = self.shared.measured_from.load(Ordering::Relaxed);
-            let delivered = self.desk.tally.delivered;
+            let (delivered, unrecovered) = (self.desk.tally.delivered, self.desk.tally.recoveries.unrecovered);
             events.iter().for_each(|event| self.on_event(event, &mut buffer));
             self.shared.delivered.fetch_add(self.desk.tally.delivered - delivered, Ordering::Release);
+            self.shared.unrecovered.fetch_add(self.desk.tally.recoveries.unrecovered - unrecovered, Ordering::Relaxed);
             self.tell_completed();
         }
         std::mem::swap(&mut self.desk.tally, &mut self.outcome.tally);
@@ -95,19 +113,49 @@ impl Receiver {
         connections / threads + usize::from(self.thread < connections % threads)
     }
 
+    /// Cuts all connections, once that is asked for.
+    fn go_away(&mut self) {
+        if self.absent.is_some() || !self.shared.away.load(Ordering::Relaxed) {
+            return;
+        }
+        let cut = |connection: Connection| {
+            let Connection { socket, last, standing, .. } = connection;
+            socket.cut();
+            Absent { last, standing }
+        };
+        self.absent = Some(self.connections.iter_mut().map(|place| place.take().map(cut)).collect());
+        self.next = 0;
+        // What is told of opening is told of coming back.
+        self.outcome.upgrade.reset();
+        self.outcome.stand.reset();
+        self.tell(Note::Cut);
+    }
+
+    /// Whether all were cut and are not called back.
+    fn is_away(&self) -> bool {
+        self.absent.is_some() && self.shared.called_back.load(Ordering::Relaxed) == 0
+    }
+
     fn open_more(&mut self) {
+        if self.is_away() {
+            return;
+        }
         let share = self.share();
-        let at_once = self.plan.concurrency.div_ceil(self.plan.threads).max(1);
-        while self.in_flight < at_once && self.connections.len() < share {
-            let place = self.connections.len();
-            self.connections.push(None);
+        let at_once = match self.absent {
+            None => self.plan.concurrency,
+            Some(_) => self.plan.returning,
+        };
+        self.connections.resize_with(share, || None);
+        while self.in_flight < at_once.div_ceil(self.plan.threads).max(1) && self.next < share {
+            let place = self.next;
+            self.next += 1;
             self.in_flight += 1;
             match self.dial(place) {
                 Ok(connection) => self.connections[place] = Some(connection),
                 Err(error) => self.on_failed(place, &format!("connecting: {error}")),
             }
         }
-        if !self.announced && self.in_flight == 0 && self.connections.len() == share {
+        if !self.announced && self.in_flight == 0 && self.next == share {
             self.announced = true;
             self.tell(Note::Opened);
         }
@@ -118,16 +166,25 @@ impl Receiver {
         place * self.plan.threads + self.thread
     }
 
-    fn dial(&self, place: usize) -> io::Result<Connection> {
+    fn dial(&mut self, place: usize) -> io::Result<Connection> {
         let number = self.number(place);
         let turn = |items: usize| number % items.max(1);
-        let plan = &self.plan;
+        let plan = self.plan.clone();
+        let wish = match &self.absent {
+            None if plan.is_positioned => Wish::Positioned,
+            None => Wish::Plain,
+            Some(absent) => {
+                let standing = absent[place].as_ref().and_then(|absent| absent.standing.clone());
+                Wish::Recover(standing.ok_or_else(|| io::Error::other("its connection had ended before"))?)
+            }
+        };
         let target = &plan.targets[turn(plan.targets.len())];
         let script = match plan.tokens.get(turn(plan.tokens.len())) {
             None => Script::Deliveries,
             Some(token) => Script::WebSocket {
                 request: handshake::request(target, token),
                 channel: plan.channels.get(turn(plan.channels.len())).cloned(),
+                wish,
             },
         };
         let options = match u32::try_from(turn(plan.source_addresses)) {
@@ -140,7 +197,9 @@ impl Receiver {
         let mut socket = Socket::open(target, &options)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket.tcp, Token(place), interest)?;
-        Ok(Connection::new(socket, script, plan.lanes, self.desk.clock.now()))
+        let absent = self.absent.as_mut().and_then(|absent| absent[place].take());
+        let last = absent.map_or_else(|| vec![0; plan.lanes].into_boxed_slice(), |absent| absent.last);
+        Ok(Connection::new(socket, script, last, self.desk.clock.now()))
     }
 
     fn on_event(&mut self, event: &Event, buffer: &mut [u8]) {
@@ -168,15 +227,21 @@ impl Receiver {
 
     fn on_stands(&mut self, place: usize) {
         self.in_flight -= 1;
-        self.desk.tally.join();
-        self.shared.opened.fetch_add(1, Ordering::Relaxed);
-        self.shared.live.fetch_add(1, Ordering::Relaxed);
+        let now = self.desk.clock.now();
+        if self.absent.is_some() {
+            self.outcome.back.saturating_record(now.saturating_sub(self.shared.called_back.load(Ordering::Relaxed)));
+            self.shared.returned.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.desk.tally.join();
+            self.shared.opened.fetch_add(1, Ordering::Relaxed);
+            self.shared.live.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(connection) = &mut self.connections[place] else {
             return;
         };
         let took = |since: u64| since.saturating_sub(connection.began);
         self.outcome.upgrade.saturating_record(took(connection.upgraded));
-        self.outcome.stand.saturating_record(took(self.desk.clock.now()));
+        self.outcome.stand.saturating_record(took(now));
         match self.plan.purpose {
             Purpose::StormAndLeave => {
                 connection.say_goodbye();
@@ -189,7 +254,7 @@ impl Receiver {
                     ports.extend(port);
                 }
             }
-            Purpose::Receive | Purpose::Storm => {}
+            Purpose::Receive | Purpose::Return | Purpose::Storm => {}
         }
     }
 
@@ -203,10 +268,22 @@ impl Receiver {
     }
 
     fn on_failed(&mut self, place: usize, reason: &str) {
-        self.connections[place] = None;
+        let connection = self.connections[place].take();
         self.in_flight -= 1;
-        self.shared.failed.fetch_add(1, Ordering::Relaxed);
-        if matches!(self.plan.purpose, Purpose::Receive | Purpose::Stall) {
+        if let Some(absent) = &mut self.absent {
+            let last = connection.map(|connection| connection.last).or(absent[place].take().map(|absent| absent.last));
+            last.iter().for_each(|last| self.desk.tally.leave(last));
+            self.shared.live.fetch_sub(u64::from(last.is_some()), Ordering::Relaxed);
+            self.shared.returned.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let may_fail = match self.plan.purpose {
+            Purpose::Receive | Purpose::Stall => false,
+            Purpose::Return => self.absent.is_some(),
+            Purpose::Storm | Purpose::StormAndLeave => true,
+        };
+        if !may_fail {
             let number = self.number(place);
             let target = &self.plan.targets[number % self.plan.targets.len()];
             self.tell(Note::Failed(format!("connection {number} to {}: {reason}", target.authority)));

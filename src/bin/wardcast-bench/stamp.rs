@@ -38,6 +38,11 @@ impl Stamp {
         data.extend_from_slice(TAIL);
         data
     }
+
+    /// Reads the stamp of a publication's `data`, or `None` when it is none of this program's.
+    pub(crate) fn read(data: &[u8]) -> Option<Self> {
+        parse(data.strip_prefix(HEAD)?.get(..STAMP_BYTES)?)
+    }
 }
 
 /// Finds stamps in delivery frames. All deliveries of a run look alike and those of one publication are equal, so it tries
@@ -106,6 +111,7 @@ mod tests {
             let data = Stamp::default().data(size);
             assert_eq!(data.len(), size.max(MIN_DATA_BYTES));
             assert!(serde_json::from_slice::<serde_json::Value>(&data).is_ok());
+            assert_eq!(Stamp::read(&data), Some(Stamp::default()));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use hdrhistogram::Histogram;
 
 use crate::stamp::Stamp;
+use crate::standing::Recoveries;
 
 /// A jump further than this is a publication of somebody else's run, not a gap.
 const FOREIGN_JUMP: u32 = 1_000_000;
@@ -39,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) missed: u64,
     /// Deliveries that came twice or too late.
     pub(crate) disorder: u64,
+    /// What positioned clients found.
+    pub(crate) recoveries: Recoveries,
     /// Publish to delivery.
     pub(crate) latency: Histogram<u64>,
     /// Publications that every connection here is done with, as (lane, sequence), since this was last emptied.
@@ -58,6 +61,7 @@ impl Tally {
             gaps: 0,
             missed: 0,
             disorder: 0,
+            recoveries: Recoveries::default(),
             latency: latencies(),
             completed: Vec::new(),
         }
