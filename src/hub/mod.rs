@@ -10,6 +10,7 @@ mod fanout;
 mod hubs;
 mod interest;
 mod joining;
+mod passed;
 mod presence;
 mod reception;
 mod recovery;
