@@ -6,6 +6,7 @@ mod begun;
 mod checking;
 mod control;
 mod delivery;
+mod difference;
 mod fanout;
 mod hubs;
 mod interest;
@@ -49,6 +50,7 @@ use crate::{
 };
 
 pub use begun::{Begun, Tell};
+pub use control::Cease;
 pub use hubs::Hubs;
 pub use interest::Interest;
 pub use reception::{Claimed, Options, Recover, Shown};
@@ -113,6 +115,8 @@ pub enum Instruct {
     },
     /// Receive a channel.
     Receive(Box<Given>),
+    /// Receive a channel no more, should it have begun to meanwhile.
+    Cease(Channel),
 }
 
 /// A subscription that the server API brings.
