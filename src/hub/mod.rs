@@ -212,6 +212,7 @@ pub struct Hub {
 struct Bounds {
     channels_per_session: usize,
     recovered_publications: usize,
+    filter_nodes_per_channel: usize,
     /// Longest frame that tells of subscriptions.
     reply_bytes: usize,
 }
@@ -221,6 +222,7 @@ impl From<&Limits> for Bounds {
         Self {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
+            filter_nodes_per_channel: limits.filter_nodes_per_channel,
             // Who has more waiting than an outbox holds is closed, and would come back for the same.
             reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
         }

@@ -55,8 +55,8 @@ pub enum NotSubscribed {
     /// It does already. What a token brings may be there already.
     #[error("already subscribed")]
     Already,
-    /// `limits.channels_per_session`.
-    #[error("too many channels")]
+    /// `limits.channels_per_session`, or `limits.filter_nodes_per_channel`.
+    #[error("too many channels or filters")]
     TooMany,
     /// The session is closing.
     #[error("the session is closing")]
@@ -165,16 +165,13 @@ impl Hub {
         let known: Vec<bool> = wanted.iter().map(|wanted| held.contains(&wanted.channel)).collect();
         let Some(member) = self.registry.member(key) else { return Err(NotSubscribed::Closing) };
         let (now, outbox, format) = (self.clock.now(), member.outbox.clone(), member.format);
-        // The broker may have been slow: what was missed is not for whoever may not receive it now.
-        let fresh = wanted.iter().zip(&known).filter(|(_, known)| !**known);
-        if let Some((over, _)) = fresh.into_iter().find(|(wanted, _)| wanted.grant.expires_at() <= now) {
-            if over.grant.is_server_side() {
-                self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
-                return Err(NotSubscribed::Closing);
-            }
-            return Err(NotSubscribed::Expired);
-        }
         let client = member.client;
+        if let Err(refused) = self.may_begin(&wanted, &known) {
+            if refused == NotSubscribed::Closing {
+                self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
+            }
+            return Err(refused);
+        }
         let is_for_it = |publication: &Publication| publication.exclude != Some(client);
         let starts = starts
             .into_iter()

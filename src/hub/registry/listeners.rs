@@ -11,6 +11,7 @@ pub(super) struct Listeners<S> {
     pub(super) state: S,
 }
 
+#[derive(Default)]
 struct Class {
     reception: Reception,
     slots: Vec<Slot>,
@@ -55,7 +56,8 @@ impl<S> Listeners<S> {
 
     /// The list for this way of receiving; one that is empty is used again, since the others keep their numbers.
     fn class_for(&mut self, reception: &Reception) -> usize {
-        let found = self.classes.iter().position(|class| class.reception == *reception);
+        let is_it = |class: &Class| !class.slots.is_empty() && class.reception == *reception;
+        let found = self.classes.iter().position(is_it);
         if let Some(number) = found.or_else(|| self.classes.iter().position(|class| class.slots.is_empty())) {
             let class = &mut self.classes[number];
             if class.slots.is_empty() {
@@ -77,7 +79,12 @@ impl<S> Listeners<S> {
         }
         slots.swap_remove(place.index as usize);
         self.count -= 1;
-        slots.get(place.index as usize).copied()
+        let moved = slots.get(place.index as usize).copied();
+        if slots.is_empty() {
+            // A filter is no small thing to keep for nobody.
+            self.classes[place.class as usize] = Class::default();
+        }
+        moved
     }
 
     /// All of one class receive in another way from now on. Tells who has moved, and to where the first of them; nobody has
@@ -94,7 +101,7 @@ impl<S> Listeners<S> {
             self.classes[from].reception = reception;
             return (Vec::new(), nowhere);
         };
-        let moved = std::mem::take(&mut self.classes[from].slots);
+        let moved = std::mem::take(&mut self.classes[from]).slots;
         let first = self.classes[to].slots.len() as u32;
         self.classes[to].slots.extend_from_slice(&moved);
         (moved, Place { class: to as u32, index: first })
