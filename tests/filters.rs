@@ -89,3 +89,25 @@ async fn a_bad_filter_and_one_with_differences_are_107() {
     assert!(subscribe(&mut ann, json!({"tf": is("bern")})).await["subscribe"].is_object(), "and it was none before");
     hub.stop().await;
 }
+
+#[actix_rt::test]
+async fn different_filters_of_a_channel_are_bounded_and_those_that_are_there_can_be_shared() {
+    let hub = hub_with(|config| {
+        config.limits.filter_nodes_per_channel = 2;
+        config.server.workers = 1;
+    })
+    .await;
+    let mut clients = Vec::new();
+    for (number, (kind, code)) in [("a", None), ("b", None), ("c", Some(106)), ("b", None)].into_iter().enumerate() {
+        let mut client = hub.client(&format!("user{number}")).await;
+        let wanted = json!({"channel": "news", "tf": is(kind)});
+        let reply = client.ask(json!({"id": 1, "subscribe": wanted})).await;
+        assert_eq!(reply["error"]["code"].as_u64(), code, "{kind}: {reply}");
+        clients.push(client);
+    }
+    // A filter of nobody takes no place.
+    clients[0].ask(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
+    let reply = clients[2].ask(json!({"id": 3, "subscribe": {"channel": "news", "tf": is("c")}})).await;
+    assert!(reply["error"].is_null(), "{reply}");
+    hub.stop().await;
+}

@@ -94,3 +94,32 @@ async fn who_is_excluded_gets_nothing_and_sees_no_gap() {
     assert_eq!((bob.publication().await, bob.publication().await), (json!(1), json!(2)));
     hub.stop().await;
 }
+
+#[actix_rt::test]
+async fn who_was_excluded_does_not_recover_it_and_misses_nothing() {
+    let hub = hub_of_histories(|_| ()).await;
+    let (mut ann, greeting) = hub.client_of(json!({"sub": "ann", "exp": 60})).await;
+    publish(&hub, json!({"channel": "news", "data": 1, "exclude": greeting["client"]})).await;
+    publish(&hub, json!({"channel": "news", "data": 2})).await;
+    let reply = ann.ask(json!({"id": 1, "subscribe": {"channel": "news", "recover": true}})).await;
+    let (missed, is_recovered) = (&reply["subscribe"]["publications"], &reply["subscribe"]["recovered"]);
+    assert_eq!((is_recovered, missed), (&json!(true), &json!([{"data": 2, "offset": 2, "time": missed[0]["time"]}])));
+    hub.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_unsubscribe_that_is_ordered_behind_a_subscribe_is_carried_out_behind_it() {
+    let hub = hub_of_histories(|_| ()).await;
+    let mut ann = hub.client("ann").await;
+    // The session has far to go with the first, and the hub none with the second.
+    for _ in 0..50 {
+        let orders = json!({"commands": [
+            {"subscribe": {"user": "ann", "channel": "news"}},
+            {"unsubscribe": {"user": "ann", "channel": "news"}},
+        ]});
+        hub.api("batch", orders).await;
+        assert_eq!(told(&mut ann).await["channel"], "news");
+        assert_eq!(ann.hear().await["push"]["unsubscribe"]["code"], 2000);
+    }
+    hub.stop().await;
+}

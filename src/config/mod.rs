@@ -180,6 +180,7 @@ pub struct Limits {
     pub hub_queue_bytes: usize,
     pub history_bytes: usize,
     pub recovered_publications: usize,
+    pub filter_nodes_per_channel: usize,
     pub history_publications: usize,
     pub reply_bytes: usize,
     pub idempotency_keys: usize,

@@ -25,7 +25,10 @@ pub const MOST_BYTES: usize = 8192;
 
 /// A filter that is in order. Equal ones say the same of all publications, so subscribers can share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter(Rule);
+pub struct Filter {
+    rule: Rule,
+    nodes: usize,
+}
 
 /// Why a filter is refused. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +105,9 @@ impl Filter {
     /// # Errors
     /// [`BadFilter`].
     pub fn new(node: Node) -> Result<Self, BadFilter> {
-        Budget { nodes: MOST_NODES, values: MOST_VALUES, bytes: MOST_BYTES }.rule(node, MOST_DEPTH).map(Self)
+        let mut budget = Budget { nodes: MOST_NODES, values: MOST_VALUES, bytes: MOST_BYTES };
+        let rule = budget.rule(node, MOST_DEPTH)?;
+        Ok(Self { rule, nodes: MOST_NODES - budget.nodes })
     }
 
     /// The filter that JSON says; what is too deep or has too many nodes is not read to its end.
@@ -113,10 +118,16 @@ impl Filter {
         Node::from_json(json).and_then(Self::new)
     }
 
+    /// How many nodes it has: at most so many are looked at for a publication.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
     /// Whether a publication with these tags is wanted.
     #[must_use]
     pub fn matches(&self, tags: &Tags) -> bool {
-        self.0.matches(tags)
+        self.rule.matches(tags)
     }
 }
 

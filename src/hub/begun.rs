@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use super::{
     delivery::tags_of,
+    difference::Comparing,
     reception::{Options, Recover},
 };
 use crate::{
     channel::Channel,
     config::RecoveryMode,
-    delta,
     position::Position,
     protocol::{Content, PublicationPush},
     publication::Publication,
@@ -56,9 +56,11 @@ impl Begun {
         let wanted = missed
             .into_iter()
             .filter(|publication| options.filter.as_ref().is_none_or(|filter| filter.matches(&tags_of(publication))));
+        let mut comparing = Comparing::default();
         for publication in wanted {
             let before = self.missed.last().filter(|_| options.has_deltas && publication.is_delta);
-            let difference = before.and_then(|before| delta::encode(&before.publication.data, &publication.data));
+            let difference =
+                before.and_then(|before| comparing.difference(&before.publication.data, &publication.data));
             self.missed.push(Missed { publication, difference, is_apart: options.has_deltas });
         }
         self

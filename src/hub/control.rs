@@ -48,8 +48,10 @@ impl Hub {
                 self.instruct(key, Instruct::Receive(Box::new(given)));
             }
             Order::Unsubscribe { channel } => {
-                if let Ok(channel) = Channel::new(channel) {
-                    self.end_subscription(key, &channel, Unsubscribed::ByServer);
+                let Ok(channel) = Channel::new(channel) else { return };
+                if !self.end_subscription(key, &channel, Unsubscribed::ByServer) {
+                    // Its session may be about to receive it, by an order that came before this one: this one comes behind.
+                    self.instruct(key, Instruct::Cease(channel));
                 }
             }
             Order::Disconnect { code, reason } => {
@@ -70,6 +72,25 @@ impl Hub {
         if let Err(error) = member.session.try_send(instruct) {
             log::warn!("client {}: an order is lost: {error}", member.client);
         }
+    }
+}
+
+/// What was ordered of a session's channel, when all is done that came to the session before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Cease {
+    /// Who.
+    pub key: SessionKey,
+    /// What it receives no more.
+    pub channel: Channel,
+}
+
+impl Handler<Cease> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Cease { key, channel }: Cease, _: &mut Self::Context) {
+        self.end_subscription(key, &channel, Unsubscribed::ByServer);
+        self.note_expiry(key);
     }
 }
 

@@ -7,11 +7,13 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::reception::{Differences, Reception};
+use super::{
+    difference::Comparing,
+    reception::{Differences, Reception},
+};
 use crate::{
     broker::Movement,
     channel::Channel,
-    delta,
     position::Position,
     protocol::{self, Format, PublicationPush, Push},
     publication::{ClientInfo, Publication},
@@ -156,10 +158,10 @@ impl Delivery {
     /// something, it sends the whole.
     fn difference(&self, publication: &Publication, base: &Self, format: Format) -> &Bytes {
         let Some(before) = base.publication() else { return self.whole(publication, format) };
-        let delta = self
-            .apart()
-            .delta
-            .get_or_init(|| Delta { base: base.serial, difference: delta::encode(&before.data, &publication.data) });
+        let delta = self.apart().delta.get_or_init(|| Delta {
+            base: base.serial,
+            difference: Comparing::default().difference(&before.data, &publication.data),
+        });
         match &delta.difference {
             Some(difference) if delta.base == base.serial => self.apart().written.get(format, || {
                 let content = protocol::Content::Delta(difference);

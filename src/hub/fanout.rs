@@ -15,14 +15,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::{
     Hub, SessionKey,
     delivery::Delivery,
-    reception::{Differences, Reception},
+    passed::Passed,
+    reception::Reception,
     subscription::Grant,
     track::Verdict,
 };
 use crate::{
     broker::NoRoom,
     channel::Channel,
-    clock::Millis,
     protocol::{Disconnect, Unsubscribed},
     transport::{Flushed, Outbox, Pushed, Refused},
 };
@@ -105,42 +105,6 @@ impl Waiting {
         // first, and the wake be lost.
         fence(Ordering::SeqCst);
         self.receiver.is_empty() || self.shared.is_woken.swap(true, Ordering::AcqRel)
-    }
-}
-
-/// What a delivery leaves to be done when it has been queued.
-#[derive(Default)]
-struct Passed {
-    now: Millis,
-    delivered: u64,
-    refused: Vec<(SessionKey, Refused)>,
-    overdue: Vec<SessionKey>,
-    excluded: Vec<SessionKey>,
-    /// Classes that receive in another way from now on.
-    changes: Vec<(u32, Reception)>,
-    /// Somebody may want the difference to it.
-    has_differences: bool,
-}
-
-impl Passed {
-    fn note_class(&mut self, class: u32, reception: &Reception, delivery: &Delivery, is_sent: bool) {
-        if delivery.publication().is_none() {
-            return;
-        }
-        self.has_differences |= reception.differences != Differences::None;
-        let has_caught_up =
-            reception.after > 0 && delivery.position().is_some_and(|position| position.offset >= reception.after);
-        let has_base = is_sent && reception.differences == Differences::Fresh;
-        if has_caught_up || has_base {
-            let mut next = reception.clone();
-            if has_caught_up {
-                next.after = 0;
-            }
-            if has_base {
-                next.differences = Differences::Based;
-            }
-            self.changes.push((class, next));
-        }
     }
 }
 

@@ -6,10 +6,12 @@ mod begun;
 mod checking;
 mod control;
 mod delivery;
+mod difference;
 mod fanout;
 mod hubs;
 mod interest;
 mod joining;
+mod passed;
 mod presence;
 mod reception;
 mod recovery;
@@ -48,6 +50,7 @@ use crate::{
 };
 
 pub use begun::{Begun, Tell};
+pub use control::Cease;
 pub use hubs::Hubs;
 pub use interest::Interest;
 pub use reception::{Claimed, Options, Recover, Shown};
@@ -112,6 +115,8 @@ pub enum Instruct {
     },
     /// Receive a channel.
     Receive(Box<Given>),
+    /// Receive a channel no more, should it have begun to meanwhile.
+    Cease(Channel),
 }
 
 /// A subscription that the server API brings.
@@ -207,6 +212,7 @@ pub struct Hub {
 struct Bounds {
     channels_per_session: usize,
     recovered_publications: usize,
+    filter_nodes_per_channel: usize,
     /// Longest frame that tells of subscriptions.
     reply_bytes: usize,
 }
@@ -216,6 +222,7 @@ impl From<&Limits> for Bounds {
         Self {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
+            filter_nodes_per_channel: limits.filter_nodes_per_channel,
             // Who has more waiting than an outbox holds is closed, and would come back for the same.
             reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
         }

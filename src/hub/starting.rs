@@ -96,6 +96,25 @@ impl Hub {
         Start { beginning, missed: Vec::new() }
     }
 
+    /// Whether what was allowed when it was asked for still is: the broker may have been slow, and others quick.
+    pub(super) fn may_begin(&self, wanted: &[Wanted], known: &[bool]) -> Result<(), NotSubscribed> {
+        let now = self.clock.now();
+        for (Wanted { channel, grant, options, .. }, _) in wanted.iter().zip(known).filter(|(_, known)| !**known) {
+            // What was missed is not for whoever may not receive what is live.
+            if grant.expires_at() <= now {
+                let is_server_side = grant.is_server_side();
+                return Err(if is_server_side { NotSubscribed::Closing } else { NotSubscribed::Expired });
+            }
+            let Some(filter) = &options.filter else { continue };
+            let filters = || self.registry.classes(channel).filter_map(|(_, reception, _)| reception.filter.as_ref());
+            let nodes: usize = filters().map(|filter| filter.nodes()).sum();
+            if nodes + filter.nodes() > self.bounds.filter_nodes_per_channel && !filters().any(|held| held == filter) {
+                return Err(NotSubscribed::TooMany);
+            }
+        }
+        Ok(())
+    }
+
     fn answered(
         &mut self,
         subscribe: Subscribe,

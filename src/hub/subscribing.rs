@@ -55,8 +55,8 @@ pub enum NotSubscribed {
     /// It does already. What a token brings may be there already.
     #[error("already subscribed")]
     Already,
-    /// `limits.channels_per_session`.
-    #[error("too many channels")]
+    /// `limits.channels_per_session`, or `limits.filter_nodes_per_channel`.
+    #[error("too many channels or filters")]
     TooMany,
     /// The session is closing.
     #[error("the session is closing")]
@@ -64,6 +64,9 @@ pub enum NotSubscribed {
     /// What the client has missed cannot be had, and it wanted that or nothing.
     #[error("unrecoverable position")]
     Unrecoverable,
+    /// The token's time was over before its subscription began.
+    #[error("token expired")]
+    Expired,
     /// The broker could not.
     #[error("{0}")]
     Broker(#[from] BrokerError),
@@ -162,8 +165,18 @@ impl Hub {
         let known: Vec<bool> = wanted.iter().map(|wanted| held.contains(&wanted.channel)).collect();
         let Some(member) = self.registry.member(key) else { return Err(NotSubscribed::Closing) };
         let (now, outbox, format) = (self.clock.now(), member.outbox.clone(), member.format);
-        let (beginnings, missed): (Vec<_>, Vec<_>) =
-            starts.into_iter().map(|start| (start.beginning, start.missed)).unzip();
+        let client = member.client;
+        if let Err(refused) = self.may_begin(&wanted, &known) {
+            if refused == NotSubscribed::Closing {
+                self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
+            }
+            return Err(refused);
+        }
+        let is_for_it = |publication: &Publication| publication.exclude != Some(client);
+        let starts = starts
+            .into_iter()
+            .map(|Start { beginning, missed }| (beginning, missed.into_iter().filter(is_for_it).collect::<Vec<_>>()));
+        let (beginnings, missed): (Vec<_>, Vec<_>) = starts.unzip();
         let begun = wanted.iter().zip(&beginnings).zip(missed);
         let mut begun: Vec<Begun> =
             begun.map(|((wanted, beginning), missed)| wanted.begun(beginning.as_ref(), missed)).collect();
@@ -244,7 +257,7 @@ impl Hub {
     }
 
     /// The first of a session's subscriptions to end by itself is one of the things that it is waited for.
-    fn note_expiry(&mut self, key: SessionKey) {
+    pub(super) fn note_expiry(&mut self, key: SessionKey) {
         let first = self.registry.channels_of(key).map(|channels| channels.first_expiry());
         if let (Some(first), Some(member)) = (first, self.registry.member_mut(key))
             && member.subscriptions_expire_at != first
@@ -254,9 +267,10 @@ impl Hub {
         }
     }
 
-    /// Stops a session's receiving a channel, and tells it why.
-    pub(super) fn end_subscription(&mut self, key: SessionKey, channel: &Channel, why: Unsubscribed) {
-        if self.give_back(key, channel)
+    /// Stops a session's receiving a channel, and tells it why. Tells whether it did receive it.
+    pub(super) fn end_subscription(&mut self, key: SessionKey, channel: &Channel, why: Unsubscribed) -> bool {
+        let had = self.give_back(key, channel);
+        if had
             && let Some((outbox, format)) =
                 self.registry.member(key).map(|member| (member.outbox.clone(), member.format))
         {
@@ -266,6 +280,7 @@ impl Hub {
                 self.refuse(key, refused);
             }
         }
+        had
     }
 
     fn give_back(&mut self, key: SessionKey, channel: &Channel) -> bool {
@@ -291,7 +306,9 @@ impl Hub {
         if over.iter().any(|(_, is_server_side)| *is_server_side) {
             return self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
         }
-        over.iter().for_each(|(channel, _)| self.end_subscription(key, channel, Unsubscribed::Expired));
+        for (channel, _) in over {
+            self.end_subscription(key, &channel, Unsubscribed::Expired);
+        }
         self.note_expiry(key);
     }
 }
@@ -354,7 +371,9 @@ impl Handler<Judge> for Hub {
         let Some(channels) = self.registry.channels_of(key) else { return };
         let over = channels.iter().filter(|(channel, grant)| !stays(channel, grant));
         let over: Vec<Channel> = over.map(|(channel, _)| channel.clone()).collect();
-        over.iter().for_each(|channel| self.end_subscription(key, channel, Unsubscribed::ByServer));
+        for channel in over {
+            self.end_subscription(key, &channel, Unsubscribed::ByServer);
+        }
         self.note_expiry(key);
     }
 }

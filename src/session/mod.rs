@@ -24,7 +24,7 @@ use crate::{
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
-    hub::{Hub, Instruct, KeepAlive, Leave, Register, SessionKey, Unregister},
+    hub::{Cease, Hub, Instruct, KeepAlive, Leave, Register, SessionKey, Unregister},
     metrics::Metrics,
     protocol::{Disconnect, Format, Push, Reply, frame},
     seats::{KeyedSeat, KeyedSeats, Seat},
@@ -194,6 +194,7 @@ impl Handler<Instruct> for Session {
                 let done = self.receive(*given);
                 self.carry_on(done, ctx);
             }
+            Instruct::Cease(channel) => self.services.hub.do_send(Cease { key: self.key, channel }),
         }
     }
 }

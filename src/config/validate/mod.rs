@@ -261,6 +261,7 @@ fn limits(config: &Config, findings: &mut Findings) {
         ("limits.outbox_bytes", limits.outbox_bytes, 4096),
         ("limits.history_bytes", limits.history_bytes, 65_536),
         ("limits.recovered_publications", limits.recovered_publications, 1),
+        ("limits.filter_nodes_per_channel", limits.filter_nodes_per_channel, 1),
         ("limits.history_publications", limits.history_publications, 1),
         ("limits.reply_bytes", limits.reply_bytes, 16_384),
         ("limits.idempotency_keys", limits.idempotency_keys, 1),

@@ -11,6 +11,7 @@ pub(super) struct Listeners<S> {
     pub(super) state: S,
 }
 
+#[derive(Default)]
 struct Class {
     reception: Reception,
     slots: Vec<Slot>,
@@ -77,7 +78,12 @@ impl<S> Listeners<S> {
         }
         slots.swap_remove(place.index as usize);
         self.count -= 1;
-        slots.get(place.index as usize).copied()
+        let moved = slots.get(place.index as usize).copied();
+        if slots.is_empty() {
+            // A filter is no small thing to keep for nobody.
+            self.classes[place.class as usize] = Class::default();
+        }
+        moved
     }
 
     /// All of one class receive in another way from now on. Tells who has moved, and to where the first of them; nobody has
@@ -94,7 +100,7 @@ impl<S> Listeners<S> {
             self.classes[from].reception = reception;
             return (Vec::new(), nowhere);
         };
-        let moved = std::mem::take(&mut self.classes[from].slots);
+        let moved = std::mem::take(&mut self.classes[from]).slots;
         let first = self.classes[to].slots.len() as u32;
         self.classes[to].slots.extend_from_slice(&moved);
         (moved, Place { class: to as u32, index: first })

@@ -241,7 +241,9 @@ impl Session {
                         close => close,
                     })
                 }
-                Ok(Err(NotSubscribed::Already | NotSubscribed::Unrecoverable)) | Err(_) => Err(otherwise),
+                Ok(Err(NotSubscribed::Already | NotSubscribed::Unrecoverable | NotSubscribed::Expired)) | Err(_) => {
+                    Err(otherwise)
+                }
             };
             Answer { id, result }
         };

@@ -88,6 +88,7 @@ impl Session {
                 Ok(Ok(()) | Err(NotSubscribed::Closing)) => Ok(Reply::Said),
                 Ok(Err(NotSubscribed::Already)) => Err(ErrorCode::AlreadySubscribed),
                 Ok(Err(NotSubscribed::TooMany)) => Err(ErrorCode::LimitExceeded),
+                Ok(Err(NotSubscribed::Expired)) => Err(ErrorCode::TokenExpired),
                 Ok(Err(NotSubscribed::Unrecoverable)) => Err(ErrorCode::UnrecoverablePosition),
                 Ok(Err(NotSubscribed::Broker(error))) => Err(failed(&error)),
                 Err(_) => Err(ErrorCode::Internal),
