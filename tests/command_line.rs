@@ -131,7 +131,7 @@ fn beyond_loopback_production_wants_tls_and_development_stays_at_home() {
 async fn in_development_a_flag_each_brings_history_and_presence() {
     let remember = ["channels.history_size=10", "channels.history_ttl=5m", "channels.presence=true"];
     let mut command = wardcast(&LOOPBACK);
-    remember.iter().for_each(|setting| drop(command.args(["--set", setting])));
+    command.args(remember.iter().flat_map(|setting| ["--set", setting]));
     let mut hub = Process::start(&mut command);
     let banner = hub.banner();
     let mut client = connect(banner.address, &banner.token).await;
