@@ -113,3 +113,19 @@ async fn all_channels_hundreds_of_times_is_more_than_is_answered() {
     assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
     assert!(answer.to_string().len() < 18 << 20);
 }
+
+#[actix_rt::test]
+async fn what_was_done_is_told_however_long_what_was_read_is() {
+    let hub = hub_with(|config| config.limits.channels_per_session = 500).await;
+    let mut ann = hub.client("ann").await;
+    for number in 0..200 {
+        ann.subscribe(&format!("{number:0>200}")).await;
+    }
+    let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+    let broadcast = json!({"broadcast": {"channels": names, "data": 1}});
+    let commands = [vec![json!({"channels": {}}); 400], vec![broadcast; 5]].concat();
+    let answer = hub.api("batch", json!({"parallel": true, "commands": commands})).await;
+    let replies = answer["replies"].as_array().unwrap();
+    assert_eq!(replies[399]["error"]["code"], 106);
+    assert!(replies[400..].iter().all(|reply| reply["broadcast"]["responses"].is_array()));
+}

@@ -126,6 +126,24 @@ fn beyond_loopback_production_wants_tls_and_development_stays_at_home() {
     listen("development").failed_with(&["server.bind", "loopback", "WARDCAST_ENV=production"]);
 }
 
+/// Three flags, and no rights beside them.
+#[actix_rt::test]
+async fn in_development_a_flag_each_brings_history_and_presence() {
+    let remember = ["channels.history_size=10", "channels.history_ttl=5m", "channels.presence=true"];
+    let mut command = wardcast(&LOOPBACK);
+    command.args(remember.iter().flat_map(|setting| ["--set", setting]));
+    let mut hub = Process::start(&mut command);
+    let banner = hub.banner();
+    let mut client = connect(banner.address, &banner.token).await;
+    assert_eq!(client.ask(json!({"id": 1, "publish": {"channel": "news", "data": 7}})).await["error"], Value::Null);
+    let history = client.ask(json!({"id": 2, "history": {"channel": "news", "limit": 10}})).await;
+    assert_eq!(history["history"]["publications"][0]["data"], 7, "{history}");
+    client.subscribe("news").await;
+    let presence = client.ask(json!({"id": 3, "presence": {"channel": "news"}})).await;
+    assert_eq!(presence["presence"]["presence"].as_object().map(|members| members.len()), Some(1), "{presence}");
+    hub.kill();
+}
+
 #[actix_rt::test]
 async fn a_second_hub_on_the_same_port_names_the_address_and_leaves_the_first_alone() {
     let mut first = Process::start(&mut wardcast(&LOOPBACK));

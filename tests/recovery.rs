@@ -203,6 +203,23 @@ async fn what_a_token_brings_is_recovered_with_connect() {
     hub.stop().await;
 }
 
+#[actix_rt::test]
+async fn who_recovers_what_a_token_brings_is_told_that_it_can_again() {
+    let hub = hub_of_histories(|_| ()).await;
+    let mut bob = hub.client("bob").await;
+    publish(&mut bob, 1..=2).await;
+    let (epoch, _) = position(&hub).await;
+    let token = hub.signed(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
+    let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 1}});
+    let reply = hub.stranger().await.ask(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
+    let news = &reply["connect"]["subs"]["news"];
+    assert_eq!(
+        (&news["recovered"], &news["recoverable"], &news["positioned"]),
+        (&json!(true), &json!(true), &json!(true))
+    );
+    hub.stop().await;
+}
+
 /// Reads on until it has everything up to `last`, and goes away and comes back every few publications.
 async fn follow(hub: &Hub, epoch: &str, last: u64, patience: u64) {
     let (mut has, mut client) = (0, hub.client("reader").await);

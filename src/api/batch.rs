@@ -16,8 +16,8 @@ use crate::protocol::{ErrorBody, ErrorCode};
 
 /// Commands of a parallel batch at a time: each may ask all instances.
 const PARALLEL: usize = 16;
-/// Bytes of all results together; a result that would go over is error 106. All channels a thousand times are more than
-/// anybody has memory for.
+/// Bytes of all results together; what was read and would go over is error 106. All channels a thousand times are more
+/// than anybody has memory for.
 const REPLIES_BYTES: usize = 16 << 20;
 
 #[derive(Deserialize)]
@@ -63,7 +63,8 @@ pub(super) async fn batch(body: &Bytes, shared: &Shared) -> Result<Replies, Faul
     while let Some(result) = results.next().await {
         let result = result.and_then(|(method, result)| {
             let after = bytes + result.get().len();
-            if after > REPLIES_BYTES {
+            // What was done is told: who reads an error of it does it again.
+            if after > REPLIES_BYTES && method.only_reads() {
                 return Err(ErrorCode::LimitExceeded);
             }
             bytes = after;

@@ -59,6 +59,12 @@ impl Method {
         Self::ALL.iter().find_map(|(name, method)| (*method == self).then_some(*name)).unwrap_or_default()
     }
 
+    /// Whether nothing is different after it. The results of the others are short: at most a few dozen bytes a channel that
+    /// is named.
+    pub(super) fn only_reads(self) -> bool {
+        matches!(self, Self::History | Self::Presence | Self::PresenceStats | Self::Channels | Self::Info)
+    }
+
     /// Does it; the result as JSON.
     pub(super) async fn call(self, body: &Bytes, shared: &Shared) -> Result<Box<RawValue>, Fault> {
         match self {

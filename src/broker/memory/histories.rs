@@ -188,3 +188,94 @@ impl Histories {
         self.orders[order].newest = place;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::{super::record::Record, *};
+    use crate::{
+        broker::{HistoryRequest, Version},
+        publication::Publication,
+    };
+
+    #[derive(Clone, Debug)]
+    enum Call {
+        Publish { size: usize, bytes: usize, most: usize, version: Option<u64> },
+        Ask,
+        Clear,
+        Sweep,
+        Forget,
+        Wait(Millis),
+    }
+
+    fn call() -> impl Strategy<Value = (usize, Call)> {
+        let publish = (1..6_usize, 0..3_000_usize, 0..9_000_usize, prop::option::of(1..9_u64));
+        let call = prop_oneof![
+            8 => publish.prop_map(|(size, bytes, most, version)| Call::Publish { size, bytes, most, version }),
+            3 => Just(Call::Ask),
+            1 => Just(Call::Clear),
+            2 => Just(Call::Sweep),
+            1 => Just(Call::Forget),
+            3 => (-40_000..40_000_i64).prop_map(Call::Wait),
+        ];
+        (0..5_usize, call)
+    }
+
+    impl Histories {
+        /// Both orders from either end have every entry once, in the order that it says of itself.
+        fn is_linked(&self) -> bool {
+            let walk = |order: usize| {
+                let (mut places, mut place) = (Vec::new(), self.orders[order].oldest);
+                while let Some(entry) = self.entries.get(place) {
+                    let is_well = entry.order == order && (places.last().copied().unwrap_or(NOBODY) == entry.older);
+                    places.push(place);
+                    place = entry.newer;
+                    if !is_well || places.len() > self.entries.len() {
+                        return None;
+                    }
+                }
+                (self.orders[order].newest == places.last().copied().unwrap_or(NOBODY)).then_some(places.len())
+            };
+            walk(0).zip(walk(1)).is_some_and(|(empty, used)| empty + used == self.entries.len())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_is_what_is_there_whatever_the_clock_does(calls in prop::collection::vec(call(), 1..80)) {
+            let (mut histories, mut now) = (Histories::default(), 1_000_000);
+            let (ttl, meta_ttl) = (Duration::from_secs(20), Duration::from_secs(60));
+            for (number, call) in calls {
+                let channel = Channel::new(&format!("c{number}")).expect("a name");
+                let retention = |size| Retention { size, ttl, meta_ttl };
+                match call {
+                    Call::Publish { size, bytes, most, version } => {
+                        let publication = Publication::new(channel.clone(), Bytes::from(vec![b'7'; bytes]));
+                        let version = version.map(|number| Version { number, epoch: "".into() });
+                        let append = |history: &mut ChannelHistory| {
+                            history.append(Record::new(&publication, now), version, most);
+                        };
+                        histories.with(&channel, retention(size), now, append).expect("randomness");
+                    }
+                    Call::Ask => {
+                        let request = HistoryRequest { limit: usize::MAX, ..HistoryRequest::default() };
+                        let page = histories.with(&channel, retention(3), now, |history| history.page(&channel, &request));
+                        prop_assert!(page.expect("randomness").len() <= 3);
+                    }
+                    Call::Clear => histories.clear(&channel),
+                    Call::Sweep => histories.sweep(now, 3),
+                    Call::Forget => histories.forget_first(),
+                    Call::Wait(millis) => now += millis,
+                }
+                let there: usize = histories.entries.iter().map(|(_, entry)| entry.cost_bytes()).sum();
+                prop_assert_eq!(histories.bytes(), there);
+                prop_assert_eq!(histories.places.len(), histories.entries.len());
+                prop_assert!(histories.is_linked());
+            }
+        }
+    }
+}

@@ -37,13 +37,21 @@ impl Keys {
     }
 
     pub(super) fn remember(&mut self, key: Key, published: Published, now: Millis) {
-        let until = now.saturating_add(millis(TTL));
-        if self.published.insert(key.clone(), (published, until)).is_none() {
+        // First, or one that comes again after its time would keep its old place, and go before those that are over.
+        let is_over = |key: &Key, keys: &Self| keys.published.get(key).is_none_or(|(_, until)| *until <= now);
+        while self.by_age.front().is_some_and(|key| is_over(key, self)) {
+            self.forget_oldest();
+        }
+        if self.published.insert(key.clone(), (published, now.saturating_add(millis(TTL)))).is_none() {
             self.by_age.push_back(key);
         }
-        let is_over = |key: &Key, keys: &Self| keys.published.get(key).is_none_or(|(_, until)| *until <= now);
-        while self.by_age.len() > self.most || self.by_age.front().is_some_and(|key| is_over(key, self)) {
-            let Some(oldest) = self.by_age.pop_front() else { break };
+        if self.by_age.len() > self.most {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.by_age.pop_front() {
             self.published.remove(&oldest);
         }
     }
@@ -69,5 +77,18 @@ mod tests {
         assert!(!is_known(&keys, "a", 2) && is_known(&keys, "b", 2) && is_known(&keys, "c", 2));
         keys.remember(key("news", "d"), Published::default(), millis(TTL) + 2);
         assert_eq!((keys.published.len(), keys.by_age.len()), (1, 1), "what is over takes no room");
+    }
+
+    #[test]
+    fn a_key_that_comes_again_after_its_time_is_the_newest() {
+        let mut keys = Keys::new(2);
+        for name in ["a", "b"] {
+            keys.remember(key("news", name), Published::default(), 0);
+        }
+        for name in ["a", "c"] {
+            keys.remember(key("news", name), Published::default(), millis(TTL));
+        }
+        assert!(["a", "c"].iter().all(|name| keys.find(&key("news", name), millis(TTL)).is_some()));
+        assert_eq!((keys.published.len(), keys.by_age.len()), (2, 2));
     }
 }

@@ -36,14 +36,16 @@ impl Promise {
     }
 
     pub(super) fn result<'a>(&'a self, begun: &'a Begun) -> SubscribeResult<'a> {
+        // Who recovers in a channel that a token brings has a position there, whatever the channel's options say.
+        let was_recovering = begun.was_recovering;
         SubscribeResult {
             expiry: self.expiry,
-            is_recoverable: self.is_recoverable,
-            is_positioned: self.is_positioned,
+            is_recoverable: self.is_recoverable || was_recovering,
+            is_positioned: self.is_positioned || was_recovering,
             position: begun.position,
             publications: begun.publications(),
             is_recovered: begun.is_recovered,
-            was_recovering: begun.was_recovering,
+            was_recovering,
             data: self.data.as_ref(),
             has_delta: self.has_delta,
         }
