@@ -13,12 +13,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    Hub, SessionKey,
-    delivery::Delivery,
-    passed::Passed,
-    reception::Reception,
-    subscription::Grant,
-    track::Verdict,
+    Hub, SessionKey, delivery::Delivery, passed::Passed, reception::Reception, subscription::Grant, track::Verdict,
 };
 use crate::{
     broker::NoRoom,
