@@ -86,6 +86,9 @@ impl ChannelHistory {
         self.expire(now);
         if self.retention != retention {
             self.retention = retention;
+            while self.records.len() > retention.size {
+                self.drop_oldest();
+            }
             self.expire(now);
         }
     }
