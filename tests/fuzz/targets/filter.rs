@@ -71,7 +71,8 @@ fn size(node: &Value) -> (usize, usize, usize, usize) {
 fn says(node: &Value, tags: &Texts) -> bool {
     let mut nodes = list(node, "nodes").iter().map(|node| says(node, tags));
     let (val, tag) = (text(node, "val"), tags.get(text(node, "key")).map(String::as_str));
-    let compared = tag.filter(|tag| is_number(tag)).map(|tag| sortable(tag, val).cmp(&sortable(val, tag)));
+    let compared =
+        tag.filter(|tag| is_number(tag) && is_number(val)).map(|tag| sortable(tag, val).cmp(&sortable(val, tag)));
     match (text(node, "op"), text(node, "cmp")) {
         ("and", _) => nodes.all(|says| says),
         ("or", _) => nodes.any(|says| says),
