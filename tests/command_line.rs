@@ -126,10 +126,15 @@ fn beyond_loopback_production_wants_tls_and_development_stays_at_home() {
     listen("development").failed_with(&["server.bind", "loopback", "WARDCAST_ENV=production"]);
 }
 
-/// Three flags, and no rights beside them.
 #[actix_rt::test]
-async fn in_development_a_flag_each_brings_history_and_presence() {
-    let remember = ["channels.history_size=10", "channels.history_ttl=5m", "channels.presence=true"];
+async fn flags_bring_history_and_presence() {
+    let remember = [
+        "channels.history_size=10",
+        "channels.history_ttl=5m",
+        "channels.presence=true",
+        "channels.allow_history=user",
+        "channels.allow_presence=user",
+    ];
     let mut command = wardcast(&LOOPBACK);
     command.args(remember.iter().flat_map(|setting| ["--set", setting]));
     let mut hub = Process::start(&mut command);
