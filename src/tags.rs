@@ -62,7 +62,7 @@ impl Tags {
 
     /// All of them by name, as name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut rest = self.0.as_deref().unwrap_or_default();
+        let mut rest = self.packed();
         std::iter::from_fn(move || {
             let lengths = rest.as_bytes().first_chunk::<4>()?.map(usize::from);
             let (name, value) = (lengths[0] << 7 | lengths[1], lengths[2] << 7 | lengths[3]);
@@ -70,6 +70,16 @@ impl Tags {
             rest = &rest[4 + name + value..];
             Some(tag)
         })
+    }
+
+    /// The whole as it is kept, for whoever keeps it elsewhere.
+    pub(crate) fn packed(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// What was [`packed`](Self::packed).
+    pub(crate) fn from_packed(packed: &str) -> Self {
+        Self(Some(packed).filter(|packed| !packed.is_empty()).map(Arc::from))
     }
 
     /// Bytes that they take, for whoever counts memory.

@@ -47,7 +47,7 @@ fn publication() -> Publication {
     Publication {
         info: Some(ann()),
         position: Some(position()),
-        tags: Some(r#"{"b":"2","a":"1"}"#.into()),
+        tags: wardcast::tags::Tags::new([("b", "2"), ("a", "1")]).unwrap(),
         time: 1_700_000_000_000,
         ..Publication::new(news(), r#"{"é":1}"#.into())
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Answer, Fault, Shared, denied, failed,
-    request::{one_line, present, read_object},
+    request::{present, read_object},
 };
 use crate::{
     broker::{PublishOptions, Published, Retention, Version},
@@ -18,6 +18,7 @@ use crate::{
     position::Epoch,
     protocol::{self, ErrorCode},
     publication::{ClientInfo, Publication},
+    tags::Tags,
 };
 
 /// Longest idempotency key: the broker remembers many.
@@ -58,7 +59,7 @@ struct Options<'a> {
 #[derive(Clone)]
 pub(super) struct Message {
     data: Bytes,
-    tags: Option<Arc<str>>,
+    tags: Tags,
     is_delta: bool,
     exclude: Option<Uuid>,
     skips_history: bool,
@@ -106,7 +107,7 @@ pub(super) async fn broadcast(body: &Bytes, shared: &Shared) -> Result<Responses
 impl Message {
     /// Data, and nothing else wanted.
     pub(super) fn plain(data: Bytes) -> Self {
-        let (tags, exclude, idempotency_key, version) = (None, None, None, None);
+        let (tags, exclude, idempotency_key, version) = (Tags::default(), None, None, None);
         Self { data, tags, is_delta: false, exclude, skips_history: false, idempotency_key, version }
     }
 
@@ -156,7 +157,7 @@ fn message_of(body: &Bytes, data: Option<&RawValue>) -> Result<Message, Fault> {
     let epoch = text(version_epoch, VERSION_EPOCH_BYTES)?.unwrap_or_else(|| "".into());
     Ok(Message {
         data,
-        tags: tags_of(body, tags)?,
+        tags: tags_of(tags)?,
         is_delta: delta.unwrap_or_default(),
         exclude: client_of(exclude)?,
         skips_history: skip_history.unwrap_or_default(),
@@ -165,13 +166,9 @@ fn message_of(body: &Bytes, data: Option<&RawValue>) -> Result<Message, Fault> {
     })
 }
 
-fn tags_of(body: &Bytes, tags: Option<&RawValue>) -> Result<Option<Arc<str>>, ErrorCode> {
-    let Some(tags) = tags.map(|tags| one_line(body, tags)) else { return Ok(None) };
-    if !Publication::is_tags(&tags) {
-        return Err(ErrorCode::BadRequest);
-    }
-    let has_any = tags.contains('"');
-    Ok(has_any.then(|| tags.into()))
+fn tags_of(tags: Option<&RawValue>) -> Result<Tags, ErrorCode> {
+    let read = tags.map(|tags| serde_json::from_str(tags.get())).transpose();
+    read.map(Option::unwrap_or_default).map_err(|_| ErrorCode::BadRequest)
 }
 
 /// The id of a connection, as clients are told it.

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::{
-    delivery::tags_of,
     difference::Comparing,
     reception::{Options, Recover},
 };
@@ -55,7 +54,7 @@ impl Begun {
         self.is_recovered = true;
         let wanted = missed
             .into_iter()
-            .filter(|publication| options.filter.as_ref().is_none_or(|filter| filter.matches(&tags_of(publication))));
+            .filter(|publication| options.filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags)));
         let mut comparing = Comparing::default();
         for publication in wanted {
             let before = self.missed.last().filter(|_| options.has_deltas && publication.is_delta);

@@ -17,7 +17,6 @@ use crate::{
     position::Position,
     protocol::{self, Format, PublicationPush, Push},
     publication::{ClientInfo, Publication},
-    tags::Tags,
 };
 
 /// A publication or a movement, for whoever receives its channel.
@@ -27,8 +26,6 @@ pub(super) struct Delivery {
     /// No other delivery has it: a difference is to one certain delivery.
     serial: u64,
     plain: Frames,
-    /// What filters look at.
-    tags: OnceLock<Tags>,
     /// Only for subscriptions with differences.
     apart: OnceLock<Box<Apart>>,
 }
@@ -75,14 +72,7 @@ impl Delivery {
     fn of(cost_bytes: usize, content: Content) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self {
-            content,
-            cost_bytes,
-            serial,
-            plain: Frames::default(),
-            tags: OnceLock::new(),
-            apart: OnceLock::new(),
-        })
+        Arc::new(Self { content, cost_bytes, serial, plain: Frames::default(), apart: OnceLock::new() })
     }
 
     pub(super) fn cost_bytes(&self) -> usize {
@@ -124,7 +114,7 @@ impl Delivery {
             return None;
         }
         if let Some(filter) = &reception.filter
-            && !filter.matches(self.tags(publication))
+            && !filter.matches(&publication.tags)
         {
             return None;
         }
@@ -135,10 +125,6 @@ impl Delivery {
             }
             (Differences::Fresh | Differences::Based, _) => self.whole(publication, reception.format),
         })
-    }
-
-    fn tags(&self, publication: &Publication) -> &Tags {
-        self.tags.get_or_init(|| tags_of(publication))
     }
 
     fn plain(&self, publication: &Publication, format: Format) -> &Bytes {
@@ -170,9 +156,4 @@ impl Delivery {
             _ => self.whole(publication, format),
         }
     }
-}
-
-/// What a filter looks at. They were checked where they came in; what is none after all matches like nothing.
-pub(super) fn tags_of(publication: &Publication) -> Tags {
-    publication.tags.as_deref().and_then(|tags| serde_json::from_str(tags).ok()).unwrap_or_default()
 }

@@ -19,8 +19,7 @@ pub mod schema {
 }
 
 pub use command::{
-    BadFilter, Command, ConnectRequest, FILTER_DEPTH, FILTER_NODES, FilterNode, HistoryRequest, Malformed, Method,
-    Recovery, SubscribeRequest, UnreadFilter,
+    Command, ConnectRequest, HistoryRequest, Malformed, Method, Recovery, SubscribeRequest, UnreadFilter,
 };
 pub use disconnect::{Disconnect, Unsubscribed};
 pub use error::{ErrorBody, ErrorCode};

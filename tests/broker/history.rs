@@ -8,6 +8,7 @@ use wardcast::{
     broker::{BrokerError, HistoryRequest, PublishOptions, Retention, Since},
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    tags::Tags,
 };
 
 use super::fixture::{ALL, FIVE, HISTORY_BYTES, Instance, channel, memory, offsets, publication};
@@ -164,7 +165,7 @@ pub async fn a_publication_comes_back_whole(instance: Instance) {
     let info = ClientInfo { user: "é".to_owned(), client: "c".to_owned(), chan_info: conn_info.clone(), conn_info };
     let sent = Publication {
         info: Some(info.into()),
-        tags: Some("{\"a\":\"1\"}".into()),
+        tags: Tags::new([("a", "1")]).unwrap(),
         is_delta: true,
         exclude: Some(uuid::Uuid::from_u128(7)),
         ..publication("news", "{\"n\": [1]}")

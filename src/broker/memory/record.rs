@@ -10,6 +10,7 @@ use crate::{
     clock::Millis,
     position::Position,
     publication::{ClientInfo, Publication},
+    tags::Tags,
 };
 
 /// What a record counts beside its text: itself in a list that has a quarter more room than it needs, and what the
@@ -39,7 +40,7 @@ impl Record {
         let info_bytes = info.as_ref().map_or(0, |info| {
             2 * LENGTH + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
         });
-        let tags_bytes = tags.as_ref().map_or(0, |tags| LENGTH + tags.len());
+        let tags_bytes = if tags.is_empty() { 0 } else { LENGTH + tags.packed().len() };
         let exclude_bytes = exclude.map_or(0, |_| size_of::<Uuid>());
         let mut block = Vec::with_capacity(info_bytes + tags_bytes + exclude_bytes + data.len());
         let mut flags = if *is_delta { IS_DELTA } else { 0 };
@@ -54,9 +55,9 @@ impl Record {
                 }
             }
         }
-        if let Some(tags) = tags {
+        if !tags.is_empty() {
             flags |= HAS_TAGS;
-            put(&mut block, tags.as_bytes());
+            put(&mut block, tags.packed().as_bytes());
         }
         if let Some(client) = exclude {
             flags |= HAS_EXCLUDE;
@@ -87,7 +88,7 @@ impl Record {
             let chan_info = has(HAS_CHAN_INFO).then(|| take(&mut rest));
             Arc::new(ClientInfo { user, client, conn_info, chan_info })
         });
-        let tags = has(HAS_TAGS).then(|| text(&mut rest).into());
+        let tags = if has(HAS_TAGS) { Tags::from_packed(&text(&mut rest)) } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| Uuid::from_u128(rest.get_u128()));
         let (position, time, is_delta) = (Some(position), self.time, has(IS_DELTA));
         Publication { channel, data: rest, info, position, tags, time, is_delta, exclude }
@@ -115,7 +116,7 @@ fn text(rest: &mut Bytes) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{option, prelude::*};
+    use proptest::{collection::btree_map, option, prelude::*};
 
     use super::*;
     use crate::position::Epoch;
@@ -129,7 +130,7 @@ mod tests {
         fn a_publication_comes_back_as_it_was(
             data in ".{0,50}",
             who in option::of((".{0,9}", ".{0,9}", raw(), raw())),
-            tags in option::of(".{0,20}"),
+            tags in btree_map(".{0,9}", ".{0,200}", 0..3),
             exclude in option::of(any::<u128>()),
             is_delta in any::<bool>(),
         ) {
@@ -141,7 +142,7 @@ mod tests {
             let published = Publication {
                 info,
                 position: Some(position),
-                tags: tags.map(Arc::from),
+                tags: Tags::new(tags).expect("few and short"),
                 time: 5,
                 is_delta,
                 exclude: exclude.map(Uuid::from_u128),

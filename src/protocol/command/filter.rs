@@ -1,17 +1,12 @@
-//! Tag filters as they are said: a tree, read with bounds in depth and in nodes, whatever the frame would hold. What it means
-//! is somebody else's to judge.
+//! Tag filters as they stand in commands: found there, and read when somebody asks, with the bounds of [`crate::filter`] in
+//! depth and in nodes, whatever the frame would hold.
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fields::Fields;
-
-/// Levels of a filter: each is read by a call of its own.
-pub const FILTER_DEPTH: usize = 32;
-/// Nodes and values of a filter, added up. A node takes two bytes on the wire and a hundred here.
-pub const FILTER_NODES: usize = 1024;
+use crate::filter::{BadFilter, Filter, MOST_DEPTH, MOST_NODES, MOST_VALUES, Node};
 
 /// A filter that has been found in a command and not looked into.
 #[derive(Clone, Copy)]
@@ -22,101 +17,52 @@ pub enum UnreadFilter<'a> {
     Protobuf(&'a [u8]),
 }
 
-/// One node of a filter, and what is below it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FilterNode {
-    /// `and`, `or`, `not`; empty for a comparison.
-    pub op: String,
-    /// The tag that is compared.
-    pub key: String,
-    /// How it is compared.
-    pub cmp: String,
-    /// With what.
-    pub val: String,
-    /// With which.
-    pub vals: Vec<String>,
-    /// What `op` combines.
-    pub nodes: Vec<Self>,
-}
-
-/// No filter, or more of it than is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a filter of at most {FILTER_DEPTH} levels and {FILTER_NODES} nodes")]
-pub struct BadFilter;
-
 impl UnreadFilter<'_> {
-    /// Reads it.
+    /// Reads and judges it.
     ///
     /// # Errors
     /// [`BadFilter`]
-    pub fn read(self) -> Result<FilterNode, BadFilter> {
-        let mut left = FILTER_NODES;
+    pub fn read(self) -> Result<Filter, BadFilter> {
         match self {
-            Self::Json(raw) => json(raw, FILTER_DEPTH, &mut left),
-            Self::Protobuf(bytes) => protobuf(bytes, FILTER_DEPTH, &mut left),
-        }
-    }
-}
-
-fn spend(left: &mut usize, nodes: usize) -> Result<(), BadFilter> {
-    *left = left.checked_sub(nodes).ok_or(BadFilter)?;
-    Ok(())
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct JsonNode<'a> {
-    op: String,
-    key: String,
-    cmp: String,
-    val: String,
-    #[serde(borrow)]
-    vals: Vec<Cow<'a, str>>,
-    #[serde(borrow)]
-    nodes: Vec<&'a RawValue>,
-}
-
-impl Default for JsonNode<'_> {
-    fn default() -> Self {
-        let none = String::new;
-        Self { op: none(), key: none(), cmp: none(), val: none(), vals: Vec::new(), nodes: Vec::new() }
-    }
-}
-
-fn json(raw: &RawValue, depth: usize, left: &mut usize) -> Result<FilterNode, BadFilter> {
-    let depth = depth.checked_sub(1).ok_or(BadFilter)?;
-    // serde would also take an array for an object, member by member.
-    if !raw.get().starts_with('{') {
-        return Err(BadFilter);
-    }
-    let JsonNode { op, key, cmp, val, vals, nodes } = serde_json::from_str(raw.get()).map_err(|_| BadFilter)?;
-    spend(left, 1 + vals.len())?;
-    let vals = vals.into_iter().map(Cow::into_owned).collect();
-    let nodes = nodes.into_iter().map(|node| json(node, depth, left)).collect::<Result<_, _>>()?;
-    Ok(FilterNode { op, key, cmp, val, vals, nodes })
-}
-
-fn protobuf(bytes: &[u8], depth: usize, left: &mut usize) -> Result<FilterNode, BadFilter> {
-    let depth = depth.checked_sub(1).ok_or(BadFilter)?;
-    spend(left, 1)?;
-    let mut node = FilterNode::default();
-    for field in Fields(bytes) {
-        let (number, value) = field.map_err(|_| BadFilter)?;
-        let text = || value.text().map(Cow::into_owned).map_err(|_| BadFilter);
-        match number {
-            1 => node.op = text()?,
-            2 => node.key = text()?,
-            3 => node.cmp = text()?,
-            4 => node.val = text()?,
-            5 => {
-                spend(left, 1)?;
-                node.vals.push(text()?);
+            Self::Json(raw) => Filter::from_json(raw.get()),
+            Self::Protobuf(bytes) => {
+                let mut reading = Reading { nodes: MOST_NODES, values: MOST_VALUES };
+                Filter::new(reading.node(bytes, MOST_DEPTH)?)
             }
-            6 => node.nodes.push(protobuf(value.bytes().map_err(|_| BadFilter)?, depth, left)?),
-            _ => {}
         }
     }
-    Ok(node)
+}
+
+/// What may still come.
+struct Reading {
+    nodes: usize,
+    values: usize,
+}
+
+impl Reading {
+    /// A node that may be `depth` deep.
+    fn node(&mut self, bytes: &[u8], depth: usize) -> Result<Node, BadFilter> {
+        let depth = depth.checked_sub(1).ok_or(BadFilter::TooDeep)?;
+        self.nodes = self.nodes.checked_sub(1).ok_or(BadFilter::TooManyNodes)?;
+        let mut node = Node::default();
+        for field in Fields(bytes) {
+            let (number, value) = field.map_err(|_| BadFilter::Form)?;
+            let text = || value.text().map(Cow::into_owned).map_err(|_| BadFilter::Form);
+            match number {
+                1 => node.op = text()?,
+                2 => node.key = text()?,
+                3 => node.cmp = text()?,
+                4 => node.val = text()?,
+                5 => {
+                    self.values = self.values.checked_sub(1).ok_or(BadFilter::TooManyValues)?;
+                    node.vals.push(text()?);
+                }
+                6 => node.nodes.push(self.node(value.bytes().map_err(|_| BadFilter::Form)?, depth)?),
+                _ => {}
+            }
+        }
+        Ok(node)
+    }
 }
 
 #[cfg(test)]
@@ -124,66 +70,73 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::protocol::schema;
+    use crate::protocol::schema::FilterNode;
 
-    fn in_json(text: &str) -> Result<FilterNode, BadFilter> {
+    fn in_json(text: &str) -> Result<Filter, BadFilter> {
         UnreadFilter::Json(serde_json::from_str(text).unwrap()).read()
     }
 
-    fn in_protobuf(node: &schema::FilterNode) -> Result<FilterNode, BadFilter> {
+    fn in_protobuf(node: &FilterNode) -> Result<Filter, BadFilter> {
         UnreadFilter::Protobuf(&node.encode_to_vec()).read()
     }
 
-    fn of(nodes: Vec<schema::FilterNode>) -> schema::FilterNode {
-        schema::FilterNode { op: "and".to_owned(), nodes, ..Default::default() }
+    fn of(op: &str, nodes: Vec<FilterNode>) -> FilterNode {
+        FilterNode { op: op.to_owned(), nodes, ..Default::default() }
     }
 
-    fn chain(levels: usize) -> (String, schema::FilterNode) {
-        let text = format!("{}{}", r#"{"nodes":["#.repeat(levels - 1) + "{}", "]}".repeat(levels - 1));
-        (text, (1..levels).fold(schema::FilterNode::default(), |below, _| of(vec![below])))
+    fn leaf(cmp: &str, val: &str, vals: &[&str]) -> FilterNode {
+        let vals = vals.iter().map(|val| (*val).to_owned()).collect();
+        FilterNode { key: "k".to_owned(), cmp: cmp.to_owned(), val: val.to_owned(), vals, ..Default::default() }
+    }
+
+    fn chain(levels: usize) -> (String, FilterNode) {
+        let text = format!(
+            "{}{}{}",
+            r#"{"op":"not","nodes":["#.repeat(levels - 1),
+            r#"{"key":"k","cmp":"ex"}"#,
+            "]}".repeat(levels - 1)
+        );
+        (text, (1..levels).fold(leaf("ex", "", &[]), |below, _| of("not", vec![below])))
     }
 
     #[test]
     fn a_filter_is_the_same_in_both_formats() {
         let text =
             r#"{"op":"and","nodes":[{"key":"k","cmp":"in","vals":["a","\u00e9"]},{"key":"k","cmp":"eq","val":"v"}]}"#;
-        let (key, cmp) = ("k".to_owned(), "in".to_owned());
-        let vals = vec!["a".to_owned(), "é".to_owned()];
-        let first = schema::FilterNode { key: key.clone(), cmp, vals, ..Default::default() };
-        let second = schema::FilterNode { key, cmp: "eq".to_owned(), val: "v".to_owned(), ..Default::default() };
-        let read = in_json(text).unwrap();
-        assert_eq!(read.nodes[0].vals, ["a", "é"]);
-        assert_eq!(in_protobuf(&of(vec![first, second])), Ok(read));
+        let read = in_json(text);
+        assert!(read.is_ok(), "{read:?}");
+        assert_eq!(in_protobuf(&of("and", vec![leaf("in", "", &["a", "é"]), leaf("eq", "v", &[])])), read);
     }
 
     #[test]
     fn a_filter_has_so_many_levels_and_no_more() {
-        let (text, node) = chain(FILTER_DEPTH);
+        let (text, node) = chain(MOST_DEPTH);
         assert!(in_json(&text).is_ok() && in_protobuf(&node).is_ok());
-        for levels in [FILTER_DEPTH + 1, 1000] {
+        for levels in [MOST_DEPTH + 1, 1000] {
             let (text, node) = chain(levels);
-            assert_eq!((in_json(&text), in_protobuf(&node)), (Err(BadFilter), Err(BadFilter)), "{levels}");
+            let too_deep = Err(BadFilter::TooDeep);
+            assert_eq!((in_json(&text), in_protobuf(&node)), (too_deep.clone(), too_deep), "{levels}");
         }
-        assert_eq!(in_json(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000))), Err(BadFilter));
+        assert_eq!(in_json(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000))), Err(BadFilter::Form));
     }
 
     #[test]
     fn ten_thousand_nodes_or_values_are_too_many() {
-        let nodes = |count| vec![schema::FilterNode::default(); count];
-        let vals = |count| schema::FilterNode { vals: vec![String::new(); count], ..Default::default() };
-        assert!(in_protobuf(&of(nodes(FILTER_NODES - 1))).is_ok() && in_protobuf(&vals(FILTER_NODES - 1)).is_ok());
-        for count in [FILTER_NODES, 10_000] {
-            assert_eq!(in_protobuf(&of(nodes(count))), Err(BadFilter));
-            assert_eq!(in_protobuf(&vals(count)), Err(BadFilter));
-            assert_eq!(in_json(&format!(r#"{{"nodes":[{}]}}"#, vec!["{}"; count].join(","))), Err(BadFilter));
-            assert_eq!(in_json(&format!(r#"{{"vals":[{}]}}"#, vec!["\"\""; count].join(","))), Err(BadFilter));
+        let many = |count| of("or", vec![leaf("ex", "", &[]); count]);
+        let vals = |count| leaf("in", "", &vec!["v"; count]);
+        assert!(in_protobuf(&many(MOST_NODES - 1)).is_ok() && in_protobuf(&vals(MOST_VALUES)).is_ok());
+        for count in [MOST_NODES, 10_000] {
+            assert_eq!(in_protobuf(&many(count)), Err(BadFilter::TooManyNodes));
+        }
+        for count in [MOST_VALUES + 1, 10_000] {
+            assert_eq!(in_protobuf(&vals(count)), Err(BadFilter::TooManyValues));
         }
     }
 
     #[test]
-    fn what_is_no_object_is_no_filter() {
-        for text in ["null", "7", "[]", r#"["and"]"#, r#"{"op":1}"#, r#"{"nodes":[7]}"#, r#"{"nodes":{}}"#] {
-            assert_eq!(in_json(text), Err(BadFilter), "{text}");
+    fn bytes_that_are_no_node_are_no_filter() {
+        for bytes in [&b"\x0a\xff"[..], b"\x32\x7f", b"\x0b", b"\x12\x01\xff"] {
+            assert_eq!(UnreadFilter::Protobuf(bytes).read(), Err(BadFilter::Form), "{bytes:?}");
         }
     }
 }

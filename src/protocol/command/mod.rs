@@ -10,7 +10,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde_json::value::RawValue;
 
 pub(super) use fields::varint;
-pub use filter::{BadFilter, FILTER_DEPTH, FILTER_NODES, FilterNode, UnreadFilter};
+pub use filter::UnreadFilter;
 pub(super) use json::command as json;
 pub(super) use protobuf::command as protobuf;
 

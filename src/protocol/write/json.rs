@@ -187,8 +187,8 @@ fn publication(object: &mut Object<'_>, PublicationPush { publication, content }
         object.value("info", &Info(info));
     }
     object.number("offset", publication.position.map_or(0, |position| position.offset));
-    if let Some(tags) = &publication.tags {
-        object.raw("tags", tags.as_bytes());
+    if !publication.tags.is_empty() {
+        object.value("tags", &publication.tags);
     }
     if publication.time != 0 {
         object.value("time", &publication.time);

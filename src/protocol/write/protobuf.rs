@@ -159,8 +159,7 @@ fn publication(PublicationPush { publication, content }: &PublicationPush<'_>) -
         data,
         info: publication.info.as_deref().map(info),
         offset: publication.position.map_or(0, |position| position.offset),
-        // Validated where they came in.
-        tags: publication.tags.as_deref().and_then(|tags| serde_json::from_str(tags).ok()).unwrap_or_default(),
+        tags: publication.tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         delta,
         time: publication.time,
         channel: String::new(),

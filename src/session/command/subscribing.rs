@@ -13,7 +13,6 @@ use crate::{
     channel::Channel,
     clock::NEVER,
     config::{DeltaType, RecoveryMode},
-    filter::{self, Filter},
     hub::{Begun, Claimed, Given, Grant, NotSubscribed, Options, Recover, Shown, Subscribe, Tell, Terms, Wanted},
     protocol::{self, ErrorCode, Expiry, Format, Push, Recovery, SubscribeRequest, SubscribeResult, UnreadFilter},
     publication::ClientInfo,
@@ -176,7 +175,8 @@ impl Session {
         if request.filter.is_some() && !request.delta.is_empty() {
             return Err(ErrorCode::BadRequest.into());
         }
-        options.filter = request.filter.map(read_filter).transpose()?.map(Arc::new);
+        options.filter =
+            request.filter.map(UnreadFilter::read).transpose().map_err(|_| ErrorCode::BadRequest)?.map(Arc::new);
         options.has_deltas = request.delta == "fossil" && channels.allowed_delta_types.contains(&DeltaType::Fossil);
         self.recover(&mut options, channel, &request.recovery, request.insists());
         Ok(options)
@@ -192,15 +192,4 @@ impl Session {
         options.recover = Some(Recover { offset: recovery.offset, epoch, mode, or_nothing });
         (options.is_recoverable, options.is_positioned) = (true, true);
     }
-}
-
-fn read_filter(unread: UnreadFilter<'_>) -> Result<Filter, ErrorCode> {
-    let node = unread.read().map_err(|_| ErrorCode::BadRequest)?;
-    Filter::new(node_of(node)).map_err(|_| ErrorCode::BadRequest)
-}
-
-/// As deep as it was read.
-fn node_of(node: protocol::FilterNode) -> filter::Node {
-    let protocol::FilterNode { op, key, cmp, val, vals, nodes } = node;
-    filter::Node { op, key, cmp, val, vals, nodes: nodes.into_iter().map(node_of).collect() }
 }

@@ -95,7 +95,7 @@ pub(super) fn publication(publication: &Publication) -> Vec<u8> {
         (HAS_INFO, info.is_some()),
         (HAS_CONN_INFO, info.as_ref().is_some_and(|info| info.conn_info.is_some())),
         (HAS_CHAN_INFO, info.as_ref().is_some_and(|info| info.chan_info.is_some())),
-        (HAS_TAGS, tags.is_some()),
+        (HAS_TAGS, !tags.is_empty()),
         (IS_DELTA, *is_delta),
         (HAS_EXCLUDE, exclude.is_some()),
     ];
@@ -105,7 +105,10 @@ pub(super) fn publication(publication: &Publication) -> Vec<u8> {
         field(&mut bytes, info.client.as_bytes());
         info.conn_info.iter().chain(&info.chan_info).for_each(|raw| field(&mut bytes, raw));
     }
-    tags.iter().for_each(|tags| field(&mut bytes, tags.as_bytes()));
+    if !tags.is_empty() {
+        // An object of strings: nothing in it can fail to be written.
+        field(&mut bytes, &serde_json::to_vec(tags).unwrap_or_default());
+    }
     exclude.iter().for_each(|client| bytes.extend_from_slice(client.as_bytes()));
     bytes.extend_from_slice(&publication.data);
     bytes
@@ -175,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::key::Source, read::CONTROL_BYTES, *};
-    use crate::{broker::Order, channel::Channel, publication::ClientInfo};
+    use crate::{broker::Order, channel::Channel, publication::ClientInfo, tags::Tags};
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {
         let conn_info = conn_info.map(|raw| Bytes::copy_from_slice(raw.as_bytes()));
@@ -201,9 +204,9 @@ mod tests {
     #[test]
     fn what_is_sent_arrives() {
         let anonymous = Publication { info: None, ..sample("1", None) };
-        let tagged = Publication { tags: Some("{\"é\":\"1\"}".into()), is_delta: true, ..anonymous.clone() };
+        let tagged = Publication { tags: Tags::new([("é", "1")]).unwrap(), is_delta: true, ..anonymous.clone() };
         let excluding = Publication { exclude: Some(uuid::Uuid::from_u128(7)), ..sample("2", Some("1")) };
-        let whole = Publication { tags: Some("{}".into()), is_delta: true, ..excluding.clone() };
+        let whole = Publication { tags: tagged.tags.clone(), is_delta: true, ..excluding.clone() };
         let plain = [sample("{\"a\":[1]}", Some("{\"name\":\"Ann\"}")), sample("\"é\"", None), anonymous];
         for sent in plain.into_iter().chain([tagged, excluding, whole]) {
             assert_eq!(decode(news(), publication(&sent).into()), Ok(Message::Publication(sent)));
@@ -256,9 +259,14 @@ mod tests {
             assert_eq!(reason(news(), publication(&sample(data, None))), why, "{data:?}");
         }
         assert_eq!(reason(news(), publication(&sample("1", Some("{")))), "not_json");
-        for tags in ["", "{", "[]", "7", "{\"a\":1}", "{\"a\":\n\"1\"}", "{\"a\":null}"] {
-            let forged = Publication { tags: Some(tags.into()), ..sample("1", None) };
-            assert_eq!(reason(news(), publication(&forged)), "tags", "{tags}");
+        let many = format!("{{{}}}", (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(","));
+        for tags in ["", "{", "[]", "7", "{\"a\":1}", "{\"a\":null}", "{\"a\":\"1\",\"\\u0061\":\"2\"}", &many] {
+            let mut forged = head(PUBLICATION, 0);
+            field(&mut forged, b"news");
+            forged.push(HAS_TAGS);
+            field(&mut forged, tags.as_bytes());
+            forged.push(b'1');
+            assert_eq!(reason(news(), forged), "tags", "{tags}");
         }
         assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x20".to_vec()), "truncated");
         assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x401".to_vec()), "flags");

@@ -15,6 +15,7 @@ use crate::{
     broker::{Control, Question},
     channel::Channel,
     publication::{ClientInfo, Publication},
+    tags::Tags,
 };
 
 /// Longest id of an instance that is taken from the bus: it becomes part of a channel name.
@@ -89,7 +90,7 @@ impl Rest {
             return Err(Refused("flags"));
         }
         let info = has(HAS_INFO).then(|| self.info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
-        let tags = has(HAS_TAGS).then(|| self.tags()).transpose()?;
+        let tags = if has(HAS_TAGS) { self.tags()? } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| self.id().map(Uuid::from_bytes)).transpose()?;
         let plain = Publication::new(channel, json(self.0)?);
         Ok(Publication { info, tags, exclude, is_delta: has(IS_DELTA), ..plain })
@@ -102,9 +103,8 @@ impl Rest {
         Ok(Arc::new(ClientInfo { user, client, conn_info, chan_info }))
     }
 
-    fn tags(&mut self) -> Result<Arc<str>, Refused> {
-        let tags = self.text()?;
-        if Publication::is_tags(&tags) { Ok(tags.into()) } else { Err(Refused("tags")) }
+    fn tags(&mut self) -> Result<Tags, Refused> {
+        serde_json::from_slice(&self.field()?).map_err(|_| Refused("tags"))
     }
 
     fn question(mut self) -> Result<Message, Refused> {
