@@ -6,6 +6,7 @@ mod control;
 mod history;
 pub mod memory;
 mod node;
+mod parts;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use uuid::Uuid;
 
 use crate::{
+    broker::parts::{self, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
     channel::Channel,
     clock::Millis,
     position::Position,
@@ -16,13 +17,6 @@ use crate::{
 /// What a record counts beside its text: itself in a list that has a quarter more room than it needs, and what the
 /// allocator and the counter of its readers take.
 const OVERHEAD: usize = 96;
-
-const HAS_INFO: u8 = 1;
-const HAS_CONN_INFO: u8 = 2;
-const HAS_CHAN_INFO: u8 = 4;
-const HAS_TAGS: u8 = 8;
-const IS_DELTA: u8 = 16;
-const HAS_EXCLUDE: u8 = 32;
 
 /// A publication without its channel and its offset: both follow from where it lies.
 pub(super) struct Record {
@@ -35,37 +29,11 @@ pub(super) struct Record {
 impl Record {
     /// Copies what is published: its data may be a piece of something large, which a history must not keep alive.
     pub(super) fn new(publication: &Publication, time: Millis) -> Self {
-        let Publication { data, info, tags, exclude, is_delta, .. } = publication;
-        let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH + raw.len());
-        let info_bytes = info.as_ref().map_or(0, |info| {
-            2 * LENGTH + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
-        });
-        let tags_bytes = if tags.is_empty() { 0 } else { LENGTH + tags.packed().len() };
-        let exclude_bytes = exclude.map_or(0, |_| size_of::<Uuid>());
-        let mut block = Vec::with_capacity(info_bytes + tags_bytes + exclude_bytes + data.len());
-        let mut flags = if *is_delta { IS_DELTA } else { 0 };
-        if let Some(info) = info {
-            flags |= HAS_INFO;
-            put(&mut block, info.user.as_bytes());
-            put(&mut block, info.client.as_bytes());
-            for (flag, raw) in [(HAS_CONN_INFO, &info.conn_info), (HAS_CHAN_INFO, &info.chan_info)] {
-                if let Some(raw) = raw {
-                    flags |= flag;
-                    put(&mut block, raw);
-                }
-            }
-        }
-        if !tags.is_empty() {
-            flags |= HAS_TAGS;
-            put(&mut block, tags.packed().as_bytes());
-        }
-        if let Some(client) = exclude {
-            flags |= HAS_EXCLUDE;
-            block.extend_from_slice(client.as_bytes());
-        }
-        block.extend_from_slice(data);
+        let tags = Some(publication.tags.packed().as_bytes()).filter(|tags| !tags.is_empty());
+        let mut block = Vec::with_capacity(parts::length(publication, tags));
+        parts::write(&mut block, publication, tags);
         // Exactly as long as it is: nothing is moved and nothing is lost.
-        Self { block: block.into_boxed_slice().into(), time, flags }
+        Self { block: block.into_boxed_slice().into(), time, flags: parts::flags(publication) }
     }
 
     /// When it was published.
@@ -93,15 +61,6 @@ impl Record {
         let (position, time, is_delta) = (Some(position), self.time, has(IS_DELTA));
         Publication { channel, data: rest, info, position, tags, time, is_delta, exclude }
     }
-}
-
-/// Bytes of a length.
-const LENGTH: usize = size_of::<u32>();
-
-fn put(block: &mut Vec<u8>, part: &[u8]) {
-    // Names and JSON of 4 KiB at most: far below.
-    block.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
-    block.extend_from_slice(part);
 }
 
 fn take(rest: &mut Bytes) -> Bytes {

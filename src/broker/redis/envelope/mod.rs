@@ -8,7 +8,10 @@ mod read;
 use bytes::Bytes;
 
 use crate::{
-    broker::{Control, Question},
+    broker::{
+        Control, Question,
+        parts::{self, field},
+    },
     publication::Publication,
 };
 
@@ -24,14 +27,6 @@ const QUESTION: u8 = b'q';
 const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
-
-const HAS_INFO: u8 = 1;
-const HAS_CONN_INFO: u8 = 2;
-const HAS_CHAN_INFO: u8 = 4;
-/// From here on flags that the first instances did not know: they drop what has one of them, and count it.
-const HAS_TAGS: u8 = 8;
-const IS_DELTA: u8 = 16;
-const HAS_EXCLUDE: u8 = 32;
 
 /// What an answer's part carries beside the instance and the answer.
 const ANSWER_HEAD: usize = 64;
@@ -88,29 +83,12 @@ pub(super) struct Refused(pub(super) &'static str);
 
 /// A publication as bytes. Positions do not travel: histories over Redis are none yet.
 pub(super) fn publication(publication: &Publication) -> Vec<u8> {
+    // An object of strings: nothing in it can fail to be written.
+    let tags = (!publication.tags.is_empty()).then(|| serde_json::to_vec(&publication.tags).unwrap_or_default());
     let mut bytes = head(PUBLICATION, publication.cost_bytes());
     field(&mut bytes, publication.channel.as_str().as_bytes());
-    let Publication { info, tags, exclude, is_delta, .. } = publication;
-    let parts = [
-        (HAS_INFO, info.is_some()),
-        (HAS_CONN_INFO, info.as_ref().is_some_and(|info| info.conn_info.is_some())),
-        (HAS_CHAN_INFO, info.as_ref().is_some_and(|info| info.chan_info.is_some())),
-        (HAS_TAGS, !tags.is_empty()),
-        (IS_DELTA, *is_delta),
-        (HAS_EXCLUDE, exclude.is_some()),
-    ];
-    bytes.push(parts.into_iter().filter(|(_, is_there)| *is_there).fold(0, |flags, (flag, _)| flags | flag));
-    if let Some(info) = info {
-        field(&mut bytes, info.user.as_bytes());
-        field(&mut bytes, info.client.as_bytes());
-        info.conn_info.iter().chain(&info.chan_info).for_each(|raw| field(&mut bytes, raw));
-    }
-    if !tags.is_empty() {
-        // An object of strings: nothing in it can fail to be written.
-        field(&mut bytes, &serde_json::to_vec(tags).unwrap_or_default());
-    }
-    exclude.iter().for_each(|client| bytes.extend_from_slice(client.as_bytes()));
-    bytes.extend_from_slice(&publication.data);
+    bytes.push(parts::flags(publication));
+    parts::write(&mut bytes, publication, tags.as_deref());
     bytes
 }
 
@@ -166,18 +144,11 @@ fn head(kind: u8, capacity: usize) -> Vec<u8> {
     bytes
 }
 
-fn field(bytes: &mut Vec<u8>, value: &[u8]) {
-    // Never cut: the publisher refuses what is longer than broker.redis.message_bytes, which is far below 4 GiB.
-    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(value);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::key::Source, read::CONTROL_BYTES, *};
+    use super::{super::key::Source, parts::HAS_TAGS, read::CONTROL_BYTES, *};
     use crate::{broker::Order, channel::Channel, publication::ClientInfo, tags::Tags};
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {

@@ -8,11 +8,13 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::{
-    super::key::Source, ANSWER, CONTROL, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA,
-    MAGIC, Message, PROBE, PUBLICATION, Part, QUESTION, Refused, SurveyId, VERSION,
+    super::key::Source, ANSWER, CONTROL, MAGIC, Message, PROBE, PUBLICATION, Part, QUESTION, Refused, SurveyId, VERSION,
 };
 use crate::{
-    broker::{Control, Question},
+    broker::{
+        Control, Question,
+        parts::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
+    },
     channel::Channel,
     publication::{ClientInfo, Publication},
     tags::Tags,
