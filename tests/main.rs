@@ -40,6 +40,8 @@ mod protobuf;
 mod protobuf_wire;
 // A publication's way from REST or a socket to every subscriber.
 mod delivery;
+// A hub without sessions around it.
+mod hub_alone;
 // The server API and the plain form.
 mod api;
 // What is said to the server API to hurt it.

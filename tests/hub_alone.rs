@@ -1,0 +1,83 @@
+//! A hub without sessions around it: what cannot be ordered from outside.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
+use uuid::Uuid;
+use wardcast::{
+    broker::{Broker, Deliver, PublishOptions, Retention, memory::MemoryBroker},
+    channel::Channel,
+    clock::{Clock, NEVER},
+    config::Config,
+    hub::{Grant, Hub, Hubs, Instruct, Interest, KeepAlive, Options, Register, SessionKey, Subscribe, Wanted},
+    metrics::Metrics,
+    protocol::Format,
+    publication::Publication,
+    transport::{Bounds, Outbox},
+};
+
+/// Who would be told what only a session can do.
+struct Nobody;
+
+impl Actor for Nobody {
+    type Context = Context<Self>;
+}
+
+impl Handler<Instruct> for Nobody {
+    type Result = ();
+
+    fn handle(&mut self, _: Instruct, _: &mut Self::Context) {}
+}
+
+/// Both ends of a connection.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// As a broker's queue may still hold what a history that was read meanwhile had already.
+#[actix_rt::test]
+async fn what_comes_a_second_time_from_a_broker_is_sent_once() {
+    let (config, clock, metrics) = (Config::default(), Clock::default(), Arc::new(Metrics::default()));
+    let hubs = Hubs::new(metrics.clone(), "node".into());
+    let broker = Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
+    let interest = Interest::new(broker.clone(), Duration::ZERO);
+    let hub = Hub::start_here(&hubs, interest, &config, clock, metrics);
+    let (mut client, server) = connection().await;
+    let (key, channel) = (SessionKey::unique(), Channel::new("news").unwrap());
+    hub.do_send(Register {
+        key,
+        outbox: Outbox::new(server, &Bounds::from(&config)).unwrap(),
+        keep_alive: KeepAlive::Native,
+        expires_at: NEVER,
+        user: Some("ann".into()),
+        client: Uuid::new_v4(),
+        format: Format::Json,
+        session: Nobody.start().recipient(),
+    });
+    let retention = Retention { size: 10, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(60) };
+    let options = Options { retention: Some(retention), is_positioned: true, ..Options::default() };
+    let wanted = vec![Wanted { channel: channel.clone(), grant: Grant::Asked, options, announcement: None }];
+    hub.send(Subscribe { key, wanted, reply: None }).await.unwrap().unwrap();
+
+    let kept = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
+    let publication = |data: &'static str| Publication::new(channel.clone(), Bytes::from_static(data.as_bytes()));
+    let first = broker.publish(publication("1"), kept.clone()).await.unwrap();
+    hubs.deliver(Publication { position: first.position, ..publication("\"again\"") }).unwrap();
+    broker.publish(publication("2"), kept).await.unwrap();
+
+    let mut heard = String::new();
+    while !heard.contains(r#""data":2"#) {
+        let mut bytes = [0; 1024];
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await.unwrap().unwrap();
+        assert!(read > 0, "closed after {heard}");
+        heard += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    assert!(heard.contains(r#""data":1"#) && !heard.contains("again") && !heard.contains("unsubscribe"), "{heard}");
+}
