@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// An IPv4 address, or an IPv6 network of 64 bits: what one household gets, and one attacker for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Address(IpAddr);
+pub struct ClientAddress(IpAddr);
 
-impl From<IpAddr> for Address {
+impl From<IpAddr> for ClientAddress {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => {
@@ -23,8 +23,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_household_is_one_and_a_mapped_address_is_what_it_maps() {
-        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+    fn an_ipv6_network_of_64_bits_is_one_address_and_mapped_ipv4_is_ipv4() {
+        let address = |text: &str| ClientAddress::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(address("2001:db8:1:2:3::4"), address("2001:db8:1:2:ffff::"));
         assert_ne!(address("2001:db8:1:2::"), address("2001:db8:1:3::"));
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));

@@ -12,7 +12,7 @@ const SCHEMA: &str = "src/protocol/wardcast.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src/build.rs");
-    tell_commit();
+    export_commit();
     compile_schema()
 }
 
@@ -27,16 +27,16 @@ fn compile_schema() -> Result<(), Box<dyn Error>> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a build has no configuration to be loaded")]
-fn tell_commit() {
+fn export_commit() {
     println!("cargo::rerun-if-env-changed=WARDCAST_COMMIT");
-    let of_git = commit();
-    let given = env::var("WARDCAST_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let commit = of_git.or(given).unwrap_or_else(|| "unknown".to_owned());
+    let from_git = checked_out_commit();
+    let from_variable = env::var("WARDCAST_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = from_git.or(from_variable).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=WARDCAST_COMMIT={commit}");
 }
 
 /// The commit that is checked out here. A repository around this one is not asked: it knows nothing of these sources.
-fn commit() -> Option<String> {
+fn checked_out_commit() -> Option<String> {
     // A worktree's is a file.
     let is_repository = Path::new(".git").exists();
     let commit = is_repository.then(|| git(&["rev-parse", "--short", "HEAD"])).flatten()?;

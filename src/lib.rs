@@ -35,9 +35,9 @@ pub mod origin;
 
 pub mod clock;
 
-pub mod seats;
+pub mod connection_limit;
 
-pub mod rates;
+pub mod rate_limit;
 
 pub mod metrics;
 

@@ -13,57 +13,57 @@ use prometheus_client::{
 #[expect(missing_docs, reason = "each is described where it is registered, in `register`")]
 pub struct Metrics {
     pub connections: Gauge,
-    pub waiting: Gauge,
-    pub handshakes_refused: Family<Reason, Counter>,
+    pub unauthenticated_connections: Gauge,
+    pub handshakes_refused: Family<ReasonLabel, Counter>,
     pub proxy_headers_refused: Counter,
-    pub closed: Family<Code, Counter>,
-    pub errors: Family<Code, Counter>,
+    pub closed_connections: Family<CodeLabel, Counter>,
+    pub error_replies: Family<CodeLabel, Counter>,
     pub publications: Counter,
     pub deliveries: Counter,
     pub deliveries_dropped: Counter,
-    pub sockets_full: Counter,
-    pub bus_refused: Family<Reason, Counter>,
+    pub full_sockets: Counter,
+    pub refused_bus_messages: Family<ReasonLabel, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
-    pub probe_micros: Gauge,
+    pub probe_microseconds: Gauge,
 }
 
 /// Label: why, as one word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
+pub struct ReasonLabel {
     reason: &'static str,
 }
 
 /// Label: a code of the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Code {
+pub struct CodeLabel {
     code: u32,
 }
 
 impl Metrics {
     /// Counts a close.
     pub fn count_close(&self, code: u16) {
-        self.closed.get_or_create(&Code { code: code.into() }).inc();
+        self.closed_connections.get_or_create(&CodeLabel { code: code.into() }).inc();
     }
 
     /// How many connections were closed with this code.
-    pub fn closed_for(&self, code: u16) -> u64 {
-        self.closed.get(&Code { code: code.into() }).map_or(0, |count| count.get())
+    pub fn closes_with_code(&self, code: u16) -> u64 {
+        self.closed_connections.get(&CodeLabel { code: code.into() }).map_or(0, |count| count.get())
     }
 
     /// Counts an error reply.
     pub fn count_error(&self, code: u32) {
-        self.errors.get_or_create(&Code { code }).inc();
+        self.error_replies.get_or_create(&CodeLabel { code }).inc();
     }
 
     /// Counts a handshake that was not let in.
     pub fn count_refused_handshake(&self, reason: &'static str) {
-        self.handshakes_refused.get_or_create(&Reason { reason }).inc();
+        self.handshakes_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts something on the bus that is not ours.
-    pub fn count_refused_on_bus(&self, reason: &'static str) {
-        self.bus_refused.get_or_create(&Reason { reason }).inc();
+    pub fn count_refused_bus_message(&self, reason: &'static str) {
+        self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// The OpenMetrics text format.
@@ -83,7 +83,7 @@ impl Metrics {
         registry.register(
             "connections_waiting",
             "Connections that have not said yet who they are",
-            self.waiting.clone(),
+            self.unauthenticated_connections.clone(),
         );
         registry.register("handshakes_refused", "Handshakes not let in", self.handshakes_refused.clone());
         registry.register(
@@ -91,8 +91,8 @@ impl Metrics {
             "Connections of trusted proxies that did not begin with a good PROXY header",
             self.proxy_headers_refused.clone(),
         );
-        registry.register("closed", "Connections closed by us, by close code", self.closed.clone());
-        registry.register("errors", "Error replies, by error code", self.errors.clone());
+        registry.register("closed", "Connections closed by us, by close code", self.closed_connections.clone());
+        registry.register("errors", "Error replies, by error code", self.error_replies.clone());
         registry.register("publications", "Publications handed to the broker", self.publications.clone());
         registry.register("deliveries", "Publications queued to a session", self.deliveries.clone());
         registry.register(
@@ -103,15 +103,15 @@ impl Metrics {
         registry.register(
             "sockets_full",
             "Times that a socket took no more and somebody had to wait for it",
-            self.sockets_full.clone(),
+            self.full_sockets.clone(),
         );
-        registry.register("bus_refused", "Messages on the bus that are not ours", self.bus_refused.clone());
+        registry.register("bus_refused", "Messages on the bus that are not ours", self.refused_bus_messages.clone());
         registry.register("broker_up", "1 while the broker is usable", self.broker_up.clone());
         registry.register("broker_reconnects", "Subscription connections made anew", self.broker_reconnects.clone());
         registry.register(
             "broker_probe_microseconds",
             "Time of the last probe from publish to arrival",
-            self.probe_micros.clone(),
+            self.probe_microseconds.clone(),
         );
     }
 }

@@ -19,11 +19,11 @@ impl Origin {
     /// `null`, the origin of pages that have none.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
-        Self::of(scheme, authority)
+        Self::from_parts(scheme, authority)
     }
 
     /// The origin of a scheme and the `host[:port]` of a `Host` header.
-    pub fn of(scheme: &str, authority: &str) -> Option<Self> {
+    pub fn from_parts(scheme: &str, authority: &str) -> Option<Self> {
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
         let scheme = is_scheme.then(|| scheme.to_ascii_lowercase())?;
@@ -37,7 +37,7 @@ impl Origin {
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
             None => return None,
-            Some(digits) => Some(read_port(digits)?),
+            Some(digits) => Some(parse_port(digits)?),
         };
         let is_default = matches!((&*scheme, port), ("http", Some(80)) | ("https", Some(443)));
         Some(Self { scheme, host, port: port.filter(|_| !is_default) })
@@ -57,7 +57,7 @@ fn is_host(host: &str) -> bool {
     host.len() <= HOST_BYTES && host.split('.').all(is_label)
 }
 
-fn read_port(digits: &str) -> Option<u16> {
+fn parse_port(digits: &str) -> Option<u16> {
     // `+80` would parse, and `0443` is no way to write a port.
     let is_number = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     is_number.then(|| digits.parse().ok())?
@@ -65,33 +65,33 @@ fn read_port(digits: &str) -> Option<u16> {
 
 /// An entry of `origins.allowed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum OriginPattern {
     /// `*`: any page.
     Any,
     /// This origin.
     Exact(Origin),
     /// `scheme://*.host[:port]`: every host below this one, and not the host itself.
-    Below(Origin),
+    Subdomains(Origin),
 }
 
-impl Rule {
+impl OriginPattern {
     /// Reads an entry; `None` when it has none of the three forms.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Any);
         }
         match text.split_once("://*.") {
-            Some((scheme, authority)) => Origin::of(scheme, authority).map(Self::Below),
+            Some((scheme, authority)) => Origin::from_parts(scheme, authority).map(Self::Subdomains),
             None => Origin::parse(text).map(Self::Exact),
         }
     }
 
     /// Whether it names this origin; `*` names none.
-    pub fn names(&self, origin: &Origin) -> bool {
+    pub fn lists(&self, origin: &Origin) -> bool {
         match self {
             Self::Any => false,
             Self::Exact(exact) => exact == origin,
-            Self::Below(parent) => {
+            Self::Subdomains(parent) => {
                 let below = origin.host.strip_suffix(&parent.host);
                 (&origin.scheme, origin.port) == (&parent.scheme, parent.port)
                     && below.is_some_and(|below| below.len() > 1 && below.ends_with('.'))
@@ -106,12 +106,12 @@ mod tests {
 
     use super::*;
 
-    fn names(rule: &str, origin: &str) -> bool {
-        Rule::parse(rule).unwrap().names(&Origin::parse(origin).unwrap())
+    fn lists(rule: &str, origin: &str) -> bool {
+        OriginPattern::parse(rule).unwrap().lists(&Origin::parse(origin).unwrap())
     }
 
     #[test]
-    fn an_origin_has_one_form_however_it_is_written() {
+    fn equivalent_origins_are_equal() {
         let same = |one: &str, other: &str| assert_eq!(Origin::parse(one).unwrap(), Origin::parse(other).unwrap());
         same("https://App.Example.COM", "https://app.example.com");
         same("HTTPS://app.example.com:443", "https://app.example.com");
@@ -119,11 +119,11 @@ mod tests {
         same("http://[::1]:8000", "http://[0:0:0:0:0:0:0:1]:8000");
         assert_ne!(Origin::parse("http://a.example:443"), Origin::parse("https://a.example"));
         assert_ne!(Origin::parse("http://a.example:80"), Origin::parse("https://a.example:80"));
-        assert_eq!(Origin::parse("https://hub.example:8443"), Origin::of("https", "HUB.example:8443"));
+        assert_eq!(Origin::parse("https://hub.example:8443"), Origin::from_parts("https", "HUB.example:8443"));
     }
 
     #[test]
-    fn what_is_more_or_less_than_an_origin_is_none() {
+    fn text_that_is_not_exactly_an_origin_is_refused() {
         for text in [
             "null",
             "",
@@ -161,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn look_alikes_are_not_what_they_look_like() {
+    fn look_alike_origins_do_not_match() {
         let rule = "https://app.example.com";
-        assert!(names(rule, "https://app.example.com:443"));
+        assert!(lists(rule, "https://app.example.com:443"));
         for other in [
             "https://app.example.com.evil.com",
             "https://evil-app.example.com",
@@ -172,14 +172,14 @@ mod tests {
             "https://example.com",
             "https://www.app.example.com",
         ] {
-            assert!(!names(rule, other), "{other}");
+            assert!(!lists(rule, other), "{other}");
         }
     }
 
     #[test]
-    fn a_star_stands_for_what_is_below_and_for_nothing_else() {
+    fn a_wildcard_matches_subdomains_only() {
         let rule = "https://*.example.com";
-        assert!(names(rule, "https://app.example.com") && names(rule, "https://a.b.EXAMPLE.com:443"));
+        assert!(lists(rule, "https://app.example.com") && lists(rule, "https://a.b.EXAMPLE.com:443"));
         for other in [
             "https://example.com",
             "https://evil-example.com",
@@ -188,23 +188,23 @@ mod tests {
             "http://app.example.com",
             "https://app.example.com:8443",
         ] {
-            assert!(!names(rule, other), "{other}");
+            assert!(!lists(rule, other), "{other}");
         }
-        assert!(names("http://*.example.com:8000", "http://app.example.com:8000"));
-        assert!(!names("*", "https://app.example.com"), "it lets in without naming");
+        assert!(lists("http://*.example.com:8000", "http://app.example.com:8000"));
+        assert!(!lists("*", "https://app.example.com"), "it lets in without naming");
         for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"]
         {
-            assert_eq!(Rule::parse(rule), None, "{rule}");
+            assert_eq!(OriginPattern::parse(rule), None, "{rule}");
         }
     }
 
     proptest! {
         /// Whatever a browser or an attacker sends: no panic, and what is below a host ends with a dot and it.
         #[test]
-        fn nothing_panics_and_only_what_is_below_is_below(text in "(https|http|://|:|[a-z]|\\.|443|\\[|\\]|@|/|é|example\\.com){0,8}") {
-            if let (Some(origin), Some(rule)) = (Origin::parse(&text), Rule::parse("https://*.example.com")) {
+        fn no_text_panics_and_only_subdomains_match_a_wildcard(text in "(https|http|://|:|[a-z]|\\.|443|\\[|\\]|@|/|é|example\\.com){0,8}") {
+            if let (Some(origin), Some(rule)) = (Origin::parse(&text), OriginPattern::parse("https://*.example.com")) {
                 let is_below = origin.host.ends_with(".example.com") && origin.scheme == "https" && origin.port.is_none();
-                prop_assert_eq!(rule.names(&origin), is_below, "{}", text);
+                prop_assert_eq!(rule.lists(&origin), is_below, "{}", text);
             }
         }
     }

@@ -23,7 +23,7 @@ pub struct Publication {
     /// When the broker put it into the history, in milliseconds since 1970; 0 without one.
     pub time: Millis,
     /// Whoever published it wants it sent as a difference to the one before, where that was agreed on.
-    pub is_delta: bool,
+    pub use_delta: bool,
     /// The connection that does not get it, usually because it has caused it.
     pub exclude: Option<Uuid>,
 }
@@ -51,7 +51,7 @@ impl Publication {
             position: None,
             tags: Tags::default(),
             time: 0,
-            is_delta: false,
+            use_delta: false,
             exclude: None,
         }
     }

@@ -22,29 +22,29 @@ use uuid::Uuid;
 use crate::{
     api,
     auth::{
-        BadKey, Permissions, Signer, Verifier,
-        backoff::Backoff,
-        login::{BadUsers, Users},
+        KeyError, Permissions, Signer, Verifier,
+        login_backoff::LoginBackoff,
+        users::{Users, UsersFileError},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
     clock::Clock,
     config::{self, BrokerKind, Config},
+    connection_limit::{ConnectionLimit, KeyedLimit},
     http,
-    hub::{Hub, Hubs, Interest, Shutdown},
+    hub::{BrokerSubscriptions, CloseAllSessions, Hub, Hubs},
     metrics::Metrics,
-    rates::Rates,
-    seats::{KeyedSeats, Seats},
+    rate_limit::KeyedRateLimiter,
     session, web,
 };
 
-pub use tls::BadCertificate;
+pub use tls::CertificateError;
 
 /// TLS handshakes of one worker that may be under way: what is silent holds one for 3 s.
 const TLS_HANDSHAKES: usize = 4096;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ServerStartError {
     /// The address: taken, not ours, or not allowed.
     #[error("cannot listen on {address}: {error}")]
     Bind {
@@ -55,30 +55,30 @@ pub enum StartError {
     },
     /// `server.tls`.
     #[error("server.tls: {0}")]
-    Tls(#[from] BadCertificate),
+    Tls(#[from] CertificateError),
     /// `auth.hmac_secret`, `auth.keys` or `login.key`.
     #[error(transparent)]
-    Keys(#[from] BadKey),
+    Keys(#[from] KeyError),
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
-    Users(#[from] BadUsers),
+    Users(#[from] UsersFileError),
     /// `broker.redis.url`.
     #[error("broker.redis: {0}")]
-    Broker(#[from] crate::broker::redis::StartError),
+    Broker(#[from] crate::broker::redis::BrokerStartError),
     /// The workers.
     #[error("cannot start the workers: {0}")]
     Workers(#[from] io::Error),
 }
 
-/// A server that listens. Dropping it does not stop it; [`Running::stop`] does.
-pub struct Running {
+/// A server that listens. Dropping it does not stop it; [`RunningServer::stop`] does.
+pub struct RunningServer {
     /// Where it listens, with the real port.
     pub address: SocketAddr,
     /// What it has counted.
     pub metrics: Arc<Metrics>,
     handle: actix_server::ServerHandle,
     hubs: Arc<Hubs>,
-    connections: Arc<Seats>,
+    connection_limit: Arc<ConnectionLimit>,
     is_stopping: Arc<AtomicBool>,
     certificate: Option<Arc<tls::Certificate>>,
     login_users: Option<Arc<Users>>,
@@ -87,19 +87,19 @@ pub struct Running {
 
 /// What every worker's services are made of.
 #[derive(Clone)]
-struct Parts {
+struct Components {
     config: Arc<Config>,
     clock: Clock,
     metrics: Arc<Metrics>,
     hubs: Arc<Hubs>,
-    interest: Arc<Interest>,
+    broker_subscriptions: Arc<BrokerSubscriptions>,
     broker: SharedBroker,
     verifier: Arc<Verifier>,
     permissions: Arc<Permissions>,
-    users: Arc<KeyedSeats<Arc<str>>>,
+    user_limit: Arc<KeyedLimit<Arc<str>>>,
     node: Arc<str>,
-    http: Data<http::Shared>,
-    api: Data<api::Shared>,
+    http_context: Data<http::HttpContext>,
+    api_context: Data<api::ApiContext>,
     /// The demo page, where it is wanted.
     page: Option<web::Page>,
 }
@@ -107,16 +107,17 @@ struct Parts {
 /// Starts a server in the current actix system.
 ///
 /// # Errors
-/// [`StartError`], in the operator's words.
-pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+/// [`ServerStartError`], in the operator's words.
+pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
     let address = listener.local_addr()?;
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let is_stopping = Arc::new(AtomicBool::new(false));
-    let parts = Parts::new(config, clock, is_stopping.clone())?;
-    let config = parts.config.clone();
-    let (metrics, hubs) = (parts.metrics.clone(), parts.hubs.clone());
-    let (connections, login_users) = (parts.http.connections.clone(), parts.http.login_users.clone());
+    let components = Components::new(config, clock, is_stopping.clone())?;
+    let config = components.config.clone();
+    let (metrics, hubs) = (components.metrics.clone(), components.hubs.clone());
+    let (connection_limit, login_users) =
+        (components.http_context.connection_limit.clone(), components.http_context.login_users.clone());
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -128,28 +129,28 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> 
         // Of HTTP: WebSockets have left it, and are counted where one too many can be answered.
         .max_concurrent_connections(config.limits.http_connections.div_ceil(workers));
     let builder = match &certificate {
-        None => builder.listen("ws", listener, move || listener::plain(&parts))?,
+        None => builder.listen("ws", listener, move || listener::plain_service(&components))?,
         Some(certificate) => {
             let tls = certificate.server_config();
-            builder.listen("wss", listener, move || listener::secure(&parts, tls.clone()))?
+            builder.listen("wss", listener, move || listener::tls_service(&components, tls.clone()))?
         }
     };
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
     let drain = config.server.drain;
-    Ok(Running { address, metrics, handle, hubs, connections, is_stopping, certificate, login_users, drain })
+    Ok(RunningServer { address, metrics, handle, hubs, connection_limit, is_stopping, certificate, login_users, drain })
 }
 
-impl Running {
+impl RunningServer {
     /// Stops: new connections are refused, sessions are closed 3001 in waves over half of `server.drain`, and what has not
     /// gone at its end is cut.
     pub async fn stop(self) {
         let deadline = Instant::now() + self.drain;
         self.is_stopping.store(true, Ordering::Relaxed);
         self.handle.pause().await;
-        self.hubs.shut_down(Shutdown { over: self.drain / 2 });
-        while self.connections.taken() > 0 && Instant::now() < deadline {
+        self.hubs.shut_down(CloseAllSessions { spread_over: self.drain / 2 });
+        while self.connection_limit.in_use() > 0 && Instant::now() < deadline {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
         self.handle.stop(false).await;
@@ -157,14 +158,14 @@ impl Running {
 
     /// Connections that are open.
     pub fn connections(&self) -> usize {
-        self.connections.taken()
+        self.connection_limit.in_use()
     }
 
     /// Reads the certificate files again, and says whether there are any; connections that are open keep theirs.
     ///
     /// # Errors
     /// When the files are no good; then the old certificate stays.
-    pub fn reload_certificate(&self) -> Result<bool, BadCertificate> {
+    pub fn reload_certificate(&self) -> Result<bool, CertificateError> {
         self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
     }
 
@@ -172,7 +173,7 @@ impl Running {
     ///
     /// # Errors
     /// When the file is no good; then the old users stay.
-    pub fn reload_users(&self) -> Result<bool, BadUsers> {
+    pub fn reload_users(&self) -> Result<bool, UsersFileError> {
         self.login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
@@ -180,72 +181,95 @@ impl Running {
 /// Whether the certificate files could be used, without using them.
 ///
 /// # Errors
-/// [`BadCertificate`].
-pub fn judge_certificate(tls: &config::Tls) -> Result<(), BadCertificate> {
+/// [`CertificateError`].
+pub fn check_certificate(tls: &config::TlsConfig) -> Result<(), CertificateError> {
     tls::Certificate::from_config(tls).map(drop)
 }
 
-impl Parts {
-    fn new(config: Config, clock: Clock, is_stopping: Arc<AtomicBool>) -> Result<Self, StartError> {
+/// How long a channel without local subscribers stays subscribed at the broker.
+fn linger(broker: &config::BrokerConfig) -> Duration {
+    match broker.kind {
+        BrokerKind::Memory => Duration::ZERO,
+        BrokerKind::Redis => broker.redis.linger,
+    }
+}
+
+impl Components {
+    fn new(config: Config, clock: Clock, is_stopping: Arc<AtomicBool>) -> Result<Self, ServerStartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone(), node.clone());
-        let broker = broker(&config, &hubs, &metrics, &node, &clock)?;
+        let broker = start_broker(&config, &hubs, &metrics, &node, &clock)?;
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
-        let users = KeyedSeats::new(config.limits.connections_per_user);
-        let login_users = login_users(&config, &permissions)?;
-        let (handshakes, publications) = (config.limits.handshakes_per_second, config.limits.publications_per_second);
-        let a_second = config.limits.tickets_per_second;
-        let http = Data::new(http::Shared {
+        let limits = &config.limits;
+        let user_limit = KeyedLimit::new(limits.connections_per_user);
+        let login_users = load_login_users(&config, &permissions)?;
+        let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
+        let http_context = Data::new(http::HttpContext {
             config: config.clone(),
             clock: clock.clone(),
-            pages: Arc::new(http::Pages::new(config.clone())),
-            backoff: Backoff::new(config.login.failures, config.login.backoff),
-            tickets: tickets(&broker),
-            rates: Rates::new(handshakes, handshakes.saturating_mul(2)),
-            ticket_rates: Rates::new(a_second, a_second.saturating_mul(2)),
+            origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
+            login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
+            tickets: ticket_access(&broker),
+            handshake_rates: rates(limits.handshakes_per_second),
+            ticket_rates: rates(limits.tickets_per_second),
             verifier: verifier.clone(),
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             login_users,
-            addresses: KeyedSeats::new(config.limits.connections_per_address),
-            users: users.clone(),
-            hashing: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
-            connections: Seats::new(config.limits.connections, metrics.connections.clone()),
-            waiting: Seats::new(config.limits.waiting, metrics.waiting.clone()),
-            waiting_addresses: KeyedSeats::new(config.limits.waiting_per_address),
+            address_limit: KeyedLimit::new(limits.connections_per_address),
+            user_limit: user_limit.clone(),
+            hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
+            connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
+            unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
+            unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
             metrics: metrics.clone(),
-            probes: probes(&hubs, &broker, is_stopping),
+            health_checks: health_checks(&hubs, &broker, is_stopping),
         });
-        let page = config.web.demo_page.then(|| web::Page::new(&config, http.login_users.is_some()));
-        let api = Data::new(api::Shared {
+        let page = config.web.demo_page.then(|| web::Page::new(&config, http_context.login_users.is_some()));
+        let api_context = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
             permissions: permissions.clone(),
-            rates: Rates::new(publications, publications.saturating_mul(2)),
+            rates: rates(limits.publications_per_second),
             config: config.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
-        let linger = match config.broker.kind {
-            BrokerKind::Memory => Duration::ZERO,
-            BrokerKind::Redis => config.broker.redis.linger,
-        };
-        let interest = Interest::new(broker.clone(), linger);
-        Ok(Self { config, clock, metrics, hubs, interest, broker, verifier, permissions, users, node, http, api, page })
+        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
+        Ok(Self {
+            config,
+            clock,
+            metrics,
+            hubs,
+            broker_subscriptions,
+            broker,
+            verifier,
+            permissions,
+            user_limit,
+            node,
+            http_context,
+            api_context,
+            page,
+        })
     }
 
     /// What the sessions of the worker that calls share; starts its hub.
-    fn services(&self) -> session::Services {
-        let hub =
-            Hub::start_here(&self.hubs, self.interest.clone(), &self.config, self.clock.clone(), self.metrics.clone());
+    fn start_worker(&self) -> session::Services {
+        let hub = Hub::start_on_this_thread(
+            &self.hubs,
+            self.broker_subscriptions.clone(),
+            &self.config,
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
         session::Services {
             hub,
             broker: self.broker.clone(),
             verifier: self.verifier.clone(),
             permissions: self.permissions.clone(),
-            users: self.users.clone(),
+            user_limit: self.user_limit.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             config: self.config.clone(),
@@ -255,22 +279,22 @@ impl Parts {
 }
 
 /// Who may log in, if anybody may.
-fn login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, BadUsers> {
+fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, UsersFileError> {
     let users = match &config.login.users_file {
         Some(path) => Users::read(path, permissions.clone(), config.limits.channels_per_session)?,
-        None if config.login.is_open() => Users::demo(config.login.demo_password.expose())?,
+        None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose())?,
         None => return Ok(None),
     };
     Ok(Some(Arc::new(users)))
 }
 
-fn broker(
+fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
     node: &Arc<str>,
     clock: &Clock,
-) -> Result<SharedBroker, StartError> {
+) -> Result<SharedBroker, ServerStartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
@@ -284,9 +308,9 @@ fn broker(
 }
 
 /// The broker keeps tickets for all instances.
-fn tickets(broker: &SharedBroker) -> http::Tickets {
+fn ticket_access(broker: &SharedBroker) -> http::TicketAccess {
     let (keeper, giver) = (broker.clone(), broker.clone());
-    http::Tickets {
+    http::TicketAccess {
         put: Arc::new(move |id, token, ttl| {
             keeper.put_ticket(id, token, ttl).map_err(|error| error.to_string()).boxed()
         }),
@@ -294,7 +318,7 @@ fn tickets(broker: &SharedBroker) -> http::Tickets {
     }
 }
 
-fn probes(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>) -> http::Probes {
+fn health_checks(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>) -> http::HealthChecks {
     let (hubs, broker) = (hubs.clone(), broker.clone());
     vec![
         (
@@ -309,14 +333,14 @@ fn probes(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>)
             Arc::new(move || {
                 let hubs = hubs.clone();
                 Box::pin(async move {
-                    if hubs.answer_all().await { Ok(()) } else { Err("a hub does not answer".to_owned()) }
+                    if hubs.all_respond().await { Ok(()) } else { Err("a hub does not answer".to_owned()) }
                 })
             }),
         ),
         (
             "broker",
             Arc::new(move || {
-                let ready = broker.ready().map_err(|problem| {
+                let ready = broker.check_ready().map_err(|problem| {
                     // Where Redis is, and what it says, is for whoever reads the log: anybody may ask for readiness.
                     log::warn!("the broker is not ready: {problem}");
                     "is not ready; the log says why".to_owned()

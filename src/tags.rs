@@ -8,10 +8,10 @@ use serde::{
 };
 
 /// How many tags a publication may have: filters look at each, for every class of subscribers.
-pub const MOST_TAGS: usize = 32;
+pub const MAX_TAGS: usize = 32;
 
 /// How long its tags may be, names and values together: history keeps them, and every subscriber gets them.
-pub const MOST_BYTES: usize = 4096;
+pub const MAX_BYTES: usize = 4096;
 
 /// Tags, sorted by name. Cloning shares them; none take no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,29 +23,29 @@ pub struct Tags(
 
 /// Why tags are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadTags {
-    /// More than [`MOST_TAGS`].
-    #[error("a publication has at most {MOST_TAGS} tags")]
+pub enum TagsError {
+    /// More than [`MAX_TAGS`].
+    #[error("a publication has at most {MAX_TAGS} tags")]
     TooMany,
-    /// Longer than [`MOST_BYTES`].
-    #[error("tags have at most {MOST_BYTES} bytes together")]
+    /// Longer than [`MAX_BYTES`].
+    #[error("tags have at most {MAX_BYTES} bytes together")]
     TooLong,
     /// Two have the same name: which of them counts?
     #[error("two tags have the same name")]
-    Twice,
+    DuplicateName,
 }
 
 impl Tags {
     /// Tags of pairs of name and value.
     ///
     /// # Errors
-    /// [`BadTags`]; then no more pairs are taken.
-    pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, BadTags> {
-        let mut collected = Collected::default();
+    /// [`TagsError`]; then no more pairs are taken.
+    pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, TagsError> {
+        let mut builder = TagsBuilder::default();
         for (name, value) in pairs {
-            collected.add(name.as_ref(), value.as_ref())?;
+            builder.add(name.as_ref(), value.as_ref())?;
         }
-        Ok(collected.tags())
+        Ok(builder.build())
     }
 
     /// Whether there are none.
@@ -92,27 +92,27 @@ impl Tags {
 
 /// Tags while they come.
 #[derive(Default)]
-struct Collected {
+struct TagsBuilder {
     by_name: BTreeMap<Box<str>, Box<str>>,
     bytes: usize,
 }
 
-impl Collected {
-    fn add(&mut self, name: &str, value: &str) -> Result<(), BadTags> {
+impl TagsBuilder {
+    fn add(&mut self, name: &str, value: &str) -> Result<(), TagsError> {
         self.bytes = self.bytes.saturating_add(name.len()).saturating_add(value.len());
-        if self.bytes > MOST_BYTES {
-            return Err(BadTags::TooLong);
+        if self.bytes > MAX_BYTES {
+            return Err(TagsError::TooLong);
         }
-        if self.by_name.len() == MOST_TAGS && !self.by_name.contains_key(name) {
-            return Err(BadTags::TooMany);
+        if self.by_name.len() == MAX_TAGS && !self.by_name.contains_key(name) {
+            return Err(TagsError::TooMany);
         }
         match self.by_name.insert(name.into(), value.into()) {
-            Some(_) => Err(BadTags::Twice),
+            Some(_) => Err(TagsError::DuplicateName),
             None => Ok(()),
         }
     }
 
-    fn tags(self) -> Tags {
+    fn build(self) -> Tags {
         let mut text = String::with_capacity(self.bytes + 4 * self.by_name.len());
         for (name, value) in &self.by_name {
             for length in [name.len(), value.len()] {
@@ -134,9 +134,9 @@ impl Serialize for Tags {
 /// An object of texts, nothing else; the first that is too much ends the reading.
 impl<'de> Deserialize<'de> for Tags {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct TagsVisitor;
 
-        impl<'de> Visitor<'de> for Object {
+        impl<'de> Visitor<'de> for TagsVisitor {
             type Value = Tags;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,15 +144,15 @@ impl<'de> Deserialize<'de> for Tags {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Tags, A::Error> {
-                let mut collected = Collected::default();
+                let mut builder = TagsBuilder::default();
                 while let Some((name, value)) = object.next_entry::<String, String>()? {
-                    collected.add(&name, &value).map_err(A::Error::custom)?;
+                    builder.add(&name, &value).map_err(A::Error::custom)?;
                 }
-                Ok(collected.tags())
+                Ok(builder.build())
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(TagsVisitor)
     }
 }
 

@@ -5,19 +5,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardcast::config::{AllowPublish, Secret};
 
 use crate::support::{
-    API_KEY, Hub,
+    API_KEY, TestHub,
     http::{self, Response},
-    hub, hub_with,
+    start_hub, start_hub_with,
 };
 
 /// Calls a method with the key.
-pub async fn call(hub: &Hub, method: &str, body: &str) -> Response {
+pub async fn post_api(hub: &TestHub, method: &str, body: &str) -> Response {
     http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", API_KEY).body(body).send().await
 }
 
 #[actix_rt::test]
-async fn the_key_opens_in_two_headers_and_nothing_else_does() {
-    let hub = hub().await;
+async fn api_key_is_accepted_in_two_headers_only() {
+    let hub = start_hub().await;
     let publish = |name: &'static str, value: String| {
         http::post(hub.address, "/api/publish").header(name, &value).json(json!({"channel": "news", "data": 1})).send()
     };
@@ -38,15 +38,15 @@ async fn the_key_opens_in_two_headers_and_nothing_else_does() {
 }
 
 #[actix_rt::test]
-async fn without_a_configured_key_nobody_is_let_in() {
-    let hub = hub_with(|config| config.api.key = Secret::default()).await;
+async fn every_api_call_is_refused_without_configured_key() {
+    let hub = start_hub_with(|config| config.api.key = Secret::default()).await;
     let empty = http::post(hub.address, "/api/publish").header("X-API-Key", "").body("{}").send().await;
     assert_eq!(empty.status, 401);
 }
 
 #[actix_rt::test]
-async fn bodies_are_judged() {
-    let hub = hub_with(|config| {
+async fn api_validates_request_bodies() {
+    let hub = start_hub_with(|config| {
         config.limits.publication_bytes = 100;
         config.api.body_bytes = 2_000;
     })
@@ -54,7 +54,7 @@ async fn bodies_are_judged() {
     for (body, status) in
         [("", 400), ("nonsense", 400), ("[]", 400), ("[\"news\",1]", 400), ("{\"channel\":7}", 400), ("\u{0}", 400)]
     {
-        assert_eq!(call(&hub, "publish", body).await.status, status, "{body}");
+        assert_eq!(post_api(&hub, "publish", body).await.status, status, "{body}");
     }
     for (body, code) in [
         (r#"{"channel":"news"}"#, 107),
@@ -63,52 +63,58 @@ async fn bodies_are_judged() {
         (r#"{"channel":"chat:1","data":1}"#, 102),
         (&format!(r#"{{"channel":"news","data":"{}"}}"#, "x".repeat(200)), 106),
     ] {
-        let response = call(&hub, "publish", body).await;
+        let response = post_api(&hub, "publish", body).await;
         assert_eq!((response.status, response.json()["error"]["code"].clone()), (200, json!(code)), "{body:.60}");
     }
     let long = format!(r#"{{"channel":"news","data":"{}"}}"#, "x".repeat(3_000));
-    assert_eq!(call(&hub, "publish", &long).await.status, 413);
+    assert_eq!(post_api(&hub, "publish", &long).await.status, 413);
     let wrong_method = http::get(hub.address, "/api/publish").send().await;
     assert_eq!((wrong_method.status, wrong_method.header("allow")), (405, Some("POST")));
-    let nothing = call(&hub, "nothing", "{}").await;
+    let nothing = post_api(&hub, "nothing", "{}").await;
     assert_eq!((nothing.status, nothing.json()["error"]["code"].clone()), (404, json!(104)));
     let nobody = http::post(hub.address, "/api/nothing").send().await;
     assert_eq!(nobody.status, 401, "what there is, is nobody's business");
 }
 
 #[actix_rt::test]
-async fn a_broadcast_answers_for_each_channel_and_reaches_all() {
-    let hub = hub_with(|config| config.limits.broadcast_channels = 3).await;
-    let (mut ann, mut bob) = (hub.subscriber("ann", "a").await, hub.subscriber("bob", "b").await);
-    let answer = hub.api("broadcast", json!({"channels": ["a", "chat:1", "b"], "data": {"n": 1}})).await;
+async fn broadcast_reports_each_channel_and_reaches_all_valid_ones() {
+    let hub = start_hub_with(|config| config.limits.broadcast_channels = 3).await;
+    let (mut ann, mut bob) = (hub.connect_subscriber("ann", "a").await, hub.connect_subscriber("bob", "b").await);
+    let answer = hub.call_api("broadcast", json!({"channels": ["a", "chat:1", "b"], "data": {"n": 1}})).await;
     let responses = answer["result"]["responses"].as_array().unwrap().clone();
     assert_eq!((&responses[0], &responses[2]), (&json!({"result": {}}), &json!({"result": {}})));
     assert_eq!(responses[1]["error"]["code"], 102);
-    assert_eq!((ann.publication().await, bob.publication().await), (json!({"n": 1}), json!({"n": 1})));
-    assert_eq!(hub.api("broadcast", json!({"channels": ["a", "b", "c", "d"], "data": 1})).await["error"]["code"], 106);
-    assert_eq!(hub.api("broadcast", json!({"channels": [], "data": 1})).await["error"]["code"], 107);
+    assert_eq!((ann.receive_publication().await, bob.receive_publication().await), (json!({"n": 1}), json!({"n": 1})));
+    assert_eq!(
+        hub.call_api("broadcast", json!({"channels": ["a", "b", "c", "d"], "data": 1})).await["error"]["code"],
+        106
+    );
+    assert_eq!(hub.call_api("broadcast", json!({"channels": [], "data": 1})).await["error"]["code"], 107);
 }
 
 #[actix_rt::test]
 async fn channels_are_listed_by_pattern() {
-    let hub = hub().await;
-    let _clients =
-        [hub.subscriber("a", "news").await, hub.subscriber("b", "news").await, hub.subscriber("c", "old").await];
+    let hub = start_hub().await;
+    let _clients = [
+        hub.connect_subscriber("a", "news").await,
+        hub.connect_subscriber("b", "news").await,
+        hub.connect_subscriber("c", "old").await,
+    ];
     let names = |answer: Value| answer["result"]["channels"].clone();
-    assert_eq!(names(hub.api("channels", json!({"pattern": "n*s"})).await), json!({"news": {"num_clients": 2}}));
-    assert_eq!(names(hub.api("channels", json!({"pattern": "x*"})).await), json!({}));
-    assert_eq!(call(&hub, "channels", "").await.json()["result"]["channels"].as_object().unwrap().len(), 2);
+    assert_eq!(names(hub.call_api("channels", json!({"pattern": "n*s"})).await), json!({"news": {"num_clients": 2}}));
+    assert_eq!(names(hub.call_api("channels", json!({"pattern": "x*"})).await), json!({}));
+    assert_eq!(post_api(&hub, "channels", "").await.json()["result"]["channels"].as_object().unwrap().len(), 2);
 }
 
 #[actix_rt::test]
-async fn info_tells_of_the_instance() {
-    let hub = hub().await;
-    let _clients = [hub.subscriber("ann", "news").await, hub.subscriber("bob", "news").await];
-    let mut cat = hub.subscriber("cat", "old").await;
+async fn info_describes_the_node() {
+    let hub = start_hub().await;
+    let _clients = [hub.connect_subscriber("ann", "news").await, hub.connect_subscriber("bob", "news").await];
+    let mut cat = hub.connect_subscriber("cat", "old").await;
     cat.subscribe("news").await;
-    let _nobody = hub.stranger().await;
+    let _nobody = hub.connect_without_token().await;
     for body in ["", "{}"] {
-        let answer = call(&hub, "info", body).await.json();
+        let answer = post_api(&hub, "info", body).await.json();
         let node = &answer["result"]["nodes"][0];
         assert_eq!(answer["result"]["nodes"].as_array().unwrap().len(), 1);
         assert_eq!((&node["num_clients"], &node["num_subs"], &node["num_channels"]), (&json!(3), &json!(4), &json!(2)));
@@ -119,68 +125,76 @@ async fn info_tells_of_the_instance() {
 }
 
 /// The plain form.
-fn messages(hub: &Hub, channel: &str) -> http::Request {
+fn plain_publish_request(hub: &TestHub, channel: &str) -> http::Request {
     http::post(hub.address, &format!("/v1/channels/{channel}/messages"))
 }
 
 #[actix_rt::test]
-async fn the_plain_form_takes_json_and_text_with_the_key() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "old news/1").await;
-    let sent = messages(&hub, "old%20news%2F1").header("X-API-Key", API_KEY).json(json!({"n": [1, 2]})).send().await;
+async fn plain_publish_accepts_json_and_text_with_api_key() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "old news/1").await;
+    let sent = plain_publish_request(&hub, "old%20news%2F1")
+        .header("X-API-Key", API_KEY)
+        .json(json!({"n": [1, 2]}))
+        .send()
+        .await;
     assert_eq!((sent.status, sent.json()), (200, json!({"result": {}})));
-    assert_eq!(ann.publication().await, json!({"n": [1, 2]}));
-    let text = messages(&hub, "old%20news%2F1")
+    assert_eq!(ann.receive_publication().await, json!({"n": [1, 2]}));
+    let text = plain_publish_request(&hub, "old%20news%2F1")
         .header("X-API-Key", API_KEY)
         .header("Content-Type", "text/plain; charset=utf-8");
     assert_eq!(text.body("line \"one\"\nline two").send().await.status, 200);
-    assert_eq!(ann.publication().await, json!("line \"one\"\nline two"));
+    assert_eq!(ann.receive_publication().await, json!("line \"one\"\nline two"));
 }
 
 #[actix_rt::test]
-async fn the_plain_form_takes_a_users_token_under_the_sockets_permissions() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "news").await;
+async fn plain_publish_with_user_token_checks_same_permissions_as_socket() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
     let bearer = |token: String| {
-        messages(&hub, "news").header("Authorization", &format!("Bearer {token}")).json(json!(1)).send()
+        plain_publish_request(&hub, "news").header("Authorization", &format!("Bearer {token}")).json(json!(1)).send()
     };
     assert_eq!(bearer(hub.token("bob")).await.json(), json!({"result": {}}));
-    assert_eq!(ann.hear().await["push"]["pub"]["info"], json!({"user": "bob"}));
+    assert_eq!(ann.receive().await["push"]["pub"]["info"], json!({"user": "bob"}));
     for (token, code) in [(hub.forged_token("bob"), 101), (hub.expired_token("bob"), 109)] {
         let refused = bearer(token).await;
         assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (401, json!(code)));
     }
-    let denied = messages(&hub, "%24secret").header("Authorization", &format!("Bearer {}", hub.token("bob")));
+    let denied =
+        plain_publish_request(&hub, "%24secret").header("Authorization", &format!("Bearer {}", hub.token("bob")));
     assert_eq!(denied.json(json!(1)).send().await.json()["error"]["code"], 103);
 
-    let shut = hub_with(|config| config.channels.allow_publish = AllowPublish::None).await;
-    let refused =
-        messages(&shut, "news").header("Authorization", &format!("Bearer {}", shut.token("bob"))).json(json!(1));
+    let shut = start_hub_with(|config| config.channels.allow_publish = AllowPublish::None).await;
+    let refused = plain_publish_request(&shut, "news")
+        .header("Authorization", &format!("Bearer {}", shut.token("bob")))
+        .json(json!(1));
     assert_eq!(refused.send().await.json()["error"]["code"], 103);
 }
 
 #[actix_rt::test]
-async fn the_plain_form_refuses_what_it_cannot_mean() {
-    let hub = hub().await;
-    assert_eq!(messages(&hub, "news").json(json!(1)).send().await.status, 401);
-    let basic = messages(&hub, "news").header("Authorization", "Basic YTpi").json(json!(1));
+async fn plain_publish_refuses_wrong_credentials_and_content() {
+    let hub = start_hub().await;
+    assert_eq!(plain_publish_request(&hub, "news").json(json!(1)).send().await.status, 401);
+    let basic = plain_publish_request(&hub, "news").header("Authorization", "Basic YTpi").json(json!(1));
     assert_eq!(basic.send().await.status, 401);
-    let twice = messages(&hub, "news")
+    let twice = plain_publish_request(&hub, "news")
         .header("Authorization", &format!("Bearer {}", hub.token("bob")))
         .header("Authorization", &format!("Bearer {}", hub.token("bob")));
     assert_eq!(twice.json(json!(1)).send().await.status, 401);
-    let form =
-        messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "application/x-www-form-urlencoded");
+    let form = plain_publish_request(&hub, "news")
+        .header("X-API-Key", API_KEY)
+        .header("Content-Type", "application/x-www-form-urlencoded");
     assert_eq!(form.body("a=b").send().await.status, 415);
-    let broken = messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "application/json");
+    let broken =
+        plain_publish_request(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "application/json");
     assert_eq!(broken.body("{").send().await.status, 400);
-    let latin = messages(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "text/plain");
+    let latin = plain_publish_request(&hub, "news").header("X-API-Key", API_KEY).header("Content-Type", "text/plain");
     assert_eq!(latin.body(vec![0xe9]).send().await.status, 400);
 }
 
 #[actix_rt::test]
-async fn strangers_are_refused_before_their_body_is_read() {
-    let hub = hub().await;
+async fn unauthenticated_request_is_refused_before_its_body_is_read() {
+    let hub = start_hub().await;
     for path in ["/v1/channels/news/messages", "/api/publish", "/api/broadcast"] {
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
@@ -191,8 +205,8 @@ async fn strangers_are_refused_before_their_body_is_read() {
 }
 
 #[actix_rt::test]
-async fn a_connection_is_told_to_end_after_200_requests_and_what_is_pipelined_behind_comes_slowly() {
-    let hub = hub().await;
+async fn http_connection_is_closed_after_200_requests_and_slows_pipelined_ones() {
+    let hub = start_hub().await;
     let mut stream = tokio::net::TcpStream::connect(hub.address).await.unwrap();
     let request = format!("GET /health/live HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
     stream.write_all(request.repeat(1000).as_bytes()).await.unwrap();

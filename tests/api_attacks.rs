@@ -4,22 +4,22 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::api::call;
+use super::api::post_api;
 use crate::support::{
-    API_KEY, Hub,
+    API_KEY, TestHub,
     http::{self, Response},
-    hub, secret,
+    mark_secret, start_hub,
 };
 
 pub const METHODS: [&str; 8] =
     ["publish", "broadcast", "unsubscribe", "disconnect", "refresh", "channels", "info", "batch"];
 
-pub async fn is_alive(hub: &Hub) {
+pub async fn assert_alive(hub: &TestHub) {
     hub.publish("still", json!("here")).await;
 }
 
 /// An answer that says what is wrong, and nothing of how we are made.
-pub fn is_discreet(response: &Response) {
+pub fn assert_reveals_nothing(response: &Response) {
     let text = format!("{} {}", response.head, response.body).to_lowercase();
     for word in ["src/", ".rs", "panic", "stack", "backtrace", "redis", "serde", "/work", "/home", "actix"] {
         assert!(!text.contains(word), "{word}: {response:?}");
@@ -28,11 +28,11 @@ pub fn is_discreet(response: &Response) {
 }
 
 #[actix_rt::test]
-async fn a_key_is_wanted_for_every_method_and_is_judged_whole() {
-    let hub = hub().await;
-    let prefix = secret(&API_KEY[..API_KEY.len() - 1]);
+async fn every_method_requires_the_exact_api_key() {
+    let hub = start_hub().await;
+    let prefix = mark_secret(&API_KEY[..API_KEY.len() - 1]);
     for method in METHODS {
-        for key in ["", " ", "wrong", prefix, &format!("{API_KEY}{API_KEY}"), &secret(API_KEY.to_uppercase())] {
+        for key in ["", " ", "wrong", prefix, &format!("{API_KEY}{API_KEY}"), &mark_secret(API_KEY.to_uppercase())] {
             let path = format!("/api/{method}");
             let refused = http::post(hub.address, &path).header("X-API-Key", key).body("{}").send().await;
             assert_eq!(
@@ -48,8 +48,8 @@ async fn a_key_is_wanted_for_every_method_and_is_judged_whole() {
 }
 
 #[actix_rt::test]
-async fn a_doubled_key_is_none_in_whichever_headers() {
-    let hub = hub().await;
+async fn duplicate_api_key_is_refused_in_any_headers() {
+    let hub = start_hub().await;
     let apikey = format!("apikey {API_KEY}");
     for headers in [
         [("X-API-Key", API_KEY), ("X-API-Key", API_KEY)],
@@ -68,9 +68,9 @@ async fn a_doubled_key_is_none_in_whichever_headers() {
 }
 
 #[actix_rt::test]
-async fn a_key_in_the_path_the_query_or_a_cookie_is_none() {
-    let hub = hub().await;
-    let key = secret(API_KEY.replace(' ', "%20"));
+async fn api_key_in_path_query_or_cookie_is_refused() {
+    let hub = start_hub().await;
+    let key = mark_secret(API_KEY.replace(' ', "%20"));
     for path in
         [format!("/api/info?api_key={key}"), format!("/api/info?X-API-Key={key}"), format!("/api/info?key={key}")]
     {
@@ -81,8 +81,8 @@ async fn a_key_in_the_path_the_query_or_a_cookie_is_none() {
 }
 
 #[actix_rt::test]
-async fn json_nested_ten_thousand_deep_hurts_nobody() {
-    let hub = hub().await;
+async fn json_nested_ten_thousand_levels_is_harmless() {
+    let hub = start_hub().await;
     let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
     let objects = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
     for method in METHODS {
@@ -95,25 +95,25 @@ async fn json_nested_ten_thousand_deep_hurts_nobody() {
                 r#"{{"channel":{open}{close},"channels":{open}{close},"commands":{open}{close},"pattern":{objects}}}"#
             ),
         ] {
-            let response = call(&hub, method, &body).await;
+            let response = post_api(&hub, method, &body).await;
             assert!([200, 400].contains(&response.status), "{method} {response:?}");
-            is_discreet(&response);
+            assert_reveals_nothing(&response);
         }
     }
     let unknown = format!(r#"{{"channel":"news","data":1,"more":{objects}}}"#);
-    assert_eq!(call(&hub, "publish", &unknown).await.json(), json!({"result": {}}));
-    is_alive(&hub).await;
+    assert_eq!(post_api(&hub, "publish", &unknown).await.json(), json!({"result": {}}));
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn a_hundred_thousand_keys_are_read_in_no_time() {
-    let hub = hub().await;
+async fn body_with_a_hundred_thousand_keys_is_read_quickly() {
+    let hub = start_hub().await;
     let keys = |name: &str| (0..100_000).map(|number| format!("\"{name}{number}\":1")).collect::<Vec<_>>().join(",");
     let since = Instant::now();
     let body = format!(r#"{{{},"a":1}}"#, keys(""));
     assert!(body.len() < hub.config.api.body_bytes, "{}", body.len());
     for method in METHODS {
-        let response = call(&hub, method, &body).await;
+        let response = post_api(&hub, method, &body).await;
         assert_eq!(response.status, 200, "{method}");
         assert!(response.body.len() < 1000, "{method}");
     }
@@ -121,14 +121,14 @@ async fn a_hundred_thousand_keys_are_read_in_no_time() {
         r#"{{"commands":[{{{}}}]}}"#,
         keys("").replace(":1", ":{}").split(',').take(80_000).collect::<Vec<_>>().join(",")
     );
-    assert_eq!(call(&hub, "batch", &batch).await.json()["replies"][0]["error"]["code"], 104);
+    assert_eq!(post_api(&hub, "batch", &batch).await.json()["replies"][0]["error"]["code"], 104);
     assert!(since.elapsed().as_secs() < 10, "{:?}", since.elapsed());
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn doubled_members_are_refused() {
-    let hub = hub().await;
+async fn duplicate_json_members_are_refused() {
+    let hub = start_hub().await;
     for (method, body) in [
         ("publish", r#"{"channel":"news","channel":"other","data":1}"#),
         ("publish", r#"{"channel":"news","data":1,"data":2}"#),
@@ -136,30 +136,30 @@ async fn doubled_members_are_refused() {
         ("refresh", r#"{"user":"ann","expired":true,"expired":false}"#),
         ("batch", r#"{"commands":[],"commands":[]}"#),
     ] {
-        assert_eq!(call(&hub, method, body).await.status, 400, "{body}");
+        assert_eq!(post_api(&hub, method, body).await.status, 400, "{body}");
     }
 }
 
 #[actix_rt::test]
-async fn numbers_that_no_machine_holds_are_no_numbers() {
-    let hub = hub().await;
+async fn numbers_out_of_range_are_refused() {
+    let hub = start_hub().await;
     for number in ["1e400", "-1e400", "1e-400", "18446744073709551616", "1.5", "NaN", "\"1\"", "[]"] {
         let refresh = format!(r#"{{"user":"ann","expire_at":{number}}}"#);
-        assert_eq!(call(&hub, "refresh", &refresh).await.status, 400, "{number}");
+        assert_eq!(post_api(&hub, "refresh", &refresh).await.status, 400, "{number}");
         let disconnect = format!(r#"{{"user":"ann","disconnect":{{"code":{number}}}}}"#);
-        assert_eq!(call(&hub, "disconnect", &disconnect).await.status, 400, "{number}");
+        assert_eq!(post_api(&hub, "disconnect", &disconnect).await.status, 400, "{number}");
     }
     // As data it is JSON, and goes through as it came.
-    let mut ann = hub.subscriber("ann", "news").await;
-    let sent = call(&hub, "publish", r#"{"channel":"news","data":[1e400,123456789012345678901234567890]}"#).await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
+    let sent = post_api(&hub, "publish", r#"{"channel":"news","data":[1e400,123456789012345678901234567890]}"#).await;
     assert_eq!(sent.json(), json!({"result": {}}));
     let heard = ann.next().await.unwrap();
     assert!(heard.contains(r#""data":[1e400,123456789012345678901234567890]"#), "{heard}");
 }
 
 #[actix_rt::test]
-async fn nuls_and_broken_text_are_refused_wherever_they_stand() {
-    let hub = hub().await;
+async fn nul_bytes_and_invalid_unicode_are_refused_everywhere() {
+    let hub = start_hub().await;
     for body in [
         &b"\0"[..],
         b"{\"channel\":\"news\",\"data\":1}\0",
@@ -179,24 +179,24 @@ async fn nuls_and_broken_text_are_refused_wherever_they_stand() {
         ("disconnect", r#"{"user":"a\u0000"}"#),
         ("channels", r#"{"pattern":"a\u0000"}"#),
     ] {
-        let response = call(&hub, method, body).await;
+        let response = post_api(&hub, method, body).await;
         let is_empty = response.json()["result"]["channels"] == json!({});
         assert!(is_empty || response.json()["error"]["code"] == 107, "{method}: {response:?}");
     }
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn unknown_members_are_passed_over() {
-    let hub = hub().await;
+async fn unknown_json_members_are_ignored() {
+    let hub = start_hub().await;
     let body = json!({"channel": "news", "data": 1, "__proto__": {}, "constructor": 1, "": null, "b64data": "AA=="});
-    assert_eq!(hub.api("publish", body).await, json!({"result": {}}));
-    assert_eq!(hub.api("disconnect", json!({"user": "ann", "more": [1]})).await, json!({"result": {}}));
+    assert_eq!(hub.call_api("publish", body).await, json!({"result": {}}));
+    assert_eq!(hub.call_api("disconnect", json!({"user": "ann", "more": [1]})).await, json!({"result": {}}));
 }
 
 #[actix_rt::test]
-async fn methods_that_look_like_ours_are_none() {
-    let hub = hub().await;
+async fn similar_method_names_are_not_found() {
+    let hub = start_hub().await;
     for method in [
         "nothing",
         "PUBLISH",
@@ -209,48 +209,48 @@ async fn methods_that_look_like_ours_are_none() {
         "error",
         "",
     ] {
-        let refused = call(&hub, method, "{}").await;
+        let refused = post_api(&hub, method, "{}").await;
         assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (404, json!(104)), "{method}");
-        is_discreet(&refused);
+        assert_reveals_nothing(&refused);
     }
 }
 
 #[actix_rt::test]
-async fn a_broadcast_to_a_hundred_thousand_channels_reaches_none() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "1").await;
+async fn broadcast_over_the_channel_limit_publishes_nothing() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "1").await;
     let names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
-    let answer = hub.api("broadcast", json!({"channels": names, "data": 1})).await;
+    let answer = hub.call_api("broadcast", json!({"channels": names, "data": 1})).await;
     assert_eq!(answer, json!({"error": {"code": 106, "message": "limit exceeded"}}));
     hub.publish("1", json!("first")).await;
-    assert_eq!(ann.publication().await, json!("first"));
+    assert_eq!(ann.receive_publication().await, json!("first"));
 }
 
 #[actix_rt::test]
-async fn a_pattern_that_explodes_elsewhere_does_not_here() {
-    let hub = hub().await;
-    let _ann = hub.subscriber("ann", &"a".repeat(255)).await;
+async fn pathological_channel_pattern_is_matched_quickly() {
+    let hub = start_hub().await;
+    let _ann = hub.connect_subscriber("ann", &"a".repeat(255)).await;
     let since = Instant::now();
     for pattern in ["a*".repeat(100) + "b", "*".repeat(250), "*a".repeat(127) + "b", "x".repeat(100_000)] {
-        let answer = hub.api("channels", json!({"pattern": pattern})).await;
+        let answer = hub.call_api("channels", json!({"pattern": pattern})).await;
         assert!(answer["error"]["code"] == 107 || answer["result"]["channels"].is_object(), "{answer}");
     }
     assert!(since.elapsed().as_secs() < 5, "{:?}", since.elapsed());
 }
 
 #[actix_rt::test]
-async fn errors_say_nothing_of_how_we_are_made() {
-    let hub = hub().await;
+async fn error_responses_reveal_no_implementation_details() {
+    let hub = start_hub().await;
     let long = format!(r#"{{"channels":"{}"}}"#, "x".repeat(500_000));
     for method in METHODS {
         for body in
             ["nonsense", "[]", "{", "{\"channel\":{}}", "{\"user\":[]}", "{\"commands\":{}}", "{\"channels\":7}", &long]
         {
-            is_discreet(&call(&hub, method, body).await);
+            assert_reveals_nothing(&post_api(&hub, method, body).await);
         }
     }
-    is_discreet(
+    assert_reveals_nothing(
         &http::post(hub.address, "/v1/channels/%ff/messages").header("X-API-Key", API_KEY).json(json!(1)).send().await,
     );
-    is_discreet(&http::get(hub.address, "/api/../etc/passwd").send().await);
+    assert_reveals_nothing(&http::get(hub.address, "/api/../etc/passwd").send().await);
 }

@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{hub, hub_with};
+use crate::support::{start_hub, start_hub_with};
 
 #[actix_rt::test]
-async fn a_batch_answers_each_command_in_its_place() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "news").await;
+async fn batch_replies_in_the_order_of_its_commands() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
     for parallel in [json!(true), json!(false), json!(null)] {
         let answer = hub
-            .api(
+            .call_api(
                 "batch",
                 json!({"parallel": parallel, "commands": [
                     {"publish": {"channel": "news", "data": {"n": 1}}},
@@ -33,27 +33,27 @@ async fn a_batch_answers_each_command_in_its_place() {
         assert_eq!(answer["replies"][5], bad);
         assert_eq!(answer["replies"][6]["info"]["nodes"][0]["num_clients"], 1);
         assert_eq!((answer["replies"].as_array().unwrap().len(), answer.as_object().unwrap().len()), (7, 1));
-        assert_eq!(ann.publication().await, json!({"n": 1}));
+        assert_eq!(ann.receive_publication().await, json!({"n": 1}));
     }
-    assert_eq!(hub.api("batch", json!({"commands": []})).await, json!({"replies": []}));
-    assert_eq!(hub.api("batch", json!({})).await["error"]["code"], 107);
+    assert_eq!(hub.call_api("batch", json!({"commands": []})).await, json!({"replies": []}));
+    assert_eq!(hub.call_api("batch", json!({})).await["error"]["code"], 107);
 }
 
 #[actix_rt::test]
-async fn a_batch_is_published_in_its_order() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "news").await;
+async fn batch_publishes_in_the_order_of_its_commands() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
     let commands: Vec<Value> = (0..500).map(|n| json!({"publish": {"channel": "news", "data": n}})).collect();
-    let answer = hub.api("batch", json!({"commands": commands})).await;
+    let answer = hub.call_api("batch", json!({"commands": commands})).await;
     assert_eq!(answer["replies"].as_array().unwrap().len(), 500);
     for number in 0..500 {
-        assert_eq!(ann.publication().await, json!(number));
+        assert_eq!(ann.receive_publication().await, json!(number));
     }
 }
 
 #[actix_rt::test]
-async fn what_is_not_one_known_method_is_none() {
-    let hub = hub().await;
+async fn batch_command_without_exactly_one_known_method_is_104() {
+    let hub = start_hub().await;
     let publish = json!({"channel": "news", "data": 1});
     let commands = json!([
         {},
@@ -66,48 +66,48 @@ async fn what_is_not_one_known_method_is_none() {
         {"publish": publish, "info": {}},
         ["publish", publish],
     ]);
-    let answer = hub.api("batch", json!({"commands": commands})).await;
+    let answer = hub.call_api("batch", json!({"commands": commands})).await;
     for (command, reply) in commands.as_array().unwrap().iter().zip(answer["replies"].as_array().unwrap()) {
         assert_eq!(reply, &json!({"error": {"code": 104, "message": "method not found"}}), "{command}");
     }
     let twice = r#"{"commands":[{"info":{},"info":{}}]}"#;
-    assert_eq!(super::api::call(&hub, "batch", twice).await.json()["replies"][0]["error"]["code"], 104);
+    assert_eq!(super::api::post_api(&hub, "batch", twice).await.json()["replies"][0]["error"]["code"], 104);
 }
 
 #[actix_rt::test]
-async fn a_batch_in_a_batch_is_no_method() {
-    let hub = hub().await;
+async fn nested_batch_is_104() {
+    let hub = start_hub().await;
     let mut batch = json!({"commands": [{"info": {}}]});
     for _ in 0..20 {
         batch = json!({"commands": [{"batch": batch}]});
     }
-    let answer = hub.api("batch", batch).await;
+    let answer = hub.call_api("batch", batch).await;
     assert_eq!(answer["replies"][0]["error"]["code"], 104);
 }
 
 #[actix_rt::test]
-async fn a_hundred_thousand_commands_are_over_the_limit_and_none_is_done() {
-    let hub = hub_with(|config| config.limits.broadcast_channels = 3).await;
-    let mut ann = hub.subscriber("ann", "news").await;
+async fn batch_over_the_command_limit_executes_nothing() {
+    let hub = start_hub_with(|config| config.limits.broadcast_channels = 3).await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
     let many = |count: usize| json!({"commands": vec![json!({"publish": {"channel": "news", "data": 1}}); count]});
-    assert_eq!(hub.api("batch", many(4)).await["error"]["code"], 106);
+    assert_eq!(hub.call_api("batch", many(4)).await["error"]["code"], 106);
     let commands = format!(r#"{{"commands":[{}7]}}"#, "7,".repeat(100_000));
-    assert_eq!(super::api::call(&hub, "batch", &commands).await.json()["error"]["code"], 106);
-    assert_eq!(hub.api("batch", many(3)).await["replies"].as_array().unwrap().len(), 3);
+    assert_eq!(super::api::post_api(&hub, "batch", &commands).await.json()["error"]["code"], 106);
+    assert_eq!(hub.call_api("batch", many(3)).await["replies"].as_array().unwrap().len(), 3);
     hub.publish("news", json!("behind")).await;
     for expected in [json!(1), json!(1), json!(1), json!("behind")] {
-        assert_eq!(ann.publication().await, expected);
+        assert_eq!(ann.receive_publication().await, expected);
     }
 }
 
 #[actix_rt::test]
-async fn all_channels_hundreds_of_times_is_more_than_is_answered() {
-    let hub = hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.client("ann").await;
+async fn batch_replies_over_the_size_limit_are_106() {
+    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
+    let mut ann = hub.connect("ann").await;
     for number in 0..200 {
         ann.subscribe(&format!("{number:0>200}")).await;
     }
-    let answer = hub.api("batch", json!({"parallel": true, "commands": vec![json!({"channels": {}}); 400]})).await;
+    let answer = hub.call_api("batch", json!({"parallel": true, "commands": vec![json!({"channels": {}}); 400]})).await;
     let replies = answer["replies"].as_array().unwrap();
     let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
     assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
@@ -115,16 +115,16 @@ async fn all_channels_hundreds_of_times_is_more_than_is_answered() {
 }
 
 #[actix_rt::test]
-async fn what_was_done_is_told_however_long_what_was_read_is() {
-    let hub = hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.client("ann").await;
+async fn batch_always_reports_writes_even_when_reads_exceed_the_size_limit() {
+    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
+    let mut ann = hub.connect("ann").await;
     for number in 0..200 {
         ann.subscribe(&format!("{number:0>200}")).await;
     }
     let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
     let broadcast = json!({"broadcast": {"channels": names, "data": 1}});
     let commands = [vec![json!({"channels": {}}); 400], vec![broadcast; 5]].concat();
-    let answer = hub.api("batch", json!({"parallel": true, "commands": commands})).await;
+    let answer = hub.call_api("batch", json!({"parallel": true, "commands": commands})).await;
     let replies = answer["replies"].as_array().unwrap();
     assert_eq!(replies[399]["error"]["code"], 106);
     assert!(replies[400..].iter().all(|reply| reply["broadcast"]["responses"].is_array()));

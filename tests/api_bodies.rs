@@ -9,13 +9,13 @@ use tokio::{
 };
 
 use super::{
-    api::call,
-    api_attacks::{METHODS, is_alive, is_discreet},
+    api::post_api,
+    api_attacks::{METHODS, assert_alive, assert_reveals_nothing},
 };
-use crate::support::{API_KEY, Hub, PATIENCE, http, hub, hub_with, raw::until_end};
+use crate::support::{API_KEY, PATIENCE, TestHub, http, raw::exchange_until_close, start_hub, start_hub_with};
 
 /// The head of a call with the key and these lines.
-fn head(hub: &Hub, path: &str, lines: &str) -> String {
+fn request_head(hub: &TestHub, path: &str, lines: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n{lines}\r\n",
         hub.address
@@ -23,11 +23,12 @@ fn head(hub: &Hub, path: &str, lines: &str) -> String {
 }
 
 #[actix_rt::test]
-async fn eight_megabytes_of_newlines_are_refused_at_the_head() {
-    let hub = hub().await;
+async fn eight_megabytes_of_newlines_are_refused_by_content_length() {
+    let hub = start_hub().await;
     for path in ["/api/publish", "/api/batch", "/api/info", "/v1/channels/news/messages"] {
         // Nothing of the body is sent: whoever waited for it would not answer.
-        let announced = http::exchange(hub.address, head(&hub, path, "Content-Length: 8000000\r\n").as_bytes()).await;
+        let announced =
+            http::exchange(hub.address, request_head(&hub, path, "Content-Length: 8000000\r\n").as_bytes()).await;
         assert_eq!((announced.status, announced.json()["error"]["code"].clone()), (413, json!(106)), "{path}");
         assert_eq!(announced.header("connection"), Some("close"), "{path}");
         let sent =
@@ -39,26 +40,26 @@ async fn eight_megabytes_of_newlines_are_refused_at_the_head() {
         "Content-Length: 99999999999999999999\r\n",
         "Content-Length: -1\r\n",
     ] {
-        let refused = until_end(hub.address, head(&hub, "/api/publish", lengths).as_bytes()).await;
+        let refused = exchange_until_close(hub.address, request_head(&hub, "/api/publish", lengths).as_bytes()).await;
         assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
     }
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn a_million_newlines_within_the_limit_are_nothing() {
-    let hub = hub().await;
+async fn million_newlines_count_as_whitespace_in_bodies() {
+    let hub = start_hub().await;
     let newlines = "\n".repeat(1_000_000);
-    assert_eq!(call(&hub, "channels", &newlines).await.json(), json!({"result": {"channels": {}}}));
-    assert_eq!(call(&hub, "publish", &newlines).await.status, 400);
+    assert_eq!(post_api(&hub, "channels", &newlines).await.json(), json!({"result": {"channels": {}}}));
+    assert_eq!(post_api(&hub, "publish", &newlines).await.status, 400);
     let published = format!(r#"{{"channel":"news","data":1{newlines}}}"#);
-    assert_eq!(call(&hub, "publish", &published).await.json(), json!({"result": {}}));
+    assert_eq!(post_api(&hub, "publish", &published).await.json(), json!({"result": {}}));
     let data = format!(r#"{{"channel":"news","data":[1{newlines}]}}"#);
-    assert_eq!(call(&hub, "publish", &data).await.json()["error"]["code"], 106);
+    assert_eq!(post_api(&hub, "publish", &data).await.json()["error"]["code"], 106);
 }
 
 /// Sends chunks until nobody takes them any more; what was answered meanwhile.
-async fn pour(hub: &Hub, head: &str) -> String {
+async fn send_endless_body(hub: &TestHub, head: &str) -> String {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("3e8\r\n{}\r\n", " ".repeat(1000)).repeat(100);
@@ -72,18 +73,18 @@ async fn pour(hub: &Hub, head: &str) -> String {
 }
 
 #[actix_rt::test]
-async fn chunks_without_an_end_are_cut_at_the_limit() {
-    let hub = hub_with(|config| config.api.body_bytes = 10_000).await;
+async fn endless_chunked_body_is_cut_off_at_the_limit() {
+    let hub = start_hub_with(|config| config.api.body_bytes = 10_000).await;
     for path in ["/api/publish", "/v1/channels/news/messages"] {
-        let answer = pour(&hub, &head(&hub, path, "Transfer-Encoding: chunked\r\n")).await;
+        let answer = send_endless_body(&hub, &request_head(&hub, path, "Transfer-Encoding: chunked\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     }
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn bodies_without_an_end_are_not_read_for_strangers_and_other_methods() {
-    let hub = hub().await;
+async fn endless_body_is_not_read_without_api_key_or_for_other_http_methods() {
+    let hub = start_hub().await;
     let chunked =
         |line: &str| format!("{line} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", hub.address);
     let long =
@@ -103,23 +104,23 @@ async fn bodies_without_an_end_are_not_read_for_strangers_and_other_methods() {
         ("POST /nothing", 404),
     ] {
         for head in [chunked(line), long(line)] {
-            let answer = pour(&hub, &head).await;
+            let answer = send_endless_body(&hub, &head).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
         }
     }
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn chunks_that_end_are_taken_and_the_connection_goes_on() {
-    let hub = hub().await;
-    let mut ann = hub.subscriber("ann", "news").await;
+async fn complete_chunked_body_is_accepted_and_connection_stays_open() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_subscriber("ann", "news").await;
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     let chunks = "b\r\n{\"channel\":\r\n10\r\n\"news\",\"data\":1}\r\n0\r\n\r\n";
-    let call = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunks;
+    let call = request_head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunks;
     for _ in 0..3 {
         stream.write_all(call.as_bytes()).await.unwrap();
-        assert_eq!(ann.publication().await, json!(1));
+        assert_eq!(ann.receive_publication().await, json!(1));
     }
     let mut answers = Vec::new();
     while String::from_utf8_lossy(&answers).matches("{\"result\":{}}").count() < 3 {
@@ -128,29 +129,29 @@ async fn chunks_that_end_are_taken_and_the_connection_goes_on() {
 }
 
 #[actix_rt::test]
-async fn chunks_that_fall_silent_are_given_up() {
-    let hub = hub().await;
-    let begun = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + "5\r\n{\"a\":\r\n";
+async fn stalled_chunked_body_times_out() {
+    let hub = start_hub().await;
+    let begun = request_head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + "5\r\n{\"a\":\r\n";
     let since = Instant::now();
-    let answer = until_end(hub.address, begun.as_bytes()).await;
+    let answer = exchange_until_close(hub.address, begun.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!((8..15).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
 }
 
 #[actix_rt::test]
-async fn chunks_that_are_none_are_refused() {
-    let hub = hub().await;
+async fn malformed_chunked_body_is_refused() {
+    let hub = start_hub().await;
     for chunk in ["zz\r\n{}\r\n", "ffffffffffffffff1\r\n{}\r\n", "-1\r\n{}\r\n", "\r\n\r\n"] {
-        let request = head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunk;
-        let answer = until_end(hub.address, request.as_bytes()).await;
+        let request = request_head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunk;
+        let answer = exchange_until_close(hub.address, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
     }
-    is_alive(&hub).await;
+    assert_alive(&hub).await;
 }
 
 #[actix_rt::test]
-async fn other_methods_are_told_the_right_one() {
-    let hub = hub().await;
+async fn other_http_methods_are_405_with_allow_header() {
+    let hub = start_hub().await;
     for path in
         METHODS.map(|method| format!("/api/{method}")).into_iter().chain(["/v1/channels/news/messages".to_owned()])
     {
@@ -162,8 +163,8 @@ async fn other_methods_are_told_the_right_one() {
 }
 
 #[actix_rt::test]
-async fn the_plain_form_takes_no_other_content() {
-    let hub = hub().await;
+async fn plain_publish_refuses_other_content_types() {
+    let hub = start_hub().await;
     for content in [
         "application/x-www-form-urlencoded",
         "multipart/form-data",
@@ -178,7 +179,7 @@ async fn the_plain_form_takes_no_other_content() {
             .header("Content-Type", content);
         let refused = request.body("1").send().await;
         assert_eq!(refused.status, 415, "{content}");
-        is_discreet(&refused);
+        assert_reveals_nothing(&refused);
     }
     let without =
         http::post(hub.address, "/v1/channels/news/messages").header("X-API-Key", API_KEY).body("1").send().await;

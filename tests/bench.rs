@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use wardcast::config::AllowSubscribe;
 
-use crate::support::{API_KEY, Hub, SECRET, eventually, hub, hub_with};
+use crate::support::{API_KEY, SECRET, TestHub, start_hub, start_hub_with, wait_until};
 
 fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
@@ -20,7 +20,7 @@ fn bench(arguments: &str) -> Command {
 }
 
 /// The same against a hub, with its secrets.
-fn bench_at(hub: &Hub, arguments: &str) -> Command {
+fn bench_at(hub: &TestHub, arguments: &str) -> Command {
     let mut command = bench(arguments);
     command.args(["--url", &format!("ws://{}/connection/websocket", hub.address)]);
     command.env("WARDCAST_BENCH_SECRET", SECRET).env("WARDCAST_BENCH_API_KEY", API_KEY);
@@ -40,7 +40,7 @@ async fn report(mut command: Command) -> Value {
 }
 
 /// It did not work, and said so in a way that has all of these.
-async fn fails_with(command: Command, told: &[&str]) {
+async fn assert_fails_with(command: Command, told: &[&str]) {
     let output = run(command).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{stderr}");
@@ -49,7 +49,7 @@ async fn fails_with(command: Command, told: &[&str]) {
 }
 
 /// What its notes say.
-async fn notes(command: Command) -> String {
+async fn notes_of(command: Command) -> String {
     report(command).await["notes"].to_string()
 }
 
@@ -57,26 +57,26 @@ fn count(report: &Value, name: &str) -> u64 {
     report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"))
 }
 
-fn ordered(report: &Value, name: &str) {
+fn assert_percentiles_ordered(report: &Value, name: &str) {
     let times = ["p50", "p90", "p99", "p999", "max"].map(|end| report[format!("{name}_{end}_ms")].as_f64().unwrap());
     assert!(times.is_sorted() && times[0] > 0.0, "{name}: {times:?}");
 }
 
 #[actix_rt::test]
-async fn a_fanout_on_a_hub_of_its_own_delivers_everything_to_everybody_and_leaves_no_hub_behind() {
+async fn fanout_delivers_every_publication_to_every_subscriber_and_ends_the_hub_it_started() {
     let report = report(bench("fanout -n 20 --rate 50 --seconds 0.5 --warmup 0.1")).await;
     assert!(count(&report, "publications") > 0);
     assert_eq!(count(&report, "deliveries"), 20 * count(&report, "publications"));
     let faults = ["deliveries_lost", "sequence_gaps", "sequence_out_of_order", "publications_refused"];
     assert_eq!(faults.map(|name| count(&report, name)), [0; 4], "{report}");
     assert!(report["server_cpu_us_per_delivery"].as_f64().unwrap() > 0.0);
-    ["delivery", "publish_answer"].iter().for_each(|name| ordered(&report, name));
+    ["delivery", "publish_answer"].iter().for_each(|name| assert_percentiles_ordered(&report, name));
     let hub = report["server_pids"].as_str().unwrap();
     assert!(!Path::new("/proc").join(hub).exists(), "the hub {hub} lives on");
 }
 
 #[actix_rt::test]
-async fn a_closed_loop_and_the_bare_writer_lose_nothing_either() {
+async fn closed_loop_and_limit_lose_no_deliveries() {
     for command in ["fanout -n 10 --closed-loop 4", "limit -n 10 --rate 50", "limit -n 10 --closed-loop 4"] {
         let report = report(bench(&format!("{command} --seconds 0.3 --warmup 0.1"))).await;
         assert!(count(&report, "publications") > 0, "{command}");
@@ -85,7 +85,7 @@ async fn a_closed_loop_and_the_bare_writer_lose_nothing_either() {
 }
 
 #[actix_rt::test]
-async fn who_is_cut_and_comes_back_while_others_publish_gets_everything_once_and_in_order() {
+async fn reconnecting_clients_recover_every_publication_once_and_in_order() {
     let run = "recover -n 40 --missed 20 --rate 200 --seconds 0.3 --away 0.01";
     for more in ["--threads 2", "--returning 3 --size 3000"] {
         let report = report(bench(&format!("{run} {more}"))).await;
@@ -95,22 +95,22 @@ async fn who_is_cut_and_comes_back_while_others_publish_gets_everything_once_and
         let faults = ["unrecovered", "deliveries_lost", "offset_gaps", "offset_out_of_order", "sequence_gaps"];
         assert_eq!(faults.map(|name| count(&report, name)), [0; 5], "{more}: {report}");
         assert_eq!(count(&report, "sequence_out_of_order"), 0, "{more}: {report}");
-        ["back", "to_101", "to_subscribed"].iter().for_each(|name| ordered(&report, name));
+        ["back", "to_101", "to_subscribed"].iter().for_each(|name| assert_percentiles_ordered(&report, name));
     }
 }
 
 #[actix_rt::test]
-async fn who_cannot_recover_is_counted_and_told_what_to_raise() {
+async fn failed_recoveries_are_counted_and_a_note_names_the_limit() {
     let run = "recover -n 3 --missed 20 --rate 50 --seconds 0.2 --away 0.01";
     let report = report(bench(&format!("{run} --hub-set limits.recovered_publications=10"))).await;
     assert_eq!((count(&report, "recovered"), count(&report, "unrecovered")), (0, 3), "{report}");
     assert!(report["notes"].to_string().contains("limits.recovered_publications"), "{report}");
     assert!(count(&report, "sequence_missed") + count(&report, "deliveries_lost") >= 60, "{report}");
-    fails_with(bench(&format!("{run} --hub-set channels.history_size=0")), &["channels.history_size"]).await;
+    assert_fails_with(bench(&format!("{run} --hub-set channels.history_size=0")), &["channels.history_size"]).await;
 }
 
 #[actix_rt::test]
-async fn every_way_to_publish_reaches_every_subscriber() {
+async fn every_publish_method_reaches_every_subscriber() {
     for way in ["", "--batch 7 --channels 2", "--broadcast --channels 3", "--over socket --channels 2", "--rate 100"] {
         let arguments = format!("publish -n 2 --subscribers 2 --seconds 0.3 --warmup 0.1 {way}");
         let report = report(bench(&arguments)).await;
@@ -118,16 +118,16 @@ async fn every_way_to_publish_reaches_every_subscriber() {
         assert!(publications > 0 && publications.is_multiple_of(count(&report, "publications_per_call")), "{report}");
         assert_eq!(count(&report, "deliveries"), 2 * publications, "{way}: {report}");
         assert_eq!(count(&report, "deliveries_lost") + count(&report, "publications_refused"), 0, "{way}: {report}");
-        ordered(&report, "publish_answer");
+        assert_percentiles_ordered(&report, "publish_answer");
     }
 }
 
 #[actix_rt::test]
-async fn crowds_are_counted_and_their_hub_is_found_by_its_port() {
-    let hub = hub().await;
+async fn connect_and_idle_count_connections_and_find_the_hub_process_by_its_port() {
+    let hub = start_hub().await;
     let connect = report(bench_at(&hub, "connect -n 30")).await;
     assert_eq!((count(&connect, "connected"), &connect["failures"]), (30, &serde_json::json!({})));
-    ordered(&connect, "to_first_push");
+    assert_percentiles_ordered(&connect, "to_first_push");
     let idle = report(bench_at(&hub, "idle -n 30 --channels 3 --settle 0.1 --source-addresses 3")).await;
     assert_eq!((count(&idle, "connected"), idle["interrupted"].as_bool()), (30, Some(false)));
     let me = std::process::id().to_string();
@@ -136,98 +136,98 @@ async fn crowds_are_counted_and_their_hub_is_found_by_its_port() {
 }
 
 #[actix_rt::test]
-async fn who_is_refused_at_the_handshake_is_told_the_limit_to_raise() {
-    let few = hub_with(|config| config.limits.connections = 5).await;
-    assert!(notes(bench_at(&few, "connect -n 9")).await.contains("raise limits.connections "));
-    let slow = hub_with(|config| config.limits.handshakes_per_second = 1).await;
-    assert!(notes(bench_at(&slow, "connect -n 9")).await.contains("limits.handshakes_per_second"));
-    let address = hub_with(|config| config.limits.connections_per_address = 5).await;
-    assert!(notes(bench_at(&address, "connect -n 9")).await.contains("limits.connections_per_address"));
-    let user = hub_with(|config| config.limits.connections_per_user = 5).await;
+async fn notes_name_the_limit_that_refused_a_handshake() {
+    let few = start_hub_with(|config| config.limits.connections = 5).await;
+    assert!(notes_of(bench_at(&few, "connect -n 9")).await.contains("raise limits.connections "));
+    let slow = start_hub_with(|config| config.limits.handshakes_per_second = 1).await;
+    assert!(notes_of(bench_at(&slow, "connect -n 9")).await.contains("limits.handshakes_per_second"));
+    let address = start_hub_with(|config| config.limits.connections_per_address = 5).await;
+    assert!(notes_of(bench_at(&address, "connect -n 9")).await.contains("limits.connections_per_address"));
+    let user = start_hub_with(|config| config.limits.connections_per_user = 5).await;
     let mut one_user = bench("connect -n 9");
     one_user.args(["--token", &user.token("ann"), "--url", &format!("ws://{}/socket", user.address)]);
-    assert!(notes(one_user).await.contains("limits.connections_per_user"));
+    assert!(notes_of(one_user).await.contains("limits.connections_per_user"));
 }
 
 #[actix_rt::test]
-async fn who_may_not_publish_or_subscribe_is_told_the_key_or_the_limit() {
+async fn errors_name_the_limit_or_option_that_refused_publish_or_subscribe() {
     const SHORT: &str = "-n 2 --seconds 0.3 --warmup 0.1";
-    let small = hub_with(|config| config.limits.publication_bytes = 64).await;
-    fails_with(bench_at(&small, &format!("publish {SHORT}")), &["106", "limits.publication_bytes"]).await;
-    let bodies = hub_with(|config| config.api.body_bytes = 4096).await;
-    fails_with(bench_at(&bodies, &format!("publish {SHORT} --batch 100")), &["413", "api.body_bytes"]).await;
-    let closed = hub_with(|config| config.channels.allow_subscribe = AllowSubscribe::None).await;
-    fails_with(bench_at(&closed, &format!("fanout {SHORT}")), &["103", "channels.allow_subscribe=user"]).await;
-    let paced = hub_with(|config| config.limits.publications_per_second = 5).await;
+    let small = start_hub_with(|config| config.limits.publication_bytes = 64).await;
+    assert_fails_with(bench_at(&small, &format!("publish {SHORT}")), &["106", "limits.publication_bytes"]).await;
+    let bodies = start_hub_with(|config| config.api.body_bytes = 4096).await;
+    assert_fails_with(bench_at(&bodies, &format!("publish {SHORT} --batch 100")), &["413", "api.body_bytes"]).await;
+    let closed = start_hub_with(|config| config.channels.allow_subscribe = AllowSubscribe::None).await;
+    assert_fails_with(bench_at(&closed, &format!("fanout {SHORT}")), &["103", "channels.allow_subscribe=user"]).await;
+    let paced = start_hub_with(|config| config.limits.publications_per_second = 5).await;
     let told = run(bench_at(&paced, &format!("publish {SHORT} --over socket"))).await;
     let told = String::from_utf8([told.stdout, told.stderr].concat()).unwrap();
     assert!(told.contains("limits.publications_per_second"), "{told}");
 }
 
 #[actix_rt::test]
-async fn secrets_that_are_missing_or_wrong_are_told_by_their_variables() {
-    let hub = hub().await;
+async fn missing_or_wrong_secrets_are_reported_with_their_variables() {
+    let hub = start_hub().await;
     let both = ["WARDCAST_BENCH_SECRET", "WARDCAST_BENCH_API_KEY", "WARDCAST_AUTH__HMAC_SECRET"];
-    fails_with(bench(&format!("fanout --url ws://{}/socket", hub.address)), &both).await;
+    assert_fails_with(bench(&format!("fanout --url ws://{}/socket", hub.address)), &both).await;
     let mut token = bench_at(&hub, "connect -n 2");
     token.env("WARDCAST_BENCH_SECRET", "not the hub's, but as long as one has to be");
-    assert!(notes(token).await.contains("WARDCAST_BENCH_SECRET"));
+    assert!(notes_of(token).await.contains("WARDCAST_BENCH_SECRET"));
     let mut key = bench_at(&hub, "publish -n 2 --seconds 0.3");
     key.env("WARDCAST_BENCH_API_KEY", "not the hub's, but as long as one has to be");
-    fails_with(key, &["401", "WARDCAST_BENCH_API_KEY"]).await;
+    assert_fails_with(key, &["401", "WARDCAST_BENCH_API_KEY"]).await;
 }
 
 #[actix_rt::test]
-async fn what_the_system_refuses_is_told_with_what_to_do() {
+async fn connection_refused_and_too_few_files_are_reported_with_a_remedy() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut nobody = bench("idle -n 2");
     nobody.args(["--url", &format!("ws://{free}/socket"), "--token", "t"]);
-    fails_with(nobody, &["refused", "is a hub running"]).await;
+    assert_fails_with(nobody, &["refused", "is a hub running"]).await;
 
-    fails_with(limited("-n 100", "connect -n 500"), &["ulimit -n 540", "100"]).await;
+    assert_fails_with(bench_with_ulimit("-n 100", "connect -n 500"), &["ulimit -n 540", "100"]).await;
 }
 
 #[actix_rt::test]
-async fn a_soft_limit_of_open_files_is_raised_here_and_for_a_hub_of_its_own() {
-    let report = report(limited("-Sn 100", "connect -n 200")).await;
+async fn soft_file_limit_is_raised_for_bench_and_for_the_hub_it_starts() {
+    let report = report(bench_with_ulimit("-Sn 100", "connect -n 200")).await;
     assert_eq!(count(&report, "connected"), 200);
 }
 
 #[actix_rt::test]
-async fn a_hub_that_may_not_open_more_files_is_told_from_one_that_is_slow() {
+async fn hub_at_its_file_limit_is_reported_as_such() {
     let hub = format!("ulimit -n 60; exec {} --set server.bind=127.0.0.1:0", env!("CARGO_BIN_EXE_wardcast"));
     let mut command = Command::new("sh");
     command.args(["-c", &hub]).env_clear().env("WARDCAST_AUTH__HMAC_SECRET", SECRET);
-    let mut hub = Killed(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut hub = KillOnDrop(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let mut banner = BufReader::new(hub.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let address = banner.find_map(|line| Some(line.split_once("ws://")?.1.split('/').next()?.to_owned())).unwrap();
     let mut connect = bench("connect -n 200");
     connect.args(["--url", &format!("ws://{address}/socket")]).env("WARDCAST_BENCH_SECRET", SECRET);
     let pid = hub.0.id().to_string();
-    fails_with(connect, &[&pid, "of 60 files open", "ulimit -n"]).await;
+    assert_fails_with(connect, &[&pid, "of 60 files open", "ulimit -n"]).await;
 }
 
 #[actix_rt::test]
-async fn a_run_that_is_killed_takes_its_hub_with_it() {
+async fn killed_run_ends_the_hub_it_started() {
     let mut command = bench("idle -n 3 --settle 600");
-    let mut run = Killed(command.stdout(Stdio::null()).spawn().unwrap());
+    let mut run = KillOnDrop(command.stdout(Stdio::null()).spawn().unwrap());
     let children = format!("/proc/{0}/task/{0}/children", run.0.id());
     let child = || fs::read_to_string(&children).unwrap().trim().to_owned();
     let is_hub = |child: String| {
         let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
         program == Path::new(env!("CARGO_BIN_EXE_wardcast"))
     };
-    eventually("a hub", async || is_hub(child())).await;
+    wait_until("a hub", async || is_hub(child())).await;
     let hub = child();
     run.0.kill().unwrap();
     let status = || fs::read_to_string(format!("/proc/{hub}/status")).unwrap_or_default();
-    eventually("the hub is gone", async || status().is_empty() || status().contains("State:\tZ")).await;
+    wait_until("the hub is gone", async || status().is_empty() || status().contains("State:\tZ")).await;
 }
 
 /// A child that does not outlive its test.
-struct Killed(Child);
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         _ = self.0.kill();
         _ = self.0.wait();
@@ -235,7 +235,7 @@ impl Drop for Killed {
 }
 
 /// A run of its own under `ulimit`.
-fn limited(limit: &str, arguments: &str) -> Command {
+fn bench_with_ulimit(limit: &str, arguments: &str) -> Command {
     let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_wardcast-bench")]).args(arguments.split(' ')).env_clear();
@@ -243,11 +243,11 @@ fn limited(limit: &str, arguments: &str) -> Command {
 }
 
 #[actix_rt::test]
-async fn an_interrupt_ends_a_run_with_the_report_of_what_was_measured() {
-    let hub = hub().await;
+async fn interrupt_ends_the_run_with_a_report_of_what_was_measured() {
+    let hub = start_hub().await;
     let mut command = bench_at(&hub, "fanout -n 5 --rate 100 --seconds 600 --warmup 0.1 --json");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    eventually("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
+    wait_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
     let interrupt = Command::new("kill").args(["-2", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let output = actix_rt::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();

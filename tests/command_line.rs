@@ -18,40 +18,40 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use self::process::{Banner, Ended, Process, hears, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, eventually, http, raw, secret};
+use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
+use crate::support::{API_KEY, Client, SECRET, http, mark_secret, raw, wait_until};
 
-const INT: u32 = 2;
-const TERM: u32 = 15;
+const SIGINT: u32 = 2;
+const SIGTERM: u32 = 15;
 const LOOPBACK: [&str; 2] = ["--set", "server.bind=127.0.0.1:0"];
 
-async fn connect(address: SocketAddr, token: &str) -> Client {
+async fn connect_with_token(address: SocketAddr, token: &str) -> Client {
     let mut client = Client::connect(address, &format!("/connection/websocket?token={token}")).await.unwrap();
-    assert!(client.hear().await["push"]["connect"].is_object());
+    assert!(client.receive().await["push"]["connect"].is_object());
     client
 }
 
 /// The login that `init` tells, as the body of one.
-fn told_login(told: &Ended) -> Value {
+fn printed_login(told: &ProcessResult) -> Value {
     let body = told.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
     let credentials: Value = body.trim_end_matches('\'').parse().unwrap();
-    secret(credentials["password"].as_str().unwrap());
+    mark_secret(credentials["password"].as_str().unwrap());
     credentials
 }
 
 /// The settings and users that `init` has made, whose secrets are marked.
-fn made_files(dir: &str) -> [String; 2] {
+fn read_created_files(dir: &str) -> [String; 2] {
     let texts = ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
     for line in texts.iter().flat_map(|text| text.lines()) {
         if let Some(("hmac_secret" | "key" | "password", value)) = line.split_once(" = ") {
-            secret(value.trim_matches('"'));
+            mark_secret(value.trim_matches('"'));
         }
     }
     texts
 }
 
 #[actix_rt::test]
-async fn the_banner_has_a_login_a_url_and_a_curl_line_that_work_as_they_stand() {
+async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     let banner = hub.banner();
     assert_ne!(banner.address.port(), 0);
@@ -59,18 +59,18 @@ async fn the_banner_has_a_login_a_url_and_a_curl_line_that_work_as_they_stand() 
     let login = json!({"username": "demo", "password": &banner.password});
     let answer = http::post(banner.address, "/auth/login").json(login).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    connect(banner.address, secret(answer.json()["access_token"].as_str().unwrap())).await;
+    connect_with_token(banner.address, mark_secret(answer.json()["access_token"].as_str().unwrap())).await;
     let quoted =
         |start: &str, end: char| banner.text.split_once(start).unwrap().1.split(end).next().unwrap().to_owned();
     let url = quoted("new WebSocket(\"", '"');
     let path = url.strip_prefix(&format!("ws://{}", banner.address)).unwrap();
     let mut client = Client::connect(banner.address, path).await.unwrap();
-    client.hear().await;
-    client.say_text(&quoted("ws.send('", '\'')).await;
-    assert!(client.hear().await["subscribe"].is_object());
+    client.receive().await;
+    client.send_text(&quoted("ws.send('", '\'')).await;
+    assert!(client.receive().await["subscribe"].is_object());
     let curl = Command::new("sh").args(["-c", &banner.curl]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&curl.stdout), r#"{"result":{}}"#, "{curl:?}");
-    assert_eq!(client.publication().await, json!({"hello": "world"}));
+    assert_eq!(client.receive_publication().await, json!({"hello": "world"}));
     let stderr = hub.kill();
     assert!(
         !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("listens on"),
@@ -79,13 +79,13 @@ async fn the_banner_has_a_login_a_url_and_a_curl_line_that_work_as_they_stand() 
 }
 
 #[test]
-fn every_fault_of_every_source_is_told_at_once_with_key_and_place() {
+fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, "[server]\nbind = \"127.0.0.1:0\"\nspeed = 1\n\n[limits]\nconnections = \"many\"\n").unwrap();
     let path = file.path().to_str().unwrap();
     let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
     let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
-    ended.failed_with(&[
+    ended.assert_failed_with(&[
         "6 faults",
         &format!("server.speed (from {path}:3)"),
         &format!("limits.connections (from {path}:6)"),
@@ -98,36 +98,40 @@ fn every_fault_of_every_source_is_told_at_once_with_key_and_place() {
 }
 
 #[test]
-fn a_file_that_is_not_there_and_an_unknown_environment_are_named() {
-    run(&mut wardcast(&["--config", "/nowhere/wardcast.toml"])).failed_with(&["/nowhere/wardcast.toml"]);
-    run(wardcast(&LOOPBACK).env("WARDCAST_ENV", "staging")).failed_with(&["WARDCAST_ENV", "staging", "production"]);
+fn missing_file_and_unknown_environment_are_named() {
+    run(&mut wardcast(&["--config", "/nowhere/wardcast.toml"])).assert_failed_with(&["/nowhere/wardcast.toml"]);
+    run(wardcast(&LOOPBACK).env("WARDCAST_ENV", "staging")).assert_failed_with(&[
+        "WARDCAST_ENV",
+        "staging",
+        "production",
+    ]);
 }
 
 #[test]
-fn production_does_not_start_without_a_real_secret() {
+fn production_does_not_start_without_strong_secret() {
     let production = |secret: &str| {
         let mut command = wardcast(&LOOPBACK);
         command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", secret);
         run(&mut command)
     };
-    production("").failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
+    production("").assert_failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
     let short = production("only-a-few-bytes");
-    short.failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
+    short.assert_failed_with(&["auth.hmac_secret", "openssl rand -hex 32"]);
     assert!(!short.stderr.contains("only-a-few-bytes"), "a secret is not quoted: {}", short.stderr);
 }
 
 #[test]
-fn beyond_loopback_production_wants_tls_and_development_stays_at_home() {
+fn non_loopback_address_requires_tls_in_production_and_is_refused_in_development() {
     let listen = |environment: &str| {
         let mut command = wardcast(&["--set", "server.bind=0.0.0.0:0"]);
         run(command.env("WARDCAST_ENV", environment).env("WARDCAST_AUTH__HMAC_SECRET", SECRET))
     };
-    listen("production").failed_with(&["server.bind", "server.tls.cert", "server.behind_tls"]);
-    listen("development").failed_with(&["server.bind", "loopback", "WARDCAST_ENV=production"]);
+    listen("production").assert_failed_with(&["server.bind", "server.tls.cert", "server.behind_tls"]);
+    listen("development").assert_failed_with(&["server.bind", "loopback", "WARDCAST_ENV=production"]);
 }
 
 #[actix_rt::test]
-async fn flags_bring_history_and_presence() {
+async fn command_line_flags_enable_history_and_presence() {
     let remember = [
         "channels.history_size=10",
         "channels.history_ttl=5m",
@@ -139,41 +143,42 @@ async fn flags_bring_history_and_presence() {
     command.args(remember.iter().flat_map(|setting| ["--set", setting]));
     let mut hub = Process::start(&mut command);
     let banner = hub.banner();
-    let mut client = connect(banner.address, &banner.token).await;
-    assert_eq!(client.ask(json!({"id": 1, "publish": {"channel": "news", "data": 7}})).await["error"], Value::Null);
-    let history = client.ask(json!({"id": 2, "history": {"channel": "news", "limit": 10}})).await;
+    let mut client = connect_with_token(banner.address, &banner.token).await;
+    assert_eq!(client.request(json!({"id": 1, "publish": {"channel": "news", "data": 7}})).await["error"], Value::Null);
+    let history = client.request(json!({"id": 2, "history": {"channel": "news", "limit": 10}})).await;
     assert_eq!(history["history"]["publications"][0]["data"], 7, "{history}");
     client.subscribe("news").await;
-    let presence = client.ask(json!({"id": 3, "presence": {"channel": "news"}})).await;
+    let presence = client.request(json!({"id": 3, "presence": {"channel": "news"}})).await;
     assert_eq!(presence["presence"]["presence"].as_object().map(|members| members.len()), Some(1), "{presence}");
     hub.kill();
 }
 
 #[actix_rt::test]
-async fn a_second_hub_on_the_same_port_names_the_address_and_leaves_the_first_alone() {
+async fn second_hub_on_same_port_fails_naming_the_address_and_first_keeps_running() {
     let mut first = Process::start(&mut wardcast(&LOOPBACK));
     let banner = first.banner();
     let bind = format!("server.bind={}", banner.address);
     let second = run(&mut wardcast(&["--set", &bind]));
-    second.failed_with(&[
+    second.assert_failed_with(&[
         "cannot listen on",
         &banner.address.to_string(),
         "another wardcast or program",
         "--set server.bind=",
     ]);
     assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);
-    connect(banner.address, &banner.token).await;
+    connect_with_token(banner.address, &banner.token).await;
 }
 
 #[actix_rt::test]
-async fn a_token_from_the_command_line_opens_the_hub_with_that_secret() {
-    run(&mut wardcast(&["token", "--user", "ann"])).failed_with(&["auth.hmac_secret", "WARDCAST_AUTH__HMAC_SECRET"]);
+async fn token_from_command_line_connects_to_hub_with_same_secret() {
+    run(&mut wardcast(&["token", "--user", "ann"]))
+        .assert_failed_with(&["auth.hmac_secret", "WARDCAST_AUTH__HMAC_SECRET"]);
 
     let made = run(wardcast(&["token", "--user", "ann", "--ttl", "5m"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
     assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 1), "{made:?}");
     let mut hub = Process::start(wardcast(&LOOPBACK).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
     let address = hub.banner().address;
-    connect(address, &made.stdout).await;
+    connect_with_token(address, &made.stdout).await;
 
     let other = run(wardcast(&["token", "--user", "ann"]).env("WARDCAST_AUTH__HMAC_SECRET", API_KEY));
     let refused = raw::handshake(address, &format!("/socket?token={}", other.stdout));
@@ -181,114 +186,114 @@ async fn a_token_from_the_command_line_opens_the_hub_with_that_secret() {
 }
 
 #[test]
-fn hash_password_reads_standard_input_and_prints_an_argon2id_hash() {
-    let hash = |password: &str| Process::fed(&mut wardcast(&["hash-password"]), password).end();
+fn hash_password_reads_standard_input_and_prints_argon2id_hash() {
+    let hash = |password: &str| Process::start_with_input(&mut wardcast(&["hash-password"]), password).wait_for_exit();
     let (one, two) = (hash("correct horse\n"), hash("correct horse\n"));
     assert!(one.stdout.starts_with("$argon2id$") && one.stdout.lines().count() == 1, "{one:?}");
     assert_ne!(one.stdout, two.stdout, "salted");
     assert!(!one.stderr.contains("horse"), "{one:?}");
-    hash("\n").failed_with(&["password"]);
+    hash("\n").assert_failed_with(&["password"]);
 }
 
 #[actix_rt::test]
-async fn init_makes_private_files_once_and_they_run_a_hub() {
+async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("hub").to_str().unwrap().to_owned();
     let init = || run(&mut wardcast(&["init", "--dir", &dir, "--user", "dora"]));
     let first = init();
     assert_eq!(first.code, Some(0), "{first:?}");
-    let made = made_files(&dir);
+    let made = read_created_files(&dir);
     for name in ["wardcast.toml", "users.toml"] {
         let mode = fs::metadata(format!("{dir}/{name}")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let again = init();
     assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
-    assert_eq!(made_files(&dir), made);
+    assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
     let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
     let address = hub.banner().address;
-    let answer = http::post(address, "/auth/login").json(told_login(&first)).send().await;
+    let answer = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    connect(address, secret(answer.json()["access_token"].as_str().unwrap())).await;
+    connect_with_token(address, mark_secret(answer.json()["access_token"].as_str().unwrap())).await;
 }
 
 #[test]
-fn health_is_0_for_a_hub_that_is_ready_and_1_for_anything_else() {
+fn health_exits_0_for_ready_hub_and_1_otherwise() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     let address = hub.banner().address;
     let ask = |url: &str| run(&mut wardcast(&["health", "--url", url]));
     let ready = ask(&format!("http://{address}/health/ready"));
     assert!(ready.code == Some(0) && ready.stdout.contains("ready"), "{ready:?}");
-    ask(&format!("http://{address}/nothing")).failed_with(&["404"]);
-    ask("https://localhost/").failed_with(&["http://"]);
+    ask(&format!("http://{address}/nothing")).assert_failed_with(&["404"]);
+    ask("https://localhost/").assert_failed_with(&["http://"]);
     hub.kill();
-    ask(&format!("http://{address}/health/ready")).failed_with(&[&address.to_string()]);
+    ask(&format!("http://{address}/health/ready")).assert_failed_with(&[&address.to_string()]);
 }
 
 #[actix_rt::test]
-async fn sigterm_closes_every_client_with_3001_and_exits_0_within_the_drain() {
+async fn sigterm_closes_every_client_with_3001_and_exits_0_within_drain_time() {
     let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", "server.drain=2s"]].concat()));
     let banner = hub.banner();
-    let mut clients = join_all((0..20).map(|_| connect(banner.address, &banner.token))).await;
+    let mut clients = join_all((0..20).map(|_| connect_with_token(banner.address, &banner.token))).await;
     let mut stranger = Client::connect(banner.address, "/socket").await.unwrap();
     let began = Instant::now();
-    hub.signal(TERM).await;
+    hub.signal(SIGTERM).await;
     for client in clients.iter_mut().chain([&mut stranger]) {
-        let (code, push) = client.ended().await;
+        let (code, push) = client.wait_for_close().await;
         assert_eq!((code, push.map(|push| push["code"].clone())), (Some(3001), Some(json!(3001))));
     }
-    let ended = hub.end();
+    let ended = hub.wait_for_exit();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[test]
-fn signals_are_heard_as_soon_as_the_hub_listens() {
+fn signals_are_handled_as_soon_as_the_hub_listens() {
     // A stdout that is full holds the hub where it prints its banner.
     let (_reader, mut stdout) = std::io::pipe().unwrap();
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
     let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("listens on")));
-    let heard = [INT, TERM].map(|signal| hears(hub.id(), signal));
+    let heard = [SIGINT, SIGTERM].map(|signal| handles_signal(hub.id(), signal));
     hub.kill().unwrap();
     hub.wait().unwrap();
     assert_eq!(heard, [true; 2]);
 }
 
 #[actix_rt::test]
-async fn an_interrupt_stops_a_hub_without_clients_at_once() {
+async fn sigint_stops_hub_without_clients_immediately() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     hub.banner();
     let began = Instant::now();
-    hub.signal(INT).await;
-    assert_eq!(hub.end().code, Some(0));
+    hub.signal(SIGINT).await;
+    assert_eq!(hub.wait_for_exit().code, Some(0));
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[actix_rt::test]
-async fn a_thousand_resets_give_every_descriptor_back() {
+async fn thousand_connection_resets_leak_no_file_descriptors() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     let Banner { address, token, .. } = hub.banner();
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", hub.child.id())).unwrap().count();
-    connect(address, &token).await.ask(json!({"id": 1, "ping": {}})).await;
+    connect_with_token(address, &token).await.request(json!({"id": 1, "ping": {}})).await;
     let baseline = descriptors();
     for _ in 0..5 {
         let crowd = join_all((0..200).map(async |n| match n % 2 {
-            0 => raw::Raw::connect(address, &format!("/socket?token={token}")).await.stream,
+            0 => raw::RawClient::connect(address, &format!("/socket?token={token}")).await.stream,
             _ => TcpStream::connect(address).await.unwrap(),
         }));
         for stream in crowd.await {
             stream.set_zero_linger().unwrap();
         }
     }
-    eventually("the descriptors are back", async || descriptors() <= baseline + 2).await;
+    wait_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
 }
 
 #[actix_rt::test]
-async fn nothing_that_is_secret_is_ever_logged() {
+async fn no_secret_is_logged_at_any_level() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().to_str().unwrap();
     let init = run(&mut wardcast(&["init", "--dir", dir]));
@@ -301,8 +306,12 @@ async fn nothing_that_is_secret_is_ever_logged() {
     let (message, command) = (made(&["token", "--user", "message"]), made(&["token", "--user", "command"]));
     let forged = run(wardcast(&["token", "--user", "eve"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET)).stdout;
 
-    connect(address, &token).await;
-    Client::connect_with(address, "/socket", &[("Sec-WebSocket-Protocol", &subprotocol)]).await.unwrap().hear().await;
+    connect_with_token(address, &token).await;
+    Client::connect_with(address, "/socket", &[("Sec-WebSocket-Protocol", &subprotocol)])
+        .await
+        .unwrap()
+        .receive()
+        .await;
     for (first, is_good) in [
         (format!("Authorization: Bearer {message}"), true),
         (json!({"id": 1, "connect": {"token": command}}).to_string(), true),
@@ -310,29 +319,29 @@ async fn nothing_that_is_secret_is_ever_logged() {
         (json!({"id": 1, "connect": {"token": forged}}).to_string(), false),
     ] {
         let mut client = Client::connect(address, "/socket").await.unwrap();
-        client.say_text(&first).await;
-        assert_eq!(client.hear().await.pointer("/push/disconnect").is_none(), is_good, "{first}");
+        client.send_text(&first).await;
+        assert_eq!(client.receive().await.pointer("/push/disconnect").is_none(), is_good, "{first}");
     }
     let refused = raw::handshake(address, &format!("/socket?token={forged}"));
     assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
 
-    let file: toml::Table = made_files(dir)[0].parse().unwrap();
+    let file: toml::Table = read_created_files(dir)[0].parse().unwrap();
     let key = file["api"]["key"].as_str().unwrap();
     for (key, status) in [(key, 200), (API_KEY, 401)] {
         let request = http::post(address, "/api/publish").header("X-API-Key", key);
         assert_eq!(request.body(r#"{"channel":"news","data":1}"#).send().await.status, status);
     }
-    let credentials = told_login(&init);
+    let credentials = printed_login(&init);
     let answer = http::post(address, "/auth/login").json(credentials.clone()).send().await.json();
-    let wrong = json!({"username": "demo", "password": secret("a wrong password")});
+    let wrong = json!({"username": "demo", "password": mark_secret("a wrong password")});
     assert_eq!(http::post(address, "/auth/login").json(wrong).send().await.status, 401);
 
-    hub.signal(TERM).await;
-    let stderr = hub.end().stderr;
+    hub.signal(SIGTERM).await;
+    let stderr = hub.wait_for_exit().stderr;
     assert!(stderr.contains("TRACE") && stderr.contains("DEBUG"), "not a log at trace: {stderr:.500}");
     let secret = file["auth"]["hmac_secret"].as_str().unwrap();
     let (password, login) =
-        (credentials["password"].as_str().unwrap(), self::secret(answer["access_token"].as_str().unwrap()));
+        (credentials["password"].as_str().unwrap(), self::mark_secret(answer["access_token"].as_str().unwrap()));
     for secret in
         [&token, &subprotocol, &message, &command, &forged, secret, key, API_KEY, password, login, "a wrong password"]
     {

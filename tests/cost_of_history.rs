@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use wardcast::{
-    broker::{Broker, Control, Deliver, Movement, NoRoom, PublishOptions, Question, Retention, memory::MemoryBroker},
+    broker::{
+        Broker, Control, Deliver, PresenceEvent, PublishOptions, QueueFull, Retention, SurveyQuestion,
+        memory::MemoryBroker,
+    },
     channel::Channel,
     clock::Clock,
     config::{Config, Limits},
@@ -27,22 +30,22 @@ const SPANS: usize = 5;
 const DATA: &[u8] = b"{\"text\":\"what people say to each other is about so long\"}";
 
 /// Hubs that take everything and do nothing.
-struct Nobody;
+struct DiscardingHubs;
 
-impl Deliver for Nobody {
-    fn deliver(&self, _: Publication) -> Result<(), NoRoom> {
+impl Deliver for DiscardingHubs {
+    fn deliver_publication(&self, _: Publication) -> Result<(), QueueFull> {
         Ok(())
     }
 
-    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> Result<(), NoRoom> {
+    fn deliver_presence_event(&self, _: Channel, _: PresenceEvent, _: Arc<ClientInfo>) -> Result<(), QueueFull> {
         Ok(())
     }
 
-    fn control(&self, _: Control) -> Result<(), NoRoom> {
+    fn deliver_control(&self, _: Control) -> Result<(), QueueFull> {
         Ok(())
     }
 
-    fn answer(&self, _: Question) -> BoxFuture<'static, Vec<u8>> {
+    fn answer_survey(&self, _: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         ready(Vec::new()).boxed()
     }
 }
@@ -51,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // First: what was freed before would be taken again, and not be seen.
     println!("{:<44} {:>12}", format!("kept, {} bytes of data", DATA.len()), "bytes each");
     for (count, each) in [(1_000, 1_000), (10_000, 100), (100_000, 10)] {
-        println!("{:<44} {:>12.1}", format!("{count} channels with {each}"), memory(count, each)?);
+        println!("{:<44} {:>12.1}", format!("{count} channels with {each}"), resident_bytes_each(count, each)?);
     }
     println!("\n{:<44} {:>12}", format!("publications of {} bytes", DATA.len()), "per second");
     let keep = |size| Some(Retention { size, ttl: Duration::from_secs(300), meta_ttl: Duration::from_secs(3600) });
@@ -60,14 +63,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("history of 100, one channel", keep(100), 1),
         ("history of 100, 10,000 channels in turns", keep(100), 10_000),
     ] {
-        println!("{what:<44} {:>12.0}", speed(retention, channels)?);
+        println!("{what:<44} {:>12.0}", publications_per_second(retention, channels)?);
     }
     Ok(())
 }
 
 fn broker() -> MemoryBroker {
     let limits = Limits { history_bytes: 1 << 32, ..Config::default().limits };
-    MemoryBroker::new(Arc::new(Nobody), &limits, Clock::default())
+    MemoryBroker::new(Arc::new(DiscardingHubs), &limits, Clock::default())
 }
 
 fn channels(count: usize) -> Result<Vec<Channel>, Box<dyn Error>> {
@@ -81,7 +84,7 @@ fn publish(broker: &MemoryBroker, channel: &Channel, retention: Option<Retention
     Ok(())
 }
 
-fn speed(retention: Option<Retention>, count: usize) -> Result<f64, Box<dyn Error>> {
+fn publications_per_second(retention: Option<Retention>, count: usize) -> Result<f64, Box<dyn Error>> {
     let (broker, channels) = (broker(), channels(count)?);
     for channel in &channels {
         broker.subscribe(channel.clone()).now_or_never().ok_or("it waits")??;
@@ -102,22 +105,22 @@ fn speed(retention: Option<Retention>, count: usize) -> Result<f64, Box<dyn Erro
 }
 
 /// Resident bytes that each publication adds, channels and all.
-fn memory(count: usize, each: usize) -> Result<f64, Box<dyn Error>> {
+fn resident_bytes_each(count: usize, each: usize) -> Result<f64, Box<dyn Error>> {
     let (broker, channels) = (broker(), channels(count)?);
     let retention = Retention { size: each, ttl: Duration::from_secs(300), meta_ttl: Duration::from_secs(3600) };
-    let before = resident()?;
+    let before = resident_bytes()?;
     // In turns, as it happens: no list grows in one go.
     for _ in 0..each {
         for channel in &channels {
             publish(&broker, channel, Some(retention))?;
         }
     }
-    let after = resident()?;
+    let after = resident_bytes()?;
     std::mem::forget(broker);
     Ok((after - before) / (count * each) as f64)
 }
 
-fn resident() -> Result<f64, Box<dyn Error>> {
+fn resident_bytes() -> Result<f64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;

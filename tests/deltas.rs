@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wardcast::config::{Config, DeltaType};
 
-use crate::support::{Client, Hub, hub_with};
+use crate::support::{Client, TestHub, start_hub_with};
 
 /// Longer than a difference to the next of its kind.
 fn data(number: u64) -> Value {
@@ -12,12 +12,12 @@ fn data(number: u64) -> Value {
 
 /// Reads as SDKs do: a difference is to the data before, which is what was received, byte for byte.
 #[derive(Default)]
-struct Reader {
+struct DeltaReader {
     before: Vec<u8>,
     deltas: usize,
 }
 
-impl Reader {
+impl DeltaReader {
     fn read(&mut self, publication: &Value) -> Value {
         let text = publication["data"].as_str().unwrap_or_else(|| panic!("a string: {publication}"));
         self.before = if publication["delta"] == true {
@@ -29,14 +29,14 @@ impl Reader {
         serde_json::from_slice(&self.before).unwrap()
     }
 
-    async fn hear(&mut self, client: &mut Client) -> Value {
-        let push = client.hear().await;
+    async fn receive(&mut self, client: &mut Client) -> Value {
+        let push = client.receive().await;
         self.read(&push["push"]["pub"])
     }
 }
 
-async fn hub_of_deltas(change: impl FnOnce(&mut Config)) -> Hub {
-    hub_with(|config| {
+async fn start_delta_hub(change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_with(|config| {
         config.channels.allowed_delta_types = vec![DeltaType::Fossil];
         config.channels.history_size = 10;
         change(config);
@@ -44,54 +44,54 @@ async fn hub_of_deltas(change: impl FnOnce(&mut Config)) -> Hub {
     .await
 }
 
-async fn publish(hub: &Hub, number: u64, options: Value) {
+async fn publish(hub: &TestHub, number: u64, options: Value) {
     let mut request = json!({"channel": "news", "data": data(number)});
     request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-    let answer = hub.api("publish", request).await;
+    let answer = hub.call_api("publish", request).await;
     assert!(answer["result"].is_object(), "{answer}");
 }
 
 async fn subscribe(client: &mut Client, options: Value) -> Value {
     let mut request = json!({"channel": "news", "delta": "fossil"});
     request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-    client.ask(json!({"id": 1, "subscribe": request})).await["subscribe"].take()
+    client.request(json!({"id": 1, "subscribe": request})).await["subscribe"].take()
 }
 
 #[actix_rt::test]
-async fn the_first_comes_whole_and_the_next_as_differences() {
-    let hub = hub_of_deltas(|_| ()).await;
-    let (mut ann, mut plain) = (hub.client("ann").await, hub.subscriber("cat", "news").await);
-    let (mut late, mut reader, mut behind) = (hub.client("bob").await, Reader::default(), Reader::default());
+async fn first_publication_is_whole_and_next_ones_are_deltas() {
+    let hub = start_delta_hub(|_| ()).await;
+    let (mut ann, mut plain) = (hub.connect("ann").await, hub.connect_subscriber("cat", "news").await);
+    let (mut late, mut reader, mut behind) = (hub.connect("bob").await, DeltaReader::default(), DeltaReader::default());
     assert_eq!(subscribe(&mut ann, json!({})).await["delta"], true);
     for number in 1..=3 {
         publish(&hub, number, json!({"delta": true})).await;
-        assert_eq!(reader.hear(&mut ann).await, data(number));
-        assert_eq!(plain.publication().await, data(number));
+        assert_eq!(reader.receive(&mut ann).await, data(number));
+        assert_eq!(plain.receive_publication().await, data(number));
     }
     assert_eq!(reader.deltas, 2);
     // Who comes later begins with a whole one, while the others go on.
     subscribe(&mut late, json!({})).await;
     for number in 4..=5 {
         publish(&hub, number, json!({"delta": true})).await;
-        assert_eq!(reader.hear(&mut ann).await, data(number));
-        assert_eq!(behind.hear(&mut late).await, data(number));
+        assert_eq!(reader.receive(&mut ann).await, data(number));
+        assert_eq!(behind.receive(&mut late).await, data(number));
     }
     assert_eq!((reader.deltas, behind.deltas), (4, 1));
     // One that was not meant to be a difference is none, and the next is one to it.
     publish(&hub, 6, json!({})).await;
-    assert_eq!((reader.hear(&mut ann).await, reader.deltas), (data(6), 4));
+    assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(6), 4));
     publish(&hub, 7, json!({"delta": true})).await;
-    assert_eq!((reader.hear(&mut ann).await, reader.deltas), (data(7), 5));
+    assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(7), 5));
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn who_was_left_out_gets_the_next_one_whole() {
-    let hub = hub_of_deltas(|_| ()).await;
-    let (mut bob, mut reader) = (hub.client("bob").await, Reader::default());
+async fn excluded_client_receives_next_publication_whole() {
+    let hub = start_delta_hub(|_| ()).await;
+    let (mut bob, mut reader) = (hub.connect("bob").await, DeltaReader::default());
     let claims = json!({"sub": "ann", "exp": 60});
-    let (mut ann, greeting) = hub.client_of(claims).await;
-    let mut others = Reader::default();
+    let (mut ann, greeting) = hub.connect_with_claims(claims).await;
+    let mut others = DeltaReader::default();
     subscribe(&mut ann, json!({})).await;
     subscribe(&mut bob, json!({})).await;
     publish(&hub, 1, json!({"delta": true})).await;
@@ -99,19 +99,19 @@ async fn who_was_left_out_gets_the_next_one_whole() {
     publish(&hub, 3, json!({"delta": true})).await;
     publish(&hub, 4, json!({"delta": true})).await;
     for number in [1, 3, 4] {
-        assert_eq!(reader.hear(&mut ann).await, data(number));
+        assert_eq!(reader.receive(&mut ann).await, data(number));
     }
     for number in 1..=4 {
-        assert_eq!(others.hear(&mut bob).await, data(number));
+        assert_eq!(others.receive(&mut bob).await, data(number));
     }
     assert_eq!((reader.deltas, others.deltas), (1, 3));
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn what_was_missed_comes_as_differences_too() {
-    let hub = hub_of_deltas(|_| ()).await;
-    let (mut ann, mut reader) = (hub.client("ann").await, Reader::default());
+async fn recovered_publications_are_deltas_too() {
+    let hub = start_delta_hub(|_| ()).await;
+    let (mut ann, mut reader) = (hub.connect("ann").await, DeltaReader::default());
     for number in 1..=4 {
         publish(&hub, number, json!({"delta": true})).await;
     }
@@ -122,20 +122,20 @@ async fn what_was_missed_comes_as_differences_too() {
     assert_eq!(reader.deltas, 2);
     for number in 5..=6 {
         publish(&hub, number, json!({"delta": true})).await;
-        assert_eq!(reader.hear(&mut ann).await, data(number));
+        assert_eq!(reader.receive(&mut ann).await, data(number));
     }
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn a_delta_type_that_is_not_offered_is_passed_over_and_the_reply_says_so() {
-    let hub = hub_of_deltas(|config| config.channels.allowed_delta_types = Vec::new()).await;
+async fn disallowed_delta_type_is_ignored_and_absent_from_reply() {
+    let hub = start_delta_hub(|config| config.channels.allowed_delta_types = Vec::new()).await;
     for kind in ["fossil", "zip"] {
-        let mut ann = hub.client("ann").await;
+        let mut ann = hub.connect("ann").await;
         let result = subscribe(&mut ann, json!({"delta": kind})).await;
         assert_eq!(result["delta"], Value::Null, "{result}");
         publish(&hub, 1, json!({"delta": true})).await;
-        assert_eq!(ann.publication().await, data(1));
+        assert_eq!(ann.receive_publication().await, data(1));
     }
     hub.stop().await;
 }

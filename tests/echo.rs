@@ -20,12 +20,12 @@ use actix_web_actors::ws::Frame;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use wardcast::{
-    auth::{Admission, Entrance},
+    auth::{Admission, HandshakeAuth},
     clock::Clock,
+    connection_limit::{ConnectionLimit, KeyedLimit},
     http::upgrade,
     protocol::{Format, frame},
-    seats::{KeyedSeats, Seats},
-    transport::{Backlog, Bounds, Inbound, Outbox, Violation},
+    transport::{Backlog, Inbound, Outbox, TransportLimits, Violation},
 };
 
 struct Echo {
@@ -47,16 +47,16 @@ impl Actor for Echo {
 impl StreamHandler<Result<Frame, Violation>> for Echo {
     fn handle(&mut self, item: Result<Frame, Violation>, _: &mut Self::Context) {
         match item {
-            Ok(Frame::Text(text)) => self.send(frame::text(&text)),
-            Ok(Frame::Binary(binary)) => self.send(frame::binary(&binary)),
-            Ok(Frame::Ping(payload)) => self.send(frame::pong(&payload)),
+            Ok(Frame::Text(text)) => self.send(frame::encode_text(&text)),
+            Ok(Frame::Binary(binary)) => self.send(frame::encode_binary(&binary)),
+            Ok(Frame::Ping(payload)) => self.send(frame::encode_pong(&payload)),
             Ok(Frame::Pong(_) | Frame::Continuation(_)) => {}
             Ok(Frame::Close(reason)) => {
-                let close = frame::close(reason.map(|reason| reason.code.into()), "");
+                let close = frame::encode_close(reason.map(|reason| reason.code.into()), "");
                 self.outbox.close([close], Backlog::Send, &self.clock);
             }
             Err(violation) => {
-                let close = frame::close(Some(violation.code()), &violation.to_string());
+                let close = frame::encode_close(Some(violation.code()), &violation.to_string());
                 self.outbox.close([close], Backlog::Send, &self.clock);
             }
         }
@@ -69,11 +69,19 @@ impl StreamHandler<Result<Frame, Violation>> for Echo {
 
 async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let mut response = actix_web_actors::ws::handshake(&request)?.finish();
-    let seat = Seats::new(usize::MAX, Default::default()).take().unwrap();
-    let address = KeyedSeats::new(0).take(&IpAddr::from([127, 0, 0, 1]).into()).unwrap();
-    let entrance = Entrance::Nobody;
+    let permit = ConnectionLimit::new(usize::MAX, Default::default()).acquire().unwrap();
+    let address_permit = KeyedLimit::new(0).acquire(&IpAddr::from([127, 0, 0, 1]).into()).unwrap();
+    let auth = HandshakeAuth::Unauthenticated;
     let format = Format::default();
-    let admission = Admission { entrance, format, has_native_pings: false, seat, address, user: None, waiting: None };
+    let admission = Admission {
+        auth,
+        format,
+        has_native_pings: false,
+        permit,
+        address_permit,
+        user_permit: None,
+        unauthenticated_permits: None,
+    };
     response.extensions_mut().insert(admission);
     Ok(response)
 }
@@ -90,7 +98,7 @@ macro_rules! echo {
                 Ok::<_, ()>(fn_service(move |(request, framed)| {
                     let app = app.clone();
                     async move {
-                        upgrade::serve(app, request, framed, |socket: $socket, read, _| {
+                        upgrade::handle(app, request, framed, |socket: $socket, read, _| {
                             let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
                             Echo::create(|ctx| {
                                 ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
@@ -123,12 +131,12 @@ fn argument(name: &str) -> Option<usize> {
 
 fn main() -> std::io::Result<()> {
     let message_bytes = argument("--message-size").unwrap_or(17 << 20);
-    let bounds = Bounds {
+    let bounds = TransportLimits {
         message_bytes,
         message_fragments: 1 << 20,
         outbox_bytes: 4 * message_bytes,
         unsent_bytes: 128 * 1024,
-        unacknowledged: Duration::from_secs(30),
+        unacknowledged_timeout: Duration::from_secs(30),
     };
     let port = argument("--port").unwrap_or(0) as u16;
     let (plain, tls) = (TcpListener::bind(("127.0.0.1", port))?, TcpListener::bind("127.0.0.1:0")?);

@@ -5,45 +5,46 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
-    Hub, eventually, http, hub, hub_with,
-    raw::{self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, Raw, TEXT, frame},
+    TestHub, http,
+    raw::{self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RawClient, TEXT, frame},
+    start_hub, start_hub_with, wait_until,
 };
 
-const PROTOCOL: u16 = 1002;
-const NOT_UTF8: u16 = 1007;
-const TOO_BIG: u16 = 1009;
+const PROTOCOL_ERROR: u16 = 1002;
+const INVALID_UTF8: u16 = 1007;
+const MESSAGE_TOO_BIG: u16 = 1009;
 
 /// A connection that has been let in and greeted.
-async fn admitted(hub: &Hub) -> Raw {
-    let mut raw = Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+async fn connect_raw(hub: &TestHub) -> RawClient {
+    let mut raw = RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
     let hello = raw.next().await.expect("a greeting");
     assert!(hello.text().starts_with(r#"{"push":{"connect":"#), "{hello:?}");
     raw
 }
 
 /// Both kinds of connection are ended with `code`, and by the server.
-async fn is_closed(hub: &Hub, what: &str, bytes: &[u8], code: u16) {
-    for mut raw in [admitted(hub).await, Raw::connect(hub.address, "/socket").await] {
-        raw.pour(bytes).await;
+async fn assert_closed_with(hub: &TestHub, what: &str, bytes: &[u8], code: u16) {
+    for mut raw in [connect_raw(hub).await, RawClient::connect(hub.address, "/socket").await] {
+        raw.send_until_closed(bytes).await;
         assert_eq!(raw.close_code().await, Some(code), "{what}");
     }
 }
 
-fn text(text: &str) -> Vec<u8> {
+fn text_frame(text: &str) -> Vec<u8> {
     frame(FIN | TEXT, text.as_bytes())
 }
 
-fn close(code: u16) -> Vec<u8> {
+fn close_frame(code: u16) -> Vec<u8> {
     frame(FIN | CLOSE, &code.to_be_bytes())
 }
 
 /// The first bytes of a frame that promises `length` bytes.
-fn header(first: u8, length: u64) -> Vec<u8> {
+fn frame_header(first: u8, length: u64) -> Vec<u8> {
     [&[first, 0xff][..], &length.to_be_bytes(), &[7, 11, 13, 17]].concat()
 }
 
 /// The same bytes in every run.
-fn noise(seed: u64) -> impl Iterator<Item = u8> {
+fn random_bytes(seed: u64) -> impl Iterator<Item = u8> {
     std::iter::successors(Some(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1), |state| {
         let state = state ^ (state << 13);
         let state = state ^ (state >> 7);
@@ -53,8 +54,8 @@ fn noise(seed: u64) -> impl Iterator<Item = u8> {
 }
 
 #[actix_rt::test]
-async fn what_the_rfc_forbids_is_1002() {
-    let hub = hub().await;
+async fn frames_forbidden_by_rfc_6455_close_with_1002() {
+    let hub = start_hub().await;
     let start = frame(TEXT, b"a");
     for (what, bytes) in [
         ("unmasked", b"\x81\x05hello".to_vec()),
@@ -65,73 +66,74 @@ async fn what_the_rfc_forbids_is_1002() {
         ("rsv3", frame(FIN | PING | 0x10, b"a")),
         ("ping of 126", frame(FIN | PING, &[b'x'; 126])),
         ("close of 126", frame(FIN | CLOSE, &[3; 126])),
-        ("ping of 64 KiB", header(FIN | PING, 65_536)),
+        ("ping of 64 KiB", frame_header(FIN | PING, 65_536)),
         ("fragmented ping", frame(PING, b"a")),
         ("fragmented close", frame(CLOSE, &1000_u16.to_be_bytes())),
         ("continuation of nothing", frame(FIN | CONTINUATION, b"a")),
         ("unfinished continuation of nothing", frame(CONTINUATION, b"a")),
-        ("text inside text", [&start[..], &text("b")].concat()),
+        ("text inside text", [&start[..], &text_frame("b")].concat()),
         ("binary inside text", [&start[..], &frame(BINARY, b"b")].concat()),
         ("a length that is not the shortest", [&[FIN | TEXT, 0xfe, 0, 1][..], &[0; 5]].concat()),
-        ("a length with its highest bit", header(FIN | TEXT, 1 << 63)),
+        ("a length with its highest bit", frame_header(FIN | TEXT, 1 << 63)),
     ] {
-        is_closed(&hub, what, &bytes, PROTOCOL).await;
+        assert_closed_with(&hub, what, &bytes, PROTOCOL_ERROR).await;
     }
 }
 
 #[actix_rt::test]
-async fn unknown_opcodes_are_1002() {
-    let hub = hub().await;
+async fn unknown_opcodes_close_with_1002() {
+    let hub = start_hub().await;
     for opcode in (0x3..=0x7).chain(0xb..=0xf) {
-        is_closed(&hub, &format!("opcode {opcode}"), &frame(FIN | opcode, b""), PROTOCOL).await;
+        assert_closed_with(&hub, &format!("opcode {opcode}"), &frame(FIN | opcode, b""), PROTOCOL_ERROR).await;
     }
 }
 
 #[actix_rt::test]
-async fn a_declared_length_over_the_limit_is_refused_at_the_header() {
-    let hub = hub().await;
+async fn declared_length_over_the_limit_is_refused_at_the_header() {
+    let hub = start_hub().await;
     let limit = hub.config.limits.message_bytes as u64;
     for length in [limit + 1, 1 << 32, 1 << 40, (1 << 63) - 1] {
         // Nothing but the header is sent, so nothing but the header can have been waited for.
-        is_closed(&hub, &format!("{length} bytes"), &header(FIN | TEXT, length), TOO_BIG).await;
-        is_closed(&hub, &format!("{length} bytes, binary"), &header(BINARY, length), TOO_BIG).await;
+        assert_closed_with(&hub, &format!("{length} bytes"), &frame_header(FIN | TEXT, length), MESSAGE_TOO_BIG).await;
+        assert_closed_with(&hub, &format!("{length} bytes, binary"), &frame_header(BINARY, length), MESSAGE_TOO_BIG)
+            .await;
     }
-    let body = [header(FIN | TEXT, 1 << 40), vec![b'x'; 1 << 20]].concat();
-    is_closed(&hub, "a tebibyte that begins to come", &body, TOO_BIG).await;
+    let body = [frame_header(FIN | TEXT, 1 << 40), vec![b'x'; 1 << 20]].concat();
+    assert_closed_with(&hub, "a tebibyte that begins to come", &body, MESSAGE_TOO_BIG).await;
 }
 
 #[actix_rt::test]
-async fn a_message_of_exactly_the_limit_is_heard() {
-    let hub = hub_with(|config| config.limits.message_bytes = 4096).await;
+async fn message_of_exactly_the_size_limit_is_accepted() {
+    let hub = start_hub_with(|config| config.limits.message_bytes = 4096).await;
     let command = |length: usize| format!("{:<length$}", r#"{"id":1,"ping":{}}"#);
-    let mut raw = admitted(&hub).await;
-    raw.send(&text(&command(4096))).await;
+    let mut raw = connect_raw(&hub).await;
+    raw.send(&text_frame(&command(4096))).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
-    raw.send(&text(&command(4097))).await;
-    assert_eq!(raw.close_code().await, Some(TOO_BIG));
+    raw.send(&text_frame(&command(4097))).await;
+    assert_eq!(raw.close_code().await, Some(MESSAGE_TOO_BIG));
 }
 
 #[actix_rt::test]
-async fn fragments_over_the_limit_in_sum_are_1009() {
-    let hub = hub_with(|config| config.limits.message_bytes = 4096).await;
+async fn fragments_over_the_total_size_limit_close_with_1009() {
+    let hub = start_hub_with(|config| config.limits.message_bytes = 4096).await;
     let part = [b'x'; 1024];
     let mut bytes = frame(TEXT, &part);
     (0..3).for_each(|_| bytes.extend(frame(CONTINUATION, &part)));
-    is_closed(&hub, "4,097 bytes", &[bytes, frame(FIN, b"x")].concat(), TOO_BIG).await;
+    assert_closed_with(&hub, "4,097 bytes", &[bytes, frame(FIN, b"x")].concat(), MESSAGE_TOO_BIG).await;
 }
 
 #[actix_rt::test]
-async fn a_hundred_thousand_empty_fragments_are_1009() {
-    let hub = hub().await;
+async fn hundred_thousand_empty_fragments_close_with_1009() {
+    let hub = start_hub().await;
     let bytes = [frame(TEXT, b""), frame(CONTINUATION, b"").repeat(100_000)].concat();
-    is_closed(&hub, "empty fragments", &bytes, TOO_BIG).await;
+    assert_closed_with(&hub, "empty fragments", &bytes, MESSAGE_TOO_BIG).await;
     let bytes = [frame(BINARY, b""), frame(CONTINUATION, b"").repeat(100_000)].concat();
-    is_closed(&hub, "empty binary fragments", &bytes, TOO_BIG).await;
+    assert_closed_with(&hub, "empty binary fragments", &bytes, MESSAGE_TOO_BIG).await;
 }
 
 #[actix_rt::test]
-async fn text_that_is_not_utf8_is_1007_whole_and_in_the_fragment_that_holds_it() {
-    let hub = hub().await;
+async fn invalid_utf8_closes_with_1007_in_whole_messages_and_at_the_bad_fragment() {
+    let hub = start_hub().await;
     for (what, bytes) in [
         ("a stray byte", &b"a\xff"[..]),
         ("a continuation byte alone", b"\x80"),
@@ -142,24 +144,24 @@ async fn text_that_is_not_utf8_is_1007_whole_and_in_the_fragment_that_holds_it()
         ("a pair of surrogates", b"\xed\xa0\xbd\xed\xb8\x80"),
         ("over U+10FFFF", b"\xf4\x90\x80\x80"),
     ] {
-        is_closed(&hub, what, &frame(FIN | TEXT, bytes), NOT_UTF8).await;
+        assert_closed_with(&hub, what, &frame(FIN | TEXT, bytes), INVALID_UTF8).await;
         // The rest of the message need not come.
-        is_closed(&hub, &format!("{what}, in a first fragment"), &frame(TEXT, bytes), NOT_UTF8).await;
+        assert_closed_with(&hub, &format!("{what}, in a first fragment"), &frame(TEXT, bytes), INVALID_UTF8).await;
         let later = [frame(TEXT, b"fine"), frame(CONTINUATION, bytes)].concat();
-        is_closed(&hub, &format!("{what}, in a later fragment"), &later, NOT_UTF8).await;
+        assert_closed_with(&hub, &format!("{what}, in a later fragment"), &later, INVALID_UTF8).await;
     }
-    is_closed(&hub, "cut off at the end", &frame(FIN | TEXT, b"\xe2\x82"), NOT_UTF8).await;
+    assert_closed_with(&hub, "cut off at the end", &frame(FIN | TEXT, b"\xe2\x82"), INVALID_UTF8).await;
     let cut = [frame(TEXT, b"\xe2\x82"), frame(FIN, b"")].concat();
-    is_closed(&hub, "cut off at the end of fragments", &cut, NOT_UTF8).await;
+    assert_closed_with(&hub, "cut off at the end of fragments", &cut, INVALID_UTF8).await;
     let reason = [&1000_u16.to_be_bytes()[..], b"\xff"].concat();
-    is_closed(&hub, "a close reason", &frame(FIN | CLOSE, &reason), NOT_UTF8).await;
+    assert_closed_with(&hub, "a close reason", &frame(FIN | CLOSE, &reason), INVALID_UTF8).await;
 }
 
 #[actix_rt::test]
-async fn a_code_point_split_over_fragments_arrives_intact() {
-    let hub = hub().await;
-    let mut subscriber = hub.subscriber("bob", "news").await;
-    let mut raw = admitted(&hub).await;
+async fn code_point_split_over_fragments_arrives_intact() {
+    let hub = start_hub().await;
+    let mut subscriber = hub.connect_subscriber("bob", "news").await;
+    let mut raw = connect_raw(&hub).await;
     let command = r#"{"id":1,"publish":{"channel":"news","data":"a 🦀 b"}}"#.as_bytes();
     let crab = command.iter().position(|byte| *byte == 0xf0).unwrap();
     for cut in crab..=crab + 4 {
@@ -167,53 +169,53 @@ async fn a_code_point_split_over_fragments_arrives_intact() {
         raw.send(&frame(TEXT, &command[..cut])).await;
         raw.send(&frame(CONTINUATION, &command[cut..middle])).await;
         raw.send(&frame(FIN, &command[middle..])).await;
-        assert_eq!(subscriber.publication().await, json!("a 🦀 b"), "cut at {cut}");
+        assert_eq!(subscriber.receive_publication().await, json!("a 🦀 b"), "cut at {cut}");
     }
 }
 
 #[actix_rt::test]
-async fn close_codes_that_never_are_on_the_wire_are_1002() {
-    let hub = hub().await;
-    is_closed(&hub, "one byte", &frame(FIN | CLOSE, &[3]), PROTOCOL).await;
+async fn reserved_close_codes_close_with_1002() {
+    let hub = start_hub().await;
+    assert_closed_with(&hub, "one byte", &frame(FIN | CLOSE, &[3]), PROTOCOL_ERROR).await;
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2999, 5000, 65_535] {
-        is_closed(&hub, &format!("{code}"), &close(code), PROTOCOL).await;
+        assert_closed_with(&hub, &format!("{code}"), &close_frame(code), PROTOCOL_ERROR).await;
     }
 }
 
 #[actix_rt::test]
-async fn a_close_is_echoed_with_its_code_and_the_server_hangs_up() {
-    let hub = hub().await;
+async fn close_frame_is_echoed_with_its_code_and_server_disconnects() {
+    let hub = start_hub().await;
     for code in [1000, 1001, 1011, 3000, 4999] {
-        is_closed(&hub, &format!("{code}"), &close(code), code).await;
+        assert_closed_with(&hub, &format!("{code}"), &close_frame(code), code).await;
     }
-    let mut raw = admitted(&hub).await;
+    let mut raw = connect_raw(&hub).await;
     raw.send(&frame(FIN | CLOSE, b"")).await;
     assert_eq!(raw.next().await, Some(Frame { opcode: CLOSE, payload: Vec::new() }));
     assert_eq!(raw.next().await, None);
     // This side has not hung up, and is not waited for.
-    eventually("all are gone", async || hub.connections() == 0).await;
+    wait_until("all are gone", async || hub.connections() == 0).await;
 }
 
 #[actix_rt::test]
-async fn nothing_after_a_close_or_a_violation_is_read() {
-    let hub = hub().await;
-    let mut subscriber = hub.subscriber("bob", "news").await;
-    let publish = text(r#"{"id":1,"publish":{"channel":"news","data":"from the dead"}}"#);
-    for last in [close(1000), vec![FIN | TEXT, 0], frame(FIN | TEXT, b"\xff")] {
-        let mut raw = admitted(&hub).await;
-        raw.pour(&[&last[..], &publish, &frame(FIN | PING, b"x")].concat()).await;
+async fn nothing_is_read_after_close_or_violation() {
+    let hub = start_hub().await;
+    let mut subscriber = hub.connect_subscriber("bob", "news").await;
+    let publish = text_frame(r#"{"id":1,"publish":{"channel":"news","data":"from the dead"}}"#);
+    for last in [close_frame(1000), vec![FIN | TEXT, 0], frame(FIN | TEXT, b"\xff")] {
+        let mut raw = connect_raw(&hub).await;
+        raw.send_until_closed(&[&last[..], &publish, &frame(FIN | PING, b"x")].concat()).await;
         // One frame, the close; no reply and no pong behind it.
         assert_eq!(raw.next().await.unwrap().opcode, CLOSE);
         assert_eq!(raw.next().await, None);
     }
     hub.publish("news", json!("from the living")).await;
-    assert_eq!(subscriber.publication().await, json!("from the living"));
+    assert_eq!(subscriber.receive_publication().await, json!("from the living"));
 }
 
 #[actix_rt::test]
-async fn a_ping_is_answered_with_its_payload_even_between_fragments() {
-    let hub = hub().await;
-    let mut raw = admitted(&hub).await;
+async fn ping_is_answered_with_its_payload_even_between_fragments() {
+    let hub = start_hub().await;
+    let mut raw = connect_raw(&hub).await;
     let pong = |payload: &[u8]| Some(Frame { opcode: PONG, payload: payload.to_vec() });
     for payload in [&b""[..], b"hello", &[0xff; 125]] {
         raw.send(&frame(FIN | PING, payload)).await;
@@ -225,17 +227,19 @@ async fn a_ping_is_answered_with_its_payload_even_between_fragments() {
     raw.send(&frame(FIN | PONG, b"nobody asked")).await;
     raw.send(&frame(FIN, br#""ping":{}}"#)).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
-    let mut stranger = Raw::connect(hub.address, "/socket").await;
+    let mut stranger = RawClient::connect(hub.address, "/socket").await;
     stranger.send(&frame(FIN | PING, b"who is there")).await;
     assert_eq!(stranger.next().await, pong(b"who is there"));
 }
 
 #[actix_rt::test]
-async fn frames_that_come_byte_by_byte_are_heard() {
-    let hub = hub().await;
-    let mut raw = admitted(&hub).await;
+async fn frames_sent_byte_by_byte_are_accepted() {
+    let hub = start_hub().await;
+    let mut raw = connect_raw(&hub).await;
     raw.stream.set_nodelay(true).unwrap();
-    for byte in [text(r#"{"id":1,"ping":{}}"#), frame(FIN | PING, b"x"), text(r#"{"id":2,"ping":{}}"#)].concat() {
+    for byte in
+        [text_frame(r#"{"id":1,"ping":{}}"#), frame(FIN | PING, b"x"), text_frame(r#"{"id":2,"ping":{}}"#)].concat()
+    {
         raw.send(&[byte]).await;
         tokio::task::yield_now().await;
     }
@@ -245,73 +249,76 @@ async fn frames_that_come_byte_by_byte_are_heard() {
 }
 
 #[actix_rt::test]
-async fn random_garbage_ends_its_connection_and_nothing_else() {
-    let hub = hub().await;
-    let mut witness = hub.subscriber("bob", "news").await;
+async fn random_garbage_closes_only_its_own_connection() {
+    let hub = start_hub().await;
+    let mut witness = hub.connect_subscriber("bob", "news").await;
     for seed in 0..40 {
-        let mut garbage: Vec<u8> = noise(seed).take(64 * 1024).collect();
+        let mut garbage: Vec<u8> = random_bytes(seed).take(64 * 1024).collect();
         if seed % 2 == 1 {
             // Half of it begins as a frame does: a good header, masked noise, and then whatever comes.
-            garbage.splice(0..0, frame(FIN | TEXT, &noise(seed + 100).take(300).collect::<Vec<u8>>()));
+            garbage.splice(0..0, frame(FIN | TEXT, &random_bytes(seed + 100).take(300).collect::<Vec<u8>>()));
         }
-        let mut raw = admitted(&hub).await;
-        raw.pour(&garbage).await;
+        let mut raw = connect_raw(&hub).await;
+        raw.send_until_closed(&garbage).await;
         // What looks like an unfinished frame would be waited for.
         let _ = raw.stream.shutdown().await;
         while raw.next().await.is_some() {}
     }
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     hub.publish("news", json!("still here")).await;
-    assert_eq!(witness.publication().await, json!("still here"));
-    eventually("only the witness is left", async || hub.connections() == 1).await;
+    assert_eq!(witness.receive_publication().await, json!("still here"));
+    wait_until("only the witness is left", async || hub.connections() == 1).await;
 }
 
 #[actix_rt::test]
-async fn the_violations_of_some_hold_up_nobody_on_their_worker() {
-    let hub = hub_with(|config| config.server.workers = 1).await;
-    let mut subscriber = hub.subscriber("bob", "news").await;
+async fn violations_do_not_delay_other_clients_of_the_worker() {
+    let hub = start_hub_with(|config| config.server.workers = 1).await;
+    let mut subscriber = hub.connect_subscriber("bob", "news").await;
     let violate = async |seed: u64| {
         for round in 0..50 {
-            let mut raw = admitted(&hub).await;
-            raw.pour(&[vec![FIN | TEXT, 0], noise(seed + round).take(16 * 1024).collect()].concat()).await;
-            assert_eq!(raw.close_code().await, Some(PROTOCOL));
+            let mut raw = connect_raw(&hub).await;
+            raw.send_until_closed(
+                &[vec![FIN | TEXT, 0], random_bytes(seed + round).take(16 * 1024).collect()].concat(),
+            )
+            .await;
+            assert_eq!(raw.close_code().await, Some(PROTOCOL_ERROR));
         }
     };
     let listen = async {
         for n in 0..100 {
             hub.publish("news", json!(n)).await;
-            assert_eq!(subscriber.publication().await, json!(n));
+            assert_eq!(subscriber.receive_publication().await, json!(n));
         }
     };
     tokio::join!(listen, join_all((0..4).map(|n| violate(n * 1000))));
 }
 
 #[actix_rt::test]
-async fn a_peer_that_only_reads_no_more_or_only_writes_no_more_is_gone() {
-    let hub = hub().await;
-    let mut half_closed = [admitted(&hub).await, Raw::connect(hub.address, "/socket").await];
+async fn half_closed_connection_is_closed_in_either_direction() {
+    let hub = start_hub().await;
+    let mut half_closed = [connect_raw(&hub).await, RawClient::connect(hub.address, "/socket").await];
     assert_eq!(hub.connections(), 2);
     for raw in &mut half_closed {
         raw.stream.shutdown().await.unwrap();
     }
-    eventually("half-closed peers are gone", async || hub.connections() == 0).await;
+    wait_until("half-closed peers are gone", async || hub.connections() == 0).await;
     // Also in the middle of a frame.
-    let mut halfway = admitted(&hub).await;
-    halfway.send(&text(r#"{"id":1,"ping":{}}"#)[..9]).await;
+    let mut halfway = connect_raw(&hub).await;
+    halfway.send(&text_frame(r#"{"id":1,"ping":{}}"#)[..9]).await;
     halfway.stream.shutdown().await.unwrap();
-    eventually("it is gone", async || hub.connections() == 0).await;
+    wait_until("it is gone", async || hub.connections() == 0).await;
 }
 
 #[actix_rt::test]
-async fn a_thousand_resets_at_once_leave_nothing_behind() {
-    let hub = hub().await;
+async fn thousand_simultaneous_resets_leave_nothing_behind() {
+    let hub = start_hub().await;
     for _ in 0..5 {
         let crowd = join_all((0..200).map(async |n| match n % 4 {
             0 => TcpStream::connect(hub.address).await.unwrap(),
-            1 => Raw::connect(hub.address, "/socket").await.stream,
+            1 => RawClient::connect(hub.address, "/socket").await.stream,
             _ => {
-                let mut raw = admitted(&hub).await;
-                raw.send(&text(r#"{"id":1,"subscribe":{"channel":"news"}}"#)).await;
+                let mut raw = connect_raw(&hub).await;
+                raw.send(&text_frame(r#"{"id":1,"subscribe":{"channel":"news"}}"#)).await;
                 raw.stream
             }
         }))
@@ -320,19 +327,19 @@ async fn a_thousand_resets_at_once_leave_nothing_behind() {
         // With a linger of zero the close is a reset.
         crowd.iter().for_each(|stream| stream.set_zero_linger().unwrap());
         drop(crowd);
-        eventually("all are gone", async || hub.connections() == 0).await;
+        wait_until("all are gone", async || hub.connections() == 0).await;
     }
-    eventually("no channel is left", async || {
-        hub.api("channels", json!({})).await == json!({"result": {"channels": {}}})
+    wait_until("no channel is left", async || {
+        hub.call_api("channels", json!({})).await == json!({"result": {"channels": {}}})
     })
     .await;
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
 }
 
 #[actix_rt::test]
-async fn a_binary_message_is_told_to_be_nonsense_and_the_session_lives() {
-    let hub = hub().await;
-    let mut raw = admitted(&hub).await;
+async fn binary_message_is_protocol_error_and_plain_session_stays_open() {
+    let hub = start_hub().await;
+    let mut raw = connect_raw(&hub).await;
     raw.send(&frame(FIN | BINARY, b"\xff\x00")).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"error":{"code":107,"message":"bad request"}}"#);
     raw.send(&raw::frame(FIN | TEXT, br#"{"id":1,"ping":{}}"#)).await;

@@ -8,14 +8,14 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
 
-type Target = fn(&[u8]);
+type FuzzTarget = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, FuzzTarget); 10] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
+    ("credentials", targets::credentials),
     ("delta", targets::delta),
-    ("door", targets::door),
     ("filter", targets::filter),
     ("frames", targets::frames),
     ("origin", targets::origin),
@@ -23,13 +23,13 @@ const TARGETS: [(&str, Target); 10] = [
     ("proxy", targets::proxy),
 ];
 
-fn folder(name: &str) -> PathBuf {
+fn corpus_folder(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/fuzz", name].iter().collect()
 }
 
 /// The files of a folder by name, sorted.
-fn files(name: &str) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path());
+fn corpus_files(name: &str) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(corpus_folder(name)).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries
         .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
         .collect();
@@ -40,7 +40,7 @@ fn files(name: &str) -> Vec<(String, Vec<u8>)> {
 
 /// A change of some bytes somewhere.
 #[derive(Clone, Debug)]
-enum Change {
+enum Mutation {
     Put(Index, u8),
     Flip(Index, u8),
     Remove(Index, Index),
@@ -49,18 +49,18 @@ enum Change {
     Splice(Index, Index, Index),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn any_mutation() -> impl Strategy<Value = Mutation> {
     let byte = prop_oneof![any::<u8>(), prop::sample::select(b"\"\\{}[]:,.=%&;#$*\n\r \0\xff019az".as_slice())];
     prop_oneof![
-        (any::<Index>(), byte).prop_map(|(at, byte)| Change::Put(at, byte)),
-        (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
-        any::<(Index, Index)>().prop_map(|(from, to)| Change::Remove(from, to)),
-        any::<(Index, Index)>().prop_map(|(from, to)| Change::Repeat(from, to)),
-        any::<(Index, Index, Index)>().prop_map(|(at, sample, from)| Change::Splice(at, sample, from)),
+        (any::<Index>(), byte).prop_map(|(at, byte)| Mutation::Put(at, byte)),
+        (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
+        any::<(Index, Index)>().prop_map(|(from, to)| Mutation::Remove(from, to)),
+        any::<(Index, Index)>().prop_map(|(from, to)| Mutation::Repeat(from, to)),
+        any::<(Index, Index, Index)>().prop_map(|(at, sample, from)| Mutation::Splice(at, sample, from)),
     ]
 }
 
-impl Change {
+impl Mutation {
     fn apply(&self, input: &mut Vec<u8>, samples: &[(String, Vec<u8>)]) {
         let span = |from: &Index, to: &Index| {
             let (from, to) = (from.index(input.len() + 1), to.index(input.len() + 1));
@@ -89,9 +89,9 @@ impl Change {
 }
 
 /// A sample of the target's corpus with changes, or noise.
-fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
-    let samples = files(&format!("corpus/{target}"));
-    let changed = (any::<Index>(), vec(change(), 0..6)).prop_map(move |(sample, changes)| {
+fn mutated_input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
+    let samples = corpus_files(&format!("corpus/{target}"));
+    let changed = (any::<Index>(), vec(any_mutation(), 0..6)).prop_map(move |(sample, changes)| {
         let (_, mut input) = samples[sample.index(samples.len())].clone();
         changes.iter().for_each(|change| change.apply(&mut input, &samples));
         input.truncate(10_000);
@@ -101,9 +101,9 @@ fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
 }
 
 #[test]
-fn every_promise_holds_for_every_sample_of_the_corpus() {
+fn every_fuzz_target_passes_every_corpus_sample() {
     for (name, target) in TARGETS {
-        for (sample, input) in files(&format!("corpus/{name}")) {
+        for (sample, input) in corpus_files(&format!("corpus/{name}")) {
             // Captured output names the sample that is the last.
             println!("{name}: {sample}");
             target(&input);
@@ -112,13 +112,13 @@ fn every_promise_holds_for_every_sample_of_the_corpus() {
 }
 
 #[test]
-fn every_target_is_run_by_libfuzzer_too() {
-    let manifest: toml::Table = fs::read_to_string(folder("Cargo.toml")).unwrap().parse().unwrap();
+fn every_target_is_also_a_libfuzzer_target() {
+    let manifest: toml::Table = fs::read_to_string(corpus_folder("Cargo.toml")).unwrap().parse().unwrap();
     let bins = manifest["bin"].as_array().unwrap();
     let mut named: Vec<&str> = bins.iter().map(|bin| bin["name"].as_str().unwrap()).collect();
     named.sort_unstable();
     assert_eq!(named, TARGETS.map(|(name, _)| name));
-    for ((file, text), (name, _)) in files("fuzz_targets").iter().zip(TARGETS) {
+    for ((file, text), (name, _)) in corpus_files("fuzz_targets").iter().zip(TARGETS) {
         assert_eq!(*file, format!("{name}.rs"));
         assert!(String::from_utf8_lossy(text).contains(&format!("targets::{name}(data)")), "{file}");
     }
@@ -129,52 +129,52 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_token_comes_through_an_open_door_or_not_at_all(input in input("door")) {
-        targets::door(&input);
+    fn credential_is_found_only_at_enabled_doors(input in mutated_input("credentials")) {
+        targets::credentials(&input);
     }
 
     #[test]
-    fn what_a_key_holder_signs_is_bounded_and_what_he_did_not_opens_nothing(input in input("claims")) {
+    fn signed_claims_are_bounded_and_altered_tokens_are_refused(input in mutated_input("claims")) {
         targets::claims(&input);
     }
 
     #[test]
-    fn what_is_not_granted_is_not_given_however_a_name_looks(input in input("channel")) {
+    fn channel_permissions_never_exceed_grants(input in mutated_input("channel")) {
         targets::channel(&input);
     }
 
     #[test]
-    fn frames_are_judged_the_same_however_the_network_cuts_them(input in input("frames")) {
+    fn frame_parsing_does_not_depend_on_network_segments(input in mutated_input("frames")) {
         targets::frames(&input);
     }
 
     #[test]
-    fn a_line_is_one_command_and_its_data_stays_inside_a_push(input in input("command")) {
+    fn line_is_one_command_and_its_data_stays_inside_the_push(input in mutated_input("command")) {
         targets::command(&input);
     }
 
     #[test]
-    fn a_delta_makes_its_target_and_noise_makes_no_more_than_asked(input in input("delta")) {
+    fn delta_reproduces_its_target_and_garbage_stays_within_the_size_limit(input in mutated_input("delta")) {
         targets::delta(&input);
     }
 
     #[test]
-    fn a_filter_says_what_its_tree_says(input in input("filter")) {
+    fn filter_matches_as_a_reference_evaluation_of_its_tree(input in mutated_input("filter")) {
         targets::filter(&input);
     }
 
     #[test]
-    fn a_protobuf_command_means_what_it_means_in_json(input in input("protobuf")) {
+    fn protobuf_command_means_the_same_as_its_json_form(input in mutated_input("protobuf")) {
         targets::protobuf(&input);
     }
 
     #[test]
-    fn an_origin_has_one_form_and_no_look_alike(input in input("origin")) {
+    fn origin_has_one_normal_form_and_matches_no_similar_origin(input in mutated_input("origin")) {
         targets::origin(&input);
     }
 
     #[test]
-    fn exactly_a_proxy_header_is_read(input in input("proxy")) {
+    fn exactly_one_proxy_header_is_consumed(input in mutated_input("proxy")) {
         targets::proxy(&input);
     }
 }

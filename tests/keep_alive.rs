@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Hub, eventually, hub_with, raw};
+use crate::support::{TestHub, raw, start_hub_with, wait_until};
 
 /// A hub that pings all the time.
-async fn pinging_hub() -> Hub {
-    hub_with(|config| {
+async fn start_pinging_hub() -> TestHub {
+    start_hub_with(|config| {
         config.server.ping_interval = Duration::from_millis(400);
         config.server.pong_timeout = Duration::from_millis(400);
     })
@@ -17,9 +17,9 @@ async fn pinging_hub() -> Hub {
 }
 
 #[actix_rt::test]
-async fn a_plain_session_gets_native_pings_and_stays_as_long_as_it_answers() {
-    let hub = pinging_hub().await;
-    let mut client = hub.client("ann").await;
+async fn plain_session_gets_native_pings_and_stays_open_while_it_answers() {
+    let hub = start_pinging_hub().await;
+    let mut client = hub.connect("ann").await;
     for _ in 0..4 {
         // tungstenite answers while it reads, as browsers do.
         assert!(matches!(client.next_message().await, Some(Message::Ping(_))));
@@ -28,44 +28,44 @@ async fn a_plain_session_gets_native_pings_and_stays_as_long_as_it_answers() {
 }
 
 #[actix_rt::test]
-async fn an_sdk_session_gets_empty_replies_and_answers_them() {
-    let hub = pinging_hub().await;
-    let mut client = hub.stranger().await;
-    client.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+async fn sdk_session_is_kept_alive_by_empty_replies() {
+    let hub = start_pinging_hub().await;
+    let mut client = hub.connect_without_token().await;
+    client.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
     for _ in 0..4 {
-        assert_eq!(client.hear_text().await, "{}");
-        client.say_text("{}").await;
+        assert_eq!(client.receive_text().await, "{}");
+        client.send_text("{}").await;
     }
-    assert_eq!(client.hear_text().await, "{}");
-    assert_eq!(client.ended().await.0, Some(3012), "when it stops answering");
+    assert_eq!(client.receive_text().await, "{}");
+    assert_eq!(client.wait_for_close().await.0, Some(3012), "when it stops answering");
 }
 
 #[actix_rt::test]
-async fn a_plain_session_that_never_pongs_is_closed_3012() {
-    let hub = pinging_hub().await;
-    let mut mute = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+async fn plain_session_without_pong_is_closed_with_3012() {
+    let hub = start_pinging_hub().await;
+    let mut mute = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
     assert_eq!(mute.close_code().await, Some(3012));
-    eventually("the connection is given back", async || hub.connections() == 0).await;
+    wait_until("the connection is given back", async || hub.connections() == 0).await;
 }
 
 #[actix_rt::test]
-async fn a_close_that_is_not_answered_does_not_hold_the_connection() {
-    let hub = pinging_hub().await;
-    let mut mute = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+async fn unanswered_close_does_not_hold_the_connection() {
+    let hub = start_pinging_hub().await;
+    let mut mute = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
     while mute.next().await.expect("a close frame").opcode != raw::CLOSE {}
     // It neither answers nor goes.
-    eventually("the connection is cut", async || hub.connections() == 0).await;
+    wait_until("the connection is cut", async || hub.connections() == 0).await;
 }
 
 #[actix_rt::test]
-async fn a_message_that_never_ends_is_ended() {
-    let hub = hub_with(|config| {
+async fn message_that_never_ends_is_closed_by_deadline() {
+    let hub = start_hub_with(|config| {
         config.server.ping_interval = Duration::from_millis(400);
         config.server.pong_timeout = Duration::from_secs(5);
         config.limits.message_age = Duration::from_millis(500);
     })
     .await;
-    let mut slow = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let mut slow = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
     slow.send(&raw::frame(raw::TEXT, b"a beginning")).await;
     let mut code = None;
     while let Some(frame) = slow.next().await {
@@ -79,14 +79,14 @@ async fn a_message_that_never_ends_is_ended() {
 }
 
 #[actix_rt::test]
-async fn a_busy_client_whose_messages_do_end_stays() {
-    let hub = hub_with(|config| {
+async fn busy_client_with_complete_messages_stays_connected() {
+    let hub = start_hub_with(|config| {
         config.server.ping_interval = Duration::from_millis(300);
         config.server.pong_timeout = Duration::from_secs(10);
         config.limits.message_age = Duration::from_millis(500);
     })
     .await;
-    let mut busy = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let mut busy = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
     let ping = raw::frame(raw::FIN | raw::TEXT, br#"{"id":1,"ping":{}}"#);
     // Every write ends inside the next frame, so that no read ever ends between two.
     busy.send(&ping[..3]).await;
@@ -105,15 +105,15 @@ async fn a_busy_client_whose_messages_do_end_stays() {
 }
 
 #[actix_rt::test]
-async fn a_flood_of_answers_to_no_ping_costs_nobody_anything() {
-    let hub = pinging_hub().await;
-    let mut flood = raw::Raw::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
-    let mut other = hub.subscriber("bob", "news").await;
+async fn unsolicited_pongs_do_not_affect_others() {
+    let hub = start_pinging_hub().await;
+    let mut flood = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let mut other = hub.connect_subscriber("bob", "news").await;
     let answers = raw::frame(raw::FIN | raw::TEXT, "{}\n".repeat(20_000).as_bytes());
     for number in 0..20 {
         flood.send(&answers).await;
         flood.send(&raw::frame(raw::FIN | raw::PONG, b"").repeat(1000)).await;
         hub.publish("news", json!(number)).await;
-        assert_eq!(other.publication().await, json!(number));
+        assert_eq!(other.receive_publication().await, json!(number));
     }
 }

@@ -6,23 +6,23 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::{clock::Clock, server};
 
-use crate::support::{config, http, hub, hub_with};
+use crate::support::{config, http, start_hub, start_hub_with};
 
 #[actix_rt::test]
-async fn a_hub_that_stops_tells_its_clients_3001_within_the_drain() {
-    let hub = hub().await;
-    let mut clients = join_all((0..50).map(|_| hub.client("ann"))).await;
+async fn stopping_hub_closes_clients_with_3001_within_drain_time() {
+    let hub = start_hub().await;
+    let mut clients = join_all((0..50).map(|_| hub.connect("ann"))).await;
     let began = std::time::Instant::now();
-    let told = async { join_all(clients.iter_mut().map(|client| client.ended())).await };
+    let told = async { join_all(clients.iter_mut().map(|client| client.wait_for_close())).await };
     let (ends, ()) = tokio::join!(told, hub.stop());
     assert!(ends.iter().all(|(code, push)| *code == Some(3001) && push.as_ref().unwrap()["code"] == 3001), "{ends:?}");
     assert!(began.elapsed() < Duration::from_secs(4));
 }
 
 #[actix_rt::test]
-async fn health_says_live_and_ready_and_what_is_counted() {
-    let hub = hub().await;
-    let _client = hub.client("ann").await;
+async fn health_and_metrics_report_a_running_hub() {
+    let hub = start_hub().await;
+    let _client = hub.connect("ann").await;
     assert_eq!(http::get(hub.address, "/health/live").send().await.json(), json!({"status": "live"}));
     let ready = http::get(hub.address, "/health/ready").send().await;
     assert_eq!((ready.status, ready.json()["status"].clone()), (200, json!("ready")));
@@ -32,8 +32,8 @@ async fn health_says_live_and_ready_and_what_is_counted() {
 }
 
 #[actix_rt::test]
-async fn a_taken_address_is_named() {
-    let hub = hub().await;
+async fn address_in_use_is_named_in_the_error() {
+    let hub = start_hub().await;
     let mut taken = config();
     taken.server.bind = hub.address;
     let refused = server::start(taken, Clock::default()).await.err().unwrap().to_string();
@@ -41,15 +41,15 @@ async fn a_taken_address_is_named() {
 }
 
 #[actix_rt::test]
-async fn connections_over_the_limit_are_503_until_one_goes() {
-    let hub = hub_with(|config| config.limits.connections = 2).await;
-    let (one, two) = (hub.client("ann").await, hub.client("ann").await);
+async fn connections_over_the_limit_are_503_until_one_closes() {
+    let hub = start_hub_with(|config| config.limits.connections = 2).await;
+    let (one, two) = (hub.connect("ann").await, hub.connect("ann").await);
     let handshake = crate::support::raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann")));
     let full = http::exchange(hub.address, handshake.as_bytes()).await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     drop(one);
-    crate::support::eventually("a seat is free", async || hub.connections() == 1).await;
-    hub.client("ann").await;
+    crate::support::wait_until("a seat is free", async || hub.connections() == 1).await;
+    hub.connect("ann").await;
     drop(two);
 }

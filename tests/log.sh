@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nothing secret is in what the whole suite has logged at trace level: `tests/support/trace.rs` has kept both. Runs after
+# Nothing secret is in what the whole suite has logged at trace level: `tests/support/trace_log.rs` has kept both. Runs after
 # the suite; the folder is its first argument.
 set -euo pipefail
 log=$1/trace.log secrets=$1/secrets

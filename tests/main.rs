@@ -13,9 +13,9 @@ mod support;
 // The plan of the house: who imports whom, sizes, the top level.
 mod architecture;
 // How a token gets in, and what happens to one that does not.
-mod doors;
+mod credentials;
 // Each door by itself, and what comes of what is brought to it.
-mod doors_alone;
+mod credentials_by_door;
 // Attacks on tokens and their keys.
 mod tokens;
 // What is accepted as a WebSocket handshake.
@@ -27,7 +27,7 @@ mod tickets;
 // Addresses, schemes and headers that proxies tell.
 mod proxies;
 // How many may come, and how fast.
-mod limits;
+mod connection_limits;
 // What a client sends as frames, and how it is judged.
 mod frames;
 // What a client says, and what it is answered.
@@ -41,7 +41,7 @@ mod protobuf_wire;
 // A publication's way from REST or a socket to every subscriber.
 mod delivery;
 // A hub without sessions around it.
-mod hub_alone;
+mod hub_actor;
 // The server API and the plain form.
 mod api;
 // What is said to the server API to hurt it.
@@ -51,9 +51,9 @@ mod api_bodies;
 // Many commands in one call.
 mod api_batch;
 // Histories and presence, over the API and a socket.
-mod api_memory;
+mod api_history;
 // Orders to the sessions of a user.
-mod api_orders;
+mod control_messages;
 // Tokens end on time, whatever the client does.
 mod expiry;
 // Newer tokens: refresh, and a token on any command.
@@ -71,27 +71,27 @@ mod deltas;
 // Tag filters.
 mod filters;
 // What the server API brings, and whom it leaves out.
-mod given;
+mod api_subscribe;
 // Rights to channels, on every path.
-mod rights;
+mod permissions;
 // Sessions without a user.
 mod anonymous;
 // How fast a client may ask, and how many it may be.
-mod pace;
+mod rate_limits;
 // Orders of the server API to living sessions.
-mod control;
+mod session_control;
 // Everything at once, by chance.
-mod chaos;
+mod stress;
 // Pings, pongs, and connections that are dead.
 mod keep_alive;
 // The bounded queue of one connection.
 mod outbox;
 // Clients that do not read.
-mod slow;
+mod slow_consumers;
 // User and password for a token.
 mod login;
 // The demo page and its headers.
-mod web;
+mod demo_page;
 // Certificates.
 mod tls;
 // Starting, stopping and asking for health.

@@ -9,38 +9,38 @@ use wardcast::protocol::schema::{
     SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
 };
 
-use crate::support::{Client, Hub, hub, hub_with, protobuf::ProtobufClient};
+use crate::support::{Client, TestHub, protobuf::ProtobufClient, start_hub, start_hub_with};
 
 const PROTOBUF: (&str, &str) = ("Sec-WebSocket-Protocol", "centrifuge-protobuf");
 
-impl Hub {
+impl TestHub {
     /// A client that came in through the query door and has been greeted.
-    async fn protobuf_client(&self, user: &str) -> ProtobufClient {
+    async fn connect_protobuf(&self, user: &str) -> ProtobufClient {
         let path = format!("/socket?token={}&format=protobuf", self.token(user));
         let mut client = ProtobufClient::connect(self.address, &path, &[]).await.unwrap();
-        let greeting = client.hear().await.push.and_then(|push| push.connect).expect("a greeting");
+        let greeting = client.receive().await.push.and_then(|push| push.connect).expect("a greeting");
         assert!(!greeting.client.is_empty() && greeting.expires && greeting.ttl > 3500 && greeting.ping == 0);
         client
     }
 
     /// One that has said who it is as SDKs do.
-    async fn protobuf_sdk(&self, user: &str) -> ProtobufClient {
+    async fn connect_protobuf_sdk(&self, user: &str) -> ProtobufClient {
         let mut client = ProtobufClient::connect(self.address, "/connection/websocket", &[PROTOBUF]).await.unwrap();
         let connect = Some(ConnectRequest { token: self.token(user), name: "go".to_owned(), ..Default::default() });
-        let reply = client.ask(Command { id: 1, connect, ..Default::default() }).await;
+        let reply = client.request(Command { id: 1, connect, ..Default::default() }).await;
         let result = reply.connect.expect("a result");
         assert!(reply.id == 1 && result.pong && result.ping == 25 && result.session == result.client);
         client
     }
 }
 
-fn subscribe(channel: &str) -> Option<SubscribeRequest> {
+fn subscribe_request(channel: &str) -> Option<SubscribeRequest> {
     Some(SubscribeRequest { channel: channel.to_owned(), ..Default::default() })
 }
 
 #[actix_rt::test]
-async fn it_is_chosen_by_subprotocol_or_by_either_parameter() {
-    let hub = hub().await;
+async fn protobuf_is_selected_by_subprotocol_or_either_query_parameter() {
+    let hub = start_hub().await;
     let token = hub.token("ann");
     for (path, headers) in [
         (format!("/socket?token={token}"), &[PROTOBUF][..]),
@@ -49,7 +49,7 @@ async fn it_is_chosen_by_subprotocol_or_by_either_parameter() {
         (format!("/socket?format=protobuf&token={token}"), &[("Sec-WebSocket-Protocol", "wardcast.v1")]),
     ] {
         let mut client = ProtobufClient::connect(hub.address, &path, headers).await.unwrap();
-        assert!(client.hear().await.push.unwrap().connect.is_some(), "{headers:?}");
+        assert!(client.receive().await.push.unwrap().connect.is_some(), "{headers:?}");
         let answered = client.client.response.headers().get("sec-websocket-protocol");
         assert_eq!(answered.map(|answer| answer.to_str().unwrap()), headers.first().map(|(_, offer)| *offer));
     }
@@ -57,146 +57,149 @@ async fn it_is_chosen_by_subprotocol_or_by_either_parameter() {
     let offer = format!("centrifuge-protobuf, {token}");
     let mut client =
         ProtobufClient::connect(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
-    assert!(client.hear().await.push.unwrap().connect.is_some());
+    assert!(client.receive().await.push.unwrap().connect.is_some());
     assert_eq!(client.client.response.headers()["sec-websocket-protocol"], "centrifuge-protobuf");
 }
 
 #[actix_rt::test]
-async fn the_answered_subprotocol_goes_before_the_query() {
-    let hub = hub().await;
+async fn selected_subprotocol_takes_precedence_over_query() {
+    let hub = start_hub().await;
     let path = format!("/socket?token={}&format=protobuf", hub.token("ann"));
-    let _json = hub.client_with(&path, &[("Sec-WebSocket-Protocol", "centrifuge-json, centrifuge-protobuf")]).await;
+    let _json = hub.connect_to(&path, &[("Sec-WebSocket-Protocol", "centrifuge-json, centrifuge-protobuf")]).await;
 }
 
 #[actix_rt::test]
-async fn both_kinds_of_clients_read_each_other() {
-    let hub = hub().await;
-    let mut json = hub.subscriber("ann", "news").await;
-    let mut protobuf = hub.protobuf_client("bob").await;
+async fn json_and_protobuf_clients_receive_each_others_publications() {
+    let hub = start_hub().await;
+    let mut json = hub.connect_subscriber("ann", "news").await;
+    let mut protobuf = hub.connect_protobuf("bob").await;
     protobuf.subscribe("news").await;
 
-    let (mut ann, mut bob) = (hub.client("ann").await, hub.protobuf_client("bob").await);
-    ann.ask(json!({"id": 2, "publish": {"channel": "news", "data": {"from": "é"}}})).await;
-    let push = protobuf.hear().await.push.unwrap();
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect_protobuf("bob").await);
+    ann.request(json!({"id": 2, "publish": {"channel": "news", "data": {"from": "é"}}})).await;
+    let push = protobuf.receive().await.push.unwrap();
     let publication = push.r#pub.unwrap();
     assert_eq!((push.channel.as_str(), &publication.data[..]), ("news", "{\"from\":\"é\"}".as_bytes()));
     assert_eq!(publication.info.unwrap().user, "ann");
-    assert_eq!(json.publication().await, json!({"from": "é"}));
+    assert_eq!(json.receive_publication().await, json!({"from": "é"}));
 
     assert!(bob.publish("news", "\t{\"a\":\r\n 1.0e2}\n").await.publish.is_some());
-    assert!(json.hear_text().await.contains(r#""data":{"a":   1.0e2},"info":{"user":"bob","#), "on one line");
-    assert_eq!(protobuf.publication().await, "{\"a\":   1.0e2}");
+    assert!(json.receive_text().await.contains(r#""data":{"a":   1.0e2},"info":{"user":"bob","#), "on one line");
+    assert_eq!(protobuf.receive_publication().await, "{\"a\":   1.0e2}");
 
     hub.publish("news", json!([1])).await;
-    assert_eq!((json.publication().await, protobuf.publication().await), (json!([1]), "[1]".to_owned()));
+    assert_eq!(
+        (json.receive_publication().await, protobuf.receive_publication().await),
+        (json!([1]), "[1]".to_owned())
+    );
 }
 
 #[actix_rt::test]
-async fn commands_that_share_a_frame_are_answered_one_by_one() {
-    let hub = hub().await;
-    let mut sdk = hub.protobuf_sdk("ann").await;
+async fn protobuf_commands_in_one_frame_are_answered_separately() {
+    let hub = start_hub().await;
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
     let unsubscribe = Some(UnsubscribeRequest { channel: "news".to_owned() });
     let commands = [
-        Command { id: 2, subscribe: subscribe("news"), ..Default::default() },
+        Command { id: 2, subscribe: subscribe_request("news"), ..Default::default() },
         Command { id: 3, ping: Some(PingRequest {}), ..Default::default() },
-        Command { id: 4, subscribe: subscribe("news"), ..Default::default() },
+        Command { id: 4, subscribe: subscribe_request("news"), ..Default::default() },
         Command { id: 5, unsubscribe, ..Default::default() },
         Command { id: 6, history: Some(HistoryRequest { limit: -1, ..Default::default() }), ..Default::default() },
     ];
-    sdk.say_bytes(commands.iter().flat_map(prost::Message::encode_length_delimited_to_vec).collect()).await;
-    assert!(sdk.hear().await.subscribe.is_some() && sdk.hear().await.ping.is_some());
-    let already = sdk.hear().await;
+    sdk.send_bytes(commands.iter().flat_map(prost::Message::encode_length_delimited_to_vec).collect()).await;
+    assert!(sdk.receive().await.subscribe.is_some() && sdk.receive().await.ping.is_some());
+    let already = sdk.receive().await;
     assert_eq!((already.id, already.error.map(|error| (error.code, error.temporary))), (4, Some((105, false))));
-    assert!(sdk.hear().await.unsubscribe.is_some());
-    assert_eq!(sdk.hear().await.id, 6);
+    assert!(sdk.receive().await.unsubscribe.is_some());
+    assert_eq!(sdk.receive().await.id, 6);
 }
 
 #[actix_rt::test]
-async fn newer_tokens_come_by_refresh_and_on_any_command() {
-    let hub = hub().await;
-    let mut sdk = hub.protobuf_sdk("ann").await;
+async fn protobuf_client_sends_new_token_by_refresh_or_on_any_command() {
+    let hub = start_hub().await;
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
     let refresh = Some(RefreshRequest { token: hub.token_for("ann", Duration::from_secs(7200)) });
-    let result = sdk.ask(Command { id: 2, refresh, ..Default::default() }).await.refresh.unwrap();
+    let result = sdk.request(Command { id: 2, refresh, ..Default::default() }).await.refresh.unwrap();
     assert!(result.expires && result.ttl > 7000 && !result.client.is_empty());
     let (token, ping) = (hub.token("ann"), Some(PingRequest {}));
-    assert!(sdk.ask(Command { id: 3, token, ping, ..Default::default() }).await.ping.is_some());
+    assert!(sdk.request(Command { id: 3, token, ping, ..Default::default() }).await.ping.is_some());
     let sub_refresh = Some(SubRefreshRequest { channel: "news".to_owned(), token: hub.token("ann") });
-    let refused = sdk.ask(Command { id: 4, sub_refresh, ..Default::default() }).await;
+    let refused = sdk.request(Command { id: 4, sub_refresh, ..Default::default() }).await;
     assert_eq!(refused.error.unwrap().code, 103, "it is no subscription token");
     let (token, ping) = (hub.token("bob"), Some(PingRequest {}));
-    sdk.say(Command { id: 5, token, ping, ..Default::default() }).await;
-    let (code, push) = sdk.ended().await;
+    sdk.send(Command { id: 5, token, ping, ..Default::default() }).await;
+    let (code, push) = sdk.wait_for_close().await;
     assert_eq!((code, push.unwrap().code), (Some(3500), 3500));
 }
 
 #[actix_rt::test]
-async fn a_channel_of_which_there_is_nothing_to_say_has_a_result_all_the_same() {
-    let hub = hub().await;
+async fn empty_subscription_result_is_present_in_protobuf_reply() {
+    let hub = start_hub().await;
     let claims = json!({"sub": "ann", "exp": 3600, "channels": ["news"]});
-    let path = format!("/socket?token={}&format=protobuf", hub.signed(claims));
+    let path = format!("/socket?token={}&format=protobuf", hub.token_with_claims(claims));
     let mut client = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
-    let greeting = client.hear().await.push.unwrap().connect.unwrap();
+    let greeting = client.receive().await.push.unwrap().connect.unwrap();
     // centrifuge-js ends over a result that is left out.
     assert_eq!((greeting.subs.len(), greeting.subs[0].result.is_some()), (1, true));
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn what_a_token_brings_and_what_is_taken_away_is_told() {
-    let hub = hub().await;
+async fn server_side_subscriptions_and_their_end_are_pushed_in_protobuf() {
+    let hub = start_hub().await;
     let claims = json!({"sub": "ann", "exp": 3600, "subs": {"news": {"data": {"a": 1}}}});
-    let path = format!("/socket?token={}&format=protobuf", hub.signed(claims));
+    let path = format!("/socket?token={}&format=protobuf", hub.token_with_claims(claims));
     let mut client = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
-    let greeting = client.hear().await.push.unwrap().connect.unwrap();
+    let greeting = client.receive().await.push.unwrap().connect.unwrap();
     let [brought] = &greeting.subs[..] else { panic!("{greeting:?}") };
     let result = brought.result.as_ref().unwrap();
     assert_eq!((brought.channel.as_str(), &result.data[..]), ("news", &b"{\"a\":1}"[..]));
-    hub.api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
-    let push = client.hear().await.push.unwrap();
+    hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    let push = client.receive().await.push.unwrap();
     assert_eq!((push.channel.as_str(), push.unsubscribe.unwrap().code), ("news", 2000));
-    hub.api("refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 + 7200})).await;
-    assert!(client.hear().await.push.unwrap().refresh.unwrap().ttl > 7000);
-    hub.api("disconnect", json!({"user": "ann", "disconnect": {"code": 4500, "reason": "gone"}})).await;
-    let (code, push) = client.ended().await;
+    hub.call_api("refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 + 7200})).await;
+    assert!(client.receive().await.push.unwrap().refresh.unwrap().ttl > 7000);
+    hub.call_api("disconnect", json!({"user": "ann", "disconnect": {"code": 4500, "reason": "gone"}})).await;
+    let (code, push) = client.wait_for_close().await;
     assert_eq!((code, push.unwrap().reason.as_str()), (Some(4500), "gone"));
 }
 
-async fn pinging_hub() -> Hub {
-    hub_with(|config| {
+async fn start_pinging_hub() -> TestHub {
+    start_hub_with(|config| {
         config.server.ping_interval = Duration::from_millis(400);
         config.server.pong_timeout = Duration::from_millis(400);
     })
     .await
 }
 
-async fn connect_command(hub: &Hub, path: &str) -> ProtobufClient {
+async fn connect_by_command(hub: &TestHub, path: &str) -> ProtobufClient {
     let mut client = ProtobufClient::connect(hub.address, path, &[PROTOBUF]).await.unwrap();
     let connect = Some(ConnectRequest { token: hub.token("ann"), ..Default::default() });
-    assert!(client.ask(Command { id: 1, connect, ..Default::default() }).await.connect.is_some());
+    assert!(client.request(Command { id: 1, connect, ..Default::default() }).await.connect.is_some());
     client
 }
 
 #[actix_rt::test]
-async fn empty_messages_keep_it_alive_both_ways() {
-    let hub = pinging_hub().await;
-    let mut client = connect_command(&hub, "/connection/websocket").await;
+async fn protobuf_session_is_kept_alive_by_empty_messages() {
+    let hub = start_pinging_hub().await;
+    let mut client = connect_by_command(&hub, "/connection/websocket").await;
     for _ in 0..4 {
         assert_eq!(client.client.next_message().await, Some(Message::binary(vec![0])));
-        client.say_bytes(vec![0]).await;
+        client.send_bytes(vec![0]).await;
     }
-    assert_eq!(client.ended().await.0, Some(3012), "when it stops answering");
+    assert_eq!(client.wait_for_close().await.0, Some(3012), "when it stops answering");
 }
 
 #[actix_rt::test]
-async fn an_sdk_may_ask_for_native_pings() {
-    let hub = pinging_hub().await;
-    let mut protobuf = connect_command(&hub, "/connection/websocket?cf_ws_frame_ping_pong=true").await;
+async fn sdk_may_request_native_pings() {
+    let hub = start_pinging_hub().await;
+    let mut protobuf = connect_by_command(&hub, "/connection/websocket?cf_ws_frame_ping_pong=true").await;
     for _ in 0..3 {
         // tungstenite answers while it reads: one client after the other.
         assert!(matches!(protobuf.client.next_message().await, Some(Message::Ping(_))));
     }
     let mut json = Client::connect(hub.address, "/connection/websocket?cf_ws_frame_ping_pong=true").await.unwrap();
-    let reply = json.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    let reply = json.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
     assert!(reply["connect"]["client"].is_string() && reply["connect"].get("ping").is_none(), "{reply}");
     for _ in 0..3 {
         assert!(matches!(json.next_message().await, Some(Message::Ping(_))));
@@ -204,55 +207,55 @@ async fn an_sdk_may_ask_for_native_pings() {
 }
 
 #[actix_rt::test]
-async fn who_speaks_the_other_format_is_told_or_closed_3506() {
-    let hub = hub().await;
-    let mut plain = hub.protobuf_client("ann").await;
-    plain.client.say_text(r#"{"id":1,"ping":{}}"#).await;
-    assert_eq!(plain.hear().await.error.unwrap().code, 107);
+async fn message_in_other_format_is_protocol_error_or_closes_with_3506() {
+    let hub = start_hub().await;
+    let mut plain = hub.connect_protobuf("ann").await;
+    plain.client.send_text(r#"{"id":1,"ping":{}}"#).await;
+    assert_eq!(plain.receive().await.error.unwrap().code, 107);
     plain.subscribe("news").await;
 
-    let mut sdk = hub.protobuf_sdk("ann").await;
-    sdk.client.say_text(r#"{"id":2,"ping":{}}"#).await;
-    assert_eq!(sdk.ended().await.0, Some(3506));
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
+    sdk.client.send_text(r#"{"id":2,"ping":{}}"#).await;
+    assert_eq!(sdk.wait_for_close().await.0, Some(3506));
     let mut stranger = ProtobufClient::connect(hub.address, "/socket", &[PROTOBUF]).await.unwrap();
-    stranger.client.say_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
-    assert_eq!(stranger.ended().await.0, Some(3506), "the text form is for those who speak text");
+    stranger.client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert_eq!(stranger.wait_for_close().await.0, Some(3506), "the text form is for those who speak text");
 
-    let mut json = hub.stranger().await;
-    json.ask(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
-    json.send(Message::binary(vec![0])).await;
-    assert_eq!(json.ended().await.0, Some(3506));
+    let mut json = hub.connect_without_token().await;
+    json.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    json.send_message(Message::binary(vec![0])).await;
+    assert_eq!(json.wait_for_close().await.0, Some(3506));
 }
 
 #[actix_rt::test]
-async fn data_that_is_no_json_is_107_and_reaches_nobody() {
-    let hub = hub().await;
-    let mut ann = hub.protobuf_client("ann").await;
+async fn protobuf_data_that_is_not_json_is_107_and_not_delivered() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect_protobuf("ann").await;
     ann.subscribe("news").await;
     for data in ["", " ", "{", "nothing", "1 2", "\u{0}", "{\"a\":}"] {
         assert_eq!(ann.publish("news", data).await.error.unwrap().code, 107, "{data:?}");
     }
     let not_utf8 = Some(PublishRequest { channel: "news".to_owned(), data: vec![b'"', 0xff, b'"'].into() });
-    let refused = ann.ask(Command { id: 3, publish: not_utf8, ..Default::default() }).await;
+    let refused = ann.request(Command { id: 3, publish: not_utf8, ..Default::default() }).await;
     assert_eq!(refused.error.unwrap().code, 107);
     hub.publish("news", json!("real")).await;
-    assert_eq!(ann.publication().await, "\"real\"");
+    assert_eq!(ann.receive_publication().await, "\"real\"");
 }
 
 #[actix_rt::test]
-async fn data_of_ten_thousand_levels_passes_through_to_both_kinds() {
-    let hub = hub().await;
-    let mut json = hub.subscriber("ann", "news").await;
-    let mut protobuf = hub.protobuf_client("bob").await;
+async fn data_nested_ten_thousand_levels_reaches_json_and_protobuf_clients() {
+    let hub = start_hub().await;
+    let mut json = hub.connect_subscriber("ann", "news").await;
+    let mut protobuf = hub.connect_protobuf("bob").await;
     protobuf.subscribe("news").await;
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-    assert!(hub.protobuf_client("bob").await.publish("news", &deep).await.publish.is_some());
-    assert_eq!(protobuf.publication().await, deep);
-    assert!(json.hear_text().await.contains(&deep));
+    assert!(hub.connect_protobuf("bob").await.publish("news", &deep).await.publish.is_some());
+    assert_eq!(protobuf.receive_publication().await, deep);
+    assert!(json.receive_text().await.contains(&deep));
 }
 
 /// What holds no command, each in a frame.
-fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+fn malformed_messages() -> Vec<(&'static str, Vec<u8>)> {
     let varint = |bytes: &[u8]| [bytes, b"x"].concat();
     let framed = |message: &[u8]| [&[u8::try_from(message.len()).unwrap()][..], message].concat();
     vec![
@@ -281,67 +284,67 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[actix_rt::test]
-async fn what_is_malformed_ends_an_sdk_session_3501() {
-    let hub = hub().await;
-    for (name, attack) in attacks() {
-        let mut sdk = hub.protobuf_sdk("ann").await;
-        sdk.say_bytes(attack).await;
-        let (code, push) = sdk.ended().await;
+async fn malformed_protobuf_closes_sdk_session_with_3501() {
+    let hub = start_hub().await;
+    for (name, attack) in malformed_messages() {
+        let mut sdk = hub.connect_protobuf_sdk("ann").await;
+        sdk.send_bytes(attack).await;
+        let (code, push) = sdk.wait_for_close().await;
         assert_eq!((code, push.map(|push| push.code)), (Some(3501), Some(3501)), "{name}");
     }
 }
 
 #[actix_rt::test]
-async fn a_plain_session_is_told_of_what_is_malformed_and_goes_on() {
-    let hub = hub_with(|config| config.limits.errors = 100).await;
-    let mut plain = hub.protobuf_client("ann").await;
-    for (name, attack) in attacks() {
-        plain.say_bytes(attack).await;
-        let reply = plain.hear().await;
+async fn malformed_protobuf_is_protocol_error_of_plain_session() {
+    let hub = start_hub_with(|config| config.limits.errors = 100).await;
+    let mut plain = hub.connect_protobuf("ann").await;
+    for (name, attack) in malformed_messages() {
+        plain.send_bytes(attack).await;
+        let reply = plain.receive().await;
         assert_eq!((reply.id, reply.error.map(|error| error.code)), (0, Some(107)), "{name}");
     }
     plain.subscribe("news").await;
 }
 
 #[actix_rt::test]
-async fn a_command_behind_a_malformed_length_is_not_done() {
-    let hub = hub().await;
-    let mut plain = hub.protobuf_client("ann").await;
+async fn command_after_malformed_length_is_not_executed() {
+    let hub = start_hub().await;
+    let mut plain = hub.connect_protobuf("ann").await;
     let ping = Command { id: 7, ping: Some(PingRequest {}), ..Default::default() };
     let good = prost::Message::encode_length_delimited_to_vec(&ping);
-    plain.say_bytes([&good[..], &[0xff; 11], &good].concat()).await;
-    assert!(plain.hear().await.ping.is_some());
-    assert_eq!(plain.hear().await.error.unwrap().code, 107);
+    plain.send_bytes([&good[..], &[0xff; 11], &good].concat()).await;
+    assert!(plain.receive().await.ping.is_some());
+    assert_eq!(plain.receive().await.error.unwrap().code, 107);
     plain.subscribe("news").await;
 }
 
 #[actix_rt::test]
-async fn fields_that_are_not_known_are_passed_over() {
-    let hub = hub().await;
-    let mut sdk = hub.protobuf_sdk("ann").await;
+async fn unknown_protobuf_fields_are_ignored() {
+    let hub = start_hub().await;
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
     // A varint, eight bytes, bytes and four bytes, of fields 16 to 19.
     let unknown = [&[0x80, 1, 5, 0x89, 1][..], &[0; 8], &[0x92, 1, 1, 0xff, 0x9d, 1], &[0; 4]].concat();
     let message = [&unknown[..], &[8, 9, 0x5a, 0], &unknown].concat();
-    sdk.say_bytes([&[message.len() as u8][..], &message].concat()).await;
-    assert_eq!(sdk.hear().await.id, 9);
+    sdk.send_bytes([&[message.len() as u8][..], &message].concat()).await;
+    assert_eq!(sdk.receive().await.id, 9);
 }
 
 #[actix_rt::test]
-async fn send_without_a_backend_is_closed_3508() {
-    let hub = hub().await;
-    let mut sdk = hub.protobuf_sdk("ann").await;
-    sdk.say(Command { send: Some(SendRequest { data: "1".into() }), ..Default::default() }).await;
-    assert_eq!(sdk.ended().await.0, Some(3508));
+async fn protobuf_send_command_closes_with_3508() {
+    let hub = start_hub().await;
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
+    sdk.send(Command { send: Some(SendRequest { data: "1".into() }), ..Default::default() }).await;
+    assert_eq!(sdk.wait_for_close().await.0, Some(3508));
 }
 
 #[actix_rt::test]
-async fn a_filter_of_a_thousand_levels_is_answered_and_the_session_lives() {
-    let hub = hub().await;
-    let mut sdk = hub.protobuf_sdk("ann").await;
+async fn filter_of_a_thousand_levels_is_refused_and_session_stays_open() {
+    let hub = start_hub().await;
+    let mut sdk = hub.connect_protobuf_sdk("ann").await;
     let deep =
         (0..1000).fold(FilterNode::default(), |below, _| FilterNode { nodes: vec![below], ..Default::default() });
     let subscribe = SubscribeRequest { channel: "news".to_owned(), tf: Some(deep), ..Default::default() };
-    assert_eq!(sdk.ask(Command { id: 2, subscribe: Some(subscribe), ..Default::default() }).await.id, 2);
+    assert_eq!(sdk.request(Command { id: 2, subscribe: Some(subscribe), ..Default::default() }).await.id, 2);
     let ping = Some(PingRequest {});
-    assert!(sdk.ask(Command { id: 3, ping, ..Default::default() }).await.ping.is_some());
+    assert!(sdk.request(Command { id: 3, ping, ..Default::default() }).await.ping.is_some());
 }

@@ -11,8 +11,8 @@ use wardcast::{
     channel::Channel,
     position::{Epoch, Position},
     protocol::{
-        ConnectResult, Content, Disconnect, ErrorCode, Expiry, Format, HistoryResult, PresenceStats, PublicationPush,
-        Push, RefreshResult, Reply, SubscribeResult, Unsubscribed, schema,
+        ConnectResult, Disconnect, ErrorCode, Expiry, Format, HistoryResult, PresenceStats, PublicationPush, Push,
+        PushData, RefreshResult, Reply, SubscribeResult, UnsubscribeCode, schema,
     },
     publication::{ClientInfo, Publication},
 };
@@ -22,7 +22,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/protobuf
 /// Takes each value's name and its frames in JSON and in Protobuf.
 type Sink<'s> = &'s mut dyn FnMut(&str, [Bytes; 2]);
 
-fn both(write: impl Fn(Format) -> Bytes) -> [Bytes; 2] {
+fn in_both_formats(write: impl Fn(Format) -> Bytes) -> [Bytes; 2] {
     [write(Format::Json), write(Format::Protobuf)]
 }
 
@@ -40,7 +40,7 @@ fn ann() -> Arc<ClientInfo> {
 }
 
 fn position() -> Position {
-    Position { offset: u64::MAX, epoch: Epoch::read("abcdefgh").unwrap() }
+    Position { offset: u64::MAX, epoch: Epoch::parse("abcdefgh").unwrap() }
 }
 
 fn publication() -> Publication {
@@ -61,7 +61,7 @@ fn results(sink: Sink<'_>) {
         is_recoverable: true,
         is_positioned: true,
         position: Some(position()),
-        publications: vec![(&bare).into(), PublicationPush { publication: &publication, content: Content::Whole }],
+        publications: vec![(&bare).into(), PublicationPush { publication: &publication, content: PushData::Full }],
         is_recovered: true,
         was_recovering: true,
         data: Some(&data),
@@ -96,30 +96,37 @@ fn results(sink: Sink<'_>) {
         ("an error", Reply::Error(ErrorCode::TooManyRequests)),
     ];
     for (name, reply) in &replies {
-        sink(&format!("reply {name}"), both(|format| format.reply(300, reply)));
+        sink(&format!("reply {name}"), in_both_formats(|format| format.encode_reply(300, reply)));
     }
-    sink("reply an error without id", both(|format| format.reply(0, &Reply::Error(ErrorCode::BadRequest))));
+    sink(
+        "reply an error without id",
+        in_both_formats(|format| format.encode_reply(0, &Reply::Error(ErrorCode::BadRequest))),
+    );
     let pushes =
         [("connect", Push::Connect(&connected)), ("subscribe", Push::Subscribe(&publication.channel, &subscribed))];
-    pushes.iter().for_each(|(name, push)| sink(&format!("push {name}"), both(|format| format.push(push))));
+    pushes
+        .iter()
+        .for_each(|(name, push)| sink(&format!("push {name}"), in_both_formats(|format| format.encode_push(push))));
 }
 
 fn pushes(sink: Sink<'_>) {
     let (news, ann, publication, shutdown) = (news(), ann(), publication(), Disconnect::SHUTDOWN);
     let bare = Publication::new(news.clone(), "null".into());
-    let delta = PublicationPush { publication: &publication, content: Content::Delta(b"9\n9@0,\"") };
+    let delta = PublicationPush { publication: &publication, content: PushData::Delta(b"9\n9@0,\"") };
     let pushes = [
         ("publication of data alone", Push::Publication((&bare).into())),
         ("publication", Push::Publication((&publication).into())),
         ("publication with a delta", Push::Publication(delta)),
         ("join", Push::Join(&news, &ann)),
         ("leave", Push::Leave(&news, &ann)),
-        ("unsubscribe", Push::Unsubscribe(&news, Unsubscribed::InsufficientState)),
+        ("unsubscribe", Push::Unsubscribe(&news, UnsubscribeCode::InsufficientState)),
         ("refresh", Push::Refresh(Expiry::after(60))),
         ("disconnect", Push::Disconnect(&shutdown)),
     ];
-    pushes.iter().for_each(|(name, push)| sink(&format!("push {name}"), both(|format| format.push(push))));
-    sink("ping", both(Format::ping));
+    pushes
+        .iter()
+        .for_each(|(name, push)| sink(&format!("push {name}"), in_both_formats(|format| format.encode_push(push))));
+    sink("ping", in_both_formats(Format::encode_ping));
 }
 
 /// What stands behind the WebSocket header of an unmasked frame.
@@ -132,7 +139,7 @@ fn payload(frame: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn every_reply_and_push_is_written_as_it_was() {
+fn every_protobuf_reply_and_push_matches_golden_bytes() {
     let mut written = String::new();
     let mut sink = |name: &str, [json, protobuf]: [Bytes; 2]| {
         let hex: String = protobuf.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -149,7 +156,7 @@ fn every_reply_and_push_is_written_as_it_was() {
 
 /// What Protobuf says must be what JSON says: read by the schema, each field that both have.
 #[test]
-fn both_formats_say_the_same() {
+fn json_and_protobuf_forms_carry_same_content() {
     let mut sink = |name: &str, [json, protobuf]: [Bytes; 2]| {
         let json: serde_json::Value = serde_json::from_slice(payload(&json)).unwrap();
         let read = schema::Reply::decode_length_delimited(payload(&protobuf)).unwrap();

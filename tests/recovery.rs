@@ -5,18 +5,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wardcast::config::{Config, RecoveryMode};
 
-use crate::support::{Client, Hub, hub_with};
+use crate::support::{Client, TestHub, start_hub_with};
 
-fn with_history(config: &mut Config) {
+fn enable_history(config: &mut Config) {
     config.channels.history_size = 100;
     config.channels.history_ttl = Duration::from_secs(60);
     config.limits.publications_per_second = 0;
     config.limits.commands_per_second = 0;
 }
 
-async fn hub_of_histories(change: impl FnOnce(&mut Config)) -> Hub {
-    hub_with(|config| {
-        with_history(config);
+async fn start_history_hub(change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_with(|config| {
+        enable_history(config);
         change(config);
     })
     .await
@@ -24,7 +24,7 @@ async fn hub_of_histories(change: impl FnOnce(&mut Config)) -> Hub {
 
 async fn publish(client: &mut Client, range: std::ops::RangeInclusive<u64>) {
     for number in range {
-        let reply = client.ask(json!({"id": 9, "publish": {"channel": "news", "data": number}})).await;
+        let reply = client.request(json!({"id": 9, "publish": {"channel": "news", "data": number}})).await;
         assert_eq!(reply, json!({"id": 9, "publish": {}}));
     }
 }
@@ -32,14 +32,14 @@ async fn publish(client: &mut Client, range: std::ops::RangeInclusive<u64>) {
 async fn subscribe(client: &mut Client, request: Value) -> Value {
     let mut command = json!({"id": 2, "subscribe": {"channel": "news"}});
     command["subscribe"].as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
-    let reply = client.ask(command).await;
+    let reply = client.request(command).await;
     assert_eq!(reply["id"], 2, "{reply}");
     reply
 }
 
 /// Whoever asks for a position: the epoch, and the offset.
-async fn position(hub: &Hub) -> (String, u64) {
-    let reply = subscribe(&mut hub.client("pos").await, json!({"positioned": true})).await;
+async fn position(hub: &TestHub) -> (String, u64) {
+    let reply = subscribe(&mut hub.connect("pos").await, json!({"positioned": true})).await;
     let result = &reply["subscribe"];
     (result["epoch"].as_str().unwrap().to_owned(), result["offset"].as_u64().unwrap_or(0))
 }
@@ -59,9 +59,9 @@ fn is_recovered(reply: &Value) -> bool {
 }
 
 #[actix_rt::test]
-async fn who_comes_back_gets_what_was_missed_and_then_what_is_live() {
-    let hub = hub_of_histories(|_| ()).await;
-    let (mut ann, mut bob) = (hub.client("ann").await, hub.client("bob").await);
+async fn reconnecting_client_receives_missed_then_live_publications() {
+    let hub = start_history_hub(|_| ()).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
     let (epoch, offset) = position(&hub).await;
     assert_eq!(offset, 0);
     publish(&mut bob, 1..=5).await;
@@ -72,15 +72,15 @@ async fn who_comes_back_gets_what_was_missed_and_then_what_is_live() {
     assert_eq!((&result["offset"], &result["epoch"]), (&json!(2), &json!(epoch)), "the client's own offset");
     assert_eq!((&result["recoverable"], &result["positioned"]), (&json!(true), &json!(true)));
     publish(&mut bob, 6..=6).await;
-    let push = ann.hear().await;
+    let push = ann.receive().await;
     assert_eq!((&push["push"]["pub"]["data"], &push["push"]["pub"]["offset"]), (&json!(6), &json!(6)));
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn who_has_missed_nothing_is_recovered_without_a_publication() {
-    let hub = hub_of_histories(|_| ()).await;
-    let (mut ann, mut bob) = (hub.client("ann").await, hub.client("bob").await);
+async fn client_that_missed_nothing_is_recovered_without_publications() {
+    let hub = start_history_hub(|_| ()).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
     publish(&mut bob, 1..=3).await;
     let (epoch, offset) = position(&hub).await;
     // Once with nobody else there, once beside a subscriber.
@@ -92,13 +92,13 @@ async fn who_has_missed_nothing_is_recovered_without_a_publication() {
 }
 
 #[actix_rt::test]
-async fn what_cannot_be_had_whole_is_not_recovered_and_the_position_is_the_newest() {
-    let hub = hub_of_histories(|config| {
+async fn incomplete_history_is_not_recovered_and_reply_has_newest_position() {
+    let hub = start_history_hub(|config| {
         config.channels.history_size = 4;
         config.limits.recovered_publications = 3;
     })
     .await;
-    let mut bob = hub.client("bob").await;
+    let mut bob = hub.connect("bob").await;
     publish(&mut bob, 1..=10).await;
     let (epoch, _) = position(&hub).await;
     for (epoch, offset) in [
@@ -110,21 +110,21 @@ async fn what_cannot_be_had_whole_is_not_recovered_and_the_position_is_the_newes
         ("_", 9),
         ("an epoch that was never said by anybody here", 9),
     ] {
-        let reply = subscribe(&mut hub.client("ann").await, recover(epoch, offset)).await;
+        let reply = subscribe(&mut hub.connect("ann").await, recover(epoch, offset)).await;
         assert!(!is_recovered(&reply) && missed(&reply).is_empty(), "{epoch} {offset}: {reply}");
         assert_eq!(reply["subscribe"]["offset"], 10, "{reply}");
     }
-    let reply = subscribe(&mut hub.client("ann").await, recover(&epoch, 7)).await;
+    let reply = subscribe(&mut hub.connect("ann").await, recover(&epoch, 7)).await;
     assert_eq!(missed(&reply), [(8, 8), (9, 9), (10, 10)]);
-    let reply = subscribe(&mut hub.client("ann").await, recover("", 9)).await;
+    let reply = subscribe(&mut hub.connect("ann").await, recover("", 9)).await;
     assert_eq!(missed(&reply), [(10, 10)], "an epoch that is not said is any");
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn all_or_nothing_is_112_and_no_subscription() {
-    let hub = hub_of_histories(|config| config.channels.history_size = 2).await;
-    let (mut ann, mut bob) = (hub.client("ann").await, hub.client("bob").await);
+async fn failed_strict_recovery_is_112_without_subscription() {
+    let hub = start_history_hub(|config| config.channels.history_size = 2).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
     publish(&mut bob, 1..=5).await;
     let (epoch, _) = position(&hub).await;
     let mut request = recover(&epoch, 1);
@@ -138,59 +138,59 @@ async fn all_or_nothing_is_112_and_no_subscription() {
 }
 
 #[actix_rt::test]
-async fn a_recovery_longer_than_a_reply_may_be_fails_and_the_client_stays() {
-    let hub = hub_of_histories(|config| config.limits.outbox_bytes = 256 * 1024).await;
-    let (mut ann, mut bob) = (hub.client("ann").await, hub.client("bob").await);
+async fn recovery_over_the_reply_limit_fails_and_client_stays_connected() {
+    let hub = start_history_hub(|config| config.limits.outbox_bytes = 256 * 1024).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
     let (epoch, _) = position(&hub).await;
     let data = "x".repeat(30_000);
     for _ in 0..5 {
-        bob.ask(json!({"id": 9, "publish": {"channel": "news", "data": data}})).await;
+        bob.request(json!({"id": 9, "publish": {"channel": "news", "data": data}})).await;
     }
     let reply = subscribe(&mut ann, recover(&epoch, 0)).await;
     assert!(!is_recovered(&reply) && missed(&reply).is_empty());
     assert_eq!(reply["subscribe"]["offset"], 5);
     publish(&mut bob, 6..=6).await;
-    assert_eq!(ann.publication().await, 6);
+    assert_eq!(ann.receive_publication().await, 6);
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn in_cache_mode_the_newest_is_all_that_comes_back() {
-    let hub = hub_of_histories(|config| config.channels.force_recovery_mode = RecoveryMode::Cache).await;
-    let mut bob = hub.client("bob").await;
-    let empty = subscribe(&mut hub.client("ann").await, json!({"recover": true})).await;
+async fn cache_recovery_returns_newest_publication_only() {
+    let hub = start_history_hub(|config| config.channels.force_recovery_mode = RecoveryMode::Cache).await;
+    let mut bob = hub.connect("bob").await;
+    let empty = subscribe(&mut hub.connect("ann").await, json!({"recover": true})).await;
     assert!(!is_recovered(&empty), "{empty}");
     publish(&mut bob, 1..=5).await;
     let (epoch, _) = position(&hub).await;
     for request in [json!({"recover": true}), recover(&epoch, 2), recover("AAAAAAAA", 99)] {
-        let reply = subscribe(&mut hub.client("ann").await, request).await;
+        let reply = subscribe(&mut hub.connect("ann").await, request).await;
         assert!(is_recovered(&reply), "{reply}");
         assert_eq!(missed(&reply), [(5, 5)]);
     }
-    let reply = subscribe(&mut hub.client("ann").await, recover(&epoch, 5)).await;
+    let reply = subscribe(&mut hub.connect("ann").await, recover(&epoch, 5)).await;
     assert!(is_recovered(&reply) && missed(&reply).is_empty(), "{reply}");
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn a_channel_without_a_history_recovers_nothing_and_says_so() {
-    let hub = hub_with(|_| ()).await;
+async fn channel_without_history_reports_failed_recovery() {
+    let hub = start_hub_with(|_| ()).await;
     let reply =
-        subscribe(&mut hub.client("ann").await, json!({"recover": true, "offset": 4, "positioned": true})).await;
+        subscribe(&mut hub.connect("ann").await, json!({"recover": true, "offset": 4, "positioned": true})).await;
     assert_eq!(reply, json!({"id": 2, "subscribe": {}}));
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn what_a_token_brings_is_recovered_with_connect() {
-    let hub = hub_of_histories(|config| config.channels.force_recovery = true).await;
-    let mut bob = hub.client("bob").await;
+async fn connect_recovers_server_side_subscriptions() {
+    let hub = start_history_hub(|config| config.channels.force_recovery = true).await;
+    let mut bob = hub.connect("bob").await;
     publish(&mut bob, 1..=5).await;
     let (epoch, _) = position(&hub).await;
-    let token = hub.signed(json!({"sub": "ann", "exp": 60, "channels": ["news", "other"]}));
-    let mut ann = hub.stranger().await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news", "other"]}));
+    let mut ann = hub.connect_without_token().await;
     let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 3}, "nothing": {"recover": true}});
-    let reply = ann.ask(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
+    let reply = ann.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
     let news = json!({"subscribe": reply["connect"]["subs"]["news"]});
     assert!(is_recovered(&news), "{reply}");
     assert_eq!(missed(&news), [(4, 4), (5, 5)]);
@@ -199,19 +199,20 @@ async fn what_a_token_brings_is_recovered_with_connect() {
     assert_eq!(other["was_recovering"], Value::Null, "{reply}");
     assert_eq!(reply["connect"]["subs"]["nothing"], Value::Null);
     publish(&mut bob, 6..=6).await;
-    assert_eq!(ann.publication().await, 6);
+    assert_eq!(ann.receive_publication().await, 6);
     hub.stop().await;
 }
 
 #[actix_rt::test]
-async fn who_recovers_what_a_token_brings_is_told_that_it_can_again() {
-    let hub = hub_of_histories(|_| ()).await;
-    let mut bob = hub.client("bob").await;
+async fn recovered_server_side_subscription_is_marked_recoverable() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut bob = hub.connect("bob").await;
     publish(&mut bob, 1..=2).await;
     let (epoch, _) = position(&hub).await;
-    let token = hub.signed(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
     let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 1}});
-    let reply = hub.stranger().await.ask(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
+    let reply =
+        hub.connect_without_token().await.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
     let news = &reply["connect"]["subs"]["news"];
     assert_eq!(
         (&news["recovered"], &news["recoverable"], &news["positioned"]),
@@ -221,8 +222,8 @@ async fn who_recovers_what_a_token_brings_is_told_that_it_can_again() {
 }
 
 /// Reads on until it has everything up to `last`, and goes away and comes back every few publications.
-async fn follow(hub: &Hub, epoch: &str, last: u64, patience: u64) {
-    let (mut has, mut client) = (0, hub.client("reader").await);
+async fn receive_everything(hub: &TestHub, epoch: &str, last: u64, patience: u64) {
+    let (mut has, mut client) = (0, hub.connect("reader").await);
     while has < last {
         let reply = subscribe(&mut client, recover(epoch, has)).await;
         assert!(is_recovered(&reply), "{reply}");
@@ -234,30 +235,32 @@ async fn follow(hub: &Hub, epoch: &str, last: u64, patience: u64) {
             if has == last {
                 return;
             }
-            let push = client.hear().await;
+            let push = client.receive().await;
             assert_eq!(push["push"]["pub"]["offset"], has + 1, "live: {push}");
             has += 1;
         }
         if has % 2 == 0 {
-            client = hub.client("reader").await;
+            client = hub.connect("reader").await;
         } else {
-            client.say(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await;
-            while client.hear().await["id"] != 3 {}
+            client.send(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await;
+            while client.receive().await["id"] != 3 {}
         }
     }
 }
 
 #[actix_rt::test]
-async fn clients_that_come_and_go_while_much_is_published_see_everything_once_and_in_order() {
+async fn clients_reconnecting_under_load_receive_everything_once_in_order() {
     const PUBLICATIONS: u64 = 3000;
-    let hub = hub_of_histories(|config| {
+    let hub = start_history_hub(|config| {
         config.channels.history_size = PUBLICATIONS as usize;
         config.limits.recovered_publications = PUBLICATIONS as usize;
     })
     .await;
-    let mut bob = hub.client("bob").await;
+    let mut bob = hub.connect("bob").await;
     let (epoch, _) = position(&hub).await;
-    let readers = futures_util::future::join_all((1..=12).map(|reader| follow(&hub, &epoch, PUBLICATIONS, 7 * reader)));
+    let readers = futures_util::future::join_all(
+        (1..=12).map(|reader| receive_everything(&hub, &epoch, PUBLICATIONS, 7 * reader)),
+    );
     tokio::join!(readers, publish(&mut bob, 1..=PUBLICATIONS));
     hub.stop().await;
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Hub, hub, hub_with};
+use crate::support::{Client, TestHub, start_hub, start_hub_with};
 
 /// A hub in which nothing is allowed but what tokens grant.
-async fn strict() -> Hub {
-    hub_with(|config| {
+async fn start_strict_hub() -> TestHub {
+    start_hub_with(|config| {
         config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
         config.channels.allow_publish = wardcast::config::AllowPublish::None;
         (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
@@ -21,27 +21,27 @@ fn claims(user: &str, channels: &[&str]) -> Value {
     json!({"sub": user, "exp": 3600, "caps": [{"channels": channels, "allow": allow}]})
 }
 
-async fn sdk(hub: &Hub, claims: Value) -> Client {
-    let mut client = hub.stranger().await;
-    let reply = client.ask(json!({"id": 1, "connect": {"token": hub.signed(claims)}})).await;
+async fn connect_sdk(hub: &TestHub, claims: Value) -> Client {
+    let mut client = hub.connect_without_token().await;
+    let reply = client.request(json!({"id": 1, "connect": {"token": hub.token_with_claims(claims)}})).await;
     assert!(reply["connect"]["client"].is_string(), "{reply}");
     client
 }
 
 #[actix_rt::test]
-async fn a_refresh_lengthens_the_session_and_says_how_long() {
-    let hub = hub().await;
-    let mut client = sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
-    let reply = client.ask(json!({"id": 2, "refresh": {"token": hub.token("ann")}})).await;
+async fn refresh_extends_session_and_returns_ttl() {
+    let hub = start_hub().await;
+    let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
+    let reply = client.request(json!({"id": 2, "refresh": {"token": hub.token("ann")}})).await;
     let result = &reply["refresh"];
     assert!(result["ttl"].as_u64().unwrap() > 3000 && result["expires"] == true && result["client"].is_string());
     hub.clock.advance(Duration::from_secs(120));
-    assert_eq!(client.ask(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
+    assert_eq!(client.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
 }
 
 #[actix_rt::test]
-async fn a_refresh_without_a_token_is_3501_and_with_a_bad_one_or_of_another_user_3500() {
-    let hub = hub().await;
+async fn refresh_without_token_closes_with_3501_and_with_bad_or_other_users_token_with_3500() {
+    let hub = start_hub().await;
     for (request, code) in [
         (json!({"id": 2, "refresh": {}}), 3501),
         (json!({"id": 2, "refresh": {"token": ""}}), 3501),
@@ -49,57 +49,59 @@ async fn a_refresh_without_a_token_is_3501_and_with_a_bad_one_or_of_another_user
         (json!({"id": 2, "refresh": {"token": hub.forged_token("ann")}}), 3500),
         (json!({"id": 2, "refresh": {"token": hub.token("bob")}}), 3500),
     ] {
-        let mut client = sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
-        client.say(request.clone()).await;
-        assert_eq!(client.ended().await.0, Some(code), "{request}");
+        let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
+        client.send(request.clone()).await;
+        assert_eq!(client.wait_for_close().await.0, Some(code), "{request}");
     }
 }
 
 #[actix_rt::test]
-async fn a_refresh_with_an_expired_token_is_109_and_the_session_goes_on() {
-    let hub = hub().await;
-    let mut client = sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
-    let reply = client.ask(json!({"id": 2, "refresh": {"token": hub.expired_token("ann")}})).await;
+async fn refresh_with_expired_token_is_109_and_session_continues() {
+    let hub = start_hub().await;
+    let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
+    let reply = client.request(json!({"id": 2, "refresh": {"token": hub.expired_token("ann")}})).await;
     assert_eq!(reply["error"]["code"], 109);
-    assert_eq!(client.ask(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
+    assert_eq!(client.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
 }
 
 #[actix_rt::test]
-async fn an_older_token_shortens_the_session_and_does_not_lengthen_it() {
-    let hub = hub().await;
-    let mut client = sdk(&hub, json!({"sub": "ann", "exp": 3600})).await;
-    let reply = client.ask(json!({"id": 2, "refresh": {"token": hub.signed(json!({"sub": "ann", "exp": 30}))}})).await;
+async fn token_with_earlier_expiry_shortens_session() {
+    let hub = start_hub().await;
+    let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 3600})).await;
+    let reply = client
+        .request(json!({"id": 2, "refresh": {"token": hub.token_with_claims(json!({"sub": "ann", "exp": 30}))}}))
+        .await;
     assert!(reply["refresh"]["ttl"].as_u64().unwrap() <= 30);
     hub.clock.advance(Duration::from_secs(31));
-    assert_eq!(client.ended().await.0, Some(3005));
+    assert_eq!(client.wait_for_close().await.0, Some(3005));
 }
 
 #[actix_rt::test]
-async fn a_right_withdrawn_ends_the_living_subscription_and_others_stay() {
-    let hub = strict().await;
-    let mut client = sdk(&hub, claims("ann", &["news", "sport"])).await;
+async fn revoked_permission_ends_live_subscription_and_others_stay() {
+    let hub = start_strict_hub().await;
+    let mut client = connect_sdk(&hub, claims("ann", &["news", "sport"])).await;
     for channel in ["news", "sport"] {
-        client.ask(json!({"id": 2, "subscribe": {"channel": channel}})).await;
+        client.request(json!({"id": 2, "subscribe": {"channel": channel}})).await;
     }
-    client.say(json!({"id": 3, "refresh": {"token": hub.signed(claims("ann", &["sport"]))}})).await;
-    let both = [client.hear().await, client.hear().await];
+    client.send(json!({"id": 3, "refresh": {"token": hub.token_with_claims(claims("ann", &["sport"]))}})).await;
+    let both = [client.receive().await, client.receive().await];
     let push = both.iter().find(|heard| heard["push"].is_object()).expect("a push");
     assert_eq!((&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]), (&json!("news"), &json!(2000)));
     hub.publish("news", json!(1)).await;
     hub.publish("sport", json!(2)).await;
-    assert_eq!(client.publication().await, json!(2), "and nothing of what was withdrawn");
+    assert_eq!(client.receive_publication().await, json!(2), "and nothing of what was withdrawn");
     let publish = json!({"id": 4, "publish": {"channel": "news", "data": 1}});
-    assert_eq!(client.ask(publish).await["error"]["code"], 103);
-    assert_eq!(client.ask(json!({"id": 5, "subscribe": {"channel": "news"}})).await["error"]["code"], 103);
+    assert_eq!(client.request(publish).await["error"]["code"], 103);
+    assert_eq!(client.request(json!({"id": 5, "subscribe": {"channel": "news"}})).await["error"]["code"], 103);
 }
 
 #[actix_rt::test]
-async fn channels_that_the_new_token_brings_are_subscribed_and_those_it_drops_are_ended() {
-    let hub = strict().await;
-    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60, "channels": ["a", "b"]})).await;
-    let token = hub.signed(json!({"sub": "ann", "exp": 3600, "channels": ["b", "c"]}));
-    client.say(json!({"id": 2, "refresh": {"token": token}})).await;
-    let heard = [client.hear().await, client.hear().await, client.hear().await];
+async fn new_token_adds_and_removes_server_side_subscriptions() {
+    let hub = start_strict_hub().await;
+    let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["a", "b"]})).await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "channels": ["b", "c"]}));
+    client.send(json!({"id": 2, "refresh": {"token": token}})).await;
+    let heard = [client.receive().await, client.receive().await, client.receive().await];
     let told = |channel: &str, what: &str| {
         heard.iter().any(|heard| heard["push"]["channel"] == channel && heard["push"][what].is_object())
     };
@@ -108,55 +110,59 @@ async fn channels_that_the_new_token_brings_are_subscribed_and_those_it_drops_ar
     for (channel, data) in [("a", 1), ("b", 2), ("c", 3)] {
         hub.publish(channel, json!(data)).await;
     }
-    assert_eq!([client.publication().await, client.publication().await], [json!(2), json!(3)]);
+    assert_eq!([client.receive_publication().await, client.receive_publication().await], [json!(2), json!(3)]);
 }
 
 #[actix_rt::test]
-async fn a_token_on_any_command_replaces_the_claims_before_the_command_is_done() {
-    let hub = strict().await;
-    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60})).await;
+async fn token_on_any_command_is_adopted_before_the_command_runs() {
+    let hub = start_strict_hub().await;
+    let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
     let subscribe = json!({"id": 2, "subscribe": {"channel": "news"}});
-    assert_eq!(client.ask(subscribe.clone()).await["error"]["code"], 103);
+    assert_eq!(client.request(subscribe.clone()).await["error"]["code"], 103);
     let mut with_token = subscribe.clone();
-    with_token["token"] = json!(hub.signed(claims("ann", &["news"])));
-    assert_eq!(client.ask(with_token).await, json!({"id": 2, "subscribe": {}}));
+    with_token["token"] = json!(hub.token_with_claims(claims("ann", &["news"])));
+    assert_eq!(client.request(with_token).await, json!({"id": 2, "subscribe": {}}));
     hub.clock.advance(Duration::from_secs(120));
-    assert_eq!(client.ask(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}), "it lasts longer, too");
+    assert_eq!(
+        client.request(json!({"id": 3, "ping": {}})).await,
+        json!({"id": 3, "ping": {}}),
+        "it lasts longer, too"
+    );
 }
 
 #[actix_rt::test]
-async fn a_command_whose_token_brings_channels_is_done_when_they_are_there() {
-    let hub = strict().await;
-    let (mut client, _) = hub.client_of(json!({"sub": "ann", "exp": 60})).await;
-    let token = hub.signed(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
-    client.say_text(&format!("{{\"id\":2,\"token\":\"{token}\",\"ping\":{{}}}}\n{{\"id\":3,\"ping\":{{}}}}")).await;
-    assert_eq!(client.hear().await["push"]["channel"], "news");
-    assert_eq!(client.hear().await, json!({"id": 2, "ping": {}}));
-    assert_eq!(client.hear().await, json!({"id": 3, "ping": {}}), "and what came behind it once, in its order");
+async fn command_waits_for_channels_of_its_token() {
+    let hub = start_strict_hub().await;
+    let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
+    client.send_text(&format!("{{\"id\":2,\"token\":\"{token}\",\"ping\":{{}}}}\n{{\"id\":3,\"ping\":{{}}}}")).await;
+    assert_eq!(client.receive().await["push"]["channel"], "news");
+    assert_eq!(client.receive().await, json!({"id": 2, "ping": {}}));
+    assert_eq!(client.receive().await, json!({"id": 3, "ping": {}}), "and what came behind it once, in its order");
     hub.publish("news", json!(1)).await;
-    assert_eq!(client.publication().await, json!(1));
+    assert_eq!(client.receive_publication().await, json!(1));
 }
 
 #[actix_rt::test]
-async fn a_bad_token_on_a_command_is_3500_another_users_too_and_an_expired_one_109() {
-    let hub = hub().await;
+async fn bad_or_other_users_token_on_command_closes_with_3500_and_expired_token_is_109() {
+    let hub = start_hub().await;
     for token in [hub.forged_token("ann"), hub.token("bob"), "x".repeat(9000)] {
-        let mut client = hub.client("ann").await;
-        client.say(json!({"id": 2, "token": token, "ping": {}})).await;
-        assert_eq!(client.ended().await.0, Some(3500));
+        let mut client = hub.connect("ann").await;
+        client.send(json!({"id": 2, "token": token, "ping": {}})).await;
+        assert_eq!(client.wait_for_close().await.0, Some(3500));
     }
-    let mut client = hub.client("ann").await;
-    let reply = client.ask(json!({"id": 2, "token": hub.expired_token("ann"), "ping": {}})).await;
+    let mut client = hub.connect("ann").await;
+    let reply = client.request(json!({"id": 2, "token": hub.expired_token("ann"), "ping": {}})).await;
     assert_eq!(reply["error"]["code"], 109);
-    assert_eq!(client.ask(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
+    assert_eq!(client.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
 }
 
 #[actix_rt::test]
-async fn when_every_command_must_carry_a_token_one_without_is_101_and_is_not_done() {
-    let hub = hub_with(|config| config.auth.require_token_per_message = true).await;
-    let mut client = hub.client("ann").await;
+async fn required_token_per_message_makes_command_without_it_101_and_not_executed() {
+    let hub = start_hub_with(|config| config.auth.require_token_per_message = true).await;
+    let mut client = hub.connect("ann").await;
     let token = hub.token("ann");
-    assert_eq!(client.ask(json!({"id": 1, "connect": {}})).await["error"]["code"], 101, "also to speak as an SDK");
+    assert_eq!(client.request(json!({"id": 1, "connect": {}})).await["error"]["code"], 101, "also to speak as an SDK");
     for command in [
         json!({"subscribe": {"channel": "news"}}),
         json!({"publish": {"channel": "other", "data": 1}}),
@@ -165,34 +171,34 @@ async fn when_every_command_must_carry_a_token_one_without_is_101_and_is_not_don
     ] {
         let mut command = command;
         command["id"] = json!(2);
-        assert_eq!(client.ask(command.clone()).await["error"]["code"], 101, "{command}");
+        assert_eq!(client.request(command.clone()).await["error"]["code"], 101, "{command}");
         command["token"] = json!(token);
-        assert!(client.ask(command.clone()).await["error"].is_null(), "{command}");
+        assert!(client.request(command.clone()).await["error"].is_null(), "{command}");
     }
-    client.say_text("{}").await;
-    let reply = client.ask(json!({"id": 9, "refresh": {"token": token}})).await;
+    client.send_text("{}").await;
+    let reply = client.request(json!({"id": 9, "refresh": {"token": token}})).await;
     assert!(reply["refresh"].is_object(), "a refresh carries its own: {reply}");
 }
 
 #[actix_rt::test]
-async fn a_thousand_refreshes_a_second_are_stopped_and_cost_the_others_nothing() {
-    let hub = hub().await;
-    let mut other = hub.subscriber("bob", "news").await;
-    let mut client = hub.client("ann").await;
+async fn thousand_refreshes_a_second_are_rate_limited_without_effect_on_others() {
+    let hub = start_hub().await;
+    let mut other = hub.connect_subscriber("bob", "news").await;
+    let mut client = hub.connect("ann").await;
     let refresh = json!({"id": 2, "refresh": {"token": hub.token("ann")}}).to_string();
-    client.say_text(&vec![refresh.as_str(); 90].join("\n")).await;
+    client.send_text(&vec![refresh.as_str(); 90].join("\n")).await;
     for _ in 0..11 {
-        client.say_text(&vec![refresh.as_str(); 90].join("\n")).await;
+        client.send_text(&vec![refresh.as_str(); 90].join("\n")).await;
     }
-    assert_eq!(client.ended().await.0, Some(3013));
+    assert_eq!(client.wait_for_close().await.0, Some(3013));
     hub.publish("news", json!(1)).await;
-    assert_eq!(other.publication().await, json!(1));
+    assert_eq!(other.receive_publication().await, json!(1));
 }
 
 #[actix_rt::test]
-async fn nothing_of_a_channel_that_is_withdrawn_follows_the_answer_or_the_push() {
-    let hub = strict().await;
-    let (mut bob, _) = hub.client_of(claims("bob", &["news"])).await;
+async fn nothing_of_a_revoked_channel_follows_the_reply_or_push() {
+    let hub = start_strict_hub().await;
+    let (mut bob, _) = hub.connect_with_claims(claims("bob", &["news"])).await;
     let publish = json!({"id": 2, "publish": {"channel": "news", "data": 1}}).to_string();
     let lines = vec![publish; 60].join("\n");
     let withdraw = [
@@ -202,14 +208,14 @@ async fn nothing_of_a_channel_that_is_withdrawn_follows_the_answer_or_the_push()
         |token: &str| format!("Authorization: Bearer {token}"),
     ];
     for round in 0..30 {
-        let (mut ann, _) = hub.client_of(claims("ann", &["news", "sport"])).await;
+        let (mut ann, _) = hub.connect_with_claims(claims("ann", &["news", "sport"])).await;
         ann.subscribe("news").await;
-        bob.say_text(&lines).await;
-        ann.say_text(&withdraw[round % withdraw.len()](&hub.signed(claims("ann", &["sport"])))).await;
-        ann.say(json!({"id": 4, "ping": {}})).await;
+        bob.send_text(&lines).await;
+        ann.send_text(&withdraw[round % withdraw.len()](&hub.token_with_claims(claims("ann", &["sport"])))).await;
+        ann.send(json!({"id": 4, "ping": {}})).await;
         let (mut is_over, mut is_answered) = (false, false);
         loop {
-            let heard = ann.hear().await;
+            let heard = ann.receive().await;
             is_over |= heard["push"]["unsubscribe"]["code"] == 2000;
             is_answered |= heard["id"] == 3 || heard["push"]["connect"].is_object();
             assert!(!is_answered || is_over, "answered before it is so: {heard}");
@@ -220,21 +226,21 @@ async fn nothing_of_a_channel_that_is_withdrawn_follows_the_answer_or_the_push()
         }
         assert!(is_over && is_answered);
         for _ in 0..60 {
-            bob.hear().await;
+            bob.receive().await;
         }
     }
 }
 
 #[actix_rt::test]
-async fn a_token_on_each_command_counts_as_one_command() {
-    let hub = hub_with(|config| config.limits.commands_per_second = 5).await;
-    let mut client = hub.client("ann").await;
+async fn token_on_each_command_counts_as_one_command() {
+    let hub = start_hub_with(|config| config.limits.commands_per_second = 5).await;
+    let mut client = hub.connect("ann").await;
     for id in 1..=10 {
         // Each token is another, so that each brings the command back once.
-        let token = hub.signed(json!({"sub": "ann", "exp": 3600 + id, "channels": [format!("c{id}")]}));
-        client.say(json!({"id": id, "token": token, "ping": {}})).await;
+        let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600 + id, "channels": [format!("c{id}")]}));
+        client.send(json!({"id": id, "token": token, "ping": {}})).await;
         loop {
-            let heard = client.hear().await;
+            let heard = client.receive().await;
             if heard["id"] == id {
                 assert_eq!(heard, json!({"id": id, "ping": {}}));
                 break;

@@ -23,20 +23,20 @@ const SPAN: Duration = Duration::from_millis(500);
 const SPANS: usize = 5;
 
 /// A key that signs, and what stands in the file of the one that verifies.
-type Pair = (EncodingKey, Vec<u8>);
+type SigningPair = (EncodingKey, Vec<u8>);
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<10} {:>8} {:>12} {:>12}", "algorithm", "bytes", "per second", "µs each");
     let secret = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+/".to_vec();
     let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
-    let rsa = || read(&rsa, EncodingKey::from_rsa_pem);
+    let rsa = || key_pair(&rsa, EncodingKey::from_rsa_pem);
     for (algorithm, pair) in [
         (Algorithm::HS256, (EncodingKey::from_secret(&secret), secret)),
         (Algorithm::RS256, rsa()?),
         (Algorithm::PS256, rsa()?),
-        (Algorithm::ES256, read(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, EncodingKey::from_ec_pem)?),
-        (Algorithm::ES384, read(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?, EncodingKey::from_ec_pem)?),
-        (Algorithm::EdDSA, read(&KeyPair::generate_for(&PKCS_ED25519)?, EncodingKey::from_ed_pem)?),
+        (Algorithm::ES256, key_pair(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, EncodingKey::from_ec_pem)?),
+        (Algorithm::ES384, key_pair(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?, EncodingKey::from_ec_pem)?),
+        (Algorithm::EdDSA, key_pair(&KeyPair::generate_for(&PKCS_ED25519)?, EncodingKey::from_ed_pem)?),
     ] {
         let (bytes, per_second) = measure(algorithm, &pair)?;
         println!("{:<10} {bytes:>8} {per_second:>12.0} {:>12.2}", format!("{algorithm:?}"), 1e6 / per_second);
@@ -44,10 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn read(
+fn key_pair(
     pair: &KeyPair,
     private: fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
-) -> Result<Pair, Box<dyn Error>> {
+) -> Result<SigningPair, Box<dyn Error>> {
     Ok((private(pair.serialize_pem().as_bytes())?, pair.public_key_pem().into_bytes()))
 }
 
@@ -66,7 +66,7 @@ fn claims(now: i64) -> Value {
     })
 }
 
-fn measure(algorithm: Algorithm, (private, public): &Pair) -> Result<(usize, f64), Box<dyn Error>> {
+fn measure(algorithm: Algorithm, (private, public): &SigningPair) -> Result<(usize, f64), Box<dyn Error>> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(&file, public)?;
     let mut config = Config { namespaces: vec![toml::from_str("name = \"chat\"")?], ..Config::default() };

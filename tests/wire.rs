@@ -22,11 +22,11 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use serde_json::{Value, json, value::RawValue};
 use wardcast::{
     auth::Signer,
-    config::{AllowRead, Channels, DeltaType, Limits, Namespace},
+    config::{AllowRead, ChannelOptions, DeltaType, Limits, Namespace},
     protocol,
 };
 
-use crate::support::{API_KEY, Client, Hub, http, hub_with};
+use crate::support::{API_KEY, Client, TestHub, http, start_hub_with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -45,63 +45,63 @@ const CONVERSATIONS: [&str; 11] = [
 ];
 
 #[actix_rt::test]
-async fn a_plain_session_hears_what_is_written() {
-    play("plain").await;
+async fn plain_session_matches_golden_conversation() {
+    run_conversation("plain").await;
 }
 
 #[actix_rt::test]
-async fn an_sdk_session_hears_what_is_written() {
-    play("sdk").await;
+async fn sdk_session_matches_golden_conversation() {
+    run_conversation("sdk").await;
 }
 
 #[actix_rt::test]
-async fn subscribers_hear_what_is_written() {
-    play("channels").await;
+async fn channels_match_golden_conversation() {
+    run_conversation("channels").await;
 }
 
 #[actix_rt::test]
-async fn errors_are_told_as_written() {
-    play("errors").await;
+async fn errors_match_golden_conversation() {
+    run_conversation("errors").await;
 }
 
 #[actix_rt::test]
-async fn connections_end_as_written() {
-    play("closes").await;
+async fn closes_match_golden_conversation() {
+    run_conversation("closes").await;
 }
 
 #[actix_rt::test]
-async fn limits_are_told_as_written() {
-    play("limits").await;
+async fn limits_match_golden_conversation() {
+    run_conversation("limits").await;
 }
 
 #[actix_rt::test]
-async fn a_newer_token_is_answered_as_written() {
-    play("refresh").await;
+async fn refresh_matches_golden_conversation() {
+    run_conversation("refresh").await;
 }
 
 #[actix_rt::test]
-async fn what_tokens_grant_and_bring_is_told_as_written() {
-    play("subscriptions").await;
+async fn subscriptions_match_golden_conversation() {
+    run_conversation("subscriptions").await;
 }
 
 #[actix_rt::test]
-async fn the_server_api_answers_as_written() {
-    play("rest").await;
+async fn rest_api_matches_golden_conversation() {
+    run_conversation("rest").await;
 }
 
 #[actix_rt::test]
-async fn null_is_published_whichever_way_it_comes() {
-    play("null").await;
+async fn null_data_matches_golden_conversation() {
+    run_conversation("null").await;
 }
 
 #[actix_rt::test]
-async fn what_channels_remember_is_told_as_written() {
-    play("remembered").await;
+async fn history_and_presence_match_golden_conversation() {
+    run_conversation("remembered").await;
 }
 
 #[test]
-fn every_conversation_is_played() {
-    let mut files: Vec<String> = fs::read_dir(golden())
+fn every_golden_file_is_tested() {
+    let mut files: Vec<String> = fs::read_dir(golden_folder())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
@@ -111,29 +111,34 @@ fn every_conversation_is_played() {
     assert_eq!(files, CONVERSATIONS);
 }
 
-fn golden() -> PathBuf {
+fn golden_folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"))
 }
 
-async fn play(name: &str) {
-    let script = fs::read_to_string(golden().join(name).with_extension("jsonl")).unwrap();
-    let hub = hub_with(|config| {
+async fn run_conversation(name: &str) {
+    let script = fs::read_to_string(golden_folder().join(name).with_extension("jsonl")).unwrap();
+    let hub = start_hub_with(|config| {
         (config.limits.channels_per_session, config.limits.errors) = (2, 2);
         if script.lines().any(|line| line == "remembered") {
-            config.namespaces.push(Namespace { name: "kept".to_owned(), channels: remembering(&config.channels) });
+            config
+                .namespaces
+                .push(Namespace { name: "kept".to_owned(), channels: with_history_and_presence(&config.channels) });
         }
-        script.lines().filter_map(|line| line.strip_prefix("limit ")).for_each(|limit| set(&mut config.limits, limit));
+        script
+            .lines()
+            .filter_map(|line| line.strip_prefix("limit "))
+            .for_each(|limit| set_limit(&mut config.limits, limit));
     })
     .await;
-    let mut play = Play { hub, clients: BTreeMap::new(), names: Vec::new(), answer: None };
+    let mut play = Conversation { hub, clients: BTreeMap::new(), names: Vec::new(), answer: None };
     for (number, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-        let happens = play.line(line).await;
+        let happens = play.run_line(line).await;
         assert!(happens == line, "golden/{name}.jsonl:{}\n  expected {line}\n  happened {happens}", number + 1);
     }
 }
 
-fn remembering(channels: &Channels) -> Channels {
-    Channels {
+fn with_history_and_presence(channels: &ChannelOptions) -> ChannelOptions {
+    ChannelOptions {
         history_size: 4,
         presence: true,
         join_leave: true,
@@ -144,7 +149,7 @@ fn remembering(channels: &Channels) -> Channels {
     }
 }
 
-fn set(limits: &mut Limits, limit: &str) {
+fn set_limit(limits: &mut Limits, limit: &str) {
     let (name, value) = limit.split_once(' ').expect("a name and a value");
     match name {
         "commands_per_second" => limits.commands_per_second = value.parse().unwrap(),
@@ -153,59 +158,59 @@ fn set(limits: &mut Limits, limit: &str) {
     }
 }
 
-struct Play {
-    hub: Hub,
+struct Conversation {
+    hub: TestHub,
     clients: BTreeMap<String, Client>,
     /// Ids of this run and what they are called in the script.
     names: Vec<(String, String)>,
     answer: Option<http::Response>,
 }
 
-impl Play {
+impl Conversation {
     /// Does what a line says; what has happened, written as the line should be.
-    async fn line(&mut self, line: &str) -> String {
-        let (who, rest) = line.split_at(line.find(|c: char| !c.is_alphanumeric()).unwrap_or(line.len()));
+    async fn run_line(&mut self, line: &str) -> String {
+        let (client_name, rest) = line.split_at(line.find(|c: char| !c.is_alphanumeric()).unwrap_or(line.len()));
         let (what, text) = rest.split_at(rest.len().min(2));
-        match (who, what) {
+        match (client_name, what) {
             ("time", _) => {
                 self.hub.clock.advance(HOUR);
                 line.to_owned()
             }
             ("limit" | "remembered", _) => line.to_owned(),
             ("REST", "> ") => {
-                self.ask(text).await;
+                self.send_http(text).await;
                 line.to_owned()
             }
             ("REST", "< ") => {
                 let http::Response { status, body, .. } = self.answer.take().expect("a question before an answer");
-                format!("REST< {status} {}", self.named(who, &body))
+                format!("REST< {status} {}", self.name_ids(client_name, &body))
             }
             (_, " j") => {
                 let path = rest.trim_start_matches(" joins").trim();
                 let path = if path.is_empty() { "/socket" } else { path };
-                let client = Client::connect(self.hub.address, &self.filled(path)).await.unwrap();
-                self.clients.insert(who.to_owned(), client);
+                let client = Client::connect(self.hub.address, &self.fill_in(path)).await.unwrap();
+                self.clients.insert(client_name.to_owned(), client);
                 line.to_owned()
             }
             (_, "> ") => {
-                let text = self.filled(text);
-                self.client(who).say_text(&text).await;
+                let text = self.fill_in(text);
+                self.client_named(client_name).send_text(&text).await;
                 line.to_owned()
             }
             // What is expected decides nothing: whatever comes is compared.
-            (_, "< " | "! ") => match self.client(who).next().await {
-                Ok(text) => format!("{who}< {}", self.named(who, &text)),
-                Err(closed) => format!("{who}! {} {}", closed.code.unwrap_or_default(), closed.reason),
+            (_, "< " | "! ") => match self.client_named(client_name).next().await {
+                Ok(text) => format!("{client_name}< {}", self.name_ids(client_name, &text)),
+                Err(closed) => format!("{client_name}! {} {}", closed.code.unwrap_or_default(), closed.reason),
             },
             _ => panic!("not a line of a conversation: {line}"),
         }
     }
 
-    fn client(&mut self, who: &str) -> &mut Client {
-        self.clients.get_mut(who).unwrap_or_else(|| panic!("{who} has not joined"))
+    fn client_named(&mut self, client_name: &str) -> &mut Client {
+        self.clients.get_mut(client_name).unwrap_or_else(|| panic!("{client_name} has not joined"))
     }
 
-    async fn ask(&mut self, question: &str) {
+    async fn send_http(&mut self, question: &str) {
         let mut parts = question.splitn(3, ' ');
         let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
         let request = http::request(self.hub.address, method, path).header("X-API-Key", API_KEY);
@@ -214,9 +219,9 @@ impl Play {
     }
 
     /// What is sent, with tokens.
-    fn filled(&self, text: &str) -> String {
+    fn fill_in(&self, text: &str) -> String {
         let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
-        let text = self.with_signed(text);
+        let text = self.sign_claims_in(text);
         let epoch = self.names.iter().find(|(_, name)| name == "<epoch>");
         let text = epoch.map_or(text.clone(), |(epoch, name)| text.replace(name, epoch));
         let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
@@ -227,7 +232,7 @@ impl Play {
     }
 
     /// What is sent, with the tokens whose claims stand in it.
-    fn with_signed(&self, text: &str) -> String {
+    fn sign_claims_in(&self, text: &str) -> String {
         let Some((before, rest)) = text.split_once("{signed ") else { return text.to_owned() };
         let mut claims = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
         let mut value = claims.next().expect("claims").unwrap();
@@ -239,15 +244,15 @@ impl Play {
                 options["expire_at"] = json!(now + seconds);
             }
         }
-        format!("{before}{}{}", self.hub.signed(value), self.with_signed(rest))
+        format!("{before}{}{}", self.hub.token_with_claims(value), self.sign_claims_in(rest))
     }
 
     /// What came, with names for what differs from run to run.
-    fn named(&mut self, who: &str, text: &str) -> String {
+    fn name_ids(&mut self, client_name: &str, text: &str) -> String {
         let is_greeting = text.contains(r#""connect":{"#);
-        for (key, name) in [("client", who), ("node", "node"), ("epoch", "epoch")] {
+        for (key, name) in [("client", client_name), ("node", "node"), ("epoch", "epoch")] {
             let may_name = is_greeting || key == "epoch";
-            if let Some(id) = value_of(text, key).filter(|id| may_name && !self.is_known(id)) {
+            if let Some(id) = value_of(text, key).filter(|id| may_name && !self.is_known_client(id)) {
                 self.names.push((id.to_owned(), format!("<{name}>")));
             }
         }
@@ -257,7 +262,7 @@ impl Play {
             .replace(protocol::VERSION, "<version>")
     }
 
-    fn is_known(&self, id: &str) -> bool {
+    fn is_known_client(&self, id: &str) -> bool {
         self.names.iter().any(|(known, _)| known == id)
     }
 }

@@ -5,53 +5,53 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Shared, failed, request::read_optional};
-use crate::{broker::Question, channel::Pattern, protocol::ErrorCode};
+use super::{ApiContext, ApiError, failed, request::parse_optional_object};
+use crate::{broker::SurveyQuestion, channel::Pattern, protocol::ErrorCode};
 
 /// How long instances may take to answer.
-const DEADLINE: Duration = Duration::from_secs(2);
+const SURVEY_DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Default, Deserialize)]
-struct Request {
+struct ChannelsRequest {
     pattern: Option<String>,
 }
 
 /// Their names and how many receive each.
 #[derive(Serialize)]
-pub(super) struct Channels {
-    channels: BTreeMap<String, Channel>,
+pub(super) struct ChannelsResult {
+    channels: BTreeMap<String, ChannelClients>,
 }
 
 #[derive(Default, Serialize)]
-struct Channel {
+struct ChannelClients {
     num_clients: u64,
 }
 
 /// Those whose names match a pattern, or all.
-pub(super) async fn channels(body: &Bytes, shared: &Shared) -> Result<Channels, Fault> {
-    let Request { pattern } = read_optional(body)?;
+pub(super) async fn channels(body: &Bytes, api: &ApiContext) -> Result<ChannelsResult, ApiError> {
+    let ChannelsRequest { pattern } = parse_optional_object(body)?;
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
-    Ok(sum(&ask(Question::Channels, shared).await?, &pattern)?)
+    Ok(sum_counts(&survey_nodes(SurveyQuestion::Channels, api).await?, &pattern)?)
 }
 
 /// Asks all instances.
-pub(super) async fn ask(question: Question, shared: &Shared) -> Result<Vec<Vec<u8>>, ErrorCode> {
-    shared.broker.survey(question, DEADLINE).await.map_err(|error| {
+pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
+    api.broker.survey(question, SURVEY_DEADLINE).await.map_err(|error| {
         log::warn!("{question:?}: {error}");
         failed(&error)
     })
 }
 
-fn sum(answers: &[Vec<u8>], pattern: &Pattern) -> Result<Channels, ErrorCode> {
-    let mut channels: BTreeMap<String, Channel> = BTreeMap::new();
+fn sum_counts(answers: &[Vec<u8>], pattern: &Pattern) -> Result<ChannelsResult, ErrorCode> {
+    let mut channels: BTreeMap<String, ChannelClients> = BTreeMap::new();
     for answer in answers {
         let counts: BTreeMap<String, u64> = serde_json::from_slice(answer).map_err(|_| ErrorCode::Internal)?;
         for (name, count) in counts.into_iter().filter(|(name, _)| pattern.matches(name)) {
             channels.entry(name).or_default().num_clients += count;
         }
     }
-    Ok(Channels { channels })
+    Ok(ChannelsResult { channels })
 }
 
 #[cfg(test)]
@@ -59,9 +59,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instances_are_added_up() {
+    fn subscriber_counts_of_all_nodes_are_added() {
         let answers = [br#"{"a":1,"b":2}"#.to_vec(), br#"{"a":3}"#.to_vec()];
-        let sum = sum(&answers, &Pattern::exact("a").unwrap()).unwrap();
+        let sum = sum_counts(&answers, &Pattern::exact("a").unwrap()).unwrap();
         assert_eq!(sum.channels.len(), 1);
         assert_eq!(sum.channels["a"].num_clients, 4);
     }

@@ -3,27 +3,27 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Shared, channels::ask, request::read_optional};
+use super::{ApiContext, ApiError, channels::survey_nodes, request::parse_optional_object};
 use crate::{
-    broker::{Node, Question},
+    broker::{NodeInfo, SurveyQuestion},
     protocol::ErrorCode,
 };
 
 #[derive(Default, Deserialize)]
-struct Request {}
+struct InfoRequest {}
 
 /// All live instances, by name and id.
 #[derive(Serialize)]
-pub(super) struct Nodes {
-    nodes: Vec<Node>,
+pub(super) struct InfoResult {
+    nodes: Vec<NodeInfo>,
 }
 
 /// Asks all instances.
-pub(super) async fn info(body: &Bytes, shared: &Shared) -> Result<Nodes, Fault> {
-    let Request {} = read_optional(body)?;
-    let answers = ask(Question::Info, shared).await?;
-    let nodes = answers.iter().map(|answer| serde_json::from_slice(answer)).collect::<Result<Vec<Node>, _>>();
+pub(super) async fn info(body: &Bytes, api: &ApiContext) -> Result<InfoResult, ApiError> {
+    let InfoRequest {} = parse_optional_object(body)?;
+    let answers = survey_nodes(SurveyQuestion::Info, api).await?;
+    let nodes = answers.iter().map(|answer| serde_json::from_slice(answer)).collect::<Result<Vec<NodeInfo>, _>>();
     let mut nodes = nodes.map_err(|_| ErrorCode::Internal)?;
     nodes.sort_by(|one, other| (&one.name, &one.uid).cmp(&(&other.name, &other.uid)));
-    Ok(Nodes { nodes })
+    Ok(InfoResult { nodes })
 }

@@ -5,43 +5,43 @@ use std::future::{Ready, ready};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
 use subtle::ConstantTimeEq;
 
-use super::Shared;
-use crate::http::Failure;
+use super::ApiContext;
+use crate::http::HttpError;
 
 /// Proof that the request carried the key.
-pub(super) struct Authorized;
+pub(super) struct ValidApiKey;
 
-impl FromRequest for Authorized {
-    type Error = Failure;
-    type Future = Ready<Result<Self, Failure>>;
+impl FromRequest for ValidApiKey {
+    type Error = HttpError;
+    type Future = Ready<Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(if is_authorized(request) {
+        ready(if has_valid_key(request) {
             Ok(Self)
         } else {
-            Err(Failure::unauthorized("the API key is missing or wrong; send it as X-API-Key"))
+            Err(HttpError::unauthorized("the API key is missing or wrong; send it as X-API-Key"))
         })
     }
 }
 
 /// Whether the request carries the key, once. Without a configured key nobody is authorized.
-pub(super) fn is_authorized(request: &HttpRequest) -> bool {
-    let Some(shared) = request.app_data::<Data<Shared>>() else { return false };
-    let key = shared.config.api.key.expose().as_bytes();
-    let mut offered = offered(request);
-    match (offered.next(), offered.next()) {
+pub(super) fn has_valid_key(request: &HttpRequest) -> bool {
+    let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
+    let key = api.config.api.key.expose().as_bytes();
+    let mut sent = sent_keys(request);
+    match (sent.next(), sent.next()) {
         // Compared in constant time; the length of a random key is no secret.
-        (Some(offered), None) if !key.is_empty() => offered.ct_eq(key).into(),
+        (Some(sent), None) if !key.is_empty() => sent.ct_eq(key).into(),
         _ => false,
     }
 }
 
 /// Whether the request offers a key at all.
-pub(super) fn is_offered(request: &HttpRequest) -> bool {
-    offered(request).next().is_some()
+pub(super) fn has_key(request: &HttpRequest) -> bool {
+    sent_keys(request).next().is_some()
 }
 
-fn offered(request: &HttpRequest) -> impl Iterator<Item = &[u8]> {
+fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = &[u8]> {
     let headers = request.headers();
     let own = headers.get_all("x-api-key").map(|value| value.as_bytes());
     own.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {

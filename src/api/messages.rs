@@ -16,108 +16,111 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::{
-    Answer, Shared, denied,
-    key::{is_authorized, is_offered},
+    ApiContext, ApiResponse, denied,
+    key::{has_key, has_valid_key},
     publish, request,
 };
 use crate::{
-    auth::{Claims, Refusal, door},
+    auth::{Claims, TokenError, credentials},
     channel::Channel,
-    http::{Body, Failure},
+    http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
     publication::ClientInfo,
 };
 
 /// Publishes with the API key, or with a user's token under the permissions of the socket.
-pub(super) async fn post(
+pub(super) async fn post_message(
     request: HttpRequest,
-    sender: Sender,
+    sender: MessageSender,
     channel: Path<String>,
-    Body(body): Body,
-    shared: Data<Shared>,
-) -> Result<HttpResponse, Failure> {
-    let message = publish::Message::plain(data_of(&request, &body)?);
-    let key = idempotency_key(&request)?;
+    RequestBody(body): RequestBody,
+    api: Data<ApiContext>,
+) -> Result<HttpResponse, HttpError> {
+    let message = publish::PendingPublication::new(read_data(&request, &body)?);
+    let key = read_idempotency_key(&request)?;
     let result = match sender.0 {
-        Ok(None) => publish::send(&channel, message.once(key.map(Into::into)), None, &shared).await,
+        Ok(None) => {
+            publish::publish_to_channel(&channel, message.with_idempotency_key(key.map(Into::into)), None, &api).await
+        }
         // The body may have taken its time.
-        Ok(Some(claims)) if claims.expires_at <= shared.clock.now() => return Err(Failure::bad_token(true)),
+        Ok(Some(claims)) if claims.expires_at <= api.clock.now() => return Err(HttpError::invalid_token(true)),
         Ok(Some(claims)) => {
             let (user, conn_info) = (claims.user.to_string(), claims.info);
             // Under the user's name, which has no control characters: nobody's key stands in the way of another's.
             let key = key.map(|key| format!("{user}\n{key}").into());
             let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
-            publish::send(&channel, message.once(key), Some(info), &shared).await
+            publish::publish_to_channel(&channel, message.with_idempotency_key(key), Some(info), &api).await
         }
         Err(error) => Err(error),
     };
-    let mut response = Answer::new(result, &shared.metrics).respond();
+    let mut response = ApiResponse::new(result, &api.metrics).respond();
     response.headers_mut().insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
 /// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right. Judged
 /// before the body is read.
-pub(super) struct Sender(Result<Option<Claims>, ErrorCode>);
+pub(super) struct MessageSender(Result<Option<Claims>, ErrorCode>);
 
-impl FromRequest for Sender {
-    type Error = Failure;
-    type Future = Ready<Result<Self, Failure>>;
+impl FromRequest for MessageSender {
+    type Error = HttpError;
+    type Future = Ready<Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let channel =
             Path::<String>::from_request(request, payload).into_inner().unwrap_or_else(|_| String::new().into());
-        ready(match request.app_data::<Data<Shared>>() {
-            Some(shared) => judge_sender(request, &channel, shared).map(Self),
-            None => Err(Failure::unauthorized("nobody is known here")),
+        ready(match request.app_data::<Data<ApiContext>>() {
+            Some(api) => authenticate_sender(request, &channel, api).map(Self),
+            None => Err(HttpError::unauthorized("nobody is known here")),
         })
     }
 }
 
-fn judge_sender(
+fn authenticate_sender(
     request: &HttpRequest,
     channel: &str,
-    shared: &Shared,
-) -> Result<Result<Option<Claims>, ErrorCode>, Failure> {
-    if is_authorized(request) {
+    api: &ApiContext,
+) -> Result<Result<Option<Claims>, ErrorCode>, HttpError> {
+    if has_valid_key(request) {
         return Ok(Ok(None));
     }
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let token = match (headers.next(), headers.next()) {
-        (Some(value), None) if !is_offered(request) => value.to_str().ok().and_then(door::strip_bearer),
+        (Some(value), None) if !has_key(request) => value.to_str().ok().and_then(credentials::strip_bearer),
         _ => None,
     };
     let token = token
-        .ok_or_else(|| Failure::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
-    let claims = shared.verifier.verify(token).map_err(|refusal| Failure::bad_token(refusal == Refusal::Expired))?;
+        .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
+    let claims =
+        api.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
     Ok(Channel::new(channel)
         .map_err(|_| ErrorCode::BadRequest)
-        .and_then(|channel| shared.permissions.may_publish(&claims, &channel, false).map_err(denied))
-        .and_then(|()| shared.rates.take(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
+        .and_then(|channel| api.permissions.may_publish(&claims, &channel, false).map_err(denied))
+        .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
         .map(|()| Some(claims)))
 }
 
 /// The key under which it is to be published once.
-fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Failure> {
+fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError> {
     let mut keys = request.headers().get_all("idempotency-key");
     match (keys.next().map(|key| key.to_str()), keys.next()) {
         (None, _) => Ok(None),
-        (Some(Ok(key)), None) if (1..=publish::KEY_BYTES).contains(&key.len()) => Ok(Some(key)),
-        _ => Err(Failure::bad_request("send one Idempotency-Key of 1 to 255 ASCII characters, or none")),
+        (Some(Ok(key)), None) if (1..=publish::MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) => Ok(Some(key)),
+        _ => Err(HttpError::bad_request("send one Idempotency-Key of 1 to 255 ASCII characters, or none")),
     }
 }
 
-fn data_of(request: &HttpRequest, body: &Bytes) -> Result<Bytes, Failure> {
+fn read_data(request: &HttpRequest, body: &Bytes) -> Result<Bytes, HttpError> {
     match request.content_type() {
         "application/json" => {
-            let raw: &RawValue = request::read(body)?;
-            Ok(protocol::one_line(body, raw))
+            let raw: &RawValue = request::parse_json(body)?;
+            Ok(protocol::to_single_line(body, raw))
         }
         "text/plain" => {
-            let text = std::str::from_utf8(body).map_err(|_| Failure::bad_request("text must be UTF-8"))?;
+            let text = std::str::from_utf8(body).map_err(|_| HttpError::bad_request("text must be UTF-8"))?;
             Ok(serde_json::to_vec(text).unwrap_or_default().into())
         }
-        _ => Err(Failure::new(
+        _ => Err(HttpError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ErrorCode::BadRequest,
             "send application/json or text/plain",

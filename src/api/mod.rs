@@ -2,12 +2,12 @@
 //! instances through it; sessions are unknown here.
 
 mod batch;
+mod channel_state;
 mod channels;
 mod info;
 mod key;
-mod memory;
 mod messages;
-mod method;
+mod methods;
 mod publish;
 mod request;
 mod sessions;
@@ -21,18 +21,18 @@ use actix_web::{
 use serde::Serialize;
 
 use crate::{
-    auth::{Denied, Permissions, Verifier},
+    auth::{PermissionError, Permissions, Verifier},
     broker::{BrokerError, SharedBroker},
     clock::Clock,
     config::Config,
-    http::Failure,
+    http::HttpError,
     metrics::Metrics,
     protocol::ErrorCode,
-    rates::Rates,
+    rate_limit::KeyedRateLimiter,
 };
 
 /// What the methods share.
-pub struct Shared {
+pub struct ApiContext {
     /// Takes publications, orders and questions.
     pub broker: SharedBroker,
     /// Judges users' tokens on `/v1`.
@@ -40,7 +40,7 @@ pub struct Shared {
     /// Judges channels.
     pub permissions: Arc<Permissions>,
     /// How fast each user may publish.
-    pub rates: Rates,
+    pub rates: KeyedRateLimiter,
     /// What is configured.
     pub config: Arc<Config>,
     /// What time it is.
@@ -49,13 +49,13 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Adds the routes under `/api`. They find [`Shared`] in the application's data.
+/// Adds the routes under `/api`. They find [`ApiContext`] in the application's data.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
     service.service(
         web::resource("/api/{method}")
             .app_data(web::PayloadConfig::new(body_bytes))
-            .route(web::post().to(method::post)),
+            .route(web::post().to(methods::post_method)),
     );
 }
 
@@ -65,23 +65,23 @@ pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
     service.service(
         web::resource("/channels/{channel}/messages")
             .app_data(web::PayloadConfig::new(body_bytes))
-            .route(web::post().to(messages::post)),
+            .route(web::post().to(messages::post_message)),
     );
 }
 
 /// What a method answers: 200 either way, `{"result":…}` or `{"error":…}`, as clients of this API expect.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Answer<T> {
+enum ApiResponse<T> {
     Result(T),
-    Error(crate::protocol::ErrorBody),
+    Error(crate::protocol::WireError),
 }
 
 /// A result without members.
 #[derive(Serialize)]
-struct Nothing {}
+struct EmptyResult {}
 
-impl<T: Serialize> Answer<T> {
+impl<T: Serialize> ApiResponse<T> {
     fn new(result: Result<T, ErrorCode>, metrics: &Metrics) -> Self {
         result.map_or_else(
             |error| {
@@ -98,22 +98,22 @@ impl<T: Serialize> Answer<T> {
 }
 
 /// Why a method was not done.
-enum Fault {
+enum ApiError {
     /// An answer like any other (200): what was asked is not possible.
-    Refused(ErrorCode),
+    Code(ErrorCode),
     /// The request is none (400).
-    Malformed(Failure),
+    Http(HttpError),
 }
 
-impl From<ErrorCode> for Fault {
+impl From<ErrorCode> for ApiError {
     fn from(error: ErrorCode) -> Self {
-        Self::Refused(error)
+        Self::Code(error)
     }
 }
 
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Self {
-        Self::Malformed(failure)
+impl From<HttpError> for ApiError {
+    fn from(failure: HttpError) -> Self {
+        Self::Http(failure)
     }
 }
 
@@ -125,10 +125,10 @@ fn failed(error: &BrokerError) -> ErrorCode {
     }
 }
 
-fn denied(denied: Denied) -> ErrorCode {
+fn denied(denied: PermissionError) -> ErrorCode {
     match denied {
-        Denied::UnknownNamespace => ErrorCode::UnknownChannel,
-        Denied::BadName => ErrorCode::BadRequest,
-        Denied::NotGranted => ErrorCode::PermissionDenied,
+        PermissionError::UnknownNamespace => ErrorCode::UnknownChannel,
+        PermissionError::InvalidName => ErrorCode::BadRequest,
+        PermissionError::NotGranted => ErrorCode::PermissionDenied,
     }
 }

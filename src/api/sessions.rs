@@ -6,20 +6,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Fault, Nothing, Shared, denied, failed,
-    request::{one_line, read_object},
+    ApiContext, ApiError, EmptyResult, denied, failed,
+    request::{ApiPosition, parse_object, single_line_string},
 };
 use crate::{
-    broker::{BadControl, Control, Order, Place},
+    broker::{Control, ControlAction, ControlError, RecoverSince},
     channel::Channel,
     protocol::{Disconnect, ErrorCode},
 };
 
 /// How a session goes that is told to, and not why: it shall not come back.
-const FORCED: (u16, &str) = (3503, "force disconnect");
+const FORCE_DISCONNECT: (u16, &str) = (3503, "force disconnect");
 
 #[derive(Deserialize)]
-struct Subscribe<'a> {
+struct SubscribeRequest<'a> {
     user: Option<String>,
     client: Option<String>,
     session: Option<String>,
@@ -28,7 +28,7 @@ struct Subscribe<'a> {
     info: Option<&'a RawValue>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    recover_since: Option<Since>,
+    recover_since: Option<ApiPosition>,
     /// Seconds since the epoch; 0 or nothing: no end.
     expire_at: Option<i64>,
     /// Options of the channel for one subscription: there are none here, and to ignore them would be a lie.
@@ -37,15 +37,7 @@ struct Subscribe<'a> {
 }
 
 #[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    offset: u64,
-    #[serde(default)]
-    epoch: String,
-}
-
-#[derive(Deserialize)]
-struct Unsubscribe {
+struct UnsubscribeRequest {
     user: Option<String>,
     client: Option<String>,
     session: Option<String>,
@@ -53,17 +45,17 @@ struct Unsubscribe {
 }
 
 #[derive(Deserialize)]
-struct Leave {
+struct DisconnectRequest {
     user: Option<String>,
     client: Option<String>,
     session: Option<String>,
     whitelist: Option<Vec<String>>,
-    disconnect: Option<Close>,
+    disconnect: Option<DisconnectReason>,
 }
 
 /// Some clients write what was not set as 0 and "".
 #[derive(Deserialize)]
-struct Close {
+struct DisconnectReason {
     #[serde(default)]
     code: i64,
     #[serde(default)]
@@ -71,7 +63,7 @@ struct Close {
 }
 
 #[derive(Deserialize)]
-struct Refresh<'a> {
+struct RefreshRequest<'a> {
     user: Option<String>,
     client: Option<String>,
     session: Option<String>,
@@ -83,82 +75,101 @@ struct Refresh<'a> {
 }
 
 /// Gives a channel to them, whatever they may subscribe to by themselves.
-pub(super) async fn subscribe(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
-    let Subscribe { user, client, session, channel, info, data, recover_since, expire_at, overridden } =
-        read_object(body)?;
+pub(super) async fn subscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
+    let SubscribeRequest { user, client, session, channel, info, data, recover_since, expire_at, overridden } =
+        parse_object(body)?;
     let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    let options = shared.permissions.known(&channel).map_err(denied)?;
+    let options = api.permissions.channel_options(&channel).map_err(denied)?;
     if overridden.is_some() || (recover_since.is_some() && !options.has_history()) {
         return Err(ErrorCode::NotAvailable.into());
     }
-    let order = Order::Subscribe {
+    let action = ControlAction::Subscribe {
         channel: channel.as_str().to_owned(),
-        info: info.map(|info| one_line(body, info)),
-        data: data.map(|data| one_line(body, data)),
-        since: recover_since.map(|Since { offset, epoch }| Place { offset, epoch }),
-        expires_at: millis(expire_at),
+        info: info.map(|info| single_line_string(body, info)),
+        data: data.map(|data| single_line_string(body, data)),
+        recover_since: recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
+        expires_at: to_millis(expire_at),
     };
-    give(
-        Control { user: user.unwrap_or_default(), client: one_of(client, session)?, whitelist: Vec::new(), order },
-        shared,
+    send_control(
+        Control {
+            user: user.unwrap_or_default(),
+            client: single_client_id(client, session)?,
+            whitelist: Vec::new(),
+            action,
+        },
+        api,
     )
     .await
 }
 
 /// Takes a channel from them.
-pub(super) async fn unsubscribe(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
-    let Unsubscribe { user, client, session, channel } = read_object(body)?;
+pub(super) async fn unsubscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
+    let UnsubscribeRequest { user, client, session, channel } = parse_object(body)?;
     let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    shared.permissions.known(&channel).map_err(denied)?;
-    let order = Order::Unsubscribe { channel: channel.as_str().to_owned() };
-    give(
-        Control { user: user.unwrap_or_default(), client: one_of(client, session)?, whitelist: Vec::new(), order },
-        shared,
+    api.permissions.channel_options(&channel).map_err(denied)?;
+    let action = ControlAction::Unsubscribe { channel: channel.as_str().to_owned() };
+    send_control(
+        Control {
+            user: user.unwrap_or_default(),
+            client: single_client_id(client, session)?,
+            whitelist: Vec::new(),
+            action,
+        },
+        api,
     )
     .await
 }
 
 /// Closes them.
-pub(super) async fn disconnect(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
-    let Leave { user, client, session, whitelist, disconnect } = read_object(body)?;
-    let order = match disconnect {
-        None => close(FORCED.0, FORCED.1),
-        Some(Close { code: 0, reason }) if reason.is_empty() => close(FORCED.0, FORCED.1),
-        Some(Close { code: 0, reason }) => close(FORCED.0, &reason),
-        Some(Close { code, reason }) => close(u16::try_from(code).map_err(|_| ErrorCode::BadRequest)?, &reason),
+pub(super) async fn disconnect(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
+    let DisconnectRequest { user, client, session, whitelist, disconnect } = parse_object(body)?;
+    let action = match disconnect {
+        None => disconnect_action(FORCE_DISCONNECT.0, FORCE_DISCONNECT.1),
+        Some(DisconnectReason { code: 0, reason }) if reason.is_empty() => {
+            disconnect_action(FORCE_DISCONNECT.0, FORCE_DISCONNECT.1)
+        }
+        Some(DisconnectReason { code: 0, reason }) => disconnect_action(FORCE_DISCONNECT.0, &reason),
+        Some(DisconnectReason { code, reason }) => {
+            disconnect_action(u16::try_from(code).map_err(|_| ErrorCode::BadRequest)?, &reason)
+        }
     };
-    let (client, whitelist) = (one_of(client, session)?, whitelist.unwrap_or_default());
-    give(Control { user: user.unwrap_or_default(), client, whitelist, order }, shared).await
+    let (client, whitelist) = (single_client_id(client, session)?, whitelist.unwrap_or_default());
+    send_control(Control { user: user.unwrap_or_default(), client, whitelist, action }, api).await
 }
 
 /// Lets them live longer or shorter than their tokens say, or not any more.
-pub(super) async fn refresh(body: &Bytes, shared: &Shared) -> Result<Nothing, Fault> {
-    let Refresh { user, client, session, expired, expire_at, info } = read_object(body)?;
-    let expires_at = millis(expire_at);
-    let is_over = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= shared.clock.now());
-    let order = if is_over {
-        close(Disconnect::EXPIRED.code(), Disconnect::EXPIRED.reason())
+pub(super) async fn refresh(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
+    let RefreshRequest { user, client, session, expired, expire_at, info } = parse_object(body)?;
+    let expires_at = to_millis(expire_at);
+    let is_over = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= api.clock.now());
+    let action = if is_over {
+        disconnect_action(Disconnect::EXPIRED.code(), Disconnect::EXPIRED.reason())
     } else {
-        Order::Refresh { expires_at, info: info.map(|info| one_line(body, info)) }
+        ControlAction::Refresh { expires_at, info: info.map(|info| single_line_string(body, info)) }
     };
-    give(
-        Control { user: user.unwrap_or_default(), client: one_of(client, session)?, whitelist: Vec::new(), order },
-        shared,
+    send_control(
+        Control {
+            user: user.unwrap_or_default(),
+            client: single_client_id(client, session)?,
+            whitelist: Vec::new(),
+            action,
+        },
+        api,
     )
     .await
 }
 
 /// Some clients write what was not set as 0.
-fn millis(seconds: Option<i64>) -> Option<i64> {
+fn to_millis(seconds: Option<i64>) -> Option<i64> {
     seconds.filter(|seconds| *seconds != 0).map(|seconds| seconds.saturating_mul(1000))
 }
 
-fn close(code: u16, reason: &str) -> Order {
-    Order::Disconnect { code, reason: reason.to_owned() }
+fn disconnect_action(code: u16, reason: &str) -> ControlAction {
+    ControlAction::Disconnect { code, reason: reason.to_owned() }
 }
 
 /// A session's id is its connection's: to name both is fine if they are the same.
-fn one_of(client: Option<String>, session: Option<String>) -> Result<Option<String>, ErrorCode> {
+fn single_client_id(client: Option<String>, session: Option<String>) -> Result<Option<String>, ErrorCode> {
     let named = |id: Option<String>| id.filter(|id| !id.is_empty());
     match (named(client), named(session)) {
         (Some(client), Some(session)) if client != session => Err(ErrorCode::BadRequest),
@@ -166,16 +177,16 @@ fn one_of(client: Option<String>, session: Option<String>) -> Result<Option<Stri
     }
 }
 
-async fn give(control: Control, shared: &Shared) -> Result<Nothing, Fault> {
-    control.check().map_err(|bad| match bad {
-        BadControl::TooLong => ErrorCode::LimitExceeded,
+async fn send_control(control: Control, api: &ApiContext) -> Result<EmptyResult, ApiError> {
+    control.validate().map_err(|bad| match bad {
+        ControlError::TooLong => ErrorCode::LimitExceeded,
         _ => ErrorCode::BadRequest,
     })?;
-    shared.broker.control(control).await.map_err(|error| {
+    api.broker.send_control(control).await.map_err(|error| {
         log::warn!("an order to sessions: {error}");
         failed(&error)
     })?;
-    Ok(Nothing {})
+    Ok(EmptyResult {})
 }
 
 #[cfg(test)]
@@ -183,12 +194,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_named_once_or_twice_alike() {
-        let one_of = |client: &str, session: &str| one_of(Some(client.to_owned()), Some(session.to_owned()));
-        assert_eq!(one_of("", ""), Ok(None));
-        assert_eq!(one_of("a", ""), Ok(Some("a".to_owned())));
-        assert_eq!(one_of("", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(one_of("a", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(one_of("a", "b"), Err(ErrorCode::BadRequest));
+    fn client_and_session_must_name_the_same_connection() {
+        let single_client_id =
+            |client: &str, session: &str| single_client_id(Some(client.to_owned()), Some(session.to_owned()));
+        assert_eq!(single_client_id("", ""), Ok(None));
+        assert_eq!(single_client_id("a", ""), Ok(Some("a".to_owned())));
+        assert_eq!(single_client_id("", "a"), Ok(Some("a".to_owned())));
+        assert_eq!(single_client_id("a", "a"), Ok(Some("a".to_owned())));
+        assert_eq!(single_client_id("a", "b"), Err(ErrorCode::BadRequest));
     }
 }

@@ -28,14 +28,14 @@ pub struct Claims {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// `caps`.
-    pub caps: Vec<Cap>,
+    pub caps: Vec<Capability>,
     /// `channels` and `subs`: what the session is subscribed to without asking.
-    pub subscriptions: Vec<ServerSide>,
+    pub subscriptions: Vec<ServerSideSubscription>,
 }
 
 /// One rule of `caps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cap {
+pub struct Capability {
     /// The channels it is about.
     pub channels: Vec<Pattern>,
     /// `sub` is among `allow`.
@@ -50,7 +50,7 @@ pub struct Cap {
 
 /// A subscription that a token brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerSide {
+pub struct ServerSideSubscription {
     /// Its channel.
     pub channel: Channel,
     /// `info`: raw JSON that others see beside that of the connection.

@@ -10,31 +10,31 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// How deep arrays and objects may stand in each other. Parsers recurse, ours and those of whoever gets `info`.
-const DEPTH: usize = 32;
+const MAX_DEPTH: usize = 32;
 
 /// Text, borrowed where nothing in it is escaped.
 #[derive(Deserialize)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+pub(super) struct JsonText<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// A list that is refused while it is read when it gets too long.
-pub(super) struct Bounded<T, const MOST: usize>(pub(super) Vec<T>);
+pub(super) struct BoundedList<T, const MAX: usize>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Bounded<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for BoundedList<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<T, const MOST: usize>(PhantomData<T>);
+        struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
             type Value = Vec<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list of at most {MOST}")
+                write!(f, "a list of at most {MAX}")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
                 let mut taken = Vec::new();
                 while let Some(item) = list.next_element()? {
-                    if taken.len() == MOST {
-                        return Err(A::Error::invalid_length(MOST + 1, &self));
+                    if taken.len() == MAX {
+                        return Err(A::Error::invalid_length(MAX + 1, &self));
                     }
                     taken.push(item);
                 }
@@ -42,18 +42,18 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Bounded<T
             }
         }
 
-        deserializer.deserialize_seq(List::<T, MOST>(PhantomData)).map(Self)
+        deserializer.deserialize_seq(ListVisitor::<T, MAX>(PhantomData)).map(Self)
     }
 }
 
 /// An object. serde by itself would also take a list, member by member, for one.
-pub(super) struct Object<T>(pub(super) T);
+pub(super) struct JsonObject<T>(pub(super) T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members<T>(PhantomData<T>);
+        struct ObjectVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,22 +65,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
 
-        deserializer.deserialize_map(Members(PhantomData)).map(Self)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
     }
 }
 
 /// For members that may be absent, but not `null`.
-pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 /// JSON is UTF-8 (RFC 7515 §5.2, RFC 7519 §7.2), also where it is passed over: serde_json does not look there.
-pub(super) fn text(json: &[u8]) -> Option<&str> {
+pub(super) fn utf8(json: &[u8]) -> Option<&str> {
     std::str::from_utf8(json).ok()
 }
 
 /// Raw JSON of at most `bytes`, as one line: CR and LF are only ever white space in it, and on the wire end a reply.
-pub(super) fn one_line(raw: &RawValue, bytes: usize) -> Option<Bytes> {
+pub(super) fn single_line(raw: &RawValue, bytes: usize) -> Option<Bytes> {
     let text = raw.get().as_bytes();
     let spaced = || text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
     (text.len() <= bytes).then(|| spaced().collect())
@@ -98,7 +98,7 @@ pub(super) fn is_too_deep(json: &[u8]) -> bool {
             b']' | b'}' if !is_text => depth = depth.saturating_sub(1),
             _ => {}
         }
-        depth > DEPTH
+        depth > MAX_DEPTH
     })
 }
 
@@ -107,19 +107,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depth_is_counted_outside_of_text() {
+    fn brackets_inside_strings_do_not_count_as_depth() {
         let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(!is_too_deep(nested(DEPTH).as_bytes()) && is_too_deep(nested(DEPTH + 1).as_bytes()));
+        assert!(!is_too_deep(nested(MAX_DEPTH).as_bytes()) && is_too_deep(nested(MAX_DEPTH + 1).as_bytes()));
         assert!(!is_too_deep(format!("[{}]", "[],".repeat(100)).as_bytes()), "side by side");
         assert!(!is_too_deep(format!(r#""\"{}""#, "[".repeat(100)).as_bytes()), "text");
-        assert!(is_too_deep(format!(r#"["\\",{}"#, nested(DEPTH)).as_bytes()), "behind an escape");
+        assert!(is_too_deep(format!(r#"["\\",{}"#, nested(MAX_DEPTH)).as_bytes()), "behind an escape");
     }
 
     #[test]
-    fn a_list_is_refused_before_it_is_long() {
-        assert_eq!(serde_json::from_str::<Bounded<u8, 3>>("[1,2,3]").unwrap().0, [1, 2, 3]);
+    fn a_list_is_refused_as_soon_as_it_exceeds_its_maximum() {
+        assert_eq!(serde_json::from_str::<BoundedList<u8, 3>>("[1,2,3]").unwrap().0, [1, 2, 3]);
         // What stands behind the fourth is not even looked at.
-        let error = serde_json::from_str::<Bounded<u8, 3>>("[1,2,3,4,nonsense").err().unwrap();
+        let error = serde_json::from_str::<BoundedList<u8, 3>>("[1,2,3,4,nonsense").err().unwrap();
         assert!(error.to_string().contains("at most 3"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{key::LOGIN_KEY_ID, login::UserClaims};
+use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
     clock::{Clock, millis},
     config::{self, Secret},
@@ -23,7 +23,7 @@ pub struct Signer {
 }
 
 #[derive(Serialize)]
-struct Issued<'a> {
+struct IssuedClaims<'a> {
     sub: &'a str,
     iat: i64,
     exp: i64,
@@ -43,20 +43,20 @@ struct Issued<'a> {
 
 impl Signer {
     /// Signs with `auth.hmac_secret` what `auth`'s verifier accepts.
-    pub fn new(auth: &config::Auth, clock: Clock) -> Self {
-        Self::with(auth, &auth.hmac_secret, None, clock)
+    pub fn new(auth: &config::AuthConfig, clock: Clock) -> Self {
+        Self::with_key(auth, &auth.hmac_secret, None, clock)
     }
 
     /// Signs with the login's own key, or with `auth.hmac_secret` where it has none.
-    pub fn for_login(auth: &config::Auth, login_key: &Secret, clock: Clock) -> Self {
+    pub fn for_login(auth: &config::AuthConfig, login_key: &Secret, clock: Clock) -> Self {
         if login_key.is_empty() {
             Self::new(auth, clock)
         } else {
-            Self::with(auth, login_key, Some(LOGIN_KEY_ID.to_owned()), clock)
+            Self::with_key(auth, login_key, Some(LOGIN_KEY_ID.to_owned()), clock)
         }
     }
 
-    fn with(auth: &config::Auth, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
+    fn with_key(auth: &config::AuthConfig, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
         // A type that is asked for is given, too.
         let typ = auth.typ.clone().or_else(|| Some("JWT".to_owned()));
         Self {
@@ -78,7 +78,7 @@ impl Signer {
         ttl: Duration,
         info: Option<&RawValue>,
     ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.write(&Issued { info, ..self.issued(user, ttl) })
+        self.encode(&IssuedClaims { info, ..self.base_claims(user, ttl) })
     }
 
     /// The same, with all that the login file says of the user.
@@ -93,7 +93,7 @@ impl Signer {
     ) -> Result<String, jsonwebtoken::errors::Error> {
         let UserClaims { info, channels, caps } = claims;
         let (info, channels, caps) = (info.as_deref(), channels.as_deref(), caps.as_deref());
-        self.write(&Issued { info, channels, caps, ..self.issued(user, ttl) })
+        self.encode(&IssuedClaims { info, channels, caps, ..self.base_claims(user, ttl) })
     }
 
     /// A subscription token: with it, `user` may subscribe to `channel`.
@@ -107,12 +107,12 @@ impl Signer {
         ttl: Duration,
         info: Option<&RawValue>,
     ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.write(&Issued { info, channel: Some(channel), ..self.issued(user, ttl) })
+        self.encode(&IssuedClaims { info, channel: Some(channel), ..self.base_claims(user, ttl) })
     }
 
-    fn issued<'a>(&'a self, user: &'a str, ttl: Duration) -> Issued<'a> {
+    fn base_claims<'a>(&'a self, user: &'a str, ttl: Duration) -> IssuedClaims<'a> {
         let now = self.clock.now().div_euclid(1000);
-        Issued {
+        IssuedClaims {
             sub: user,
             iat: now,
             exp: now.saturating_add(millis(ttl).div_euclid(1000)),
@@ -125,7 +125,7 @@ impl Signer {
         }
     }
 
-    fn write(&self, issued: &Issued<'_>) -> Result<String, jsonwebtoken::errors::Error> {
-        jsonwebtoken::encode(&self.header, issued, &self.key)
+    fn encode(&self, claims: &IssuedClaims<'_>) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&self.header, claims, &self.key)
     }
 }

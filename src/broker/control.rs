@@ -28,13 +28,14 @@ pub struct Control {
     /// All connections but those with these ids.
     pub whitelist: Vec<String>,
     /// What they have to do.
-    pub order: Order,
+    #[serde(rename = "order")]
+    pub action: ControlAction,
 }
 
 /// What sessions have to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub enum Order {
+pub enum ControlAction {
     /// Receive a channel (subscribe push); where it is received already, nothing changes.
     Subscribe {
         /// Its name, checked; the channel's namespace is judged by whoever carries it out, too.
@@ -44,7 +45,8 @@ pub enum Order {
         /// Raw JSON that the client is told with the push.
         data: Option<String>,
         /// The client has what was published up to there, and gets what came later.
-        since: Option<Place>,
+        #[serde(rename = "since")]
+        recover_since: Option<RecoverSince>,
         /// Milliseconds since the epoch; `None`: it lasts as long as the session.
         expires_at: Option<i64>,
     },
@@ -72,7 +74,7 @@ pub enum Order {
 /// A place in a history, as the API names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct RecoverSince {
     /// Its offset.
     pub offset: u64,
     /// Its epoch, at most 64 bytes; what was never said by a broker is no epoch of a channel here. Empty: any.
@@ -81,22 +83,22 @@ pub struct Place {
 
 /// Why a [`Control`] is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadControl {
+pub enum ControlError {
     /// Empty, over 255 bytes, or with control characters.
     #[error("a user has 1 to 255 bytes without controls")]
-    User,
+    InvalidUser,
     /// An id that no connection can have.
     #[error("a connection's id has 1 to 64 bytes")]
-    Client,
+    InvalidClientId,
     /// Not the name of a channel.
     #[error("not the name of a channel")]
-    Channel,
+    InvalidChannel,
     /// A code or reason that no close frame of ours may carry.
     #[error("close codes are 3000 to 4999, reasons have at most 123 bytes and are not JSON")]
-    Close,
+    InvalidClose,
     /// Not JSON on one line.
     #[error("info and data must be JSON on one line")]
-    Info,
+    InvalidJson,
     /// More than an order may carry: over 1,000 spared connections, over 4 KiB of info or data, over 64 bytes of epoch.
     #[error("over 1,000 spared connections, 4096 bytes of info or data, or 64 bytes of epoch")]
     TooLong,
@@ -106,43 +108,43 @@ impl Control {
     /// Checks that sessions can do it. Whoever makes one asks, and whoever takes one from outside asks again.
     ///
     /// # Errors
-    /// [`BadControl`].
-    pub fn check(&self) -> Result<(), BadControl> {
+    /// [`ControlError`].
+    pub fn validate(&self) -> Result<(), ControlError> {
         if self.user.is_empty() || self.user.len() > USER_BYTES || self.user.contains(char::is_control) {
-            return Err(BadControl::User);
+            return Err(ControlError::InvalidUser);
         }
         if self.whitelist.len() > WHITELIST {
-            return Err(BadControl::TooLong);
+            return Err(ControlError::TooLong);
         }
         if self.client.iter().chain(&self.whitelist).any(|client| client.is_empty() || client.len() > CLIENT_BYTES) {
-            return Err(BadControl::Client);
+            return Err(ControlError::InvalidClientId);
         }
-        match &self.order {
-            Order::Subscribe { channel, info, data, since, .. } => {
+        match &self.action {
+            ControlAction::Subscribe { channel, info, data, recover_since, .. } => {
                 is_channel(channel)?;
                 info.iter().chain(data).try_for_each(|raw| is_line(raw))?;
-                let is_short = since.as_ref().is_none_or(|since| since.epoch.len() <= EPOCH_BYTES);
-                if is_short { Ok(()) } else { Err(BadControl::TooLong) }
+                let is_short = recover_since.as_ref().is_none_or(|since| since.epoch.len() <= EPOCH_BYTES);
+                if is_short { Ok(()) } else { Err(ControlError::TooLong) }
             }
-            Order::Unsubscribe { channel } => is_channel(channel),
-            Order::Disconnect { code, reason } => {
+            ControlAction::Unsubscribe { channel } => is_channel(channel),
+            ControlAction::Disconnect { code, reason } => {
                 let is_good = (3000..=4999).contains(code) && reason.len() <= REASON_BYTES && !is_json(reason);
-                if is_good { Ok(()) } else { Err(BadControl::Close) }
+                if is_good { Ok(()) } else { Err(ControlError::InvalidClose) }
             }
-            Order::Refresh { info, .. } => info.iter().try_for_each(|raw| is_line(raw)),
+            ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| is_line(raw)),
         }
     }
 }
 
-fn is_channel(name: &str) -> Result<(), BadControl> {
-    Channel::new(name).map(|_| ()).map_err(|_| BadControl::Channel)
+fn is_channel(name: &str) -> Result<(), ControlError> {
+    Channel::new(name).map(|_| ()).map_err(|_| ControlError::InvalidChannel)
 }
 
 /// Whether it is JSON that may go into a reply as it is.
-fn is_line(raw: &str) -> Result<(), BadControl> {
+fn is_line(raw: &str) -> Result<(), ControlError> {
     match raw {
-        _ if raw.len() > INFO_BYTES => Err(BadControl::TooLong),
-        _ if raw.contains(['\r', '\n']) || !is_json(raw) => Err(BadControl::Info),
+        _ if raw.len() > INFO_BYTES => Err(ControlError::TooLong),
+        _ if raw.contains(['\r', '\n']) || !is_json(raw) => Err(ControlError::InvalidJson),
         _ => Ok(()),
     }
 }
@@ -155,31 +157,37 @@ fn is_json(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn control(order: Order) -> Control {
-        Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), order }
+    fn control(action: ControlAction) -> Control {
+        Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action }
     }
 
     fn close(code: u16, reason: &str) -> Control {
-        control(Order::Disconnect { code, reason: reason.to_owned() })
+        control(ControlAction::Disconnect { code, reason: reason.to_owned() })
     }
 
     fn refresh(info: &str) -> Control {
-        control(Order::Refresh { expires_at: None, info: Some(info.to_owned()) })
+        control(ControlAction::Refresh { expires_at: None, info: Some(info.to_owned()) })
     }
 
     fn unsubscribe(channel: &str) -> Control {
-        control(Order::Unsubscribe { channel: channel.to_owned() })
+        control(ControlAction::Unsubscribe { channel: channel.to_owned() })
     }
 
     fn subscribe(channel: &str, info: Option<&str>, data: Option<&str>, epoch: &str) -> Control {
         let text = |raw: Option<&str>| raw.map(str::to_owned);
-        let since = Some(Place { offset: u64::MAX, epoch: epoch.to_owned() });
+        let recover_since = Some(RecoverSince { offset: u64::MAX, epoch: epoch.to_owned() });
         let channel = channel.to_owned();
-        control(Order::Subscribe { channel, info: text(info), data: text(data), since, expires_at: Some(i64::MIN) })
+        control(ControlAction::Subscribe {
+            channel,
+            info: text(info),
+            data: text(data),
+            recover_since,
+            expires_at: Some(i64::MIN),
+        })
     }
 
     #[test]
-    fn what_sessions_can_do_is_taken() {
+    fn valid_controls_are_accepted() {
         let spared = vec!["x".repeat(64); 1000];
         for good in [
             close(3000, ""),
@@ -189,46 +197,46 @@ mod tests {
             subscribe("chat:1", Some("{}"), Some(&format!("\"{}\"", "x".repeat(4094))), &"x".repeat(64)),
             refresh("null"),
             refresh(&format!("\"{}\"", "x".repeat(4094))),
-            control(Order::Refresh { expires_at: Some(i64::MIN), info: None }),
+            control(ControlAction::Refresh { expires_at: Some(i64::MIN), info: None }),
             Control { user: "é".repeat(127), client: Some("c".to_owned()), whitelist: spared, ..close(3503, "go") },
         ] {
-            assert_eq!(good.check(), Ok(()), "{good:?}");
+            assert_eq!(good.validate(), Ok(()), "{good:?}");
         }
     }
 
     #[test]
-    fn what_no_session_can_do_is_refused() {
+    fn invalid_controls_are_rejected() {
         let named = |user: &str| Control { user: user.to_owned(), ..close(3503, "go") };
         let only = |client: &str| Control { client: Some(client.to_owned()), ..close(3503, "go") };
         let but = |whitelist| Control { whitelist, ..close(3503, "go") };
         for (bad, why) in [
-            (named(""), BadControl::User),
-            (named(&"x".repeat(256)), BadControl::User),
-            (named("a\0"), BadControl::User),
-            (only(""), BadControl::Client),
-            (only(&"x".repeat(65)), BadControl::Client),
-            (but(vec![String::new()]), BadControl::Client),
-            (but(vec!["x".to_owned(); 1001]), BadControl::TooLong),
-            (unsubscribe("a*"), BadControl::Channel),
-            (unsubscribe(""), BadControl::Channel),
-            (subscribe("a*", None, None, ""), BadControl::Channel),
-            (subscribe("a", Some("{"), None, ""), BadControl::Info),
-            (subscribe("a", None, Some("[1,\n2]"), ""), BadControl::Info),
-            (subscribe("a", None, Some(&format!("\"{}\"", "x".repeat(4095))), ""), BadControl::TooLong),
-            (subscribe("a", None, None, &"x".repeat(65)), BadControl::TooLong),
-            (close(2999, ""), BadControl::Close),
-            (close(5000, ""), BadControl::Close),
-            (close(1000, ""), BadControl::Close),
-            (close(3503, &"x".repeat(124)), BadControl::Close),
-            (close(3503, "{}"), BadControl::Close),
-            (close(3503, " 7 "), BadControl::Close),
-            (refresh("{"), BadControl::Info),
-            (refresh(""), BadControl::Info),
-            (refresh("[1,\n2]"), BadControl::Info),
-            (refresh("1 2"), BadControl::Info),
-            (refresh(&format!("\"{}\"", "x".repeat(4095))), BadControl::TooLong),
+            (named(""), ControlError::InvalidUser),
+            (named(&"x".repeat(256)), ControlError::InvalidUser),
+            (named("a\0"), ControlError::InvalidUser),
+            (only(""), ControlError::InvalidClientId),
+            (only(&"x".repeat(65)), ControlError::InvalidClientId),
+            (but(vec![String::new()]), ControlError::InvalidClientId),
+            (but(vec!["x".to_owned(); 1001]), ControlError::TooLong),
+            (unsubscribe("a*"), ControlError::InvalidChannel),
+            (unsubscribe(""), ControlError::InvalidChannel),
+            (subscribe("a*", None, None, ""), ControlError::InvalidChannel),
+            (subscribe("a", Some("{"), None, ""), ControlError::InvalidJson),
+            (subscribe("a", None, Some("[1,\n2]"), ""), ControlError::InvalidJson),
+            (subscribe("a", None, Some(&format!("\"{}\"", "x".repeat(4095))), ""), ControlError::TooLong),
+            (subscribe("a", None, None, &"x".repeat(65)), ControlError::TooLong),
+            (close(2999, ""), ControlError::InvalidClose),
+            (close(5000, ""), ControlError::InvalidClose),
+            (close(1000, ""), ControlError::InvalidClose),
+            (close(3503, &"x".repeat(124)), ControlError::InvalidClose),
+            (close(3503, "{}"), ControlError::InvalidClose),
+            (close(3503, " 7 "), ControlError::InvalidClose),
+            (refresh("{"), ControlError::InvalidJson),
+            (refresh(""), ControlError::InvalidJson),
+            (refresh("[1,\n2]"), ControlError::InvalidJson),
+            (refresh("1 2"), ControlError::InvalidJson),
+            (refresh(&format!("\"{}\"", "x".repeat(4095))), ControlError::TooLong),
         ] {
-            assert_eq!(bad.check(), Err(why), "{bad:?}");
+            assert_eq!(bad.validate(), Err(why), "{bad:?}");
         }
     }
 }

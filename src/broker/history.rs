@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    config::Channels,
+    config::ChannelOptions,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -21,7 +21,7 @@ pub struct Retention {
 
 impl Retention {
     /// As the options of a channel say; `None` where nothing is kept.
-    pub fn of(options: &Channels) -> Option<Self> {
+    pub fn from_options(options: &ChannelOptions) -> Option<Self> {
         let (size, ttl, meta_ttl) = (options.history_size, options.history_ttl, options.history_meta_ttl);
         options.has_history().then_some(Self { size, ttl, meta_ttl })
     }
@@ -49,7 +49,7 @@ pub struct Version {
 
 /// What came of a publication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishReceipt {
     /// Where it stands in the history; of one that was left out for its version, where the history stands.
     pub position: Option<Position>,
 }
@@ -58,7 +58,7 @@ pub struct Published {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryRequest {
     /// From behind this place (with `reverse`, before it), or else from the oldest (the newest).
-    pub since: Option<Since>,
+    pub since: Option<SincePosition>,
     /// At most so many publications; 0 asks for the position alone.
     pub limit: usize,
     /// The newest first.
@@ -67,34 +67,34 @@ pub struct HistoryRequest {
 
 /// A place that a client names. An epoch of `None` is any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since {
+pub struct SincePosition {
     /// Its offset.
     pub offset: u64,
     /// Its epoch.
     pub epoch: Option<Epoch>,
 }
 
-impl Since {
+impl SincePosition {
     /// As it is told, an empty epoch being any. `None`: no history is called so, whatever the channel.
-    pub fn read(offset: u64, epoch: &str) -> Option<Self> {
-        let epoch = if epoch.is_empty() { None } else { Some(Epoch::read(epoch)?) };
+    pub fn parse(offset: u64, epoch: &str) -> Option<Self> {
+        let epoch = if epoch.is_empty() { None } else { Some(Epoch::parse(epoch)?) };
         Some(Self { offset, epoch })
     }
 }
 
 /// What a history has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct History {
+pub struct HistoryPage {
     /// In the order that was asked for, each with its position.
     pub publications: Vec<Publication>,
     /// Of the newest publication that ever was, kept or not.
     pub top: Position,
 }
 
-impl History {
+impl HistoryPage {
     /// Whether it is the one that was asked for, and has come as far: what was published behind a place that it does not
     /// know, nobody can tell (error 112).
-    pub fn knows(&self, request: &HistoryRequest) -> bool {
+    pub fn is_position_known(&self, request: &HistoryRequest) -> bool {
         request.since.is_none_or(|since| {
             let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
             since.epoch.is_none_or(|epoch| epoch == self.top.epoch) && since.offset <= reached
@@ -102,11 +102,11 @@ impl History {
     }
 
     /// Leaves out the last publications until those that are left cost at most so many bytes.
-    pub fn cut(&mut self, most_bytes: usize) {
+    pub fn truncate_to_bytes(&mut self, max_bytes: usize) {
         let mut bytes = 0;
         let fits = |publication: &Publication| {
             bytes += publication.cost_bytes();
-            bytes <= most_bytes
+            bytes <= max_bytes
         };
         self.publications.truncate(self.publications.iter().map(fits).take_while(|fits| *fits).count());
     }
@@ -114,7 +114,7 @@ impl History {
 
 /// Somebody comes into a channel, or leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Movement {
+pub enum PresenceEvent {
     /// A join.
     Join,
     /// A leave.

@@ -5,8 +5,8 @@
 mod control;
 mod history;
 pub mod memory;
-mod node;
-mod parts;
+mod node_info;
+mod publication_encoding;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};
@@ -15,9 +15,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use self::{
-    control::{BadControl, Control, Order, Place},
-    history::{History, HistoryRequest, Movement, PublishOptions, Published, Retention, Since, Version},
-    node::Node,
+    control::{Control, ControlAction, ControlError, RecoverSince},
+    history::{
+        HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
+    },
+    node_info::NodeInfo,
 };
 use crate::{
     channel::Channel,
@@ -36,30 +38,30 @@ pub trait Broker: Send + Sync {
         &self,
         publication: Publication,
         options: PublishOptions,
-    ) -> BoxFuture<'static, Result<Published, BrokerError>>;
+    ) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>>;
 
     /// What a channel's history has. A channel that has none yet gets one: whoever asks has a position from then on, and
     /// keeps it for `retention.meta_ttl` at least.
-    fn history(
+    fn read_history(
         &self,
         channel: Channel,
         request: HistoryRequest,
         retention: Retention,
-    ) -> BoxFuture<'static, Result<History, BrokerError>>;
+    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>>;
 
     /// Forgets what a channel has kept, not where it stands.
     fn remove_history(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Tells every instance that is subscribed to the channel who has come or left, in order with its publications.
-    fn announce(
+    fn publish_presence_event(
         &self,
         channel: Channel,
-        movement: Movement,
+        event: PresenceEvent,
         who: Arc<ClientInfo>,
     ) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Says that a client is in a channel, for so long; again, that it still is.
-    fn add_member(
+    fn add_presence(
         &self,
         channel: Channel,
         who: Arc<ClientInfo>,
@@ -67,10 +69,10 @@ pub trait Broker: Send + Sync {
     ) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Says that a client is there no more.
-    fn remove_member(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>>;
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Who is in a channel, on any instance; whose time is over is not.
-    fn members(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>>;
+    fn presence(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>>;
 
     /// Begins to receive a channel. When it is ready, no publication that is published later is missed.
     fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
@@ -80,10 +82,14 @@ pub trait Broker: Send + Sync {
 
     /// Asks every live instance, this one included, and gathers the answers that come within `deadline`. The instances
     /// that were asked and did not answer make it an error: half a truth looks like a whole one.
-    fn survey(&self, question: Question, deadline: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>>;
+    fn survey(
+        &self,
+        question: SurveyQuestion,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>>;
 
     /// Hands an order to every live instance, this one included. Ready when the broker has it, not when it is done.
-    fn control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>>;
+    fn send_control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Keeps `value` under `id`, which is 1 to 64 of `A-Za-z0-9_-`, until it is taken or `ttl` is over. Over
     /// `limits.tickets` it may be Busy. Ready when it can be taken.
@@ -94,7 +100,7 @@ pub trait Broker: Send + Sync {
     fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>>;
 
     /// Whether publishing and subscribing work at the moment; with the reason in the operator's words if not.
-    fn ready(&self) -> BoxFuture<'static, Result<(), String>>;
+    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// Where publications leave a broker, and who answers its questions: the hubs of this instance. Given at start.
@@ -102,31 +108,36 @@ pub trait Deliver: Send + Sync {
     /// Takes a publication for the local subscribers of its channel. Never blocks: brokers call it from where they read.
     ///
     /// # Errors
-    /// [`NoRoom`]: nothing was taken.
-    fn deliver(&self, publication: Publication) -> Result<(), NoRoom>;
+    /// [`QueueFull`]: nothing was taken.
+    fn deliver_publication(&self, publication: Publication) -> Result<(), QueueFull>;
 
     /// Takes a join or a leave for the local subscribers who want to know. Never blocks, as above.
     ///
     /// # Errors
-    /// [`NoRoom`]: it was not taken.
-    fn announce(&self, channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom>;
+    /// [`QueueFull`]: it was not taken.
+    fn deliver_presence_event(
+        &self,
+        channel: Channel,
+        event: PresenceEvent,
+        who: Arc<ClientInfo>,
+    ) -> Result<(), QueueFull>;
 
     /// Takes an order for the local sessions that it is for. Never blocks, as above.
     ///
     /// # Errors
-    /// [`NoRoom`]: it was not taken.
-    fn control(&self, control: Control) -> Result<(), NoRoom>;
+    /// [`QueueFull`]: it was not taken.
+    fn deliver_control(&self, control: Control) -> Result<(), QueueFull>;
 
     /// This instance's answer to a survey.
-    fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>>;
+    fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>>;
 }
 
 /// What instances ask each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum SurveyQuestion {
     /// Which channels have subscribers, and how many: a JSON object of numbers.
     Channels,
-    /// How the instance is: a [`Node`] as JSON.
+    /// How the instance is: a [`NodeInfo`] as JSON.
     Info,
 }
 
@@ -134,19 +145,19 @@ pub enum Question {
 const TICKET_ID_BYTES: usize = 64;
 
 /// Whether a ticket can be called so. Nothing else becomes part of a key.
-fn is_ticket_id(id: &str) -> bool {
+fn is_valid_ticket_id(id: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=TICKET_ID_BYTES).contains(&id.len()) && id.bytes().all(is_plain)
 }
 
-fn no_ticket_id() -> BrokerError {
+fn invalid_ticket_id() -> BrokerError {
     BrokerError::Unavailable("not the id of a ticket".to_owned())
 }
 
 /// A hub's queue is full (`limits.hub_queue_bytes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room in the queue of a hub")]
-pub struct NoRoom;
+pub struct QueueFull;
 
 /// Why a broker did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

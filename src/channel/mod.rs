@@ -4,7 +4,7 @@ mod pattern;
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-pub use pattern::{BadPattern, Pattern};
+pub use pattern::{Pattern, PatternError};
 
 /// The longest name, in bytes of UTF-8.
 pub const MAX_BYTES: usize = 255;
@@ -15,27 +15,27 @@ pub struct Channel(Arc<str>);
 
 /// Why a text is no channel name. Both are error 107 to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadChannel {
+pub enum ChannelNameError {
     /// Empty, or more than [`MAX_BYTES`].
     #[error("a channel name has 1 to 255 bytes")]
     Length,
     /// Controls, newlines, bidirectional overrides and `*` mislead people and logs; spaces are single and inside.
     #[error("a channel name has no controls, no '*', no bidirectional overrides, and spaces only single and inside")]
-    Character,
+    ForbiddenCharacter,
 }
 
 impl Channel {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`BadChannel`], which is error 107 on the wire.
-    pub fn new(name: &str) -> Result<Self, BadChannel> {
+    /// [`ChannelNameError`], which is error 107 on the wire.
+    pub fn new(name: &str) -> Result<Self, ChannelNameError> {
         if name.is_empty() || name.len() > MAX_BYTES {
-            return Err(BadChannel::Length);
+            return Err(ChannelNameError::Length);
         }
         let spaces = name.starts_with(' ') || name.ends_with(' ') || name.contains("  ");
-        if spaces || name.chars().any(is_refused) {
-            return Err(BadChannel::Character);
+        if spaces || name.chars().any(is_forbidden) {
+            return Err(ChannelNameError::ForbiddenCharacter);
         }
         Ok(Self(name.into()))
     }
@@ -48,12 +48,12 @@ impl Channel {
     /// The namespace: what stands before the first `:`, if there is one. A leading `$` is no part of it, and a `:` behind
     /// `#` is one in the name of a user.
     pub fn namespace(&self) -> Option<&str> {
-        self.bare().split_once(':').map(|(namespace, _)| namespace)
+        self.without_prefix_and_users().split_once(':').map(|(namespace, _)| namespace)
     }
 
     /// The name within its namespace, without `$` and without users; what `channel_regex` is about.
     pub fn local_name(&self) -> &str {
-        let bare = self.bare();
+        let bare = self.without_prefix_and_users();
         bare.split_once(':').map_or(bare, |(_, local)| local)
     }
 
@@ -72,7 +72,7 @@ impl Channel {
         self.is_private() || self.0.contains('#')
     }
 
-    fn bare(&self) -> &str {
+    fn without_prefix_and_users(&self) -> &str {
         let name = self.0.strip_prefix('$').unwrap_or(&self.0);
         name.split_once('#').map_or(name, |(before, _)| before)
     }
@@ -80,7 +80,7 @@ impl Channel {
 
 /// What never stands in a name: controls, `*` (a wildcard in grants), bidirectional controls (UAX #9), line separators,
 /// spaces other than U+0020, the byte order mark, and the sign of a broken encoding, U+FFFD: two names would meet in it.
-fn is_refused(character: char) -> bool {
+fn is_forbidden(character: char) -> bool {
     character.is_control()
         || character == '*'
         || (character.is_whitespace() && character != ' ')
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_a_namespace_a_rest_and_users() {
+    fn a_name_splits_into_namespace_local_name_and_users() {
         for (name, namespace, local, users) in [
             ("news", None, "news", None),
             ("chat:room", Some("chat"), "room", None),
@@ -135,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_keeps_the_rules_and_nothing_panics(name in ".{0,300}", odd in "[ -~\u{80}-\u{9f}\u{2000}-\u{2070}]{1,12}") {
+        fn accepted_names_follow_the_rules_and_no_name_panics(name in ".{0,300}", odd in "[ -~\u{80}-\u{9f}\u{2000}-\u{2070}]{1,12}") {
             for name in [name, odd] {
                 let Ok(channel) = Channel::new(&name) else { continue };
                 prop_assert_eq!(channel.as_str(), &name);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_any_script_are_fine() {
+    fn names_in_any_script_are_accepted() {
         for name in ["news", "chat:room 1", "новости", "日本", "a.b-c_d/e,f=g", &"x".repeat(255)] {
             assert_eq!(Channel::new(name).unwrap().as_str(), name);
         }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_mislead_are_refused() {
+    fn misleading_names_are_refused() {
         for name in [
             "",
             &"x".repeat(256),

@@ -8,9 +8,9 @@ use regex_lite::{Regex, RegexBuilder};
 use super::MAX_BYTES;
 
 /// The longest regular expression.
-const REGEX_BYTES: usize = 512;
+const MAX_REGEX_BYTES: usize = 512;
 /// Bytes that a compiled one may take: it bounds what `((a{99}){99}){99}` costs, and with it the time to match.
-const COMPILED_BYTES: usize = 32 * 1024;
+const MAX_COMPILED_BYTES: usize = 32 * 1024;
 
 /// What a name is held against.
 #[derive(Clone, Debug)]
@@ -25,42 +25,42 @@ pub enum Pattern {
 
 /// A pattern that is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPattern {
+pub enum PatternError {
     /// Longer than a name, or than a regular expression may be.
     #[error("the pattern is too long")]
-    Length,
+    TooLong,
     /// Not one, or too large.
     #[error("the regular expression is broken or too large")]
-    Regex,
+    InvalidRegex,
 }
 
 impl Pattern {
     /// The name itself.
     ///
     /// # Errors
-    /// [`BadPattern::Length`].
-    pub fn exact(name: &str) -> Result<Self, BadPattern> {
-        bounded(name, MAX_BYTES).map(Self::Exact)
+    /// [`PatternError::TooLong`].
+    pub fn exact(name: &str) -> Result<Self, PatternError> {
+        checked_length(name, MAX_BYTES).map(Self::Exact)
     }
 
     /// A name in which `*` stands for any text.
     ///
     /// # Errors
-    /// [`BadPattern::Length`].
-    pub fn wildcard(pattern: &str) -> Result<Self, BadPattern> {
-        bounded(pattern, MAX_BYTES).map(Self::Wildcard)
+    /// [`PatternError::TooLong`].
+    pub fn wildcard(pattern: &str) -> Result<Self, PatternError> {
+        checked_length(pattern, MAX_BYTES).map(Self::Wildcard)
     }
 
     /// A regular expression that the whole name has to match.
     ///
     /// # Errors
-    /// [`BadPattern`].
-    pub fn regex(expression: &str) -> Result<Self, BadPattern> {
-        let expression = bounded(expression, REGEX_BYTES)?;
-        let compile = |text: &str| RegexBuilder::new(text).size_limit(COMPILED_BYTES).build();
+    /// [`PatternError`].
+    pub fn regex(expression: &str) -> Result<Self, PatternError> {
+        let expression = checked_length(expression, MAX_REGEX_BYTES)?;
+        let compile = |text: &str| RegexBuilder::new(text).size_limit(MAX_COMPILED_BYTES).build();
         // By itself first: in "a)|(b" the brackets below would not hold it together.
-        compile(&expression).map_err(|_| BadPattern::Regex)?;
-        let whole = compile(&format!("^(?:{expression})$")).map_err(|_| BadPattern::Regex)?;
+        compile(&expression).map_err(|_| PatternError::InvalidRegex)?;
+        let whole = compile(&format!("^(?:{expression})$")).map_err(|_| PatternError::InvalidRegex)?;
         Ok(Self::Regex(Box::new(whole)))
     }
 
@@ -74,8 +74,8 @@ impl Pattern {
     }
 }
 
-fn bounded(text: &str, bytes: usize) -> Result<Box<str>, BadPattern> {
-    if text.len() > bytes { Err(BadPattern::Length) } else { Ok(text.into()) }
+fn checked_length(text: &str, bytes: usize) -> Result<Box<str>, PatternError> {
+    if text.len() > bytes { Err(PatternError::TooLong) } else { Ok(text.into()) }
 }
 
 /// Each star looks through the rest of the name at most once, and both are short.
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_text() {
+    fn a_star_matches_any_text() {
         for (pattern, name, expected) in [
             ("news", "news", true),
             ("news", "news2", false),
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn expressions_that_break_out_or_explode_are_refused() {
+    fn regular_expressions_that_are_unbalanced_or_too_large_are_refused() {
         for expression in ["a)|(b", "(", "(?x)a #", "((((a{100}){100}){100}){100}){100}", &"a".repeat(600)] {
             assert!(Pattern::regex(expression).is_err(), "{expression:.40}");
         }
-        assert_eq!(Pattern::exact(&"a".repeat(256)), Err(BadPattern::Length));
+        assert_eq!(Pattern::exact(&"a".repeat(256)), Err(PatternError::TooLong));
     }
 }

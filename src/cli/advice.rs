@@ -6,24 +6,24 @@ use std::{
 };
 
 use crate::{
-    auth::login::BadUsers,
-    server::{BadCertificate, StartError},
+    auth::users::UsersFileError,
+    server::{CertificateError, ServerStartError},
 };
 
 /// The whole message.
-pub(super) fn start(error: &StartError) -> String {
+pub(super) fn start_error(error: &ServerStartError) -> String {
     match error {
-        StartError::Bind { address, error } => bind(*address, error),
-        StartError::Tls(bad) => format!("server.tls: {}", certificate(bad)),
-        StartError::Users(bad) => format!("login.users_file: {}", users(bad)),
-        StartError::Workers(cause) => {
+        ServerStartError::Bind { address, error } => bind_error(*address, error),
+        ServerStartError::Tls(bad) => format!("server.tls: {}", certificate_error(bad)),
+        ServerStartError::Users(bad) => format!("login.users_file: {}", users_file_error(bad)),
+        ServerStartError::Workers(cause) => {
             format!("{error}; the system has no room for {cause}: raise its limits of threads and open files")
         }
-        StartError::Keys(_) | StartError::Broker(_) => error.to_string(),
+        ServerStartError::Keys(_) | ServerStartError::Broker(_) => error.to_string(),
     }
 }
 
-fn bind(address: SocketAddr, error: &io::Error) -> String {
+fn bind_error(address: SocketAddr, error: &io::Error) -> String {
     let begin = format!("cannot listen on {address}");
     let at = |port: u16| SocketAddr::new(address.ip(), port);
     match error.kind() {
@@ -49,29 +49,29 @@ fn bind(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// What is wrong with the certificate files.
-pub(super) fn certificate(bad: &BadCertificate) -> String {
+pub(super) fn certificate_error(bad: &CertificateError) -> String {
     let remedy = match bad {
-        BadCertificate::File { .. } => {
+        CertificateError::File { .. } => {
             "server.tls.cert and server.tls.key name PEM files that this user can read: the certificate with its chain, \
              and its private key"
         }
-        BadCertificate::Pair(_) => {
+        CertificateError::Pair(_) => {
             "server.tls.key must be the key that server.tls.cert was made for; the certificate stands first in its file, \
              the chain after it"
         }
-        BadCertificate::Io(_) => "try again",
+        CertificateError::Io(_) => "try again",
     };
     format!("{bad}; {remedy}")
 }
 
 /// What is wrong with the login file.
-pub(super) fn users(bad: &BadUsers) -> String {
+pub(super) fn users_file_error(bad: &UsersFileError) -> String {
     match bad {
-        BadUsers::Io { path, error } if error.kind() == ErrorKind::NotFound => {
+        UsersFileError::Io { path, error } if error.kind() == ErrorKind::NotFound => {
             format!("{bad}; make it with: wardcast user add NAME --file {}", path.display())
         }
-        BadUsers::Io { .. } => format!("{bad}; the hub must be able to read it"),
-        BadUsers::Name(_, _) => {
+        UsersFileError::Io { .. } => format!("{bad}; the hub must be able to read it"),
+        UsersFileError::Name(_, _) => {
             // One of them is a question.
             let problem = bad.to_string();
             let end = if problem.ends_with('?') { "" } else { "." };
@@ -86,8 +86,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_cannot_be_had_is_told_with_what_to_do() {
-        let told = |address: &str, kind: ErrorKind| bind(address.parse().unwrap(), &kind.into());
+    fn every_bind_error_names_a_remedy() {
+        let told = |address: &str, kind: ErrorKind| bind_error(address.parse().unwrap(), &kind.into());
         assert!(told("127.0.0.1:8000", ErrorKind::AddrInUse).contains("--set server.bind=127.0.0.1:8001"));
         assert!(told("[::1]:65535", ErrorKind::AddrInUse).contains("--set server.bind=[::1]:8000"));
         let denied = told("127.0.0.1:80", ErrorKind::PermissionDenied);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-const EXAMPLES: &str = r#"Examples:
+const MAIN_HELP: &str = r#"Examples:
   wardcast                                       a hub for this machine; prints lines to try it
   wardcast --set server.bind=127.0.0.1:9000      the same on another port
   wardcast init --dir /etc/wardcast              secrets and a demo user for production
@@ -29,7 +29,7 @@ Exit codes: 0 done, 1 it did not work, 2 it was not asked well."#;
     name = "wardcast",
     version = super::VERSION,
     about = "A JWT-guarded realtime hub: publish over REST, deliver to WebSockets",
-    after_help = EXAMPLES
+    after_help = MAIN_HELP
 )]
 pub(super) struct Arguments {
     /// Configuration file, TOML
@@ -39,15 +39,15 @@ pub(super) struct Arguments {
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(super) settings: Vec<(String, String)>,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<CliCommand>,
 }
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Run the hub (the default)
     Serve,
     /// Print a token for a user, if the hub would take it
-    #[command(after_help = TOKEN)]
+    #[command(after_help = TOKEN_HELP)]
     Token(TokenArguments),
     /// Read a token from standard input; say what it holds and what the hub says to it
     #[command(
@@ -63,12 +63,12 @@ pub(super) enum Command {
     /// Who may log in: edit the login file (login.users_file, or --file)
     User {
         #[command(subcommand)]
-        command: UserCommand,
+        command: UserAction,
     },
     /// Check the configuration, or print what is in force
     Config {
         #[command(subcommand)]
-        command: ConfigCommand,
+        command: ConfigAction,
     },
     /// Make a configuration with random secrets and a demo user, once
     Init {
@@ -95,7 +95,7 @@ pub(super) enum Command {
     },
 }
 
-const TOKEN: &str = r#"Signed with auth.hmac_secret, or with login.key where that alone is set. Anybody who holds a token can read it.
+const TOKEN_HELP: &str = r#"Signed with auth.hmac_secret, or with login.key where that alone is set. Anybody who holds a token can read it.
 
 Examples:
   wardcast token --user ann --ttl 12h
@@ -133,14 +133,14 @@ pub(super) struct GrantArguments {
 }
 
 #[derive(Args)]
-pub(super) struct FileArguments {
+pub(super) struct LoginFileArguments {
     /// The login file; without it login.users_file
     #[arg(long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
-pub(super) enum UserCommand {
+pub(super) enum UserAction {
     /// Add a user; the password is read from standard input
     Add {
         /// `sub` of the user's tokens
@@ -148,31 +148,31 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         grants: GrantArguments,
         #[command(flatten)]
-        file: FileArguments,
+        file: LoginFileArguments,
     },
     /// Remove a user
     Remove {
         /// Who
         name: String,
         #[command(flatten)]
-        file: FileArguments,
+        file: LoginFileArguments,
     },
     /// Change a password, which is read from standard input
     Passwd {
         /// Whose
         name: String,
         #[command(flatten)]
-        file: FileArguments,
+        file: LoginFileArguments,
     },
     /// Print who may log in
     List {
         #[command(flatten)]
-        file: FileArguments,
+        file: LoginFileArguments,
     },
 }
 
 #[derive(Subcommand)]
-pub(super) enum ConfigCommand {
+pub(super) enum ConfigAction {
     /// Say all that is wrong with the configuration and the files that it names
     Check,
     /// Print what is in force, without secrets, and where each value comes from

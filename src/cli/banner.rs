@@ -6,16 +6,16 @@ use std::{
     time::Duration,
 };
 
-use super::{VERSION, readable, token};
+use super::{VERSION, format_duration, token};
 use crate::{
-    auth::login,
+    auth::users,
     config::{Config, Door},
 };
 
 /// Prints it to stdout: it is for a person, and it holds secrets.
 pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> {
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = write(config, address, if is_plain { PLAIN } else { BOLD })?;
+    let text = render(config, address, if is_plain { PLAIN } else { BOLD })?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
 }
@@ -25,14 +25,14 @@ type Style = (&'static str, &'static str);
 const PLAIN: Style = ("", "");
 const BOLD: Style = ("\x1b[1m", "\x1b[0m");
 
-fn write(config: &Config, address: SocketAddr, style: Style) -> Result<String, String> {
+fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, String> {
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
     let token =
-        signer.map(|signer| signer.sign(login::DEMO, ttl, None)).transpose().map_err(|error| error.to_string())?;
+        signer.map(|signer| signer.sign(users::DEMO_USER, ttl, None)).transpose().map_err(|error| error.to_string())?;
     let good = match token {
-        Some(_) => format!("user \"{}\", good for {}", login::DEMO, readable(ttl)),
+        Some(_) => format!("user \"{}\", good for {}", users::DEMO_USER, format_duration(ttl)),
         None => "TOKEN is one that your backend signs: only auth.keys are configured here".to_owned(),
     };
     let token = token.as_deref().unwrap_or("TOKEN");
@@ -42,14 +42,17 @@ fn write(config: &Config, address: SocketAddr, style: Style) -> Result<String, S
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
     let mut lines = Vec::new();
     if config.web.demo_page {
-        let filled_in =
-            if password.is_empty() { String::new() } else { format!("#login={}:{}", login::DEMO, in_url(password)) };
+        let filled_in = if password.is_empty() {
+            String::new()
+        } else {
+            format!("#login={}:{}", users::DEMO_USER, url_encode(password))
+        };
         lines.push(("Page", format!("{bold}{http}://{address}/{filled_in}{end}")));
     }
     match &config.login.users_file {
         Some(path) => lines.push(("Login", format!("the users of {}", path.display()))),
         None if password.is_empty() => {}
-        None => lines.push(("Login", format!("user {}, password {password}", login::DEMO))),
+        None => lines.push(("Login", format!("user {}, password {password}", users::DEMO_USER))),
     }
     lines.push(("API key", key.to_owned()));
     lines.push(("Token", good));
@@ -79,7 +82,7 @@ Ctrl-C stops.
 }
 
 /// As it stands in a URL, whatever is in it.
-fn in_url(text: &str) -> impl std::fmt::Display {
+fn url_encode(text: &str) -> impl std::fmt::Display {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
@@ -92,12 +95,12 @@ mod tests {
         let mut config = Config::default();
         config.web.demo_page = true;
         change(&mut config);
-        secrets::fill(&mut config).unwrap();
-        write(&config, ([127, 0, 0, 1], 8000).into(), style).unwrap()
+        secrets::fill_missing(&mut config).unwrap();
+        render(&config, ([127, 0, 0, 1], 8000).into(), style).unwrap()
     }
 
     #[test]
-    fn the_page_is_told_with_the_login_in_the_fragment_and_only_where_there_is_one() {
+    fn page_url_carries_the_demo_login_only_if_there_is_one() {
         let demo = |config: &mut Config| config.login.demo_password = Secret::new("right horse");
         let text = banner(PLAIN, demo);
         assert!(text.contains("http://127.0.0.1:8000/#login=demo:right%20horse\n"), "{text}");
@@ -112,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_terminal_gets_bold_text() {
+    fn bold_text_only_with_bold_style() {
         assert!(!banner(PLAIN, |_| ()).contains('\x1b'));
         assert!(banner(BOLD, |_| ()).contains("\x1b[1m"));
     }
 
     #[test]
-    fn lines_that_would_not_work_are_told() {
+    fn printed_commands_match_the_configuration() {
         let tls = banner(PLAIN, |config| config.server.tls.cert = Some("cert.pem".into()));
         assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/"), "{tls}");
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));

@@ -12,52 +12,59 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Outcome,
-    configuration::Inputs,
-    remedy::{self, Kind},
-    tell, visible,
+    CliError, CommandResult,
+    configuration::ConfigInputs,
+    escape_control, print_error_line,
+    remedy::{self, TokenKind},
 };
 use crate::{
-    auth::{Permissions, Refusal, Verifier},
+    auth::{Permissions, TokenError, Verifier},
     clock::{Clock, Millis, NEVER},
     config::{Config, Environment},
 };
 
 /// More is read of nobody; the longest token is shorter.
-const INPUT_BYTES: u64 = 64 * 1024;
+const MAX_INPUT_BYTES: u64 = 64 * 1024;
 /// Claims that are dates (RFC 7519 §4.1).
-const DATES: [&str; 4] = ["exp", "nbf", "iat", "expire_at"];
+const DATE_CLAIMS: [&str; 4] = ["exp", "nbf", "iat", "expire_at"];
 
 /// `check-token`.
-pub(super) fn check(inputs: &Inputs, as_json: bool) -> Outcome {
-    let config = inputs.loaded()?;
-    let token = read()?;
+pub(super) fn check(inputs: &ConfigInputs, as_json: bool) -> CommandResult {
+    let config = inputs.load()?;
+    let token = read_token()?;
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let clock = Clock::default();
     let verifier = Verifier::new(&config, permissions, clock.clone()).map_err(|bad| bad.to_string())?;
-    let [header, claims] = parts(&token);
+    let [header, claims] = decode_parts(&token);
     let is_subscription = claims.as_ref().is_some_and(|claims| claims.get("channel").is_some());
-    let kind = if is_subscription { Kind::Subscription } else { Kind::Connection };
-    let verdict = match kind {
-        Kind::Connection => verifier.verify(&token).map(|claims| claims.expires_at),
-        Kind::Subscription => verifier.verify_subscription(&token).map(|claims| claims.expires_at),
+    let kind = if is_subscription { TokenKind::Subscription } else { TokenKind::Connection };
+    let result = match kind {
+        TokenKind::Connection => verifier.verify(&token).map(|claims| claims.expires_at),
+        TokenKind::Subscription => verifier.verify_subscription(&token).map(|claims| claims.expires_at),
     };
-    let report =
-        Report { header, claims, kind, verdict, now: clock.now(), config: &config, environment: inputs.environment };
-    let said = if as_json { report.json() } else { report.text() };
-    match report.verdict {
-        Ok(_) => Ok(said),
-        Err(refusal) => Err(Failure { said, problem: format!("the hub would refuse this token: {refusal}") }),
+    let report = TokenReport {
+        header,
+        claims,
+        kind,
+        result,
+        now: clock.now(),
+        config: &config,
+        environment: inputs.environment,
+    };
+    let output = if as_json { report.json() } else { report.text() };
+    match report.result {
+        Ok(_) => Ok(output),
+        Err(refusal) => Err(CliError { output, message: format!("the hub would refuse this token: {refusal}") }),
     }
 }
 
-fn read() -> Result<String, String> {
+fn read_token() -> Result<String, String> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
-        tell("Paste the token, then press Enter and Ctrl-D:");
+        print_error_line("Paste the token, then press Enter and Ctrl-D:");
     }
     let mut text = String::new();
-    let read = stdin.lock().take(INPUT_BYTES).read_to_string(&mut text);
+    let read = stdin.lock().take(MAX_INPUT_BYTES).read_to_string(&mut text);
     read.map_err(|error| format!("standard input: {error}"))?;
     let text = text.trim();
     // As it stands in a header, a line of a log or a script.
@@ -70,7 +77,7 @@ fn read() -> Result<String, String> {
 }
 
 /// Header and payload, as far as they can be read by anybody.
-fn parts(token: &str) -> [Option<Value>; 2] {
+fn decode_parts(token: &str) -> [Option<Value>; 2] {
     let mut parts = token.split('.');
     let mut read = || {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(parts.next()?.trim_end_matches('=')).ok()?;
@@ -79,26 +86,26 @@ fn parts(token: &str) -> [Option<Value>; 2] {
     [read(), read()]
 }
 
-struct Report<'a> {
+struct TokenReport<'a> {
     header: Option<Value>,
     claims: Option<Value>,
-    kind: Kind,
-    verdict: Result<Millis, Refusal>,
+    kind: TokenKind,
+    result: Result<Millis, TokenError>,
     now: Millis,
     config: &'a Config,
     environment: Environment,
 }
 
-impl Report<'_> {
+impl TokenReport<'_> {
     fn json(&self) -> String {
-        let kind = if self.kind == Kind::Subscription { "subscription" } else { "connection" };
-        let verdict = match &self.verdict {
+        let kind = if self.kind == TokenKind::Subscription { "subscription" } else { "connection" };
+        let result = match &self.result {
             Ok(end) => json!({"good": true, "expires_in": (*end != NEVER).then(|| (end - self.now) / 1000)}),
             Err(refusal) => {
-                json!({"good": false, "reason": refusal.to_string(), "remedy": remedy::found(refusal, self.config)})
+                json!({"good": false, "reason": refusal.to_string(), "remedy": remedy::for_received_token(refusal, self.config)})
             }
         };
-        format!("{}\n", json!({"header": self.header, "claims": self.claims, "kind": kind, "verdict": verdict}))
+        format!("{}\n", json!({"header": self.header, "claims": self.claims, "kind": kind, "verdict": result}))
     }
 
     fn text(&self) -> String {
@@ -108,28 +115,28 @@ impl Report<'_> {
             let _ = writeln!(text, "{name}");
             match part {
                 Some(Value::Object(members)) => members.iter().for_each(|(name, value)| {
-                    let _ = writeln!(text, "  {:<10} {}", visible(name), self.value(name, value));
+                    let _ = writeln!(text, "  {:<10} {}", escape_control(name), self.value(name, value));
                 }),
                 _ => text += "  cannot be read: not base64url, or not a JSON object\n",
             }
         }
         text += "Verdict\n";
-        let _ = match &self.verdict {
-            Ok(end) => writeln!(text, "  good: {}{}", self.use_of_it(), self.until(*end)),
+        let _ = match &self.result {
+            Ok(end) => writeln!(text, "  good: {}{}", self.purpose(), self.expiry_text(*end)),
             Err(refusal) => {
-                writeln!(text, "  refused: {refusal}\n  {}", remedy::found(refusal, self.config))
+                writeln!(text, "  refused: {refusal}\n  {}", remedy::for_received_token(refusal, self.config))
             }
         };
-        if self.verdict.is_ok() {
-            text += &self.rights();
+        if self.result.is_ok() {
+            text += &self.permissions_text();
         }
         text + "Anybody who holds a token can read all of this, and use it until it ends: keep it as a password.\n"
     }
 
     fn value(&self, name: &str, value: &Value) -> String {
-        match value.as_f64().filter(|_| DATES.contains(&name)) {
+        match value.as_f64().filter(|_| DATE_CLAIMS.contains(&name)) {
             Some(seconds) => format!("{value}  {}", self.date(seconds)),
-            None => visible(&value.to_string()),
+            None => escape_control(&value.to_string()),
         }
     }
 
@@ -141,36 +148,39 @@ impl Report<'_> {
         };
         let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
         let away = since.as_secs() as i64 - self.now / 1000;
-        let span = span(away.unsigned_abs());
+        let span = format_span(away.unsigned_abs());
         if away > 0 { format!("{date}, in {span}") } else { format!("{date}, {span} ago") }
     }
 
-    fn use_of_it(&self) -> String {
-        let text =
-            |name: &str| visible(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default());
+    fn purpose(&self) -> String {
+        let text = |name: &str| {
+            escape_control(self.claims.as_ref().and_then(|claims| claims[name].as_str()).unwrap_or_default())
+        };
         match (self.kind, text("sub")) {
-            (Kind::Subscription, user) => {
+            (TokenKind::Subscription, user) => {
                 format!("it lets the user \"{user}\" subscribe to the channel \"{}\"", text("channel"))
             }
-            (Kind::Connection, user) if user.is_empty() => "it opens connections without a user".to_owned(),
-            (Kind::Connection, user) => format!("it opens connections of the user \"{user}\""),
+            (TokenKind::Connection, user) if user.is_empty() => "it opens connections without a user".to_owned(),
+            (TokenKind::Connection, user) => format!("it opens connections of the user \"{user}\""),
         }
     }
 
-    fn until(&self, end: Millis) -> String {
+    fn expiry_text(&self, end: Millis) -> String {
         match end {
             NEVER => ", and never expires".to_owned(),
-            end => format!(", and expires in {}", span(((end - self.now) / 1000).unsigned_abs())),
+            end => format!(", and expires in {}", format_span(((end - self.now) / 1000).unsigned_abs())),
         }
     }
 
     /// What a connection token grants by itself, and what the configuration adds.
-    fn rights(&self) -> String {
-        let (Kind::Connection, Some(claims)) = (self.kind, &self.claims) else { return String::new() };
+    fn permissions_text(&self) -> String {
+        let (TokenKind::Connection, Some(claims)) = (self.kind, &self.claims) else { return String::new() };
         let mut text = String::from("It may\n");
         let list = |value: &Value| match value {
-            Value::Array(names) => names.iter().filter_map(Value::as_str).map(visible).collect::<Vec<_>>().join(", "),
-            Value::Object(names) => names.keys().map(|name| visible(name)).collect::<Vec<_>>().join(", "),
+            Value::Array(names) => {
+                names.iter().filter_map(Value::as_str).map(escape_control).collect::<Vec<_>>().join(", ")
+            }
+            Value::Object(names) => names.keys().map(|name| escape_control(name)).collect::<Vec<_>>().join(", "),
             _ => String::new(),
         };
         for claim in ["channels", "subs"] {
@@ -196,7 +206,7 @@ impl Report<'_> {
 }
 
 /// Two units are enough: "13m 59s", "23h 59m".
-fn span(seconds: u64) -> String {
+fn format_span(seconds: u64) -> String {
     let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
     let text = humantime::format_duration(Duration::from_secs(rounded)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")

@@ -3,31 +3,31 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Failure, Outcome, advice};
+use super::{CliError, CommandResult, advice};
 use crate::{
-    auth::{Permissions, Verifier, login::Users},
+    auth::{Permissions, Verifier, users::Users},
     broker::redis::{self, RedisBroker},
-    config::{self, BrokerKind, Config, Environment, Fault, Faults, Judged, Places, Sources},
+    config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
     server,
 };
 
 /// Where the configuration comes from.
-pub(super) struct Inputs {
+pub(super) struct ConfigInputs {
     pub(super) environment: Environment,
     file: Option<PathBuf>,
     variables: Vec<(String, String)>,
     flags: Vec<(String, String)>,
 }
 
-impl Inputs {
-    pub(super) fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Result<Self, Failure> {
+impl ConfigInputs {
+    pub(super) fn from_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Result<Self, CliError> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("WARDCAST_"))
             .collect();
         let variable = |wanted: &str| variables.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
         let environment = variable("WARDCAST_ENV").unwrap_or_default().parse();
-        let environment = environment.map_err(|fault| Faults(vec![fault]).to_string())?;
+        let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let named = || variable("WARDCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(Self { environment, file: file.or_else(named), variables, flags })
     }
@@ -38,51 +38,53 @@ impl Inputs {
     }
 
     /// The configuration by itself.
-    pub(super) fn loaded(&self) -> Result<Config, String> {
-        config::load(self.sources()).map_err(|faults| faults.to_string())
+    pub(super) fn load(&self) -> Result<Config, String> {
+        config::load(self.sources()).map_err(|errors| errors.to_string())
     }
 
     /// The configuration, if a hub would start with it: all faults at once, also those of the files that it names.
-    pub(super) fn checked(&self) -> Result<Config, String> {
-        let Judged { config, mut faults, places } = config::judge(self.sources());
-        faults.extend(config.iter().flat_map(|config| file_faults(config, &faults, &places)).collect::<Vec<_>>());
+    pub(super) fn load_checked(&self) -> Result<Config, String> {
+        let LoadReport { config, mut errors, setting_sources } = config::load_with_errors(self.sources());
+        errors.extend(
+            config.iter().flat_map(|config| check_files(config, &errors, &setting_sources)).collect::<Vec<_>>(),
+        );
         match config {
-            Some(config) if faults.is_empty() => Ok(config),
-            _ => Err(Faults(faults).to_string()),
+            Some(config) if errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(errors).to_string()),
         }
     }
 }
 
 /// What is wrong with the files and addresses that the configuration names. What has a fault already is passed over.
-fn file_faults(config: &Config, known: &[Fault], places: &Places) -> Vec<Fault> {
-    let is_known = |key: &str| known.iter().any(|fault| fault.key.starts_with(key));
-    let mut faults = Vec::new();
-    let mut add = |key: &str, problem: String| faults.push(Fault::new(key, places.of(key), problem));
+fn check_files(config: &Config, known: &[ConfigError], setting_sources: &SettingSources) -> Vec<ConfigError> {
+    let is_known = |key: &str| known.iter().any(|error| error.key.starts_with(key));
+    let mut errors = Vec::new();
+    let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, setting_sources.of(key), problem));
     if !["auth.keys", "auth.hmac_secret", "login.key"].into_iter().any(is_known) {
-        Verifier::faults(config).into_iter().for_each(|bad| add(&bad.key, bad.problem));
+        Verifier::key_errors(config).into_iter().for_each(|bad| add(&bad.key, bad.problem));
     }
-    if let Err(bad) = server::judge_certificate(&config.server.tls) {
-        add("server.tls", advice::certificate(&bad));
+    if let Err(bad) = server::check_certificate(&config.server.tls) {
+        add("server.tls", advice::certificate_error(&bad));
     }
     if let Some(path) = &config.login.users_file {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         if let Err(bad) = Users::read(path, permissions, config.limits.channels_per_session) {
-            add("login.users_file", advice::users(&bad));
+            add("login.users_file", advice::users_file_error(&bad));
         }
     }
     if config.broker.kind == BrokerKind::Redis
         && !is_known("broker.redis.url")
-        && let Err(redis::StartError::Url(problem)) = RedisBroker::judge(&config.broker.redis)
+        && let Err(redis::BrokerStartError::Url(problem)) = RedisBroker::check_url(&config.broker.redis)
     {
         let form = "redis://[user:password@]host:port, with what is special in a password percent-encoded";
         add("broker.redis.url", format!("cannot be used: {problem}; it is written {form}"));
     }
-    faults
+    errors
 }
 
 /// `config check`.
-pub(super) fn check(inputs: &Inputs) -> Outcome {
-    let config = inputs.checked()?;
+pub(super) fn check(inputs: &ConfigInputs) -> CommandResult {
+    let config = inputs.load_checked()?;
     let warnings = config::warnings(&config).into_iter().map(|warning| format!("warning: {warning}\n"));
     let environment = match inputs.environment {
         Environment::Development => "development",
@@ -92,12 +94,12 @@ pub(super) fn check(inputs: &Inputs) -> Outcome {
 }
 
 /// `config print`; the defaults are there whatever is wrong with the rest.
-pub(super) fn print(inputs: Result<Inputs, Failure>, defaults: bool) -> Outcome {
+pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> CommandResult {
     if defaults {
         return Ok(config::DEFAULTS.to_owned());
     }
     let inputs = inputs?;
-    let values = config::print(inputs.sources()).map_err(|faults| faults.to_string())?;
+    let values = config::print(inputs.sources()).map_err(|errors| errors.to_string())?;
     let about = match inputs.environment {
         Environment::Development => {
             "# In force in development (WARDCAST_ENV). Secrets that are not set are made anew for each run."

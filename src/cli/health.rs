@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::Outcome;
+use super::CommandResult;
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One GET over plain HTTP.
-pub(super) fn ask(url: &str) -> Outcome {
+pub(super) fn query(url: &str) -> CommandResult {
     let rest = url.strip_prefix("http://").ok_or("the address must begin with http://")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let answer = fetch(authority, path).map_err(|error| format!("{url}: {error}"))?;

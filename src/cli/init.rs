@@ -7,39 +7,39 @@ use std::{
     path::Path,
 };
 
-use super::{Outcome, secrets, visible};
-use crate::auth::login;
+use super::{CommandResult, escape_control, secrets};
+use crate::auth::users;
 
 /// Writes `wardcast.toml` and `users.toml` into `dir`, unless they are there, and says how to log in and publish.
-pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Outcome {
-    if !login::is_name(user) {
+pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> CommandResult {
+    if !users::is_valid_name(user) {
         return Err("--user: a name has 1 to 255 bytes and no control characters".into());
     }
-    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-    std::fs::create_dir_all(dir).map_err(|error| told(dir, error))?;
+    let io_error = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    std::fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
     let (settings, users) = (dir.join("wardcast.toml"), dir.join("users.toml"));
     if settings.exists() {
         return Ok(format!("{} is there already and stays as it is\n", settings.display()));
     }
-    let (api_key, password) = (secrets::random()?, secrets::password()?);
-    let hash = login::hash(&password).map_err(|error| error.to_string())?;
+    let (api_key, password) = (secrets::random_hex()?, secrets::random_password()?);
+    let hash = users::hash_password(&password).map_err(|error| error.to_string())?;
     let user_text = format!("[[users]]\nname = {}\npassword = \"{hash}\"\n", quoted(user));
     // The users first: a hub starts as soon as the settings are there.
     let is_new = match write_private(&users, &user_text) {
         Ok(()) => true,
         // People may be in it.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(told(&users, error).into()),
+        Err(error) => return Err(io_error(&users, error).into()),
     };
     let settings_text = format!(
         "# Made by wardcast init. Whoever reads this file can make tokens and publish.\n\n[auth]\nhmac_secret = \"{}\"\n\n\
          [api]\nkey = \"{api_key}\"\n\n[login]\nusers_file = {}\nkey = \"{}\"\n",
-        secrets::random()?,
+        secrets::random_hex()?,
         quoted(&users.display().to_string()),
-        secrets::random()?,
+        secrets::random_hex()?,
     );
-    write_private(&settings, &settings_text).map_err(|error| told(&settings, error))?;
-    let login = if is_new { log_in(user, &password, base_url) } else { users_stay(&users) };
+    write_private(&settings, &settings_text).map_err(|error| io_error(&settings, error))?;
+    let login = if is_new { login_instructions(user, &password, base_url) } else { kept_users_notice(&users) };
     Ok(format!(
         r#"Wardcast has new secrets in {dir}. This is shown once:
 
@@ -51,18 +51,18 @@ pub(super) fn init(dir: &Path, user: &str, base_url: &str) -> Outcome {
     ))
 }
 
-fn log_in(user: &str, password: &str, base_url: &str) -> String {
+fn login_instructions(user: &str, password: &str, base_url: &str) -> String {
     let body = serde_json::json!({"username": user, "password": password}).to_string();
     // As it stands in single quotes, for a shell.
     let body = body.replace('\'', r"'\''");
     format!(
         "  Log in as {user}, password {password}:\n    \
          curl {base_url}/auth/login -H 'Content-Type: application/json' -d '{body}'\n",
-        user = visible(user),
+        user = escape_control(user),
     )
 }
 
-fn users_stay(users: &Path) -> String {
+fn kept_users_notice(users: &Path) -> String {
     let path = users.display();
     format!(
         "  {path} was there already and stays as it is; a new password for one of its users:\n    \

@@ -25,8 +25,8 @@ use std::{
 use clap::{CommandFactory, Parser};
 
 use self::{
-    arguments::{Arguments, Command, ConfigCommand, UserCommand},
-    configuration::Inputs,
+    arguments::{Arguments, CliCommand, ConfigAction, UserAction},
+    configuration::ConfigInputs,
 };
 
 /// What `--version` says, and the log at start.
@@ -34,69 +34,69 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARDCAST_CO
 
 /// A command that did not work.
 #[derive(Debug)]
-struct Failure {
+struct CliError {
     /// What it has found all the same, for stdout.
-    said: String,
+    output: String,
     /// Why, and what to do next; for stderr.
-    problem: String,
+    message: String,
 }
 
-impl<T: Into<String>> From<T> for Failure {
-    fn from(problem: T) -> Self {
-        Self { said: String::new(), problem: problem.into() }
+impl<T: Into<String>> From<T> for CliError {
+    fn from(message: T) -> Self {
+        Self { output: String::new(), message: message.into() }
     }
 }
 
 /// What a command prints on stdout.
-type Outcome = Result<String, Failure>;
+type CommandResult = Result<String, CliError>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let outcome = run(Arguments::parse());
-    let (said, problem) = match outcome {
-        Ok(said) => (said, None),
-        Err(Failure { said, problem }) => (said, Some(problem)),
+    let (output, message) = match outcome {
+        Ok(output) => (output, None),
+        Err(CliError { output, message }) => (output, Some(message)),
     };
-    let said = say(&said);
-    let problem = problem.or_else(|| said.err().map(|error| format!("stdout: {error}")));
-    match problem {
+    let output = print_output(&output);
+    let message = message.or_else(|| output.err().map(|error| format!("stdout: {error}")));
+    match message {
         None => ExitCode::SUCCESS,
-        Some(problem) => {
+        Some(message) => {
             // What is wrong is quoted, and may come from anywhere.
-            problem.lines().map(visible).enumerate().for_each(|(at, line)| {
-                tell(&if at == 0 { format!("wardcast: {line}") } else { line });
+            message.lines().map(escape_control).enumerate().for_each(|(at, line)| {
+                print_error_line(&if at == 0 { format!("wardcast: {line}") } else { line });
             });
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: Arguments) -> Outcome {
-    let inputs = Inputs::of_process(arguments.config, arguments.settings);
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
+fn run(arguments: Arguments) -> CommandResult {
+    let inputs = ConfigInputs::from_process(arguments.config, arguments.settings);
+    match arguments.command.unwrap_or(CliCommand::Serve) {
+        CliCommand::Serve => {
             let inputs = inputs?;
-            serve::serve(inputs.checked()?, inputs.environment)?;
+            serve::serve(inputs.load_checked()?, inputs.environment)?;
             Ok(String::new())
         }
-        Command::Token(wanted) => token::make(&inputs?.loaded()?, &wanted),
-        Command::CheckToken { json } => check_token::check(&inputs?, json),
-        Command::HashPassword => password::hash(),
-        Command::User { command } => user(&inputs?, command),
-        Command::Config { command: ConfigCommand::Check } => configuration::check(&inputs?),
-        Command::Config { command: ConfigCommand::Print { defaults } } => configuration::print(inputs, defaults),
-        Command::Init { dir, user, base_url } => init::init(&dir, &user, &base_url),
-        Command::Health { url } => health::ask(&url),
-        Command::Completions { shell } => Ok(completions(shell)),
+        CliCommand::Token(wanted) => token::create(&inputs?.load()?, &wanted),
+        CliCommand::CheckToken { json } => check_token::check(&inputs?, json),
+        CliCommand::HashPassword => password::hash(),
+        CliCommand::User { command } => user(&inputs?, command),
+        CliCommand::Config { command: ConfigAction::Check } => configuration::check(&inputs?),
+        CliCommand::Config { command: ConfigAction::Print { defaults } } => configuration::print(inputs, defaults),
+        CliCommand::Init { dir, user, base_url } => init::create_configuration(&dir, &user, &base_url),
+        CliCommand::Health { url } => health::query(&url),
+        CliCommand::Completions { shell } => Ok(completions(shell)),
     }
 }
 
-fn user(inputs: &Inputs, command: UserCommand) -> Outcome {
+fn user(inputs: &ConfigInputs, command: UserAction) -> CommandResult {
     match command {
-        UserCommand::Add { name, grants, file } => users::File::of(inputs, file.file)?.add(&name, &grants),
-        UserCommand::Remove { name, file } => users::File::of(inputs, file.file)?.remove(&name),
-        UserCommand::Passwd { name, file } => users::File::of(inputs, file.file)?.passwd(&name),
-        UserCommand::List { file } => users::File::of(inputs, file.file)?.list(),
+        UserAction::Add { name, grants, file } => users::LoginFile::open(inputs, file.file)?.add(&name, &grants),
+        UserAction::Remove { name, file } => users::LoginFile::open(inputs, file.file)?.remove(&name),
+        UserAction::Passwd { name, file } => users::LoginFile::open(inputs, file.file)?.passwd(&name),
+        UserAction::List { file } => users::LoginFile::open(inputs, file.file)?.list(),
     }
 }
 
@@ -107,7 +107,7 @@ fn completions(shell: clap_complete::Shell) -> String {
 }
 
 /// Writes to stdout. Whoever has stopped reading, as `head` does, has got what was wanted.
-fn say(text: &str) -> io::Result<()> {
+fn print_output(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -116,12 +116,12 @@ fn say(text: &str) -> io::Result<()> {
 }
 
 /// Writes a line to stderr. When that is gone too, there is nobody to tell.
-fn tell(line: &str) {
+fn print_error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Text that others have written, for a terminal, which obeys control characters; some others turn the text around.
-fn visible(text: &str) -> String {
+fn escape_control(text: &str) -> String {
     let is_tricky = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -130,7 +130,7 @@ fn visible(text: &str) -> String {
 }
 
 /// A duration as people say it: "24h", not "1day".
-fn readable(duration: Duration) -> String {
+fn format_duration(duration: Duration) -> String {
     match duration.as_secs() {
         seconds if seconds >= 3600 && seconds % 3600 == 0 && seconds <= 48 * 3600 => format!("{}h", seconds / 3600),
         _ => humantime::format_duration(duration).to_string(),

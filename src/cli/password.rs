@@ -4,15 +4,15 @@ use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
-use super::{Outcome, tell};
-use crate::auth::login;
+use super::{CommandResult, print_error_line};
+use crate::auth::users;
 
 /// What an interrupt gives where it is read as a character.
-const INTERRUPT: u8 = 3;
+const INTERRUPT_BYTE: u8 = 3;
 
 /// `hash-password`.
-pub(super) fn hash() -> Outcome {
-    let hash = login::hash(&read()?).map_err(|error| error.to_string())?;
+pub(super) fn hash() -> CommandResult {
+    let hash = users::hash_password(&read()?).map_err(|error| error.to_string())?;
     Ok(format!("{hash}\n"))
 }
 
@@ -20,39 +20,43 @@ pub(super) fn hash() -> Outcome {
 pub(super) fn read() -> Result<String, String> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return judged(line(&stdin)?);
+        return check_length(read_line(&stdin)?);
     }
-    let unseen = Unseen::new(&stdin).map_err(|error| format!("the terminal cannot hide what is typed: {error}"))?;
-    let password = unseen.ask("Password (not shown): ")?;
-    let again = unseen.ask("The same again: ")?;
-    if password == again { judged(password) } else { Err("the two are not the same; nothing was changed".to_owned()) }
+    let input = HiddenInput::new(&stdin).map_err(|error| format!("the terminal cannot hide what is typed: {error}"))?;
+    let password = input.prompt("Password (not shown): ")?;
+    let again = input.prompt("The same again: ")?;
+    if password == again {
+        check_length(password)
+    } else {
+        Err("the two are not the same; nothing was changed".to_owned())
+    }
 }
 
-fn judged(password: String) -> Result<String, String> {
+fn check_length(password: String) -> Result<String, String> {
     match password.len() {
-        1..=login::PASSWORD_BYTES => Ok(password),
+        1..=users::MAX_PASSWORD_BYTES => Ok(password),
         _ => Err(format!(
             "a password has 1 to {} bytes: type it, or pipe one line into standard input",
-            login::PASSWORD_BYTES
+            users::MAX_PASSWORD_BYTES
         )),
     }
 }
 
 /// One line, bounded.
-fn line(stdin: &Stdin) -> Result<String, String> {
+fn read_line(stdin: &Stdin) -> Result<String, String> {
     let mut line = String::new();
-    let most = login::PASSWORD_BYTES as u64 + 3;
+    let most = users::MAX_PASSWORD_BYTES as u64 + 3;
     stdin.lock().take(most).read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// A terminal that does not show what is typed. It is as it was when this is dropped.
-struct Unseen<'a> {
+struct HiddenInput<'a> {
     stdin: &'a Stdin,
     before: Termios,
 }
 
-impl<'a> Unseen<'a> {
+impl<'a> HiddenInput<'a> {
     fn new(stdin: &'a Stdin) -> rustix::io::Result<Self> {
         let before = tcgetattr(stdin)?;
         let mut modes = before.clone();
@@ -65,12 +69,12 @@ impl<'a> Unseen<'a> {
         Ok(Self { stdin, before })
     }
 
-    fn ask(&self, prompt: &str) -> Result<String, String> {
+    fn prompt(&self, prompt: &str) -> Result<String, String> {
         let mut stderr = io::stderr();
         // A prompt that nobody sees is no reason to give up.
         let _ = io::Write::write_all(&mut stderr, prompt.as_bytes());
         let mut bytes = Vec::new();
-        let most = login::PASSWORD_BYTES + 2;
+        let most = users::MAX_PASSWORD_BYTES + 2;
         let mut input = self.stdin.lock();
         // Byte for byte: the line ends with an interrupt, too.
         while bytes.len() < most {
@@ -79,8 +83,8 @@ impl<'a> Unseen<'a> {
                 break;
             }
             bytes.push(byte[0]);
-            if byte[0] == INTERRUPT {
-                tell("");
+            if byte[0] == INTERRUPT_BYTE {
+                print_error_line("");
                 return Err("interrupted; nothing was changed".to_owned());
             }
         }
@@ -88,7 +92,7 @@ impl<'a> Unseen<'a> {
     }
 }
 
-impl Drop for Unseen<'_> {
+impl Drop for HiddenInput<'_> {
     fn drop(&mut self) {
         let _ = tcsetattr(self.stdin, OptionalActions::Flush, &self.before);
     }

@@ -1,11 +1,11 @@
 //! Why a token is refused and what to do about it, in the words of whoever holds the configuration. Clients are told less.
 
-use super::readable;
-use crate::{auth::Refusal, config::Config};
+use super::format_duration;
+use crate::{auth::TokenError, config::Config};
 
 /// Which of the two kinds of token it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// Opens connections.
     Connection,
     /// Lets its user subscribe to one channel.
@@ -13,7 +13,7 @@ pub(super) enum Kind {
 }
 
 /// What to do about refusals whose remedy is the same for every configuration.
-const REMEDIES: [(&str, &str); 14] = [
+const FIXED_REMEDIES: [(&str, &str); 14] = [
     (
         "signature",
         "it was changed on its way, or signed with another secret than the one that is configured here; is this the hub's \
@@ -45,17 +45,17 @@ const REMEDIES: [(&str, &str); 14] = [
 ];
 
 /// For a token that has come from somewhere.
-pub(super) fn found(refusal: &Refusal, config: &Config) -> String {
-    let Refusal::Invalid(reason) = *refusal else {
+pub(super) fn for_received_token(refusal: &TokenError, config: &Config) -> String {
+    let TokenError::Invalid(reason) = *refusal else {
         return "get a new one from whoever issued it: POST /auth/login, your backend, or wardcast token --user USER"
             .to_owned();
     };
-    let fixed = REMEDIES.iter().find(|(known, _)| *known == reason).map(|(_, remedy)| (*remedy).to_owned());
-    fixed.or_else(|| configured(reason, config)).unwrap_or_else(|| about_form(reason).to_owned())
+    let fixed = FIXED_REMEDIES.iter().find(|(known, _)| *known == reason).map(|(_, remedy)| (*remedy).to_owned());
+    fixed.or_else(|| configured_remedy(reason, config)).unwrap_or_else(|| for_malformed_token(reason).to_owned())
 }
 
 /// Remedies that name what is configured.
-fn configured(reason: &str, config: &Config) -> Option<String> {
+fn configured_remedy(reason: &str, config: &Config) -> Option<String> {
     let auth = &config.auth;
     let set = |value: &Option<String>| value.as_deref().unwrap_or_default().to_owned();
     let has_keys = !auth.keys.is_empty() || !auth.hmac_secret.is_empty() || !config.login.key.is_empty();
@@ -76,14 +76,14 @@ fn configured(reason: &str, config: &Config) -> Option<String> {
             format!("it must have all of: {}", names.collect::<Vec<_>>().join(", "))
         }
         "lives longer than auth.max_ttl" => {
-            let most = readable(auth.max_ttl);
+            let most = format_duration(auth.max_ttl);
             format!("its exp may be at most {most} from now; give it a shorter life, or raise auth.max_ttl")
         }
         _ => return None,
     })
 }
 
-fn about_form(reason: &str) -> &'static str {
+fn for_malformed_token(reason: &str) -> &'static str {
     if reason.contains("channel") {
         "channels must be named as the hub's configuration has them, and #USER only for that user; is its [[namespaces]] \
          known here (--config)?"
@@ -96,21 +96,21 @@ fn about_form(reason: &str) -> &'static str {
 }
 
 /// For one that this command line has just made.
-pub(super) fn made(refusal: &Refusal, config: &Config) -> String {
+pub(super) fn for_created_token(refusal: &TokenError, config: &Config) -> String {
     match refusal {
-        Refusal::Expired => "--ttl must be at least a second".to_owned(),
-        Refusal::Invalid("lives longer than auth.max_ttl") => {
-            let most = readable(config.auth.max_ttl);
+        TokenError::Expired => "--ttl must be at least a second".to_owned(),
+        TokenError::Invalid("lives longer than auth.max_ttl") => {
+            let most = format_duration(config.auth.max_ttl);
             format!("--ttl may be at most {most}, or raise auth.max_ttl")
         }
-        Refusal::Invalid("a claim of auth.required_claims is missing") => {
+        TokenError::Invalid("a claim of auth.required_claims is missing") => {
             "tokens of this command have sub, iat and exp, and iss and aud where they are configured; others have to come \
              from your backend"
                 .to_owned()
         }
-        Refusal::Invalid("a key for another kind of token") => {
+        TokenError::Invalid("a key for another kind of token") => {
             "subscription tokens are signed with auth.hmac_secret; set it (openssl rand -hex 32)".to_owned()
         }
-        _ => found(refusal, config),
+        _ => for_received_token(refusal, config),
     }
 }

@@ -7,7 +7,7 @@ use super::{VERSION, advice, banner, machine, secrets};
 use crate::{
     clock::Clock,
     config::{self, Config, Environment},
-    server::{self, Running},
+    server::{self, RunningServer},
 };
 
 /// Runs until a signal says stop.
@@ -24,16 +24,16 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
     config::warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
     // Who tries things out has few connections, and no use for advice on many.
     let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
-    machine::prepare(&config).iter().for_each(|warning| log::log!(level, "{warning}"));
-    machine::clock_is_wrong(clock.now()).iter().for_each(|warning| log::warn!("{warning}"));
+    machine::raise_open_file_limit(&config).iter().for_each(|warning| log::log!(level, "{warning}"));
+    machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("{warning}"));
     if environment == Environment::Development {
-        secrets::fill(&mut config)?;
+        secrets::fill_missing(&mut config)?;
     }
     let system = actix_rt::System::new();
     system.block_on(async move {
         // Before anybody can know that we listen: a signal without a handler would be the end.
         let mut signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
-        let running = server::start(config.clone(), clock).await.map_err(|error| advice::start(&error))?;
+        let running = server::start(config.clone(), clock).await.map_err(|error| advice::start_error(&error))?;
         log::info!("wardcast {VERSION} listens on {}", running.address);
         if environment == Environment::Development {
             // A hub whose output nobody reads is still a hub.
@@ -64,7 +64,7 @@ impl Signals {
         })
     }
 
-    async fn wait_for_stop(&mut self, running: &Running) {
+    async fn wait_for_stop(&mut self, running: &RunningServer) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -76,15 +76,15 @@ impl Signals {
 }
 
 /// Each by itself: a fault of the one does not keep the other from changing.
-fn reload(running: &Running) {
+fn reload(running: &RunningServer) {
     match running.reload_certificate() {
         Ok(true) => log::info!("the certificate was read again"),
         Ok(false) => {}
-        Err(bad) => log::error!("the certificate stays as it was: {}", advice::certificate(&bad)),
+        Err(bad) => log::error!("the certificate stays as it was: {}", advice::certificate_error(&bad)),
     }
     match running.reload_users() {
         Ok(true) => log::info!("the login file was read again"),
         Ok(false) => {}
-        Err(bad) => log::error!("the users stay as they were: {}", advice::users(&bad)),
+        Err(bad) => log::error!("the users stay as they were: {}", advice::users_file_error(&bad)),
     }
 }

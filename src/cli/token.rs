@@ -5,18 +5,18 @@ use std::{fmt::Display, sync::Arc};
 use serde_json::value::RawValue;
 
 use super::{
-    Outcome,
+    CommandResult,
     arguments::{GrantArguments, TokenArguments},
-    remedy::{self, Kind},
+    remedy::{self, TokenKind},
 };
 use crate::{
-    auth::{Permissions, Signer, Verifier, login::UserClaims},
+    auth::{Permissions, Signer, Verifier, users::UserClaims},
     clock::Clock,
     config::Config,
 };
 
 /// What to do where nothing is configured that could sign.
-const NO_SECRET: &str = "auth.hmac_secret is not set, so no hub would take the token. Give the hub and this command the same \
+const NO_SIGNING_KEY: &str = "auth.hmac_secret is not set, so no hub would take the token. Give the hub and this command the same \
     one: WARDCAST_AUTH__HMAC_SECRET=$(openssl rand -hex 32), or --config FILE with the hub's file. A development hub without one \
     makes its own for each run, and prints a token that is good for that run";
 
@@ -34,33 +34,35 @@ pub(super) fn signer(config: &Config) -> Option<Signer> {
 }
 
 /// `token`.
-pub(super) fn make(config: &Config, wanted: &TokenArguments) -> Outcome {
-    let why_not = if config.auth.keys.is_empty() { NO_SECRET } else { KEYS_ONLY };
+pub(super) fn create(config: &Config, arguments: &TokenArguments) -> CommandResult {
+    let why_not = if config.auth.keys.is_empty() { NO_SIGNING_KEY } else { KEYS_ONLY };
     let signer = signer(config).ok_or(why_not)?;
-    let claims = claims(&wanted.grants)?;
-    let TokenArguments { user, ttl, subscription, .. } = wanted;
+    let claims = claims_from_arguments(&arguments.grants)?;
+    let TokenArguments { user, ttl, subscription, .. } = arguments;
     let (token, kind) = match subscription {
-        Some(channel) => (signer.sign_subscription(user, channel, *ttl, claims.info.as_deref()), Kind::Subscription),
-        None => (signer.sign_for_user(user, *ttl, &claims), Kind::Connection),
+        Some(channel) => {
+            (signer.sign_subscription(user, channel, *ttl, claims.info.as_deref()), TokenKind::Subscription)
+        }
+        None => (signer.sign_for_user(user, *ttl, &claims), TokenKind::Connection),
     };
     let token = token.map_err(|error| error.to_string())?;
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(config, permissions, Clock::default()).map_err(|bad| bad.to_string())?;
-    let judged = match kind {
-        Kind::Connection => verifier.verify(&token).map(drop),
-        Kind::Subscription => verifier.verify_subscription(&token).map(drop),
+    let verified = match kind {
+        TokenKind::Connection => verifier.verify(&token).map(drop),
+        TokenKind::Subscription => verifier.verify_subscription(&token).map(drop),
     };
-    match judged {
+    match verified {
         Ok(()) => Ok(format!("{token}\n")),
         Err(refusal) => {
-            let remedy = remedy::made(&refusal, config);
+            let remedy = remedy::for_created_token(&refusal, config);
             Err(format!("no hub with this configuration would take the token ({refusal}): {remedy}").into())
         }
     }
 }
 
 /// What `--channel`, `--caps` and `--info` come to; whether a token may say it is for the verifier, or for the login file.
-pub(super) fn claims(grants: &GrantArguments) -> Result<UserClaims, String> {
+pub(super) fn claims_from_arguments(grants: &GrantArguments) -> Result<UserClaims, String> {
     let raw = |what: &str, json: &str| {
         let wrong = |error: &dyn Display| format!("{what} is no JSON: {error}");
         RawValue::from_string(json.to_owned()).map_err(|error| wrong(&error))

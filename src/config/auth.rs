@@ -11,14 +11,14 @@ use crate::clock::Millis;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Auth {
+pub struct AuthConfig {
     pub hmac_secret: Secret,
-    pub keys: Vec<Key>,
-    #[serde(deserialize_with = "value::text")]
+    pub keys: Vec<KeyConfig>,
+    #[serde(deserialize_with = "value::optional_text")]
     pub typ: Option<String>,
-    #[serde(deserialize_with = "value::text")]
+    #[serde(deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
-    #[serde(deserialize_with = "value::text")]
+    #[serde(deserialize_with = "value::optional_text")]
     pub audience: Option<String>,
     pub required_claims: Vec<RequiredClaim>,
     #[serde(with = "value::duration")]
@@ -27,8 +27,8 @@ pub struct Auth {
     pub clock_skew: Duration,
     pub doors: Vec<Door>,
     pub cookie: String,
-    pub reject: Reject,
-    pub anonymous: Anonymous,
+    pub reject: RejectMode,
+    pub anonymous: AnonymousAccess,
     pub require_token_per_message: bool,
     #[serde(with = "value::duration")]
     pub ticket_ttl: Duration,
@@ -41,30 +41,30 @@ pub struct Auth {
 /// One of `[[auth.keys]]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct Key {
+pub struct KeyConfig {
     /// `kid` of the tokens it verifies. A JWKS file brings the ids of its keys.
     #[serde(default)]
     pub id: String,
     /// The one algorithm of the key; may be left out where a JWK says it (`alg`).
     pub algorithm: Option<KeyAlgorithm>,
     /// PEM of the public key, or the secret itself for HS*.
-    #[serde(default, deserialize_with = "value::path")]
+    #[serde(default, deserialize_with = "value::optional_path")]
     pub file: Option<PathBuf>,
     /// A JWK (RFC 7517) as JSON.
     #[serde(default)]
     pub jwk: Secret,
     /// File of a JWK set (RFC 7517 §5).
-    #[serde(default, deserialize_with = "value::path")]
+    #[serde(default, deserialize_with = "value::optional_path")]
     pub jwks: Option<PathBuf>,
     /// From here on the key verifies nothing and what it has verified ends, in milliseconds since the epoch.
-    #[serde(default, deserialize_with = "value::instant")]
+    #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<Millis>,
     /// Tokens of this issuer only.
-    #[serde(default, deserialize_with = "value::text")]
+    #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
     /// Which kind of token it verifies.
     #[serde(default)]
-    pub purpose: Purpose,
+    pub purpose: KeyPurpose,
 }
 
 /// Signature algorithms (RFC 7518 §3.1, RFC 8037).
@@ -89,7 +89,7 @@ pub enum KeyAlgorithm {
 /// What the tokens of a key may be used for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum Purpose {
+pub enum KeyPurpose {
     /// Both of the below.
     #[default]
     Any,
@@ -135,7 +135,7 @@ pub enum Door {
 /// How a handshake with a bad token is refused.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum Reject {
+pub enum RejectMode {
     /// 401 before the upgrade.
     Http,
     /// 101, and closed 3500 at once.
@@ -145,7 +145,7 @@ pub enum Reject {
 /// Who gets a session without being a user.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
-pub enum Anonymous {
+pub enum AnonymousAccess {
     /// Nobody.
     Never,
     /// Whoever has a token with an empty `sub`.
@@ -158,8 +158,8 @@ pub enum Anonymous {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Login {
-    #[serde(deserialize_with = "value::path")]
+pub struct LoginConfig {
+    #[serde(deserialize_with = "value::optional_path")]
     pub users_file: Option<PathBuf>,
     pub demo_password: Secret,
     pub key: Secret,
@@ -172,9 +172,9 @@ pub struct Login {
     pub concurrency: usize,
 }
 
-impl Auth {
+impl AuthConfig {
     /// Whether tokens of our own login have all of `required_claims`.
-    pub fn login_has_required_claims(&self) -> bool {
+    pub fn login_tokens_have_required_claims(&self) -> bool {
         self.required_claims.iter().all(|claim| match claim {
             RequiredClaim::Exp | RequiredClaim::Iat => true,
             RequiredClaim::Iss => self.issuer.is_some(),
@@ -184,14 +184,14 @@ impl Auth {
     }
 }
 
-impl Login {
+impl LoginConfig {
     /// Whether anybody can log in.
-    pub fn is_open(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.users_file.is_some() || !self.demo_password.is_empty()
     }
 
     /// Whether a login may ask for the cookie: it is allowed, and a door of `doors` takes it.
-    pub fn has_cookie(&self, doors: &[Door]) -> bool {
+    pub fn can_set_cookie(&self, doors: &[Door]) -> bool {
         self.cookie && doors.contains(&Door::Cookie)
     }
 }

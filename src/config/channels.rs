@@ -11,10 +11,10 @@ use crate::channel::Pattern;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Channels {
+pub struct ChannelOptions {
     pub allow_subscribe: AllowSubscribe,
     pub allow_publish: AllowPublish,
-    #[serde(deserialize_with = "value::regex")]
+    #[serde(deserialize_with = "value::optional_pattern")]
     pub channel_regex: Option<Pattern>,
     pub history_size: usize,
     #[serde(with = "value::duration")]
@@ -32,7 +32,7 @@ pub struct Channels {
     pub allowed_delta_types: Vec<DeltaType>,
 }
 
-impl Channels {
+impl ChannelOptions {
     /// Whether publications are kept, and so have positions.
     pub fn has_history(&self) -> bool {
         self.history_size > 0
@@ -45,7 +45,7 @@ pub struct Namespace {
     /// What stands before the `:` of its channels.
     pub name: String,
     /// Its options; those that are not set are as in the embedded `[channels]`.
-    pub channels: Channels,
+    pub channels: ChannelOptions,
 }
 
 impl<'de> Deserialize<'de> for Namespace {
@@ -55,9 +55,9 @@ impl<'de> Deserialize<'de> for Namespace {
             Some(toml::Value::String(name)) => name,
             _ => return Err(D::Error::custom("a namespace has a name, as text")),
         };
-        let mut merged = load::default_channels();
+        let mut merged = load::default_channel_options();
         merged.extend(options);
-        let channels = Channels::deserialize(toml::Value::Table(merged))
+        let channels = ChannelOptions::deserialize(toml::Value::Table(merged))
             .map_err(|error| D::Error::custom(format!("namespace {name:?}: {}", error.message())))?;
         Ok(Self { name, channels })
     }

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{
-    Config, Fault, Faults,
-    keys::{defaults, is_secret, lookup, unknown},
-    source::{Setting, from_flag, from_variable, read_file},
+    Config, ConfigError, ConfigErrors,
+    keys::{default_table, describe_unknown, is_secret, lookup},
+    source::{Setting, parse_file, setting_from_flag, setting_from_variable},
     validate,
 };
 
@@ -26,13 +26,13 @@ pub enum Environment {
 }
 
 impl FromStr for Environment {
-    type Err = Fault;
+    type Err = ConfigError;
 
-    fn from_str(text: &str) -> Result<Self, Fault> {
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
         match text {
             "" | "development" => Ok(Self::Development),
             "production" => Ok(Self::Production),
-            other => Err(Fault::new(
+            other => Err(ConfigError::new(
                 "WARDCAST_ENV",
                 "the environment",
                 format!("{other:?} is neither \"development\" nor \"production\""),
@@ -55,36 +55,36 @@ pub struct Sources<'a> {
 }
 
 /// All sources, merged.
-pub(super) struct Merged {
+pub(super) struct MergedSettings {
     pub(super) table: Table,
     /// Where each value comes from that is not a default.
-    pub(super) places: BTreeMap<Vec<String>, String>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) setting_sources: BTreeMap<Vec<String>, String>,
+    pub(super) errors: Vec<ConfigError>,
 }
 
 /// What comes of all sources.
 #[derive(Debug)]
-pub struct Judged {
+pub struct LoadReport {
     /// What is good of them.
     pub config: Option<Config>,
     /// What is not.
-    pub faults: Vec<Fault>,
+    pub errors: Vec<ConfigError>,
     /// Where the values were set.
-    pub places: Places,
+    pub setting_sources: SettingSources,
 }
 
 /// Where each value comes from that is no default.
 #[derive(Debug)]
-pub struct Places(BTreeMap<String, String>);
+pub struct SettingSources(BTreeMap<String, String>);
 
-impl Places {
+impl SettingSources {
     /// Where a key was set, or the first of a section's keys.
     pub fn of(&self, key: &str) -> String {
         // An entry of a list is called by its index or its id: `auth.keys[1]`, `auth.keys "2026"`.
         let key = key.split([' ', '[']).next().unwrap_or_default();
         let is_below = |name: &str| name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        let place = self.0.iter().find(|(name, _)| is_below(name)).map(|(_, place)| place.clone());
-        place.unwrap_or_else(|| "the defaults".to_owned())
+        let source = self.0.iter().find(|(name, _)| is_below(name)).map(|(_, source)| source.clone());
+        source.unwrap_or_else(|| "the defaults".to_owned())
     }
 }
 
@@ -92,92 +92,93 @@ impl Places {
 ///
 /// # Errors
 /// All faults of all sources, and of the whole.
-pub fn load(sources: Sources<'_>) -> Result<Config, Faults> {
-    match judge(sources) {
-        Judged { config: Some(config), faults, .. } if faults.is_empty() => Ok(config),
-        Judged { faults, .. } => Err(Faults(faults)),
+pub fn load(sources: Sources<'_>) -> Result<Config, ConfigErrors> {
+    match load_with_errors(sources) {
+        LoadReport { config: Some(config), errors, .. } if errors.is_empty() => Ok(config),
+        LoadReport { errors, .. } => Err(ConfigErrors(errors)),
     }
 }
 
 /// The same for whoever wants to tell more faults than these.
-pub fn judge(sources: Sources<'_>) -> Judged {
+pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
     let environment = sources.environment;
-    let Merged { table, places, mut faults } = merge(sources);
-    let places = Places(places.into_iter().map(|(path, place)| (path.join("."), place)).collect());
+    let MergedSettings { table, setting_sources, mut errors } = merge(sources);
+    let setting_sources =
+        SettingSources(setting_sources.into_iter().map(|(path, source)| (path.join("."), source)).collect());
     let config = match Config::deserialize(Value::Table(table)) {
         Ok(config) => {
             let found = validate::validate(&config, environment).into_iter();
-            faults.extend(found.map(|fault| Fault { place: places.of(&fault.key), ..fault }));
+            errors.extend(found.map(|error| ConfigError { source: setting_sources.of(&error.key), ..error }));
             Some(config)
         }
         Err(error) => {
-            faults.push(Fault::new("", "all sources together", error.message()));
+            errors.push(ConfigError::new("", "all sources together", error.message()));
             None
         }
     };
-    Judged { config, faults, places }
+    LoadReport { config, errors, setting_sources }
 }
 
 /// What is good of all sources, later ones over earlier ones.
-pub(super) fn merge(sources: Sources<'_>) -> Merged {
-    let mut faults = Vec::new();
+pub(super) fn merge(sources: Sources<'_>) -> MergedSettings {
+    let mut errors = Vec::new();
     let environment = match sources.environment {
         Environment::Development => (DEVELOPMENT, "development.toml, which is built in"),
         Environment::Production => (PRODUCTION, "production.toml, which is built in"),
     };
-    let mut settings = read_file(environment.0, environment.1).unwrap_or_default();
+    let mut settings = parse_file(environment.0, environment.1).unwrap_or_default();
     // A line of a file that nobody has at hand helps nobody.
-    settings.iter_mut().for_each(|setting| setting.place = environment.1.to_owned());
+    settings.iter_mut().for_each(|setting| setting.source = environment.1.to_owned());
     if let Some(path) = sources.file {
         let name = path.display().to_string();
         let read = std::fs::read_to_string(path)
             .map_err(|error| {
-                Fault::new(
+                ConfigError::new(
                     "--config",
                     &name,
                     format!("cannot be read: {error}; name a TOML file that this user can read"),
                 )
             })
-            .and_then(|text| read_file(&text, &name));
+            .and_then(|text| parse_file(&text, &name));
         match read {
             Ok(read) => settings.extend(read),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    for variable in sources.variables.iter().filter_map(|(name, text)| from_variable(name, text)) {
+    for variable in sources.variables.iter().filter_map(|(name, text)| setting_from_variable(name, text)) {
         match variable {
             Ok(setting) => settings.push(setting),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    settings.extend(sources.flags.iter().map(|(key, text)| from_flag(key, text)));
-    let (mut table, mut places) = (defaults(), BTreeMap::new());
-    for Setting { path, value, place } in settings {
-        match try_alone(&path, &value) {
+    settings.extend(sources.flags.iter().map(|(key, text)| setting_from_flag(key, text)));
+    let (mut table, mut setting_sources) = (default_table(), BTreeMap::new());
+    for Setting { path, value, source } in settings {
+        match check_setting(&path, &value) {
             Ok(()) => {
-                set(&mut table, &path, value);
-                places.insert(path, place);
+                set_value(&mut table, &path, value);
+                setting_sources.insert(path, source);
             }
-            Err(problem) => faults.push(Fault::new(path.join("."), place, problem)),
+            Err(problem) => errors.push(ConfigError::new(path.join("."), source, problem)),
         }
     }
-    Merged { table, places, faults }
+    MergedSettings { table, setting_sources, errors }
 }
 
 /// The defaults alone. They are part of the program: a test proves that they parse.
-pub(super) fn embedded() -> Config {
-    Config::deserialize(Value::Table(defaults())).expect("config/default.toml has every key")
+pub(super) fn default_config() -> Config {
+    Config::deserialize(Value::Table(default_table())).expect("config/default.toml has every key")
 }
 
 /// The embedded `[channels]`, from which every namespace starts.
-pub(super) fn default_channels() -> Table {
-    match defaults().remove("channels") {
+pub(super) fn default_channel_options() -> Table {
+    match default_table().remove("channels") {
         Some(Value::Table(channels)) => channels,
         _ => Table::new(),
     }
 }
 
-pub(super) fn set(table: &mut Table, path: &[String], value: Value) {
+pub(super) fn set_value(table: &mut Table, path: &[String], value: Value) {
     match path {
         [] => {}
         [key] => {
@@ -185,21 +186,21 @@ pub(super) fn set(table: &mut Table, path: &[String], value: Value) {
         }
         [key, rest @ ..] => {
             if let Value::Table(inner) = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new())) {
-                set(inner, rest, value);
+                set_value(inner, rest, value);
             }
         }
     }
 }
 
 /// Judges one setting on top of the defaults.
-fn try_alone(path: &[String], value: &Value) -> Result<(), String> {
-    let mut table = defaults();
+fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
+    let mut table = default_table();
     let is_number = match lookup(&table, path) {
-        None => return Err(unknown(path)),
+        None => return Err(describe_unknown(path)),
         Some(Value::Table(_)) => return Err("is a section, not a value".to_owned()),
         Some(default) => default.is_integer(),
     };
-    set(&mut table, path, value.clone());
+    set_value(&mut table, path, value.clone());
     // serde quotes what it found; a secret of the wrong type must not be quoted.
     let is_keys = path.last().is_some_and(|key| key == "keys");
     match Config::deserialize(Value::Table(table)) {
@@ -229,18 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn the_embedded_files_have_every_key_and_only_known_ones() {
+    fn embedded_files_set_every_key_and_only_known_keys() {
         let config = Config::default();
         assert_eq!(config.limits.outbox_bytes, 1 << 20);
         for text in [DEVELOPMENT, PRODUCTION] {
-            for setting in read_file(text, "embedded").unwrap() {
-                try_alone(&setting.path, &setting.value).unwrap();
+            for setting in parse_file(text, "embedded").unwrap() {
+                check_setting(&setting.path, &setting.value).unwrap();
             }
         }
     }
 
     #[test]
-    fn variables_take_the_type_of_the_default() {
+    fn variable_is_parsed_as_the_type_of_the_default() {
         let config = load(sources(&[
             ("WARDCAST_SERVER__WORKERS", "3"),
             ("WARDCAST_SERVER__WEBSOCKET_PATHS", "/a, /b"),
@@ -256,16 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once_with_key_place_and_remedy() {
+    fn all_errors_are_reported_together_with_key_source_and_remedy() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "[server]\nworkers = \"many\"\n\n[limits]\nspeed = 1\n[api]\nkey = 12345\n").unwrap();
-        let faults = load(Sources {
+        let errors = load(Sources {
             file: Some(file.path()),
             ..sources(&[("WARDCAST_SERVER__BIND", "here"), ("WARDCAST_LOG__LEVEL", "loud")])
         })
         .unwrap_err();
-        let text = faults.to_string();
-        assert_eq!(faults.0.len(), 5, "{text}");
+        let text = errors.to_string();
+        assert_eq!(errors.0.len(), 5, "{text}");
         assert!(text.contains("server.workers") && text.contains(":2)"), "{text}");
         assert!(
             text.contains("limits.speed") && text.contains("known here: ") && text.contains("message_bytes"),
@@ -276,17 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_told_with_its_line() {
+    fn broken_file_is_reported_with_line_and_column() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "[server]\nbind = \n").unwrap();
-        let faults = load(Sources { file: Some(file.path()), ..sources(&[]) }).unwrap_err();
-        assert!(faults.to_string().contains(":2:8)"), "{faults}");
+        let errors = load(Sources { file: Some(file.path()), ..sources(&[]) }).unwrap_err();
+        assert!(errors.to_string().contains(":2:8)"), "{errors}");
     }
 
     #[test]
-    fn a_variable_with_one_underscore_too_few_is_not_passed_over() {
-        let faults = load(sources(&[("WARDCAST_SERVER_BIND", "127.0.0.1:0"), ("WARDCAST_PORT", "1")])).unwrap_err();
-        assert_eq!(faults.0.len(), 1, "{faults}");
-        assert!(faults.to_string().contains("WARDCAST_SERVER__BIND"), "{faults}");
+    fn variable_with_one_underscore_too_few_is_an_error() {
+        let errors = load(sources(&[("WARDCAST_SERVER_BIND", "127.0.0.1:0"), ("WARDCAST_PORT", "1")])).unwrap_err();
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        assert!(errors.to_string().contains("WARDCAST_SERVER__BIND"), "{errors}");
     }
 }

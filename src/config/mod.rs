@@ -3,7 +3,7 @@
 
 mod auth;
 mod channels;
-mod fault;
+mod error;
 mod keys;
 mod load;
 mod print;
@@ -21,16 +21,18 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use auth::{Anonymous, Auth, Door, Key, KeyAlgorithm, Login, Purpose, Reject, RequiredClaim};
-pub use channels::{AllowPublish, AllowRead, AllowSubscribe, Channels, DeltaType, Namespace, RecoveryMode};
-pub use fault::{Fault, Faults};
+pub use auth::{
+    AnonymousAccess, AuthConfig, Door, KeyAlgorithm, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim,
+};
+pub use channels::{AllowPublish, AllowRead, AllowSubscribe, ChannelOptions, DeltaType, Namespace, RecoveryMode};
+pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;
-pub use load::{Environment, Judged, Places, Sources, judge, load};
+pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
-pub(crate) use validate::KEY_ID_BYTES;
+pub(crate) use validate::MAX_KEY_ID_BYTES;
 pub use validate::warnings;
 pub use value::Secret;
-pub(crate) use weakness::{is_sample, weakness};
+pub(crate) use weakness::{find_weakness, is_published_sample};
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -38,22 +40,22 @@ pub(crate) use weakness::{is_sample, weakness};
 #[expect(missing_docs, reason = "each field is a section of config/default.toml and documented there")]
 pub struct Config {
     pub namespaces: Vec<Namespace>,
-    pub server: Server,
-    pub auth: Auth,
-    pub login: Login,
-    pub origins: Origins,
-    pub web: Web,
-    pub api: Api,
-    pub channels: Channels,
-    pub broker: Broker,
+    pub server: ServerConfig,
+    pub auth: AuthConfig,
+    pub login: LoginConfig,
+    pub origins: OriginsConfig,
+    pub web: WebConfig,
+    pub api: ApiConfig,
+    pub channels: ChannelOptions,
+    pub broker: BrokerConfig,
     pub limits: Limits,
-    pub log: Log,
+    pub log: LogConfig,
 }
 
 impl Default for Config {
     /// The embedded `config/default.toml`, without an environment's file.
     fn default() -> Self {
-        load::embedded()
+        load::default_config()
     }
 }
 
@@ -61,13 +63,13 @@ impl Default for Config {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Server {
-    #[serde(deserialize_with = "value::address")]
+pub struct ServerConfig {
+    #[serde(deserialize_with = "value::socket_address")]
     pub bind: SocketAddr,
     pub workers: usize,
     pub websocket_paths: Vec<String>,
     pub behind_tls: bool,
-    #[serde(deserialize_with = "value::text")]
+    #[serde(deserialize_with = "value::optional_text")]
     pub public_url: Option<String>,
     #[serde(deserialize_with = "value::networks")]
     pub trusted_proxies: Vec<IpNet>,
@@ -80,12 +82,12 @@ pub struct Server {
     pub pong_timeout: Duration,
     #[serde(with = "value::duration")]
     pub position_check_interval: Duration,
-    pub tls: Tls,
+    pub tls: TlsConfig,
 }
 
-impl Server {
+impl ServerConfig {
     /// Whether `address` is one of `trusted_proxies`.
-    pub fn trusts(&self, address: IpAddr) -> bool {
+    pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
@@ -95,10 +97,10 @@ impl Server {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Tls {
-    #[serde(deserialize_with = "value::path")]
+pub struct TlsConfig {
+    #[serde(deserialize_with = "value::optional_path")]
     pub cert: Option<PathBuf>,
-    #[serde(deserialize_with = "value::path")]
+    #[serde(deserialize_with = "value::optional_path")]
     pub key: Option<PathBuf>,
 }
 
@@ -106,7 +108,7 @@ pub struct Tls {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Origins {
+pub struct OriginsConfig {
     pub allowed: Vec<String>,
 }
 
@@ -114,7 +116,7 @@ pub struct Origins {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Web {
+pub struct WebConfig {
     pub demo_page: bool,
 }
 
@@ -122,7 +124,7 @@ pub struct Web {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Api {
+pub struct ApiConfig {
     pub key: Secret,
     pub body_bytes: usize,
 }
@@ -131,10 +133,10 @@ pub struct Api {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Broker {
+pub struct BrokerConfig {
     #[serde(rename = "type")]
     pub kind: BrokerKind,
-    pub redis: Redis,
+    pub redis: RedisConfig,
 }
 
 /// Which broker.
@@ -151,7 +153,7 @@ pub enum BrokerKind {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Redis {
+pub struct RedisConfig {
     /// A secret: it may carry a password.
     pub url: Secret,
     pub prefix: String,
@@ -204,6 +206,6 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
-pub struct Log {
+pub struct LogConfig {
     pub level: log::LevelFilter,
 }

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use toml::{Table, Value};
 
 use super::{
-    Faults, Sources,
-    keys::{DEFAULTS, defaults, is_secret, lookup},
-    load::{Merged, judge, merge},
+    ConfigErrors, Sources,
+    keys::{DEFAULTS, default_table, is_secret, lookup},
+    load::{MergedSettings, load_with_errors, merge},
 };
 
 /// Stands for a secret that is set.
@@ -18,15 +18,15 @@ const HIDDEN: &str = "\"<set>\"";
 ///
 /// # Errors
 /// All faults, if there is no such start.
-pub fn print(sources: Sources<'_>) -> Result<String, Faults> {
-    let faults = judge(sources.clone()).faults;
-    if !faults.is_empty() {
-        return Err(Faults(faults));
+pub fn print(sources: Sources<'_>) -> Result<String, ConfigErrors> {
+    let errors = load_with_errors(sources.clone()).errors;
+    if !errors.is_empty() {
+        return Err(ConfigErrors(errors));
     }
-    Ok(write(&merge(sources)))
+    Ok(render(&merge(sources)))
 }
 
-fn write(merged: &Merged) -> String {
+fn render(merged: &MergedSettings) -> String {
     let (mut text, mut section) = (String::new(), Vec::new());
     for line in DEFAULTS.lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
@@ -36,9 +36,9 @@ fn write(merged: &Merged) -> String {
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             let path: Vec<String> = section.iter().cloned().chain([key.to_owned()]).collect();
             let Some(value) = lookup(&merged.table, &path) else { continue };
-            let _ = write!(text, "{key} = {}", shown(&path, value));
-            let _ = match merged.places.get(&path) {
-                Some(place) => writeln!(text, "  # from {}", place.replace(char::is_control, "?")),
+            let _ = write!(text, "{key} = {}", render_value(&path, value));
+            let _ = match merged.setting_sources.get(&path) {
+                Some(source) => writeln!(text, "  # from {}", source.replace(char::is_control, "?")),
                 None => writeln!(text),
             };
         }
@@ -47,8 +47,8 @@ fn write(merged: &Merged) -> String {
 }
 
 /// The value, unless it is a secret.
-fn shown(path: &[String], value: &Value) -> String {
-    let is_default = lookup(&defaults(), path) == Some(value);
+fn render_value(path: &[String], value: &Value) -> String {
+    let is_default = lookup(&default_table(), path) == Some(value);
     if is_secret(path) && !is_default && value.as_str() != Some("") {
         return HIDDEN.to_owned();
     }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_printed_and_what_is_printed_can_be_read() {
+    fn every_key_is_printed_and_the_output_parses_to_the_same_values() {
         let table: Table = printed(&[], &[]).parse().unwrap();
         let sources = |environment| Sources { environment, file: None, variables: Vec::new(), flags: Vec::new() };
         assert_eq!(table, merge(sources(Environment::Development)).table);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_default_is_told_with_its_place_and_a_secret_not_at_all() {
+    fn changed_value_is_printed_with_its_source_and_a_secret_never() {
         let secret = "0123456789abcdef0123456789abcdef";
         let jwk = format!(r#"[{{"id":"a","algorithm":"HS256","jwk":"{{\"kty\":\"oct\",\"k\":\"{secret}\"}}"}}]"#);
         let url = format!("redis://:{secret}@redis");

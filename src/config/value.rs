@@ -57,22 +57,22 @@ pub(super) mod duration {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
-            .map_err(|fault| D::Error::custom(format!("{text:?} is no duration like \"8s\" or \"500ms\": {fault}")))
+            .map_err(|error| D::Error::custom(format!("{text:?} is no duration like \"8s\" or \"500ms\": {error}")))
     }
 }
 
 /// `""` is not set.
-pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(|text| Some(text).filter(|text| !text.is_empty()))
 }
 
 /// `""` is not set.
-pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    text(deserializer).map(|text| text.map(PathBuf::from))
+pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    optional_text(deserializer).map(|text| text.map(PathBuf::from))
 }
 
 /// Where to listen. A name is none: it may stand for several.
-pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(super) fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
         D::Error::custom(format!("{text:?} is no address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
@@ -91,12 +91,12 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 }
 
 /// A regular expression for a whole name; `""` is not set.
-pub(super) fn regex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
-    text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()
+pub(super) fn optional_pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
+    optional_text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()
 }
 
 /// A point in time as RFC 3339 writes it, as text or as TOML's own type; `""` is not set.
-pub(super) fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
+pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
     let text = match toml::Value::deserialize(deserializer)? {
         toml::Value::String(text) => text,
         toml::Value::Datetime(instant) => instant.to_string(),

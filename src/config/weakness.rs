@@ -1,7 +1,7 @@
 //! What makes a secret one that others guess: too short, too regular, or printed in some documentation.
 
 /// Secrets from documentation and tutorials; whoever guesses begins with them. Compared without case.
-const SAMPLES: [&str; 27] = [
+const PUBLISHED_SAMPLES: [&str; 27] = [
     "secret",
     "changeme",
     "password",
@@ -39,17 +39,19 @@ const SAMPLES: [&str; 27] = [
 ];
 
 /// The longest text that, said again and again, is no secret.
-const PERIOD: usize = 8;
+const MAX_REPEATED_BYTES: usize = 8;
 
 /// Why a secret would be guessed, in words that do not quote it; `at_least` is the fewest bytes it must have.
-pub(crate) fn weakness(secret: &[u8], at_least: usize) -> Option<String> {
-    if is_sample(secret) {
+pub(crate) fn find_weakness(secret: &[u8], at_least: usize) -> Option<String> {
+    if is_published_sample(secret) {
         Some("is a sample that everybody knows".to_owned())
     } else if secret.starts_with(b"-----BEGIN") {
         Some("is a PEM file, which everybody may know, not a secret".to_owned())
     } else if secret.len() < at_least {
         Some(format!("has {} bytes and must have at least {at_least}", secret.len()))
-    } else if (1..=PERIOD).any(|period| secret.iter().zip(secret.iter().skip(period)).all(|(one, next)| one == next)) {
+    } else if (1..=MAX_REPEATED_BYTES)
+        .any(|period| secret.iter().zip(secret.iter().skip(period)).all(|(one, next)| one == next))
+    {
         Some("is one short text repeated".to_owned())
     } else {
         None
@@ -57,8 +59,8 @@ pub(crate) fn weakness(secret: &[u8], at_least: usize) -> Option<String> {
 }
 
 /// Whether the text is printed somewhere as an example.
-pub(crate) fn is_sample(secret: &[u8]) -> bool {
-    SAMPLES.iter().any(|sample| secret.eq_ignore_ascii_case(sample.as_bytes()))
+pub(crate) fn is_published_sample(secret: &[u8]) -> bool {
+    PUBLISHED_SAMPLES.iter().any(|sample| secret.eq_ignore_ascii_case(sample.as_bytes()))
 }
 
 #[cfg(test)]
@@ -66,8 +68,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_regular_and_printed_secrets_are_weak() {
-        for weak in SAMPLES.iter().map(|sample| sample.to_uppercase()).chain([
+    fn short_repetitive_and_published_secrets_are_weak() {
+        for weak in PUBLISHED_SAMPLES.iter().map(|sample| sample.to_uppercase()).chain([
             String::new(),
             "x".repeat(31),
             "x".repeat(64),
@@ -75,9 +77,9 @@ mod tests {
             "\0".repeat(32),
             format!("-----BEGIN PUBLIC KEY-----\n{}", "MFkw".repeat(20)),
         ]) {
-            assert!(weakness(weak.as_bytes(), 32).is_some(), "{weak}");
+            assert!(find_weakness(weak.as_bytes(), 32).is_some(), "{weak}");
         }
-        assert_eq!(weakness(b"0123456789abcdef0123456789abcdef", 32), None);
-        assert!(weakness(b"0123456789abcdef0123456789abcdef", 48).is_some(), "short for SHA-384");
+        assert_eq!(find_weakness(b"0123456789abcdef0123456789abcdef", 32), None);
+        assert!(find_weakness(b"0123456789abcdef0123456789abcdef", 48).is_some(), "short for SHA-384");
     }
 }

@@ -2,69 +2,69 @@
 
 use super::{DIGITS, checksum};
 
-/// Why a delta makes nothing of an origin.
+/// Why a delta makes nothing of an base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadDelta {
+pub enum DeltaError {
     /// A number is missing, is over 32 bits, or is not followed by what belongs there.
     #[error("no delta: it has another form")]
-    Form,
+    Malformed,
     /// The target would be longer than the caller takes.
     #[error("the target is too long")]
-    TooLong,
-    /// A copy reaches over the end of the origin.
-    #[error("a copy reaches over the end of the origin")]
-    Copy,
+    TargetTooLong,
+    /// A copy reaches over the end of the base.
+    #[error("a copy reaches over the end of the base")]
+    CopyOutOfRange,
     /// The target has another length than the delta says.
     #[error("the target has another length than the delta says")]
-    Length,
-    /// The target has another checksum: the delta is for another origin.
+    LengthMismatch,
+    /// The target has another checksum: the delta is for another base.
     #[error("the target has another checksum than the delta says")]
-    Checksum,
+    ChecksumMismatch,
 }
 
-/// The target that `delta` makes from `origin`.
+/// The target that `delta` makes from `base`.
 ///
 /// # Errors
-/// [`BadDelta`], and never more than `most_bytes` are taken, whatever the delta says.
-pub fn decode(origin: &[u8], delta: &[u8], most_bytes: usize) -> Result<Vec<u8>, BadDelta> {
+/// [`DeltaError`], and never more than `max_bytes` are taken, whatever the delta says.
+pub fn decode(base: &[u8], delta: &[u8], max_bytes: usize) -> Result<Vec<u8>, DeltaError> {
     let mut rest = delta;
-    let (length, b'\n') = step(&mut rest)? else { return Err(BadDelta::Form) };
-    if length > most_bytes {
-        return Err(BadDelta::TooLong);
+    let (length, b'\n') = take_number(&mut rest)? else { return Err(DeltaError::Malformed) };
+    if length > max_bytes {
+        return Err(DeltaError::TargetTooLong);
     }
     let mut target = Vec::new();
     loop {
-        let (number, mark) = step(&mut rest)?;
+        let (number, mark) = take_number(&mut rest)?;
         let piece = match mark {
             b'@' => {
-                let (offset, b',') = step(&mut rest)? else { return Err(BadDelta::Form) };
-                origin.get(offset..).and_then(|from| from.get(..number)).ok_or(BadDelta::Copy)?
+                let (offset, b',') = take_number(&mut rest)? else { return Err(DeltaError::Malformed) };
+                base.get(offset..).and_then(|from| from.get(..number)).ok_or(DeltaError::CopyOutOfRange)?
             }
             b':' => {
-                let (piece, after) = rest.split_at_checked(number).ok_or(BadDelta::Form)?;
+                let (piece, after) = rest.split_at_checked(number).ok_or(DeltaError::Malformed)?;
                 rest = after;
                 piece
             }
-            b';' if !rest.is_empty() => return Err(BadDelta::Form),
-            b';' if target.len() != length => return Err(BadDelta::Length),
-            b';' if checksum(&target) as usize != number => return Err(BadDelta::Checksum),
+            b';' if !rest.is_empty() => return Err(DeltaError::Malformed),
+            b';' if target.len() != length => return Err(DeltaError::LengthMismatch),
+            b';' if checksum(&target) as usize != number => return Err(DeltaError::ChecksumMismatch),
             b';' => return Ok(target),
-            _ => return Err(BadDelta::Form),
+            _ => return Err(DeltaError::Malformed),
         };
         if piece.len() > length - target.len() {
-            return Err(BadDelta::Length);
+            return Err(DeltaError::LengthMismatch);
         }
         target.extend_from_slice(piece);
     }
 }
 
 /// Takes a number and the mark behind it.
-fn step(rest: &mut &[u8]) -> Result<(usize, u8), BadDelta> {
+fn take_number(rest: &mut &[u8]) -> Result<(usize, u8), DeltaError> {
     let digits = rest.iter().map_while(|byte| DIGITS.binary_search(byte).ok());
     let (count, number) =
         digits.take(7).fold((0, 0_u64), |(count, number), digit| (count + 1, number << 6 | digit as u64));
-    let number = u32::try_from(number).map_err(|_| BadDelta::Form)?;
-    let (mark, after) = rest[count..].split_first().filter(|_| count > 0).ok_or(BadDelta::Form)?;
+    let number = u32::try_from(number).map_err(|_| DeltaError::Malformed)?;
+    let (mark, after) = rest[count..].split_first().filter(|_| count > 0).ok_or(DeltaError::Malformed)?;
     *rest = after;
     Ok((number as usize, *mark))
 }

@@ -1,46 +1,46 @@
-//! Making a delta: the ends that are the same, and between them what stands anywhere in the origin.
+//! Making a delta: the ends that are the same, and between them what stands anywhere in the base.
 
-use super::{DIGITS, MOST_BYTES, checksum};
+use super::{DIGITS, MAX_BYTES, checksum};
 
 /// What is looked for at once. Shorter would find more and is seldom worth a copy's eight to twelve bytes.
 const WINDOW: usize = 16;
 
-/// How many places of the origin are tried for a window. Data that repeats itself, or that was made so that all windows
+/// How many places of the base are tried for a window. Data that repeats itself, or that was made so that all windows
 /// look alike, costs no more than this for each of its bytes.
-const TRIES: usize = 16;
+const MAX_CANDIDATES: usize = 16;
 
 /// No place: the end of a list of places.
-const NOWHERE: u32 = u32::MAX;
+const NO_PLACE: u32 = u32::MAX;
 
-/// The delta that makes `target` from `origin`; `None` when it would not be shorter than the target, or when one of the two
-/// is longer than [`MOST_BYTES`]: then the target is sent as it is.
+/// The delta that makes `target` from `base`; `None` when it would not be shorter than the target, or when one of the two
+/// is longer than [`MAX_BYTES`]: then the target is sent as it is.
 ///
 /// A target in UTF-8 is cut at code points only, so that its delta is UTF-8, too, and fits into a JSON string. Takes time and
 /// memory linear in the lengths, whatever the bytes are.
 #[must_use]
-pub fn encode(origin: &[u8], target: &[u8]) -> Option<Vec<u8>> {
-    if origin.len().max(target.len()) > MOST_BYTES {
+pub fn encode(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+    if base.len().max(target.len()) > MAX_BYTES {
         return None;
     }
-    Some(whole(origin, target)).filter(|delta| delta.len() < target.len())
+    Some(encode_always(base, target)).filter(|delta| delta.len() < target.len())
 }
 
 /// The same, worth it or not.
-pub(super) fn whole(origin: &[u8], target: &[u8]) -> Vec<u8> {
-    let mut writer = Writer::new(origin, target);
-    let end = writer.same_ends();
-    if end - writer.done >= WINDOW && origin.len() >= WINDOW {
+pub(super) fn encode_always(base: &[u8], target: &[u8]) -> Vec<u8> {
+    let mut writer = DeltaWriter::new(base, target);
+    let end = writer.copy_prefix_and_find_suffix();
+    if end - writer.written >= WINDOW && base.len() >= WINDOW {
         writer.search(end);
     }
     let suffix = target.len() - end;
-    writer.copy_if_shorter(Match { offset: origin.len() - suffix, start: end, end: target.len() });
+    writer.copy_if_shorter(CommonRange { offset: base.len() - suffix, start: end, end: target.len() });
     writer.finish()
 }
 
-/// Bytes of the target that stand in the origin.
+/// Bytes of the target that stand in the base.
 #[derive(Clone, Copy)]
-struct Match {
-    /// Where in the origin.
+struct CommonRange {
+    /// Where in the base.
     offset: usize,
     /// Where in the target they begin.
     start: usize,
@@ -48,140 +48,141 @@ struct Match {
     end: usize,
 }
 
-impl Match {
+impl CommonRange {
     fn len(self) -> usize {
         self.end.saturating_sub(self.start)
     }
 }
 
-struct Writer<'a> {
-    origin: &'a [u8],
+struct DeltaWriter<'a> {
+    base: &'a [u8],
     target: &'a [u8],
     is_text: bool,
     /// How much of the target is written.
-    done: usize,
+    written: usize,
     delta: Vec<u8>,
 }
 
-impl<'a> Writer<'a> {
-    fn new(origin: &'a [u8], target: &'a [u8]) -> Self {
+impl<'a> DeltaWriter<'a> {
+    fn new(base: &'a [u8], target: &'a [u8]) -> Self {
         let mut delta = Vec::with_capacity(64);
-        number(&mut delta, target.len());
+        push_number(&mut delta, target.len());
         delta.push(b'\n');
-        Self { origin, target, is_text: std::str::from_utf8(target).is_ok(), done: 0, delta }
+        Self { base, target, is_text: std::str::from_utf8(target).is_ok(), written: 0, delta }
     }
 
     /// Writes what both begin with, and says where in the target begins what both end with.
-    fn same_ends(&mut self) -> usize {
-        let same = same_length(self.origin, self.target);
-        self.copy_if_shorter(self.cut(Match { offset: 0, start: 0, end: same }));
-        let same = same_length_back(&self.origin[self.done..], &self.target[self.done..]);
-        let (offset, start) = (self.origin.len() - same, self.target.len() - same);
-        self.cut(Match { offset, start, end: self.target.len() }).start
+    fn copy_prefix_and_find_suffix(&mut self) -> usize {
+        let same = common_prefix_len(self.base, self.target);
+        self.copy_if_shorter(self.trim_to_chars(CommonRange { offset: 0, start: 0, end: same }));
+        let same = common_suffix_len(&self.base[self.written..], &self.target[self.written..]);
+        let (offset, start) = (self.base.len() - same, self.target.len() - same);
+        self.trim_to_chars(CommonRange { offset, start, end: self.target.len() }).start
     }
 
-    /// Looks for what stands in the target up to `end` and anywhere in the origin.
+    /// Looks for what stands in the target up to `end` and anywhere in the base.
     fn search(&mut self, end: usize) {
-        let places = Places::of(self.origin);
-        let mut at = self.done;
+        let places = WindowIndex::new(self.base);
+        let mut at = self.written;
         while let Some(window) = self.target[..end].get(at..).and_then(|rest| rest.first_chunk()) {
-            let candidates = places.of_window(window).map(|offset| self.extend(offset, at, end));
+            let candidates = places.places_of(window).map(|offset| self.extend_match(offset, at, end));
             let longest = candidates.max_by_key(|found| found.len());
             at = match longest {
-                Some(found) if self.copy_if_shorter(found) => self.done,
+                Some(found) if self.copy_if_shorter(found) => self.written,
                 _ => at + 1,
             };
         }
     }
 
-    /// All that is the same around `offset` in the origin and `at` in the target.
-    fn extend(&self, offset: usize, at: usize, end: usize) -> Match {
-        let back = same_length_back(&self.origin[..offset], &self.target[self.done..at]);
-        let length = same_length(&self.origin[offset..], &self.target[at..end]);
-        self.cut(Match { offset: offset - back, start: at - back, end: at + length })
+    /// All that is the same around `offset` in the base and `at` in the target.
+    fn extend_match(&self, offset: usize, at: usize, end: usize) -> CommonRange {
+        let back = common_suffix_len(&self.base[..offset], &self.target[self.written..at]);
+        let length = common_prefix_len(&self.base[offset..], &self.target[at..end]);
+        self.trim_to_chars(CommonRange { offset: offset - back, start: at - back, end: at + length })
     }
 
     /// Takes off both ends what is only a part of a code point.
-    fn cut(&self, found: Match) -> Match {
+    fn trim_to_chars(&self, found: CommonRange) -> CommonRange {
         let is_inside = |at: usize| self.is_text && self.target.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
-        let Match { mut offset, mut start, mut end } = found;
+        let CommonRange { mut offset, mut start, mut end } = found;
         while start < end && is_inside(start) {
             (start, offset) = (start + 1, offset + 1);
         }
         while end > start && is_inside(end) {
             end -= 1;
         }
-        Match { offset, start, end }
+        CommonRange { offset, start, end }
     }
 
     /// Writes what comes before `found` as an insert and `found` as a copy, unless inserting it would be shorter.
-    fn copy_if_shorter(&mut self, found: Match) -> bool {
-        let before = found.start.saturating_sub(self.done);
+    fn copy_if_shorter(&mut self, found: CommonRange) -> bool {
+        let before = found.start.saturating_sub(self.written);
         // The copy's two numbers and two marks, and the head of an insert that it ends.
-        let cost = digits(found.len()) + digits(found.offset) + 3 + digits(before);
+        let cost = digit_count(found.len()) + digit_count(found.offset) + 3 + digit_count(before);
         if found.len() < cost {
             return false;
         }
         self.insert_up_to(found.start);
-        number(&mut self.delta, found.len());
+        push_number(&mut self.delta, found.len());
         self.delta.push(b'@');
-        number(&mut self.delta, found.offset);
+        push_number(&mut self.delta, found.offset);
         self.delta.push(b',');
-        self.done = found.end;
+        self.written = found.end;
         true
     }
 
     fn insert_up_to(&mut self, end: usize) {
-        if self.done < end {
-            number(&mut self.delta, end - self.done);
+        if self.written < end {
+            push_number(&mut self.delta, end - self.written);
             self.delta.push(b':');
-            self.delta.extend_from_slice(&self.target[self.done..end]);
-            self.done = end;
+            self.delta.extend_from_slice(&self.target[self.written..end]);
+            self.written = end;
         }
     }
 
     fn finish(mut self) -> Vec<u8> {
         self.insert_up_to(self.target.len());
-        number(&mut self.delta, checksum(self.target) as usize);
+        push_number(&mut self.delta, checksum(self.target) as usize);
         self.delta.push(b';');
         self.delta
     }
 }
 
-/// Where in the origin a window stands that begins at a multiple of its length: lists of places, by hash.
-struct Places {
+/// Where in the base a window stands that begins at a multiple of its length: lists of places, by hash.
+struct WindowIndex {
     /// For each hash the last place.
     last: Vec<u32>,
     /// For each place the one before it with its hash.
-    before: Vec<u32>,
+    previous: Vec<u32>,
     /// The places' windows.
     windows: Vec<u128>,
     /// How far a hash is shifted to be an index.
     shift: u32,
 }
 
-impl Places {
-    fn of(origin: &[u8]) -> Self {
+impl WindowIndex {
+    fn new(base: &[u8]) -> Self {
         let windows: Vec<u128> =
-            origin.as_chunks::<WINDOW>().0.iter().map(|window| u128::from_le_bytes(*window)).collect();
+            base.as_chunks::<WINDOW>().0.iter().map(|window| u128::from_le_bytes(*window)).collect();
         let size = windows.len().next_power_of_two().max(2);
         let shift = u64::BITS - size.trailing_zeros();
-        let mut places = Self { last: vec![NOWHERE; size], before: Vec::with_capacity(windows.len()), windows, shift };
+        let mut places =
+            Self { last: vec![NO_PLACE; size], previous: Vec::with_capacity(windows.len()), windows, shift };
         // From the end, so that the first places are tried first.
-        places.before.resize(places.windows.len(), NOWHERE);
+        places.previous.resize(places.windows.len(), NO_PLACE);
         for place in (0..places.windows.len()).rev() {
             let hash = places.hash(places.windows[place]);
-            places.before[place] = std::mem::replace(&mut places.last[hash], place as u32);
+            places.previous[place] = std::mem::replace(&mut places.last[hash], place as u32);
         }
         places
     }
 
     /// Where `window` stands.
-    fn of_window(&self, window: &[u8; WINDOW]) -> impl Iterator<Item = usize> {
+    fn places_of(&self, window: &[u8; WINDOW]) -> impl Iterator<Item = usize> {
         let window = u128::from_le_bytes(*window);
-        let place = |place: &u32| (*place != NOWHERE).then_some(*place);
+        let place = |place: &u32| (*place != NO_PLACE).then_some(*place);
         let first = place(&self.last[self.hash(window)]);
-        let places = std::iter::successors(first, move |at| place(&self.before[*at as usize])).take(TRIES);
+        let places = std::iter::successors(first, move |at| place(&self.previous[*at as usize])).take(MAX_CANDIDATES);
         places.filter(move |at| self.windows[*at as usize] == window).map(|at| at as usize * WINDOW)
     }
 
@@ -193,7 +194,7 @@ impl Places {
 }
 
 /// How many bytes are the same from the beginning.
-fn same_length(a: &[u8], b: &[u8]) -> usize {
+fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
     const STEP: usize = 16;
     let steps = a.as_chunks::<STEP>().0.iter().zip(b.as_chunks::<STEP>().0);
     let sure = steps.take_while(|(a, b)| a == b).count() * STEP;
@@ -201,7 +202,7 @@ fn same_length(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// How many bytes are the same from the end.
-fn same_length_back(a: &[u8], b: &[u8]) -> usize {
+fn common_suffix_len(a: &[u8], b: &[u8]) -> usize {
     const STEP: usize = 16;
     let steps = a.as_rchunks::<STEP>().1.iter().rev().zip(b.as_rchunks::<STEP>().1.iter().rev());
     let sure = steps.take_while(|(a, b)| a == b).count() * STEP;
@@ -210,13 +211,13 @@ fn same_length_back(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// Appends a number in base 64.
-fn number(into: &mut Vec<u8>, number: usize) {
-    for place in (0..digits(number)).rev() {
+fn push_number(into: &mut Vec<u8>, number: usize) {
+    for place in (0..digit_count(number)).rev() {
         into.push(DIGITS[(number >> (6 * place)) & 63]);
     }
 }
 
 /// How many digits a number has.
-fn digits(number: usize) -> usize {
+fn digit_count(number: usize) -> usize {
     ((usize::BITS - number.leading_zeros()) as usize).div_ceil(6).max(1)
 }

@@ -7,11 +7,11 @@
 mod decode;
 mod encode;
 
-pub use decode::{BadDelta, decode};
+pub use decode::{DeltaError, decode};
 pub use encode::encode;
 
 /// Longer data is sent in full: offsets stay inside the signed 32 bits that a browser computes in.
-pub const MOST_BYTES: usize = 16 << 20;
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// Fossil's digits, in the order of their ASCII codes.
 const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";

@@ -2,14 +2,14 @@
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::{BadDelta, MOST_BYTES, decode, encode, encode::whole};
+use super::{DeltaError, MAX_BYTES, decode, encode, encode::encode_always};
 
 /// A target and what it was made from, by changing pieces of it.
 fn similar(piece: impl Strategy<Value = Vec<u8>> + 'static) -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let piece = piece.boxed();
     let changes = vec((any::<Index>(), any::<Index>(), piece.clone()), 0..5);
     (vec(piece, 0..60), changes).prop_map(|(pieces, changes)| {
-        let (origin, mut target) = (pieces.concat(), pieces);
+        let (base, mut target) = (pieces.concat(), pieces);
         for (from, to, piece) in changes {
             let (from, to) = (from.index(target.len() + 1), to.index(target.len() + 1));
             let moved: Vec<Vec<u8>> = target.drain(from.min(to)..from.max(to)).collect();
@@ -20,7 +20,7 @@ fn similar(piece: impl Strategy<Value = Vec<u8>> + 'static) -> impl Strategy<Val
                 _ => {}
             }
         }
-        (origin, target.concat())
+        (base, target.concat())
     })
 }
 
@@ -34,51 +34,51 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_delta_makes_its_target_from_its_origin((origin, target) in bytes()) {
-        let delta = whole(&origin, &target);
-        prop_assert_eq!(decode(&origin, &delta, target.len()), Ok(target.clone()));
-        prop_assert_eq!(encode(&origin, &target), Some(delta).filter(|delta| delta.len() < target.len()));
+    fn applying_a_delta_to_its_base_yields_the_target((base, target) in bytes()) {
+        let delta = encode_always(&base, &target);
+        prop_assert_eq!(decode(&base, &delta, target.len()), Ok(target.clone()));
+        prop_assert_eq!(encode(&base, &target), Some(delta).filter(|delta| delta.len() < target.len()));
     }
 
     #[test]
-    fn a_delta_of_text_is_text((origin, target) in similar("[a-cäöλ語𝄞]{0,9}".prop_map(String::into_bytes))) {
-        let delta = whole(&origin, &target);
+    fn a_delta_of_utf8_is_utf8((base, target) in similar("[a-cäöλ語𝄞]{0,9}".prop_map(String::into_bytes))) {
+        let delta = encode_always(&base, &target);
         prop_assert!(std::str::from_utf8(&delta).is_ok(), "{}", String::from_utf8_lossy(&delta));
-        prop_assert_eq!(decode(&origin, &delta, target.len()), Ok(target));
+        prop_assert_eq!(decode(&base, &delta, target.len()), Ok(target));
     }
 
     #[test]
-    fn a_delta_of_text_is_text_whatever_the_origin_is(origin in vec(any::<u8>(), 0..99), text in "[äöλ語𝄞]{0,40}", cut in any::<Index>()) {
-        // The origin ends or begins inside a code point.
+    fn a_delta_of_utf8_is_utf8_for_any_base(base in vec(any::<u8>(), 0..99), text in "[äöλ語𝄞]{0,40}", cut in any::<Index>()) {
+        // The base ends or begins inside a code point.
         let target = text.as_bytes();
         let cut = cut.index(target.len() + 1);
-        for origin in [[&origin, &target[..cut]].concat(), [&target[cut..], &origin].concat()] {
-            let delta = whole(&origin, target);
+        for base in [[&base, &target[..cut]].concat(), [&target[cut..], &base].concat()] {
+            let delta = encode_always(&base, target);
             prop_assert!(std::str::from_utf8(&delta).is_ok(), "{}", String::from_utf8_lossy(&delta));
-            prop_assert_eq!(decode(&origin, &delta, target.len()), Ok(target.to_vec()));
+            prop_assert_eq!(decode(&base, &delta, target.len()), Ok(target.to_vec()));
         }
     }
 
     #[test]
-    fn a_small_change_is_a_small_delta(pieces in vec("[a-z]{20}", 3..60), at in any::<Index>()) {
-        let origin = pieces.concat();
+    fn a_small_change_yields_a_small_delta(pieces in vec("[a-z]{20}", 3..60), at in any::<Index>()) {
+        let base = pieces.concat();
         let at = at.index(pieces.len());
         let target = [&pieces[..at].concat(), "!", &pieces[at..].concat()].concat();
-        prop_assert!(whole(origin.as_bytes(), target.as_bytes()).len() <= 30);
+        prop_assert!(encode_always(base.as_bytes(), target.as_bytes()).len() <= 30);
     }
 
     #[test]
-    fn a_delta_of_noise_makes_nothing_or_what_it_says(origin in vec(any::<u8>(), 0..40), noise in "[0-9A-Z_a-z~]{0,2}\n([0-3]{1,2}[@:;,]){0,6}") {
-        if let Ok(target) = decode(&origin, noise.as_bytes(), 50) {
+    fn decoding_noise_never_exceeds_the_given_maximum(base in vec(any::<u8>(), 0..40), noise in "[0-9A-Z_a-z~]{0,2}\n([0-3]{1,2}[@:;,]){0,6}") {
+        if let Ok(target) = decode(&base, noise.as_bytes(), 50) {
             prop_assert!(target.len() <= 50);
         }
     }
 }
 
 #[test]
-fn deltas_look_like_this() {
+fn encoded_deltas_match_golden_examples() {
     // Each was read by the SDK for browsers (centrifuge 5.8.0) and by fossil-delta 2.0.0.
-    for (origin, target, delta) in [
+    for (base, target, delta) in [
         (
             r#"{"ticker":"AAPL","name":"Apple Inc.","price":"227.52","currency":"USD"}"#,
             r#"{"ticker":"AAPL","name":"Apple Inc.","price":"227.61","currency":"USD"}"#,
@@ -102,14 +102,14 @@ fn deltas_look_like_this() {
         ),
         (r#"{"text":"twenty-four letters here"}"#, r#"{"text":"twenty-four letters here"}"#, "Z\nZ@0,5IwRx;"),
     ] {
-        let made = encode(origin.as_bytes(), target.as_bytes()).unwrap();
+        let made = encode(base.as_bytes(), target.as_bytes()).unwrap();
         assert_eq!(String::from_utf8_lossy(&made), delta);
-        assert_eq!(decode(origin.as_bytes(), delta.as_bytes(), 99), Ok(target.as_bytes().to_vec()));
+        assert_eq!(decode(base.as_bytes(), delta.as_bytes(), 99), Ok(target.as_bytes().to_vec()));
     }
 }
 
 #[test]
-fn what_a_delta_would_not_shorten_is_sent_in_full() {
+fn a_delta_that_is_not_shorter_than_the_target_is_not_used() {
     assert_eq!(encode(b"", b""), None);
     assert_eq!(encode(b"{}", b"{}"), None);
     assert_eq!(encode(b"", b"all of it is new, and nothing stands anywhere"), None);
@@ -117,8 +117,8 @@ fn what_a_delta_would_not_shorten_is_sent_in_full() {
 }
 
 #[test]
-fn what_is_too_long_for_a_browser_is_sent_in_full() {
-    let long = vec![b'x'; MOST_BYTES + 1];
+fn data_over_16_mib_gets_no_delta() {
+    let long = vec![b'x'; MAX_BYTES + 1];
     assert_eq!(encode(&long, &long), None);
     assert_eq!(encode(b"x", &long), None);
     assert_eq!(encode(&long, b"x"), None);
@@ -126,52 +126,52 @@ fn what_is_too_long_for_a_browser_is_sent_in_full() {
 }
 
 #[test]
-fn a_delta_that_is_none_is_refused() {
-    use BadDelta::{Checksum, Copy, Form, Length, TooLong};
-    let origin = b"0123456789";
-    assert_eq!(decode(origin, b"3\n1@2,2:xy0;", 3), Err(Checksum));
+fn malformed_deltas_are_refused_with_the_reason() {
+    use DeltaError::{ChecksumMismatch, CopyOutOfRange, LengthMismatch, Malformed, TargetTooLong};
+    let base = b"0123456789";
+    assert_eq!(decode(base, b"3\n1@2,2:xy0;", 3), Err(ChecksumMismatch));
     for (delta, reason) in [
-        ("", Form),
-        ("3", Form),
-        ("\n", Form),
-        ("3;", Form),
-        ("0\n", Form),
-        ("0\n0", Form),
-        ("0\n;", Form),
-        ("0\n0;0;", Form),
-        ("0\n0;\n", Form),
-        ("0\n0,", Form),
-        ("0\n0?0;", Form),
-        ("3\n3@0;", Form),
-        ("3\n3@,", Form),
-        ("3\n3:xy", Form),
-        ("3\n~~~~~:xyz", Form),
+        ("", Malformed),
+        ("3", Malformed),
+        ("\n", Malformed),
+        ("3;", Malformed),
+        ("0\n", Malformed),
+        ("0\n0", Malformed),
+        ("0\n;", Malformed),
+        ("0\n0;0;", Malformed),
+        ("0\n0;\n", Malformed),
+        ("0\n0,", Malformed),
+        ("0\n0?0;", Malformed),
+        ("3\n3@0;", Malformed),
+        ("3\n3@,", Malformed),
+        ("3\n3:xy", Malformed),
+        ("3\n~~~~~:xyz", Malformed),
         // 2^32, and 2^42 with another form.
-        ("400000\n0;", Form),
-        ("10000000\n0;", Form),
-        ("3\n400000@0,0;", Form),
-        ("B\n0;", TooLong),
-        ("3~~~~~\n0;", TooLong),
-        ("3\n3@8,0;", Copy),
-        ("3\n1@A,0;", Copy),
-        ("3\n3@3~~~~~,0;", Copy),
-        ("3\n3~~~~~@3~~~~~,0;", Copy),
-        ("3\n4@0,0;", Length),
-        ("3\n2@0,0;", Length),
-        ("3\n2@0,2:xy0;", Length),
-        ("3\n3@0,0;", Checksum),
+        ("400000\n0;", Malformed),
+        ("10000000\n0;", Malformed),
+        ("3\n400000@0,0;", Malformed),
+        ("B\n0;", TargetTooLong),
+        ("3~~~~~\n0;", TargetTooLong),
+        ("3\n3@8,0;", CopyOutOfRange),
+        ("3\n1@A,0;", CopyOutOfRange),
+        ("3\n3@3~~~~~,0;", CopyOutOfRange),
+        ("3\n3~~~~~@3~~~~~,0;", CopyOutOfRange),
+        ("3\n4@0,0;", LengthMismatch),
+        ("3\n2@0,0;", LengthMismatch),
+        ("3\n2@0,2:xy0;", LengthMismatch),
+        ("3\n3@0,0;", ChecksumMismatch),
     ] {
-        assert_eq!(decode(origin, delta.as_bytes(), 10), Err(reason), "{delta:?}");
+        assert_eq!(decode(base, delta.as_bytes(), 10), Err(reason), "{delta:?}");
     }
-    assert_eq!(decode(origin, b"0\n0;", 0), Ok(Vec::new()));
+    assert_eq!(decode(base, b"0\n0;", 0), Ok(Vec::new()));
 }
 
 #[test]
-fn bytes_that_all_look_alike_take_no_longer_than_others() {
+fn repetitive_data_is_encoded_in_linear_time() {
     // Every window of the one stands everywhere in the other, or nearly does: 2^40 comparisons for who tries them all.
     let zeros = vec![0; 1 << 20];
     let near: Vec<u8> = (0..1 << 20).map(|at| u8::from(at % 16 == 15 && at % 7 == 0)).collect();
-    for (origin, target) in [(&zeros, &near), (&near, &zeros), (&near, &near[1..].to_vec())] {
-        assert_eq!(decode(origin, &whole(origin, target), MOST_BYTES).as_ref(), Ok(target));
+    for (base, target) in [(&zeros, &near), (&near, &zeros), (&near, &near[1..].to_vec())] {
+        assert_eq!(decode(base, &encode_always(base, target), MAX_BYTES).as_ref(), Ok(target));
     }
 }

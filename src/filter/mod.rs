@@ -6,82 +6,82 @@
 mod decimal;
 mod node;
 
-pub use node::Node;
+pub use node::FilterNode;
 
 use crate::tags::Tags;
 use decimal::Decimal;
 
 /// How deep nodes may stand in each other; a comparison alone is one.
-pub const MOST_DEPTH: usize = 16;
+pub const MAX_DEPTH: usize = 16;
 
 /// How many nodes a filter may have: each may be looked at for each publication.
-pub const MOST_NODES: usize = 128;
+pub const MAX_NODES: usize = 128;
 
 /// How many `vals` all nodes may have together.
-pub const MOST_VALUES: usize = 128;
+pub const MAX_VALUES: usize = 128;
 
 /// How long all keys and values may be together: a filter lives as long as its subscription.
-pub const MOST_BYTES: usize = 8192;
+pub const MAX_BYTES: usize = 8192;
 
 /// A filter that is in order. Equal ones say the same of all publications, so subscribers can share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
-    rule: Rule,
+    expression: Expression,
     nodes: usize,
 }
 
 /// Why a filter is refused. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadFilter {
+pub enum FilterError {
     /// Not the JSON that a filter is written in.
     #[error("a filter is an object with op, key, cmp, val, vals and nodes")]
-    Form,
-    /// Deeper than [`MOST_DEPTH`].
-    #[error("a filter is at most {MOST_DEPTH} nodes deep")]
+    Malformed,
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("a filter is at most {MAX_DEPTH} nodes deep")]
     TooDeep,
-    /// More than [`MOST_NODES`].
-    #[error("a filter has at most {MOST_NODES} nodes")]
+    /// More than [`MAX_NODES`].
+    #[error("a filter has at most {MAX_NODES} nodes")]
     TooManyNodes,
-    /// More than [`MOST_VALUES`].
-    #[error("a filter has at most {MOST_VALUES} vals")]
+    /// More than [`MAX_VALUES`].
+    #[error("a filter has at most {MAX_VALUES} vals")]
     TooManyValues,
-    /// Longer than [`MOST_BYTES`].
-    #[error("keys and values of a filter have at most {MOST_BYTES} bytes together")]
+    /// Longer than [`MAX_BYTES`].
+    #[error("keys and values of a filter have at most {MAX_BYTES} bytes together")]
     TooLong,
     /// `op` is none.
     #[error("op is and, or, not, or absent")]
-    Operation,
+    UnknownOperation,
     /// `cmp` is none.
     #[error("cmp is eq, neq, in, nin, ex, nex, sw, ew, ct, lt, lte, gt or gte")]
-    Comparison,
+    UnknownComparison,
     /// `op` and a comparison in one node.
     #[error("a node has op and nodes, or key and cmp, and not both")]
-    Both,
+    OperationAndComparison,
     /// `not` of none or of many, `and` and `or` of none.
     #[error("not has one node, and and or have at least one")]
-    Children,
+    NodeCount,
     /// A comparison without `key`.
     #[error("a comparison has a key")]
-    Key,
+    MissingKey,
     /// `val` or `vals` where they do not belong, or neither where one does.
     #[error("in and nin have vals, ex and nex nothing, and the others a val")]
-    Value,
+    WrongValues,
     /// A numeric comparison with something else.
     #[error("the val of lt, lte, gt and gte is a decimal number")]
-    Number,
+    NotANumber,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Rule {
-    All(Box<[Rule]>),
-    Any(Box<[Rule]>),
-    Not(Box<Rule>),
-    Tag(Box<str>, Test),
+enum Expression {
+    All(Box<[Expression]>),
+    Any(Box<[Expression]>),
+    Not(Box<Expression>),
+    Tag(Box<str>, TagCheck),
 }
 
 /// What is asked of a tag. One that is not there equals nothing and begins with nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Test {
+enum TagCheck {
     Equal(Box<str>),
     NotEqual(Box<str>),
     /// Sorted.
@@ -103,19 +103,19 @@ impl Filter {
     /// The filter that a tree says.
     ///
     /// # Errors
-    /// [`BadFilter`].
-    pub fn new(node: Node) -> Result<Self, BadFilter> {
-        let mut budget = Budget { nodes: MOST_NODES, values: MOST_VALUES, bytes: MOST_BYTES };
-        let rule = budget.rule(node, MOST_DEPTH)?;
-        Ok(Self { rule, nodes: MOST_NODES - budget.nodes })
+    /// [`FilterError`].
+    pub fn new(node: FilterNode) -> Result<Self, FilterError> {
+        let mut budget = Budget { nodes: MAX_NODES, values: MAX_VALUES, bytes: MAX_BYTES };
+        let expression = budget.compile(node, MAX_DEPTH)?;
+        Ok(Self { expression, nodes: MAX_NODES - budget.nodes })
     }
 
     /// The filter that JSON says; what is too deep or has too many nodes is not read to its end.
     ///
     /// # Errors
-    /// [`BadFilter`].
-    pub fn from_json(json: &str) -> Result<Self, BadFilter> {
-        Node::from_json(json).and_then(Self::new)
+    /// [`FilterError`].
+    pub fn from_json(json: &str) -> Result<Self, FilterError> {
+        FilterNode::from_json(json).and_then(Self::new)
     }
 
     /// How many nodes it has: at most so many are looked at for a publication.
@@ -127,23 +127,23 @@ impl Filter {
     /// Whether a publication with these tags is wanted.
     #[must_use]
     pub fn matches(&self, tags: &Tags) -> bool {
-        self.rule.matches(tags)
+        self.expression.matches(tags)
     }
 }
 
-impl Rule {
-    /// Calls itself, at most [`MOST_DEPTH`] deep.
+impl Expression {
+    /// Calls itself, at most [`MAX_DEPTH`] deep.
     fn matches(&self, tags: &Tags) -> bool {
         match self {
-            Self::All(rules) => rules.iter().all(|rule| rule.matches(tags)),
-            Self::Any(rules) => rules.iter().any(|rule| rule.matches(tags)),
-            Self::Not(rule) => !rule.matches(tags),
-            Self::Tag(name, test) => test.holds(tags.get(name)),
+            Self::All(expressions) => expressions.iter().all(|expression| expression.matches(tags)),
+            Self::Any(expressions) => expressions.iter().any(|expression| expression.matches(tags)),
+            Self::Not(expression) => !expression.matches(tags),
+            Self::Tag(name, check) => check.holds(tags.get(name)),
         }
     }
 }
 
-impl Test {
+impl TagCheck {
     fn holds(&self, tag: Option<&str>) -> bool {
         let is_in =
             |values: &[Box<str>]| tag.is_some_and(|tag| values.binary_search_by(|value| (**value).cmp(tag)).is_ok());
@@ -175,66 +175,67 @@ struct Budget {
 }
 
 impl Budget {
-    fn rule(&mut self, node: Node, depth: usize) -> Result<Rule, BadFilter> {
-        let depth = depth.checked_sub(1).ok_or(BadFilter::TooDeep)?;
-        self.nodes = self.nodes.checked_sub(1).ok_or(BadFilter::TooManyNodes)?;
-        self.values = self.values.checked_sub(node.vals.len()).ok_or(BadFilter::TooManyValues)?;
+    fn compile(&mut self, node: FilterNode, depth: usize) -> Result<Expression, FilterError> {
+        let depth = depth.checked_sub(1).ok_or(FilterError::TooDeep)?;
+        self.nodes = self.nodes.checked_sub(1).ok_or(FilterError::TooManyNodes)?;
+        self.values = self.values.checked_sub(node.vals.len()).ok_or(FilterError::TooManyValues)?;
         let bytes = node.key.len() + node.val.len() + node.vals.iter().map(String::len).sum::<usize>();
-        self.bytes = self.bytes.checked_sub(bytes).ok_or(BadFilter::TooLong)?;
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(FilterError::TooLong)?;
         if node.op.is_empty() {
-            return comparison(node);
+            return compile_comparison(node);
         }
         if bytes > 0 || !node.cmp.is_empty() || !node.vals.is_empty() {
-            return Err(BadFilter::Both);
+            return Err(FilterError::OperationAndComparison);
         }
-        let is_one = node.nodes.len() == 1;
-        let mut rules = node.nodes.into_iter().map(|node| self.rule(node, depth)).collect::<Result<Vec<_>, _>>()?;
-        match (&*node.op, rules.pop()) {
-            ("not", Some(rule)) if is_one => Ok(Rule::Not(rule.into())),
-            ("and", Some(last)) => Ok(Rule::All(rules.into_iter().chain([last]).collect())),
-            ("or", Some(last)) => Ok(Rule::Any(rules.into_iter().chain([last]).collect())),
-            ("and" | "or" | "not", _) => Err(BadFilter::Children),
-            _ => Err(BadFilter::Operation),
+        let is_single = node.nodes.len() == 1;
+        let mut expressions =
+            node.nodes.into_iter().map(|node| self.compile(node, depth)).collect::<Result<Vec<_>, _>>()?;
+        match (&*node.op, expressions.pop()) {
+            ("not", Some(expression)) if is_single => Ok(Expression::Not(expression.into())),
+            ("and", Some(last)) => Ok(Expression::All(expressions.into_iter().chain([last]).collect())),
+            ("or", Some(last)) => Ok(Expression::Any(expressions.into_iter().chain([last]).collect())),
+            ("and" | "or" | "not", _) => Err(FilterError::NodeCount),
+            _ => Err(FilterError::UnknownOperation),
         }
     }
 }
 
-fn comparison(node: Node) -> Result<Rule, BadFilter> {
-    let Node { key, cmp, val, vals, nodes, .. } = node;
+fn compile_comparison(node: FilterNode) -> Result<Expression, FilterError> {
+    let FilterNode { key, cmp, val, vals, nodes, .. } = node;
     if !nodes.is_empty() {
-        return Err(BadFilter::Both);
+        return Err(FilterError::OperationAndComparison);
     }
-    let asks_for_the_key_alone = matches!(&*cmp, "ex" | "nex");
-    let has_what_it_needs = match &*cmp {
+    let needs_no_value = matches!(&*cmp, "ex" | "nex");
+    let has_right_values = match &*cmp {
         "in" | "nin" => val.is_empty() && !vals.is_empty(),
         "ex" | "nex" => val.is_empty() && vals.is_empty(),
         _ => !val.is_empty() && vals.is_empty(),
     };
-    let number = || Decimal::parse(&val).map(Decimal::into_owned).ok_or(BadFilter::Number);
-    let test = match &*cmp {
-        "eq" => Test::Equal(val.into()),
-        "neq" => Test::NotEqual(val.into()),
-        "in" => Test::In(sorted(vals)),
-        "nin" => Test::NotIn(sorted(vals)),
-        "ex" => Test::Exists,
-        "nex" => Test::NotExists,
-        "sw" => Test::StartsWith(val.into()),
-        "ew" => Test::EndsWith(val.into()),
-        "ct" => Test::Contains(val.into()),
-        "lt" => Test::Less(number()?),
-        "lte" => Test::LessOrEqual(number()?),
-        "gt" => Test::Greater(number()?),
-        "gte" => Test::GreaterOrEqual(number()?),
-        _ => return Err(BadFilter::Comparison),
+    let number = || Decimal::parse(&val).map(Decimal::into_owned).ok_or(FilterError::NotANumber);
+    let check = match &*cmp {
+        "eq" => TagCheck::Equal(val.into()),
+        "neq" => TagCheck::NotEqual(val.into()),
+        "in" => TagCheck::In(sorted(vals)),
+        "nin" => TagCheck::NotIn(sorted(vals)),
+        "ex" => TagCheck::Exists,
+        "nex" => TagCheck::NotExists,
+        "sw" => TagCheck::StartsWith(val.into()),
+        "ew" => TagCheck::EndsWith(val.into()),
+        "ct" => TagCheck::Contains(val.into()),
+        "lt" => TagCheck::Less(number()?),
+        "lte" => TagCheck::LessOrEqual(number()?),
+        "gt" => TagCheck::Greater(number()?),
+        "gte" => TagCheck::GreaterOrEqual(number()?),
+        _ => return Err(FilterError::UnknownComparison),
     };
-    if !has_what_it_needs {
-        return Err(BadFilter::Value);
+    if !has_right_values {
+        return Err(FilterError::WrongValues);
     }
     // A tag's name may be empty, and it can be asked for; to compare with it is more likely a key that was forgotten.
-    if key.is_empty() && !asks_for_the_key_alone {
-        return Err(BadFilter::Key);
+    if key.is_empty() && !needs_no_value {
+        return Err(FilterError::MissingKey);
     }
-    Ok(Rule::Tag(key.into(), test))
+    Ok(Expression::Tag(key.into(), check))
 }
 
 /// In one order and each once, so that filters that say the same are equal.

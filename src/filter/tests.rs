@@ -2,7 +2,7 @@
 
 use proptest::{collection::btree_map, collection::vec, prelude::*};
 
-use super::{BadFilter, Filter, MOST_BYTES, MOST_DEPTH, MOST_NODES, MOST_VALUES, Node};
+use super::{Filter, FilterError, FilterNode, MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_VALUES};
 use crate::tags::Tags;
 
 fn stock() -> Tags {
@@ -22,20 +22,20 @@ fn matches(json: &str) -> bool {
 }
 
 #[track_caller]
-fn refused(json: &str) -> BadFilter {
+fn refused(json: &str) -> FilterError {
     Filter::from_json(json).map(drop).expect_err(json)
 }
 
-fn leaf(key: &str, cmp: &str, val: &str) -> Node {
-    Node { key: key.to_owned(), cmp: cmp.to_owned(), val: val.to_owned(), ..Node::default() }
+fn leaf(key: &str, cmp: &str, val: &str) -> FilterNode {
+    FilterNode { key: key.to_owned(), cmp: cmp.to_owned(), val: val.to_owned(), ..FilterNode::default() }
 }
 
-fn branch(op: &str, nodes: impl Into<Vec<Node>>) -> Node {
-    Node { op: op.to_owned(), nodes: nodes.into(), ..Node::default() }
+fn branch(op: &str, nodes: impl Into<Vec<FilterNode>>) -> FilterNode {
+    FilterNode { op: op.to_owned(), nodes: nodes.into(), ..FilterNode::default() }
 }
 
 #[test]
-fn comparisons_say_what_the_documentation_of_the_protocol_says() {
+fn every_comparison_follows_the_protocol_documentation() {
     for (filter, expected) in [
         (r#"{"key":"ticker","cmp":"eq","val":"AAPL"}"#, true),
         (r#"{"key":"ticker","cmp":"eq","val":"aapl"}"#, false),
@@ -71,7 +71,7 @@ fn comparisons_say_what_the_documentation_of_the_protocol_says() {
 }
 
 #[test]
-fn a_tag_that_is_not_there_equals_nothing_and_is_no_number() {
+fn a_missing_tag_equals_nothing_and_is_not_a_number() {
     for (cmp, expected) in [("eq", false), ("neq", true), ("sw", false), ("ew", false), ("ct", false)] {
         assert_eq!(Filter::new(leaf("none", cmp, "1")).unwrap().matches(&stock()), expected, "{cmp}");
     }
@@ -87,7 +87,7 @@ fn a_tag_that_is_not_there_equals_nothing_and_is_no_number() {
 }
 
 #[test]
-fn numbers_are_compared_exactly_beyond_what_a_double_holds() {
+fn numbers_beyond_double_precision_are_compared_exactly() {
     let at = |tag: &str, cmp: &str, val: &str| {
         Filter::new(leaf("n", cmp, val)).unwrap().matches(&Tags::new([("n", tag)]).unwrap())
     };
@@ -123,59 +123,62 @@ fn numbers_are_compared_exactly_beyond_what_a_double_holds() {
 }
 
 #[test]
-fn what_no_filter_is_is_refused_and_says_why() {
-    use BadFilter::{Both, Children, Comparison, Form, Key, Number, Operation, Value};
+fn invalid_filters_are_refused_with_the_reason() {
+    use FilterError::{
+        Malformed, MissingKey, NodeCount, NotANumber, OperationAndComparison, UnknownComparison, UnknownOperation,
+        WrongValues,
+    };
     for (filter, reason) in [
-        ("", Form),
-        ("null", Form),
-        ("[]", Form),
-        (r#"["and"]"#, Form),
-        (r#"{"key":"a","cmp":"ex"} {}"#, Form),
-        (r#"{"key":1,"cmp":"ex"}"#, Form),
-        (r#"{"key":"a","cmp":"in","vals":"b"}"#, Form),
-        (r#"{"key":"a","cmp":"in","vals":[null]}"#, Form),
-        (r#"{"op":"not","nodes":{"key":"a","cmp":"ex"}}"#, Form),
-        (r#"{"op":"not","nodes":[null]}"#, Form),
-        (r#"{"key":"a","cmp":"ex","k\u0065y":"b"}"#, Form),
-        ("{}", Comparison),
-        (r#"{"key":"a","val":"b"}"#, Comparison),
-        (r#"{"key":"a","cmp":"regex","val":".*"}"#, Comparison),
-        (r#"{"key":"a","cmp":"EQ","val":"b"}"#, Comparison),
-        (r#"{"op":"xor","nodes":[{"key":"a","cmp":"ex"}]}"#, Operation),
-        (r#"{"op":"and"}"#, Children),
-        (r#"{"op":"or","nodes":[]}"#, Children),
-        (r#"{"op":"not","nodes":[]}"#, Children),
-        (r#"{"op":"not","nodes":[{"key":"a","cmp":"ex"},{"key":"b","cmp":"ex"}]}"#, Children),
-        (r#"{"key":"a","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
-        (r#"{"op":"not","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
-        (r#"{"op":"not","key":"a","nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
-        (r#"{"op":"not","vals":[""],"nodes":[{"key":"a","cmp":"ex"}]}"#, Both),
-        (r#"{"cmp":"eq","val":"b"}"#, Key),
-        (r#"{"key":"a","cmp":"eq"}"#, Value),
-        (r#"{"key":"a","cmp":"eq","val":"b","vals":["c"]}"#, Value),
-        (r#"{"key":"a","cmp":"in"}"#, Value),
-        (r#"{"key":"a","cmp":"in","vals":[]}"#, Value),
-        (r#"{"key":"a","cmp":"nin","val":"b","vals":["c"]}"#, Value),
-        (r#"{"key":"a","cmp":"ex","val":"b"}"#, Value),
-        (r#"{"key":"a","cmp":"nex","vals":["b"]}"#, Value),
-        (r#"{"key":"a","cmp":"gt","val":"much"}"#, Number),
-        (r#"{"key":"a","cmp":"lte","val":"1e3"}"#, Number),
+        ("", Malformed),
+        ("null", Malformed),
+        ("[]", Malformed),
+        (r#"["and"]"#, Malformed),
+        (r#"{"key":"a","cmp":"ex"} {}"#, Malformed),
+        (r#"{"key":1,"cmp":"ex"}"#, Malformed),
+        (r#"{"key":"a","cmp":"in","vals":"b"}"#, Malformed),
+        (r#"{"key":"a","cmp":"in","vals":[null]}"#, Malformed),
+        (r#"{"op":"not","nodes":{"key":"a","cmp":"ex"}}"#, Malformed),
+        (r#"{"op":"not","nodes":[null]}"#, Malformed),
+        (r#"{"key":"a","cmp":"ex","k\u0065y":"b"}"#, Malformed),
+        ("{}", UnknownComparison),
+        (r#"{"key":"a","val":"b"}"#, UnknownComparison),
+        (r#"{"key":"a","cmp":"regex","val":".*"}"#, UnknownComparison),
+        (r#"{"key":"a","cmp":"EQ","val":"b"}"#, UnknownComparison),
+        (r#"{"op":"xor","nodes":[{"key":"a","cmp":"ex"}]}"#, UnknownOperation),
+        (r#"{"op":"and"}"#, NodeCount),
+        (r#"{"op":"or","nodes":[]}"#, NodeCount),
+        (r#"{"op":"not","nodes":[]}"#, NodeCount),
+        (r#"{"op":"not","nodes":[{"key":"a","cmp":"ex"},{"key":"b","cmp":"ex"}]}"#, NodeCount),
+        (r#"{"key":"a","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, OperationAndComparison),
+        (r#"{"op":"not","cmp":"ex","nodes":[{"key":"a","cmp":"ex"}]}"#, OperationAndComparison),
+        (r#"{"op":"not","key":"a","nodes":[{"key":"a","cmp":"ex"}]}"#, OperationAndComparison),
+        (r#"{"op":"not","vals":[""],"nodes":[{"key":"a","cmp":"ex"}]}"#, OperationAndComparison),
+        (r#"{"cmp":"eq","val":"b"}"#, MissingKey),
+        (r#"{"key":"a","cmp":"eq"}"#, WrongValues),
+        (r#"{"key":"a","cmp":"eq","val":"b","vals":["c"]}"#, WrongValues),
+        (r#"{"key":"a","cmp":"in"}"#, WrongValues),
+        (r#"{"key":"a","cmp":"in","vals":[]}"#, WrongValues),
+        (r#"{"key":"a","cmp":"nin","val":"b","vals":["c"]}"#, WrongValues),
+        (r#"{"key":"a","cmp":"ex","val":"b"}"#, WrongValues),
+        (r#"{"key":"a","cmp":"nex","vals":["b"]}"#, WrongValues),
+        (r#"{"key":"a","cmp":"gt","val":"much"}"#, NotANumber),
+        (r#"{"key":"a","cmp":"lte","val":"1e3"}"#, NotANumber),
     ] {
         assert_eq!(refused(filter), reason, "{filter}");
     }
 }
 
 #[test]
-fn a_filter_a_thousand_deep_is_refused_before_its_end_is_read() {
+fn a_filter_a_thousand_levels_deep_is_refused_before_its_end_is_read() {
     let open = r#"{"op":"not","nodes":["#;
     let deep = |depth: usize, end: &str| format!("{}{}{end}", open.repeat(depth - 1), r#"{"key":"price","cmp":"ex"}"#);
     let closed = |depth: usize| deep(depth, &"]}".repeat(depth - 1));
-    assert_eq!(matches(&closed(MOST_DEPTH)), MOST_DEPTH % 2 == 1);
-    assert_eq!(refused(&closed(MOST_DEPTH + 1)), BadFilter::TooDeep);
+    assert_eq!(matches(&closed(MAX_DEPTH)), MAX_DEPTH % 2 == 1);
+    assert_eq!(refused(&closed(MAX_DEPTH + 1)), FilterError::TooDeep);
     // What follows is no JSON: nobody has come that far.
-    assert_eq!(refused(&deep(1000, "...")), BadFilter::TooDeep);
+    assert_eq!(refused(&deep(1000, "...")), FilterError::TooDeep);
     let tree = (1..1000).fold(leaf("price", "ex", ""), |node, _| branch("not", [node]));
-    assert_eq!(Filter::new(tree), Err(BadFilter::TooDeep));
+    assert_eq!(Filter::new(tree), Err(FilterError::TooDeep));
     // Members that mean nothing may be as deep as they like: they are passed over without a call for each level.
     let ignored = format!(r#"{{"key":"price","cmp":"ex","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches(&ignored));
@@ -186,27 +189,28 @@ fn a_filter_of_ten_thousand_nodes_is_refused_before_its_end_is_read() {
     let one = r#"{"key":"price","cmp":"ex"}"#;
     let wide =
         |nodes: usize, end: &str| format!(r#"{{"op":"and","nodes":[{}{one}{end}"#, format!("{one},").repeat(nodes - 2));
-    assert!(matches(&wide(MOST_NODES, "]}")));
-    assert_eq!(refused(&wide(MOST_NODES + 1, "]}")), BadFilter::TooManyNodes);
-    assert_eq!(refused(&wide(10_000, "...")), BadFilter::TooManyNodes);
-    assert_eq!(Filter::new(branch("or", vec![leaf("a", "ex", ""); MOST_NODES])), Err(BadFilter::TooManyNodes));
+    assert!(matches(&wide(MAX_NODES, "]}")));
+    assert_eq!(refused(&wide(MAX_NODES + 1, "]}")), FilterError::TooManyNodes);
+    assert_eq!(refused(&wide(10_000, "...")), FilterError::TooManyNodes);
+    assert_eq!(Filter::new(branch("or", vec![leaf("a", "ex", ""); MAX_NODES])), Err(FilterError::TooManyNodes));
 }
 
 #[test]
 fn a_filter_with_too_many_or_too_long_values_is_refused() {
-    let among = |values: usize| Node { vals: (0..values).map(|at| at.to_string()).collect(), ..leaf("a", "in", "") };
-    assert!(Filter::new(among(MOST_VALUES)).is_ok());
-    assert_eq!(Filter::new(among(MOST_VALUES + 1)), Err(BadFilter::TooManyValues));
-    let halves = branch("or", vec![among(MOST_VALUES / 2 + 1); 2]);
-    assert_eq!(Filter::new(halves), Err(BadFilter::TooManyValues));
-    let long = "x".repeat(MOST_BYTES - 1);
+    let among =
+        |values: usize| FilterNode { vals: (0..values).map(|at| at.to_string()).collect(), ..leaf("a", "in", "") };
+    assert!(Filter::new(among(MAX_VALUES)).is_ok());
+    assert_eq!(Filter::new(among(MAX_VALUES + 1)), Err(FilterError::TooManyValues));
+    let halves = branch("or", vec![among(MAX_VALUES / 2 + 1); 2]);
+    assert_eq!(Filter::new(halves), Err(FilterError::TooManyValues));
+    let long = "x".repeat(MAX_BYTES - 1);
     assert!(Filter::new(leaf("a", "eq", &long)).is_ok());
-    assert_eq!(Filter::new(leaf("ab", "eq", &long)), Err(BadFilter::TooLong));
-    assert_eq!(Filter::new(branch("or", vec![leaf("a", "eq", &long); 2])), Err(BadFilter::TooLong));
+    assert_eq!(Filter::new(leaf("ab", "eq", &long)), Err(FilterError::TooLong));
+    assert_eq!(Filter::new(branch("or", vec![leaf("a", "eq", &long); 2])), Err(FilterError::TooLong));
 }
 
 #[test]
-fn filters_that_say_the_same_are_equal() {
+fn equivalent_filters_are_equal() {
     let same = |a: &str, b: &str| assert_eq!(Filter::from_json(a), Filter::from_json(b));
     same(r#"{"key":"a","cmp":"in","vals":["b","c","b"]}"#, r#"{"vals":["c","b"],"cmp":"in","key":"\u0061"}"#);
     same(r#"{"key":"a","cmp":"gt","val":"01.50"}"#, r#"{"key":"a","cmp":"gt","val":"1.5"}"#);
@@ -214,7 +218,7 @@ fn filters_that_say_the_same_are_equal() {
 }
 
 /// Comparisons that are in order, of few names and values, so that they meet.
-fn any_leaf() -> impl Strategy<Value = Node> {
+fn any_leaf() -> impl Strategy<Value = FilterNode> {
     let text = prop::sample::select(vec!["a", "b", "ab", "1", "-1.5", "10"]);
     let with_value = prop::sample::select(vec!["eq", "neq", "sw", "ew", "ct"]);
     prop_oneof![
@@ -223,11 +227,11 @@ fn any_leaf() -> impl Strategy<Value = Node> {
             .prop_map(|(key, cmp, val)| leaf(&key, cmp, &val)),
         ("[ab]", prop::sample::select(vec!["ex", "nex"])).prop_map(|(key, cmp)| leaf(&key, cmp, "")),
         ("[ab]", prop::sample::select(vec!["in", "nin"]), vec(text.prop_map(str::to_owned), 1..4))
-            .prop_map(|(key, cmp, vals)| Node { vals, ..leaf(&key, cmp, "") }),
+            .prop_map(|(key, cmp, vals)| FilterNode { vals, ..leaf(&key, cmp, "") }),
     ]
 }
 
-fn any_node() -> impl Strategy<Value = Node> {
+fn any_node() -> impl Strategy<Value = FilterNode> {
     any_leaf().prop_recursive(4, 24, 4, |node| {
         prop_oneof![
             vec(node.clone(), 1..4).prop_map(|nodes| branch("and", nodes)),
@@ -245,9 +249,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn not_both_is_one_of_them_not_and_not_either_is_neither(nodes in vec(any_node(), 1..4), tags in any_tags()) {
-        let says = |node: Node| Filter::new(node).unwrap().matches(&tags);
-        let nots: Vec<Node> = nodes.iter().map(|node| branch("not", [node.clone()])).collect();
+    fn filters_obey_de_morgans_laws(nodes in vec(any_node(), 1..4), tags in any_tags()) {
+        let says = |node: FilterNode| Filter::new(node).unwrap().matches(&tags);
+        let nots: Vec<FilterNode> = nodes.iter().map(|node| branch("not", [node.clone()])).collect();
         prop_assert_eq!(says(branch("not", [branch("and", nodes.clone())])), says(branch("or", nots.clone())));
         prop_assert_eq!(says(branch("not", [branch("or", nodes.clone())])), says(branch("and", nots)));
         let each: Vec<bool> = nodes.iter().cloned().map(says).collect();
@@ -256,7 +260,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_filter_or_none(text in "[\\[\\]{}:,\"a-z \\\\]{0,60}") {
+    fn no_text_panics_the_filter_parser(text in "[\\[\\]{}:,\"a-z \\\\]{0,60}") {
         let _ = Filter::from_json(&text).map(|filter| filter.matches(&stock()));
     }
 }

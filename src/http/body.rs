@@ -8,34 +8,34 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::HttpError;
 use crate::protocol::ErrorCode;
 
 /// A body must be there by then; one that trickles in holds a connection.
-const DEADLINE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A whole body, at most as long as the `PayloadConfig` of its route says.
-pub struct Body(pub Bytes);
+pub struct RequestBody(pub Bytes);
 
-impl FromRequest for Body {
-    type Error = Failure;
-    type Future = LocalBoxFuture<'static, Result<Self, Failure>>;
+impl FromRequest for RequestBody {
+    type Error = HttpError;
+    type Future = LocalBoxFuture<'static, Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let whole = Bytes::from_request(request, payload);
         Box::pin(async move {
-            match timeout(DEADLINE, whole).await {
+            match timeout(BODY_TIMEOUT, whole).await {
                 Ok(Ok(bytes)) => Ok(Self(bytes)),
-                Ok(Err(error)) if matches!(error.as_error(), Some(PayloadError::Overflow)) => Err(too_long()),
-                Ok(Err(_)) => Err(Failure::bad_request("the body could not be read")),
+                Ok(Err(error)) if matches!(error.as_error(), Some(PayloadError::Overflow)) => Err(body_too_long()),
+                Ok(Err(_)) => Err(HttpError::bad_request("the body could not be read")),
                 Err(_) => {
-                    Err(Failure::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, "the body took too long"))
+                    Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, "the body took too long"))
                 }
             }
         })
     }
 }
 
-fn too_long() -> Failure {
-    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, "the body is too long")
+fn body_too_long() -> HttpError {
+    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, "the body is too long")
 }

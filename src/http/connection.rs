@@ -8,41 +8,41 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// Requests after which a connection is told to end.
-const REQUESTS: u32 = 200;
+const MAX_REQUESTS: u32 = 200;
 /// How long each request waits that comes after the end was told. actix-http answers what is pipelined, and keeps the
 /// answers for a peer that does not read them, without a bound: slowly, it comes to nothing.
-const PAUSE: Duration = Duration::from_millis(100);
+const EXCESS_REQUEST_DELAY: Duration = Duration::from_millis(100);
 /// A peer that takes none of what it is sent is given up by the kernel after this.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Requests answered so far.
 #[derive(Default)]
-struct Answered(Cell<u32>);
+struct RequestCounter(Cell<u32>);
 
 /// A connection has been accepted.
-pub fn begin(tcp: &TcpStream, data: &mut Extensions) {
+pub fn prepare(tcp: &TcpStream, data: &mut Extensions) {
     // An error here is a client that has gone already.
-    let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    data.insert(Answered::default());
+    let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+    data.insert(RequestCounter::default());
 }
 
 /// Waits, if the request should not have come any more. Tells whether its answer says that the connection ends.
-pub async fn admit(number: u32) -> bool {
-    if number > REQUESTS {
-        tokio::time::sleep(PAUSE).await;
+pub async fn delay_excess_request(number: u32) -> bool {
+    if number > MAX_REQUESTS {
+        tokio::time::sleep(EXCESS_REQUEST_DELAY).await;
     }
-    number >= REQUESTS
+    number >= MAX_REQUESTS
 }
 
 /// Which request of its connection this is, counted from 1.
-pub fn number(request: &ServiceRequest) -> u32 {
-    request.conn_data::<Answered>().map_or(0, |answered| {
-        answered.0.set(answered.0.get().saturating_add(1));
-        answered.0.get()
+pub fn count_request(request: &ServiceRequest) -> u32 {
+    request.conn_data::<RequestCounter>().map_or(0, |counter| {
+        counter.0.set(counter.0.get().saturating_add(1));
+        counter.0.get()
     })
 }
 
 /// Says in an answer that the connection ends.
-pub fn end<B>(response: &mut ServiceResponse<B>) {
+pub fn close_after_response<B>(response: &mut ServiceResponse<B>) {
     response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
 }

@@ -13,33 +13,33 @@ use actix_web::{
     },
 };
 
-use super::origin::{Pages, Standing};
+use super::origin_policy::{OriginCheck, OriginPolicy};
 
 /// A browser asks again after this many seconds; a change of `origins.allowed` is seen by then.
-const MAX_AGE: usize = 600;
+const PREFLIGHT_MAX_AGE: usize = 600;
 
 /// Opens `scope` to pages. Only those that are named may send cookies: what a browser adds by itself is not for any page.
-pub fn open<T, B>(pages: &Arc<Pages>, scope: Scope<T>) -> impl HttpServiceFactory + use<T, B>
+pub fn wrap<T, B>(origin_policy: &Arc<OriginPolicy>, scope: Scope<T>) -> impl HttpServiceFactory + use<T, B>
 where
     T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
         + 'static,
     B: MessageBody + 'static,
 {
-    let may_read = pages.clone();
+    let may_read = origin_policy.clone();
     let cors = Cors::default()
-        .allowed_origin_fn(move |_, head| matches!(may_read.judge(head), Standing::Ours | Standing::AnyPage))
+        .allowed_origin_fn(move |_, head| matches!(may_read.check(head), OriginCheck::Listed | OriginCheck::Wildcard))
         .allowed_methods(["POST"])
         .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("idempotency-key")])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .supports_credentials()
-        .max_age(MAX_AGE);
-    let pages = pages.clone();
+        .max_age(PREFLIGHT_MAX_AGE);
+    let origin_policy = origin_policy.clone();
     scope.wrap(cors).wrap_fn(move |request, service| {
-        let standing = pages.judge(request.head());
+        let origin_check = origin_policy.check(request.head());
         let answer = service.call(request);
         async move {
             let mut response = answer.await?;
-            if standing != Standing::Ours {
+            if origin_check != OriginCheck::Listed {
                 // actix-cors says it to everybody or to nobody.
                 response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
             }

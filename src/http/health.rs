@@ -10,19 +10,19 @@ use actix_web::{
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
-use super::Shared;
+use super::HttpContext;
 
 /// A part of the instance, asked whether it works; with the reason in the operator's words if not.
-pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type HealthCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The parts by name, in the order in which they are told.
-pub type Probes = Vec<(&'static str, Probe)>;
+pub type HealthChecks = Vec<(&'static str, HealthCheck)>;
 
 /// A part that answers later than this does not work.
-const DEADLINE: Duration = Duration::from_secs(3);
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
-struct Part {
+struct ComponentHealth {
     name: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
@@ -34,15 +34,15 @@ pub(super) async fn live() -> HttpResponse {
 }
 
 /// 200 when every part works, 503 with the reasons otherwise.
-pub(super) async fn ready(shared: Data<Shared>) -> HttpResponse {
-    let asked = shared.probes.iter().map(|(name, probe)| {
-        let asked = tokio::time::timeout(DEADLINE, probe());
+pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
+    let asked = context.health_checks.iter().map(|(name, check)| {
+        let asked = tokio::time::timeout(HEALTH_CHECK_TIMEOUT, check());
         async move {
             let problem = asked.await.unwrap_or_else(|_| Err("does not answer".to_owned())).err();
-            Part { name, problem }
+            ComponentHealth { name, problem }
         }
     });
-    let parts: Rc<[Part]> = futures_util::future::join_all(asked).await.into();
+    let parts: Rc<[ComponentHealth]> = futures_util::future::join_all(asked).await.into();
     let is_ready = parts.iter().all(|part| part.problem.is_none());
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     let status = if is_ready { "ready" } else { "not ready" };
@@ -50,8 +50,8 @@ pub(super) async fn ready(shared: Data<Shared>) -> HttpResponse {
 }
 
 /// OpenMetrics text.
-pub(super) async fn metrics(shared: Data<Shared>) -> HttpResponse {
-    match shared.metrics.encode() {
+pub(super) async fn metrics(context: Data<HttpContext>) -> HttpResponse {
+    match context.metrics.encode() {
         Ok(text) => HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
             .body(text),

@@ -1,19 +1,19 @@
 //! The door: routes, the handshake up to its 101, login, tickets, health and metrics. It ends where the socket begins. Hub
-//! and broker are unknown here; what readiness has to ask comes as [`health::Probes`], what keeps tickets as [`Tickets`].
+//! and broker are unknown here; what readiness has to ask comes as [`health::HealthChecks`], what keeps tickets as [`TicketAccess`].
 
 mod body;
 pub mod connection;
 pub mod cors;
-pub mod failure;
+pub mod error;
+pub mod forwarded;
 pub mod handshake;
 pub mod health;
 mod login;
-pub mod origin;
-pub mod peer;
+pub mod origin_policy;
+mod request_source;
 pub mod ticket;
-pub mod unread;
+pub mod unread_body;
 pub mod upgrade;
-mod visitor;
 
 use std::sync::Arc;
 
@@ -24,29 +24,29 @@ use actix_web::{
 };
 
 use crate::{
-    address::Address,
-    auth::{Signer, Verifier, backoff::Backoff, login::Users},
+    address::ClientAddress,
+    auth::{Signer, Verifier, login_backoff::LoginBackoff, users::Users},
     clock::Clock,
     config::Config,
+    connection_limit::{ConnectionLimit, KeyedLimit},
     metrics::Metrics,
-    rates::Rates,
-    seats::{KeyedSeats, Seats},
+    rate_limit::KeyedRateLimiter,
 };
 
-pub use body::Body;
-pub use failure::Failure;
-pub use health::Probes;
-pub use origin::Pages;
-pub use ticket::Tickets;
+pub use body::RequestBody;
+pub use error::HttpError;
+pub use health::HealthChecks;
+pub use origin_policy::OriginPolicy;
+pub use ticket::TicketAccess;
 
 /// What the handlers share, outside the two instances of the application that each worker has.
-pub struct Shared {
+pub struct HttpContext {
     /// What is configured.
     pub config: Arc<Config>,
     /// The wall clock.
     pub clock: Clock,
     /// Whose pages may use us.
-    pub pages: Arc<Pages>,
+    pub origin_policy: Arc<OriginPolicy>,
     /// Judges tokens.
     pub verifier: Arc<Verifier>,
     /// Signs tokens of the login.
@@ -54,44 +54,44 @@ pub struct Shared {
     /// The login file, when there is one.
     pub login_users: Option<Arc<Users>>,
     /// Makes guessing slow.
-    pub backoff: Backoff,
+    pub login_backoff: LoginBackoff,
     /// Keeps tickets.
-    pub tickets: Tickets,
+    pub tickets: TicketAccess,
     /// Handshakes, logins and tickets of each address (`limits.handshakes_per_second`).
-    pub rates: Rates,
+    pub handshake_rates: KeyedRateLimiter,
     /// Tickets of each user (`limits.tickets_per_second`).
-    pub ticket_rates: Rates,
+    pub ticket_rates: KeyedRateLimiter,
     /// Bounds the password hashes that are computed at a time.
-    pub hashing: Arc<tokio::sync::Semaphore>,
+    pub hashing_permits: Arc<tokio::sync::Semaphore>,
     /// Connections in all.
-    pub connections: Arc<Seats>,
+    pub connection_limit: Arc<ConnectionLimit>,
     /// Connections of each address.
-    pub addresses: Arc<KeyedSeats<Address>>,
+    pub address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// Connections of each user, shared with the sessions.
-    pub users: Arc<KeyedSeats<Arc<str>>>,
+    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
     /// Connections that are nobody yet.
-    pub waiting: Arc<Seats>,
+    pub unauthenticated_limit: Arc<ConnectionLimit>,
     /// The same of each address.
-    pub waiting_addresses: Arc<KeyedSeats<Address>>,
+    pub unauthenticated_address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What readiness asks.
-    pub probes: Probes,
+    pub health_checks: HealthChecks,
 }
 
 /// The longest body of a login.
-const LOGIN_BYTES: usize = 4096;
+const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
-/// Adds the routes of this room. They find [`Shared`] in the application's data.
-pub fn routes(shared: &Shared, service: &mut web::ServiceConfig) {
-    for path in &shared.config.server.websocket_paths {
+/// Adds the routes of this room. They find [`HttpContext`] in the application's data.
+pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
+    for path in &context.config.server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
-    let login = web::resource("/login").app_data(web::PayloadConfig::new(LOGIN_BYTES));
+    let login = web::resource("/login").app_data(web::PayloadConfig::new(MAX_LOGIN_BODY_BYTES));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
         .service(web::resource("/logout").route(web::post().to(login::logout)))
-        .service(web::resource("/ticket").route(web::post().to(ticket::issue)))
+        .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {
             let answer = service.call(request);
             async move {
@@ -102,7 +102,7 @@ pub fn routes(shared: &Shared, service: &mut web::ServiceConfig) {
             }
         });
     service
-        .service(cors::open(&shared.pages, auth))
+        .service(cors::wrap(&context.origin_policy, auth))
         .service(web::resource("/health/live").route(web::get().to(health::live)))
         .service(web::resource("/health/ready").route(web::get().to(health::ready)))
         .service(web::resource("/metrics").route(web::get().to(health::metrics)));

@@ -16,64 +16,64 @@ use bytes::BytesMut;
 use futures_util::SinkExt;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::HttpError;
 use crate::auth::Admission;
 
 /// Marks a request that came through the upgrade service: only there a 101 has a session behind it. A chunked request with
 /// an upgrade header goes to the plain application.
 #[derive(Clone, Copy)]
-pub struct Upgradable;
+pub struct UpgradeMarker;
 
 /// The handshake's handlers must be done by then; the only thing that they wait for is who keeps the tickets.
-const HANDLER: Duration = Duration::from_secs(5);
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The peer must have read its answer by then.
-const ANSWER: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest body of a refusal.
-const BODY_BYTES: usize = 64 * 1024;
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Calls `app` with a request that asks to upgrade. `open` gets the socket, what was read behind the handshake, and the
 /// admission, if there is one.
-pub async fn serve<A, T>(
+pub async fn handle<A, T>(
     app: Rc<A>,
     request: Request,
     mut framed: Framed<T, h1::Codec>,
-    open: impl FnOnce(T, BytesMut, Admission),
+    start_session: impl FnOnce(T, BytesMut, Admission),
 ) where
     A: Service<Request, Response = ServiceResponse<BoxBody>, Error = Error>,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    request.extensions_mut().insert(Upgradable);
-    let mut response = match timeout(HANDLER, app.call(request)).await {
+    request.extensions_mut().insert(UpgradeMarker);
+    let mut response = match timeout(HANDLER_TIMEOUT, app.call(request)).await {
         Ok(Ok(response)) => HttpResponse::from(response),
         Ok(Err(error)) => error.error_response(),
-        Err(_) => Failure::unavailable("too slow; try again soon").error_response(),
+        Err(_) => HttpError::unavailable("too slow; try again soon").error_response(),
     };
     let admission = response.extensions_mut().remove::<Admission>();
     let (head, body) = actix_http::Response::from(response).into_parts();
     match admission {
         Some(admission) => {
-            let answered = timeout(ANSWER, framed.send((head, BodySize::None).into())).await;
+            let answered = timeout(WRITE_TIMEOUT, framed.send((head, BodySize::None).into())).await;
             if let Ok(Ok(())) = answered {
                 let FramedParts { io, read_buf, .. } = framed.into_parts();
-                open(io, read_buf, admission);
+                start_session(io, read_buf, admission);
             }
         }
         None => {
             // Whether it was read or not: nothing follows on this connection.
-            let _ = timeout(ANSWER, refuse(&mut framed, head, body)).await;
+            let _ = timeout(WRITE_TIMEOUT, write_refusal(&mut framed, head, body)).await;
         }
     }
 }
 
 /// Writes an ordinary response and closes: what the peer sends next was meant for a WebSocket.
-async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
+async fn write_refusal<T: AsyncRead + AsyncWrite + Unpin>(
     framed: &mut Framed<T, h1::Codec>,
     mut head: actix_http::Response<()>,
     body: BoxBody,
 ) -> Result<(), std::io::Error> {
     // The codec would write `Connection: upgrade`, as the request did.
     head.head_mut().set_connection_type(ConnectionType::Close);
-    let body = to_bytes_limited(body, BODY_BYTES).await.ok().and_then(Result::ok).unwrap_or_default();
+    let body = to_bytes_limited(body, MAX_REFUSAL_BYTES).await.ok().and_then(Result::ok).unwrap_or_default();
     framed.send((head, BodySize::Sized(body.len() as u64)).into()).await?;
     framed.send(h1::Message::Chunk(Some(body))).await?;
     framed.send(h1::Message::Chunk(None)).await?;

@@ -6,71 +6,72 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Given, Hub, Instruct, SessionKey, tending::Member};
+use super::{Hub, ServerApiSubscription, SessionControl, SessionKey, liveness::HubSession};
 use crate::{
-    broker::{Control, Order},
+    broker::{Control, ControlAction},
     channel::Channel,
     clock::NEVER,
-    protocol::{Disconnect, Unsubscribed},
+    protocol::{Disconnect, UnsubscribeCode},
 };
 
 /// An order that came through the broker, for all hubs of this instance.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub(super) struct Carry(pub(super) Arc<Carried>);
+pub(super) struct ApplyControl(pub(super) Arc<QueuedControl>);
 
 /// The order, and its place among those that wait.
-pub(super) struct Carried {
+pub(super) struct QueuedControl {
     pub(super) control: Control,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Hub {
     /// The sessions that an order means.
-    fn meant_by(&self, control: &Control) -> Vec<SessionKey> {
-        let is_meant = |(_, member): &(SessionKey, &Member)| {
+    fn matching_sessions(&self, control: &Control) -> Vec<SessionKey> {
+        let is_match = |(_, session): &(SessionKey, &HubSession)| {
             let mut text = uuid::Uuid::encode_buffer();
-            let client: &str = member.client.hyphenated().encode_lower(&mut text);
-            !member.is_leaving()
+            let client: &str = session.client.hyphenated().encode_lower(&mut text);
+            !session.is_closing()
                 && control.client.as_deref().is_none_or(|only| only == client)
-                && !control.whitelist.iter().any(|spared| spared == client)
+                && !control.whitelist.iter().any(|exempt| exempt == client)
         };
-        self.registry.sessions_of(&control.user).filter(is_meant).map(|(key, _)| key).collect()
+        self.registry.sessions_of(&control.user).filter(is_match).map(|(key, _)| key).collect()
     }
 
-    fn carry_out(&mut self, key: SessionKey, order: &Order) {
-        match order {
-            Order::Subscribe { channel, info, data, since, expires_at } => {
+    fn apply_control(&mut self, key: SessionKey, action: &ControlAction) {
+        match action {
+            ControlAction::Subscribe { channel, info, data, recover_since, expires_at } => {
                 let Ok(channel) = Channel::new(channel) else { return };
                 let raw = |text: &Option<String>| text.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
-                let since = since.as_ref().map(|since| (since.offset, since.epoch.clone()));
-                let given = Given { channel, info: raw(info), data: raw(data), since, expires_at: *expires_at };
-                self.instruct(key, Instruct::Receive(Box::new(given)));
+                let since = recover_since.as_ref().map(|since| (since.offset, since.epoch.clone()));
+                let given =
+                    ServerApiSubscription { channel, info: raw(info), data: raw(data), since, expires_at: *expires_at };
+                self.send_to_session(key, SessionControl::Subscribe(Box::new(given)));
             }
-            Order::Unsubscribe { channel } => {
+            ControlAction::Unsubscribe { channel } => {
                 let Ok(channel) = Channel::new(channel) else { return };
-                if !self.end_subscription(key, &channel, Unsubscribed::ByServer) {
+                if !self.end_subscription(key, &channel, UnsubscribeCode::ByServer) {
                     // Its session may be about to receive it, by an order that came before this one: this one comes behind.
-                    self.instruct(key, Instruct::Cease(channel));
+                    self.send_to_session(key, SessionControl::Unsubscribe(channel));
                 }
             }
-            Order::Disconnect { code, reason } => {
+            ControlAction::Disconnect { code, reason } => {
                 if let Some(disconnect) = Disconnect::custom(*code, reason) {
                     self.close(key, &disconnect);
                 }
             }
-            Order::Refresh { expires_at, info } => {
+            ControlAction::Refresh { expires_at, info } => {
                 let info = info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
-                self.instruct(key, Instruct::Renew { expires_at: expires_at.unwrap_or(NEVER), info });
+                self.send_to_session(key, SessionControl::Refresh { expires_at: expires_at.unwrap_or(NEVER), info });
             }
         }
     }
 
-    fn instruct(&self, key: SessionKey, instruct: Instruct) {
-        let Some(member) = self.registry.member(key) else { return };
+    fn send_to_session(&self, key: SessionKey, control: SessionControl) {
+        let Some(session) = self.registry.session(key) else { return };
         // A session that waits for a slow broker keeps only as many as its mailbox holds.
-        if let Err(error) = member.session.try_send(instruct) {
-            log::warn!("client {}: an order is lost: {error}", member.client);
+        if let Err(error) = session.controls.try_send(control) {
+            log::warn!("client {}: an order is lost: {error}", session.client);
         }
     }
 }
@@ -78,28 +79,28 @@ impl Hub {
 /// What was ordered of a session's channel, when all is done that came to the session before.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Cease {
+pub struct ForceUnsubscribe {
     /// Who.
     pub key: SessionKey,
     /// What it receives no more.
     pub channel: Channel,
 }
 
-impl Handler<Cease> for Hub {
+impl Handler<ForceUnsubscribe> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Cease { key, channel }: Cease, _: &mut Self::Context) {
-        self.end_subscription(key, &channel, Unsubscribed::ByServer);
-        self.note_expiry(key);
+    fn handle(&mut self, ForceUnsubscribe { key, channel }: ForceUnsubscribe, _: &mut Self::Context) {
+        self.end_subscription(key, &channel, UnsubscribeCode::ByServer);
+        self.update_subscription_expiry(key);
     }
 }
 
-impl Handler<Carry> for Hub {
+impl Handler<ApplyControl> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Carry(carried): Carry, _: &mut Self::Context) {
-        for key in self.meant_by(&carried.control) {
-            self.carry_out(key, &carried.control.order);
+    fn handle(&mut self, ApplyControl(queued): ApplyControl, _: &mut Self::Context) {
+        for key in self.matching_sessions(&queued.control) {
+            self.apply_control(key, &queued.control.action);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::sync::{
 use bytes::Bytes;
 
 use super::{
-    difference::Comparing,
-    reception::{Differences, Reception},
+    delivery_options::{DeliveryOptions, DeltaState},
+    delta_budget::DeltaBudget,
 };
 use crate::{
-    broker::Movement,
+    broker::PresenceEvent,
     channel::Channel,
     position::Position,
     protocol::{self, Format, PublicationPush, Push},
@@ -21,39 +21,39 @@ use crate::{
 
 /// A publication or a movement, for whoever receives its channel.
 pub(super) struct Delivery {
-    content: Content,
+    content: DeliveryContent,
     cost_bytes: usize,
     /// No other delivery has it: a difference is to one certain delivery.
-    serial: u64,
-    plain: Frames,
+    id: u64,
+    plain: EncodedFrames,
     /// Only for subscriptions with differences.
-    apart: OnceLock<Box<Apart>>,
+    delta_frames: OnceLock<Box<DeltaFrames>>,
 }
 
-enum Content {
+enum DeliveryContent {
     Publication(Publication),
-    Movement(Channel, Movement, Arc<ClientInfo>),
+    PresenceEvent(Channel, PresenceEvent, Arc<ClientInfo>),
 }
 
 /// A frame in each format.
 #[derive(Default)]
-struct Frames([OnceLock<Bytes>; 2]);
+struct EncodedFrames([OnceLock<Bytes>; 2]);
 
 /// What is written for subscriptions with differences.
 #[derive(Default)]
-struct Apart {
-    whole: Frames,
-    delta: OnceLock<Delta>,
-    written: Frames,
+struct DeltaFrames {
+    full: EncodedFrames,
+    encoded: OnceLock<CachedDelta>,
+    delta: EncodedFrames,
 }
 
 /// The difference to the delivery with this number; `None` where the publication itself is shorter.
-struct Delta {
-    base: u64,
-    difference: Option<Vec<u8>>,
+struct CachedDelta {
+    base_id: u64,
+    encoded: Option<Vec<u8>>,
 }
 
-impl Frames {
+impl EncodedFrames {
     fn get(&self, format: Format, write: impl FnOnce() -> Bytes) -> &Bytes {
         self.0[format as usize].get_or_init(write)
     }
@@ -61,18 +61,18 @@ impl Frames {
 
 impl Delivery {
     pub(super) fn new(publication: Publication) -> Arc<Self> {
-        Self::of(publication.cost_bytes(), Content::Publication(publication))
+        Self::with_content(publication.cost_bytes(), DeliveryContent::Publication(publication))
     }
 
-    pub(super) fn movement(channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Arc<Self> {
+    pub(super) fn presence_event(channel: Channel, event: PresenceEvent, who: Arc<ClientInfo>) -> Arc<Self> {
         let data = Publication { info: Some(who.clone()), ..Publication::new(channel.clone(), Bytes::new()) };
-        Self::of(data.cost_bytes(), Content::Movement(channel, movement, who))
+        Self::with_content(data.cost_bytes(), DeliveryContent::PresenceEvent(channel, event, who))
     }
 
-    fn of(cost_bytes: usize, content: Content) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { content, cost_bytes, serial, plain: Frames::default(), apart: OnceLock::new() })
+    fn with_content(cost_bytes: usize, content: DeliveryContent) -> Arc<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { content, cost_bytes, id, plain: EncodedFrames::default(), delta_frames: OnceLock::new() })
     }
 
     pub(super) fn cost_bytes(&self) -> usize {
@@ -81,15 +81,15 @@ impl Delivery {
 
     pub(super) fn channel(&self) -> &Channel {
         match &self.content {
-            Content::Publication(publication) => &publication.channel,
-            Content::Movement(channel, ..) => channel,
+            DeliveryContent::Publication(publication) => &publication.channel,
+            DeliveryContent::PresenceEvent(channel, ..) => channel,
         }
     }
 
     pub(super) fn publication(&self) -> Option<&Publication> {
         match &self.content {
-            Content::Publication(publication) => Some(publication),
-            Content::Movement(..) => None,
+            DeliveryContent::Publication(publication) => Some(publication),
+            DeliveryContent::PresenceEvent(..) => None,
         }
     }
 
@@ -99,61 +99,63 @@ impl Delivery {
 
     /// The frame, its WebSocket header included, for those who receive in this way; `base` is what they got before. `None`: it
     /// is not for them.
-    pub(super) fn frame(&self, reception: &Reception, base: Option<&Self>) -> Option<&Bytes> {
+    pub(super) fn frame(&self, options: &DeliveryOptions, base: Option<&Self>) -> Option<&Bytes> {
         let publication = match &self.content {
-            Content::Publication(publication) => publication,
-            Content::Movement(channel, movement, who) => {
-                let write = || match movement {
-                    Movement::Join => reception.format.push(&Push::Join(channel, who)),
-                    Movement::Leave => reception.format.push(&Push::Leave(channel, who)),
+            DeliveryContent::Publication(publication) => publication,
+            DeliveryContent::PresenceEvent(channel, event, who) => {
+                let write = || match event {
+                    PresenceEvent::Join => options.format.encode_push(&Push::Join(channel, who)),
+                    PresenceEvent::Leave => options.format.encode_push(&Push::Leave(channel, who)),
                 };
-                return reception.hears_movements.then(|| self.plain.get(reception.format, write));
+                return options.wants_join_leave.then(|| self.plain.get(options.format, write));
             }
         };
-        if publication.position.is_some_and(|position| position.offset <= reception.after) {
+        if publication.position.is_some_and(|position| position.offset <= options.skip_up_to) {
             return None;
         }
-        if let Some(filter) = &reception.filter
+        if let Some(filter) = &options.filter
             && !filter.matches(&publication.tags)
         {
             return None;
         }
-        Some(match (reception.differences, base) {
-            (Differences::None, _) => self.plain(publication, reception.format),
-            (Differences::Based, Some(base)) if publication.is_delta => {
-                self.difference(publication, base, reception.format)
+        Some(match (options.delta, base) {
+            (DeltaState::None, _) => self.plain_frame(publication, options.format),
+            (DeltaState::HasBase, Some(base)) if publication.use_delta => {
+                self.delta_frame(publication, base, options.format)
             }
-            (Differences::Fresh | Differences::Based, _) => self.whole(publication, reception.format),
+            (DeltaState::NeedsBase | DeltaState::HasBase, _) => self.full_frame(publication, options.format),
         })
     }
 
-    fn plain(&self, publication: &Publication, format: Format) -> &Bytes {
-        self.plain.get(format, || format.push(&Push::Publication(publication.into())))
+    fn plain_frame(&self, publication: &Publication, format: Format) -> &Bytes {
+        self.plain.get(format, || format.encode_push(&Push::Publication(publication.into())))
     }
 
-    fn apart(&self) -> &Apart {
-        self.apart.get_or_init(Box::default)
+    fn delta_frames(&self) -> &DeltaFrames {
+        self.delta_frames.get_or_init(Box::default)
     }
 
-    fn whole(&self, publication: &Publication, format: Format) -> &Bytes {
-        let content = protocol::Content::Whole;
-        self.apart().whole.get(format, || format.push(&Push::Publication(PublicationPush { publication, content })))
+    fn full_frame(&self, publication: &Publication, format: Format) -> &Bytes {
+        let content = protocol::PushData::Full;
+        self.delta_frames()
+            .full
+            .get(format, || format.encode_push(&Push::Publication(PublicationPush { publication, content })))
     }
 
     /// All hubs deliver a channel in one order, so the first to ask has the base that all have. Should another have missed
     /// something, it sends the whole.
-    fn difference(&self, publication: &Publication, base: &Self, format: Format) -> &Bytes {
-        let Some(before) = base.publication() else { return self.whole(publication, format) };
-        let delta = self.apart().delta.get_or_init(|| Delta {
-            base: base.serial,
-            difference: Comparing::default().difference(&before.data, &publication.data),
+    fn delta_frame(&self, publication: &Publication, base: &Self, format: Format) -> &Bytes {
+        let Some(before) = base.publication() else { return self.full_frame(publication, format) };
+        let delta = self.delta_frames().encoded.get_or_init(|| CachedDelta {
+            base_id: base.id,
+            encoded: DeltaBudget::default().encode_delta(&before.data, &publication.data),
         });
-        match &delta.difference {
-            Some(difference) if delta.base == base.serial => self.apart().written.get(format, || {
-                let content = protocol::Content::Delta(difference);
-                format.push(&Push::Publication(PublicationPush { publication, content }))
+        match &delta.encoded {
+            Some(encoded) if delta.base_id == base.id => self.delta_frames().delta.get(format, || {
+                let content = protocol::PushData::Delta(encoded);
+                format.encode_push(&Push::Publication(PublicationPush { publication, content }))
             }),
-            _ => self.whole(publication, format),
+            _ => self.full_frame(publication, format),
         }
     }
 }

@@ -13,13 +13,14 @@ use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    Hub, SessionKey, delivery::Delivery, passed::Passed, reception::Reception, subscription::Grant, track::Verdict,
+    Hub, SessionKey, channel_state::PositionCheck, delivery::Delivery, delivery_options::DeliveryOptions,
+    fanout_outcome::FanoutOutcome, subscription_source::SubscriptionSource,
 };
 use crate::{
-    broker::NoRoom,
+    broker::QueueFull,
     channel::Channel,
-    protocol::{Disconnect, Unsubscribed},
-    transport::{Flushed, Outbox, Pushed, Refused},
+    protocol::{Disconnect, UnsubscribeCode},
+    transport::{FlushOutcome, Outbox, PushError, PushOutcome},
 };
 
 /// Publications, and bytes of them, that are queued to sessions before the sessions are flushed. More would save
@@ -27,99 +28,100 @@ use crate::{
 const BATCH_PUBLICATIONS: usize = 64;
 const BATCH_BYTES: usize = 256 * 1024;
 /// How long the hub keeps the thread: reads, pings and expiry of everybody wait for it.
-const TURN: Duration = Duration::from_millis(2);
+const MAX_RUN: Duration = Duration::from_millis(2);
 /// Sessions that are flushed between two looks at the clock.
-const FLUSH_AT_ONCE: usize = 32;
+const FLUSHES_PER_CLOCK_CHECK: usize = 32;
 
 /// The end of a hub's queue that everybody else has.
 #[derive(Clone)]
-pub(super) struct Queue {
+pub(super) struct DeliverySender {
     sender: UnboundedSender<Arc<Delivery>>,
-    shared: Arc<Shared>,
+    state: Arc<QueueState>,
 }
 
-struct Shared {
+struct QueueState {
     queued_bytes: AtomicUsize,
     limit_bytes: usize,
-    /// A [`Drain`] is under way: one wakes the hub, however many publications wait.
+    /// A [`DrainQueue`] is under way: one wakes the hub, however many publications wait.
     is_woken: AtomicBool,
 }
 
 /// The end that the hub has.
-pub(super) struct Waiting {
+pub(super) struct DeliveryReceiver {
     receiver: UnboundedReceiver<Arc<Delivery>>,
-    shared: Arc<Shared>,
+    state: Arc<QueueState>,
 }
 
 /// A queue of at most `limit_bytes`.
-pub(super) fn queue(limit_bytes: usize) -> (Queue, Waiting) {
+pub(super) fn delivery_queue(limit_bytes: usize) -> (DeliverySender, DeliveryReceiver) {
     #[expect(clippy::disallowed_methods, reason = "bounded by bytes, which a channel does not count")]
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-    let shared = Arc::new(Shared { queued_bytes: AtomicUsize::new(0), limit_bytes, is_woken: AtomicBool::new(false) });
-    (Queue { sender, shared: shared.clone() }, Waiting { receiver, shared })
+    let state =
+        Arc::new(QueueState { queued_bytes: AtomicUsize::new(0), limit_bytes, is_woken: AtomicBool::new(false) });
+    (DeliverySender { sender, state: state.clone() }, DeliveryReceiver { receiver, state })
 }
 
-impl Queue {
+impl DeliverySender {
     /// Keeps room for a publication that will be put.
-    pub(super) fn reserve(&self, bytes: usize) -> Result<(), NoRoom> {
-        let before = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.shared.limit_bytes {
-            self.give_back(bytes);
-            return Err(NoRoom);
+    pub(super) fn reserve(&self, bytes: usize) -> Result<(), QueueFull> {
+        let before = self.state.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.state.limit_bytes {
+            self.release(bytes);
+            return Err(QueueFull);
         }
         Ok(())
     }
 
     /// Gives reserved room back.
-    pub(super) fn give_back(&self, bytes: usize) {
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(super) fn release(&self, bytes: usize) {
+        self.state.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Puts a publication for which room is reserved. Tells whether the hub sleeps and has to be sent a [`Drain`].
+    /// Puts a publication for which room is reserved. Tells whether the hub sleeps and has to be sent a [`DrainQueue`].
     #[must_use]
-    pub(super) fn put(&self, delivery: Arc<Delivery>) -> bool {
+    pub(super) fn send(&self, delivery: Arc<Delivery>) -> bool {
         // The hub lives as long as its worker; after it nobody is left to deliver to.
         let _ = self.sender.send(delivery);
         // Either we see that the hub sleeps, or it sees what we sent: see `sleep`.
         fence(Ordering::SeqCst);
-        !self.shared.is_woken.swap(true, Ordering::AcqRel)
+        !self.state.is_woken.swap(true, Ordering::AcqRel)
     }
 }
 
-impl Waiting {
+impl DeliveryReceiver {
     fn next(&mut self) -> Option<Arc<Delivery>> {
         let delivery = self.receiver.try_recv().ok()?;
-        self.shared.queued_bytes.fetch_sub(delivery.cost_bytes(), Ordering::Relaxed);
+        self.state.queued_bytes.fetch_sub(delivery.cost_bytes(), Ordering::Relaxed);
         Some(delivery)
     }
 
     /// Goes to sleep; `false` when a publication came in at that moment.
     fn sleep(&mut self) -> bool {
-        self.shared.is_woken.store(false, Ordering::Relaxed);
+        self.state.is_woken.store(false, Ordering::Relaxed);
         // Whoever put one before this store did not wake us, so look once more; without the fence the look could come
         // first, and the wake be lost.
         fence(Ordering::SeqCst);
-        self.receiver.is_empty() || self.shared.is_woken.swap(true, Ordering::AcqRel)
+        self.receiver.is_empty() || self.state.is_woken.swap(true, Ordering::AcqRel)
     }
 }
 
 /// Publications wait.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Drain;
+pub(super) struct DrainQueue;
 
 /// The fan-out's state between two turns.
 pub(super) struct Fanout {
-    waiting: Waiting,
+    receiver: DeliveryReceiver,
     /// Sessions that were queued to and not flushed yet.
-    touched: Vec<(SessionKey, Arc<Outbox>)>,
+    unflushed: Vec<(SessionKey, Arc<Outbox>)>,
     batch_publications: usize,
     batch_bytes: usize,
 }
 
 impl Fanout {
-    pub(super) fn new(waiting: Waiting) -> Self {
-        Self { waiting, touched: Vec::new(), batch_publications: 0, batch_bytes: 0 }
+    pub(super) fn new(receiver: DeliveryReceiver) -> Self {
+        Self { receiver, unflushed: Vec::new(), batch_publications: 0, batch_bytes: 0 }
     }
 
     /// The next publication, unless the batch is full.
@@ -127,156 +129,156 @@ impl Fanout {
         if self.batch_publications >= BATCH_PUBLICATIONS || self.batch_bytes >= BATCH_BYTES {
             return None;
         }
-        let delivery = self.waiting.next()?;
+        let delivery = self.receiver.next()?;
         self.batch_publications += 1;
         self.batch_bytes += delivery.cost_bytes();
         Some(delivery)
     }
 }
 
-impl Handler<Drain> for Hub {
+impl Handler<DrainQueue> for Hub {
     type Result = ();
 
-    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.take_turn(ctx);
+    fn handle(&mut self, _: DrainQueue, ctx: &mut Self::Context) {
+        self.run_fanout(ctx);
     }
 }
 
 impl Hub {
     /// Works for a turn, then lets everybody else run before the next.
-    fn take_turn(&mut self, ctx: &mut <Self as Actor>::Context) {
-        if !self.work_until(Instant::now() + TURN) {
+    fn run_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
+        if !self.fan_out_until(Instant::now() + MAX_RUN) {
             // Deferred until the runtime has polled sockets and timers; between turns the mailbox is served too.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-            ctx.spawn(others.map(|(), hub, ctx| hub.take_turn(ctx)));
+            ctx.spawn(others.map(|(), hub, ctx| hub.run_fanout(ctx)));
         }
     }
 
     /// Whether everything is done.
-    fn work_until(&mut self, end: Instant) -> bool {
+    fn fan_out_until(&mut self, deadline: Instant) -> bool {
         loop {
             if let Some(delivery) = self.fanout.next() {
                 self.queue_to_subscribers(&delivery);
-            } else if !self.fanout.touched.is_empty() {
-                self.flush_some();
+            } else if !self.fanout.unflushed.is_empty() {
+                self.flush_next();
             } else if self.fanout.batch_publications > 0 {
                 (self.fanout.batch_publications, self.fanout.batch_bytes) = (0, 0);
-            } else if self.fanout.waiting.sleep() {
+            } else if self.fanout.receiver.sleep() {
                 return true;
             }
-            if Instant::now() >= end {
+            if Instant::now() >= deadline {
                 return false;
             }
         }
     }
 
     fn queue_to_subscribers(&mut self, delivery: &Arc<Delivery>) {
-        self.joinings.keep(delivery);
-        if self.moves_on(delivery) {
-            let passed = self.queue_to_classes(delivery);
-            self.settle(delivery, passed);
+        self.catch_up_buffer.store(delivery);
+        if self.advance_position(delivery) {
+            let outcome = self.queue_to_groups(delivery);
+            self.apply_outcome(delivery, outcome);
         }
     }
 
     /// Whether a delivery is for those who receive its channel now, and notes where the channel stands with it.
-    fn moves_on(&mut self, delivery: &Delivery) -> bool {
+    fn advance_position(&mut self, delivery: &Delivery) -> bool {
         let channel = delivery.channel();
-        let Some(track) = self.registry.state_mut(channel) else { return false };
-        match track.take(delivery.position()) {
-            Verdict::Repetition => return false,
-            Verdict::Gap => self.end_positioned(channel),
-            Verdict::Follows | Verdict::Unplaced => {}
+        let Some(state) = self.registry.channel_state_mut(channel) else { return false };
+        match state.advance(delivery.position()) {
+            PositionCheck::Duplicate => return false,
+            PositionCheck::Gap => self.end_positioned(channel),
+            PositionCheck::Next | PositionCheck::Unpositioned => {}
         }
         true
     }
 
     /// Something is missing: whoever was promised to be told of it has to come again.
     pub(super) fn end_positioned(&mut self, channel: &Channel) {
-        let positioned = self.registry.classes(channel).filter(|(_, reception, _)| reception.is_positioned);
-        let keys: Vec<SessionKey> = positioned.flat_map(|(_, _, members)| members.map(|(key, _)| key)).collect();
+        let positioned = self.registry.groups(channel).filter(|(_, options, _)| options.is_positioned);
+        let keys: Vec<SessionKey> = positioned.flat_map(|(_, _, sessions)| sessions.map(|(key, _)| key)).collect();
         for key in keys {
-            let grant = self.registry.channels_of(key).and_then(|channels| channels.grant(channel));
-            if grant.is_some_and(Grant::is_server_side) {
+            let source = self.registry.channels_of(key).and_then(|channels| channels.source(channel));
+            if source.is_some_and(SubscriptionSource::is_server_side) {
                 self.close(key, &Disconnect::INSUFFICIENT_STATE);
             } else {
-                self.end_subscription(key, channel, Unsubscribed::InsufficientState);
+                self.end_subscription(key, channel, UnsubscribeCode::InsufficientState);
             }
         }
     }
 
-    fn queue_to_classes(&mut self, delivery: &Delivery) -> Passed {
+    fn queue_to_groups(&mut self, delivery: &Delivery) -> FanoutOutcome {
         let now = self.clock.now();
-        let mut passed = Passed { now, ..Passed::default() };
+        let mut outcome = FanoutOutcome { now, ..FanoutOutcome::default() };
         let channel = delivery.channel();
-        let base = self.registry.state(channel).and_then(|track| track.last.clone());
+        let base = self.registry.channel_state(channel).and_then(|state| state.last_delivery.clone());
         let excluded = delivery.publication().and_then(|publication| publication.exclude);
-        for (class, reception, members) in self.registry.classes(channel) {
-            let frame = delivery.frame(reception, base.as_deref());
-            passed.note_class(class, reception, delivery, frame.is_some());
+        for (group, options, sessions) in self.registry.groups(channel) {
+            let frame = delivery.frame(options, base.as_deref());
+            outcome.note_group(group, options, delivery, frame.is_some());
             let Some(frame) = frame else { continue };
-            for (key, member) in members {
-                if now >= member.subscriptions_expire_at {
-                    passed.overdue.push(key);
+            for (key, session) in sessions {
+                if now >= session.first_subscription_expiry {
+                    outcome.with_expired_subscription.push(key);
                     if self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, now)) {
                         continue;
                     }
                 }
-                if excluded == Some(member.client) {
-                    passed.excluded.push(key);
+                if excluded == Some(session.client) {
+                    outcome.excluded.push(key);
                     continue;
                 }
-                match member.outbox.push(now, frame.clone()) {
-                    Ok(Pushed::First) => self.fanout.touched.push((key, member.outbox.clone())),
-                    Ok(Pushed::Behind) => {}
-                    Err(why) => {
-                        passed.refused.push((key, why));
+                match session.outbox.push(now, frame.clone()) {
+                    Ok(PushOutcome::NeedsFlush) => self.fanout.unflushed.push((key, session.outbox.clone())),
+                    Ok(PushOutcome::FlushPending) => {}
+                    Err(error) => {
+                        outcome.refused.push((key, error));
                         continue;
                     }
                 }
-                passed.delivered += 1;
+                outcome.delivered += 1;
             }
         }
-        passed
+        outcome
     }
 
     /// What a delivery has changed beside the outboxes.
-    fn settle(&mut self, delivery: &Arc<Delivery>, passed: Passed) {
+    fn apply_outcome(&mut self, delivery: &Arc<Delivery>, outcome: FanoutOutcome) {
         let channel = delivery.channel();
-        self.metrics.deliveries.inc_by(passed.delivered);
-        passed.changes.into_iter().for_each(|(class, reception)| self.registry.change(channel, class, reception));
-        if let Some(track) = self.registry.state_mut(channel)
+        self.metrics.deliveries.inc_by(outcome.delivered);
+        outcome.changes.into_iter().for_each(|(group, options)| self.registry.change_group(channel, group, options));
+        if let Some(state) = self.registry.channel_state_mut(channel)
             && delivery.publication().is_some()
-            && (passed.has_differences || track.last.is_some())
+            && (outcome.needs_delta_base || state.last_delivery.is_some())
         {
-            track.last = passed.has_differences.then(|| delivery.clone());
+            state.last_delivery = outcome.needs_delta_base.then(|| delivery.clone());
         }
-        for key in passed.excluded {
+        for key in outcome.excluded {
             // It has not got what the next difference is to.
-            self.registry.change_one(key, channel, Reception::refresh);
+            self.registry.change_one(key, channel, DeliveryOptions::forget_base);
         }
-        passed.refused.into_iter().for_each(|(key, why)| self.refuse(key, why));
-        passed.overdue.into_iter().for_each(|key| self.expire_subscriptions(key, passed.now));
+        outcome.refused.into_iter().for_each(|(key, error)| self.handle_push_error(key, error));
+        outcome.with_expired_subscription.into_iter().for_each(|key| self.end_expired_subscriptions(key, outcome.now));
     }
 
-    fn flush_some(&mut self) {
+    fn flush_next(&mut self) {
         let now = self.clock.now();
-        let rest = self.fanout.touched.len().saturating_sub(FLUSH_AT_ONCE);
-        for (key, outbox) in self.fanout.touched.split_off(rest) {
+        let rest = self.fanout.unflushed.len().saturating_sub(FLUSHES_PER_CLOCK_CHECK);
+        for (key, outbox) in self.fanout.unflushed.split_off(rest) {
             match outbox.flush(&self.clock, now) {
-                Ok(Flushed::All) => {}
-                Ok(Flushed::Later) => drop(self.metrics.sockets_full.inc()),
-                Err(refused) => self.refuse(key, refused),
+                Ok(FlushOutcome::Done) => {}
+                Ok(FlushOutcome::Pending) => drop(self.metrics.full_sockets.inc()),
+                Err(error) => self.handle_push_error(key, error),
             }
         }
     }
 
     /// An outbox took nothing: the session is closed for it.
-    pub(super) fn refuse(&mut self, key: SessionKey, refused: Refused) {
-        match refused {
-            Refused::Expired => self.close(key, &Disconnect::EXPIRED),
-            Refused::Slow => self.close(key, &Disconnect::SLOW),
+    pub(super) fn handle_push_error(&mut self, key: SessionKey, error: PushError) {
+        match error {
+            PushError::Expired => self.close(key, &Disconnect::EXPIRED),
+            PushError::Slow => self.close(key, &Disconnect::SLOW),
             // Whoever closes it has counted it; if it is gone, its session sees the end of the stream.
-            Refused::Closing => {}
+            PushError::Closing => {}
         }
     }
 }
@@ -297,9 +299,9 @@ mod tests {
 
     /// Publishes a few, waits until they are taken, and again: each round may meet the hub as it falls asleep.
     #[test]
-    fn no_wake_is_lost_however_publishing_and_falling_asleep_meet() {
+    fn no_wake_up_is_lost_when_a_publication_meets_a_hub_falling_asleep() {
         const ROUNDS: usize = 50_000;
-        let (queue, mut waiting) = queue(usize::MAX);
+        let (sender, mut receiver) = delivery_queue(usize::MAX);
         let (wake, woken) = mpsc::channel();
         let taken = Arc::new(AtomicUsize::new(0));
         let seen = taken.clone();
@@ -307,8 +309,8 @@ mod tests {
             let delivery = delivery();
             for round in 1..=ROUNDS {
                 for _ in 0..2 {
-                    queue.reserve(delivery.cost_bytes()).unwrap();
-                    if queue.put(delivery.clone()) {
+                    sender.reserve(delivery.cost_bytes()).unwrap();
+                    if sender.send(delivery.clone()) {
                         wake.send(()).unwrap();
                     }
                 }
@@ -320,8 +322,8 @@ mod tests {
         while taken.load(Ordering::Relaxed) < 2 * ROUNDS {
             woken.recv_timeout(Duration::from_secs(10)).expect("a wake for what waits");
             loop {
-                taken.fetch_add(std::iter::from_fn(|| waiting.next()).count(), Ordering::Release);
-                if waiting.sleep() {
+                taken.fetch_add(std::iter::from_fn(|| receiver.next()).count(), Ordering::Release);
+                if receiver.sleep() {
                     break;
                 }
             }
@@ -330,15 +332,15 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_takes_what_it_has_room_for_and_what_is_taken_makes_room() {
+    fn full_queue_refuses_until_a_delivery_is_taken() {
         let delivery = delivery();
-        let (queue, mut waiting) = queue(2 * delivery.cost_bytes());
+        let (sender, mut receiver) = delivery_queue(2 * delivery.cost_bytes());
         for _ in 0..2 {
-            queue.reserve(delivery.cost_bytes()).unwrap();
-            let _ = queue.put(delivery.clone());
+            sender.reserve(delivery.cost_bytes()).unwrap();
+            let _ = sender.send(delivery.clone());
         }
-        assert_eq!(queue.reserve(delivery.cost_bytes()), Err(NoRoom));
-        waiting.next().unwrap();
-        assert_eq!(queue.reserve(delivery.cost_bytes()), Ok(()));
+        assert_eq!(sender.reserve(delivery.cost_bytes()), Err(QueueFull));
+        receiver.next().unwrap();
+        assert_eq!(sender.reserve(delivery.cost_bytes()), Ok(()));
     }
 }

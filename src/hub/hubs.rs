@@ -12,13 +12,13 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::Semaphore;
 
 use super::{
-    AreYouThere, CountAll, CountChannels, Hub, Shutdown,
-    control::{Carried, Carry},
+    CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
+    control::{ApplyControl, QueuedControl},
     delivery::Delivery,
-    fanout::{Drain, Queue},
+    fanout::{DeliverySender, DrainQueue},
 };
 use crate::{
-    broker::{Control, Deliver, Movement, NoRoom, Node, Question},
+    broker::{Control, Deliver, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
     channel::Channel,
     metrics::Metrics,
     protocol,
@@ -26,62 +26,62 @@ use crate::{
 };
 
 /// Orders that may wait for the hubs: over it they are refused, or a flood of them would be memory.
-const ORDERS: usize = 1024;
+const MAX_QUEUED_CONTROLS: usize = 1024;
 
 /// All hubs, as they have started.
 pub struct Hubs {
-    started: ArcSwap<Vec<(Queue, Addr<Hub>)>>,
+    hubs: ArcSwap<Vec<(DeliverySender, Addr<Hub>)>>,
     metrics: Arc<Metrics>,
     /// The id of this instance, of this run.
     node: Arc<str>,
-    since: Instant,
+    started_at: Instant,
     /// Places for orders that not every hub has carried out yet.
-    orders: Arc<Semaphore>,
+    control_permits: Arc<Semaphore>,
 }
 
 impl Hubs {
     /// None yet; each worker starts its own. `node` is the id of this instance.
     pub fn new(metrics: Arc<Metrics>, node: Arc<str>) -> Arc<Self> {
         Arc::new(Self {
-            started: ArcSwap::default(),
+            hubs: ArcSwap::default(),
             metrics,
             node,
-            since: Instant::now(),
-            orders: Arc::new(Semaphore::new(ORDERS)),
+            started_at: Instant::now(),
+            control_permits: Arc::new(Semaphore::new(MAX_QUEUED_CONTROLS)),
         })
     }
 
-    pub(super) fn add(&self, queue: Queue, hub: Addr<Hub>) {
-        self.started.rcu(|started| started.iter().cloned().chain([(queue.clone(), hub.clone())]).collect::<Vec<_>>());
+    pub(super) fn add(&self, sender: DeliverySender, hub: Addr<Hub>) {
+        self.hubs.rcu(|hubs| hubs.iter().cloned().chain([(sender.clone(), hub.clone())]).collect::<Vec<_>>());
     }
 
     /// Whether every hub answers. A panic in an actor that is not a session kills it in silence.
-    pub async fn answer_all(&self) -> bool {
-        let started = self.started.load_full();
-        let answers = join_all(started.iter().map(|(_, hub)| hub.send(AreYouThere))).await;
+    pub async fn all_respond(&self) -> bool {
+        let hubs = self.hubs.load_full();
+        let answers = join_all(hubs.iter().map(|(_, hub)| hub.send(CheckHealth))).await;
         !answers.is_empty() && answers.iter().all(Result::is_ok)
     }
 
     /// Tells every hub that the instance stops.
-    pub fn shut_down(&self, shutdown: Shutdown) {
-        self.started.load().iter().for_each(|(_, hub)| hub.do_send(shutdown));
+    pub fn shut_down(&self, shutdown: CloseAllSessions) {
+        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(shutdown));
     }
 }
 
 impl Hubs {
     /// To every hub, or to none.
-    fn hand_out(&self, delivery: Arc<Delivery>) -> Result<(), NoRoom> {
-        let started = self.started.load();
-        for (index, (queue, _)) in started.iter().enumerate() {
-            if queue.reserve(delivery.cost_bytes()).is_err() {
-                started[..index].iter().for_each(|(queue, _)| queue.give_back(delivery.cost_bytes()));
+    fn enqueue_for_all(&self, delivery: Arc<Delivery>) -> Result<(), QueueFull> {
+        let hubs = self.hubs.load();
+        for (index, (sender, _)) in hubs.iter().enumerate() {
+            if sender.reserve(delivery.cost_bytes()).is_err() {
+                hubs[..index].iter().for_each(|(sender, _)| sender.release(delivery.cost_bytes()));
                 self.metrics.deliveries_dropped.inc();
-                return Err(NoRoom);
+                return Err(QueueFull);
             }
         }
-        for (queue, hub) in started.iter() {
-            if queue.put(delivery.clone()) {
-                hub.do_send(Drain);
+        for (sender, hub) in hubs.iter() {
+            if sender.send(delivery.clone()) {
+                hub.do_send(DrainQueue);
             }
         }
         Ok(())
@@ -89,52 +89,57 @@ impl Hubs {
 }
 
 impl Deliver for Hubs {
-    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
-        self.hand_out(Delivery::new(publication))
+    fn deliver_publication(&self, publication: Publication) -> Result<(), QueueFull> {
+        self.enqueue_for_all(Delivery::new(publication))
     }
 
-    fn announce(&self, channel: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
-        self.hand_out(Delivery::movement(channel, movement, who))
+    fn deliver_presence_event(
+        &self,
+        channel: Channel,
+        event: PresenceEvent,
+        who: Arc<ClientInfo>,
+    ) -> Result<(), QueueFull> {
+        self.enqueue_for_all(Delivery::presence_event(channel, event, who))
     }
 
-    fn control(&self, control: Control) -> Result<(), NoRoom> {
-        let place = self.orders.clone().try_acquire_owned().map_err(|_| NoRoom)?;
-        let order = Arc::new(Carried { control, _place: place });
-        self.started.load().iter().for_each(|(_, hub)| hub.do_send(Carry(order.clone())));
+    fn deliver_control(&self, control: Control) -> Result<(), QueueFull> {
+        let permit = self.control_permits.clone().try_acquire_owned().map_err(|_| QueueFull)?;
+        let control = Arc::new(QueuedControl { control, _permit: permit });
+        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(ApplyControl(control.clone())));
         Ok(())
     }
 
-    fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>> {
-        let hubs: Vec<Addr<Hub>> = self.started.load().iter().map(|(_, hub)| hub.clone()).collect();
+    fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
+        let hubs: Vec<Addr<Hub>> = self.hubs.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
-            Question::Channels => channels(hubs).boxed(),
-            Question::Info => {
-                let (node, since) = (self.node.clone(), self.since);
-                async move { info(hubs, &node, since).await }.boxed()
+            SurveyQuestion::Channels => channels_json(hubs).boxed(),
+            SurveyQuestion::Info => {
+                let (node, started_at) = (self.node.clone(), self.started_at);
+                async move { node_info_json(hubs, &node, started_at).await }.boxed()
             }
         }
     }
 }
 
-async fn channels(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
-    let counts = join_all(hubs.iter().map(|hub| hub.send(CountChannels))).await;
+async fn channels_json(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
+    let stats = join_all(hubs.iter().map(|hub| hub.send(CountSubscribers))).await;
     let mut sum: HashMap<String, usize> = HashMap::new();
-    for (channel, count) in counts.into_iter().flatten().flatten() {
+    for (channel, count) in stats.into_iter().flatten().flatten() {
         *sum.entry(channel.as_str().to_owned()).or_default() += count;
     }
     serde_json::to_vec(&sum).unwrap_or_default()
 }
 
-async fn info(hubs: Vec<Addr<Hub>>, node: &str, since: Instant) -> Vec<u8> {
-    let counts = join_all(hubs.iter().map(|hub| hub.send(CountAll))).await;
+async fn node_info_json(hubs: Vec<Addr<Hub>>, node: &str, started_at: Instant) -> Vec<u8> {
+    let stats = join_all(hubs.iter().map(|hub| hub.send(CollectStats))).await;
     let (mut clients, mut subs, mut users, mut channels) = (0, 0, HashSet::new(), HashSet::new());
-    for counts in counts.into_iter().flatten() {
-        clients += counts.clients as u64;
-        subs += counts.subs as u64;
-        users.extend(counts.users);
-        channels.extend(counts.channels);
+    for stats in stats.into_iter().flatten() {
+        clients += stats.clients as u64;
+        subs += stats.subs as u64;
+        users.extend(stats.users);
+        channels.extend(stats.channels);
     }
-    let node = Node {
+    let node = NodeInfo {
         uid: node.to_owned(),
         name: host_name().unwrap_or_else(|| node.to_owned()),
         version: protocol::VERSION.to_owned(),
@@ -142,7 +147,7 @@ async fn info(hubs: Vec<Addr<Hub>>, node: &str, since: Instant) -> Vec<u8> {
         num_users: users.len() as u64,
         num_subs: subs,
         num_channels: channels.len() as u64,
-        uptime: since.elapsed().as_secs(),
+        uptime: started_at.elapsed().as_secs(),
     };
     serde_json::to_vec(&node).unwrap_or_default()
 }

@@ -1,27 +1,27 @@
 //! One hub per worker thread: an actor that knows the sessions of its thread and what they listen to, fans publications
 //! out to their outboxes, and has the one wheel that pings, expires and gives up. Sessions, API and server talk to it by
-//! the messages below; it talks to the broker through [`Interest`] only.
+//! the messages below; it talks to the broker through [`BrokerSubscriptions`] only.
 
-mod begun;
-mod checking;
+mod broker_subscriptions;
+mod catch_up;
+mod channel_state;
 mod control;
 mod delivery;
-mod difference;
+mod delivery_options;
+mod delta_budget;
 mod fanout;
+mod fanout_outcome;
 mod hubs;
-mod interest;
-mod joining;
-mod passed;
+mod liveness;
+mod position_poller;
 mod presence;
-mod reception;
 mod recovery;
 mod registry;
 mod starting;
+mod subscribe_outcome;
 mod subscribing;
-mod subscription;
-mod tending;
-mod track;
-mod wheel;
+mod subscription_source;
+mod timing_wheel;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,8 +37,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::{
-    checking::Checking, fanout::Fanout, joining::Joinings, registry::Registry, tending::Member, track::Track,
-    wheel::Wheel,
+    catch_up::CatchUpBuffer, channel_state::ChannelState, fanout::Fanout, liveness::HubSession,
+    position_poller::PositionPoller, registry::Registry, timing_wheel::TimingWheel,
 };
 use crate::{
     channel::Channel,
@@ -49,13 +49,16 @@ use crate::{
     transport::Outbox,
 };
 
-pub use begun::{Begun, Tell};
-pub use control::Cease;
+pub use broker_subscriptions::BrokerSubscriptions;
+pub use control::ForceUnsubscribe;
+pub use delivery_options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility};
 pub use hubs::Hubs;
-pub use interest::Interest;
-pub use reception::{Claimed, Options, Recover, Shown};
-pub use subscribing::{Extend, Find, Judge, NotSubscribed, Stays, Subscribe, Unsubscribe, Wanted};
-pub use subscription::{Grant, Terms};
+pub use subscribe_outcome::{ReplyBuilder, SubscribeOutcome};
+pub use subscribing::{
+    ChannelSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError,
+    Unsubscribe,
+};
+pub use subscription_source::{SubscriptionSource, SubscriptionTerms};
 
 /// Names a session, for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,11 +76,11 @@ impl SessionKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepAlive {
     /// Nobody yet: it has until the first-message deadline.
-    Waiting,
+    Unauthenticated,
     /// Native ping frames, which browsers answer by themselves.
-    Native,
+    NativePing,
     /// `{}` both ways, as SDKs expect.
-    EmptyReply,
+    ProtocolPing,
 }
 
 /// A connection begins to be looked after.
@@ -99,29 +102,29 @@ pub struct Register {
     /// How its frames are written.
     pub format: Format,
     /// Where it is told what only it can do.
-    pub session: Recipient<Instruct>,
+    pub controls: Recipient<SessionControl>,
 }
 
 /// The server API wants of a session what only the session can do.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub enum Instruct {
+pub enum SessionControl {
     /// Last until another time, and be shown differently.
-    Renew {
+    Refresh {
         /// The new end.
         expires_at: Millis,
         /// Raw JSON instead of the token's `info`.
         info: Option<Bytes>,
     },
     /// Receive a channel.
-    Receive(Box<Given>),
+    Subscribe(Box<ServerApiSubscription>),
     /// Receive a channel no more, should it have begun to meanwhile.
-    Cease(Channel),
+    Unsubscribe(Channel),
 }
 
 /// A subscription that the server API brings.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct ServerApiSubscription {
     /// To what.
     pub channel: Channel,
     /// Raw JSON that others see of it.
@@ -137,7 +140,7 @@ pub struct Given {
 /// Something about a session has changed: it became somebody, or began to speak as an SDK does.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Update {
+pub struct UpdateSession {
     /// Which.
     pub key: SessionKey,
     /// How it is kept alive from now on.
@@ -151,7 +154,7 @@ pub struct Update {
 /// A session closes its connection: it gets nothing more, and is cut if it does not go.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Leave(pub SessionKey);
+pub struct BeginClose(pub SessionKey);
 
 /// A session's connection is gone.
 #[derive(Message)]
@@ -161,21 +164,21 @@ pub struct Unregister(pub SessionKey);
 /// Proves that the hub is alive.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AreYouThere;
+pub struct CheckHealth;
 
 /// The channels of this hub and how many sessions each has.
 #[derive(Message)]
 #[rtype(result = "HashMap<Channel, usize>")]
-pub struct CountChannels;
+pub struct CountSubscribers;
 
 /// What this hub has, all in all.
 #[derive(Message)]
-#[rtype(result = "Counts")]
-pub struct CountAll;
+#[rtype(result = "HubStats")]
+pub struct CollectStats;
 
-/// An answer to [`CountAll`].
+/// An answer to [`CollectStats`].
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub struct HubStats {
     /// Connections that are somebody.
     pub clients: usize,
     /// Whose they are.
@@ -189,27 +192,27 @@ pub struct Counts {
 /// The instance stops: all sessions are closed 3001 in waves, spread over this time.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub struct Shutdown {
+pub struct CloseAllSessions {
     /// Over how long.
-    pub over: Duration,
+    pub spread_over: Duration,
 }
 
 /// The actor.
 pub struct Hub {
-    registry: Registry<Member, Track>,
+    registry: Registry<HubSession, ChannelState>,
     fanout: Fanout,
-    wheel: Wheel,
-    interest: Arc<Interest>,
+    wheel: TimingWheel,
+    broker_subscriptions: Arc<BrokerSubscriptions>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    timing: tending::Timing,
-    joinings: Joinings,
-    checking: Checking,
-    bounds: Bounds,
+    liveness: liveness::Liveness,
+    catch_up_buffer: CatchUpBuffer,
+    position_poller: PositionPoller,
+    limits: HubLimits,
 }
 
 /// What a hub bounds.
-struct Bounds {
+struct HubLimits {
     channels_per_session: usize,
     recovered_publications: usize,
     filter_nodes_per_channel: usize,
@@ -217,7 +220,7 @@ struct Bounds {
     reply_bytes: usize,
 }
 
-impl From<&Limits> for Bounds {
+impl From<&Limits> for HubLimits {
     fn from(limits: &Limits) -> Self {
         Self {
             channels_per_session: limits.channels_per_session,
@@ -231,56 +234,56 @@ impl From<&Limits> for Bounds {
 
 impl Hub {
     /// Starts a hub on this thread and makes it known to `hubs`.
-    pub fn start_here(
+    pub fn start_on_this_thread(
         hubs: &Hubs,
-        interest: Arc<Interest>,
+        broker_subscriptions: Arc<BrokerSubscriptions>,
         config: &Config,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Addr<Self> {
-        let (queue, waiting) = fanout::queue(config.limits.hub_queue_bytes);
+        let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
         let hub = Self {
             registry: Registry::default(),
-            fanout: Fanout::new(waiting),
-            wheel: Wheel::default(),
-            interest,
-            timing: tending::Timing::new(config, clock.now()),
+            fanout: Fanout::new(receiver),
+            wheel: TimingWheel::default(),
+            broker_subscriptions,
+            liveness: liveness::Liveness::new(config, clock.now()),
             clock,
             metrics,
-            joinings: Joinings::new(config.limits.hub_queue_bytes / 4),
-            checking: Checking::new(config.server.position_check_interval),
-            bounds: Bounds::from(&config.limits),
+            catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
+            position_poller: PositionPoller::new(config.server.position_check_interval),
+            limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
-        hubs.add(queue, hub.clone());
+        hubs.add(sender, hub.clone());
         hub
     }
 
     /// Takes a session out of everything, and gives back the channels that nobody else here listens to.
-    fn remove(&mut self, key: SessionKey) {
-        self.silence(key);
+    fn remove_session(&mut self, key: SessionKey) {
+        self.drop_subscriptions(key);
         self.registry.remove(key);
     }
 
     /// Releases a session's channels and leaves it to the wheel until its connection is gone.
-    fn silence(&mut self, key: SessionKey) {
-        self.registry.leave_all(key).iter().for_each(|departed| self.depart(departed));
+    fn drop_subscriptions(&mut self, key: SessionKey) {
+        self.registry.unsubscribe_all(key).iter().for_each(|left| self.leave_channel(left));
     }
 
     /// Closes a session for a reason of ours.
     fn close(&mut self, key: SessionKey, disconnect: &Disconnect) {
-        let Some(member) = self.registry.member(key).filter(|member| !member.is_leaving()) else { return };
+        let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) else { return };
         // Its session, or its peer, may be closing it at this moment: then that was the reason.
-        if !member.outbox.is_closing() {
+        if !session.outbox.is_closing() {
             self.metrics.count_close(disconnect.code());
         }
         if *disconnect == Disconnect::SLOW {
             // It does not read, so it cannot be told.
-            member.outbox.cut();
+            session.outbox.abort();
         } else {
-            member.farewell(disconnect, &self.clock);
+            session.send_close(disconnect, &self.clock);
         }
-        self.let_go(key);
+        self.await_disconnect(key);
     }
 }
 
@@ -288,7 +291,7 @@ impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(wheel::TICK, |hub, ctx| hub.tend(ctx));
+        ctx.run_interval(timing_wheel::TICK, |hub, ctx| hub.on_tick(ctx));
     }
 }
 
@@ -296,36 +299,36 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, expires_at, user, client, format, session } = register;
-        self.registry.insert(key, Member::new(outbox, keep_alive, expires_at, client, format, session));
+        let Register { key, outbox, keep_alive, expires_at, user, client, format, controls } = register;
+        self.registry.insert(key, HubSession::new(outbox, keep_alive, expires_at, client, format, controls));
         if let Some(user) = user {
-            self.registry.belongs_to(key, user);
+            self.registry.set_user(key, user);
         }
-        self.begin_tending(key);
+        self.start_keep_alive(key);
     }
 }
 
-impl Handler<Update> for Hub {
+impl Handler<UpdateSession> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Update { key, keep_alive, expires_at, user }: Update, _: &mut Self::Context) {
-        self.registry.belongs_to(key, user);
-        if let Some(member) = self.registry.member_mut(key) {
-            let is_new = member.update(keep_alive, expires_at);
+    fn handle(&mut self, UpdateSession { key, keep_alive, expires_at, user }: UpdateSession, _: &mut Self::Context) {
+        self.registry.set_user(key, user);
+        if let Some(session) = self.registry.session_mut(key) {
+            let is_new = session.update(keep_alive, expires_at);
             if is_new {
-                self.begin_tending(key);
+                self.start_keep_alive(key);
             } else {
-                self.arm(key);
+                self.schedule(key);
             }
         }
     }
 }
 
-impl Handler<Leave> for Hub {
+impl Handler<BeginClose> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Leave(key): Leave, _: &mut Self::Context) {
-        self.let_go(key);
+    fn handle(&mut self, BeginClose(key): BeginClose, _: &mut Self::Context) {
+        self.await_disconnect(key);
     }
 }
 
@@ -333,44 +336,44 @@ impl Handler<Unregister> for Hub {
     type Result = ();
 
     fn handle(&mut self, Unregister(key): Unregister, _: &mut Self::Context) {
-        self.remove(key);
+        self.remove_session(key);
     }
 }
 
-impl Handler<AreYouThere> for Hub {
+impl Handler<CheckHealth> for Hub {
     type Result = ();
 
-    fn handle(&mut self, _: AreYouThere, _: &mut Self::Context) {}
+    fn handle(&mut self, _: CheckHealth, _: &mut Self::Context) {}
 }
 
-impl Handler<CountChannels> for Hub {
-    type Result = MessageResult<CountChannels>;
+impl Handler<CountSubscribers> for Hub {
+    type Result = MessageResult<CountSubscribers>;
 
-    fn handle(&mut self, _: CountChannels, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.registry.count_channels())
+    fn handle(&mut self, _: CountSubscribers, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.registry.count_subscribers())
     }
 }
 
-impl Handler<CountAll> for Hub {
-    type Result = MessageResult<CountAll>;
+impl Handler<CollectStats> for Hub {
+    type Result = MessageResult<CollectStats>;
 
-    fn handle(&mut self, _: CountAll, _: &mut Self::Context) -> Self::Result {
-        let members = self.registry.keys().filter_map(|key| self.registry.member(key));
-        let clients = members.filter(|member| member.is_somebody()).count();
-        let channels = self.registry.count_channels();
+    fn handle(&mut self, _: CollectStats, _: &mut Self::Context) -> Self::Result {
+        let sessions = self.registry.keys().filter_map(|key| self.registry.session(key));
+        let clients = sessions.filter(|session| session.is_authenticated()).count();
+        let channels = self.registry.count_subscribers();
         let subs = channels.values().sum();
         let users = self.registry.users().filter(|user| !user.is_empty()).cloned().collect();
-        MessageResult(Counts { clients, users, subs, channels: channels.into_keys().collect() })
+        MessageResult(HubStats { clients, users, subs, channels: channels.into_keys().collect() })
     }
 }
 
-impl Handler<Shutdown> for Hub {
+impl Handler<CloseAllSessions> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Shutdown { over }: Shutdown, _: &mut Self::Context) {
-        let leaving: Vec<SessionKey> = self.registry.keys().collect();
-        let waves = (over.as_millis() / wheel::TICK.as_millis()).max(1) as usize;
-        let wave = leaving.len().div_ceil(waves).max(1);
-        self.timing.leaving = Some((leaving, wave));
+    fn handle(&mut self, CloseAllSessions { spread_over }: CloseAllSessions, _: &mut Self::Context) {
+        let to_close: Vec<SessionKey> = self.registry.keys().collect();
+        let waves = (spread_over.as_millis() / timing_wheel::TICK.as_millis()).max(1) as usize;
+        let wave_size = to_close.len().div_ceil(waves).max(1);
+        self.liveness.closing_waves = Some((to_close, wave_size));
     }
 }

@@ -5,67 +5,81 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::{Hub, reception::Shown, wheel::TICK};
+use super::{Hub, delivery_options::Visibility, timing_wheel::TICK};
 use crate::{
-    broker::{BrokerError, Movement},
+    broker::{BrokerError, PresenceEvent},
     channel::Channel,
 };
 
 /// How long the broker believes that somebody is there.
-const TTL: Duration = Duration::from_secs(60);
+const PRESENCE_TTL: Duration = Duration::from_secs(60);
 /// How often it is told again: one lost word costs nothing.
-const REFRESH: Duration = Duration::from_secs(25);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(25);
 /// So many turns of the wheel, at each of which as many are told again.
-const TURNS: usize = (REFRESH.as_millis() / TICK.as_millis()) as usize;
+const REFRESH_TICKS: usize = (REFRESH_INTERVAL.as_millis() / TICK.as_millis()) as usize;
 
 impl Hub {
     /// Somebody comes into a channel. Brokers take calls in their order, so nothing here waits.
-    pub(super) fn show(&self, channel: &Channel, shown: Option<&Shown>) {
-        let Some(shown) = shown else { return };
-        self.keep_present(channel, shown);
-        if shown.is_announced {
-            let joined = self.interest.broker().announce(channel.clone(), Movement::Join, shown.who.clone());
-            see_to(joined);
+    pub(super) fn begin_presence(&self, channel: &Channel, visibility: Option<&Visibility>) {
+        let Some(visibility) = visibility else { return };
+        self.store_presence(channel, visibility);
+        if visibility.sends_join_leave {
+            let joined = self.broker_subscriptions.broker().publish_presence_event(
+                channel.clone(),
+                PresenceEvent::Join,
+                visibility.client.clone(),
+            );
+            run_detached(joined);
         }
     }
 
     /// Somebody is in a channel, still or in another guise.
-    pub(super) fn keep_present(&self, channel: &Channel, shown: &Shown) {
-        if shown.is_present {
-            see_to(self.interest.broker().add_member(channel.clone(), shown.who.clone(), TTL));
+    pub(super) fn store_presence(&self, channel: &Channel, visibility: &Visibility) {
+        if visibility.in_presence {
+            run_detached(self.broker_subscriptions.broker().add_presence(
+                channel.clone(),
+                visibility.client.clone(),
+                PRESENCE_TTL,
+            ));
         }
     }
 
     /// Somebody leaves a channel.
-    pub(super) fn hide(&self, channel: &Channel, shown: Option<&Shown>) {
-        let Some(shown) = shown else { return };
-        if shown.is_present {
-            let client: Arc<str> = shown.who.client.as_str().into();
-            see_to(self.interest.broker().remove_member(channel.clone(), client));
+    pub(super) fn end_presence(&self, channel: &Channel, visibility: Option<&Visibility>) {
+        let Some(visibility) = visibility else { return };
+        if visibility.in_presence {
+            let client: Arc<str> = visibility.client.client.as_str().into();
+            run_detached(self.broker_subscriptions.broker().remove_presence(channel.clone(), client));
         }
-        if shown.is_announced {
-            see_to(self.interest.broker().announce(channel.clone(), Movement::Leave, shown.who.clone()));
+        if visibility.sends_join_leave {
+            run_detached(self.broker_subscriptions.broker().publish_presence_event(
+                channel.clone(),
+                PresenceEvent::Leave,
+                visibility.client.clone(),
+            ));
         }
     }
 
     /// The part of those who are shown whose turn it is.
-    pub(super) fn refresh_presence(&self, turn: u32) {
-        let turn = turn as usize % TURNS;
-        self.registry.shown(turn, TURNS).for_each(|(channel, shown)| self.keep_present(channel, shown));
+    pub(super) fn refresh_presence(&self, tick: u32) {
+        let part = tick as usize % REFRESH_TICKS;
+        self.registry
+            .visible_part(part, REFRESH_TICKS)
+            .for_each(|(channel, visibility)| self.store_presence(channel, visibility));
     }
 }
 
 /// What cannot be told now is told with the next turn, or ends by itself: no client waits for it.
-fn see_to(told: BoxFuture<'static, Result<(), BrokerError>>) {
+fn run_detached(call: BoxFuture<'static, Result<(), BrokerError>>) {
     use futures_util::FutureExt;
-    let note = |result: Result<(), BrokerError>| {
+    let log_error = |result: Result<(), BrokerError>| {
         if let Err(error) = result {
             log::debug!("presence: {error}");
         }
     };
-    let mut told = told;
-    match (&mut told).now_or_never() {
-        Some(result) => note(result),
-        None => drop(actix_rt::spawn(told.map(note))),
+    let mut call = call;
+    match (&mut call).now_or_never() {
+        Some(result) => log_error(result),
+        None => drop(actix_rt::spawn(call.map(log_error))),
     }
 }

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 
 use super::{
     Hub,
-    interest::Interest,
-    reception::{Claimed, Recover},
-    recovery::{self, Beginning, Merged, Read, Seen},
-    subscribing::{NotSubscribed, Subscribe, Wanted},
+    broker_subscriptions::BrokerSubscriptions,
+    delivery_options::{RecoveryRequest, RequestedEpoch},
+    recovery::{self, HistoryRead, LocalState, MergeOutcome, StartPosition},
+    subscribing::{ChannelSubscription, Subscribe, SubscribeError},
 };
 use crate::{
-    broker::{BrokerError, History, HistoryRequest, Retention, Since},
+    broker::{BrokerError, HistoryPage, HistoryRequest, Retention, SincePosition},
     channel::Channel,
     config::RecoveryMode,
     position::Position,
@@ -26,57 +26,61 @@ use crate::{
 const READS: u8 = 3;
 
 /// Where a subscription begins; a channel without a history has no such place.
-pub(super) struct Start {
-    pub(super) beginning: Option<Beginning>,
+pub(super) struct ResolvedStart {
+    pub(super) start: Option<StartPosition>,
     pub(super) missed: Vec<Publication>,
 }
 
-type Answer = Result<Option<History>, BrokerError>;
+type HistoryResult = Result<Option<HistoryPage>, BrokerError>;
 
 impl Hub {
     /// Begins when the broker has answered, which may be at once.
-    pub(super) fn start(
+    pub(super) fn resolve(
         &mut self,
         subscribe: Subscribe,
         reads: u8,
-    ) -> ResponseActFuture<Self, Result<(), NotSubscribed>> {
-        let questions: Vec<_> =
-            subscribe.wanted.iter().map(|wanted| self.question(&subscribe, wanted, reads)).collect();
-        let is_heard = |wanted: &Wanted| self.registry.has_subscribers(&wanted.channel);
-        if reads == 0 && questions.iter().all(Option::is_none) && subscribe.wanted.iter().all(is_heard) {
-            let starts = subscribe.wanted.iter().map(|wanted| self.start_known(wanted)).collect();
-            return Box::pin(actix::fut::ready(self.begin(subscribe, starts)));
+    ) -> ResponseActFuture<Self, Result<(), SubscribeError>> {
+        let queries: Vec<_> = subscribe
+            .subscriptions
+            .iter()
+            .map(|subscription| self.history_query(&subscribe, subscription, reads))
+            .collect();
+        let is_heard = |subscription: &ChannelSubscription| self.registry.has_subscribers(&subscription.channel);
+        if reads == 0 && queries.iter().all(Option::is_none) && subscribe.subscriptions.iter().all(is_heard) {
+            let starts =
+                subscribe.subscriptions.iter().map(|subscription| self.start_without_history(subscription)).collect();
+            return Box::pin(actix::fut::ready(self.commit(subscribe, starts)));
         }
         // All of them: one that somebody receives now may be given back while the broker is asked for another.
-        let asked = subscribe.wanted.iter().zip(questions).map(|(wanted, question)| {
-            self.joinings.begin(&wanted.channel);
-            ask(self.interest.clone(), wanted.channel.clone(), question)
+        let asked = subscribe.subscriptions.iter().zip(queries).map(|(subscription, query)| {
+            self.catch_up_buffer.begin(&subscription.channel);
+            acquire_and_read(self.broker_subscriptions.clone(), subscription.channel.clone(), query)
         });
-        let answers = join_all(asked.collect::<Vec<_>>());
-        Box::pin(answers.into_actor(self).then(move |answers, hub, _| hub.answered(subscribe, answers, reads)))
+        let results = join_all(asked.collect::<Vec<_>>());
+        Box::pin(results.into_actor(self).then(move |results, hub, _| hub.on_resolved(subscribe, results, reads)))
     }
 
     /// What has to be read before a subscription begins.
-    fn question(
+    fn history_query(
         &self,
         Subscribe { key, .. }: &Subscribe,
-        wanted: &Wanted,
+        subscription: &ChannelSubscription,
         reads: u8,
     ) -> Option<(HistoryRequest, Retention)> {
-        let Wanted { channel, options, .. } = wanted;
+        let ChannelSubscription { channel, options, .. } = subscription;
         let retention = options.retention?;
         let is_known = self.registry.channels_of(*key).is_some_and(|channels| channels.contains(channel));
-        let recover = options.recover.as_ref().filter(|recover| recover.epoch != Claimed::Unknown);
+        let recover = options.recover.as_ref().filter(|recover| recover.epoch != RequestedEpoch::Unknown);
         // Whoever reads again reads all: what is known now may not be when the others have answered.
-        if is_known || (reads == 0 && !recovery::wants_history(self.position(channel), recover)) {
+        if is_known || (reads == 0 && !recovery::needs_history(self.position(channel), recover)) {
             return None;
         }
-        let limit = self.bounds.recovered_publications;
+        let limit = self.limits.recovered_publications;
         let request = match recover {
-            Some(Recover { mode: RecoveryMode::Stream, offset, .. }) => {
-                HistoryRequest { since: Some(Since { offset: *offset, epoch: None }), limit, is_reverse: false }
+            Some(RecoveryRequest { mode: RecoveryMode::Stream, offset, .. }) => {
+                HistoryRequest { since: Some(SincePosition { offset: *offset, epoch: None }), limit, is_reverse: false }
             }
-            Some(Recover { mode: RecoveryMode::Cache, .. }) => {
+            Some(RecoveryRequest { mode: RecoveryMode::Cache, .. }) => {
                 HistoryRequest { since: None, limit: 1, is_reverse: true }
             }
             None => HistoryRequest::default(),
@@ -85,106 +89,129 @@ impl Hub {
     }
 
     fn position(&self, channel: &Channel) -> Option<Position> {
-        self.registry.state(channel).and_then(|track| track.position)
+        self.registry.channel_state(channel).and_then(|state| state.position)
     }
 
     /// Where a subscription begins of which nothing has to be read.
-    fn start_known(&self, Wanted { channel, options, .. }: &Wanted) -> Start {
+    fn start_without_history(
+        &self,
+        ChannelSubscription { channel, options, .. }: &ChannelSubscription,
+    ) -> ResolvedStart {
         let at = self.position(channel).filter(|_| options.retention.is_some());
-        let is_recovered = options.recover.is_some_and(|recover| recover.epoch != Claimed::Unknown);
-        let beginning = at.map(|at| if is_recovered { Beginning::recovered(at) } else { Beginning::at(at) });
-        Start { beginning, missed: Vec::new() }
+        let is_recovered = options.recover.is_some_and(|recover| recover.epoch != RequestedEpoch::Unknown);
+        let start = at.map(|at| if is_recovered { StartPosition::recovered(at) } else { StartPosition::at(at) });
+        ResolvedStart { start, missed: Vec::new() }
     }
 
     /// Whether what was allowed when it was asked for still is: the broker may have been slow, and others quick.
-    pub(super) fn may_begin(&self, wanted: &[Wanted], known: &[bool]) -> Result<(), NotSubscribed> {
+    pub(super) fn check_still_allowed(
+        &self,
+        subscriptions: &[ChannelSubscription],
+        known: &[bool],
+    ) -> Result<(), SubscribeError> {
         let now = self.clock.now();
-        for (Wanted { channel, grant, options, .. }, _) in wanted.iter().zip(known).filter(|(_, known)| !**known) {
+        for (ChannelSubscription { channel, source, options, .. }, _) in
+            subscriptions.iter().zip(known).filter(|(_, known)| !**known)
+        {
             // What was missed is not for whoever may not receive what is live.
-            if grant.expires_at() <= now {
-                let is_server_side = grant.is_server_side();
-                return Err(if is_server_side { NotSubscribed::Closing } else { NotSubscribed::Expired });
+            if source.expires_at() <= now {
+                let is_server_side = source.is_server_side();
+                return Err(if is_server_side { SubscribeError::Closing } else { SubscribeError::TokenExpired });
             }
             let Some(filter) = &options.filter else { continue };
-            let filters = || self.registry.classes(channel).filter_map(|(_, reception, _)| reception.filter.as_ref());
+            let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
             let nodes: usize = filters().map(|filter| filter.nodes()).sum();
-            if nodes + filter.nodes() > self.bounds.filter_nodes_per_channel && !filters().any(|held| held == filter) {
-                return Err(NotSubscribed::TooMany);
+            if nodes + filter.nodes() > self.limits.filter_nodes_per_channel && !filters().any(|held| held == filter) {
+                return Err(SubscribeError::LimitExceeded);
             }
         }
         Ok(())
     }
 
-    fn answered(
+    fn on_resolved(
         &mut self,
         subscribe: Subscribe,
-        answers: Vec<Answer>,
+        results: Vec<HistoryResult>,
         reads: u8,
-    ) -> ResponseActFuture<Self, Result<(), NotSubscribed>> {
-        let channels: Vec<Channel> = subscribe.wanted.iter().map(|wanted| wanted.channel.clone()).collect();
+    ) -> ResponseActFuture<Self, Result<(), SubscribeError>> {
+        let channels: Vec<Channel> =
+            subscribe.subscriptions.iter().map(|subscription| subscription.channel.clone()).collect();
         let acquired: Vec<Channel> = channels
             .iter()
-            .zip(&answers)
-            .filter(|(_, answer)| answer.is_ok())
+            .zip(&results)
+            .filter(|(_, result)| result.is_ok())
             .map(|(channel, _)| channel.clone())
             .collect();
         let heard: HashSet<&Channel> =
             acquired.iter().filter(|channel| self.registry.has_subscribers(channel)).collect();
-        let histories: Result<Vec<Option<History>>, BrokerError> = answers.into_iter().collect();
-        let begun = match histories {
+        let histories: Result<Vec<Option<HistoryPage>>, BrokerError> = results.into_iter().collect();
+        let outcome = match histories {
             Err(error) => Err(error.into()),
             Ok(histories) => {
-                let starts = subscribe.wanted.iter().zip(histories);
-                let starts = starts.map(|(wanted, history)| self.meet(wanted, history, reads + 1 >= READS));
-                match starts.collect::<Option<Vec<Start>>>() {
-                    Some(starts) => self.begin(subscribe, starts),
+                let starts = subscribe.subscriptions.iter().zip(histories);
+                let starts = starts
+                    .map(|(subscription, history)| self.merge_with_history(subscription, history, reads + 1 >= READS));
+                match starts.collect::<Option<Vec<ResolvedStart>>>() {
+                    Some(starts) => self.commit(subscribe, starts),
                     None => {
-                        let again = self.start(subscribe, reads + 1);
-                        acquired.iter().for_each(|channel| self.interest.release(channel));
-                        channels.iter().for_each(|channel| self.joinings.end(channel));
+                        let again = self.resolve(subscribe, reads + 1);
+                        acquired.iter().for_each(|channel| self.broker_subscriptions.release(channel));
+                        channels.iter().for_each(|channel| self.catch_up_buffer.end(channel));
                         return again;
                     }
                 }
             }
         };
         // Other sessions hold the channel for all already, or there is nobody to hold it for.
-        let spare = acquired.iter().filter(|channel| begun.is_err() || heard.contains(channel));
-        spare.for_each(|channel| self.interest.release(channel));
-        channels.iter().for_each(|channel| self.joinings.end(channel));
-        Box::pin(actix::fut::ready(begun))
+        let spare = acquired.iter().filter(|channel| outcome.is_err() || heard.contains(channel));
+        spare.for_each(|channel| self.broker_subscriptions.release(channel));
+        channels.iter().for_each(|channel| self.catch_up_buffer.end(channel));
+        Box::pin(actix::fut::ready(outcome))
     }
 
     /// Puts together what was read and what was delivered here; `None`: reading again helps.
-    fn meet(&self, wanted: &Wanted, history: Option<History>, is_last_try: bool) -> Option<Start> {
-        let recover = wanted.options.recover.as_ref().filter(|recover| recover.epoch != Claimed::Unknown);
-        let here = self.position(&wanted.channel);
-        let Some(History { mut publications, top }) = history else {
-            let has_moved = wanted.options.retention.is_some() && recovery::wants_history(here, recover);
-            return (!has_moved).then(|| self.start_known(wanted));
+    fn merge_with_history(
+        &self,
+        subscription: &ChannelSubscription,
+        history: Option<HistoryPage>,
+        is_last_try: bool,
+    ) -> Option<ResolvedStart> {
+        let recover = subscription.options.recover.as_ref().filter(|recover| recover.epoch != RequestedEpoch::Unknown);
+        let here = self.position(&subscription.channel);
+        let Some(HistoryPage { mut publications, top }) = history else {
+            let has_moved = subscription.options.retention.is_some() && recovery::needs_history(here, recover);
+            return (!has_moved).then(|| self.start_without_history(subscription));
         };
-        let (kept, places) = self.joinings.kept(&wanted.channel);
+        let (deliveries, positions) = self.catch_up_buffer.deliveries(&subscription.channel);
         let offset = |publication: &Publication| publication.position.map_or(0, |position| position.offset);
         let offsets: Vec<u64> = publications.iter().map(offset).collect();
-        let (seen, read) = (Seen { here, kept: places }, Read { offsets: &offsets, top });
-        let beginning = match recovery::merge(recover, seen, read, self.bounds.recovered_publications) {
-            Merged::Begins(beginning) => beginning,
-            Merged::Again if is_last_try => Beginning::at(here.unwrap_or(top)),
-            Merged::Again => return None,
+        let (local, read) =
+            (LocalState { position: here, buffered: positions }, HistoryRead { offsets: &offsets, top });
+        let start = match recovery::merge(recover, local, read, self.limits.recovered_publications) {
+            MergeOutcome::Start(start) => start,
+            MergeOutcome::ReadAgain if is_last_try => StartPosition::at(here.unwrap_or(top)),
+            MergeOutcome::ReadAgain => return None,
         };
-        publications.truncate(beginning.read.end);
-        let mut missed = publications.split_off(beginning.read.start);
-        missed.extend(kept[beginning.kept.clone()].iter().filter_map(|delivery| delivery.publication().cloned()));
-        Some(Start { beginning: Some(beginning), missed })
+        publications.truncate(start.from_history.end);
+        let mut missed = publications.split_off(start.from_history.start);
+        missed.extend(
+            deliveries[start.from_buffer.clone()].iter().filter_map(|delivery| delivery.publication().cloned()),
+        );
+        Some(ResolvedStart { start: Some(start), missed })
     }
 }
 
 /// Holds a channel, then reads what there is to read of its history: what is published later than that is delivered.
-async fn ask(interest: Arc<Interest>, channel: Channel, question: Option<(HistoryRequest, Retention)>) -> Answer {
-    interest.clone().acquire(channel.clone()).await?;
-    let Some((request, retention)) = question else { return Ok(None) };
-    let history = interest.broker().history(channel.clone(), request, retention).await;
+async fn acquire_and_read(
+    broker_subscriptions: Arc<BrokerSubscriptions>,
+    channel: Channel,
+    query: Option<(HistoryRequest, Retention)>,
+) -> HistoryResult {
+    broker_subscriptions.clone().acquire(channel.clone()).await?;
+    let Some((request, retention)) = query else { return Ok(None) };
+    let history = broker_subscriptions.broker().read_history(channel.clone(), request, retention).await;
     if history.is_err() {
-        interest.release(&channel);
+        broker_subscriptions.release(&channel);
     }
     history.map(Some)
 }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// The longest reason, in bytes (RFC 6455 §5.5.1).
-pub(super) const REASON_BYTES: usize = 123;
+pub(super) const MAX_REASON_BYTES: usize = 123;
 
 /// Why a connection is closed by us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +54,10 @@ impl Disconnect {
     }
 
     /// A backend's own, from the server API; `None` when it may not be on the wire: codes are 3000 to 4999, a reason is
-    /// plain text of at most [`REASON_BYTES`], and never valid JSON, since clients that expect an object there fail loudly.
+    /// plain text of at most [`MAX_REASON_BYTES`], and never valid JSON, since clients that expect an object there fail loudly.
     pub fn custom(code: u16, reason: &str) -> Option<Self> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(reason).is_ok();
-        let is_fine = (3000..=4999).contains(&code) && reason.len() <= REASON_BYTES && !is_json;
+        let is_fine = (3000..=4999).contains(&code) && reason.len() <= MAX_REASON_BYTES && !is_json;
         is_fine.then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
     }
 
@@ -74,7 +74,7 @@ impl Disconnect {
 
 /// Reasons for which a subscription is ended by us, told in an `unsubscribe` push. From 2500 on the client may subscribe again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsubscribed {
+pub enum UnsubscribeCode {
     /// By the server API, or because the claims allow it no more: stay away.
     ByServer = 2000,
     /// A publication is missing, and the client was promised to be told.
@@ -83,7 +83,7 @@ pub enum Unsubscribed {
     Expired = 2501,
 }
 
-impl Unsubscribed {
+impl UnsubscribeCode {
     /// The code on the wire.
     pub fn code(self) -> u32 {
         self as u32
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_backend_says_is_held_to_the_wire() {
+    fn custom_disconnect_rejects_codes_and_reasons_invalid_on_the_wire() {
         assert!(Disconnect::custom(4500, "go away").is_some());
         for (code, reason) in
             [(1000, "x"), (2999, "x"), (5000, "x"), (3503, "{}"), (3503, "1"), (3503, &"x".repeat(124))]

@@ -56,14 +56,14 @@ impl ErrorCode {
     }
 
     /// Its form on the wire: `{code, message, temporary?}`.
-    pub fn body(self) -> ErrorBody {
-        ErrorBody { code: self.code(), message: self.to_string(), temporary: self.is_temporary() }
+    pub fn body(self) -> WireError {
+        WireError { code: self.code(), message: self.to_string(), temporary: self.is_temporary() }
     }
 }
 
 /// An error as it is written.
 #[derive(Debug, Serialize)]
-pub struct ErrorBody {
+pub struct WireError {
     code: u32,
     message: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]

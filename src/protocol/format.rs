@@ -6,12 +6,11 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    command::{self, Command, Malformed},
+    command::{self, Command, MalformedCommand},
     disconnect::Disconnect,
-    frame,
+    encode, frame,
     push::Push,
     reply::Reply,
-    write,
 };
 
 /// How a connection's commands, replies and pushes are written.
@@ -28,17 +27,17 @@ impl Format {
     /// The first message of what is left of a frame, and where the next begins. A frame always has one, which may be empty.
     ///
     /// # Errors
-    /// [`Malformed`]: a length that there is not as much of.
-    pub fn first_message(self, rest: &[u8]) -> Result<(Range<usize>, usize), Malformed> {
+    /// [`MalformedCommand`]: a length that there is not as much of.
+    pub fn find_first_message(self, rest: &[u8]) -> Result<(Range<usize>, usize), MalformedCommand> {
         match self {
             Self::Json => {
                 let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
                 Ok((0..end, end + 1))
             }
             Self::Protobuf => {
-                let (length, start) = command::varint(rest)?;
-                let length = usize::try_from(length).map_err(|_| Malformed)?;
-                let end = start.checked_add(length).filter(|end| *end <= rest.len()).ok_or(Malformed)?;
+                let (length, start) = command::read_varint(rest)?;
+                let length = usize::try_from(length).map_err(|_| MalformedCommand)?;
+                let end = start.checked_add(length).filter(|end| *end <= rest.len()).ok_or(MalformedCommand)?;
                 Ok((start..end, end))
             }
         }
@@ -47,40 +46,43 @@ impl Format {
     /// Reads one message.
     ///
     /// # Errors
-    /// [`Malformed`]
-    pub fn command(self, message: &[u8]) -> Result<Command<'_>, Malformed> {
+    /// [`MalformedCommand`]
+    pub fn parse_command(self, message: &[u8]) -> Result<Command<'_>, MalformedCommand> {
         match self {
-            Self::Json => command::json(std::str::from_utf8(message).map_err(|_| Malformed)?),
-            Self::Protobuf => command::protobuf(message),
+            Self::Json => command::parse_json(std::str::from_utf8(message).map_err(|_| MalformedCommand)?),
+            Self::Protobuf => command::parse_protobuf(message),
         }
     }
 
     /// The frame of an answer.
-    pub fn reply(self, id: u32, reply: &Reply<'_>) -> Bytes {
+    pub fn encode_reply(self, id: u32, reply: &Reply<'_>) -> Bytes {
         match self {
-            Self::Json => frame::text(&write::json::reply(id, reply)),
-            Self::Protobuf => frame::binary(&write::protobuf::reply(id, reply)),
+            Self::Json => frame::encode_text(&encode::json::encode_reply(id, reply)),
+            Self::Protobuf => frame::encode_binary(&encode::protobuf::encode_reply(id, reply)),
         }
     }
 
     /// The frame of a push.
-    pub fn push(self, push: &Push<'_>) -> Bytes {
+    pub fn encode_push(self, push: &Push<'_>) -> Bytes {
         match self {
-            Self::Json => frame::text(&write::json::push(push)),
-            Self::Protobuf => frame::binary(&write::protobuf::push(push)),
+            Self::Json => frame::encode_text(&encode::json::encode_push(push)),
+            Self::Protobuf => frame::encode_binary(&encode::protobuf::encode_push(push)),
         }
     }
 
     /// The frame of an empty reply: the ping of SDK sessions.
-    pub fn ping(self) -> Bytes {
+    pub fn encode_ping(self) -> Bytes {
         match self {
-            Self::Json => frame::EMPTY_REPLY,
-            Self::Protobuf => frame::EMPTY_PROTOBUF_REPLY,
+            Self::Json => frame::JSON_PING,
+            Self::Protobuf => frame::PROTOBUF_PING,
         }
     }
 
     /// The last two frames of a connection that we close: why as a push, then the close frame itself.
-    pub fn farewell(self, disconnect: &Disconnect) -> [Bytes; 2] {
-        [self.push(&Push::Disconnect(disconnect)), frame::close(Some(disconnect.code()), disconnect.reason())]
+    pub fn close_frames(self, disconnect: &Disconnect) -> [Bytes; 2] {
+        [
+            self.encode_push(&Push::Disconnect(disconnect)),
+            frame::encode_close(Some(disconnect.code()), disconnect.reason()),
+        ]
     }
 }

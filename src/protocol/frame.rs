@@ -3,16 +3,16 @@
 use bytes::Bytes;
 
 /// The longest payload of a control frame (RFC 6455 §5.5).
-pub const CONTROL_BYTES: usize = 125;
+pub const MAX_CONTROL_BYTES: usize = 125;
 
 /// An empty native ping; browsers answer it by themselves.
-pub const PING: Bytes = Bytes::from_static(&[0x89, 0]);
+pub const NATIVE_PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
 /// The ping of SDK sessions: the empty reply `{}` in a text frame.
-pub const EMPTY_REPLY: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
+pub const JSON_PING: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
 
 /// The same in Protobuf: a message of no bytes in a binary frame.
-pub const EMPTY_PROTOBUF_REPLY: Bytes = Bytes::from_static(&[0x82, 1, 0]);
+pub const PROTOBUF_PING: Bytes = Bytes::from_static(&[0x82, 1, 0]);
 
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
@@ -20,31 +20,32 @@ const CLOSE: u8 = 0x88;
 const PONG: u8 = 0x8a;
 
 /// A text message in one frame.
-pub fn text(payload: &[u8]) -> Bytes {
-    framed(TEXT, payload)
+pub fn encode_text(payload: &[u8]) -> Bytes {
+    encode(TEXT, payload)
 }
 
 /// A binary message in one frame.
-pub fn binary(payload: &[u8]) -> Bytes {
-    framed(BINARY, payload)
+pub fn encode_binary(payload: &[u8]) -> Bytes {
+    encode(BINARY, payload)
 }
 
-/// The answer to a ping: its payload, which the reader has bounded to [`CONTROL_BYTES`].
-pub fn pong(payload: &[u8]) -> Bytes {
-    framed(PONG, &payload[..payload.len().min(CONTROL_BYTES)])
+/// The answer to a ping: its payload, which the reader has bounded to [`MAX_CONTROL_BYTES`].
+pub fn encode_pong(payload: &[u8]) -> Bytes {
+    encode(PONG, &payload[..payload.len().min(MAX_CONTROL_BYTES)])
 }
 
 /// A close frame; without code where the peer gave none. A reason over 123 bytes would make the frame illegal and is cut
 /// at a character.
-pub fn close(code: Option<u16>, reason: &str) -> Bytes {
-    let Some(code) = code else { return framed(CLOSE, &[]) };
+pub fn encode_close(code: Option<u16>, reason: &str) -> Bytes {
+    let Some(code) = code else { return encode(CLOSE, &[]) };
     let mut payload = code.to_be_bytes().to_vec();
-    let fits = (0..=reason.len().min(CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    let fits =
+        (0..=reason.len().min(MAX_CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     payload.extend_from_slice(&reason.as_bytes()[..fits]);
-    framed(CLOSE, &payload)
+    encode(CLOSE, &payload)
 }
 
-fn framed(first: u8, payload: &[u8]) -> Bytes {
+fn encode(first: u8, payload: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(payload.len() + 10);
     frame.push(first);
     match payload.len() {
@@ -67,15 +68,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_take_the_shortest_form() {
+    fn payload_length_uses_shortest_encoding() {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
-            assert_eq!(text(&vec![b'x'; length]).len(), header + length);
+            assert_eq!(encode_text(&vec![b'x'; length]).len(), header + length);
         }
     }
 
     #[test]
-    fn a_long_reason_is_cut_at_a_character() {
-        let frame = close(Some(3000), &"é".repeat(100));
+    fn long_close_reason_is_cut_at_char_boundary() {
+        let frame = encode_close(Some(3000), &"é".repeat(100));
         assert_eq!(frame.len(), 2 + 2 + 122);
         assert!(std::str::from_utf8(&frame[4..]).is_ok());
     }

@@ -4,12 +4,12 @@
 
 mod command;
 mod disconnect;
+mod encode;
 mod error;
 mod format;
 pub mod frame;
 mod push;
 mod reply;
-mod write;
 
 /// What `wardcast.proto` comes to: for whoever reads what is written here.
 #[expect(missing_docs, reason = "generated; the schema says it")]
@@ -19,14 +19,15 @@ pub mod schema {
 }
 
 pub use command::{
-    Command, ConnectRequest, HistoryRequest, Malformed, Method, Recovery, SubscribeRequest, UnreadFilter,
+    ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter,
+    SubscribeCommand,
 };
-pub use disconnect::{Disconnect, Unsubscribed};
-pub use error::{ErrorBody, ErrorCode};
+pub use disconnect::{Disconnect, UnsubscribeCode};
+pub use encode::json::{encode_history_result, encode_presence_result, to_single_line};
+pub use error::{ErrorCode, WireError};
 pub use format::Format;
-pub use push::{Content, PublicationPush, Push};
+pub use push::{PublicationPush, Push, PushData};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};
-pub use write::json::{history_result, one_line, presence_result};
 
 /// What is told to clients as the server's version.
 pub const VERSION: &str = concat!("wardcast ", env!("CARGO_PKG_VERSION"));

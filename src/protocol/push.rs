@@ -1,7 +1,7 @@
 //! Pushes: what a client gets without having asked, whichever format it is written in.
 
 use super::{
-    disconnect::{Disconnect, Unsubscribed},
+    disconnect::{Disconnect, UnsubscribeCode},
     reply::{ConnectResult, Expiry, SubscribeResult},
 };
 use crate::{
@@ -21,7 +21,7 @@ pub enum Push<'a> {
     /// The session receives a channel that its newest token, or the server API, brings.
     Subscribe(&'a Channel, &'a SubscribeResult<'a>),
     /// The session receives a channel no more.
-    Unsubscribe(&'a Channel, Unsubscribed),
+    Unsubscribe(&'a Channel, UnsubscribeCode),
     /// What a plain session is told when a door has let it in, the same as is answered to a `connect` command.
     Connect(&'a ConnectResult<'a>),
     /// The session ends at another time than it was told.
@@ -36,22 +36,22 @@ pub struct PublicationPush<'a> {
     /// Which.
     pub publication: &'a Publication,
     /// What stands for its data.
-    pub content: Content<'a>,
+    pub content: PushData<'a>,
 }
 
 /// What a publication's data looks like on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content<'a> {
+pub enum PushData<'a> {
     /// As it is.
     Plain,
     /// As it is, on a subscription with differences: there JSON has a string in which the data stands.
-    Whole,
+    Full,
     /// A difference to the publication before; in JSON a string, so it has to be UTF-8.
     Delta(&'a [u8]),
 }
 
 impl<'a> From<&'a Publication> for PublicationPush<'a> {
     fn from(publication: &'a Publication) -> Self {
-        Self { publication, content: Content::Plain }
+        Self { publication, content: PushData::Plain }
     }
 }

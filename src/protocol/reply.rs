@@ -117,11 +117,11 @@ pub struct PresenceStats {
 
 impl PresenceStats {
     /// Of these connections.
-    pub fn of(members: &[Arc<ClientInfo>]) -> Self {
+    pub fn count(members: &[Arc<ClientInfo>]) -> Self {
         let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
         // Nobody has four thousand million connections.
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { num_clients: count(members.len()), num_users: count(users.len()) }
+        let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { num_clients: clamp(members.len()), num_users: clamp(users.len()) }
     }
 }
 

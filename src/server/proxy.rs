@@ -9,46 +9,50 @@ use tokio::{
     time::timeout,
 };
 
-use super::listener::HEAD;
-use crate::{config, metrics::Metrics, transport::Accepted};
+use super::listener::REQUEST_HEAD_TIMEOUT;
+use crate::{config, metrics::Metrics, transport::AcceptedConnection};
 
 /// Begins every header: no HTTP request and no TLS hello does.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family, length.
-const FIXED: usize = 16;
+const FIXED_BYTES: usize = 16;
 /// What comes behind that: two addresses and what the balancer adds (the specification asks for no more than 536 in all).
-const REST: usize = 1024;
+const MAX_VARIABLE_BYTES: usize = 1024;
 
 /// Why a connection that must begin with a header is closed.
 #[derive(Debug, thiserror::Error)]
-pub enum BadHeader {
+pub enum ProxyHeaderError {
     /// It begins otherwise: version 1, HTTP, TLS.
     #[error("begins without a PROXY header of version 2")]
     Missing,
     /// Bytes that are more than anybody has to say.
     #[error("a PROXY header of {0} bytes")]
-    Long(usize),
+    TooLong(usize),
     /// Not of a TCP connection, or shorter than its addresses.
     #[error("a PROXY header of another command, family or length")]
-    Form,
+    Malformed,
     /// It ended, or the connection did.
     #[error("a PROXY header that did not come: {0}")]
     Io(#[from] std::io::Error),
     /// It was too slow.
     #[error("a PROXY header that did not come in time")]
-    Late,
+    Timeout,
 }
 
 /// Takes a connection in: finds out whose it is. `None` closes it.
-pub(super) async fn accept(mut stream: TcpStream, server: &config::Server, metrics: &Metrics) -> Option<Accepted> {
+pub(super) async fn accept(
+    mut stream: TcpStream,
+    server: &config::ServerConfig,
+    metrics: &Metrics,
+) -> Option<AcceptedConnection> {
     // An error here is a client that has gone already.
     let peer = stream.peer_addr().ok()?;
     let _ = stream.set_nodelay(true);
-    if !server.proxy_protocol || !server.trusts(peer.ip()) {
-        return Some(Accepted::new(stream, peer));
+    if !server.proxy_protocol || !server.is_trusted_proxy(peer.ip()) {
+        return Some(AcceptedConnection::new(stream, peer));
     }
-    match timeout(HEAD, read(&mut stream)).await.unwrap_or(Err(BadHeader::Late)) {
-        Ok(told) => Some(Accepted::new(stream, told.unwrap_or(peer))),
+    match timeout(REQUEST_HEAD_TIMEOUT, read_header(&mut stream)).await.unwrap_or(Err(ProxyHeaderError::Timeout)) {
+        Ok(told) => Some(AcceptedConnection::new(stream, told.unwrap_or(peer))),
         Err(bad) => {
             metrics.proxy_headers_refused.inc();
             log::debug!("the proxy {peer} sent {bad}");
@@ -61,45 +65,45 @@ pub(super) async fn accept(mut stream: TcpStream, server: &config::Server, metri
 /// the listener, and for fuzzing; who is trusted and how long it may take is judged before.
 ///
 /// # Errors
-/// [`BadHeader`], but for `Late`.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, BadHeader> {
-    let mut fixed = [0; FIXED];
+/// [`ProxyHeaderError`], but for `Timeout`.
+pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+    let mut fixed = [0; FIXED_BYTES];
     // The signature by itself: what speaks plainly is closed at once and not when it has sent sixteen bytes.
     stream.read_exact(&mut fixed[..SIGNATURE.len()]).await?;
     if !fixed.starts_with(&SIGNATURE) {
-        return Err(BadHeader::Missing);
+        return Err(ProxyHeaderError::Missing);
     }
     stream.read_exact(&mut fixed[SIGNATURE.len()..]).await?;
     let [.., command, family, high, low] = fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    if length > REST {
-        return Err(BadHeader::Long(length));
+    if length > MAX_VARIABLE_BYTES {
+        return Err(ProxyHeaderError::TooLong(length));
     }
-    let mut rest = [0; REST];
+    let mut rest = [0; MAX_VARIABLE_BYTES];
     stream.read_exact(&mut rest[..length]).await?;
-    source(command, family, &rest[..length]).ok_or(BadHeader::Form)
+    source_address(command, family, &rest[..length]).ok_or(ProxyHeaderError::Malformed)
 }
 
 /// Whose connection it is by the words of a header. The inner `None` is the proxy's own: a health check (LOCAL), or somebody
 /// without an address (AF_UNSPEC).
-fn source(command: u8, family: u8, rest: &[u8]) -> Option<Option<SocketAddr>> {
+fn source_address(command: u8, family: u8, rest: &[u8]) -> Option<Option<SocketAddr>> {
     match (command, family) {
         (0x20, _) | (0x21, 0x00) => Some(None),
         // TCP over IPv4: source, destination, source's port, destination's port.
         (0x21, 0x11) => {
             let address = Ipv4Addr::from(*rest.first_chunk::<4>()?);
-            Some(Some(SocketAddr::new(IpAddr::V4(address), port(rest, 8)?)))
+            Some(Some(SocketAddr::new(IpAddr::V4(address), source_port(rest, 8)?)))
         }
         (0x21, 0x21) => {
             let address = Ipv6Addr::from(*rest.first_chunk::<16>()?);
-            Some(Some(SocketAddr::new(IpAddr::V6(address).to_canonical(), port(rest, 32)?)))
+            Some(Some(SocketAddr::new(IpAddr::V6(address).to_canonical(), source_port(rest, 32)?)))
         }
         _ => None,
     }
 }
 
 /// The source's port, which stands at `at` before the destination's; both must be there.
-fn port(rest: &[u8], at: usize) -> Option<u16> {
+fn source_port(rest: &[u8], at: usize) -> Option<u16> {
     let ports = rest.get(at..)?.first_chunk::<4>()?;
     Some(u16::from_be_bytes([ports[0], ports[1]]))
 }
@@ -117,13 +121,13 @@ mod tests {
 
     const V4: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0x30, 0x39, 0x01, 0xbb];
 
-    async fn read_all(mut bytes: &[u8]) -> (Result<Option<SocketAddr>, BadHeader>, usize) {
-        let read = read(&mut bytes).await;
+    async fn read_all(mut bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeaderError>, usize) {
+        let read = read_header(&mut bytes).await;
         (read, bytes.len())
     }
 
     #[actix_rt::test]
-    async fn exactly_the_header_is_read_and_tells_whose_the_connection_is() {
+    async fn exactly_the_header_is_read_and_yields_the_source_address() {
         let v6 = [&Ipv6Addr::LOCALHOST.octets()[..], &Ipv6Addr::UNSPECIFIED.octets(), &[0, 80, 1, 187]].concat();
         let extended = [&V4[..], &[4, 0, 3, 1, 2, 3]].concat();
         for (header, told) in [
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn what_is_no_header_of_version_2_for_a_tcp_connection_is_refused() {
+    async fn anything_but_a_version_2_tcp_header_is_refused() {
         for bytes in [
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n".to_vec(),
@@ -159,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic_and_never_more_than_a_header_is_read(
+        fn arbitrary_bytes_never_panic_nor_read_past_the_header(
             command in 0x1f_u8..0x23, family: u8, rest in proptest::collection::vec(any::<u8>(), 0..1200),
         ) {
             let bytes = header(command, family, &rest);

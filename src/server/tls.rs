@@ -15,7 +15,7 @@ use crate::config;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BadCertificate {
+pub enum CertificateError {
     /// A file that is not there or not PEM.
     #[error("{}: {problem}", path.display())]
     File {
@@ -37,13 +37,13 @@ pub enum BadCertificate {
 pub(super) struct Certificate {
     cert: PathBuf,
     key: PathBuf,
-    current: Arc<Current>,
+    current: Arc<CurrentCertificate>,
 }
 
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct CurrentCertificate(ArcSwap<CertifiedKey>);
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
@@ -51,14 +51,14 @@ impl ResolvesServerCert for Current {
 
 impl Certificate {
     /// The configured certificate, if there is one.
-    pub(super) fn from_config(tls: &config::Tls) -> Result<Option<Arc<Self>>, BadCertificate> {
+    pub(super) fn from_config(tls: &config::TlsConfig) -> Result<Option<Arc<Self>>, CertificateError> {
         let (Some(cert), Some(key)) = (tls.cert.clone(), tls.key.clone()) else { return Ok(None) };
-        let current = Arc::new(Current(ArcSwap::from_pointee(read(&cert, &key)?)));
+        let current = Arc::new(CurrentCertificate(ArcSwap::from_pointee(read(&cert, &key)?)));
         Ok(Some(Arc::new(Self { cert, key, current })))
     }
 
     /// Reads the files again. What is no good changes nothing.
-    pub(super) fn reload(&self) -> Result<(), BadCertificate> {
+    pub(super) fn reload(&self) -> Result<(), CertificateError> {
         let fresh = read(&self.cert, &self.key)?;
         self.current.0.store(Arc::new(fresh));
         Ok(())
@@ -74,8 +74,8 @@ impl Certificate {
     }
 }
 
-fn read(cert: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, BadCertificate> {
-    let bad = |path: &PathBuf, problem: &dyn ToString| BadCertificate::File {
+fn read(cert: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, CertificateError> {
+    let bad = |path: &PathBuf, problem: &dyn ToString| CertificateError::File {
         path: path.clone(),
         problem: problem.to_string(),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::btree_map, prelude::*};
 
-use super::{BadTags, MOST_BYTES, MOST_TAGS, Tags};
+use super::{MAX_BYTES, MAX_TAGS, Tags, TagsError};
 
 fn read(json: &str) -> Option<Tags> {
     serde_json::from_str(json).ok()
@@ -14,7 +14,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn tags_are_what_was_said(said in btree_map("\\PC{0,9}", "[\\PC\n\"\\\\]{0,300}", 0..4)) {
+    fn tags_round_trip_through_json(said in btree_map("\\PC{0,9}", "[\\PC\n\"\\\\]{0,300}", 0..4)) {
         let tags = Tags::new(&said).unwrap();
         prop_assert_eq!(tags.iter().collect::<Vec<_>>(), said.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>());
         for (name, value) in &said {
@@ -29,7 +29,7 @@ proptest! {
 }
 
 #[test]
-fn tags_have_no_order_and_no_tags_take_no_memory() {
+fn tags_are_unordered_and_empty_tags_use_no_memory() {
     let tags = read(r#"{"price":"150.25","ticker":"AAPL"}"#).unwrap();
     assert_eq!(Some(&tags), read(r#" { "ticker" : "AA\u0050L", "price":"150.25"} "#).as_ref());
     // Two counters, four bytes for each tag, and the text.
@@ -56,25 +56,25 @@ fn tags_are_an_object_of_strings() {
 }
 
 #[test]
-fn a_name_said_twice_is_refused() {
+fn a_duplicate_tag_name_is_refused() {
     assert_eq!(read(r#"{"a":"1","b":"2","\u0061":"1"}"#), None);
-    assert_eq!(Tags::new([("a", "1"), ("a", "1")]), Err(BadTags::Twice));
+    assert_eq!(Tags::new([("a", "1"), ("a", "1")]), Err(TagsError::DuplicateName));
 }
 
 #[test]
-fn too_many_tags_are_refused_before_the_rest_is_taken() {
-    let names: Vec<String> = (0..MOST_TAGS).map(|at| at.to_string()).collect();
-    assert_eq!(Tags::new(names.iter().map(|name| (name, ""))).map(|tags| tags.iter().count()), Ok(MOST_TAGS));
+fn too_many_tags_are_refused_before_reading_the_rest() {
+    let names: Vec<String> = (0..MAX_TAGS).map(|at| at.to_string()).collect();
+    assert_eq!(Tags::new(names.iter().map(|name| (name, ""))).map(|tags| tags.iter().count()), Ok(MAX_TAGS));
     let endless = (0..).map(|at| (at.to_string(), ""));
-    assert_eq!(Tags::new(endless), Err(BadTags::TooMany));
+    assert_eq!(Tags::new(endless), Err(TagsError::TooMany));
 }
 
 #[test]
 fn tags_that_are_too_long_are_refused() {
-    let longest = "x".repeat(MOST_BYTES - 4);
+    let longest = "x".repeat(MAX_BYTES - 4);
     let tags = Tags::new([("long", &longest)]).unwrap();
     assert_eq!(tags.get("long"), Some(longest.as_str()));
     assert_eq!(Tags::new([(&longest, "long")]).unwrap().get(&longest), Some("long"));
-    assert_eq!(Tags::new([("longer", &longest)]), Err(BadTags::TooLong));
+    assert_eq!(Tags::new([("longer", &longest)]), Err(TagsError::TooLong));
     assert_eq!(read(&format!(r#"{{"longer":"{longest}"}}"#)), None);
 }

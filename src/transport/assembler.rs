@@ -3,26 +3,26 @@
 use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 
-use super::{Bounds, reader::Violation};
+use super::{TransportLimits, reader::Violation};
 
 /// A message of which not all fragments have come.
 #[derive(Debug)]
-pub(super) struct Partial {
+pub(super) struct PartialMessage {
     is_text: bool,
     payload: BytesMut,
     /// How much of `payload` is known to be UTF-8; a code point may be split at its end.
-    valid_bytes: usize,
+    utf8_bytes: usize,
     fragments: usize,
 }
 
 /// A whole message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum AssembledMessage {
     Text(Bytes),
     Binary(Bytes),
 }
 
-impl Partial {
+impl PartialMessage {
     /// Bytes held.
     pub(super) fn len(&self) -> usize {
         self.payload.len()
@@ -33,42 +33,42 @@ impl Partial {
 ///
 /// # Errors
 /// Text that is not UTF-8, or more fragments than allowed.
-pub(super) fn accept(
-    partial: &mut Option<Box<Partial>>,
+pub(super) fn add_fragment(
+    partial: &mut Option<Box<PartialMessage>>,
     item: Item,
-    bounds: &Bounds,
-) -> Result<Option<Message>, Violation> {
+    limits: &TransportLimits,
+) -> Result<Option<AssembledMessage>, Violation> {
     let (fragment, is_last) = match item {
-        Item::FirstText(fragment) => (begin(partial, true, fragment), false),
-        Item::FirstBinary(fragment) => (begin(partial, false, fragment), false),
+        Item::FirstText(fragment) => (start_message(partial, true, fragment), false),
+        Item::FirstBinary(fragment) => (start_message(partial, false, fragment), false),
         Item::Continue(fragment) => (fragment, false),
         Item::Last(fragment) => (fragment, true),
     };
     let Some(open) = partial else { return Err(Violation::Protocol("nothing to continue")) };
     open.fragments += 1;
-    if open.fragments > bounds.message_fragments {
+    if open.fragments > limits.message_fragments {
         return Err(Violation::TooBig);
     }
     open.payload.extend_from_slice(&fragment);
     if open.is_text {
-        open.valid_bytes += valid_prefix(&open.payload[open.valid_bytes..], is_last)?;
+        open.utf8_bytes += utf8_prefix(&open.payload[open.utf8_bytes..], is_last)?;
     }
     if !is_last {
         return Ok(None);
     }
     Ok(partial.take().map(|whole| {
         let payload = whole.payload.freeze();
-        if whole.is_text { Message::Text(payload) } else { Message::Binary(payload) }
+        if whole.is_text { AssembledMessage::Text(payload) } else { AssembledMessage::Binary(payload) }
     }))
 }
 
-fn begin(partial: &mut Option<Box<Partial>>, is_text: bool, first: Bytes) -> Bytes {
-    *partial = Some(Box::new(Partial { is_text, payload: BytesMut::new(), valid_bytes: 0, fragments: 0 }));
+fn start_message(partial: &mut Option<Box<PartialMessage>>, is_text: bool, first: Bytes) -> Bytes {
+    *partial = Some(Box::new(PartialMessage { is_text, payload: BytesMut::new(), utf8_bytes: 0, fragments: 0 }));
     first
 }
 
 /// How much of `bytes` is UTF-8; only a code point that is cut by the end may be left over, and not at the message's end.
-fn valid_prefix(bytes: &[u8], is_last: bool) -> Result<usize, Violation> {
+fn utf8_prefix(bytes: &[u8], is_last: bool) -> Result<usize, Violation> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes.len()),
         Err(error) if error.error_len().is_none() && !is_last => Ok(error.valid_up_to()),
@@ -82,15 +82,15 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
+    const LIMITS: TransportLimits = TransportLimits {
         message_bytes: 1024,
         message_fragments: 8,
         outbox_bytes: 1024,
         unsent_bytes: 1024,
-        unacknowledged: Duration::ZERO,
+        unacknowledged_timeout: Duration::ZERO,
     };
 
-    fn assemble(parts: &[&[u8]]) -> Result<Option<Message>, Violation> {
+    fn assemble(parts: &[&[u8]]) -> Result<Option<AssembledMessage>, Violation> {
         let mut partial = None;
         let last = parts.len() - 1;
         for (index, part) in parts.iter().enumerate() {
@@ -100,7 +100,7 @@ mod tests {
                 index if index == last => Item::Last(part),
                 _ => Item::Continue(part),
             };
-            match accept(&mut partial, item, &BOUNDS) {
+            match add_fragment(&mut partial, item, &LIMITS) {
                 Ok(None) => {}
                 done => return done,
             }
@@ -109,16 +109,16 @@ mod tests {
     }
 
     #[test]
-    fn a_code_point_split_at_every_byte_stays_whole() {
+    fn code_point_split_at_any_byte_is_reassembled() {
         let text = "aé€𝄞".as_bytes();
         for cut in 0..=text.len() {
             let whole = assemble(&[&text[..cut], b"", &text[cut..]]);
-            assert_eq!(whole, Ok(Some(Message::Text(Bytes::from_static("aé€𝄞".as_bytes())))), "cut at {cut}");
+            assert_eq!(whole, Ok(Some(AssembledMessage::Text(Bytes::from_static("aé€𝄞".as_bytes())))), "cut at {cut}");
         }
     }
 
     #[test]
-    fn bad_utf8_is_refused_in_the_fragment_that_holds_it() {
+    fn invalid_utf8_is_refused_in_the_fragment_that_contains_it() {
         for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
             assert_eq!(assemble(&[bad, b"x", b"y"]), Err(Violation::NotUtf8), "{bad:?}");
         }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_empty_fragments_end() {
+    fn endless_empty_fragments_are_refused() {
         let parts = vec![&b""[..]; 20];
         assert_eq!(assemble(&parts), Err(Violation::TooBig));
     }

@@ -12,7 +12,7 @@ const PONG: u8 = 0xa;
 
 /// What is known of a frame once its header is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct FrameHeader {
     /// Bytes before the payload, mask included.
     pub(super) header_bytes: usize,
     /// Bytes of the payload.
@@ -21,7 +21,7 @@ pub(super) struct Header {
     pub(super) is_close: bool,
 }
 
-impl Header {
+impl FrameHeader {
     /// Bytes of the whole frame.
     pub(super) fn frame_bytes(self) -> usize {
         self.header_bytes + self.payload_bytes
@@ -30,11 +30,11 @@ impl Header {
 
 /// What the reader knows before a frame: whether a fragmented message is open, and what it may still hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+pub(super) struct FrameContext {
     /// A first fragment came and the last one did not.
-    pub(super) continuation: bool,
+    pub(super) is_continuing: bool,
     /// Bytes that the message in hand may still grow by.
-    pub(super) room_bytes: usize,
+    pub(super) remaining_bytes: usize,
 }
 
 /// Reads the header at the start of `bytes`, or `None` while it is not complete. Every rule is judged as soon as the bytes
@@ -42,9 +42,9 @@ pub(super) struct Expected {
 ///
 /// # Errors
 /// The rule that is broken, with its close code.
-pub(super) fn read(bytes: &[u8], expected: Expected) -> Result<Option<Header>, Violation> {
+pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameHeader>, Violation> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
-    judge_first(*first, expected.continuation)?;
+    check_first_byte(*first, context.is_continuing)?;
     let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
     let [second, rest @ ..] = rest else { return Ok(None) };
     if second & 0x80 == 0 {
@@ -69,19 +69,19 @@ pub(super) fn read(bytes: &[u8], expected: Expected) -> Result<Option<Header>, V
         return Err(Violation::Protocol("lengths take the shortest form"));
     }
     let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
-    if !is_control && payload_bytes > expected.room_bytes {
+    if !is_control && payload_bytes > context.remaining_bytes {
         return Err(Violation::TooBig);
     }
     let header_bytes = 2 + length_bytes + 4;
-    Ok((bytes.len() >= header_bytes).then_some(Header { header_bytes, payload_bytes, is_close: opcode == CLOSE }))
+    Ok((bytes.len() >= header_bytes).then_some(FrameHeader { header_bytes, payload_bytes, is_close: opcode == CLOSE }))
 }
 
 /// The first byte: reserved bits, opcode, and whether the frame fits into the message in hand (RFC 6455 §5.4).
-fn judge_first(first: u8, continuation: bool) -> Result<(), Violation> {
+fn check_first_byte(first: u8, is_continuing: bool) -> Result<(), Violation> {
     if first & 0x70 != 0 {
         return Err(Violation::Protocol("reserved bits are zero"));
     }
-    match (first & 0x0f, continuation) {
+    match (first & 0x0f, is_continuing) {
         (CONTINUATION, false) => Err(Violation::Protocol("nothing to continue")),
         (TEXT | BINARY, true) => Err(Violation::Protocol("a message begins inside another")),
         (CONTINUATION | TEXT | BINARY | CLOSE..=PONG, _) => Ok(()),
@@ -91,7 +91,7 @@ fn judge_first(first: u8, continuation: bool) -> Result<(), Violation> {
 
 /// The payload of a close frame, still masked: empty, or a code that may be on the wire and a reason in UTF-8
 /// (RFC 6455 §5.5.1, §7.4).
-pub(super) fn judge_close(mask: [u8; 4], masked: &[u8]) -> Result<(), Violation> {
+pub(super) fn check_close_payload(mask: [u8; 4], masked: &[u8]) -> Result<(), Violation> {
     let payload: Vec<u8> = masked.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     match payload.as_slice() {
         [] => Ok(()),
@@ -113,15 +113,15 @@ pub(super) fn judge_close(mask: [u8; 4], masked: &[u8]) -> Result<(), Violation>
 mod tests {
     use super::*;
 
-    const FRESH: Expected = Expected { continuation: false, room_bytes: 70_000 };
-    const OPEN: Expected = Expected { continuation: true, room_bytes: 70_000 };
+    const FRESH: FrameContext = FrameContext { is_continuing: false, remaining_bytes: 70_000 };
+    const OPEN: FrameContext = FrameContext { is_continuing: true, remaining_bytes: 70_000 };
 
-    fn code(bytes: &[u8], expected: Expected) -> Option<u16> {
-        read(bytes, expected).err().map(|violation| violation.code())
+    fn code(bytes: &[u8], context: FrameContext) -> Option<u16> {
+        parse(bytes, context).err().map(|violation| violation.code())
     }
 
     #[test]
-    fn every_length_is_read_and_only_when_the_header_is_whole() {
+    fn every_length_form_is_parsed_once_the_header_is_complete() {
         for (length, field) in [
             (5_usize, vec![0x85]),
             (126, vec![0xfe, 0, 126]),
@@ -130,22 +130,22 @@ mod tests {
         ] {
             let header = [vec![0x82], field, vec![1, 2, 3, 4]].concat();
             for cut in 0..header.len() {
-                assert_eq!(read(&header[..cut], FRESH), Ok(None), "{length} cut at {cut}");
+                assert_eq!(parse(&header[..cut], FRESH), Ok(None), "{length} cut at {cut}");
             }
-            let read = read(&header, FRESH).unwrap().unwrap();
+            let read = parse(&header, FRESH).unwrap().unwrap();
             assert_eq!((read.payload_bytes, read.header_bytes), (length, header.len()));
         }
     }
 
     #[test]
-    fn a_declared_tebibyte_is_refused_at_the_header() {
+    fn oversized_frame_is_refused_at_its_header() {
         assert_eq!(code(&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0], FRESH), Some(1009));
         assert_eq!(code(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], FRESH), Some(1002));
-        assert_eq!(code(&[0x80, 0xfe, 0xff, 0xff], Expected { room_bytes: 65_534, ..OPEN }), Some(1009));
+        assert_eq!(code(&[0x80, 0xfe, 0xff, 0xff], FrameContext { remaining_bytes: 65_534, ..OPEN }), Some(1009));
     }
 
     #[test]
-    fn what_the_rfc_forbids_is_1002() {
+    fn frames_forbidden_by_rfc_6455_close_with_1002() {
         for (what, bytes) in [
             ("unmasked", vec![0x81, 0x05]),
             ("rsv1", vec![0xc1]),
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn close_payloads_are_judged() {
-        let judge = |payload: &[u8]| judge_close([0; 4], payload).err().map(|violation| violation.code());
-        assert_eq!(judge(b""), None);
-        assert_eq!(judge(&[0x03, 0xe8]), None);
-        assert_eq!(judge(&[0x03]), Some(1002));
+    fn close_payloads_are_validated() {
+        let close_code = |payload: &[u8]| check_close_payload([0; 4], payload).err().map(|violation| violation.code());
+        assert_eq!(close_code(b""), None);
+        assert_eq!(close_code(&[0x03, 0xe8]), None);
+        assert_eq!(close_code(&[0x03]), Some(1002));
         for illegal in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
-            assert_eq!(judge(&illegal.to_be_bytes()), Some(1002), "{illegal}");
+            assert_eq!(close_code(&illegal.to_be_bytes()), Some(1002), "{illegal}");
         }
-        assert_eq!(judge(&[0x03, 0xe8, 0xff, 0xfe]), Some(1007));
+        assert_eq!(close_code(&[0x03, 0xe8, 0xff, 0xfe]), Some(1007));
     }
 }

@@ -1,5 +1,5 @@
 //! Reading: a stream of whole messages from a socket. What is read lands in one scratch buffer per thread, and from there in
-//! the connection's [`Reader`].
+//! the connection's [`MessageReader`].
 
 use std::{
     cell::RefCell,
@@ -14,35 +14,35 @@ use futures_util::Stream;
 use tokio::io::ReadBuf;
 
 use super::{
-    Bounds, Outbox,
-    reader::{Reader, Violation},
+    Outbox, TransportLimits,
+    reader::{MessageReader, Violation},
 };
 
 /// Bytes that one read may take.
-const SCRATCH_BYTES: usize = 64 * 1024;
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER_BYTES]);
 }
 
 /// The inbound half of a connection: whole messages and control frames, in order. It ends with the connection, after a
 /// close frame, and after a violation.
 pub struct Inbound {
     outbox: Arc<Outbox>,
-    reader: Reader,
-    is_over: bool,
+    reader: MessageReader,
+    has_ended: bool,
 }
 
 impl Inbound {
     /// Reads from the socket of `outbox`, after what was `read` with the handshake.
-    pub fn new(outbox: Arc<Outbox>, read: BytesMut, bounds: Bounds) -> Self {
-        Self { outbox, reader: Reader::new(read, bounds), is_over: false }
+    pub fn new(outbox: Arc<Outbox>, read: BytesMut, limits: TransportLimits) -> Self {
+        Self { outbox, reader: MessageReader::new(read, limits), has_ended: false }
     }
 
     /// Reads once from the socket. `false` at its end.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+    fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        READ_BUFFER.with_borrow_mut(|read_buffer| {
+            let mut buffer = ReadBuf::new(read_buffer);
             let Ok(()) = ready!(self.outbox.poll_read(cx, &mut buffer)) else { return Poll::Ready(false) };
             self.reader.feed(buffer.filled());
             Poll::Ready(!buffer.filled().is_empty())
@@ -55,33 +55,33 @@ impl Stream for Inbound {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        while !this.is_over && !this.outbox.is_closing() {
-            match this.reader.message() {
+        while !this.has_ended && !this.outbox.is_closing() {
+            match this.reader.next_message() {
                 Ok(Some(frame)) => {
-                    this.is_over = matches!(frame, Frame::Close(_));
-                    if !this.reader.is_amid_message() {
+                    this.has_ended = matches!(frame, Frame::Close(_));
+                    if !this.reader.has_open_message() {
                         // A busy client may never be read to the end of a frame; what counts is that messages end.
-                        this.outbox.note_incomplete(false);
+                        this.outbox.note_incomplete_message(false);
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Ok(None) => {
-                    this.outbox.note_incomplete(this.reader.is_incomplete());
-                    this.is_over = !ready!(this.poll_fill(cx));
-                    if this.is_over {
+                    this.outbox.note_incomplete_message(this.reader.is_incomplete());
+                    this.has_ended = !ready!(this.poll_read_more(cx));
+                    if this.has_ended {
                         return Poll::Ready(None);
                     }
                 }
                 Err(violation) => {
-                    this.is_over = true;
+                    this.has_ended = true;
                     return Poll::Ready(Some(Err(violation)));
                 }
             }
         }
         // Nothing after a close is read as a message (§5.5.1); what still comes is thrown away until the peer is gone.
-        this.reader.forget();
-        while ready!(this.poll_fill(cx)) {
-            this.reader.forget();
+        this.reader.discard();
+        while ready!(this.poll_read_more(cx)) {
+            this.reader.discard();
         }
         Poll::Ready(None)
     }

@@ -14,13 +14,13 @@ use std::time::Duration;
 use crate::config;
 
 pub use inbound::Inbound;
-pub use outbox::{Backlog, Flushed, Outbox, Pushed, Refused};
-pub use reader::{Reader, Violation};
-pub use socket::{Accepted, Socket};
+pub use outbox::{Backlog, FlushOutcome, Outbox, PushError, PushOutcome};
+pub use reader::{MessageReader, Violation};
+pub use socket::{AcceptedConnection, Socket};
 
 /// What one connection may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct TransportLimits {
     /// Longest message, fragments added up.
     pub message_bytes: usize,
     /// Most fragments of one message.
@@ -30,17 +30,17 @@ pub struct Bounds {
     /// Bytes that the kernel takes beyond what the peer's window lets it send (TCP_NOTSENT_LOWAT).
     pub unsent_bytes: u32,
     /// Bytes sent that the peer's kernel may leave unacknowledged for this long (TCP_USER_TIMEOUT).
-    pub unacknowledged: Duration,
+    pub unacknowledged_timeout: Duration,
 }
 
-impl From<&config::Config> for Bounds {
+impl From<&config::Config> for TransportLimits {
     fn from(config: &config::Config) -> Self {
         Self {
             message_bytes: config.limits.message_bytes,
             message_fragments: config.limits.message_fragments,
             outbox_bytes: config.limits.outbox_bytes,
             unsent_bytes: config.limits.unsent_bytes,
-            unacknowledged: config.server.ping_interval + config.server.pong_timeout,
+            unacknowledged_timeout: config.server.ping_interval + config.server.pong_timeout,
         }
     }
 }

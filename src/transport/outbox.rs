@@ -16,66 +16,66 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Bounds, Socket, socket};
+use super::{Socket, TransportLimits, socket};
 use crate::clock::{Clock, Millis, NEVER};
 
 /// Frames that one `writev` carries.
-const SLICES: usize = 64;
+const MAX_SLICES: usize = 64;
 /// What a waiting frame costs beyond its bytes: its place in the queue, and the allocation of one that nobody shares.
 const FRAME_COST_BYTES: usize = 96;
 
 /// The outbound half of a connection, shared by its session and its hub. Both live on one thread, so the lock is never
 /// contended; it is there because actix messages are `Send`.
-pub struct Outbox(Mutex<Inner>);
+pub struct Outbox(Mutex<OutboxState>);
 
-struct Inner {
+struct OutboxState {
     socket: Box<dyn Socket>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     /// Bytes that TLS has taken and not yet handed to the kernel; an upper bound, always 0 on plain TCP.
-    unflushed_bytes: usize,
+    tls_buffered_bytes: usize,
     limit_bytes: usize,
     expires_at: Millis,
-    phase: Phase,
+    phase: ClosePhase,
     /// The frame at the front is partly written: nothing else may come before its end.
     is_mid_frame: bool,
     /// The waker of the task that waits for the socket. There is one slot per direction in the kernel's registration, so
     /// every write while it waits has to use it.
-    waiter: Option<Waker>,
+    write_waker: Option<Waker>,
     incomplete_since: Option<Instant>,
-    has_answered: bool,
+    has_pong: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ClosePhase {
     Open,
     /// The last frame is queued; after it the socket is shut down.
     Closing,
     /// Nothing more is written.
-    Shut,
+    Closed,
 }
 
 /// What became of a frame that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pushed {
+pub enum PushOutcome {
     /// It is the first that waits: whoever pushed it should flush.
-    First,
+    NeedsFlush,
     /// Others wait already, and somebody will flush.
-    Behind,
+    FlushPending,
 }
 
 /// How far a flush came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flushed {
+pub enum FlushOutcome {
     /// Everything is with the kernel, or somebody waits for the socket already.
-    All,
+    Done,
     /// The socket was full; a task carries on when it is not.
-    Later,
+    Pending,
 }
 
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum PushError {
     /// The token's time is over.
     #[error("expired")]
     Expired,
@@ -90,9 +90,9 @@ pub enum Refused {
 /// What happens to frames that wait when a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// They go out before the farewell.
+    /// They go out before the close frame.
     Send,
-    /// They do not. If one of them is half out, there can be no farewell either.
+    /// They do not. If one of them is half out, there can be no close frame either.
     Drop,
 }
 
@@ -101,142 +101,146 @@ impl Outbox {
     ///
     /// # Errors
     /// When the connection is gone already.
-    pub fn new(socket: impl Socket, bounds: &Bounds) -> io::Result<Arc<Self>> {
-        socket::tune(socket.tcp(), bounds)?;
-        Ok(Arc::new(Self(Mutex::new(Inner {
+    pub fn new(socket: impl Socket, limits: &TransportLimits) -> io::Result<Arc<Self>> {
+        socket::set_socket_options(socket.tcp(), limits)?;
+        Ok(Arc::new(Self(Mutex::new(OutboxState {
             socket: Box::new(socket),
             queue: VecDeque::new(),
             queued_bytes: 0,
-            unflushed_bytes: 0,
-            limit_bytes: bounds.outbox_bytes,
+            tls_buffered_bytes: 0,
+            limit_bytes: limits.outbox_bytes,
             expires_at: NEVER,
-            phase: Phase::Open,
+            phase: ClosePhase::Open,
             is_mid_frame: false,
-            waiter: None,
+            write_waker: None,
             incomplete_since: None,
-            has_answered: false,
+            has_pong: false,
         }))))
     }
 
     /// From `at` on no frame is taken and none that waits is written.
-    pub fn expire_at(&self, at: Millis) {
+    pub fn set_expiry(&self, at: Millis) {
         self.0.lock().expires_at = at;
     }
 
     /// Queues a frame. Does not write, unless there seems to be no room: then the socket is asked first.
     ///
     /// # Errors
-    /// [`Refused`]; the frame is not queued, and the connection is left as it is.
-    pub fn push(&self, now: Millis, frame: Bytes) -> Result<Pushed, Refused> {
-        let mut inner = self.0.lock();
-        if inner.phase != Phase::Open {
-            return Err(Refused::Closing);
+    /// [`PushError`]; the frame is not queued, and the connection is left as it is.
+    pub fn push(&self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
+        let mut state = self.0.lock();
+        if state.phase != ClosePhase::Open {
+            return Err(PushError::Closing);
         }
-        if now >= inner.expires_at {
-            return Err(Refused::Expired);
+        if now >= state.expires_at {
+            return Err(PushError::Expired);
         }
-        if !inner.has_room_for(&frame) {
-            if let Poll::Ready(Err(_)) = inner.try_write() {
-                return Err(Refused::Closing);
+        if !state.has_space_for(&frame) {
+            if let Poll::Ready(Err(_)) = state.try_write() {
+                return Err(PushError::Closing);
             }
-            if !inner.has_room_for(&frame) {
-                return Err(Refused::Slow);
+            if !state.has_space_for(&frame) {
+                return Err(PushError::Slow);
             }
         }
-        let pushed = if inner.queue.is_empty() && inner.waiter.is_none() { Pushed::First } else { Pushed::Behind };
-        inner.enqueue(frame);
-        Ok(pushed)
+        let outcome = if state.queue.is_empty() && state.write_waker.is_none() {
+            PushOutcome::NeedsFlush
+        } else {
+            PushOutcome::FlushPending
+        };
+        state.enqueue(frame);
+        Ok(outcome)
     }
 
     /// Writes what the socket takes. When it is full, a task carries on.
     ///
     /// # Errors
-    /// [`Refused::Expired`] when the time is over; then nothing was written.
-    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<Flushed, Refused> {
-        let mut inner = self.0.lock();
-        if inner.waiter.is_some() {
-            return Ok(Flushed::All);
+    /// [`PushError::Expired`] when the time is over; then nothing was written.
+    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<FlushOutcome, PushError> {
+        let mut state = self.0.lock();
+        if state.write_waker.is_some() {
+            return Ok(FlushOutcome::Done);
         }
-        if now >= inner.expires_at {
-            return Err(inner.expire());
+        if now >= state.expires_at {
+            return Err(state.expire());
         }
-        match inner.try_write() {
-            Poll::Ready(Ok(())) => Ok(Flushed::All),
+        match state.try_write() {
+            Poll::Ready(Ok(())) => Ok(FlushOutcome::Done),
             Poll::Ready(Err(_)) => {
-                inner.cut();
-                Err(Refused::Closing)
+                state.abort();
+                Err(PushError::Closing)
             }
             Poll::Pending => {
-                inner.waiter = Some(Waker::noop().clone());
-                drop(inner);
-                actix_rt::spawn(wait_and_write(self.clone(), clock.clone()));
-                Ok(Flushed::Later)
+                state.write_waker = Some(Waker::noop().clone());
+                drop(state);
+                actix_rt::spawn(write_when_ready(self.clone(), clock.clone()));
+                Ok(FlushOutcome::Pending)
             }
         }
     }
 
-    /// Queues `farewell`, after which the socket is shut down, and begins to write.
-    pub fn close(self: &Arc<Self>, farewell: impl IntoIterator<Item = Bytes>, backlog: Backlog, clock: &Clock) {
-        let mut inner = self.0.lock();
-        if inner.phase != Phase::Open {
+    /// Queues `close_frames`, after which the socket is shut down, and begins to write.
+    pub fn close(self: &Arc<Self>, close_frames: impl IntoIterator<Item = Bytes>, backlog: Backlog, clock: &Clock) {
+        let mut state = self.0.lock();
+        if state.phase != ClosePhase::Open {
             return;
         }
         if backlog == Backlog::Drop {
-            if inner.is_mid_frame || inner.waiter.is_some() || inner.unflushed_bytes > 0 {
-                return inner.cut();
+            if state.is_mid_frame || state.write_waker.is_some() || state.tls_buffered_bytes > 0 {
+                return state.abort();
             }
-            inner.forget_queue();
-            // The farewell may say that the time is over.
-            inner.expires_at = NEVER;
+            state.clear_queue();
+            // The close frame may say that the time is over.
+            state.expires_at = NEVER;
         }
-        farewell.into_iter().for_each(|frame| inner.enqueue(frame));
-        inner.phase = Phase::Closing;
-        drop(inner);
+        close_frames.into_iter().for_each(|frame| state.enqueue(frame));
+        state.phase = ClosePhase::Closing;
+        drop(state);
         let _ = self.flush(clock, clock.now());
     }
 
     /// Ends the connection at once: the queue is dropped, what waits in the kernel too, and whoever reads is woken.
-    pub fn cut(&self) {
-        self.0.lock().cut();
+    pub fn abort(&self) {
+        self.0.lock().abort();
     }
 
     /// Nobody reads from the connection any more: what still waits for a socket that is full is dropped with it, or a peer
     /// that sips could keep it for ever. What the kernel has already is left to arrive.
-    pub fn abandon(&self) {
-        let mut inner = self.0.lock();
-        if inner.waiter.is_some() {
-            inner.cut();
+    pub fn abort_if_waiting(&self) {
+        let mut state = self.0.lock();
+        if state.write_waker.is_some() {
+            state.abort();
         }
     }
 
     /// Whether a full socket is waited for.
-    pub fn is_full(&self) -> bool {
-        self.0.lock().waiter.is_some()
+    pub fn is_blocked(&self) -> bool {
+        self.0.lock().write_waker.is_some()
     }
 
     /// The peer has answered a ping. A flag and not a message to the hub: a flood of answers costs nothing.
-    pub fn note_answer(&self) {
-        self.0.lock().has_answered = true;
+    pub fn note_pong(&self) {
+        self.0.lock().has_pong = true;
     }
 
     /// Whether the peer has answered since this was asked last.
-    pub fn take_answer(&self) -> bool {
-        std::mem::take(&mut self.0.lock().has_answered)
+    pub fn take_pong(&self) -> bool {
+        std::mem::take(&mut self.0.lock().has_pong)
     }
 
     /// Whether nothing that comes in matters any more.
     pub fn is_closing(&self) -> bool {
-        self.0.lock().phase != Phase::Open
+        self.0.lock().phase != ClosePhase::Open
     }
 
     /// How long a message from the peer has been incomplete.
-    pub fn incomplete_for(&self) -> Duration {
+    pub fn incomplete_message_age(&self) -> Duration {
         self.0.lock().incomplete_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    pub(super) fn note_incomplete(&self, is_incomplete: bool) {
-        let mut inner = self.0.lock();
-        inner.incomplete_since = is_incomplete.then(|| inner.incomplete_since.unwrap_or_else(Instant::now));
+    pub(super) fn note_incomplete_message(&self, is_incomplete: bool) {
+        let mut state = self.0.lock();
+        state.incomplete_since = is_incomplete.then(|| state.incomplete_since.unwrap_or_else(Instant::now));
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -245,37 +249,37 @@ impl Outbox {
 }
 
 /// Carries on where a flush met a full socket. Ends when everything is written or the connection is cut.
-async fn wait_and_write(outbox: Arc<Outbox>, clock: Clock) {
+async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
     poll_fn(|cx| {
-        let mut inner = outbox.0.lock();
-        inner.waiter = Some(cx.waker().clone());
-        if clock.now() >= inner.expires_at {
-            inner.expire();
+        let mut state = outbox.0.lock();
+        state.write_waker = Some(cx.waker().clone());
+        if clock.now() >= state.expires_at {
+            state.expire();
         }
-        let written = ready!(inner.poll_write(cx));
+        let written = ready!(state.poll_write(cx));
         if written.is_err() {
-            inner.cut();
+            state.abort();
         }
-        inner.waiter = None;
+        state.write_waker = None;
         Poll::Ready(())
     })
     .await;
 }
 
-impl Inner {
-    fn has_room_for(&self, frame: &Bytes) -> bool {
+impl OutboxState {
+    fn has_space_for(&self, frame: &Bytes) -> bool {
         let cost_bytes = (self.queue.len() + 1) * FRAME_COST_BYTES + frame.len();
-        self.queued_bytes + self.unflushed_bytes + cost_bytes <= self.limit_bytes
+        self.queued_bytes + self.tls_buffered_bytes + cost_bytes <= self.limit_bytes
     }
 
     /// The time is over. Whoever closes an open connection for it can still say so; one that is closing is cut, since what
     /// waits there may be publications.
-    fn expire(&mut self) -> Refused {
-        if self.phase == Phase::Open && self.waiter.is_none() {
-            return Refused::Expired;
+    fn expire(&mut self) -> PushError {
+        if self.phase == ClosePhase::Open && self.write_waker.is_none() {
+            return PushError::Expired;
         }
-        self.cut();
-        Refused::Closing
+        self.abort();
+        PushError::Closing
     }
 
     fn enqueue(&mut self, frame: Bytes) {
@@ -283,35 +287,35 @@ impl Inner {
         self.queue.push_back(frame);
     }
 
-    fn forget_queue(&mut self) {
+    fn clear_queue(&mut self) {
         // Not `clear`: an idle connection holds no buffer.
         self.queue = VecDeque::new();
         self.queued_bytes = 0;
         self.is_mid_frame = false;
     }
 
-    fn cut(&mut self) {
-        self.forget_queue();
-        self.unflushed_bytes = 0;
-        self.phase = Phase::Shut;
-        socket::cut(self.socket.tcp());
+    fn abort(&mut self) {
+        self.clear_queue();
+        self.tls_buffered_bytes = 0;
+        self.phase = ClosePhase::Closed;
+        socket::abort(self.socket.tcp());
     }
 
     /// Writes what the socket takes now, with whatever waker is right. Outside tokio's budget, which after 128 operations
     /// would call a socket full that is not.
     fn try_write(&mut self) -> Poll<io::Result<()>> {
-        let waker = self.waiter.clone().unwrap_or_else(|| Waker::noop().clone());
+        let waker = self.write_waker.clone().unwrap_or_else(|| Waker::noop().clone());
         let mut written = tokio::task::unconstrained(poll_fn(|cx| self.poll_write(cx)));
         Pin::new(&mut written).poll(&mut Context::from_waker(&waker))
     }
 
     /// Ready when the queue is empty, TLS holds nothing back, and a closing socket is shut down.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.phase == Phase::Shut {
+        if self.phase == ClosePhase::Closed {
             return Poll::Ready(Ok(()));
         }
         while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let mut count = 0;
             for (slice, frame) in slices.iter_mut().zip(&self.queue) {
                 *slice = IoSlice::new(frame);
@@ -321,22 +325,22 @@ impl Inner {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.unflushed_bytes = (self.unflushed_bytes + written).min(self.socket.holds_at_most());
-            self.consume(written);
+            self.tls_buffered_bytes = (self.tls_buffered_bytes + written).min(self.socket.max_buffered_bytes());
+            self.remove_written(written);
         }
         if self.queue.capacity() > 4 {
             self.queue = VecDeque::new();
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        self.unflushed_bytes = 0;
-        if self.phase == Phase::Closing {
+        self.tls_buffered_bytes = 0;
+        if self.phase == ClosePhase::Closing {
             ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
-            self.phase = Phase::Shut;
+            self.phase = ClosePhase::Closed;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn consume(&mut self, written: usize) {
+    fn remove_written(&mut self, written: usize) {
         self.queued_bytes -= written;
         let mut left = written;
         while let Some(front) = self.queue.front_mut().filter(|front| left >= front.len() && left > 0) {

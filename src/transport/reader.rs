@@ -6,9 +6,9 @@ use bytes::BytesMut;
 use tokio_util::codec::Decoder;
 
 use super::{
-    Bounds,
-    assembler::{self, Message, Partial},
-    header::{self, Expected},
+    TransportLimits,
+    assembler::{self, AssembledMessage, PartialMessage},
+    header::{self, FrameContext},
 };
 
 /// A broken rule of RFC 6455. The connection is failed with its code (§7.1.7) and nothing more is read.
@@ -37,68 +37,68 @@ impl Violation {
 }
 
 /// What has come and is no whole message yet.
-pub struct Reader {
+pub struct MessageReader {
     codec: ws::Codec,
-    bounds: Bounds,
-    unread: BytesMut,
-    partial: Option<Box<Partial>>,
+    limits: TransportLimits,
+    buffer: BytesMut,
+    partial: Option<Box<PartialMessage>>,
 }
 
-impl Reader {
+impl MessageReader {
     /// Begins with what came with the handshake.
-    pub fn new(read: BytesMut, bounds: Bounds) -> Self {
+    pub fn new(read: BytesMut, limits: TransportLimits) -> Self {
         // An empty buffer of the HTTP reader still holds 8 KiB.
-        let unread = if read.is_empty() { BytesMut::new() } else { read };
-        let codec = ws::Codec::new().max_size(bounds.message_bytes);
-        Self { codec, bounds, unread, partial: None }
+        let buffer = if read.is_empty() { BytesMut::new() } else { read };
+        let codec = ws::Codec::new().max_size(limits.message_bytes);
+        Self { codec, limits, buffer, partial: None }
     }
 
     /// Takes what was read.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.unread.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// Whether a message has begun and not ended.
-    pub fn is_amid_message(&self) -> bool {
+    pub fn has_open_message(&self) -> bool {
         self.partial.is_some()
     }
 
     /// Bytes that are kept for what is not complete.
-    pub fn kept_bytes(&self) -> usize {
-        self.unread.len() + self.partial.as_ref().map_or(0, |partial| partial.len())
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len() + self.partial.as_ref().map_or(0, |partial| partial.len())
     }
 
     /// Whether something is not complete.
     pub fn is_incomplete(&self) -> bool {
-        !self.unread.is_empty() || self.partial.is_some()
+        !self.buffer.is_empty() || self.partial.is_some()
     }
 
     /// Forgets everything: nothing more is read as a message.
-    pub fn forget(&mut self) {
+    pub fn discard(&mut self) {
         self.partial = None;
-        self.unread = BytesMut::new();
+        self.buffer = BytesMut::new();
     }
 
     /// The next frame, if it is all there.
-    fn decode(&mut self) -> Result<Option<Frame>, Violation> {
-        let held = self.partial.as_ref().map_or(0, |partial| partial.len());
-        let expected = Expected {
-            continuation: self.partial.is_some(),
-            room_bytes: self.bounds.message_bytes.saturating_sub(held),
+    fn next_frame(&mut self) -> Result<Option<Frame>, Violation> {
+        let buffered_bytes = self.partial.as_ref().map_or(0, |partial| partial.len());
+        let context = FrameContext {
+            is_continuing: self.partial.is_some(),
+            remaining_bytes: self.limits.message_bytes.saturating_sub(buffered_bytes),
         };
-        let Some(header) = header::read(&self.unread, expected)? else { return Ok(None) };
-        if self.unread.len() < header.frame_bytes() {
+        let Some(header) = header::parse(&self.buffer, context)? else { return Ok(None) };
+        if self.buffer.len() < header.frame_bytes() {
             return Ok(None);
         }
         if header.is_close {
             let (start, end) = (header.header_bytes, header.frame_bytes());
-            if let Some(mask) = self.unread[..start].last_chunk::<4>() {
-                header::judge_close(*mask, &self.unread[start..end])?;
+            if let Some(mask) = self.buffer[..start].last_chunk::<4>() {
+                header::check_close_payload(*mask, &self.buffer[start..end])?;
             }
         }
-        let frame = self.codec.decode(&mut self.unread).map_err(|_| Violation::Protocol("bad frame"))?;
-        if self.unread.is_empty() {
-            self.unread = BytesMut::new();
+        let frame = self.codec.decode(&mut self.buffer).map_err(|_| Violation::Protocol("bad frame"))?;
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
         }
         Ok(frame)
     }
@@ -107,13 +107,13 @@ impl Reader {
     ///
     /// # Errors
     /// The rule that is broken; then the connection is failed, and nothing more is to be asked for.
-    pub fn message(&mut self) -> Result<Option<Frame>, Violation> {
-        while let Some(frame) = self.decode()? {
+    pub fn next_message(&mut self) -> Result<Option<Frame>, Violation> {
+        while let Some(frame) = self.next_frame()? {
             match frame {
                 Frame::Text(text) if std::str::from_utf8(&text).is_err() => return Err(Violation::NotUtf8),
-                Frame::Continuation(item) => match assembler::accept(&mut self.partial, item, &self.bounds)? {
-                    Some(Message::Text(text)) => return Ok(Some(Frame::Text(text))),
-                    Some(Message::Binary(binary)) => return Ok(Some(Frame::Binary(binary))),
+                Frame::Continuation(item) => match assembler::add_fragment(&mut self.partial, item, &self.limits)? {
+                    Some(AssembledMessage::Text(text)) => return Ok(Some(Frame::Text(text))),
+                    Some(AssembledMessage::Binary(binary)) => return Ok(Some(Frame::Binary(binary))),
                     None => {}
                 },
                 whole => return Ok(Some(whole)),

@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::Bounds;
+use super::TransportLimits;
 
 /// A connection's byte stream. `Send`, since actix messages must be, though it never leaves its worker.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -24,17 +24,17 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 
     /// Bytes that it may have taken from us and not yet given to the kernel.
-    fn holds_at_most(&self) -> usize;
+    fn max_buffered_bytes(&self) -> usize;
 }
 
 /// A TCP connection and who is at its other end: its peer, or whom a proxy that we trust names instead.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct AcceptedConnection {
     stream: TcpStream,
     peer: SocketAddr,
 }
 
-impl Accepted {
+impl AcceptedConnection {
     /// A connection of `peer`.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { stream, peer }
@@ -46,13 +46,13 @@ impl Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl AsyncRead for AcceptedConnection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Accepted {
+impl AsyncWrite for AcceptedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -79,7 +79,7 @@ impl AsyncWrite for Accepted {
     }
 }
 
-impl ActixStream for Accepted {
+impl ActixStream for AcceptedConnection {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         ActixStream::poll_read_ready(&self.stream, cx)
     }
@@ -94,17 +94,17 @@ impl Socket for TcpStream {
         self
     }
 
-    fn holds_at_most(&self) -> usize {
+    fn max_buffered_bytes(&self) -> usize {
         0
     }
 }
 
-impl Socket for Accepted {
+impl Socket for AcceptedConnection {
     fn tcp(&self) -> &TcpStream {
         &self.stream
     }
 
-    fn holds_at_most(&self) -> usize {
+    fn max_buffered_bytes(&self) -> usize {
         0
     }
 }
@@ -115,7 +115,7 @@ impl<T: Socket + ActixStream> Socket for TlsStream<T> {
     }
 
     /// The default limit of rustls' send buffer.
-    fn holds_at_most(&self) -> usize {
+    fn max_buffered_bytes(&self) -> usize {
         64 * 1024
     }
 }
@@ -124,16 +124,16 @@ impl<T: Socket + ActixStream> Socket for TlsStream<T> {
 ///
 /// Left alone, the kernel takes megabytes for a peer that does not read, and no limit of ours counts them: a slow reader
 /// was found after 3.8 s instead of 1.2, and a thousand of them would cost gigabytes.
-pub(super) fn tune(tcp: &TcpStream, bounds: &Bounds) -> io::Result<()> {
+pub(super) fn set_socket_options(tcp: &TcpStream, limits: &TransportLimits) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
-    socket.set_tcp_notsent_lowat(bounds.unsent_bytes)?;
-    socket.set_tcp_user_timeout(Some(bounds.unacknowledged))
+    socket.set_tcp_notsent_lowat(limits.unsent_bytes)?;
+    socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout))
 }
 
 /// Ends a connection at once, what waits in the kernel included. Shutting it down wakes whoever reads; with a linger of
 /// zero the close that follows sends a reset instead of keeping megabytes for a peer that does not read.
-pub(super) fn cut(tcp: &TcpStream) {
+pub(super) fn abort(tcp: &TcpStream) {
     let socket = SockRef::from(tcp);
     let _ = socket.set_linger(Some(Duration::ZERO));
     let _ = socket.shutdown(std::net::Shutdown::Both);

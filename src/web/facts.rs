@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::config::{Anonymous, Config, Door};
+use crate::config::{AnonymousAccess, Config, Door};
 
 #[derive(Serialize)]
 struct Facts<'a> {
@@ -15,7 +15,7 @@ struct Facts<'a> {
     login: bool,
     /// Whether a login may ask for the cookie.
     login_cookie: bool,
-    anonymous: Anonymous,
+    anonymous: AnonymousAccess,
     /// Seconds by which clients are told a shorter time than they have.
     refresh_margin: u64,
     /// The longest `data` of a publication.
@@ -30,7 +30,7 @@ pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
         websocket_path: config.server.websocket_paths.first().map_or("/", String::as_str),
         doors: &auth.doors,
         login: has_login,
-        login_cookie: has_login && config.login.has_cookie(&auth.doors),
+        login_cookie: has_login && config.login.can_set_cookie(&auth.doors),
         anonymous: auth.anonymous,
         refresh_margin: auth.refresh_margin.as_secs(),
         publication_bytes: config.limits.publication_bytes,

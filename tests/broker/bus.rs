@@ -6,101 +6,107 @@ use std::{
 };
 
 use wardcast::{
-    broker::{BrokerError, Control, Order, Question, redis::RedisBroker},
+    broker::{BrokerError, Control, ControlAction, SurveyQuestion, redis::RedisBroker},
     config::{Config, Secret},
 };
 
-use super::fixture::{Memo, at, channel, eventually, hears_again, leave, on};
-use crate::support::{redis::RedisServer, secret};
+use super::fixture::{
+    RecordingHubs, channel, disconnect_user, start_broker, start_ready_broker, wait_until, wait_until_delivered,
+};
+use crate::support::{mark_secret, redis::RedisServer};
 
 const NEWS: &str = "wardcast:c:{news}";
 
 #[tokio::test]
 async fn instances_deliver_to_each_other() {
     let server = RedisServer::start().await;
-    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
+    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
     alice.subscribe("news").await;
     bob.subscribe("news").await;
     alice.publish("news", "\"from alice\"").await.unwrap();
     bob.publish("news", "\"from bob\"").await.unwrap();
     for instance in [&alice, &bob] {
-        instance.receives(2).await;
-        assert_eq!(instance.heard("news"), ["\"from alice\"", "\"from bob\""]);
+        instance.wait_for_publications(2).await;
+        assert_eq!(instance.data_received("news"), ["\"from alice\"", "\"from bob\""]);
     }
 }
 
 #[tokio::test]
-async fn prefixes_keep_wardcasts_apart() {
+async fn prefixes_separate_installations() {
     let server = RedisServer::start().await;
-    let (one, other) = (at(&server.url(), "one"), at(&server.url(), "other"));
+    let (one, other) = (start_broker(&server.url(), "one"), start_broker(&server.url(), "other"));
     for instance in [&one, &other] {
-        instance.becomes_ready().await;
+        instance.wait_until_ready().await;
         instance.subscribe("news").await;
     }
     one.publish("news", "1").await.unwrap();
     other.publish("news", "2").await.unwrap();
-    one.receives(1).await;
-    other.receives(1).await;
-    assert_eq!((one.heard("news"), other.heard("news")), (vec!["1".to_owned()], vec!["2".to_owned()]));
-    let answers = one.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
+    one.wait_for_publications(1).await;
+    other.wait_for_publications(1).await;
+    assert_eq!((one.data_received("news"), other.data_received("news")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    let answers = one.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
     assert_eq!(answers.len(), 1);
 }
 
 #[tokio::test]
-async fn a_survey_asks_all_and_says_when_one_is_silent() {
+async fn survey_asks_all_instances_and_reports_a_silent_one() {
     let server = RedisServer::start().await;
     // Of one name, as two machines that were cloned may be.
-    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
-    let answers = alice.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
+    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
+    let answers = alice.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
     assert_eq!(answers, [b"{\"news\":1}", b"{\"news\":1}"]);
-    bob.hubs.is_mute.store(true, Ordering::Relaxed);
-    let answers = alice.broker.survey(Question::Channels, Duration::from_millis(500)).await;
+    bob.hubs.is_silent.store(true, Ordering::Relaxed);
+    let answers = alice.broker.survey(SurveyQuestion::Channels, Duration::from_millis(500)).await;
     assert_eq!(answers, Err(BrokerError::Incomplete { answered: 1, asked: 2 }));
     drop(bob);
-    eventually("who has left is not asked", async || {
-        alice.broker.survey(Question::Channels, Duration::from_secs(1)).await.is_ok_and(|answers| answers.len() == 1)
+    wait_until("who has left is not asked", async || {
+        alice
+            .broker
+            .survey(SurveyQuestion::Channels, Duration::from_secs(1))
+            .await
+            .is_ok_and(|answers| answers.len() == 1)
     })
     .await;
 }
 
 #[tokio::test]
-async fn surveys_at_a_time_are_bounded() {
+async fn concurrent_surveys_are_bounded() {
     let server = RedisServer::start().await;
-    let alice = on(&server.url()).await;
-    alice.hubs.is_mute.store(true, Ordering::Relaxed);
-    let surveys = (0..40).map(|_| alice.broker.survey(Question::Channels, Duration::from_secs(2)));
+    let alice = start_ready_broker(&server.url()).await;
+    alice.hubs.is_silent.store(true, Ordering::Relaxed);
+    let surveys = (0..40).map(|_| alice.broker.survey(SurveyQuestion::Channels, Duration::from_secs(2)));
     let answers = futures_util::future::join_all(surveys).await;
     assert_eq!(answers.iter().filter(|answer| **answer == Err(BrokerError::Busy)).count(), 24);
 }
 
-fn leave_with(code: u16, reason: &str) -> Vec<u8> {
-    let order = Order::Disconnect { code, reason: reason.to_owned() };
-    serde_json::to_vec(&Control { order, ..leave("ann") }).unwrap()
+fn disconnect_control(code: u16, reason: &str) -> Vec<u8> {
+    let action = ControlAction::Disconnect { code, reason: reason.to_owned() };
+    serde_json::to_vec(&Control { action, ..disconnect_user("ann") }).unwrap()
 }
 
 #[tokio::test]
-async fn orders_reach_every_instance_in_the_order_of_the_calls() {
+async fn controls_reach_every_instance_in_call_order() {
     let server = RedisServer::start().await;
-    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
-    let orders: Vec<Control> = (0..100).map(|number| leave(&number.to_string())).collect();
-    let calls: Vec<_> = orders.iter().map(|order| alice.broker.control(order.clone())).collect();
-    for ordered in futures_util::future::join_all(calls.into_iter().rev()).await {
-        ordered.unwrap();
+    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
+    let orders: Vec<Control> = (0..100).map(|number| disconnect_user(&number.to_string())).collect();
+    let calls: Vec<_> = orders.iter().map(|order| alice.broker.send_control(order.clone())).collect();
+    for sent in futures_util::future::join_all(calls.into_iter().rev()).await {
+        sent.unwrap();
     }
     for instance in [&alice, &bob] {
-        eventually("all orders", async || instance.ordered().len() == orders.len()).await;
-        assert_eq!(instance.ordered(), orders);
+        wait_until("all orders", async || instance.controls().len() == orders.len()).await;
+        assert_eq!(instance.controls(), orders);
     }
 }
 
 #[tokio::test]
-async fn an_order_that_nobody_hears_is_an_error() {
+async fn control_without_a_listening_instance_is_an_error() {
     let server = RedisServer::start().await;
     server.run::<()>(&["ACL", "SETUSER", "default", "-subscribe"]).await;
-    let alice = at(&server.url(), "wardcast");
-    eventually("redis says that nobody listens", async || {
-        let ordered = alice.broker.control(leave("ann")).await;
-        matches!(ordered, Err(BrokerError::Unavailable(why)) if why.contains("no instance listens"))
+    let alice = start_broker(&server.url(), "wardcast");
+    wait_until("redis says that nobody listens", async || {
+        let sent = alice.broker.send_control(disconnect_user("ann")).await;
+        matches!(sent, Err(BrokerError::Unavailable(why)) if why.contains("no instance listens"))
     })
     .await;
 }
@@ -108,7 +114,7 @@ async fn an_order_that_nobody_hears_is_an_error() {
 #[tokio::test]
 async fn forged_messages_are_dropped_and_counted() {
     let server = RedisServer::start().await;
-    let alice = on(&server.url()).await;
+    let alice = start_ready_broker(&server.url()).await;
     alice.subscribe("news").await;
     let own: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:[rp]*"]).await;
     let (mut probe, mut replies) = (own[0].as_str(), own[1].as_str());
@@ -117,7 +123,7 @@ async fn forged_messages_are_dropped_and_counted() {
     }
     let publication = |data: &[u8]| [b"WC\x01p\0\0\0\x04news\0".as_slice(), data].concat();
     assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "what is well made is taken");
-    alice.receives(1).await;
+    alice.wait_for_publications(1).await;
     let long = publication(&[b"\"".as_slice(), &vec![b'x'; 3 << 20], b"\""].concat());
     let answer = |instance: &[u8]| [b"WC\x01r".as_slice(), &[7; 16], instance, b"\0\0\0\0\x01{}"].concat();
     let order = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
@@ -136,44 +142,44 @@ async fn forged_messages_are_dropped_and_counted() {
         (NEWS, publication(b"\"\xff\""), "not_text"),
         ("wardcast:control", answer(b"\0\0\0\x01x"), "misplaced"),
         ("wardcast:control", order(b"{\"user\":\"ann\"}"), "order"),
-        ("wardcast:control", order(&leave_with(3503, "{}")), "order"),
-        ("wardcast:control", order(&leave_with(2999, "")), "order"),
+        ("wardcast:control", order(&disconnect_control(3503, "{}")), "order"),
+        ("wardcast:control", order(&disconnect_control(2999, "")), "order"),
         ("wardcast:control", order(&[b' '; 600_000]), "too_long"),
-        (NEWS, order(&leave_with(3503, "go")), "misplaced"),
+        (NEWS, order(&disconnect_control(3503, "go")), "misplaced"),
         ("wardcast:control", publication(b"1"), "misplaced"),
         (replies, answer(b"\0\0\0\x01x"), "stray_answer"),
         (replies, answer(b"\0\0\0\0"), "instance"),
         (probe, b"WC\x01n\0\0\0\0\0\0\0\x01".to_vec(), "stray_probe"),
     ] {
-        let before = alice.refused(reason);
+        let before = alice.dropped_count(reason);
         assert_eq!(server.publish(name, &message).await, 1, "{name}");
-        eventually(&format!("{reason} is counted"), async || alice.refused(reason) == before + 1).await;
+        wait_until(&format!("{reason} is counted"), async || alice.dropped_count(reason) == before + 1).await;
     }
-    assert!(alice.ordered().is_empty());
-    assert_eq!(server.publish("wardcast:control", &order(&leave_with(3503, "go"))).await, 1);
-    eventually("a good order is taken", async || alice.ordered().len() == 1).await;
-    hears_again(&alice, &alice, "news").await;
-    let heard = alice.heard("news");
+    assert!(alice.controls().is_empty());
+    assert_eq!(server.publish("wardcast:control", &order(&disconnect_control(3503, "go"))).await, 1);
+    wait_until("a good order is taken", async || alice.controls().len() == 1).await;
+    wait_until_delivered(&alice, &alice, "news").await;
+    let heard = alice.data_received("news");
     assert!(heard[0] == "1" && heard[1..].iter().all(|data| data == "\"again\""), "{heard:?}");
     assert_eq!(alice.metrics.broker_reconnects.get(), 0);
 }
 
 #[tokio::test]
-async fn what_everybody_would_drop_is_not_published() {
+async fn message_over_the_size_limit_is_not_published() {
     let server = RedisServer::start().await;
-    let alice = on(&server.url()).await;
+    let alice = start_ready_broker(&server.url()).await;
     let long = format!("\"{}\"", "x".repeat(3 << 20));
     assert!(alice.publish("news", &long).await.is_err());
     alice.publish("news", "1").await.unwrap();
 }
 
 #[test]
-fn only_a_url_that_means_nothing_prevents_the_start() {
+fn only_an_invalid_url_prevents_the_start() {
     for url in ["", "redis", "http://localhost", "redis://me:hunter22@host:port", "rediss://me:hunter22@localhost"] {
         let mut config = Config::default().broker.redis;
         config.url = Secret::new(url);
-        secret("hunter22");
-        let hubs = Arc::new(Memo::default());
+        mark_secret("hunter22");
+        let hubs = Arc::new(RecordingHubs::default());
         let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default(), "node".into());
         let why = started.err().map(|error| error.to_string()).unwrap();
         assert!(why.contains("broker.redis.url") && !why.contains("hunter22"), "{why}");
@@ -182,13 +188,13 @@ fn only_a_url_that_means_nothing_prevents_the_start() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_named_without_the_password() {
+async fn wrong_credentials_are_reported_without_the_password() {
     let server = RedisServer::start().await;
-    let url = server.url().replace("redis://", &format!("redis://somebody:{}@", secret("hunter22")));
-    let alice = at(&url, "wardcast");
+    let url = server.url().replace("redis://", &format!("redis://somebody:{}@", mark_secret("hunter22")));
+    let alice = start_broker(&url, "wardcast");
     let mut why = String::new();
-    eventually("redis refuses", async || {
-        why = alice.becomes_unready().await;
+    wait_until("redis refuses", async || {
+        why = alice.wait_until_unready().await;
         !why.contains("not connected yet")
     })
     .await;

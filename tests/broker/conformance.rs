@@ -8,13 +8,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, Control, Order, Place, PublishOptions, Published, Question},
+    broker::{BrokerError, Control, ControlAction, PublishOptions, PublishReceipt, RecoverSince, SurveyQuestion},
     publication::{ClientInfo, Publication},
 };
 
-use super::fixture::{Instance, channel, eventually, leave, publication};
+use super::fixture::{Instance, channel, disconnect_user, publication, wait_until};
 
-pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
+pub async fn publication_reaches_subscriber_unchanged(instance: Instance) {
     instance.subscribe("news").await;
     let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
     let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), chan_info: conn_info.clone(), conn_info };
@@ -22,12 +22,12 @@ pub async fn a_publication_reaches_a_subscriber_as_it_is(instance: Instance) {
     for info in [Some(info.into()), Some(rest.into()), None] {
         let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };
         instance.broker.publish(sent.clone(), PublishOptions::default()).await.unwrap();
-        eventually("it arrives", async || instance.received().contains(&sent)).await;
+        wait_until("it arrives", async || instance.received().contains(&sent)).await;
     }
     assert_eq!(instance.received().len(), 3);
 }
 
-pub async fn nobody_gets_what_he_is_not_subscribed_to(instance: Instance) {
+pub async fn only_subscribed_channels_are_delivered(instance: Instance) {
     instance.subscribe("news").await;
     instance.subscribe("left").await;
     instance.broker.unsubscribe(channel("left"));
@@ -36,29 +36,33 @@ pub async fn nobody_gets_what_he_is_not_subscribed_to(instance: Instance) {
     for name in ["left", "never", "New", "news:1", "news"] {
         instance.publish(name, "1").await.unwrap();
     }
-    instance.receives(1).await;
-    assert_eq!(instance.heard("news"), ["1"]);
+    instance.wait_for_publications(1).await;
+    assert_eq!(instance.data_received("news"), ["1"]);
     assert_eq!(instance.received().len(), 1);
 }
 
-pub async fn publications_arrive_in_the_order_of_the_calls(instance: Instance) {
+pub async fn publications_arrive_in_call_order(instance: Instance) {
     instance.subscribe("news").await;
     let calls: Vec<_> = (0..1_000).map(|n| instance.publish_later("news", &n.to_string())).collect();
     // Awaited in the opposite order: what counts is when they were called.
     for published in join_all(calls.into_iter().rev()).await {
         published.unwrap();
     }
-    instance.receives(1_000).await;
-    assert_eq!(instance.heard("news"), (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>());
+    instance.wait_for_publications(1_000).await;
+    assert_eq!(instance.data_received("news"), (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 impl Instance {
-    fn publish_later(&self, name: &str, data: &str) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
+    fn publish_later(
+        &self,
+        name: &str,
+        data: &str,
+    ) -> impl Future<Output = Result<PublishReceipt, BrokerError>> + use<> {
         self.broker.publish(publication(name, data), PublishOptions::default())
     }
 }
 
-pub async fn the_last_call_decides_whether_a_channel_is_received(instance: Instance) {
+pub async fn last_call_decides_whether_a_channel_is_received(instance: Instance) {
     for round in 1..=20 {
         let first = instance.broker.subscribe(channel("on"));
         instance.broker.unsubscribe(channel("on"));
@@ -72,12 +76,12 @@ pub async fn the_last_call_decides_whether_a_channel_is_received(instance: Insta
         instance.subscribe(&format!("round{round}")).await;
         instance.publish("off", "1").await.unwrap();
         instance.publish("on", "1").await.unwrap();
-        eventually("on is received", async || instance.heard("on").len() == round).await;
-        assert!(instance.heard("off").is_empty());
+        wait_until("on is received", async || instance.data_received("on").len() == round).await;
+        assert!(instance.data_received("off").is_empty());
     }
 }
 
-pub async fn channels_may_have_any_valid_name(instance: Instance) {
+pub async fn every_valid_channel_name_works(instance: Instance) {
     let longest = "é".repeat(127) + "x";
     assert_eq!(longest.len(), 255);
     let braces = "{}%".repeat(85);
@@ -113,9 +117,9 @@ pub async fn channels_may_have_any_valid_name(instance: Instance) {
     for (index, name) in names.iter().enumerate() {
         instance.publish(name, &index.to_string()).await.unwrap();
     }
-    instance.receives(names.len()).await;
+    instance.wait_for_publications(names.len()).await;
     for (index, name) in names.iter().enumerate() {
-        assert_eq!(instance.heard(name), [index.to_string()], "{name:?}");
+        assert_eq!(instance.data_received(name), [index.to_string()], "{name:?}");
     }
 }
 
@@ -126,88 +130,92 @@ pub async fn large_data_arrives(instance: Instance) {
     for _ in 0..50 {
         instance.publish("news", &data).await.unwrap();
     }
-    let received = instance.receives(50).await;
+    let received = instance.wait_for_publications(50).await;
     assert!(received.iter().all(|publication| publication.data == data));
 }
 
-pub async fn a_survey_hears_every_instance(instance: Instance) {
-    let surveys = (0..10).map(|_| instance.broker.survey(Question::Channels, Duration::from_secs(10)));
+pub async fn survey_returns_the_answer_of_every_instance(instance: Instance) {
+    let surveys = (0..10).map(|_| instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)));
     for answers in join_all(surveys).await {
         assert_eq!(answers.unwrap(), [b"{\"news\":1}"]);
     }
 }
 
-pub async fn a_survey_that_nobody_answers_is_an_error(instance: Instance) {
-    instance.hubs.is_mute.store(true, Ordering::Relaxed);
-    let answers = instance.broker.survey(Question::Channels, Duration::from_millis(300)).await;
+pub async fn unanswered_survey_is_an_error(instance: Instance) {
+    instance.hubs.is_silent.store(true, Ordering::Relaxed);
+    let answers = instance.broker.survey(SurveyQuestion::Channels, Duration::from_millis(300)).await;
     assert_eq!(answers, Err(BrokerError::Incomplete { answered: 0, asked: 1 }));
 }
 
-pub async fn an_answer_may_be_long(instance: Instance) {
+pub async fn long_survey_answer_arrives_whole(instance: Instance) {
     // Over `broker.redis.message_bytes`, and in no round number of parts.
     let answer: Vec<u8> = (0..5_000_001_u32).map(|n| n as u8).collect();
     *instance.hubs.channels.lock() = Some(answer.clone());
-    let answers = instance.broker.survey(Question::Channels, Duration::from_secs(20)).await.unwrap();
+    let answers = instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(20)).await.unwrap();
     assert!(answers == [answer], "{:?} bytes", answers.iter().map(Vec::len).collect::<Vec<_>>());
     *instance.hubs.channels.lock() = Some(Vec::new());
-    assert_eq!(instance.broker.survey(Question::Channels, Duration::from_secs(20)).await, Ok(vec![Vec::new()]));
+    assert_eq!(instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(20)).await, Ok(vec![Vec::new()]));
 }
 
-pub async fn an_order_arrives_as_it_is(instance: Instance) {
-    let order = |order| Control {
+pub async fn control_arrives_unchanged(instance: Instance) {
+    let control = |action| Control {
         user: "ann \"ü\"".to_owned(),
         client: Some("c1".to_owned()),
         whitelist: vec!["c2".to_owned(), "c3".to_owned()],
-        order,
+        action,
     };
-    let orders = [
-        order(Order::Subscribe {
+    let controls = [
+        control(ControlAction::Subscribe {
             channel: "чат:日本 1".to_owned(),
             info: Some("{\"role\":\"é\"}".to_owned()),
             data: Some("null".to_owned()),
-            since: Some(Place { offset: u64::MAX, epoch: "abcdefgh".to_owned() }),
+            recover_since: Some(RecoverSince { offset: u64::MAX, epoch: "abcdefgh".to_owned() }),
             expires_at: Some(i64::MAX),
         }),
-        order(Order::Unsubscribe { channel: "чат:日本 1".to_owned() }),
-        order(Order::Disconnect { code: 3503, reason: "line\none".to_owned() }),
-        order(Order::Refresh { expires_at: Some(1), info: Some("{\"name\": 1}".to_owned()) }),
-        Control { client: None, whitelist: Vec::new(), ..order(Order::Refresh { expires_at: None, info: None }) },
+        control(ControlAction::Unsubscribe { channel: "чат:日本 1".to_owned() }),
+        control(ControlAction::Disconnect { code: 3503, reason: "line\none".to_owned() }),
+        control(ControlAction::Refresh { expires_at: Some(1), info: Some("{\"name\": 1}".to_owned()) }),
+        Control {
+            client: None,
+            whitelist: Vec::new(),
+            ..control(ControlAction::Refresh { expires_at: None, info: None })
+        },
     ];
-    for order in orders.clone() {
-        instance.broker.control(order).await.unwrap();
+    for control in controls.clone() {
+        instance.broker.send_control(control).await.unwrap();
     }
-    eventually("they arrive", async || instance.ordered().len() == orders.len()).await;
-    assert_eq!(instance.ordered(), orders);
+    wait_until("they arrive", async || instance.controls().len() == controls.len()).await;
+    assert_eq!(instance.controls(), controls);
 }
 
-pub async fn it_is_ready(instance: Instance) {
-    assert_eq!(instance.broker.ready().await, Ok(()));
+pub async fn healthy_broker_is_ready(instance: Instance) {
+    assert_eq!(instance.broker.check_ready().await, Ok(()));
 }
 
 #[tokio::test]
-async fn in_memory_a_hub_without_room_is_busy() {
-    let instance = super::memory();
+async fn in_memory_full_hub_queue_is_a_busy_error() {
+    let instance = super::memory_instance();
     instance.subscribe("news").await;
-    instance.hubs.is_full.store(true, Ordering::Relaxed);
+    instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     assert_eq!(instance.publish("news", "1").await, Err(BrokerError::Busy));
     assert_eq!(instance.publish("nobody", "1").await, Ok(()));
-    assert_eq!(instance.broker.control(leave("ann")).await, Err(BrokerError::Busy));
+    assert_eq!(instance.broker.send_control(disconnect_user("ann")).await, Err(BrokerError::Busy));
 }
 
 #[tokio::test]
-async fn over_redis_a_hub_without_room_loses_only_what_it_has_no_room_for() {
-    let instance = super::redis().await;
+async fn over_redis_full_hub_queue_loses_only_what_does_not_fit() {
+    let instance = super::redis_instance().await;
     instance.subscribe("news").await;
-    instance.hubs.is_full.store(true, Ordering::Relaxed);
+    instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     instance.publish("news", "1").await.unwrap();
-    instance.broker.control(leave("ann")).await.unwrap();
+    instance.broker.send_control(disconnect_user("ann")).await.unwrap();
     // The survey's question goes the same way as the publication: when it is answered, that has been dropped.
-    instance.broker.survey(Question::Channels, Duration::from_secs(10)).await.unwrap();
-    instance.hubs.is_full.store(false, Ordering::Relaxed);
+    instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
+    instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
     instance.publish("news", "2").await.unwrap();
-    instance.broker.control(leave("bob")).await.unwrap();
-    instance.receives(1).await;
-    assert_eq!(instance.heard("news"), ["2"]);
-    eventually("the order arrives", async || instance.ordered() == [leave("bob")]).await;
-    assert_eq!(instance.refused("no_room_for_order"), 1);
+    instance.broker.send_control(disconnect_user("bob")).await.unwrap();
+    instance.wait_for_publications(1).await;
+    assert_eq!(instance.data_received("news"), ["2"]);
+    wait_until("the order arrives", async || instance.controls() == [disconnect_user("bob")]).await;
+    assert_eq!(instance.dropped_count("no_room_for_order"), 1);
 }

@@ -13,8 +13,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
-        BrokerError, Control, Deliver, History, HistoryRequest, Movement, NoRoom, Order, PublishOptions, Question,
-        Retention, SharedBroker, memory::MemoryBroker, redis::RedisBroker,
+        BrokerError, Control, ControlAction, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
+        QueueFull, Retention, SharedBroker, SurveyQuestion, memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -31,55 +31,60 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hubs that remember.
 #[derive(Default)]
-pub struct Memo {
+pub struct RecordingHubs {
     received: Mutex<Vec<Publication>>,
-    pub moved: Mutex<Vec<(Movement, Arc<ClientInfo>)>>,
-    ordered: Mutex<Vec<Control>>,
-    /// The answer to [`Question::Channels`], when it is not the usual one.
+    pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
+    controls: Mutex<Vec<Control>>,
+    /// The answer to [`SurveyQuestion::Channels`], when it is not the usual one.
     pub channels: Mutex<Option<Vec<u8>>>,
-    pub is_full: AtomicBool,
-    pub is_mute: AtomicBool,
+    pub has_full_queue: AtomicBool,
+    pub is_silent: AtomicBool,
 }
 
-impl Deliver for Memo {
-    fn deliver(&self, publication: Publication) -> Result<(), NoRoom> {
-        if self.is_full.load(Ordering::Relaxed) {
-            return Err(NoRoom);
+impl Deliver for RecordingHubs {
+    fn deliver_publication(&self, publication: Publication) -> Result<(), QueueFull> {
+        if self.has_full_queue.load(Ordering::Relaxed) {
+            return Err(QueueFull);
         }
         self.received.lock().push(publication);
         Ok(())
     }
 
-    fn announce(&self, _: Channel, movement: Movement, who: Arc<ClientInfo>) -> Result<(), NoRoom> {
-        if self.is_full.load(Ordering::Relaxed) {
-            return Err(NoRoom);
+    fn deliver_presence_event(
+        &self,
+        _: Channel,
+        movement: PresenceEvent,
+        who: Arc<ClientInfo>,
+    ) -> Result<(), QueueFull> {
+        if self.has_full_queue.load(Ordering::Relaxed) {
+            return Err(QueueFull);
         }
-        self.moved.lock().push((movement, who));
+        self.presence_events.lock().push((movement, who));
         Ok(())
     }
 
-    fn control(&self, control: Control) -> Result<(), NoRoom> {
-        if self.is_full.load(Ordering::Relaxed) {
-            return Err(NoRoom);
+    fn deliver_control(&self, control: Control) -> Result<(), QueueFull> {
+        if self.has_full_queue.load(Ordering::Relaxed) {
+            return Err(QueueFull);
         }
-        self.ordered.lock().push(control);
+        self.controls.lock().push(control);
         Ok(())
     }
 
-    fn answer(&self, question: Question) -> BoxFuture<'static, Vec<u8>> {
+    fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         let answer = match question {
-            Question::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
-            Question::Info => b"{\"uid\":\"memo\"}".to_vec(),
+            SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
+            SurveyQuestion::Info => b"{\"uid\":\"memo\"}".to_vec(),
         };
-        let is_mute = self.is_mute.load(Ordering::Relaxed);
-        async move { if is_mute { std::future::pending().await } else { answer } }.boxed()
+        let is_silent = self.is_silent.load(Ordering::Relaxed);
+        async move { if is_silent { std::future::pending().await } else { answer } }.boxed()
     }
 }
 
 /// One instance as far as its broker sees it.
 pub struct Instance {
     pub broker: SharedBroker,
-    pub hubs: Arc<Memo>,
+    pub hubs: Arc<RecordingHubs>,
     pub metrics: Arc<Metrics>,
     /// What time it is for what is kept.
     pub clock: Clock,
@@ -95,8 +100,8 @@ pub const HISTORY_BYTES: usize = 1 << 20;
 pub const KEYS: usize = 100;
 
 /// An instance alone.
-pub fn memory() -> Instance {
-    let hubs = Arc::new(Memo::default());
+pub fn memory_instance() -> Instance {
+    let hubs = Arc::new(RecordingHubs::default());
     let limits =
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
@@ -105,28 +110,28 @@ pub fn memory() -> Instance {
 }
 
 /// An instance with a Redis of its own.
-pub async fn redis() -> Instance {
+pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
-    let instance = on(&server.url()).await;
+    let instance = start_ready_broker(&server.url()).await;
     Instance { _server: Some(server), ..instance }
 }
 
 /// An instance at a Redis that is there.
-pub async fn on(url: &str) -> Instance {
-    let instance = at(url, "wardcast");
-    instance.becomes_ready().await;
+pub async fn start_ready_broker(url: &str) -> Instance {
+    let instance = start_broker(url, "wardcast");
+    instance.wait_until_ready().await;
     instance
 }
 
 /// An instance at a Redis that may be there, with deadlines that suit a test.
-pub fn at(url: &str, prefix: &str) -> Instance {
-    crate::support::trace::begin();
+pub fn start_broker(url: &str, prefix: &str) -> Instance {
+    crate::support::trace_log::start();
     let mut config = Config::default().broker.redis;
     config.url = Secret::new(url);
     config.prefix = prefix.to_owned();
     config.timeout = TIMEOUT;
     config.probe_interval = Duration::from_millis(500);
-    let (hubs, metrics) = (Arc::new(Memo::default()), Arc::new(Metrics::default()));
+    let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
     Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
 }
@@ -144,28 +149,28 @@ impl Instance {
     }
 
     /// Publishes into a history.
-    pub async fn keep(&self, name: &str, data: &str, retention: Retention) -> Position {
+    pub async fn store(&self, name: &str, data: &str, retention: Retention) -> Position {
         let options = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
         self.broker.publish(publication(name, data), options).await.unwrap().position.unwrap()
     }
 
     /// Asks a history.
-    pub async fn ask(&self, name: &str, request: HistoryRequest) -> History {
-        self.broker.history(channel(name), request, FIVE).await.unwrap()
+    pub async fn read_history(&self, name: &str, request: HistoryRequest) -> HistoryPage {
+        self.broker.read_history(channel(name), request, KEEP_FIVE).await.unwrap()
     }
 
     /// All that a history has.
-    pub async fn all(&self, name: &str) -> Vec<(u64, String)> {
-        offsets(&self.ask(name, ALL).await)
+    pub async fn read_all(&self, name: &str) -> Vec<(u64, String)> {
+        offsets(&self.read_history(name, WHOLE_HISTORY).await)
     }
 
     /// Time passes for what is kept.
-    pub fn later(&self, by: Duration) {
+    pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
     }
 
     /// The data that came on a channel so far.
-    pub fn heard(&self, name: &str) -> Vec<String> {
+    pub fn data_received(&self, name: &str) -> Vec<String> {
         let received = self.hubs.received.lock();
         let of_channel = received.iter().filter(|publication| publication.channel.as_str() == name);
         of_channel.map(|publication| String::from_utf8(publication.data.to_vec()).unwrap()).collect()
@@ -176,25 +181,25 @@ impl Instance {
     }
 
     /// The orders that came so far.
-    pub fn ordered(&self) -> Vec<Control> {
-        self.hubs.ordered.lock().clone()
+    pub fn controls(&self) -> Vec<Control> {
+        self.hubs.controls.lock().clone()
     }
 
     /// Waits until so many publications have come.
-    pub async fn receives(&self, count: usize) -> Vec<Publication> {
-        eventually(&format!("{count} publications"), async || self.hubs.received.lock().len() >= count).await;
+    pub async fn wait_for_publications(&self, count: usize) -> Vec<Publication> {
+        wait_until(&format!("{count} publications"), async || self.hubs.received.lock().len() >= count).await;
         self.received()
     }
 
-    pub async fn becomes_ready(&self) {
-        eventually("ready", async || self.broker.ready().await.is_ok()).await;
+    pub async fn wait_until_ready(&self) {
+        wait_until("ready", async || self.broker.check_ready().await.is_ok()).await;
     }
 
     /// Waits until it says that it is not; says why.
-    pub async fn becomes_unready(&self) -> String {
+    pub async fn wait_until_unready(&self) -> String {
         let mut why = None;
-        eventually("not ready", async || {
-            why = self.broker.ready().await.err();
+        wait_until("not ready", async || {
+            why = self.broker.check_ready().await.err();
             why.is_some()
         })
         .await;
@@ -202,7 +207,7 @@ impl Instance {
     }
 
     /// How many messages on the bus were refused for this reason.
-    pub fn refused(&self, reason: &str) -> u64 {
+    pub fn dropped_count(&self, reason: &str) -> u64 {
         let text = self.metrics.encode().unwrap();
         let line = format!("wardcast_bus_refused_total{{reason=\"{reason}\"}} ");
         text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
@@ -210,25 +215,26 @@ impl Instance {
 }
 
 /// Publishes until it is heard, because until then nothing says that the subscription is back; in what time.
-pub async fn hears_again(publisher: &Instance, subscriber: &Instance, name: &str) -> Duration {
+pub async fn wait_until_delivered(publisher: &Instance, subscriber: &Instance, name: &str) -> Duration {
     let since = Instant::now();
-    let before = subscriber.heard(name).len();
-    eventually(&format!("{name} is heard again"), async || {
+    let before = subscriber.data_received(name).len();
+    wait_until(&format!("{name} is heard again"), async || {
         _ = publisher.publish(name, "\"again\"").await;
-        subscriber.heard(name).len() > before
+        subscriber.data_received(name).len() > before
     })
     .await;
     since.elapsed()
 }
 
 /// Keeps five publications for a minute, and the position for an hour.
-pub const FIVE: Retention = Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
+pub const KEEP_FIVE: Retention =
+    Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
 
 /// Asks for everything.
-pub const ALL: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
+pub const WHOLE_HISTORY: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
 
 /// What a history has, in its order: offsets and data.
-pub fn offsets(history: &History) -> Vec<(u64, String)> {
+pub fn offsets(history: &HistoryPage) -> Vec<(u64, String)> {
     let told = history.publications.iter().map(|publication| {
         let position = publication.position.unwrap();
         assert_eq!(position.epoch, history.top.epoch);
@@ -246,13 +252,13 @@ pub fn publication(name: &str, data: &str) -> Publication {
 }
 
 /// The order that closes all connections of a user.
-pub fn leave(user: &str) -> Control {
-    let order = Order::Disconnect { code: 3503, reason: "force disconnect".to_owned() };
-    Control { user: user.to_owned(), client: None, whitelist: Vec::new(), order }
+pub fn disconnect_user(user: &str) -> Control {
+    let action = ControlAction::Disconnect { code: 3503, reason: "force disconnect".to_owned() };
+    Control { user: user.to_owned(), client: None, whitelist: Vec::new(), action }
 }
 
 /// Looks again every few milliseconds until it holds.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");

@@ -8,7 +8,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use wardcast::{
-    broker::{HistoryRequest, Retention, Since},
+    broker::{HistoryRequest, Retention, SincePosition},
     position::Epoch,
 };
 
@@ -66,7 +66,7 @@ fn retention((size, ttl_seconds): (usize, u64)) -> Retention {
     Retention { size, ttl: Duration::from_secs(ttl_seconds), meta_ttl: Duration::from_secs(1 << 30) }
 }
 
-pub async fn any_sequence_of_calls_does_what_a_plain_list_does(instance: Instance) {
+pub async fn any_sequence_of_calls_matches_the_list_model(instance: Instance) {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     for case in 0..CASES {
         let calls = prop::collection::vec(call(), 1..60).new_tree(&mut runner).unwrap().current();
@@ -81,15 +81,15 @@ async fn follow(instance: &Instance, name: &str, calls: &[Call]) {
             Call::Publish { size, ttl_seconds } => {
                 model.retention = Some((size, ttl_seconds));
                 (model.top, _) = (model.top + 1, model.kept.push((model.top + 1, model.now)));
-                let position = instance.keep(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
+                let position = instance.store(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
                 assert_eq!(position.offset, model.top, "{calls:?}");
                 assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch, "{calls:?}");
             }
             Call::Ask { since, limit, is_reverse } => {
-                let known = since.map(|(offset, is_named)| Since { offset, epoch: epoch.filter(|_| is_named) });
+                let known = since.map(|(offset, is_named)| SincePosition { offset, epoch: epoch.filter(|_| is_named) });
                 let request = HistoryRequest { since: known, limit, is_reverse };
                 let asked = retention(model.retention.unwrap_or((1, 1)));
-                let history = instance.broker.history(channel(name), request, asked).await.unwrap();
+                let history = instance.broker.read_history(channel(name), request, asked).await.unwrap();
                 assert_eq!(*epoch.get_or_insert(history.top.epoch), history.top.epoch, "{calls:?}");
                 model.forget();
                 let expected = model.ask(since.map(|(offset, _)| offset), limit, is_reverse);
@@ -101,7 +101,7 @@ async fn follow(instance: &Instance, name: &str, calls: &[Call]) {
                 model.kept.clear();
             }
             Call::Wait { seconds } => {
-                instance.later(Duration::from_secs(seconds));
+                instance.advance_clock(Duration::from_secs(seconds));
                 model.now += seconds;
             }
         }

@@ -21,7 +21,7 @@ use tokio::{
 /// What the proxy does with what comes.
 #[derive(Clone, Copy)]
 #[repr(u8)]
-pub enum Mode {
+pub enum ProxyMode {
     /// Everything passes.
     Pass,
     /// Messages of PUB/SUB are swallowed; confirmations and replies pass.
@@ -42,7 +42,7 @@ impl Proxy {
     pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mode = Arc::new(AtomicU8::new(Mode::Pass as u8));
+        let mode = Arc::new(AtomicU8::new(ProxyMode::Pass as u8));
         let accepting = tokio::spawn(accept(listener, port, mode.clone()));
         Self { address, mode, accepting }
     }
@@ -52,7 +52,7 @@ impl Proxy {
     }
 
     /// From now on, for connections that are there already too.
-    pub fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: ProxyMode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
     }
 }
@@ -79,8 +79,9 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU
     let mut is_cut = false;
     while let Ok(1..) = from.read_buf(&mut bytes).await {
         let mode = mode.load(Ordering::SeqCst);
-        is_cut |= mode == Mode::BlackHole as u8;
-        let passing = if mode == Mode::Deaf as u8 { without_messages(&mut bytes) } else { std::mem::take(&mut bytes) };
+        is_cut |= mode == ProxyMode::BlackHole as u8;
+        let passing =
+            if mode == ProxyMode::Deaf as u8 { without_messages(&mut bytes) } else { std::mem::take(&mut bytes) };
         if !is_cut && to.write_all(&passing).await.is_err() {
             return;
         }

@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use wardcast::broker::BrokerError;
 
 use super::{
-    fixture::{Instance, TICKETS, TIMEOUT, at, eventually, on},
-    proxy::{Mode, Proxy},
+    fixture::{Instance, TICKETS, TIMEOUT, start_broker, start_ready_broker, wait_until},
+    proxy::{Proxy, ProxyMode},
 };
-use crate::support::{redis::RedisServer, secret};
+use crate::support::{mark_secret, redis::RedisServer};
 
 const LONG: Duration = Duration::from_secs(60);
 /// What a ticket may hold: every byte there is.
@@ -26,7 +26,7 @@ impl Instance {
     }
 }
 
-pub async fn a_ticket_is_taken_once(instance: Instance) {
+pub async fn ticket_is_taken_once(instance: Instance) {
     assert_eq!(instance.take("a").await, None);
     instance.put("a", VALUE, LONG).await.unwrap();
     instance.put("b-_9", b"", LONG).await.unwrap();
@@ -36,16 +36,16 @@ pub async fn a_ticket_is_taken_once(instance: Instance) {
     assert_eq!(instance.take("A").await, None);
 }
 
-pub async fn of_all_who_ask_for_a_ticket_at_once_one_gets_it(instance: Instance) {
+pub async fn concurrent_takes_of_one_ticket_succeed_once(instance: Instance) {
     for round in 0..20 {
-        let id = secret(format!("a-ticket-of-round-{round}"));
+        let id = mark_secret(format!("a-ticket-of-round-{round}"));
         instance.put(&id, VALUE, LONG).await.unwrap();
         let taken = join_all((0..20).map(|_| instance.take(&id))).await;
         assert_eq!(taken.iter().flatten().count(), 1);
     }
 }
 
-pub async fn a_ticket_that_is_over_is_not_there(instance: Instance) {
+pub async fn expired_ticket_is_not_found(instance: Instance) {
     instance.put("short", VALUE, Duration::from_millis(1)).await.unwrap();
     instance.put("none", VALUE, Duration::ZERO).await.unwrap();
     instance.put("long", VALUE, LONG).await.unwrap();
@@ -55,14 +55,14 @@ pub async fn a_ticket_that_is_over_is_not_there(instance: Instance) {
     assert_eq!(instance.take("long").await.as_deref(), Some(VALUE));
 }
 
-pub async fn a_ticket_that_is_put_again_is_the_new_one(instance: Instance) {
+pub async fn second_put_replaces_the_ticket(instance: Instance) {
     instance.put("a", b"old", LONG).await.unwrap();
     instance.put("a", b"new", LONG).await.unwrap();
     assert_eq!(instance.take("a").await.as_deref(), Some(&b"new"[..]));
     assert_eq!(instance.take("a").await, None);
 }
 
-pub async fn what_cannot_be_a_tickets_id_is_not_there(instance: Instance) {
+pub async fn invalid_ticket_ids_are_not_found(instance: Instance) {
     let long = "x".repeat(65);
     for id in ["", "a b", "a:b", "{a}", "../a", "a\0", "a\r\nFLUSHALL", "é", "*", &long] {
         assert_eq!(instance.take(id).await, None, "{id:?}");
@@ -74,8 +74,8 @@ pub async fn what_cannot_be_a_tickets_id_is_not_there(instance: Instance) {
 }
 
 #[tokio::test]
-async fn in_memory_more_tickets_than_the_limit_are_busy() {
-    let instance = super::memory();
+async fn in_memory_tickets_over_the_limit_are_a_busy_error() {
+    let instance = super::memory_instance();
     for number in 0..TICKETS {
         instance.put(&number.to_string(), VALUE, LONG).await.unwrap();
     }
@@ -85,11 +85,11 @@ async fn in_memory_more_tickets_than_the_limit_are_busy() {
 }
 
 #[tokio::test]
-async fn two_instances_that_get_one_ticket_at_once_open_one_connection() {
+async fn two_instances_take_one_ticket_once() {
     let server = RedisServer::start().await;
-    let (alice, bob) = (on(&server.url()).await, on(&server.url()).await);
+    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
     for round in 0..50 {
-        let id = secret(format!("a-ticket-of-round-{round}"));
+        let id = mark_secret(format!("a-ticket-of-round-{round}"));
         alice.put(&id, VALUE, LONG).await.unwrap();
         let (one, other) = tokio::join!(alice.take(&id), bob.take(&id));
         assert_eq!([one, other].iter().flatten().count(), 1);
@@ -97,11 +97,11 @@ async fn two_instances_that_get_one_ticket_at_once_open_one_connection() {
 }
 
 #[tokio::test]
-async fn tickets_belong_to_their_prefix_and_are_forgotten_by_redis_itself() {
+async fn tickets_belong_to_their_prefix_and_expire_in_redis() {
     let server = RedisServer::start().await;
-    let (one, other) = (at(&server.url(), "one"), at(&server.url(), "other"));
-    one.becomes_ready().await;
-    other.becomes_ready().await;
+    let (one, other) = (start_broker(&server.url(), "one"), start_broker(&server.url(), "other"));
+    one.wait_until_ready().await;
+    other.wait_until_ready().await;
     one.put("a", VALUE, LONG).await.unwrap();
     assert_eq!(other.take("a").await, None);
     let keys: Vec<String> = server.run(&["KEYS", "*"]).await;
@@ -111,27 +111,27 @@ async fn tickets_belong_to_their_prefix_and_are_forgotten_by_redis_itself() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_kind_is_an_error_and_no_ticket() {
+async fn redis_key_of_another_type_is_an_error() {
     let server = RedisServer::start().await;
-    let alice = on(&server.url()).await;
+    let alice = start_ready_broker(&server.url()).await;
     server.run::<()>(&["RPUSH", "wardcast:ticket:a", "1"]).await;
     let taken = alice.broker.take_ticket("a".to_owned()).await;
     assert!(matches!(taken, Err(BrokerError::Unavailable(_))), "{taken:?}");
 }
 
 #[tokio::test]
-async fn a_redis_that_answers_nothing_costs_a_ticket_no_more_than_the_timeout() {
+async fn ticket_request_fails_within_the_timeout_when_redis_is_silent() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
-    let alice = on(&proxy.url()).await;
+    let alice = start_ready_broker(&proxy.url()).await;
     alice.put("a", VALUE, LONG).await.unwrap();
-    proxy.set(Mode::BlackHole);
+    proxy.set(ProxyMode::BlackHole);
     let since = Instant::now();
     let taken = alice.broker.take_ticket("a".to_owned()).await;
     assert!(matches!(taken, Err(BrokerError::Unavailable(_))), "{taken:?}");
     assert!(since.elapsed() < TIMEOUT + Duration::from_millis(500), "{:?}", since.elapsed());
-    proxy.set(Mode::Pass);
+    proxy.set(ProxyMode::Pass);
     // Either way it was not taken twice; that it can be asked again is what counts.
-    eventually("tickets work again", async || alice.put("b", VALUE, LONG).await.is_ok()).await;
+    wait_until("tickets work again", async || alice.put("b", VALUE, LONG).await.is_ok()).await;
     assert_eq!(alice.take("b").await.as_deref(), Some(VALUE));
 }

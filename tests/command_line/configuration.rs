@@ -6,10 +6,10 @@ use super::{
     LOOPBACK,
     process::{Process, run, wardcast},
 };
-use crate::support::{API_KEY, SECRET, secret};
+use crate::support::{API_KEY, SECRET, mark_secret};
 
 #[test]
-fn check_tells_all_that_a_start_would_refuse_files_included() {
+fn config_check_reports_every_start_error_including_those_in_files() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -26,7 +26,7 @@ fn check_tells_all_that_a_start_would_refuse_files_included() {
         ),
     );
     let told = run(&mut wardcast(&["config", "check", "--config", &settings]));
-    told.failed_with(&[
+    told.assert_failed_with(&[
         "5 faults",
         &format!("server.bnid (from {settings}:2): is not a key of Wardcast; did you mean server.bind?"),
         &format!("server.tls (from {settings}:3): /nowhere/cert.pem"),
@@ -43,7 +43,7 @@ fn check_tells_all_that_a_start_would_refuse_files_included() {
 }
 
 #[test]
-fn print_tells_values_and_places_and_no_secret() {
+fn config_print_shows_values_and_sources_and_no_secret() {
     let key = format!("api.key={API_KEY}");
     let mut command = wardcast(&["config", "print", "--set", &key, "--set", "log.level=debug"]);
     let printed = run(command.env("WARDCAST_AUTH__HMAC_SECRET", SECRET).env("WARDCAST_SERVER__BIND", "127.0.0.1:1"));
@@ -57,51 +57,51 @@ fn print_tells_values_and_places_and_no_secret() {
         assert!(printed.stdout.contains(line), "no {line:?} in {}", printed.stdout);
     }
     assert!(!printed.stdout.contains(SECRET) && !printed.stdout.contains(API_KEY), "{}", printed.stdout);
-    run(&mut wardcast(&["config", "print", "--set", "log.level=loud"])).failed_with(&["log.level", "loud"]);
+    run(&mut wardcast(&["config", "print", "--set", "log.level=loud"])).assert_failed_with(&["log.level", "loud"]);
     let defaults = run(&mut wardcast(&["config", "print", "--defaults", "--set", "log.level=loud"]));
     assert_eq!(defaults.stdout.trim_end(), include_str!("../../config/default.toml").trim_end());
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_with_line_and_column() {
+fn invalid_toml_is_reported_with_line_and_column() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, "[server]\n\nbind = 127.0.0.1:8000\n").unwrap();
     let path = file.path().to_str().unwrap();
-    run(&mut wardcast(&["--config", path])).failed_with(&[&format!("{path}:3:")]);
+    run(&mut wardcast(&["--config", path])).assert_failed_with(&[&format!("{path}:3:")]);
 }
 
 #[test]
-fn a_wrong_value_is_told_in_the_words_of_the_configuration() {
+fn wrong_value_is_explained_in_configuration_terms() {
     let check = |setting: &str| run(&mut wardcast(&["config", "check", "--set", setting]));
     for name in ["localhost:8000", "8000", "127.0.0.1"] {
-        check(&format!("server.bind={name}")).failed_with(&[name, "like \"127.0.0.1:8000\""]);
+        check(&format!("server.bind={name}")).assert_failed_with(&[name, "like \"127.0.0.1:8000\""]);
     }
     for number in ["-3", "many", "99999999999999999999"] {
-        check(&format!("limits.connections={number}")).failed_with(&[number, "whole, not negative"]);
+        check(&format!("limits.connections={number}")).assert_failed_with(&[number, "whole, not negative"]);
     }
 }
 
 #[test]
-fn a_demo_password_is_refused_in_production_and_beside_users() {
-    let demo = format!("login.demo_password={}", secret("right horse"));
+fn demo_password_is_refused_in_production_and_together_with_users_file() {
+    let demo = format!("login.demo_password={}", mark_secret("right horse"));
     let mut command = wardcast(&["config", "check", "--set", &demo]);
     let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
-    told.failed_with(&["login.demo_password (from the flag --set login.demo_password)", "wardcast user add"]);
+    told.assert_failed_with(&["login.demo_password (from the flag --set login.demo_password)", "wardcast user add"]);
     assert!(!told.stderr.contains("right horse"), "{}", told.stderr);
     let told =
         run(&mut wardcast(&["config", "check", "--set", &demo, "--set", "login.users_file=/nowhere/users.toml"]));
-    told.failed_with(&["leave one of them out", "/nowhere/users.toml", "wardcast user add NAME --file"]);
+    told.assert_failed_with(&["leave one of them out", "/nowhere/users.toml", "wardcast user add NAME --file"]);
 }
 
 #[test]
-fn an_address_of_another_machine_is_told_with_one_that_works() {
+fn address_of_another_machine_is_refused_with_a_working_suggestion() {
     let mut command = wardcast(&["--set", "server.bind=192.0.2.1:8000", "--set", "server.behind_tls=true"]);
     let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
-    told.failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
+    told.assert_failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
 }
 
 #[test]
-fn a_low_limit_of_open_files_is_raised_and_where_it_cannot_be_it_is_told() {
+fn open_file_limit_is_raised_or_a_warning_is_logged() {
     let under = |limits: &str, settings: &str| {
         let binary = env!("CARGO_BIN_EXE_wardcast");
         let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
@@ -119,7 +119,7 @@ fn a_low_limit_of_open_files_is_raised_and_where_it_cannot_be_it_is_told() {
 }
 
 #[test]
-fn version_help_and_completions_are_there_and_a_mistyped_command_is_2_with_a_suggestion() {
+fn version_help_and_completions_work_and_mistyped_command_exits_2_with_suggestion() {
     let version = run(&mut wardcast(&["--version"])).stdout;
     let commit = version.strip_prefix(&format!("wardcast {} (", env!("CARGO_PKG_VERSION"))).unwrap();
     assert!(commit.ends_with(')') && commit.len() > 7, "{version}");
@@ -133,7 +133,7 @@ fn version_help_and_completions_are_there_and_a_mistyped_command_is_2_with_a_sug
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_fault_and_a_full_disk_is() {
+fn closed_stdout_is_no_error_and_full_disk_is() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = wardcast(&["config", "print", "--defaults"]).stdout(writer).status().unwrap();
@@ -144,7 +144,7 @@ fn a_reader_that_has_gone_is_no_fault_and_a_full_disk_is() {
 }
 
 #[test]
-fn a_hub_whose_banner_nobody_reads_runs_all_the_same() {
+fn hub_runs_when_its_banner_is_not_read() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut hub = wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();

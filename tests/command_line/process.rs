@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{PATIENCE, eventually, secret, trace};
+use crate::support::{PATIENCE, mark_secret, trace_log, wait_until};
 
 /// A run of the binary. It is killed when it is forgotten.
 pub(super) struct Process {
@@ -23,7 +23,7 @@ pub(super) struct Process {
 }
 
 /// Whether a process has a handler for a signal.
-pub(super) fn hears(process: u32, signal: u32) -> bool {
+pub(super) fn handles_signal(process: u32, signal: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
     u64::from_str_radix(caught, 16).unwrap() >> (signal - 1) & 1 == 1
@@ -31,7 +31,7 @@ pub(super) fn hears(process: u32, signal: u32) -> bool {
 
 /// How a run ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct ProcessResult {
     pub(super) code: Option<i32>,
     pub(super) stdout: String,
     pub(super) stderr: String,
@@ -55,24 +55,24 @@ pub(super) fn wardcast(arguments: &[&str]) -> Command {
 }
 
 /// Runs to the end.
-pub(super) fn run(command: &mut Command) -> Ended {
-    Process::start(command).end()
+pub(super) fn run(command: &mut Command) -> ProcessResult {
+    Process::start(command).wait_for_exit()
 }
 
 impl Process {
     pub(super) fn start(command: &mut Command) -> Self {
-        Self::fed(command, "")
+        Self::start_with_input(command, "")
     }
 
-    pub(super) fn fed(command: &mut Command, stdin: &str) -> Self {
+    pub(super) fn start_with_input(command: &mut Command, stdin: &str) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?))) {
             if ["SECRET", "KEY"].iter().any(|end| name.ends_with(end)) {
-                secret(value);
+                mark_secret(value);
             }
         }
         // Nothing but passwords is fed.
-        secret(stdin.trim());
+        mark_secret(stdin.trim());
         let prints_secrets = command.get_args().any(|argument| argument == "token" || argument == "hash-password");
         let mut child = command.process_group(0).spawn().unwrap();
         // Whoever does not read its input may be gone already.
@@ -84,7 +84,7 @@ impl Process {
             let mut text = Vec::new();
             stderr.read_to_end(&mut text).unwrap();
             let text = String::from_utf8_lossy(&text).into_owned();
-            trace::keep(&text);
+            trace_log::record(&text);
             text
         });
         Self { child, lines, stderr: Some(stderr), prints_secrets }
@@ -106,35 +106,35 @@ impl Process {
         let address = between("ws://", '/').parse().unwrap();
         let curl = text.lines().find(|line| line.trim().starts_with("curl ")).expect("a curl line").trim().to_owned();
         if let Some((_, key)) = curl.split_once("X-API-Key: ") {
-            secret(key.split(['\'', '"']).next().unwrap());
+            mark_secret(key.split(['\'', '"']).next().unwrap());
         }
         let password = text.lines().find_map(|line| line.split_once("user demo, password ")).unwrap_or_default().1;
-        let password = secret(password.to_owned());
-        Banner { password, address, token: secret(between("token=", '"')), curl, text }
+        let password = mark_secret(password.to_owned());
+        Banner { password, address, token: mark_secret(between("token=", '"')), curl, text }
     }
 
     /// Sends a signal as soon as it is heard.
     pub(super) async fn signal(&self, number: u32) {
-        eventually("signals are heard", async || hears(self.child.id(), number)).await;
+        wait_until("signals are heard", async || handles_signal(self.child.id(), number)).await;
         let status = Command::new("kill").args([format!("-{number}"), self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
     /// Waits until it ends by itself.
-    pub(super) fn end(mut self) -> Ended {
+    pub(super) fn wait_for_exit(mut self) -> ProcessResult {
         let deadline = Instant::now() + PATIENCE;
         let mut stdout = Vec::new();
         // Its output ends when it does.
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => stdout.push(if self.prints_secrets { secret(line) } else { line }),
+                Ok(line) => stdout.push(if self.prints_secrets { mark_secret(line) } else { line }),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
             }
         }
         let status = self.child.wait().unwrap();
         let stderr = self.stderr.take().unwrap().join().unwrap();
-        Ended { code: status.code(), stdout: stdout.join("\n"), stderr }
+        ProcessResult { code: status.code(), stdout: stdout.join("\n"), stderr }
     }
 
     /// Kills it; what it has said on stderr.
@@ -151,10 +151,10 @@ impl Drop for Process {
     }
 }
 
-impl Ended {
+impl ProcessResult {
     /// It did not work, and said so in a way that has all of these.
     #[track_caller]
-    pub(super) fn failed_with(&self, told: &[&str]) {
+    pub(super) fn assert_failed_with(&self, told: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{}", self.stderr);
         told.iter().for_each(|part| assert!(self.stderr.contains(part), "no {part:?} in {}", self.stderr));
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);

@@ -5,18 +5,19 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 use serde_json::json;
 
 use super::{
-    LOOPBACK, connect, made_files,
-    process::{Ended, Process, run, wardcast},
+    LOOPBACK, connect_with_token,
+    process::{Process, ProcessResult, run, wardcast},
+    read_created_files,
 };
-use crate::support::{eventually, http, secret};
+use crate::support::{http, mark_secret, wait_until};
 
-const HANG_UP: u32 = 1;
+const SIGHUP: u32 = 1;
 
-struct Home {
+struct UsersFolder {
     folder: tempfile::TempDir,
 }
 
-impl Home {
+impl UsersFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -30,14 +31,14 @@ impl Home {
         let text = fs::read_to_string(self.file()).unwrap();
         text.lines()
             .filter_map(|line| line.strip_prefix("password = "))
-            .for_each(|hash| _ = secret(hash.trim_matches('"')));
+            .for_each(|hash| _ = mark_secret(hash.trim_matches('"')));
         text
     }
 
-    fn user(&self, arguments: &[&str], password: &str) -> Ended {
+    fn user(&self, arguments: &[&str], password: &str) -> ProcessResult {
         let file = self.file();
         let arguments = [&["user"], arguments, &["--file", file.to_str().unwrap()]].concat();
-        Process::fed(&mut wardcast(&arguments), password).end()
+        Process::start_with_input(&mut wardcast(&arguments), password).wait_for_exit()
     }
 
     fn hub(&self) -> Process {
@@ -50,14 +51,14 @@ async fn log_in(address: std::net::SocketAddr, name: &str, password: &str) -> ht
     let body = json!({"username": name, "password": password});
     let answer = http::post(address, "/auth/login").json(body).send().await;
     if answer.status == 200 {
-        secret(answer.json()["access_token"].as_str().unwrap());
+        mark_secret(answer.json()["access_token"].as_str().unwrap());
     }
     answer
 }
 
 #[actix_rt::test]
-async fn a_user_that_was_added_can_log_in_and_has_what_was_granted() {
-    let home = Home::new();
+async fn added_user_can_log_in_and_gets_the_granted_channels() {
+    let home = UsersFolder::new();
     let added = home.user(&["add", "ann", "--channel", "news", "--info", r#"{"name":"Ann"}"#], "right horse\n");
     assert_eq!((added.code, added.stderr.as_str()), (Some(0), ""), "{added:?}");
     home.text();
@@ -66,13 +67,13 @@ async fn a_user_that_was_added_can_log_in_and_has_what_was_granted() {
     let banner = hub.banner();
     assert!(banner.text.contains("users.toml") && !banner.text.contains("user demo"), "{}", banner.text);
     let answer = log_in(banner.address, "ann", "right horse").await;
-    connect(banner.address, answer.json()["access_token"].as_str().unwrap()).await;
+    connect_with_token(banner.address, answer.json()["access_token"].as_str().unwrap()).await;
     assert_eq!(log_in(banner.address, "demo", "right horse").await.status, 401);
 }
 
 #[actix_rt::test]
-async fn a_hub_that_runs_reads_the_file_again_at_sighup_and_keeps_the_old_users_if_it_is_broken() {
-    let home = Home::new();
+async fn sighup_reloads_users_file_and_invalid_file_keeps_old_users() {
+    let home = UsersFolder::new();
     home.user(&["add", "ann"], "right horse\n");
     let mut hub = home.hub();
     let address = hub.banner().address;
@@ -80,21 +81,21 @@ async fn a_hub_that_runs_reads_the_file_again_at_sighup_and_keeps_the_old_users_
     home.user(&["add", "bob"], "wrong horse\n");
     home.user(&["remove", "ann"], "");
     home.text();
-    hub.signal(HANG_UP).await;
-    eventually("bob can log in", async || log_in(address, "bob", "wrong horse").await.status == 200).await;
+    hub.signal(SIGHUP).await;
+    wait_until("bob can log in", async || log_in(address, "bob", "wrong horse").await.status == 200).await;
     assert_eq!(log_in(address, "ann", "right horse").await.status, 401);
 
     fs::write(home.file(), "[[users]]\nname = \"eve\"\npassword = \"in the clear\"\n").unwrap();
-    hub.signal(HANG_UP).await;
+    hub.signal(SIGHUP).await;
     assert_eq!(log_in(address, "bob", "wrong horse").await.status, 200);
     hub.signal(15).await;
-    let stderr = hub.end().stderr;
+    let stderr = hub.wait_for_exit().stderr;
     assert!(stderr.contains("the users stay as they were") && stderr.contains("hash-password"), "{stderr}");
 }
 
 #[test]
-fn what_people_have_written_around_a_user_stays() {
-    let home = Home::new();
+fn edits_keep_comments_and_formatting_of_users_file() {
+    let home = UsersFolder::new();
     home.user(&["add", "ann"], "right horse\n");
     let text = home.text();
     fs::write(home.file(), format!("# ours\n\n{text}caps = [{{ channels = [\"a\"], allow = [\"pub\"] }}] # hers\n"))
@@ -115,12 +116,16 @@ fn what_people_have_written_around_a_user_stays() {
 }
 
 #[test]
-fn two_changes_at_once_both_hold() {
-    let home = Home::new();
+fn concurrent_edits_of_users_file_are_all_kept() {
+    let home = UsersFolder::new();
     let file = home.file();
-    let add =
-        |name| Process::fed(&mut wardcast(&["user", "add", name, "--file", file.to_str().unwrap()]), "right horse\n");
-    for ended in ["a", "b", "c", "d"].map(add).map(Process::end) {
+    let add = |name| {
+        Process::start_with_input(
+            &mut wardcast(&["user", "add", name, "--file", file.to_str().unwrap()]),
+            "right horse\n",
+        )
+    };
+    for ended in ["a", "b", "c", "d"].map(add).map(Process::wait_for_exit) {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
     home.text();
@@ -129,35 +134,37 @@ fn two_changes_at_once_both_hold() {
 }
 
 #[test]
-fn what_no_hub_would_take_changes_nothing() {
-    let home = Home::new();
+fn invalid_edit_leaves_users_file_unchanged() {
+    let home = UsersFolder::new();
     home.user(&["add", "ann"], "right horse\n");
     let text = home.text();
-    home.user(&["add", "ann"], "right horse\n").failed_with(&["\"ann\" is there already", "wardcast user passwd"]);
-    home.user(&["add", ""], "right horse\n").failed_with(&["1 to 255 bytes"]);
+    home.user(&["add", "ann"], "right horse\n")
+        .assert_failed_with(&["\"ann\" is there already", "wardcast user passwd"]);
+    home.user(&["add", ""], "right horse\n").assert_failed_with(&["1 to 255 bytes"]);
     home.user(&["add", "bob", "--channel", "chat:1"], "right horse\n")
-        .failed_with(&["nothing was changed", "namespace"]);
-    home.user(&["add", "bob", "--info", "null"], "right horse\n").failed_with(&["--info", "null"]);
-    home.user(&["add", "bob"], "\n").failed_with(&["a password has 1 to 1024 bytes"]);
-    home.user(&["add", "bob"], &format!("{}\n", "x".repeat(1025))).failed_with(&["a password has 1 to 1024 bytes"]);
-    home.user(&["remove", "bob"], "").failed_with(&["no user \"bob\"", "wardcast user list"]);
-    home.user(&["passwd", "bob"], "right horse\n").failed_with(&["no user \"bob\""]);
+        .assert_failed_with(&["nothing was changed", "namespace"]);
+    home.user(&["add", "bob", "--info", "null"], "right horse\n").assert_failed_with(&["--info", "null"]);
+    home.user(&["add", "bob"], "\n").assert_failed_with(&["a password has 1 to 1024 bytes"]);
+    home.user(&["add", "bob"], &format!("{}\n", "x".repeat(1025)))
+        .assert_failed_with(&["a password has 1 to 1024 bytes"]);
+    home.user(&["remove", "bob"], "").assert_failed_with(&["no user \"bob\"", "wardcast user list"]);
+    home.user(&["passwd", "bob"], "right horse\n").assert_failed_with(&["no user \"bob\""]);
     assert_eq!(home.text(), text);
-    run(&mut wardcast(&["user", "list"])).failed_with(&["login.users_file is not set", "--file"]);
+    run(&mut wardcast(&["user", "list"])).assert_failed_with(&["login.users_file is not set", "--file"]);
     fs::write(home.file(), "password = hunter22\n").unwrap();
     let broken = home.user(&["add", "bob"], "right horse\n");
-    broken.failed_with(&["line 1 is not TOML"]);
+    broken.assert_failed_with(&["line 1 is not TOML"]);
     assert!(!broken.stderr.contains("hunter22"), "{broken:?}");
 }
 
 #[actix_rt::test]
-async fn init_keeps_users_that_are_there_already() {
-    let home = Home::new();
+async fn init_keeps_existing_users() {
+    let home = UsersFolder::new();
     home.user(&["add", "ann"], "right horse\n");
     let before = home.text();
     let dir = home.folder.path().to_str().unwrap();
     let made = run(&mut wardcast(&["init", "--dir", dir]));
-    made_files(dir);
+    read_created_files(dir);
     assert!(made.code == Some(0) && made.stdout.contains("wardcast user passwd NAME --file"), "{made:?}");
     assert!(!made.stdout.contains("Log in as"), "nobody was added: {made:?}");
     assert_eq!(home.text(), before);
@@ -166,32 +173,32 @@ async fn init_keeps_users_that_are_there_already() {
 }
 
 #[test]
-fn init_makes_no_user_that_no_hub_would_take_and_quotes_its_name_for_the_shell() {
-    let home = Home::new();
+fn init_refuses_invalid_user_name_and_quotes_valid_name_for_the_shell() {
+    let home = UsersFolder::new();
     let dir = home.folder.path().join("hub");
     let init = |user: &str| run(&mut wardcast(&["init", "--dir", dir.to_str().unwrap(), "--user", user]));
     for bad in ["", "red\u{1b}[31m"] {
-        init(bad).failed_with(&["1 to 255 bytes"]);
+        init(bad).assert_failed_with(&["1 to 255 bytes"]);
         assert!(!dir.exists(), "nothing was made");
     }
     let made = init("o'brien");
-    made_files(dir.to_str().unwrap());
+    read_created_files(dir.to_str().unwrap());
     let line = made.stdout.lines().find(|line| line.contains("/auth/login")).unwrap();
     let script = line.trim().replacen("curl ", "printf '%s\\n' ", 1);
     let said = run(std::process::Command::new("sh").args(["-c", &script]));
     let body: serde_json::Value = said.stdout.lines().last().unwrap().parse().unwrap();
-    secret(body["password"].as_str().unwrap());
+    mark_secret(body["password"].as_str().unwrap());
     assert_eq!(body["username"], "o'brien");
 }
 
 #[test]
-fn what_stands_in_a_file_is_no_order_to_the_terminal() {
-    let home = Home::new();
+fn control_characters_from_files_are_escaped_on_the_terminal() {
+    let home = UsersFolder::new();
     fs::write(home.file(), "[[users]]\nname = \"red\\u001b[31m\\u202e\"\npassword = \"x\"\n").unwrap();
     let list = home.user(&["list"], "");
     assert_eq!(list.stdout.trim_end(), r"red\u{1b}[31m\u{202e}");
     let settings = home.folder.path().join("wardcast.toml");
     fs::write(&settings, "\"red\\u001b[31m\" = 1\n").unwrap();
     let told = run(&mut wardcast(&["config", "check", "--config", settings.to_str().unwrap()]));
-    told.failed_with(&[r"red\u{1b}[31m (from ", "is not a key of Wardcast"]);
+    told.assert_failed_with(&[r"red\u{1b}[31m (from ", "is not a key of Wardcast"]);
 }

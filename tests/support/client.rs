@@ -64,30 +64,30 @@ impl Client {
         Ok(Self { socket, response, heard: Default::default() })
     }
 
-    pub async fn say(&mut self, command: Value) {
-        self.say_text(&command.to_string()).await;
+    pub async fn send(&mut self, command: Value) {
+        self.send_text(&command.to_string()).await;
     }
 
-    pub async fn say_text(&mut self, text: &str) {
-        self.send(Message::text(text)).await;
+    pub async fn send_text(&mut self, text: &str) {
+        self.send_message(Message::text(text)).await;
     }
 
     /// The same, when the connection may have ended; whether it had not.
-    pub async fn try_say_text(&mut self, text: &str) -> bool {
+    pub async fn try_send_text(&mut self, text: &str) -> bool {
         timeout(PATIENCE, self.socket.send(Message::text(text))).await.expect("room in the socket").is_ok()
     }
 
-    pub async fn send(&mut self, message: Message) {
+    pub async fn send_message(&mut self, message: Message) {
         timeout(PATIENCE, self.socket.send(message)).await.expect("room in the socket").expect("a connection");
     }
 
     /// The next reply or push. Pings are answered on the way; `{}` is passed over and answered.
-    pub async fn hear(&mut self) -> Value {
-        let text = self.hear_text().await;
+    pub async fn receive(&mut self) -> Value {
+        let text = self.receive_text().await;
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
     }
 
-    pub async fn hear_text(&mut self) -> String {
+    pub async fn receive_text(&mut self) -> String {
         match self.next().await {
             Ok(text) => text,
             Err(closed) => panic!("closed instead: {closed:?}"),
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Reads on until the connection ends; the code, and the disconnect push that came before.
-    pub async fn ended(&mut self) -> (Option<u16>, Option<Value>) {
+    pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Value>) {
         let mut push = None;
         loop {
             match self.next().await {
@@ -136,24 +136,24 @@ impl Client {
     }
 
     pub async fn subscribe(&mut self, channel: &str) {
-        self.say(json!({"id": 1, "subscribe": {"channel": channel}})).await;
-        assert_eq!(self.hear().await, json!({"id": 1, "subscribe": {}}));
+        self.send(json!({"id": 1, "subscribe": {"channel": channel}})).await;
+        assert_eq!(self.receive().await, json!({"id": 1, "subscribe": {}}));
     }
 
-    pub async fn subscribe_after_hello(&mut self, channel: &str) {
-        assert!(self.hear().await["push"]["connect"].is_object());
+    pub async fn subscribe_after_connect_push(&mut self, channel: &str) {
+        assert!(self.receive().await["push"]["connect"].is_object());
         self.subscribe(channel).await;
     }
 
     /// Asks and hears the answer.
-    pub async fn ask(&mut self, command: Value) -> Value {
-        self.say(command).await;
-        self.hear().await
+    pub async fn request(&mut self, command: Value) -> Value {
+        self.send(command).await;
+        self.receive().await
     }
 
     /// The data of the next publication.
-    pub async fn publication(&mut self) -> Value {
-        let push = self.hear().await;
+    pub async fn receive_publication(&mut self) -> Value {
+        let push = self.receive().await;
         assert!(push["push"]["pub"].is_object(), "a publication: {push}");
         push["push"]["pub"]["data"].clone()
     }

@@ -80,24 +80,24 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Response {
     // Whoever refuses early may close before everything is sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    timeout(PATIENCE, read_answer(&mut stream, &mut answer)).await.expect("an answer in time");
+    timeout(PATIENCE, read_response(&mut stream, &mut answer)).await.expect("an answer in time");
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Response { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+async fn read_response(stream: &mut TcpStream, answer: &mut Vec<u8>) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read) = stream.read(&mut buffer).await {
         answer.extend_from_slice(&buffer[..read]);
-        if read == 0 || is_whole(answer) {
+        if read == 0 || is_complete(answer) {
             return;
         }
     }
 }
 
-fn is_whole(answer: &[u8]) -> bool {
+fn is_complete(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length =

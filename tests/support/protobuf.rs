@@ -20,21 +20,21 @@ impl ProtobufClient {
         Ok(Self { client, heard: VecDeque::new() })
     }
 
-    pub async fn say(&mut self, command: Command) {
-        self.say_bytes(command.encode_length_delimited_to_vec()).await;
+    pub async fn send(&mut self, command: Command) {
+        self.send_bytes(command.encode_length_delimited_to_vec()).await;
     }
 
-    pub async fn say_bytes(&mut self, bytes: Vec<u8>) {
-        self.client.send(Message::binary(bytes)).await;
+    pub async fn send_bytes(&mut self, bytes: Vec<u8>) {
+        self.client.send_message(Message::binary(bytes)).await;
     }
 
-    pub async fn ask(&mut self, command: Command) -> Reply {
-        self.say(command).await;
-        self.hear().await
+    pub async fn request(&mut self, command: Command) -> Reply {
+        self.send(command).await;
+        self.receive().await
     }
 
     /// The next reply or push.
-    pub async fn hear(&mut self) -> Reply {
+    pub async fn receive(&mut self) -> Reply {
         self.next().await.unwrap_or_else(|code| panic!("closed instead: {code:?}"))
     }
 
@@ -59,7 +59,7 @@ impl ProtobufClient {
     }
 
     /// Reads on until the connection ends; the code, and the disconnect push that came before.
-    pub async fn ended(&mut self) -> (Option<u16>, Option<Disconnect>) {
+    pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Disconnect>) {
         let mut push = None;
         loop {
             match self.next().await {
@@ -71,19 +71,19 @@ impl ProtobufClient {
 
     pub async fn subscribe(&mut self, channel: &str) {
         let request = SubscribeRequest { channel: channel.to_owned(), ..Default::default() };
-        let reply = self.ask(Command { id: 1, subscribe: Some(request), ..Default::default() }).await;
+        let reply = self.request(Command { id: 1, subscribe: Some(request), ..Default::default() }).await;
         assert!(reply.id == 1 && reply.subscribe.is_some(), "{reply:?}");
     }
 
     pub async fn publish(&mut self, channel: &str, data: &str) -> Reply {
         let data = data.to_owned().into();
         let publish = Some(PublishRequest { channel: channel.to_owned(), data });
-        self.ask(Command { id: 2, publish, ..Default::default() }).await
+        self.request(Command { id: 2, publish, ..Default::default() }).await
     }
 
     /// The data of the next publication.
-    pub async fn publication(&mut self) -> String {
-        let push = self.hear().await.push.expect("a push");
+    pub async fn receive_publication(&mut self) -> String {
+        let push = self.receive().await.push.expect("a push");
         String::from_utf8(push.r#pub.expect("a publication").data.to_vec()).unwrap()
     }
 }

@@ -18,7 +18,7 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 
-pub struct Raw {
+pub struct RawClient {
     pub stream: TcpStream,
 }
 
@@ -68,7 +68,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-impl Raw {
+impl RawClient {
     pub async fn connect(address: SocketAddr, path: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(handshake(address, path).as_bytes()).await.unwrap();
@@ -114,9 +114,9 @@ impl Raw {
     }
 }
 
-impl Raw {
+impl RawClient {
     /// The head of an answer, and nothing of what comes behind it.
-    pub async fn head(&mut self) -> String {
+    pub async fn read_head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(timeout(PATIENCE, self.stream.read_u8()).await.expect("a head in time").expect("a head"));
@@ -125,13 +125,13 @@ impl Raw {
     }
 
     /// Sends as much as the server takes: it may have closed already.
-    pub async fn pour(&mut self, bytes: &[u8]) {
+    pub async fn send_until_closed(&mut self, bytes: &[u8]) {
         let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("a server that reads or closes");
     }
 }
 
 /// Sends bytes as they are and reads all that comes until the connection ends.
-pub async fn until_end(address: SocketAddr, bytes: &[u8]) -> String {
+pub async fn exchange_until_close(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();

@@ -25,7 +25,7 @@ impl RedisServer {
             let directory = tempfile::tempdir().unwrap();
             let process = spawn(&directory, port);
             let mut server = Self { directory, port, process };
-            if server.answers().await {
+            if server.wait_until_ready().await {
                 return server;
             }
         }
@@ -33,7 +33,7 @@ impl RedisServer {
     }
 
     /// A port nobody listens on, and a server for it that is not started yet.
-    pub async fn start_later() -> Self {
+    pub async fn start_stopped() -> Self {
         let mut server = Self::start().await;
         server.kill();
         server
@@ -58,7 +58,7 @@ impl RedisServer {
     /// Starts it again on its port, empty.
     pub async fn restart(&mut self) {
         self.process = spawn(&self.directory, self.port);
-        assert!(self.answers().await, "redis-server does not come back on port {}", self.port);
+        assert!(self.wait_until_ready().await, "redis-server does not come back on port {}", self.port);
     }
 
     /// Stops it without closing anything: its connections stay, and nothing answers.
@@ -67,7 +67,7 @@ impl RedisServer {
     }
 
     /// Lets it go on.
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         self.signal("CONT");
     }
 
@@ -93,7 +93,7 @@ impl RedisServer {
         cmd.query_async(&mut connection).await
     }
 
-    async fn answers(&mut self) -> bool {
+    async fn wait_until_ready(&mut self) -> bool {
         for _ in 0..500 {
             // Whoever else has the port would answer too.
             if self.process.try_wait().unwrap().is_some() {

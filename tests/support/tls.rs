@@ -13,13 +13,13 @@ pub struct Certificate {
 impl Certificate {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let der = write(&directory);
+        let der = write_certificate(&directory);
         Self { directory, der }
     }
 
     /// Another certificate in the same files.
     pub fn renew(&mut self) {
-        self.der = write(&self.directory);
+        self.der = write_certificate(&self.directory);
     }
 
     /// What a client has to trust.
@@ -37,7 +37,7 @@ impl Certificate {
     }
 }
 
-fn write(directory: &tempfile::TempDir) -> CertificateDer<'static> {
+fn write_certificate(directory: &tempfile::TempDir) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();

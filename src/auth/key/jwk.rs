@@ -6,8 +6,8 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::material::{Material, positive};
-use crate::config::is_sample;
+use super::material::{KeyMaterial, without_leading_zeros};
+use crate::config::is_published_sample;
 
 /// The members that are read; others, like `x5c`, are passed over.
 #[derive(Deserialize)]
@@ -25,24 +25,24 @@ pub(super) struct Jwk<'a> {
     n: Option<String>,
     e: Option<String>,
     k: Option<String>,
-    #[serde(default, deserialize_with = "is_there")]
+    #[serde(default, deserialize_with = "is_present")]
     d: bool,
 }
 
-fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     serde::de::IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 impl<'a> Jwk<'a> {
     /// # Errors
     /// Not serde's own words: they may quote the key.
-    pub(super) fn read(json: &'a str) -> Result<Self, String> {
+    pub(super) fn parse(json: &'a str) -> Result<Self, String> {
         serde_json::from_str(json).map_err(|_| "is no JWK: a JSON object whose members are text (RFC 7517)".to_owned())
     }
 
     /// # Errors
     /// What is wrong and what would be right.
-    pub(super) fn material(&self) -> Result<Material, String> {
+    pub(super) fn to_key_material(&self) -> Result<KeyMaterial, String> {
         if self.usage.as_ref().is_some_and(|usage| usage != "sig")
             || self.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
         {
@@ -55,19 +55,19 @@ impl<'a> Jwk<'a> {
         }
         match (&*self.kty, self.crv.as_deref()) {
             ("oct", _) => {
-                let secret = Material::Secret(bytes(&self.k, "k", None)?);
-                if self.k.as_ref().is_some_and(|k| is_sample(k.as_bytes())) {
+                let secret = KeyMaterial::Secret(member_bytes(&self.k, "k", None)?);
+                if self.k.as_ref().is_some_and(|k| is_published_sample(k.as_bytes())) {
                     return Err("is a sample that everybody knows; make one with: openssl rand -hex 32".to_owned());
                 }
                 Ok(secret)
             }
             ("RSA", _) => {
-                let (n, e) = (bytes(&self.n, "n", None)?, bytes(&self.e, "e", None)?);
-                Ok(Material::Rsa { n: positive(&n).to_vec(), e: positive(&e).to_vec() })
+                let (n, e) = (member_bytes(&self.n, "n", None)?, member_bytes(&self.e, "e", None)?);
+                Ok(KeyMaterial::Rsa { n: without_leading_zeros(&n).to_vec(), e: without_leading_zeros(&e).to_vec() })
             }
-            ("EC", Some("P-256")) => self.point(32).map(Material::P256),
-            ("EC", Some("P-384")) => self.point(48).map(Material::P384),
-            ("OKP", Some("Ed25519")) => bytes(&self.x, "x", Some(32)).map(Material::Ed25519),
+            ("EC", Some("P-256")) => self.point(32).map(KeyMaterial::P256),
+            ("EC", Some("P-384")) => self.point(48).map(KeyMaterial::P384),
+            ("OKP", Some("Ed25519")) => member_bytes(&self.x, "x", Some(32)).map(KeyMaterial::Ed25519),
             _ => Err("is of a kty or crv that is not verified here; oct, RSA, EC (P-256, P-384) and OKP (Ed25519) \
                       are"
             .to_owned()),
@@ -76,13 +76,13 @@ impl<'a> Jwk<'a> {
 
     /// Uncompressed (SEC 1 §2.3.3).
     fn point(&self, length: usize) -> Result<Vec<u8>, String> {
-        let (x, y) = (bytes(&self.x, "x", Some(length))?, bytes(&self.y, "y", Some(length))?);
+        let (x, y) = (member_bytes(&self.x, "x", Some(length))?, member_bytes(&self.y, "y", Some(length))?);
         Ok([&[4][..], &x, &y].concat())
     }
 }
 
 /// A member's bytes, of exactly this length where one is given.
-fn bytes(member: &Option<String>, name: &str, length: Option<usize>) -> Result<Vec<u8>, String> {
+fn member_bytes(member: &Option<String>, name: &str, length: Option<usize>) -> Result<Vec<u8>, String> {
     let text = member.as_ref().ok_or_else(|| format!("has no {name}; export the key again"))?;
     let bytes = BASE64_URL_SAFE_NO_PAD
         .decode(text)
@@ -99,7 +99,7 @@ fn bytes(member: &Option<String>, name: &str, length: Option<usize>) -> Result<V
 ///
 /// # Errors
 /// When it is none.
-pub(super) fn set(json: &str) -> Result<Vec<&RawValue>, String> {
+pub(super) fn parse_set(json: &str) -> Result<Vec<&RawValue>, String> {
     #[derive(Deserialize)]
     struct Set<'a> {
         #[serde(borrow)]

@@ -5,15 +5,15 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, Par
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 
-use crate::config::weakness;
+use crate::config::find_weakness;
 
 /// Below, RSA is broken by who can pay for it; above, aws-lc verifies nothing.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+const ALLOWED_RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-const HOW_TO_MAKE_PEM: &str = "make one with: openssl pkey -in private.pem -pubout";
+const EXPORT_PEM: &str = "make one with: openssl pkey -in private.pem -pubout";
 
 /// Key material, without algorithm. It has no `Debug`: nothing may print a secret.
-pub(super) enum Material {
+pub(super) enum KeyMaterial {
     /// For HS*.
     Secret(Vec<u8>),
     /// For RS* and PS*: modulus and exponent, big-endian.
@@ -26,7 +26,7 @@ pub(super) enum Material {
     Ed25519(Vec<u8>),
 }
 
-impl Material {
+impl KeyMaterial {
     /// What stands in a file that belongs to an algorithm: the secret itself for HS*, a PEM for all others.
     pub(super) fn from_file(bytes: &[u8], algorithm: Algorithm) -> Result<Self, String> {
         match algorithm {
@@ -40,12 +40,12 @@ impl Material {
 
     fn from_pem(pem: &[u8]) -> Result<Self, String> {
         if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
-            return Err(format!("holds a private key, and verifying wants the public one; {HOW_TO_MAKE_PEM}"));
+            return Err(format!("holds a private key, and verifying wants the public one; {EXPORT_PEM}"));
         }
         let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .map_err(|_| format!("has no PEM of a public key (BEGIN PUBLIC KEY); {HOW_TO_MAKE_PEM}"))?;
+            .map_err(|_| format!("has no PEM of a public key (BEGIN PUBLIC KEY); {EXPORT_PEM}"))?;
         from_spki(&spki).ok_or_else(|| {
-            format!("is no public key of RSA, P-256, P-384 or Ed25519; {HOW_TO_MAKE_PEM}, from a key of these")
+            format!("is no public key of RSA, P-256, P-384 or Ed25519; {EXPORT_PEM}, from a key of these")
         })
     }
 
@@ -53,19 +53,19 @@ impl Material {
     ///
     /// # Errors
     /// What is wrong and what would be right.
-    pub(super) fn into_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
+    pub(super) fn into_decoding_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
         use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
         let off_curve = || "is not a point of its curve; export the public key again".to_owned();
         match (algorithm, self) {
             (HS256 | HS384 | HS512, Self::Secret(secret)) => {
-                let at_least = hash_bytes(algorithm);
-                match weakness(&secret, at_least) {
+                let at_least = min_secret_bytes(algorithm);
+                match find_weakness(&secret, at_least) {
                     None => Ok(DecodingKey::from_secret(&secret)),
                     Some(problem) => Err(format!("{problem}; make one with: openssl rand -hex {at_least}")),
                 }
             }
             (RS256 | RS384 | RS512 | PS256 | PS384 | PS512, Self::Rsa { n, e }) => {
-                judge_rsa(&n, &e)?;
+                check_rsa(&n, &e)?;
                 Ok(DecodingKey::from_rsa_raw_components(&n, &e))
             }
             (ES256, Self::P256(point)) => {
@@ -96,7 +96,7 @@ impl Material {
 }
 
 /// The fewest bytes of a secret: its hash's (RFC 7518 §3.2).
-fn hash_bytes(algorithm: Algorithm) -> usize {
+fn min_secret_bytes(algorithm: Algorithm) -> usize {
     match algorithm {
         Algorithm::HS512 => 64,
         Algorithm::HS384 => 48,
@@ -104,14 +104,14 @@ fn hash_bytes(algorithm: Algorithm) -> usize {
     }
 }
 
-fn judge_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
+fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
     let leading = n.first().map_or(0, |first| first.leading_zeros() as usize);
     let bits = (8 * n.len()).saturating_sub(leading);
-    if !RSA_BITS.contains(&bits) {
+    if !ALLOWED_RSA_BITS.contains(&bits) {
         return Err(format!(
             "has {bits} bits and must have {} to {}; make one with: openssl genrsa 2048",
-            RSA_BITS.start(),
-            RSA_BITS.end()
+            ALLOWED_RSA_BITS.start(),
+            ALLOWED_RSA_BITS.end()
         ));
     }
     // With e = 1 every message is its own signature; more than 33 bits aws-lc does not take.
@@ -123,30 +123,30 @@ fn judge_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
 }
 
 /// The key in a SubjectPublicKeyInfo (RFC 5280 §4.1, RFC 3279 §2.3, RFC 8410 §4).
-fn from_spki(der: &[u8]) -> Option<Material> {
+fn from_spki(der: &[u8]) -> Option<KeyMaterial> {
     const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
     const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
     const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
     const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-    let mut info = alone(SEQUENCE, der)?;
-    let mut algorithm = element(SEQUENCE, &mut info)?;
+    let mut info = single_element(SEQUENCE, der)?;
+    let mut algorithm = take_element(SEQUENCE, &mut info)?;
     // The first byte says how many bits at the end are not used.
-    let key = alone(BIT_STRING, info)?.strip_prefix(&[0])?;
-    match element(OBJECT_IDENTIFIER, &mut algorithm)? {
+    let key = single_element(BIT_STRING, info)?.strip_prefix(&[0])?;
+    match take_element(OBJECT_IDENTIFIER, &mut algorithm)? {
         RSA => {
-            let mut numbers = alone(SEQUENCE, key)?;
-            let n = element(INTEGER, &mut numbers)?;
-            let e = alone(INTEGER, numbers)?;
-            Some(Material::Rsa { n: positive(n).to_vec(), e: positive(e).to_vec() })
+            let mut numbers = single_element(SEQUENCE, key)?;
+            let n = take_element(INTEGER, &mut numbers)?;
+            let e = single_element(INTEGER, numbers)?;
+            Some(KeyMaterial::Rsa { n: without_leading_zeros(n).to_vec(), e: without_leading_zeros(e).to_vec() })
         }
-        EC => match alone(OBJECT_IDENTIFIER, algorithm)? {
-            P256 => Some(Material::P256(key.to_vec())),
-            P384 => Some(Material::P384(key.to_vec())),
+        EC => match single_element(OBJECT_IDENTIFIER, algorithm)? {
+            P256 => Some(KeyMaterial::P256(key.to_vec())),
+            P384 => Some(KeyMaterial::P384(key.to_vec())),
             _ => None,
         },
-        ED25519 => Some(Material::Ed25519(key.to_vec())),
+        ED25519 => Some(KeyMaterial::Ed25519(key.to_vec())),
         _ => None,
     }
 }
@@ -157,7 +157,7 @@ const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 
 /// Takes one DER element (X.690 §8.1) of this tag and gives what is in it.
-fn element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
+fn take_element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (&[found, length], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
@@ -173,12 +173,12 @@ fn element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// The same, with nothing behind it.
-fn alone(tag: u8, mut der: &[u8]) -> Option<&[u8]> {
-    element(tag, &mut der).filter(|_| der.is_empty())
+fn single_element(tag: u8, mut der: &[u8]) -> Option<&[u8]> {
+    take_element(tag, &mut der).filter(|_| der.is_empty())
 }
 
 /// A number without the zeros in front of it.
-pub(super) fn positive(mut number: &[u8]) -> &[u8] {
+pub(super) fn without_leading_zeros(mut number: &[u8]) -> &[u8] {
     while let [0, rest @ ..] = number {
         number = rest;
     }

@@ -5,7 +5,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P521_SHA512};
 use serde_json::{Value, json};
 
 use super::{
-    pair::{ED25519, P256, P384, RSA},
+    test_key_pairs::{ED25519, P256, P384, RSA},
     *,
 };
 use crate::config::Config;
@@ -13,10 +13,10 @@ use crate::config::Config;
 const SECRET: &str = "a secret of the tests, 32 bytes at least";
 
 /// Reads these entries of `auth.keys`.
-fn read(keys: &[String]) -> Result<Keys, BadKey> {
+fn read(keys: &[String]) -> Result<VerificationKeys, KeyError> {
     let mut auth = Config::default().auth;
     auth.keys = keys.iter().map(|key| toml::from_str(key).expect("an entry")).collect();
-    Keys::read(&auth, &Secret::default())
+    VerificationKeys::read(&auth, &Secret::default())
 }
 
 fn file(content: &[u8]) -> tempfile::NamedTempFile {
@@ -26,22 +26,22 @@ fn file(content: &[u8]) -> tempfile::NamedTempFile {
 }
 
 /// Reads one file as a key for this algorithm.
-fn read_file_as(algorithm: &str, content: &[u8]) -> Result<Keys, BadKey> {
+fn read_file_as(algorithm: &str, content: &[u8]) -> Result<VerificationKeys, KeyError> {
     let file = file(content);
     read(&[format!("id = \"k\"\nalgorithm = {algorithm:?}\nfile = {:?}", file.path())])
 }
 
-fn read_jwk(algorithm: Option<&str>, jwk: &Value) -> Result<Keys, BadKey> {
+fn read_jwk(algorithm: Option<&str>, jwk: &Value) -> Result<VerificationKeys, KeyError> {
     let algorithm = algorithm.map(|algorithm| format!("algorithm = {algorithm:?}\n")).unwrap_or_default();
     read(&[format!("id = \"k\"\n{algorithm}jwk = '{jwk}'")])
 }
 
-fn read_set_of(more: &str, keys: &[Value]) -> Result<Keys, BadKey> {
+fn read_set_of(more: &str, keys: &[Value]) -> Result<VerificationKeys, KeyError> {
     let file = file(json!({"keys": keys}).to_string().as_bytes());
     read(&[format!("jwks = {:?}\n{more}", file.path())])
 }
 
-fn problem(read: Result<Keys, BadKey>) -> String {
+fn problem(read: Result<VerificationKeys, KeyError>) -> String {
     read.err().expect("refused").to_string()
 }
 
@@ -49,7 +49,7 @@ fn base64(bytes: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn ec(pair: &pair::Pair, crv: &str, length: usize) -> Value {
+fn ec(pair: &test_key_pairs::TestKeyPair, crv: &str, length: usize) -> Value {
     let point = &pair.public_der[pair.public_der.len() - 2 * length..];
     json!({"kty": "EC", "crv": crv, "x": base64(&point[..length]), "y": base64(&point[length..])})
 }
@@ -59,7 +59,7 @@ fn ed25519() -> Value {
 }
 
 fn rsa() -> Value {
-    let Ok(Material::Rsa { n, e }) = Material::from_file(RSA.public_pem.as_bytes(), Algorithm::RS256) else {
+    let Ok(KeyMaterial::Rsa { n, e }) = KeyMaterial::from_file(RSA.public_pem.as_bytes(), Algorithm::RS256) else {
         panic!("an RSA key")
     };
     json!({"kty": "RSA", "n": base64(&n), "e": base64(&e)})
@@ -71,7 +71,7 @@ fn with(mut jwk: Value, member: &str, value: impl Into<Value>) -> Value {
 }
 
 #[test]
-fn a_key_for_another_algorithm_is_refused() {
+fn a_key_of_the_wrong_type_for_its_algorithm_is_refused() {
     let pems = [("RS256", &*RSA), ("PS512", &*RSA), ("ES256", &*P256), ("ES384", &*P384), ("EdDSA", &*ED25519)];
     for (algorithm, pair) in pems {
         assert!(read_file_as(algorithm, pair.public_pem.as_bytes()).is_ok(), "{algorithm}");
@@ -98,8 +98,8 @@ fn a_pem_as_an_hmac_secret_is_refused() {
         assert!(problem(read_file_as("HS256", pem.as_bytes())).contains("PEM"));
     }
     let config = Config::default();
-    let auth = config::Auth { hmac_secret: Secret::new(RSA.public_pem.clone()), ..config.auth };
-    let told = Keys::read(&auth, &Secret::default()).err().expect("refused").to_string();
+    let auth = config::AuthConfig { hmac_secret: Secret::new(RSA.public_pem.clone()), ..config.auth };
+    let told = VerificationKeys::read(&auth, &Secret::default()).err().expect("refused").to_string();
     assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{told}");
 }
 
@@ -117,7 +117,7 @@ fn a_private_key_is_refused_without_being_quoted() {
 }
 
 #[test]
-fn what_is_no_key_is_refused() {
+fn broken_or_unsupported_key_files_are_refused() {
     let der = &P256.public_der;
     let pem = |der: &[u8]| {
         let body = base64::prelude::BASE64_STANDARD.encode(der);
@@ -205,7 +205,7 @@ fn weak_secrets_are_refused_by_the_length_of_their_hash() {
 }
 
 #[test]
-fn jwk_and_configuration_agree_or_are_refused() {
+fn a_jwk_that_contradicts_the_configuration_is_refused() {
     let jwk = with(with(ec(&P256, "P-256", 32), "alg", "ES256"), "kid", "a");
     let read_with = |more: &str| read(&[format!("{more}\njwk = '{jwk}'")]);
     let keys = read_with("").unwrap_or_else(|bad| panic!("{bad}"));
@@ -221,7 +221,7 @@ fn jwk_and_configuration_agree_or_are_refused() {
 }
 
 #[test]
-fn a_set_gives_its_usable_keys_and_passes_over_the_others() {
+fn a_jwk_set_yields_its_usable_keys_and_skips_the_others() {
     let named = |jwk: Value, kid: &str| with(jwk, "kid", kid);
     let set = [
         with(named(ec(&P256, "P-256", 32), "a"), "alg", "ES256"),
@@ -236,7 +236,7 @@ fn a_set_gives_its_usable_keys_and_passes_over_the_others() {
     let keys = read_set_of("issuer = \"me\"\npurpose = \"connection\"", &set).unwrap_or_else(|bad| panic!("{bad}"));
     let ids: Vec<_> = keys.list.iter().map(|key| key.id.as_deref().unwrap_or_default()).collect();
     assert_eq!(ids, ["a", "b"]);
-    assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == Purpose::Connection));
+    assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == KeyPurpose::Connection));
     let keys = read_set_of("algorithm = \"RS256\"", &[named(rsa(), "g"), set[0].clone()]);
     assert_eq!(keys.unwrap_or_else(|bad| panic!("{bad}")).list.len(), 1, "an algorithm for those that say none");
     let told = problem(read_set_of("", &set[2..]));
@@ -245,7 +245,7 @@ fn a_set_gives_its_usable_keys_and_passes_over_the_others() {
 }
 
 #[test]
-fn two_keys_of_one_id_and_issuer_are_refused() {
+fn two_keys_with_the_same_id_and_issuer_are_refused() {
     let entry = |id: &str, more: &str| format!("id = {id:?}\nalgorithm = \"EdDSA\"\njwk = '{}'\n{more}", ed25519());
     assert!(problem(read(&[entry("a", ""), entry("a", "")])).contains("\"a\""));
     assert!(problem(read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"me\"")])).contains("two of it"));
@@ -254,11 +254,11 @@ fn two_keys_of_one_id_and_issuer_are_refused() {
     );
     let mut auth = Config::default().auth;
     auth.keys = vec![toml::from_str(&entry(LOGIN_KEY_ID, "")).expect("an entry")];
-    assert!(Keys::read(&auth, &Secret::new(SECRET)).is_err(), "the id of login.key");
+    assert!(VerificationKeys::read(&auth, &Secret::new(SECRET)).is_err(), "the id of login.key");
 }
 
 #[test]
-fn an_entry_that_says_two_things_is_refused() {
+fn a_key_entry_with_contradicting_settings_is_refused() {
     for entry in [
         "id = \"a\"\nalgorithm = \"ES256\"",
         "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a\"\njwks = \"a\"",

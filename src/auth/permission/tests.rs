@@ -21,7 +21,7 @@ fn user(name: &str) -> Claims {
 }
 
 fn with_caps(name: &str, patterns: &[Pattern]) -> Claims {
-    let cap = Cap { channels: patterns.to_vec(), subscribe: true, publish: true, presence: true, history: true };
+    let cap = Capability { channels: patterns.to_vec(), subscribe: true, publish: true, presence: true, history: true };
     let grants = Grants { caps: vec![cap], subscriptions: Vec::new() };
     Claims { grants: Some(Box::new(grants)), ..user(name) }
 }
@@ -42,55 +42,63 @@ fn token(user: &str, name: &str) -> SubscriptionClaims {
     SubscriptionClaims { user: user.into(), channel: channel(name), info: None, expires_at: NEVER }
 }
 
-fn subscribes(permissions: &Permissions, claims: &Claims, name: &str) -> Result<(), Denied> {
+fn subscribes(permissions: &Permissions, claims: &Claims, name: &str) -> Result<(), PermissionError> {
     permissions.may_subscribe(claims, &channel(name), None)
 }
 
-fn publishes(permissions: &Permissions, claims: &Claims, name: &str, is_subscribed: bool) -> Result<(), Denied> {
+fn publishes(
+    permissions: &Permissions,
+    claims: &Claims,
+    name: &str,
+    is_subscribed: bool,
+) -> Result<(), PermissionError> {
     permissions.may_publish(claims, &channel(name), is_subscribed)
 }
 
-const NO: Result<(), Denied> = Err(Denied::NotGranted);
-const YES: Result<(), Denied> = Ok(());
+const NO: Result<(), PermissionError> = Err(PermissionError::NotGranted);
+const YES: Result<(), PermissionError> = Ok(());
 
 #[test]
-fn a_namespace_that_is_not_configured_is_unknown_whatever_is_granted() {
+fn an_unconfigured_namespace_is_unknown_despite_any_grant() {
     let permissions = permissions("allow_subscribe = \"user\"\nallow_publish = \"user\"");
     let ann = with_caps("ann", &[exact("room:1"), wildcard("*")]);
     for name in ["room:1", "$room:1", ":1", "CHAT:1", "chat :1", "chat\u{ff1a}1:x", "room:1#ann"] {
-        assert_eq!(subscribes(&permissions, &ann, name), Err(Denied::UnknownNamespace), "{name}");
-        assert_eq!(publishes(&permissions, &ann, name, true), Err(Denied::UnknownNamespace), "{name}");
-        assert!(!permissions.publish_wants_subscription(&channel("room:1")));
+        assert_eq!(subscribes(&permissions, &ann, name), Err(PermissionError::UnknownNamespace), "{name}");
+        assert_eq!(publishes(&permissions, &ann, name, true), Err(PermissionError::UnknownNamespace), "{name}");
+        assert!(!permissions.publish_depends_on_subscription(&channel("room:1")));
     }
     assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES);
 }
 
 #[test]
-fn a_name_that_its_namespace_does_not_take_is_told_as_such() {
+fn a_name_that_does_not_match_channel_regex_is_reported_as_invalid() {
     let permissions = permissions("channel_regex = \"[a-z]+\"\nallow_subscribe = \"user\"");
     let ann = user("ann");
     assert_eq!(subscribes(&permissions, &ann, "chat:room"), YES);
     assert_eq!(subscribes(&permissions, &ann, "chat:room#ann"), YES, "what stands before the users");
     assert_eq!(permissions.may_subscribe(&ann, &channel("$chat:room"), Some(&token("ann", "$chat:room"))), YES);
     for name in ["chat:room1", "chat:Room", "chat:", "chat:a:b", "$chat:1", "chat:1#ann", "chat:r\u{ff4f}om"] {
-        assert_eq!(subscribes(&permissions, &ann, name), Err(Denied::BadName), "{name}");
+        assert_eq!(subscribes(&permissions, &ann, name), Err(PermissionError::InvalidName), "{name}");
     }
 }
 
 #[test]
-fn the_expression_of_plain_channels_holds_for_them_too() {
+fn channel_regex_also_applies_to_channels_without_a_namespace() {
     let config = Config::default();
-    let channels =
-        Channels { channel_regex: Some(regex("[a-z]{2,8}")), allow_subscribe: AllowSubscribe::User, ..config.channels };
+    let channels = ChannelOptions {
+        channel_regex: Some(regex("[a-z]{2,8}")),
+        allow_subscribe: AllowSubscribe::User,
+        ..config.channels
+    };
     let permissions = Permissions::new(&channels, &[]);
     assert_eq!(subscribes(&permissions, &user("ann"), "news"), YES);
     assert_eq!(subscribes(&permissions, &user("ann"), "dialog#ann,bob"), YES);
-    assert_eq!(subscribes(&permissions, &user("ann"), "n"), Err(Denied::BadName));
-    assert_eq!(subscribes(&permissions, &user("ann"), "news1"), Err(Denied::BadName));
+    assert_eq!(subscribes(&permissions, &user("ann"), "n"), Err(PermissionError::InvalidName));
+    assert_eq!(subscribes(&permissions, &user("ann"), "news1"), Err(PermissionError::InvalidName));
 }
 
 #[test]
-fn what_is_not_granted_and_what_does_not_exist_look_the_same() {
+fn an_ungranted_channel_is_indistinguishable_from_a_missing_one() {
     let permissions = permissions("");
     for name in ["chat:exists", "chat:never-heard-of", "news", "$chat:x", "dialog#bob"] {
         assert_eq!(subscribes(&permissions, &user("ann"), name), NO, "{name}");
@@ -99,7 +107,7 @@ fn what_is_not_granted_and_what_does_not_exist_look_the_same() {
 }
 
 #[test]
-fn options_open_a_namespace_to_users_or_to_everybody() {
+fn namespace_options_allow_users_or_everyone() {
     let (ann, nobody) = (user("ann"), Claims::anonymous());
     for (option, user_may, nobody_may) in [("none", NO, NO), ("user", YES, NO), ("anonymous", YES, YES)] {
         let permissions = permissions(&format!("allow_subscribe = \"{option}\"\nallow_publish = \"{option}\""));
@@ -107,16 +115,16 @@ fn options_open_a_namespace_to_users_or_to_everybody() {
         assert_eq!(subscribes(&permissions, &nobody, "chat:1"), nobody_may, "{option}");
         assert_eq!(publishes(&permissions, &ann, "chat:1", false), user_may, "{option}");
         assert_eq!(publishes(&permissions, &nobody, "chat:1", false), nobody_may, "{option}");
-        assert!(!permissions.publish_wants_subscription(&channel("chat:1")));
+        assert!(!permissions.publish_depends_on_subscription(&channel("chat:1")));
     }
     let permissions = permissions("allow_publish = \"subscriber\"");
-    assert!(permissions.publish_wants_subscription(&channel("chat:1")));
+    assert!(permissions.publish_depends_on_subscription(&channel("chat:1")));
     assert_eq!(publishes(&permissions, &nobody, "chat:1", true), YES);
     assert_eq!(publishes(&permissions, &ann, "chat:1", false), NO);
 }
 
 #[test]
-fn a_grant_of_room_1_is_for_room_1_alone() {
+fn an_exact_grant_covers_only_that_channel() {
     let permissions = permissions("");
     let ann = with_caps("ann", &[exact("chat:1"), exact("room")]);
     assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES);
@@ -135,11 +143,11 @@ fn a_grant_of_room_1_is_for_room_1_alone() {
         assert_eq!(subscribes(&permissions, &ann, name), NO, "{name}");
         assert_eq!(publishes(&permissions, &ann, name, true), NO, "{name}");
     }
-    assert_eq!(subscribes(&permissions, &ann, "CHAT:1"), Err(Denied::UnknownNamespace));
+    assert_eq!(subscribes(&permissions, &ann, "CHAT:1"), Err(PermissionError::UnknownNamespace));
 }
 
 #[test]
-fn a_token_may_do_what_its_rules_or_the_namespace_allow_and_no_more() {
+fn permissions_are_the_union_of_capabilities_and_namespace_options() {
     let permissions = permissions("allow_subscribe = \"user\"");
     let mut ann = with_caps("ann", &[wildcard("chat:*"), regex("n[0-9]")]);
     assert_eq!(publishes(&permissions, &ann, "chat:1", false), YES);
@@ -153,7 +161,7 @@ fn a_token_may_do_what_its_rules_or_the_namespace_allow_and_no_more() {
 }
 
 #[test]
-fn a_channel_with_users_is_for_those_alone() {
+fn a_user_limited_channel_is_closed_to_all_other_users() {
     let permissions = permissions("allow_subscribe = \"anonymous\"\nallow_publish = \"anonymous\"");
     let members = ["dialog#ann,bob", "#ann", "chat:dialog#bob,ann", "#idp:7", "chat:x#a#b"];
     for (name, member) in members.iter().zip(["ann", "ann", "ann", "idp:7", "a#b"]) {
@@ -184,7 +192,7 @@ fn a_member_publishes_only_where_publishing_is_allowed() {
 }
 
 #[test]
-fn a_private_channel_wants_a_subscription_token() {
+fn a_private_channel_requires_a_subscription_token() {
     let permissions = permissions("allow_subscribe = \"anonymous\"");
     let ann = user("ann");
     for name in ["$chat:1", "$secret"] {
@@ -201,7 +209,7 @@ fn a_private_channel_wants_a_subscription_token() {
 }
 
 #[test]
-fn a_private_channel_of_users_wants_both() {
+fn a_private_user_limited_channel_requires_membership_and_a_token() {
     let permissions = permissions("");
     let name = "$dialog#ann";
     assert_eq!(subscribes(&permissions, &user("ann"), name), NO);
@@ -210,11 +218,11 @@ fn a_private_channel_of_users_wants_both() {
 }
 
 #[test]
-fn a_private_channel_hears_only_those_who_are_in_it() {
+fn only_subscribers_publish_to_a_private_channel() {
     let ann = user("ann");
     for option in ["subscriber", "user", "anonymous"] {
         let permissions = permissions(&format!("allow_publish = \"{option}\""));
-        assert!(permissions.publish_wants_subscription(&channel("$chat:1")));
+        assert!(permissions.publish_depends_on_subscription(&channel("$chat:1")));
         assert_eq!(publishes(&permissions, &ann, "$chat:1", true), YES, "{option}");
         assert_eq!(publishes(&permissions, &ann, "$chat:1", false), NO, "{option}");
     }
@@ -225,14 +233,14 @@ fn a_private_channel_hears_only_those_who_are_in_it() {
 }
 
 #[test]
-fn a_subscription_token_opens_any_known_channel_and_a_wrong_one_opens_nothing() {
+fn a_subscription_token_grants_any_known_channel_and_a_wrong_one_denies_even_open_ones() {
     let closed = permissions("");
     let with = |permissions: &Permissions, name: &str, token: SubscriptionClaims| {
         permissions.may_subscribe(&user("ann"), &channel(name), Some(&token))
     };
     assert_eq!(with(&closed, "chat:1", token("ann", "chat:1")), YES);
     assert_eq!(with(&closed, "dialog#ann,bob", token("ann", "dialog#ann,bob")), YES);
-    assert_eq!(with(&closed, "room:1", token("ann", "room:1")), Err(Denied::UnknownNamespace));
+    assert_eq!(with(&closed, "room:1", token("ann", "room:1")), Err(PermissionError::UnknownNamespace));
     let open = permissions("allow_subscribe = \"user\"");
     assert_eq!(with(&open, "chat:1", token("ann", "chat:2")), NO, "even where none is needed");
     assert_eq!(with(&open, "chat:1", token("", "chat:1")), NO);
@@ -240,7 +248,7 @@ fn a_subscription_token_opens_any_known_channel_and_a_wrong_one_opens_nothing() 
 
 proptest! {
     #[test]
-    fn a_wildcard_never_reaches_a_reserved_name(
+    fn a_pattern_never_grants_a_reserved_channel(
         pattern in r"[$#a-c*:,]{0,12}",
         expression in r"[$#a-c.*?|()\[\]]{0,12}",
         name in r"(\$[a-c:]{1,6}|[a-c:]{0,4}#[a-c,]{0,4})",
@@ -261,7 +269,7 @@ proptest! {
     }
 
     #[test]
-    fn asking_never_panics(name in "\\PC{1,60}", user_name in "\\PC{0,20}", pattern in "\\PC{0,60}") {
+    fn permission_checks_never_panic(name in "\\PC{1,60}", user_name in "\\PC{0,20}", pattern in "\\PC{0,60}") {
         let Ok(channel) = Channel::new(&name) else { return Ok(()) };
         let permissions = permissions("allow_subscribe = \"user\"\nchannel_regex = \"[^x]*\"");
         let patterns: Vec<Pattern> =
@@ -269,12 +277,12 @@ proptest! {
         let claims = with_caps(&user_name, &patterns);
         let _ = permissions.may_subscribe(&claims, &channel, Some(&token(&user_name, &name)));
         let _ = permissions.may_publish(&claims, &channel, false);
-        let _ = permissions.publish_wants_subscription(&channel);
+        let _ = permissions.publish_depends_on_subscription(&channel);
     }
 }
 
 #[test]
-fn history_and_presence_are_read_by_whom_the_namespace_or_a_cap_lets() {
+fn history_and_presence_follow_namespace_options_and_capabilities() {
     let ann = user("ann");
     for (allowed, subscribed, stranger, nobody) in
         [("none", NO, NO, NO), ("subscriber", YES, NO, NO), ("user", YES, YES, NO), ("anonymous", YES, YES, YES)]
@@ -294,20 +302,26 @@ fn history_and_presence_are_read_by_whom_the_namespace_or_a_cap_lets() {
         assert_eq!(read(&ann, "chat:1#bob", true), NO, "{allowed}");
         assert_eq!(read(&with_caps("ann", &[exact("chat:1")]), "chat:1", false), YES, "{allowed}");
         assert_eq!(read(&with_caps("ann", &[wildcard("*")]), "$chat:1", false), NO, "{allowed}");
-        let wants = permissions.history_wants_subscription(&channel("chat:1"));
+        let wants = permissions.history_depends_on_subscription(&channel("chat:1"));
         assert_eq!(
-            (wants, permissions.presence_wants_subscription(&channel("chat:1"))),
+            (wants, permissions.presence_depends_on_subscription(&channel("chat:1"))),
             (allowed == "subscriber", wants)
         );
-        assert!(permissions.history_wants_subscription(&channel("$chat:1")));
+        assert!(permissions.history_depends_on_subscription(&channel("$chat:1")));
     }
 }
 
 #[test]
-fn a_cap_for_history_is_none_for_presence() {
+fn a_history_capability_does_not_grant_presence() {
     let permissions = permissions("");
     let only = |presence| {
-        let cap = Cap { channels: vec![exact("chat:1")], subscribe: true, publish: true, presence, history: !presence };
+        let cap = Capability {
+            channels: vec![exact("chat:1")],
+            subscribe: true,
+            publish: true,
+            presence,
+            history: !presence,
+        };
         let grants = Grants { caps: vec![cap], subscriptions: Vec::new() };
         Claims { grants: Some(Box::new(grants)), ..user("ann") }
     };

@@ -5,24 +5,24 @@ mod header;
 
 use std::sync::Arc;
 
-use self::header::{Header, Parts, decoded};
+use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
     Permissions,
     claims::{Claims, SubscriptionClaims},
-    key::{self, BadKey, Key, Keys},
-    payload::{Expectations, Payload, claimed_issuer},
+    key::{self, KeyError, VerificationKey, VerificationKeys},
+    payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
     clock::Clock,
-    config::{self, Config, Purpose},
+    config::{self, Config, KeyPurpose},
 };
 
-/// The longest token that is looked at. It bounds what a stranger can make us decode.
-const TOKEN_BYTES: usize = 8 * 1024;
+/// The longest token that is looked at. It context what a stranger can make us decode.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Why a token opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum TokenError {
     /// It was good once.
     #[error("expired")]
     Expired,
@@ -33,10 +33,10 @@ pub enum Refusal {
 
 /// Checks tokens against the configured keys, issuer, audience, namespaces and clock.
 pub struct Verifier {
-    keys: Keys,
-    auth: config::Auth,
+    keys: VerificationKeys,
+    auth: config::AuthConfig,
     permissions: Arc<Permissions>,
-    channels: usize,
+    max_subscriptions: usize,
     clock: Clock,
 }
 
@@ -45,79 +45,79 @@ impl Verifier {
     /// the key files.
     ///
     /// # Errors
-    /// [`BadKey`]: unreadable, weak, not for its algorithm, or there twice.
-    pub fn new(config: &Config, permissions: Arc<Permissions>, clock: Clock) -> Result<Self, BadKey> {
+    /// [`KeyError`]: unreadable, weak, not for its algorithm, or there twice.
+    pub fn new(config: &Config, permissions: Arc<Permissions>, clock: Clock) -> Result<Self, KeyError> {
         Ok(Self {
-            keys: Keys::read(&config.auth, &config.login.key)?,
+            keys: VerificationKeys::read(&config.auth, &config.login.key)?,
             auth: config.auth.clone(),
             permissions,
-            channels: config.limits.channels_per_session,
+            max_subscriptions: config.limits.channels_per_session,
             clock,
         })
     }
 
     /// Everything that [`Self::new`] would refuse.
-    pub fn faults(config: &Config) -> Vec<BadKey> {
-        Keys::faults(&config.auth, &config.login.key)
+    pub fn key_errors(config: &Config) -> Vec<KeyError> {
+        VerificationKeys::errors(&config.auth, &config.login.key)
     }
 
     /// The claims of a good token that opens connections. They end with the token, or with its key if that is over sooner:
     /// a key is taken out of service because somebody may have it.
     ///
     /// # Errors
-    /// [`Refusal`]. Nothing is told of a token whose signature is wrong.
-    pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
-        let (key, payload) = self.signed(token, Purpose::Connection)?;
-        let claims = Payload::read(&payload)?.judge(&self.expectations(key.issuer.as_deref()))?;
+    /// [`TokenError`]. Nothing is told of a token whose signature is wrong.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let (key, payload) = self.verify_signature(token, KeyPurpose::Connection)?;
+        let claims = Payload::read(&payload)?.into_claims(&self.expectations(key.issuer.as_deref()))?;
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
     /// The claims of a good subscription token. Whether it is for the channel and the user at hand is for who asks to see.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, Refusal> {
-        let (key, payload) = self.signed(token, Purpose::Subscription)?;
-        let claims = Payload::read(&payload)?.judge_subscription(&self.expectations(key.issuer.as_deref()))?;
+    /// [`TokenError`].
+    pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
+        let (key, payload) = self.verify_signature(token, KeyPurpose::Subscription)?;
+        let claims = Payload::read(&payload)?.into_subscription_claims(&self.expectations(key.issuer.as_deref()))?;
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
     /// What [`Self::verify`] says of a payload behind a good signature, for fuzzing: **nothing proves who wrote it**.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn judge_unsigned(&self, payload: &[u8]) -> Result<Claims, Refusal> {
-        Payload::read(payload)?.judge(&self.expectations(None))
+    /// [`TokenError`].
+    pub fn claims_of_unsigned(&self, payload: &[u8]) -> Result<Claims, TokenError> {
+        Payload::read(payload)?.into_claims(&self.expectations(None))
     }
 
     /// The payload, decoded and not yet judged, and the key whose signature it has.
-    fn signed(&self, token: &str, purpose: Purpose) -> Result<(&Key, Vec<u8>), Refusal> {
-        if token.len() > TOKEN_BYTES {
-            return Err(Refusal::Invalid("too long"));
+    fn verify_signature(&self, token: &str, purpose: KeyPurpose) -> Result<(&VerificationKey, Vec<u8>), TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::Invalid("too long"));
         }
-        let parts = Parts::of(token).ok_or(Refusal::Invalid("not three parts"))?;
-        let header = decoded(parts.header)?;
-        let header = Header::read(&header)?;
-        if self.auth.typ.as_deref().is_some_and(|typ| !header.is_of(typ)) {
-            return Err(Refusal::Invalid("typ"));
+        let parts = TokenParts::split(token).ok_or(TokenError::Invalid("not three parts"))?;
+        let header = decode_part(parts.header)?;
+        let header = JoseHeader::read(&header)?;
+        if self.auth.typ.as_deref().is_some_and(|typ| !header.has_type(typ)) {
+            return Err(TokenError::Invalid("typ"));
         }
-        let claimed_issuer = || decoded(parts.payload).ok().and_then(|payload| claimed_issuer(&payload));
-        let key = self.keys.choose(header.kid.as_deref(), claimed_issuer);
-        let key = key.ok_or(Refusal::Invalid("no key of this kid, or no kid among several keys"))?;
-        let algorithm = key::algorithm(&header.alg).map(key::library_name);
+        let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
+        let key = self.keys.select(header.kid.as_deref(), unverified_issuer);
+        let key = key.ok_or(TokenError::Invalid("no key of this kid, or no kid among several keys"))?;
+        let algorithm = key::parse_algorithm(&header.alg).map(key::library_algorithm);
         if algorithm != Some(key.algorithm) {
-            return Err(Refusal::Invalid("another algorithm than the key's"));
+            return Err(TokenError::Invalid("another algorithm than the key's"));
         }
-        if key.purpose != Purpose::Any && key.purpose != purpose {
-            return Err(Refusal::Invalid("a key for another kind of token"));
+        if key.purpose != KeyPurpose::Any && key.purpose != purpose {
+            return Err(TokenError::Invalid("a key for another kind of token"));
         }
         if self.clock.now() >= key.not_after {
-            return Err(Refusal::Invalid("a key that is over"));
+            return Err(TokenError::Invalid("a key that is over"));
         }
         let message = parts.message.as_bytes();
         match jsonwebtoken::crypto::verify(parts.signature, message, &key.material, key.algorithm) {
-            Ok(true) => Ok((key, decoded(parts.payload)?)),
-            Ok(false) | Err(_) => Err(Refusal::Invalid("signature")),
+            Ok(true) => Ok((key, decode_part(parts.payload)?)),
+            Ok(false) | Err(_) => Err(TokenError::Invalid("signature")),
         }
     }
 
@@ -127,7 +127,7 @@ impl Verifier {
             auth: &self.auth,
             issuer,
             permissions: &self.permissions,
-            channels: self.channels,
+            max_subscriptions: self.max_subscriptions,
         }
     }
 }

@@ -114,7 +114,7 @@ pub(crate) struct ApiArgs {
 
 /// Options of this side's connections.
 #[derive(Debug, Args)]
-pub(crate) struct CrowdArgs {
+pub(crate) struct ConnectionArgs {
     /// Receiving threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
@@ -155,7 +155,7 @@ pub(crate) struct FanoutArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
     #[command(flatten)]
@@ -177,12 +177,12 @@ pub(crate) struct PublishArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
     /// How publications go in
-    #[arg(long, value_enum, default_value_t = Way::Http)]
-    pub(crate) over: Way,
+    #[arg(long, value_enum, default_value_t = PublishOver::Http)]
+    pub(crate) over: PublishOver,
     /// Publishing connections, each with one call under way
     #[arg(long, short = 'n', default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) connections: u16,
@@ -214,7 +214,7 @@ pub(crate) struct PublishArgs {
 
 /// How `publish` publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Way {
+pub(crate) enum PublishOver {
     /// Through the server API, with its key.
     Http,
     /// With the publish command of a session, each with a token of its own.
@@ -227,7 +227,7 @@ pub(crate) struct ConnectArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     /// Connections to make
     #[arg(long, short = 'n', default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
@@ -242,7 +242,7 @@ pub(crate) struct IdleArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     /// Connections to hold
     #[arg(long, short = 'n', default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: u32,
@@ -263,7 +263,7 @@ pub(crate) struct RecoverArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
     /// Subscribers
@@ -299,7 +299,7 @@ pub(crate) struct RecoverArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
     #[command(flatten)]
-    pub(crate) crowd: CrowdArgs,
+    pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -312,7 +312,7 @@ pub(crate) fn or_variable(option: Option<&str>, variable: &str) -> Option<String
 
 /// Examples, and the list of figures.
 fn long_help() -> String {
-    format!("{EXAMPLES}\n\n{}", crate::fields::help())
+    format!("{EXAMPLES}\n\n{}", crate::report_fields::help())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

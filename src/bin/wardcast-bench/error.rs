@@ -18,26 +18,26 @@ pub(crate) enum BenchError {
     },
     /// The server answered, but not what a measurement needs.
     #[error("{0}")]
-    Refused(String),
+    Failed(String),
     /// Nothing moved for as long as a run waits.
     #[error("no progress for 30 s while {0}; the run is given up")]
-    Stuck(String),
+    NoProgress(String),
     /// A thread of this program ended without its result.
     #[error("a thread of the load generator panicked")]
-    Thread,
+    ThreadPanicked,
 }
 
 /// The result of every fallible step here.
 pub(crate) type Result<T> = std::result::Result<T, BenchError>;
 
 /// Says what was being done when an I/O error came.
-pub(crate) trait While<T> {
+pub(crate) trait IoContext<T> {
     /// Wraps the error with `what`, which is only built when there is one.
-    fn during<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T>;
+    fn context<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T>;
 }
 
-impl<T> While<T> for io::Result<T> {
-    fn during<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T> {
+impl<T> IoContext<T> for io::Result<T> {
+    fn context<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T> {
         self.map_err(|source| BenchError::Io { what: what().into(), source })
     }
 }

@@ -14,7 +14,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// One whole frame, borrowed from the read buffer.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) struct Frame<'a> {
+pub(crate) struct ServerFrame<'a> {
     /// The opcode: `TEXT`, `CLOSE`, `PING`, `PONG` or one that is not expected.
     pub(crate) opcode: u8,
     /// The payload as it stands on the wire.
@@ -36,7 +36,7 @@ pub(crate) enum FrameError {
 }
 
 /// Splits the first frame off `bytes`: the frame and its length on the wire, or `None` when more bytes are needed.
-pub(crate) fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
+pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(ServerFrame<'_>, usize)>, FrameError> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
     };
@@ -61,7 +61,7 @@ pub(crate) fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameErro
     let end = length.saturating_add(header);
     Ok(bytes.get(header..end).map(|payload| {
         let opcode = first & 0x0f;
-        (Frame { opcode, payload }, end)
+        (ServerFrame { opcode, payload }, end)
     }))
 }
 
@@ -93,7 +93,7 @@ fn write_length(out: &mut Vec<u8>, length: usize, mask_bit: u8) {
 }
 
 /// Code and reason of a close frame, in the words that it is counted under.
-pub(crate) fn closed(payload: &[u8]) -> String {
+pub(crate) fn describe_close(payload: &[u8]) -> String {
     match payload {
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
@@ -110,19 +110,19 @@ mod tests {
     /// Feeds `wire` in pieces cut at `cuts`, keeping what is incomplete, as a connection does.
     fn read_in_pieces(wire: &[u8], cuts: &[usize]) -> Vec<(u8, Vec<u8>)> {
         let mut frames = Vec::new();
-        let mut held: Vec<u8> = Vec::new();
+        let mut partial: Vec<u8> = Vec::new();
         let mut start = 0;
         for end in cuts.iter().copied().chain([wire.len()]) {
-            held.extend_from_slice(&wire[start..end]);
+            partial.extend_from_slice(&wire[start..end]);
             start = end;
             let mut used = 0;
-            while let Some((frame, length)) = next(&held[used..]).unwrap() {
+            while let Some((frame, length)) = split_frame(&partial[used..]).unwrap() {
                 frames.push((frame.opcode, frame.payload.to_vec()));
                 used += length;
             }
-            held.drain(..used);
+            partial.drain(..used);
         }
-        assert!(held.is_empty(), "bytes left over");
+        assert!(partial.is_empty(), "bytes left over");
         frames
     }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_whole_however_the_bytes_are_split_in_two() {
+    fn frames_survive_any_split_in_two() {
         let (wire, frames) = three_lengths();
         for cut in 0..=wire.len() {
             assert_eq!(read_in_pieces(&wire, &[cut]), frames, "cut at {cut}");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_whole_however_the_bytes_are_split_in_three() {
+    fn frames_survive_any_split_in_three() {
         let mut wire = Vec::new();
         write_text(&mut wire, b"hello");
         write_text(&mut wire, &[b'y'; 130]);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_whole_byte_by_byte_and_with_the_long_length() {
+    fn frame_with_64_bit_length_survives_splits() {
         let mut wire = Vec::new();
         write_text(&mut wire, &vec![b'z'; 70_000]);
         let every: Vec<usize> = (0..16).chain([69_999, 70_005]).collect();
@@ -171,12 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_frame_is_the_payload_again_when_unmasked() {
+    fn masked_frame_unmasks_to_its_payload() {
         for length in [0, 5, 125, 126, 4000] {
             let payload: Vec<u8> = (0..length).map(|i: u32| (i % 251) as u8).collect();
             let mut wire = Vec::new();
             write_masked(&mut wire, TEXT, &payload);
-            assert_eq!(next(&wire), Err(FrameError::Masked));
+            assert_eq!(split_frame(&wire), Err(FrameError::Masked));
             let body = wire.split_off(wire.len() - payload.len());
             let key = &wire[wire.len() - 4..];
             let clear: Vec<u8> = body.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k).collect();
@@ -185,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_may_send_is_refused() {
-        assert_eq!(next(&[0x01, 0x00]), Err(FrameError::Fragmented));
-        assert_eq!(next(&[0x80, 0x00]), Err(FrameError::Fragmented));
-        assert_eq!(next(&[0xc1, 0x00]), Err(FrameError::Reserved));
-        assert_eq!(next(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]), Ok(None));
+    fn frames_that_no_server_may_send_are_rejected() {
+        assert_eq!(split_frame(&[0x01, 0x00]), Err(FrameError::Fragmented));
+        assert_eq!(split_frame(&[0x80, 0x00]), Err(FrameError::Fragmented));
+        assert_eq!(split_frame(&[0xc1, 0x00]), Err(FrameError::Reserved));
+        assert_eq!(split_frame(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]), Ok(None));
     }
 }

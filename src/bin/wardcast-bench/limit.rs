@@ -10,20 +10,22 @@ use mio::net::TcpStream;
 use mio::{Interest, Poll, Token, Waker};
 
 use crate::args::LimitArgs;
-use crate::clock::Clock;
-use crate::console::Console;
-use crate::crowd::{Crowd, Plan, Purpose};
-use crate::driver::{CROWD, Driver};
-use crate::error::{BenchError, Result, While};
-use crate::outlet::{Answer, Outlet};
-use crate::process::{make_room, resident_bytes};
+use crate::clients::{ClientBehavior, ClientOptions, Clients};
+use crate::error::{BenchError, IoContext, Result};
+use crate::load_driver::{CLIENTS_TOKEN, LoadDriver};
+use crate::measurement::{
+    SETTLE_TIME, client_options, close_clients, measure, report_memory, report_outcome, workload,
+};
+use crate::process::{raise_file_limit, resident_bytes};
+use crate::publish_transport::{PublishAnswer, PublishTransport};
 use crate::report::Report;
-use crate::run::{SETTLE, close_after, measure, pace, plan, report_memory, report_outcome};
-use crate::socket::{Socket, SocketOptions};
-use crate::target::Target;
+use crate::run_clock::RunClock;
+use crate::socket::{ClientSocket, SocketOptions};
+use crate::target_url::TargetUrl;
+use crate::terminal::Terminal;
 
 /// Lanes at a fixed rate. They share one connection and are answered at once, so one would do; more change nothing.
-const LANES: u16 = 1;
+const PUBLISHERS: u16 = 1;
 
 /// The child, which does not outlive its parent's interest.
 struct Server {
@@ -35,13 +37,13 @@ struct Server {
 impl Server {
     /// Starts it and learns its ports from its first line.
     fn spawn() -> Result<Self> {
-        let program = std::env::current_exe().during(|| "finding this program")?;
+        let program = std::env::current_exe().context(|| "finding this program")?;
         let mut command = Command::new(program);
         let child = command.arg("limit-server").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = child.spawn().during(|| "starting the comparison server")?;
+        let mut child = child.spawn().context(|| "starting the comparison server")?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).during(|| "hearing from the comparison server")?;
+            BufReader::new(stdout).read_line(&mut line).context(|| "hearing from the comparison server")?;
         }
         let mut ports = line.split_whitespace().filter_map(|port| port.parse().ok());
         let mut address = || ports.next().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -49,7 +51,7 @@ impl Server {
             (Some(subscribers), Some(control)) => Ok(Self { child, subscribers, control }),
             _ => {
                 let _ = child.kill();
-                Err(BenchError::Refused("the comparison server did not tell its ports".to_owned()))
+                Err(BenchError::Failed("the comparison server did not tell its ports".to_owned()))
             }
         }
     }
@@ -65,69 +67,72 @@ impl Drop for Server {
 
 /// The control connection: every message on it, length first, is the data of one publication.
 struct Control {
-    socket: Socket,
+    socket: ClientSocket,
     out: Vec<u8>,
 }
 
 impl Control {
     fn open(address: SocketAddr, poll: &Poll) -> Result<Self> {
-        let mut socket = Socket::open(&Target::plain(address), &SocketOptions::default()).during(|| "connecting")?;
+        let mut socket =
+            ClientSocket::open(&TargetUrl::plain(address), &SocketOptions::default()).context(|| "connecting")?;
         let tcp: &mut TcpStream = &mut socket.tcp;
-        poll.registry().register(tcp, Token(0), Interest::READABLE | Interest::WRITABLE).during(|| "epoll")?;
+        poll.registry().register(tcp, Token(0), Interest::READABLE | Interest::WRITABLE).context(|| "epoll")?;
         Ok(Self { socket, out: Vec::new() })
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.socket.write_out(&mut self.out).during(|| "writing to the comparison server")
+        self.socket.write_out(&mut self.out).context(|| "writing to the comparison server")
     }
 }
 
-impl Outlet for Control {
-    fn send(&mut self, _: usize, data: &[u8]) -> Result<Option<Answer>> {
+impl PublishTransport for Control {
+    fn send(&mut self, _: usize, data: &[u8]) -> Result<Option<PublishAnswer>> {
         let length = u32::try_from(data.len()).map_err(|_| BenchError::Usage("--size is too big".to_owned()))?;
         self.out.extend_from_slice(&length.to_be_bytes());
         self.out.extend_from_slice(data);
         self.flush()?;
         // Nothing comes back: to be written is to be taken.
-        Ok(Some(Answer::taken(1)))
+        Ok(Some(PublishAnswer::accepted(1)))
     }
 
-    fn ready(&mut self, _: usize, _: &mut Vec<(usize, Answer)>) -> Result<()> {
+    fn ready(&mut self, _: usize, _: &mut Vec<(usize, PublishAnswer)>) -> Result<()> {
         self.flush()
     }
 }
 
 /// Runs `limit`.
-pub(crate) fn run(args: &LimitArgs, console: &Console) -> Result<Report> {
-    let (pace, lanes) = pace(&args.load, LANES)?;
+pub(crate) fn run(args: &LimitArgs, terminal: &Terminal) -> Result<Report> {
+    let (workload, publishers) = workload(&args.load, PUBLISHERS)?;
     let connections = args.load.connections as usize;
-    make_room(connections)?;
+    raise_file_limit(connections)?;
     let server = Server::spawn()?;
     let pids = [server.child.id()];
-    let clock = Clock::start();
-    let poll = Poll::new().during(|| "epoll")?;
-    let waker = Arc::new(Waker::new(poll.registry(), CROWD).during(|| "epoll")?);
+    let clock = RunClock::start();
+    let poll = Poll::new().context(|| "epoll")?;
+    let waker = Arc::new(Waker::new(poll.registry(), CLIENTS_TOKEN).context(|| "epoll")?);
     let control = Control::open(server.control, &poll)?;
     let mut report = Report::new("limit");
-    report.row("connections", connections);
-    report.row("size_bytes", args.load.size);
-    report.row("pace", pace.to_string());
+    report.set("connections", connections);
+    report.set("size_bytes", args.load.size);
+    report.set("pace", workload.to_string());
 
     let before = resident_bytes(&pids)?;
-    let targets = vec![Target::plain(server.subscribers)];
-    let crowd = Plan { lanes, targets, ..plan(Purpose::Receive, connections, &args.crowd) };
-    let crowd = Crowd::open(crowd, clock, &waker, console)?;
-    console.settle(SETTLE);
-    if console.is_interrupted() {
-        report_outcome(&mut report, &crowd.close()?);
+    let targets = vec![TargetUrl::plain(server.subscribers)];
+    let clients =
+        ClientOptions { publishers, targets, ..client_options(ClientBehavior::Receive, connections, &args.clients) };
+    let clients = Clients::open(clients, clock, &waker, terminal)?;
+    terminal.wait(SETTLE_TIME);
+    if terminal.is_interrupted() {
+        report_outcome(&mut report, &clients.close()?);
         return Ok(report);
     }
     report_memory(&mut report, &pids, before, connections)?;
-    let mut driver = Driver::new(poll, control, (&crowd, console), clock, (pace, lanes, args.load.size));
-    let result = measure(&mut driver, (&crowd, console), clock, (&args.load, &pids), &mut report);
-    crowd.dismiss();
+    let mut driver =
+        LoadDriver::new(poll, control, (&clients, terminal), clock, (workload, publishers, args.load.size));
+    let result = measure(&mut driver, (&clients, terminal), clock, (&args.load, &pids), &mut report);
+    clients.stop_reading();
     drop(driver);
-    let ((), outcome) = close_after(result, crowd)?;
-    report_outcome(&mut report, &outcome);
+    let ((), stats) = close_clients(result, clients)?;
+    report_outcome(&mut report, &stats);
     Ok(report)
 }

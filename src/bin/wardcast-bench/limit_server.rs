@@ -10,9 +10,9 @@ use std::time::Instant;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::clock::PATIENCE;
-use crate::error::{BenchError, Result, While};
+use crate::error::{BenchError, IoContext, Result};
 use crate::frame::write_text;
+use crate::run_clock::NO_PROGRESS_TIMEOUT;
 
 const SUBSCRIBERS: Token = Token(0);
 const CONTROL_LISTENER: Token = Token(1);
@@ -22,12 +22,12 @@ const FIRST: usize = 3;
 /// What Linux takes in one `writev`.
 const MAX_SLICES: usize = 1024;
 
-type Frames = VecDeque<Rc<[u8]>>;
+type FrameQueue = VecDeque<Rc<[u8]>>;
 
 /// A subscriber and what its socket did not take at once.
-struct Subscriber {
+struct SubscriberSocket {
     stream: TcpStream,
-    waiting: Frames,
+    queue: FrameQueue,
     /// Bytes of the first waiting frame that are written.
     written: usize,
 }
@@ -38,7 +38,7 @@ struct Server {
     control_listener: TcpListener,
     control: Option<TcpStream>,
     input: Vec<u8>,
-    subscribers: Vec<Option<Subscriber>>,
+    subscribers: Vec<Option<SubscriberSocket>>,
 }
 
 /// Runs the child until its parent closes the control connection.
@@ -46,28 +46,28 @@ pub(crate) fn run() -> Result<()> {
     let mut server = Server::listen()?;
     let ports = [&server.listener, &server.control_listener].map(|listener| listener.local_addr());
     let [subscribers, control] = ports;
-    let subscribers = subscribers.during(|| "listening")?.port();
-    println!("{subscribers} {}", control.during(|| "listening")?.port());
+    let subscribers = subscribers.context(|| "listening")?.port();
+    println!("{subscribers} {}", control.context(|| "listening")?.port());
     let mut events = Events::with_capacity(1024);
     let started = Instant::now();
     loop {
-        match server.poll.poll(&mut events, Some(PATIENCE)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).during(|| "epoll"),
+        match server.poll.poll(&mut events, Some(NO_PROGRESS_TIMEOUT)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).context(|| "epoll"),
             _ => {}
         }
-        if server.control.is_none() && started.elapsed() > PATIENCE {
-            return Err(BenchError::Stuck("waiting for the control connection".to_owned()));
+        if server.control.is_none() && started.elapsed() > NO_PROGRESS_TIMEOUT {
+            return Err(BenchError::NoProgress("waiting for the control connection".to_owned()));
         }
         for event in &events {
             match event.token() {
                 SUBSCRIBERS => server.accept()?,
                 CONTROL_LISTENER => server.accept_control()?,
                 CONTROL => {
-                    if !server.publish_all()? {
+                    if !server.publish_waiting()? {
                         return Ok(());
                     }
                 }
-                Token(number) if event.is_writable() => server.resume(number - FIRST),
+                Token(number) if event.is_writable() => server.drain_subscriber(number - FIRST),
                 Token(_) => {}
             }
         }
@@ -77,12 +77,12 @@ pub(crate) fn run() -> Result<()> {
 impl Server {
     fn listen() -> Result<Self> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let poll = Poll::new().during(|| "epoll")?;
-        let mut listener = TcpListener::bind(any).during(|| "listening")?;
-        let mut control_listener = TcpListener::bind(any).during(|| "listening")?;
+        let poll = Poll::new().context(|| "epoll")?;
+        let mut listener = TcpListener::bind(any).context(|| "listening")?;
+        let mut control_listener = TcpListener::bind(any).context(|| "listening")?;
         let registry = poll.registry();
-        registry.register(&mut listener, SUBSCRIBERS, Interest::READABLE).during(|| "epoll")?;
-        registry.register(&mut control_listener, CONTROL_LISTENER, Interest::READABLE).during(|| "epoll")?;
+        registry.register(&mut listener, SUBSCRIBERS, Interest::READABLE).context(|| "epoll")?;
+        registry.register(&mut control_listener, CONTROL_LISTENER, Interest::READABLE).context(|| "epoll")?;
         Ok(Self { poll, listener, control_listener, control: None, input: Vec::new(), subscribers: Vec::new() })
     }
 
@@ -91,30 +91,30 @@ impl Server {
             let mut stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).during(|| "accepting"),
+                Err(error) => return Err(error).context(|| "accepting"),
             };
-            stream.set_nodelay(true).during(|| "TCP_NODELAY")?;
+            stream.set_nodelay(true).context(|| "TCP_NODELAY")?;
             let token = Token(FIRST + self.subscribers.len());
             let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, token, interest).during(|| "epoll")?;
-            self.subscribers.push(Some(Subscriber { stream, waiting: Frames::new(), written: 0 }));
+            self.poll.registry().register(&mut stream, token, interest).context(|| "epoll")?;
+            self.subscribers.push(Some(SubscriberSocket { stream, queue: FrameQueue::new(), written: 0 }));
         }
     }
 
     fn accept_control(&mut self) -> Result<()> {
         match self.control_listener.accept() {
             Ok((mut stream, _)) => {
-                self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE).during(|| "epoll")?;
+                self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE).context(|| "epoll")?;
                 self.control = Some(stream);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error).during(|| "accepting"),
+            Err(error) => Err(error).context(|| "accepting"),
         }
     }
 
     /// Publishes everything that waits on the control connection; false when that is closed.
-    fn publish_all(&mut self) -> Result<bool> {
+    fn publish_waiting(&mut self) -> Result<bool> {
         let Some(control) = &mut self.control else {
             return Ok(true);
         };
@@ -124,35 +124,35 @@ impl Server {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.input.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error).during(|| "reading the control connection"),
+                Err(error) => return Err(error).context(|| "reading the control connection"),
             }
         }
         let frames = take_frames(&mut self.input);
         for part in frames.chunks(MAX_SLICES) {
             let slices: Vec<IoSlice<'_>> = part.iter().map(|frame| IoSlice::new(frame)).collect();
-            for place in &mut self.subscribers {
-                if place.as_mut().is_some_and(|subscriber| subscriber.deliver(part, &slices).is_err()) {
-                    *place = None;
+            for slot in &mut self.subscribers {
+                if slot.as_mut().is_some_and(|subscriber| subscriber.send(part, &slices).is_err()) {
+                    *slot = None;
                 }
             }
         }
         Ok(true)
     }
 
-    fn resume(&mut self, number: usize) {
-        if let Some(place) = self.subscribers.get_mut(number)
-            && place.as_mut().is_some_and(|subscriber| subscriber.drain().is_err())
+    fn drain_subscriber(&mut self, number: usize) {
+        if let Some(slot) = self.subscribers.get_mut(number)
+            && slot.as_mut().is_some_and(|subscriber| subscriber.drain().is_err())
         {
-            *place = None;
+            *slot = None;
         }
     }
 }
 
-impl Subscriber {
+impl SubscriberSocket {
     /// One `writev` for all of `frames`; what does not go waits.
-    fn deliver(&mut self, frames: &[Rc<[u8]>], slices: &[IoSlice<'_>]) -> io::Result<()> {
-        if !self.waiting.is_empty() {
-            self.waiting.extend(frames.iter().cloned());
+    fn send(&mut self, frames: &[Rc<[u8]>], slices: &[IoSlice<'_>]) -> io::Result<()> {
+        if !self.queue.is_empty() {
+            self.queue.extend(frames.iter().cloned());
             return Ok(());
         }
         let written = match self.stream.write_vectored(slices) {
@@ -162,7 +162,7 @@ impl Subscriber {
         };
         let total: usize = frames.iter().map(|frame| frame.len()).sum();
         if written < total {
-            self.waiting.extend(frames.iter().cloned());
+            self.queue.extend(frames.iter().cloned());
             self.skip(written);
             return self.drain();
         }
@@ -170,9 +170,9 @@ impl Subscriber {
     }
 
     fn drain(&mut self) -> io::Result<()> {
-        while !self.waiting.is_empty() {
-            let first = self.waiting.front().map_or(&[][..], |frame| &frame[self.written..]);
-            let rest = self.waiting.iter().skip(1).take(MAX_SLICES - 1).map(|frame| IoSlice::new(frame));
+        while !self.queue.is_empty() {
+            let first = self.queue.front().map_or(&[][..], |frame| &frame[self.written..]);
+            let rest = self.queue.iter().skip(1).take(MAX_SLICES - 1).map(|frame| IoSlice::new(frame));
             let slices: Vec<IoSlice<'_>> = std::iter::once(IoSlice::new(first)).chain(rest).collect();
             match self.stream.write_vectored(&slices) {
                 Ok(written) => self.skip(written),
@@ -185,11 +185,11 @@ impl Subscriber {
 
     fn skip(&mut self, bytes: usize) {
         self.written += bytes;
-        while let Some(frame) = self.waiting.front()
+        while let Some(frame) = self.queue.front()
             && self.written >= frame.len()
         {
             self.written -= frame.len();
-            self.waiting.pop_front();
+            self.queue.pop_front();
         }
     }
 }
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_become_frames_when_they_are_whole() {
+    fn complete_messages_become_frames() {
         let mut input = vec![0, 0, 0, 2, b'{', b'}', 0, 0, 0, 2, b'['];
         let frames = take_frames(&mut input);
         assert_eq!(frames.len(), 1);

@@ -9,12 +9,12 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Counters of the whole machine at some moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine {
+pub(crate) struct MachineCounters {
     busy_ticks: u64,
     overflows: u64,
 }
 
-impl Machine {
+impl MachineCounters {
     /// Reads them.
     pub(crate) fn read() -> Self {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -39,19 +39,19 @@ pub(crate) fn cores() -> usize {
 }
 
 /// Reports what the machine is and how busy it is before a run.
-pub(crate) fn describe(report: &mut Report) {
+pub(crate) fn report_machine(report: &mut Report) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    report.row("cores", cores());
-    report.row("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()));
+    report.set("cores", cores());
+    report.set("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()));
     let model = read("/proc/cpuinfo");
     let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     if let Some((_, model)) = model {
-        report.row("processor", model.trim());
+        report.set("processor", model.trim());
     }
     if let Some(load) = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()) {
-        report.number("load_average_at_start", load);
+        report.set_number("load_average_at_start", load);
         if load > cores() as f64 * 0.5 {
-            report.note(format!(
+            report.add_note(format!(
                 "the machine was busy before the run began (load average {load} on {} cores): compare with care",
                 cores()
             ));
@@ -78,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_counters_are_read_from_the_columns_that_hold_them() {
+    fn machine_counters_are_read_from_the_right_columns() {
         assert_eq!(busy_ticks("cpu  1 2 4 800 1600 8 16 3200 0 0\ncpu0 9 9"), 31);
         assert_eq!(
             tcp_ext("TcpExt: A ListenOverflows B\nTcpExt: 1 23 4\nIpExt: X\nIpExt: 5", "ListenOverflows"),
             Some(23)
         );
         assert_eq!(tcp_ext("", "ListenOverflows"), None);
-        assert!(Machine::read().busy_ticks > 0);
+        assert!(MachineCounters::read().busy_ticks > 0);
     }
 }

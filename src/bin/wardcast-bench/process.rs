@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::error::{BenchError, Result, While};
+use crate::error::{BenchError, IoContext, Result};
 
 /// Length of a tick in /proc/PID/stat: USER_HZ is 100 on every Linux that programs see.
 const TICK_NANOS: u64 = 10_000_000;
@@ -21,7 +21,7 @@ pub(crate) struct CpuTime {
 
 /// Processor time between two readings, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CpuSpent {
+pub(crate) struct CpuUsage {
     /// On the processor, from the scheduler's own books. What a thread that ended meanwhile had used is not in it.
     pub(crate) total: u64,
     /// Of that in user mode, in the share that the coarser /proc/PID/stat gives it.
@@ -36,7 +36,7 @@ impl CpuTime {
         let mut time = Self::default();
         for &pid in pids {
             let tasks = format!("/proc/{pid}/task");
-            for entry in fs::read_dir(&tasks).during(|| format!("reading {tasks} (is --pid right?)"))?.flatten() {
+            for entry in fs::read_dir(&tasks).context(|| format!("reading {tasks} (is --pid right?)"))?.flatten() {
                 let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                     continue;
                 };
@@ -46,7 +46,7 @@ impl CpuTime {
                 time.threads.insert((pid, thread), nanos);
             }
             let stat =
-                fs::read_to_string(format!("/proc/{pid}/stat")).during(|| format!("reading /proc/{pid}/stat"))?;
+                fs::read_to_string(format!("/proc/{pid}/stat")).context(|| format!("reading /proc/{pid}/stat"))?;
             // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field after it.
             let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
             let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
@@ -57,14 +57,14 @@ impl CpuTime {
     }
 
     /// What was spent since `before`.
-    pub(crate) fn since(&self, before: &Self) -> CpuSpent {
+    pub(crate) fn since(&self, before: &Self) -> CpuUsage {
         let had = |thread| before.threads.get(thread).copied().unwrap_or(0);
         let total = self.threads.iter().map(|(thread, nanos)| nanos.saturating_sub(had(thread))).sum();
         let user = self.user_ticks.saturating_sub(before.user_ticks) * TICK_NANOS;
         let system = self.system_ticks.saturating_sub(before.system_ticks) * TICK_NANOS;
         let ticked = (user + system).max(1) as f64;
         let share = |part: u64| (total as f64 * part as f64 / ticked) as u64;
-        CpuSpent { total, user: share(user), system: share(system) }
+        CpuUsage { total, user: share(user), system: share(system) }
     }
 }
 
@@ -75,13 +75,13 @@ pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
 
 fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).during(|| format!("reading {path} (is --pid right?)"))?;
+    let text = fs::read_to_string(&path).context(|| format!("reading {path} (is --pid right?)"))?;
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok());
     value.ok_or_else(|| BenchError::Usage(format!("{path} has no {field}")))
 }
 
 /// Makes room for `sockets`: raises this process' own limit of open files as far as it may, and fails when that is not enough.
-pub(crate) fn make_room(sockets: usize) -> Result<()> {
+pub(crate) fn raise_file_limit(sockets: usize) -> Result<()> {
     /// Standard streams, epoll, wakers and the like.
     const OTHERS: usize = 40;
     let needed = (sockets + OTHERS) as u64;
@@ -93,7 +93,7 @@ pub(crate) fn make_room(sockets: usize) -> Result<()> {
     }
     if needed <= hard {
         let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum });
-        return raised.map_err(std::io::Error::from).during(|| format!("raising `ulimit -n` to {needed}"));
+        return raised.map_err(std::io::Error::from).context(|| format!("raising `ulimit -n` to {needed}"));
     }
     Err(BenchError::Usage(format!(
         "{sockets} sockets need {needed} open files, and `ulimit -Hn` is {hard} here: run `ulimit -n {needed}` first (as \
@@ -102,14 +102,14 @@ pub(crate) fn make_room(sockets: usize) -> Result<()> {
 }
 
 /// Raises this process' own limit of open files to the most that it may be.
-pub(crate) fn make_all_room() -> Result<()> {
+pub(crate) fn raise_file_limit_to_maximum() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    raised.map_err(std::io::Error::from).during(|| "raising `ulimit -n`")
+    raised.map_err(std::io::Error::from).context(|| "raising `ulimit -n`")
 }
 
 /// Which of `pids` has no room for more connections, in a sentence that tells what to do.
-pub(crate) fn full(pids: &[u32]) -> Option<String> {
+pub(crate) fn file_limit_reached(pids: &[u32]) -> Option<String> {
     /// It cannot use the last ones: it needs them to accept and refuse.
     const RESERVE: u64 = 4;
     pids.iter().find_map(|pid| {
@@ -127,7 +127,7 @@ fn open_files(pid: u32) -> Option<(u64, u64)> {
 }
 
 /// The process that listens at a local port, if it may be seen: one of this user's, or any for root.
-pub(crate) fn listener(port: u16) -> Option<u32> {
+pub(crate) fn listening_process(port: u16) -> Option<u32> {
     /// LISTEN in the column `st`.
     const LISTENS: &str = "0A";
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -148,7 +148,7 @@ pub(crate) fn listener(port: u16) -> Option<u32> {
 
 /// Those of the clients' `ports` whose server side no process holds any more. A client that does not read cannot see it
 /// itself: the end stands behind data it never takes.
-pub(crate) fn ports_let_go(ports: &[u16]) -> Vec<u16> {
+pub(crate) fn ports_closed_by_server(ports: &[u16]) -> Vec<u16> {
     // Columns: sl local_address rem_address st … inode. An orphan, closed by its process but not by TCP, has inode 0.
     // Read twice: sockets that come and go meanwhile can hide a line of the table from one reading.
     let tables = [(); 2].map(|()| fs::read_to_string("/proc/net/tcp").unwrap_or_default());
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_memory_and_uses_the_processor() {
+    fn cpu_time_and_memory_of_this_process_are_read() {
         let me = [std::process::id()];
         let before = CpuTime::read(&me).unwrap();
         let mut sum = 0u64;
@@ -182,36 +182,36 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_let_go_when_its_process_closes_it() {
+    fn socket_closed_by_its_process_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = [client.local_addr().unwrap().port()];
         let (server, _) = listener.accept().unwrap();
-        assert!(ports_let_go(&port).is_empty());
+        assert!(ports_closed_by_server(&port).is_empty());
         drop(server);
         // A child of another test that is just being born holds all that is open here until it runs a program of its own.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
-        while ports_let_go(&port) != port {
+        while ports_closed_by_server(&port) != port {
             assert!(std::time::Instant::now() < end, "it is not let go");
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn too_many_sockets_are_refused_with_the_limit_to_raise() {
-        let error = make_room(1_000_000_000).unwrap_err().to_string();
+    fn too_many_sockets_are_refused_with_the_needed_ulimit() {
+        let error = raise_file_limit(1_000_000_000).unwrap_err().to_string();
         assert!(error.contains("ulimit -n 1000000040"), "{error}");
-        assert!(make_room(10).is_ok());
+        assert!(raise_file_limit(10).is_ok());
     }
 
     #[test]
-    fn whoever_listens_is_found_by_the_port() {
+    fn listening_process_is_found_by_its_port() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port();
-        assert_eq!(listener(port), Some(std::process::id()));
+        assert_eq!(listening_process(port), Some(std::process::id()));
         let (open, most) = open_files(std::process::id()).unwrap();
         assert!(open > 3 && most > open);
         drop(server);
-        assert_eq!(listener(port), None);
+        assert_eq!(listening_process(port), None);
     }
 }

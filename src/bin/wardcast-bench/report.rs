@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
-use crate::fields::{FIELDS, Field, Kind, PERCENTILES, Section};
+use crate::report_fields::{FieldKind, PERCENTILES, REPORT_FIELDS, ReportField, ReportSection};
 
 /// The shape of the JSON object; a change that takes something away makes it 2.
 const SCHEMA: u32 = 1;
@@ -31,19 +31,22 @@ impl Report {
     }
 
     /// Sets a figure, one of `fields`.
-    pub(crate) fn row(&mut self, name: &str, value: impl Into<Value>) {
-        debug_assert!(FIELDS.iter().any(|field| field.name == name), "{name} is no field");
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<Value>) {
+        debug_assert!(REPORT_FIELDS.iter().any(|field| field.name == name), "{name} is no field");
         self.values.insert(name.to_owned(), value.into());
     }
 
     /// Sets a figure, rounded to what can be believed of it.
-    pub(crate) fn number(&mut self, name: &str, value: f64) {
-        self.row(name, rounded(value));
+    pub(crate) fn set_number(&mut self, name: &str, value: f64) {
+        self.set(name, rounded(value));
     }
 
     /// Sets the percentiles of `latencies` (nanoseconds), in milliseconds.
-    pub(crate) fn percentiles(&mut self, name: &str, latencies: &Histogram<u64>) {
-        debug_assert!(FIELDS.iter().any(|field| field.name == name && field.kind == Kind::Times), "{name}");
+    pub(crate) fn set_percentiles(&mut self, name: &str, latencies: &Histogram<u64>) {
+        debug_assert!(
+            REPORT_FIELDS.iter().any(|field| field.name == name && field.kind == FieldKind::Percentiles),
+            "{name}"
+        );
         if latencies.is_empty() {
             return;
         }
@@ -55,13 +58,13 @@ impl Report {
     }
 
     /// Sets counts by reason.
-    pub(crate) fn reasons(&mut self, name: &str, reasons: &BTreeMap<String, u64>) {
+    pub(crate) fn set_counts(&mut self, name: &str, reasons: &BTreeMap<String, u64>) {
         let map: Map<String, Value> = reasons.iter().map(|(reason, count)| (reason.clone(), (*count).into())).collect();
-        self.row(name, map);
+        self.set(name, map);
     }
 
     /// Adds what its reader should know, or do.
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
+    pub(crate) fn add_note(&mut self, text: impl Into<String>) {
         let text = text.into();
         if !self.notes.contains(&text) {
             self.notes.push(text);
@@ -69,20 +72,20 @@ impl Report {
     }
 
     /// Takes the figures and notes of another.
-    pub(crate) fn adopt(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.values.extend(other.values);
-        other.notes.into_iter().for_each(|note| self.note(note));
+        other.notes.into_iter().for_each(|note| self.add_note(note));
     }
 
     /// The report as one JSON object.
-    pub(crate) fn json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         let mut map = Map::new();
         map.insert("schema".to_owned(), SCHEMA.into());
         map.insert("run".to_owned(), self.command.into());
         map.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         map.insert("interrupted".to_owned(), self.interrupted.into());
         map.insert("notes".to_owned(), self.notes.clone().into());
-        for field in FIELDS {
+        for field in REPORT_FIELDS {
             for name in names(field) {
                 let value = self.values.get(&name).cloned().unwrap_or(Value::Null);
                 map.insert(name, value);
@@ -92,11 +95,12 @@ impl Report {
     }
 
     /// The report as a table.
-    pub(crate) fn table(&self) -> String {
-        let ended = if self.interrupted { ", ended early by Ctrl-C" } else { "" };
-        let mut lines = vec![format!("wardcast-bench {}{ended}", self.command)];
-        for part in FIELDS.chunk_by(|one, next| one.section == next.section) {
-            let values = part.iter().filter(|field| field.kind != Kind::Times).flat_map(|field| self.lines_of(field));
+    pub(crate) fn to_table(&self) -> String {
+        let closed = if self.interrupted { ", ended early by Ctrl-C" } else { "" };
+        let mut lines = vec![format!("wardcast-bench {}{closed}", self.command)];
+        for part in REPORT_FIELDS.chunk_by(|one, next| one.section == next.section) {
+            let values =
+                part.iter().filter(|field| field.kind != FieldKind::Percentiles).flat_map(|field| self.lines_of(field));
             let values: Vec<String> = values.collect();
             let times: Vec<String> = part.iter().filter_map(|field| self.line_of_times(field)).collect();
             if values.is_empty() && times.is_empty() {
@@ -113,7 +117,7 @@ impl Report {
         lines.join("\n")
     }
 
-    fn lines_of(&self, field: &Field) -> Vec<String> {
+    fn lines_of(&self, field: &ReportField) -> Vec<String> {
         let line = |label: &str, value: &str, unit: &str| {
             format!("  {label:LABEL$} {value:>NUMBER$} {unit}").trim_end().to_owned()
         };
@@ -129,8 +133,8 @@ impl Report {
         }
     }
 
-    fn line_of_times(&self, field: &Field) -> Option<String> {
-        self.values.get(names(field).first()?)?.as_f64().filter(|_| field.kind == Kind::Times)?;
+    fn line_of_times(&self, field: &ReportField) -> Option<String> {
+        self.values.get(names(field).first()?)?.as_f64().filter(|_| field.kind == FieldKind::Percentiles)?;
         let values = names(field)
             .iter()
             .map(|name| self.values.get(name).map_or(String::new(), shown))
@@ -140,14 +144,14 @@ impl Report {
 }
 
 /// The names of a figure in JSON.
-fn names(field: &Field) -> Vec<String> {
+fn names(field: &ReportField) -> Vec<String> {
     match field.kind {
-        Kind::Times => PERCENTILES.iter().map(|(end, ..)| format!("{}_{end}_ms", field.name)).collect(),
-        Kind::Value | Kind::Reasons => vec![field.name.to_owned()],
+        FieldKind::Percentiles => PERCENTILES.iter().map(|(end, ..)| format!("{}_{end}_ms", field.name)).collect(),
+        FieldKind::Value | FieldKind::Counts => vec![field.name.to_owned()],
     }
 }
 
-fn title(section: Section, has_times: bool) -> String {
+fn title(section: ReportSection, has_times: bool) -> String {
     let heads = PERCENTILES.iter().fold(String::new(), |line, (_, head, _)| line + &format!("{head:>10}"));
     format!("{:25}{}", section.title(), if has_times { &heads } else { "" }).trim_end().to_owned()
 }
@@ -199,41 +203,41 @@ pub(crate) fn thousands(digits: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::latencies;
+    use crate::delivery_stats::latencies;
 
     fn report() -> Report {
         let mut report = Report::new("fanout");
-        report.row("connections", 5000);
-        report.row("deliveries", 12_345_678);
-        report.number("server_cpu_us_per_delivery", 7.123456);
-        report.number("deliveries_per_second", 98_765.43);
-        report.reasons("connections_closed", &BTreeMap::from([("close 3008 slow".to_owned(), 1234)]));
-        report.reasons("failures", &BTreeMap::new());
+        report.set("connections", 5000);
+        report.set("deliveries", 12_345_678);
+        report.set_number("server_cpu_us_per_delivery", 7.123456);
+        report.set_number("deliveries_per_second", 98_765.43);
+        report.set_counts("connections_closed", &BTreeMap::from([("close 3008 slow".to_owned(), 1234)]));
+        report.set_counts("failures", &BTreeMap::new());
         let mut latency = latencies();
         (1..=1000).for_each(|millis| latency.record(millis * 1_000_000).unwrap());
-        report.percentiles("delivery", &latency);
-        report.percentiles("publish_answer", &latencies());
-        report.note("raise limits.outbox_bytes");
-        report.note("raise limits.outbox_bytes");
+        report.set_percentiles("delivery", &latency);
+        report.set_percentiles("publish_answer", &latencies());
+        report.add_note("raise limits.outbox_bytes");
+        report.add_note("raise limits.outbox_bytes");
         report
     }
 
     #[test]
-    fn json_has_every_figure_and_null_for_what_was_not_measured() {
-        let json: Value = report().json().parse().unwrap();
+    fn json_has_every_field_and_null_for_unmeasured_ones() {
+        let json: Value = report().to_json().parse().unwrap();
         assert_eq!((&json["schema"], &json["run"], &json["interrupted"]), (&1.into(), &"fanout".into(), &false.into()));
         assert_eq!(json["server_cpu_us_per_delivery"], 7.123);
         assert_eq!(json["connections_closed"]["close 3008 slow"], 1234);
         assert_eq!(json["failures"], serde_json::json!({}));
         assert_eq!(json["notes"], serde_json::json!(["raise limits.outbox_bytes"]));
         assert_eq!(json["publish_answer_p50_ms"], Value::Null);
-        let named = FIELDS.iter().flat_map(names).filter(|name| json.get(name).is_some()).count();
+        let named = REPORT_FIELDS.iter().flat_map(names).filter(|name| json.get(name).is_some()).count();
         assert_eq!(json.as_object().unwrap().len(), named + 5);
     }
 
     #[test]
-    fn percentiles_are_true_to_three_digits_and_the_maximum_exact() {
-        let json: Value = report().json().parse().unwrap();
+    fn percentiles_are_accurate_to_three_digits_and_the_maximum_is_exact() {
+        let json: Value = report().to_json().parse().unwrap();
         let (mut latency, close) = (latencies(), |name: &str, millis: f64| {
             let told = json[format!("delivery_{name}_ms")].as_f64().unwrap();
             assert!((told / millis - 1.0).abs() < 0.002, "{name}: {told}");
@@ -243,14 +247,14 @@ mod tests {
         }
         latency.record(1_234_567).unwrap();
         let mut report = Report::new("fanout");
-        report.percentiles("delivery", &latency);
-        let json: Value = report.json().parse().unwrap();
+        report.set_percentiles("delivery", &latency);
+        let json: Value = report.to_json().parse().unwrap();
         assert_eq!(json["delivery_p50_ms"], json["delivery_max_ms"], "no percentile is above the maximum");
     }
 
     #[test]
-    fn the_table_is_aligned_and_its_thousands_are_apart() {
-        let table = report().table();
+    fn table_is_aligned_with_thousands_separators() {
+        let table = report().to_table();
         let line =
             |start: &str| table.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{table}"));
         assert!(line("  deliveries").contains("12,345,678"), "{table}");
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_the_digits_that_mean_something() {
+    fn numbers_keep_their_significant_digits() {
         let numbers =
             [(0.1234567, "0.123"), (12.345, "12.35"), (123.45, "123.5"), (1234.5, "1,234"), (1e6, "1,000,000")];
         for (number, text) in numbers {

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Type};
 
-use crate::target::Target;
+use crate::target_url::TargetUrl;
 
 /// Linux' number for "the connection is being made", which `io::ErrorKind` has no stable name for.
 const EINPROGRESS: i32 = 115;
@@ -27,15 +27,15 @@ pub(crate) struct SocketOptions {
 
 /// The socket.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct ClientSocket {
     /// The TCP connection, to be registered with a poll.
     pub(crate) tcp: TcpStream,
     tls: Option<Box<ClientConnection>>,
 }
 
-impl Socket {
-    /// Begins to connect; the first writable event tells how it went (`finish`).
-    pub(crate) fn open(target: &Target, options: &SocketOptions) -> io::Result<Self> {
+impl ClientSocket {
+    /// Begins to connect; the first writable event tells how it went (`is_connected`).
+    pub(crate) fn open(target: &TargetUrl, options: &SocketOptions) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(target.address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -60,7 +60,7 @@ impl Socket {
     }
 
     /// Whether the TCP connection stands, or why it does not.
-    pub(crate) fn finish(&self) -> io::Result<bool> {
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.tcp.take_error()? {
             return Err(error);
         }
@@ -73,7 +73,7 @@ impl Socket {
 
     /// Goes without a word, as when something between the two sides is gone: the server gets a reset, and the port is free
     /// again at once.
-    pub(crate) fn cut(self) {
+    pub(crate) fn reset(self) {
         // Where that is refused the end is a quiet one, and the port is free a minute later.
         let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
     }
@@ -98,7 +98,7 @@ impl Socket {
 
     /// Whether a read of `read` bytes into `room` left nothing behind: then the next event tells of more. Only a plain
     /// socket can know; TLS may hold what is decrypted already.
-    pub(crate) fn drained(&self, read: usize, room: usize) -> bool {
+    pub(crate) fn is_drained(&self, read: usize, room: usize) -> bool {
         self.tls.is_none() && read < room
     }
 

@@ -19,9 +19,10 @@ pub(crate) fn client_config(ca: Option<&Path>, insecure: bool) -> Result<Arc<Cli
         .map_err(|error| BenchError::Usage(format!("TLS: {error}")))?;
     let mut config = match (ca, insecure) {
         (Some(file), _) => builder.with_root_certificates(roots(file)?).with_no_client_auth(),
-        (None, true) => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth()
-        }
+        (None, true) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
+            .with_no_client_auth(),
         (None, false) => {
             return Err(BenchError::Usage("wss and https need --ca FILE (PEM) or --insecure".to_owned()));
         }
@@ -46,9 +47,9 @@ fn roots(file: &Path) -> Result<RootCertStore> {
 
 /// Believes any certificate, for test servers that sign their own; the handshake's signatures are still checked.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -12,37 +12,37 @@ use crate::{
 };
 
 /// No neighbour.
-const NOBODY: usize = usize::MAX;
+const NO_SLOT: usize = usize::MAX;
 
 /// Some histories, and what they count.
 pub(super) struct Histories {
-    places: HashMap<Channel, usize, foldhash::fast::RandomState>,
+    slots: HashMap<Channel, usize, foldhash::fast::RandomState>,
     entries: Slab<Entry>,
     /// Those to which nobody has ever published, and the others. The first are forgotten first: anybody who may subscribe
     /// can make them, and they hold nothing that could be missed.
-    orders: [Order; 2],
+    lru_lists: [LruList; 2],
     /// Where the next sweep begins.
-    swept: usize,
+    next_sweep_slot: usize,
     bytes: usize,
 }
 
 /// Two ends of a list.
 #[derive(Clone, Copy)]
-struct Order {
+struct LruList {
     newest: usize,
     oldest: usize,
 }
 
-impl Order {
-    const EMPTY: Self = Self { newest: NOBODY, oldest: NOBODY };
+impl LruList {
+    const EMPTY: Self = Self { newest: NO_SLOT, oldest: NO_SLOT };
 }
 
 struct Entry {
     channel: Channel,
     history: ChannelHistory,
-    touched: Millis,
+    last_used: Millis,
     /// Which of the orders it stands in.
-    order: usize,
+    list: usize,
     newer: usize,
     older: usize,
 }
@@ -52,15 +52,15 @@ impl Entry {
         self.channel.as_str().len() + self.history.cost_bytes()
     }
 
-    fn is_over(&self, now: Millis) -> bool {
-        self.touched.saturating_add(millis(self.history.meta_ttl())) <= now
+    fn is_expired(&self, now: Millis) -> bool {
+        self.last_used.saturating_add(millis(self.history.meta_ttl())) <= now
     }
 }
 
 impl Default for Histories {
     fn default() -> Self {
-        let (places, entries) = (HashMap::default(), Slab::new());
-        Self { places, entries, orders: [Order::EMPTY; 2], swept: 0, bytes: 0 }
+        let (slots, entries) = (HashMap::default(), Slab::new());
+        Self { slots, entries, lru_lists: [LruList::EMPTY; 2], next_sweep_slot: 0, bytes: 0 }
     }
 }
 
@@ -69,64 +69,65 @@ impl Histories {
     ///
     /// # Errors
     /// The system gives no randomness for the name of a new one.
-    pub(super) fn with<T>(
+    pub(super) fn with_channel<T>(
         &mut self,
         channel: &Channel,
         retention: Retention,
         now: Millis,
         work: impl FnOnce(&mut ChannelHistory) -> T,
     ) -> Result<T, getrandom::Error> {
-        if let Some(place) = self.places.get(channel).copied()
-            && self.entries[place].is_over(now)
+        if let Some(slot) = self.slots.get(channel).copied()
+            && self.entries[slot].is_expired(now)
         {
-            self.forget(place);
+            self.remove(slot);
         }
-        let place = match self.places.get(channel) {
-            Some(place) => *place,
-            None => self.begin(channel, retention, now)?,
+        let slot = match self.slots.get(channel) {
+            Some(slot) => *slot,
+            None => self.create(channel, retention, now)?,
         };
-        self.unlink(place);
-        let entry = &mut self.entries[place];
+        self.unlink(slot);
+        let entry = &mut self.entries[slot];
         let before = entry.cost_bytes();
-        entry.touched = now;
-        entry.history.retain(retention, now);
+        entry.last_used = now;
+        entry.history.set_retention(retention, now);
         let worked = work(&mut entry.history);
         self.bytes = self.bytes - before + entry.cost_bytes();
-        self.link(place);
+        self.link_newest(slot);
         Ok(worked)
     }
 
-    fn begin(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, getrandom::Error> {
+    fn create(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, getrandom::Error> {
         let history = ChannelHistory::new(retention)?;
-        let entry = Entry { channel: channel.clone(), history, touched: now, order: 0, newer: NOBODY, older: NOBODY };
+        let entry =
+            Entry { channel: channel.clone(), history, last_used: now, list: 0, newer: NO_SLOT, older: NO_SLOT };
         self.bytes += entry.cost_bytes();
-        let place = self.entries.insert(entry);
-        self.places.insert(channel.clone(), place);
-        self.link(place);
-        Ok(place)
+        let slot = self.entries.insert(entry);
+        self.slots.insert(channel.clone(), slot);
+        self.link_newest(slot);
+        Ok(slot)
     }
 
     /// Forgets what a channel has kept, not where it stands.
     pub(super) fn clear(&mut self, channel: &Channel) {
-        let Some(place) = self.places.get(channel) else { return };
-        let entry = &mut self.entries[*place];
+        let Some(slot) = self.slots.get(channel) else { return };
+        let entry = &mut self.entries[*slot];
         let before = entry.cost_bytes();
         entry.history.clear();
         self.bytes = self.bytes - before + entry.cost_bytes();
     }
 
-    /// Looks at the next `count` places: publications and histories whose time is over are forgotten.
+    /// Looks at the next `count` slots: publications and histories whose time is over are forgotten.
     pub(super) fn sweep(&mut self, now: Millis, count: usize) {
-        let places = self.entries.capacity();
-        for _ in 0..count.min(places) {
-            let place = self.swept % places;
-            self.swept = place + 1;
-            match self.entries.get_mut(place) {
+        let slots = self.entries.capacity();
+        for _ in 0..count.min(slots) {
+            let slot = self.next_sweep_slot % slots;
+            self.next_sweep_slot = slot + 1;
+            match self.entries.get_mut(slot) {
                 None => {}
-                Some(entry) if entry.is_over(now) => self.forget(place),
+                Some(entry) if entry.is_expired(now) => self.remove(slot),
                 Some(entry) => {
                     let before = entry.cost_bytes();
-                    entry.history.expire(now);
+                    entry.history.drop_expired(now);
                     self.bytes = self.bytes - before + entry.cost_bytes();
                 }
             }
@@ -134,16 +135,16 @@ impl Histories {
     }
 
     /// The one that is to be forgotten first: whether anybody has ever published to it, and since when it has rested.
-    pub(super) fn first_to_go(&self) -> Option<(bool, Millis)> {
-        let first = self.orders.iter().find_map(|order| self.entries.get(order.oldest));
-        first.map(|entry| (entry.order == 1, entry.touched))
+    pub(super) fn eviction_candidate(&self) -> Option<(bool, Millis)> {
+        let first = self.lru_lists.iter().find_map(|list| self.entries.get(list.oldest));
+        first.map(|entry| (entry.list == 1, entry.last_used))
     }
 
-    /// Forgets [`Self::first_to_go`], and where it stood: nobody recovers over the hole.
-    pub(super) fn forget_first(&mut self) {
-        let first = self.orders.iter().map(|order| order.oldest).find(|oldest| *oldest != NOBODY);
+    /// Forgets [`Self::eviction_candidate`], and where it stood: nobody recovers over the hole.
+    pub(super) fn evict_first(&mut self) {
+        let first = self.lru_lists.iter().map(|list| list.oldest).find(|oldest| *oldest != NO_SLOT);
         if let Some(first) = first {
-            self.forget(first);
+            self.remove(first);
         }
     }
 
@@ -152,40 +153,40 @@ impl Histories {
         self.bytes
     }
 
-    fn forget(&mut self, place: usize) {
-        self.unlink(place);
-        let entry = self.entries.remove(place);
+    fn remove(&mut self, slot: usize) {
+        self.unlink(slot);
+        let entry = self.entries.remove(slot);
         self.bytes -= entry.cost_bytes();
-        self.places.remove(&entry.channel);
+        self.slots.remove(&entry.channel);
         if self.entries.is_empty() {
             // Many may have been here at once.
             *self = Self::default();
         }
     }
 
-    fn unlink(&mut self, place: usize) {
-        let Entry { newer, older, order, .. } = self.entries[place];
+    fn unlink(&mut self, slot: usize) {
+        let Entry { newer, older, list, .. } = self.entries[slot];
         match self.entries.get_mut(newer) {
             Some(entry) => entry.older = older,
-            None => self.orders[order].newest = older,
+            None => self.lru_lists[list].newest = older,
         }
         match self.entries.get_mut(older) {
             Some(entry) => entry.newer = newer,
-            None => self.orders[order].oldest = newer,
+            None => self.lru_lists[list].oldest = newer,
         }
     }
 
     /// Puts it before all others of its order.
-    fn link(&mut self, place: usize) {
-        let entry = &mut self.entries[place];
-        let order = usize::from(entry.history.position().offset > 0);
-        let older = self.orders[order].newest;
-        (entry.newer, entry.older, entry.order) = (NOBODY, older, order);
+    fn link_newest(&mut self, slot: usize) {
+        let entry = &mut self.entries[slot];
+        let list = usize::from(entry.history.position().offset > 0);
+        let older = self.lru_lists[list].newest;
+        (entry.newer, entry.older, entry.list) = (NO_SLOT, older, list);
         match self.entries.get_mut(older) {
-            Some(entry) => entry.newer = place,
-            None => self.orders[order].oldest = place,
+            Some(entry) => entry.newer = slot,
+            None => self.lru_lists[list].oldest = slot,
         }
-        self.orders[order].newest = place;
+        self.lru_lists[list].newest = slot;
     }
 }
 
@@ -196,7 +197,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::{super::record::Record, *};
+    use super::{super::record::HistoryRecord, *};
     use crate::{
         broker::{HistoryRequest, Version},
         publication::Publication,
@@ -228,17 +229,17 @@ mod tests {
     impl Histories {
         /// Both orders from either end have every entry once, in the order that it says of itself.
         fn is_linked(&self) -> bool {
-            let walk = |order: usize| {
-                let (mut places, mut place) = (Vec::new(), self.orders[order].oldest);
-                while let Some(entry) = self.entries.get(place) {
-                    let is_well = entry.order == order && (places.last().copied().unwrap_or(NOBODY) == entry.older);
-                    places.push(place);
-                    place = entry.newer;
-                    if !is_well || places.len() > self.entries.len() {
+            let walk = |list: usize| {
+                let (mut slots, mut slot) = (Vec::new(), self.lru_lists[list].oldest);
+                while let Some(entry) = self.entries.get(slot) {
+                    let is_well = entry.list == list && (slots.last().copied().unwrap_or(NO_SLOT) == entry.older);
+                    slots.push(slot);
+                    slot = entry.newer;
+                    if !is_well || slots.len() > self.entries.len() {
                         return None;
                     }
                 }
-                (self.orders[order].newest == places.last().copied().unwrap_or(NOBODY)).then_some(places.len())
+                (self.lru_lists[list].newest == slots.last().copied().unwrap_or(NO_SLOT)).then_some(slots.len())
             };
             walk(0).zip(walk(1)).is_some_and(|(empty, used)| empty + used == self.entries.len())
         }
@@ -246,7 +247,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_counted_is_what_is_there_whatever_the_clock_does(calls in prop::collection::vec(call(), 1..80)) {
+        fn counted_bytes_match_the_stored_histories(calls in prop::collection::vec(call(), 1..80)) {
             let (mut histories, mut now) = (Histories::default(), 1_000_000);
             let (ttl, meta_ttl) = (Duration::from_secs(20), Duration::from_secs(60));
             for (number, call) in calls {
@@ -257,23 +258,23 @@ mod tests {
                         let publication = Publication::new(channel.clone(), Bytes::from(vec![b'7'; bytes]));
                         let version = version.map(|number| Version { number, epoch: "".into() });
                         let append = |history: &mut ChannelHistory| {
-                            history.append(Record::new(&publication, now), version, most);
+                            history.append(HistoryRecord::new(&publication, now), version, most);
                         };
-                        histories.with(&channel, retention(size), now, append).expect("randomness");
+                        histories.with_channel(&channel, retention(size), now, append).expect("randomness");
                     }
                     Call::Ask => {
                         let request = HistoryRequest { limit: usize::MAX, ..HistoryRequest::default() };
-                        let page = histories.with(&channel, retention(3), now, |history| history.page(&channel, &request));
+                        let page = histories.with_channel(&channel, retention(3), now, |history| history.page(&channel, &request));
                         prop_assert!(page.expect("randomness").len() <= 3);
                     }
                     Call::Clear => histories.clear(&channel),
                     Call::Sweep => histories.sweep(now, 3),
-                    Call::Forget => histories.forget_first(),
+                    Call::Forget => histories.evict_first(),
                     Call::Wait(millis) => now += millis,
                 }
                 let there: usize = histories.entries.iter().map(|(_, entry)| entry.cost_bytes()).sum();
                 prop_assert_eq!(histories.bytes(), there);
-                prop_assert_eq!(histories.places.len(), histories.entries.len());
+                prop_assert_eq!(histories.slots.len(), histories.entries.len());
                 prop_assert!(histories.is_linked());
             }
         }

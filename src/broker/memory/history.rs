@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::record::Record;
+use super::record::HistoryRecord;
 use crate::{
     broker::{HistoryRequest, Retention, Version},
     channel::Channel,
@@ -19,7 +19,7 @@ pub(super) struct ChannelHistory {
     epoch: Epoch,
     /// Offset of the newest publication that ever was; those that are kept are the last before it, without a hole.
     top: u64,
-    records: VecDeque<Record>,
+    records: VecDeque<HistoryRecord>,
     record_bytes: usize,
     retention: Retention,
     version: Option<Box<Version>>,
@@ -37,26 +37,26 @@ impl ChannelHistory {
 
     /// Where it stands.
     pub(super) fn position(&self) -> Position {
-        self.at(self.top)
+        self.position_at(self.top)
     }
 
-    fn at(&self, offset: u64) -> Position {
+    fn position_at(&self, offset: u64) -> Position {
         Position { offset, epoch: self.epoch }
     }
 
     /// Where the next publication will stand.
-    pub(super) fn next(&self) -> Position {
-        self.at(self.top.saturating_add(1))
+    pub(super) fn next_position(&self) -> Position {
+        self.position_at(self.top.saturating_add(1))
     }
 
     /// Whether it has this version or a newer one.
-    pub(super) fn has_version(&self, version: &Version) -> bool {
+    pub(super) fn is_outdated(&self, version: &Version) -> bool {
         let newest = self.version.as_ref().filter(|newest| newest.epoch == version.epoch);
         newest.is_some_and(|newest| version.number <= newest.number)
     }
 
-    /// Takes a publication at [`Self::next`]; what is over `size`, or makes it larger than `most_bytes`, makes room.
-    pub(super) fn append(&mut self, record: Record, version: Option<Version>, most_bytes: usize) {
+    /// Takes a publication at [`Self::next_position`]; what is over `size`, or makes it larger than `max_bytes`, makes room.
+    pub(super) fn append(&mut self, record: HistoryRecord, version: Option<Version>, max_bytes: usize) {
         self.top = self.top.saturating_add(1);
         self.record_bytes += record.cost_bytes();
         if self.records.len() == self.records.capacity() {
@@ -67,7 +67,7 @@ impl ChannelHistory {
         if let Some(version) = version {
             self.version = Some(Box::new(version));
         }
-        while self.records.len() > self.retention.size || self.cost_bytes() > most_bytes {
+        while self.records.len() > self.retention.size || self.cost_bytes() > max_bytes {
             if !self.drop_oldest() {
                 break;
             }
@@ -76,25 +76,25 @@ impl ChannelHistory {
 
     fn drop_oldest(&mut self) -> bool {
         let oldest = self.records.pop_front();
-        self.record_bytes -= oldest.as_ref().map_or(0, Record::cost_bytes);
+        self.record_bytes -= oldest.as_ref().map_or(0, HistoryRecord::cost_bytes);
         oldest.is_some()
     }
 
     /// Keeps from now on as `retention` says.
-    pub(super) fn retain(&mut self, retention: Retention, now: Millis) {
+    pub(super) fn set_retention(&mut self, retention: Retention, now: Millis) {
         // What is over by the old word does not come back by the new one.
-        self.expire(now);
+        self.drop_expired(now);
         if self.retention != retention {
             self.retention = retention;
             while self.records.len() > retention.size {
                 self.drop_oldest();
             }
-            self.expire(now);
+            self.drop_expired(now);
         }
     }
 
     /// Forgets publications whose time is over.
-    pub(super) fn expire(&mut self, now: Millis) {
+    pub(super) fn drop_expired(&mut self, now: Millis) {
         let ttl = millis(self.retention.ttl);
         while self.records.front().is_some_and(|oldest| oldest.time().saturating_add(ttl) <= now) {
             self.drop_oldest();
@@ -123,7 +123,7 @@ impl ChannelHistory {
             since => since.map(|since| since.offset),
         };
         let publication = |index: usize| {
-            let position = self.at(before + 1 + index as u64);
+            let position = self.position_at(before + 1 + index as u64);
             self.records.get(index).map(|record| record.publication(channel.clone(), position))
         };
         let index_of = |offset: u64| usize::try_from(offset - before - 1).unwrap_or(usize::MAX);

@@ -6,7 +6,9 @@ use bytes::{Buf, Bytes};
 use uuid::Uuid;
 
 use crate::{
-    broker::parts::{self, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
+    broker::publication_encoding::{
+        self as encoding, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA,
+    },
     channel::Channel,
     clock::Millis,
     position::Position,
@@ -19,21 +21,21 @@ use crate::{
 const OVERHEAD: usize = 96;
 
 /// A publication without its channel and its offset: both follow from where it lies.
-pub(super) struct Record {
+pub(super) struct HistoryRecord {
     /// What the flags announce, each part behind its length; then the data.
     block: Bytes,
     time: Millis,
     flags: u8,
 }
 
-impl Record {
+impl HistoryRecord {
     /// Copies what is published: its data may be a piece of something large, which a history must not keep alive.
     pub(super) fn new(publication: &Publication, time: Millis) -> Self {
         let tags = Some(publication.tags.packed().as_bytes()).filter(|tags| !tags.is_empty());
-        let mut block = Vec::with_capacity(parts::length(publication, tags));
-        parts::write(&mut block, publication, tags);
+        let mut block = Vec::with_capacity(encoding::length(publication, tags));
+        encoding::write(&mut block, publication, tags);
         // Exactly as long as it is: nothing is moved and nothing is lost.
-        Self { block: block.into_boxed_slice().into(), time, flags: parts::flags(publication) }
+        Self { block: block.into_boxed_slice().into(), time, flags: encoding::flags(publication) }
     }
 
     /// When it was published.
@@ -51,26 +53,26 @@ impl Record {
         let mut rest = self.block.clone();
         let has = |flag| self.flags & flag != 0;
         let info = has(HAS_INFO).then(|| {
-            let (user, client) = (text(&mut rest), text(&mut rest));
-            let conn_info = has(HAS_CONN_INFO).then(|| take(&mut rest));
-            let chan_info = has(HAS_CHAN_INFO).then(|| take(&mut rest));
+            let (user, client) = (take_text(&mut rest), take_text(&mut rest));
+            let conn_info = has(HAS_CONN_INFO).then(|| take_field(&mut rest));
+            let chan_info = has(HAS_CHAN_INFO).then(|| take_field(&mut rest));
             Arc::new(ClientInfo { user, client, conn_info, chan_info })
         });
-        let tags = if has(HAS_TAGS) { Tags::from_packed(&text(&mut rest)) } else { Tags::default() };
+        let tags = if has(HAS_TAGS) { Tags::from_packed(&take_text(&mut rest)) } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| Uuid::from_u128(rest.get_u128()));
-        let (position, time, is_delta) = (Some(position), self.time, has(IS_DELTA));
-        Publication { channel, data: rest, info, position, tags, time, is_delta, exclude }
+        let (position, time, use_delta) = (Some(position), self.time, has(IS_DELTA));
+        Publication { channel, data: rest, info, position, tags, time, use_delta, exclude }
     }
 }
 
-fn take(rest: &mut Bytes) -> Bytes {
+fn take_field(rest: &mut Bytes) -> Bytes {
     let length = rest.get_u32() as usize;
     rest.split_to(length)
 }
 
-fn text(rest: &mut Bytes) -> String {
+fn take_text(rest: &mut Bytes) -> String {
     // It was text when it was put.
-    String::from_utf8_lossy(&take(rest)).into_owned()
+    String::from_utf8_lossy(&take_field(rest)).into_owned()
 }
 
 #[cfg(test)]
@@ -86,42 +88,42 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_publication_comes_back_as_it_was(
+        fn record_returns_the_stored_publication_unchanged(
             data in ".{0,50}",
             who in option::of((".{0,9}", ".{0,9}", raw(), raw())),
             tags in btree_map(".{0,9}", ".{0,200}", 0..3),
             exclude in option::of(any::<u128>()),
-            is_delta in any::<bool>(),
+            use_delta in any::<bool>(),
         ) {
             let info = who.map(|(user, client, conn_info, chan_info)| {
                 Arc::new(ClientInfo { user, client, conn_info, chan_info })
             });
             let channel = Channel::new("news").expect("a name");
-            let position = Position { offset: 7, epoch: Epoch::read("abcdefgh").expect("an epoch") };
+            let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").expect("an epoch") };
             let published = Publication {
                 info,
                 position: Some(position),
                 tags: Tags::new(tags).expect("few and short"),
                 time: 5,
-                is_delta,
+                use_delta,
                 exclude: exclude.map(Uuid::from_u128),
                 ..Publication::new(channel.clone(), data.into_bytes().into())
             };
-            let record = Record::new(&published, 5);
+            let record = HistoryRecord::new(&published, 5);
             prop_assert_eq!(record.publication(channel, position), published);
         }
     }
 
     #[test]
-    fn a_record_is_48_bytes_beside_what_it_carries() {
-        assert!(size_of::<Record>() <= 48, "{}", size_of::<Record>());
+    fn record_has_at_most_48_bytes_besides_its_block() {
+        assert!(size_of::<HistoryRecord>() <= 48, "{}", size_of::<HistoryRecord>());
     }
 
     #[test]
-    fn a_record_does_not_keep_the_message_that_its_data_is_a_piece_of() {
+    fn record_does_not_keep_the_message_buffer_alive() {
         let message = Bytes::from(vec![b'7'; 65_536]);
         let channel = Channel::new("news").expect("a name");
-        let record = Record::new(&Publication::new(channel, message.slice(..1)), 0);
+        let record = HistoryRecord::new(&Publication::new(channel, message.slice(..1)), 0);
         assert!(!message.as_ptr_range().contains(&record.block.as_ptr()) && record.block.len() == 1);
     }
 }

@@ -10,49 +10,49 @@ use bytes::Bytes;
 use crate::broker::BrokerError;
 
 /// No ticket waits longer, whatever is configured: the clock's arithmetic has an end.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The tickets of this instance.
-pub(super) struct Tickets {
-    waiting: HashMap<String, Ticket>,
-    most: usize,
+pub(super) struct TicketStore {
+    tickets: HashMap<String, Ticket>,
+    max_tickets: usize,
     /// No ticket is over before; so that whoever fills it up does not make us look through all of them each time.
-    none_over_before: Instant,
+    earliest_expiry: Instant,
 }
 
 struct Ticket {
     value: Bytes,
-    until: Instant,
+    expires_at: Instant,
 }
 
-impl Tickets {
-    pub(super) fn new(most: usize) -> Self {
-        Self { waiting: HashMap::new(), most, none_over_before: Instant::now() }
+impl TicketStore {
+    pub(super) fn new(max_tickets: usize) -> Self {
+        Self { tickets: HashMap::new(), max_tickets, earliest_expiry: Instant::now() }
     }
 
     pub(super) fn put(&mut self, id: String, value: Bytes, ttl: Duration) -> Result<(), BrokerError> {
         let now = Instant::now();
-        if self.waiting.len() >= self.most && !self.waiting.contains_key(&id) {
-            self.make_room(now);
-            if self.waiting.len() >= self.most {
+        if self.tickets.len() >= self.max_tickets && !self.tickets.contains_key(&id) {
+            self.drop_expired(now);
+            if self.tickets.len() >= self.max_tickets {
                 return Err(BrokerError::Busy);
             }
         }
-        let until = now + ttl.min(LONGEST);
-        self.none_over_before = self.none_over_before.min(until);
-        self.waiting.insert(id, Ticket { value, until });
+        let expires_at = now + ttl.min(MAX_TTL);
+        self.earliest_expiry = self.earliest_expiry.min(expires_at);
+        self.tickets.insert(id, Ticket { value, expires_at });
         Ok(())
     }
 
     pub(super) fn take(&mut self, id: &str) -> Option<Bytes> {
-        let ticket = self.waiting.remove(id)?;
-        (Instant::now() < ticket.until).then_some(ticket.value)
+        let ticket = self.tickets.remove(id)?;
+        (Instant::now() < ticket.expires_at).then_some(ticket.value)
     }
 
-    fn make_room(&mut self, now: Instant) {
-        if self.none_over_before <= now {
-            self.waiting.retain(|_, ticket| now < ticket.until);
-            self.none_over_before = self.waiting.values().map(|ticket| ticket.until).min().unwrap_or(now);
+    fn drop_expired(&mut self, now: Instant) {
+        if self.earliest_expiry <= now {
+            self.tickets.retain(|_, ticket| now < ticket.expires_at);
+            self.earliest_expiry = self.tickets.values().map(|ticket| ticket.expires_at).min().unwrap_or(now);
         }
     }
 }
@@ -64,8 +64,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn tickets_that_are_over_make_room_and_no_others_do() {
-        let mut tickets = Tickets::new(2);
+    fn only_expired_tickets_make_room() {
+        let mut tickets = TicketStore::new(2);
         assert_eq!(tickets.put("over".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
         assert_eq!(tickets.put("a".to_owned(), Bytes::new(), LONG), Ok(()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), LONG), Ok(()));
@@ -77,11 +77,11 @@ mod tests {
     }
 
     #[test]
-    fn whoever_fills_it_up_does_not_hide_what_is_over_later() {
-        let mut tickets = Tickets::new(1);
+    fn full_store_still_finds_tickets_that_expire_later() {
+        let mut tickets = TicketStore::new(1);
         assert_eq!(tickets.put("a".to_owned(), Bytes::new(), LONG), Ok(()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), LONG), Err(BrokerError::Busy));
-        assert!(tickets.none_over_before > Instant::now(), "the next one does not look again");
+        assert!(tickets.earliest_expiry > Instant::now(), "the next one does not look again");
         assert_eq!(tickets.take("a"), Some(Bytes::new()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
         assert_eq!(tickets.put("c".to_owned(), Bytes::new(), LONG), Ok(()));

@@ -10,10 +10,10 @@ use redis::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::StartError;
+use super::BrokerStartError;
 use crate::config;
 
-/// A connection that does not answer a keep-alive or take its bytes for this long is ended by the kernel: our own deadlines
+/// A connection that does not answer a keep-alive or take its bytes for this long is closed by the kernel: our own deadlines
 /// are shorter, this one also ends what nobody waits for.
 const TCP_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -25,16 +25,17 @@ pub(super) struct Connector {
 }
 
 /// A connection whose end is told.
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     pub(super) redis: MultiplexedConnection,
     /// Told once, when the connection has ended.
-    pub(super) ended: Arc<Notify>,
+    pub(super) closed: Arc<Notify>,
 }
 
 impl Connector {
     /// Reads the URL; nothing is connected.
-    pub(super) fn new(config: &config::Redis) -> Result<Self, StartError> {
-        let client = Client::open(connection_info(config)?).map_err(|error| StartError::Url(error.to_string()))?;
+    pub(super) fn new(config: &config::RedisConfig) -> Result<Self, BrokerStartError> {
+        let client =
+            Client::open(connection_info(config)?).map_err(|error| BrokerStartError::Url(error.to_string()))?;
         Ok(Self { client, timeout: config.timeout })
     }
 
@@ -44,9 +45,12 @@ impl Connector {
     }
 
     /// A connection that gives what Redis pushes to `push`.
-    pub(super) async fn connect(&self, push: impl Fn(PushInfo) + Send + Sync + 'static) -> Result<Connection, String> {
-        let ended = Arc::new(Notify::new());
-        let tell = ended.clone();
+    pub(super) async fn connect(
+        &self,
+        push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<RedisConnection, String> {
+        let closed = Arc::new(Notify::new());
+        let tell = closed.clone();
         let config = async_config(self.timeout).set_push_sender(move |info: PushInfo| {
             if info.kind == PushKind::Disconnection {
                 tell.notify_one()
@@ -56,14 +60,14 @@ impl Connector {
             Ok::<(), ()>(())
         });
         let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        connected.map(|redis| Connection { redis, ended }).map_err(|error| format!("connecting: {error}"))
+        connected.map(|redis| RedisConnection { redis, closed }).map_err(|error| format!("connecting: {error}"))
     }
 }
 
 /// The pool for request and response work; it connects when it is first used.
-pub(super) fn pool(config: &config::Redis) -> Result<Pool, StartError> {
+pub(super) fn build_pool(config: &config::RedisConfig) -> Result<Pool, BrokerStartError> {
     let manager = Manager::new_with_config(connection_info(config)?, async_config(config.timeout))
-        .map_err(|error| StartError::Url(error.to_string()))?;
+        .map_err(|error| BrokerStartError::Url(error.to_string()))?;
     Pool::builder(manager)
         .max_size(config.pool_size)
         .wait_timeout(Some(config.timeout))
@@ -71,11 +75,11 @@ pub(super) fn pool(config: &config::Redis) -> Result<Pool, StartError> {
         .recycle_timeout(Some(config.timeout))
         .runtime(Runtime::Tokio1)
         .build()
-        .map_err(|error| StartError::Url(error.to_string()))
+        .map_err(|error| BrokerStartError::Url(error.to_string()))
 }
 
 /// Whether the pool gets an answer within `limit`; the reason in the operator's words if not.
-pub(super) async fn ping(pool: &Pool, limit: Duration) -> Result<(), String> {
+pub(super) async fn check_pool(pool: &Pool, limit: Duration) -> Result<(), String> {
     let pinged = timeout(limit, async {
         let mut connection = pool.get().await.map_err(|error| error.to_string())?;
         redis::cmd("PING").exec_async(&mut connection).await.map_err(|error| error.to_string())
@@ -84,8 +88,8 @@ pub(super) async fn ping(pool: &Pool, limit: Duration) -> Result<(), String> {
     pinged.map_err(|cause| format!("redis answers no commands: {cause}"))
 }
 
-fn connection_info(config: &config::Redis) -> Result<ConnectionInfo, StartError> {
-    let info = config.url.expose().into_connection_info().map_err(|error| StartError::Url(error.to_string()))?;
+fn connection_info(config: &config::RedisConfig) -> Result<ConnectionInfo, BrokerStartError> {
+    let info = config.url.expose().into_connection_info().map_err(|error| BrokerStartError::Url(error.to_string()))?;
     // RESP3 whatever the URL says: in RESP2 a connection that has subscribed takes no other commands.
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let tcp = TcpSettings::default()
@@ -102,22 +106,22 @@ fn async_config(timeout: Duration) -> AsyncConnectionConfig {
 /// Delays between attempts: doubling from 50 ms to 500 ms, jitter included, so that the instances of a Redis that comes
 /// back do not knock all at once, and none of them is late.
 #[derive(Default)]
-pub(super) struct Backoff {
+pub(super) struct ReconnectBackoff {
     failures: u32,
 }
 
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_millis(500);
-    /// A connection that held this long was no failure.
-    const HELD: Duration = Duration::from_secs(5);
+impl ReconnectBackoff {
+    const MIN_DELAY: Duration = Duration::from_millis(50);
+    const MAX_DELAY: Duration = Duration::from_millis(500);
+    /// A connection that uptime this long was no failure.
+    const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-    /// The delay after a failure, or after a connection that lived for `held`.
-    pub(super) fn after(&mut self, held: Duration) -> Duration {
-        if held >= Self::HELD {
+    /// The delay after a failure, or after a connection that lived for `uptime`.
+    pub(super) fn next_delay(&mut self, uptime: Duration) -> Duration {
+        if uptime >= Self::STABLE_AFTER {
             self.failures = 0;
         }
-        let whole = Self::FIRST.saturating_mul(1 << self.failures.min(8)).min(Self::LONGEST);
+        let whole = Self::MIN_DELAY.saturating_mul(1 << self.failures.min(8)).min(Self::MAX_DELAY);
         self.failures = self.failures.saturating_add(1);
         let share = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
         whole.mul_f64(0.5 + 0.5 * share)
@@ -129,15 +133,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_half_a_second_and_no_further() {
-        let mut backoff = Backoff::default();
+    fn reconnect_delays_grow_to_half_a_second() {
+        let mut backoff = ReconnectBackoff::default();
         for most in [50, 100, 200, 400, 500, 500, 500] {
-            let delay = backoff.after(Duration::ZERO);
+            let delay = backoff.next_delay(Duration::ZERO);
             assert!(
                 delay <= Duration::from_millis(most) && delay >= Duration::from_millis(most / 2),
                 "{delay:?} of {most}"
             );
         }
-        assert!(backoff.after(Duration::from_secs(60)) <= Duration::from_millis(50));
+        assert!(backoff.next_delay(Duration::from_secs(60)) <= Duration::from_millis(50));
     }
 }

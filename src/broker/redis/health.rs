@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 
 /// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum RedisLink {
     /// Receives publications.
     Subscriptions,
     /// Sends them.
@@ -17,7 +17,7 @@ pub(super) enum Link {
 }
 
 /// Both connections.
-pub(super) struct Health {
+pub(super) struct RedisHealth {
     /// For the log: host and port, never the URL, which may carry a password.
     address: String,
     metrics: Arc<Metrics>,
@@ -31,7 +31,7 @@ struct State {
     down_since: Option<Instant>,
 }
 
-impl Health {
+impl RedisHealth {
     /// Not connected yet.
     pub(super) fn new(address: String, metrics: Arc<Metrics>) -> Self {
         let not_yet = || Some("not connected yet".to_owned());
@@ -41,7 +41,7 @@ impl Health {
     }
 
     /// A link works; with how many channels, if it is the one that has any.
-    pub(super) fn up(&self, link: Link, channels: Option<usize>) {
+    pub(super) fn report_up(&self, link: RedisLink, channels: Option<usize>) {
         let mut state = self.state.lock();
         if state.faults[link as usize].take().is_none() {
             return;
@@ -60,13 +60,13 @@ impl Health {
     }
 
     /// A link does not work, because of `cause`.
-    pub(super) fn down(&self, link: Link, cause: &str) {
+    pub(super) fn report_down(&self, link: RedisLink, cause: &str) {
         let mut state = self.state.lock();
         state.faults[link as usize] = Some(cause.to_owned());
         self.metrics.broker_up.set(0);
         let what = match link {
-            Link::Subscriptions => "subscriptions",
-            Link::Publishing => "publishing",
+            RedisLink::Subscriptions => "subscriptions",
+            RedisLink::Publishing => "publishing",
         };
         if state.down_since.is_none() {
             state.down_since = Some(Instant::now());
@@ -77,18 +77,18 @@ impl Health {
     }
 
     /// Why one link does not work, in the operator's words.
-    pub(super) fn fault_of(&self, link: Link) -> Option<String> {
+    pub(super) fn fault_of(&self, link: RedisLink) -> Option<String> {
         let state = self.state.lock();
         let what = match link {
-            Link::Subscriptions => "receives no publications from",
-            Link::Publishing => "cannot publish to",
+            RedisLink::Subscriptions => "receives no publications from",
+            RedisLink::Publishing => "cannot publish to",
         };
         state.faults[link as usize].as_ref().map(|cause| format!("{what} redis at {}: {cause}", self.address))
     }
 
     /// Why the broker is not usable, in the operator's words.
     pub(super) fn fault(&self) -> Option<String> {
-        self.fault_of(Link::Subscriptions).or_else(|| self.fault_of(Link::Publishing))
+        self.fault_of(RedisLink::Subscriptions).or_else(|| self.fault_of(RedisLink::Publishing))
     }
 }
 
@@ -97,17 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_up_when_both_links_are() {
+    fn redis_is_up_when_both_connections_are() {
         let metrics = Arc::new(Metrics::default());
-        let health = Health::new("localhost:6379".to_owned(), metrics.clone());
+        let health = RedisHealth::new("localhost:6379".to_owned(), metrics.clone());
         assert!(health.fault().is_some());
-        health.up(Link::Publishing, None);
+        health.report_up(RedisLink::Publishing, None);
         assert!(health.fault().unwrap().contains("receives no publications"));
         assert_eq!(metrics.broker_up.get(), 0);
-        health.up(Link::Subscriptions, Some(3));
+        health.report_up(RedisLink::Subscriptions, Some(3));
         assert_eq!((health.fault(), metrics.broker_up.get()), (None, 1));
-        health.down(Link::Publishing, "connection refused");
+        health.report_down(RedisLink::Publishing, "connection refused");
         assert_eq!(health.fault().unwrap(), "cannot publish to redis at localhost:6379: connection refused");
-        assert_eq!((health.fault_of(Link::Subscriptions), metrics.broker_up.get()), (None, 0));
+        assert_eq!((health.fault_of(RedisLink::Subscriptions), metrics.broker_up.get()), (None, 0));
     }
 }

@@ -12,16 +12,16 @@
 //! every half second at the latest, and [`health`] says how it stands.
 
 mod connect;
+mod desired_subscriptions;
 mod envelope;
 mod health;
 mod inbox;
-mod key;
+mod names;
 mod probe;
 mod publisher;
 mod subscriber;
 mod survey;
 mod tickets;
-mod wanted;
 
 use std::{
     future::ready,
@@ -39,12 +39,12 @@ use tokio::{
 };
 
 use self::{
-    connect::Connector, health::Health, inbox::Inbox, key::Keys, probe::Probe, publisher::Publisher, survey::Surveys,
-    wanted::Wanted,
+    connect::Connector, desired_subscriptions::DesiredSubscriptions, health::RedisHealth, inbox::BusInbox,
+    names::RedisNames, probe::SubscriptionProbe, publisher::Publisher, survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, Control, Deliver, History, HistoryRequest, Movement, PublishOptions, Published, Question,
-    Retention, is_ticket_id, no_ticket_id,
+    Broker, BrokerError, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
+    Retention, SurveyQuestion, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -55,7 +55,7 @@ use crate::{
 
 /// A broker that shares a Redis with other instances. Its tasks end when it is dropped.
 pub struct RedisBroker {
-    bus: Arc<Bus>,
+    context: Arc<RedisContext>,
     /// Where its tasks run: what uses the pool runs there too, because connections live on the runtime that made them.
     tasks: Handle,
     /// Dropped with the broker, which ends the thread.
@@ -64,7 +64,7 @@ pub struct RedisBroker {
 
 /// Why the broker did not start. That Redis does not answer is no such reason.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum BrokerStartError {
     /// Without the URL, which may carry a password.
     #[error("broker.redis.url cannot be used: {0}")]
     Url(String),
@@ -74,20 +74,20 @@ pub enum StartError {
 }
 
 /// What the tasks share.
-struct Bus {
+struct RedisContext {
     /// The node and a random part: two instances that were given one id do not take each other's answers.
     instance: String,
-    keys: Arc<Keys>,
+    names: Arc<RedisNames>,
     connector: Connector,
     pool: Pool,
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
-    health: Arc<Health>,
-    wanted: Wanted,
+    health: Arc<RedisHealth>,
+    subscriptions: DesiredSubscriptions,
     publisher: Publisher,
-    surveys: Arc<Surveys>,
-    probe: Arc<Probe>,
+    surveys: Arc<SurveyRegistry>,
+    probe: Arc<SubscriptionProbe>,
     received: Arc<AtomicU64>,
     deliver: Arc<dyn Deliver>,
     metrics: Arc<Metrics>,
@@ -97,8 +97,8 @@ impl RedisBroker {
     /// Whether [`Self::start`] would take the URL. Nothing is connected.
     ///
     /// # Errors
-    /// [`StartError::Url`].
-    pub fn judge(config: &config::Redis) -> Result<(), StartError> {
+    /// [`BrokerStartError::Url`].
+    pub fn check_url(config: &config::RedisConfig) -> Result<(), BrokerStartError> {
         Connector::new(config).map(drop)
     }
 
@@ -106,32 +106,32 @@ impl RedisBroker {
     /// `queue_bytes` wait to be published (`limits.hub_queue_bytes`); `node` is this instance's name to others.
     ///
     /// # Errors
-    /// [`StartError`]: the URL is malformed, or there is no thread.
+    /// [`BrokerStartError`]: the URL is malformed, or there is no thread.
     pub fn start(
-        config: &config::Redis,
+        config: &config::RedisConfig,
         queue_bytes: usize,
         deliver: Arc<dyn Deliver>,
         metrics: Arc<Metrics>,
         node: Arc<str>,
-    ) -> Result<Arc<Self>, StartError> {
+    ) -> Result<Arc<Self>, BrokerStartError> {
         let instance = format!("{node}.{:08x}", getrandom::u32().unwrap_or_else(|_| std::process::id()));
         let connector = Connector::new(config)?;
-        let health = Arc::new(Health::new(connector.address(), metrics.clone()));
+        let health = Arc::new(RedisHealth::new(connector.address(), metrics.clone()));
         let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
-        let sender = publisher::Sender::new(connector.clone(), health.clone(), jobs, config.timeout);
-        let bus = Arc::new(Bus {
-            keys: Arc::new(Keys::new(&config.prefix, &instance)),
+        let sender = publisher::PublisherTask::new(connector.clone(), health.clone(), jobs, config.timeout);
+        let context = Arc::new(RedisContext {
+            names: Arc::new(RedisNames::new(&config.prefix, &instance)),
             instance,
             connector,
-            pool: connect::pool(config)?,
+            pool: connect::build_pool(config)?,
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
             health,
-            wanted: Wanted::default(),
+            subscriptions: DesiredSubscriptions::default(),
             publisher,
-            surveys: Surveys::new(),
-            probe: Probe::new(),
+            surveys: SurveyRegistry::new(),
+            probe: SubscriptionProbe::new(),
             received: Arc::default(),
             deliver,
             metrics,
@@ -139,13 +139,13 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let tasks = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let task = run(bus.clone(), sender);
-        std::thread::Builder::new().name("redis".to_owned()).spawn(move || live(runtime, task, stopped))?;
-        Ok(Arc::new(Self { bus, tasks, _stop: stop }))
+        let task = run_tasks(context.clone(), sender);
+        std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, task, stopped))?;
+        Ok(Arc::new(Self { context, tasks, _stop: stop }))
     }
 
     /// Runs `work` where the pool's connections live; `None` if that has stopped.
-    fn there<T: Send + 'static>(
+    fn spawn_on_runtime<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> impl Future<Output = Option<T>> + Send + 'static {
@@ -154,7 +154,7 @@ impl RedisBroker {
     }
 }
 
-fn live(runtime: Runtime, task: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
+fn run_thread(runtime: Runtime, task: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
     runtime.block_on(async {
         tokio::select! {
             // Nothing is ever sent: it ends when the broker is dropped.
@@ -166,23 +166,27 @@ fn live(runtime: Runtime, task: impl Future<Output = ()>, stopped: oneshot::Rece
     runtime.shutdown_background();
 }
 
-async fn run(bus: Arc<Bus>, sender: publisher::Sender) {
-    let (asked, questions) = mpsc::channel(survey::ANSWERING);
-    let inbox = Arc::new(Inbox {
-        keys: bus.keys.clone(),
-        message_bytes: bus.message_bytes,
-        deliver: bus.deliver.clone(),
-        metrics: bus.metrics.clone(),
-        probe: bus.probe.clone(),
-        surveys: bus.surveys.clone(),
-        asked,
-        received: bus.received.clone(),
+async fn run_tasks(context: Arc<RedisContext>, sender: publisher::PublisherTask) {
+    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
+    let inbox = Arc::new(BusInbox {
+        names: context.names.clone(),
+        message_bytes: context.message_bytes,
+        deliver: context.deliver.clone(),
+        metrics: context.metrics.clone(),
+        probe: context.probe.clone(),
+        surveys: context.surveys.clone(),
+        questions: question_sender,
+        received: context.received.clone(),
         dropped: Mutex::default(),
     });
-    tokio::join!(subscriber::supervise(bus.clone(), inbox), sender.run(), survey::answer_all(bus, questions));
+    tokio::join!(
+        subscriber::supervise(context.clone(), inbox),
+        sender.run(),
+        survey::answer_questions(context, questions)
+    );
 }
 
-fn stopped() -> BrokerError {
+fn stopped_error() -> BrokerError {
     BrokerError::Unavailable("the broker has stopped".to_owned())
 }
 
@@ -191,16 +195,21 @@ impl Broker for RedisBroker {
         &self,
         publication: Publication,
         options: PublishOptions,
-    ) -> BoxFuture<'static, Result<Published, BrokerError>> {
+    ) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>> {
         if options != PublishOptions::default() {
             return ready(Err(BrokerError::NotAvailable)).boxed();
         }
-        let name = self.bus.keys.channel(&publication.channel);
-        let published = self.bus.publisher.publish(&name, &envelope::publication(&publication));
-        published.map(|receivers| receivers.map(|_| Published::default())).boxed()
+        let name = self.context.names.publication_channel(&publication.channel);
+        let published = self.context.publisher.publish(&name, &envelope::encode_publication(&publication));
+        published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed()
     }
 
-    fn history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BoxFuture<'static, Result<History, BrokerError>> {
+    fn read_history(
+        &self,
+        _: Channel,
+        _: HistoryRequest,
+        _: Retention,
+    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
@@ -208,39 +217,49 @@ impl Broker for RedisBroker {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    fn announce(&self, _: Channel, _: Movement, _: Arc<ClientInfo>) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn publish_presence_event(
+        &self,
+        _: Channel,
+        _: PresenceEvent,
+        _: Arc<ClientInfo>,
+    ) -> BoxFuture<'static, Result<(), BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    fn add_member(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn add_presence(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    fn remove_member(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn remove_presence(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    fn members(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+    fn presence(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
     fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
-        let wanted = self.bus.wanted.subscribe(channel);
-        async move { wanted?.await.unwrap_or_else(|_| Err(stopped())) }.boxed()
+        let wanted = self.context.subscriptions.subscribe(channel);
+        async move { wanted?.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
     }
 
     fn unsubscribe(&self, channel: Channel) {
-        self.bus.wanted.unsubscribe(&channel);
+        self.context.subscriptions.unsubscribe(&channel);
     }
 
-    fn survey(&self, question: Question, deadline: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
-        let bus = self.bus.clone();
-        let asked = self.there(async move { survey::ask(&bus, question, deadline).await });
-        asked.map(|answers| answers.unwrap_or_else(|| Err(stopped()))).boxed()
+    fn survey(
+        &self,
+        question: SurveyQuestion,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
+        let context = self.context.clone();
+        let asked = self.spawn_on_runtime(async move { survey::run_survey(&context, question, deadline).await });
+        asked.map(|answers| answers.unwrap_or_else(|| Err(stopped_error()))).boxed()
     }
 
-    fn control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
-        let published = self.bus.publisher.publish(self.bus.keys.control(), &envelope::control(&control));
+    fn send_control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
+        let published =
+            self.context.publisher.publish(self.context.names.control_channel(), &envelope::encode_control(&control));
         async move {
             match published.await? {
                 0 => Err(BrokerError::Unavailable("no instance listens, not even this one".to_owned())),
@@ -251,29 +270,29 @@ impl Broker for RedisBroker {
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
-        if !is_ticket_id(&id) {
-            return ready(Err(no_ticket_id())).boxed();
+        if !is_valid_ticket_id(&id) {
+            return ready(Err(invalid_ticket_id())).boxed();
         }
-        let bus = self.bus.clone();
-        let put = self.there(async move { tickets::put(&bus, &id, &value, ttl).await });
-        put.map(|put| put.unwrap_or_else(|| Err(stopped()))).boxed()
+        let context = self.context.clone();
+        let put = self.spawn_on_runtime(async move { tickets::put(&context, &id, &value, ttl).await });
+        put.map(|put| put.unwrap_or_else(|| Err(stopped_error()))).boxed()
     }
 
     fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
-        if !is_ticket_id(&id) {
+        if !is_valid_ticket_id(&id) {
             return ready(Ok(None)).boxed();
         }
-        let bus = self.bus.clone();
-        let taken = self.there(async move { tickets::take(&bus, &id).await });
-        taken.map(|taken| taken.unwrap_or_else(|| Err(stopped()))).boxed()
+        let context = self.context.clone();
+        let taken = self.spawn_on_runtime(async move { tickets::take(&context, &id).await });
+        taken.map(|taken| taken.unwrap_or_else(|| Err(stopped_error()))).boxed()
     }
 
-    fn ready(&self) -> BoxFuture<'static, Result<(), String>> {
-        if let Some(fault) = self.bus.health.fault() {
+    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>> {
+        if let Some(fault) = self.context.health.fault() {
             return ready(Err(fault)).boxed();
         }
-        let bus = self.bus.clone();
-        let pinged = self.there(async move { connect::ping(&bus.pool, bus.timeout).await });
-        pinged.map(|pinged| pinged.unwrap_or_else(|| Err(stopped().to_string()))).boxed()
+        let context = self.context.clone();
+        let pinged = self.spawn_on_runtime(async move { connect::check_pool(&context.pool, context.timeout).await });
+        pinged.map(|pinged| pinged.unwrap_or_else(|| Err(stopped_error().to_string()))).boxed()
     }
 }

@@ -7,31 +7,31 @@ use bytes::Bytes;
 use redis::{Cmd, FromRedisValue};
 use tokio::time::timeout;
 
-use super::Bus;
+use super::RedisContext;
 use crate::broker::BrokerError;
 
 /// Keeps `value` for as long as `ttl`.
-pub(super) async fn put(bus: &Bus, id: &str, value: &Bytes, ttl: Duration) -> Result<(), BrokerError> {
+pub(super) async fn put(context: &RedisContext, id: &str, value: &Bytes, ttl: Duration) -> Result<(), BrokerError> {
     // Redis refuses a time of nothing.
     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut set = redis::cmd("SET");
-    set.arg(bus.keys.ticket(id)).arg(value.as_ref()).arg("PX").arg(millis);
-    run(bus, set).await
+    set.arg(context.names.ticket_key(id)).arg(value.as_ref()).arg("PX").arg(millis);
+    run(context, set).await
 }
 
 /// What waits under `id`, and does so no longer.
-pub(super) async fn take(bus: &Bus, id: &str) -> Result<Option<Bytes>, BrokerError> {
+pub(super) async fn take(context: &RedisContext, id: &str) -> Result<Option<Bytes>, BrokerError> {
     let mut take = redis::cmd("GETDEL");
-    take.arg(bus.keys.ticket(id));
-    let value: Option<Vec<u8>> = run(bus, take).await?;
+    take.arg(context.names.ticket_key(id));
+    let value: Option<Vec<u8>> = run(context, take).await?;
     Ok(value.map(Bytes::from))
 }
 
-async fn run<T: FromRedisValue>(bus: &Bus, command: Cmd) -> Result<T, BrokerError> {
-    let done = timeout(bus.timeout, async {
-        let mut connection = bus.pool.get().await.map_err(|error| error.to_string())?;
+async fn run<T: FromRedisValue>(context: &RedisContext, command: Cmd) -> Result<T, BrokerError> {
+    let done = timeout(context.timeout, async {
+        let mut connection = context.pool.get().await.map_err(|error| error.to_string())?;
         command.query_async(&mut connection).await.map_err(|error| error.to_string())
     });
-    let done = done.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", bus.timeout)));
+    let done = done.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", context.timeout)));
     done.map_err(|cause| BrokerError::Unavailable(format!("tickets: {cause}")))
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Findings;
-use crate::config::{BrokerKind, Channels, Config, RecoveryMode};
+use super::ErrorCollector;
+use crate::config::{BrokerKind, ChannelOptions, Config, RecoveryMode};
 
 /// Most publications that a channel may keep: looking at all of them at once must not be felt by others.
 const HISTORY_SIZE: usize = 1_000_000;
@@ -11,23 +11,23 @@ const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Plain channels and those of each namespace.
-pub(super) fn channels(config: &Config, findings: &mut Findings) {
-    one("channels", &config.channels, config, findings);
+pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {
+    check_options("channels", &config.channels, config, errors);
     for namespace in &config.namespaces {
-        one(&format!("namespaces {:?}", namespace.name), &namespace.channels, config, findings);
+        check_options(&format!("namespaces {:?}", namespace.name), &namespace.channels, config, errors);
     }
 }
 
-fn one(key: &str, options: &Channels, config: &Config, findings: &mut Findings) {
+fn check_options(key: &str, options: &ChannelOptions, config: &Config, errors: &mut ErrorCollector) {
     let has_history = options.has_history();
     let bound = format!("history_size must be at most {HISTORY_SIZE}");
-    findings.unless(options.history_size <= HISTORY_SIZE, key, bound);
-    findings.unless(
+    errors.require(options.history_size <= HISTORY_SIZE, key, bound);
+    errors.require(
         (SECOND..=YEAR).contains(&options.history_ttl),
         key,
         "history_ttl must be at least 1s and at most 365d",
     );
-    findings.unless(
+    errors.require(
         options.history_ttl <= options.history_meta_ttl && options.history_meta_ttl <= 10 * YEAR,
         key,
         "history_meta_ttl must be at least history_ttl and at most ten years",
@@ -37,9 +37,9 @@ fn one(key: &str, options: &Channels, config: &Config, findings: &mut Findings) 
         ("force_recovery", options.force_recovery),
         ("force_recovery_mode = \"cache\"", options.force_recovery_mode == RecoveryMode::Cache),
     ] {
-        findings.unless(has_history || !is_set, key, format!("{name} needs a history: set history_size"));
+        errors.require(has_history || !is_set, key, format!("{name} needs a history: set history_size"));
     }
-    findings.unless(
+    errors.require(
         options.join_leave || !options.force_push_join_leave,
         key,
         "force_push_join_leave pushes what is not there: set join_leave = true",
@@ -47,7 +47,7 @@ fn one(key: &str, options: &Channels, config: &Config, findings: &mut Findings) 
     for (name, is_set) in
         [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
     {
-        findings.unless(
+        errors.require(
             !is_set || config.broker.kind == BrokerKind::Memory,
             key,
             format!("{name} works over Redis with a later version; leave it out, or set broker.type = \"memory\""),

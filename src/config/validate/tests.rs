@@ -3,44 +3,44 @@
 use super::*;
 use crate::config::Secret;
 
-fn faults(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
+fn errors(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
     let mut config = Config::default();
     change(&mut config);
-    validate(&config, environment).iter().map(|fault| format!("{fault}\n")).collect()
+    validate(&config, environment).iter().map(|error| format!("{error}\n")).collect()
 }
 
 #[test]
-fn production_wants_a_real_secret() {
-    assert!(faults(Environment::Production, |_| ()).contains("auth.hmac_secret"));
+fn production_requires_a_strong_secret() {
+    assert!(errors(Environment::Production, |_| ()).contains("auth.hmac_secret"));
     for weak in ["secret", "short", &"a".repeat(40), "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYI"] {
-        let told = faults(Environment::Production, |config| config.auth.hmac_secret = Secret::new(weak));
+        let told = errors(Environment::Production, |config| config.auth.hmac_secret = Secret::new(weak));
         assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{weak}: {told}");
     }
     let strong = Secret::new("0123456789abcdef0123456789abcdef");
-    assert_eq!(faults(Environment::Production, |config| config.auth.hmac_secret = strong), "");
+    assert_eq!(errors(Environment::Production, |config| config.auth.hmac_secret = strong), "");
 }
 
 #[test]
-fn beyond_loopback_wants_tls_or_a_word() {
+fn public_address_requires_tls_or_behind_tls() {
     let secret = || Secret::new("0123456789abcdef0123456789abcdef");
     let open = |config: &mut Config| {
         config.auth.hmac_secret = secret();
         config.server.bind = ([0, 0, 0, 0], 8000).into();
     };
-    assert!(faults(Environment::Production, open).contains("in the clear"));
-    assert!(faults(Environment::Development, open).contains("loopback only"));
+    assert!(errors(Environment::Production, open).contains("in the clear"));
+    assert!(errors(Environment::Development, open).contains("loopback only"));
     let meant = |config: &mut Config| {
         open(config);
         config.server.behind_tls = true;
     };
-    assert_eq!(faults(Environment::Production, meant), "");
+    assert_eq!(errors(Environment::Production, meant), "");
 }
 
 #[test]
-fn an_origin_that_is_none_is_told_with_its_form() {
+fn malformed_origin_is_reported_with_the_expected_form() {
     let allowed = |entry: &str| {
         let entry = entry.to_owned();
-        faults(Environment::Development, |config| config.origins.allowed = vec!["*".to_owned(), entry])
+        errors(Environment::Development, |config| config.origins.allowed = vec!["*".to_owned(), entry])
     };
     for fine in
         ["*", "https://app.example.com", "http://localhost:3000", "https://*.example.com", "capacitor://localhost"]
@@ -52,24 +52,24 @@ fn an_origin_that_is_none_is_told_with_its_form() {
         assert!(told.contains("origins.allowed") && told.contains(&format!("{wrong:?} is no origin")), "{told}");
     }
     for wrong in ["hub.example.com", "https://hub.example.com/", "wss://hub.example.com", "https://hub.example.com/x"] {
-        let told = faults(Environment::Development, |config| config.server.public_url = Some(wrong.to_owned()));
+        let told = errors(Environment::Development, |config| config.server.public_url = Some(wrong.to_owned()));
         assert!(told.contains("server.public_url") && told.contains("without a path"), "{wrong}: {told}");
     }
 }
 
 #[test]
-fn a_proxys_header_is_believed_of_somebody_or_not_at_all() {
-    let told = faults(Environment::Development, |config| config.server.proxy_protocol = true);
+fn proxy_protocol_requires_trusted_proxies() {
+    let told = errors(Environment::Development, |config| config.server.proxy_protocol = true);
     assert!(told.contains("server.proxy_protocol") && told.contains("trusted_proxies"), "{told}");
 }
 
 #[test]
-fn a_cookie_has_a_name_and_a_door() {
+fn login_cookie_requires_a_valid_name_and_the_cookie_door() {
     for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
-        assert!(faults(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie"));
+        assert!(errors(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie"));
     }
     let told = |environment| {
-        faults(environment, |config| {
+        errors(environment, |config| {
             config.login.cookie = true;
             config.auth.doors = vec![crate::config::Door::Query];
         })
@@ -80,11 +80,11 @@ fn a_cookie_has_a_name_and_a_door() {
 }
 
 #[test]
-fn production_without_a_shared_secret_wants_other_keys() {
-    let key = |text: &str| toml::from_str::<Key>(text).unwrap();
+fn production_without_hmac_secret_requires_complete_keys() {
+    let key = |text: &str| toml::from_str::<KeyConfig>(text).unwrap();
     let good = "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a.pem\"";
-    assert_eq!(faults(Environment::Production, |config| config.auth.keys = vec![key(good)]), "");
-    let told = faults(Environment::Production, |config| {
+    assert_eq!(errors(Environment::Production, |config| config.auth.keys = vec![key(good)]), "");
+    let told = errors(Environment::Production, |config| {
         config.auth.keys = vec![key(good)];
         config.login.users_file = Some("users.toml".into());
     });
@@ -97,17 +97,17 @@ fn production_without_a_shared_secret_wants_other_keys() {
         ("id = \"a\"\nfile = \"a\"", "must have an algorithm"),
         ("id = \"a\"\njwks = \"a\"", "leave id out"),
     ] {
-        let told = faults(Environment::Development, |config| config.auth.keys = vec![key(text)]);
+        let told = errors(Environment::Development, |config| config.auth.keys = vec![key(text)]);
         assert!(told.contains("auth.keys") && told.contains(remedy), "{text}: {told}");
     }
     let named = key("jwk = '{\"kty\":\"EC\",\"kid\":\"a\"}'");
-    assert_eq!(faults(Environment::Development, |config| config.auth.keys = vec![named]), "");
+    assert_eq!(errors(Environment::Development, |config| config.auth.keys = vec![named]), "");
 }
 
 #[test]
-fn namespaces_have_names_of_their_own() {
+fn namespace_names_are_valid_and_unique() {
     let names = |names: &[&str]| {
-        faults(Environment::Development, |config| {
+        errors(Environment::Development, |config| {
             config.namespaces = names.iter().map(|name| toml::from_str(&format!("name = {name:?}")).unwrap()).collect();
         })
     };
@@ -119,7 +119,7 @@ fn namespaces_have_names_of_their_own() {
 }
 
 #[test]
-fn sessions_that_never_end_are_worth_a_warning() {
+fn missing_exp_requirement_is_a_warning() {
     let mut config = Config::default();
     assert!(warnings(&config).is_empty());
     config.auth.required_claims = Vec::new();
@@ -127,14 +127,14 @@ fn sessions_that_never_end_are_worth_a_warning() {
 }
 
 #[test]
-fn limits_that_cannot_hold_a_publication_are_refused() {
-    assert!(faults(Environment::Development, |config| config.limits.outbox_bytes = 70_000).contains("fit twice"));
+fn limits_too_small_for_a_publication_are_errors() {
+    assert!(errors(Environment::Development, |config| config.limits.outbox_bytes = 70_000).contains("fit twice"));
 }
 
 #[test]
-fn a_demo_password_is_for_development_without_users_and_no_weak_one() {
+fn demo_password_requires_development_no_users_file_and_strength() {
     let demo = |environment, password: &str, more: fn(&mut Config)| {
-        faults(environment, |config| {
+        errors(environment, |config| {
             config.auth.hmac_secret = Secret::new("0123456789abcdef0123456789abcdef");
             config.login.demo_password = Secret::new(password);
             more(config);
@@ -154,10 +154,10 @@ fn a_demo_password_is_for_development_without_users_and_no_weak_one() {
 }
 
 #[test]
-fn options_of_channels_that_contradict_each_other_are_told_with_their_namespace() {
+fn contradicting_channel_options_are_reported_with_their_namespace() {
     let told = |options: &str| {
         let namespace = toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace");
-        faults(Environment::Development, |config| config.namespaces = vec![namespace])
+        errors(Environment::Development, |config| config.namespaces = vec![namespace])
     };
     for fine in [
         "history_size = 1000000\nforce_recovery = true\nforce_recovery_mode = \"cache\"",
@@ -183,9 +183,9 @@ fn options_of_channels_that_contradict_each_other_are_told_with_their_namespace(
 }
 
 #[test]
-fn what_does_not_work_over_redis_yet_does_not_start() {
+fn history_and_presence_over_redis_are_errors() {
     for options in ["history_size = 1", "presence = true", "join_leave = true"] {
-        let told = faults(Environment::Development, |config| {
+        let told = errors(Environment::Development, |config| {
             config.broker.kind = BrokerKind::Redis;
             config.namespaces = vec![toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace")];
         });

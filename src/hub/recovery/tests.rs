@@ -4,71 +4,83 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::track::{Track, Verdict},
+    hub::channel_state::{ChannelState, PositionCheck},
     position::Epoch,
 };
 
 fn epoch() -> Epoch {
-    Epoch::read("AAAAAAAA").unwrap()
+    Epoch::parse("AAAAAAAA").unwrap()
 }
 
 fn other() -> Epoch {
-    Epoch::read("BBBBBBBB").unwrap()
+    Epoch::parse("BBBBBBBB").unwrap()
 }
 
 fn at(offset: u64) -> Position {
     Position { offset, epoch: epoch() }
 }
 
-fn since(offset: u64) -> Recover {
-    Recover { offset, epoch: Claimed::Is(epoch()), mode: RecoveryMode::Stream, or_nothing: false }
+fn since(offset: u64) -> RecoveryRequest {
+    RecoveryRequest { offset, epoch: RequestedEpoch::Exactly(epoch()), mode: RecoveryMode::Stream, required: false }
 }
 
-fn cache(offset: u64) -> Recover {
-    Recover { mode: RecoveryMode::Cache, ..since(offset) }
+fn cache(offset: u64) -> RecoveryRequest {
+    RecoveryRequest { mode: RecoveryMode::Cache, ..since(offset) }
 }
 
-fn places(offsets: &[u64]) -> Vec<Position> {
+fn positions(offsets: &[u64]) -> Vec<Position> {
     offsets.iter().map(|offset| at(*offset)).collect()
 }
 
-fn merged(recover: Recover, here: Option<u64>, kept: &[u64], read: &[u64], top: u64) -> Merged {
-    let kept = places(kept);
-    let seen = Seen { here: here.map(at), kept: &kept };
-    merge(Some(&recover), seen, Read { offsets: read, top: at(top) }, 5)
+fn merge_result(
+    recover: RecoveryRequest,
+    position: Option<u64>,
+    buffered: &[u64],
+    read: &[u64],
+    top: u64,
+) -> MergeOutcome {
+    let buffered = positions(buffered);
+    let local = LocalState { position: position.map(at), buffered: &buffered };
+    merge(Some(&recover), local, HistoryRead { offsets: read, top: at(top) }, 5)
 }
 
 /// Which offsets the client gets, where the channel stands, and from where on it receives.
-fn gets(recover: Recover, here: Option<u64>, kept: &[u64], read: &[u64], top: u64) -> Option<(Vec<u64>, u64, u64)> {
-    match merged(recover, here, kept, read, top) {
-        Merged::Begins(beginning) if beginning.is_recovered => {
-            let offsets = read[beginning.read].iter().chain(&kept[beginning.kept]).copied().collect();
-            Some((offsets, beginning.at.offset, beginning.after))
+fn recovered(
+    recover: RecoveryRequest,
+    position: Option<u64>,
+    buffered: &[u64],
+    read: &[u64],
+    top: u64,
+) -> Option<(Vec<u64>, u64, u64)> {
+    match merge_result(recover, position, buffered, read, top) {
+        MergeOutcome::Start(start) if start.is_recovered => {
+            let offsets = read[start.from_history].iter().chain(&buffered[start.from_buffer]).copied().collect();
+            Some((offsets, start.at.offset, start.skip_up_to))
         }
         _ => None,
     }
 }
 
 #[test]
-fn what_was_missed_comes_from_the_history_and_what_was_kept() {
+fn missed_publications_come_from_history_and_catch_up_buffer() {
     // Nobody else was here; what was delivered meanwhile follows what was read.
-    assert_eq!(gets(since(3), None, &[], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
-    assert_eq!(gets(since(3), None, &[4, 5, 6], &[4, 5], 5), Some((vec![4, 5, 6], 6, 0)));
-    assert_eq!(gets(since(3), None, &[4], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
+    assert_eq!(recovered(since(3), None, &[], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
+    assert_eq!(recovered(since(3), None, &[4, 5, 6], &[4, 5], 5), Some((vec![4, 5, 6], 6, 0)));
+    assert_eq!(recovered(since(3), None, &[4], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
     // The history is ahead of the hub: the rest comes live.
-    assert_eq!(gets(since(3), Some(4), &[], &[4, 5], 5), Some((vec![4], 4, 0)));
+    assert_eq!(recovered(since(3), Some(4), &[], &[4, 5], 5), Some((vec![4], 4, 0)));
     // It is behind.
-    assert_eq!(gets(since(3), Some(7), &[6, 7], &[4, 5], 5), Some((vec![4, 5, 6, 7], 7, 0)));
+    assert_eq!(recovered(since(3), Some(7), &[6, 7], &[4, 5], 5), Some((vec![4, 5, 6, 7], 7, 0)));
     // The client is ahead of the hub: it has been elsewhere.
-    assert_eq!(gets(since(5), Some(3), &[], &[], 5), Some((vec![], 3, 5)));
-    assert_eq!(gets(since(4), Some(3), &[], &[5], 5), Some((vec![], 3, 4)));
-    assert_eq!(gets(since(5), Some(5), &[], &[], 5), Some((vec![], 5, 0)));
-    assert_eq!(gets(since(6), Some(7), &[6, 7], &[], 5), Some((vec![7], 7, 0)));
+    assert_eq!(recovered(since(5), Some(3), &[], &[], 5), Some((vec![], 3, 5)));
+    assert_eq!(recovered(since(4), Some(3), &[], &[5], 5), Some((vec![], 3, 4)));
+    assert_eq!(recovered(since(5), Some(5), &[], &[], 5), Some((vec![], 5, 0)));
+    assert_eq!(recovered(since(6), Some(7), &[6, 7], &[], 5), Some((vec![7], 7, 0)));
 }
 
 #[test]
-fn what_cannot_be_had_whole_is_not_recovered() {
-    for (recover, here, read, top) in [
+fn incomplete_history_is_not_recovered() {
+    for (recover, position, read, top) in [
         // Trimmed, more than the limit, beyond the top, as far beyond as it goes.
         (since(3), None, &[5, 6][..], 6),
         (since(3), None, &[], 4),
@@ -76,45 +88,45 @@ fn what_cannot_be_had_whole_is_not_recovered() {
         (since(7), None, &[], 6),
         (since(u64::MAX), None, &[], 6),
         (since(u64::MAX), Some(6), &[], 6),
-        (Recover { epoch: Claimed::Is(other()), ..since(3) }, None, &[4], 4),
-        (Recover { epoch: Claimed::Unknown, ..since(3) }, None, &[4], 4),
+        (RecoveryRequest { epoch: RequestedEpoch::Exactly(other()), ..since(3) }, None, &[4], 4),
+        (RecoveryRequest { epoch: RequestedEpoch::Unknown, ..since(3) }, None, &[4], 4),
     ] {
-        let failed = merged(recover, here, &[], read, top);
-        assert_eq!(failed, Merged::Begins(Beginning::at(at(here.unwrap_or(top)))), "{recover:?}");
+        let failed = merge_result(recover, position, &[], read, top);
+        assert_eq!(failed, MergeOutcome::Start(StartPosition::at(at(position.unwrap_or(top)))), "{recover:?}");
     }
-    let any = Recover { epoch: Claimed::Any, ..since(3) };
-    assert_eq!(gets(any, None, &[], &[4], 4), Some((vec![4], 4, 0)));
+    let any = RecoveryRequest { epoch: RequestedEpoch::Any, ..since(3) };
+    assert_eq!(recovered(any, None, &[], &[4], 4), Some((vec![4], 4, 0)));
 }
 
 #[test]
-fn what_is_in_neither_is_read_again() {
+fn publication_in_neither_history_nor_buffer_causes_another_read() {
     // 6 was delivered and not kept (the list was full, or a gap was there), or the two speak of different histories.
-    assert_eq!(merged(since(3), Some(7), &[7], &[4, 5], 5), Merged::Again);
-    assert_eq!(merged(since(3), Some(7), &[], &[4, 5], 5), Merged::Again);
-    assert_eq!(merged(cache(3), Some(7), &[], &[5], 5), Merged::Again);
-    let elsewhere = Seen { here: Some(Position { offset: 5, epoch: other() }), kept: &[] };
-    assert_eq!(merge(None, elsewhere, Read { offsets: &[], top: at(5) }, 5), Merged::Again);
+    assert_eq!(merge_result(since(3), Some(7), &[7], &[4, 5], 5), MergeOutcome::ReadAgain);
+    assert_eq!(merge_result(since(3), Some(7), &[], &[4, 5], 5), MergeOutcome::ReadAgain);
+    assert_eq!(merge_result(cache(3), Some(7), &[], &[5], 5), MergeOutcome::ReadAgain);
+    let elsewhere = LocalState { position: Some(Position { offset: 5, epoch: other() }), buffered: &[] };
+    assert_eq!(merge(None, elsewhere, HistoryRead { offsets: &[], top: at(5) }, 5), MergeOutcome::ReadAgain);
 }
 
 #[test]
-fn in_cache_mode_the_newest_is_enough() {
-    assert_eq!(gets(cache(1), None, &[], &[5], 5), Some((vec![5], 5, 0)));
-    assert_eq!(gets(cache(1), Some(3), &[], &[5], 5), Some((vec![5], 3, 5)));
-    assert_eq!(gets(cache(1), Some(6), &[6], &[5], 5), Some((vec![6], 6, 0)));
-    assert_eq!(gets(cache(5), Some(5), &[], &[5], 5), Some((vec![], 5, 0)));
-    assert_eq!(gets(cache(u64::MAX), None, &[], &[5], 5), Some((vec![5], 5, 0)));
-    assert_eq!(gets(cache(1), None, &[], &[], 5), None, "it is not there any more");
+fn cache_mode_recovers_only_the_newest_publication() {
+    assert_eq!(recovered(cache(1), None, &[], &[5], 5), Some((vec![5], 5, 0)));
+    assert_eq!(recovered(cache(1), Some(3), &[], &[5], 5), Some((vec![5], 3, 5)));
+    assert_eq!(recovered(cache(1), Some(6), &[6], &[5], 5), Some((vec![6], 6, 0)));
+    assert_eq!(recovered(cache(5), Some(5), &[], &[5], 5), Some((vec![], 5, 0)));
+    assert_eq!(recovered(cache(u64::MAX), None, &[], &[5], 5), Some((vec![5], 5, 0)));
+    assert_eq!(recovered(cache(1), None, &[], &[], 5), None, "it is not there any more");
 }
 
 #[test]
-fn a_history_is_read_only_where_something_may_be_missing() {
-    assert!(wants_history(None, None));
-    assert!(!wants_history(Some(at(5)), None));
-    assert!(!wants_history(Some(at(5)), Some(&since(5))));
-    assert!(wants_history(Some(at(5)), Some(&since(4))));
-    assert!(wants_history(Some(at(5)), Some(&since(6))));
-    assert!(wants_history(Some(at(5)), Some(&cache(5))));
-    assert!(wants_history(Some(at(5)), Some(&Recover { epoch: Claimed::Any, ..since(5) })));
+fn history_is_read_only_if_publications_may_be_missing() {
+    assert!(needs_history(None, None));
+    assert!(!needs_history(Some(at(5)), None));
+    assert!(!needs_history(Some(at(5)), Some(&since(5))));
+    assert!(needs_history(Some(at(5)), Some(&since(4))));
+    assert!(needs_history(Some(at(5)), Some(&since(6))));
+    assert!(needs_history(Some(at(5)), Some(&cache(5))));
+    assert!(needs_history(Some(at(5)), Some(&RecoveryRequest { epoch: RequestedEpoch::Any, ..since(5) })));
 }
 
 const CLIENTS: usize = 3;
@@ -160,7 +172,7 @@ enum State {
     /// It was read: offsets since `has`, and the top.
     Holding(Vec<u64>, u64),
     Live {
-        after: u64,
+        skip_up_to: u64,
     },
 }
 
@@ -168,8 +180,8 @@ enum State {
 struct Model {
     published: u64,
     delivered: u64,
-    track: Track,
-    kept: Vec<Position>,
+    state: ChannelState,
+    buffered: Vec<Position>,
     readers: Vec<Reader>,
 }
 
@@ -187,43 +199,43 @@ impl Model {
         self.delivered += 1;
         let offset = self.delivered;
         if self.readers.iter().any(|reader| matches!(reader.state, State::Asking | State::Holding(..))) {
-            self.kept.push(at(offset));
+            self.buffered.push(at(offset));
         }
         let is_heard = self.readers.iter().any(|reader| matches!(reader.state, State::Live { .. }));
         if !is_heard {
             return;
         }
-        match self.track.take(Some(at(offset))) {
-            Verdict::Follows => {
+        match self.state.advance(Some(at(offset))) {
+            PositionCheck::Next => {
                 for client in 0..CLIENTS {
-                    if matches!(self.readers[client].state, State::Live { after } if offset > after) {
+                    if matches!(self.readers[client].state, State::Live { skip_up_to } if offset > skip_up_to) {
                         self.take(client, offset);
                     }
                 }
             }
-            Verdict::Repetition => {}
-            Verdict::Gap | Verdict::Unplaced => panic!("the queue has no gaps"),
+            PositionCheck::Duplicate => {}
+            PositionCheck::Gap | PositionCheck::Unpositioned => panic!("the queue has no gaps"),
         }
     }
 
     fn begin(&mut self, client: usize) {
         let State::Holding(offsets, top) = self.readers[client].state.clone() else { return };
-        let seen = Seen { here: self.track.position, kept: &self.kept };
+        let local = LocalState { position: self.state.position, buffered: &self.buffered };
         let recover = since(self.readers[client].has);
-        match merge(Some(&recover), seen, Read { offsets: &offsets, top: at(top) }, 1000) {
-            Merged::Again => self.readers[client].state = State::Asking,
-            Merged::Begins(beginning) => {
+        match merge(Some(&recover), local, HistoryRead { offsets: &offsets, top: at(top) }, 1000) {
+            MergeOutcome::ReadAgain => self.readers[client].state = State::Asking,
+            MergeOutcome::Start(start) => {
                 assert!(
-                    beginning.is_recovered,
+                    start.is_recovered,
                     "{recover:?} {offsets:?} {top} {:?} {:?}",
-                    self.track.position, self.kept
+                    self.state.position, self.buffered
                 );
-                let kept = self.kept[beginning.kept].iter().map(|position| position.offset);
-                for offset in offsets[beginning.read].iter().copied().chain(kept).collect::<Vec<_>>() {
+                let buffered = self.buffered[start.from_buffer].iter().map(|position| position.offset);
+                for offset in offsets[start.from_history].iter().copied().chain(buffered).collect::<Vec<_>>() {
                     self.take(client, offset);
                 }
-                self.track.position = Some(beginning.at);
-                self.readers[client].state = State::Live { after: beginning.after };
+                self.state.position = Some(start.at);
+                self.readers[client].state = State::Live { skip_up_to: start.skip_up_to };
             }
         }
         self.forget();
@@ -232,10 +244,10 @@ impl Model {
     /// What the hub forgets when nobody joins, and when nobody listens.
     fn forget(&mut self) {
         if !self.readers.iter().any(|reader| matches!(reader.state, State::Asking | State::Holding(..))) {
-            self.kept.clear();
+            self.buffered.clear();
         }
         if !self.readers.iter().any(|reader| matches!(reader.state, State::Live { .. })) {
-            self.track = Track::default();
+            self.state = ChannelState::default();
         }
     }
 
@@ -264,7 +276,7 @@ impl Model {
 }
 
 /// Any offset, and often one of those where arithmetic ends.
-fn place() -> impl Strategy<Value = u64> {
+fn any_offset() -> impl Strategy<Value = u64> {
     prop_oneof![any::<u64>(), 0..4_u64, (0..4_u64).prop_map(|below| u64::MAX - below)]
 }
 
@@ -272,7 +284,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn each_client_sees_every_publication_once_and_in_order(steps in proptest::collection::vec(step(), 0..120)) {
+    fn each_client_receives_every_publication_once_and_in_order(steps in proptest::collection::vec(step(), 0..120)) {
         let mut model = Model { readers: vec![Reader::default(); CLIENTS], ..Model::default() };
         steps.into_iter().for_each(|step| model.step(step));
         for _ in 0..=model.published {
@@ -285,11 +297,11 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics_whatever_is_said(
-        offset in place(), here in proptest::option::of(place()), kept in proptest::collection::vec(place(), 0..4),
-        read in proptest::collection::vec(place(), 0..4), top in place(), is_cache in any::<bool>(),
+    fn merge_does_not_panic_for_any_input(
+        offset in any_offset(), position in proptest::option::of(any_offset()), buffered in proptest::collection::vec(any_offset(), 0..4),
+        read in proptest::collection::vec(any_offset(), 0..4), top in any_offset(), is_cache in any::<bool>(),
     ) {
         let recover = if is_cache { cache(offset) } else { since(offset) };
-        let _ = merged(recover, here, &kept, &read, top);
+        let _ = merge_result(recover, position, &buffered, &read, top);
     }
 }

@@ -10,27 +10,27 @@ use super::*;
 enum Step {
     Insert(u64),
     Remove(u64),
-    Belong(u64, u8),
+    SetUser(u64, u8),
     /// In one of three ways.
     Subscribe(u64, u8, u64),
     /// All who receive in the first way do so in the second from now on.
     Change(u8, u64, u64),
     ChangeOne(u64, u8, u64),
     Unsubscribe(u64, u8),
-    LeaveAll(u64),
+    UnsubscribeAll(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (session, channel, way) = (0_u64..6, 0_u8..4, 0_u64..3);
+    let (session, channel, options) = (0_u64..6, 0_u8..4, 0_u64..3);
     prop_oneof![
         1 => session.clone().prop_map(Step::Insert),
         1 => session.clone().prop_map(Step::Remove),
-        1 => (session.clone(), 0_u8..3).prop_map(|(s, u)| Step::Belong(s, u)),
-        2 => (session.clone(), channel.clone(), way.clone()).prop_map(|(s, c, w)| Step::Subscribe(s, c, w)),
-        1 => (channel.clone(), way.clone(), way.clone()).prop_map(|(c, from, to)| Step::Change(c, from, to)),
-        1 => (session.clone(), channel.clone(), way).prop_map(|(s, c, w)| Step::ChangeOne(s, c, w)),
+        1 => (session.clone(), 0_u8..3).prop_map(|(s, u)| Step::SetUser(s, u)),
+        2 => (session.clone(), channel.clone(), options.clone()).prop_map(|(s, c, w)| Step::Subscribe(s, c, w)),
+        1 => (channel.clone(), options.clone(), options.clone()).prop_map(|(c, from, to)| Step::Change(c, from, to)),
+        1 => (session.clone(), channel.clone(), options).prop_map(|(s, c, w)| Step::ChangeOne(s, c, w)),
         1 => (session.clone(), channel).prop_map(|(s, c)| Step::Unsubscribe(s, c)),
-        1 => session.prop_map(Step::LeaveAll),
+        1 => session.prop_map(Step::UnsubscribeAll),
     ]
 }
 
@@ -39,8 +39,8 @@ fn channel(number: u8) -> Channel {
 }
 
 /// A way of receiving that differs from the others.
-fn way(number: u64) -> Reception {
-    Reception { after: number, ..Reception::default() }
+fn options(number: u64) -> DeliveryOptions {
+    DeliveryOptions { skip_up_to: number, ..DeliveryOptions::default() }
 }
 
 type Model = BTreeMap<u64, BTreeMap<u8, u64>>;
@@ -54,13 +54,13 @@ fn check(registry: &Registry<(), u8>, model: &Model) {
         let expected: BTreeSet<(u64, u64)> =
             model.iter().filter_map(|(s, held)| held.get(&c).map(|w| (*w, *s))).collect();
         let channel = channel(c);
-        let classes = registry.classes(&channel);
+        let groups = registry.groups(&channel);
         let found: Vec<(u64, u64)> =
-            classes.flat_map(|(_, reception, members)| members.map(|(key, ())| (reception.after, key.0))).collect();
+            groups.flat_map(|(_, options, sessions)| sessions.map(|(key, ())| (options.skip_up_to, key.0))).collect();
         assert_eq!(found.len(), expected.len());
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
         assert_eq!(registry.has_subscribers(&channel), !expected.is_empty());
-        assert_eq!(registry.count_channels().get(&channel).copied().unwrap_or(0), expected.len());
+        assert_eq!(registry.count_subscribers().get(&channel).copied().unwrap_or(0), expected.len());
     }
 }
 
@@ -77,7 +77,7 @@ proptest! {
     /// Whatever sessions do, the registry says the same as a set of pairs, and names a channel as emptied exactly
     /// when its last subscriber goes.
     #[test]
-    fn the_registry_is_a_set_of_pairs(steps in proptest::collection::vec(step(), 0..200)) {
+    fn registry_matches_a_set_of_session_channel_pairs(steps in proptest::collection::vec(step(), 0..200)) {
         let mut registry: Registry<(), u8> = Registry::default();
         let mut model = Model::new();
         let mut owners: BTreeMap<u64, u8> = BTreeMap::new();
@@ -87,27 +87,27 @@ proptest! {
                     free.insert(BTreeMap::new());
                     registry.insert(SessionKey(s), ());
                 },
-                Step::Belong(s, u) => {
-                    registry.belongs_to(SessionKey(s), u.to_string().into());
+                Step::SetUser(s, u) => {
+                    registry.set_user(SessionKey(s), u.to_string().into());
                     if model.contains_key(&s) {
                         owners.insert(s, u);
                     }
                 }
                 Step::Subscribe(s, c, w) => if let Some(Entry::Vacant(free)) = model.get_mut(&s).map(|held| held.entry(c)) {
                     free.insert(w);
-                    let (grant, reception) = (Grant::default(), way(w));
-                    registry.subscribe(SessionKey(s), Subscription { channel: channel(c), grant, reception, shown: None });
+                    let (source, options) = (SubscriptionSource::default(), options(w));
+                    registry.subscribe(SessionKey(s), NewSubscription { channel: channel(c), source, options, visibility: None });
                 },
                 Step::Change(c, from, to) => {
                     let name = channel(c);
-                    let class = registry.classes(&name).find(|(_, reception, _)| reception.after == from).map(|(class, ..)| class);
-                    if let Some(class) = class {
-                        registry.change(&name, class, way(to));
+                    let group = registry.groups(&name).find(|(_, options, _)| options.skip_up_to == from).map(|(group, ..)| group);
+                    if let Some(group) = group {
+                        registry.change_group(&name, group, options(to));
                     }
                     model.values_mut().filter_map(|held| held.get_mut(&c)).filter(|w| **w == from).for_each(|w| *w = to);
                 }
                 Step::ChangeOne(s, c, to) => {
-                    registry.change_one(SessionKey(s), &channel(c), |reception| reception.after = to);
+                    registry.change_one(SessionKey(s), &channel(c), |options| options.skip_up_to = to);
                     model.get_mut(&s).and_then(|held| held.get_mut(&c)).into_iter().for_each(|w| *w = to);
                 }
                 Step::Unsubscribe(s, c) => {
@@ -115,17 +115,17 @@ proptest! {
                     let expected = was_there.then(|| count(&model, c) == 0);
                     prop_assert_eq!(registry.unsubscribe(SessionKey(s), &channel(c)).map(|left| left.is_last), expected);
                 }
-                Step::Remove(s) | Step::LeaveAll(s) => {
+                Step::Remove(s) | Step::UnsubscribeAll(s) => {
                     let held = model.get_mut(&s).map(std::mem::take).unwrap_or_default();
                     let expected: BTreeSet<Channel> = held.into_keys().filter(|c| count(&model, *c) == 0).map(channel).collect();
-                    let departed = if matches!(step, Step::Remove(_)) {
+                    let left = if matches!(step, Step::Remove(_)) {
                         model.remove(&s);
                         owners.remove(&s);
-                        registry.remove(SessionKey(s)).map(|((), departed)| departed).unwrap_or_default()
+                        registry.remove(SessionKey(s)).map(|((), left)| left).unwrap_or_default()
                     } else {
-                        registry.leave_all(SessionKey(s))
+                        registry.unsubscribe_all(SessionKey(s))
                     };
-                    let emptied = departed.into_iter().filter(|departed| departed.is_last).map(|departed| departed.channel);
+                    let emptied = left.into_iter().filter(|left| left.is_last).map(|left| left.channel);
                     prop_assert_eq!(emptied.collect::<BTreeSet<_>>(), expected);
                 }
             }

@@ -2,29 +2,29 @@
 
 use std::{hash::BuildHasher, sync::Arc};
 
-use super::{NOBODY, Registry, Slot};
+use super::{NO_SESSION, Registry, Slot};
 use crate::hub::SessionKey;
 
 impl<M, S> Registry<M, S> {
     /// Says whose session it is.
-    pub(in crate::hub) fn belongs_to(&mut self, key: SessionKey, user: Arc<str>) {
+    pub(in crate::hub) fn set_user(&mut self, key: SessionKey, user: Arc<str>) {
         let Some(slot) = self.slot(key) else { return };
         if self.at(slot).is_some_and(|entry| entry.user.as_ref() == Some(&user)) {
             return;
         }
-        self.forget_user(slot);
+        self.unlink_user(slot);
         let hash = self.hasher.hash_one(&*user);
-        let first = self.first_of(&user);
+        let first = self.first_session_of(&user);
         if let Some(entry) = self.at_mut(slot) {
             entry.user = Some(user);
-            entry.next = first.unwrap_or(NOBODY);
+            entry.next = first.unwrap_or(NO_SESSION);
         }
         match first {
             Some(first) => {
                 if let Some(entry) = self.at_mut(first) {
                     entry.previous = slot;
                 }
-                self.lead_with(hash, first, Some(slot));
+                self.replace_first(hash, first, Some(slot));
             }
             None => {
                 let (sessions, hasher) = (&self.sessions, &self.hasher);
@@ -36,9 +36,9 @@ impl<M, S> Registry<M, S> {
 
     /// The sessions of a user.
     pub(in crate::hub) fn sessions_of(&self, user: &str) -> impl Iterator<Item = (SessionKey, &M)> {
-        let first = self.first_of(user).and_then(|first| self.at(first));
+        let first = self.first_session_of(user).and_then(|first| self.at(first));
         let all = std::iter::successors(first, |entry| self.at(entry.next));
-        all.map(|entry| (entry.key, &entry.member))
+        all.map(|entry| (entry.key, &entry.session))
     }
 
     /// The users who have sessions here.
@@ -46,13 +46,13 @@ impl<M, S> Registry<M, S> {
         self.by_user.iter().filter_map(|slot| self.at(*slot)?.user.as_ref())
     }
 
-    fn first_of(&self, user: &str) -> Option<Slot> {
+    fn first_session_of(&self, user: &str) -> Option<Slot> {
         let is_theirs = |slot: &Slot| self.at(*slot).is_some_and(|entry| entry.user.as_deref() == Some(user));
         self.by_user.find(self.hasher.hash_one(user), is_theirs).copied()
     }
 
     /// Puts `instead` into the index where `first` stands, or nobody.
-    fn lead_with(&mut self, hash: u64, first: Slot, instead: Option<Slot>) {
+    fn replace_first(&mut self, hash: u64, first: Slot, instead: Option<Slot>) {
         if let Ok(mut indexed) = self.by_user.find_entry(hash, |slot| *slot == first) {
             match instead {
                 Some(slot) => *indexed.get_mut() = slot,
@@ -62,17 +62,19 @@ impl<M, S> Registry<M, S> {
     }
 
     /// Takes a session out of the row of its user's.
-    pub(super) fn forget_user(&mut self, slot: Slot) {
+    pub(super) fn unlink_user(&mut self, slot: Slot) {
         let Some(entry) = self.at_mut(slot) else { return };
         let Some(user) = entry.user.take() else { return };
         let (next, previous) =
-            (std::mem::replace(&mut entry.next, NOBODY), std::mem::replace(&mut entry.previous, NOBODY));
+            (std::mem::replace(&mut entry.next, NO_SESSION), std::mem::replace(&mut entry.previous, NO_SESSION));
         if let Some(next) = self.at_mut(next) {
             next.previous = previous;
         }
         match self.at_mut(previous) {
             Some(previous) => previous.next = next,
-            None => self.lead_with(self.hasher.hash_one(&*user), slot, Some(next).filter(|next| *next != NOBODY)),
+            None => {
+                self.replace_first(self.hasher.hash_one(&*user), slot, Some(next).filter(|next| *next != NO_SESSION))
+            }
         }
     }
 }

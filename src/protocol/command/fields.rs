@@ -3,29 +3,29 @@
 
 use std::borrow::Cow;
 
-use super::Malformed;
+use super::MalformedCommand;
 
 /// The largest number of a field.
-const LAST_FIELD: u64 = (1 << 29) - 1;
+const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
 
 /// The fields that are still to be read.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
 /// What a field holds, by its wire type.
 #[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(super) enum FieldValue<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     /// Four or eight bytes, which nothing that is known here has.
     Fixed,
 }
 
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), Malformed>;
+impl<'a> Iterator for FieldReader<'a> {
+    type Item = Result<(u32, FieldValue<'a>), MalformedCommand>;
 
     fn next(&mut self) -> Option<Self::Item> {
         (!self.0.is_empty()).then(|| {
-            let field = self.field();
+            let field = self.read_field();
             if field.is_err() {
                 self.0 = &[];
             }
@@ -34,72 +34,72 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Result<(u32, Value<'a>), Malformed> {
-        let tag = self.varint()?;
-        let number = Some(tag >> 3).filter(|number| (1..=LAST_FIELD).contains(number)).ok_or(Malformed)?;
+impl<'a> FieldReader<'a> {
+    fn read_field(&mut self) -> Result<(u32, FieldValue<'a>), MalformedCommand> {
+        let tag = self.read_varint()?;
+        let number = Some(tag >> 3).filter(|number| (1..=MAX_FIELD_NUMBER).contains(number)).ok_or(MalformedCommand)?;
         let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
+            0 => FieldValue::Varint(self.read_varint()?),
+            1 => self.read_bytes(8).map(|_| FieldValue::Fixed)?,
             2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
+                let length = self.read_varint()?;
+                FieldValue::Bytes(self.read_bytes(length)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err(Malformed),
+            5 => self.read_bytes(4).map(|_| FieldValue::Fixed)?,
+            _ => return Err(MalformedCommand),
         };
-        Ok((u32::try_from(number).map_err(|_| Malformed)?, value))
+        Ok((u32::try_from(number).map_err(|_| MalformedCommand)?, value))
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let (value, length) = varint(self.0)?;
+    fn read_varint(&mut self) -> Result<u64, MalformedCommand> {
+        let (value, length) = read_varint(self.0)?;
         self.0 = &self.0[length..];
         Ok(value)
     }
 
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
-        let length = usize::try_from(length).map_err(|_| Malformed)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+    fn read_bytes(&mut self, length: u64) -> Result<&'a [u8], MalformedCommand> {
+        let length = usize::try_from(length).map_err(|_| MalformedCommand)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(MalformedCommand)?;
         self.0 = rest;
         Ok(taken)
     }
 }
 
 /// The number that `bytes` begin with, and how many of them it takes: at most ten.
-pub(in crate::protocol) fn varint(bytes: &[u8]) -> Result<(u64, usize), Malformed> {
+pub(in crate::protocol) fn read_varint(bytes: &[u8]) -> Result<(u64, usize), MalformedCommand> {
     let mut value = 0;
     for (index, byte) in bytes.iter().enumerate().take(10) {
         // Nine times seven bits, and one.
         if index == 9 && *byte > 1 {
-            return Err(Malformed);
+            return Err(MalformedCommand);
         }
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             return Ok((value, index + 1));
         }
     }
-    Err(Malformed)
+    Err(MalformedCommand)
 }
 
-impl<'a> Value<'a> {
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
-        if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(Malformed) }
+impl<'a> FieldValue<'a> {
+    pub(super) fn bytes(self) -> Result<&'a [u8], MalformedCommand> {
+        if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(MalformedCommand) }
     }
 
-    pub(super) fn text(self) -> Result<Cow<'a, str>, Malformed> {
-        self.bytes().and_then(|bytes| std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| Malformed))
+    pub(super) fn text(self) -> Result<Cow<'a, str>, MalformedCommand> {
+        self.bytes().and_then(|bytes| std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| MalformedCommand))
     }
 
-    pub(super) fn number(self) -> Result<u64, Malformed> {
-        if let Self::Varint(number) = self { Ok(number) } else { Err(Malformed) }
+    pub(super) fn number(self) -> Result<u64, MalformedCommand> {
+        if let Self::Varint(number) = self { Ok(number) } else { Err(MalformedCommand) }
     }
 
     /// Of the kinds `int32` and `int64`: less than nothing takes all ten bytes.
-    pub(super) fn signed(self) -> Result<i64, Malformed> {
+    pub(super) fn signed(self) -> Result<i64, MalformedCommand> {
         self.number().map(u64::cast_signed)
     }
 
-    pub(super) fn flag(self) -> Result<bool, Malformed> {
+    pub(super) fn flag(self) -> Result<bool, MalformedCommand> {
         self.number().map(|number| number != 0)
     }
 }
@@ -109,18 +109,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_takes_at_most_ten_bytes_and_64_bits() {
+    fn varint_longer_than_ten_bytes_or_64_bits_is_malformed() {
         let largest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
-        assert_eq!(varint(&largest), Ok((u64::MAX, 10)));
-        assert_eq!(varint(&[0xac, 0x02, 0xff]), Ok((300, 2)));
+        assert_eq!(read_varint(&largest), Ok((u64::MAX, 10)));
+        assert_eq!(read_varint(&[0xac, 0x02, 0xff]), Ok((300, 2)));
         for bad in [&[][..], &[0x80], &[0x80; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]] {
-            assert_eq!(varint(bad), Err(Malformed), "{bad:?}");
+            assert_eq!(read_varint(bad), Err(MalformedCommand), "{bad:?}");
         }
     }
 
     #[test]
-    fn after_what_is_malformed_nothing_is_read() {
-        let mut fields = Fields(&[0x0b, 8, 1]);
+    fn field_reader_stops_after_malformed_field() {
+        let mut fields = FieldReader(&[0x0b, 8, 1]);
         assert!(fields.next().is_some_and(|field| field.is_err()) && fields.next().is_none());
     }
 }

@@ -6,49 +6,50 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Command, ConnectRequest, HistoryRequest, Malformed, Method, Recovery, SubscribeRequest, UnreadFilter, given, only,
+    ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter,
+    SubscribeCommand, non_empty, single_method,
 };
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct JsonCommand<'a> {
     #[serde(default)]
     id: u32,
     #[serde(borrow)]
     token: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    connect: Option<Connect<'a>>,
+    connect: Option<JsonConnect<'a>>,
     #[serde(borrow)]
-    subscribe: Option<Subscribe<'a>>,
+    subscribe: Option<JsonSubscribe<'a>>,
     #[serde(borrow)]
-    unsubscribe: Option<OfChannel<'a>>,
+    unsubscribe: Option<JsonChannelAndToken<'a>>,
     #[serde(borrow)]
-    publish: Option<Publish<'a>>,
+    publish: Option<JsonPublish<'a>>,
     #[serde(borrow)]
-    presence: Option<OfChannel<'a>>,
+    presence: Option<JsonChannelAndToken<'a>>,
     #[serde(borrow)]
-    presence_stats: Option<OfChannel<'a>>,
+    presence_stats: Option<JsonChannelAndToken<'a>>,
     #[serde(borrow)]
-    history: Option<History<'a>>,
+    history: Option<JsonHistory<'a>>,
     #[serde(borrow)]
     ping: Option<&'a RawValue>,
     #[serde(borrow)]
-    send: Option<Call<'a>>,
+    send: Option<JsonRpc<'a>>,
     #[serde(borrow)]
-    rpc: Option<Call<'a>>,
+    rpc: Option<JsonRpc<'a>>,
     #[serde(borrow)]
-    refresh: Option<OfChannel<'a>>,
+    refresh: Option<JsonChannelAndToken<'a>>,
     #[serde(borrow)]
-    sub_refresh: Option<OfChannel<'a>>,
+    sub_refresh: Option<JsonChannelAndToken<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Connect<'a> {
+struct JsonConnect<'a> {
     #[serde(borrow, default)]
     token: Option<Cow<'a, str>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
-    subs: Option<BTreeMap<Cow<'a, str>, Place<'a>>>,
+    subs: Option<BTreeMap<Cow<'a, str>, JsonPosition<'a>>>,
     #[serde(borrow, default)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -58,7 +59,7 @@ struct Connect<'a> {
 }
 
 #[derive(Deserialize)]
-struct Subscribe<'a> {
+struct JsonSubscribe<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -87,7 +88,7 @@ struct Subscribe<'a> {
 
 /// Where a client stands, and whether it wants what came after.
 #[derive(Default, Deserialize)]
-struct Place<'a> {
+struct JsonPosition<'a> {
     #[serde(default)]
     recover: bool,
     #[serde(borrow, default)]
@@ -98,7 +99,7 @@ struct Place<'a> {
 
 /// A channel, a token, or both.
 #[derive(Deserialize)]
-struct OfChannel<'a> {
+struct JsonChannelAndToken<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -106,7 +107,7 @@ struct OfChannel<'a> {
 }
 
 #[derive(Deserialize)]
-struct Publish<'a> {
+struct JsonPublish<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
     #[serde(borrow)]
@@ -114,19 +115,19 @@ struct Publish<'a> {
 }
 
 #[derive(Deserialize)]
-struct History<'a> {
+struct JsonHistory<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
     #[serde(default)]
     limit: i32,
     #[serde(borrow)]
-    since: Option<Place<'a>>,
+    since: Option<JsonPosition<'a>>,
     #[serde(default)]
     reverse: bool,
 }
 
 #[derive(Deserialize)]
-struct Call<'a> {
+struct JsonRpc<'a> {
     #[serde(borrow, default)]
     method: Cow<'a, str>,
     #[serde(borrow)]
@@ -136,78 +137,79 @@ struct Call<'a> {
 /// Reads one line of a frame.
 ///
 /// # Errors
-/// [`Malformed`]: no object, no method or several, an id where none may be or none where one must.
-pub(in crate::protocol) fn command(line: &str) -> Result<Command<'_>, Malformed> {
+/// [`MalformedCommand`]: no object, no method or several, an id where none may be or none where one must.
+pub(in crate::protocol) fn parse(line: &str) -> Result<Command<'_>, MalformedCommand> {
     // serde would also take an array for an object, member by member.
     if !line.trim_start().starts_with('{') {
-        return Err(Malformed);
+        return Err(MalformedCommand);
     }
-    let said: Envelope<'_> = serde_json::from_str(line).map_err(|_| Malformed)?;
+    let json: JsonCommand<'_> = serde_json::from_str(line).map_err(|_| MalformedCommand)?;
     let methods = [
-        said.connect.map(Method::from),
-        said.subscribe.map(Method::from),
-        said.unsubscribe.map(|request| Method::Unsubscribe { channel: request.channel }),
-        said.publish.map(|request| Method::Publish { channel: request.channel, data: Some(request.data) }),
-        said.presence.map(|request| Method::Presence { channel: request.channel }),
-        said.presence_stats.map(|request| Method::PresenceStats { channel: request.channel }),
-        said.history.map(Method::from),
-        said.rpc.map(|request| Method::Rpc { method: request.method, data: request.data }),
-        said.send.map(|request| Method::Send { data: request.data }),
-        said.refresh.map(|request| Method::Refresh { token: given(request.token) }),
-        said.sub_refresh.map(|request| Method::SubRefresh { channel: request.channel, token: given(request.token) }),
-        said.ping.map(|_| Method::Ping),
+        json.connect.map(CommandMethod::from),
+        json.subscribe.map(CommandMethod::from),
+        json.unsubscribe.map(|request| CommandMethod::Unsubscribe { channel: request.channel }),
+        json.publish.map(|request| CommandMethod::Publish { channel: request.channel, data: Some(request.data) }),
+        json.presence.map(|request| CommandMethod::Presence { channel: request.channel }),
+        json.presence_stats.map(|request| CommandMethod::PresenceStats { channel: request.channel }),
+        json.history.map(CommandMethod::from),
+        json.rpc.map(|request| CommandMethod::Rpc { method: request.method, data: request.data }),
+        json.send.map(|request| CommandMethod::Send { data: request.data }),
+        json.refresh.map(|request| CommandMethod::Refresh { token: non_empty(request.token) }),
+        json.sub_refresh
+            .map(|request| CommandMethod::SubRefresh { channel: request.channel, token: non_empty(request.token) }),
+        json.ping.map(|_| CommandMethod::Ping),
     ];
-    if said.id == 0 && line.trim() == "{}" {
-        return Ok(Command { id: 0, token: None, method: Method::Pong });
+    if json.id == 0 && line.trim() == "{}" {
+        return Ok(Command { id: 0, token: None, method: CommandMethod::Pong });
     }
-    only(said.id, said.token, methods.into_iter().flatten())
+    single_method(json.id, json.token, methods.into_iter().flatten())
 }
 
-impl<'a> From<Connect<'a>> for Method<'a> {
-    fn from(said: Connect<'a>) -> Self {
-        let subs = said.subs.unwrap_or_default().into_iter().map(|(channel, place)| (channel, place.into()));
-        Self::Connect(ConnectRequest {
-            token: given(said.token),
-            data: said.data,
+impl<'a> From<JsonConnect<'a>> for CommandMethod<'a> {
+    fn from(json: JsonConnect<'a>) -> Self {
+        let subs = json.subs.unwrap_or_default().into_iter().map(|(channel, place)| (channel, place.into()));
+        Self::Connect(ConnectCommand {
+            token: non_empty(json.token),
+            data: json.data,
             subs: subs.collect(),
-            name: said.name,
-            version: said.version,
-            headers: said.headers.unwrap_or_default(),
+            name: json.name,
+            version: json.version,
+            headers: json.headers.unwrap_or_default(),
         })
     }
 }
 
-impl<'a> From<Subscribe<'a>> for Method<'a> {
-    fn from(said: Subscribe<'a>) -> Self {
-        Self::Subscribe(SubscribeRequest {
-            channel: said.channel,
-            token: given(said.token),
-            recovery: Recovery { is_wanted: said.recover, epoch: said.epoch, offset: said.offset },
-            data: said.data,
-            is_positioned: said.positioned,
-            is_recoverable: said.recoverable,
-            wants_join_leave: said.join_leave,
-            delta: said.delta,
-            filter: said.tf.map(UnreadFilter::Json),
-            flag: said.flag,
+impl<'a> From<JsonSubscribe<'a>> for CommandMethod<'a> {
+    fn from(json: JsonSubscribe<'a>) -> Self {
+        Self::Subscribe(SubscribeCommand {
+            channel: json.channel,
+            token: non_empty(json.token),
+            recovery: ClientPosition { wants_recovery: json.recover, epoch: json.epoch, offset: json.offset },
+            data: json.data,
+            is_positioned: json.positioned,
+            is_recoverable: json.recoverable,
+            wants_join_leave: json.join_leave,
+            delta: json.delta,
+            filter: json.tf.map(RawFilter::Json),
+            flag: json.flag,
         })
     }
 }
 
-impl<'a> From<History<'a>> for Method<'a> {
-    fn from(said: History<'a>) -> Self {
-        Self::History(HistoryRequest {
-            channel: said.channel,
-            limit: said.limit,
-            since: said.since.map(|place| (place.offset, place.epoch)),
-            is_reverse: said.reverse,
+impl<'a> From<JsonHistory<'a>> for CommandMethod<'a> {
+    fn from(json: JsonHistory<'a>) -> Self {
+        Self::History(HistoryCommand {
+            channel: json.channel,
+            limit: json.limit,
+            since: json.since.map(|place| (place.offset, place.epoch)),
+            is_reverse: json.reverse,
         })
     }
 }
 
-impl<'a> From<Place<'a>> for Recovery<'a> {
-    fn from(place: Place<'a>) -> Self {
-        Self { is_wanted: place.recover, epoch: place.epoch, offset: place.offset }
+impl<'a> From<JsonPosition<'a>> for ClientPosition<'a> {
+    fn from(place: JsonPosition<'a>) -> Self {
+        Self { wants_recovery: place.recover, epoch: place.epoch, offset: place.offset }
     }
 }
 
@@ -215,30 +217,26 @@ impl<'a> From<Place<'a>> for Recovery<'a> {
 mod tests {
     use super::*;
 
-    fn one(line: &str) -> Result<Command<'_>, Malformed> {
-        command(line)
-    }
-
     #[test]
-    fn a_command_is_its_id_and_one_method() {
-        let subscribe = one(r#"{"id":1,"subscribe":{"channel":"a"}}"#).unwrap();
-        let Command { id: 1, token: None, method: Method::Subscribe(request) } = subscribe else {
+    fn command_has_an_id_and_one_method() {
+        let subscribe = parse(r#"{"id":1,"subscribe":{"channel":"a"}}"#).unwrap();
+        let Command { id: 1, token: None, method: CommandMethod::Subscribe(request) } = subscribe else {
             panic!("a subscribe")
         };
         assert!(request.channel == "a" && request.token.is_none());
-        assert!(matches!(one("{}").unwrap().method, Method::Pong));
-        assert!(matches!(one(r#"{"id":2,"ping":{}}"#).unwrap(), Command { id: 2, method: Method::Ping, .. }));
+        assert!(matches!(parse("{}").unwrap().method, CommandMethod::Pong));
+        assert!(matches!(parse(r#"{"id":2,"ping":{}}"#).unwrap(), Command { id: 2, method: CommandMethod::Ping, .. }));
     }
 
     #[test]
-    fn data_is_borrowed_as_it_stands() {
-        let command = one(r#"{"id":3,"publish":{"channel":"a","data": {"x" : 1e400}}}"#).unwrap();
-        let Method::Publish { data, .. } = command.method else { panic!("a publish") };
+    fn data_is_borrowed_unchanged() {
+        let command = parse(r#"{"id":3,"publish":{"channel":"a","data": {"x" : 1e400}}}"#).unwrap();
+        let CommandMethod::Publish { data, .. } = command.method else { panic!("a publish") };
         assert_eq!(data.unwrap().get(), r#"{"x" : 1e400}"#);
     }
 
     #[test]
-    fn what_is_no_command_is_malformed() {
+    fn invalid_command_is_malformed() {
         let nested = format!(r#"{{"id":1,"subscribe":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         for line in [
             "",
@@ -257,14 +255,14 @@ mod tests {
             r#"{"id":1,"id":2,"ping":{}}"#,
             nested.as_str(),
         ] {
-            assert_eq!(one(line).map(|_| ()).unwrap_err(), Malformed, "{line:.60}");
+            assert_eq!(parse(line).map(|_| ()).unwrap_err(), MalformedCommand, "{line:.60}");
         }
     }
 
     #[test]
-    fn deep_data_costs_no_stack() {
+    fn deeply_nested_data_is_accepted() {
         let deep =
             format!(r#"{{"id":1,"publish":{{"channel":"a","data":{}{}}}}}"#, "[".repeat(9_000), "]".repeat(9_000));
-        assert!(one(&deep).is_ok());
+        assert!(parse(&deep).is_ok());
     }
 }

@@ -9,10 +9,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 
-pub(super) use fields::varint;
-pub use filter::UnreadFilter;
-pub(super) use json::command as json;
-pub(super) use protobuf::command as protobuf;
+pub(super) use fields::read_varint;
+pub use filter::RawFilter;
+pub(super) use json::parse as parse_json;
+pub(super) use protobuf::parse as parse_protobuf;
 
 /// One command. It has no `Debug`: nothing may print a token.
 pub struct Command<'a> {
@@ -21,17 +21,17 @@ pub struct Command<'a> {
     /// A token that any command may carry: it replaces the session's claims.
     pub token: Option<Cow<'a, str>>,
     /// What is asked.
-    pub method: Method<'a>,
+    pub method: CommandMethod<'a>,
 }
 
 /// What a client may ask. Names of channels are unchecked.
-pub enum Method<'a> {
+pub enum CommandMethod<'a> {
     /// The answer to our ping.
     Pong,
     /// Say who it is, or begin to speak as an SDK does.
-    Connect(ConnectRequest<'a>),
+    Connect(ConnectCommand<'a>),
     /// Begin to receive a channel.
-    Subscribe(SubscribeRequest<'a>),
+    Subscribe(SubscribeCommand<'a>),
     /// Stop receiving a channel.
     Unsubscribe {
         /// Which.
@@ -55,7 +55,7 @@ pub enum Method<'a> {
         channel: Cow<'a, str>,
     },
     /// What a channel has kept.
-    History(HistoryRequest<'a>),
+    History(HistoryCommand<'a>),
     /// Ask a backend.
     Rpc {
         /// What of it.
@@ -86,13 +86,13 @@ pub enum Method<'a> {
 
 /// `connect`
 #[derive(Default)]
-pub struct ConnectRequest<'a> {
+pub struct ConnectCommand<'a> {
     /// The token, unless a door let the client in already.
     pub token: Option<Cow<'a, str>>,
     /// What a backend might want to know; what is no JSON counts as nothing.
     pub data: Option<&'a RawValue>,
     /// Where the client stands in channels that its token brings.
-    pub subs: BTreeMap<Cow<'a, str>, Recovery<'a>>,
+    pub subs: BTreeMap<Cow<'a, str>, ClientPosition<'a>>,
     /// The SDK's name, as it says.
     pub name: Cow<'a, str>,
     /// The SDK's version, as it says.
@@ -103,13 +103,13 @@ pub struct ConnectRequest<'a> {
 
 /// `subscribe`
 #[derive(Default)]
-pub struct SubscribeRequest<'a> {
+pub struct SubscribeCommand<'a> {
     /// Which channel.
     pub channel: Cow<'a, str>,
     /// A subscription token.
     pub token: Option<Cow<'a, str>>,
     /// What it has missed.
-    pub recovery: Recovery<'a>,
+    pub recovery: ClientPosition<'a>,
     /// What a backend might want to know; what is no JSON counts as nothing.
     pub data: Option<&'a RawValue>,
     /// Wants to be told of gaps.
@@ -121,23 +121,23 @@ pub struct SubscribeRequest<'a> {
     /// How it reads differences, like `fossil`; empty: it does not.
     pub delta: Cow<'a, str>,
     /// Wants only publications with such tags.
-    pub filter: Option<UnreadFilter<'a>>,
-    /// Bits: see [`SubscribeRequest::insists`].
+    pub filter: Option<RawFilter<'a>>,
+    /// Bits: see [`SubscribeCommand::requires_recovery`].
     pub flag: i64,
 }
 
-impl SubscribeRequest<'_> {
+impl SubscribeCommand<'_> {
     /// Whether a failed recovery is to be error 112 (`flag & 2`).
-    pub fn insists(&self) -> bool {
+    pub fn requires_recovery(&self) -> bool {
         self.flag & 2 != 0
     }
 }
 
 /// What a client has of a channel already.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Recovery<'a> {
+pub struct ClientPosition<'a> {
     /// It wants what came after it.
-    pub is_wanted: bool,
+    pub wants_recovery: bool,
     /// Names the history; empty: any.
     pub epoch: Cow<'a, str>,
     /// Of the last publication that it has.
@@ -146,7 +146,7 @@ pub struct Recovery<'a> {
 
 /// `history`
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct HistoryRequest<'a> {
+pub struct HistoryCommand<'a> {
     /// Which channel.
     pub channel: Cow<'a, str>,
     /// At most so many publications; 0 asks for the position alone, less makes no sense.
@@ -160,24 +160,24 @@ pub struct HistoryRequest<'a> {
 /// What holds no command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a command")]
-pub struct Malformed;
+pub struct MalformedCommand;
 
 /// SDKs write "" for what they do not have.
-fn given(token: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
+fn non_empty(token: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
     token.filter(|token| !token.is_empty())
 }
 
 /// The command that has exactly one of these methods.
-fn only<'a>(
+fn single_method<'a>(
     id: u32,
     token: Option<Cow<'a, str>>,
-    methods: impl IntoIterator<Item = Method<'a>>,
-) -> Result<Command<'a>, Malformed> {
+    methods: impl IntoIterator<Item = CommandMethod<'a>>,
+) -> Result<Command<'a>, MalformedCommand> {
     let mut methods = methods.into_iter();
     match (methods.next(), methods.next(), id) {
-        (Some(method @ Method::Send { .. }), None, _) | (Some(method), None, 1..) => {
-            Ok(Command { id, token: given(token), method })
+        (Some(method @ CommandMethod::Send { .. }), None, _) | (Some(method), None, 1..) => {
+            Ok(Command { id, token: non_empty(token), method })
         }
-        _ => Err(Malformed),
+        _ => Err(MalformedCommand),
     }
 }

@@ -6,91 +6,91 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{
-    Command, ConnectRequest, HistoryRequest, Malformed, Method, SubscribeRequest, UnreadFilter,
-    fields::{Fields, Value},
-    given, only,
+    Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter, SubscribeCommand,
+    fields::{FieldReader, FieldValue},
+    non_empty, single_method,
 };
 
 /// Reads one message, without its length.
 ///
 /// # Errors
-/// [`Malformed`]: no Protobuf, a known field of another type, no method or several, an id where none may be or none where
+/// [`MalformedCommand`]: no Protobuf, a known field of another type, no method or several, an id where none may be or none where
 /// one must.
-pub(in crate::protocol) fn command(message: &[u8]) -> Result<Command<'_>, Malformed> {
+pub(in crate::protocol) fn parse(message: &[u8]) -> Result<Command<'_>, MalformedCommand> {
     if message.is_empty() {
-        return Ok(Command { id: 0, token: None, method: Method::Pong });
+        return Ok(Command { id: 0, token: None, method: CommandMethod::Pong });
     }
     let (mut id, mut token, mut methods) = (0, None, Vec::with_capacity(1));
-    for field in Fields(message) {
+    for field in FieldReader(message) {
         match field? {
-            (1, value) => id = u32::try_from(value.number()?).map_err(|_| Malformed)?,
+            (1, value) => id = u32::try_from(value.number()?).map_err(|_| MalformedCommand)?,
             (100, value) => token = Some(value.text()?),
             // However often it says so, a message has one method.
-            (4..=15, _) if !methods.is_empty() => return Err(Malformed),
-            (number, value) => methods.extend(method(number, value)?),
+            (4..=15, _) if !methods.is_empty() => return Err(MalformedCommand),
+            (number, value) => methods.extend(parse_method(number, value)?),
         }
     }
-    only(id, token, methods)
+    single_method(id, token, methods)
 }
 
-fn method<'a>(number: u32, value: Value<'a>) -> Result<Option<Method<'a>>, Malformed> {
+fn parse_method<'a>(number: u32, value: FieldValue<'a>) -> Result<Option<CommandMethod<'a>>, MalformedCommand> {
     let of = |wanted: u32| text_field(value, wanted);
     Ok(Some(match number {
-        4 => Method::Connect(connect(value.bytes()?)?),
-        5 => Method::Subscribe(subscribe(value.bytes()?)?),
-        6 => Method::Unsubscribe { channel: of(1)? },
-        7 => Method::Publish { channel: of(1)?, data: json_field(value, 2)? },
-        8 => Method::Presence { channel: of(1)? },
-        9 => Method::PresenceStats { channel: of(1)? },
-        10 => Method::History(history(value.bytes()?)?),
-        11 => fields(value)?.try_for_each(|field| field.map(drop)).map(|()| Method::Ping)?,
-        12 => Method::Send { data: json_field(value, 1)?.filter(is_something) },
-        13 => Method::Rpc { method: of(2)?, data: json_field(value, 1)?.filter(is_something) },
-        14 => Method::Refresh { token: given(Some(of(1)?)) },
-        15 => Method::SubRefresh { channel: of(1)?, token: given(Some(of(2)?)) },
+        4 => CommandMethod::Connect(parse_connect(value.bytes()?)?),
+        5 => CommandMethod::Subscribe(parse_subscribe(value.bytes()?)?),
+        6 => CommandMethod::Unsubscribe { channel: of(1)? },
+        7 => CommandMethod::Publish { channel: of(1)?, data: json_field(value, 2)? },
+        8 => CommandMethod::Presence { channel: of(1)? },
+        9 => CommandMethod::PresenceStats { channel: of(1)? },
+        10 => CommandMethod::History(parse_history(value.bytes()?)?),
+        11 => fields(value)?.try_for_each(|field| field.map(drop)).map(|()| CommandMethod::Ping)?,
+        12 => CommandMethod::Send { data: json_field(value, 1)?.filter(is_not_null) },
+        13 => CommandMethod::Rpc { method: of(2)?, data: json_field(value, 1)?.filter(is_not_null) },
+        14 => CommandMethod::Refresh { token: non_empty(Some(of(1)?)) },
+        15 => CommandMethod::SubRefresh { channel: of(1)?, token: non_empty(Some(of(2)?)) },
         _ => return Ok(None),
     }))
 }
 
-fn fields<'a>(value: Value<'a>) -> Result<Fields<'a>, Malformed> {
-    value.bytes().map(Fields)
+fn fields<'a>(value: FieldValue<'a>) -> Result<FieldReader<'a>, MalformedCommand> {
+    value.bytes().map(FieldReader)
 }
 
 /// A field of a small message, the last if there are several, as the format wants it.
-fn field_of<'a>(value: Value<'a>, wanted: u32) -> Result<Option<Value<'a>>, Malformed> {
+fn find_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<FieldValue<'a>>, MalformedCommand> {
     fields(value)?.try_fold(None, |found, field| {
         let (number, value) = field?;
         Ok(if number == wanted { Some(value) } else { found })
     })
 }
 
-fn text_field<'a>(value: Value<'a>, wanted: u32) -> Result<Cow<'a, str>, Malformed> {
-    field_of(value, wanted)?.map_or(Ok(Cow::Borrowed("")), Value::text)
+fn text_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Cow<'a, str>, MalformedCommand> {
+    find_field(value, wanted)?.map_or(Ok(Cow::Borrowed("")), FieldValue::text)
 }
 
-fn json_field<'a>(value: Value<'a>, wanted: u32) -> Result<Option<&'a RawValue>, Malformed> {
-    field_of(value, wanted)?.map_or(Ok(None), |value| value.bytes().map(json))
+fn json_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<&'a RawValue>, MalformedCommand> {
+    find_field(value, wanted)?.map_or(Ok(None), |value| value.bytes().map(parse_raw_json))
 }
 
 /// JSON that stands in bytes, without the white space around it.
-fn json(bytes: &[u8]) -> Option<&RawValue> {
+fn parse_raw_json(bytes: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 
 /// What may be left out is left out by `null`, too, as in JSON.
-fn is_something(raw: &&RawValue) -> bool {
+fn is_not_null(raw: &&RawValue) -> bool {
     raw.get() != "null"
 }
 
-fn connect(bytes: &[u8]) -> Result<ConnectRequest<'_>, Malformed> {
-    let mut request = ConnectRequest::default();
-    for field in Fields(bytes) {
+fn parse_connect(bytes: &[u8]) -> Result<ConnectCommand<'_>, MalformedCommand> {
+    let mut request = ConnectCommand::default();
+    for field in FieldReader(bytes) {
         match field? {
-            (1, value) => request.token = given(Some(value.text()?)),
-            (2, value) => request.data = json(value.bytes()?).filter(is_something),
+            (1, value) => request.token = non_empty(Some(value.text()?)),
+            (2, value) => request.data = parse_raw_json(value.bytes()?).filter(is_not_null),
             (3, value) => {
-                let subscription = field_of(value, 2)?.map_or(Ok(&[][..]), Value::bytes)?;
-                request.subs.insert(text_field(value, 1)?, subscribe(subscription)?.recovery);
+                let subscription = find_field(value, 2)?.map_or(Ok(&[][..]), FieldValue::bytes)?;
+                request.subs.insert(text_field(value, 1)?, parse_subscribe(subscription)?.recovery);
             }
             (4, value) => request.name = value.text()?,
             (5, value) => request.version = value.text()?,
@@ -101,21 +101,21 @@ fn connect(bytes: &[u8]) -> Result<ConnectRequest<'_>, Malformed> {
     Ok(request)
 }
 
-fn subscribe(bytes: &[u8]) -> Result<SubscribeRequest<'_>, Malformed> {
-    let mut request = SubscribeRequest::default();
-    for field in Fields(bytes) {
+fn parse_subscribe(bytes: &[u8]) -> Result<SubscribeCommand<'_>, MalformedCommand> {
+    let mut request = SubscribeCommand::default();
+    for field in FieldReader(bytes) {
         match field? {
             (1, value) => request.channel = value.text()?,
-            (2, value) => request.token = given(Some(value.text()?)),
-            (3, value) => request.recovery.is_wanted = value.flag()?,
+            (2, value) => request.token = non_empty(Some(value.text()?)),
+            (3, value) => request.recovery.wants_recovery = value.flag()?,
             (6, value) => request.recovery.epoch = value.text()?,
             (7, value) => request.recovery.offset = value.number()?,
-            (8, value) => request.data = json(value.bytes()?).filter(is_something),
+            (8, value) => request.data = parse_raw_json(value.bytes()?).filter(is_not_null),
             (9, value) => request.is_positioned = value.flag()?,
             (10, value) => request.is_recoverable = value.flag()?,
             (11, value) => request.wants_join_leave = value.flag()?,
             (12, value) => request.delta = value.text()?,
-            (13, value) => request.filter = Some(UnreadFilter::Protobuf(value.bytes()?)),
+            (13, value) => request.filter = Some(RawFilter::Protobuf(value.bytes()?)),
             (14, value) => request.flag = value.signed()?,
             _ => {}
         }
@@ -123,14 +123,14 @@ fn subscribe(bytes: &[u8]) -> Result<SubscribeRequest<'_>, Malformed> {
     Ok(request)
 }
 
-fn history(bytes: &[u8]) -> Result<HistoryRequest<'_>, Malformed> {
-    let mut request = HistoryRequest::default();
-    for field in Fields(bytes) {
+fn parse_history(bytes: &[u8]) -> Result<HistoryCommand<'_>, MalformedCommand> {
+    let mut request = HistoryCommand::default();
+    for field in FieldReader(bytes) {
         match field? {
             (1, value) => request.channel = value.text()?,
-            (7, value) => request.limit = i32::try_from(value.signed()?).map_err(|_| Malformed)?,
+            (7, value) => request.limit = i32::try_from(value.signed()?).map_err(|_| MalformedCommand)?,
             (8, value) => {
-                let offset = field_of(value, 1)?.map_or(Ok(0), Value::number)?;
+                let offset = find_field(value, 1)?.map_or(Ok(0), FieldValue::number)?;
                 request.since = Some((offset, text_field(value, 2)?));
             }
             (9, value) => request.is_reverse = value.flag()?,

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{Answer, Done, Failed, Reply, failed};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, failed};
 use crate::{
-    auth::{Claims, Denied, Refusal, SubscriptionClaims},
+    auth::{Claims, PermissionError, SubscriptionClaims, TokenError},
     broker::{PublishOptions, Retention},
     channel::Channel,
-    hub::{Extend, Find, Grant, Terms, Unsubscribe},
+    hub::{ExtendSubscription, GetSubscription, SubscriptionSource, SubscriptionTerms, Unsubscribe},
     protocol::{self, Disconnect, ErrorCode},
     publication::{ClientInfo, Publication},
-    session::{Session, pace::Haste},
+    session::{Session, rate_limiter::RateVerdict},
 };
 
 impl Session {
@@ -25,56 +25,60 @@ impl Session {
         channel: &str,
         token: Option<&str>,
         claims: &Claims,
-    ) -> Result<Done, Failed> {
+    ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        let token = self.judge_subscription(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
-        let reply = self.format.reply(id, &protocol::Reply::SubRefresh(self.told(token.expires_at)));
-        let grant = self.grant_of(token);
-        let asked = self.services.hub.send(Extend { key: self.key, channel, grant });
+        let token = self.verify_subscription_token(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
+        let reply = self.format.encode_reply(id, &protocol::Reply::SubRefresh(self.client_expiry(token.expires_at)));
+        let source = self.source_from_token(token);
+        let asked = self.services.hub.send(ExtendSubscription { key: self.key, channel, source });
         let answer = async move {
             let is_subscribed = asked.await.unwrap_or(false);
-            let result = if is_subscribed { Ok(Reply::Frame(reply)) } else { Err(ErrorCode::PermissionDenied.into()) };
-            Answer { id, result }
+            let result =
+                if is_subscribed { Ok(CommandReply::Frame(reply)) } else { Err(ErrorCode::PermissionDenied.into()) };
+            CommandAnswer { id, result }
         };
-        Ok(Done::Later(answer.boxed_local()))
+        Ok(CommandOutcome::Pending(answer.boxed_local()))
     }
 
-    pub(super) fn judge_subscription(
+    pub(super) fn verify_subscription_token(
         &self,
         token: &str,
         channel: &Channel,
         claims: &Claims,
-    ) -> Result<SubscriptionClaims, Failed> {
+    ) -> Result<SubscriptionClaims, CommandFailure> {
         let token = self.services.verifier.verify_subscription(token).map_err(|refusal| {
             log::debug!("client {}: subscription token {refusal}", self.client);
             match refusal {
-                Refusal::Expired => ErrorCode::TokenExpired,
-                Refusal::Invalid(_) => ErrorCode::PermissionDenied,
+                TokenError::Expired => ErrorCode::TokenExpired,
+                TokenError::Invalid(_) => ErrorCode::PermissionDenied,
             }
         })?;
         if token.channel == *channel && token.user == claims.user {
             Ok(token)
         } else {
             // It was made for somebody else, or for something else: it has been stolen, or mistaken badly.
-            Err(Failed::Close(Disconnect::INVALID_TOKEN))
+            Err(CommandFailure::Close(Disconnect::INVALID_TOKEN))
         }
     }
 
-    pub(super) fn grant_of(&mut self, token: SubscriptionClaims) -> Grant {
+    pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
         self.has_subscription_info |= token.info.is_some();
-        Grant::Token(Box::new(Terms { expires_at: token.expires_at, info: token.info }))
+        SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms {
+            expires_at: token.expires_at,
+            info: token.info,
+        }))
     }
 
-    pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<Done, Failed> {
+    pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        let reply = self.format.reply(id, &protocol::Reply::Unsubscribe);
+        let reply = self.format.encode_reply(id, &protocol::Reply::Unsubscribe);
         let asked = self.services.hub.send(Unsubscribe { key: self.key, channel });
         let answer = async move {
             // Not having it is what the client wants, too.
-            let done = asked.await.map(|_| Reply::Frame(reply));
-            Answer { id, result: done.map_err(|_| ErrorCode::Internal.into()) }
+            let done = asked.await.map(|_| CommandReply::Frame(reply));
+            CommandAnswer { id, result: done.map_err(|_| ErrorCode::Internal.into()) }
         };
-        Ok(Done::Later(answer.boxed_local()))
+        Ok(CommandOutcome::Pending(answer.boxed_local()))
     }
 
     pub(super) fn publish(
@@ -83,13 +87,13 @@ impl Session {
         channel: &str,
         data: Bytes,
         claims: &Arc<Claims>,
-    ) -> Result<Done, Failed> {
+    ) -> Result<CommandOutcome, CommandFailure> {
         let limits = &self.services.config.limits;
         if data.len() > limits.publication_bytes {
             return Err(ErrorCode::LimitExceeded.into());
         }
         let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        if self.paces.1.take(limits.publications_per_second) != Haste::None {
+        if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());
         }
         let (services, claims, key, format) = (self.services.clone(), claims.clone(), self.key, self.format);
@@ -99,37 +103,38 @@ impl Session {
             conn_info: claims.info.clone(),
             chan_info: None,
         };
-        let asks_hub = self.has_subscription_info || services.permissions.publish_wants_subscription(&channel);
+        let asks_hub = self.has_subscription_info || services.permissions.publish_depends_on_subscription(&channel);
         let published = async move {
-            let find = asks_hub.then(|| services.hub.send(Find { key, channel: channel.clone() }));
-            let grant = match find {
+            let find = asks_hub.then(|| services.hub.send(GetSubscription { key, channel: channel.clone() }));
+            let source = match find {
                 Some(find) => find.await.unwrap_or(None),
                 None => None,
             };
-            services.permissions.may_publish(&claims, &channel, grant.is_some()).map_err(denied)?;
-            info.chan_info = grant.and_then(|grant| grant.info().cloned());
+            services.permissions.may_publish(&claims, &channel, source.is_some()).map_err(denied)?;
+            info.chan_info = source.and_then(|source| source.info().cloned());
             services.metrics.publications.inc();
             let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
-            let retention = services.permissions.known(&publication.channel).ok().and_then(Retention::of);
+            let retention =
+                services.permissions.channel_options(&publication.channel).ok().and_then(Retention::from_options);
             let options = PublishOptions { retention, ..PublishOptions::default() };
             let published = services.broker.publish(publication, options).await;
             published.map_err(|error| failed(&error))
         };
-        let answer = published.map(move |result| Answer {
+        let answer = published.map(move |result| CommandAnswer {
             id,
             result: match result {
-                Ok(_) => Ok(Reply::Frame(format.reply(id, &protocol::Reply::Publish))),
-                Err(error) => Err(Failed::Error(error)),
+                Ok(_) => Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish))),
+                Err(error) => Err(CommandFailure::Error(error)),
             },
         });
-        Ok(Done::Later(answer.boxed_local()))
+        Ok(CommandOutcome::Pending(answer.boxed_local()))
     }
 }
 
-pub(super) fn denied(denied: Denied) -> ErrorCode {
+pub(super) fn denied(denied: PermissionError) -> ErrorCode {
     match denied {
-        Denied::UnknownNamespace => ErrorCode::UnknownChannel,
-        Denied::BadName => ErrorCode::BadRequest,
-        Denied::NotGranted => ErrorCode::PermissionDenied,
+        PermissionError::UnknownNamespace => ErrorCode::UnknownChannel,
+        PermissionError::InvalidName => ErrorCode::BadRequest,
+        PermissionError::NotGranted => ErrorCode::PermissionDenied,
     }
 }

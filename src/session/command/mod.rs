@@ -16,15 +16,15 @@ use actix::prelude::*;
 use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
-pub(super) use self::identity::Standing;
-use super::{Session, pace::Haste, speaker::Speaker};
+pub(super) use self::identity::ClaimsChange;
+use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{
         Claims,
-        door::{self, FirstText},
+        credentials::{self, FirstMessage},
     },
     broker::BrokerError,
-    protocol::{self, Command, Disconnect, ErrorCode, Format, Malformed, Method},
+    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, Format, MalformedCommand},
 };
 
 /// How long one client may keep the thread before others have their turn, and how many commands it may do: most take a
@@ -34,30 +34,30 @@ const COMMANDS_AT_ONCE: usize = 64;
 
 /// A frame of which some commands are still to be done.
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(super) struct CommandBuffer {
     frame: Option<Bytes>,
     /// Bytes of `frame` up to the command behind the one in hand.
-    taken: u32,
+    consumed: u32,
     /// The next command has been put back, and was counted when it came.
-    is_again: bool,
+    is_put_back: bool,
 }
 
-impl Inbox {
-    pub(super) fn take(&mut self, frame: Bytes) {
-        *self = Self { frame: Some(frame), taken: 0, is_again: false };
+impl CommandBuffer {
+    pub(super) fn fill(&mut self, frame: Bytes) {
+        *self = Self { frame: Some(frame), consumed: 0, is_put_back: false };
     }
 
     /// The next command, unread; `None` when all are done. Behind one that is malformed nothing is found.
-    fn next(&mut self, format: Format) -> Option<Result<Bytes, Malformed>> {
+    fn next(&mut self, format: Format) -> Option<Result<Bytes, MalformedCommand>> {
         let mut frame = self.frame.take()?;
-        let taken = std::mem::take(&mut self.taken) as usize;
-        frame.advance(taken.min(frame.len()));
-        if taken > 0 && frame.is_empty() {
+        let consumed = std::mem::take(&mut self.consumed) as usize;
+        frame.advance(consumed.min(frame.len()));
+        if consumed > 0 && frame.is_empty() {
             return None;
         }
-        Some(format.first_message(&frame).map(|(message, next)| {
+        Some(format.find_first_message(&frame).map(|(message, next)| {
             // A frame is at most `limits.message_bytes`, far below 4 GiB.
-            self.taken = u32::try_from(next).unwrap_or(u32::MAX);
+            self.consumed = u32::try_from(next).unwrap_or(u32::MAX);
             let message = frame.slice(message);
             self.frame = Some(frame);
             message
@@ -66,47 +66,47 @@ impl Inbox {
 
     /// The command in hand is to come again.
     fn put_back(&mut self) {
-        (self.taken, self.is_again) = (0, true);
+        (self.consumed, self.is_put_back) = (0, true);
     }
 }
 
 /// What a command has come to.
-pub(super) enum Done {
+pub(super) enum CommandOutcome {
     /// Answered, or there is nothing to answer.
-    Now,
+    Finished,
     /// Answered when this is ready.
-    Later(LocalBoxFuture<'static, Answer>),
+    Pending(LocalBoxFuture<'static, CommandAnswer>),
 }
 
 /// What is answered to a command.
-pub(super) struct Answer {
+pub(super) struct CommandAnswer {
     id: u32,
-    result: Result<Reply, Failed>,
+    result: Result<CommandReply, CommandFailure>,
 }
 
 /// A command was done.
-enum Reply {
+enum CommandReply {
     /// This frame says so.
     Frame(Bytes),
     /// The hub has answered, in the turn in which the session began to receive.
-    Said,
+    SentByHub,
 }
 
 /// A command was not done.
-enum Failed {
+enum CommandFailure {
     /// The client is told.
     Error(ErrorCode),
     /// The session cannot go on.
     Close(Disconnect),
 }
 
-impl From<ErrorCode> for Failed {
+impl From<ErrorCode> for CommandFailure {
     fn from(error: ErrorCode) -> Self {
         Self::Error(error)
     }
 }
 
-impl Answer {
+impl CommandAnswer {
     fn error(id: u32, error: ErrorCode) -> Self {
         Self { id, result: Err(error.into()) }
     }
@@ -114,81 +114,84 @@ impl Answer {
 
 impl Session {
     /// Does what waits in the inbox, as far as it can be done at once.
-    pub(super) fn proceed(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn process_commands(&mut self, ctx: &mut Context<Self>) {
         let end = Instant::now() + TURN;
         for number in 0..COMMANDS_AT_ONCE {
             if number > 0 && Instant::now() >= end {
                 break;
             }
-            let Some(message) = self.inbox.next(self.format) else { return self.flush() };
+            let Some(message) = self.commands.next(self.format) else { return self.flush() };
             // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
             if self.has_expired() {
                 return self.close(&Disconnect::EXPIRED);
             }
             if self.outbox.is_closing() {
-                return self.silence();
+                return self.enter_closing();
             }
-            let done = self.message(message);
-            if self.is_waiting_for(done, ctx) {
+            let done = self.handle_message(message);
+            if self.finish_or_wait(done, ctx) {
                 return self.flush();
             }
         }
         self.flush();
         let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-        ctx.wait(others.map(|(), session, ctx| session.proceed(ctx)));
+        ctx.wait(others.map(|(), session, ctx| session.process_commands(ctx)));
     }
 
     /// Answers what was done outside of a message, and then goes on with messages.
-    pub(super) fn carry_on(&mut self, done: Done, ctx: &mut Context<Self>) {
-        let _ = self.is_waiting_for(done, ctx);
+    pub(super) fn finish_then_continue(&mut self, done: CommandOutcome, ctx: &mut Context<Self>) {
+        let _ = self.finish_or_wait(done, ctx);
         self.flush();
     }
 
     /// Answers; or, if that has to wait, does so later and goes on then.
-    fn is_waiting_for(&mut self, done: Done, ctx: &mut Context<Self>) -> bool {
-        let Done::Later(mut answer) = done else { return false };
+    fn finish_or_wait(&mut self, done: CommandOutcome, ctx: &mut Context<Self>) -> bool {
+        let CommandOutcome::Pending(mut answer) = done else { return false };
         if let Some(answer) = (&mut answer).now_or_never() {
             self.answer(answer);
             return false;
         }
         ctx.wait(answer.into_actor(self).map(|answer, session, ctx| {
             session.answer(answer);
-            session.proceed(ctx);
+            session.process_commands(ctx);
         }));
         true
     }
 
-    fn message(&mut self, message: Result<Bytes, Malformed>) -> Done {
-        let haste = if std::mem::take(&mut self.inbox.is_again) { Haste::None } else { self.hurry() };
-        if haste == Haste::Flood {
+    fn handle_message(&mut self, message: Result<Bytes, MalformedCommand>) -> CommandOutcome {
+        let verdict =
+            if std::mem::take(&mut self.commands.is_put_back) { RateVerdict::Allowed } else { self.charge_command() };
+        if verdict == RateVerdict::Flooding {
             self.close(&Disconnect::TOO_MANY_REQUESTS);
-            return Done::Now;
+            return CommandOutcome::Finished;
         }
         let Ok(message) = message else {
-            self.nonsense(&Disconnect::BAD_REQUEST);
-            return Done::Now;
+            self.protocol_error(&Disconnect::BAD_REQUEST);
+            return CommandOutcome::Finished;
         };
         if let Some(text) = self.token_text(&message) {
-            if haste == Haste::Over {
+            if verdict == RateVerdict::Limited {
                 self.close(&Disconnect::TOO_MANY_REQUESTS);
-                return Done::Now;
+                return CommandOutcome::Finished;
             }
-            return self.text_token(text);
+            return self.authenticate_by_text(text);
         }
-        match (&self.speaker, self.format.command(&message)) {
-            (Speaker::Gone | Speaker::Rejected { .. }, _) => Done::Now,
-            (Speaker::Nobody, Ok(Command { method, .. })) if !matches!(method, Method::Connect(_)) => {
+        match (&self.auth_state, self.format.parse_command(&message)) {
+            (AuthState::Closing | AuthState::Rejected { .. }, _) => CommandOutcome::Finished,
+            (AuthState::Unauthenticated, Ok(Command { method, .. }))
+                if !matches!(method, CommandMethod::Connect(_)) =>
+            {
                 self.close(&Disconnect::BAD_REQUEST);
-                Done::Now
+                CommandOutcome::Finished
             }
-            (_, Ok(Command { id: id @ 1.., .. })) if haste == Haste::Over => {
-                self.answer(Answer::error(id, ErrorCode::TooManyRequests));
-                Done::Now
+            (_, Ok(Command { id: id @ 1.., .. })) if verdict == RateVerdict::Limited => {
+                self.answer(CommandAnswer::error(id, ErrorCode::TooManyRequests));
+                CommandOutcome::Finished
             }
-            (_, Ok(command)) => self.authorized(command, &message),
+            (_, Ok(command)) => self.authorize_command(command, &message),
             (_, Err(_)) => {
-                self.nonsense(&Disconnect::BAD_REQUEST);
-                Done::Now
+                self.protocol_error(&Disconnect::BAD_REQUEST);
+                CommandOutcome::Finished
             }
         }
     }
@@ -197,48 +200,50 @@ impl Session {
     fn token_text<'m>(&self, message: &'m Bytes) -> Option<&'m str> {
         // The reader has checked that text is UTF-8.
         let text = std::str::from_utf8(message).ok().filter(|_| self.format == Format::Json)?;
-        (door::first_text(text) != FirstText::Else).then_some(text)
+        (credentials::parse_first_message(text) != FirstMessage::Other).then_some(text)
     }
 
     /// Something that is no command: it ends an SDK session and one that is nobody, with this; a plain one is told.
-    pub(super) fn nonsense(&mut self, otherwise: &Disconnect) {
-        self.errors += 1;
-        match self.speaker {
-            Speaker::Plain(_) if self.errors > self.services.config.limits.errors => {
+    pub(super) fn protocol_error(&mut self, otherwise: &Disconnect) {
+        self.protocol_errors += 1;
+        match self.auth_state {
+            AuthState::Plain(_) if self.protocol_errors > self.services.config.limits.errors => {
                 self.close(&Disconnect::TOO_MANY_ERRORS);
             }
-            Speaker::Plain(_) => self.answer(Answer::error(0, ErrorCode::BadRequest)),
-            Speaker::Nobody | Speaker::Sdk(_) => self.close(otherwise),
-            Speaker::Gone | Speaker::Rejected { .. } => {}
+            AuthState::Plain(_) => self.answer(CommandAnswer::error(0, ErrorCode::BadRequest)),
+            AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(otherwise),
+            AuthState::Closing | AuthState::Rejected { .. } => {}
         }
     }
 
     /// A command of somebody: first the token that it carries, or should.
-    fn authorized(&mut self, Command { id, token, method }: Command<'_>, message: &Bytes) -> Done {
+    fn authorize_command(&mut self, Command { id, token, method }: Command<'_>, message: &Bytes) -> CommandOutcome {
         let (method, token) = match (method, token) {
-            (Method::Connect(request), token) if request.token.is_some() || token.is_some() || !self.wants_tokens() => {
+            (CommandMethod::Connect(request), token)
+                if request.token.is_some() || token.is_some() || !self.wants_tokens() =>
+            {
                 return self.connect(id, request.token.or(token), &request.subs);
             }
-            (Method::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
+            (CommandMethod::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
         };
         match token {
-            Some(token) => match self.adopt_token_of_command(id, &token) {
-                Ok(Done::Now) => {}
+            Some(token) => match self.adopt_command_token(id, &token) {
+                Ok(CommandOutcome::Finished) => {}
                 Ok(joining) => {
                     // The command comes again when the session has what its new token brings, and no more.
-                    self.inbox.put_back();
+                    self.commands.put_back();
                     return joining;
                 }
                 Err(failed) => return self.fail(id, failed),
             },
-            None if self.wants_tokens() && !matches!(method, Method::Pong) => {
+            None if self.wants_tokens() && !matches!(method, CommandMethod::Pong) => {
                 return self.fail(id, ErrorCode::Unauthorized.into());
             }
             None => {}
         }
-        let Some(claims) = self.speaker.claims().cloned() else { return Done::Now };
-        self.command(id, method, message, &claims)
+        let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
+        self.run_command(id, method, message, &claims)
     }
 
     /// Whether every command must carry a token.
@@ -246,52 +251,58 @@ impl Session {
         self.services.config.auth.require_token_per_message
     }
 
-    fn command(&mut self, id: u32, method: Method<'_>, message: &Bytes, claims: &Arc<Claims>) -> Done {
+    fn run_command(
+        &mut self,
+        id: u32,
+        method: CommandMethod<'_>,
+        message: &Bytes,
+        claims: &Arc<Claims>,
+    ) -> CommandOutcome {
         let done = match method {
-            Method::Pong => {
-                self.outbox.note_answer();
-                return Done::Now;
+            CommandMethod::Pong => {
+                self.outbox.note_pong();
+                return CommandOutcome::Finished;
             }
-            Method::Send { .. } => {
+            CommandMethod::Send { .. } => {
                 self.close(&Disconnect::NOT_AVAILABLE);
-                return Done::Now;
+                return CommandOutcome::Finished;
             }
-            Method::Ping => {
+            CommandMethod::Ping => {
                 self.reply(id, &protocol::Reply::Ping);
-                return Done::Now;
+                return CommandOutcome::Finished;
             }
-            Method::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
-            Method::Presence { channel } => self.presence(id, &channel, claims),
-            Method::PresenceStats { channel } => self.presence_stats(id, &channel, claims),
-            Method::History(request) => self.history(id, &request, claims),
-            Method::Subscribe(request) => self.subscribe(id, &request, claims),
-            Method::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
-            Method::Unsubscribe { channel } => self.unsubscribe(id, &channel),
-            Method::Publish { channel, data: Some(data) } => {
-                let data = protocol::one_line(message, data);
+            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
+            CommandMethod::Presence { channel } => self.presence(id, &channel, claims),
+            CommandMethod::PresenceStats { channel } => self.presence_stats(id, &channel, claims),
+            CommandMethod::History(request) => self.history(id, &request, claims),
+            CommandMethod::Subscribe(request) => self.subscribe(id, &request, claims),
+            CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
+            CommandMethod::Unsubscribe { channel } => self.unsubscribe(id, &channel),
+            CommandMethod::Publish { channel, data: Some(data) } => {
+                let data = protocol::to_single_line(message, data);
                 self.publish(id, &channel, data, claims)
             }
-            Method::Publish { data: None, .. } => Err(ErrorCode::BadRequest.into()),
+            CommandMethod::Publish { data: None, .. } => Err(ErrorCode::BadRequest.into()),
             // Done before.
-            Method::Connect(_) | Method::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
+            CommandMethod::Connect(_) | CommandMethod::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
         };
         done.unwrap_or_else(|failed| self.fail(id, failed))
     }
 
-    fn fail(&mut self, id: u32, failed: Failed) -> Done {
-        self.answer(Answer { id, result: Err(failed) });
-        Done::Now
+    fn fail(&mut self, id: u32, failed: CommandFailure) -> CommandOutcome {
+        self.answer(CommandAnswer { id, result: Err(failed) });
+        CommandOutcome::Finished
     }
 
-    fn answer(&mut self, Answer { id, result }: Answer) {
+    fn answer(&mut self, CommandAnswer { id, result }: CommandAnswer) {
         match result {
-            Ok(Reply::Frame(frame)) => self.send(frame),
-            Ok(Reply::Said) => {}
-            Err(Failed::Error(error)) => {
+            Ok(CommandReply::Frame(frame)) => self.send(frame),
+            Ok(CommandReply::SentByHub) => {}
+            Err(CommandFailure::Error(error)) => {
                 self.services.metrics.count_error(error.code());
                 self.reply(id, &protocol::Reply::Error(error));
             }
-            Err(Failed::Close(disconnect)) => self.close(&disconnect),
+            Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),
         }
     }
 }
@@ -309,21 +320,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_one_by_one_and_again_when_put_back() {
-        let all = |inbox: &mut Inbox| std::iter::from_fn(|| inbox.next(Format::Json)?.ok()).collect::<Vec<_>>();
+    fn commands_are_read_one_by_one_and_again_after_put_back() {
+        let all =
+            |commands: &mut CommandBuffer| std::iter::from_fn(|| commands.next(Format::Json)?.ok()).collect::<Vec<_>>();
         let lines = |text: &'static str| {
-            let mut inbox = Inbox::default();
-            inbox.take(Bytes::from_static(text.as_bytes()));
-            all(&mut inbox)
+            let mut commands = CommandBuffer::default();
+            commands.fill(Bytes::from_static(text.as_bytes()));
+            all(&mut commands)
         };
         assert_eq!(lines("a\nb"), ["a", "b"]);
         assert_eq!(lines("a\n\nb\n"), ["a", "", "b"]);
         assert_eq!(lines(""), [""]);
         assert_eq!(lines("\n"), [""]);
-        let mut inbox = Inbox::default();
-        inbox.take(Bytes::from_static(b"a\nb"));
-        inbox.next(Format::Json).unwrap().unwrap();
-        inbox.put_back();
-        assert_eq!(all(&mut inbox), ["a", "b"]);
+        let mut commands = CommandBuffer::default();
+        commands.fill(Bytes::from_static(b"a\nb"));
+        commands.next(Format::Json).unwrap().unwrap();
+        commands.put_back();
+        assert_eq!(all(&mut commands), ["a", "b"]);
     }
 }

@@ -1,10 +1,10 @@
 //! Channel names, patterns of them, and who may do what where: what is not granted is not given, however a name looks.
 
 use wardcast::{
-    auth::{Cap, Claims, Denied, Grants, Permissions, SubscriptionClaims},
+    auth::{Capability, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
     channel::{Channel, MAX_BYTES, Pattern},
     clock::NEVER,
-    config::{AllowPublish, AllowSubscribe, Channels, Config, Namespace},
+    config::{AllowPublish, AllowSubscribe, ChannelOptions, Config, Namespace},
 };
 
 /// Two bytes of choices, then lines: a name, a pattern, a user, a second pattern.
@@ -106,7 +106,7 @@ fn slowly_matches(pattern: &[u8], name: &[u8]) -> bool {
 
 /// What the plain channels allow by the low bits, and those of the namespace `chat` by the high ones.
 fn permissions(choices: u8) -> Permissions {
-    let options = |bits: u8| Channels {
+    let options = |bits: u8| ChannelOptions {
         allow_subscribe: [AllowSubscribe::None, AllowSubscribe::User, AllowSubscribe::Anonymous]
             [usize::from(bits & 3) % 3],
         allow_publish: [AllowPublish::None, AllowPublish::Subscriber, AllowPublish::User, AllowPublish::Anonymous]
@@ -134,13 +134,13 @@ struct Scene<'a> {
     channel: Channel,
 }
 
-type Rights = [Result<(), Denied>; 3];
+type Rights = [Result<(), PermissionError>; 3];
 
 impl Scene<'_> {
     /// Subscribing, publishing from outside, and publishing as a subscriber, for whoever has these patterns.
     fn rights(&self, patterns: &[Pattern], token: Option<&SubscriptionClaims>) -> Rights {
         let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
-        let cap = Cap { channels: patterns.to_vec(), subscribe, publish, presence: true, history: true };
+        let cap = Capability { channels: patterns.to_vec(), subscribe, publish, presence: true, history: true };
         let grants = Some(Box::new(Grants { caps: vec![cap], ..Grants::default() }));
         let claims = Claims { user: self.user.into(), grants, ..Claims::anonymous() };
         [
@@ -154,9 +154,9 @@ impl Scene<'_> {
         let (channel, rights) = (&self.channel, self.rights(&self.patterns, None));
         let is_named = channel.users().is_some_and(|mut users| users.any(|user| user == self.user && !user.is_empty()));
         if channel.namespace().is_some_and(|namespace| namespace != "chat") {
-            assert_eq!(rights, [Err(Denied::UnknownNamespace); 3], "{channel}");
+            assert_eq!(rights, [Err(PermissionError::UnknownNamespace); 3], "{channel}");
         } else if channel.users().is_some() && !is_named {
-            assert_eq!(rights, [Err(Denied::NotGranted); 3], "{channel} is not for {:?}", self.user);
+            assert_eq!(rights, [Err(PermissionError::NotGranted); 3], "{channel} is not for {:?}", self.user);
         }
         if channel.is_reserved() {
             // Only the whole name in a cap counts.
@@ -171,7 +171,7 @@ impl Scene<'_> {
         let matches = self.patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
         if !matches {
             assert_eq!(rights, self.rights(&[], None), "{channel}");
-        } else if !channel.is_reserved() && rights[0] != Err(Denied::UnknownNamespace) {
+        } else if !channel.is_reserved() && rights[0] != Err(PermissionError::UnknownNamespace) {
             let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
             assert!(!subscribe || rights[0].is_ok(), "{channel}");
             assert!(!publish || (rights[1].is_ok() && rights[2].is_ok()), "{channel}");
@@ -202,7 +202,7 @@ impl Scene<'_> {
         let [without, ..] = self.rights(&[], None);
         let [with, ..] = self.rights(&[], Some(&token(self.user, self.channel.clone())));
         assert!(with.is_ok() || with == without, "{}", self.channel);
-        if self.channel.users().is_none() && without != Err(Denied::UnknownNamespace) {
+        if self.channel.users().is_none() && without != Err(PermissionError::UnknownNamespace) {
             assert!(with.is_ok(), "{}", self.channel);
         }
     }

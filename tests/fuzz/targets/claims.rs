@@ -11,10 +11,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::value::RawValue;
 use wardcast::{
-    auth::{Claims, Permissions, Refusal, SubscriptionClaims, Verifier},
+    auth::{Claims, Permissions, SubscriptionClaims, TokenError, Verifier},
     channel::Channel,
     clock::{Clock, Millis, NEVER, millis},
-    config::{Anonymous, Config, Secret},
+    config::{AnonymousAccess, Config, Secret},
 };
 
 /// What the corpus takes for now: in January 2027.
@@ -38,7 +38,7 @@ static WARDS: LazyLock<[Ward; 2]> = LazyLock::new(|| {
         ward(|_| {}),
         ward(|config| {
             config.auth.required_claims.clear();
-            config.auth.anonymous = Anonymous::Token;
+            config.auth.anonymous = AnonymousAccess::Token;
             config.auth.issuer = Some("id".to_owned());
             config.auth.audience = Some("hub".to_owned());
         }),
@@ -90,7 +90,7 @@ impl Ward {
         let before = self.clock.now();
         let connection = self.verifier.verify(token);
         let subscription = self.verifier.verify_subscription(token);
-        let unsigned = self.verifier.judge_unsigned(payload);
+        let unsigned = self.verifier.claims_of_unsigned(payload);
         let after = self.clock.now();
         assert!(connection.is_err() || subscription.is_err(), "a token of both kinds");
         if connection.is_ok() || subscription.is_ok() {
@@ -109,7 +109,7 @@ impl Ward {
             assert!(!said.contains("channel"), "a subscription token opened a connection");
         }
         if let Ok(claims) = &subscription {
-            assert!(matches!(unsigned, Err(Refusal::Invalid(_))), "{unsigned:?}");
+            assert!(matches!(unsigned, Err(TokenError::Invalid(_))), "{unsigned:?}");
             self.is_for_its_user(&claims.user, &claims.channel);
             is_shown(claims.info.as_deref());
             let SubscriptionClaims { user, expires_at, .. } = claims;
@@ -150,7 +150,7 @@ impl Ward {
     }
 
     fn is_for_its_user(&self, user: &str, channel: &Channel) {
-        assert!(self.permissions.known(channel).is_ok(), "{channel}");
+        assert!(self.permissions.channel_options(channel).is_ok(), "{channel}");
         let is_his = channel.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user));
         assert!(is_his, "{channel} is not for {user:?}");
     }
@@ -161,7 +161,7 @@ impl Ward {
         let sub: String = serde_json::from_str(members["sub"].get()).expect("text");
         assert_eq!(user, sub);
         assert!(user.len() <= 255 && !user.contains(char::is_control), "{user:?}");
-        assert!(!user.is_empty() || self.config.auth.anonymous != Anonymous::Never);
+        assert!(!user.is_empty() || self.config.auth.anonymous != AnonymousAccess::Never);
         let end = |name: &str| {
             members
                 .get(name)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use wardcast::{
     channel::Channel,
-    protocol::{Command, Format, Malformed, Method, Push, one_line},
+    protocol::{Command, CommandMethod, Format, MalformedCommand, Push, to_single_line},
     publication::{ClientInfo, Publication},
 };
 
@@ -25,8 +25,8 @@ const METHODS: [&str; 12] = [
     "sub_refresh",
 ];
 
-fn read(line: &str) -> Result<Command<'_>, Malformed> {
-    Format::Json.command(line.as_bytes())
+fn read(line: &str) -> Result<Command<'_>, MalformedCommand> {
+    Format::Json.parse_command(line.as_bytes())
 }
 
 /// A text frame's lines.
@@ -40,7 +40,7 @@ pub fn command(data: &[u8]) {
             another_reader_finds_the_same(line, found);
             another_member_means_nothing(line, &meaning);
         }
-        if let Ok(Command { method: Method::Publish { channel, data: Some(data) }, .. }) = found {
+        if let Ok(Command { method: CommandMethod::Publish { channel, data: Some(data) }, .. }) = found {
             pushed_data_stays_inside(line, &channel, data);
         }
         // Data may have line breaks over REST.
@@ -64,22 +64,22 @@ fn another_reader_finds_the_same(line: &str, found: &Command<'_>) {
     let is_there = |name: &&&str| members.get(**name).is_some_and(|raw| raw.get() != "null");
     let named: Vec<&str> = METHODS.iter().filter(is_there).copied().collect();
     let expected: &[&str] = match found.method {
-        Method::Pong => &[],
-        Method::Connect(_) => &["connect"],
-        Method::Subscribe(_) => &["subscribe"],
-        Method::Unsubscribe { .. } => &["unsubscribe"],
-        Method::Publish { .. } => &["publish"],
-        Method::Refresh { .. } => &["refresh"],
-        Method::SubRefresh { .. } => &["sub_refresh"],
-        Method::Ping => &["ping"],
-        Method::Send { .. } => &["send"],
-        Method::Presence { .. } => &["presence"],
-        Method::PresenceStats { .. } => &["presence_stats"],
-        Method::History(_) => &["history"],
-        Method::Rpc { .. } => &["rpc"],
+        CommandMethod::Pong => &[],
+        CommandMethod::Connect(_) => &["connect"],
+        CommandMethod::Subscribe(_) => &["subscribe"],
+        CommandMethod::Unsubscribe { .. } => &["unsubscribe"],
+        CommandMethod::Publish { .. } => &["publish"],
+        CommandMethod::Refresh { .. } => &["refresh"],
+        CommandMethod::SubRefresh { .. } => &["sub_refresh"],
+        CommandMethod::Ping => &["ping"],
+        CommandMethod::Send { .. } => &["send"],
+        CommandMethod::Presence { .. } => &["presence"],
+        CommandMethod::PresenceStats { .. } => &["presence_stats"],
+        CommandMethod::History(_) => &["history"],
+        CommandMethod::Rpc { .. } => &["rpc"],
     };
     assert_eq!(named, expected, "{line}");
-    assert!(id > 0 || matches!(found.method, Method::Pong | Method::Send { .. }), "no id: {line}");
+    assert!(id > 0 || matches!(found.method, CommandMethod::Pong | CommandMethod::Send { .. }), "no id: {line}");
     assert!(found.token.as_deref().is_none_or(|token| !token.is_empty()));
 }
 
@@ -99,12 +99,12 @@ fn pushed_data_stays_inside(whole: &str, channel: &str, raw: &RawValue) {
     let text = std::str::from_utf8(&whole).expect("UTF-8");
     let inside: &str = &text[text.find(raw.get()).expect("a part")..][..raw.get().len()];
     let inside: &RawValue = serde_json::from_str(inside).expect("JSON");
-    let data = one_line(&whole, inside);
+    let data = to_single_line(&whole, inside);
     assert_eq!(String::from_utf8_lossy(&data), raw.get().replace(['\n', '\r'], " "));
     let info =
         ClientInfo { user: text.to_owned(), client: String::new(), conn_info: Some(data.clone()), chan_info: None };
     let publication = Publication { info: Some(info.into()), ..Publication::new(channel.clone(), data.clone()) };
-    let frame = Format::Json.push(&Push::Publication((&publication).into()));
+    let frame = Format::Json.encode_push(&Push::Publication((&publication).into()));
     let header = match frame[1] {
         126 => 4,
         127 => 10,

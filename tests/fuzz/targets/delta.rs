@@ -1,9 +1,9 @@
 //! Deltas: what comes out is what went in, text stays text, and noise makes no more than it may.
 
-use wardcast::delta::{BadDelta, decode, encode};
+use wardcast::delta::{DeltaError, decode, encode};
 
 /// What noise may make.
-const MOST_BYTES: usize = 10_000;
+const MAX_BYTES: usize = 10_000;
 
 /// An origin, a NUL, and what is both a target and, to the decoder, a delta.
 pub fn delta(data: &[u8]) {
@@ -13,13 +13,13 @@ pub fn delta(data: &[u8]) {
     comes_out_as_it_went_in(target, origin);
     comes_out_as_it_went_in(target, target);
     comes_out_as_it_went_in(data, target);
-    match decode(origin, target, MOST_BYTES) {
+    match decode(origin, target, MAX_BYTES) {
         Ok(made) => {
-            assert!(made.len() <= MOST_BYTES);
+            assert!(made.len() <= MAX_BYTES);
             assert_eq!(decode(origin, target, made.len()).as_ref(), Ok(&made));
-            assert!(made.is_empty() || decode(origin, target, made.len() - 1) == Err(BadDelta::TooLong));
+            assert!(made.is_empty() || decode(origin, target, made.len() - 1) == Err(DeltaError::TargetTooLong));
         }
-        Err(reason) => assert_eq!(decode(origin, target, MOST_BYTES), Err(reason)),
+        Err(reason) => assert_eq!(decode(origin, target, MAX_BYTES), Err(reason)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use wardcast::{
-    filter::{BadFilter, Filter, MOST_BYTES, MOST_DEPTH, MOST_NODES, MOST_VALUES},
+    filter::{Filter, FilterError, MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_VALUES},
     tags::{self, Tags},
 };
 
@@ -21,13 +21,15 @@ pub fn filter(data: &[u8]) {
         // The other reader wants members in order that mean nothing, too: not too deep, and numbers that it can hold.
         let Ok(tree) = serde_json::from_str::<Value>(line) else { continue };
         let (nodes, depth, values, bytes) = size(&tree);
-        assert!(nodes <= MOST_NODES && depth <= MOST_DEPTH && values <= MOST_VALUES && bytes <= MOST_BYTES);
+        assert!(nodes <= MAX_NODES && depth <= MAX_DEPTH && values <= MAX_VALUES && bytes <= MAX_BYTES);
         let texts = tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         assert_eq!(filter.matches(&tags), says(&tree, &texts), "{line}");
         assert_eq!(Filter::from_json(&tree.to_string()).as_ref(), Ok(&filter), "written in another way");
         match Filter::from_json(&format!(r#"{{"op":"not","nodes":[{line}]}}"#)) {
             Ok(not) => assert_eq!(not.matches(&tags), !filter.matches(&tags), "{line}"),
-            Err(reason) => assert!([BadFilter::TooDeep, BadFilter::TooManyNodes].contains(&reason), "{line}: {reason}"),
+            Err(reason) => {
+                assert!([FilterError::TooDeep, FilterError::TooManyNodes].contains(&reason), "{line}: {reason}")
+            }
         }
     }
 }
@@ -37,13 +39,13 @@ fn tags(line: &str) -> Tags {
     let read = serde_json::from_str::<Tags>(line);
     let texts = serde_json::from_str::<Texts>(line);
     let Ok(read) = read else {
-        let fits = |texts: &Texts| texts.len() <= tags::MOST_TAGS && line.len() <= tags::MOST_BYTES;
+        let fits = |texts: &Texts| texts.len() <= tags::MAX_TAGS && line.len() <= tags::MAX_BYTES;
         assert!(!texts.is_ok_and(|texts| fits(&texts) && Tags::new(&texts).is_err()));
         return Tags::default();
     };
     let texts = texts.expect("tags are texts");
-    assert!(texts.len() <= tags::MOST_TAGS);
-    assert!(texts.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= tags::MOST_BYTES);
+    assert!(texts.len() <= tags::MAX_TAGS);
+    assert!(texts.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= tags::MAX_BYTES);
     assert!(read.iter().eq(texts.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
     assert_eq!(Tags::new(&texts).as_ref(), Ok(&read));
     read

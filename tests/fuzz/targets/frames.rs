@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use actix_http::ws::{CloseReason, Frame};
 use bytes::{Bytes, BytesMut};
-use wardcast::transport::{Bounds, Reader, Violation};
+use wardcast::transport::{MessageReader, TransportLimits, Violation};
 
 use super::Dice;
 
 /// Small, so that short inputs reach them.
-const BOUNDS: Bounds = Bounds {
+const BOUNDS: TransportLimits = TransportLimits {
     message_bytes: 300,
     message_fragments: 8,
     outbox_bytes: 1024,
     unsent_bytes: 1024,
-    unacknowledged: Duration::ZERO,
+    unacknowledged_timeout: Duration::ZERO,
 };
 /// The longest header of a client's frame (RFC 6455 §5.2).
 const HEADER_BYTES: usize = 14;
@@ -46,14 +46,14 @@ pub fn frames(data: &[u8]) {
 
 /// Reads a stream in pieces of these lengths as a connection does: until a close or a violation.
 fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, End) {
-    let mut reader = Reader::new(BytesMut::new(), BOUNDS);
+    let mut reader = MessageReader::new(BytesMut::new(), BOUNDS);
     let (mut frames, mut at) = (Vec::new(), 0);
     while at < stream.len() {
         let end = stream.len().min(at + length(at));
         reader.feed(&stream[at..end]);
         at = end;
         loop {
-            match reader.message() {
+            match reader.next_message() {
                 Ok(Some(frame)) => {
                     let is_close = matches!(frame, Frame::Close(_));
                     frames.push(frame);
@@ -68,9 +68,9 @@ fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, E
                 }
             }
         }
-        let kept = reader.kept_bytes();
+        let kept = reader.buffered_bytes();
         assert!(kept <= BOUNDS.message_bytes + HEADER_BYTES + CONTROL_BYTES, "{kept} bytes are kept");
-        assert_eq!(reader.is_incomplete(), kept > 0 || reader.is_amid_message());
+        assert_eq!(reader.is_incomplete(), kept > 0 || reader.has_open_message());
     }
     (frames, End::Open)
 }

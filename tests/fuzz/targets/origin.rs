@@ -1,6 +1,6 @@
 //! Origins: one form for each, and rules that let in what they name and no look-alike.
 
-use wardcast::origin::{Origin, Rule};
+use wardcast::origin::{Origin, OriginPattern};
 
 const ABOVE: &str = "example.com";
 
@@ -10,7 +10,7 @@ pub fn origin(data: &[u8]) {
     let mut lines = text.split('\n');
     let (text, rule) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let origin = Origin::parse(text);
-    let of_parts = text.split_once("://").and_then(|(scheme, authority)| Origin::of(scheme, authority));
+    let of_parts = text.split_once("://").and_then(|(scheme, authority)| Origin::from_parts(scheme, authority));
     assert_eq!(origin, of_parts);
     let Some(origin) = origin else { return };
     let lower = text.to_ascii_lowercase();
@@ -21,7 +21,7 @@ pub fn origin(data: &[u8]) {
     for more in ["/", ".", "?", "#", "@", "\\", " ", "\0", "/x", ":1:1", "%"] {
         assert_eq!(Origin::parse(&format!("{text}{more}")), None, "{text}{more}");
     }
-    assert_eq!(Rule::parse(text), Some(Rule::Exact(origin.clone())));
+    assert_eq!(OriginPattern::parse(text), Some(OriginPattern::Exact(origin.clone())));
     // The text, compared as text: without the port that its scheme has anyhow.
     let (scheme, authority) = lower.split_once("://").unwrap_or_default();
     let port = if scheme == "https" { ":443" } else { ":80" };
@@ -29,16 +29,16 @@ pub fn origin(data: &[u8]) {
     let below = format!("https://*.{ABOVE}");
     let is_below =
         scheme == "https" && bare.strip_suffix(ABOVE).is_some_and(|host| host.len() > 1 && host.ends_with('.'));
-    assert_eq!(Rule::parse(&below).map(|rule| rule.names(&origin)), Some(is_below), "{text}");
-    if let Some(rule) = Rule::parse(rule) {
+    assert_eq!(OriginPattern::parse(&below).map(|rule| rule.lists(&origin)), Some(is_below), "{text}");
+    if let Some(rule) = OriginPattern::parse(rule) {
         one_rule_names_one_thing(&rule, &origin);
     }
 }
 
-fn one_rule_names_one_thing(rule: &Rule, origin: &Origin) {
+fn one_rule_names_one_thing(rule: &OriginPattern, origin: &Origin) {
     match rule {
-        Rule::Any => assert!(!rule.names(origin), "it lets in without naming"),
-        Rule::Exact(exact) => assert_eq!(rule.names(origin), exact == origin),
-        Rule::Below(parent) => assert!(!rule.names(parent), "a host is not below itself"),
+        OriginPattern::Any => assert!(!rule.lists(origin), "it lets in without naming"),
+        OriginPattern::Exact(exact) => assert_eq!(rule.lists(origin), exact == origin),
+        OriginPattern::Subdomains(parent) => assert!(!rule.lists(parent), "a host is not below itself"),
     }
 }

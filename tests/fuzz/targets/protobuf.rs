@@ -3,14 +3,14 @@
 
 use prost::Message;
 use serde_json::{Map, Value, json, value::RawValue};
-use wardcast::protocol::{Format, Method, schema};
+use wardcast::protocol::{CommandMethod, Format, schema};
 
 use super::method;
 
 /// The messages of a binary frame; and all of it as one message.
 pub fn protobuf(data: &[u8]) {
     let mut rest = data;
-    while let Ok((message, next)) = Format::Protobuf.first_message(rest) {
+    while let Ok((message, next)) = Format::Protobuf.find_first_message(rest) {
         assert!(next > 0 && next == message.end && message.start <= message.end, "{message:?}, then {next}");
         one(&rest[message]);
         rest = &rest[next..];
@@ -19,9 +19,9 @@ pub fn protobuf(data: &[u8]) {
 }
 
 fn one(message: &[u8]) {
-    let found = Format::Protobuf.command(message);
+    let found = Format::Protobuf.parse_command(message);
     if let Ok(found) = &found {
-        assert!(found.id > 0 || matches!(found.method, Method::Pong | Method::Send { .. }), "no id");
+        assert!(found.id > 0 || matches!(found.method, CommandMethod::Pong | CommandMethod::Send { .. }), "no id");
         assert!(found.token.as_deref().is_none_or(|token| !token.is_empty()));
         // Filters are looked into later than the rest.
         let _ = method::said(&found.method);
@@ -45,7 +45,7 @@ fn means_the_same_in_json(command: &schema::Command) {
 }
 
 fn meaning(format: Format, message: &[u8]) -> String {
-    let Ok(command) = format.command(message) else { return "none".to_owned() };
+    let Ok(command) = format.parse_command(message) else { return "none".to_owned() };
     format!("{} {:?} {}", command.id, command.token, method::said(&command.method))
 }
 

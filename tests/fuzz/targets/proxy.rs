@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use wardcast::server::proxy::{self, BadHeader};
+use wardcast::server::proxy::{self, ProxyHeaderError};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
@@ -39,8 +39,8 @@ fn judged(bytes: &[u8]) {
 }
 
 /// Reads what is all there: it never waits, or it waits for more.
-fn read(mut bytes: &[u8]) -> (Result<Option<SocketAddr>, BadHeader>, usize) {
-    let read = pin!(proxy::read(&mut bytes)).poll(&mut Context::from_waker(Waker::noop()));
+fn read(mut bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeaderError>, usize) {
+    let read = pin!(proxy::read_header(&mut bytes)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(told) = read else { panic!("it waits, and there is no more") };
     (told, bytes.len())
 }

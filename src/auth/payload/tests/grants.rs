@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    auth::{Cap, ServerSide},
+    auth::{Capability, ServerSideSubscription},
     channel::Pattern,
 };
 
@@ -15,7 +15,7 @@ fn channels_and_subs_become_subscriptions() {
     let subscriptions = grants.expect("grants").subscriptions;
     let names: Vec<&str> = subscriptions.iter().map(|one| one.channel.as_str()).collect();
     assert_eq!(names, ["news", "chat:1", "#ann", "$secret", "a", "b"]);
-    let last = ServerSide {
+    let last = ServerSideSubscription {
         channel: Channel::new("b").expect("a name"),
         info: Some(r#"{"x":1}"#.into()),
         data: Some("[2]".into()),
@@ -28,19 +28,19 @@ fn channels_and_subs_become_subscriptions() {
 }
 
 #[test]
-fn a_channel_that_cannot_be_given_refuses_the_token() {
+fn a_token_for_a_forbidden_channel_is_refused() {
     for name in
         ["", "a*", "a\nb", "room:1", ":x", "chat:UP", "chat:", "dialog#bob", "#", "#,", &"x".repeat(256), "a\u{202e}b"]
     {
         assert!(is_refused(json!({"channels": [name]})), "{name:?}");
         assert!(is_refused(json!({"subs": {name: {}}})), "{name:?}");
     }
-    let open = |config: &mut Config| config.auth.anonymous = Anonymous::Token;
-    assert!(judge_with(payload(json!({"sub": "", "channels": ["x#,"]})), open).is_err(), "nobody is no member");
+    let open = |config: &mut Config| config.auth.anonymous = AnonymousAccess::Token;
+    assert!(claims_with(payload(json!({"sub": "", "channels": ["x#,"]})), open).is_err(), "nobody is no member");
 }
 
 #[test]
-fn channels_and_subs_of_a_wrong_shape_refuse_the_token() {
+fn malformed_channels_or_subs_refuse_the_token() {
     for more in [
         json!({"channels": "news"}),
         json!({"channels": {"news": {}}}),
@@ -60,26 +60,26 @@ fn channels_and_subs_of_a_wrong_shape_refuse_the_token() {
 }
 
 #[test]
-fn one_channel_twice_refuses_the_token() {
+fn a_duplicate_channel_refuses_the_token() {
     assert!(is_refused(json!({"channels": ["news", "news"]})));
     assert!(is_refused(json!({"channels": ["news"], "subs": {"news": {}}})));
-    assert!(judge_text(r#"{"sub":"ann","exp":1800000060,"subs":{"a":{},"\u0061":{}}}"#, |_| ()).is_err());
+    assert!(claims_of_text(r#"{"sub":"ann","exp":1800000060,"subs":{"a":{},"\u0061":{}}}"#, |_| ()).is_err());
 }
 
 #[test]
-fn a_million_channels_are_refused_while_they_are_read() {
+fn a_million_channels_are_refused_while_being_read() {
     let names = |count: usize| (0..count).map(|index| format!("c{index}")).collect::<Vec<_>>();
     assert_eq!(grants_of(json!({"channels": names(128)})).expect("grants").subscriptions.len(), 128);
-    let refusal = Err(Refusal::Invalid("more subscriptions than limits.channels_per_session"));
-    assert_eq!(judge(payload(json!({"channels": names(129)}))), refusal);
-    assert_eq!(judge(payload(json!({"channels": names(128), "subs": {"a": {}}}))), refusal);
+    let refusal = Err(TokenError::Invalid("more subscriptions than limits.channels_per_session"));
+    assert_eq!(claims_of(payload(json!({"channels": names(129)}))), refusal);
+    assert_eq!(claims_of(payload(json!({"channels": names(128), "subs": {"a": {}}}))), refusal);
     // Behind the limit nothing is read: the name that is none would be the reason otherwise.
     let many = [names(128), vec!["x".to_owned(), "no*name".to_owned()], names(1_000_000)].concat();
-    assert_eq!(judge(payload(json!({"channels": many}))), refusal);
+    assert_eq!(claims_of(payload(json!({"channels": many}))), refusal);
 }
 
 #[test]
-fn caps_become_rules() {
+fn caps_become_capabilities() {
     let grants = grants_of(json!({"caps": [
         {"channels": ["news", "chat:*"], "allow": ["sub", "pub"]},
         {"channels": ["chat:*"], "match": "wildcard", "allow": ["prs", "prs"]},
@@ -87,7 +87,7 @@ fn caps_become_rules() {
         {"channels": [], "match": "exact", "allow": []},
     ]}));
     let caps = grants.expect("grants").caps;
-    let rule = |channels: Vec<Pattern>, [subscribe, publish, presence, history]: [bool; 4]| Cap {
+    let rule = |channels: Vec<Pattern>, [subscribe, publish, presence, history]: [bool; 4]| Capability {
         channels,
         subscribe,
         publish,
@@ -102,7 +102,7 @@ fn caps_become_rules() {
 }
 
 #[test]
-fn caps_that_are_not_understood_refuse_the_token() {
+fn malformed_caps_refuse_the_token() {
     for caps in [
         json!({"channels": ["a"], "allow": ["sub"]}),
         json!(["a"]),
@@ -121,13 +121,13 @@ fn caps_that_are_not_understood_refuse_the_token() {
         assert!(is_refused(json!({"caps": caps})), "{caps}");
     }
     assert!(
-        judge_text(r#"{"sub":"a","exp":1800000060,"caps":[{"channels":[],"channels":["x"],"allow":[]}]}"#, |_| ())
+        claims_of_text(r#"{"sub":"a","exp":1800000060,"caps":[{"channels":[],"channels":["x"],"allow":[]}]}"#, |_| ())
             .is_err()
     );
 }
 
 #[test]
-fn rules_patterns_and_expressions_are_counted() {
+fn rules_patterns_and_regular_expressions_are_limited() {
     let rule = |channels: usize, kind: &str| json!({"channels": vec!["a"; channels], "match": kind, "allow": ["sub"]});
     assert!(!is_refused(json!({"caps": vec![rule(4, "exact"); 32]})));
     assert!(is_refused(json!({"caps": vec![rule(0, "exact"); 33]})));
@@ -139,7 +139,7 @@ fn rules_patterns_and_expressions_are_counted() {
 }
 
 #[test]
-fn an_expression_that_explodes_is_refused() {
+fn an_oversized_or_broken_regular_expression_is_refused() {
     for expression in ["((((a{99}){99}){99}){99})", "(", "a)|(b", &"(a|".repeat(300), &"x".repeat(600)] {
         assert!(
             is_refused(json!({"caps": [{"channels": [expression], "match": "regex", "allow": ["sub"]}]})),

@@ -21,103 +21,113 @@ fn payload(more: Value) -> Value {
     payload
 }
 
-fn expecting<T>(change: impl FnOnce(&mut Config), judge: impl FnOnce(&Expectations<'_>) -> T) -> T {
+fn with_expectations<T>(change: impl FnOnce(&mut Config), use_context: impl FnOnce(&Expectations<'_>) -> T) -> T {
     let chat = toml::from_str("name = \"chat\"\nchannel_regex = \"[a-z0-9]+\"").expect("a namespace");
     let mut config = Config { namespaces: vec![chat], ..Config::default() };
     change(&mut config);
     let permissions = Permissions::new(&config.channels, &config.namespaces);
-    let channels = config.limits.channels_per_session;
-    judge(&Expectations { now: NOW, auth: &config.auth, issuer: None, permissions: &permissions, channels })
+    let max_subscriptions = config.limits.channels_per_session;
+    use_context(&Expectations {
+        now: NOW,
+        auth: &config.auth,
+        issuer: None,
+        permissions: &permissions,
+        max_subscriptions,
+    })
 }
 
-fn judge_text(text: &str, change: impl FnOnce(&mut Config)) -> Result<Claims, Refusal> {
-    expecting(change, |expected| Payload::read(text.as_bytes())?.judge(expected))
+fn claims_of_text(text: &str, change: impl FnOnce(&mut Config)) -> Result<Claims, TokenError> {
+    with_expectations(change, |expected| Payload::read(text.as_bytes())?.into_claims(expected))
 }
 
-fn judge_with(payload: Value, change: impl FnOnce(&mut Config)) -> Result<Claims, Refusal> {
-    judge_text(&payload.to_string(), change)
+fn claims_with(payload: Value, change: impl FnOnce(&mut Config)) -> Result<Claims, TokenError> {
+    claims_of_text(&payload.to_string(), change)
 }
 
-fn judge(payload: Value) -> Result<Claims, Refusal> {
-    judge_with(payload, |_| ())
+fn claims_of(payload: Value) -> Result<Claims, TokenError> {
+    claims_with(payload, |_| ())
 }
 
-fn judge_subscription(payload: &Value) -> Result<SubscriptionClaims, Refusal> {
+fn subscription_claims(payload: &Value) -> Result<SubscriptionClaims, TokenError> {
     let text = payload.to_string();
-    expecting(|_| (), |expected| Payload::read(text.as_bytes())?.judge_subscription(expected))
+    with_expectations(|_| (), |expected| Payload::read(text.as_bytes())?.into_subscription_claims(expected))
 }
 
 fn grants_of(more: Value) -> Option<Grants> {
-    judge(payload(more)).expect("a good payload").grants.map(|grants| *grants)
+    claims_of(payload(more)).expect("a good payload").grants.map(|grants| *grants)
 }
 
 fn is_refused(more: Value) -> bool {
-    matches!(judge(payload(more)), Err(Refusal::Invalid(_)))
+    matches!(claims_of(payload(more)), Err(TokenError::Invalid(_)))
 }
 
 #[test]
-fn a_good_payload_gives_its_claims() {
-    let claims = judge(payload(json!({"info": {"name": "Ann"}, "meta": {"x": [1]}, "other": 1}))).expect("good");
+fn a_valid_payload_yields_its_claims() {
+    let claims = claims_of(payload(json!({"info": {"name": "Ann"}, "meta": {"x": [1]}, "other": 1}))).expect("good");
     assert_eq!((&*claims.user, claims.expires_at), ("ann", in_seconds(60) * 1000));
     assert_eq!(claims.info.as_deref(), Some(&br#"{"name":"Ann"}"#[..]));
     assert_eq!(claims.grants, None);
 }
 
 #[test]
-fn an_exp_that_is_no_date_is_refused() {
+fn an_invalid_exp_is_refused() {
     for exp in ["null", "\"2099\"", "true", "-1", "-0.5", "1e300", "1e400", "18446744073709551616", "[1]", "{}", "\"\""]
     {
         let text = format!(r#"{{"sub":"ann","exp":{exp}}}"#);
-        assert!(matches!(judge_text(&text, |_| ()), Err(Refusal::Invalid(_))), "{exp}");
-        assert!(judge_text(&text, |config| config.auth.required_claims.clear()).is_err(), "{exp}, though not required");
+        assert!(matches!(claims_of_text(&text, |_| ()), Err(TokenError::Invalid(_))), "{exp}");
+        assert!(
+            claims_of_text(&text, |config| config.auth.required_claims.clear()).is_err(),
+            "{exp}, though not required"
+        );
     }
-    assert!(matches!(judge(json!({"sub": "ann"})), Err(Refusal::Invalid(_))), "missing");
+    assert!(matches!(claims_of(json!({"sub": "ann"})), Err(TokenError::Invalid(_))), "missing");
 }
 
 #[test]
 fn exp_has_no_leeway_and_fractions_are_floored() {
     for (exp, expected) in [(json!(0), false), (json!(in_seconds(-3600)), false), (json!(in_seconds(0)), false)] {
-        assert_eq!(judge(payload(json!({"exp": exp}))).is_ok(), expected);
-        assert_eq!(judge(payload(json!({"exp": exp}))), Err(Refusal::Expired));
+        assert_eq!(claims_of(payload(json!({"exp": exp}))).is_ok(), expected);
+        assert_eq!(claims_of(payload(json!({"exp": exp}))), Err(TokenError::Expired));
     }
     let exp = in_seconds(2) as f64 + 0.9;
-    assert_eq!(judge(payload(json!({"exp": exp}))).expect("good").expires_at, in_seconds(2) * 1000);
-    assert_eq!(judge(payload(json!({"exp": in_seconds(0) as f64 + 0.9}))), Err(Refusal::Expired));
+    assert_eq!(claims_of(payload(json!({"exp": exp}))).expect("good").expires_at, in_seconds(2) * 1000);
+    assert_eq!(claims_of(payload(json!({"exp": in_seconds(0) as f64 + 0.9}))), Err(TokenError::Expired));
 }
 
 #[test]
-fn a_life_beyond_max_ttl_is_refused_and_no_date_overflows() {
-    assert!(judge(payload(json!({"exp": in_seconds(86_400)}))).is_ok());
+fn an_exp_beyond_max_ttl_is_refused_and_large_dates_do_not_overflow() {
+    assert!(claims_of(payload(json!({"exp": in_seconds(86_400)}))).is_ok());
     assert!(is_refused(json!({"exp": in_seconds(86_401)})));
     assert!(is_refused(json!({"exp": 1_000_000_000_000_i64})));
     let ever = |config: &mut Config| config.auth.max_ttl = std::time::Duration::MAX;
-    assert!(judge_with(payload(json!({"exp": 1_000_000_000_000_i64})), ever).is_ok());
+    assert!(claims_with(payload(json!({"exp": 1_000_000_000_000_i64})), ever).is_ok());
 }
 
 #[test]
-fn without_exp_among_the_required_claims_a_session_may_last() {
+fn without_required_exp_a_token_may_never_expire() {
     let lasting = |config: &mut Config| config.auth.required_claims.clear();
-    assert_eq!(judge_with(json!({"sub": "ann"}), lasting).expect("good").expires_at, NEVER);
+    assert_eq!(claims_with(json!({"sub": "ann"}), lasting).expect("good").expires_at, NEVER);
     let short = json!({"sub": "ann", "expire_at": in_seconds(30)});
-    assert_eq!(judge_with(short, lasting).expect("good").expires_at, in_seconds(30) * 1000);
+    assert_eq!(claims_with(short, lasting).expect("good").expires_at, in_seconds(30) * 1000);
 }
 
 #[test]
 fn expire_at_only_shortens() {
-    let expires_at = |expire_at: Value| judge(payload(json!({"expire_at": expire_at}))).map(|claims| claims.expires_at);
+    let expires_at =
+        |expire_at: Value| claims_of(payload(json!({"expire_at": expire_at}))).map(|claims| claims.expires_at);
     assert_eq!(expires_at(json!(in_seconds(30))), Ok(in_seconds(30) * 1000));
     assert_eq!(expires_at(json!(in_seconds(90_000))), Ok(in_seconds(60) * 1000));
-    assert_eq!(expires_at(json!(in_seconds(0))), Err(Refusal::Expired));
-    assert_eq!(expires_at(json!(0)), Err(Refusal::Expired));
+    assert_eq!(expires_at(json!(in_seconds(0))), Err(TokenError::Expired));
+    assert_eq!(expires_at(json!(0)), Err(TokenError::Expired));
     for bad in [json!(null), json!("soon"), json!(-1), json!(1e300)] {
         assert!(is_refused(json!({"expire_at": bad})), "{bad}");
     }
 }
 
 #[test]
-fn tokens_from_the_future_are_refused_beyond_the_skew() {
+fn nbf_and_iat_beyond_the_clock_skew_are_refused() {
     for claim in ["nbf", "iat"] {
-        assert!(judge(payload(json!({claim: in_seconds(5)}))).is_ok(), "{claim}");
+        assert!(claims_of(payload(json!({claim: in_seconds(5)}))).is_ok(), "{claim}");
         for bad in [json!(in_seconds(6)), json!("tomorrow"), json!(null), json!(-1), json!(1e300), json!([0])] {
             assert!(is_refused(json!({claim: bad})), "{claim}: {bad}");
         }
@@ -125,53 +135,57 @@ fn tokens_from_the_future_are_refused_beyond_the_skew() {
 }
 
 #[test]
-fn a_clock_that_jumps_an_hour_makes_no_token_better() {
-    let judge_at = |now: Millis| {
-        expecting(
+fn a_clock_jump_of_an_hour_makes_no_token_valid() {
+    let claims_at = |now: Millis| {
+        with_expectations(
             |_| (),
             |expected| {
                 let text = payload(json!({"iat": in_seconds(0), "exp": in_seconds(1800)})).to_string();
-                Payload::read(text.as_bytes())?.judge(&Expectations { now, ..*expected })
+                Payload::read(text.as_bytes())?.into_claims(&Expectations { now, ..*expected })
             },
         )
     };
-    assert!(judge_at(NOW).is_ok());
-    assert_eq!(judge_at(NOW + 3_600_000), Err(Refusal::Expired));
-    assert_eq!(judge_at(NOW - 3_600_000), Err(Refusal::Invalid("not valid yet")));
+    assert!(claims_at(NOW).is_ok());
+    assert_eq!(claims_at(NOW + 3_600_000), Err(TokenError::Expired));
+    assert_eq!(claims_at(NOW - 3_600_000), Err(TokenError::Invalid("not valid yet")));
     for now in [Millis::MIN, 0, Millis::MAX] {
-        assert!(judge_at(now).is_err(), "{now}");
+        assert!(claims_at(now).is_err(), "{now}");
     }
 }
 
 #[test]
-fn a_user_is_short_text_without_controls_and_never_missing() {
+fn sub_must_be_a_short_string_without_control_characters() {
     for sub in
         [json!(7), json!(null), json!(["ann"]), json!("a\u{7}"), json!("a\u{0}"), json!("a\nb"), json!("x".repeat(256))]
     {
         assert!(is_refused(json!({"sub": sub})), "{sub}");
     }
-    assert!(judge(payload(json!({"sub": "x".repeat(255)}))).is_ok());
-    for anonymous in [Anonymous::Never, Anonymous::Token, Anonymous::Always] {
+    assert!(claims_of(payload(json!({"sub": "x".repeat(255)}))).is_ok());
+    for anonymous in [AnonymousAccess::Never, AnonymousAccess::Token, AnonymousAccess::Always] {
         let open = |config: &mut Config| config.auth.anonymous = anonymous;
-        assert!(judge_with(json!({"exp": in_seconds(60)}), open).is_err(), "missing is not empty");
-        let empty = judge_with(payload(json!({"sub": ""})), open);
-        assert_eq!(empty.map(|claims| claims.is_anonymous()).is_ok(), anonymous != Anonymous::Never, "{anonymous:?}");
+        assert!(claims_with(json!({"exp": in_seconds(60)}), open).is_err(), "missing is not empty");
+        let empty = claims_with(payload(json!({"sub": ""})), open);
+        assert_eq!(
+            empty.map(|claims| claims.is_anonymous()).is_ok(),
+            anonymous != AnonymousAccess::Never,
+            "{anonymous:?}"
+        );
     }
 }
 
 #[test]
-fn issuer_and_audience_are_exact_when_configured() {
-    let judge = |iss: Value, aud: Value| {
-        judge_with(payload(json!({"iss": iss, "aud": aud})), |config| {
+fn configured_issuer_and_audience_must_match_exactly() {
+    let claims_of = |iss: Value, aud: Value| {
+        claims_with(payload(json!({"iss": iss, "aud": aud})), |config| {
             config.auth.issuer = Some("me".to_owned());
             config.auth.audience = Some("hub".to_owned());
         })
     };
     for aud in [json!("hub"), json!(["x", "hub"])] {
-        assert!(judge(json!("me"), aud).is_ok());
+        assert!(claims_of(json!("me"), aud).is_ok());
     }
     for iss in [json!(null), json!("you"), json!("Me"), json!("me/"), json!(["me"]), json!(1), json!("")] {
-        assert!(judge(iss.clone(), json!("hub")).is_err(), "{iss}");
+        assert!(claims_of(iss.clone(), json!("hub")).is_err(), "{iss}");
     }
     for aud in [
         json!(null),
@@ -183,7 +197,7 @@ fn issuer_and_audience_are_exact_when_configured() {
         json!({"hub": 1}),
         json!(1),
     ] {
-        assert!(judge(json!("me"), aud.clone()).is_err(), "{aud}");
+        assert!(claims_of(json!("me"), aud.clone()).is_err(), "{aud}");
     }
     assert!(is_refused(json!({"aud": ["hub", 1]})), "a wrong type, though nobody asks");
 }
@@ -195,21 +209,21 @@ fn every_required_claim_is_required() {
         use RequiredClaim::{Aud, Exp, Iat, Iss, Jti, Nbf};
         config.auth.required_claims = vec![Exp, Nbf, Iat, Jti, Iss, Aud];
     };
-    assert!(judge_with(payload(full.clone()), all).is_ok());
+    assert!(claims_with(payload(full.clone()), all).is_ok());
     for claim in ["nbf", "iat", "jti", "iss", "aud", "exp"] {
         let mut without = payload(full.clone());
         without.as_object_mut().expect("an object").remove(claim);
-        assert!(judge_with(without, all).is_err(), "{claim}");
+        assert!(claims_with(without, all).is_err(), "{claim}");
     }
     for (claim, empty) in [("jti", json!("")), ("iss", json!("")), ("aud", json!([])), ("jti", json!(null))] {
         let mut full = payload(full.clone());
         full[claim] = empty;
-        assert!(judge_with(full, all).is_err(), "{claim}");
+        assert!(claims_with(full, all).is_err(), "{claim}");
     }
 }
 
 #[test]
-fn a_claim_that_comes_twice_is_refused() {
+fn a_duplicate_claim_is_refused() {
     let good = r#""sub":"ann","exp":1800000060"#;
     for twice in [
         r#""sub":"eve""#,
@@ -218,16 +232,16 @@ fn a_claim_that_comes_twice_is_refused() {
         r#""iss":"a","iss":"b""#,
         r#""caps":[],"caps":[]"#,
     ] {
-        assert!(judge_text(&format!("{{{good},{twice}}}"), |_| ()).is_err(), "{twice}");
+        assert!(claims_of_text(&format!("{{{good},{twice}}}"), |_| ()).is_err(), "{twice}");
     }
-    assert!(judge_text(&format!("{{{good},\"x\":1,\"x\":2}}"), |_| ()).is_ok(), "passed over, both");
+    assert!(claims_of_text(&format!("{{{good},\"x\":1,\"x\":2}}"), |_| ()).is_ok(), "passed over, both");
 }
 
 #[test]
-fn a_list_of_claims_in_their_order_is_no_payload() {
-    assert!(judge_text(r#"{"sub":"ann","exp":1800000060}"#, |_| ()).is_ok());
+fn a_json_array_is_not_accepted_as_a_payload() {
+    assert!(claims_of_text(r#"{"sub":"ann","exp":1800000060}"#, |_| ()).is_ok());
     for list in [r#"["ann",1800000060]"#, r#" ["ann",1800000060,1800000060]"#, r#"[{"sub":"ann","exp":1800000060}]"#] {
-        assert!(judge_text(list, |_| ()).is_err(), "{list}");
+        assert!(claims_of_text(list, |_| ()).is_err(), "{list}");
     }
     assert!(is_refused(json!({"caps": [[["news"], "exact", ["sub"]]]})), "nor is it a rule");
     assert!(is_refused(json!({"subs": {"news": [{"x": 1}]}})), "nor options");
@@ -238,34 +252,34 @@ fn a_payload_nested_200_deep_is_refused() {
     let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for member in ["info", "meta", "channels", "caps", "x"] {
         let text = format!(r#"{{"sub":"ann","exp":1800000060,"{member}":{nested}}}"#);
-        assert!(judge_text(&text, |_| ()).is_err(), "{member}");
+        assert!(claims_of_text(&text, |_| ()).is_err(), "{member}");
     }
-    assert!(judge_text(&"[".repeat(1_000_000), |_| ()).is_err());
+    assert!(claims_of_text(&"[".repeat(1_000_000), |_| ()).is_err());
 }
 
 #[test]
-fn info_is_bounded_and_becomes_one_line() {
-    let info = |text: &str| judge_text(&format!("{{\"sub\":\"ann\",\"exp\":1800000060,\"info\":{text}}}"), |_| ());
+fn info_is_limited_in_size_and_becomes_one_line() {
+    let info = |text: &str| claims_of_text(&format!("{{\"sub\":\"ann\",\"exp\":1800000060,\"info\":{text}}}"), |_| ());
     let claims = info("{\n\"a\":\r\n1}").expect("good");
     assert_eq!(claims.info.as_deref(), Some(&b"{ \"a\":  1}"[..]));
-    assert!(info(&format!("\"{}\"", "x".repeat(INFO_BYTES - 2))).is_ok());
-    assert!(info(&format!("\"{}\"", "x".repeat(INFO_BYTES - 1))).is_err());
+    assert!(info(&format!("\"{}\"", "x".repeat(MAX_INFO_BYTES - 2))).is_ok());
+    assert!(info(&format!("\"{}\"", "x".repeat(MAX_INFO_BYTES - 1))).is_err());
     assert_eq!(info("null").expect("good").info, None);
     assert!(info("{\"a\":}").is_err());
 }
 
 #[test]
-fn a_token_with_a_channel_opens_no_connection_and_subscribes_to_that_one() {
+fn a_subscription_token_yields_its_channel_and_opens_no_connection() {
     let token = payload(json!({"channel": "chat:1", "info": {"x": 1}}));
-    assert!(judge(token.clone()).is_err());
+    assert!(claims_of(token.clone()).is_err());
     assert!(is_refused(json!({"channel": null})) && is_refused(json!({"channel": ""})));
-    let claims = judge_subscription(&token).expect("good");
+    let claims = subscription_claims(&token).expect("good");
     assert_eq!((&*claims.user, claims.channel.as_str(), claims.expires_at), ("ann", "chat:1", in_seconds(60) * 1000));
     assert_eq!(claims.info.as_deref(), Some(&br#"{"x":1}"#[..]));
 }
 
 #[test]
-fn a_subscription_token_is_held_to_the_same_claims_and_to_one_channel() {
+fn a_subscription_token_passes_the_same_checks_and_names_one_channel() {
     for more in [
         json!({}),
         json!({"channel": ["news"]}),
@@ -281,18 +295,18 @@ fn a_subscription_token_is_held_to_the_same_claims_and_to_one_channel() {
         json!({"channel": "news", "exp": in_seconds(90_000)}),
         json!({"channel": "news", "info": "x".repeat(5000)}),
     ] {
-        assert!(matches!(judge_subscription(&payload(more.clone())), Err(Refusal::Invalid(_))), "{more}");
+        assert!(matches!(subscription_claims(&payload(more.clone())), Err(TokenError::Invalid(_))), "{more}");
     }
     let over = payload(json!({"channel": "news", "expire_at": in_seconds(0)}));
-    assert_eq!(judge_subscription(&over), Err(Refusal::Expired));
+    assert_eq!(subscription_claims(&over), Err(TokenError::Expired));
 }
 
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), text in r#"[{}\[\]":,a-z\\0-9. ]{0,120}"#) {
         for bytes in [&bytes[..], text.as_bytes()] {
-            let _ = expecting(|_| (), |expected| Payload::read(bytes)?.judge(expected));
-            let _ = expecting(|_| (), |expected| Payload::read(bytes)?.judge_subscription(expected));
+            let _ = with_expectations(|_| (), |expected| Payload::read(bytes)?.into_claims(expected));
+            let _ = with_expectations(|_| (), |expected| Payload::read(bytes)?.into_subscription_claims(expected));
         }
     }
 
@@ -302,12 +316,12 @@ proptest! {
         value in r#"(-?[0-9]{1,25}(\.[0-9]{1,3})?(e[0-9]{1,3})?|"\PC{0,8}"|null|true|\[("a"|1|null|\{\})?\]|\{("a":(\{\}|1|"x"))?\})"#,
     ) {
         let text = format!(r#"{{"sub":"ann","exp":1800000060,"{member}":{value}}}"#);
-        let _ = judge_text(&text, |_| ());
-        let _ = judge_text(&text.replacen(r#""sub":"ann","#, "", 1), |config| config.auth.required_claims.clear());
+        let _ = claims_of_text(&text, |_| ());
+        let _ = claims_of_text(&text.replacen(r#""sub":"ann","#, "", 1), |config| config.auth.required_claims.clear());
     }
 
     #[test]
-    fn a_payload_survives_other_members(
+    fn unknown_members_do_not_change_the_claims(
         user in "[^\\p{Cc}]{1,60}",
         ttl in 1_i64..86_400,
         others in proptest::collection::btree_map("[A-Z]{1,8}", any::<(i32, String)>(), 0..8),
@@ -316,7 +330,7 @@ proptest! {
         let mut json = payload(json!({"sub": user, "exp": in_seconds(ttl), "channels": channels}));
         let map = json.as_object_mut().expect("an object");
         map.extend(others.into_iter().map(|(name, value)| (name, json!({"v": value}))));
-        let claims = judge(json).expect("good");
+        let claims = claims_of(json).expect("good");
         prop_assert_eq!((&*claims.user, claims.expires_at), (&*user, in_seconds(ttl) * 1000));
         let granted = claims.grants.map_or(0, |grants| grants.subscriptions.len());
         prop_assert_eq!(granted, channels.len());

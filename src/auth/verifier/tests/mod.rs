@@ -1,7 +1,7 @@
 //! Attacks on form, header and signature, one a test; what the claims say is attacked in `payload/tests.rs`.
 
-mod choice;
 mod form;
+mod key_selection;
 mod signature;
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     auth::{
         Signer,
-        key::pair::{self, ED25519, P256, RSA},
+        key::test_key_pairs::{self, ED25519, P256, RSA},
     },
     config::Secret,
 };
@@ -78,7 +78,7 @@ fn is_good(verifier: &Verifier, token: &str) -> bool {
     match verifier.verify(token) {
         Ok(claims) => &*claims.user == "ann",
         Err(refusal) => {
-            assert!(matches!(refusal, Refusal::Invalid(_)), "{refusal}");
+            assert!(matches!(refusal, TokenError::Invalid(_)), "{refusal}");
             false
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_we_sign_we_accept_and_another_secret_we_do_not() {
+fn a_signed_token_is_accepted_with_the_same_secret_only() {
     let ours = Signer::new(&config().auth, Clock::default());
     let token = ours.sign("ann", Duration::from_secs(60), None).expect("a token");
     assert!(is_good(&verifier(&config()), &token));
@@ -16,7 +16,7 @@ fn what_we_sign_we_accept_and_another_secret_we_do_not() {
 fn every_algorithm_verifies_what_its_private_key_signed() {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     for algorithm in [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA] {
-        let (name, pair) = (format!("{algorithm:?}"), pair::signing(algorithm));
+        let (name, pair) = (format!("{algorithm:?}"), test_key_pairs::signing(algorithm));
         let (config, _files) = with_pems(&[("k", &name, &pair.public_pem)]);
         let header = format!(r#"{{"alg":"{name}","kid":"k"}}"#);
         let token = signed(&header, &payload().to_string(), &pair.private, algorithm);
@@ -48,7 +48,7 @@ fn another_algorithm_of_the_same_family_is_refused() {
 }
 
 #[test]
-fn a_header_that_names_another_algorithm_than_the_keys_is_refused_though_the_signature_is_good() {
+fn a_header_with_another_algorithm_than_the_key_is_refused_despite_a_valid_signature() {
     let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
     for alg in ["RS512", "PS256", "HS256", "ES256", "EdDSA", "none", "rs256"] {
         let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
@@ -59,7 +59,7 @@ fn a_header_that_names_another_algorithm_than_the_keys_is_refused_though_the_sig
 }
 
 #[test]
-fn a_public_pem_is_no_secret_however_the_token_calls_it() {
+fn a_public_key_is_never_used_as_an_hmac_secret() {
     let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
     let der = String::from_utf8_lossy(&RSA.public_der).into_owned();
     for material in [RSA.public_pem.as_str(), RSA.public_pem.trim(), &der] {
@@ -71,7 +71,7 @@ fn a_public_pem_is_no_secret_however_the_token_calls_it() {
 }
 
 #[test]
-fn a_signature_that_is_not_exactly_the_one_is_refused() {
+fn an_altered_signature_is_refused() {
     let token = hs256(GOOD);
     assert!(is_good(&verifier(&config()), &token));
     let (message, signature) = token.rsplit_once('.').expect("a signature");
@@ -97,10 +97,10 @@ fn a_signature_that_is_not_exactly_the_one_is_refused() {
 }
 
 #[test]
-fn a_signature_of_zeros_is_refused_by_every_curve() {
+fn an_all_zero_signature_is_refused_by_every_curve() {
     for (algorithm, bytes) in [(Algorithm::ES256, 64), (Algorithm::ES384, 96), (Algorithm::EdDSA, 64)] {
         let name = format!("{algorithm:?}");
-        let (config, _files) = with_pems(&[("k", &name, &pair::signing(algorithm).public_pem)]);
+        let (config, _files) = with_pems(&[("k", &name, &test_key_pairs::signing(algorithm).public_pem)]);
         let message = format!("{}.{}", part(format!(r#"{{"alg":"{name}","kid":"k"}}"#)), part(payload().to_string()));
         for signature in [vec![0; bytes], vec![0; bytes / 2], Vec::new(), vec![255; bytes]] {
             assert!(!is_good(&verifier(&config), &format!("{message}.{}", part(signature))), "{name}");

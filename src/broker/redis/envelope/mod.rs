@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::{
     broker::{
-        Control, Question,
-        parts::{self, field},
+        Control, SurveyQuestion,
+        publication_encoding::{self as encoding, write_field},
     },
     publication::Publication,
 };
@@ -29,14 +29,14 @@ const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 
 /// What an answer's part carries beside the instance and the answer.
-const ANSWER_HEAD: usize = 64;
+const ANSWER_OVERHEAD: usize = 64;
 
 /// One survey, among all of all instances.
 pub(super) type SurveyId = [u8; 16];
 
 /// A message that is ours and came where it belongs.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum BusMessage {
     /// For the local subscribers.
     Publication(Publication),
     /// Another instance, or this one, asks.
@@ -46,14 +46,14 @@ pub(super) enum Message {
         /// Who waits for it.
         asker: String,
         /// What is asked.
-        question: Question,
+        question: SurveyQuestion,
     },
     /// To a question of ours.
     Answer {
         /// Which one.
         id: SurveyId,
         /// Part of the answer.
-        part: Part,
+        part: AnswerPart,
     },
     /// For the local sessions of a user.
     Control(Control),
@@ -66,7 +66,7 @@ pub(super) enum Message {
 
 /// A part of one instance's answer; together, in their order, they are the answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct AnswerPart {
     /// Who answers.
     pub(super) instance: Bytes,
     /// Counted from 0.
@@ -79,41 +79,46 @@ pub(super) struct Part {
 
 /// Why something on the bus is not taken; the text is the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused(pub(super) &'static str);
+pub(super) struct DropReason(pub(super) &'static str);
 
 /// A publication as bytes. Positions do not travel: histories over Redis are none yet.
-pub(super) fn publication(publication: &Publication) -> Vec<u8> {
+pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
     // An object of strings: nothing in it can fail to be written.
     let tags = (!publication.tags.is_empty()).then(|| serde_json::to_vec(&publication.tags).unwrap_or_default());
-    let mut bytes = head(PUBLICATION, publication.cost_bytes());
-    field(&mut bytes, publication.channel.as_str().as_bytes());
-    bytes.push(parts::flags(publication));
-    parts::write(&mut bytes, publication, tags.as_deref());
+    let mut bytes = begin_message(PUBLICATION, publication.cost_bytes());
+    write_field(&mut bytes, publication.channel.as_str().as_bytes());
+    bytes.push(encoding::flags(publication));
+    encoding::write(&mut bytes, publication, tags.as_deref());
     bytes
 }
 
 /// A question as bytes.
-pub(super) fn question(id: &SurveyId, asker: &str, question: Question) -> Vec<u8> {
-    let mut bytes = head(QUESTION, 64 + asker.len());
+pub(super) fn encode_question(id: &SurveyId, asker: &str, question: SurveyQuestion) -> Vec<u8> {
+    let mut bytes = begin_message(QUESTION, 64 + asker.len());
     bytes.extend_from_slice(id);
-    field(&mut bytes, asker.as_bytes());
+    write_field(&mut bytes, asker.as_bytes());
     bytes.push(match question {
-        Question::Channels => b'c',
-        Question::Info => b'i',
+        SurveyQuestion::Channels => b'c',
+        SurveyQuestion::Info => b'i',
     });
     bytes
 }
 
 /// An answer as messages of at most `most` bytes, if that is room for anything.
-pub(super) fn answer(id: &SurveyId, instance: &str, answer: &[u8], most: usize) -> impl Iterator<Item = Vec<u8>> {
-    let room = most.saturating_sub(ANSWER_HEAD + instance.len()).max(1);
+pub(super) fn encode_answer(
+    id: &SurveyId,
+    instance: &str,
+    answer: &[u8],
+    most: usize,
+) -> impl Iterator<Item = Vec<u8>> {
+    let room = most.saturating_sub(ANSWER_OVERHEAD + instance.len()).max(1);
     // Nothing is an answer too: one part.
     let count = answer.len().div_ceil(room).max(1);
     (0..count).map(move |number| {
         let bytes = &answer[number * room..answer.len().min((number + 1) * room)];
-        let mut message = head(ANSWER, ANSWER_HEAD + instance.len() + bytes.len());
+        let mut message = begin_message(ANSWER, ANSWER_OVERHEAD + instance.len() + bytes.len());
         message.extend_from_slice(id);
-        field(&mut message, instance.as_bytes());
+        write_field(&mut message, instance.as_bytes());
         // Never cut: an answer is bounded far below.
         message.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
         message.push(u8::from(number + 1 == count));
@@ -123,21 +128,21 @@ pub(super) fn answer(id: &SurveyId, instance: &str, answer: &[u8], most: usize) 
 }
 
 /// An order as bytes.
-pub(super) fn control(control: &Control) -> Vec<u8> {
-    let mut bytes = head(CONTROL, 256);
+pub(super) fn encode_control(control: &Control) -> Vec<u8> {
+    let mut bytes = begin_message(CONTROL, 256);
     // Strings and numbers: there is nothing in it that is not JSON.
     bytes.extend(serde_json::to_vec(control).unwrap_or_default());
     bytes
 }
 
 /// A probe as bytes.
-pub(super) fn probe(nonce: u64) -> Vec<u8> {
-    let mut bytes = head(PROBE, 16);
+pub(super) fn encode_probe(nonce: u64) -> Vec<u8> {
+    let mut bytes = begin_message(PROBE, 16);
     bytes.extend_from_slice(&nonce.to_be_bytes());
     bytes
 }
 
-fn head(kind: u8, capacity: usize) -> Vec<u8> {
+fn begin_message(kind: u8, capacity: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(capacity);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&[VERSION, kind]);
@@ -148,8 +153,8 @@ fn head(kind: u8, capacity: usize) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::key::Source, parts::HAS_TAGS, read::CONTROL_BYTES, *};
-    use crate::{broker::Order, channel::Channel, publication::ClientInfo, tags::Tags};
+    use super::{super::names::MessageSource, encoding::HAS_TAGS, read::MAX_CONTROL_BYTES, *};
+    use crate::{broker::ControlAction, channel::Channel, publication::ClientInfo, tags::Tags};
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {
         let conn_info = conn_info.map(|raw| Bytes::copy_from_slice(raw.as_bytes()));
@@ -159,46 +164,50 @@ mod tests {
         Publication { info: Some(info.into()), ..Publication::new(Channel::new("news").unwrap(), data) }
     }
 
-    fn news() -> Source {
-        Source::Channel(Channel::new("news").unwrap())
+    fn news() -> MessageSource {
+        MessageSource::Channel(Channel::new("news").unwrap())
     }
 
-    fn order(channel: &str) -> Control {
-        let order = Order::Unsubscribe { channel: channel.to_owned() };
-        Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), order }
+    fn sample_control(channel: &str) -> Control {
+        let action = ControlAction::Unsubscribe { channel: channel.to_owned() };
+        Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action }
     }
 
-    fn reason(source: Source, message: Vec<u8>) -> &'static str {
+    fn reason(source: MessageSource, message: Vec<u8>) -> &'static str {
         decode(source, message.into()).unwrap_err().0
     }
 
     #[test]
-    fn what_is_sent_arrives() {
+    fn messages_survive_encoding_and_decoding() {
         let anonymous = Publication { info: None, ..sample("1", None) };
-        let tagged = Publication { tags: Tags::new([("é", "1")]).unwrap(), is_delta: true, ..anonymous.clone() };
+        let tagged = Publication { tags: Tags::new([("é", "1")]).unwrap(), use_delta: true, ..anonymous.clone() };
         let excluding = Publication { exclude: Some(uuid::Uuid::from_u128(7)), ..sample("2", Some("1")) };
-        let whole = Publication { tags: tagged.tags.clone(), is_delta: true, ..excluding.clone() };
+        let whole = Publication { tags: tagged.tags.clone(), use_delta: true, ..excluding.clone() };
         let plain = [sample("{\"a\":[1]}", Some("{\"name\":\"Ann\"}")), sample("\"é\"", None), anonymous];
         for sent in plain.into_iter().chain([tagged, excluding, whole]) {
-            assert_eq!(decode(news(), publication(&sent).into()), Ok(Message::Publication(sent)));
+            assert_eq!(decode(news(), encode_publication(&sent).into()), Ok(BusMessage::Publication(sent)));
         }
         let (id, asker) = ([7; 16], "a".to_owned());
-        let asked = Message::Question { id, asker, question: Question::Channels };
-        assert_eq!(decode(Source::Control, question(&id, "a", Question::Channels).into()), Ok(asked));
-        let ordered = order("unsubscribe");
-        assert_eq!(decode(Source::Control, control(&ordered).into()), Ok(Message::Control(ordered)));
-        assert_eq!(decode(Source::Probe, probe(42).into()), Ok(Message::Probe { nonce: 42 }));
+        let asked = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
+        assert_eq!(
+            decode(MessageSource::Control, encode_question(&id, "a", SurveyQuestion::Channels).into()),
+            Ok(asked)
+        );
+        let ordered = sample_control("unsubscribe");
+        assert_eq!(decode(MessageSource::Control, encode_control(&ordered).into()), Ok(BusMessage::Control(ordered)));
+        assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
     }
 
     #[test]
-    fn an_answer_comes_in_as_many_parts_as_it_needs() {
+    fn answer_is_split_into_as_many_parts_as_it_needs() {
         let id = [7; 16];
         for (length, parts) in [(0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)] {
             let whole: Vec<u8> = (0..length).map(|n| n as u8).collect();
             let (mut joined, mut numbers) = (Vec::new(), 0);
-            for message in answer(&id, "b", &whole, ANSWER_HEAD + 1 + 100) {
-                assert!(message.len() <= ANSWER_HEAD + 1 + 100);
-                let Ok(Message::Answer { id: [7, ..], part }) = decode(Source::Replies, message.into()) else {
+            for message in encode_answer(&id, "b", &whole, ANSWER_OVERHEAD + 1 + 100) {
+                assert!(message.len() <= ANSWER_OVERHEAD + 1 + 100);
+                let Ok(BusMessage::Answer { id: [7, ..], part }) = decode(MessageSource::Replies, message.into())
+                else {
                     panic!("not taken")
                 };
                 assert_eq!((part.number, &part.instance[..]), (numbers, &b"b"[..]));
@@ -211,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn data_is_a_slice_of_the_message() {
-        let message = Bytes::from(publication(&sample("[1,2,3]", None)));
-        let Ok(Message::Publication(taken)) = decode(news(), message.clone()) else { panic!("not taken") };
+    fn decoded_data_is_a_slice_of_the_message() {
+        let message = Bytes::from(encode_publication(&sample("[1,2,3]", None)));
+        let Ok(BusMessage::Publication(taken)) = decode(news(), message.clone()) else { panic!("not taken") };
         assert!(message.as_ptr_range().contains(&taken.data.as_ptr()));
     }
 
     #[test]
-    fn forged_publications_are_told_apart() {
+    fn forged_publications_are_dropped_with_their_reason() {
         for (data, why) in [
             ("", "not_json"),
             ("{", "not_json"),
@@ -227,15 +236,15 @@ mod tests {
             ("\"\r\"", "not_json"),
             ("nope", "not_json"),
         ] {
-            assert_eq!(reason(news(), publication(&sample(data, None))), why, "{data:?}");
+            assert_eq!(reason(news(), encode_publication(&sample(data, None))), why, "{data:?}");
         }
-        assert_eq!(reason(news(), publication(&sample("1", Some("{")))), "not_json");
+        assert_eq!(reason(news(), encode_publication(&sample("1", Some("{")))), "not_json");
         let many = format!("{{{}}}", (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(","));
         for tags in ["", "{", "[]", "7", "{\"a\":1}", "{\"a\":null}", "{\"a\":\"1\",\"\\u0061\":\"2\"}", &many] {
-            let mut forged = head(PUBLICATION, 0);
-            field(&mut forged, b"news");
+            let mut forged = begin_message(PUBLICATION, 0);
+            write_field(&mut forged, b"news");
             forged.push(HAS_TAGS);
-            field(&mut forged, tags.as_bytes());
+            write_field(&mut forged, tags.as_bytes());
             forged.push(b'1');
             assert_eq!(reason(news(), forged), "tags", "{tags}");
         }
@@ -246,53 +255,54 @@ mod tests {
         assert_eq!(reason(news(), Vec::new()), "not_ours");
         assert_eq!(reason(news(), b"WC\x02p".to_vec()), "version");
         assert_eq!(reason(news(), b"WC\x01?".to_vec()), "kind");
-        assert_eq!(reason(news(), probe(1)), "misplaced");
-        assert_eq!(reason(Source::Control, publication(&sample("1", None))), "misplaced");
-        let other = Source::Channel(Channel::new("other").unwrap());
-        assert_eq!(reason(other, publication(&sample("1", None))), "other_channel");
-        let mut not_text = publication(&sample("\"?\"", None));
+        assert_eq!(reason(news(), encode_probe(1)), "misplaced");
+        assert_eq!(reason(MessageSource::Control, encode_publication(&sample("1", None))), "misplaced");
+        let other = MessageSource::Channel(Channel::new("other").unwrap());
+        assert_eq!(reason(other, encode_publication(&sample("1", None))), "other_channel");
+        let mut not_text = encode_publication(&sample("\"?\"", None));
         let question_mark = not_text.len() - 2;
         not_text[question_mark] = 0xff;
         assert_eq!(reason(news(), not_text), "not_text");
-        assert_eq!(reason(Source::Probe, [probe(1), vec![0]].concat()), "trailing");
-        assert_eq!(reason(Source::Control, question(&[0; 16], "", Question::Channels)), "instance");
+        assert_eq!(reason(MessageSource::Probe, [encode_probe(1), vec![0]].concat()), "trailing");
+        assert_eq!(reason(MessageSource::Control, encode_question(&[0; 16], "", SurveyQuestion::Channels)), "instance");
     }
 
     #[test]
-    fn forged_orders_are_told_apart() {
-        let forged = |json: &str| [head(CONTROL, 0), json.as_bytes().to_vec()].concat();
-        let long = format!("{}{}", " ".repeat(CONTROL_BYTES), serde_json::to_string(&order("news")).unwrap());
+    fn forged_controls_are_dropped_with_their_reason() {
+        let forged = |json: &str| [begin_message(CONTROL, 0), json.as_bytes().to_vec()].concat();
+        let long =
+            format!("{}{}", " ".repeat(MAX_CONTROL_BYTES), serde_json::to_string(&sample_control("news")).unwrap());
         for (message, why) in [
             (forged(""), "order"),
             (forged("{}"), "order"),
             (forged(&"[".repeat(100_000)), "order"),
-            (control(&order("a*")), "order"),
-            (control(&Control { user: String::new(), ..order("news") }), "order"),
+            (encode_control(&sample_control("a*")), "order"),
+            (encode_control(&Control { user: String::new(), ..sample_control("news") }), "order"),
             (forged(&long), "too_long"),
         ] {
-            assert_eq!(reason(Source::Control, message), why);
+            assert_eq!(reason(MessageSource::Control, message), why);
         }
         for (from, to) in
             [("\"user\"", "\"more\":1,\"user\""), ("unsubscribe", "obey"), ("\"news\"", "7"), ("}}", "}},")]
         {
-            let json = serde_json::to_string(&order("news")).unwrap();
+            let json = serde_json::to_string(&sample_control("news")).unwrap();
             assert_ne!(json, json.replace(from, to));
-            assert_eq!(reason(Source::Control, forged(&json.replace(from, to))), "order", "{to}");
+            assert_eq!(reason(MessageSource::Control, forged(&json.replace(from, to))), "order", "{to}");
         }
-        assert_eq!(reason(Source::Replies, control(&order("news"))), "misplaced");
+        assert_eq!(reason(MessageSource::Replies, encode_control(&sample_control("news"))), "misplaced");
     }
 
     #[test]
-    fn deep_nesting_is_no_danger() {
+    fn deeply_nested_json_is_decoded() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert!(decode(news(), publication(&sample(&deep, None)).into()).is_ok());
+        assert!(decode(news(), encode_publication(&sample(&deep, None)).into()).is_ok());
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(kind in 0..5_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_never_panics(kind in 0..5_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE][kind];
-            for source in [news(), Source::Control, Source::Replies, Source::Probe] {
+            for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }
         }

@@ -1,0 +1,321 @@
+//! Wrong passwords, and how long the next try has to wait. Pure: the time comes in, and nothing is hashed or known of users
+//! here; a name that nobody has is treated as any other.
+
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::{
+    address::ClientAddress,
+    clock::{Millis, millis},
+};
+
+/// Entries of each of the three tables, the least recently touched forgotten first: some 10 MiB each when full. To be
+/// forgotten sooner, somebody has to make as many tries elsewhere.
+const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("is not zero");
+/// Failures are forgotten when none came for this long.
+const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The first wait; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// An address may fail this many times as often as one user of it: there are households and offices behind addresses.
+const ADDRESS_FACTOR: u32 = 4;
+/// A user for whom this many times as often was guessed, from anywhere, is being attacked.
+const ATTACKED_USER_FACTOR: u32 = 20;
+
+/// What failed, per user and address, per address, and per user.
+///
+/// A try counts as failed from its beginning, so that tries at the same time do not slip through; success takes it back.
+/// Somebody whose address has not failed for a user always has a try at once: others cannot lock anybody out. What they can
+/// do is to make a user's first mistake cost a second.
+pub struct LoginBackoff {
+    failures: u32,
+    max_wait: Millis,
+    /// Names are as long as their senders like; the hash of one is not, and cannot be foreseen.
+    hasher: RandomState,
+    tables: Mutex<Tables>,
+}
+
+struct Tables {
+    pairs: LruCache<(u64, ClientAddress), FailureRecord>,
+    addresses: LruCache<ClientAddress, FailureRecord>,
+    users: LruCache<u64, FailureRecord>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct FailureRecord {
+    failures: u32,
+    /// When the last try began.
+    last: Millis,
+    /// No try before then.
+    until: Millis,
+}
+
+/// A try that has begun. Dropping it leaves it failed.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct LoginAttempt {
+    pair: (u64, ClientAddress),
+    pair_wait: WaitChange,
+    address_wait: WaitChange,
+}
+
+/// What a try has made others wait for, and what stood there before.
+#[derive(Clone, Copy, Debug)]
+struct WaitChange {
+    until: Millis,
+    before: Millis,
+}
+
+impl LoginBackoff {
+    /// After `failures` wrong passwords for one user from one address each further try waits, at most `max_wait`.
+    pub fn new(failures: u32, max_wait: Duration) -> Self {
+        let tables = Tables { pairs: table(), addresses: table(), users: table() };
+        Self { failures, max_wait: millis(max_wait), hasher: RandomState::new(), tables: Mutex::new(tables) }
+    }
+
+    /// Begins a try.
+    ///
+    /// # Errors
+    /// How long to wait for the next, when this one came too early. It is not counted then.
+    pub fn begin(&self, now: Millis, user: &str, address: ClientAddress) -> Result<LoginAttempt, Duration> {
+        let user = self.hasher.hash_one(user);
+        let mut tables = self.tables.lock();
+        let Tables { pairs, addresses, users } = &mut *tables;
+        let pair = current_record(pairs, (user, address), now);
+        let address_record = current_record(addresses, address, now);
+        let wait = pair.wait(now, self.max_wait).max(address_record.wait(now, self.max_wait));
+        if wait > 0 {
+            return Err(Duration::from_millis(wait.unsigned_abs()));
+        }
+        let user_record = current_record(users, user, now);
+        let _ = user_record.fail(now, 0);
+        let is_attacked = user_record.failures > self.failures.saturating_mul(ATTACKED_USER_FACTOR);
+        let free = if is_attacked { 1 } else { self.failures };
+        let pair_wait = pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
+        let free = self.failures.saturating_mul(ADDRESS_FACTOR);
+        let address_wait = address_record.fail(now, self.wait_after(address_record.failures.saturating_add(1), free));
+        Ok(LoginAttempt { pair: (user, address), pair_wait, address_wait })
+    }
+
+    /// The password was right: whoever it was may start anew. What its address did to others stays: one good account must
+    /// not pay for guesses at the rest.
+    pub fn succeed(&self, attempt: LoginAttempt) {
+        self.withdraw(attempt);
+        self.tables.lock().pairs.pop(&attempt.pair);
+    }
+
+    /// Nothing was tried after all.
+    pub fn withdraw(&self, attempt: LoginAttempt) {
+        let mut tables = self.tables.lock();
+        let Tables { pairs, addresses, users } = &mut *tables;
+        if let Some(pair) = pairs.peek_mut(&attempt.pair) {
+            pair.undo(Some(attempt.pair_wait));
+        }
+        if let Some(user) = users.peek_mut(&attempt.pair.0) {
+            user.undo(None);
+        }
+        if let Some(address) = addresses.peek_mut(&attempt.pair.1) {
+            address.undo(Some(attempt.address_wait));
+        }
+    }
+
+    /// How long the next try waits after so many failures, of which some are free.
+    fn wait_after(&self, failures: u32, free: u32) -> Millis {
+        match failures.checked_sub(free) {
+            None => 0,
+            // Doubled 31 times the first second is 68 years.
+            Some(beyond) => millis(FIRST_WAIT.saturating_mul(1 << beyond.min(31))).min(self.max_wait),
+        }
+    }
+}
+
+/// An empty table that takes memory as it fills: `LruCache::new` would take all of it at once.
+fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
+    let mut table = LruCache::unbounded();
+    table.resize(MAX_ENTRIES);
+    table
+}
+
+/// The record of `key`, new when there is none or nothing has failed for long.
+fn current_record<K: Hash + Eq>(table: &mut LruCache<K, FailureRecord>, key: K, now: Millis) -> &mut FailureRecord {
+    let record = table.get_or_insert_mut(key, FailureRecord::default);
+    if now.saturating_sub(record.last) > millis(FORGET_AFTER) {
+        *record = FailureRecord::default();
+    }
+    record
+}
+
+impl FailureRecord {
+    /// Milliseconds to wait. Never longer than it could be, also when the clock was set back.
+    fn wait(&self, now: Millis, max_wait: Millis) -> Millis {
+        self.until.saturating_sub(now).clamp(0, max_wait)
+    }
+
+    fn fail(&mut self, now: Millis, wait: Millis) -> WaitChange {
+        let before = self.until;
+        self.failures = self.failures.saturating_add(1);
+        self.last = now;
+        if wait > 0 {
+            self.until = now.saturating_add(wait);
+        }
+        WaitChange { until: self.until, before }
+    }
+
+    /// A wait goes with the try that brought it, and with no other: or who makes tries that find no room would never wait.
+    fn undo(&mut self, wait: Option<WaitChange>) {
+        self.failures = self.failures.saturating_sub(1);
+        if let Some(WaitChange { until, before }) = wait
+            && self.until == until
+        {
+            self.until = before;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    const START: Millis = 1_700_000_000_000;
+
+    fn backoff() -> LoginBackoff {
+        LoginBackoff::new(5, Duration::from_secs(60))
+    }
+
+    fn at(last: u32) -> ClientAddress {
+        ClientAddress::from(IpAddr::from(last.to_be_bytes()))
+    }
+
+    /// Begins and fails; the wait when it was refused.
+    fn guess(backoff: &LoginBackoff, now: Millis, user: &str, address: ClientAddress) -> Option<Duration> {
+        backoff.begin(now, user, address).err()
+    }
+
+    #[test]
+    fn the_wait_doubles_after_the_free_failures_up_to_the_maximum() {
+        let (backoff, mut now) = (backoff(), START);
+        assert!((0..5).all(|_| guess(&backoff, now, "ann", at(1)).is_none()));
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let wait = Duration::from_secs(seconds);
+            assert_eq!(guess(&backoff, now, "ann", at(1)), Some(wait));
+            assert_eq!(guess(&backoff, now + millis(wait) - 1, "ann", at(1)), Some(Duration::from_millis(1)));
+            now += millis(wait);
+            assert_eq!(guess(&backoff, now, "ann", at(1)), None);
+        }
+        assert_eq!(guess(&backoff, now, "ann", at(2)), None, "not from elsewhere");
+        assert_eq!(guess(&backoff, now, "bob", at(1)), None, "not for others");
+        let later = now + millis(FORGET_AFTER) + 1;
+        assert!((0..5).all(|_| guess(&backoff, later, "ann", at(1)).is_none()), "forgotten");
+    }
+
+    #[test]
+    fn concurrent_attempts_count_as_failures_from_the_start() {
+        let backoff = backoff();
+        let begun = (0..100).filter_map(|_| backoff.begin(START, "ann", at(1)).ok()).count();
+        assert_eq!(begun, 5);
+    }
+
+    #[test]
+    fn success_resets_the_failure_count() {
+        let backoff = backoff();
+        for _ in 0..20 {
+            assert!((0..4).all(|_| guess(&backoff, START, "ann", at(1)).is_none()));
+            let now = START + 120_000;
+            let right = backoff.begin(now, "ann", at(1)).unwrap();
+            backoff.succeed(right);
+            backoff.tables.lock().addresses.clear();
+        }
+    }
+
+    #[test]
+    fn success_does_not_reset_the_failures_of_the_address() {
+        let (backoff, now) = (backoff(), START);
+        let mut guesses = 0;
+        for number in 0..100 {
+            if let Ok(own) = backoff.begin(now, "mallory", at(1)) {
+                backoff.succeed(own);
+            }
+            guesses += usize::from(guess(&backoff, now, &format!("user {number}"), at(1)).is_none());
+        }
+        assert_eq!(guesses, 20, "as many as an address has");
+    }
+
+    #[test]
+    fn an_address_that_only_succeeds_never_waits() {
+        let backoff = backoff();
+        for _ in 0..1_000 {
+            let right = backoff.begin(START, "ann", at(1)).unwrap();
+            backoff.succeed(right);
+        }
+    }
+
+    #[test]
+    fn a_withdrawn_attempt_is_not_counted() {
+        let backoff = backoff();
+        for _ in 0..1_000 {
+            let attempt = backoff.begin(START, "ann", at(1)).unwrap();
+            backoff.withdraw(attempt);
+        }
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+    }
+
+    #[test]
+    fn withdrawing_an_attempt_keeps_the_wait_of_a_later_one() {
+        let backoff = backoff();
+        for _ in 0..3 {
+            assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+        }
+        let without_room = backoff.begin(START, "ann", at(1)).unwrap();
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None, "the fifth, which makes the next wait");
+        backoff.withdraw(without_room);
+        assert_eq!(guess(&backoff, START, "ann", at(1)), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn attempts_with_out_of_order_clock_readings_do_not_wait() {
+        let backoff = backoff();
+        let attempt = backoff.begin(START + 1, "ann", at(1)).unwrap();
+        backoff.withdraw(attempt);
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None);
+    }
+
+    #[test]
+    fn a_thousand_addresses_get_one_guess_each_and_cannot_lock_the_user_out() {
+        let backoff = backoff();
+        let guesses = (0..1_000).map(|n| (0..5).filter(|_| guess(&backoff, START, "ann", at(n)).is_none()).count());
+        let guesses: usize = guesses.sum();
+        assert!((1_000..1_100).contains(&guesses), "{guesses}");
+        let ann = at(5_000);
+        assert_eq!(guess(&backoff, START, "ann", ann), None, "her first mistake");
+        assert_eq!(guess(&backoff, START, "ann", ann), Some(Duration::from_secs(1)));
+        let right = backoff.begin(START + 1_000, "ann", ann).unwrap();
+        backoff.succeed(right);
+        assert_eq!(guess(&backoff, START + 1_000, "ann", ann), None);
+        assert_eq!(guess(&backoff, START, "bob", at(2)), None, "nor does anybody else wait");
+    }
+
+    #[test]
+    fn a_clock_set_back_never_extends_the_wait_beyond_the_maximum() {
+        let backoff = backoff();
+        assert!((0..5).all(|_| guess(&backoff, START, "ann", at(1)).is_none()));
+        let wait = guess(&backoff, START - 3_600_000, "ann", at(1)).unwrap();
+        assert!(wait <= Duration::from_secs(60), "{wait:?}");
+    }
+
+    #[test]
+    fn the_tables_stay_bounded_under_any_attempts() {
+        let backoff = backoff();
+        for number in 0..250_000 {
+            let _ = backoff.begin(START, &format!("user {number}"), at(number));
+        }
+        let tables = backoff.tables.lock();
+        assert_eq!([tables.pairs.len(), tables.addresses.len(), tables.users.len()], [MAX_ENTRIES.get(); 3]);
+    }
+}

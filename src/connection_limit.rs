@@ -1,0 +1,132 @@
+//! Counts that have a limit: whoever takes a seat gives it back by dropping it, so that no way out forgets to.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// A number of seats, shared by all workers and by both instances of the HTTP application.
+#[derive(Debug)]
+pub struct ConnectionLimit {
+    in_use: AtomicUsize,
+    limit: usize,
+    gauge: Gauge,
+}
+
+/// One seat, given back when dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<ConnectionLimit>);
+
+impl ConnectionLimit {
+    /// `limit` free seats; how many are taken is shown in `shown`.
+    pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { in_use: AtomicUsize::new(0), limit, gauge })
+    }
+
+    /// A seat, or `None` when all are taken.
+    pub fn acquire(self: &Arc<Self>) -> Option<Permit> {
+        let in_use = self
+            .in_use
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < self.limit).then_some(in_use + 1));
+        in_use.ok().map(|_| {
+            self.gauge.inc();
+            Permit(self.clone())
+        })
+    }
+
+    /// How many are taken.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge.dec();
+    }
+}
+
+/// So many seats for each key: a user, an address. Holds nothing for a key that has none taken.
+#[derive(Debug)]
+pub struct KeyedLimit<K> {
+    in_use: Mutex<HashMap<K, usize>>,
+    limit: usize,
+}
+
+/// A seat of one key, given back when dropped. Where there is no limit it is nobody's, and costs nothing.
+#[derive(Debug)]
+pub struct KeyedPermit<K: Eq + Hash>(Option<Box<HeldPermit<K>>>);
+
+#[derive(Debug)]
+struct HeldPermit<K> {
+    limit: Arc<KeyedLimit<K>>,
+    key: K,
+}
+
+impl<K: Eq + Hash + Clone> KeyedLimit<K> {
+    /// `limit` seats for each key; 0 is no limit.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { in_use: Mutex::default(), limit })
+    }
+
+    /// A seat, or `None` when the key has all of its own.
+    pub fn acquire(self: &Arc<Self>, key: &K) -> Option<KeyedPermit<K>> {
+        if self.limit == 0 {
+            return Some(KeyedPermit(None));
+        }
+        let mut in_use = self.in_use.lock();
+        match in_use.entry(key.clone()) {
+            Entry::Occupied(count) if *count.get() >= self.limit => return None,
+            entry => *entry.or_insert(0) += 1,
+        }
+        Some(KeyedPermit(Some(Box::new(HeldPermit { limit: self.clone(), key: key.clone() }))))
+    }
+}
+
+impl<K: Eq + Hash> Drop for KeyedPermit<K> {
+    fn drop(&mut self) {
+        let Some(held) = self.0.take() else { return };
+        if let Entry::Occupied(mut count) = held.limit.in_use.lock().entry(held.key) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_has_its_own_permits_and_leaves_no_entry_behind() {
+        let permits = KeyedLimit::new(1);
+        let ann = permits.acquire(&"ann").unwrap();
+        assert!(permits.acquire(&"ann").is_none());
+        assert!(permits.acquire(&"bob").is_some());
+        drop(ann);
+        assert!(permits.acquire(&"ann").is_some());
+        assert!(permits.in_use.lock().is_empty());
+        let unlimited = KeyedLimit::new(0);
+        let _all: Vec<_> = (0..10).map(|_| unlimited.acquire(&"ann").unwrap()).collect();
+    }
+
+    #[test]
+    fn a_dropped_permit_is_available_again() {
+        let permits = ConnectionLimit::new(1, Gauge::default());
+        let permit = permits.acquire().unwrap();
+        assert!(permits.acquire().is_none());
+        drop(permit);
+        assert!(permits.acquire().is_some());
+        assert_eq!(permits.in_use(), 0);
+    }
+}

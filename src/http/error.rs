@@ -1,0 +1,144 @@
+//! Answers to what was not done: a status, and a JSON body with a code and a sentence. No paths, stacks or causes of ours.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, RETRY_AFTER},
+    },
+};
+use serde::Serialize;
+
+use crate::protocol::ErrorCode;
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {message}")]
+pub struct HttpError {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    headers: &'static [(&'static str, &'static str)],
+    /// Whole seconds.
+    retry_after: Option<u64>,
+}
+
+/// When to come back where a limit or an outage ends nobody knows when.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Serialize)]
+struct HttpErrorBody<'a> {
+    error: HttpErrorDetail<'a>,
+}
+
+#[derive(Serialize)]
+struct HttpErrorDetail<'a> {
+    code: u32,
+    message: &'a str,
+}
+
+impl HttpError {
+    /// A failure with a sentence for whoever reads it.
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), headers: &[], retry_after: None }
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
+    }
+
+    /// 401 for a bearer token (RFC 6750 §3). Why it was refused is not told.
+    pub fn invalid_token(is_expired: bool) -> Self {
+        let (code, message) = if is_expired {
+            (ErrorCode::TokenExpired, "token expired")
+        } else {
+            (ErrorCode::Unauthorized, "invalid token")
+        };
+        let challenge = &[("www-authenticate", "Bearer error=\"invalid_token\"")];
+        Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, code, message) }
+    }
+
+    /// 401 where nothing was offered, or an API key is wrong.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        let challenge = &[("www-authenticate", "Bearer")];
+        Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
+    }
+
+    /// 403 for a page that has no business here.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, message)
+    }
+
+    /// 429 for a limit of the client's own: come back after `wait`.
+    pub fn too_many(message: impl Into<String>, wait: Duration) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message).with_retry_after(wait)
+    }
+
+    /// The same where it ends nobody knows when: seats that the client holds itself.
+    pub fn too_many_connections(message: impl Into<String>) -> Self {
+        Self::too_many(message, DEFAULT_RETRY_AFTER)
+    }
+
+    /// 503 for a limit that others hold: come back soon.
+    pub fn at_capacity(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message)
+            .with_retry_after(DEFAULT_RETRY_AFTER)
+    }
+
+    /// 503 for a part of ours that does not work at the moment.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).with_retry_after(DEFAULT_RETRY_AFTER)
+    }
+
+    /// 500.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, ErrorCode::Internal.to_string())
+    }
+
+    /// Rounded up: who comes when told to must not come too early.
+    fn with_retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds.max(1)), ..self }
+    }
+
+    /// 426 with the one protocol (RFC 9110 §15.5.22) and the one version (RFC 6455 §4.2.2) that are spoken.
+    pub fn upgrade_required(message: impl Into<String>) -> Self {
+        let spoken = &[("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        Self { headers: spoken, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl ResponseError for HttpError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CACHE_CONTROL, "no-store"));
+        for header in self.headers {
+            response.insert_header(*header);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+            // The rest of the body would be taken for the next request.
+            response.force_close();
+        }
+        response.json(HttpErrorBody { error: HttpErrorDetail { code: self.code.code(), message: &self.message } })
+    }
+}
+
+/// What answers where no route does: 404, and 405 with `Allow` on a path that has another method is the routes' own.
+pub async fn not_found() -> Result<HttpResponse, HttpError> {
+    Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "nothing here"))
+}

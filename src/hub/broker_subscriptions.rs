@@ -1,0 +1,132 @@
+//! What this instance wants from the broker: the first hub that listens to a channel subscribes to it, the last one gives
+//! it back after a linger. Shared by the hubs of the instance; nothing of it is on the delivery path.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    broker::{BrokerError, SharedBroker},
+    channel::Channel,
+};
+
+/// Channels that may linger. Over it the one that has been idle longest is given back at once: a client that subscribes
+/// and unsubscribes all the time must not fill the list.
+const MAX_IDLE_CHANNELS: usize = 10_000;
+
+/// The channels of this instance at its broker.
+pub struct BrokerSubscriptions {
+    broker: SharedBroker,
+    linger: Duration,
+    channels: Mutex<HeldChannels>,
+}
+
+#[derive(Default)]
+struct HeldChannels {
+    by_name: HashMap<Channel, HeldChannel>,
+    /// Channels in the order in which they lost their last holder.
+    idle: VecDeque<(Instant, Channel)>,
+}
+
+struct HeldChannel {
+    count: usize,
+    /// Ready when the broker has the channel; shared by all who wait for it.
+    subscribed: Shared<BoxFuture<'static, Result<(), BrokerError>>>,
+    idle_since: Option<Instant>,
+}
+
+impl BrokerSubscriptions {
+    /// Asks `broker`; a channel that nobody holds is given back after `linger`.
+    pub fn new(broker: SharedBroker, linger: Duration) -> Arc<Self> {
+        Arc::new(Self { broker, linger, channels: Mutex::default() })
+    }
+
+    /// What it asks.
+    pub(super) fn broker(&self) -> &SharedBroker {
+        &self.broker
+    }
+
+    /// Holds a channel. When it is ready, the broker delivers it; each success is to be [released](Self::release) once.
+    ///
+    /// # Errors
+    /// What the broker says; then nothing is held.
+    pub(super) async fn acquire(self: Arc<Self>, channel: Channel) -> Result<(), BrokerError> {
+        let subscribed = {
+            let mut channels = self.channels.lock();
+            let held = match channels.by_name.entry(channel.clone()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                // Called under the lock: the broker sees subscribe and unsubscribe in the order of the decisions.
+                Entry::Vacant(entry) => entry.insert(HeldChannel {
+                    count: 0,
+                    subscribed: self.broker.subscribe(channel.clone()).shared(),
+                    idle_since: None,
+                }),
+            };
+            held.count += 1;
+            held.idle_since = None;
+            held.subscribed.clone()
+        };
+        let result = subscribed.await;
+        if result.is_err() {
+            self.release_failed(&channel);
+        }
+        result
+    }
+
+    /// Gives one hold back.
+    pub(super) fn release(&self, channel: &Channel) {
+        let mut channels = self.channels.lock();
+        let now = Instant::now();
+        if let Some(held) = channels.by_name.get_mut(channel) {
+            held.count = held.count.saturating_sub(1);
+            if held.count == 0 {
+                held.idle_since = Some(now);
+                channels.idle.push_back((now, channel.clone()));
+            }
+        }
+        if channels.idle.len() > MAX_IDLE_CHANNELS
+            && let Some((since, channel)) = channels.idle.pop_front()
+        {
+            self.unsubscribe_if_idle(&mut channels, since, &channel);
+        }
+    }
+
+    /// The broker could not: whoever waited holds nothing, and the next who asks tries anew.
+    fn release_failed(&self, channel: &Channel) {
+        let mut channels = self.channels.lock();
+        if let Entry::Occupied(mut entry) = channels.by_name.entry(channel.clone()) {
+            entry.get_mut().count -= 1;
+            if entry.get().count == 0 {
+                entry.remove();
+                self.broker.unsubscribe(channel.clone());
+            }
+        }
+    }
+
+    /// Gives back what has been idle for long enough.
+    pub(super) fn release_idle(&self) {
+        let mut channels = self.channels.lock();
+        let now = Instant::now();
+        while let Some((since, channel)) =
+            channels.idle.pop_front_if(|(since, _)| now.duration_since(*since) >= self.linger)
+        {
+            self.unsubscribe_if_idle(&mut channels, since, &channel);
+        }
+    }
+
+    /// Gives a channel back, unless it is held again, or idle since later and further back in the list.
+    fn unsubscribe_if_idle(&self, channels: &mut HeldChannels, since: Instant, channel: &Channel) {
+        if channels.by_name.get(channel).is_some_and(|held| held.idle_since == Some(since)) {
+            channels.by_name.remove(channel);
+            self.broker.unsubscribe(channel.clone());
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a delivery leaves to be done when it stands in all outboxes: who is to be closed, and who receives in another way from
+//! now on.
+
+use super::{
+    SessionKey,
+    delivery::Delivery,
+    delivery_options::{DeliveryOptions, DeltaState},
+};
+use crate::{clock::Millis, transport::PushError};
+
+/// What a delivery leaves to be done when it has been queued.
+#[derive(Default)]
+pub(super) struct FanoutOutcome {
+    pub(super) now: Millis,
+    pub(super) delivered: u64,
+    pub(super) refused: Vec<(SessionKey, PushError)>,
+    pub(super) with_expired_subscription: Vec<SessionKey>,
+    pub(super) excluded: Vec<SessionKey>,
+    /// Classes that receive in another way from now on.
+    pub(super) changes: Vec<(u32, DeliveryOptions)>,
+    /// Somebody may want the difference to it.
+    pub(super) needs_delta_base: bool,
+}
+
+impl FanoutOutcome {
+    /// Notes what becomes of those of one class, to whom it was sent or not.
+    pub(super) fn note_group(&mut self, group: u32, options: &DeliveryOptions, delivery: &Delivery, is_sent: bool) {
+        if delivery.publication().is_none() {
+            return;
+        }
+        self.needs_delta_base |= options.delta != DeltaState::None;
+        let has_caught_up =
+            options.skip_up_to > 0 && delivery.position().is_some_and(|position| position.offset >= options.skip_up_to);
+        let has_base = is_sent && options.delta == DeltaState::NeedsBase;
+        if has_caught_up || has_base {
+            let mut next = options.clone();
+            if has_caught_up {
+                next.skip_up_to = 0;
+            }
+            if has_base {
+                next.delta = DeltaState::HasBase;
+            }
+            // Those who got it come first: others may become what these were, and would be taken for them.
+            let at = if has_base { 0 } else { self.changes.len() };
+            self.changes.insert(at, (group, next));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        channel::Channel,
+        hub::{registry::NewSubscription, registry::Registry, subscription_source::SubscriptionSource},
+        position::{Epoch, Position},
+        publication::Publication,
+    };
+
+    #[test]
+    fn subscriber_that_skipped_a_publication_still_needs_a_delta_base() {
+        let channel = Channel::new("news").unwrap();
+        let fresh = DeliveryOptions { delta: DeltaState::NeedsBase, ..DeliveryOptions::default() };
+        let ahead = DeliveryOptions { skip_up_to: 10, ..fresh.clone() };
+        let mut registry: Registry<(), ()> = Registry::default();
+        for (key, options) in [(1, ahead), (2, fresh)] {
+            registry.insert(SessionKey(key), ());
+            let (source, channel) = (SubscriptionSource::Client, channel.clone());
+            registry.subscribe(SessionKey(key), NewSubscription { channel, source, options, visibility: None });
+        }
+        let position = Some(Position { offset: 10, epoch: Epoch::parse("AAAAAAAA").unwrap() });
+        let data = Bytes::from_static(b"1");
+        let delivery = Delivery::new(Publication { position, ..Publication::new(channel.clone(), data) });
+        let mut outcome = FanoutOutcome::default();
+        for (group, options, _) in registry.groups(&channel) {
+            outcome.note_group(group, options, &delivery, delivery.frame(options, None).is_some());
+        }
+        outcome.changes.into_iter().for_each(|(group, options)| registry.change_group(&channel, group, options));
+        let groups = registry.groups(&channel);
+        let mut found: Vec<_> = groups
+            .flat_map(|(_, options, members)| {
+                let now = (options.delta, options.skip_up_to);
+                members.map(move |(key, ())| (key.0, now)).collect::<Vec<_>>()
+            })
+            .collect();
+        found.sort_by_key(|(key, _)| *key);
+        assert_eq!(found, [(1, (DeltaState::NeedsBase, 0)), (2, (DeltaState::HasBase, 0))]);
+    }
+}

@@ -1,0 +1,257 @@
+//! Looking after sessions as the wheel comes by: pings and pongs, the first-message deadline, expiry by the wall clock
+//! wherever it jumps, messages that never end, and connections that do not go when they are closed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Recipient};
+use uuid::Uuid;
+
+use super::{Hub, KeepAlive, SessionControl, SessionKey, timing_wheel::TICK};
+use crate::{
+    clock::{Clock, Millis, NEVER, millis},
+    config::Config,
+    protocol::{Disconnect, Format, frame},
+    transport::{Backlog, Outbox},
+};
+
+/// How long a closed connection may take to go before it is cut.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A wall clock that moves this much against the monotonic one has jumped.
+const CLOCK_JUMP_MILLIS: Millis = 500;
+
+/// One session, as the hub knows it.
+pub(super) struct HubSession {
+    pub(super) outbox: Arc<Outbox>,
+    keep_alive: KeepAlive,
+    expires_at: Millis,
+    /// When the first of its subscriptions ends by itself.
+    pub(super) first_subscription_expiry: Millis,
+    pub(super) client: Uuid,
+    pub(super) format: Format,
+    pub(super) controls: Recipient<SessionControl>,
+    /// The tick of the last place in the wheel; older places are void.
+    scheduled_tick: u64,
+    deadline: Deadline,
+}
+
+/// What the session is waited for, besides its expiry.
+#[derive(Clone, Copy)]
+enum Deadline {
+    FirstMessage(Instant),
+    NextPing(Instant),
+    Pong { by: Instant, next_ping: Instant },
+    Disconnect(Instant),
+}
+
+impl HubSession {
+    pub(super) fn new(
+        outbox: Arc<Outbox>,
+        keep_alive: KeepAlive,
+        expires_at: Millis,
+        client: Uuid,
+        format: Format,
+        controls: Recipient<SessionControl>,
+    ) -> Self {
+        let deadline = Deadline::NextPing(Instant::now());
+        Self {
+            outbox,
+            keep_alive,
+            expires_at,
+            first_subscription_expiry: NEVER,
+            client,
+            format,
+            controls,
+            scheduled_tick: 0,
+            deadline,
+        }
+    }
+
+    /// Tells whether it is to be kept alive in another way than before.
+    pub(super) fn update(&mut self, keep_alive: KeepAlive, expires_at: Millis) -> bool {
+        self.expires_at = expires_at;
+        self.outbox.set_expiry(expires_at);
+        std::mem::replace(&mut self.keep_alive, keep_alive) != keep_alive
+    }
+
+    /// Whether its connection is being closed.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.deadline, Deadline::Disconnect(_))
+    }
+
+    /// Whether it has said who it is, and is not being closed.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
+    }
+
+    pub(super) fn send_close(&self, disconnect: &Disconnect, clock: &Clock) {
+        let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
+        self.outbox.close(self.format.close_frames(disconnect), backlog, clock);
+    }
+
+    fn encode_ping(&self) -> bytes::Bytes {
+        if self.keep_alive == KeepAlive::ProtocolPing { self.format.encode_ping() } else { frame::NATIVE_PING }
+    }
+}
+
+/// Intervals, and what the hub remembers between two turns.
+pub(super) struct Liveness {
+    ping_interval: Duration,
+    pong_timeout: Duration,
+    first_message_timeout: Duration,
+    max_message_age: Duration,
+    started_at: Instant,
+    /// Wall clock minus monotonic clock at the last turn.
+    clock_offset: Millis,
+    ticks: u32,
+    /// While the instance stops: who is still to be told, and how many at a turn.
+    pub(super) closing_waves: Option<(Vec<SessionKey>, usize)>,
+}
+
+impl Liveness {
+    pub(super) fn new(config: &Config, now: Millis) -> Self {
+        Self {
+            ping_interval: config.server.ping_interval,
+            pong_timeout: config.server.pong_timeout,
+            first_message_timeout: config.auth.first_message_timeout,
+            max_message_age: config.limits.message_age,
+            started_at: Instant::now(),
+            clock_offset: now,
+            ticks: 0,
+            closing_waves: None,
+        }
+    }
+
+    /// Whether the wall clock has jumped since the last turn.
+    fn has_clock_jumped(&mut self, now: Millis) -> bool {
+        let clock_offset = now - millis(self.started_at.elapsed());
+        let before = std::mem::replace(&mut self.clock_offset, clock_offset);
+        (clock_offset - before).abs() > CLOCK_JUMP_MILLIS
+    }
+
+    /// A first ping somewhere in the second half of the interval, so that clients that came together do not answer
+    /// together.
+    fn first_ping_delay(&self, key: SessionKey) -> Duration {
+        let spread = key.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        self.ping_interval / 2 + self.ping_interval.mul_f64(spread as f64 / f64::from(u16::MAX) / 2.0)
+    }
+}
+
+impl Hub {
+    /// A session is new or has changed: what is due, and when.
+    pub(super) fn start_keep_alive(&mut self, key: SessionKey) {
+        let now = Instant::now();
+        let Some(session) = self.registry.session_mut(key).filter(|session| !session.is_closing()) else { return };
+        session.deadline = match session.keep_alive {
+            KeepAlive::Unauthenticated => Deadline::FirstMessage(now + self.liveness.first_message_timeout),
+            KeepAlive::NativePing | KeepAlive::ProtocolPing => {
+                Deadline::NextPing(now + self.liveness.first_ping_delay(key))
+            }
+        };
+        self.schedule(key);
+    }
+
+    /// Puts a session into the wheel for whatever comes first.
+    pub(super) fn schedule(&mut self, key: SessionKey) {
+        let now = self.clock.now();
+        let Some(session) = self.registry.session_mut(key) else { return };
+        let (Deadline::FirstMessage(at)
+        | Deadline::NextPing(at)
+        | Deadline::Pong { by: at, .. }
+        | Deadline::Disconnect(at)) = session.deadline;
+        let end = session.expires_at.min(session.first_subscription_expiry);
+        let left = Duration::from_millis(end.saturating_sub(now).max(0).unsigned_abs());
+        let after = at.saturating_duration_since(Instant::now()).min(left);
+        session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
+    }
+
+    /// One turn of the wheel.
+    pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
+        let (tick, keys) = self.wheel.advance();
+        for key in keys {
+            if self.registry.session(key).is_some_and(|session| session.scheduled_tick == tick) {
+                self.check_deadlines(key);
+            }
+        }
+        let now = self.clock.now();
+        if self.liveness.has_clock_jumped(now) {
+            let all: Vec<SessionKey> = self.registry.keys().collect();
+            all.into_iter().for_each(|key| self.check_deadlines(key));
+        }
+        self.liveness.ticks += 1;
+        if self.liveness.ticks.is_multiple_of((Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32) {
+            self.broker_subscriptions.release_idle();
+        }
+        self.refresh_presence(self.liveness.ticks);
+        self.poll_positions(ctx);
+        self.close_next_wave();
+    }
+
+    fn check_deadlines(&mut self, key: SessionKey) {
+        let (now, now_millis) = (Instant::now(), self.clock.now());
+        let Some(session) = self.registry.session_mut(key) else { return };
+        match session.deadline {
+            Deadline::Disconnect(by) if now >= by => {
+                session.outbox.abort();
+                self.remove_session(key);
+                return;
+            }
+            Deadline::Disconnect(_) => {}
+            _ if now_millis >= session.first_subscription_expiry && now_millis < session.expires_at => {
+                self.end_expired_subscriptions(key, now_millis);
+            }
+            _ if now_millis >= session.expires_at => return self.close(key, &Disconnect::EXPIRED),
+            Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
+            Deadline::Pong { next_ping, .. } if session.outbox.take_pong() => {
+                session.deadline = Deadline::NextPing(next_ping)
+            }
+            Deadline::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),
+            _ if session.outbox.incomplete_message_age() > self.liveness.max_message_age => {
+                return self.close(key, &Disconnect::BAD_REQUEST);
+            }
+            Deadline::NextPing(at) if now >= at => return self.send_ping(key, now_millis),
+            _ => {}
+        }
+        self.schedule(key);
+    }
+
+    fn send_ping(&mut self, key: SessionKey, now_millis: Millis) {
+        let Some(session) = self.registry.session_mut(key) else { return };
+        let now = Instant::now();
+        session.deadline =
+            Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping: now + self.liveness.ping_interval };
+        let outbox = session.outbox.clone();
+        // Only what comes after this ping answers it.
+        outbox.take_pong();
+        let pushed = outbox.push(now_millis, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, now_millis));
+        match pushed {
+            Ok(_) => self.schedule(key),
+            Err(error) => self.handle_push_error(key, error),
+        }
+    }
+
+    /// A session's connection is closed: nothing is sent to it any more, and it is cut if it does not go.
+    pub(super) fn await_disconnect(&mut self, key: SessionKey) {
+        self.drop_subscriptions(key);
+        if let Some(session) = self.registry.session_mut(key).filter(|session| !session.is_closing()) {
+            session.deadline = Deadline::Disconnect(Instant::now() + CLOSE_TIMEOUT);
+            (session.expires_at, session.first_subscription_expiry) = (NEVER, NEVER);
+            self.schedule(key);
+        }
+    }
+
+    /// The next of those that are told that the instance stops.
+    fn close_next_wave(&mut self) {
+        let Some((mut to_close, wave_size)) = self.liveness.closing_waves.take() else { return };
+        for key in to_close.split_off(to_close.len().saturating_sub(wave_size)) {
+            self.close(key, &Disconnect::SHUTDOWN);
+        }
+        if to_close.is_empty() {
+            // Who came in the meantime.
+            to_close = self.registry.keys().collect();
+        }
+        self.liveness.closing_waves = Some((to_close, wave_size));
+    }
+}

@@ -1,0 +1,283 @@
+//! Replies and pushes in JSON. Raw JSON is put in place: it was validated where it came in, and is not read again.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::{
+    channel::Channel,
+    protocol::{
+        push::{PublicationPush, Push, PushData},
+        reply::{ConnectResult, Expiry, HistoryResult, RefreshResult, Reply, SubscribeResult},
+    },
+    publication::ClientInfo,
+};
+
+/// Raw JSON that becomes part of what we write, without CR and LF: in JSON they are only ever white space, and on the wire
+/// a newline ends a reply. Shares the bytes of `whole`, of which `raw` is a part, unless something has to be replaced or
+/// a little of it would keep a lot: queues count what is published, not what it came in.
+pub fn to_single_line(whole: &Bytes, raw: &RawValue) -> Bytes {
+    let text = raw.get().as_bytes();
+    if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
+    } else if whole.len() > 4 * text.len() {
+        Bytes::copy_from_slice(text)
+    } else {
+        whole.slice_ref(text)
+    }
+}
+
+/// `{"id":1,"subscribe":{…}}`
+pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
+    let mut into = Vec::with_capacity(256);
+    object(&mut into, |reply_object| {
+        reply_object.number("id", id.into());
+        match reply {
+            Reply::Error(error) => reply_object.value("error", &error.body()),
+            Reply::Connect(result) => reply_object.object("connect", |object| write_connect_result(object, result)),
+            Reply::Subscribe(result) => {
+                reply_object.object("subscribe", |object| write_subscribe_result(object, result))
+            }
+            Reply::Unsubscribe => reply_object.object("unsubscribe", |_| ()),
+            Reply::Publish => reply_object.object("publish", |_| ()),
+            Reply::Presence(members) => reply_object.object("presence", |object| write_presence(object, members)),
+            Reply::PresenceStats(stats) => reply_object.value("presence_stats", stats),
+            Reply::History(result) => reply_object.object("history", |object| write_history_result(object, result)),
+            Reply::Ping => reply_object.object("ping", |_| ()),
+            Reply::Refresh(result) => reply_object.object("refresh", |object| write_refresh_result(object, result)),
+            Reply::SubRefresh(expiry) => reply_object.value("sub_refresh", expiry),
+        }
+    });
+    into
+}
+
+/// `{"push":{"channel":"news","pub":{…}}}`
+pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
+    let mut into = Vec::with_capacity(match push {
+        Push::Publication(publication) => publication.publication.cost_bytes(),
+        _ => 128,
+    });
+    object(&mut into, |whole| whole.object("push", |object| write_push(object, push)));
+    into
+}
+
+/// The result of `history` by itself, as the server API answers it.
+pub fn encode_history_result(result: &HistoryResult<'_>) -> Vec<u8> {
+    let mut into = Vec::with_capacity(256);
+    object(&mut into, |object| write_history_result(object, result));
+    into
+}
+
+/// The result of `presence` by itself, as the server API answers it.
+pub fn encode_presence_result(members: &[Arc<ClientInfo>]) -> Vec<u8> {
+    let mut into = Vec::with_capacity(256);
+    object(&mut into, |object| write_presence(object, members));
+    into
+}
+
+fn write_push(object: &mut ObjectWriter<'_>, push: &Push<'_>) {
+    match push {
+        Push::Join(channel, info) => {
+            write_channel(object, channel).object("join", |object| object.value("info", &ClientInfoJson(info)));
+        }
+        Push::Leave(channel, info) => {
+            write_channel(object, channel).object("leave", |object| object.value("info", &ClientInfoJson(info)));
+        }
+        Push::Publication(push) => {
+            write_channel(object, &push.publication.channel).object("pub", |object| write_publication(object, push));
+        }
+        Push::Subscribe(channel, result) => {
+            write_channel(object, channel).object("subscribe", |object| write_subscribe_result(object, result));
+        }
+        Push::Unsubscribe(channel, why) => {
+            write_channel(object, channel)
+                .object("unsubscribe", |object| write_reason(object, why.code(), why.reason()));
+        }
+        Push::Connect(result) => object.object("connect", |object| write_connect_result(object, result)),
+        Push::Refresh(expiry) => object.value("refresh", expiry),
+        Push::Disconnect(disconnect) => {
+            object.object("disconnect", |object| write_reason(object, disconnect.code().into(), disconnect.reason()));
+        }
+    }
+}
+
+fn write_channel<'o, 'v>(object: &'o mut ObjectWriter<'v>, channel: &Channel) -> &'o mut ObjectWriter<'v> {
+    object.value("channel", &channel.as_str());
+    object
+}
+
+fn write_reason(object: &mut ObjectWriter<'_>, code: u32, reason: &str) {
+    object.number("code", code.into());
+    object.value("reason", &reason);
+}
+
+fn write_connect_result(object: &mut ObjectWriter<'_>, result: &ConnectResult<'_>) {
+    object.value("client", &result.client);
+    object.value("version", &result.version);
+    write_expiry(object, result.expiry);
+    if !result.subs.is_empty() {
+        object.object("subs", |object| {
+            for (channel, result) in &result.subs {
+                object.object(channel, |object| write_subscribe_result(object, result));
+            }
+        });
+    }
+    object.number("ping", result.ping.into());
+    object.flag("pong", result.pong);
+    object.value("session", &result.session);
+    object.value("node", &result.node);
+}
+
+fn write_expiry(object: &mut ObjectWriter<'_>, expiry: Expiry) {
+    object.flag("expires", expiry.expires);
+    object.number("ttl", expiry.ttl.into());
+}
+
+fn write_subscribe_result(object: &mut ObjectWriter<'_>, result: &SubscribeResult<'_>) {
+    write_expiry(object, result.expiry);
+    object.flag("recoverable", result.is_recoverable);
+    if let Some(position) = &result.position {
+        object.value("epoch", &position.epoch);
+        object.number("offset", position.offset);
+    }
+    write_publications(object, &result.publications);
+    object.flag("recovered", result.is_recovered);
+    object.flag("was_recovering", result.was_recovering);
+    object.flag("positioned", result.is_positioned);
+    if let Some(data) = result.data {
+        object.raw("data", data);
+    }
+    object.flag("delta", result.has_delta);
+}
+
+fn write_presence(object: &mut ObjectWriter<'_>, members: &[Arc<ClientInfo>]) {
+    object
+        .object("presence", |object| members.iter().for_each(|info| object.value(&info.client, &ClientInfoJson(info))));
+}
+
+fn write_history_result(object: &mut ObjectWriter<'_>, result: &HistoryResult<'_>) {
+    write_publications(object, &result.publications);
+    object.value("epoch", &result.position.epoch);
+    object.number("offset", result.position.offset);
+}
+
+fn write_refresh_result(object: &mut ObjectWriter<'_>, result: &RefreshResult<'_>) {
+    object.value("client", &result.client);
+    object.value("version", &result.version);
+    write_expiry(object, result.expiry);
+}
+
+fn write_publications(object: &mut ObjectWriter<'_>, publications: &[PublicationPush<'_>]) {
+    if publications.is_empty() {
+        return;
+    }
+    let into = object.key("publications");
+    for (index, push) in publications.iter().enumerate() {
+        into.push(if index == 0 { b'[' } else { b',' });
+        self::object(into, |object| write_publication(object, push));
+    }
+    into.push(b']');
+}
+
+fn write_publication(object: &mut ObjectWriter<'_>, PublicationPush { publication, content }: &PublicationPush<'_>) {
+    match content {
+        PushData::Plain => object.raw("data", &publication.data),
+        PushData::Full => object.value("data", &utf8_text(&publication.data)),
+        PushData::Delta(delta) => object.value("data", &utf8_text(delta)),
+    }
+    if let Some(info) = &publication.info {
+        object.value("info", &ClientInfoJson(info));
+    }
+    object.number("offset", publication.position.map_or(0, |position| position.offset));
+    if !publication.tags.is_empty() {
+        object.value("tags", &publication.tags);
+    }
+    if publication.time != 0 {
+        object.value("time", &publication.time);
+    }
+    object.flag("delta", matches!(content, PushData::Delta(_)));
+}
+
+fn utf8_text(bytes: &[u8]) -> Cow<'_, str> {
+    debug_assert!(std::str::from_utf8(bytes).is_ok(), "JSON, and differences for JSON, are UTF-8");
+    String::from_utf8_lossy(bytes)
+}
+
+/// Who a client is to others. Its raw parts come out of tokens: should one not be JSON after all, it becomes `null`.
+struct ClientInfoJson<'a>(&'a ClientInfo);
+
+impl Serialize for ClientInfoJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct JsonClientInfo<'a> {
+            user: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            client: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            conn_info: Option<Option<&'a RawValue>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            chan_info: Option<Option<&'a RawValue>>,
+        }
+        fn raw(bytes: Option<&Bytes>) -> Option<Option<&RawValue>> {
+            bytes.map(|bytes| serde_json::from_slice(bytes).ok())
+        }
+        let Self(ClientInfo { user, client, conn_info, chan_info }) = self;
+        JsonClientInfo { user, client, conn_info: raw(conn_info.as_ref()), chan_info: raw(chan_info.as_ref()) }
+            .serialize(serializer)
+    }
+}
+
+/// An object that is being written. What is zero, false or empty is left out.
+struct ObjectWriter<'v> {
+    into: &'v mut Vec<u8>,
+    is_empty: bool,
+}
+
+fn object(into: &mut Vec<u8>, write: impl FnOnce(&mut ObjectWriter<'_>)) {
+    into.push(b'{');
+    write(&mut ObjectWriter { into, is_empty: true });
+    into.push(b'}');
+}
+
+impl ObjectWriter<'_> {
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        if !std::mem::replace(&mut self.is_empty, false) {
+            self.into.push(b',');
+        }
+        append(self.into, &key);
+        self.into.push(b':');
+        self.into
+    }
+
+    fn object(&mut self, key: &str, write: impl FnOnce(&mut ObjectWriter<'_>)) {
+        object(self.key(key), write);
+    }
+
+    fn value(&mut self, key: &str, value: &impl Serialize) {
+        append(self.key(key), value);
+    }
+
+    fn raw(&mut self, key: &str, json: &[u8]) {
+        self.key(key).extend_from_slice(json);
+    }
+
+    fn number(&mut self, key: &str, number: u64) {
+        if number != 0 {
+            self.value(key, &number);
+        }
+    }
+
+    fn flag(&mut self, key: &str, flag: bool) {
+        if flag {
+            self.raw(key, b"true");
+        }
+    }
+}
+
+/// Appends `value`; what we write ourselves has no map with odd keys and no float, so it cannot fail.
+fn append(into: &mut Vec<u8>, value: &impl Serialize) {
+    let written = serde_json::to_writer(into, value);
+    debug_assert!(written.is_ok(), "our own values are JSON");
+}

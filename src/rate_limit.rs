@@ -1,0 +1,135 @@
+//! KeyedRateLimiter that have a limit, per key, in a table of fixed size: whatever comes, it holds no more memory, and nothing has to
+//! be tidied up.
+
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+/// Cells of each of the two rows. The table takes 512 KiB, of which the system gives pages as they are used.
+const CELLS_PER_ROW: usize = 32 * 1024;
+
+/// So many acts a second for each key, and some more at once for who was quiet before: a token bucket, kept as the time at
+/// which it will be full again (GCRA).
+///
+/// A key has one cell in each of two rows, chosen by a hash that nobody outside can foresee. An act counts in both, and is
+/// refused only when both are spent: a key that shares one cell with a flood has the other. With 1,000 keys at their limit,
+/// one in a thousand others shares both. To spend all cells takes `CELLS_PER_ROW` times the rate, which is more than an instance
+/// can serve.
+#[derive(Debug)]
+pub struct KeyedRateLimiter {
+    /// Time between two acts; zero is no limit.
+    interval: u64,
+    /// How far ahead of now a cell may be: what makes the acts at once.
+    burst_tolerance: u64,
+    started: Instant,
+    hasher: RandomState,
+    /// Per cell the nanoseconds since `started` at which its bucket is full. One lock over both rows, held for two loads and
+    /// two stores, so that acts at the same time count as two.
+    rows: Mutex<[Box<[u64]>; 2]>,
+}
+
+impl KeyedRateLimiter {
+    /// `per_second` acts for each key and `burst` at once, at least one; 0 a second is no limit and no memory.
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        let interval = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
+        let cells = if interval == 0 { 0 } else { CELLS_PER_ROW };
+        Self {
+            interval,
+            burst_tolerance: interval.saturating_mul(u64::from(burst.saturating_sub(1))),
+            started: Instant::now(),
+            hasher: RandomState::new(),
+            rows: Mutex::new([vec![0; cells].into(), vec![0; cells].into()]),
+        }
+    }
+
+    /// Counts an act of `key`.
+    ///
+    /// # Errors
+    /// How long the key has to wait, when it was one too many. It is not counted then.
+    pub fn charge<K: Hash + ?Sized>(&self, key: &K) -> Result<(), Duration> {
+        if self.interval == 0 {
+            return Ok(());
+        }
+        self.charge_at(key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn charge_at<K: Hash + ?Sized>(&self, key: &K, now: u64) -> Result<(), Duration> {
+        let hash = self.hasher.hash_one(key);
+        let cells = [hash as usize % CELLS_PER_ROW, (hash >> 32) as usize % CELLS_PER_ROW];
+        let mut rows = self.rows.lock();
+        let full_at = rows[0][cells[0]].min(rows[1][cells[1]]).max(now);
+        let too_far = (full_at - now).saturating_sub(self.burst_tolerance);
+        if too_far > 0 {
+            return Err(Duration::from_nanos(too_far));
+        }
+        for (row, cell) in rows.iter_mut().zip(cells) {
+            // The fuller of the two stays what somebody else made it.
+            row[cell] = row[cell].max(full_at.saturating_add(self.interval));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn after_the_burst_a_key_that_waits_as_long_as_returned_is_allowed() {
+        let limiter = KeyedRateLimiter::new(10, 20);
+        let served = (0..100).filter(|_| limiter.charge_at("ann", SECOND).is_ok()).count();
+        assert_eq!(served, 20);
+        let wait = limiter.charge_at("ann", SECOND).unwrap_err();
+        assert_eq!(wait, Duration::from_millis(100));
+        let then = SECOND + u64::try_from(wait.as_nanos()).unwrap();
+        assert!(limiter.charge_at("ann", then - 1).is_err());
+        assert_eq!(limiter.charge_at("ann", then), Ok(()));
+        assert!(limiter.charge_at("ann", then).is_err());
+        assert_eq!(limiter.charge_at("bob", SECOND), Ok(()), "each key has its own");
+        let again = (0..100).filter(|_| limiter.charge_at("ann", 60 * SECOND).is_ok()).count();
+        assert_eq!(again, 20, "quiet fills the bucket and no more");
+    }
+
+    #[test]
+    fn a_rate_of_zero_is_no_limit_and_uses_no_memory() {
+        let limiter = KeyedRateLimiter::new(0, 0);
+        assert!((0..10_000).all(|_| limiter.charge("ann").is_ok()));
+        assert!(limiter.rows.lock()[0].is_empty());
+    }
+
+    #[test]
+    fn a_rate_of_one_without_a_burst_allows_one() {
+        let limiter = KeyedRateLimiter::new(1, 0);
+        assert_eq!(limiter.charge_at("ann", 0), Ok(()));
+        assert_eq!(limiter.charge_at("ann", 0), Err(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_thousand_flooding_keys_affect_few_other_keys() {
+        let limiter = KeyedRateLimiter::new(10, 20);
+        for flood in 0..1_000 {
+            let spent = (0..30).filter(|_| limiter.charge_at(&("flood", flood), SECOND).is_err()).count();
+            assert!(spent >= 10);
+        }
+        let refused = (0..10_000).filter(|other| limiter.charge_at(&("other", other), SECOND).is_err()).count();
+        // One in a thousand is expected. The bound fails by chance less than once in 10^12 runs.
+        assert!(refused < 60, "{refused} of 10,000 refused for what others did");
+    }
+
+    #[test]
+    fn concurrent_events_are_all_counted() {
+        let limiter = KeyedRateLimiter::new(1, 100);
+        let served = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..100).filter(|_| limiter.charge_at("ann", 0).is_ok()).count()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(served, 100);
+    }
+}

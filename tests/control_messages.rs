@@ -1,0 +1,173 @@
+//! Orders to sessions over the server API: what goes out to the instances, read where it passes, on the bus; and what is
+//! refused before it does.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use wardcast::config::{BrokerKind, Secret};
+
+use crate::support::{PATIENCE, TestHub, redis::RedisServer, start_hub, start_hub_with, wait_until};
+
+/// A hub on a Redis, and somebody who listens there to what instances tell each other.
+struct HubAndBus {
+    hub: TestHub,
+    bus: redis::aio::PubSub,
+    _redis: RedisServer,
+}
+
+async fn start_hub_and_listen() -> HubAndBus {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    let mut bus = redis::Client::open(url.as_str()).unwrap().get_async_pubsub().await.unwrap();
+    bus.subscribe("wardcast:control").await.unwrap();
+    let hub = start_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(url);
+    })
+    .await;
+    wait_until("the broker is up", async || hub.running().metrics.broker_up.get() == 1).await;
+    HubAndBus { hub, bus, _redis: server }
+}
+
+impl HubAndBus {
+    /// Calls a method, which has to go well; the order that comes of it.
+    async fn call(&mut self, method: &str, request: Value) -> Value {
+        assert_eq!(self.hub.call_api(method, request).await, json!({"result": {}}));
+        let message = tokio::time::timeout(PATIENCE, self.bus.on_message().next()).await.unwrap().unwrap();
+        let control = message.get_payload_bytes().strip_prefix(b"WC\x01o").expect("an order").to_vec();
+        serde_json::from_slice(&control).unwrap()
+    }
+}
+
+fn control_for_ann(order: Value) -> Value {
+    json!({"user": "ann", "client": null, "whitelist": [], "order": order})
+}
+
+#[actix_rt::test]
+async fn unsubscribe_and_disconnect_controls_name_target_and_code() {
+    let mut setup = start_hub_and_listen().await;
+    let control = setup.call("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    assert_eq!(control, control_for_ann(json!({"unsubscribe": {"channel": "news"}})));
+    let forced = json!({"disconnect": {"code": 3503, "reason": "force disconnect"}});
+    // The second as clients write it that know no difference between nothing and zero.
+    let unset =
+        json!({"user": "ann", "client": "", "session": "", "whitelist": [], "disconnect": {"code": 0, "reason": ""}});
+    for request in [json!({"user": "ann"}), unset, json!({"user": "ann", "client": null, "whitelist": null})] {
+        assert_eq!(setup.call("disconnect", request).await, control_for_ann(forced.clone()));
+    }
+    let request = json!({"user": "ann", "session": "c1", "whitelist": ["c2", "c3"], "disconnect": {"code": 4999, "reason": "bye"}});
+    let control = setup.call("disconnect", request).await;
+    let bye = json!({"disconnect": {"code": 4999, "reason": "bye"}});
+    assert_eq!(control, json!({"user": "ann", "client": "c1", "whitelist": ["c2", "c3"], "order": bye}));
+    let control = setup.call("disconnect", json!({"user": "ann", "disconnect": {"reason": "why"}})).await;
+    assert_eq!(control, control_for_ann(json!({"disconnect": {"code": 3503, "reason": "why"}})));
+}
+
+#[actix_rt::test]
+async fn refresh_control_sets_expiry_and_expired_flag_closes_session() {
+    let mut setup = start_hub_and_listen().await;
+    let now = setup.hub.clock.now() / 1000;
+    for (request, expires_at) in [
+        (json!({}), None),
+        (json!({"expire_at": 0, "expired": false}), None),
+        (json!({"expire_at": now + 60}), Some((now + 60) * 1000)),
+    ] {
+        let control = setup.call("refresh", request_for_ann(request)).await;
+        assert_eq!(control, control_for_ann(json!({"refresh": {"expires_at": expires_at, "info": null}})));
+    }
+    let control = setup.call("refresh", json!({"user": "ann", "info": {"name": "Ann"}, "expire_at": i64::MAX})).await;
+    assert_eq!(control, control_for_ann(json!({"refresh": {"expires_at": i64::MAX, "info": "{\"name\":\"Ann\"}"}})));
+    setup.hub.clock.advance(Duration::from_secs(120));
+    let over = control_for_ann(json!({"disconnect": {"code": 3005, "reason": "connection expired"}}));
+    for request in [
+        json!({"expired": true}),
+        json!({"expire_at": now + 60}),
+        json!({"expire_at": -1}),
+        json!({"expire_at": i64::MIN}),
+    ] {
+        assert_eq!(setup.call("refresh", request_for_ann(request)).await, over);
+    }
+}
+
+fn request_for_ann(mut request: Value) -> Value {
+    request["user"] = json!("ann");
+    request
+}
+
+#[actix_rt::test]
+async fn control_message_is_always_one_line() {
+    let mut setup = start_hub_and_listen().await;
+    let body = "{\"user\":\"ann\",\n\"info\":[1,\r\n2]}";
+    let call = super::api::post_api(&setup.hub, "refresh", body).await;
+    assert_eq!(call.json(), json!({"result": {}}));
+    let message = tokio::time::timeout(PATIENCE, setup.bus.on_message().next()).await.unwrap().unwrap();
+    let control: Value = serde_json::from_slice(&message.get_payload_bytes()[4..]).unwrap();
+    assert_eq!(control["order"]["refresh"]["info"], "[1,  2]");
+}
+
+#[actix_rt::test]
+async fn invalid_controls_are_refused_by_the_api() {
+    let hub = start_hub().await;
+    for method in ["unsubscribe", "disconnect", "refresh"] {
+        for user in [json!(null), json!(""), json!("a\0b"), json!("x".repeat(256))] {
+            let answer = hub.call_api(method, json!({"user": user, "channel": "news"})).await;
+            assert_eq!(answer["error"]["code"], 107, "{method} {user:.20}");
+        }
+        for whom in [json!({"client": "a", "session": "b"}), json!({"client": "x".repeat(65)})] {
+            let mut request = request_for_ann(whom);
+            request["channel"] = json!("news");
+            assert_eq!(hub.call_api(method, request).await["error"]["code"], 107);
+        }
+    }
+    for (channel, code) in [(json!(null), 107), (json!(""), 107), (json!("a*"), 107), (json!("chat:1"), 102)] {
+        let answer = hub.call_api("unsubscribe", json!({"user": "ann", "channel": channel})).await;
+        assert_eq!(answer["error"]["code"], code, "{channel}");
+    }
+    for close in [
+        json!({"code": 2999}),
+        json!({"code": 5000}),
+        json!({"code": 1000}),
+        json!({"code": -1}),
+        json!({"code": 70_000}),
+        json!({"code": 68_536 + 3503}),
+        json!({"code": 3503, "reason": "x".repeat(124)}),
+        json!({"code": 3503, "reason": "{\"a\":1}"}),
+        json!({"reason": "7"}),
+    ] {
+        let answer = hub.call_api("disconnect", json!({"user": "ann", "disconnect": close})).await;
+        assert_eq!(answer["error"]["code"], 107, "{close}");
+    }
+}
+
+#[actix_rt::test]
+async fn oversized_whitelist_and_info_are_refused() {
+    let hub = start_hub().await;
+    let spared = |count: usize| json!({"user": "ann", "whitelist": vec!["c"; count]});
+    assert_eq!(hub.call_api("disconnect", spared(1000)).await, json!({"result": {}}));
+    assert_eq!(hub.call_api("disconnect", spared(100_000)).await["error"]["code"], 106);
+    let info = |bytes: usize| json!({"user": "ann", "info": "x".repeat(bytes - 2)});
+    assert_eq!(hub.call_api("refresh", info(4096)).await, json!({"result": {}}));
+    assert_eq!(hub.call_api("refresh", info(4097)).await["error"]["code"], 106);
+}
+
+#[actix_rt::test]
+async fn control_without_redis_is_temporary_error_100_without_details() {
+    let mut redis = RedisServer::start().await;
+    let url = redis.url();
+    let hub = start_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(url);
+    })
+    .await;
+    wait_until("the broker is up", async || hub.running().metrics.broker_up.get() == 1).await;
+    redis.kill();
+    wait_until("the broker is down", async || hub.running().metrics.broker_up.get() == 0).await;
+    let error = json!({"error": {"code": 100, "message": "internal server error", "temporary": true}});
+    for method in ["disconnect", "refresh", "info", "channels"] {
+        assert_eq!(hub.call_api(method, json!({"user": "ann"})).await, error, "{method}");
+    }
+    assert_eq!(hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await, error);
+    let batch = json!({"commands": [{"disconnect": {"user": "ann"}}]});
+    assert_eq!(hub.call_api("batch", batch).await, json!({"replies": [error]}));
+}

@@ -1,0 +1,380 @@
+//! The doors: query, subprotocol, header, cookie, first message as text and as command. Every way in, and every way not in.
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
+use wardcast::config::{Door, RejectMode};
+
+use crate::support::{Client, TestHub, http, mark_secret, raw, start_hub, start_hub_with};
+
+/// A session that is in can subscribe and receives.
+async fn assert_authenticated(hub: &TestHub, mut client: Client) {
+    client.subscribe("news").await;
+    hub.publish("news", json!("hello")).await;
+    assert_eq!(client.receive_publication().await, json!("hello"));
+}
+
+async fn handshake_status(hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> u16 {
+    match Client::connect_with(hub.address, path, headers).await {
+        Ok(_) => 101,
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[actix_rt::test]
+async fn token_in_url_is_accepted_under_three_names_on_every_path() {
+    let hub = start_hub().await;
+    let token = hub.token("ann");
+    for path in [
+        format!("/connection/websocket?token={token}"),
+        format!("/socket?access_token={token}"),
+        format!("/?authorization=Bearer%20{token}"),
+    ] {
+        let mut client = Client::connect(hub.address, &path).await.unwrap();
+        let hello = client.receive().await;
+        assert!(hello["push"]["connect"]["ttl"].as_u64().unwrap() <= 3600 - 30, "the margin is taken off: {hello}");
+        assert_authenticated(&hub, client).await;
+    }
+}
+
+#[actix_rt::test]
+async fn bare_token_as_subprotocol_is_accepted_and_echoed_for_browsers() {
+    let hub = start_hub().await;
+    for offer in [hub.token("ann"), format!("bearer.{}", hub.token("ann"))] {
+        let mut client =
+            Client::connect_with(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
+        assert_eq!(client.response.headers()["sec-websocket-protocol"], *offer);
+        client.receive().await;
+        assert_authenticated(&hub, client).await;
+    }
+}
+
+#[actix_rt::test]
+async fn marker_subprotocol_beside_token_is_selected_and_token_is_not_echoed() {
+    let hub = start_hub().await;
+    for marker in ["wardcast.v1", "centrifuge-json"] {
+        let token = hub.token("ann");
+        for offer in [format!("{marker}, {token}"), format!("{token}, {marker}")] {
+            let mut client =
+                Client::connect_with(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
+            assert_eq!(client.response.headers()["sec-websocket-protocol"], marker);
+            assert!(!format!("{:?}", client.response).contains(&token));
+            client.receive().await;
+            assert_authenticated(&hub, client).await;
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn token_as_first_text_message_is_accepted() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_without_token().await;
+    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert!(client.receive().await["push"]["connect"]["client"].is_string());
+    assert_authenticated(&hub, client).await;
+}
+
+#[actix_rt::test]
+async fn token_in_connect_command_is_accepted_as_sdks_send_it() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_without_token().await;
+    let reply = client.request(json!({"id": 1, "connect": {"token": hub.token("ann"), "name": "js"}})).await;
+    let connect = &reply["connect"];
+    assert_eq!((&connect["ping"], &connect["pong"], &connect["expires"]), (&json!(25), &json!(true), &json!(true)));
+    client.send(json!({"id": 2, "subscribe": {"channel": "news"}})).await;
+    assert_eq!(client.receive().await, json!({"id": 2, "subscribe": {}}));
+}
+
+#[actix_rt::test]
+async fn session_authenticated_in_handshake_may_become_sdk_session() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    let reply = client.request(json!({"id": 1, "connect": {}})).await;
+    assert_eq!(reply["connect"]["pong"], json!(true));
+    client.send(json!({"id": 2, "connect": {}})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3501), "but only once");
+}
+
+#[actix_rt::test]
+async fn bad_token_in_handshake_is_401_without_reason_or_token() {
+    let hub = start_hub().await;
+    let none_header = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4iLCJleHAiOjk5OTk5OTk5OTl9.";
+    for (token, code) in [
+        (hub.forged_token("ann"), 101),
+        (hub.expired_token("ann"), 109),
+        (none_header.to_owned(), 101),
+        ("garbage".to_owned(), 101),
+        (String::new(), 101),
+        ("x".repeat(9000), 101),
+    ] {
+        let response =
+            http::exchange(hub.address, raw::handshake(hub.address, &format!("/socket?token={token}")).as_bytes())
+                .await;
+        assert_eq!(response.status, 401, "{response:?}");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
+        assert_eq!(response.header("connection"), Some("close"));
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        assert_eq!(response.json()["error"]["code"], code, "{token:.40}");
+        assert!(token.is_empty() || !response.body.contains(&token));
+    }
+}
+
+#[actix_rt::test]
+async fn bad_token_as_subprotocol_is_401() {
+    let hub = start_hub().await;
+    for offer in [hub.forged_token("ann"), format!("wardcast.v1, {}", hub.expired_token("ann"))] {
+        assert_eq!(handshake_status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 401);
+    }
+}
+
+#[actix_rt::test]
+async fn two_tokens_in_one_handshake_are_400() {
+    let hub = start_hub().await;
+    let token = hub.token("ann");
+    let twice = format!("/socket?token={token}&token={token}");
+    let names = format!("/socket?token={token}&access_token={token}");
+    assert_eq!(handshake_status(&hub, &twice, &[]).await, 400);
+    assert_eq!(handshake_status(&hub, &names, &[]).await, 400);
+    let query = format!("/socket?token={token}");
+    assert_eq!(handshake_status(&hub, &query, &[("Sec-WebSocket-Protocol", &token)]).await, 400);
+    assert_eq!(handshake_status(&hub, "/socket?token=%zz", &[]).await, 400);
+}
+
+#[actix_rt::test]
+async fn bad_token_or_other_scheme_in_first_message_closes_with_3500() {
+    let hub = start_hub().await;
+    for text in [
+        format!("Authorization: Bearer {}", hub.forged_token("ann")),
+        format!("Authorization: Bearer {}", hub.expired_token("ann")),
+        format!("Authorization: Basic {}", mark_secret("YW5uOnNlY3JldA==")),
+    ] {
+        let mut client = hub.connect_without_token().await;
+        client.send_text(&text).await;
+        let (code, push) = client.wait_for_close().await;
+        assert_eq!(code, Some(3500), "{text:.40}");
+        assert_eq!(push.unwrap(), json!({"code": 3500, "reason": "invalid token"}));
+    }
+}
+
+#[actix_rt::test]
+async fn connect_with_bad_token_closes_with_3500_and_with_expired_token_is_109_and_may_retry() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_without_token().await;
+    client.send(json!({"id": 1, "connect": {"token": hub.forged_token("ann")}})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+
+    let mut client = hub.connect_without_token().await;
+    let reply = client.request(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(reply["error"]["code"], 109);
+    let reply = client.request(json!({"id": 2, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"]["client"].is_string(), "{reply}");
+}
+
+#[actix_rt::test]
+async fn garbage_or_command_before_connect_closes_with_3501() {
+    let hub = start_hub().await;
+    for text in [
+        "hello",
+        "",
+        "{}",
+        r#"{"id":1,"subscribe":{"channel":"news"}}"#,
+        r#"{"id":1,"publish":{"channel":"news","data":1}}"#,
+        r#"{"id":1,"connect":{}}"#,
+        r#"{"id":0,"connect":{"token":"x"}}"#,
+    ] {
+        let mut client = hub.connect_without_token().await;
+        client.send_text(text).await;
+        assert_eq!(client.wait_for_close().await.0, Some(3501), "{text}");
+    }
+}
+
+#[actix_rt::test]
+async fn client_without_complete_first_message_is_closed_with_3502() {
+    let hub = start_hub_with(|config| config.auth.first_message_timeout = std::time::Duration::from_millis(400)).await;
+    let mut silent = hub.connect_without_token().await;
+    assert_eq!(silent.wait_for_close().await.0, Some(3502));
+    let mut halfway = raw::RawClient::connect(hub.address, "/socket").await;
+    halfway.send(&raw::frame(raw::FIN | raw::TEXT, b"Authorization: Bearer x")[..12]).await;
+    assert_eq!(halfway.close_code().await, Some(3502));
+}
+
+#[actix_rt::test]
+async fn slow_first_message_has_same_deadline_and_holds_unauthenticated_permit() {
+    let hub = start_hub_with(|config| {
+        config.auth.first_message_timeout = std::time::Duration::from_millis(700);
+        config.limits.waiting = 1;
+    })
+    .await;
+    let mut raw = raw::RawClient::connect(hub.address, "/socket").await;
+    let began = std::time::Instant::now();
+    let message = raw::frame(raw::FIN | raw::TEXT, &[b' '; 2000]);
+    raw.send(&message[..9]).await;
+    assert_eq!(hub.try_handshake("/socket", &[]).await.status, 503, "half a frame is nobody, too");
+    // The pace is the attack: a byte now and then.
+    let (mut read, mut write) = raw.stream.into_split();
+    let drip = async {
+        for byte in &message[9..] {
+            if tokio::io::AsyncWriteExt::write_all(&mut write, &[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let mut heard = Vec::new();
+    tokio::select! {
+        () = drip => panic!("it may drip for ever"),
+        _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut heard) => {}
+    }
+    assert!(heard.windows(2).any(|code| code == 3502_u16.to_be_bytes()), "{heard:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[actix_rt::test]
+async fn marker_in_second_subprotocol_header_is_selected_and_token_in_first_is_not_echoed() {
+    let hub = start_hub().await;
+    let token = hub.token("ann");
+    let headers = [("Sec-WebSocket-Protocol", &*token), ("Sec-WebSocket-Protocol", "wardcast.v1")];
+    let answer = hub.try_handshake("/socket", &headers).await;
+    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("wardcast.v1")), "{answer:?}");
+    assert_eq!(answer.head.to_lowercase().matches("sec-websocket-protocol").count(), 1, "{answer:?}");
+}
+
+#[actix_rt::test]
+async fn second_token_refreshes_same_user_and_closes_session_for_other_user() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert!(client.receive().await["push"]["connect"]["client"].is_string());
+    client.send_text(&format!("Authorization: Bearer {}", hub.token("bob"))).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+
+    let mut client = hub.connect("ann").await;
+    client.send(json!({"id": 1, "connect": {"token": hub.token("bob")}})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+}
+
+#[actix_rt::test]
+async fn disabled_door_accepts_no_token() {
+    let hub = start_hub_with(|config| config.auth.doors = vec![Door::Connect]).await;
+    let mut client = Client::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await.unwrap();
+    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3501));
+    let mut client = hub.connect_without_token().await;
+    let reply = client.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"].is_object());
+}
+
+#[actix_rt::test]
+async fn token_in_authorization_header_is_accepted_in_every_spelling() {
+    let hub = start_hub().await;
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "Bearer    "] {
+        let bearer = format!("{scheme}{}", hub.token("ann"));
+        assert_authenticated(&hub, hub.connect_to("/socket", &[("Authorization", &bearer)]).await).await;
+    }
+}
+
+#[actix_rt::test]
+async fn other_scheme_or_second_authorization_header_is_401() {
+    let hub = start_hub().await;
+    let bearer = format!("Bearer {}", hub.token("ann"));
+    for values in [&["Basic YW5uOnNlY3JldA=="][..], &["Bearer"], &[""], &[&bearer, &bearer], &["Basic x", &bearer]] {
+        let headers: Vec<_> = values.iter().map(|value| ("Authorization", *value)).collect();
+        let answer = hub.try_handshake("/socket", &headers).await;
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{values:?}");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"));
+    }
+    let forged = format!("Bearer {}", hub.forged_token("ann"));
+    assert_eq!(hub.try_handshake("/socket", &[("Authorization", &forged)]).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn cookie_token_is_accepted_from_own_pages() {
+    let hub = start_hub().await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("theme=dark; wardcast_token={}; lang=en", hub.token("ann"));
+    assert_authenticated(&hub, hub.connect_to("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await).await;
+    for bad in [hub.forged_token("ann"), hub.expired_token("ann"), String::new(), "\u{ff}".to_owned()] {
+        let cookie = format!("wardcast_token={bad}");
+        assert_eq!(
+            hub.try_handshake("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await.status,
+            401,
+            "{bad:.40}"
+        );
+    }
+}
+
+#[actix_rt::test]
+async fn second_cookie_of_same_name_is_400_because_another_host_may_have_set_it() {
+    let hub = start_hub().await;
+    let own = format!("http://{}", hub.address);
+    let one = format!("wardcast_token={}", hub.token("ann"));
+    let both = format!("{one}; {one}");
+    assert_eq!(hub.try_handshake("/socket", &[("Origin", &own), ("Cookie", &both)]).await.status, 400);
+    assert_eq!(hub.try_handshake("/socket", &[("Origin", &own), ("Cookie", &one), ("Cookie", &one)]).await.status, 400);
+}
+
+#[actix_rt::test]
+async fn explicit_token_overrides_cookie_even_when_it_is_bad() {
+    let hub = start_hub().await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("wardcast_token={}", hub.token("bob"));
+    let headers = [("Origin", &*own), ("Cookie", &*cookie)];
+    let mut ann = hub.connect_to(&format!("/socket?token={}", hub.token("ann")), &headers).await;
+    ann.subscribe("news").await;
+    ann.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
+    let both = [ann.receive().await, ann.receive().await];
+    assert!(both.iter().any(|message| message["push"]["pub"]["info"]["user"] == "ann"), "{both:?}");
+    assert_eq!(hub.try_handshake(&format!("/socket?token={}", hub.forged_token("ann")), &headers).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn cookie_name_is_configurable() {
+    let hub = start_hub_with(|config| config.auth.cookie = "__Host-ward".to_owned()).await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("wardcast_token=garbage; __Host-ward={}", hub.token("ann"));
+    assert_authenticated(&hub, hub.connect_to("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await).await;
+}
+
+#[actix_rt::test]
+async fn each_handshake_door_can_be_disabled_separately() {
+    let hub = start_hub_with(|config| config.auth.doors = vec![Door::Connect]).await;
+    let token = hub.token("ann");
+    let (bearer, cookie, own) =
+        (format!("Bearer {token}"), format!("wardcast_token={token}"), format!("http://{}", hub.address));
+    let offer = format!("wardcast.v1, {token}");
+    for headers in [
+        &[("Authorization", &*bearer)][..],
+        &[("Authorization", "Basic x"), ("Authorization", &*bearer)],
+        &[("Cookie", &*cookie), ("Origin", &*own)],
+        &[("Cookie", &*cookie)],
+        &[("Sec-WebSocket-Protocol", &*offer)],
+    ] {
+        let mut client = Client::connect_with(hub.address, "/socket", headers).await.unwrap();
+        client.send(json!({"id": 1, "subscribe": {"channel": "news"}})).await;
+        assert_eq!(client.wait_for_close().await.0, Some(3501), "nobody came in: {headers:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn explicit_tokens_from_any_two_doors_are_400() {
+    let hub = start_hub().await;
+    let token = hub.token("ann");
+    let bearer = format!("Bearer {token}");
+    let offer = format!("wardcast.v1, {token}, {token}");
+    assert_eq!(handshake_status(&hub, &format!("/socket?token={token}"), &[("Authorization", &bearer)]).await, 400);
+    let both = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", &*token)];
+    assert_eq!(handshake_status(&hub, "/socket", &both).await, 400);
+    assert_eq!(handshake_status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 400);
+}
+
+#[actix_rt::test]
+async fn reject_close_accepts_handshake_with_bad_token_and_sends_close_code() {
+    let hub = start_hub_with(|config| config.auth.reject = RejectMode::Close).await;
+    for token in [hub.forged_token("ann"), hub.expired_token("ann"), String::new()] {
+        assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 101);
+    }
+    assert_eq!(hub.try_handshake("/socket?ticket=never-given", &[]).await.status, 101);
+    assert_eq!(hub.try_handshake("/socket?token=a&token=b", &[]).await.status, 400, "no script does that");
+    let own = [("Origin", "https://evil.com")];
+    assert_eq!(hub.try_handshake("/socket?token=a", &own).await.status, 403, "a foreign page is told nothing");
+}

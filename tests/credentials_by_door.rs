@@ -1,0 +1,249 @@
+//! Each door by itself: what comes of a good token, a bad one, one that is over, one too many and one of nobody, and that no
+//! door opens for another.
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use wardcast::config::{AllowSubscribe, AnonymousAccess, Door, RejectMode};
+
+use crate::support::{
+    PATIENCE, TestHub, http, mark_secret,
+    raw::{self, CLOSE, FIN, RawClient, TEXT},
+    start_hub, start_hub_with,
+};
+
+const HANDSHAKE_DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header];
+const ALL_DOORS: [Door; 7] =
+    [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header, Door::Message, Door::Connect];
+
+/// What came of it.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    In,
+    /// No 101: the status and the code in its body.
+    Refused(u16, u64),
+    /// An error reply; the session waits.
+    Error(u64),
+    /// A close, with the reason that was pushed before it.
+    Closed(u16, String),
+}
+
+fn closed_with(code: u16, reason: &str) -> Outcome {
+    Outcome::Closed(code, reason.to_owned())
+}
+
+fn unknown_ticket() -> String {
+    "x".repeat(43)
+}
+
+/// What stands for the token at this door.
+async fn make_credential(hub: &TestHub, door: Door, token: &str) -> String {
+    if door != Door::Ticket {
+        return token.to_owned();
+    }
+    let answer =
+        http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {token}")).send().await;
+    if answer.status == 200 {
+        mark_secret(answer.json()["ticket"].as_str().unwrap().to_owned())
+    } else {
+        unknown_ticket()
+    }
+}
+
+/// Comes to one door with what opens it.
+async fn try_credential(hub: &TestHub, door: Door, credential: &str) -> Outcome {
+    let own = format!("http://{}", hub.address);
+    let value = match door {
+        Door::Subprotocol => format!("wardcast.v1, {credential}"),
+        Door::Cookie => format!("wardcast_token={credential}"),
+        _ => format!("Bearer {credential}"),
+    };
+    let (path, headers) = match door {
+        Door::Query => (format!("/socket?token={credential}"), vec![]),
+        Door::Ticket => (format!("/socket?ticket={credential}"), vec![]),
+        Door::Subprotocol => ("/socket".to_owned(), vec![("Sec-WebSocket-Protocol", value.as_str())]),
+        Door::Cookie => ("/socket".to_owned(), vec![("Cookie", value.as_str()), ("Origin", own.as_str())]),
+        Door::Header => ("/socket".to_owned(), vec![("Authorization", value.as_str())]),
+        Door::Message | Door::Connect => ("/socket".to_owned(), vec![]),
+    };
+    let mut raw = RawClient { stream: TcpStream::connect(hub.address).await.unwrap() };
+    raw.send(raw::handshake_with(hub.address, &path, &headers).as_bytes()).await;
+    let head = raw.read_head().await;
+    if !head.starts_with("HTTP/1.1 101 ") {
+        return read_refusal(&head, raw).await;
+    }
+    let first = match door {
+        Door::Message => format!("Authorization: {value}"),
+        Door::Connect => json!({"id": 1, "connect": {"token": credential}}).to_string(),
+        // Who is nobody is told so.
+        _ => json!({"id": 9, "ping": {}}).to_string(),
+    };
+    raw.send_until_closed(&raw::frame(FIN | TEXT, first.as_bytes())).await;
+    read_outcome(&mut raw).await
+}
+
+async fn read_refusal(head: &str, mut raw: RawClient) -> Outcome {
+    let mut body = Vec::new();
+    timeout(PATIENCE, raw.stream.read_to_end(&mut body)).await.expect("an end").unwrap();
+    let status = head[9..12].parse().unwrap();
+    let head = head.to_lowercase();
+    assert!(head.contains("\r\nconnection: close") && !head.contains("sec-websocket-accept"), "{head}");
+    assert_eq!(head.contains("\r\nretry-after: "), status == 429, "{head}");
+    assert_eq!(head.contains("\r\nwww-authenticate: bearer error=\"invalid_token\""), status == 401, "{head}");
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    Outcome::Refused(status, body["error"]["code"].as_u64().unwrap())
+}
+
+async fn read_outcome(raw: &mut RawClient) -> Outcome {
+    let heard: Value = serde_json::from_str(raw.next().await.expect("a frame").text()).unwrap();
+    if heard["push"]["connect"].is_object() || heard["connect"].is_object() {
+        return Outcome::In;
+    }
+    if let Some(code) = heard["error"]["code"].as_u64() {
+        return Outcome::Error(code);
+    }
+    let push = &heard["push"]["disconnect"];
+    let reason = push["reason"].as_str().unwrap_or_else(|| panic!("{heard}")).to_owned();
+    let close = raw.next().await.expect("a close");
+    assert_eq!(close.opcode, CLOSE, "nothing between the push and the close");
+    let code = u16::from_be_bytes([close.payload[0], close.payload[1]]);
+    assert_eq!(push["code"], code);
+    Outcome::Closed(code, reason)
+}
+
+#[actix_rt::test]
+async fn only_the_enabled_one_of_seven_doors_accepts_token() {
+    for open in ALL_DOORS {
+        let hub = start_hub_with(|config| config.auth.doors = vec![open]).await;
+        for door in ALL_DOORS {
+            let outcome = try_credential(&hub, door, &make_credential(&hub, door, &hub.token("ann")).await).await;
+            let expected = if door == open { Outcome::In } else { closed_with(3501, "bad request") };
+            assert_eq!(outcome, expected, "{door:?} where {open:?} is open");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn forged_token_is_401_in_handshake_and_3500_after_it() {
+    let hub = start_hub().await;
+    for door in ALL_DOORS {
+        let expected = if HANDSHAKE_DOORS.contains(&door) {
+            Outcome::Refused(401, 101)
+        } else {
+            closed_with(3500, "invalid token")
+        };
+        for token in [hub.forged_token("ann"), hub.token_with_claims(json!({"sub": "ann"})), "eyJ.e30.e30".to_owned()] {
+            let credential = make_credential(&hub, door, &token).await;
+            assert_eq!(try_credential(&hub, door, &credential).await, expected, "{door:?}");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn every_door_reports_expired_token_as_expired() {
+    let hub = start_hub().await;
+    for door in ALL_DOORS {
+        let credential = make_credential(&hub, door, &hub.token_with_claims(json!({"sub": "ann", "exp": 60}))).await;
+        hub.clock.advance(std::time::Duration::from_secs(61));
+        let expected = match door {
+            Door::Message => closed_with(3500, "invalid token"),
+            Door::Connect => Outcome::Error(109),
+            _ => Outcome::Refused(401, 109),
+        };
+        assert_eq!(try_credential(&hub, door, &credential).await, expected, "{door:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn reject_close_reports_reason_with_3500_for_every_handshake_door() {
+    let hub = start_hub_with(|config| config.auth.reject = RejectMode::Close).await;
+    for door in HANDSHAKE_DOORS {
+        let bad = make_credential(&hub, door, &hub.forged_token("ann")).await;
+        assert_eq!(try_credential(&hub, door, &bad).await, closed_with(3500, "invalid token"), "{door:?}");
+        let over = make_credential(&hub, door, &hub.token_with_claims(json!({"sub": "ann", "exp": 60}))).await;
+        hub.clock.advance(std::time::Duration::from_secs(61));
+        assert_eq!(try_credential(&hub, door, &over).await, closed_with(3500, "token expired"), "{door:?}");
+        let good = make_credential(&hub, door, &hub.token("ann")).await;
+        assert_eq!(try_credential(&hub, door, &good).await, Outcome::In, "{door:?}");
+    }
+    assert_eq!(
+        try_credential(&hub, Door::Connect, &hub.expired_token("ann")).await,
+        Outcome::Error(109),
+        "no door of those"
+    );
+}
+
+#[actix_rt::test]
+async fn session_opened_for_rejection_accepts_no_other_token() {
+    let hub = start_hub_with(|config| config.auth.reject = RejectMode::Close).await;
+    let mut client = RawClient::connect(hub.address, &format!("/socket?token={}", hub.forged_token("ann"))).await;
+    let good = hub.token("ann");
+    for text in [format!("Authorization: Bearer {good}"), json!({"id": 1, "connect": {"token": good}}).to_string()] {
+        client.send_until_closed(&raw::frame(FIN | TEXT, text.as_bytes())).await;
+    }
+    assert_eq!(read_outcome(&mut client).await, closed_with(3500, "invalid token"));
+    assert_eq!(client.next().await, None);
+    crate::support::wait_until("its seats are free", async || {
+        hub.connections() == 0 && hub.metric("wardcast_connections_waiting").await == 0.0
+    })
+    .await;
+}
+
+#[actix_rt::test]
+async fn connection_over_the_user_limit_is_refused_by_every_door() {
+    let hub = start_hub_with(|config| config.limits.connections_per_user = 1).await;
+    let _first = hub.connect("ann").await;
+    for door in ALL_DOORS {
+        let expected = match door {
+            Door::Message => closed_with(3013, "too many requests"),
+            Door::Connect => closed_with(3504, "connection limit"),
+            _ => Outcome::Refused(429, 111),
+        };
+        let credential = make_credential(&hub, door, &hub.token("ann")).await;
+        assert_eq!(try_credential(&hub, door, &credential).await, expected, "{door:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn token_with_empty_user_is_accepted_by_every_door_only_if_anonymous_allows_it() {
+    for anonymous in [AnonymousAccess::Never, AnonymousAccess::Token, AnonymousAccess::Always] {
+        let hub = start_hub_with(|config| {
+            config.auth.anonymous = anonymous;
+            config.channels.allow_subscribe = AllowSubscribe::Anonymous;
+        })
+        .await;
+        let nobody = hub.token_with_claims(json!({"sub": "", "exp": 60}));
+        for door in ALL_DOORS {
+            let is_in = try_credential(&hub, door, &make_credential(&hub, door, &nobody).await).await == Outcome::In;
+            assert_eq!(is_in, anonymous != AnonymousAccess::Never, "{door:?} {anonymous:?}");
+        }
+        let missing = hub.token_with_claims(json!({"exp": 60}));
+        for door in ALL_DOORS {
+            assert_ne!(
+                try_credential(&hub, door, &make_credential(&hub, door, &missing).await).await,
+                Outcome::In,
+                "{door:?}"
+            );
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn connect_without_token_opens_anonymous_session_only_if_message_door_is_enabled() {
+    let without = async |doors: &[Door]| {
+        let hub = start_hub_with(|config| {
+            config.auth.anonymous = AnonymousAccess::Always;
+            config.auth.doors = doors.to_vec();
+        })
+        .await;
+        let mut said = Vec::new();
+        for first in [json!({"id": 1, "connect": {}}), json!({"id": 1, "subscribe": {"channel": "news"}})] {
+            let mut stranger = RawClient::connect(hub.address, "/socket").await;
+            stranger.send(&raw::frame(FIN | TEXT, first.to_string().as_bytes())).await;
+            said.push(read_outcome(&mut stranger).await);
+        }
+        assert_eq!(said.pop(), Some(closed_with(3501, "bad request")), "nobody is not somebody by asking");
+        said.pop()
+    };
+    assert_eq!(without(&ALL_DOORS).await, Some(Outcome::In));
+    assert_eq!(without(&[Door::Query, Door::Message]).await, Some(closed_with(3501, "bad request")));
+}

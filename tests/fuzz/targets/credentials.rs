@@ -1,0 +1,124 @@
+//! The doors: whatever a handshake or a first message says, a token comes through an open door or not at all.
+
+use wardcast::{
+    auth::credentials::{
+        Credential, CredentialError, CredentialSources, FirstMessage, HandshakeCredentials, bearer_token,
+        find_credentials, parse_first_message, strip_bearer,
+    },
+    config::Door,
+};
+
+const COOKIE: &str = "wardcast_token";
+const MARKERS: [&str; 3] = ["wardcast.v1", "centrifuge-json", "centrifuge-protobuf"];
+/// A bit of the first byte opens each of them.
+const DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header];
+
+/// The first byte says which doors are open; then lines of a handshake, each begun by what it is: `q`uery, sub`p`rotocol,
+/// `a`uthorization or `c`ookie.
+pub fn credentials(data: &[u8]) {
+    let Some((open, lines)) = data.split_first() else { return };
+    let doors: Vec<Door> = (0..DOORS.len()).filter(|bit| open >> bit & 1 != 0).map(|bit| DOORS[bit]).collect();
+    let (mut query, mut protocols, mut authorization, mut cookies) = ("", Vec::new(), Vec::new(), Vec::new());
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Some((kind, value)) = line.split_first() else { continue };
+        match (kind, std::str::from_utf8(value)) {
+            (b'q', Ok(text)) => query = text,
+            (b'p', Ok(text)) => protocols.push(text),
+            (b'a', _) => authorization.push(value),
+            (b'c', _) => cookies.push(value),
+            _ => {}
+        }
+    }
+    let request = CredentialSources { query, protocols: &protocols, authorization: &authorization, cookies: &cookies };
+    let found = find_credentials(request, &doors, COOKIE);
+    if let Ok(offer) = &found {
+        credential_came_through_an_open_door(offer, request, &doors);
+        answer_was_offered(offer, &protocols);
+    }
+    one_more_token_is_noticed(&found, request, &doors);
+    let one = bearer_token(&authorization);
+    assert!(one.is_err() || authorization.len() == 1, "{} headers gave a token", authorization.len());
+    if let Ok(text) = std::str::from_utf8(lines) {
+        encoded_query_is_read_back(text);
+        first_text_is_read_back(text);
+    }
+}
+
+fn credential_came_through_an_open_door(
+    offer: &HandshakeCredentials<'_>,
+    request: CredentialSources<'_, '_>,
+    doors: &[Door],
+) {
+    let contains = |header: &&[u8], text: &str| {
+        text.is_empty() || header.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    match &offer.credential {
+        None => {}
+        Some(Credential::Ticket(_)) => assert!(doors.contains(&Door::Ticket) && !request.query.is_empty()),
+        Some(Credential::Cookie(cookie)) => {
+            assert!(doors.contains(&Door::Cookie), "the cookie door is shut");
+            assert!(request.cookies.iter().any(|header| contains(header, cookie)), "{cookie:?} was in no cookie");
+        }
+        Some(Credential::Token(token)) => {
+            let by_query = doors.contains(&Door::Query) && !request.query.is_empty();
+            let is_entry = |entry: &&str| *entry == token || entry.strip_prefix("bearer.") == Some(token);
+            let by_protocol = doors.contains(&Door::Subprotocol) && request.protocols.iter().any(is_entry);
+            let header = request.authorization.first().filter(|_| request.authorization.len() == 1);
+            let by_header = doors.contains(&Door::Header) && header.is_some_and(|header| contains(header, token));
+            assert!(by_query || by_protocol || by_header, "{token:?} came through no open door");
+        }
+    }
+}
+
+/// A token is never told back, unless nothing else was offered.
+fn answer_was_offered(offer: &HandshakeCredentials<'_>, protocols: &[&str]) {
+    if let Some(answer) = offer.subprotocol {
+        assert!(protocols.contains(&answer), "{answer:?} was not offered");
+        assert!(MARKERS.contains(&answer) || protocols.len() == 1, "{answer:?} is answered, and no marker");
+    }
+}
+
+/// RFC 6750 §2: a second explicit token is refused, wherever it stands; a first one wins over the browser's cookie; and
+/// behind a shut door it changes nothing.
+fn one_more_token_is_noticed(
+    found: &Result<HandshakeCredentials<'_>, CredentialError>,
+    request: CredentialSources<'_, '_>,
+    doors: &[Door],
+) {
+    let query = format!("{}&access_token=another", request.query);
+    let more = find_credentials(CredentialSources { query: &query, ..request }, doors, COOKIE);
+    match found {
+        _ if !doors.contains(&Door::Query) => assert_eq!(&more, found),
+        Ok(HandshakeCredentials { credential: None | Some(Credential::Cookie(_)), .. }) => {
+            let credential = more.map(|offer| offer.credential);
+            assert_eq!(credential, Ok(Some(Credential::Token("another".into()))));
+        }
+        Ok(_) => assert_eq!(more, Err(CredentialError::MultipleTokens)),
+        // Two cookies are no fault any more when there is a token.
+        Err(CredentialError::MultipleCookies) => assert!(more.is_ok()),
+        Err(_) => assert!(more.is_err()),
+    }
+}
+
+/// Any text, percent-encoded, is the token that stands there.
+fn encoded_query_is_read_back(text: &str) {
+    let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let query = format!("a=b&token={encoded}&c");
+    let found =
+        find_credentials(CredentialSources { query: &query, ..CredentialSources::default() }, &[Door::Query], COOKIE);
+    let token = strip_bearer(text).unwrap_or(text);
+    assert_eq!(found.map(|offer| offer.credential), Ok(Some(Credential::Token(token.into()))));
+}
+
+fn first_text_is_read_back(text: &str) {
+    if let FirstMessage::Token(token) = parse_first_message(text) {
+        assert!(!token.is_empty() && token == token.trim() && text.trim_end().ends_with(token), "{token:?}");
+        assert!(text.trim_start().to_ascii_lowercase().starts_with("authorization"), "{text:?}");
+    }
+    let token = text.trim();
+    if !token.is_empty() {
+        for scheme in ["Authorization: Bearer", "authorization:BEARER ", " AUTHORIZATION :  bearer"] {
+            assert_eq!(parse_first_message(&format!("{scheme} {token}")), FirstMessage::Token(token));
+        }
+    }
+}

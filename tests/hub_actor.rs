@@ -1,0 +1,92 @@
+//! A hub without sessions around it: what cannot be ordered from outside.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
+use uuid::Uuid;
+use wardcast::{
+    broker::{Broker, Deliver, PublishOptions, Retention, memory::MemoryBroker},
+    channel::Channel,
+    clock::{Clock, NEVER},
+    config::Config,
+    hub::{
+        BrokerSubscriptions, ChannelSubscription, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
+        Subscribe, SubscriptionOptions, SubscriptionSource,
+    },
+    metrics::Metrics,
+    protocol::Format,
+    publication::Publication,
+    transport::{Outbox, TransportLimits},
+};
+
+/// Who would be told what only a session can do.
+struct SessionStub;
+
+impl Actor for SessionStub {
+    type Context = Context<Self>;
+}
+
+impl Handler<SessionControl> for SessionStub {
+    type Result = ();
+
+    fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
+}
+
+/// Both ends of a connection.
+async fn connected_sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// As a broker's queue may still hold what a history that was read meanwhile had already.
+#[actix_rt::test]
+async fn repeated_delivery_from_broker_is_sent_once() {
+    let (config, clock, metrics) = (Config::default(), Clock::default(), Arc::new(Metrics::default()));
+    let hubs = Hubs::new(metrics.clone(), "node".into());
+    let broker = Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
+    let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
+    let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock, metrics);
+    let (mut client, server) = connected_sockets().await;
+    let (key, channel) = (SessionKey::unique(), Channel::new("news").unwrap());
+    hub.do_send(Register {
+        key,
+        outbox: Outbox::new(server, &TransportLimits::from(&config)).unwrap(),
+        keep_alive: KeepAlive::NativePing,
+        expires_at: NEVER,
+        user: Some("ann".into()),
+        client: Uuid::new_v4(),
+        format: Format::Json,
+        controls: SessionStub.start().recipient(),
+    });
+    let retention = Retention { size: 10, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(60) };
+    let options =
+        SubscriptionOptions { retention: Some(retention), is_positioned: true, ..SubscriptionOptions::default() };
+    let subscriptions = vec![ChannelSubscription {
+        channel: channel.clone(),
+        source: SubscriptionSource::Client,
+        options,
+        announcement: None,
+    }];
+    hub.send(Subscribe { key, subscriptions, reply: None }).await.unwrap().unwrap();
+
+    let kept = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
+    let publication = |data: &'static str| Publication::new(channel.clone(), Bytes::from_static(data.as_bytes()));
+    let first = broker.publish(publication("1"), kept.clone()).await.unwrap();
+    hubs.deliver_publication(Publication { position: first.position, ..publication("\"again\"") }).unwrap();
+    broker.publish(publication("2"), kept).await.unwrap();
+
+    let mut heard = String::new();
+    while !heard.contains(r#""data":2"#) {
+        let mut bytes = [0; 1024];
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await.unwrap().unwrap();
+        assert!(read > 0, "closed after {heard}");
+        heard += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    assert!(heard.contains(r#""data":1"#) && !heard.contains("again") && !heard.contains("unsubscribe"), "{heard}");
+}

@@ -1,0 +1,202 @@
+//! Orders of the server API to living sessions, on this instance and on others.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{
+    API_KEY, Client, TestHub, mark_secret, redis::RedisServer, start_hub, start_hub_with, wait_until,
+};
+
+async fn call_control(hub: &TestHub, method: &str, body: Value) {
+    assert_eq!(hub.call_api(method, body).await, json!({"result": {}}));
+}
+
+async fn connect_with_client_id(hub: &TestHub, user: &str) -> (Client, String) {
+    let (client, greeting) = hub.connect_with_claims(json!({"sub": user, "exp": 3600})).await;
+    (client, greeting["client"].as_str().unwrap().to_owned())
+}
+
+#[actix_rt::test]
+async fn disconnect_closes_all_connections_of_one_user_only() {
+    let hub = start_hub().await;
+    let (mut one, mut two, mut bob) = (hub.connect("ann").await, hub.connect("ann").await, hub.connect("bob").await);
+    call_control(&hub, "disconnect", json!({"user": "ann"})).await;
+    for client in [&mut one, &mut two] {
+        let (code, push) = client.wait_for_close().await;
+        assert_eq!((code, &push.unwrap()["reason"]), (Some(3503), &json!("force disconnect")));
+    }
+    bob.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn disconnect_uses_code_and_reason_of_the_backend_and_skips_whitelisted_clients() {
+    let hub = start_hub().await;
+    let ((mut one, _), (mut two, spared)) =
+        (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
+    let why = json!({"code": 4501, "reason": "signed in elsewhere"});
+    call_control(&hub, "disconnect", json!({"user": "ann", "whitelist": [spared], "disconnect": why})).await;
+    let (code, push) = one.wait_for_close().await;
+    assert_eq!((code, push.unwrap()), (Some(4501), why));
+    two.subscribe("news").await;
+    call_control(&hub, "disconnect", json!({"user": "bob", "client": spared})).await;
+    two.subscribe("sport").await;
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": spared})).await;
+    assert_eq!(two.wait_for_close().await.0, Some(3503));
+}
+
+#[actix_rt::test]
+async fn unsubscribe_ends_one_subscription_of_a_user() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_subscriber("ann", "news").await;
+    client.subscribe("sport").await;
+    call_control(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    let push = client.receive().await["push"].clone();
+    assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("news"), &json!(2000)));
+    hub.publish("news", json!(1)).await;
+    hub.publish("sport", json!(2)).await;
+    assert_eq!(client.receive_publication().await, json!(2));
+    client.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn api_refresh_changes_session_expiry_and_connection_info() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_subscriber("ann", "news").await;
+    let at = hub.clock.now() / 1000 + 2 * 3600;
+    call_control(&hub, "refresh", json!({"user": "ann", "expire_at": at, "info": {"name": "Ann"}})).await;
+    let refreshed = client.receive().await["push"]["refresh"].clone();
+    assert!(refreshed["ttl"].as_u64().unwrap() > 7000, "{refreshed}");
+    hub.clock.advance(Duration::from_secs(3700));
+    client.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
+    let both = [client.receive().await, client.receive().await];
+    assert!(both.iter().any(|heard| heard["push"]["pub"]["info"]["conn_info"] == json!({"name": "Ann"})), "{both:?}");
+    call_control(&hub, "refresh", json!({"user": "ann", "expired": true})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn api_refresh_with_past_expiry_closes_session() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    call_control(&hub, "refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 - 1})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn controls_reach_sessions_on_every_node() {
+    let redis = RedisServer::start().await;
+    let on_redis = async || {
+        start_hub_with(|config| {
+            config.broker.kind = wardcast::config::BrokerKind::Redis;
+            config.broker.redis.url = wardcast::config::Secret::new(redis.url());
+        })
+        .await
+    };
+    let (one, two) = (on_redis().await, on_redis().await);
+    for hub in [&one, &two] {
+        wait_until("ready", async || {
+            crate::support::http::get(hub.address, "/health/ready").send().await.status == 200
+        })
+        .await;
+    }
+    let (mut here, mut there) = (one.connect("ann").await, two.connect_subscriber("ann", "news").await);
+    call_control(&one, "unsubscribe", json!({"user": "ann", "channel": "news"})).await;
+    assert_eq!(there.receive().await["push"]["unsubscribe"]["code"], 2000);
+    call_control(&one, "disconnect", json!({"user": "ann"})).await;
+    assert_eq!((here.wait_for_close().await.0, there.wait_for_close().await.0), (Some(3503), Some(3503)));
+}
+
+#[actix_rt::test]
+async fn info_counts_connections_users_subscriptions_and_channels() {
+    let hub = start_hub().await;
+    let _clients = [
+        hub.connect_subscriber("ann", "a").await,
+        hub.connect_subscriber("ann", "b").await,
+        hub.connect_subscriber("bob", "a").await,
+    ];
+    let answer = hub.call_api("info", json!({})).await;
+    let node = &answer["result"]["nodes"][0];
+    let counts = ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap());
+    assert_eq!(counts, [3, 2, 3, 2], "{answer}");
+    assert!(node["uid"].is_string() && node["version"].is_string() && node["uptime"].is_u64(), "{answer}");
+}
+
+#[actix_rt::test]
+async fn controls_require_the_api_key() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    for method in ["disconnect", "unsubscribe", "refresh", "info", "batch"] {
+        let request = crate::support::http::post(hub.address, &format!("/api/{method}"));
+        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
+        let wrong = mark_secret(API_KEY.replace('k', "K"));
+        let request = crate::support::http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", &wrong);
+        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
+    }
+    client.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn controls_racing_with_closes_count_each_connection_once_and_leave_nothing_behind() {
+    let hub = start_hub_with(|config| config.server.workers = 2).await;
+    let mut told = 0;
+    for round in 0..15 {
+        let mut clients = join_all((0..12).map(|_| hub.connect_subscriber("ann", "news"))).await;
+        let leave = clients.iter_mut().enumerate().map(async |(number, client)| match (number + round) % 4 {
+            // Closed by us for what it says, by itself with a close frame, or by nobody but the order.
+            0 => client.send(json!({"send": {}})).await,
+            1 => client.send(json!({"id": 2, "refresh": {"token": hub.token("bob")}})).await,
+            2 => client.send_message(Message::Close(None)).await,
+            _ => {}
+        });
+        let ordered = call_control(&hub, "disconnect", json!({"user": "ann"}));
+        let unsubscribed = call_control(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"}));
+        futures_util::future::join3(join_all(leave), ordered, unsubscribed).await;
+        for client in &mut clients {
+            told += u64::from(client.wait_for_close().await.1.is_some());
+        }
+        drop(clients);
+        wait_until("all are gone", async || hub.connections() == 0).await;
+    }
+    let counted: u64 = [3500, 3503, 3508].map(|code| hub.running().metrics.closes_with_code(code)).iter().sum();
+    assert_eq!(counted, told);
+    assert_eq!(hub.call_api("channels", json!({})).await, json!({"result": {"channels": {}}}));
+}
+
+#[actix_rt::test]
+async fn user_index_follows_connects_refreshes_and_all_kinds_of_close() {
+    let hub = start_hub_with(|config| config.limits.handshakes_per_second = 0).await;
+    let counts = async || {
+        let node = hub.call_api("info", json!({})).await["result"]["nodes"][0].clone();
+        ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap())
+    };
+    for _ in 0..5 {
+        let crowd = join_all((0..60).map(async |number| {
+            let user = format!("user-{}", number % 6);
+            let mut client = hub.connect_subscriber(&user, &format!("channel-{}", number % 10)).await;
+            if number % 2 == 0 {
+                client.request(json!({"id": 2, "refresh": {"token": hub.token(&user)}})).await;
+            }
+            if number % 3 == 0 {
+                client.request(json!({"id": 3, "connect": {}})).await;
+            }
+            client
+        }))
+        .await;
+        assert_eq!(counts().await, [60, 6, 60, 10]);
+        call_control(&hub, "disconnect", json!({"user": "user-0"})).await;
+        // The index leads to all of a user's connections and to nobody else's.
+        wait_until("one user is gone", async || counts().await[..2] == [50, 5]).await;
+        for (number, mut client) in crowd.into_iter().enumerate() {
+            match number % 6 {
+                0 => assert_eq!(client.wait_for_close().await.0, Some(3503)),
+                1 => client.send_message(Message::Close(None)).await,
+                2 => client.send(json!({"send": {}})).await,
+                _ => drop(client),
+            }
+        }
+        wait_until("nothing is left", async || counts().await == [0; 4]).await;
+    }
+}

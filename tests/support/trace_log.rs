@@ -1,0 +1,68 @@
+//! What everything that the suite starts has logged, at trace level, and every secret that it used: two files, which
+//! `tests/run` holds against each other when the suite is done.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::Path,
+    sync::{LazyLock, Mutex},
+};
+
+struct LogFiles {
+    log: Mutex<File>,
+    secrets: Mutex<File>,
+}
+
+static FILES: LazyLock<LogFiles> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(folder).unwrap();
+    let open = |name: &str| {
+        let options = OpenOptions::new().create(true).write(true).truncate(true).open(folder.join(name));
+        Mutex::new(options.unwrap())
+    };
+    LogFiles { log: open("trace.log"), secrets: open("secrets") }
+});
+
+struct TraceLogger;
+
+impl log::Log for TraceLogger {
+    /// Not what the tests' own client says: it prints what it sends.
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        !metadata.target().contains("tungstenite")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self::record(&format!("{} {}: {}", record.level(), record.target(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on this process logs at trace level. Whoever starts a part of Wardcast begins with this.
+pub fn start() {
+    static BEGUN: LazyLock<()> = LazyLock::new(|| {
+        log::set_logger(&TraceLogger).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        for secret in [super::SECRET, super::API_KEY] {
+            self::mark_secret(secret);
+        }
+    });
+    LazyLock::force(&BEGUN);
+}
+
+/// Keeps what another process has logged.
+pub fn record(lines: &str) {
+    writeln!(FILES.log.lock().unwrap(), "{lines}").unwrap();
+}
+
+/// Marks a token, a password or a key: it must be in no log.
+pub fn mark_secret<T: AsRef<str>>(text: T) -> T {
+    // A line for each; what is shorter would be found by chance.
+    let is_distinctive = text.as_ref().len() >= 8 && !text.as_ref().contains('\n');
+    if is_distinctive {
+        writeln!(FILES.secrets.lock().unwrap(), "{}", text.as_ref()).unwrap();
+    }
+    text
+}
