@@ -16,7 +16,6 @@ use std::{
 };
 
 use actix_web::web::Data;
-use futures_util::{FutureExt, TryFutureExt};
 use uuid::Uuid;
 
 use crate::{
@@ -212,7 +211,9 @@ impl Components {
             clock: clock.clone(),
             origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
-            tickets: ticket_access(&broker),
+            broker: broker.clone(),
+            hubs: hubs.clone(),
+            is_stopping,
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             verifier: verifier.clone(),
@@ -225,7 +226,6 @@ impl Components {
             unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
             unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
             metrics: metrics.clone(),
-            health_checks: health_checks(&hubs, &broker, is_stopping),
         });
         let page = config.web.demo_page.then(|| web::Page::new(&config, http_context.login_users.is_some()));
         let api_context = Data::new(api::ApiContext {
@@ -305,48 +305,4 @@ fn start_broker(
             Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
         }
     }
-}
-
-/// The broker keeps tickets for all instances.
-fn ticket_access(broker: &SharedBroker) -> http::TicketAccess {
-    let (keeper, giver) = (broker.clone(), broker.clone());
-    http::TicketAccess {
-        put: Arc::new(move |id, token, ttl| {
-            keeper.put_ticket(id, token, ttl).map_err(|error| error.to_string()).boxed()
-        }),
-        take: Arc::new(move |id| giver.take_ticket(id).map_err(|error| error.to_string()).boxed()),
-    }
-}
-
-fn health_checks(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>) -> http::HealthChecks {
-    let (hubs, broker) = (hubs.clone(), broker.clone());
-    vec![
-        (
-            "server",
-            Arc::new(move || {
-                let is_stopping = is_stopping.load(Ordering::Relaxed);
-                Box::pin(async move { if is_stopping { Err("is stopping".to_owned()) } else { Ok(()) } })
-            }),
-        ),
-        (
-            "hubs",
-            Arc::new(move || {
-                let hubs = hubs.clone();
-                Box::pin(async move {
-                    if hubs.all_respond().await { Ok(()) } else { Err("a hub does not answer".to_owned()) }
-                })
-            }),
-        ),
-        (
-            "broker",
-            Arc::new(move || {
-                let ready = broker.check_ready().map_err(|problem| {
-                    // Where Redis is, and what it says, is for whoever reads the log: anybody may ask for readiness.
-                    log::warn!("the broker is not ready: {problem}");
-                    "is not ready; the log says why".to_owned()
-                });
-                ready.boxed()
-            }),
-        ),
-    ]
 }
