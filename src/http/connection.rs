@@ -3,7 +3,12 @@
 use std::{cell::Cell, time::Duration};
 
 use actix_http::{ConnectionType, Extensions};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::{
+    Error,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -26,23 +31,26 @@ pub fn prepare(tcp: &TcpStream, data: &mut Extensions) {
     data.insert(RequestCounter::default());
 }
 
-/// Delays request `number` of a connection if it is above the limit. Returns whether its response must close the connection.
-pub async fn delay_excess_request(number: u32) -> bool {
+/// Middleware that limits the requests of a connection. Wraps the whole application.
+///
+/// # Errors
+/// The errors of the handler.
+pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    let number = count_request(&request);
     if number > MAX_REQUESTS {
         tokio::time::sleep(EXCESS_REQUEST_DELAY).await;
     }
-    number >= MAX_REQUESTS
+    let mut response = next.call(request).await?;
+    if number >= MAX_REQUESTS {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// Counts a request. Returns its number on its connection, starting at 1.
-pub fn count_request(request: &ServiceRequest) -> u32 {
+fn count_request(request: &ServiceRequest) -> u32 {
     request.conn_data::<RequestCounter>().map_or(0, |counter| {
         counter.0.set(counter.0.get().saturating_add(1));
         counter.0.get()
     })
-}
-
-/// Makes a response close its connection.
-pub fn close_after_response<B>(response: &mut ServiceResponse<B>) {
-    response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
 }

@@ -60,7 +60,7 @@ pub struct HttpContext {
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
     /// Whether the server is stopping, for readiness.
-    pub is_stopping: Arc<AtomicBool>,
+    pub is_stopping: AtomicBool,
     /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).
