@@ -174,7 +174,7 @@ fn validate_request(request: &HttpRequest) -> Result<(), HttpError> {
         });
     }
     if *request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(HttpError::bad_request("a WebSocket handshake must be a GET over HTTP/1.1"));
+        return Err(HttpError::bad_request("a WebSocket handshake must be a GET request of HTTP version 1.1"));
     }
     let is_websocket =
         request.headers().get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
