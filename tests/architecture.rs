@@ -31,11 +31,12 @@ const SHARED_MODULES: [&str; 13] = [
 /// Room → what it may import from other rooms beside the nouns; a path allows all that is below it. Nouns import nouns.
 const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
-    // Not the protocol's codes: the verifier refuses in its own words, and http and session translate. An Admission says in
-    // which format the connection speaks.
-    ("auth", &["protocol::Format"]),
+    // A HandshakeAuth says in which format the connection speaks, and a denied permission has one error code on every path.
+    // The verifier refuses tokens in its own words: http and session translate them differently.
+    ("auth", &["protocol::Format", "protocol::ErrorCode"]),
     ("transport", &["protocol::frame"]),
-    ("broker", &[]),
+    // An error of a broker or of a control has one error code, for sessions and for the server API.
+    ("broker", &["protocol::ErrorCode"]),
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
     ("http", &["auth", "transport", "session", "protocol"]),
