@@ -34,11 +34,12 @@ const SHARED_MODULES: [&str; 13] = [
 /// For each other module, what it may import beside the shared modules. A path allows everything below it.
 const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
-    // Not the protocol's codes: the verifier has errors of its own, and http and session translate them to codes. An
-    // Admission holds the format that the connection speaks.
-    ("auth", &["protocol::Format"]),
+    // A denied permission has one error code on every path. The verifier has errors of its own, and http and session translate
+    // them to codes. An Admission holds the format that the connection speaks.
+    ("auth", &["protocol::Format", "protocol::ErrorCode"]),
     ("transport", &["protocol::frame"]),
-    ("broker", &[]),
+    // An error of a broker or of a control has one error code, for sessions and for the server API.
+    ("broker", &["protocol::ErrorCode"]),
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
     ("http", &["auth", "transport", "session", "protocol"]),
