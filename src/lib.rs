@@ -13,7 +13,7 @@
 //!               └────────────────────────────────────────────────────────────┘ fan-out: outbox of each session
 //! ```
 //!
-//! ARCHITECTURE.md says which module may import which; `tests/architecture.rs` checks it.
+//! docs/architecture.md says which module may import which; `tests/architecture.rs` checks it.
 
 #![forbid(unsafe_code)]
 
