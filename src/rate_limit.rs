@@ -11,6 +11,30 @@ use parking_lot::Mutex;
 /// Cells of each of the two rows. The table takes 512 KiB, of which the system gives pages as they are used.
 const CELLS_PER_ROW: usize = 32 * 1024;
 
+/// The generic cell rate algorithm (GCRA): a token bucket kept as one number, the time at which the bucket will be full
+/// again. Pure; times are nanoseconds since any start that the caller keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Gcra {
+    /// Time between two acts at the sustained rate.
+    pub interval: u64,
+    /// How far ahead of now a bucket may be: the acts that are allowed at once, as time.
+    pub burst: u64,
+}
+
+impl Gcra {
+    /// Returns the time between two acts; `None` for a rate of 0, which means no limit.
+    pub fn interval(per_second: u32) -> Option<u64> {
+        1_000_000_000_u64.checked_div(per_second.into())
+    }
+
+    /// Returns when a bucket that would be full at `full_at` will be full after one more act at `now`, and for how long the
+    /// act would have to wait to be within the burst; 0 if it is.
+    pub fn charge(self, full_at: u64, now: u64) -> (u64, u64) {
+        let full_at = full_at.max(now).saturating_add(self.interval);
+        (full_at, (full_at - now).saturating_sub(self.burst))
+    }
+}
+
 /// So many acts a second for each key, and some more at once for who was quiet before: a token bucket, kept as the time at
 /// which it will be full again (GCRA).
 ///
@@ -20,10 +44,8 @@ const CELLS_PER_ROW: usize = 32 * 1024;
 /// can serve.
 #[derive(Debug)]
 pub struct KeyedRateLimiter {
-    /// Time between two acts; zero is no limit.
-    interval: u64,
-    /// How far ahead of now a cell may be: what makes the acts at once.
-    burst_tolerance: u64,
+    /// `None`: no limit.
+    gcra: Option<Gcra>,
     started: Instant,
     hasher: RandomState,
     /// Per cell the nanoseconds since `started` at which its bucket is full. One lock over both rows, held for two loads and
@@ -34,11 +56,11 @@ pub struct KeyedRateLimiter {
 impl KeyedRateLimiter {
     /// `per_second` acts for each key and `burst` at once, at least one; 0 a second is no limit and no memory.
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let interval = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
-        let cells = if interval == 0 { 0 } else { CELLS_PER_ROW };
+        let gcra = Gcra::interval(per_second)
+            .map(|interval| Gcra { interval, burst: interval.saturating_mul(u64::from(burst.max(1))) });
+        let cells = if gcra.is_some() { CELLS_PER_ROW } else { 0 };
         Self {
-            interval,
-            burst_tolerance: interval.saturating_mul(u64::from(burst.saturating_sub(1))),
+            gcra,
             started: Instant::now(),
             hasher: RandomState::new(),
             rows: Mutex::new([vec![0; cells].into(), vec![0; cells].into()]),
@@ -50,24 +72,21 @@ impl KeyedRateLimiter {
     /// # Errors
     /// How long the key has to wait, when it was one too many. It is not counted then.
     pub fn charge<K: Hash + ?Sized>(&self, key: &K) -> Result<(), Duration> {
-        if self.interval == 0 {
-            return Ok(());
-        }
         self.charge_at(key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn charge_at<K: Hash + ?Sized>(&self, key: &K, now: u64) -> Result<(), Duration> {
+        let Some(gcra) = self.gcra else { return Ok(()) };
         let hash = self.hasher.hash_one(key);
         let cells = [hash as usize % CELLS_PER_ROW, (hash >> 32) as usize % CELLS_PER_ROW];
         let mut rows = self.rows.lock();
-        let full_at = rows[0][cells[0]].min(rows[1][cells[1]]).max(now);
-        let too_far = (full_at - now).saturating_sub(self.burst_tolerance);
-        if too_far > 0 {
-            return Err(Duration::from_nanos(too_far));
+        let (full_at, wait) = gcra.charge(rows[0][cells[0]].min(rows[1][cells[1]]), now);
+        if wait > 0 {
+            return Err(Duration::from_nanos(wait));
         }
         for (row, cell) in rows.iter_mut().zip(cells) {
             // The fuller of the two stays what somebody else made it.
-            row[cell] = row[cell].max(full_at.saturating_add(self.interval));
+            row[cell] = row[cell].max(full_at);
         }
         Ok(())
     }

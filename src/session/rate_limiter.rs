@@ -1,47 +1,47 @@
-//! How fast a client may go: a token bucket in one number (the generic cell rate algorithm). Pure but for the clock.
+//! How fast a client may send commands: a token bucket in one number. Pure but for the clock.
 
 use std::{
     sync::LazyLock,
     time::{Duration, Instant},
 };
 
-/// So many seconds' worth may come at once: SDKs subscribe to all of their channels in one frame after a reconnect.
-const BURST_SECONDS: u64 = 2;
+use crate::rate_limit::Gcra;
 
-/// When the next one would be due if they came evenly, in microseconds since the process began.
+/// A client may send commands for this time, in nanoseconds, at once: SDKs subscribe to all of their channels in one frame
+/// after a reconnect.
+const BURST: u64 = 2_000_000_000;
+
+/// A client's bucket: nanoseconds since the process began at which it will be full again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RateLimiter(u64);
 
-/// What is to be thought of one more.
+/// What a rate limit says of one more command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RateVerdict {
-    /// It is fine.
+    /// Within the limit.
     Allowed,
-    /// Over the limit: this one is not done.
+    /// Over the limit: the command is refused.
     Limited,
-    /// It has gone on for as long again: whoever does that does not listen.
+    /// Over the limit for as long again: the client ignores refusals.
     Flooding,
 }
 
 impl RateLimiter {
-    /// One more, of at most `per_second`; 0 is no limit.
+    /// Counts one more command, of at most `per_second`; 0 means no limit.
     pub(super) fn charge(&mut self, per_second: u32) -> RateVerdict {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         self.charge_at(START.elapsed(), per_second)
     }
 
     fn charge_at(&mut self, now: Duration, per_second: u32) -> RateVerdict {
-        const SECOND: u64 = 1_000_000;
-        if per_second == 0 {
-            return RateVerdict::Allowed;
-        }
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let ahead = (self.0.max(now) - now) + SECOND / u64::from(per_second);
-        // A debt has an end: who slows down is served again within the time of two bursts.
-        self.0 = now + ahead.min(2 * BURST_SECONDS * SECOND);
-        match ahead {
-            ahead if ahead <= BURST_SECONDS * SECOND => RateVerdict::Allowed,
-            ahead if ahead <= 2 * BURST_SECONDS * SECOND => RateVerdict::Limited,
+        let Some(interval) = Gcra::interval(per_second) else { return RateVerdict::Allowed };
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let (full_at, wait) = Gcra { interval, burst: BURST }.charge(self.0, now);
+        // Refused commands count too, up to a limit: a client that slows down is served again within the time of two bursts.
+        self.0 = full_at.min(now.saturating_add(2 * BURST));
+        match wait {
+            0 => RateVerdict::Allowed,
+            1..=BURST => RateVerdict::Limited,
             _ => RateVerdict::Flooding,
         }
     }
