@@ -21,7 +21,7 @@ use super::{
     publish, request,
 };
 use crate::{
-    auth::{Claims, TokenError, credentials},
+    auth::{Claims, credentials},
     channel::Channel,
     http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
@@ -91,8 +91,7 @@ fn authenticate_sender(
     };
     let token = token
         .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
-    let claims =
-        api.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
+    let claims = api.verifier.verify(token)?;
     Ok(Channel::new(channel)
         .map_err(|_| ErrorCode::BadRequest)
         .and_then(|channel| api.permissions.may_publish(&claims, &channel, false).map_err(denied))

@@ -14,12 +14,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use super::{HttpContext, HttpError, request_source::RequestSource};
-use crate::{
-    auth::{TokenError, credentials},
-    clock::millis,
-    config::Door,
-    protocol::ErrorCode,
-};
+use crate::{auth::credentials, clock::millis, config::Door, protocol::ErrorCode};
 
 /// Random bytes of a ticket; nobody guesses one while it lives.
 const TICKET_BYTES: usize = 32;
@@ -59,8 +54,7 @@ pub(super) async fn issue_ticket(
         return Err(HttpError::unauthorized("a ticket is given for a token in Authorization: Bearer"));
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
-    let claims =
-        context.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
+    let claims = context.verifier.verify(token)?;
     // Sessions without a user are told apart by where they come from, or one would take the tickets of all.
     let whose = (&*claims.user, claims.is_anonymous().then_some(source.address));
     let charged = context.ticket_rates.charge(&whose);
