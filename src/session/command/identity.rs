@@ -6,9 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{
-    CommandAnswer, CommandFailure, CommandOutcome, CommandReply, failed, subscribing::SubscribeResultTemplate,
-};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, subscribing::SubscribeResultTemplate};
 use crate::{
     auth::{
         Claims, ServerSideSubscription, TokenError,
@@ -166,14 +164,9 @@ impl Session {
         self.auth_state = auth_state;
         self.unauthenticated_permits = None;
         if let Some(claims) = self.auth_state.claims() {
-            let (keep_alive, expires_at) = (self.keep_alive(), claims.expires_at);
-            self.outbox.set_expiry(expires_at);
-            self.services.hub.do_send(UpdateSession {
-                key: self.key,
-                keep_alive,
-                expires_at,
-                user: claims.user.clone(),
-            });
+            let (key, keep_alive, user) = (self.key, self.keep_alive(), claims.user.clone());
+            self.apply_token_expiry();
+            self.services.hub.do_send(UpdateSession { key, keep_alive, user });
         }
     }
 
@@ -288,7 +281,7 @@ impl Session {
                 Ok(Err(SubscribeError::Broker(error))) => {
                     log::debug!("a token's channels: {error}");
                     Err(match otherwise {
-                        CommandFailure::Error(_) => failed(&error).into(),
+                        CommandFailure::Error(_) => error.into(),
                         close => close,
                     })
                 }
