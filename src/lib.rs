@@ -13,7 +13,7 @@
 //!               └─────────────────────────────────────────────────────────┘ fan-out: outbox of each session
 //! ```
 //!
-//! Who may know whom stands in ARCHITECTURE.md and is checked by `tests/architecture.rs`.
+//! Who may know whom stands in docs/architecture.md and is checked by `tests/architecture.rs`.
 
 #![forbid(unsafe_code)]
 

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-/// Steady after bursts and small for many little allocations; the figures are in ARCHITECTURE.md.
+/// Steady after bursts and small for many little allocations; the figures are in docs/architecture.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,13 +1,13 @@
 //! Sessions without a user: only where the configuration says so, and with what it grants to them by name.
 
 use serde_json::json;
-use wardcast::config::{AllowPublish, AllowSubscribe, AnonymousAccess, Config};
+use wardcast::config::{AllowSubscribe, AnonymousAccess, ChannelAccess, Config};
 
 use crate::support::{Client, start_hub_with};
 
 fn open_to_anonymous(config: &mut Config) {
     config.channels.allow_subscribe = AllowSubscribe::Anonymous;
-    config.channels.allow_publish = AllowPublish::User;
+    config.channels.allow_publish = ChannelAccess::User;
 }
 
 #[actix_rt::test]

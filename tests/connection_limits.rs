@@ -37,7 +37,7 @@ async fn connections_per_address_are_limited() {
     assert_retry_later(&hub.try_handshake(&path, &forwarded_for("192.0.2.1")).await, 429);
     assert_retry_later(&hub.try_handshake("/socket", &forwarded_for("192.0.2.1")).await, 429);
     assert_eq!(refused_handshakes(&hub, "address").await, 2.0);
-    hub.connect_to(&path, &forwarded_for("192.0.2.2")).await;
+    let _other = hub.connect_to(&path, &forwarded_for("192.0.2.2")).await;
     drop(one);
     wait_until("a seat is free", async || hub.try_handshake(&path, &forwarded_for("192.0.2.1")).await.status == 101)
         .await;
@@ -53,7 +53,7 @@ async fn ipv6_network_of_64_bits_counts_as_one_address() {
     let path = format!("/socket?token={}", hub.token("ann"));
     let _one = hub.connect_to(&path, &forwarded_for("2001:db8:1:2::1")).await;
     assert_retry_later(&hub.try_handshake(&path, &forwarded_for("2001:db8:1:2:ffff::9")).await, 429);
-    hub.connect_to(&path, &forwarded_for("2001:db8:1:3::1")).await;
+    let _other = hub.connect_to(&path, &forwarded_for("2001:db8:1:3::1")).await;
     let _mapped = hub.connect_to(&path, &forwarded_for("::ffff:192.0.2.1")).await;
     assert_retry_later(&hub.try_handshake(&path, &forwarded_for("192.0.2.1")).await, 429);
 }

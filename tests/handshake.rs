@@ -272,7 +272,7 @@ async fn health_responds_while_a_hundred_heads_are_incomplete() {
     .await;
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     assert_eq!(hub.connections(), 0, "a half head takes no seat");
-    hub.connect("ann").await;
+    let _ann = hub.connect("ann").await;
 }
 
 #[actix_rt::test]
@@ -281,13 +281,13 @@ async fn unauthenticated_connections_have_a_separate_limit() {
     let (one, _two) = (hub.connect_without_token().await, hub.connect_without_token().await);
     let full = http::exchange(hub.address, raw::handshake(hub.address, "/socket").as_bytes()).await;
     assert_eq!((full.status, full.header("retry-after"), full.header("connection")), (503, Some("5"), Some("close")));
-    hub.connect("whoever has a token need not wait").await;
+    let _authenticated = hub.connect("whoever has a token need not wait").await;
     drop(one);
     wait_until("a seat is free", async || hub.metric("wardcast_connections_waiting").await < 2.0).await;
     let mut three = hub.connect_without_token().await;
     three.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
     assert!(three.receive().await["push"]["connect"].is_object());
-    hub.connect_without_token().await;
+    let _last = hub.connect_without_token().await;
 }
 
 #[actix_rt::test]
@@ -305,5 +305,5 @@ async fn refused_handshake_holds_no_permit() {
     assert_eq!((full.status, full.header("retry-after"), full.header("connection")), (503, Some("5"), Some("close")));
     drop(ann);
     wait_until("the seat is free", async || hub.connections() == 0).await;
-    hub.connect_without_token().await;
+    let _last = hub.connect_without_token().await;
 }

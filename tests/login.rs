@@ -19,16 +19,22 @@ async fn start_login_hub() -> (TestHub, tempfile::NamedTempFile) {
 
 /// The same, changed.
 async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
-    let users = tempfile::NamedTempFile::new().unwrap();
-    let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
-    let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
-    std::fs::write(&users, text).unwrap();
+    let users = write_users_file();
     let path = users.path().to_owned();
     let hub = start_hub_with(move |config| {
         config.login.users_file = Some(path);
         change(config);
     });
     (hub.await, users)
+}
+
+/// A login file with the user ann.
+fn write_users_file() -> tempfile::NamedTempFile {
+    let users = tempfile::NamedTempFile::new().unwrap();
+    let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
+    let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
+    std::fs::write(&users, text).unwrap();
+    users
 }
 
 /// The test's own address is a proxy's, so that a header says where a client comes from.
@@ -90,7 +96,7 @@ async fn correct_password_gives_token_that_opens_connection() {
 
 #[actix_rt::test]
 async fn login_with_separate_key_gives_accepted_tokens() {
-    let (_, users) = start_login_hub().await;
+    let users = write_users_file();
     let path = users.path().to_owned();
     let hub = start_hub_with(move |config| {
         config.login.users_file = Some(path);
@@ -100,7 +106,7 @@ async fn login_with_separate_key_gives_accepted_tokens() {
     let answer = log_in(&hub, "ann", PASSWORD).await.json();
     let path = format!("/socket?token={}", answer["access_token"].as_str().unwrap());
     Client::connect(hub.address, &path).await.unwrap().subscribe_after_connect_push("news").await;
-    hub.connect("the backend's token is good, too").await;
+    let _backend = hub.connect("the backend's token is good, too").await;
 }
 
 #[actix_rt::test]

@@ -2,7 +2,7 @@
 //! channels that a token brings. What is not granted is refused alike everywhere, and names that look alike are others.
 
 use serde_json::{Value, json};
-use wardcast::config::{AllowPublish, AllowSubscribe};
+use wardcast::config::{AllowSubscribe, ChannelAccess};
 
 use crate::support::{Client, TestHub, http, raw, start_hub_with};
 
@@ -10,7 +10,7 @@ use crate::support::{Client, TestHub, http, raw, start_hub_with};
 async fn start_strict_hub() -> TestHub {
     start_hub_with(|config| {
         config.channels.allow_subscribe = AllowSubscribe::None;
-        config.channels.allow_publish = AllowPublish::None;
+        config.channels.allow_publish = ChannelAccess::None;
         config.limits.commands_per_second = 0;
     })
     .await

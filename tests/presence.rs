@@ -1,14 +1,14 @@
 //! Who is in a channel: asked for, and told by joins and leaves.
 
 use serde_json::{Value, json};
-use wardcast::config::{AllowRead, Config};
+use wardcast::config::{ChannelAccess, Config};
 
 use crate::support::{Client, TestHub, start_hub_with, wait_until};
 
 async fn start_presence_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         config.channels.presence = true;
-        config.channels.allow_presence = AllowRead::User;
+        config.channels.allow_presence = ChannelAccess::User;
         config.channels.join_leave = true;
         change(config);
     })

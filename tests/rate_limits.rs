@@ -111,7 +111,7 @@ async fn closed_connection_frees_a_permit_of_its_user() {
     let mut text = hub.connect_without_token().await;
     text.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
     assert_eq!(text.wait_for_close().await.0, Some(3013));
-    hub.connect("bob").await;
+    let _bob = hub.connect("bob").await;
     drop(first);
     crate::support::wait_until("there is room", async || Client::connect(hub.address, &path).await.is_ok()).await;
 }

@@ -10,7 +10,7 @@ use crate::support::{Client, TestHub, start_hub, start_hub_with};
 async fn start_strict_hub() -> TestHub {
     start_hub_with(|config| {
         config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
-        config.channels.allow_publish = wardcast::config::AllowPublish::None;
+        config.channels.allow_publish = wardcast::config::ChannelAccess::None;
         (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
     })
     .await

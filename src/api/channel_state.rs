@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    ApiContext, ApiError, EmptyResult, denied, failed,
+    ApiContext, ApiError, EmptyResult,
     request::{ApiPosition, parse_object},
 };
 use crate::{
-    broker::{HistoryRequest, Retention, SincePosition},
+    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
     channel::Channel,
     config::ChannelOptions,
     protocol::{self, ErrorCode, HistoryResult, PresenceStats},
@@ -37,21 +37,13 @@ pub(super) async fn history(body: &Bytes, api: &ApiContext) -> Result<Box<RawVal
     let (channel, options) = resolve_channel(channel, api)?;
     let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
     let limit = usize::try_from(limit.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    let since = since
-        .map(|position| SincePosition::parse(position.offset, &position.epoch).ok_or(ErrorCode::UnrecoverablePosition));
-    let request = HistoryRequest {
-        since: since.transpose()?,
-        limit: limit.min(api.config.limits.history_publications),
-        is_reverse: reverse.unwrap_or_default(),
-    };
-    let read = api.broker.read_history(channel, request, retention).await;
-    let mut history = read.map_err(|error| failed(&error))?;
-    if !history.is_position_known(&request) {
-        return Err(ErrorCode::UnrecoverablePosition.into());
-    }
-    history.truncate_to_bytes(api.config.limits.reply_bytes);
-    let publications = history.publications.iter().map(Into::into).collect();
-    to_raw_json(protocol::encode_history_result(&HistoryResult { publications, position: history.top }))
+    let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
+    let limit = limit.min(api.config.limits.history_publications);
+    let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default() };
+    let max_bytes = api.config.limits.reply_bytes;
+    let page = read_history_page(&*api.broker, channel, request, retention, max_bytes).await?;
+    let publications = page.publications.iter().map(Into::into).collect();
+    to_raw_json(protocol::encode_history_result(&HistoryResult { publications, position: page.top }))
 }
 
 /// Makes a channel forget what it has kept, not where it stands.
@@ -61,7 +53,7 @@ pub(super) async fn history_remove(body: &Bytes, api: &ApiContext) -> Result<Emp
     if !options.has_history() {
         return Err(ErrorCode::NotAvailable.into());
     }
-    api.broker.remove_history(channel).await.map_err(|error| failed(&error))?;
+    api.broker.remove_history(channel).await?;
     Ok(EmptyResult {})
 }
 
@@ -86,12 +78,12 @@ async fn read_members(body: &Bytes, api: &ApiContext) -> Result<Vec<Arc<ClientIn
     if !options.presence {
         return Err(ErrorCode::NotAvailable.into());
     }
-    Ok(api.broker.presence(channel).await.map_err(|error| failed(&error))?)
+    Ok(api.broker.presence(channel).await?)
 }
 
 fn resolve_channel(channel: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), ErrorCode> {
-    let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    let options = api.permissions.channel_options(&channel).map_err(denied)?;
+    let channel = Channel::new(&channel.unwrap_or_default())?;
+    let options = api.permissions.channel_options(&channel)?;
     Ok((channel, options))
 }
 

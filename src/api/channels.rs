@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContext, ApiError, failed, request::parse_optional_object};
+use super::{ApiContext, ApiError, request::parse_optional_object};
 use crate::{broker::SurveyQuestion, channel::Pattern, protocol::ErrorCode};
 
 /// How long instances may take to answer.
@@ -39,7 +39,7 @@ pub(super) async fn channels(body: &Bytes, api: &ApiContext) -> Result<ChannelsR
 pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
     api.broker.survey(question, SURVEY_DEADLINE).await.map_err(|error| {
         log::warn!("{question:?}: {error}");
-        failed(&error)
+        error.into()
     })
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::{
-    ApiContext, ApiResponse, denied,
+    ApiContext, ApiResponse,
     key::{has_key, has_valid_key},
     publish, request,
 };
@@ -94,8 +94,8 @@ fn authenticate_sender(
     let claims =
         api.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
     Ok(Channel::new(channel)
-        .map_err(|_| ErrorCode::BadRequest)
-        .and_then(|channel| api.permissions.may_publish(&claims, &channel, false).map_err(denied))
+        .map_err(ErrorCode::from)
+        .and_then(|channel| Ok(api.permissions.may_publish(&claims, &channel, false)?))
         .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
         .map(|()| Some(claims)))
 }

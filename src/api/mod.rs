@@ -21,8 +21,8 @@ use actix_web::{
 use serde::Serialize;
 
 use crate::{
-    auth::{PermissionError, Permissions, Verifier},
-    broker::{BrokerError, SharedBroker},
+    auth::{Permissions, Verifier},
+    broker::SharedBroker,
     clock::Clock,
     config::Config,
     http::HttpError,
@@ -105,30 +105,14 @@ enum ApiError {
     Http(HttpError),
 }
 
-impl From<ErrorCode> for ApiError {
-    fn from(error: ErrorCode) -> Self {
-        Self::Code(error)
+impl<E: Into<ErrorCode>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self::Code(error.into())
     }
 }
 
 impl From<HttpError> for ApiError {
     fn from(failure: HttpError) -> Self {
         Self::Http(failure)
-    }
-}
-
-fn failed(error: &BrokerError) -> ErrorCode {
-    match error {
-        BrokerError::Busy => ErrorCode::TooManyRequests,
-        BrokerError::NotAvailable => ErrorCode::NotAvailable,
-        BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
-    }
-}
-
-fn denied(denied: PermissionError) -> ErrorCode {
-    match denied {
-        PermissionError::UnknownNamespace => ErrorCode::UnknownChannel,
-        PermissionError::InvalidName => ErrorCode::BadRequest,
-        PermissionError::NotGranted => ErrorCode::PermissionDenied,
     }
 }

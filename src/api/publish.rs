@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
-    ApiContext, ApiError, ApiResponse, denied, failed,
+    ApiContext, ApiError, ApiResponse,
     request::{deserialize_present, parse_object},
 };
 use crate::{
@@ -124,8 +124,8 @@ pub(super) async fn publish_to_channel(
     info: Option<ClientInfo>,
     api: &ApiContext,
 ) -> Result<PublishResult, ErrorCode> {
-    let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-    let options = api.permissions.channel_options(&channel).map_err(denied)?;
+    let channel = Channel::new(channel)?;
+    let options = api.permissions.channel_options(&channel)?;
     let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = message;
     if data.len() > api.config.limits.publication_bytes {
         return Err(ErrorCode::LimitExceeded);
@@ -139,10 +139,8 @@ pub(super) async fn publish_to_channel(
     let info = info.map(Arc::new);
     let publication = Publication { info, tags, use_delta, exclude, ..Publication::new(channel, data) };
     let wanted = PublishOptions { retention, idempotency_key, version };
-    let PublishReceipt { position, .. } = api.broker.publish(publication, wanted).await.map_err(|error| {
-        log::debug!("publish: {error}");
-        failed(&error)
-    })?;
+    let PublishReceipt { position, .. } =
+        api.broker.publish(publication, wanted).await.inspect_err(|error| log::debug!("publish: {error}"))?;
     Ok(PublishResult {
         offset: position.map(|position| position.offset),
         epoch: position.map(|position| position.epoch),

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    ApiContext, ApiError, EmptyResult, denied, failed,
+    ApiContext, ApiError, EmptyResult,
     request::{ApiPosition, parse_object, single_line_string},
 };
 use crate::{
-    broker::{Control, ControlAction, ControlError, RecoverSince},
+    broker::{Control, ControlAction, RecoverSince},
     channel::Channel,
     protocol::{Disconnect, ErrorCode},
 };
@@ -78,8 +78,8 @@ struct RefreshRequest<'a> {
 pub(super) async fn subscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
     let SubscribeRequest { user, client, session, channel, info, data, recover_since, expire_at, overridden } =
         parse_object(body)?;
-    let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    let options = api.permissions.channel_options(&channel).map_err(denied)?;
+    let channel = Channel::new(&channel.unwrap_or_default())?;
+    let options = api.permissions.channel_options(&channel)?;
     if overridden.is_some() || (recover_since.is_some() && !options.has_history()) {
         return Err(ErrorCode::NotAvailable.into());
     }
@@ -105,8 +105,8 @@ pub(super) async fn subscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyRes
 /// Takes a channel from them.
 pub(super) async fn unsubscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
     let UnsubscribeRequest { user, client, session, channel } = parse_object(body)?;
-    let channel = Channel::new(&channel.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
-    api.permissions.channel_options(&channel).map_err(denied)?;
+    let channel = Channel::new(&channel.unwrap_or_default())?;
+    api.permissions.channel_options(&channel)?;
     let action = ControlAction::Unsubscribe { channel: channel.as_str().to_owned() };
     send_control(
         Control {
@@ -178,14 +178,9 @@ fn single_client_id(client: Option<String>, session: Option<String>) -> Result<O
 }
 
 async fn send_control(control: Control, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    control.validate().map_err(|bad| match bad {
-        ControlError::TooLong => ErrorCode::LimitExceeded,
-        _ => ErrorCode::BadRequest,
-    })?;
-    api.broker.send_control(control).await.map_err(|error| {
-        log::warn!("an order to sessions: {error}");
-        failed(&error)
-    })?;
+    control.validate()?;
+    let sent = api.broker.send_control(control).await;
+    sent.inspect_err(|error| log::warn!("an order to sessions: {error}"))?;
     Ok(EmptyResult {})
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use crate::channel::Channel;
+use crate::{channel::Channel, protocol::ErrorCode};
 
 /// Longest user, as in a token.
 const USER_BYTES: usize = 255;
@@ -102,6 +102,20 @@ pub enum ControlError {
     /// More than an order may carry: over 1,000 spared connections, over 4 KiB of info or data, over 64 bytes of epoch.
     #[error("over 1,000 spared connections, 4096 bytes of info or data, or 64 bytes of epoch")]
     TooLong,
+}
+
+/// The error that a caller of the server API gets.
+impl From<ControlError> for ErrorCode {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::TooLong => Self::LimitExceeded,
+            ControlError::InvalidUser
+            | ControlError::InvalidClientId
+            | ControlError::InvalidChannel
+            | ControlError::InvalidClose
+            | ControlError::InvalidJson => Self::BadRequest,
+        }
+    }
 }
 
 impl Control {

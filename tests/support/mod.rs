@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use wardcast::{
     auth::Signer,
     clock::Clock,
-    config::{AllowPublish, AllowSubscribe, Config, Secret},
+    config::{AllowSubscribe, ChannelAccess, Config, Secret},
     server::{self, RunningServer},
 };
 
@@ -58,7 +58,7 @@ pub fn config() -> Config {
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
     config.channels.allow_subscribe = AllowSubscribe::User;
-    config.channels.allow_publish = AllowPublish::User;
+    config.channels.allow_publish = ChannelAccess::User;
     config
 }
 

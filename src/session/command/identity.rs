@@ -6,9 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{
-    CommandAnswer, CommandFailure, CommandOutcome, CommandReply, failed, subscribing::SubscribeResultTemplate,
-};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, subscribing::SubscribeResultTemplate};
 use crate::{
     auth::{
         Claims, ServerSideSubscription, TokenError,
@@ -284,7 +282,7 @@ impl Session {
                 Ok(Err(SubscribeError::Broker(error))) => {
                     log::debug!("a token's channels: {error}");
                     Err(match otherwise {
-                        CommandFailure::Error(_) => failed(&error).into(),
+                        CommandFailure::Error(_) => error.into(),
                         close => close,
                     })
                 }

@@ -23,7 +23,6 @@ use crate::{
         Claims,
         credentials::{self, FirstMessage},
     },
-    broker::BrokerError,
     protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, Format, MalformedCommand},
 };
 
@@ -100,9 +99,9 @@ enum CommandFailure {
     Close(Disconnect),
 }
 
-impl From<ErrorCode> for CommandFailure {
-    fn from(error: ErrorCode) -> Self {
-        Self::Error(error)
+impl<E: Into<ErrorCode>> From<E> for CommandFailure {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
     }
 }
 
@@ -304,14 +303,6 @@ impl Session {
             }
             Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),
         }
-    }
-}
-
-fn failed(error: &BrokerError) -> ErrorCode {
-    match error {
-        BrokerError::Busy => ErrorCode::TooManyRequests,
-        BrokerError::NotAvailable => ErrorCode::NotAvailable,
-        BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, channels::denied, failed};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::Claims,
     broker::Retention,
@@ -80,13 +80,13 @@ impl Session {
         request: &SubscribeCommand<'_>,
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let channel = Channel::new(&request.channel).map_err(|_| ErrorCode::BadRequest)?;
+        let channel = Channel::new(&request.channel)?;
         let token = request
             .token
             .as_deref()
             .map(|token| self.verify_subscription_token(token, &channel, claims))
             .transpose()?;
-        self.services.permissions.may_subscribe(claims, &channel, token.as_ref()).map_err(denied)?;
+        self.services.permissions.may_subscribe(claims, &channel, token.as_ref())?;
         let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.client_expiry(token.expires_at));
         let source = token.map_or(SubscriptionSource::Client, |token| self.source_from_token(token));
         let options = self.requested_options(&channel, claims, source.info(), request)?;
@@ -103,7 +103,7 @@ impl Session {
                 Ok(Err(SubscribeError::LimitExceeded)) => Err(ErrorCode::LimitExceeded),
                 Ok(Err(SubscribeError::TokenExpired)) => Err(ErrorCode::TokenExpired),
                 Ok(Err(SubscribeError::Unrecoverable)) => Err(ErrorCode::UnrecoverablePosition),
-                Ok(Err(SubscribeError::Broker(error))) => Err(failed(&error)),
+                Ok(Err(SubscribeError::Broker(error))) => Err(error.into()),
                 Err(_) => Err(ErrorCode::Internal),
             };
             CommandAnswer { id, result: result.map_err(CommandFailure::Error) }
@@ -187,7 +187,7 @@ impl Session {
         info: Option<&Bytes>,
         request: &SubscribeCommand<'_>,
     ) -> Result<SubscriptionOptions, CommandFailure> {
-        let channels = self.services.permissions.channel_options(channel).map_err(denied)?;
+        let channels = self.services.permissions.channel_options(channel)?;
         let mut options = self.forced_options(channel, claims, info);
         let has_history = options.retention.is_some();
         options.is_recoverable |= has_history && request.is_recoverable;
