@@ -26,7 +26,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     paths.extend(entries.map(|entry| Path::new("docs").join(entry.unwrap().file_name())));
     paths.sort();
     let read = |path: PathBuf| (fs::read_to_string(repository().join(&path)).unwrap(), path);
-    paths.into_iter().map(|path| read(path)).map(|(text, path)| (path, text)).collect()
+    paths.into_iter().map(read).map(|(text, path)| (path, text)).collect()
 }
 
 /// The fenced code blocks of a page in this language, without the indentation of the list that they may be part of.

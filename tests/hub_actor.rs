@@ -12,7 +12,7 @@ use uuid::Uuid;
 use wardcast::{
     broker::{Broker, Deliver, PublishOptions, Retention, memory::MemoryBroker},
     channel::Channel,
-    clock::{Clock, NEVER},
+    clock::Clock,
     config::Config,
     hub::{
         BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe, Subscription,
@@ -58,7 +58,6 @@ async fn repeated_delivery_from_broker_is_sent_once() {
         key,
         outbox: Outbox::new(server, &TransportLimits::from(&config)).unwrap(),
         keep_alive: KeepAlive::NativePing,
-        expires_at: NEVER,
         user: Some("ann".into()),
         client: Uuid::new_v4(),
         format: Format::Json,

@@ -164,14 +164,9 @@ impl Session {
         self.auth_state = auth_state;
         self.unauthenticated_permits = None;
         if let Some(claims) = self.auth_state.claims() {
-            let (keep_alive, expires_at) = (self.keep_alive(), claims.expires_at);
-            self.outbox.set_expiry(expires_at);
-            self.services.hub.do_send(UpdateSession {
-                key: self.key,
-                keep_alive,
-                expires_at,
-                user: claims.user.clone(),
-            });
+            let (key, keep_alive, user) = (self.key, self.keep_alive(), claims.user.clone());
+            self.apply_token_expiry();
+            self.services.hub.do_send(UpdateSession { key, keep_alive, user });
         }
     }
 
