@@ -86,7 +86,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
     let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
     let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
     ended.assert_failed_with(&[
-        "6 faults",
+        "6 errors",
         &format!("server.speed (from {path}:3)"),
         &format!("limits.connections (from {path}:6)"),
         "auth.secret (from the variable WARDCAST_AUTH__SECRET)",
@@ -94,7 +94,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
         "log.colour (from the flag --set log.colour)",
         "server.drain (from the flag --set server.drain)",
     ]);
-    assert!(ended.stderr.contains("known here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("valid keys here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
 }
 
 #[test]

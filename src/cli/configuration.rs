@@ -44,10 +44,8 @@ impl ConfigInputs {
 
     /// The configuration, if a hub would start with it: all faults at once, also those of the files that it names.
     pub(super) fn load_checked(&self) -> Result<Config, String> {
-        let LoadReport { config, mut errors, setting_sources } = config::load_with_errors(self.sources());
-        errors.extend(
-            config.iter().flat_map(|config| check_files(config, &errors, &setting_sources)).collect::<Vec<_>>(),
-        );
+        let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
+        errors.extend(config.iter().flat_map(|config| check_files(config, &errors, &sources)).collect::<Vec<_>>());
         match config {
             Some(config) if errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(errors).to_string()),
@@ -56,10 +54,10 @@ impl ConfigInputs {
 }
 
 /// What is wrong with the files and addresses that the configuration names. What has a fault already is passed over.
-fn check_files(config: &Config, known: &[ConfigError], setting_sources: &SettingSources) -> Vec<ConfigError> {
+fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources) -> Vec<ConfigError> {
     let is_known = |key: &str| known.iter().any(|error| error.key.starts_with(key));
     let mut errors = Vec::new();
-    let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, setting_sources.of(key), problem));
+    let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, sources.of(key), problem));
     if !["auth.keys", "auth.hmac_secret", "login.key"].into_iter().any(is_known) {
         Verifier::key_errors(config).into_iter().for_each(|bad| add(&bad.key, bad.problem));
     }
