@@ -90,7 +90,7 @@ fn demo_password_is_refused_in_production_and_together_with_users_file() {
     assert!(!told.stderr.contains("right horse"), "{}", told.stderr);
     let told =
         run(&mut wardcast(&["config", "check", "--set", &demo, "--set", "login.users_file=/nowhere/users.toml"]));
-    told.assert_failed_with(&["leave one of them out", "/nowhere/users.toml", "wardcast user add NAME --file"]);
+    told.assert_failed_with(&["remove one of them", "/nowhere/users.toml", "wardcast user add NAME --file"]);
 }
 
 #[test]
