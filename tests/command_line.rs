@@ -73,7 +73,7 @@ async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     assert_eq!(client.receive_publication().await, json!({"hello": "world"}));
     let stderr = hub.kill();
     assert!(
-        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("listens on"),
+        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("server started"),
         "{stderr}"
     );
 }
@@ -208,7 +208,7 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let again = init();
-    assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
+    assert!(again.code == Some(0) && again.stdout.contains("is unchanged"), "{again:?}");
     assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
@@ -256,7 +256,7 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
     let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
-    assert!(log.any(|line| line.unwrap().contains("listens on")));
+    assert!(log.any(|line| line.unwrap().contains("server started")));
     let heard = [SIGINT, SIGTERM].map(|signal| handles_signal(hub.id(), signal));
     hub.kill().unwrap();
     hub.wait().unwrap();

@@ -201,7 +201,7 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
         Err(_) if is_secret(path) => Err("must be text in quotes".to_owned()),
         // The error of serde would name Rust types.
         Err(_) if is_number => {
-            Err(format!("{value} is not a valid number: it must be an integer, not negative, without quotes"))
+            Err(format!("{value} is not valid here; it must be a whole number, not negative, without quotes"))
         }
         // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => {
