@@ -7,6 +7,7 @@ use super::{Capability, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Namespace},
+    protocol::ErrorCode,
 };
 
 /// Why not.
@@ -21,6 +22,17 @@ pub enum PermissionError {
     /// Not granted (error 103). Whether the channel exists is not told.
     #[error("not granted")]
     NotGranted,
+}
+
+/// The error that a client or a caller of the server API gets.
+impl From<PermissionError> for ErrorCode {
+    fn from(error: PermissionError) -> Self {
+        match error {
+            PermissionError::UnknownNamespace => Self::UnknownChannel,
+            PermissionError::InvalidName => Self::BadRequest,
+            PermissionError::NotGranted => Self::PermissionDenied,
+        }
+    }
 }
 
 /// What the configuration allows, and what a token adds to it.

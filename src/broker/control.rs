@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use crate::channel::Channel;
+use crate::{channel::Channel, protocol::ErrorCode};
 
 /// Maximum length of a user, the same as in a token.
 const MAX_USER_BYTES: usize = 255;
@@ -103,6 +103,20 @@ pub enum ControlError {
     /// 64 bytes.
     #[error("over 1,000 excluded connections, 4096 bytes of info or data, or 64 bytes of epoch")]
     TooLong,
+}
+
+/// The error that a caller of the server API gets.
+impl From<ControlError> for ErrorCode {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::TooLong => Self::LimitExceeded,
+            ControlError::InvalidUser
+            | ControlError::InvalidClientId
+            | ControlError::InvalidChannel
+            | ControlError::InvalidClose
+            | ControlError::InvalidJson => Self::BadRequest,
+        }
+    }
 }
 
 impl Control {

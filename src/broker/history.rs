@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::Broker;
 use crate::{
+    channel::Channel,
     config::ChannelOptions,
     position::{Epoch, Position},
+    protocol::ErrorCode,
     publication::Publication,
 };
 
@@ -76,10 +79,13 @@ pub struct SincePosition {
 }
 
 impl SincePosition {
-    /// Parses a position from the wire, where an empty epoch means any. `None`: the text is the epoch of no history.
-    pub fn parse(offset: u64, epoch: &str) -> Option<Self> {
-        let epoch = if epoch.is_empty() { None } else { Some(Epoch::parse(epoch)?) };
-        Some(Self { offset, epoch })
+    /// Parses a position that a client names, where an empty epoch means any epoch.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnrecoverablePosition`]: no history of any channel can have this epoch.
+    pub fn parse(offset: u64, epoch: &str) -> Result<Self, ErrorCode> {
+        let parsed = (!epoch.is_empty()).then(|| Epoch::parse(epoch).ok_or(ErrorCode::UnrecoverablePosition));
+        Ok(Self { offset, epoch: parsed.transpose()? })
     }
 }
 
@@ -96,7 +102,7 @@ impl HistoryPage {
     /// Returns whether the requested position belongs to this history: it has the same epoch, and its offset is not beyond
     /// the top, or at most one beyond it if the request is reversed. The publications after any other position are unknown
     /// (error 112).
-    pub fn is_position_known(&self, request: &HistoryRequest) -> bool {
+    fn is_position_known(&self, request: &HistoryRequest) -> bool {
         request.since.is_none_or(|since| {
             let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
             since.epoch.is_none_or(|epoch| epoch == self.top.epoch) && since.offset <= reached
@@ -104,7 +110,7 @@ impl HistoryPage {
     }
 
     /// Removes the last publications until the rest costs at most `max_bytes`.
-    pub fn truncate_to_bytes(&mut self, max_bytes: usize) {
+    fn truncate_to_bytes(&mut self, max_bytes: usize) {
         let mut bytes = 0;
         let fits = |publication: &Publication| {
             bytes += publication.cost_bytes();
@@ -112,6 +118,27 @@ impl HistoryPage {
         };
         self.publications.truncate(self.publications.iter().map(fits).take_while(|fits| *fits).count());
     }
+}
+
+/// Reads one page of a channel's history for a client or for a caller of the server API. Publications at the end of the page
+/// that would make it larger than `max_bytes` are left out.
+///
+/// # Errors
+/// [`ErrorCode::UnrecoverablePosition`] if the history does not contain the position of the request; otherwise the error of
+/// the broker.
+pub async fn read_history_page(
+    broker: &dyn Broker,
+    channel: Channel,
+    request: HistoryRequest,
+    retention: Retention,
+    max_bytes: usize,
+) -> Result<HistoryPage, ErrorCode> {
+    let mut page = broker.read_history(channel, request, retention).await?;
+    if !page.is_position_known(&request) {
+        return Err(ErrorCode::UnrecoverablePosition);
+    }
+    page.truncate_to_bytes(max_bytes);
+    Ok(page)
 }
 
 /// A change of a channel's presence.

@@ -19,11 +19,13 @@ pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
         HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
+        read_history_page,
     },
     node_info::NodeInfo,
 };
 use crate::{
     channel::Channel,
+    protocol::ErrorCode,
     publication::{ClientInfo, Publication},
 };
 
@@ -185,4 +187,15 @@ pub enum BrokerError {
         /// Instances that were asked.
         asked: usize,
     },
+}
+
+/// The error that a client or a caller of the server API receives.
+impl From<BrokerError> for ErrorCode {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Busy => Self::TooManyRequests,
+            BrokerError::NotAvailable => Self::NotAvailable,
+            BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => Self::Internal,
+        }
+    }
 }

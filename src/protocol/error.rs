@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::channel::ChannelNameError;
+
 /// Why a command or an API call was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ErrorCode {
@@ -58,6 +60,12 @@ impl ErrorCode {
     /// Its form on the wire: `{code, message, temporary?}`.
     pub fn body(self) -> WireError {
         WireError { code: self.code(), message: self.to_string(), temporary: self.is_temporary() }
+    }
+}
+
+impl From<ChannelNameError> for ErrorCode {
+    fn from(_: ChannelNameError) -> Self {
+        Self::BadRequest
     }
 }
 
