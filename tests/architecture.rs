@@ -42,7 +42,8 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("broker", &["protocol::ErrorCode"]),
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
-    ("http", &["auth", "transport", "session", "protocol"]),
+    // Readiness asks hubs and broker, and the broker stores tickets.
+    ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Two exceptions, because a refused request looks the same on every path and bodies have the same limits: api responds
     // with http's HttpError and reads bodies with its RequestBody.
     ("api", &["auth", "hub", "broker", "protocol", "http::HttpError", "http::RequestBody"]),
