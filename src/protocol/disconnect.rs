@@ -38,6 +38,8 @@ impl Disconnect {
     pub const BAD_REQUEST: Self = Self::new(3501, "bad request");
     /// Nothing said who this is within `auth.first_message_timeout`.
     pub const STALE: Self = Self::new(3502, "stale");
+    /// The server API has closed the connection and named no other code.
+    pub const FORCED: Self = Self::new(3503, "force disconnect");
     /// The user has `limits.connections_per_user` already.
     pub const CONNECTION_LIMIT: Self = Self::new(3504, "connection limit");
     /// The token brings more channels than `limits.channels_per_session` leaves room for.
