@@ -21,7 +21,7 @@ use super::{
     publish, request,
 };
 use crate::{
-    auth::{Claims, TokenError, credentials},
+    auth::{Claims, credentials},
     channel::Channel,
     http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
@@ -93,7 +93,7 @@ fn authenticate_sender(
     };
     let token = token
         .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
-    let claims = api.verifier.verify(token).map_err(|error| HttpError::invalid_token(error == TokenError::Expired))?;
+    let claims = api.verifier.verify(token)?;
     Ok(Channel::new(channel)
         .map_err(ErrorCode::from)
         .and_then(|channel| Ok(api.permissions.may_publish(&claims, &channel, false)?))

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use crate::{channel::Channel, protocol::ErrorCode};
+use crate::{
+    channel::Channel,
+    protocol::{Disconnect, ErrorCode},
+};
 
 /// Maximum length of a user, the same as in a token.
 const MAX_USER_BYTES: usize = 255;
@@ -10,14 +13,12 @@ const MAX_USER_BYTES: usize = 255;
 const MAX_CLIENT_BYTES: usize = 64;
 /// Maximum number of connections that a control may exclude: each session searches the list.
 const MAX_WHITELIST: usize = 1000;
-/// Maximum length of the reason in a close frame (RFC 6455 §5.5: 125 bytes together with the code).
-const MAX_REASON_BYTES: usize = 123;
 /// Maximum length of `info` and `data`: every session keeps its `info`, and every publication carries it.
 const MAX_INFO_BYTES: usize = 4096;
 /// Maximum length of an epoch. The hub's own epochs are shorter.
 const MAX_EPOCH_BYTES: usize = 64;
 
-/// A command of the server API to sessions on all instances.
+/// What the server API sends to the sessions of a user, on all instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
@@ -145,8 +146,11 @@ impl Control {
             }
             ControlAction::Unsubscribe { channel } => validate_channel(channel),
             ControlAction::Disconnect { code, reason } => {
-                let is_valid = (3000..=4999).contains(code) && reason.len() <= MAX_REASON_BYTES && !is_json(reason);
-                if is_valid { Ok(()) } else { Err(ControlError::InvalidClose) }
+                if Disconnect::custom(*code, reason).is_some() {
+                    Ok(())
+                } else {
+                    Err(ControlError::InvalidClose)
+                }
             }
             ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| validate_json_line(raw)),
         }

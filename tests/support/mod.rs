@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod events;
+pub mod generated;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
