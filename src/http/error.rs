@@ -12,7 +12,10 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use crate::protocol::ErrorCode;
+use crate::{
+    auth::{TokenError, credentials::CredentialError},
+    protocol::ErrorCode,
+};
 
 /// The error response to a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +117,21 @@ impl HttpError {
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+}
+
+impl From<TokenError> for HttpError {
+    fn from(error: TokenError) -> Self {
+        Self::invalid_token(error == TokenError::Expired)
+    }
+}
+
+impl From<CredentialError> for HttpError {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::AuthorizationHeader => Self::unauthorized(error.to_string()),
+            _ => Self::bad_request(error.to_string()),
+        }
     }
 }
 

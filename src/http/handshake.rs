@@ -226,9 +226,9 @@ fn find_credentials<'a>(
     let auth = &context.config.auth;
     let query = request.query_string();
     let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
-    credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| match error {
-        CredentialError::AuthorizationHeader => refuse("token", HttpError::unauthorized(error.to_string())),
-        _ => HttpError::bad_request(error.to_string()).into(),
+    credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
+        let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
+        refuse(reason, error.into())
     })
 }
 
@@ -240,7 +240,7 @@ async fn authenticate(credential: &Credential<'_>, context: &HttpContext) -> Res
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => context.verifier.verify(&token),
-                None => Err(TokenError::Invalid("no such ticket")),
+                None => Err(TokenError::UnknownTicket),
             }
         }
     };
@@ -248,7 +248,7 @@ async fn authenticate(credential: &Credential<'_>, context: &HttpContext) -> Res
         log::debug!("refused token of a handshake error={:?}", refusal.to_string());
         match context.config.auth.reject {
             RejectMode::Close => Ok(HandshakeAuth::Rejected(refusal)),
-            RejectMode::Http => Err(refuse("token", HttpError::invalid_token(refusal == TokenError::Expired))),
+            RejectMode::Http => Err(refuse("token", refusal.into())),
         }
     })
 }

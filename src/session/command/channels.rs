@@ -50,7 +50,7 @@ impl Session {
             log::debug!("client {}: subscription token {refusal}", self.client);
             match refusal {
                 TokenError::Expired => ErrorCode::TokenExpired,
-                TokenError::Invalid(_) => ErrorCode::PermissionDenied,
+                _ => ErrorCode::PermissionDenied,
             }
         })?;
         if token.channel == *channel && token.user == claims.user {

@@ -138,7 +138,7 @@ impl Session {
             log::debug!("client {}: token {refusal}", self.client);
             match refusal {
                 TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
-                TokenError::Invalid(_) => CommandFailure::Close(Disconnect::INVALID_TOKEN),
+                _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),
             }
         })?;
         match self.auth_state.claims() {
