@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::Claims,
+    auth::{ChannelRight, Claims},
     broker::{HistoryRequest, Retention, SincePosition, read_history_page},
     channel::Channel,
     protocol::{self, ErrorCode, HistoryCommand, HistoryResult},
@@ -27,12 +27,11 @@ impl Session {
         let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
-        let needs_subscription = self.services.permissions.history_depends_on_subscription(&channel);
-        let subscription = self.find_subscription(&channel, needs_subscription);
-        let (services, claims, format) = (self.services.clone(), claims.clone(), self.format);
+        let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
+        let (services, format) = (self.services.clone(), self.format);
         let max_bytes = self.max_reply_bytes();
         Ok(CommandOutcome::pending(id, async move {
-            services.permissions.may_read_history(&claims, &channel, subscription.await.is_some())?;
+            allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };
             let page = read_history_page(&*services.broker, channel, request, retention, max_bytes).await?;
             let publications = page.publications.iter().map(Into::into).collect();

@@ -24,7 +24,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 pub(super) use self::buffer::CommandBuffer;
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
-    auth::Claims,
+    auth::{ChannelRight, Claims},
     channel::Channel,
     hub::{CloseReason, GetSubscription, SubscriptionSource},
     protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand},
@@ -240,15 +240,27 @@ impl Session {
         }
     }
 
-    /// Returns why the session is subscribed to a channel; `None` if it is not, or if the hub is not asked.
-    fn find_subscription(
+    /// Checks a right. Asks the hub for the session's subscription if the right depends on it, or if `needs_subscription`;
+    /// returns its source then.
+    fn check_right(
         &self,
+        right: ChannelRight,
         channel: &Channel,
-        ask_hub: bool,
-    ) -> impl Future<Output = Option<SubscriptionSource>> + use<> {
-        let found =
-            ask_hub.then(|| self.services.hub.send(GetSubscription { key: self.key, channel: channel.clone() }));
-        async move { found?.await.unwrap_or(None) }
+        claims: &Arc<Claims>,
+        needs_subscription: bool,
+    ) -> impl Future<Output = Result<Option<SubscriptionSource>, ErrorCode>> + use<> {
+        let permissions = self.services.permissions.clone();
+        let asks_hub = needs_subscription || permissions.depends_on_subscription(right, channel);
+        let (key, channel, claims) = (self.key, channel.clone(), claims.clone());
+        let found = asks_hub.then(|| self.services.hub.send(GetSubscription { key, channel: channel.clone() }));
+        async move {
+            let source = match found {
+                Some(found) => found.await.unwrap_or(None),
+                None => None,
+            };
+            permissions.may(right, &claims, &channel, source.is_some())?;
+            Ok(source)
+        }
     }
 
     /// Returns the maximum bytes of a reply. It has to fit into the outbox too, or the client would be closed for its command.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::Claims,
+    auth::{ChannelRight, Claims},
     channel::Channel,
     protocol::{self, ErrorCode, Format, PresenceStats},
     publication::ClientInfo,
@@ -63,11 +63,10 @@ impl Session {
         if !self.services.permissions.channel_options(&channel)?.presence {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let needs_subscription = self.services.permissions.presence_depends_on_subscription(&channel);
-        let subscription = self.find_subscription(&channel, needs_subscription);
-        let (services, claims, format) = (self.services.clone(), claims.clone(), self.format);
+        let allowed = self.check_right(ChannelRight::Presence, &channel, claims, false);
+        let (services, format) = (self.services.clone(), self.format);
         Ok(CommandOutcome::pending(id, async move {
-            services.permissions.may_read_presence(&claims, &channel, subscription.await.is_some())?;
+            allowed.await?;
             let clients = services.broker.presence(channel).await?;
             Ok(CommandReply::Frame(encode(format, &clients)?))
         }))

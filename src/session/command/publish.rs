@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::Claims,
+    auth::{ChannelRight, Claims},
     broker::{PublishOptions, Retention},
     channel::Channel,
     protocol::{self, ErrorCode},
@@ -31,21 +31,17 @@ impl Session {
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());
         }
-        let (services, claims, format) = (self.services.clone(), claims.clone(), self.format);
+        let (services, format) = (self.services.clone(), self.format);
         let mut info = ClientInfo {
             user: claims.user.to_string(),
             client: self.client.to_string(),
             conn_info: claims.info.clone(),
             chan_info: None,
         };
-        // For its info, or for the permission.
-        let needs_subscription =
-            self.has_subscription_info || services.permissions.publish_depends_on_subscription(&channel);
-        let subscription = self.find_subscription(&channel, needs_subscription);
+        // Other clients see the info of the publisher's subscription.
+        let allowed = self.check_right(ChannelRight::Publish, &channel, claims, self.has_subscription_info);
         Ok(CommandOutcome::pending(id, async move {
-            let source = subscription.await;
-            services.permissions.may_publish(&claims, &channel, source.is_some())?;
-            info.chan_info = source.and_then(|source| source.info().cloned());
+            info.chan_info = allowed.await?.and_then(|source| source.info().cloned());
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
             let retention = channel_options.and_then(Retention::from_options);
