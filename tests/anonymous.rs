@@ -2,13 +2,13 @@
 //! options give to anonymous sessions.
 
 use serde_json::json;
-use wardcast::config::{AllowPublish, AllowSubscribe, AnonymousAccess, Config};
+use wardcast::config::{AllowSubscribe, AnonymousAccess, ChannelAccess, Config};
 
 use crate::support::{Client, start_hub_with};
 
 fn allow_anonymous_subscribe(config: &mut Config) {
     config.channels.allow_subscribe = AllowSubscribe::Anonymous;
-    config.channels.allow_publish = AllowPublish::User;
+    config.channels.allow_publish = ChannelAccess::User;
 }
 
 #[actix_rt::test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wardcast::config::{AllowPublish, Secret};
+use wardcast::config::{ChannelAccess, Secret};
 
 use crate::support::{
     API_KEY, TestHub,
@@ -163,7 +163,7 @@ async fn plain_publish_with_user_token_checks_same_permissions_as_socket() {
     let denied = plain_publish_request(&hub, "%24secret").header("Authorization", &hub.bearer("bob"));
     assert_eq!(denied.json(json!(1)).send().await.json()["error"]["code"], 103);
 
-    let shut = start_hub_with(|config| config.channels.allow_publish = AllowPublish::None).await;
+    let shut = start_hub_with(|config| config.channels.allow_publish = ChannelAccess::None).await;
     let refused = plain_publish_request(&shut, "news")
         .header("Authorization", &format!("Bearer {}", shut.token("bob")))
         .json(json!(1));

@@ -1,15 +1,15 @@
 //! What channels remember, over the API and over a socket: positions, pages, keys, versions, and what is refused.
 
 use serde_json::{Value, json};
-use wardcast::config::{AllowRead, Config};
+use wardcast::config::{ChannelAccess, Config};
 
 use crate::support::{API_KEY, TestHub, http, start_hub, start_hub_with};
 
 fn enable_history_and_presence(config: &mut Config) {
     config.channels.history_size = 5;
-    config.channels.allow_history = AllowRead::User;
+    config.channels.allow_history = ChannelAccess::User;
     config.channels.presence = true;
-    config.channels.allow_presence = AllowRead::User;
+    config.channels.allow_presence = ChannelAccess::User;
 }
 
 /// Publishes the numbers from 1; tells the epoch.
@@ -223,8 +223,8 @@ async fn client_reads_history_and_presence_it_may_read() {
 async fn history_and_presence_may_be_limited_to_subscribers() {
     let hub = start_hub_with(|config| {
         enable_history_and_presence(config);
-        config.channels.allow_history = AllowRead::Subscriber;
-        config.channels.allow_presence = AllowRead::Subscriber;
+        config.channels.allow_history = ChannelAccess::Subscriber;
+        config.channels.allow_presence = ChannelAccess::Subscriber;
     })
     .await;
     let mut ann = hub.connect("ann").await;
@@ -239,8 +239,8 @@ async fn history_and_presence_may_be_limited_to_subscribers() {
 #[actix_rt::test]
 async fn commands_for_disabled_channel_features_are_108() {
     let hub = start_hub_with(|config| {
-        config.channels.allow_history = AllowRead::User;
-        config.channels.allow_presence = AllowRead::User;
+        config.channels.allow_history = ChannelAccess::User;
+        config.channels.allow_presence = ChannelAccess::User;
     })
     .await;
     let mut ann = hub.connect("ann").await;

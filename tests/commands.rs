@@ -2,7 +2,7 @@
 //! are not enabled.
 
 use serde_json::json;
-use wardcast::config::{AllowPublish, AllowSubscribe};
+use wardcast::config::{AllowSubscribe, ChannelAccess};
 
 use crate::support::{raw, start_hub, start_hub_with};
 
@@ -58,7 +58,7 @@ async fn second_subscribe_is_105_and_unsubscribe_ends_delivery() {
 async fn denied_channel_and_missing_channel_give_same_error() {
     let hub = start_hub_with(|config| {
         config.channels.allow_subscribe = AllowSubscribe::None;
-        config.channels.allow_publish = AllowPublish::None;
+        config.channels.allow_publish = ChannelAccess::None;
     })
     .await;
     let mut client = hub.connect("ann").await;
@@ -84,7 +84,7 @@ async fn misleading_channel_name_is_107() {
 
 #[actix_rt::test]
 async fn publishing_may_be_limited_to_subscribers() {
-    let hub = start_hub_with(|config| config.channels.allow_publish = AllowPublish::Subscriber).await;
+    let hub = start_hub_with(|config| config.channels.allow_publish = ChannelAccess::Subscriber).await;
     let mut client = hub.connect("ann").await;
     let publish = json!({"id": 2, "publish": {"channel": "news", "data": 1}});
     assert_eq!(client.request(publish.clone()).await["error"]["code"], 103);

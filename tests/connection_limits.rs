@@ -48,7 +48,7 @@ async fn ipv6_network_of_64_bits_counts_as_one_address() {
     let path = hub.path_for("ann");
     let _one = hub.connect_to(&path, &forwarded_for("2001:db8:1:2::1")).await;
     assert_retry_later(&hub.try_handshake(&path, &forwarded_for("2001:db8:1:2:ffff::9")).await, 429);
-    hub.connect_to(&path, &forwarded_for("2001:db8:1:3::1")).await;
+    let _other = hub.connect_to(&path, &forwarded_for("2001:db8:1:3::1")).await;
     let _mapped = hub.connect_to(&path, &forwarded_for("::ffff:192.0.2.1")).await;
     assert_retry_later(&hub.try_handshake(&path, &forwarded_for("192.0.2.1")).await, 429);
 }

@@ -25,7 +25,7 @@ use wardcast::{
     connection_limit::{ConnectionLimit, KeyedLimit},
     http::upgrade,
     protocol::{Format, frame},
-    transport::{Backlog, Inbound, Outbox, TransportLimits, Violation},
+    transport::{ClosePolicy, Inbound, Outbox, TransportLimits, Violation},
 };
 
 struct Echo {
@@ -53,11 +53,11 @@ impl StreamHandler<Result<Frame, Violation>> for Echo {
             Ok(Frame::Pong(_) | Frame::Continuation(_)) => {}
             Ok(Frame::Close(reason)) => {
                 let close = frame::encode_close(reason.map(|reason| reason.code.into()), "");
-                self.outbox.close([close], Backlog::Send, &self.clock);
+                self.outbox.close([close], ClosePolicy::SendBacklog, &self.clock);
             }
             Err(violation) => {
                 let close = frame::encode_close(Some(violation.code()), &violation.to_string());
-                self.outbox.close([close], Backlog::Send, &self.clock);
+                self.outbox.close([close], ClosePolicy::SendBacklog, &self.clock);
             }
         }
     }

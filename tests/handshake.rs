@@ -274,7 +274,7 @@ async fn health_responds_while_a_hundred_heads_are_incomplete() {
     .await;
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     assert_eq!(hub.connections(), 0, "an incomplete head holds no permit");
-    hub.connect("ann").await;
+    let _ann = hub.connect("ann").await;
 }
 
 #[actix_rt::test]
@@ -291,7 +291,7 @@ async fn unauthenticated_connections_have_a_separate_limit() {
     three.send_text(&hub.token_message("ann")).await;
     three.receive_connect_push().await;
     // Now that it has authenticated, its permit is free.
-    hub.connect_without_token().await;
+    let _four = hub.connect_without_token().await;
 }
 
 #[actix_rt::test]
@@ -309,5 +309,5 @@ async fn refused_handshake_holds_no_permit() {
     assert_eq!((full.status, full.header("retry-after"), full.header("connection")), (503, Some("5"), Some("close")));
     drop(ann);
     hub.wait_for_connections(0).await;
-    hub.connect_without_token().await;
+    let _last = hub.connect_without_token().await;
 }

@@ -53,6 +53,6 @@ async fn connections_over_the_limit_are_503_until_one_closes() {
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     drop(one);
     hub.wait_for_connections(1).await;
-    hub.connect("ann").await;
+    let _three = hub.connect("ann").await;
     drop(two);
 }

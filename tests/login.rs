@@ -19,16 +19,22 @@ async fn start_login_hub() -> (TestHub, tempfile::NamedTempFile) {
 
 /// Starts a hub with the user ann and a changed configuration.
 async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
-    let users = tempfile::NamedTempFile::new().unwrap();
-    let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
-    let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
-    std::fs::write(&users, text).unwrap();
+    let users = write_users_file();
     let path = users.path().to_owned();
     let hub = start_hub_with(move |config| {
         config.login.users_file = Some(path);
         change(config);
     });
     (hub.await, users)
+}
+
+/// Writes a login file with the user ann.
+fn write_users_file() -> tempfile::NamedTempFile {
+    let users = tempfile::NamedTempFile::new().unwrap();
+    let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
+    let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");
+    std::fs::write(&users, text).unwrap();
+    users
 }
 
 /// Sends wrong passwords from an address until it is delayed; returns how many were checked, and the delay in seconds.
@@ -92,7 +98,7 @@ async fn login_with_separate_key_gives_accepted_tokens() {
     let token = access_token(&log_in(&hub, "ann", PASSWORD).await);
     hub.connect_to(&format!("/socket?token={token}"), &[]).await.subscribe("news").await;
     // A token that the backend has signed is accepted too.
-    hub.connect("bob").await;
+    let _bob = hub.connect("bob").await;
 }
 
 #[actix_rt::test]

@@ -90,6 +90,10 @@ mod outbox;
 mod slow_consumers;
 // User and password for a token.
 mod login;
+// README.md and docs/ against the code.
+mod docs;
+// docs/configuration.md, generated from config/*.toml.
+mod configuration_docs;
 // The demo page and its headers.
 mod demo_page;
 // Certificates.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use wardcast::{
     clock::{Clock, Millis},
-    transport::{Backlog, FlushOutcome, Outbox, PushError, PushOutcome, TransportLimits},
+    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, TransportLimits},
 };
 
 use crate::support::PATIENCE;
@@ -124,7 +124,7 @@ async fn expired_outbox_accepts_and_writes_nothing() {
     pair.clock.advance(Duration::from_secs(60));
     assert_eq!(pair.push(10), Err(PushError::Expired));
     assert_eq!(pair.flush(), Err(PushError::Expired));
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Drop, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert_eq!(pair.read_until_close().await, b"bye");
 }
 
@@ -142,7 +142,7 @@ async fn blocked_outbox_writes_nothing_after_expiry_when_peer_resumes_reading() 
 async fn close_that_drops_backlog_writes_nothing_into_a_partial_frame() {
     let mut pair = outbox_and_peer().await;
     pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Drop, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.is_closing());
     let read = pair.read_until_close().await;
     assert!(read.iter().all(|byte| *byte == b'x'), "the close frame came behind a partial frame");
@@ -152,7 +152,7 @@ async fn close_that_drops_backlog_writes_nothing_into_a_partial_frame() {
 async fn close_that_drains_backlog_ends_with_the_close_frames() {
     let mut pair = outbox_and_peer().await;
     let accepted = pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Send, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     assert_eq!(pair.push(1), Err(PushError::Closing));
     let read = pair.read_until_close().await;
     assert_eq!((read.len(), &read[accepted..]), (accepted + 3, &b"bye"[..]));
@@ -163,7 +163,7 @@ async fn closing_outbox_writes_nothing_after_expiry() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.now() + 60_000);
     let accepted = pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Send, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.clock.advance(Duration::from_secs(60));
     assert!(pair.read_until_close().await.len() < accepted);
 }
@@ -176,7 +176,7 @@ async fn backlog_is_dropped_when_the_session_stops_reading() {
     assert!(pair.read_until_close().await.len() < accepted);
 
     let mut pair = self::outbox_and_peer().await;
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Send, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.outbox.abort_if_waiting();
     assert_eq!(pair.read_until_close().await, b"bye", "the kernel has the whole backlog already");
 }
@@ -213,6 +213,6 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
     while pair.outbox.push(pair.now(), frame()).is_ok() {}
     assert!(alive.load(Ordering::Relaxed) > 5, "the outbox holds frames");
     pair.clock.advance(Duration::from_secs(60));
-    pair.outbox.close([Bytes::from_static(b"bye")], Backlog::Drop, &pair.clock);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert_eq!(alive.load(Ordering::Relaxed), 0, "the outbox still holds frames");
 }

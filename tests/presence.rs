@@ -1,14 +1,14 @@
 //! Presence: the clients of a channel, as the `presence` command returns them and as joins and leaves announce them.
 
 use serde_json::{Value, json};
-use wardcast::config::{AllowRead, Config};
+use wardcast::config::{ChannelAccess, Config};
 
 use crate::support::{Client, TestHub, start_hub_with};
 
 async fn start_presence_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         config.channels.presence = true;
-        config.channels.allow_presence = AllowRead::User;
+        config.channels.allow_presence = ChannelAccess::User;
         config.channels.join_leave = true;
         change(config);
     })

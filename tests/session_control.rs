@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    API_KEY, Client, TestHub, http, mark_secret, redis::RedisServer, start_hub, start_hub_on, start_hub_with,
+    API_KEY, Client, TestHub, client::Closed, http, mark_secret, redis::RedisServer, start_hub, start_hub_on,
+    start_hub_with,
 };
 
 async fn call_control(hub: &TestHub, method: &str, body: Value) {
@@ -45,6 +46,21 @@ async fn disconnect_uses_code_and_reason_of_the_backend_and_skips_whitelisted_cl
     two.subscribe("sport").await;
     call_control(&hub, "disconnect", json!({"user": "ann", "client": listed})).await;
     assert_eq!(two.wait_for_close().await.0, Some(3503));
+}
+
+/// By these codes the hub closes slow and expired connections without sending their backlog. An API call is neither.
+#[actix_rt::test]
+async fn disconnect_with_code_3008_or_3005_reaches_client_like_any_other_code() {
+    let hub = start_hub().await;
+    for (code, reason) in [(3008, "slow"), (3008, "too slow"), (3005, "connection expired"), (3005, "over")] {
+        let mut client = hub.connect_subscriber("u", "news").await;
+        hub.publish("news", json!(1)).await;
+        let disconnect = json!({"code": code, "reason": reason});
+        call_control(&hub, "disconnect", json!({"user": "u", "disconnect": disconnect})).await;
+        assert_eq!(client.receive_publication().await, json!(1));
+        assert_eq!(client.receive().await, json!({"push": {"disconnect": disconnect}}));
+        assert_eq!(client.next().await, Err(Closed { code: Some(code), reason: reason.to_owned() }));
+    }
 }
 
 #[actix_rt::test]

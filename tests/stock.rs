@@ -1,5 +1,5 @@
 //! A hub as the textbook writes it: a session is a `WebsocketContext`, a publication a `do_send` to each. It is here to be
-//! measured beside Wardcast (ARCHITECTURE.md, "Why not the stock context"), and speaks just enough for `wardcast-bench`.
+//! measured beside Wardcast (docs/architecture.md, "Why not the stock context"), and speaks just enough for `wardcast-bench`.
 //!
 //!     cargo run --release --example stock     # 127.0.0.1:8100
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program to measure")]

@@ -146,7 +146,7 @@ async fn send_random_controls(hub: &TestHub, rounds: usize) {
 async fn random_concurrent_operations_deliver_only_permitted_data_and_leave_nothing_behind() {
     let hub = start_hub_with(|config| {
         config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
-        config.channels.allow_publish = wardcast::config::AllowPublish::Subscriber;
+        config.channels.allow_publish = wardcast::config::ChannelAccess::Subscriber;
         allow_any_rate(config);
         config.limits.channels_per_session = CHANNELS.len();
     })

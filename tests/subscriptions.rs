@@ -261,7 +261,8 @@ async fn sub_refresh_does_not_extend_server_side_subscription() {
 
 #[actix_rt::test]
 async fn expired_subscription_gives_no_permission_to_publish() {
-    let hub = start_hub_with(|config| config.channels.allow_publish = wardcast::config::AllowPublish::Subscriber).await;
+    let hub =
+        start_hub_with(|config| config.channels.allow_publish = wardcast::config::ChannelAccess::Subscriber).await;
     let mut listener = hub.connect("bob").await;
     subscribe_with_token(&hub, &mut listener, "$secret", subscription_claims("bob", "$secret", 36_000)).await;
     for _ in 0..20 {

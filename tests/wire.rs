@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use serde_json::{Value, json, value::RawValue};
 use wardcast::{
     auth::Signer,
-    config::{AllowRead, ChannelOptions, DeltaType, Limits, Namespace},
+    config::{ChannelAccess, ChannelOptions, DeltaType, Limits, Namespace},
     protocol,
 };
 
@@ -145,8 +145,8 @@ fn with_history_and_presence(channels: &ChannelOptions) -> ChannelOptions {
         history_size: 4,
         presence: true,
         join_leave: true,
-        allow_history: AllowRead::Subscriber,
-        allow_presence: AllowRead::Subscriber,
+        allow_history: ChannelAccess::Subscriber,
+        allow_presence: ChannelAccess::Subscriber,
         allowed_delta_types: vec![DeltaType::Fossil],
         ..channels.clone()
     }

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::{Capability, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
-    config::{AllowPublish, AllowRead, AllowSubscribe, ChannelOptions, Namespace},
+    config::{AllowSubscribe, ChannelAccess, ChannelOptions, Namespace},
+    protocol::ErrorCode,
 };
 
 /// Why not.
@@ -21,6 +22,17 @@ pub enum PermissionError {
     /// Not granted (error 103). Whether the channel exists is not told.
     #[error("not granted")]
     NotGranted,
+}
+
+/// The error that a client or a caller of the server API gets.
+impl From<PermissionError> for ErrorCode {
+    fn from(error: PermissionError) -> Self {
+        match error {
+            PermissionError::UnknownNamespace => Self::UnknownChannel,
+            PermissionError::InvalidName => Self::BadRequest,
+            PermissionError::NotGranted => Self::PermissionDenied,
+        }
+    }
 }
 
 /// What the configuration allows, and what a token adds to it.
@@ -95,25 +107,13 @@ impl Permissions {
     /// # Errors
     /// [`PermissionError`].
     pub fn may_publish(&self, claims: &Claims, channel: &Channel, is_subscribed: bool) -> Result<(), PermissionError> {
-        let options = self.channel_options(channel)?;
-        if membership(&claims.user, channel) == Membership::Outsider {
-            return Err(PermissionError::NotGranted);
-        }
-        let is_allowed = match options.allow_publish {
-            AllowPublish::None => false,
-            AllowPublish::Subscriber => is_subscribed,
-            AllowPublish::User => !claims.is_anonymous(),
-            AllowPublish::Anonymous => true,
-        };
-        // Who has not got into a private channel does not get a word into it either.
-        let may_enter = is_subscribed || !channel.is_private();
-        require((is_allowed && may_enter) || has_capability(claims, channel, |cap| cap.publish))
+        let allowed = self.channel_options(channel)?.allow_publish;
+        may_access(claims, channel, is_subscribed, allowed, |cap| cap.publish)
     }
 
     /// Whether it matters for [`Self::may_publish`] that the session is subscribed; finding out costs a question to the hub.
     pub fn publish_depends_on_subscription(&self, channel: &Channel) -> bool {
-        channel.is_private()
-            || self.channel_options(channel).is_ok_and(|options| options.allow_publish == AllowPublish::Subscriber)
+        self.depends_on_subscription(channel, |options| options.allow_publish)
     }
 
     /// Whether whoever has these claims may read what the channel has kept. `is_subscribed`: as for [`Self::may_publish`],
@@ -128,7 +128,7 @@ impl Permissions {
         is_subscribed: bool,
     ) -> Result<(), PermissionError> {
         let allowed = self.channel_options(channel)?.allow_history;
-        may_read(claims, channel, is_subscribed, allowed, |cap| cap.history)
+        may_access(claims, channel, is_subscribed, allowed, |cap| cap.history)
     }
 
     /// Whether whoever has these claims may know who is in the channel. `is_subscribed`: as for [`Self::may_publish`], where
@@ -143,19 +143,22 @@ impl Permissions {
         is_subscribed: bool,
     ) -> Result<(), PermissionError> {
         let allowed = self.channel_options(channel)?.allow_presence;
-        may_read(claims, channel, is_subscribed, allowed, |cap| cap.presence)
+        may_access(claims, channel, is_subscribed, allowed, |cap| cap.presence)
     }
 
     /// Whether it matters for [`Self::may_read_history`] that the session is subscribed.
     pub fn history_depends_on_subscription(&self, channel: &Channel) -> bool {
-        let wants = |options: &ChannelOptions| options.allow_history == AllowRead::Subscriber;
-        channel.is_private() || self.channel_options(channel).is_ok_and(wants)
+        self.depends_on_subscription(channel, |options| options.allow_history)
     }
 
     /// Whether it matters for [`Self::may_read_presence`] that the session is subscribed.
     pub fn presence_depends_on_subscription(&self, channel: &Channel) -> bool {
-        let wants = |options: &ChannelOptions| options.allow_presence == AllowRead::Subscriber;
-        channel.is_private() || self.channel_options(channel).is_ok_and(wants)
+        self.depends_on_subscription(channel, |options| options.allow_presence)
+    }
+
+    fn depends_on_subscription(&self, channel: &Channel, access: impl Fn(&ChannelOptions) -> ChannelAccess) -> bool {
+        let is_for_subscribers = |options| access(options) == ChannelAccess::Subscriber;
+        channel.is_private() || self.channel_options(channel).is_ok_and(is_for_subscribers)
     }
 
     /// Whether a token or the server API may bring `user` a subscription to the channel: any known one that is not limited
@@ -169,23 +172,23 @@ impl Permissions {
     }
 }
 
-fn may_read(
+fn may_access(
     claims: &Claims,
     channel: &Channel,
     is_subscribed: bool,
-    allowed: AllowRead,
+    allowed: ChannelAccess,
     grants: impl Fn(&Capability) -> bool,
 ) -> Result<(), PermissionError> {
     if membership(&claims.user, channel) == Membership::Outsider {
         return Err(PermissionError::NotGranted);
     }
     let is_allowed = match allowed {
-        AllowRead::None => false,
-        AllowRead::Subscriber => is_subscribed,
-        AllowRead::User => !claims.is_anonymous(),
-        AllowRead::Anonymous => true,
+        ChannelAccess::None => false,
+        ChannelAccess::Subscriber => is_subscribed,
+        ChannelAccess::User => !claims.is_anonymous(),
+        ChannelAccess::Anonymous => true,
     };
-    // Who has not got into a private channel does not look into it either.
+    // A private channel is closed to sessions that are not subscribed, unless their token grants the access.
     let may_enter = is_subscribed || !channel.is_private();
     require((is_allowed && may_enter) || has_capability(claims, channel, grants))
 }

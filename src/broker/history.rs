@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::Broker;
 use crate::{
+    channel::Channel,
     config::ChannelOptions,
     position::{Epoch, Position},
+    protocol::ErrorCode,
     publication::Publication,
 };
 
@@ -75,10 +78,13 @@ pub struct SincePosition {
 }
 
 impl SincePosition {
-    /// As it is told, an empty epoch being any. `None`: no history is called so, whatever the channel.
-    pub fn parse(offset: u64, epoch: &str) -> Option<Self> {
-        let epoch = if epoch.is_empty() { None } else { Some(Epoch::parse(epoch)?) };
-        Some(Self { offset, epoch })
+    /// A position that a client names. An empty epoch stands for any epoch.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnrecoverablePosition`] if no history of any channel can have this epoch.
+    pub fn parse(offset: u64, epoch: &str) -> Result<Self, ErrorCode> {
+        let parsed = (!epoch.is_empty()).then(|| Epoch::parse(epoch).ok_or(ErrorCode::UnrecoverablePosition));
+        Ok(Self { offset, epoch: parsed.transpose()? })
     }
 }
 
@@ -94,7 +100,7 @@ pub struct HistoryPage {
 impl HistoryPage {
     /// Whether it is the one that was asked for, and has come as far: what was published behind a place that it does not
     /// know, nobody can tell (error 112).
-    pub fn is_position_known(&self, request: &HistoryRequest) -> bool {
+    fn is_position_known(&self, request: &HistoryRequest) -> bool {
         request.since.is_none_or(|since| {
             let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
             since.epoch.is_none_or(|epoch| epoch == self.top.epoch) && since.offset <= reached
@@ -102,7 +108,7 @@ impl HistoryPage {
     }
 
     /// Leaves out the last publications until those that are left cost at most so many bytes.
-    pub fn truncate_to_bytes(&mut self, max_bytes: usize) {
+    fn truncate_to_bytes(&mut self, max_bytes: usize) {
         let mut bytes = 0;
         let fits = |publication: &Publication| {
             bytes += publication.cost_bytes();
@@ -110,6 +116,27 @@ impl HistoryPage {
         };
         self.publications.truncate(self.publications.iter().map(fits).take_while(|fits| *fits).count());
     }
+}
+
+/// Reads one page of a channel's history for a client or for a caller of the server API. Publications at the end of the page
+/// that would make it larger than `max_bytes` are left out.
+///
+/// # Errors
+/// [`ErrorCode::UnrecoverablePosition`] if the history does not contain the position of the request; otherwise the error of
+/// the broker.
+pub async fn read_history_page(
+    broker: &dyn Broker,
+    channel: Channel,
+    request: HistoryRequest,
+    retention: Retention,
+    max_bytes: usize,
+) -> Result<HistoryPage, ErrorCode> {
+    let mut page = broker.read_history(channel, request, retention).await?;
+    if !page.is_position_known(&request) {
+        return Err(ErrorCode::UnrecoverablePosition);
+    }
+    page.truncate_to_bytes(max_bytes);
+    Ok(page)
 }
 
 /// Somebody comes into a channel, or leaves it.

@@ -18,11 +18,13 @@ pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
         HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
+        read_history_page,
     },
     node_info::NodeInfo,
 };
 use crate::{
     channel::Channel,
+    protocol::ErrorCode,
     publication::{ClientInfo, Publication},
 };
 
@@ -179,6 +181,17 @@ pub enum BrokerError {
         /// How many should have.
         asked: usize,
     },
+}
+
+/// The error that a client or a caller of the server API gets.
+impl From<BrokerError> for ErrorCode {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Busy => Self::TooManyRequests,
+            BrokerError::NotAvailable => Self::NotAvailable,
+            BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => Self::Internal,
+        }
+    }
 }
 
 /// A broker, shared by hubs, sessions and API.

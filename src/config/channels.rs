@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{load, value};
 use crate::channel::Pattern;
@@ -13,7 +13,7 @@ use crate::channel::Pattern;
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ChannelOptions {
     pub allow_subscribe: AllowSubscribe,
-    pub allow_publish: AllowPublish,
+    pub allow_publish: ChannelAccess,
     #[serde(deserialize_with = "value::optional_pattern")]
     pub channel_regex: Option<Pattern>,
     pub history_size: usize,
@@ -21,12 +21,12 @@ pub struct ChannelOptions {
     pub history_ttl: Duration,
     #[serde(with = "value::duration")]
     pub history_meta_ttl: Duration,
-    pub allow_history: AllowRead,
+    pub allow_history: ChannelAccess,
     pub force_positioning: bool,
     pub force_recovery: bool,
     pub force_recovery_mode: RecoveryMode,
     pub presence: bool,
-    pub allow_presence: AllowRead,
+    pub allow_presence: ChannelAccess,
     pub join_leave: bool,
     pub force_push_join_leave: bool,
     pub allowed_delta_types: Vec<DeltaType>,
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Namespace {
 }
 
 /// Who may subscribe.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum AllowSubscribe {
     /// Nobody without a grant of their own.
@@ -75,17 +75,17 @@ pub enum AllowSubscribe {
     Anonymous,
 }
 
-/// Who may ask for presence or history.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+/// Who may publish with a token, read the history, or read presence.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum AllowRead {
-    /// Nobody without a grant of their own.
+pub enum ChannelAccess {
+    /// Only sessions whose token grants it.
     None,
-    /// Whoever is subscribed to the channel at the moment.
+    /// Sessions that are subscribed to the channel.
     Subscriber,
-    /// Whoever is a user.
+    /// Sessions of a user.
     User,
-    /// Also sessions without a user.
+    /// All sessions, also those without a user.
     Anonymous,
 }
 
@@ -105,18 +105,4 @@ pub enum RecoveryMode {
 pub enum DeltaType {
     /// Fossil's delta format.
     Fossil,
-}
-
-/// Who may publish without the API key.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum AllowPublish {
-    /// Nobody without a grant of their own.
-    None,
-    /// Whoever is subscribed to the channel at the moment.
-    Subscriber,
-    /// Whoever is a user.
-    User,
-    /// Also sessions without a user.
-    Anonymous,
 }

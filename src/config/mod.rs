@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyAlgorithm, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim,
 };
-pub use channels::{AllowPublish, AllowRead, AllowSubscribe, ChannelOptions, DeltaType, Namespace, RecoveryMode};
+pub use channels::{AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, RecoveryMode};
 pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};

@@ -13,8 +13,10 @@ use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    Hub, SessionKey, channel_state::PositionCheck, delivery::Delivery, delivery_options::DeliveryOptions,
-    fanout_outcome::FanoutOutcome, subscription_source::SubscriptionSource,
+    CloseReason, Hub, SessionKey,
+    delivery::Delivery,
+    fanout_outcome::FanoutOutcome,
+    subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
 };
 use crate::{
     broker::QueueFull,
@@ -274,11 +276,9 @@ impl Hub {
 
     /// An outbox took nothing: the session is closed for it.
     pub(super) fn handle_push_error(&mut self, key: SessionKey, error: PushError) {
-        match error {
-            PushError::Expired => self.close(key, &Disconnect::EXPIRED),
-            PushError::Slow => self.close(key, &Disconnect::SLOW),
-            // Whoever closes it has counted it; if it is gone, its session sees the end of the stream.
-            PushError::Closing => {}
+        // A connection that is closing needs nothing more; if it has failed, its session sees the end of its stream.
+        if let Some(reason) = CloseReason::from_push_error(error) {
+            self.close(key, reason);
         }
     }
 }

@@ -9,16 +9,14 @@ use std::{
 use actix::{Actor, Recipient};
 use uuid::Uuid;
 
-use super::{Hub, KeepAlive, SessionControl, SessionKey, timing_wheel::TICK};
+use super::{CloseReason, Hub, KeepAlive, SessionControl, SessionKey, timing_wheel::TICK};
 use crate::{
-    clock::{Clock, Millis, NEVER, millis},
+    clock::{Millis, NEVER, millis},
     config::Config,
     protocol::{Disconnect, Format, frame},
-    transport::{Backlog, Outbox},
+    transport::Outbox,
 };
 
-/// How long a closed connection may take to go before it is cut.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A wall clock that moves this much against the monotonic one has jumped.
 const CLOCK_JUMP_MILLIS: Millis = 500;
 
@@ -26,7 +24,6 @@ const CLOCK_JUMP_MILLIS: Millis = 500;
 pub(super) struct HubSession {
     pub(super) outbox: Arc<Outbox>,
     keep_alive: KeepAlive,
-    expires_at: Millis,
     /// When the first of its subscriptions ends by itself.
     pub(super) first_subscription_expiry: Millis,
     pub(super) client: Uuid,
@@ -43,14 +40,12 @@ enum Deadline {
     FirstMessage(Instant),
     NextPing(Instant),
     Pong { by: Instant, next_ping: Instant },
-    Disconnect(Instant),
 }
 
 impl HubSession {
     pub(super) fn new(
         outbox: Arc<Outbox>,
         keep_alive: KeepAlive,
-        expires_at: Millis,
         client: Uuid,
         format: Format,
         controls: Recipient<SessionControl>,
@@ -59,7 +54,6 @@ impl HubSession {
         Self {
             outbox,
             keep_alive,
-            expires_at,
             first_subscription_expiry: NEVER,
             client,
             format,
@@ -70,15 +64,13 @@ impl HubSession {
     }
 
     /// Tells whether it is to be kept alive in another way than before.
-    pub(super) fn update(&mut self, keep_alive: KeepAlive, expires_at: Millis) -> bool {
-        self.expires_at = expires_at;
-        self.outbox.set_expiry(expires_at);
+    pub(super) fn set_keep_alive(&mut self, keep_alive: KeepAlive) -> bool {
         std::mem::replace(&mut self.keep_alive, keep_alive) != keep_alive
     }
 
     /// Whether its connection is being closed.
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self.deadline, Deadline::Disconnect(_))
+        self.outbox.is_closing()
     }
 
     /// Whether it has said who it is, and is not being closed.
@@ -86,9 +78,12 @@ impl HubSession {
         self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
     }
 
-    pub(super) fn send_close(&self, disconnect: &Disconnect, clock: &Clock) {
-        let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
-        self.outbox.close(self.format.close_frames(disconnect), backlog, clock);
+    /// Time until the first of an open session's deadlines: keep-alive, token expiry, or the expiry of a subscription.
+    fn next_deadline(&self, now: Instant, now_millis: Millis) -> Duration {
+        let (Deadline::FirstMessage(at) | Deadline::NextPing(at) | Deadline::Pong { by: at, .. }) = self.deadline;
+        let expiry = self.outbox.expires_at().min(self.first_subscription_expiry);
+        let until_expiry = Duration::from_millis(expiry.saturating_sub(now_millis).max(0).unsigned_abs());
+        at.saturating_duration_since(now).min(until_expiry)
     }
 
     fn encode_ping(&self) -> bytes::Bytes {
@@ -143,7 +138,7 @@ impl Hub {
     /// A session is new or has changed: what is due, and when.
     pub(super) fn start_keep_alive(&mut self, key: SessionKey) {
         let now = Instant::now();
-        let Some(session) = self.registry.session_mut(key).filter(|session| !session.is_closing()) else { return };
+        let Some(session) = self.registry.session_mut(key) else { return };
         session.deadline = match session.keep_alive {
             KeepAlive::Unauthenticated => Deadline::FirstMessage(now + self.liveness.first_message_timeout),
             KeepAlive::NativePing | KeepAlive::ProtocolPing => {
@@ -153,17 +148,14 @@ impl Hub {
         self.schedule(key);
     }
 
-    /// Puts a session into the wheel for whatever comes first.
+    /// Puts a session into the timing wheel at its next deadline.
     pub(super) fn schedule(&mut self, key: SessionKey) {
-        let now = self.clock.now();
+        let (now, now_millis) = (Instant::now(), self.clock.now());
         let Some(session) = self.registry.session_mut(key) else { return };
-        let (Deadline::FirstMessage(at)
-        | Deadline::NextPing(at)
-        | Deadline::Pong { by: at, .. }
-        | Deadline::Disconnect(at)) = session.deadline;
-        let end = session.expires_at.min(session.first_subscription_expiry);
-        let left = Duration::from_millis(end.saturating_sub(now).max(0).unsigned_abs());
-        let after = at.saturating_duration_since(Instant::now()).min(left);
+        let after = match session.outbox.abort_at() {
+            Some(abort_at) => abort_at.saturating_duration_since(now),
+            None => session.next_deadline(now, now_millis),
+        };
         session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
     }
 
@@ -192,17 +184,16 @@ impl Hub {
     fn check_deadlines(&mut self, key: SessionKey) {
         let (now, now_millis) = (Instant::now(), self.clock.now());
         let Some(session) = self.registry.session_mut(key) else { return };
+        if let Some(abort_at) = session.outbox.abort_at() {
+            if now < abort_at {
+                return self.schedule(key);
+            }
+            session.outbox.abort();
+            return self.remove_session(key);
+        }
         match session.deadline {
-            Deadline::Disconnect(by) if now >= by => {
-                session.outbox.abort();
-                self.remove_session(key);
-                return;
-            }
-            Deadline::Disconnect(_) => {}
-            _ if now_millis >= session.first_subscription_expiry && now_millis < session.expires_at => {
-                self.end_expired_subscriptions(key, now_millis);
-            }
-            _ if now_millis >= session.expires_at => return self.close(key, &Disconnect::EXPIRED),
+            _ if session.outbox.has_expired(now_millis) => return self.close(key, CloseReason::EXPIRED),
+            _ if now_millis >= session.first_subscription_expiry => self.end_expired_subscriptions(key, now_millis),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             Deadline::Pong { next_ping, .. } if session.outbox.take_pong() => {
                 session.deadline = Deadline::NextPing(next_ping)
@@ -226,32 +217,29 @@ impl Hub {
         // Only what comes after this ping answers it.
         outbox.take_pong();
         let pushed = outbox.push(now_millis, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, now_millis));
-        match pushed {
-            Ok(_) => self.schedule(key),
-            Err(error) => self.handle_push_error(key, error),
+        if let Err(error) = pushed {
+            self.handle_push_error(key, error);
         }
+        self.schedule(key);
     }
 
-    /// A session's connection is closed: nothing is sent to it any more, and it is cut if it does not go.
+    /// Ends the subscriptions of a session whose connection is closing, and waits for its peer to leave: at
+    /// [`Outbox::abort_at`] the connection is aborted.
     pub(super) fn await_disconnect(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
-        if let Some(session) = self.registry.session_mut(key).filter(|session| !session.is_closing()) {
-            session.deadline = Deadline::Disconnect(Instant::now() + CLOSE_TIMEOUT);
-            (session.expires_at, session.first_subscription_expiry) = (NEVER, NEVER);
-            self.schedule(key);
-        }
+        self.schedule(key);
     }
 
-    /// The next of those that are told that the instance stops.
+    /// During a shutdown, closes the next wave of sessions; after the last wave, those that have registered meanwhile.
     fn close_next_wave(&mut self) {
         let Some((mut to_close, wave_size)) = self.liveness.closing_waves.take() else { return };
-        for key in to_close.split_off(to_close.len().saturating_sub(wave_size)) {
-            self.close(key, &Disconnect::SHUTDOWN);
-        }
-        if to_close.is_empty() {
-            // Who came in the meantime.
-            to_close = self.registry.keys().collect();
-        }
+        let wave = if to_close.is_empty() {
+            let is_open = |key: &SessionKey| self.registry.session(*key).is_some_and(|session| !session.is_closing());
+            self.registry.keys().filter(is_open).collect()
+        } else {
+            to_close.split_off(to_close.len().saturating_sub(wave_size))
+        };
+        wave.into_iter().for_each(|key| self.close(key, &Disconnect::SHUTDOWN));
         self.liveness.closing_waves = Some((to_close, wave_size));
     }
 }

@@ -3,11 +3,9 @@
 //! the messages below; it talks to the broker through [`BrokerSubscriptions`] only.
 
 mod broker_subscriptions;
-mod catch_up;
-mod channel_state;
+mod close_reason;
 mod control;
 mod delivery;
-mod delivery_options;
 mod delta_budget;
 mod fanout;
 mod fanout_outcome;
@@ -15,12 +13,8 @@ mod hubs;
 mod liveness;
 mod position_poller;
 mod presence;
-mod recovery;
 mod registry;
-mod starting;
-mod subscribe_outcome;
-mod subscribing;
-mod subscription_source;
+mod subscription;
 mod timing_wheel;
 
 use std::{
@@ -37,28 +31,31 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::{
-    catch_up::CatchUpBuffer, channel_state::ChannelState, fanout::Fanout, liveness::HubSession,
-    position_poller::PositionPoller, registry::Registry, timing_wheel::TimingWheel,
+    fanout::Fanout,
+    liveness::HubSession,
+    position_poller::PositionPoller,
+    registry::Registry,
+    subscription::{CatchUpBuffer, ChannelState},
+    timing_wheel::TimingWheel,
 };
 use crate::{
     channel::Channel,
     clock::{Clock, Millis},
     config::{Config, Limits},
     metrics::Metrics,
-    protocol::{Disconnect, Format},
+    protocol::Format,
     transport::Outbox,
 };
 
 pub use broker_subscriptions::BrokerSubscriptions;
+pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
-pub use delivery_options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility};
 pub use hubs::Hubs;
-pub use subscribe_outcome::{ReplyBuilder, SubscribeOutcome};
-pub use subscribing::{
-    ChannelSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError,
-    Unsubscribe,
+pub use subscription::{
+    ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
+    RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource,
+    SubscriptionTerms, Unsubscribe, Visibility,
 };
-pub use subscription_source::{SubscriptionSource, SubscriptionTerms};
 
 /// Names a session, for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,8 +90,6 @@ pub struct Register {
     pub outbox: Arc<Outbox>,
     /// How it is kept alive at first.
     pub keep_alive: KeepAlive,
-    /// When it ends by itself.
-    pub expires_at: Millis,
     /// Whose it is, if that is known already.
     pub user: Option<Arc<str>>,
     /// What others know the connection by.
@@ -145,8 +140,6 @@ pub struct UpdateSession {
     pub key: SessionKey,
     /// How it is kept alive from now on.
     pub keep_alive: KeepAlive,
-    /// When it ends by itself.
-    pub expires_at: Millis,
     /// Whose it is.
     pub user: Arc<str>,
 }
@@ -267,22 +260,13 @@ impl Hub {
 
     /// Releases a session's channels and leaves it to the wheel until its connection is gone.
     fn drop_subscriptions(&mut self, key: SessionKey) {
-        self.registry.unsubscribe_all(key).iter().for_each(|left| self.leave_channel(left));
+        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
     }
 
-    /// Closes a session for a reason of ours.
-    fn close(&mut self, key: SessionKey, disconnect: &Disconnect) {
-        let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) else { return };
-        // Its session, or its peer, may be closing it at this moment: then that was the reason.
-        if !session.outbox.is_closing() {
-            self.metrics.count_close(disconnect.code());
-        }
-        if *disconnect == Disconnect::SLOW {
-            // It does not read, so it cannot be told.
-            session.outbox.abort();
-        } else {
-            session.send_close(disconnect, &self.clock);
-        }
+    /// Closes a session, unless the session or its client is closing it already.
+    fn close<'a>(&mut self, key: SessionKey, reason: impl Into<CloseReason<'a>>) {
+        let Some(HubSession { outbox, format, client, .. }) = self.registry.session(key) else { return };
+        reason.into().close(outbox, *format, *client, &self.clock, &self.metrics);
         self.await_disconnect(key);
     }
 }
@@ -299,8 +283,8 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, expires_at, user, client, format, controls } = register;
-        self.registry.insert(key, HubSession::new(outbox, keep_alive, expires_at, client, format, controls));
+        let Register { key, outbox, keep_alive, user, client, format, controls } = register;
+        self.registry.insert(key, HubSession::new(outbox, keep_alive, client, format, controls));
         if let Some(user) = user {
             self.registry.set_user(key, user);
         }
@@ -311,11 +295,10 @@ impl Handler<Register> for Hub {
 impl Handler<UpdateSession> for Hub {
     type Result = ();
 
-    fn handle(&mut self, UpdateSession { key, keep_alive, expires_at, user }: UpdateSession, _: &mut Self::Context) {
+    fn handle(&mut self, UpdateSession { key, keep_alive, user }: UpdateSession, _: &mut Self::Context) {
         self.registry.set_user(key, user);
         if let Some(session) = self.registry.session_mut(key) {
-            let is_new = session.update(keep_alive, expires_at);
-            if is_new {
+            if session.set_keep_alive(keep_alive) {
                 self.start_keep_alive(key);
             } else {
                 self.schedule(key);

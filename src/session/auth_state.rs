@@ -18,20 +18,14 @@ pub(super) enum AuthState {
     Plain(Arc<Claims>),
     /// Has sent `connect`: speaks as the SDKs do, and what is malformed ends it.
     Sdk(Arc<Claims>),
-    /// Closing.
-    Closing,
 }
 
 impl AuthState {
     pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
         match self {
             Self::Plain(claims) | Self::Sdk(claims) => Some(claims),
-            Self::Unauthenticated | Self::Rejected { .. } | Self::Closing => None,
+            Self::Unauthenticated | Self::Rejected { .. } => None,
         }
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        matches!(self, Self::Closing)
     }
 
     /// The same somebody, speaking as the SDKs do.
@@ -47,7 +41,7 @@ impl AuthState {
         match self {
             Self::Unauthenticated | Self::Plain(_) => Self::Plain(claims),
             Self::Sdk(_) => Self::Sdk(claims),
-            Self::Rejected { .. } | Self::Closing => Self::Closing,
+            Self::Rejected { .. } => self.clone(),
         }
     }
 
@@ -55,7 +49,7 @@ impl AuthState {
         match self {
             Self::Plain(_) => KeepAlive::NativePing,
             Self::Sdk(_) => KeepAlive::ProtocolPing,
-            Self::Unauthenticated | Self::Rejected { .. } | Self::Closing => KeepAlive::Unauthenticated,
+            Self::Unauthenticated | Self::Rejected { .. } => KeepAlive::Unauthenticated,
         }
     }
 }

@@ -25,10 +25,13 @@ use crate::{
     clock::{Clock, NEVER},
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
-    hub::{BeginClose, ForceUnsubscribe, Hub, KeepAlive, Register, SessionControl, SessionKey, Unregister},
+    hub::{
+        BeginClose, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, SessionControl, SessionKey, Unregister,
+        record_close,
+    },
     metrics::Metrics,
     protocol::{Disconnect, Format, Push, Reply, frame},
-    transport::{Backlog, Inbound, Outbox, PushError, Socket, TransportLimits, Violation},
+    transport::{ClosePolicy, Inbound, Outbox, PushError, Socket, TransportLimits, Violation},
 };
 
 /// What the sessions of one worker share.
@@ -114,12 +117,11 @@ impl Actor for Session {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let expires_at = self.auth_state.claims().map_or(NEVER, |claims| claims.expires_at);
+        self.apply_token_expiry();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
-        outbox.set_expiry(expires_at);
         let user = self.auth_state.claims().map(|claims| claims.user.clone());
         let (client, controls) = (self.client, ctx.address().recipient());
-        let register = Register { key: self.key, outbox, format, keep_alive, expires_at, user, client, controls };
+        let register = Register { key: self.key, outbox, format, keep_alive, user, client, controls };
         self.services.hub.do_send(register);
         match self.auth_state {
             AuthState::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
@@ -128,7 +130,7 @@ impl Actor for Session {
                 let done = self.send_connect_push(ClaimsChange::Unchanged);
                 self.finish_then_continue(done, ctx);
             }
-            AuthState::Unauthenticated | AuthState::Closing => {}
+            AuthState::Unauthenticated => {}
         }
     }
 
@@ -141,7 +143,7 @@ impl Actor for Session {
 impl StreamHandler<Result<Frame, Violation>> for Session {
     fn handle(&mut self, item: Result<Frame, Violation>, ctx: &mut Self::Context) {
         if self.has_expired() {
-            return self.close(&Disconnect::EXPIRED);
+            return self.close(CloseReason::EXPIRED);
         }
         match item {
             Ok(Frame::Text(message)) if self.format == Format::Json => {
@@ -173,12 +175,12 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
             Ok(Frame::Pong(_)) => self.outbox.note_pong(),
             Ok(Frame::Close(reason)) => {
                 let code = reason.map(|reason| reason.code.into());
-                self.close_with([frame::encode_close(code, "")], Backlog::Send);
+                self.send_close_frame(frame::encode_close(code, ""));
             }
             Err(violation) => {
-                self.services.metrics.count_close(violation.code());
-                log::debug!("client {}: {violation}, closed {}", self.client, violation.code());
-                self.close_with([frame::encode_close(Some(violation.code()), &violation.to_string())], Backlog::Send);
+                let (code, reason) = (violation.code(), violation.to_string());
+                record_close(self.client, code, &reason, &self.services.metrics);
+                self.send_close_frame(frame::encode_close(Some(code), &reason));
             }
         }
     }
@@ -214,17 +216,20 @@ impl Session {
         self.command_rate.charge(self.services.config.limits.commands_per_second)
     }
 
-    /// Whether the token's time is over: nothing the client says counts any more.
+    /// Tells the outbox when the token expires. Session and hub ask the outbox for it.
+    fn apply_token_expiry(&self) {
+        self.outbox.set_expiry(self.auth_state.claims().map_or(NEVER, |claims| claims.expires_at));
+    }
+
+    /// Returns whether the token has expired. Nothing that the client sends later is handled.
     fn has_expired(&self) -> bool {
-        self.auth_state.claims().is_some_and(|claims| self.services.clock.now() >= claims.expires_at)
+        self.outbox.has_expired(self.services.clock.now())
     }
 
     /// Queues a frame for the client.
     fn send(&mut self, frame: Bytes) {
-        match self.outbox.push(self.services.clock.now(), frame) {
-            Ok(_) | Err(PushError::Closing) => {}
-            Err(PushError::Expired) => self.close(&Disconnect::EXPIRED),
-            Err(PushError::Slow) => self.close(&Disconnect::SLOW),
+        if let Err(error) = self.outbox.push(self.services.clock.now(), frame) {
+            self.handle_push_error(error);
         }
     }
 
@@ -244,36 +249,32 @@ impl Session {
     }
 
     fn flush(&mut self) {
-        if self.outbox.flush(&self.services.clock, self.services.clock.now()) == Err(PushError::Expired) {
-            self.close(&Disconnect::EXPIRED);
+        if let Err(error) = self.outbox.flush(&self.services.clock, self.services.clock.now()) {
+            self.handle_push_error(error);
         }
     }
 
-    /// Closes the connection for a reason of ours, and says why.
-    fn close(&mut self, disconnect: &Disconnect) {
-        if self.auth_state.is_closing() || self.outbox.is_closing() {
-            return self.enter_closing();
+    fn handle_push_error(&mut self, error: PushError) {
+        if let Some(reason) = CloseReason::from_push_error(error) {
+            self.close(reason);
         }
-        self.services.metrics.count_close(disconnect.code());
-        log::debug!("client {}: closed {} ({})", self.client, disconnect.code(), disconnect.reason());
-        if *disconnect == Disconnect::SLOW {
-            // It does not read, so it cannot be told.
-            self.outbox.abort();
-            return self.enter_closing();
-        }
-        // What waits was queued before the token's time was over, but it must not leave after.
-        let backlog = if *disconnect == Disconnect::EXPIRED { Backlog::Drop } else { Backlog::Send };
-        self.close_with(self.format.close_frames(disconnect), backlog);
     }
 
-    fn close_with(&mut self, last: impl IntoIterator<Item = Bytes>, backlog: Backlog) {
-        self.outbox.close(last, backlog, &self.services.clock);
+    /// Closes the connection for a reason of the server.
+    fn close<'a>(&mut self, reason: impl Into<CloseReason<'a>>) {
+        let Services { clock, metrics, .. } = &*self.services;
+        reason.into().close(&self.outbox, self.format, self.client, clock, metrics);
         self.enter_closing();
     }
 
-    /// Nothing more is taken from the client; the hub cuts the connection if it does not go.
+    /// Closes the connection with a close frame of the WebSocket protocol itself.
+    fn send_close_frame(&mut self, frame: Bytes) {
+        self.outbox.close([frame], ClosePolicy::SendBacklog, &self.services.clock);
+        self.enter_closing();
+    }
+
+    /// Drops the client's commands, and has the hub end the subscriptions and abort the connection if its peer does not leave.
     fn enter_closing(&mut self) {
-        self.auth_state = AuthState::Closing;
         self.commands = CommandBuffer::default();
         self.unauthenticated_permits = None;
         self.services.hub.do_send(BeginClose(self.key));

@@ -3,6 +3,7 @@
 //! Session and hub use it; it knows neither, and nothing of tokens or channels.
 
 mod assembler;
+mod closing;
 mod header;
 mod inbound;
 mod outbox;
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use crate::config;
 
+pub use closing::ClosePolicy;
 pub use inbound::Inbound;
-pub use outbox::{Backlog, FlushOutcome, Outbox, PushError, PushOutcome};
+pub use outbox::{FlushOutcome, Outbox, PushError, PushOutcome};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 

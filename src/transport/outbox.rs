@@ -16,7 +16,11 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Socket, TransportLimits, socket};
+use super::{
+    Socket, TransportLimits,
+    closing::{ClosePhase, ClosePolicy},
+    socket,
+};
 use crate::clock::{Clock, Millis, NEVER};
 
 /// Frames that one `writev` carries.
@@ -44,15 +48,6 @@ struct OutboxState {
     write_waker: Option<Waker>,
     incomplete_since: Option<Instant>,
     has_pong: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ClosePhase {
-    Open,
-    /// The last frame is queued; after it the socket is shut down.
-    Closing,
-    /// Nothing more is written.
-    Closed,
 }
 
 /// What became of a frame that was taken.
@@ -87,15 +82,6 @@ pub enum PushError {
     Closing,
 }
 
-/// What happens to frames that wait when a connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backlog {
-    /// They go out before the close frame.
-    Send,
-    /// They do not. If one of them is half out, there can be no close frame either.
-    Drop,
-}
-
 impl Outbox {
     /// The outbound half of `socket`.
     ///
@@ -118,9 +104,24 @@ impl Outbox {
         }))))
     }
 
-    /// From `at` on no frame is taken and none that waits is written.
+    /// Sets when the token expires. From then on no frame is queued and none that is queued is written. A close that has
+    /// started keeps the expiry that it started with.
     pub fn set_expiry(&self, at: Millis) {
-        self.0.lock().expires_at = at;
+        let mut state = self.0.lock();
+        if state.phase == ClosePhase::Open {
+            state.expires_at = at;
+        }
+    }
+
+    /// When the token expires, in milliseconds since the epoch.
+    pub fn expires_at(&self) -> Millis {
+        self.0.lock().expires_at
+    }
+
+    /// Returns whether the token of an open connection has expired.
+    pub fn has_expired(&self, now: Millis) -> bool {
+        let state = self.0.lock();
+        state.phase == ClosePhase::Open && now >= state.expires_at
     }
 
     /// Queues a frame. Does not write, unless there seems to be no room: then the socket is asked first.
@@ -179,22 +180,23 @@ impl Outbox {
         }
     }
 
-    /// Queues `close_frames`, after which the socket is shut down, and begins to write.
-    pub fn close(self: &Arc<Self>, close_frames: impl IntoIterator<Item = Bytes>, backlog: Backlog, clock: &Clock) {
+    /// Starts to close the connection: queues `close_frames`, after which the write half of the socket is shut down, and
+    /// flushes. `policy` says what happens to the frames that wait. Does nothing if the connection is closing already.
+    pub fn close(self: &Arc<Self>, close_frames: impl IntoIterator<Item = Bytes>, policy: ClosePolicy, clock: &Clock) {
         let mut state = self.0.lock();
         if state.phase != ClosePhase::Open {
             return;
         }
-        if backlog == Backlog::Drop {
-            if state.is_mid_frame || state.write_waker.is_some() || state.tls_buffered_bytes > 0 {
-                return state.abort();
-            }
-            state.clear_queue();
-            // The close frame may say that the time is over.
-            state.expires_at = NEVER;
+        let can_send = match policy {
+            ClosePolicy::SendBacklog => true,
+            ClosePolicy::DropBacklog => state.drop_backlog(),
+            ClosePolicy::Abort => false,
+        };
+        if !can_send {
+            return state.abort();
         }
         close_frames.into_iter().for_each(|frame| state.enqueue(frame));
-        state.phase = ClosePhase::Closing;
+        state.phase = state.phase.closing();
         drop(state);
         let _ = self.flush(clock, clock.now());
     }
@@ -228,9 +230,14 @@ impl Outbox {
         std::mem::take(&mut self.0.lock().has_pong)
     }
 
-    /// Whether nothing that comes in matters any more.
+    /// Returns whether the connection is closing or closed: nothing more is queued, and nothing that arrives is handled.
     pub fn is_closing(&self) -> bool {
         self.0.lock().phase != ClosePhase::Open
+    }
+
+    /// When a connection that is closing is aborted if its peer has not left; `None` while it is open.
+    pub fn abort_at(&self) -> Option<Instant> {
+        self.0.lock().phase.abort_at()
     }
 
     /// How long a message from the peer has been incomplete.
@@ -287,6 +294,17 @@ impl OutboxState {
         self.queue.push_back(frame);
     }
 
+    /// Drops the queued frames, so that a close frame may be sent even after the token has expired. Returns `false` if a part
+    /// of them has been written.
+    fn drop_backlog(&mut self) -> bool {
+        if self.is_mid_frame || self.write_waker.is_some() || self.tls_buffered_bytes > 0 {
+            return false;
+        }
+        self.clear_queue();
+        self.expires_at = NEVER;
+        true
+    }
+
     fn clear_queue(&mut self) {
         // Not `clear`: an idle connection holds no buffer.
         self.queue = VecDeque::new();
@@ -297,7 +315,7 @@ impl OutboxState {
     fn abort(&mut self) {
         self.clear_queue();
         self.tls_buffered_bytes = 0;
-        self.phase = ClosePhase::Closed;
+        self.phase = self.phase.closed();
         socket::abort(self.socket.tcp());
     }
 
@@ -311,7 +329,7 @@ impl OutboxState {
 
     /// Ready when the queue is empty, TLS holds nothing back, and a closing socket is shut down.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.phase == ClosePhase::Closed {
+        if matches!(self.phase, ClosePhase::Closed { .. }) {
             return Poll::Ready(Ok(()));
         }
         while !self.queue.is_empty() {
@@ -333,9 +351,9 @@ impl OutboxState {
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.tls_buffered_bytes = 0;
-        if self.phase == ClosePhase::Closing {
+        if matches!(self.phase, ClosePhase::Closing { .. }) {
             ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
-            self.phase = ClosePhase::Closed;
+            self.phase = self.phase.closed();
         }
         Poll::Ready(Ok(()))
     }

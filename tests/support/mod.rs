@@ -1,6 +1,7 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
 pub mod client;
+pub mod generated;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use wardcast::{
     auth::Signer,
     clock::Clock,
-    config::{AllowPublish, AllowSubscribe, AuthConfig, BrokerKind, Config, Secret},
+    config::{AllowSubscribe, AuthConfig, BrokerKind, ChannelAccess, Config, Secret},
     server::{self, RunningServer},
 };
 
@@ -73,14 +74,14 @@ pub fn config() -> Config {
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
     config.channels.allow_subscribe = AllowSubscribe::User;
-    config.channels.allow_publish = AllowPublish::User;
+    config.channels.allow_publish = ChannelAccess::User;
     config
 }
 
 /// Allows only what tokens grant, at any rate.
 pub fn deny_by_default(config: &mut Config) {
     config.channels.allow_subscribe = AllowSubscribe::None;
-    config.channels.allow_publish = AllowPublish::None;
+    config.channels.allow_publish = ChannelAccess::None;
     allow_any_rate(config);
 }
 

@@ -31,10 +31,14 @@ impl Certificate {
         self.directory.path().join("cert.pem")
     }
 
+    pub fn key_path(&self) -> PathBuf {
+        self.directory.path().join("key.pem")
+    }
+
     /// Makes a hub serve TLS with this certificate.
     pub fn configure(&self, config: &mut Config) {
         config.server.tls.cert = Some(self.cert_path());
-        config.server.tls.key = Some(self.directory.path().join("key.pem"));
+        config.server.tls.key = Some(self.key_path());
     }
 }
 

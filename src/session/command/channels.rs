@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, failed};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::{Claims, PermissionError, SubscriptionClaims, TokenError},
+    auth::{Claims, SubscriptionClaims, TokenError},
     broker::{PublishOptions, Retention},
     channel::Channel,
     hub::{ExtendSubscription, GetSubscription, SubscriptionSource, SubscriptionTerms, Unsubscribe},
@@ -26,7 +26,7 @@ impl Session {
         token: Option<&str>,
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let channel = Channel::new(channel)?;
         let token = self.verify_subscription_token(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
         let reply = self.format.encode_reply(id, &protocol::Reply::SubRefresh(self.client_expiry(token.expires_at)));
         let source = self.source_from_token(token);
@@ -50,7 +50,7 @@ impl Session {
             log::debug!("client {}: subscription token {refusal}", self.client);
             match refusal {
                 TokenError::Expired => ErrorCode::TokenExpired,
-                TokenError::Invalid(_) => ErrorCode::PermissionDenied,
+                _ => ErrorCode::PermissionDenied,
             }
         })?;
         if token.channel == *channel && token.user == claims.user {
@@ -70,7 +70,7 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&self, id: u32, channel: &str) -> Result<CommandOutcome, CommandFailure> {
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let channel = Channel::new(channel)?;
         let reply = self.format.encode_reply(id, &protocol::Reply::Unsubscribe);
         let asked = self.services.hub.send(Unsubscribe { key: self.key, channel });
         let answer = async move {
@@ -92,7 +92,7 @@ impl Session {
         if data.len() > limits.publication_bytes {
             return Err(ErrorCode::LimitExceeded.into());
         }
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
+        let channel = Channel::new(channel)?;
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());
         }
@@ -110,7 +110,7 @@ impl Session {
                 Some(find) => find.await.unwrap_or(None),
                 None => None,
             };
-            services.permissions.may_publish(&claims, &channel, source.is_some()).map_err(denied)?;
+            services.permissions.may_publish(&claims, &channel, source.is_some())?;
             info.chan_info = source.and_then(|source| source.info().cloned());
             services.metrics.publications.inc();
             let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
@@ -118,7 +118,7 @@ impl Session {
                 services.permissions.channel_options(&publication.channel).ok().and_then(Retention::from_options);
             let options = PublishOptions { retention, ..PublishOptions::default() };
             let published = services.broker.publish(publication, options).await;
-            published.map_err(|error| failed(&error))
+            published.map_err(ErrorCode::from)
         };
         let answer = published.map(move |result| CommandAnswer {
             id,
@@ -128,13 +128,5 @@ impl Session {
             },
         });
         Ok(CommandOutcome::Pending(answer.boxed_local()))
-    }
-}
-
-pub(super) fn denied(denied: PermissionError) -> ErrorCode {
-    match denied {
-        PermissionError::UnknownNamespace => ErrorCode::UnknownChannel,
-        PermissionError::InvalidName => ErrorCode::BadRequest,
-        PermissionError::NotGranted => ErrorCode::PermissionDenied,
     }
 }

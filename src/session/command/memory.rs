@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply, channels::denied, failed};
+use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{Claims, PermissionError, Permissions},
-    broker::{HistoryRequest, Retention, SincePosition},
+    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
     channel::Channel,
     hub::GetSubscription,
     protocol::{self, ErrorCode, Format, HistoryResult, PresenceStats},
@@ -29,10 +29,10 @@ impl Session {
         asked: &protocol::HistoryCommand<'_>,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let channel = Channel::new(&asked.channel).map_err(|_| ErrorCode::BadRequest)?;
+        let channel = Channel::new(&asked.channel)?;
         let limit = usize::try_from(asked.limit).map_err(|_| ErrorCode::BadRequest)?;
         let limit = limit.min(self.services.config.limits.history_publications);
-        let options = self.services.permissions.channel_options(&channel).map_err(denied)?;
+        let options = self.services.permissions.channel_options(&channel)?;
         let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
         let since = asked.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = asked.is_reverse;
@@ -41,19 +41,11 @@ impl Session {
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
-            let since = match since {
-                Some(None) => return Err(ErrorCode::UnrecoverablePosition),
-                since => since.flatten(),
-            };
-            let request = HistoryRequest { since, limit, is_reverse };
-            let read = services.broker.read_history(channel, request, retention).await;
-            let mut history = read.map_err(|error| failed(&error))?;
-            if !history.is_position_known(&request) {
-                return Err(ErrorCode::UnrecoverablePosition);
-            }
-            history.truncate_to_bytes(max_reply_bytes(&services));
-            let publications = history.publications.iter().map(Into::into).collect();
-            let result = HistoryResult { publications, position: history.top };
+            let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };
+            let max_bytes = max_reply_bytes(&services);
+            let page = read_history_page(&*services.broker, channel, request, retention, max_bytes).await?;
+            let publications = page.publications.iter().map(Into::into).collect();
+            let result = HistoryResult { publications, position: page.top };
             Ok(format.encode_reply(id, &protocol::Reply::History(&result)))
         };
         Ok(answer_later(id, read))
@@ -97,8 +89,8 @@ impl Session {
         claims: &Arc<Claims>,
         write: impl FnOnce(Format, &[Arc<ClientInfo>]) -> Result<Bytes, ErrorCode> + 'static,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let channel = Channel::new(channel).map_err(|_| ErrorCode::BadRequest)?;
-        if !self.services.permissions.channel_options(&channel).map_err(denied)?.presence {
+        let channel = Channel::new(channel)?;
+        if !self.services.permissions.channel_options(&channel)?.presence {
             return Err(ErrorCode::NotAvailable.into());
         }
         let wants_hub = self.services.permissions.presence_depends_on_subscription(&channel);
@@ -106,7 +98,7 @@ impl Session {
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
-            let members = services.broker.presence(channel).await.map_err(|error| failed(&error))?;
+            let members = services.broker.presence(channel).await?;
             write(format, &members)
         };
         Ok(answer_later(id, read))
@@ -128,7 +120,7 @@ impl Session {
                 Some(find) => find.await.is_ok_and(|source| source.is_some()),
                 None => false,
             };
-            may(&permissions, &claims, &channel, is_subscribed).map_err(denied)
+            may(&permissions, &claims, &channel, is_subscribed).map_err(ErrorCode::from)
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         Claims,
         credentials::{self, FirstMessage},
     },
-    broker::BrokerError,
+    hub::CloseReason,
     protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, Format, MalformedCommand},
 };
 
@@ -100,9 +100,9 @@ enum CommandFailure {
     Close(Disconnect),
 }
 
-impl From<ErrorCode> for CommandFailure {
-    fn from(error: ErrorCode) -> Self {
-        Self::Error(error)
+impl<E: Into<ErrorCode>> From<E> for CommandFailure {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
     }
 }
 
@@ -123,7 +123,7 @@ impl Session {
             let Some(message) = self.commands.next(self.format) else { return self.flush() };
             // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
             if self.has_expired() {
-                return self.close(&Disconnect::EXPIRED);
+                return self.close(CloseReason::EXPIRED);
             }
             if self.outbox.is_closing() {
                 return self.enter_closing();
@@ -177,7 +177,7 @@ impl Session {
             return self.authenticate_by_text(text);
         }
         match (&self.auth_state, self.format.parse_command(&message)) {
-            (AuthState::Closing | AuthState::Rejected { .. }, _) => CommandOutcome::Finished,
+            (AuthState::Rejected { .. }, _) => CommandOutcome::Finished,
             (AuthState::Unauthenticated, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
             {
@@ -212,7 +212,7 @@ impl Session {
             }
             AuthState::Plain(_) => self.answer(CommandAnswer::error(0, ErrorCode::BadRequest)),
             AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(otherwise),
-            AuthState::Closing | AuthState::Rejected { .. } => {}
+            AuthState::Rejected { .. } => {}
         }
     }
 
@@ -304,14 +304,6 @@ impl Session {
             }
             Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),
         }
-    }
-}
-
-fn failed(error: &BrokerError) -> ErrorCode {
-    match error {
-        BrokerError::Busy => ErrorCode::TooManyRequests,
-        BrokerError::NotAvailable => ErrorCode::NotAvailable,
-        BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => ErrorCode::Internal,
     }
 }
 

@@ -4,7 +4,7 @@ use wardcast::{
     auth::{Capability, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
     channel::{Channel, MAX_BYTES, Pattern},
     clock::NEVER,
-    config::{AllowPublish, AllowSubscribe, ChannelOptions, Config, Namespace},
+    config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace},
 };
 
 /// Two bytes of choices, then lines: a name, a pattern, a user, a second pattern.
@@ -109,7 +109,7 @@ fn permissions(choices: u8) -> Permissions {
     let options = |bits: u8| ChannelOptions {
         allow_subscribe: [AllowSubscribe::None, AllowSubscribe::User, AllowSubscribe::Anonymous]
             [usize::from(bits & 3) % 3],
-        allow_publish: [AllowPublish::None, AllowPublish::Subscriber, AllowPublish::User, AllowPublish::Anonymous]
+        allow_publish: [ChannelAccess::None, ChannelAccess::Subscriber, ChannelAccess::User, ChannelAccess::Anonymous]
             [usize::from(bits >> 2 & 3)],
         ..Config::default().channels
     };

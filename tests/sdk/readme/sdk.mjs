@@ -1,11 +1,11 @@
 import { Centrifuge, UnauthorizedError } from "centrifuge"
 
 const client = new Centrifuge("wss://hub.example.com/connection/websocket", {
-  // Asked for the first token, and for a newer one before that expires.
+  // Called for the first token, and for a new one before that expires.
   getToken: async () => {
-    const answer = await fetch("https://app.example.com/token")
-    if (answer.status === 401) throw new UnauthorizedError("logged out")   // the end; after any other error it asks again
-    return answer.text()
+    const response = await fetch("https://app.example.com/token")
+    if (response.status === 401) throw new UnauthorizedError("logged out")   // stops; after any other error the SDK tries again
+    return response.text()
   },
 })
 const news = client.newSubscription("news")

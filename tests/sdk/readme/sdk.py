@@ -6,8 +6,8 @@ class News(SubscriptionEventHandler):
         print(context.pub.data)
 
 async def get_token():
-    answer = await asyncio.to_thread(urllib.request.urlopen, "https://app.example.com/token")
-    return answer.read().decode()
+    response = await asyncio.to_thread(urllib.request.urlopen, "https://app.example.com/token")
+    return response.read().decode()
 
 async def main():
     client = Client("wss://hub.example.com/connection/websocket", get_token=get_token)

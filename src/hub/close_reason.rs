@@ -1,0 +1,60 @@
+//! Why the server closes a connection: the code and text for the client, and the policy for the frames that still wait.
+//! Sessions and hubs close connections by these reasons.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::{
+    clock::Clock,
+    metrics::Metrics,
+    protocol::{Disconnect, Format},
+    transport::{ClosePolicy, Outbox, PushError},
+};
+
+/// A close code with its text, and what happens to the backlog. A plain [`Disconnect`] sends the backlog first, whatever
+/// its code is.
+#[derive(Clone, Copy, Debug)]
+pub struct CloseReason<'a> {
+    disconnect: &'a Disconnect,
+    policy: ClosePolicy,
+}
+
+impl CloseReason<'static> {
+    /// The token has expired. The backlog was queued before that, but must not leave after it.
+    pub const EXPIRED: Self = Self { disconnect: &Disconnect::EXPIRED, policy: ClosePolicy::DropBacklog };
+    /// The client does not read, so a close frame would not reach it either.
+    pub const SLOW: Self = Self { disconnect: &Disconnect::SLOW, policy: ClosePolicy::Abort };
+
+    /// Returns why to close a connection whose outbox refused a frame; `None` if it is closing already.
+    pub fn from_push_error(error: PushError) -> Option<Self> {
+        match error {
+            PushError::Expired => Some(Self::EXPIRED),
+            PushError::Slow => Some(Self::SLOW),
+            PushError::Closing => None,
+        }
+    }
+}
+
+impl<'a> From<&'a Disconnect> for CloseReason<'a> {
+    fn from(disconnect: &'a Disconnect) -> Self {
+        Self { disconnect, policy: ClosePolicy::SendBacklog }
+    }
+}
+
+impl CloseReason<'_> {
+    /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing already:
+    /// the first reason counts.
+    pub fn close(self, outbox: &Arc<Outbox>, format: Format, client: Uuid, clock: &Clock, metrics: &Metrics) {
+        if !outbox.is_closing() {
+            record_close(client, self.disconnect.code(), self.disconnect.reason(), metrics);
+            outbox.close(format.close_frames(self.disconnect), self.policy, clock);
+        }
+    }
+}
+
+/// Counts and logs that the server closes a connection; called before the client can see it.
+pub fn record_close(client: Uuid, code: u16, reason: &str, metrics: &Metrics) {
+    metrics.count_close(code);
+    log::debug!("session closed client={client} code={code} reason={reason:?}");
+}
