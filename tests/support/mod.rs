@@ -6,6 +6,7 @@ pub mod http;
 pub mod protobuf;
 pub mod raw;
 pub mod redis;
+pub mod slow_broker;
 pub mod tls;
 pub mod trace_log;
 
