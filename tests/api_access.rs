@@ -133,7 +133,7 @@ impl Broker for WriteRecorder {
         self.record("take_ticket", None)
     }
 
-    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>> {
+    fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {
         ready(Ok(())).boxed()
     }
 }
