@@ -171,10 +171,10 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
         assert_eq!(reported(fine), "", "{fine}");
     }
     for (wrong, word) in [
-        ("history_size = 1000001", "at most 1000000"),
-        ("history_ttl = \"900ms\"", "history_ttl must"),
-        ("history_ttl = \"366d\"", "history_ttl must"),
-        ("history_ttl = \"2h\"\nhistory_meta_ttl = \"1h\"", "history_meta_ttl must"),
+        ("history_size = 1000001", "history_size (from the whole configuration): must be at most 1000000"),
+        ("history_ttl = \"900ms\"", ".history_ttl (from the whole configuration): must"),
+        ("history_ttl = \"366d\"", ".history_ttl (from the whole configuration): must"),
+        ("history_ttl = \"2h\"\nhistory_meta_ttl = \"1h\"", "history_meta_ttl (from the whole configuration): must"),
         ("force_positioning = true", "set history_size"),
         ("force_recovery = true", "set history_size"),
         ("force_recovery_mode = \"cache\"", "set history_size"),
