@@ -68,7 +68,7 @@ async fn repeated_delivery_from_broker_is_sent_once() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(60) };
     let options =
         SubscriptionOptions { retention: Some(retention), is_positioned: true, ..SubscriptionOptions::default() };
-    let subscriptions = vec![Subscription::new(channel.clone(), SubscriptionSource::Client, options, None)];
+    let subscriptions = vec![Subscription::new(channel.clone(), SubscriptionSource::Client, options)];
     hub.send(Subscribe { key, subscriptions, reply: None }).await.unwrap().unwrap();
 
     let kept = PublishOptions { retention: Some(retention), ..PublishOptions::default() };

@@ -54,6 +54,7 @@ mod hub_actor;
 mod positions;
 mod presence;
 mod recovery;
+mod slow_broker;
 mod stress;
 mod subscriptions;
 

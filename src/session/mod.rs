@@ -3,6 +3,7 @@
 //! is waited for here, and the client's next message with it.
 
 mod auth_state;
+mod claims;
 mod command;
 mod rate_limiter;
 
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use self::{
     auth_state::AuthState,
-    command::{ClaimsChange, CommandBuffer},
+    claims::ClaimsChange,
+    command::CommandBuffer,
     rate_limiter::{RateLimiter, RateVerdict},
 };
 use crate::{

@@ -1,11 +1,13 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
 pub mod client;
+pub mod events;
 pub mod generated;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
 pub mod redis;
+pub mod slow_broker;
 pub mod tls;
 pub mod trace_log;
 
