@@ -13,8 +13,10 @@ mod support;
 
 // The structure of the source, and the documentation.
 mod architecture;
+mod codes_docs;
 mod configuration_docs;
 mod docs;
+mod server_api_docs;
 
 // Authentication and permissions.
 mod anonymous;
@@ -60,9 +62,11 @@ mod subscriptions;
 
 // The server API.
 mod api;
+mod api_access;
 mod api_attacks;
 mod api_batch;
 mod api_bodies;
+mod api_fields;
 mod api_history;
 mod api_subscribe;
 mod control_messages;
