@@ -22,6 +22,8 @@ mod starting;
 mod subscribe_outcome;
 mod subscribing;
 mod subscription_source;
+#[cfg(test)]
+mod testing;
 mod timing_wheel;
 
 use std::{
@@ -30,7 +32,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
@@ -249,7 +251,7 @@ impl Hub {
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
-            position_poller: PositionPoller::new(config.server.position_check_interval),
+            position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
