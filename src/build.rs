@@ -1,5 +1,5 @@
-//! Compiles the schema of Protobuf clients, and tells the program which commit it was built from, for `--version` and the log;
-//! without git, `WARDCAST_COMMIT` does.
+//! The build script. Compiles the Protobuf schema of the client protocol, and exports the commit of the build for `--version`
+//! and the log. Without git, the variable `WARDCAST_COMMIT` names the commit.
 
 use std::{
     env,
@@ -16,17 +16,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     compile_schema()
 }
 
-/// Into OUT_DIR: what Protobuf clients are told is written by the schema, and tests read it with the same. No `protoc` is
-/// wanted on the machine that builds.
+/// Compiles the schema into OUT_DIR. The server writes Protobuf with the generated code, and tests read with it. `protoc` is
+/// not needed.
 fn compile_schema() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={SCHEMA}");
     let files = protox::compile([SCHEMA], ["src/protocol"])?;
-    // Raw JSON is shared, not copied; maps are written in order, so that the same is always written the same.
+    // `bytes` shares raw JSON instead of copying it. `btree_map` writes equal maps as equal bytes.
     prost_build::Config::new().bytes(["."]).btree_map(["."]).compile_fds(files)?;
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a build has no configuration to be loaded")]
+#[expect(clippy::disallowed_methods, reason = "a build script has no configuration")]
 fn export_commit() {
     println!("cargo::rerun-if-env-changed=WARDCAST_COMMIT");
     let from_git = checked_out_commit();
@@ -35,21 +35,21 @@ fn export_commit() {
     println!("cargo::rustc-env=WARDCAST_COMMIT={commit}");
 }
 
-/// The commit that is checked out here. A repository around this one is not asked: it knows nothing of these sources.
+/// Returns the commit that is checked out. Ignores a repository around this directory: its commits are not of these sources.
 fn checked_out_commit() -> Option<String> {
-    // A worktree's is a file.
+    // A directory, or a file in a worktree.
     let is_repository = Path::new(".git").exists();
     let commit = is_repository.then(|| git(&["rev-parse", "--short", "HEAD"])).flatten()?;
     let watched = ["HEAD", "packed-refs"].map(str::to_owned);
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
     for name in watched.into_iter().chain(branch) {
         let path = PathBuf::from(git(&["rev-parse", "--git-path", &name])?);
-        // Watching what is not there would build anew each time. A branch that is packed gets a file in its folder with the
-        // next commit.
-        if let Some(there) =
-            path.ancestors().find(|path| path.exists()).filter(|there| *there == path || name.contains('/'))
+        // Cargo rebuilds each time if a watched path does not exist. A packed branch has no file: its folder is watched, where
+        // the next commit creates one.
+        if let Some(existing) =
+            path.ancestors().find(|path| path.exists()).filter(|existing| *existing == path || name.contains('/'))
         {
-            println!("cargo::rerun-if-changed={}", there.display());
+            println!("cargo::rerun-if-changed={}", existing.display());
         }
     }
     Some(commit)

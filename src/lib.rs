@@ -1,77 +1,75 @@
-//! Wardcast: a JWT-guarded realtime hub. Clients hold a WebSocket, subscribe to channels, and receive what anyone
-//! publishes there over REST or a socket, on whichever instance they sit.
+//! Wardcast: a realtime hub guarded by JSON Web Tokens. Clients hold a WebSocket, subscribe to channels, and receive what is
+//! published there over the REST API or a WebSocket, on any instance.
 //!
-//! This file is the map. The rooms stand in the order in which a message meets them:
+//! This file is the map of the crate. The modules are in the order in which a message passes them:
 //!
 //! ```text
-//!  TCP ─▶ http (actix-web App, doors) ─▶ 101 + Admission ─▶ transport (the socket, frames)
-//!                                                             │ commands
-//!  REST ─▶ api ─┐                                         session (actor, one per connection)
-//!               ▼                                             │ subscribe / publish
-//!            broker (memory | redis) ◀── first/last interest ─ hub (actor, one per worker thread)
-//!               │ deliveries: one wake per worker, never one per session  ▲
-//!               └─────────────────────────────────────────────────────────┘ fan-out: outbox of each session
+//!  TCP ─▶ http (actix-web App, handshake) ─▶ 101 + Admission ─▶ transport (socket, frames)
+//!                                                                │ commands
+//!  REST ─▶ api ─┐                                            session (actor, one per connection)
+//!               ▼                                                │ subscribe / publish
+//!            broker (memory | redis) ◀── first/last subscriber ── hub (actor, one per worker thread)
+//!               │ deliveries: one wake-up per worker, never one per session  ▲
+//!               └────────────────────────────────────────────────────────────┘ fan-out: outbox of each session
 //! ```
 //!
-//! Who may know whom stands in docs/architecture.md and is checked by `tests/architecture.rs`.
+//! docs/architecture.md says which module may import which; `tests/architecture.rs` checks it.
 
 #![forbid(unsafe_code)]
 
-// What everybody may know: nouns without behaviour, time, counters, configuration.
+// Basic types. Every module may import them.
+
+// Channel names and the patterns that match them.
 pub mod channel;
+// A publication.
 pub mod publication;
-
+// Offset and epoch of a publication in the history of its channel.
 pub mod position;
-
+// Tags of a publication.
 pub mod tags;
-
+// Filters on tags.
 pub mod filter;
-
+// Deltas: a publication as the difference to its base publication.
 pub mod delta;
-
+// Client addresses, as limits count them.
 pub mod address;
-
+// Web origins and the patterns of `origins.allowed`.
 pub mod origin;
-
+// The wall clock, which tests can set.
 pub mod clock;
-
+// Limits of concurrent connections.
 pub mod connection_limit;
-
+// Rate limits.
 pub mod rate_limit;
-
+// Prometheus metrics.
 pub mod metrics;
-
+// Configuration: loading, validating and printing.
 pub mod config;
 
-// The only place that knows the wire: commands, replies, pushes, codes, frames.
+// A message's way through the server.
+
+// The client protocol: commands, replies, pushes, codes and frames, in JSON and Protobuf.
 pub mod protocol;
-
-// The door: HTTP up to the 101.
+// HTTP up to the 101: routes, handshake, login, tickets, health.
 pub mod http;
-
-// Who is this, and until when.
+// Authentication and authorization: tokens, keys, claims, permissions.
 pub mod auth;
-
-// The socket itself: strict reading, bounded writing.
+// The socket: validated reading, bounded writing.
 pub mod transport;
-
-// One connection that is somebody.
+// The session actor: one per connection.
 pub mod session;
-
-// One per worker: who listens to what, and the fan-out.
+// The hub actor: one per worker, with its subscriptions and the fan-out.
 pub mod hub;
-
-// The one seam: memory or Redis.
+// The broker: publications, history, presence and tickets, in memory or in Redis.
 pub mod broker;
-
 // The server API over REST.
 pub mod api;
-
-// The demo page: static files, and what they must know of the hub.
+// The demo page.
 pub mod web;
 
-// The composition root.
-pub mod server;
+// Entry points.
 
+// The composition root: creates the parts of a server and starts it.
+pub mod server;
 // The command line.
 pub mod cli;

@@ -1,10 +1,10 @@
-//! The `wardcast` binary: everything is in the library, `wardcast::cli` is its front.
+//! The `wardcast` binary. All code is in the library; `wardcast::cli` runs the command line.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-/// Steady after bursts and small for many little allocations; the figures are in docs/architecture.md.
+/// mimalloc returns memory after bursts and is compact for many small allocations. docs/architecture.md has the measurements.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! What Wardcast counts. One set per instance, shared by everybody, read by `/metrics`; the hot path adds once a batch.
+//! Metrics: one set per instance, shared by all its parts and served at `/metrics`. The fan-out updates them once per batch.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// All counters of one instance.
+/// All metrics of one instance.
 #[derive(Debug, Default)]
-#[expect(missing_docs, reason = "each is described where it is registered, in `register`")]
+#[expect(missing_docs, reason = "`register` has a description of each")]
 pub struct Metrics {
     pub connections: Gauge,
     pub unauthenticated_connections: Gauge,
@@ -28,25 +28,25 @@ pub struct Metrics {
     pub probe_microseconds: Gauge,
 }
 
-/// Label: why, as one word.
+/// The label `reason`: one word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
     reason: &'static str,
 }
 
-/// Label: a code of the wire.
+/// The label `code`: an error or close code of the client protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
     code: u32,
 }
 
 impl Metrics {
-    /// Counts a close.
+    /// Counts a closed connection.
     pub fn count_close(&self, code: u16) {
         self.closed_connections.get_or_create(&CodeLabel { code: code.into() }).inc();
     }
 
-    /// How many connections were closed with this code.
+    /// Returns how many connections were closed with `code`.
     pub fn closes_with_code(&self, code: u16) -> u64 {
         self.closed_connections.get(&CodeLabel { code: code.into() }).map_or(0, |count| count.get())
     }
@@ -56,20 +56,20 @@ impl Metrics {
         self.error_replies.get_or_create(&CodeLabel { code }).inc();
     }
 
-    /// Counts a handshake that was not let in.
+    /// Counts a refused handshake.
     pub fn count_refused_handshake(&self, reason: &'static str) {
         self.handshakes_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Counts something on the bus that is not ours.
+    /// Counts a Redis message that this instance dropped.
     pub fn count_refused_bus_message(&self, reason: &'static str) {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// The OpenMetrics text format.
+    /// Writes all metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// Only those of formatting, which into a `String` do not happen.
+    /// None in practice: writing to a `String` cannot fail.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("wardcast");
         self.register(&mut registry);
@@ -82,35 +82,43 @@ impl Metrics {
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "connections_waiting",
-            "Connections that have not said yet who they are",
+            "Open connections that have not authenticated yet",
             self.unauthenticated_connections.clone(),
         );
-        registry.register("handshakes_refused", "Handshakes not let in", self.handshakes_refused.clone());
+        registry.register("handshakes_refused", "Refused handshakes, by reason", self.handshakes_refused.clone());
         registry.register(
             "proxy_headers_refused",
-            "Connections of trusted proxies that did not begin with a good PROXY header",
+            "Connections of trusted proxies closed because of a missing or malformed PROXY header",
             self.proxy_headers_refused.clone(),
         );
-        registry.register("closed", "Connections closed by us, by close code", self.closed_connections.clone());
+        registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
-        registry.register("publications", "Publications handed to the broker", self.publications.clone());
-        registry.register("deliveries", "Publications queued to a session", self.deliveries.clone());
+        registry.register("publications", "Publications passed to the broker", self.publications.clone());
+        registry.register("deliveries", "Publications queued to sessions", self.deliveries.clone());
         registry.register(
             "deliveries_dropped",
-            "Publications from the broker that a hub had no room for",
+            "Publications dropped because the delivery queue of a hub was full (limits.hub_queue_bytes)",
             self.deliveries_dropped.clone(),
         );
         registry.register(
             "sockets_full",
-            "Times that a socket took no more and somebody had to wait for it",
+            "Times that a socket was full, so that its outbox had to wait",
             self.full_sockets.clone(),
         );
-        registry.register("bus_refused", "Messages on the bus that are not ours", self.refused_bus_messages.clone());
-        registry.register("broker_up", "1 while the broker is usable", self.broker_up.clone());
-        registry.register("broker_reconnects", "Subscription connections made anew", self.broker_reconnects.clone());
+        registry.register(
+            "bus_refused",
+            "Redis messages dropped as malformed or foreign, by reason",
+            self.refused_bus_messages.clone(),
+        );
+        registry.register("broker_up", "1 while the broker is available, otherwise 0", self.broker_up.clone());
+        registry.register(
+            "broker_reconnects",
+            "Times that the Redis subscription connection was re-established",
+            self.broker_reconnects.clone(),
+        );
         registry.register(
             "broker_probe_microseconds",
-            "Time of the last probe from publish to arrival",
+            "Round-trip time of the last probe through Redis, from publish to arrival",
             self.probe_microseconds.clone(),
         );
     }

@@ -1,5 +1,5 @@
-//! The composition root: listener, workers, the two instances of the application that each worker has, hubs, broker. Every
-//! room is made here and handed what it needs; nothing is global.
+//! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A server has
+//! one listener and one broker, and per worker a hub and two instances of the HTTP application.
 
 mod listener;
 pub mod proxy;
@@ -16,7 +16,6 @@ use std::{
 };
 
 use actix_web::web::Data;
-use futures_util::{FutureExt, TryFutureExt};
 use uuid::Uuid;
 
 use crate::{
@@ -39,18 +38,18 @@ use crate::{
 
 pub use tls::CertificateError;
 
-/// TLS handshakes of one worker that may be under way: what is silent holds one for 3 s.
-const TLS_HANDSHAKES: usize = 4096;
+/// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
+const MAX_TLS_HANDSHAKES: usize = 4096;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerStartError {
-    /// The address: taken, not ours, or not allowed.
+    /// The address is in use, not one of this machine, or not permitted.
     #[error("cannot listen on {address}: {error}")]
     Bind {
         /// `server.bind`.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// `server.tls`.
@@ -65,69 +64,55 @@ pub enum ServerStartError {
     /// `broker.redis.url`.
     #[error("broker.redis: {0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
-    /// The workers.
+    /// A worker thread could not be started.
     #[error("cannot start the workers: {0}")]
     Workers(#[from] io::Error),
 }
 
 /// A server that listens. Dropping it does not stop it; [`RunningServer::stop`] does.
 pub struct RunningServer {
-    /// Where it listens, with the real port.
+    /// The address of the listener, with its actual port if `server.bind` has port 0.
     pub address: SocketAddr,
-    /// What it has counted.
+    /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
     handle: actix_server::ServerHandle,
-    hubs: Arc<Hubs>,
-    connection_limit: Arc<ConnectionLimit>,
-    is_stopping: Arc<AtomicBool>,
+    http: Data<http::HttpContext>,
     certificate: Option<Arc<tls::Certificate>>,
-    login_users: Option<Arc<Users>>,
-    drain: Duration,
 }
 
-/// What every worker's services are made of.
+/// The parts from which each worker creates its services.
 #[derive(Clone)]
 struct Components {
-    config: Arc<Config>,
-    clock: Clock,
-    metrics: Arc<Metrics>,
-    hubs: Arc<Hubs>,
-    broker_subscriptions: Arc<BrokerSubscriptions>,
-    broker: SharedBroker,
-    verifier: Arc<Verifier>,
-    permissions: Arc<Permissions>,
-    user_limit: Arc<KeyedLimit<Arc<str>>>,
-    node: Arc<str>,
-    http_context: Data<http::HttpContext>,
-    api_context: Data<api::ApiContext>,
-    /// The demo page, where it is wanted.
+    http: Data<http::HttpContext>,
+    api: Data<api::ApiContext>,
+    /// The demo page, if `web.demo_page` enables it.
     page: Option<web::Page>,
+    broker_subscriptions: Arc<BrokerSubscriptions>,
+    permissions: Arc<Permissions>,
+    /// The id of this instance.
+    node: Arc<str>,
 }
 
 /// Starts a server in the current actix system.
 ///
 /// # Errors
-/// [`ServerStartError`], in the operator's words.
+/// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
     let address = listener.local_addr()?;
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
-    let is_stopping = Arc::new(AtomicBool::new(false));
-    let components = Components::new(config, clock, is_stopping.clone())?;
-    let config = components.config.clone();
-    let (metrics, hubs) = (components.metrics.clone(), components.hubs.clone());
-    let (connection_limit, login_users) =
-        (components.http_context.connection_limit.clone(), components.http_context.login_users.clone());
-    let workers = match config.server.workers {
+    let components = Components::new(config, clock)?;
+    let http = components.http.clone();
+    let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    actix_tls::accept::max_concurrent_tls_connect(TLS_HANDSHAKES);
+    actix_tls::accept::max_concurrent_tls_connect(MAX_TLS_HANDSHAKES);
     let builder = actix_server::Server::build()
         .workers(workers)
         .disable_signals()
-        // Of HTTP: WebSockets have left it, and are counted where one too many can be answered.
-        .max_concurrent_connections(config.limits.http_connections.div_ceil(workers));
+        // Counts HTTP connections only. WebSockets have their own limit, which a handshake can answer with 503.
+        .max_concurrent_connections(http.config.limits.http_connections.div_ceil(workers));
     let builder = match &certificate {
         None => builder.listen("ws", listener, move || listener::plain_service(&components))?,
         Some(certificate) => {
@@ -138,47 +123,47 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    let drain = config.server.drain;
-    Ok(RunningServer { address, metrics, handle, hubs, connection_limit, is_stopping, certificate, login_users, drain })
+    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, http, certificate })
 }
 
 impl RunningServer {
-    /// Stops: new connections are refused, sessions are closed 3001 in waves over half of `server.drain`, and what has not
-    /// gone at its end is cut.
+    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`, and aborts
+    /// the connections that are still open when `server.drain` ends.
     pub async fn stop(self) {
-        let deadline = Instant::now() + self.drain;
-        self.is_stopping.store(true, Ordering::Relaxed);
+        let drain = self.http.config.server.drain;
+        let deadline = Instant::now() + drain;
+        self.http.is_stopping.store(true, Ordering::Relaxed);
         self.handle.pause().await;
-        self.hubs.shut_down(CloseAllSessions { spread_over: self.drain / 2 });
-        while self.connection_limit.in_use() > 0 && Instant::now() < deadline {
+        self.http.hubs.shut_down(CloseAllSessions { spread_over: drain / 2 });
+        while self.connections() > 0 && Instant::now() < deadline {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
         self.handle.stop(false).await;
     }
 
-    /// Connections that are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.connection_limit.in_use()
+        self.http.connection_limit.in_use()
     }
 
-    /// Reads the certificate files again, and says whether there are any; connections that are open keep theirs.
+    /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is configured.
     ///
     /// # Errors
-    /// When the files are no good; then the old certificate stays.
+    /// The files cannot be used. The old certificate stays in use.
     pub fn reload_certificate(&self) -> Result<bool, CertificateError> {
         self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
     }
 
-    /// Reads the login file again, and says whether there is one; tokens that it has given out stay as they are.
+    /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.
     ///
     /// # Errors
-    /// When the file is no good; then the old users stay.
+    /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        self.http.login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
 
-/// Whether the certificate files could be used, without using them.
+/// Checks whether the certificate files can be used.
 ///
 /// # Errors
 /// [`CertificateError`].
@@ -186,7 +171,7 @@ pub fn check_certificate(tls: &config::TlsConfig) -> Result<(), CertificateError
     tls::Certificate::from_config(tls).map(drop)
 }
 
-/// How long a channel without local subscribers stays subscribed at the broker.
+/// Returns for how long a channel without local subscribers stays subscribed at the broker.
 fn linger(broker: &config::BrokerConfig) -> Duration {
     match broker.kind {
         BrokerKind::Memory => Duration::ZERO,
@@ -195,40 +180,20 @@ fn linger(broker: &config::BrokerConfig) -> Duration {
 }
 
 impl Components {
-    fn new(config: Config, clock: Clock, is_stopping: Arc<AtomicBool>) -> Result<Self, ServerStartError> {
+    fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
         let config = Arc::new(config);
+        let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone(), node.clone());
         let broker = start_broker(&config, &hubs, &metrics, &node, &clock)?;
+        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
-        let limits = &config.limits;
-        let user_limit = KeyedLimit::new(limits.connections_per_user);
         let login_users = load_login_users(&config, &permissions)?;
+        let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
-        let http_context = Data::new(http::HttpContext {
-            config: config.clone(),
-            clock: clock.clone(),
-            origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
-            login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
-            tickets: ticket_access(&broker),
-            handshake_rates: rates(limits.handshakes_per_second),
-            ticket_rates: rates(limits.tickets_per_second),
-            verifier: verifier.clone(),
-            signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
-            login_users,
-            address_limit: KeyedLimit::new(limits.connections_per_address),
-            user_limit: user_limit.clone(),
-            hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
-            connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
-            unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
-            unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
-            metrics: metrics.clone(),
-            health_checks: health_checks(&hubs, &broker, is_stopping),
-        });
-        let page = config.web.demo_page.then(|| web::Page::new(&config, http_context.login_users.is_some()));
-        let api_context = Data::new(api::ApiContext {
+        let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
             permissions: permissions.clone(),
@@ -237,48 +202,50 @@ impl Components {
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
-        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
-        Ok(Self {
-            config,
+        let http = Data::new(http::HttpContext {
+            origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
+            verifier,
+            signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
+            login_users,
+            login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
+            broker,
+            hubs,
+            is_stopping: AtomicBool::new(false),
+            handshake_rates: rates(limits.handshakes_per_second),
+            ticket_rates: rates(limits.tickets_per_second),
+            hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
+            connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
+            address_limit: KeyedLimit::new(limits.connections_per_address),
+            user_limit: KeyedLimit::new(limits.connections_per_user),
+            unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
+            unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
+            config: config.clone(),
             clock,
             metrics,
-            hubs,
-            broker_subscriptions,
-            broker,
-            verifier,
-            permissions,
-            user_limit,
-            node,
-            http_context,
-            api_context,
-            page,
-        })
+        });
+        Ok(Self { http, api, page, broker_subscriptions, permissions, node })
     }
 
-    /// What the sessions of the worker that calls share; starts its hub.
+    /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let hub = Hub::start_on_this_thread(
-            &self.hubs,
-            self.broker_subscriptions.clone(),
-            &self.config,
-            self.clock.clone(),
-            self.metrics.clone(),
-        );
+        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, user_limit, .. } = &**self.http;
+        let hub =
+            Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
         session::Services {
             hub,
-            broker: self.broker.clone(),
-            verifier: self.verifier.clone(),
+            broker: broker.clone(),
+            verifier: verifier.clone(),
             permissions: self.permissions.clone(),
-            user_limit: self.user_limit.clone(),
-            clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
-            config: self.config.clone(),
+            user_limit: user_limit.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            config: config.clone(),
             node: self.node.clone(),
         }
     }
 }
 
-/// Who may log in, if anybody may.
+/// Loads the users of the login; `None` if it is disabled.
 fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, UsersFileError> {
     let users = match &config.login.users_file {
         Some(path) => Users::read(path, permissions.clone(), config.limits.channels_per_session)?,
@@ -305,48 +272,4 @@ fn start_broker(
             Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
         }
     }
-}
-
-/// The broker keeps tickets for all instances.
-fn ticket_access(broker: &SharedBroker) -> http::TicketAccess {
-    let (keeper, giver) = (broker.clone(), broker.clone());
-    http::TicketAccess {
-        put: Arc::new(move |id, token, ttl| {
-            keeper.put_ticket(id, token, ttl).map_err(|error| error.to_string()).boxed()
-        }),
-        take: Arc::new(move |id| giver.take_ticket(id).map_err(|error| error.to_string()).boxed()),
-    }
-}
-
-fn health_checks(hubs: &Arc<Hubs>, broker: &SharedBroker, is_stopping: Arc<AtomicBool>) -> http::HealthChecks {
-    let (hubs, broker) = (hubs.clone(), broker.clone());
-    vec![
-        (
-            "server",
-            Arc::new(move || {
-                let is_stopping = is_stopping.load(Ordering::Relaxed);
-                Box::pin(async move { if is_stopping { Err("is stopping".to_owned()) } else { Ok(()) } })
-            }),
-        ),
-        (
-            "hubs",
-            Arc::new(move || {
-                let hubs = hubs.clone();
-                Box::pin(async move {
-                    if hubs.all_respond().await { Ok(()) } else { Err("a hub does not answer".to_owned()) }
-                })
-            }),
-        ),
-        (
-            "broker",
-            Arc::new(move || {
-                let ready = broker.check_ready().map_err(|problem| {
-                    // Where Redis is, and what it says, is for whoever reads the log: anybody may ask for readiness.
-                    log::warn!("the broker is not ready: {problem}");
-                    "is not ready; the log says why".to_owned()
-                });
-                ready.boxed()
-            }),
-        ),
-    ]
 }

@@ -37,12 +37,14 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     // A denied permission has one error code on every path. The verifier has errors of its own, and http and session translate
     // them to codes. An Admission holds the format that the connection speaks.
     ("auth", &["protocol::Format", "protocol::ErrorCode"]),
-    ("transport", &["protocol::frame"]),
-    // An error of a broker or of a control has one error code, for sessions and for the server API.
-    ("broker", &["protocol::ErrorCode"]),
+    ("transport", &["protocol::frame", "protocol::disconnect"]),
+    // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
+    // and a reason, which must be valid on the wire.
+    ("broker", &["protocol::ErrorCode", "protocol::Disconnect"]),
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
-    ("http", &["auth", "transport", "session", "protocol"]),
+    // Readiness asks hubs and broker, and the broker stores tickets.
+    ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Two exceptions, because a refused request looks the same on every path and bodies have the same limits: api responds
     // with http's HttpError and reads bodies with its RequestBody.
     ("api", &["auth", "hub", "broker", "protocol", "http::HttpError", "http::RequestBody"]),

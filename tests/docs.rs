@@ -4,16 +4,21 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
+    process::{Child, Command},
 };
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardcast::{
     config::{self, BrokerKind, Environment, Secret, Sources},
     metrics::Metrics,
 };
 
-use crate::support::{http, redis::RedisServer, start_hub_with, wait_until};
+use crate::support::{
+    Client, client::tls_stream, http, redis::RedisServer, start_hub_with, tls::Certificate, wait_until,
+};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -142,4 +147,78 @@ async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
     two.stop().await;
     let denied: Vec<Vec<redis::Value>> = redis.run(&["ACL", "LOG"]).await;
     assert!(denied.is_empty(), "{denied:?}");
+}
+
+/// A real nginx with the configuration of docs/deploying.md: only its port, its paths and the hub's address are replaced.
+#[actix_rt::test]
+async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let configurations = blocks(&page, "nginx");
+    let [configuration] = configurations.as_slice() else { panic!("one configuration: {configurations:?}") };
+    let hub = start_hub_with(|config| {
+        config.server.behind_tls = true;
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let (certificate, folder) = (Certificate::new(), tempfile::tempdir().unwrap());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut text = configuration.clone();
+    for (documented, used) in [
+        ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+        ("/etc/nginx/tls/fullchain.pem", certificate.cert_path().display().to_string()),
+        ("/etc/nginx/tls/privkey.pem", certificate.key_path().display().to_string()),
+        ("/var/log/nginx/wardcast.log", path("access.log")),
+        ("server 127.0.0.1:8000;", format!("server {};", hub.address)),
+        ("server 127.0.0.1:8001;", String::new()),
+    ] {
+        assert!(text.contains(documented), "{documented}");
+        text = text.replace(documented, &used);
+    }
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {};\n", path(kind))).concat();
+    let frame = format!(
+        "daemon off;\npid {};\nerror_log {};\nevents {{}}\nhttp {{\n{temporary}{text}}}\n",
+        path("nginx.pid"),
+        path("error.log")
+    );
+    fs::write(path("nginx.conf"), frame).unwrap();
+    let nginx = Command::new("nginx").args(["-p", &path(""), "-c", &path("nginx.conf")]).spawn();
+    let nginx = Nginx(nginx.expect("nginx is installed: tests/run does it"));
+    let address = ([127, 0, 0, 1], port).into();
+    wait_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
+
+    let token = hub.token("ann");
+    let path_of_ann = format!("/connection/websocket?token={token}");
+    let mut ann = Client::connect_tls(address, &path_of_ann, certificate.root()).await.unwrap();
+    ann.subscribe_after_connect_push("news").await;
+    hub.publish("news", json!("through nginx")).await;
+    assert_eq!(ann.receive_publication().await, "through nginx");
+    for (path, status) in [("/api/info", "404"), ("/metrics", "404"), ("/health/ready", "404"), ("/nothing", "404")] {
+        let mut stream = tls_stream(address, certificate.root()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: hub.example.com\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        let _ = stream.read_to_string(&mut response).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
+    }
+    drop(ann);
+    wait_until("nginx logs the request", async || {
+        fs::read_to_string(path("access.log")).unwrap_or_default().contains("/connection/websocket")
+    })
+    .await;
+    let logged = fs::read_to_string(path("access.log")).unwrap();
+    assert!(!logged.contains("token="), "{logged}");
+    drop(nginx);
+    hub.stop().await;
+}
+
+/// Ended with the test, its workers too.
+struct Nginx(Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
 }

@@ -15,8 +15,8 @@ use wardcast::{
     clock::Clock,
     config::Config,
     hub::{
-        BrokerSubscriptions, ChannelSubscription, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
-        Subscribe, SubscriptionOptions, SubscriptionSource,
+        BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe, Subscription,
+        SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
     protocol::Format,
@@ -66,12 +66,7 @@ async fn repeated_delivery_from_broker_is_sent_once() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(60) };
     let options =
         SubscriptionOptions { retention: Some(retention), is_positioned: true, ..SubscriptionOptions::default() };
-    let subscriptions = vec![ChannelSubscription {
-        channel: channel.clone(),
-        source: SubscriptionSource::Client,
-        options,
-        announcement: None,
-    }];
+    let subscriptions = vec![Subscription::new(channel.clone(), SubscriptionSource::Client, options, None)];
     hub.send(Subscribe { key, subscriptions, reply: None }).await.unwrap().unwrap();
 
     let kept = PublishOptions { retention: Some(retention), ..PublishOptions::default() };

@@ -92,6 +92,8 @@ mod slow_consumers;
 mod login;
 // README.md and docs/ against the code.
 mod docs;
+// docs/configuration.md, generated from config/*.toml.
+mod configuration_docs;
 // The demo page and its headers.
 mod demo_page;
 // Certificates.

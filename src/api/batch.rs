@@ -1,4 +1,4 @@
-//! `batch`: many commands in one call, one after the other or several at a time, and an answer for each in its place.
+//! `batch`: many commands in one call, one after the other or several at a time, each with a reply.
 
 use std::fmt;
 
@@ -11,23 +11,74 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{ApiContext, ApiError, methods::ApiMethod, request::parse_object};
+use super::{
+    ApiContext, ApiError,
+    description::{Access, ApiMethod, Example, Field, Handler, JsonType, request_fields},
+    methods::find_method,
+    publish::ERROR,
+    request::parse_object,
+};
 use crate::protocol::{ErrorCode, WireError};
 
-/// Commands of a parallel batch at a time: each may ask all instances.
+/// Number of commands of a parallel batch that run at the same time. Each may ask all nodes.
 const PARALLEL_COMMANDS: usize = 16;
-/// Bytes of all results together; what was read and would go over is error 106. All channels a thousand times are more
-/// than anybody has memory for.
+/// Maximum bytes of all results together. Above it: a read-only command gets error 106.
 const MAX_REPLIES_BYTES: usize = 16 << 20;
 
-#[derive(Deserialize)]
-struct BatchRequest<'a> {
-    #[serde(borrow)]
-    commands: Option<Vec<&'a RawValue>>,
-    parallel: Option<bool>,
+/// `batch`.
+pub(super) const BATCH: ApiMethod = ApiMethod {
+    name: "batch",
+    access: Access::Write,
+    summary: "Calls many methods, and answers with a reply for each.",
+    details: "A command is an object with one field: the name of a method with its request. `batch` itself cannot be a command. \
+        The answer is not wrapped in `result`.",
+    request: &[BatchRequest::FIELDS],
+    result: &[Field {
+        name: "replies",
+        kind: JsonType::Array(&JsonType::Object(&[
+            Field {
+                name: "{method}",
+                kind: JsonType::Any,
+                when_absent: Some("if the command failed"),
+                meaning: "The result of the command, under the name of its method.",
+            },
+            Field {
+                name: "error",
+                kind: JsonType::Object(ERROR),
+                when_absent: Some("if the command succeeded"),
+                meaning: "The error of the command: one of its method, 107 if its request is malformed, 104 if it does not name \
+                    one method, or 106 if it only reads and all results together would be larger than 16 MiB.",
+            },
+        ])),
+        when_absent: None,
+        meaning: "One reply for each command, in the order of `commands`.",
+    }],
+    errors: &[
+        (ErrorCode::LimitExceeded, "there are more than `limits.broadcast_channels` commands; none was run"),
+        (ErrorCode::BadRequest, "`commands` is missing"),
+    ],
+    example: Example {
+        request: r#"{"commands":[{"publish":{"channel":"news","data":1}},{"publish":{"data":1}}]}"#,
+        answer: r#"{"replies":[
+  {"publish":{"offset":3,"epoch":"xyzw"}},
+  {"error":{"code":107,"message":"bad request"}}
+]}"#,
+    },
+    handler: Handler::Batch,
+};
+
+request_fields! {
+    /// A request of `batch`.
+    struct BatchRequest<'a> {
+        /// The commands, at most `limits.broadcast_channels`.
+        #[serde(borrow)]
+        commands: Option<Vec<&'a RawValue>> = (JsonType::Array(&JsonType::Map(&JsonType::Any)), None),
+        /// Runs up to 16 commands at the same time. Otherwise each starts when the one before it has ended.
+        parallel: Option<bool> = (JsonType::Boolean, Some("`false`")),
+    }
 }
 
-/// Answers in the order of the commands.
+/// The answer to a batch, with the replies in the order of the commands.
 #[derive(Serialize)]
 pub(super) struct BatchResponse {
     replies: Vec<BatchReply>,
@@ -35,7 +86,7 @@ pub(super) struct BatchResponse {
 
 /// `{"publish":{…}}` or `{"error":{…}}`.
 enum BatchReply {
-    Result(ApiMethod, Box<RawValue>),
+    Result(&'static ApiMethod, Box<RawValue>),
     Error(WireError),
 }
 
@@ -43,15 +94,15 @@ impl Serialize for BatchReply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut reply = serializer.serialize_map(Some(1))?;
         match self {
-            Self::Result(method, result) => reply.serialize_entry(method.name(), result)?,
+            Self::Result(method, result) => reply.serialize_entry(method.name, result)?,
             Self::Error(error) => reply.serialize_entry("error", error)?,
         }
         reply.end()
     }
 }
 
-/// Does the commands.
-pub(super) async fn batch(body: &Bytes, api: &ApiContext) -> Result<BatchResponse, ApiError> {
+/// Runs the commands of a batch.
+pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchResponse, ApiError> {
     let BatchRequest { commands, parallel } = parse_object(body)?;
     let commands = commands.ok_or(ErrorCode::BadRequest)?;
     if commands.len() > api.config.limits.broadcast_channels {
@@ -62,12 +113,12 @@ pub(super) async fn batch(body: &Bytes, api: &ApiContext) -> Result<BatchRespons
     let (mut replies, mut bytes) = (Vec::new(), 0);
     while let Some(result) = results.next().await {
         let result = result.and_then(|(method, result)| {
-            let after = bytes + result.get().len();
-            // What was done is told: who reads an error of it does it again.
-            if after > MAX_REPLIES_BYTES && method.is_read_only() {
+            let bytes_after = bytes + result.get().len();
+            // A write is always reported: a caller that gets an error for it would repeat it.
+            if bytes_after > MAX_REPLIES_BYTES && method.access == Access::ReadOnly {
                 return Err(ErrorCode::LimitExceeded);
             }
-            bytes = after;
+            bytes = bytes_after;
             Ok(BatchReply::Result(method, result))
         });
         replies.push(result.unwrap_or_else(|error| {
@@ -78,19 +129,20 @@ pub(super) async fn batch(body: &Bytes, api: &ApiContext) -> Result<BatchRespons
     Ok(BatchResponse { replies })
 }
 
-async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(ApiMethod, Box<RawValue>), ErrorCode> {
+async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(&'static ApiMethod, Box<RawValue>), ErrorCode> {
     let BatchCommand(name, request) = serde_json::from_str(command.get()).map_err(|_| ErrorCode::MethodNotFound)?;
-    let method = ApiMethod::from_name(&name).ok_or(ErrorCode::MethodNotFound)?;
-    // Of its own: a little data that waits in a queue must not keep the whole batch.
+    let method = find_method(&name).ok_or(ErrorCode::MethodNotFound)?;
+    let Handler::Single(call) = method.handler else { return Err(ErrorCode::MethodNotFound) };
+    // A copy: a small publication in a queue must not keep the whole batch in memory.
     let request = Bytes::copy_from_slice(request.get().as_bytes());
-    match method.call(&request, api).await {
+    match call(&request, api).await {
         Ok(result) => Ok((method, result)),
         Err(ApiError::Code(error)) => Err(error),
         Err(ApiError::Http(_)) => Err(ErrorCode::BadRequest),
     }
 }
 
-/// An object of one member: a method and its request.
+/// An object with one field: the name of a method and its request.
 struct BatchCommand<'a>(String, &'a RawValue);
 
 impl<'de: 'a, 'a> Deserialize<'de> for BatchCommand<'a> {
@@ -101,13 +153,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for BatchCommand<'a> {
             type Value = BatchCommand<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of one member")
+                f.write_str("an object with one field")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let missing = || serde::de::Error::invalid_length(0, &self);
                 let (name, request) = map.next_entry()?.ok_or_else(missing)?;
-                // A second member is left unread, which is an error of the parser's.
+                // A second field is left unread, which makes the parser fail.
                 Ok(BatchCommand(name, request))
             }
         }
@@ -121,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batch_command_is_an_object_with_one_member() {
+    fn batch_command_is_an_object_with_one_field() {
         let read = |text: &'static str| serde_json::from_str::<BatchCommand<'_>>(text).ok();
         let Some(BatchCommand(name, request)) = read(r#" {"publish": {"data":[1]} } "#) else { panic!("not read") };
         assert_eq!((name.as_str(), request.get()), ("publish", r#"{"data":[1]}"#));

@@ -1,24 +1,62 @@
-//! `channels`: which channels have subscribers, on all instances together.
+//! `channels`: the channels that have subscribers, on all nodes together.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContext, ApiError, request::parse_optional_object};
+use super::{
+    ApiContext,
+    description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    request::{parse_optional_object, to_result},
+};
 use crate::{broker::SurveyQuestion, channel::Pattern, protocol::ErrorCode};
 
-/// How long instances may take to answer.
+/// How long the nodes have to answer.
 const SURVEY_DEADLINE: Duration = Duration::from_secs(2);
 
-#[derive(Default, Deserialize)]
-struct ChannelsRequest {
-    pattern: Option<String>,
+/// The error of all methods that ask the nodes.
+pub(super) const NO_ANSWER: (ErrorCode, &str) =
+    (ErrorCode::Internal, "the broker is unavailable, or a node has not answered within 2 s");
+
+/// `channels`.
+pub(super) const CHANNELS: ApiMethod = ApiMethod {
+    name: "channels",
+    access: Access::ReadOnly,
+    summary: "Lists the channels that have subscribers, with the number of subscribers on all nodes.",
+    details: "The body may be empty.",
+    request: &[ChannelsRequest::FIELDS],
+    result: &[Field {
+        name: "channels",
+        kind: JsonType::Map(&JsonType::Object(&[Field {
+            name: "num_clients",
+            kind: JsonType::Integer,
+            when_absent: None,
+            meaning: "Number of its subscribers.",
+        }])),
+        when_absent: None,
+        meaning: "The channels by their names.",
+    }],
+    errors: &[NO_ANSWER, (ErrorCode::BadRequest, "`pattern` is invalid")],
+    example: Example {
+        request: r#"{"pattern":"n*"}"#,
+        answer: r#"{"result":{"channels":{"news":{"num_clients":1}}}}"#,
+    },
+    handler: Handler::Single(|body, api| Box::pin(channels(body, api))),
+};
+
+request_fields! {
+    /// A request of `channels`.
+    #[derive(Default)]
+    struct ChannelsRequest {
+        /// Pattern of the names, in which `*` stands for any characters.
+        pattern: Option<String> = (JsonType::String, Some("`*`: all channels")),
+    }
 }
 
-/// Their names and how many receive each.
+/// The result of `channels`.
 #[derive(Serialize)]
-pub(super) struct ChannelsResult {
+struct ChannelsResult {
     channels: BTreeMap<String, ChannelClients>,
 }
 
@@ -27,20 +65,17 @@ struct ChannelClients {
     num_clients: u64,
 }
 
-/// Those whose names match a pattern, or all.
-pub(super) async fn channels(body: &Bytes, api: &ApiContext) -> Result<ChannelsResult, ApiError> {
+async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ChannelsRequest { pattern } = parse_optional_object(body)?;
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
-    Ok(sum_counts(&survey_nodes(SurveyQuestion::Channels, api).await?, &pattern)?)
+    to_result(sum_counts(&survey_nodes(SurveyQuestion::Channels, api).await?, &pattern)?)
 }
 
-/// Asks all instances.
+/// Asks all nodes, and returns their answers.
 pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
-    api.broker.survey(question, SURVEY_DEADLINE).await.map_err(|error| {
-        log::warn!("{question:?}: {error}");
-        error.into()
-    })
+    let answers = api.broker.survey(question, SURVEY_DEADLINE).await;
+    Ok(answers.inspect_err(|error| log::warn!("could not survey nodes: question={question:?} error={error:?}"))?)
 }
 
 fn sum_counts(answers: &[Vec<u8>], pattern: &Pattern) -> Result<ChannelsResult, ErrorCode> {

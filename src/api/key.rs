@@ -1,4 +1,4 @@
-//! The API key, asked of every method before its body is read.
+//! The API key. It is checked before the body of a request is read.
 
 use std::future::{Ready, ready};
 
@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use super::ApiContext;
 use crate::http::HttpError;
 
-/// Proof that the request carried the key.
+/// Proof that a request carries the API key.
 pub(super) struct ValidApiKey;
 
 impl FromRequest for ValidApiKey {
@@ -24,27 +24,28 @@ impl FromRequest for ValidApiKey {
     }
 }
 
-/// Whether the request carries the key, once. Without a configured key nobody is authorized.
+/// Returns whether the request carries the API key exactly once. Without a configured key (`api.key`) no request does.
 pub(super) fn has_valid_key(request: &HttpRequest) -> bool {
     let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
     let key = api.config.api.key.expose().as_bytes();
     let mut sent = sent_keys(request);
     match (sent.next(), sent.next()) {
-        // Compared in constant time; the length of a random key is no secret.
+        // In constant time. The length of a random key is no secret.
         (Some(sent), None) if !key.is_empty() => sent.ct_eq(key).into(),
         _ => false,
     }
 }
 
-/// Whether the request offers a key at all.
+/// Returns whether the request carries any API key, right or wrong.
 pub(super) fn has_key(request: &HttpRequest) -> bool {
     sent_keys(request).next().is_some()
 }
 
+/// Returns the keys in `X-API-Key` and `Authorization: apikey KEY`.
 fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = &[u8]> {
     let headers = request.headers();
-    let own = headers.get_all("x-api-key").map(|value| value.as_bytes());
-    own.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
+    let keys = headers.get_all("x-api-key").map(|value| value.as_bytes());
+    keys.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("apikey").then(|| key.trim().as_bytes())
     }))

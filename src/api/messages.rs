@@ -1,5 +1,5 @@
-//! `POST /v1/channels/{channel}/messages`: the plain form, for people with curl and for signed-in users. The body is the
-//! data: JSON as it is, or text as a string.
+//! Plain publishing, `POST /v1/channels/{channel}/messages`: for curl and for users with a token. The body is the data: JSON as
+//! it is, or text, which becomes a JSON string.
 
 use std::future::{Ready, ready};
 
@@ -21,14 +21,15 @@ use super::{
     publish, request,
 };
 use crate::{
-    auth::{Claims, TokenError, credentials},
+    auth::{ChannelRight, Claims, credentials},
     channel::Channel,
     http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
     publication::ClientInfo,
 };
 
-/// Publishes with the API key, or with a user's token under the permissions of the socket.
+/// Answers `POST /v1/channels/{channel}/messages`. The request carries the API key, or the token of a user, who needs the same
+/// permission as over a WebSocket.
 pub(super) async fn post_message(
     request: HttpRequest,
     sender: MessageSender,
@@ -36,20 +37,21 @@ pub(super) async fn post_message(
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
-    let message = publish::PendingPublication::new(read_data(&request, &body)?);
+    let publication = publish::PendingPublication::new(read_data(&request, &body)?);
     let key = read_idempotency_key(&request)?;
     let result = match sender.0 {
         Ok(None) => {
-            publish::publish_to_channel(&channel, message.with_idempotency_key(key.map(Into::into)), None, &api).await
+            let publication = publication.with_idempotency_key(key.map(Into::into));
+            publish::publish_to_channel(&channel, publication, None, &api).await
         }
-        // The body may have taken its time.
+        // The token may have expired while the body arrived.
         Ok(Some(claims)) if claims.expires_at <= api.clock.now() => return Err(HttpError::invalid_token(true)),
         Ok(Some(claims)) => {
             let (user, conn_info) = (claims.user.to_string(), claims.info);
-            // Under the user's name, which has no control characters: nobody's key stands in the way of another's.
+            // Each user has keys of its own: a user name has no control characters, so it ends at the line break.
             let key = key.map(|key| format!("{user}\n{key}").into());
             let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
-            publish::publish_to_channel(&channel, message.with_idempotency_key(key), Some(info), &api).await
+            publish::publish_to_channel(&channel, publication.with_idempotency_key(key), Some(info), &api).await
         }
         Err(error) => Err(error),
     };
@@ -58,8 +60,8 @@ pub(super) async fn post_message(
     Ok(response)
 }
 
-/// Who publishes: nobody in particular with the key, a user with a token. A good token may still lack the right. Judged
-/// before the body is read.
+/// The sender of a message: `None` with the API key, or the claims of a user's token. The error is that of a valid token whose
+/// user may not publish there, or publishes too fast. All of it is checked before the body is read.
 pub(super) struct MessageSender(Result<Option<Claims>, ErrorCode>);
 
 impl FromRequest for MessageSender {
@@ -71,7 +73,7 @@ impl FromRequest for MessageSender {
             Path::<String>::from_request(request, payload).into_inner().unwrap_or_else(|_| String::new().into());
         ready(match request.app_data::<Data<ApiContext>>() {
             Some(api) => authenticate_sender(request, &channel, api).map(Self),
-            None => Err(HttpError::unauthorized("nobody is known here")),
+            None => Err(HttpError::unauthorized("authentication required")),
         })
     }
 }
@@ -91,16 +93,15 @@ fn authenticate_sender(
     };
     let token = token
         .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
-    let claims =
-        api.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
+    let claims = api.verifier.verify(token)?;
     Ok(Channel::new(channel)
         .map_err(ErrorCode::from)
-        .and_then(|channel| Ok(api.permissions.may_publish(&claims, &channel, false)?))
+        .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
         .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
         .map(|()| Some(claims)))
 }
 
-/// The key under which it is to be published once.
+/// Reads the header `Idempotency-Key`.
 fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError> {
     let mut keys = request.headers().get_all("idempotency-key");
     match (keys.next().map(|key| key.to_str()), keys.next()) {
@@ -110,6 +111,7 @@ fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError
     }
 }
 
+/// Reads the data of the publication, by the content type of the body.
 fn read_data(request: &HttpRequest, body: &Bytes) -> Result<Bytes, HttpError> {
     match request.content_type() {
         "application/json" => {
@@ -117,7 +119,8 @@ fn read_data(request: &HttpRequest, body: &Bytes) -> Result<Bytes, HttpError> {
             Ok(protocol::to_single_line(body, raw))
         }
         "text/plain" => {
-            let text = std::str::from_utf8(body).map_err(|_| HttpError::bad_request("text must be UTF-8"))?;
+            let text =
+                std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))?;
             Ok(serde_json::to_vec(text).unwrap_or_default().into())
         }
         _ => Err(HttpError::new(

@@ -1,4 +1,4 @@
-//! The methods by name, for a call of one and for many in a batch.
+//! The table of all methods, and the route that calls them.
 
 use std::future::{Ready, ready};
 
@@ -8,93 +8,43 @@ use actix_web::{
     http::StatusCode,
     web::{Data, Path},
 };
-use bytes::Bytes;
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    ApiContext, ApiError, ApiResponse, batch, channel_state, channels, info, key::ValidApiKey, publish, sessions,
+    ApiContext, ApiError, ApiResponse, batch, channels,
+    description::{ApiMethod, Handler},
+    history, info,
+    key::ValidApiKey,
+    presence, publish, sessions,
 };
 use crate::{
     http::{HttpError, RequestBody},
     protocol::ErrorCode,
 };
 
-/// What can be called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ApiMethod {
-    Publish,
-    Broadcast,
-    History,
-    HistoryRemove,
-    Presence,
-    PresenceStats,
-    Subscribe,
-    Unsubscribe,
-    Disconnect,
-    Refresh,
-    Channels,
-    Info,
+/// All methods, in the order of the documentation.
+pub static METHODS: [ApiMethod; 13] = [
+    publish::PUBLISH,
+    publish::BROADCAST,
+    history::HISTORY,
+    history::HISTORY_REMOVE,
+    presence::PRESENCE,
+    presence::PRESENCE_STATS,
+    sessions::SUBSCRIBE,
+    sessions::UNSUBSCRIBE,
+    sessions::DISCONNECT,
+    sessions::REFRESH,
+    channels::CHANNELS,
+    info::INFO,
+    batch::BATCH,
+];
+
+/// Returns the method with this name.
+pub(super) fn find_method(name: &str) -> Option<&'static ApiMethod> {
+    METHODS.iter().find(|method| method.name == name)
 }
 
-impl ApiMethod {
-    const ALL: [(&'static str, Self); 12] = [
-        ("publish", Self::Publish),
-        ("broadcast", Self::Broadcast),
-        ("history", Self::History),
-        ("history_remove", Self::HistoryRemove),
-        ("presence", Self::Presence),
-        ("presence_stats", Self::PresenceStats),
-        ("subscribe", Self::Subscribe),
-        ("unsubscribe", Self::Unsubscribe),
-        ("disconnect", Self::Disconnect),
-        ("refresh", Self::Refresh),
-        ("channels", Self::Channels),
-        ("info", Self::Info),
-    ];
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find_map(|(known, method)| (*known == name).then_some(*method))
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        Self::ALL.iter().find_map(|(name, method)| (*method == self).then_some(*name)).unwrap_or_default()
-    }
-
-    /// Whether nothing is different after it. The results of the others are short: at most a few dozen bytes a channel that
-    /// is named.
-    pub(super) fn is_read_only(self) -> bool {
-        matches!(self, Self::History | Self::Presence | Self::PresenceStats | Self::Channels | Self::Info)
-    }
-
-    /// Does it; the result as JSON.
-    pub(super) async fn call(self, body: &Bytes, api: &ApiContext) -> Result<Box<RawValue>, ApiError> {
-        match self {
-            Self::Publish => publish::publish(body, api).await.and_then(to_json),
-            Self::Broadcast => publish::broadcast(body, api).await.and_then(to_json),
-            Self::History => channel_state::history(body, api).await,
-            Self::HistoryRemove => channel_state::history_remove(body, api).await.and_then(to_json),
-            Self::Presence => channel_state::presence(body, api).await,
-            Self::PresenceStats => channel_state::presence_stats(body, api).await.and_then(to_json),
-            Self::Subscribe => sessions::subscribe(body, api).await.and_then(to_json),
-            Self::Unsubscribe => sessions::unsubscribe(body, api).await.and_then(to_json),
-            Self::Disconnect => sessions::disconnect(body, api).await.and_then(to_json),
-            Self::Refresh => sessions::refresh(body, api).await.and_then(to_json),
-            Self::Channels => channels::channels(body, api).await.and_then(to_json),
-            Self::Info => info::info(body, api).await.and_then(to_json),
-        }
-    }
-}
-
-fn to_json(result: impl Serialize) -> Result<Box<RawValue>, ApiError> {
-    to_raw_value(&result).map_err(|_| ApiError::Code(ErrorCode::Internal))
-}
-
-/// What a path names, judged before a body is read.
-pub(super) enum RequestedMethod {
-    One(ApiMethod),
-    Batch,
-}
+/// The method that the path names. It is looked up before the body of the request is read.
+pub(super) struct RequestedMethod(&'static ApiMethod);
 
 impl FromRequest for RequestedMethod {
     type Error = HttpError;
@@ -102,32 +52,31 @@ impl FromRequest for RequestedMethod {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let name = Path::<String>::from_request(request, payload).into_inner().map(Path::into_inner);
-        let called = match name.as_deref().unwrap_or_default() {
-            "batch" => Some(Self::Batch),
-            name => ApiMethod::from_name(name).map(Self::One),
-        };
-        ready(called.ok_or_else(|| HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "nothing here")))
+        let method = find_method(name.as_deref().unwrap_or_default());
+        ready(method.map(Self).ok_or_else(|| {
+            HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "the server API has no such method")
+        }))
     }
 }
 
-/// `POST /api/{method}`
+/// Answers `POST /api/{method}`.
 pub(super) async fn post_method(
     _: ValidApiKey,
-    called: RequestedMethod,
+    RequestedMethod(method): RequestedMethod,
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
-    let result = match called {
-        RequestedMethod::One(method) => method.call(&body, &api).await,
-        RequestedMethod::Batch => match batch::batch(&body, &api).await {
-            // What a batch answers stands alone, without a `result` around it.
+    let result = match method.handler {
+        Handler::Single(call) => call(&body, &api).await,
+        Handler::Batch => match batch::run_batch(&body, &api).await {
+            // The answer of a batch is not wrapped in `result`.
             Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         },
     };
     match result {
         Ok(result) => Ok(ApiResponse::new(Ok(result), &api.metrics).respond()),
-        Err(ApiError::Code(error)) => Ok(ApiResponse::<Box<RawValue>>::new(Err(error), &api.metrics).respond()),
-        Err(ApiError::Http(failure)) => Err(failure),
+        Err(ApiError::Code(error)) => Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
+        Err(ApiError::Http(error)) => Err(error),
     }
 }

@@ -1,13 +1,17 @@
-//! The server API over REST: one file per group of methods. It publishes through the broker, and asks and orders all
-//! instances through it; sessions are unknown here.
+//! The server API over REST. It publishes through the broker, and asks and controls the sessions of all nodes through it.
+//!
+//! Each method is described next to its code by an [`ApiMethod`], and listed in [`METHODS`]. To add one: write both, add it to
+//! the list, and run the tests; they name what is missing.
 
 mod batch;
-mod channel_state;
 mod channels;
+mod description;
+mod history;
 mod info;
 mod key;
 mod messages;
 mod methods;
+mod presence;
 mod publish;
 mod request;
 mod sessions;
@@ -20,6 +24,10 @@ use actix_web::{
 };
 use serde::Serialize;
 
+pub use self::{
+    description::{Access, ApiMethod, Example, Field, JsonType},
+    methods::METHODS,
+};
 use crate::{
     auth::{Permissions, Verifier},
     broker::SharedBroker,
@@ -27,29 +35,29 @@ use crate::{
     config::Config,
     http::HttpError,
     metrics::Metrics,
-    protocol::ErrorCode,
+    protocol::{ErrorCode, WireError},
     rate_limit::KeyedRateLimiter,
 };
 
-/// What the methods share.
+/// Everything that the methods need.
 pub struct ApiContext {
-    /// Takes publications, orders and questions.
+    /// Carries publications, controls and surveys.
     pub broker: SharedBroker,
-    /// Judges users' tokens on `/v1`.
+    /// Verifies the tokens of users on `/v1`.
     pub verifier: Arc<Verifier>,
-    /// Judges channels.
+    /// Knows the options of channels, and what users may do there.
     pub permissions: Arc<Permissions>,
-    /// How fast each user may publish.
+    /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
     pub rates: KeyedRateLimiter,
-    /// What is configured.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// What time it is.
+    /// The clock by which tokens expire.
     pub clock: Clock,
-    /// What is counted.
+    /// Counts publications and errors.
     pub metrics: Arc<Metrics>,
 }
 
-/// Adds the routes under `/api`. They find [`ApiContext`] in the application's data.
+/// Adds the routes below `/api`. They find an [`ApiContext`] in the data of the application.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
     service.service(
@@ -59,7 +67,7 @@ pub fn routes(config: &Config, service: &mut ServiceConfig) {
     );
 }
 
-/// Adds what stands under `/v1`: the plain form, for signed-in users too.
+/// Adds the routes below `/v1`: plain publishing, which users may do with their tokens, too.
 pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
     let body_bytes = config.api.body_bytes;
     service.service(
@@ -69,17 +77,13 @@ pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
     );
 }
 
-/// What a method answers: 200 either way, `{"result":…}` or `{"error":…}`, as clients of this API expect.
+/// The body of an answer: `{"result":…}` or `{"error":…}`. The HTTP status is 200 for both, as clients of this API expect.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum ApiResponse<T> {
     Result(T),
-    Error(crate::protocol::WireError),
+    Error(WireError),
 }
-
-/// A result without members.
-#[derive(Serialize)]
-struct EmptyResult {}
 
 impl<T: Serialize> ApiResponse<T> {
     fn new(result: Result<T, ErrorCode>, metrics: &Metrics) -> Self {
@@ -97,11 +101,11 @@ impl<T: Serialize> ApiResponse<T> {
     }
 }
 
-/// Why a method was not done.
+/// An error of a method.
 enum ApiError {
-    /// An answer like any other (200): what was asked is not possible.
+    /// The request is well-formed but cannot be fulfilled. HTTP status 200.
     Code(ErrorCode),
-    /// The request is none (400).
+    /// The request is malformed. HTTP status 400.
     Http(HttpError),
 }
 
@@ -112,7 +116,7 @@ impl<E: Into<ErrorCode>> From<E> for ApiError {
 }
 
 impl From<HttpError> for ApiError {
-    fn from(failure: HttpError) -> Self {
-        Self::Http(failure)
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
     }
 }

@@ -10,7 +10,11 @@ use uuid::Uuid;
 
 use super::{
     ApiContext, ApiError, ApiResponse,
-    request::{deserialize_present, parse_object},
+    description::{
+        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
+        request_fields,
+    },
+    request::{deserialize_present, parse_object, to_result},
 };
 use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
@@ -21,41 +25,163 @@ use crate::{
     tags::Tags,
 };
 
-/// Longest idempotency key: the broker remembers many.
+/// Maximum length of an idempotency key. The broker remembers many of them.
 pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
-/// Longest name of a row of versions: every channel may remember one.
+/// Maximum length of a version's epoch. Each channel may remember one.
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
 
-#[derive(Deserialize)]
-struct PublishRequest<'a> {
-    #[serde(default)]
-    channel: String,
-    #[serde(borrow, default, deserialize_with = "deserialize_present")]
-    data: Option<&'a RawValue>,
+const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `limits.publication_bytes`");
+const NOT_VERSIONED: (ErrorCode, &str) =
+    (ErrorCode::NotAvailable, "`version` is given, but the channel has no history or `skip_history` is set");
+const QUEUE_FULL: (ErrorCode, &str) =
+    (ErrorCode::TooManyRequests, "a delivery queue is full (`limits.hub_queue_bytes`); nothing was published");
+
+/// `publish`.
+pub(super) const PUBLISH: ApiMethod = ApiMethod {
+    name: "publish",
+    access: Access::Write,
+    summary: "Publishes data to a channel.",
+    details: "The answer comes when the broker has the publication, before subscribers have it.",
+    request: &[PublishRequest::FIELDS, PublishFields::FIELDS],
+    result: POSITION,
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        TOO_LARGE,
+        (
+            ErrorCode::BadRequest,
+            "`channel` or `data` is missing, or `channel`, `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
+        ),
+        NOT_VERSIONED,
+        QUEUE_FULL,
+    ],
+    example: Example {
+        request: r#"{"channel":"news","data":{"hello":"world"}}"#,
+        answer: r#"{"result":{"offset":1,"epoch":"xyzw"}}"#,
+    },
+    handler: Handler::Single(|body, api| Box::pin(publish(body, api))),
+};
+
+/// `broadcast`.
+pub(super) const BROADCAST: ApiMethod = ApiMethod {
+    name: "broadcast",
+    access: Access::Write,
+    summary: "Publishes the same data to many channels.",
+    details: "An error in one channel does not affect the others.",
+    request: &[BroadcastRequest::FIELDS, PublishFields::FIELDS],
+    result: &[Field {
+        name: "responses",
+        kind: JsonType::Array(&JsonType::Object(&[
+            Field {
+                name: "result",
+                kind: JsonType::Object(POSITION),
+                when_absent: Some("if it failed"),
+                meaning: "As of `publish`.",
+            },
+            Field {
+                name: "error",
+                kind: JsonType::Object(ERROR),
+                when_absent: Some("if it succeeded"),
+                meaning: "As of `publish`.",
+            },
+        ])),
+        when_absent: None,
+        meaning: "One answer for each channel, in the order of `channels`.",
+    }],
+    errors: &[
+        (ErrorCode::LimitExceeded, "there are more than `limits.broadcast_channels` channels; nothing was published"),
+        (
+            ErrorCode::BadRequest,
+            "`channels` or `data` is missing or empty, or `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
+        ),
+    ],
+    example: Example {
+        request: r#"{"channels":["news","unknown:1"],"data":{"hello":"all"}}"#,
+        answer: r#"{"result":{
+  "responses":[
+    {"result":{"offset":2,"epoch":"xyzw"}},
+    {"error":{"code":102,"message":"unknown channel"}}
+  ]
+}}"#,
+    },
+    handler: Handler::Single(|body, api| Box::pin(broadcast(body, api))),
+};
+
+const POSITION: &[Field] = &[
+    Field {
+        name: "offset",
+        kind: JsonType::Integer,
+        when_absent: Some("if the channel has no history"),
+        meaning: "Offset of the publication in the history; of a `version` that is not new, the offset of the newest one.",
+    },
+    Field {
+        name: "epoch",
+        kind: JsonType::String,
+        when_absent: Some("if the channel has no history"),
+        meaning: "Epoch of the history.",
+    },
+];
+
+/// An error, as answers contain it.
+pub(super) const ERROR: &[Field] = &[
+    Field { name: "code", kind: JsonType::Integer, when_absent: None, meaning: "Its code." },
+    Field { name: "message", kind: JsonType::String, when_absent: None, meaning: "Its text." },
+    Field {
+        name: "temporary",
+        kind: JsonType::Boolean,
+        when_absent: Some("if it is `false`"),
+        meaning: "Whether the same call may succeed later.",
+    },
+];
+
+request_fields! {
+    /// A request of `publish`, without the fields that `broadcast` has, too.
+    struct PublishRequest<'a> {
+        /// Channel to publish to.
+        #[serde(default)]
+        channel: String = (JsonType::String, None),
+        /// Data of the publication. `null` is data, too.
+        #[serde(borrow, default, deserialize_with = "deserialize_present")]
+        data: Option<&'a RawValue> = (JsonType::Any, None),
+    }
 }
 
-#[derive(Deserialize)]
-struct BroadcastRequest<'a> {
-    #[serde(default)]
-    channels: Vec<String>,
-    #[serde(borrow, default, deserialize_with = "deserialize_present")]
-    data: Option<&'a RawValue>,
+request_fields! {
+    /// A request of `broadcast`, without the fields that `publish` has, too.
+    struct BroadcastRequest<'a> {
+        /// Channels to publish to, at most `limits.broadcast_channels`.
+        #[serde(default)]
+        channels: Vec<String> = (JsonType::Array(&JsonType::String), None),
+        /// Data of the publications. `null` is data, too.
+        #[serde(borrow, default, deserialize_with = "deserialize_present")]
+        data: Option<&'a RawValue> = (JsonType::Any, None),
+    }
 }
 
-/// What both may say beside the data. Some clients write what was not set as 0 and "".
-#[derive(Deserialize)]
-struct PublishFields<'a> {
-    skip_history: Option<bool>,
-    #[serde(borrow)]
-    tags: Option<&'a RawValue>,
-    idempotency_key: Option<String>,
-    version: Option<u64>,
-    version_epoch: Option<String>,
-    delta: Option<bool>,
-    exclude: Option<String>,
+request_fields! {
+    /// The options of `publish` and `broadcast`. Some clients of the API write unset fields as `0` and `""`.
+    struct PublishFields<'a> {
+        /// Keeps the publication out of the history; it gets no offset.
+        skip_history: Option<bool> = (JsonType::Boolean, Some("`false`")),
+        /// Names and values that subscribers can filter by: at most 32 tags and 4,096 bytes.
+        #[serde(borrow)]
+        tags: Option<&'a RawValue> = (JsonType::Map(&JsonType::String), Some("none")),
+        /// Key under which a channel accepts one publication in five minutes, at most 255 bytes. A repetition gets the first
+        /// answer and is not published.
+        idempotency_key: Option<String> = (JsonType::String, Some("none")),
+        /// Version of the state that the publication carries. One that is not newer than the newest of its epoch is not
+        /// published.
+        version: Option<u64> = (JsonType::Integer, Some("`0`: no version")),
+        /// Epoch of the version, at most 64 bytes. Versions of different epochs are not compared.
+        version_epoch: Option<String> = (JsonType::String, Some("empty")),
+        /// Sends the publication as a delta to subscribers who use deltas.
+        delta: Option<bool> = (JsonType::Boolean, Some("`false`")),
+        /// Client id of a connection that does not get the publication.
+        exclude: Option<String> = (JsonType::String, Some("none")),
+    }
 }
 
-/// A publication but for its channel, and what is wanted of it.
+/// A publication without its channel, and the options of the call.
 #[derive(Clone)]
 pub(super) struct PendingPublication {
     data: Bytes,
@@ -67,7 +193,7 @@ pub(super) struct PendingPublication {
     version: Option<Version>,
 }
 
-/// What came of a publication: where it stands, if the channel has a history.
+/// The result of a publication: its position, if the channel has a history.
 #[derive(Serialize)]
 pub(super) struct PublishResult {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,78 +202,79 @@ pub(super) struct PublishResult {
     epoch: Option<Epoch>,
 }
 
-/// What came of a broadcast.
+/// The result of `broadcast`.
 #[derive(Serialize)]
-pub(super) struct BroadcastResult {
+struct BroadcastResult {
     responses: Vec<ApiResponse<PublishResult>>,
 }
 
-/// One publication.
-pub(super) async fn publish(body: &Bytes, api: &ApiContext) -> Result<PublishResult, ApiError> {
-    let request: PublishRequest<'_> = parse_object(body)?;
-    let message = read_publication(body, request.data)?;
-    Ok(publish_to_channel(&request.channel, message, None, api).await?)
+async fn publish(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let PublishRequest { channel, data } = parse_object(body)?;
+    let publication = read_publication(body, data)?;
+    to_result(publish_to_channel(&channel, publication, None, api).await?)
 }
 
-/// The same to many; an answer per channel, in their order.
-pub(super) async fn broadcast(body: &Bytes, api: &ApiContext) -> Result<BroadcastResult, ApiError> {
+async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
     let request: BroadcastRequest<'_> = parse_object(body)?;
-    let message = read_publication(body, request.data)?;
+    let publication = read_publication(body, request.data)?;
     if request.channels.is_empty() {
         return Err(ErrorCode::BadRequest.into());
     }
     if request.channels.len() > api.config.limits.broadcast_channels {
         return Err(ErrorCode::LimitExceeded.into());
     }
-    let sent = request.channels.iter().map(|channel| publish_to_channel(channel, message.clone(), None, api));
+    let sent = request.channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
     let responses = join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)).collect();
-    Ok(BroadcastResult { responses })
+    to_result(BroadcastResult { responses })
 }
 
 impl PendingPublication {
-    /// Data, and nothing else wanted.
+    /// A publication without options.
     pub(super) fn new(data: Bytes) -> Self {
         let (tags, exclude, idempotency_key, version) = (Tags::default(), None, None, None);
         Self { data, tags, use_delta: false, exclude, skip_history: false, idempotency_key, version }
     }
 
-    /// To be published once under this key.
+    /// The same, which the channel accepts once under this key.
     pub(super) fn with_idempotency_key(self, idempotency_key: Option<Arc<str>>) -> Self {
         Self { idempotency_key, ..self }
     }
 }
 
-/// Publishes for the API, which may publish to every channel of this configuration.
+/// Publishes to any channel whose namespace is configured. Permissions of users are the business of the caller.
 pub(super) async fn publish_to_channel(
     channel: &str,
-    message: PendingPublication,
+    pending: PendingPublication,
     info: Option<ClientInfo>,
     api: &ApiContext,
 ) -> Result<PublishResult, ErrorCode> {
     let channel = Channel::new(channel)?;
     let options = api.permissions.channel_options(&channel)?;
-    let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = message;
+    let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = pending;
     if data.len() > api.config.limits.publication_bytes {
         return Err(ErrorCode::LimitExceeded);
     }
     let retention = Retention::from_options(options).filter(|_| !skip_history);
     if version.is_some() && retention.is_none() {
-        // Nobody would remember which was the newest.
+        // Without a history the broker does not remember the newest version.
         return Err(ErrorCode::NotAvailable);
     }
     api.metrics.publications.inc();
     let info = info.map(Arc::new);
     let publication = Publication { info, tags, use_delta, exclude, ..Publication::new(channel, data) };
-    let wanted = PublishOptions { retention, idempotency_key, version };
-    let PublishReceipt { position, .. } =
-        api.broker.publish(publication, wanted).await.inspect_err(|error| log::debug!("publish: {error}"))?;
+    let options = PublishOptions { retention, idempotency_key, version };
+    let PublishReceipt { position, .. } = api
+        .broker
+        .publish(publication, options)
+        .await
+        .inspect_err(|error| log::debug!("could not publish: error={error:?}"))?;
     Ok(PublishResult {
         offset: position.map(|position| position.offset),
         epoch: position.map(|position| position.epoch),
     })
 }
 
-/// The data of a request and its options, which stand beside it.
+/// Reads the options of a request, which are beside its data.
 fn read_publication(body: &Bytes, data: Option<&RawValue>) -> Result<PendingPublication, ApiError> {
     let data = protocol::to_single_line(body, data.ok_or(ErrorCode::BadRequest)?);
     let PublishFields { skip_history, tags, idempotency_key, version, version_epoch, delta, exclude } =
@@ -169,13 +296,13 @@ fn read_publication(body: &Bytes, data: Option<&RawValue>) -> Result<PendingPubl
 }
 
 fn parse_tags(tags: Option<&RawValue>) -> Result<Tags, ErrorCode> {
-    let read = tags.map(|tags| serde_json::from_str(tags.get())).transpose();
-    read.map(Option::unwrap_or_default).map_err(|_| ErrorCode::BadRequest)
+    let parsed = tags.map(|tags| serde_json::from_str(tags.get())).transpose();
+    parsed.map(Option::unwrap_or_default).map_err(|_| ErrorCode::BadRequest)
 }
 
-/// The id of a connection, as clients are told it.
+/// Parses the id of a connection in the form that clients know: with hyphens.
 fn parse_client_id(text: Option<String>) -> Result<Option<Uuid>, ErrorCode> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let is_plain = text.len() == uuid::fmt::Hyphenated::LENGTH;
-    Uuid::try_parse(&text).ok().filter(|_| is_plain).map(Some).ok_or(ErrorCode::BadRequest)
+    let is_hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
+    Uuid::try_parse(&text).ok().filter(|_| is_hyphenated).map(Some).ok_or(ErrorCode::BadRequest)
 }

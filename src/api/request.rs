@@ -1,55 +1,95 @@
-//! How requests are read: JSON objects, strictly, with a word about what is wrong.
+//! Request bodies and results. Bodies are JSON objects, parsed strictly; the error says what is wrong with one.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{http::HttpError, protocol};
+use super::{
+    ApiContext,
+    description::{ApiResult, Field, JsonType, request_fields},
+};
+use crate::protocol::ErrorCode;
+use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol};
 
-/// Longest word of the parser's that is passed on: it quotes what it did not expect, which may be the whole body.
-const MAX_REMARK_CHARS: usize = 200;
+/// Maximum characters of the parser's message that are sent to the caller. The message quotes the unexpected part of the body,
+/// which may be all of it.
+const MAX_PARSER_MESSAGE_CHARS: usize = 200;
 
-/// A position in a channel's history, as a request names it.
-#[derive(Deserialize)]
-pub(super) struct ApiPosition {
-    #[serde(default)]
-    pub(super) offset: u64,
-    #[serde(default)]
-    pub(super) epoch: String,
+request_fields! {
+    /// A request that names a channel and nothing else.
+    pub(super) struct ChannelRequest {
+        /// Name of the channel.
+        channel: Option<String> = (JsonType::String, None),
+    }
 }
 
-/// Reads a request. serde would also take an array for an object, member by member.
+request_fields! {
+    /// A position in the history of a channel.
+    pub(super) struct ApiPosition {
+        /// Offset of a publication.
+        #[serde(default)]
+        offset: u64 = (JsonType::Integer, Some("`0`")),
+        /// Epoch of the history, at most 64 bytes. Empty: any epoch.
+        #[serde(default)]
+        epoch: String = (JsonType::String, Some("empty")),
+    }
+}
+
+/// Parses a body that must be a JSON object. Without the check serde would accept an array for a struct, too.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, HttpError> {
     if body.trim_ascii_start().first() == Some(&b'{') {
         parse_json(body)
     } else {
-        Err(HttpError::bad_request("the body must be a JSON object"))
+        Err(HttpError::bad_request("the request body must be a JSON object"))
     }
 }
 
-/// Reads a request of which every member may be left out, and so the body, too.
+/// Parses a body whose fields are all optional. The whole body may be missing, too.
 pub(super) fn parse_optional_object<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, HttpError> {
     if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse_object(body) }
 }
 
-/// Reads JSON. What is not of its shape is 400.
+/// Parses JSON. A wrong type is an HTTP error 400.
 pub(super) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, HttpError> {
-    // serde_json skips over strings without looking whether they are UTF-8.
-    let text = std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the body is not UTF-8"))?;
+    // serde_json skips strings without checking that they are UTF-8.
+    let text = std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))?;
     serde_json::from_str(text).map_err(|error| {
-        let remark: String = error.to_string().chars().take(MAX_REMARK_CHARS).collect();
-        HttpError::bad_request(format!("the body is not what it should be: {remark}"))
+        let message: String = error.to_string().chars().take(MAX_PARSER_MESSAGE_CHARS).collect();
+        HttpError::bad_request(format!("invalid request body: {message}"))
     })
 }
 
-/// `null` is data; only what is not there is none.
+/// Deserializes a field in which `null` is a value. Only a field that is left out is `None`.
 pub(super) fn deserialize_present<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Raw JSON on one line, as text.
+/// Returns raw JSON as a string without line breaks.
 pub(super) fn single_line_string(body: &Bytes, raw: &RawValue) -> String {
     String::from_utf8_lossy(&protocol::to_single_line(body, raw)).into_owned()
+}
+
+/// Returns the channel with this name and its options.
+pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), ErrorCode> {
+    let channel = Channel::new(&name.unwrap_or_default())?;
+    let options = api.permissions.channel_options(&channel)?;
+    Ok((channel, options))
+}
+
+/// Returns a result as JSON.
+pub(super) fn to_result(value: impl serde::Serialize) -> ApiResult {
+    Ok(to_raw_value(&value).map_err(|_| ErrorCode::Internal)?)
+}
+
+/// Returns the result of a method that has nothing to say but that it succeeded.
+pub(super) fn empty_result() -> ApiResult {
+    to_result(serde_json::Map::new())
+}
+
+/// Returns a result that is JSON already.
+pub(super) fn to_raw_result(json: Vec<u8>) -> ApiResult {
+    let json = String::from_utf8(json).map_err(|_| ErrorCode::Internal)?;
+    Ok(RawValue::from_string(json).map_err(|_| ErrorCode::Internal)?)
 }

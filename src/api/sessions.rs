@@ -1,187 +1,261 @@
-//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: orders to the sessions of a user, wherever they are. Whether there are any is
-//! not told: the answer is there when the broker has the order.
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: controls for the sessions of a user on all nodes. An answer says that
+//! the broker has the control, not whether there are such sessions.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    ApiContext, ApiError, EmptyResult,
-    request::{ApiPosition, parse_object, single_line_string},
+    ApiContext,
+    description::{
+        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
+        request_fields,
+    },
+    request::{ApiPosition, ChannelRequest, empty_result, find_channel, parse_object, single_line_string},
 };
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
-    channel::Channel,
     protocol::{Disconnect, ErrorCode},
 };
 
-/// How a session goes that is told to, and not why: it shall not come back.
-const FORCE_DISCONNECT: (u16, &str) = (3503, "force disconnect");
+const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 
-#[derive(Deserialize)]
-struct SubscribeRequest<'a> {
-    user: Option<String>,
-    client: Option<String>,
-    session: Option<String>,
-    channel: Option<String>,
-    #[serde(borrow)]
-    info: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    recover_since: Option<ApiPosition>,
-    /// Seconds since the epoch; 0 or nothing: no end.
-    expire_at: Option<i64>,
-    /// Options of the channel for one subscription: there are none here, and to ignore them would be a lie.
-    #[serde(borrow, rename = "override")]
-    overridden: Option<&'a RawValue>,
+/// `subscribe`.
+pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
+    name: "subscribe",
+    access: Access::Write,
+    summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
+    details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
+        the channel's name limits it to other users (`#`), or if it has `limits.channels_per_session` channels. Such a \
+        subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it.",
+    request: &[SessionTarget::FIELDS, SubscribeRequest::FIELDS],
+    result: &[],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        (ErrorCode::LimitExceeded, "`info` or `data` is longer than 4,096 bytes, or the epoch longer than 64 bytes"),
+        (
+            ErrorCode::BadRequest,
+            "`user`, `client` or `channel` is missing or invalid, or `client` and `session` differ",
+        ),
+        (ErrorCode::NotAvailable, "`override` is given, or `recover_since` for a channel without a history"),
+    ],
+    example: Example { request: r#"{"user":"ann","channel":"news","info":{"role":"reader"}}"#, answer: EXAMPLE_ANSWER },
+    handler: Handler::Single(|body, api| Box::pin(subscribe(body, api))),
+};
+
+/// `unsubscribe`.
+pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
+    name: "unsubscribe",
+    access: Access::Write,
+    summary: "Ends the subscriptions of a user's sessions to a channel, however they came about.",
+    details: "The sessions get an unsubscribe push with code 2000. They may subscribe again if their token or the configuration \
+        allows it.",
+    request: &[SessionTarget::FIELDS, ChannelRequest::FIELDS],
+    result: &[],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        (
+            ErrorCode::BadRequest,
+            "`user`, `client` or `channel` is missing or invalid, or `client` and `session` differ",
+        ),
+    ],
+    example: Example { request: r#"{"user":"ann","channel":"news"}"#, answer: EXAMPLE_ANSWER },
+    handler: Handler::Single(|body, api| Box::pin(unsubscribe(body, api))),
+};
+
+/// `disconnect`.
+pub(super) const DISCONNECT: ApiMethod = ApiMethod {
+    name: "disconnect",
+    access: Access::Write,
+    summary: "Closes the connections of a user.",
+    details: "A client whose token is still valid may connect again, unless the close code keeps it away: SDKs reconnect after \
+        all codes but 3500 to 3999 and 4500 to 4999.",
+    request: &[SessionTarget::FIELDS, DisconnectRequest::FIELDS],
+    result: &[],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        (ErrorCode::LimitExceeded, "`whitelist` has more than 1,000 ids"),
+        (
+            ErrorCode::BadRequest,
+            "`user`, `client` or an id in `whitelist` is missing or invalid, `client` and `session` differ, or the code or the \
+             reason cannot be in a close frame",
+        ),
+    ],
+    example: Example {
+        request: r#"{"user":"ann","disconnect":{"code":4001,"reason":"maintenance"}}"#,
+        answer: EXAMPLE_ANSWER,
+    },
+    handler: Handler::Single(|body, api| Box::pin(disconnect(body, api))),
+};
+
+/// `refresh`.
+pub(super) const REFRESH: ApiMethod = ApiMethod {
+    name: "refresh",
+    access: Access::Write,
+    summary: "Sets another end for the sessions of a user, or ends them as expired.",
+    details: "Expired sessions are closed with 3005. To the others a refresh push says when they end.",
+    request: &[SessionTarget::FIELDS, RefreshRequest::FIELDS],
+    result: &[],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        (ErrorCode::LimitExceeded, "`info` is longer than 4,096 bytes"),
+        (ErrorCode::BadRequest, "`user` or `client` is missing or invalid, or `client` and `session` differ"),
+    ],
+    example: Example { request: r#"{"user":"ann","expire_at":4102444800}"#, answer: EXAMPLE_ANSWER },
+    handler: Handler::Single(|body, api| Box::pin(refresh(body, api))),
+};
+
+request_fields! {
+    /// The sessions that a control is for. Some clients of the API write unset fields as `""`.
+    struct SessionTarget {
+        /// User whose sessions are meant: 1 to 255 bytes without control characters.
+        user: Option<String> = (JsonType::String, None),
+        /// Id of the one connection that is meant, at most 64 bytes.
+        client: Option<String> = (JsonType::String, Some("all connections of the user")),
+        /// Another name for `client`: a session has the id of its connection. If both are given they must be equal.
+        session: Option<String> = (JsonType::String, Some("all sessions of the user")),
+    }
 }
 
-#[derive(Deserialize)]
-struct UnsubscribeRequest {
-    user: Option<String>,
-    client: Option<String>,
-    session: Option<String>,
-    channel: Option<String>,
+request_fields! {
+    /// A request of `subscribe`, without its target.
+    struct SubscribeRequest<'a> {
+        /// Channel to subscribe to.
+        channel: Option<String> = (JsonType::String, None),
+        /// JSON that others see of this subscription, as `chan_info`. At most 4,096 bytes.
+        #[serde(borrow)]
+        info: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// JSON that the client gets with the subscribe push. At most 4,096 bytes.
+        #[serde(borrow)]
+        data: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// Position that the client has. It gets the later publications of the history.
+        recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
+        /// End of the subscription, in seconds since 1970.
+        expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
+        /// Channel options of one subscription. Not supported: it is refused, because to ignore it would be misleading.
+        #[serde(borrow)]
+        r#override: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+    }
 }
 
-#[derive(Deserialize)]
-struct DisconnectRequest {
-    user: Option<String>,
-    client: Option<String>,
-    session: Option<String>,
-    whitelist: Option<Vec<String>>,
-    disconnect: Option<DisconnectReason>,
+request_fields! {
+    /// A request of `disconnect`, without its target.
+    struct DisconnectRequest {
+        /// Ids of connections that stay, at most 1,000.
+        whitelist: Option<Vec<String>> = (JsonType::Array(&JsonType::String), Some("empty")),
+        /// Code and reason of the close frame.
+        disconnect: Option<DisconnectReason> =
+            (JsonType::Object(DisconnectReason::FIELDS), Some("code 3503, `force disconnect`")),
+    }
 }
 
-/// Some clients write what was not set as 0 and "".
-#[derive(Deserialize)]
-struct DisconnectReason {
-    #[serde(default)]
-    code: i64,
-    #[serde(default)]
-    reason: String,
+request_fields! {
+    /// The close code and the reason that a request names. Some clients of the API write unset fields as `0` and `""`.
+    struct DisconnectReason {
+        /// Close code, 3000 to 4999.
+        #[serde(default)]
+        code: i64 = (JsonType::Integer, Some("`3503`")),
+        /// Reason, at most 123 bytes and not valid JSON.
+        #[serde(default)]
+        reason: String = (JsonType::String, Some("`force disconnect`; empty if `code` is given")),
+    }
 }
 
-#[derive(Deserialize)]
-struct RefreshRequest<'a> {
-    user: Option<String>,
-    client: Option<String>,
-    session: Option<String>,
-    expired: Option<bool>,
-    /// Seconds since the epoch; 0 or nothing: no end.
-    expire_at: Option<i64>,
-    #[serde(borrow)]
-    info: Option<&'a RawValue>,
+request_fields! {
+    /// A request of `refresh`, without its target.
+    struct RefreshRequest<'a> {
+        /// Ends the sessions now.
+        expired: Option<bool> = (JsonType::Boolean, Some("`false`")),
+        /// End of the sessions, in seconds since 1970. A time in the past ends them now.
+        expire_at: Option<i64> = (JsonType::Integer, Some("`0`: they do not expire")),
+        /// JSON that replaces what others see of the user, as `conn_info`. At most 4,096 bytes.
+        #[serde(borrow)]
+        info: Option<&'a RawValue> = (JsonType::Any, Some("unchanged")),
+    }
 }
 
-/// Gives a channel to them, whatever they may subscribe to by themselves.
-pub(super) async fn subscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    let SubscribeRequest { user, client, session, channel, info, data, recover_since, expire_at, overridden } =
-        parse_object(body)?;
-    let channel = Channel::new(&channel.unwrap_or_default())?;
-    let options = api.permissions.channel_options(&channel)?;
-    if overridden.is_some() || (recover_since.is_some() && !options.has_history()) {
+impl SessionTarget {
+    /// Hands a control for these sessions to the broker.
+    async fn send_control(self, whitelist: Vec<String>, action: ControlAction, api: &ApiContext) -> ApiResult {
+        let client = self.client_id()?;
+        let control = Control { user: self.user.unwrap_or_default(), client, whitelist, action };
+        control.validate()?;
+        let sent = api.broker.send_control(control).await;
+        sent.inspect_err(|error| log::warn!("could not send server API control: error={error:?}"))?;
+        empty_result()
+    }
+
+    fn client_id(&self) -> Result<Option<String>, ErrorCode> {
+        let non_empty = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
+        match (non_empty(&self.client), non_empty(&self.session)) {
+            (Some(client), Some(session)) if client != session => Err(ErrorCode::BadRequest),
+            (client, session) => Ok(client.or(session)),
+        }
+    }
+}
+
+async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let target: SessionTarget = parse_object(body)?;
+    let request: SubscribeRequest<'_> = parse_object(body)?;
+    let (channel, options) = find_channel(request.channel, api)?;
+    if request.r#override.is_some() || (request.recover_since.is_some() && !options.has_history()) {
         return Err(ErrorCode::NotAvailable.into());
     }
     let action = ControlAction::Subscribe {
         channel: channel.as_str().to_owned(),
-        info: info.map(|info| single_line_string(body, info)),
-        data: data.map(|data| single_line_string(body, data)),
-        recover_since: recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
-        expires_at: to_millis(expire_at),
+        info: request.info.map(|info| single_line_string(body, info)),
+        data: request.data.map(|data| single_line_string(body, data)),
+        recover_since: request.recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
+        expires_at: to_millis(request.expire_at),
     };
-    send_control(
-        Control {
-            user: user.unwrap_or_default(),
-            client: single_client_id(client, session)?,
-            whitelist: Vec::new(),
-            action,
-        },
-        api,
-    )
-    .await
+    target.send_control(Vec::new(), action, api).await
 }
 
-/// Takes a channel from them.
-pub(super) async fn unsubscribe(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    let UnsubscribeRequest { user, client, session, channel } = parse_object(body)?;
-    let channel = Channel::new(&channel.unwrap_or_default())?;
-    api.permissions.channel_options(&channel)?;
-    let action = ControlAction::Unsubscribe { channel: channel.as_str().to_owned() };
-    send_control(
-        Control {
-            user: user.unwrap_or_default(),
-            client: single_client_id(client, session)?,
-            whitelist: Vec::new(),
-            action,
-        },
-        api,
-    )
-    .await
+async fn unsubscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let target: SessionTarget = parse_object(body)?;
+    let ChannelRequest { channel } = parse_object(body)?;
+    let (channel, _) = find_channel(channel, api)?;
+    target.send_control(Vec::new(), ControlAction::Unsubscribe { channel: channel.as_str().to_owned() }, api).await
 }
 
-/// Closes them.
-pub(super) async fn disconnect(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    let DisconnectRequest { user, client, session, whitelist, disconnect } = parse_object(body)?;
+async fn disconnect(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let target: SessionTarget = parse_object(body)?;
+    let DisconnectRequest { whitelist, disconnect } = parse_object(body)?;
     let action = match disconnect {
-        None => disconnect_action(FORCE_DISCONNECT.0, FORCE_DISCONNECT.1),
-        Some(DisconnectReason { code: 0, reason }) if reason.is_empty() => {
-            disconnect_action(FORCE_DISCONNECT.0, FORCE_DISCONNECT.1)
+        Some(DisconnectReason { code: 0, reason }) if !reason.is_empty() => {
+            ControlAction::Disconnect { code: Disconnect::FORCED.code(), reason }
         }
-        Some(DisconnectReason { code: 0, reason }) => disconnect_action(FORCE_DISCONNECT.0, &reason),
+        None | Some(DisconnectReason { code: 0, .. }) => disconnect_with(&Disconnect::FORCED),
         Some(DisconnectReason { code, reason }) => {
-            disconnect_action(u16::try_from(code).map_err(|_| ErrorCode::BadRequest)?, &reason)
+            let code = u16::try_from(code).map_err(|_| ErrorCode::BadRequest)?;
+            ControlAction::Disconnect { code, reason }
         }
     };
-    let (client, whitelist) = (single_client_id(client, session)?, whitelist.unwrap_or_default());
-    send_control(Control { user: user.unwrap_or_default(), client, whitelist, action }, api).await
+    target.send_control(whitelist.unwrap_or_default(), action, api).await
 }
 
-/// Lets them live longer or shorter than their tokens say, or not any more.
-pub(super) async fn refresh(body: &Bytes, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    let RefreshRequest { user, client, session, expired, expire_at, info } = parse_object(body)?;
+async fn refresh(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let target: SessionTarget = parse_object(body)?;
+    let RefreshRequest { expired, expire_at, info } = parse_object(body)?;
     let expires_at = to_millis(expire_at);
-    let is_over = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= api.clock.now());
-    let action = if is_over {
-        disconnect_action(Disconnect::EXPIRED.code(), Disconnect::EXPIRED.reason())
+    let is_expired = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= api.clock.now());
+    let action = if is_expired {
+        disconnect_with(&Disconnect::EXPIRED)
     } else {
         ControlAction::Refresh { expires_at, info: info.map(|info| single_line_string(body, info)) }
     };
-    send_control(
-        Control {
-            user: user.unwrap_or_default(),
-            client: single_client_id(client, session)?,
-            whitelist: Vec::new(),
-            action,
-        },
-        api,
-    )
-    .await
+    target.send_control(Vec::new(), action, api).await
 }
 
-/// Some clients write what was not set as 0.
+fn disconnect_with(disconnect: &Disconnect) -> ControlAction {
+    ControlAction::Disconnect { code: disconnect.code(), reason: disconnect.reason().to_owned() }
+}
+
+/// Returns seconds as milliseconds. Some clients of the API write an unset time as 0.
 fn to_millis(seconds: Option<i64>) -> Option<i64> {
     seconds.filter(|seconds| *seconds != 0).map(|seconds| seconds.saturating_mul(1000))
-}
-
-fn disconnect_action(code: u16, reason: &str) -> ControlAction {
-    ControlAction::Disconnect { code, reason: reason.to_owned() }
-}
-
-/// A session's id is its connection's: to name both is fine if they are the same.
-fn single_client_id(client: Option<String>, session: Option<String>) -> Result<Option<String>, ErrorCode> {
-    let named = |id: Option<String>| id.filter(|id| !id.is_empty());
-    match (named(client), named(session)) {
-        (Some(client), Some(session)) if client != session => Err(ErrorCode::BadRequest),
-        (client, session) => Ok(client.or(session)),
-    }
-}
-
-async fn send_control(control: Control, api: &ApiContext) -> Result<EmptyResult, ApiError> {
-    control.validate()?;
-    let sent = api.broker.send_control(control).await;
-    sent.inspect_err(|error| log::warn!("an order to sessions: {error}"))?;
-    Ok(EmptyResult {})
 }
 
 #[cfg(test)]
@@ -190,12 +264,14 @@ mod tests {
 
     #[test]
     fn client_and_session_must_name_the_same_connection() {
-        let single_client_id =
-            |client: &str, session: &str| single_client_id(Some(client.to_owned()), Some(session.to_owned()));
-        assert_eq!(single_client_id("", ""), Ok(None));
-        assert_eq!(single_client_id("a", ""), Ok(Some("a".to_owned())));
-        assert_eq!(single_client_id("", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(single_client_id("a", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(single_client_id("a", "b"), Err(ErrorCode::BadRequest));
+        let client_id = |client: &str, session: &str| {
+            let (client, session) = (Some(client.to_owned()), Some(session.to_owned()));
+            SessionTarget { user: None, client, session }.client_id()
+        };
+        assert_eq!(client_id("", ""), Ok(None));
+        assert_eq!(client_id("a", ""), Ok(Some("a".to_owned())));
+        assert_eq!(client_id("", "a"), Ok(Some("a".to_owned())));
+        assert_eq!(client_id("a", "a"), Ok(Some("a".to_owned())));
+        assert_eq!(client_id("a", "b"), Err(ErrorCode::BadRequest));
     }
 }

@@ -1,6 +1,6 @@
-//! The claims of a token: what is kept of it once it is checked.
+//! The claims of a verified token.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -10,50 +10,50 @@ use crate::{
     clock::{Millis, NEVER, millis},
 };
 
-/// What a session keeps of its token. Shared, and small.
+/// The claims of a connection token that a session keeps. Small, and shared by reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// `sub`; empty for a session without a user.
     pub user: Arc<str>,
-    /// `exp`, `expire_at` or the end of the key, whichever comes first: from here on nothing is taken and nothing is sent.
-    /// [`NEVER`] without.
+    /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them. From then on the
+    /// session accepts and sends nothing.
     pub expires_at: Millis,
-    /// `info`: raw JSON that others see.
+    /// `info`: raw JSON, visible to other clients.
     pub info: Option<Bytes>,
     /// `caps`, `channels` and `subs`, which most tokens do not have.
     pub grants: Option<Box<Grants>>,
 }
 
-/// What a token grants by itself.
+/// What a connection token grants beyond the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// `caps`.
     pub caps: Vec<Capability>,
-    /// `channels` and `subs`: what the session is subscribed to without asking.
+    /// `channels` and `subs`: the session is subscribed to them without a request.
     pub subscriptions: Vec<ServerSideSubscription>,
 }
 
-/// One rule of `caps`.
+/// One rule of `caps`: rights in the channels that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// The channels it is about.
+    /// The channels it applies to.
     pub channels: Vec<Pattern>,
-    /// `sub` is among `allow`.
+    /// Whether `allow` contains `sub`.
     pub subscribe: bool,
-    /// `pub` is.
+    /// Whether `allow` contains `pub`.
     pub publish: bool,
-    /// `prs` is.
+    /// Whether `allow` contains `prs`.
     pub presence: bool,
-    /// `hst` is.
+    /// Whether `allow` contains `hst`.
     pub history: bool,
 }
 
-/// A subscription that a token brings.
+/// A server-side subscription from a connection token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSideSubscription {
     /// Its channel.
     pub channel: Channel,
-    /// `info`: raw JSON that others see beside that of the connection.
+    /// `info`: raw JSON, visible to other clients in addition to that of the connection.
     pub info: Option<Bytes>,
     /// `data`: raw JSON for the client itself.
     pub data: Option<Bytes>,
@@ -61,36 +61,39 @@ pub struct ServerSideSubscription {
     pub expires_at: Millis,
 }
 
-/// What a subscription token says.
+/// The claims of a subscription token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionClaims {
-    /// `sub`: the user of the connection that may use it.
+    /// `sub`: the user of the connection that may use the token.
     pub user: Arc<str>,
     /// `channel`.
     pub channel: Channel,
-    /// `info`: raw JSON that others see beside that of the connection.
+    /// `info`: raw JSON, visible to other clients in addition to that of the connection.
     pub info: Option<Bytes>,
-    /// `exp` or `expire_at`, or [`NEVER`].
+    /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them.
     pub expires_at: Millis,
 }
 
 impl Claims {
-    /// A session without token and user (`auth.anonymous = "always"`), which never ends by itself.
+    /// Returns the claims of a session without token and user (`auth.anonymous = "always"`), which never expires.
     pub fn anonymous() -> Self {
         Self { user: "".into(), expires_at: NEVER, info: None, grants: None }
     }
 
-    /// Whether there is no user.
+    /// Returns whether there is no user.
     pub fn is_anonymous(&self) -> bool {
         self.user.is_empty()
     }
 }
 
-/// Seconds since the epoch (RFC 7519 §2), fractions floored, from 1970 to a year that arithmetic can bear.
+/// Seconds since the epoch (RFC 7519 §2), rounded down, from 0 to [`Self::LATEST`].
 #[derive(Clone, Copy)]
 pub(super) struct NumericDate(Millis);
 
 impl NumericDate {
+    /// Far beyond any real date, and far enough below the maximum of [`Millis`] that arithmetic cannot overflow.
+    const LATEST: f64 = 1e12;
+
     pub(super) fn millis(self) -> Millis {
         self.0
     }
@@ -98,11 +101,10 @@ impl NumericDate {
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const LATEST: f64 = 1e12;
         let seconds = f64::deserialize(deserializer)?;
-        if !(0.0..=LATEST).contains(&seconds) {
+        if !(0.0..=Self::LATEST).contains(&seconds) {
             return Err(D::Error::custom("no date"));
         }
-        Ok(Self(millis(std::time::Duration::from_secs(seconds.floor() as u64))))
+        Ok(Self(millis(Duration::from_secs(seconds.floor() as u64))))
     }
 }

@@ -1,34 +1,31 @@
-//! What a token grants by itself: `channels`, `subs` and `caps`, from raw JSON to checked [`Grants`]. Everything is bounded
-//! while it is read. The login file's entries go the same way.
+//! The grants of a token: reads the claims `channels`, `subs` and `caps` and checks them. The entries of the login file go
+//! through the same checks.
 
-use std::{collections::HashSet, fmt};
+use std::collections::HashSet;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Capability, Grants, Permissions, ServerSideSubscription,
+    Capability, Grants, Permissions, ServerSideSubscription, TokenError,
     claims::NumericDate,
-    json::{BoundedList, JsonObject, JsonText, not_null, single_line},
+    json::{JsonMembers, JsonObject, not_null, single_line},
 };
 use crate::{
     channel::{Channel, Pattern},
     clock::{Millis, NEVER},
 };
 
-/// The longest `info`, in bytes: it is shown to others with each publication of its owner. The same for `data`.
+/// Maximum length of `info`, which others receive with each publication of its owner, and of `data`.
 pub(super) const MAX_INFO_BYTES: usize = 4096;
-/// Rules of `caps`. Each publication and subscription may have to look through all of them.
-const MAX_RULES: usize = 32;
-/// Patterns of all rules together.
-const MAX_PATTERNS: usize = 128;
-/// Regular expressions among them: each is compiled when a token comes in, and takes up to 32 KiB.
-const MAX_REGEXES: usize = 8;
+/// Maximum number of rules in `caps`. Each publish and subscribe may have to look through all of them.
+pub(super) const MAX_RULES: usize = 32;
+/// Maximum number of patterns in all rules together.
+pub(super) const MAX_PATTERNS: usize = 128;
+/// Maximum number of regular expressions among the patterns: each is compiled when a token arrives, and takes up to 32 KiB.
+pub(super) const MAX_REGEXES: usize = 8;
 
-/// The three members of a token, unread.
+/// The three claims, not yet parsed.
 #[derive(Clone, Copy, Default)]
 pub(super) struct RawGrants<'a> {
     pub(super) channels: Option<&'a RawValue>,
@@ -36,50 +33,40 @@ pub(super) struct RawGrants<'a> {
     pub(super) caps: Option<&'a RawValue>,
 }
 
-/// What they are held against.
+/// What grants are checked against.
 #[derive(Clone, Copy)]
 pub(super) struct GrantContext<'a> {
     pub(super) permissions: &'a Permissions,
-    /// The most subscriptions (`limits.channels_per_session`).
+    /// `limits.channels_per_session`.
     pub(super) max_subscriptions: usize,
-    /// Whose token it is: channels that are limited to others are not taken.
+    /// The user of the token. Channels that are limited to other users are refused.
     pub(super) user: &'a str,
     pub(super) now: Millis,
 }
 
 impl RawGrants<'_> {
-    /// `None` when nothing is granted, as in most tokens.
+    /// Parses and checks the grants. Returns `None` if there are none, as in most tokens.
     ///
     /// # Errors
-    /// What is wrong, for our own log.
-    pub(super) fn validate(self, context: GrantContext<'_>) -> Result<Option<Box<Grants>>, &'static str> {
-        let mut subscriptions = SubscriptionReader { list: Vec::new(), names: HashSet::new(), context, problem: None };
-        if let Some(channels) = self.channels {
-            subscriptions.read(channels, "channels", |json, list| json.deserialize_seq(list))?;
-        }
-        if let Some(subs) = self.subs {
-            subscriptions.read(subs, "subs", |json, list| json.deserialize_map(list))?;
-        }
-        let caps = self.caps.map_or(Ok(Vec::new()), read_capabilities)?;
-        let grants = Grants { caps, subscriptions: subscriptions.list };
+    /// The first claim that is malformed or not allowed.
+    pub(super) fn validate(self, context: GrantContext<'_>) -> Result<Option<Box<Grants>>, TokenError> {
+        let channels: Vec<String> = parse(self.channels, TokenError::MalformedChannels)?;
+        let subs: JsonMembers<JsonObject<SubscriptionEntry<'_>>> = parse(self.subs, TokenError::MalformedSubs)?;
+        let channels = channels.into_iter().map(|name| (name, JsonObject(SubscriptionEntry::default())));
+        let subscriptions = subscriptions(channels.chain(subs.0).collect(), context)?;
+        let caps = capabilities(&parse::<Vec<_>>(self.caps, TokenError::MalformedCaps)?)?;
+        let grants = Grants { caps, subscriptions };
         Ok((grants != Grants::default()).then(|| Box::new(grants)))
     }
 }
 
-type Json<'de> = serde_json::Deserializer<serde_json::de::StrRead<'de>>;
-
-/// The subscriptions so far.
-struct SubscriptionReader<'b> {
-    list: Vec<ServerSideSubscription>,
-    names: HashSet<Channel>,
-    context: GrantContext<'b>,
-    /// Why reading was given up: the parser's error cannot carry it.
-    problem: Option<&'static str>,
+fn parse<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, error: TokenError) -> Result<T, TokenError> {
+    raw.map_or(Ok(T::default()), |raw| serde_json::from_str(raw.get()).map_err(|_| error))
 }
 
-/// One entry of `subs`. Options that are not listed are passed over, as those of other servers are.
+/// One entry of `subs`. Unknown options are ignored: other servers have some.
 #[derive(Default, Deserialize)]
-struct SubsEntry<'a> {
+struct SubscriptionEntry<'a> {
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -88,79 +75,44 @@ struct SubsEntry<'a> {
     expire_at: Option<NumericDate>,
 }
 
-impl SubscriptionReader<'_> {
-    fn read<'de>(
-        &mut self,
-        raw: &'de RawValue,
-        what: &'static str,
-        read: impl FnOnce(&mut Json<'de>, &mut Self) -> serde_json::Result<()>,
-    ) -> Result<(), &'static str> {
-        read(&mut serde_json::Deserializer::from_str(raw.get()), self).map_err(|_| self.problem.unwrap_or(what))
+fn subscriptions(
+    entries: Vec<(String, JsonObject<SubscriptionEntry<'_>>)>,
+    context: GrantContext<'_>,
+) -> Result<Vec<ServerSideSubscription>, TokenError> {
+    if entries.len() > context.max_subscriptions {
+        return Err(TokenError::TooManySubscriptions);
     }
-
-    fn add<E: Error>(&mut self, name: &str, options: &SubsEntry<'_>) -> Result<(), E> {
-        let added = self.add_checked(name, options);
-        added.map_err(|problem| {
-            self.problem = Some(problem);
-            E::custom(problem)
-        })
+    let (mut names, mut subscriptions) = (HashSet::new(), Vec::new());
+    for (name, JsonObject(entry)) in entries {
+        let channel = Channel::new(&name)?;
+        let allowed = context.permissions.may_be_subscribed(context.user, &channel);
+        allowed.map_err(|_| TokenError::ForbiddenChannel)?;
+        if !names.insert(channel.clone()) {
+            return Err(TokenError::DuplicateSubscription);
+        }
+        let line = |raw| single_line(raw, MAX_INFO_BYTES).ok_or(TokenError::SubscriptionInfoTooLong);
+        let (info, data) = (entry.info.map(line).transpose()?, entry.data.map(line).transpose()?);
+        let expires_at = entry.expire_at.map_or(NEVER, NumericDate::millis);
+        // An expired entry is left out; the others of the token are not at fault.
+        if expires_at > context.now {
+            subscriptions.push(ServerSideSubscription { channel, info, data, expires_at });
+        }
     }
-
-    fn add_checked(&mut self, name: &str, options: &SubsEntry<'_>) -> Result<(), &'static str> {
-        if self.names.len() >= self.context.max_subscriptions {
-            return Err("more subscriptions than limits.channels_per_session");
-        }
-        let channel = Channel::new(name).map_err(|_| "a subscription to what is no channel name")?;
-        let is_fine = self.context.permissions.may_be_subscribed(self.context.user, &channel);
-        is_fine.map_err(|_| "a subscription to a channel of no namespace here, or limited to others")?;
-        if !self.names.insert(channel.clone()) {
-            return Err("two subscriptions to one channel");
-        }
-        let read =
-            |raw: Option<&RawValue>| raw.map(|raw| single_line(raw, MAX_INFO_BYTES).ok_or("info or data too long"));
-        let (info, data) = (read(options.info).transpose()?, read(options.data).transpose()?);
-        let expires_at = options.expire_at.map_or(NEVER, NumericDate::millis);
-        // One that is over already is none; it is no fault of the others.
-        if expires_at > self.context.now {
-            self.list.push(ServerSideSubscription { channel, info, data, expires_at });
-        }
-        Ok(())
-    }
+    Ok(subscriptions)
 }
 
-impl<'de> Visitor<'de> for &mut SubscriptionReader<'_> {
-    type Value = ();
+/// The form of a rule in `caps`, for operators.
+pub(super) const CAPS_FORM: &str =
+    r#"a rule is {"channels":[…],"match":"exact|wildcard|regex","allow":["sub","pub","prs","hst"]}"#;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("names, or names with options")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<(), A::Error> {
-        while let Some(JsonText(name)) = names.next_element()? {
-            self.add(&name, &SubsEntry::default())?;
-        }
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut subs: A) -> Result<(), A::Error> {
-        while let Some((JsonText(name), JsonObject(options))) =
-            subs.next_entry::<JsonText<'de>, JsonObject<SubsEntry<'de>>>()?
-        {
-            self.add(&name, &options)?;
-        }
-        Ok(())
-    }
-}
-
-/// One rule of `caps`. Unknown members refuse it: one of them may be what narrows it.
+/// One rule of `caps`. An unknown member refuses it, since it might be one that restricts the rule.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawCapability<'a> {
-    #[serde(borrow)]
-    channels: BoundedList<JsonText<'a>, MAX_PATTERNS>,
+struct Rule {
+    channels: Vec<String>,
     #[serde(default, rename = "match")]
     kind: PatternKind,
-    allow: BoundedList<Right, 16>,
+    allow: Vec<Right>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -184,31 +136,29 @@ enum Right {
     History,
 }
 
-fn read_capabilities(raw: &RawValue) -> Result<Vec<Capability>, &'static str> {
-    let rules: BoundedList<JsonObject<RawCapability<'_>>, MAX_RULES> =
-        serde_json::from_str(raw.get()).map_err(|_| "caps")?;
-    let count = |kind: Option<PatternKind>| -> usize {
-        let counted =
-            rules.0.iter().map(|JsonObject(rule)| rule).filter(|rule| kind.is_none_or(|kind| rule.kind == kind));
-        counted.map(|rule| rule.channels.0.len()).sum()
+/// Counts everything before the first regular expression is compiled.
+fn capabilities(rules: &[JsonObject<Rule>]) -> Result<Vec<Capability>, TokenError> {
+    let count = |is_counted: fn(PatternKind) -> bool| -> usize {
+        let counted = rules.iter().filter(|JsonObject(rule)| is_counted(rule.kind));
+        counted.map(|JsonObject(rule)| rule.channels.len()).sum()
     };
-    // Before anything is compiled.
-    if count(None) > MAX_PATTERNS || count(Some(PatternKind::Regex)) > MAX_REGEXES {
-        return Err("caps with too many patterns");
+    let regexes = count(|kind| kind == PatternKind::Regex);
+    if rules.len() > MAX_RULES || count(|_| true) > MAX_PATTERNS || regexes > MAX_REGEXES {
+        return Err(TokenError::TooManyPatterns);
     }
-    rules.0.iter().map(|JsonObject(rule)| capability(rule)).collect()
+    rules.iter().map(|JsonObject(rule)| capability(rule)).collect()
 }
 
-fn capability(rule: &RawCapability<'_>) -> Result<Capability, &'static str> {
-    let pattern = |JsonText(text): &JsonText<'_>| match rule.kind {
-        PatternKind::Exact => Pattern::exact(text),
-        PatternKind::Wildcard => Pattern::wildcard(text),
-        PatternKind::Regex => Pattern::regex(text),
+fn capability(rule: &Rule) -> Result<Capability, TokenError> {
+    let pattern = match rule.kind {
+        PatternKind::Exact => Pattern::exact,
+        PatternKind::Wildcard => Pattern::wildcard,
+        PatternKind::Regex => Pattern::regex,
     };
-    let channels = rule.channels.0.iter().map(pattern).collect::<Result<_, _>>();
-    let allows = |word| rule.allow.0.contains(&word);
+    let channels = rule.channels.iter().map(|text| pattern(text)).collect::<Result<_, _>>();
+    let allows = |right| rule.allow.contains(&right);
     Ok(Capability {
-        channels: channels.map_err(|_| "caps with a pattern that is none")?,
+        channels: channels.map_err(|_| TokenError::InvalidPattern)?,
         subscribe: allows(Right::Subscribe),
         publish: allows(Right::Publish),
         presence: allows(Right::Presence),

@@ -10,6 +10,7 @@ pub mod login_backoff;
 mod payload;
 pub mod permission;
 mod signer;
+mod token_error;
 pub mod users;
 mod verifier;
 
@@ -23,9 +24,10 @@ use crate::{
 
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use key::KeyError;
-pub use permission::{PermissionError, Permissions};
+pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::Signer;
-pub use verifier::{TokenError, Verifier};
+pub use token_error::TokenError;
+pub use verifier::Verifier;
 
 /// What the handshake has decided. It travels to the session in the extensions of the 101 response; a response without it
 /// opens nothing.

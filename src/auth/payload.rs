@@ -1,20 +1,14 @@
-//! The payload of a token: read from a closed list, checked here and not by the library, which lets wrong types pass
+//! The payload of a token. It is parsed and checked here and not by `jsonwebtoken`, which accepts claims of wrong types
 //! (RFC 7519 §4.1, RFC 8725 §3.8 to §3.10).
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Claims, Permissions, SubscriptionClaims,
+    Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
     grants::{GrantContext, MAX_INFO_BYTES, RawGrants},
-    json::{JsonObject, JsonText, is_too_deep, not_null, single_line, utf8},
-    verifier::TokenError,
+    json::{JsonObject, is_too_deep, not_null, single_line},
 };
 use crate::{
     channel::Channel,
@@ -22,15 +16,14 @@ use crate::{
     config::{self, AnonymousAccess, RequiredClaim},
 };
 
-/// The longest user, in bytes.
-const MAX_USER_BYTES: usize = 255;
+/// Maximum length of a user.
+pub(super) const MAX_USER_BYTES: usize = 255;
 
-/// The payload as it stands in the token. Members that are not listed are passed over; a listed one that comes twice or
-/// has a wrong type refuses the token.
+/// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
+/// invalid.
 #[derive(Deserialize)]
 pub(super) struct Payload<'a> {
-    #[serde(borrow)]
-    sub: Cow<'a, str>,
+    sub: String,
     #[serde(default, deserialize_with = "not_null")]
     exp: Option<NumericDate>,
     #[serde(default, deserialize_with = "not_null")]
@@ -39,12 +32,10 @@ pub(super) struct Payload<'a> {
     nbf: Option<NumericDate>,
     #[serde(default, deserialize_with = "not_null")]
     iat: Option<NumericDate>,
-    #[serde(default, borrow)]
-    jti: Option<JsonText<'a>>,
-    #[serde(default, borrow)]
-    iss: Option<JsonText<'a>>,
-    #[serde(default, borrow)]
-    aud: Audience<'a>,
+    jti: Option<String>,
+    iss: Option<String>,
+    #[serde(default)]
+    aud: Audience,
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -53,37 +44,38 @@ pub(super) struct Payload<'a> {
     subs: Option<&'a RawValue>,
     #[serde(default, borrow)]
     caps: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "not_null", borrow)]
-    channel: Option<JsonText<'a>>,
+    #[serde(default, deserialize_with = "not_null")]
+    channel: Option<String>,
 }
 
-/// What a payload is held against.
+/// What a payload is checked against.
 pub(super) struct Expectations<'a> {
     pub(super) now: Millis,
     pub(super) auth: &'a config::AuthConfig,
-    /// The issuer of the key that verified the token, when it has one.
+    /// The issuer of the key that verified the token, if the key has one.
     pub(super) issuer: Option<&'a str>,
     pub(super) permissions: &'a Permissions,
-    /// The most subscriptions that a token may bring.
+    /// `limits.channels_per_session`.
     pub(super) max_subscriptions: usize,
 }
 
 impl<'a> Payload<'a> {
-    /// Reads the decoded bytes.
-    pub(super) fn read(json: &'a [u8]) -> Result<Self, TokenError> {
+    /// Parses the decoded payload.
+    pub(super) fn parse(json: &'a [u8]) -> Result<Self, TokenError> {
         if is_too_deep(json) {
-            return Err(TokenError::Invalid("payload nested too deep"));
+            return Err(TokenError::PayloadTooDeep);
         }
-        let text = utf8(json).ok_or(TokenError::Invalid("payload that is not UTF-8"))?;
-        let read = serde_json::from_str::<JsonObject<Self>>(text);
-        read.map(|JsonObject(payload)| payload).map_err(|_| TokenError::Invalid("form or type of a claim"))
+        // serde_json does not check the encoding of text that it ignores.
+        let text = std::str::from_utf8(json).map_err(|_| TokenError::PayloadNotUtf8)?;
+        let parsed = serde_json::from_str::<JsonObject<Self>>(text);
+        parsed.map(|JsonObject(payload)| payload).map_err(|_| TokenError::MalformedPayload)
     }
 
-    /// The claims of a token that opens connections.
+    /// Checks a connection token and returns its claims.
     pub(super) fn into_claims(self, expected: &Expectations<'_>) -> Result<Claims, TokenError> {
         let expires_at = self.check_registered_claims(expected)?;
         if self.channel.is_some() {
-            return Err(TokenError::Invalid("a subscription token opens no connection"));
+            return Err(TokenError::IsSubscriptionToken);
         }
         let context = GrantContext {
             permissions: expected.permissions,
@@ -92,31 +84,30 @@ impl<'a> Payload<'a> {
             now: expected.now,
         };
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
-        let grants = raw.validate(context).map_err(TokenError::Invalid)?;
+        let grants = raw.validate(context)?;
         Ok(Claims { info: self.info()?, user: self.sub.into(), expires_at, grants })
     }
 
-    /// The claims of a token that lets its user subscribe to one channel.
+    /// Checks a subscription token and returns its claims.
     pub(super) fn into_subscription_claims(
         self,
         expected: &Expectations<'_>,
     ) -> Result<SubscriptionClaims, TokenError> {
         let expires_at = self.check_registered_claims(expected)?;
         if [self.channels, self.subs, self.caps].iter().any(Option::is_some) {
-            return Err(TokenError::Invalid("a connection token is for no single channel"));
+            return Err(TokenError::IsConnectionToken);
         }
-        let Some(JsonText(channel)) = &self.channel else { return Err(TokenError::Invalid("no channel")) };
-        let channel = Channel::new(channel).map_err(|_| TokenError::Invalid("no channel name"))?;
-        let is_allowed = expected.permissions.may_be_subscribed(&self.sub, &channel);
-        is_allowed.map_err(|_| TokenError::Invalid("a channel of no namespace here, or limited to others"))?;
+        let channel = Channel::new(self.channel.as_ref().ok_or(TokenError::MissingChannel)?)?;
+        let allowed = expected.permissions.may_be_subscribed(&self.sub, &channel);
+        allowed.map_err(|_| TokenError::ForbiddenChannel)?;
         Ok(SubscriptionClaims { info: self.info()?, user: self.sub.into(), channel, expires_at })
     }
 
-    /// RFC 7519 §4.1, without leeway for `exp`; gives when the token's time is over.
+    /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
     fn check_registered_claims(&self, expected: &Expectations<'_>) -> Result<Millis, TokenError> {
         let Expectations { now, auth, .. } = *expected;
-        if !auth.required_claims.iter().all(|claim| self.has_claim(*claim)) {
-            return Err(TokenError::Invalid("a claim of auth.required_claims is missing"));
+        if let Some(claim) = auth.required_claims.iter().find(|claim| !self.has_claim(**claim)) {
+            return Err(TokenError::MissingClaim(*claim));
         }
         let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::millis);
         let expires_at = end(self.exp).min(end(self.expire_at));
@@ -124,97 +115,78 @@ impl<'a> Payload<'a> {
             return Err(TokenError::Expired);
         }
         if self.exp.is_some_and(|exp| exp.millis().saturating_sub(now) > millis(auth.max_ttl)) {
-            return Err(TokenError::Invalid("lives longer than auth.max_ttl"));
+            return Err(TokenError::TtlTooLong);
         }
         let latest_start = now.saturating_add(millis(auth.clock_skew));
         if [self.nbf, self.iat].into_iter().flatten().any(|start| start.millis() > latest_start) {
-            return Err(TokenError::Invalid("not valid yet"));
+            return Err(TokenError::NotYetValid);
         }
-        let iss = self.iss.as_ref().map(|iss| &*iss.0);
+        let iss = self.iss.as_deref();
         if [auth.issuer.as_deref(), expected.issuer].into_iter().flatten().any(|issuer| iss != Some(issuer)) {
-            return Err(TokenError::Invalid("issuer"));
+            return Err(TokenError::WrongIssuer);
         }
-        if auth.audience.as_deref().is_some_and(|audience| !self.aud.contains(audience)) {
-            return Err(TokenError::Invalid("audience"));
+        if auth.audience.as_ref().is_some_and(|audience| !self.aud.list().contains(audience)) {
+            return Err(TokenError::WrongAudience);
         }
-        let has_allowed_subject = !self.sub.is_empty() || auth.anonymous != AnonymousAccess::Never;
-        if !has_allowed_subject || !is_valid_user(&self.sub) {
-            return Err(TokenError::Invalid("sub"));
+        let may_be_empty = auth.anonymous != AnonymousAccess::Never;
+        if !is_valid_user(&self.sub) || (self.sub.is_empty() && !may_be_empty) {
+            return Err(TokenError::InvalidUser);
         }
         Ok(expires_at)
     }
 
     fn has_claim(&self, claim: RequiredClaim) -> bool {
-        let is_text = |text: &Option<JsonText<'_>>| text.as_ref().is_some_and(|text| !text.0.is_empty());
+        let has_text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         match claim {
             RequiredClaim::Exp => self.exp.is_some(),
             RequiredClaim::Nbf => self.nbf.is_some(),
             RequiredClaim::Iat => self.iat.is_some(),
-            RequiredClaim::Jti => is_text(&self.jti),
-            RequiredClaim::Iss => is_text(&self.iss),
-            RequiredClaim::Aud => !self.aud.0.is_empty(),
+            RequiredClaim::Jti => has_text(&self.jti),
+            RequiredClaim::Iss => has_text(&self.iss),
+            RequiredClaim::Aud => !self.aud.list().is_empty(),
         }
     }
 
     fn info(&self) -> Result<Option<bytes::Bytes>, TokenError> {
-        let read = |info| single_line(info, MAX_INFO_BYTES).ok_or(TokenError::Invalid("info"));
-        self.info.map(read).transpose()
+        let line = |info| single_line(info, MAX_INFO_BYTES).ok_or(TokenError::InfoTooLong);
+        self.info.map(line).transpose()
     }
 }
 
-/// Whether a text may name a user; empty, it names none.
+/// Returns whether a text may be the user of a token. The empty text is valid and means no user.
 pub(super) fn is_valid_user(text: &str) -> bool {
     text.len() <= MAX_USER_BYTES && !text.chars().any(char::is_control)
 }
 
-/// Who a token says has issued it, before anything is verified: it chooses among keys of one id, nothing else.
+/// Returns the `iss` of a payload whose signature has not been verified. It may only choose among keys that share one id.
 pub(super) fn unverified_issuer(json: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct UnverifiedIssuer {
         iss: String,
     }
-    serde_json::from_slice::<JsonObject<UnverifiedIssuer>>(json).ok().map(|JsonObject(issued)| issued.iss)
+    serde_json::from_slice::<JsonObject<UnverifiedIssuer>>(json).ok().map(|JsonObject(payload)| payload.iss)
 }
 
-/// `aud`: one or several (RFC 7519 §4.1.3).
-#[derive(Default)]
-struct Audience<'a>(Vec<JsonText<'a>>);
+/// `aud`: one audience or a list of them (RFC 7519 §4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
 
-impl Audience<'_> {
-    fn contains(&self, audience: &str) -> bool {
-        self.0.iter().any(|one| one.0 == audience)
+impl Default for Audience {
+    fn default() -> Self {
+        Self::Several(Vec::new())
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Audience<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AudienceVisitor;
-
-        impl<'de> Visitor<'de> for AudienceVisitor {
-            type Value = Vec<JsonText<'de>>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an audience, or a list of them")
-            }
-
-            fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
-                Ok(vec![JsonText(Cow::Owned(one.to_owned()))])
-            }
-
-            fn visit_borrowed_str<E>(self, one: &'de str) -> Result<Self::Value, E> {
-                Ok(vec![JsonText(Cow::Borrowed(one))])
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut several: A) -> Result<Self::Value, A::Error> {
-                let mut taken = Vec::new();
-                while let Some(one) = several.next_element()? {
-                    taken.push(one);
-                }
-                Ok(taken)
-            }
+impl Audience {
+    fn list(&self) -> &[String] {
+        match self {
+            Self::One(audience) => std::slice::from_ref(audience),
+            Self::Several(list) => list,
         }
-
-        deserializer.deserialize_any(AudienceVisitor).map(Self)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Users in a file, for small systems and the first five minutes: names, argon2id hashes and what their tokens say.
-//! Hashing is slow on purpose; whoever calls [`Users::check`] does so off the workers.
+//! Users in a file, for small systems and for trying the hub: names, argon2id hashes and the claims of their tokens. Hashing is
+//! slow on purpose, so callers run [`Users::verify`] outside the worker threads.
 
 use std::{
     collections::HashMap,
@@ -9,30 +9,29 @@ use std::{
 
 use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
-use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Permissions,
+    Permissions, TokenError,
     grants::{GrantContext, MAX_INFO_BYTES, RawGrants},
-    payload::is_valid_user,
+    payload::{MAX_USER_BYTES, is_valid_user},
 };
 
-/// Longer passwords are refused before anything is computed.
+/// Maximum length of a password. Longer ones are refused before anything is computed.
 pub const MAX_PASSWORD_BYTES: usize = 1024;
-/// The most that `info`, `channels` and `caps` of one user may take: with the rest of it, the token is still read.
+/// Maximum length of `info`, `channels` and `caps` of one user together. A token with them stays below the verifier's limit.
 const MAX_CLAIMS_BYTES: usize = 4608;
 
-/// The only user where there is no file (`login.demo_password`).
+/// The only user if there is no file (`login.demo_password`).
 pub const DEMO_USER: &str = "demo";
 
-/// Who may log in: the users of a file as it was last read, or the demo user.
+/// The users that may log in: those of a file when it was last read, or the demo user.
 pub struct Users {
     current: ArcSwap<UserList>,
     source: Option<UsersSource>,
 }
 
-/// The file and what its users are held against.
+/// The file, and what its users are checked against.
 struct UsersSource {
     path: PathBuf,
     permissions: Arc<Permissions>,
@@ -41,86 +40,90 @@ struct UsersSource {
 
 struct UserList {
     by_name: HashMap<String, Arc<User>>,
-    /// Checked for unknown names, so that they take as long as known ones: the first user's own hash, as hashes made
-    /// elsewhere may take longer than ours.
+    /// Verified for unknown names, so that they take as long as known ones. It is the hash of the first user, since hashes from
+    /// elsewhere may take longer than the hub's own.
     decoy: String,
 }
 
-/// One user. It has no `Debug`: nothing may print a hash.
+/// One user. It has no `Debug`, so that nothing can print the hash.
 pub struct User {
     password_hash: String,
-    /// What tokens of the user say.
+    /// The claims in the tokens of the user.
     pub claims: UserClaims,
 }
 
-/// What the login file puts into a user's tokens beside the name, each as raw JSON in the shape that tokens have.
+/// The claims that the login file adds to a user's tokens, each as raw JSON in the form that tokens have.
 #[derive(Clone, Debug, Default)]
 pub struct UserClaims {
-    /// `info`: others see it.
+    /// `info`: visible to other clients.
     pub info: Option<Box<RawValue>>,
-    /// `channels`: subscribed to without asking.
+    /// `channels`: subscribed to without a request.
     pub channels: Option<Box<RawValue>>,
     /// `caps`.
     pub caps: Option<Box<RawValue>>,
 }
 
-/// Why the login file cannot be used.
+/// Why the login file cannot be used. Quotes no value of the file except names and keys.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersFileError {
-    /// Not readable.
+    /// The file cannot be read.
     #[error("{}: {error}", path.display())]
-    Io {
-        /// Which file.
+    Read {
+        /// Its path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// Not a list of users.
-    #[error(
-        "line {line}: {problem}; the file is a list of [[users]] with name and password (text), and perhaps info, channels and caps"
-    )]
-    Toml {
-        /// Where.
+    /// Not TOML.
+    #[error("line {line} is not valid TOML")]
+    Syntax {
+        /// The line, counted from 1.
         line: usize,
-        /// What, without any value.
-        problem: String,
     },
-    /// A hash that is none.
-    #[error("the password of user {0:?} is not an argon2id hash; make one with: wardcast hash-password")]
-    Hash(String),
-    /// A name that tokens cannot have, or that another user has.
-    #[error("user {0:?} {1}")]
-    Name(String, &'static str),
-    /// What no token could say.
-    #[error("info, channels or caps of user {0:?} would be refused in a token: {1}")]
-    Claims(String, &'static str),
+    /// TOML, but not a list of users.
+    #[error(
+        "{0}; the file is a list of [[users]] with name and password (strings), and optionally info, channels and caps"
+    )]
+    Form(String),
+    /// The password is not a complete argon2id hash.
+    #[error("the password of user {0:?} is not an argon2id hash; create one with: wardcast hash-password")]
+    PasswordHash(String),
+    /// A name that tokens cannot have.
+    #[error("user {0:?} has a name that is empty, longer than {MAX_USER_BYTES} bytes or has control characters")]
+    InvalidName(String),
+    /// Two users with the same name.
+    #[error("user {0:?} appears twice")]
+    DuplicateName(String),
+    /// Claims that no token can have.
+    #[error("info, channels or caps of user {0:?}: {1}")]
+    Claims(String, UserClaimsError),
     /// The system has no randomness or no memory.
     #[error("hashing failed")]
     Hashing,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UsersFile {
-    #[serde(default)]
-    users: Vec<UserEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UserEntry {
-    name: String,
-    password: String,
-    info: Option<toml::Value>,
-    channels: Option<toml::Value>,
-    caps: Option<toml::Value>,
+/// Why the claims of a user in the login file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UserClaimsError {
+    /// The verifier would refuse a token with them.
+    #[error("a token with them would be refused: {0}")]
+    Refused(#[from] TokenError),
+    /// JSON has no dates.
+    #[error("a date cannot be in a token; write it as a string")]
+    Date,
+    /// They cannot be written as JSON.
+    #[error("cannot be written as JSON")]
+    NotJson(#[from] serde_json::Error),
+    /// Longer than `MAX_CLAIMS_BYTES`.
+    #[error("together they are longer than {MAX_CLAIMS_BYTES} bytes, which is too long for a token")]
+    TooLong,
 }
 
 impl Users {
-    /// Reads the file. What it grants is judged as it would be in a token: `channels_per_session` is the limit of that name.
+    /// Reads the file. What it grants is checked as in a token; `channels_per_session` is the limit of that name.
     ///
     /// # Errors
-    /// [`UsersFileError`], which quotes no hash.
+    /// [`UsersFileError`].
     pub fn read(
         path: &Path,
         permissions: Arc<Permissions>,
@@ -130,13 +133,13 @@ impl Users {
         Ok(Self { current: ArcSwap::from_pointee(source.read()?), source: Some(source) })
     }
 
-    /// One user without a file: [`DEMO_USER`], with this password and with nothing in the tokens but the name.
+    /// Creates [`DEMO_USER`] as the only user, with this password and without claims in the tokens beside the name.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// If the system has no randomness.
     pub fn demo(password: &str) -> Result<Self, UsersFileError> {
-        // As light as can be: it never lies on a disk, and the 19 MiB of a real one would stay with the process, and in
-        // every figure of a hub that is measured in development.
+        // The lightest hash: it is never stored on disk. The 19 MiB of a real one would stay with the process, and distort every
+        // measurement of a hub in development.
         let light = Argon2::from(Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| UsersFileError::Hashing)?);
         let decoy = hash_with(&light, password)?;
         let user = User { password_hash: decoy.clone(), claims: UserClaims::default() };
@@ -144,17 +147,17 @@ impl Users {
         Ok(Self { current: ArcSwap::from_pointee(UserList { by_name, decoy }), source: None })
     }
 
-    /// Reads the file again, if there is one, and says so. Tokens that are given out stay as they are.
+    /// Reads the file again. Returns `false` if there is none. Tokens that were issued stay valid.
     ///
     /// # Errors
-    /// When it is no good; then everything stays as it was.
+    /// [`UsersFileError`]; the users then stay as they were.
     pub fn reload(&self) -> Result<bool, UsersFileError> {
         let Some(source) = &self.source else { return Ok(false) };
         self.current.store(Arc::new(source.read()?));
         Ok(true)
     }
 
-    /// The user, if the password is right. Takes as long for unknown users as for wrong passwords.
+    /// Returns the user if the password is right. Takes as long for an unknown user as for a wrong password.
     pub fn verify(&self, name: &str, password: &str) -> Option<Arc<User>> {
         let list = self.current.load_full();
         let user = list.by_name.get(name);
@@ -167,76 +170,122 @@ impl Users {
 impl UsersSource {
     fn read(&self) -> Result<UserList, UsersFileError> {
         let read = std::fs::read_to_string(&self.path);
-        let text = read.map_err(|error| UsersFileError::Io { path: self.path.clone(), error })?;
-        let file: UsersFile = toml::from_str(&text).map_err(|error| toml_error(&text, &error))?;
-        let first = file.users.first().map(|entry| entry.password.clone());
+        let text = read.map_err(|error| UsersFileError::Read { path: self.path.clone(), error })?;
+        let entries = parse_file(&text)?;
+        let first = entries.first().map(|entry| entry.password.clone());
         let mut by_name = HashMap::new();
-        for entry in file.users {
+        for entry in entries {
             let (name, password_hash) = (entry.name.clone(), entry.password.clone());
             if !is_complete_hash(&password_hash) {
-                return Err(UsersFileError::Hash(name));
+                return Err(UsersFileError::PasswordHash(name));
             }
             if !is_valid_name(&name) {
-                return Err(UsersFileError::Name(name, "has a name that is empty, too long or has control characters"));
+                return Err(UsersFileError::InvalidName(name));
             }
             let (permissions, max_subscriptions) = (&*self.permissions, self.channels_per_session);
             let context = GrantContext { permissions, max_subscriptions, user: &name, now: 0 };
-            let claims = entry.claims(context).map_err(|problem| UsersFileError::Claims(name.clone(), problem))?;
+            let claims = entry.claims(context).map_err(|error| UsersFileError::Claims(name.clone(), error))?;
             if by_name.insert(name.clone(), Arc::new(User { password_hash, claims })).is_some() {
-                return Err(UsersFileError::Name(name, "is there twice; which password counts?"));
+                return Err(UsersFileError::DuplicateName(name));
             }
         }
-        let decoy = first.map_or_else(|| hash_password("a password that nobody has"), Ok)?;
+        let decoy = first.map_or_else(|| hash_password("a password that no user has"), Ok)?;
         Ok(UserList { by_name, decoy })
     }
 }
 
-/// Whether a user may have this name.
-pub fn is_valid_name(text: &str) -> bool {
-    !text.is_empty() && is_valid_user(text)
+/// One of `[[users]]`.
+struct UserEntry {
+    name: String,
+    password: String,
+    info: Option<toml::Value>,
+    channels: Option<toml::Value>,
+    caps: Option<toml::Value>,
 }
 
-/// Whether it is a whole argon2id hash. One that breaks off is refused in no time: whoever has it could never log in, and
-/// would be told from those who are unknown by that.
-fn is_complete_hash(text: &str) -> bool {
-    let is_whole = |hash: PasswordHash| hash.salt.is_some() && hash.hash.is_some() && Params::try_from(&hash).is_ok();
-    text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok_and(is_whole)
-}
-
-/// TOML's own words only where they name a key: of a wrong type they quote the value, which may be a password.
-fn toml_error(text: &str, error: &toml::de::Error) -> UsersFileError {
-    let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
-    let names_a_key = ["unknown field", "missing field"].iter().any(|start| error.message().starts_with(start));
-    let problem = if names_a_key { error.message() } else { "not TOML, or a value of a wrong type" };
-    UsersFileError::Toml { line, problem: problem.to_owned() }
+/// Parses the file. Neither serde's nor the TOML parser's own errors are shown: they quote values, and a value may be a
+/// password.
+fn parse_file(text: &str) -> Result<Vec<UserEntry>, UsersFileError> {
+    let mut file: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        UsersFileError::Syntax { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
+    })?;
+    let users = match file.remove("users") {
+        None => Vec::new(),
+        Some(toml::Value::Array(users)) => users,
+        Some(_) => return Err(UsersFileError::Form("users is not a list".to_owned())),
+    };
+    if let Some(key) = file.keys().next() {
+        return Err(UsersFileError::Form(format!("unknown key {key:?}")));
+    }
+    let form_error = |index: usize, problem| UsersFileError::Form(format!("entry {} of users: {problem}", index + 1));
+    let parse = |(index, user)| UserEntry::parse(user).map_err(|problem| form_error(index, problem));
+    users.into_iter().enumerate().map(parse).collect()
 }
 
 impl UserEntry {
-    /// What the user's tokens say, if tokens may say it.
-    fn claims(self, context: GrantContext<'_>) -> Result<UserClaims, &'static str> {
-        let raw = |value: Option<toml::Value>| value.map(|value| to_raw_value(&value)).transpose();
-        let read = |value| raw(value).map_err(|_| "not to be written as JSON");
-        let claims = UserClaims { info: read(self.info)?, channels: read(self.channels)?, caps: read(self.caps)? };
-        let UserClaims { info, channels, caps } = &claims;
-        if info.as_ref().is_some_and(|info| info.get().contains("$__toml_private")) {
-            return Err("info has a date; write it as text");
+    fn parse(value: toml::Value) -> Result<Self, String> {
+        const KEYS: [&str; 5] = ["name", "password", "info", "channels", "caps"];
+        let toml::Value::Table(mut table) = value else { return Err("not a table".to_owned()) };
+        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(format!("unknown key {key:?}"));
         }
+        let [name, password, info, channels, caps] = KEYS.map(|key| table.remove(key));
+        let text = |key: &str, value| match value {
+            Some(toml::Value::String(text)) => Ok(text),
+            Some(_) => Err(format!("{key} is not a string")),
+            None => Err(format!("{key} is missing")),
+        };
+        Ok(Self { name: text("name", name)?, password: text("password", password)?, info, channels, caps })
+    }
+
+    /// Returns the claims for the user's tokens, if tokens may have them.
+    fn claims(self, context: GrantContext<'_>) -> Result<UserClaims, UserClaimsError> {
+        let values = [&self.info, &self.channels, &self.caps];
+        if values.into_iter().flatten().any(has_date) {
+            return Err(UserClaimsError::Date);
+        }
+        let raw = |value: Option<toml::Value>| value.map(|value| to_raw_value(&value)).transpose();
+        let claims = UserClaims { info: raw(self.info)?, channels: raw(self.channels)?, caps: raw(self.caps)? };
+        let UserClaims { info, channels, caps } = &claims;
         RawGrants { channels: channels.as_deref(), subs: None, caps: caps.as_deref() }.validate(context)?;
         let bytes = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
         if bytes(info) > MAX_INFO_BYTES {
-            return Err("info too long");
+            return Err(TokenError::InfoTooLong.into());
         }
         if bytes(info) + bytes(channels) + bytes(caps) > MAX_CLAIMS_BYTES {
-            return Err("together they make the token too long");
+            return Err(UserClaimsError::TooLong);
         }
         Ok(claims)
     }
 }
 
-/// An argon2id hash with 19 MiB, two passes and a salt of its own (OWASP's minimum), as a PHC string.
+fn has_date(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Datetime(_) => true,
+        toml::Value::Array(list) => list.iter().any(has_date),
+        toml::Value::Table(table) => table.values().any(has_date),
+        _ => false,
+    }
+}
+
+/// Returns whether a user may have this name.
+pub fn is_valid_name(text: &str) -> bool {
+    !text.is_empty() && is_valid_user(text)
+}
+
+/// Returns whether the text is a complete argon2id hash. Verifying an incomplete one fails at once: its user could never log in,
+/// and the short time would distinguish the name from unknown ones.
+fn is_complete_hash(text: &str) -> bool {
+    let is_complete =
+        |hash: PasswordHash| hash.salt.is_some() && hash.hash.is_some() && Params::try_from(&hash).is_ok();
+    text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok_and(is_complete)
+}
+
+/// Hashes a password with argon2id, 19 MiB, two passes (OWASP's minimum) and a random salt. Returns a PHC string.
 ///
 /// # Errors
-/// When the system gives no randomness.
+/// If the system has no randomness.
 pub fn hash_password(password: &str) -> Result<String, UsersFileError> {
     hash_with(&Argon2::default(), password)
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use crate::{channel::Channel, protocol::ErrorCode};
+use crate::{
+    channel::Channel,
+    protocol::{Disconnect, ErrorCode},
+};
 
 /// Longest user, as in a token.
 const USER_BYTES: usize = 255;
@@ -10,8 +13,6 @@ const USER_BYTES: usize = 255;
 const CLIENT_BYTES: usize = 64;
 /// Connections that an order may spare: each session looks through them.
 const WHITELIST: usize = 1000;
-/// Longest reason of a close frame (RFC 6455 §5.5: 125 bytes with the code).
-const REASON_BYTES: usize = 123;
 /// Longest JSON that replaces what others see of a user: every session keeps one, every publication carries it.
 const INFO_BYTES: usize = 4096;
 /// Longest name of a history that is taken; ours are shorter.
@@ -142,8 +143,11 @@ impl Control {
             }
             ControlAction::Unsubscribe { channel } => is_channel(channel),
             ControlAction::Disconnect { code, reason } => {
-                let is_good = (3000..=4999).contains(code) && reason.len() <= REASON_BYTES && !is_json(reason);
-                if is_good { Ok(()) } else { Err(ControlError::InvalidClose) }
+                if Disconnect::custom(*code, reason).is_some() {
+                    Ok(())
+                } else {
+                    Err(ControlError::InvalidClose)
+                }
             }
             ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| is_line(raw)),
         }

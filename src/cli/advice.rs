@@ -67,15 +67,12 @@ pub(super) fn certificate_error(bad: &CertificateError) -> String {
 /// What is wrong with the login file.
 pub(super) fn users_file_error(bad: &UsersFileError) -> String {
     match bad {
-        UsersFileError::Io { path, error } if error.kind() == ErrorKind::NotFound => {
+        UsersFileError::Read { path, error } if error.kind() == ErrorKind::NotFound => {
             format!("{bad}; make it with: wardcast user add NAME --file {}", path.display())
         }
-        UsersFileError::Io { .. } => format!("{bad}; the hub must be able to read it"),
-        UsersFileError::Name(_, _) => {
-            // One of them is a question.
-            let problem = bad.to_string();
-            let end = if problem.ends_with('?') { "" } else { "." };
-            format!("{problem}{end} Change the file by hand, or with: wardcast user remove NAME")
+        UsersFileError::Read { .. } => format!("{bad}; the hub must be able to read it"),
+        UsersFileError::InvalidName(_) | UsersFileError::DuplicateName(_) => {
+            format!("{bad}; edit the file, or run: wardcast user remove NAME")
         }
         _ => bad.to_string(),
     }

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{VERSION, format_duration, token};
+use super::{VERSION, token};
 use crate::{
     auth::users,
+    clock::format_duration,
     config::{Config, Door},
 };
 

@@ -10,7 +10,6 @@ mod health;
 mod init;
 mod machine;
 mod password;
-mod remedy;
 mod secrets;
 mod serve;
 mod token;
@@ -19,7 +18,6 @@ mod users;
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
@@ -127,12 +125,4 @@ fn escape_control(text: &str) -> String {
     };
     let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
     text.chars().map(show).collect()
-}
-
-/// A duration as people say it: "24h", not "1day".
-fn format_duration(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds if seconds >= 3600 && seconds % 3600 == 0 && seconds <= 48 * 3600 => format!("{}h", seconds / 3600),
-        _ => humantime::format_duration(duration).to_string(),
-    }
 }

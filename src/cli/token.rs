@@ -1,4 +1,4 @@
-//! `token`: makes one and shows it to the hub's own verifier first: what no hub would take is not printed.
+//! `token`: creates a token and has the hub's own verifier check it. A token that no hub would accept is not printed.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -7,65 +7,78 @@ use serde_json::value::RawValue;
 use super::{
     CommandResult,
     arguments::{GrantArguments, TokenArguments},
-    remedy::{self, TokenKind},
 };
 use crate::{
-    auth::{Permissions, Signer, Verifier, users::UserClaims},
-    clock::Clock,
+    auth::{Permissions, Signer, TokenError, Verifier, users::UserClaims},
+    clock::{Clock, format_duration},
     config::Config,
 };
 
-/// What to do where nothing is configured that could sign.
-const NO_SIGNING_KEY: &str = "auth.hmac_secret is not set, so no hub would take the token. Give the hub and this command the same \
-    one: WARDCAST_AUTH__HMAC_SECRET=$(openssl rand -hex 32), or --config FILE with the hub's file. A development hub without one \
-    makes its own for each run, and prints a token that is good for that run";
+const NO_SIGNING_KEY: &str = "auth.hmac_secret is not set, so no hub would accept the token. Give the hub and this command the \
+    same one: WARDCAST_AUTH__HMAC_SECRET=$(openssl rand -hex 32), or --config FILE with the hub's file. A development hub \
+    without one generates a secret for each run, and prints a token that is valid for that run";
 
-const KEYS_ONLY: &str = "auth.keys verify tokens, and whoever has the private keys signs them: your backend. For tokens of this \
-    command set auth.hmac_secret too (openssl rand -hex 32)";
+const PUBLIC_KEYS_ONLY: &str = "the keys in auth.keys can only verify tokens; the owner of the private keys, your backend, signs \
+    them. To create tokens with this command set auth.hmac_secret, too (openssl rand -hex 32)";
 
-/// The signer of this configuration's tokens.
+/// Returns the signer for this configuration's tokens, if it has a secret to sign with.
 pub(super) fn signer(config: &Config) -> Option<Signer> {
     if !config.auth.hmac_secret.is_empty() {
         return Some(Signer::new(&config.auth, Clock::default()));
     }
-    // Its tokens open connections only; the verifier refuses others.
+    // Its tokens only open connections; the verifier refuses subscription tokens.
     let login_key = &config.login.key;
     (!login_key.is_empty()).then(|| Signer::for_login(&config.auth, login_key, Clock::default()))
 }
 
-/// `token`.
+/// Runs `token`.
 pub(super) fn create(config: &Config, arguments: &TokenArguments) -> CommandResult {
-    let why_not = if config.auth.keys.is_empty() { NO_SIGNING_KEY } else { KEYS_ONLY };
-    let signer = signer(config).ok_or(why_not)?;
+    let no_signer = if config.auth.keys.is_empty() { NO_SIGNING_KEY } else { PUBLIC_KEYS_ONLY };
+    let signer = signer(config).ok_or(no_signer)?;
     let claims = claims_from_arguments(&arguments.grants)?;
-    let TokenArguments { user, ttl, subscription, .. } = arguments;
-    let (token, kind) = match subscription {
-        Some(channel) => {
-            (signer.sign_subscription(user, channel, *ttl, claims.info.as_deref()), TokenKind::Subscription)
-        }
-        None => (signer.sign_for_user(user, *ttl, &claims), TokenKind::Connection),
-    };
-    let token = token.map_err(|error| error.to_string())?;
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(config, permissions, Clock::default()).map_err(|bad| bad.to_string())?;
-    let verified = match kind {
-        TokenKind::Connection => verifier.verify(&token).map(drop),
-        TokenKind::Subscription => verifier.verify_subscription(&token).map(drop),
+    let TokenArguments { user, ttl, subscription, .. } = arguments;
+    let token = match subscription {
+        Some(channel) => signer.sign_subscription(user, channel, *ttl, claims.info.as_deref()),
+        None => signer.sign_for_user(user, *ttl, &claims),
     };
-    match verified {
-        Ok(()) => Ok(format!("{token}\n")),
-        Err(refusal) => {
-            let remedy = remedy::for_created_token(&refusal, config);
-            Err(format!("no hub with this configuration would take the token ({refusal}): {remedy}").into())
+    let token = token.map_err(|error| error.to_string())?;
+    let verified = match subscription {
+        Some(_) => verifier.verify_subscription(&token).map(drop),
+        None => verifier.verify(&token).map(drop),
+    };
+    verified.map_err(|error| {
+        format!("a hub with this configuration would refuse the token ({error}): {}", remedy(error, config))
+    })?;
+    Ok(format!("{token}\n"))
+}
+
+/// Returns what to do about a token that this command has created and the verifier refuses.
+fn remedy(error: TokenError, config: &Config) -> String {
+    match error {
+        TokenError::Expired => "--ttl must be at least a second".to_owned(),
+        TokenError::TtlTooLong => {
+            format!("--ttl may be at most {}, or raise auth.max_ttl", format_duration(config.auth.max_ttl))
         }
+        TokenError::MissingClaim(_) => {
+            "this command sets sub, iat and exp, and iss and aud if they are configured; tokens with other claims have to \
+             come from your backend"
+                .to_owned()
+        }
+        TokenError::WrongKeyPurpose => {
+            "subscription tokens are signed with auth.hmac_secret; set it (openssl rand -hex 32)".to_owned()
+        }
+        _ => error.remedy(config),
     }
 }
 
-/// What `--channel`, `--caps` and `--info` come to; whether a token may say it is for the verifier, or for the login file.
+/// Parses `--channel`, `--caps` and `--info`. Whether a token may contain them is checked by the verifier, or by the login
+/// file.
 pub(super) fn claims_from_arguments(grants: &GrantArguments) -> Result<UserClaims, String> {
-    let raw = |what: &str, json: &str| {
-        let wrong = |error: &dyn Display| format!("{what} is no JSON: {error}");
-        RawValue::from_string(json.to_owned()).map_err(|error| wrong(&error))
+    let raw = |option: &str, json: &str| {
+        let invalid = |error: &dyn Display| format!("{option} is not valid JSON: {error}");
+        RawValue::from_string(json.to_owned()).map_err(|error| invalid(&error))
     };
     let channels = serde_json::value::to_raw_value(&grants.channels).map_err(|error| error.to_string())?;
     let mut rules: Vec<Box<RawValue>> = Vec::new();

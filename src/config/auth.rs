@@ -100,7 +100,7 @@ pub enum KeyPurpose {
 }
 
 /// A claim that may be made mandatory.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are those of RFC 7519 §4.1")]
 pub enum RequiredClaim {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{load, value};
 use crate::channel::Pattern;
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Namespace {
 }
 
 /// Who may subscribe.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum AllowSubscribe {
     /// Nobody without a grant of their own.
@@ -76,7 +76,7 @@ pub enum AllowSubscribe {
 }
 
 /// Who may publish with a token, read the history, or read presence.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelAccess {
     /// Only sessions whose token grants it.

@@ -1,5 +1,5 @@
-//! Bodies of requests, bounded in length and in time. Whoever wants one names it after what authorizes the request: actix
-//! asks extractors in their order, so that strangers make us buffer nothing.
+//! The extractor for request bodies, bounded in length and in time. A handler names it after the extractors that authorize
+//! the request: actix-web runs extractors in order, so an unauthorized request is never buffered.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::HttpError;
 use crate::protocol::ErrorCode;
 
-/// A body must be there by then; one that trickles in holds a connection.
+/// Time within which the whole body must arrive: a body sent slowly holds a connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A whole body, at most as long as the `PayloadConfig` of its route says.
+/// A whole request body, at most as long as the `PayloadConfig` of its route allows.
 pub struct RequestBody(pub Bytes);
 
 impl FromRequest for RequestBody {
@@ -27,9 +27,10 @@ impl FromRequest for RequestBody {
             match timeout(BODY_TIMEOUT, whole).await {
                 Ok(Ok(bytes)) => Ok(Self(bytes)),
                 Ok(Err(error)) if matches!(error.as_error(), Some(PayloadError::Overflow)) => Err(body_too_long()),
-                Ok(Err(_)) => Err(HttpError::bad_request("the body could not be read")),
+                Ok(Err(_)) => Err(HttpError::bad_request("the request body could not be read")),
                 Err(_) => {
-                    Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, "the body took too long"))
+                    let message = format!("the request body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+                    Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, message))
                 }
             }
         })

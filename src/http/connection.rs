@@ -1,48 +1,56 @@
-//! What one HTTP connection may cost before it is a WebSocket, or if it never becomes one.
+//! Limits of one HTTP connection before it becomes a WebSocket, or if it never does.
 
 use std::{cell::Cell, time::Duration};
 
 use actix_http::{ConnectionType, Extensions};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::{
+    Error,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// Requests after which a connection is told to end.
+/// The response to this many requests says `Connection: close`.
 const MAX_REQUESTS: u32 = 200;
-/// How long each request waits that comes after the end was told. actix-http answers what is pipelined, and keeps the
-/// answers for a peer that does not read them, without a bound: slowly, it comes to nothing.
+/// How long each request above [`MAX_REQUESTS`] waits. actix-http answers pipelined requests even after `Connection: close`,
+/// and buffers without a bound the responses that the peer does not read; the delay keeps that buffer small.
 const EXCESS_REQUEST_DELAY: Duration = Duration::from_millis(100);
-/// A peer that takes none of what it is sent is given up by the kernel after this.
+/// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Requests answered so far.
+/// Number of requests on a connection so far.
 #[derive(Default)]
 struct RequestCounter(Cell<u32>);
 
-/// A connection has been accepted.
+/// Prepares an accepted connection: sets its kernel timeout and its request counter.
 pub fn prepare(tcp: &TcpStream, data: &mut Extensions) {
-    // An error here is a client that has gone already.
+    // Fails only when the client has already disconnected.
     let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
     data.insert(RequestCounter::default());
 }
 
-/// Waits, if the request should not have come any more. Tells whether its answer says that the connection ends.
-pub async fn delay_excess_request(number: u32) -> bool {
+/// Middleware that limits the requests of a connection. Wraps the whole application.
+///
+/// # Errors
+/// The errors of the handler.
+pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    let number = count_request(&request);
     if number > MAX_REQUESTS {
         tokio::time::sleep(EXCESS_REQUEST_DELAY).await;
     }
-    number >= MAX_REQUESTS
+    let mut response = next.call(request).await?;
+    if number >= MAX_REQUESTS {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
-/// Which request of its connection this is, counted from 1.
-pub fn count_request(request: &ServiceRequest) -> u32 {
+/// Counts a request. Returns its number on its connection, starting at 1.
+fn count_request(request: &ServiceRequest) -> u32 {
     request.conn_data::<RequestCounter>().map_or(0, |counter| {
         counter.0.set(counter.0.get().saturating_add(1));
         counter.0.get()
     })
-}
-
-/// Says in an answer that the connection ends.
-pub fn close_after_response<B>(response: &mut ServiceResponse<B>) {
-    response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
 }

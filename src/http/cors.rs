@@ -1,4 +1,4 @@
-//! Which pages may read our answers over HTTP (CORS): those that may connect.
+//! Cross-origin resource sharing (CORS): the pages that may connect may also read HTTP responses.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use actix_web::{
 
 use super::origin_policy::{OriginCheck, OriginPolicy};
 
-/// A browser asks again after this many seconds; a change of `origins.allowed` is seen by then.
+/// Seconds for which a browser may cache a preflight response. A change of `origins.allowed` takes effect within this time.
 const PREFLIGHT_MAX_AGE: usize = 600;
 
-/// Opens `scope` to pages. Only those that are named may send cookies: what a browser adds by itself is not for any page.
+/// Adds CORS to `scope`. Only listed origins may send cookies: a browser adds them to the requests of every page, so `"*"`
+/// must not allow them.
 pub fn wrap<T, B>(origin_policy: &Arc<OriginPolicy>, scope: Scope<T>) -> impl HttpServiceFactory + use<T, B>
 where
     T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
@@ -36,11 +37,11 @@ where
     let origin_policy = origin_policy.clone();
     scope.wrap(cors).wrap_fn(move |request, service| {
         let origin_check = origin_policy.check(request.head());
-        let answer = service.call(request);
+        let response = service.call(request);
         async move {
-            let mut response = answer.await?;
+            let mut response = response.await?;
             if origin_check != OriginCheck::Listed {
-                // actix-cors says it to everybody or to nobody.
+                // actix-cors sends this header to all origins or to none.
                 response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
             }
             Ok(response)

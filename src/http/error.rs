@@ -1,4 +1,5 @@
-//! Answers to what was not done: a status, and a JSON body with a code and a sentence. No paths, stacks or causes of ours.
+//! Error responses: a status, and a JSON body with a code and a message. They never contain file paths, stack traces or
+//! internal causes.
 
 use std::time::Duration;
 
@@ -11,9 +12,12 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use crate::protocol::ErrorCode;
+use crate::{
+    auth::{TokenError, credentials::CredentialError},
+    protocol::ErrorCode,
+};
 
-/// A failed request.
+/// The error response to a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {message}")]
 pub struct HttpError {
@@ -21,11 +25,11 @@ pub struct HttpError {
     code: ErrorCode,
     message: String,
     headers: &'static [(&'static str, &'static str)],
-    /// Whole seconds.
+    /// In seconds.
     retry_after: Option<u64>,
 }
 
-/// When to come back where a limit or an outage ends nobody knows when.
+/// `Retry-After` where the end of a limit or an outage is unknown.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
@@ -40,7 +44,7 @@ struct HttpErrorDetail<'a> {
 }
 
 impl HttpError {
-    /// A failure with a sentence for whoever reads it.
+    /// An error with a message for the caller.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), headers: &[], retry_after: None }
     }
@@ -50,7 +54,7 @@ impl HttpError {
         Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
     }
 
-    /// 401 for a bearer token (RFC 6750 §3). Why it was refused is not told.
+    /// 401 for a refused bearer token (RFC 6750 §3). The message only distinguishes expired tokens from invalid ones.
     pub fn invalid_token(is_expired: bool) -> Self {
         let (code, message) = if is_expired {
             (ErrorCode::TokenExpired, "token expired")
@@ -61,34 +65,34 @@ impl HttpError {
         Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, code, message) }
     }
 
-    /// 401 where nothing was offered, or an API key is wrong.
+    /// 401 for missing credentials, or a wrong API key or password.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         let challenge = &[("www-authenticate", "Bearer")];
         Self { headers: challenge, ..Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message) }
     }
 
-    /// 403 for a page that has no business here.
+    /// 403 for a page of an origin that is not allowed.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, message)
     }
 
-    /// 429 for a limit of the client's own: come back after `wait`.
+    /// 429 for a rate limit of the client, with `wait` as `Retry-After`.
     pub fn too_many(message: impl Into<String>, wait: Duration) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message).with_retry_after(wait)
     }
 
-    /// The same where it ends nobody knows when: seats that the client holds itself.
+    /// 429 for the connection limit of a user or an address, with the default `Retry-After`.
     pub fn too_many_connections(message: impl Into<String>) -> Self {
         Self::too_many(message, DEFAULT_RETRY_AFTER)
     }
 
-    /// 503 for a limit that others hold: come back soon.
+    /// 503 for a limit that all clients share, with the default `Retry-After`.
     pub fn at_capacity(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message)
             .with_retry_after(DEFAULT_RETRY_AFTER)
     }
 
-    /// 503 for a part of ours that does not work at the moment.
+    /// 503 for a part of the server that is temporarily unavailable, with the default `Retry-After`.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).with_retry_after(DEFAULT_RETRY_AFTER)
     }
@@ -98,21 +102,36 @@ impl HttpError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, ErrorCode::Internal.to_string())
     }
 
-    /// Rounded up: who comes when told to must not come too early.
+    /// Rounds up to whole seconds: a client that waits exactly that long must not be too early.
     fn with_retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self { retry_after: Some(seconds.max(1)), ..self }
     }
 
-    /// 426 with the one protocol (RFC 9110 §15.5.22) and the one version (RFC 6455 §4.2.2) that are spoken.
+    /// 426 with the supported protocol (RFC 9110 §15.5.22) and version (RFC 6455 §4.2.2).
     pub fn upgrade_required(message: impl Into<String>) -> Self {
-        let spoken = &[("upgrade", "websocket"), ("sec-websocket-version", "13")];
-        Self { headers: spoken, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
+        let supported = &[("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        Self { headers: supported, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+}
+
+impl From<TokenError> for HttpError {
+    fn from(error: TokenError) -> Self {
+        Self::invalid_token(error == TokenError::Expired)
+    }
+}
+
+impl From<CredentialError> for HttpError {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::AuthorizationHeader => Self::unauthorized(error.to_string()),
+            _ => Self::bad_request(error.to_string()),
+        }
     }
 }
 
@@ -131,14 +150,15 @@ impl ResponseError for HttpError {
             response.insert_header((RETRY_AFTER, seconds));
         }
         if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-            // The rest of the body would be taken for the next request.
+            // The unread rest of the body would be parsed as the next request.
             response.force_close();
         }
         response.json(HttpErrorBody { error: HttpErrorDetail { code: self.code.code(), message: &self.message } })
     }
 }
 
-/// What answers where no route does: 404, and 405 with `Allow` on a path that has another method is the routes' own.
+/// The response to a path without a route: 404. (For a path whose route has another method, actix-web answers 405 with
+/// `Allow`.)
 pub async fn not_found() -> Result<HttpResponse, HttpError> {
-    Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "nothing here"))
+    Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "no such path"))
 }

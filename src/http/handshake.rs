@@ -1,5 +1,5 @@
-//! The WebSocket handshake: RFC 6455 §4.2, the limits, the handshake doors, and the answer. What it decides travels as an
-//! [`Admission`] in the extensions of the 101.
+//! The WebSocket handshake: checks of RFC 6455 §4.2, limits, credentials, and the response. A 101 carries its result, an
+//! [`Admission`], in its extensions.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ use crate::{
     protocol::Format,
 };
 
-/// A handshake that is not let in: what is told, and one word for the metrics.
+/// A refused handshake: the response, and its reason as one word for `wardcast_handshakes_refused`.
 struct HandshakeRefusal {
     reason: &'static str,
     error: HttpError,
@@ -49,7 +49,7 @@ fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
     HandshakeRefusal { reason, error }
 }
 
-/// GET on a WebSocket path. A refusal ends the connection: what follows on it may be meant for a WebSocket.
+/// Handles GET on a WebSocket path. A refusal closes the connection: the next bytes on it may be WebSocket frames.
 pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
     accept_handshake(&request, &context).await.unwrap_or_else(|HandshakeRefusal { reason, error }| {
         context.metrics.count_refused_handshake(reason);
@@ -59,7 +59,7 @@ pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> Http
     })
 }
 
-/// The cheap questions first; whoever is over a limit makes us verify nothing.
+/// Decides on a handshake. Cheap checks come first, so that a client over a limit costs no signature verification.
 async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Result<HttpResponse, HandshakeRefusal> {
     validate_request(request)?;
     let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
@@ -80,12 +80,12 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let protocols = offered_protocols(request)?;
     let credentials = find_credentials(request, &protocols, context)?;
     let credential = match credentials.credential {
-        // Who sends a cookie and no Origin is no browser of today, or one that hides whose page it is.
+        // Without an Origin it is no current browser, or one that hides which page it is for.
         Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
-            let error = HttpError::forbidden("the cookie counts only with the Origin that a browser sends");
+            let error = HttpError::forbidden("the token cookie is only accepted with an Origin header");
             return Err(refuse("origin", error));
         }
-        // The browser has added it to the request of a page that may be anybody's: whoever it is has to say so himself.
+        // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
         Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => None,
         credential => credential,
     };
@@ -99,13 +99,13 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
-    // The answer, as actix-web-actors writes it; what it lets pass has been refused above.
-    let answer: Vec<&str> = credentials.subprotocol.into_iter().collect();
-    let mut response = actix_web_actors::ws::handshake_with_protocols(request, &answer)
+    // actix-web-actors writes the response; `validate_request` has refused what it would wrongly accept.
+    let subprotocols: Vec<&str> = credentials.subprotocol.into_iter().collect();
+    let mut response = actix_web_actors::ws::handshake_with_protocols(request, &subprotocols)
         .map_err(|_| HttpError::bad_request("not a WebSocket handshake"))?;
-    if let Some(answer) = credentials.subprotocol {
-        // It looks for it in the first of several headers only (RFC 6455 §11.3.4 allows several).
-        response.insert_header((SEC_WEBSOCKET_PROTOCOL, answer));
+    if let Some(subprotocol) = credentials.subprotocol {
+        // actix-web-actors only reads the first of several headers, which RFC 6455 §11.3.4 allows.
+        response.insert_header((SEC_WEBSOCKET_PROTOCOL, subprotocol));
     }
     let mut response = response.finish();
     let format = negotiate_format(request.query_string(), credentials.subprotocol);
@@ -116,9 +116,9 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     Ok(response)
 }
 
-/// The answered subprotocol says it, or else the query.
-fn negotiate_format(query: &str, answer: Option<&str>) -> Format {
-    match answer {
+/// Returns the format that the accepted subprotocol names, or else the query.
+fn negotiate_format(query: &str, subprotocol: Option<&str>) -> Format {
+    match subprotocol {
         Some(credentials::JSON_SUBPROTOCOL) => Format::Json,
         Some(credentials::PROTOBUF_SUBPROTOCOL) => Format::Protobuf,
         _ if has_parameter(query, &["format=protobuf", "cf_protocol=protobuf"]) => Format::Protobuf,
@@ -138,7 +138,8 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
     refuse("address", HttpError::too_many_connections(message))
 }
 
-/// A user's seat. Who is nobody in particular has none: `limits.connections_per_address` counts them.
+/// Acquires a permit of `limits.connections_per_user`. Sessions without a user need none; they are limited by
+/// `limits.connections_per_address`.
 fn acquire_user_permit(
     claims: &Claims,
     context: &HttpContext,
@@ -163,29 +164,29 @@ fn acquire_unauthenticated_permits(
     Ok((permit, address_permit))
 }
 
-/// What must hold before anybody looks at a token.
+/// Checks the form of a handshake, before its credentials are read.
 fn validate_request(request: &HttpRequest) -> Result<(), HttpError> {
     if !request.extensions().contains::<UpgradeMarker>() {
         return Err(if request.headers().contains_key(UPGRADE) {
-            HttpError::bad_request("the only upgrade here is websocket, and its handshake has no body")
+            HttpError::bad_request("the only supported upgrade is websocket, with a handshake that has no body")
         } else {
-            HttpError::upgrade_required("this path speaks WebSocket; connect with a WebSocket client")
+            HttpError::upgrade_required("this path only accepts WebSocket connections; connect with a WebSocket client")
         });
     }
     if *request.method() != Method::GET || request.version() != Version::HTTP_11 {
-        return Err(HttpError::bad_request("a handshake is a GET, in version 1.1 of HTTP"));
+        return Err(HttpError::bad_request("a WebSocket handshake must be a GET request of HTTP version 1.1"));
     }
     let is_websocket =
         request.headers().get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !is_websocket {
-        return Err(HttpError::bad_request("the only upgrade here is websocket"));
+        return Err(HttpError::bad_request("the only supported upgrade is websocket"));
     }
     for header in [HOST, UPGRADE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION] {
         require_once(request, header)?;
     }
     let body = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     if body {
-        return Err(HttpError::bad_request("a handshake has no body"));
+        return Err(HttpError::bad_request("a WebSocket handshake must not have a body"));
     }
     verify_handshake(request.head()).map_err(|error| match error {
         HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => unsupported_version(),
@@ -194,22 +195,22 @@ fn validate_request(request: &HttpRequest) -> Result<(), HttpError> {
 }
 
 fn unsupported_version() -> HttpError {
-    HttpError::upgrade_required("WebSocket version 13 is spoken here")
+    HttpError::upgrade_required("the only supported WebSocket version is 13")
 }
 
 fn require_once(request: &HttpRequest, header: HeaderName) -> Result<(), HttpError> {
     match request.headers().get_all(&header).count() {
         0 if header == SEC_WEBSOCKET_VERSION => Err(unsupported_version()),
         1 => Ok(()),
-        _ => Err(HttpError::bad_request(format!("{header} must be there once"))),
+        _ => Err(HttpError::bad_request(format!("the header {header} must be sent exactly once"))),
     }
 }
 
-/// The entries of all `Sec-WebSocket-Protocol` headers, in order.
+/// Returns the entries of all `Sec-WebSocket-Protocol` headers, in order.
 fn offered_protocols(request: &HttpRequest) -> Result<Vec<&str>, HttpError> {
     let mut protocols = Vec::new();
     for value in request.headers().get_all(SEC_WEBSOCKET_PROTOCOL) {
-        let value = value.to_str().map_err(|_| HttpError::bad_request("subprotocols are ASCII"))?;
+        let value = value.to_str().map_err(|_| HttpError::bad_request("Sec-WebSocket-Protocol must be ASCII"))?;
         protocols.extend(value.split(',').map(str::trim).filter(|entry| !entry.is_empty()));
     }
     Ok(protocols)
@@ -225,9 +226,9 @@ fn find_credentials<'a>(
     let auth = &context.config.auth;
     let query = request.query_string();
     let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
-    credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| match error {
-        CredentialError::AuthorizationHeader => refuse("token", HttpError::unauthorized(error.to_string())),
-        _ => HttpError::bad_request(error.to_string()).into(),
+    credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
+        let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
+        refuse(reason, error.into())
     })
 }
 
@@ -235,19 +236,19 @@ async fn authenticate(credential: &Credential<'_>, context: &HttpContext) -> Res
     let verified = match credential {
         Credential::Token(token) => context.verifier.verify(token),
         Credential::Cookie(token) => context.verifier.verify(token),
-        // Again: it may have expired or been revoked since the ticket was given.
+        // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => context.verifier.verify(&token),
-                None => Err(TokenError::Invalid("no such ticket")),
+                None => Err(TokenError::UnknownTicket),
             }
         }
     };
     verified.map(|claims| HandshakeAuth::Authenticated(Arc::new(claims))).or_else(|refusal| {
-        log::debug!("handshake: token {refusal}");
+        log::debug!("refused token of a handshake error={:?}", refusal.to_string());
         match context.config.auth.reject {
             RejectMode::Close => Ok(HandshakeAuth::Rejected(refusal)),
-            RejectMode::Http => Err(refuse("token", HttpError::invalid_token(refusal == TokenError::Expired))),
+            RejectMode::Http => Err(refuse("token", refusal.into())),
         }
     })
 }

@@ -1,24 +1,19 @@
-//! Whether the instance lives (it answers), whether it is ready (its parts answer too), and what it has counted.
+//! Health endpoints: whether the instance is alive, whether all its parts are ready, and its metrics.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use actix_web::{
     HttpResponse,
     http::header::{CACHE_CONTROL, CONTENT_TYPE},
     web::Data,
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::join3;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::HttpContext;
 
-/// A part of the instance, asked whether it works; with the reason in the operator's words if not.
-pub type HealthCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
-
-/// The parts by name, in the order in which they are told.
-pub type HealthChecks = Vec<(&'static str, HealthCheck)>;
-
-/// A part that answers later than this does not work.
+/// A part that has not answered within this time is not ready.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
@@ -28,28 +23,48 @@ struct ComponentHealth {
     problem: Option<String>,
 }
 
-/// 200 as long as there is anybody to answer.
+/// `GET /health/live`: 200 whenever the process can answer.
 pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": "live"}))
 }
 
-/// 200 when every part works, 503 with the reasons otherwise.
+/// `GET /health/ready`: 200 when every part is ready, otherwise 503 with the problems.
 pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
-    let asked = context.health_checks.iter().map(|(name, check)| {
-        let asked = tokio::time::timeout(HEALTH_CHECK_TIMEOUT, check());
-        async move {
-            let problem = asked.await.unwrap_or_else(|_| Err("does not answer".to_owned())).err();
-            ComponentHealth { name, problem }
-        }
-    });
-    let parts: Rc<[ComponentHealth]> = futures_util::future::join_all(asked).await.into();
+    let (server, hubs, broker) = join3(
+        check("server", check_server(&context)),
+        check("hubs", check_hubs(&context)),
+        check("broker", check_broker(&context)),
+    )
+    .await;
+    let parts = [server, hubs, broker];
     let is_ready = parts.iter().all(|part| part.problem.is_none());
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     let status = if is_ready { "ready" } else { "not ready" };
-    response.insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": status, "parts": &*parts}))
+    response.insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": status, "parts": parts}))
 }
 
-/// OpenMetrics text.
+async fn check(name: &'static str, checked: impl Future<Output = Result<(), String>>) -> ComponentHealth {
+    let result = timeout(HEALTH_CHECK_TIMEOUT, checked).await;
+    ComponentHealth { name, problem: result.unwrap_or_else(|_| Err("does not respond".to_owned())).err() }
+}
+
+async fn check_server(context: &HttpContext) -> Result<(), String> {
+    if context.is_stopping.load(Ordering::Relaxed) { Err("is stopping".to_owned()) } else { Ok(()) }
+}
+
+async fn check_hubs(context: &HttpContext) -> Result<(), String> {
+    if context.hubs.all_respond().await { Ok(()) } else { Err("a hub does not respond".to_owned()) }
+}
+
+async fn check_broker(context: &HttpContext) -> Result<(), String> {
+    context.broker.check_ready().await.map_err(|error| {
+        // Only in the log: anybody may call this endpoint, and the error names Redis' address.
+        log::warn!("broker is not ready error={error:?}");
+        "is not ready; see the log of this instance".to_owned()
+    })
+}
+
+/// `GET /metrics`: all metrics in the OpenMetrics text format.
 pub(super) async fn metrics(context: Data<HttpContext>) -> HttpResponse {
     match context.metrics.encode() {
         Ok(text) => HttpResponse::Ok()

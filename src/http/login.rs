@@ -1,5 +1,6 @@
-//! `POST /auth/login`: user and password for a token, in the body or, where it is asked for and `login.cookie` allows it, in a
-//! cookie instead; and `POST /auth/logout`, which takes the cookie back. The login exists when `login.users_file` is set.
+//! `POST /auth/login`: exchanges a user name and a password for a token. The response has the token in its body or, if the
+//! request asks for it and `login.cookie` allows it, in a cookie instead. `POST /auth/logout` deletes the cookie. The login
+//! is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
 use std::time::Duration;
 
@@ -17,12 +18,12 @@ use crate::{auth::users::MAX_PASSWORD_BYTES, protocol::ErrorCode};
 pub(super) struct LoginRequest {
     username: String,
     password: String,
-    /// The token is to be out of reach of scripts: in a cookie, and not in the body.
+    /// Asks for the token in a cookie and not in the body, so that no script can read it.
     #[serde(default)]
     cookie: bool,
 }
 
-/// RFC 6749 §5.1.
+/// The body of a successful response (RFC 6749 §5.1).
 #[derive(Serialize)]
 struct LoginResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,29 +32,33 @@ struct LoginResponse {
     expires_in: u64,
 }
 
-/// Unknown user and wrong password are alike in status, body, time and in what the next try waits.
+/// Handles a login. An unknown user and a wrong password have the same status, body and duration, and the same delay of the
+/// next attempt.
 pub(super) async fn login(
     source: RequestSource,
     request: HttpRequest,
     body: RequestBody,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
-    let users = context
-        .login_users
-        .clone()
-        .ok_or_else(|| HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no login here"))?;
+    let users = context.login_users.clone().ok_or_else(|| {
+        HttpError::new(
+            StatusCode::NOT_FOUND,
+            ErrorCode::NotAvailable,
+            "the login is disabled: login.users_file is not set",
+        )
+    })?;
     source.origin_check.require_allowed()?;
     if request.content_type() != "application/json" {
-        let message = "the body must be application/json";
+        let message = "the Content-Type of a login must be application/json";
         return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
     }
     let LoginRequest { username, password, cookie: wants_cookie } = parse_login(&body.0)?;
     if wants_cookie {
         if !context.config.login.can_set_cookie(&context.config.auth.doors) {
-            let message = "there is no cookie here (login.cookie, and the cookie door); leave \"cookie\" out";
+            let message = "cookies are disabled (login.cookie, and \"cookie\" in auth.doors); send the request without \"cookie\"";
             return Err(HttpError::bad_request(message));
         }
-        // A page that makes a browser keep a cookie of ours decides who its user is.
+        // Otherwise any page could log its visitor's browser in as a user of the page's choice.
         source.origin_check.require_listed()?;
     }
     if password.len() > MAX_PASSWORD_BYTES {
@@ -63,18 +68,18 @@ pub(super) async fn login(
         .login_backoff
         .begin(context.clock.now(), &username, source.address)
         .map_err(|wait| HttpError::too_many("too many failed logins", wait))?;
-    // Whoever cannot be served soon is sent away: hashing is what a flood would make us do.
+    // No queue: a flood of logins would fill it, and each one costs a hash.
     let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
         context.login_backoff.withdraw(attempt);
-        return Err(HttpError::at_capacity("too many logins at a time; try again soon"));
+        return Err(HttpError::at_capacity("too many logins at the same time; try again soon"));
     };
-    let (name, counted) = (username.clone(), context.clone());
+    let (name, hashing_context) = (username.clone(), context.clone());
     let checked = web::block(move || {
-        // Held until the hash is computed, and what came of it counted, also when the client has gone meanwhile.
+        // Held until the hash is computed and the result counted, also if the client disconnects meanwhile.
         let _permit = permit;
         let user = users.verify(&name, &password);
         if user.is_some() {
-            counted.login_backoff.succeed(attempt);
+            hashing_context.login_backoff.succeed(attempt);
         }
         user.map(|user| user.claims.clone())
     })
@@ -91,24 +96,24 @@ pub(super) async fn login(
     Ok(response.json(LoginResponse { access_token, token_type: "Bearer", expires_in: ttl.as_secs() }))
 }
 
-/// serde would also take a list for an object. Its own words are not told: they quote what it found.
+/// Parses the body of a login. serde alone would also accept a list, and its error messages would quote the password.
 fn parse_login(body: &[u8]) -> Result<LoginRequest, HttpError> {
     let is_object = body.trim_ascii_start().starts_with(b"{");
     let credentials = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
     credentials.ok_or_else(|| {
-        HttpError::bad_request("the body must be {\"username\":…,\"password\":…}, and \"cookie\":true for a cookie")
+        HttpError::bad_request("the body must be {\"username\":…,\"password\":…}, with \"cookie\":true to get a cookie")
     })
 }
 
-/// Expires the cookie. The token itself is good until it expires or is revoked.
+/// Deletes the cookie. The token in it stays valid until it expires or is revoked.
 pub(super) async fn logout(source: RequestSource, context: Data<HttpContext>) -> Result<HttpResponse, HttpError> {
     source.origin_check.require_listed()?;
     let expired = set_cookie_value(&context.config.auth.cookie, "", Duration::ZERO);
     Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, expired)).finish())
 }
 
-/// Out of reach of scripts, over TLS only (browsers take localhost for it), not sent by other sites' pages, and with what
-/// `__Host-` wants (RFC 6265bis §4.1).
+/// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for pages
+/// of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
 fn set_cookie_value(name: &str, value: &str, max_age: Duration) -> String {
     format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={}", max_age.as_secs())
 }

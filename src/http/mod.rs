@@ -1,5 +1,5 @@
-//! The door: routes, the handshake up to its 101, login, tickets, health and metrics. It ends where the socket begins. Hub
-//! and broker are unknown here; what readiness has to ask comes as [`health::HealthChecks`], what keeps tickets as [`TicketAccess`].
+//! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport` and
+//! `session` take over.
 
 mod body;
 pub mod connection;
@@ -15,7 +15,7 @@ pub mod ticket;
 pub mod unread_body;
 pub mod upgrade;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use actix_service::Service as _;
 use actix_web::{
@@ -26,63 +26,65 @@ use actix_web::{
 use crate::{
     address::ClientAddress,
     auth::{Signer, Verifier, login_backoff::LoginBackoff, users::Users},
+    broker::SharedBroker,
     clock::Clock,
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
+    hub::Hubs,
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
 };
 
 pub use body::RequestBody;
 pub use error::HttpError;
-pub use health::HealthChecks;
 pub use origin_policy::OriginPolicy;
-pub use ticket::TicketAccess;
 
-/// What the handlers share, outside the two instances of the application that each worker has.
+/// The state of all HTTP handlers, shared by all instances of the application: each worker has two.
 pub struct HttpContext {
-    /// What is configured.
+    /// The configuration.
     pub config: Arc<Config>,
     /// The wall clock.
     pub clock: Clock,
-    /// Whose pages may use us.
+    /// The origins whose pages may use this server.
     pub origin_policy: Arc<OriginPolicy>,
-    /// Judges tokens.
+    /// Verifies tokens.
     pub verifier: Arc<Verifier>,
-    /// Signs tokens of the login.
+    /// Signs the tokens of the login.
     pub signer: Signer,
-    /// The login file, when there is one.
+    /// The users of the login, if it is enabled.
     pub login_users: Option<Arc<Users>>,
-    /// Makes guessing slow.
+    /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
-    /// Keeps tickets.
-    pub tickets: TicketAccess,
-    /// Handshakes, logins and tickets of each address (`limits.handshakes_per_second`).
+    /// Stores tickets for all instances.
+    pub broker: SharedBroker,
+    /// The hubs of this instance, for readiness.
+    pub hubs: Arc<Hubs>,
+    /// Whether the server is stopping, for readiness.
+    pub is_stopping: AtomicBool,
+    /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
-    /// Tickets of each user (`limits.tickets_per_second`).
+    /// Tickets per user (`limits.tickets_per_second`).
     pub ticket_rates: KeyedRateLimiter,
-    /// Bounds the password hashes that are computed at a time.
+    /// Password hashes computed at the same time (`login.concurrency`).
     pub hashing_permits: Arc<tokio::sync::Semaphore>,
-    /// Connections in all.
+    /// All connections (`limits.connections`).
     pub connection_limit: Arc<ConnectionLimit>,
-    /// Connections of each address.
+    /// Connections per address (`limits.connections_per_address`).
     pub address_limit: Arc<KeyedLimit<ClientAddress>>,
-    /// Connections of each user, shared with the sessions.
+    /// Connections per user (`limits.connections_per_user`), shared with the sessions.
     pub user_limit: Arc<KeyedLimit<Arc<str>>>,
-    /// Connections that are nobody yet.
+    /// Unauthenticated connections (`limits.waiting`).
     pub unauthenticated_limit: Arc<ConnectionLimit>,
-    /// The same of each address.
+    /// Unauthenticated connections per address (`limits.waiting_per_address`).
     pub unauthenticated_address_limit: Arc<KeyedLimit<ClientAddress>>,
-    /// What is counted.
+    /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
-    /// What readiness asks.
-    pub health_checks: HealthChecks,
 }
 
-/// The longest body of a login.
+/// Maximum body of `POST /auth/login`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
-/// Adds the routes of this room. They find [`HttpContext`] in the application's data.
+/// Adds the routes of this module. Their handlers take [`HttpContext`] from the application's data.
 pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     for path in &context.config.server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
@@ -93,10 +95,10 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
         .service(web::resource("/logout").route(web::post().to(login::logout)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {
-            let answer = service.call(request);
+            let response = service.call(request);
             async move {
-                let mut response = answer.await?;
-                // Whatever it is, it is about somebody's credentials (RFC 6749 §5.1).
+                let mut response = response.await?;
+                // These responses hold or concern credentials (RFC 6749 §5.1).
                 response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 Ok(response)
             }

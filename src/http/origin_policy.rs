@@ -1,5 +1,5 @@
-//! Whose page asks. Browsers let any page open a WebSocket anywhere and send the cookies of where it goes; the `Origin` they
-//! add is what tells pages apart (RFC 6455 §10.2).
+//! Checks the `Origin` of requests. Browsers let any page open a WebSocket to any host, and send that host's cookies with it;
+//! only the `Origin` header tells which page it was (RFC 6455 §10.2).
 
 use std::sync::Arc;
 
@@ -12,40 +12,40 @@ use crate::{
     origin::{Origin, OriginPattern},
 };
 
-/// The pages that may use us.
+/// The origins whose pages may use this server.
 #[derive(Debug)]
 pub struct OriginPolicy {
     config: Arc<Config>,
-    /// `server.public_url`.
+    /// `server.public_url`. Not set: the scheme and host of each request.
     own: Option<Origin>,
     /// `origins.allowed`.
-    rules: Vec<OriginPattern>,
+    allowed: Vec<OriginPattern>,
 }
 
-/// What the sender of a request is to us.
+/// How the `Origin` of a request relates to the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OriginCheck {
-    /// No page: it sends no `Origin`.
+    /// No `Origin`: not sent by a page.
     NoOrigin,
-    /// A page of our own origin or of one that is listed.
+    /// The server's own origin, or one that `origins.allowed` lists.
     Listed,
-    /// Another page, where all are let in; not with what a browser adds by itself.
+    /// Another origin, allowed by `"*"`; its requests must not be authenticated by cookies.
     Wildcard,
-    /// A page that has no business here.
+    /// An origin that is not allowed.
     Denied,
-    /// More than one `Origin`: which of them a proxy looked at is unknown.
+    /// Several `Origin` headers: a proxy in front may have checked a different one.
     Ambiguous,
 }
 
 impl OriginPolicy {
-    /// The pages that are configured.
+    /// The policy of a configuration.
     pub fn new(config: Arc<Config>) -> Self {
         let own = config.server.public_url.as_deref().and_then(Origin::parse);
-        let rules = config.origins.allowed.iter().filter_map(|entry| OriginPattern::parse(entry)).collect();
-        Self { config, own, rules }
+        let allowed = config.origins.allowed.iter().filter_map(|entry| OriginPattern::parse(entry)).collect();
+        Self { config, own, allowed }
     }
 
-    /// Judges the `Origin` of a request.
+    /// Checks the `Origin` of a request.
     pub fn check(&self, head: &RequestHead) -> OriginCheck {
         let mut values = head.headers.get_all(&ORIGIN);
         let value = match (values.next(), values.next()) {
@@ -54,12 +54,14 @@ impl OriginPolicy {
             (Some(_), Some(_)) => return OriginCheck::Ambiguous,
         };
         let origin = value.to_str().ok().and_then(Origin::parse);
-        let is_ours = |origin: &Origin| self.is_own(origin, head) || self.rules.iter().any(|rule| rule.lists(origin));
-        // OriginPolicy without an origin (`null`: sandboxed frames, files) are any page's to make.
-        let is_any = self.rules.contains(&OriginPattern::Any) && (origin.is_some() || value.as_bytes() == b"null");
+        let is_listed =
+            |origin: &Origin| self.is_own(origin, head) || self.allowed.iter().any(|pattern| pattern.lists(origin));
+        // Sandboxed frames and files send `null`. Any page can create such a frame, so only "*" allows it.
+        let is_wildcard =
+            self.allowed.contains(&OriginPattern::Any) && (origin.is_some() || value.as_bytes() == b"null");
         match origin {
-            Some(origin) if is_ours(&origin) => OriginCheck::Listed,
-            _ if is_any => OriginCheck::Wildcard,
+            Some(origin) if is_listed(&origin) => OriginCheck::Listed,
+            _ if is_wildcard => OriginCheck::Wildcard,
             _ => OriginCheck::Denied,
         }
     }
@@ -76,26 +78,27 @@ impl OriginPolicy {
 }
 
 impl OriginCheck {
-    /// Lets in whom a page may be who brings what it knows.
+    /// Requires an origin that may send explicit credentials (a token or a password).
     ///
     /// # Errors
-    /// 403, and 400 for two origins.
+    /// 403 for an origin that is not allowed, 400 for several `Origin` headers.
     pub fn require_allowed(self) -> Result<(), HttpError> {
         match self {
             Self::NoOrigin | Self::Listed | Self::Wildcard => Ok(()),
-            Self::Denied => Err(HttpError::forbidden("this page's origin is not in origins.allowed")),
-            Self::Ambiguous => Err(HttpError::bad_request("one Origin, or none")),
+            Self::Denied => Err(HttpError::forbidden("the origin of this page is not in origins.allowed")),
+            Self::Ambiguous => Err(HttpError::bad_request("several Origin headers; send at most one")),
         }
     }
 
-    /// The same where a browser adds cookies by itself, or keeps them: of any page it would do so, too.
+    /// Requires an origin for which the browser may send or store cookies: `"*"` is not enough, since a browser does so for
+    /// every page.
     ///
     /// # Errors
     /// As [`OriginCheck::require_allowed`].
     pub fn require_listed(self) -> Result<(), HttpError> {
         match self {
             Self::Wildcard => Err(HttpError::forbidden(
-                "with cookies the page's origin must be listed in origins.allowed; \"*\" is not enough",
+                "for cookies, origins.allowed must list the origin of this page; \"*\" is not enough",
             )),
             other => other.require_allowed(),
         }

@@ -1,5 +1,4 @@
-//! Who comes to `/auth`, asked before anything of the request is read: what is there costs us hashes, and guesses cost
-//! nobody else.
+//! The extractor in front of every `/auth` handler: charges the rate limit and checks the origin before the body is read.
 
 use std::future::{Ready, ready};
 
@@ -8,7 +7,8 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 use super::{HttpContext, HttpError, forwarded, origin_policy::OriginCheck};
 use crate::address::ClientAddress;
 
-/// Where a request comes from, counted against `limits.handshakes_per_second`.
+/// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and one
+/// address must not use them up.
 pub(super) struct RequestSource {
     pub(super) address: ClientAddress,
     pub(super) origin_check: OriginCheck,

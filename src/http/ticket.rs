@@ -1,7 +1,7 @@
-//! `POST /auth/ticket`: a token for a ticket, which opens one connection, soon. A browser has to put what it opens a
-//! WebSocket with into a URL, and URLs stand in logs: a ticket that is read there is worthless.
+//! `POST /auth/ticket`: exchanges a token for a ticket, which opens one connection within `auth.ticket_ttl`. The URL of a
+//! WebSocket is logged on its way, with the credentials in it; a ticket from a log is expired or already used.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -10,33 +10,15 @@ use actix_web::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use super::{HttpContext, HttpError, request_source::RequestSource};
-use crate::{
-    auth::{TokenError, credentials},
-    clock::millis,
-    config::Door,
-    protocol::ErrorCode,
-};
+use crate::{auth::credentials, broker::BrokerError, clock::millis, config::Door, protocol::ErrorCode};
 
-/// Random bytes of a ticket; nobody guesses one while it lives.
+/// Random bytes of a ticket: too many to guess one.
 const TICKET_BYTES: usize = 32;
-/// The same in base64url.
+/// Characters of a ticket: [`TICKET_BYTES`] in base64url.
 const TICKET_CHARACTERS: usize = 43;
-
-/// What is answered later; the error is for the log, in the operator's words.
-type Answer<T> = BoxFuture<'static, Result<T, String>>;
-
-/// Where tickets are kept until they are used, for all instances.
-#[derive(Clone)]
-pub struct TicketAccess {
-    /// Keeps a token under a ticket's id for so long.
-    pub put: Arc<dyn Fn(String, Bytes, Duration) -> Answer<()> + Send + Sync>,
-    /// Gives the token to whoever asks first.
-    pub take: Arc<dyn Fn(String) -> Answer<Option<Bytes>> + Send + Sync>,
-}
 
 #[derive(Serialize)]
 struct TicketResponse {
@@ -44,48 +26,53 @@ struct TicketResponse {
     expires_in: u64,
 }
 
-/// A ticket for the token in `Authorization`.
+/// Issues a ticket for the token in `Authorization`.
 pub(super) async fn issue_ticket(
     source: RequestSource,
     request: HttpRequest,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     if !context.config.auth.doors.contains(&Door::Ticket) {
-        return Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there are no tickets here"));
+        return Err(HttpError::new(
+            StatusCode::NOT_FOUND,
+            ErrorCode::NotAvailable,
+            "tickets are disabled: auth.doors does not list \"ticket\"",
+        ));
     }
     source.origin_check.require_allowed()?;
     let values: Vec<&[u8]> = request.headers().get_all(AUTHORIZATION).map(|value| value.as_bytes()).collect();
     if values.is_empty() {
-        return Err(HttpError::unauthorized("a ticket is given for a token in Authorization: Bearer"));
+        return Err(HttpError::unauthorized("send the token as Authorization: Bearer"));
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
-    let claims =
-        context.verifier.verify(token).map_err(|refusal| HttpError::invalid_token(refusal == TokenError::Expired))?;
-    // Sessions without a user are told apart by where they come from, or one would take the tickets of all.
-    let whose = (&*claims.user, claims.is_anonymous().then_some(source.address));
-    let charged = context.ticket_rates.charge(&whose);
+    let claims = context.verifier.verify(token)?;
+    // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
+    let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
+    let charged = context.ticket_rates.charge(&rate_key);
     charged.map_err(|wait| HttpError::too_many("too many tickets for this user", wait))?;
     let mut random = [0; TICKET_BYTES];
     getrandom::fill(&mut random).map_err(|_| HttpError::internal())?;
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
     let left = claims.expires_at.saturating_sub(context.clock.now());
     let ttl = Duration::from_millis(left.clamp(0, millis(context.config.auth.ticket_ttl)).unsigned_abs());
-    (context.tickets.put)(ticket.clone(), Bytes::copy_from_slice(token.as_bytes()), ttl).await.map_err(unavailable)?;
+    let stored = context.broker.put_ticket(ticket.clone(), Bytes::copy_from_slice(token.as_bytes()), ttl);
+    stored.await.map_err(ticket_store_unavailable)?;
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))
 }
 
-/// The token that a ticket stands for; `None` when there is none, or not any more.
+/// Redeems a ticket for its token. `None`: the ticket is unknown, expired or already used.
 pub(super) async fn redeem_ticket(ticket: &str, context: &HttpContext) -> Result<Option<String>, HttpError> {
     let is_ticket = ticket.len() == TICKET_CHARACTERS
         && ticket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if !is_ticket {
         return Ok(None);
     }
-    let token = (context.tickets.take)(ticket.to_owned()).await.map_err(unavailable)?;
+    let token = context.broker.take_ticket(ticket.to_owned()).await.map_err(ticket_store_unavailable)?;
     Ok(token.and_then(|token| String::from_utf8(token.into()).ok()))
 }
 
-fn unavailable(problem: String) -> HttpError {
-    log::warn!("tickets: {problem}");
-    HttpError::unavailable("tickets cannot be kept at the moment; try again soon")
+fn ticket_store_unavailable(error: BrokerError) -> HttpError {
+    let error = error.to_string();
+    log::warn!("ticket store unavailable error={error:?}");
+    HttpError::unavailable("tickets are temporarily unavailable; try again soon")
 }

@@ -1,7 +1,8 @@
-//! Answers that come before the end of a chunked body end the connection. Left alone, actix-http reads on behind its
-//! answer for as long as the peer sends, key or no key, at a core's full speed (measured: 96 GB in 40 s), and keeps the
-//! connection of a peer that falls silent for ever. It does so for bodies that nobody holds any more; so the answer holds
-//! the body until it is sent itself. Bodies with a length need no such care.
+//! Middleware that closes the connection when a response is sent before the end of a chunked request body. Without it,
+//! actix-http keeps reading the body after the response for as long as the peer sends, at the full speed of a core (measured:
+//! 96 GB in 40 s) and also for unauthorized requests; and if the peer goes silent, the connection stays open forever.
+//! actix-http does so when the handler has dropped the body, so this middleware keeps the body until the response is sent.
+//! Bodies with a `Content-Length` do not need this.
 
 use std::{
     cell::RefCell,
@@ -21,10 +22,10 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::Stream;
 
-/// Around the whole application.
+/// Keeps the chunked body of a request until its response is sent. Wraps the whole application.
 ///
 /// # Errors
-/// The handler's.
+/// The errors of the handler.
 pub async fn keep_until_answered(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -36,11 +37,11 @@ pub async fn keep_until_answered(
     request.set_payload(Payload::Stream { payload: Box::pin(payload.clone()) });
     let response = next.call(request).await?;
     Ok(response
-        .map_body(|_, body| ResponseWithPayload { answer: body.boxed(), _payload: payload })
+        .map_body(|_, body| ResponseWithPayload { response: body.boxed(), _payload: payload })
         .map_into_boxed_body())
 }
 
-/// A request's body, for whoever reads it and for whoever only holds it.
+/// A request body with two owners: the handler, which reads it, and the response, which only keeps it alive.
 #[derive(Clone)]
 struct SharedPayload(Rc<RefCell<Payload>>);
 
@@ -52,9 +53,9 @@ impl Stream for SharedPayload {
     }
 }
 
-/// An answer, and the body of its request until the answer is sent.
+/// A response body that owns the body of its request until it is sent.
 struct ResponseWithPayload {
-    answer: BoxBody,
+    response: BoxBody,
     _payload: SharedPayload,
 }
 
@@ -62,10 +63,10 @@ impl MessageBody for ResponseWithPayload {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {
-        self.answer.size()
+        self.response.size()
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.answer).poll_next(cx)
+        Pin::new(&mut self.response).poll_next(cx)
     }
 }

@@ -1,6 +1,6 @@
-//! The upgrade service: a second instance of the application that sees the requests which ask to upgrade. Routing,
-//! extractors and the handshake stay ordinary actix-web; a 101 that carries an [`Admission`] gives the socket away, every
-//! other answer is written as it is, and the connection ends with it.
+//! The upgrade service: a second instance of the application, for requests that ask to upgrade. Routing, extractors and the
+//! handshake stay ordinary actix-web. A 101 with an [`Admission`] hands the socket to a session; any other response is
+//! written unchanged and closes the connection.
 
 use std::{rc::Rc, time::Duration};
 
@@ -19,20 +19,20 @@ use tokio::time::timeout;
 use super::HttpError;
 use crate::auth::Admission;
 
-/// Marks a request that came through the upgrade service: only there a 101 has a session behind it. A chunked request with
-/// an upgrade header goes to the plain application.
+/// Marks a request that came through the upgrade service, where a 101 starts a session. A chunked request with an `Upgrade`
+/// header has no marker: actix-http passes it to the plain application.
 #[derive(Clone, Copy)]
 pub struct UpgradeMarker;
 
-/// The handshake's handlers must be done by then; the only thing that they wait for is who keeps the tickets.
+/// Time within which the handler of a handshake must finish. It only waits for the broker, to redeem a ticket.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The peer must have read its answer by then.
+/// Time within which the peer must read the response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest body of a refusal.
+/// Maximum body of a refusal; a longer one is sent empty.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
-/// Calls `app` with a request that asks to upgrade. `open` gets the socket, what was read behind the handshake, and the
-/// admission, if there is one.
+/// Calls `app` with a request that asks to upgrade. If the response carries an [`Admission`], passes it to `start_session`
+/// with the socket and the bytes that were read after the handshake.
 pub async fn handle<A, T>(
     app: Rc<A>,
     request: Request,
@@ -46,32 +46,32 @@ pub async fn handle<A, T>(
     let mut response = match timeout(HANDLER_TIMEOUT, app.call(request)).await {
         Ok(Ok(response)) => HttpResponse::from(response),
         Ok(Err(error)) => error.error_response(),
-        Err(_) => HttpError::unavailable("too slow; try again soon").error_response(),
+        Err(_) => HttpError::unavailable("the handshake took too long; try again soon").error_response(),
     };
     let admission = response.extensions_mut().remove::<Admission>();
     let (head, body) = actix_http::Response::from(response).into_parts();
     match admission {
         Some(admission) => {
-            let answered = timeout(WRITE_TIMEOUT, framed.send((head, BodySize::None).into())).await;
-            if let Ok(Ok(())) = answered {
+            let sent = timeout(WRITE_TIMEOUT, framed.send((head, BodySize::None).into())).await;
+            if let Ok(Ok(())) = sent {
                 let FramedParts { io, read_buf, .. } = framed.into_parts();
                 start_session(io, read_buf, admission);
             }
         }
         None => {
-            // Whether it was read or not: nothing follows on this connection.
+            // The connection closes whether the peer has read the response or not.
             let _ = timeout(WRITE_TIMEOUT, write_refusal(&mut framed, head, body)).await;
         }
     }
 }
 
-/// Writes an ordinary response and closes: what the peer sends next was meant for a WebSocket.
+/// Writes an ordinary response and closes the connection: the peer may already have sent WebSocket frames after its request.
 async fn write_refusal<T: AsyncRead + AsyncWrite + Unpin>(
     framed: &mut Framed<T, h1::Codec>,
     mut head: actix_http::Response<()>,
     body: BoxBody,
 ) -> Result<(), std::io::Error> {
-    // The codec would write `Connection: upgrade`, as the request did.
+    // Otherwise the codec would write `Connection: upgrade`, as in the request.
     head.head_mut().set_connection_type(ConnectionType::Close);
     let body = to_bytes_limited(body, MAX_REFUSAL_BYTES).await.ok().and_then(Result::ok).unwrap_or_default();
     framed.send((head, BodySize::Sized(body.len() as u64)).into()).await?;

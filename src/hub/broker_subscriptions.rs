@@ -43,6 +43,18 @@ struct HeldChannel {
     idle_since: Option<Instant>,
 }
 
+/// Keeps a channel held until it is dropped.
+pub(super) struct ChannelHold {
+    broker_subscriptions: Arc<BrokerSubscriptions>,
+    channel: Channel,
+}
+
+impl Drop for ChannelHold {
+    fn drop(&mut self) {
+        self.broker_subscriptions.release(&self.channel);
+    }
+}
+
 impl BrokerSubscriptions {
     /// Asks `broker`; a channel that nobody holds is given back after `linger`.
     pub fn new(broker: SharedBroker, linger: Duration) -> Arc<Self> {
@@ -54,11 +66,11 @@ impl BrokerSubscriptions {
         &self.broker
     }
 
-    /// Holds a channel. When it is ready, the broker delivers it; each success is to be [released](Self::release) once.
+    /// Holds a channel. When this is ready, the broker delivers the channel until the hold is dropped.
     ///
     /// # Errors
-    /// What the broker says; then nothing is held.
-    pub(super) async fn acquire(self: Arc<Self>, channel: Channel) -> Result<(), BrokerError> {
+    /// The broker's error; then nothing is held.
+    pub(super) async fn acquire(self: Arc<Self>, channel: Channel) -> Result<ChannelHold, BrokerError> {
         let subscribed = {
             let mut channels = self.channels.lock();
             let held = match channels.by_name.entry(channel.clone()) {
@@ -74,40 +86,32 @@ impl BrokerSubscriptions {
             held.idle_since = None;
             held.subscribed.clone()
         };
-        let result = subscribed.await;
-        if result.is_err() {
-            self.release_failed(&channel);
-        }
-        result
+        let hold = ChannelHold { broker_subscriptions: self, channel };
+        subscribed.await?;
+        Ok(hold)
     }
 
-    /// Gives one hold back.
-    pub(super) fn release(&self, channel: &Channel) {
+    /// Releases one hold. The last one of a channel leaves it idle; if the broker failed, the next who asks tries again.
+    fn release(&self, channel: &Channel) {
         let mut channels = self.channels.lock();
         let now = Instant::now();
-        if let Some(held) = channels.by_name.get_mut(channel) {
+        if let Entry::Occupied(mut entry) = channels.by_name.entry(channel.clone()) {
+            let held = entry.get_mut();
             held.count = held.count.saturating_sub(1);
-            if held.count == 0 {
-                held.idle_since = Some(now);
-                channels.idle.push_back((now, channel.clone()));
+            if held.count > 0 {
+                return;
             }
+            if let Some(Err(_)) = held.subscribed.peek() {
+                entry.remove();
+                return self.broker.unsubscribe(channel.clone());
+            }
+            held.idle_since = Some(now);
+            channels.idle.push_back((now, channel.clone()));
         }
         if channels.idle.len() > MAX_IDLE_CHANNELS
             && let Some((since, channel)) = channels.idle.pop_front()
         {
             self.unsubscribe_if_idle(&mut channels, since, &channel);
-        }
-    }
-
-    /// The broker could not: whoever waited holds nothing, and the next who asks tries anew.
-    fn release_failed(&self, channel: &Channel) {
-        let mut channels = self.channels.lock();
-        if let Entry::Occupied(mut entry) = channels.by_name.entry(channel.clone()) {
-            entry.get_mut().count -= 1;
-            if entry.get().count == 0 {
-                entry.remove();
-                self.broker.unsubscribe(channel.clone());
-            }
         }
     }
 

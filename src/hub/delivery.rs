@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 
 use super::{
-    delivery_options::{DeliveryOptions, DeltaState},
     delta_budget::DeltaBudget,
+    subscription::{DeliveryOptions, DeltaState},
 };
 use crate::{
     broker::PresenceEvent,

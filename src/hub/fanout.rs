@@ -13,8 +13,10 @@ use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    CloseReason, Hub, SessionKey, channel_state::PositionCheck, delivery::Delivery, delivery_options::DeliveryOptions,
-    fanout_outcome::FanoutOutcome, subscription_source::SubscriptionSource,
+    CloseReason, Hub, SessionKey,
+    delivery::Delivery,
+    fanout_outcome::FanoutOutcome,
+    subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
 };
 use crate::{
     broker::QueueFull,

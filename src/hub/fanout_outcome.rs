@@ -4,7 +4,7 @@
 use super::{
     SessionKey,
     delivery::Delivery,
-    delivery_options::{DeliveryOptions, DeltaState},
+    subscription::{DeliveryOptions, DeltaState},
 };
 use crate::{clock::Millis, transport::PushError};
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::{
         channel::Channel,
-        hub::{registry::NewSubscription, registry::Registry, subscription_source::SubscriptionSource},
+        hub::{registry::Registry, subscription::SubscriptionSource},
         position::{Epoch, Position},
         publication::Publication,
     };
@@ -67,8 +67,7 @@ mod tests {
         let mut registry: Registry<(), ()> = Registry::default();
         for (key, options) in [(1, ahead), (2, fresh)] {
             registry.insert(SessionKey(key), ());
-            let (source, channel) = (SubscriptionSource::Client, channel.clone());
-            registry.subscribe(SessionKey(key), NewSubscription { channel, source, options, visibility: None });
+            registry.subscribe(SessionKey(key), channel.clone(), SubscriptionSource::Client, &options, None);
         }
         let position = Some(Position { offset: 10, epoch: Epoch::parse("AAAAAAAA").unwrap() });
         let data = Bytes::from_static(b"1");

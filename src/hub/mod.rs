@@ -3,12 +3,9 @@
 //! the messages below; it talks to the broker through [`BrokerSubscriptions`] only.
 
 mod broker_subscriptions;
-mod catch_up;
-mod channel_state;
 mod close_reason;
 mod control;
 mod delivery;
-mod delivery_options;
 mod delta_budget;
 mod fanout;
 mod fanout_outcome;
@@ -16,12 +13,8 @@ mod hubs;
 mod liveness;
 mod position_poller;
 mod presence;
-mod recovery;
 mod registry;
-mod starting;
-mod subscribe_outcome;
-mod subscribing;
-mod subscription_source;
+mod subscription;
 #[cfg(test)]
 mod testing;
 mod timing_wheel;
@@ -40,8 +33,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::{
-    catch_up::CatchUpBuffer, channel_state::ChannelState, fanout::Fanout, liveness::HubSession,
-    position_poller::PositionPoller, registry::Registry, timing_wheel::TimingWheel,
+    fanout::Fanout,
+    liveness::HubSession,
+    position_poller::PositionPoller,
+    registry::Registry,
+    subscription::{CatchUpBuffer, ChannelState},
+    timing_wheel::TimingWheel,
 };
 use crate::{
     channel::Channel,
@@ -55,14 +52,12 @@ use crate::{
 pub use broker_subscriptions::BrokerSubscriptions;
 pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
-pub use delivery_options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility};
 pub use hubs::Hubs;
-pub use subscribe_outcome::{ReplyBuilder, SubscribeOutcome};
-pub use subscribing::{
-    ChannelSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError,
-    Unsubscribe,
+pub use subscription::{
+    ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
+    RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource,
+    SubscriptionTerms, Unsubscribe, Visibility,
 };
-pub use subscription_source::{SubscriptionSource, SubscriptionTerms};
 
 /// Names a session, for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -267,7 +262,7 @@ impl Hub {
 
     /// Releases a session's channels and leaves it to the wheel until its connection is gone.
     fn drop_subscriptions(&mut self, key: SessionKey) {
-        self.registry.unsubscribe_all(key).iter().for_each(|left| self.leave_channel(left));
+        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
     }
 
     /// Closes a session, unless the session or its client is closing it already.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::{Hub, delivery_options::Visibility, timing_wheel::TICK};
+use super::{Hub, subscription::Visibility, timing_wheel::TICK};
 use crate::{
     broker::{BrokerError, PresenceEvent},
     channel::Channel,
@@ -27,7 +27,7 @@ impl Hub {
             let joined = self.broker_subscriptions.broker().publish_presence_event(
                 channel.clone(),
                 PresenceEvent::Join,
-                visibility.client.clone(),
+                visibility.info.clone(),
             );
             run_detached(joined);
         }
@@ -38,7 +38,7 @@ impl Hub {
         if visibility.in_presence {
             run_detached(self.broker_subscriptions.broker().add_presence(
                 channel.clone(),
-                visibility.client.clone(),
+                visibility.info.clone(),
                 PRESENCE_TTL,
             ));
         }
@@ -48,14 +48,14 @@ impl Hub {
     pub(super) fn end_presence(&self, channel: &Channel, visibility: Option<&Visibility>) {
         let Some(visibility) = visibility else { return };
         if visibility.in_presence {
-            let client: Arc<str> = visibility.client.client.as_str().into();
+            let client: Arc<str> = visibility.info.client.as_str().into();
             run_detached(self.broker_subscriptions.broker().remove_presence(channel.clone(), client));
         }
         if visibility.sends_join_leave {
             run_detached(self.broker_subscriptions.broker().publish_presence_event(
                 channel.clone(),
                 PresenceEvent::Leave,
-                visibility.client.clone(),
+                visibility.info.clone(),
             ));
         }
     }

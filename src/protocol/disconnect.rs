@@ -1,101 +1,173 @@
-//! Reasons for which a connection is closed. The range of the code tells a client what to do: 3500–3999 and 4500–4999 stay
-//! away, everything else come back with backoff. 1002–1011 are RFC 6455's own and come from the transport.
+//! The reasons for which the hub closes a connection or ends a subscription. The range of a close code tells the client what to
+//! do: after 3500 to 3999 and 4500 to 4999 it stays away, after every other code it reconnects with backoff.
 
 use std::borrow::Cow;
 
-/// The longest reason, in bytes (RFC 6455 §5.5.1).
+use super::codes::{CodeInfo, close_reaction, code_enum, unsubscribe_reaction};
+
+/// Maximum length of a reason, in bytes (RFC 6455 §5.5.1).
 pub(super) const MAX_REASON_BYTES: usize = 123;
 
-/// Why a connection is closed by us.
+/// The reason for which the hub closes a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disconnect {
     code: u16,
     reason: Cow<'static, str>,
 }
 
+/// Declares the close codes as constants, with their descriptions. A constant's doc comment says when it is sent.
+macro_rules! disconnects {
+    ($($(#[doc = $sent_when:literal])+ $name:ident = $code:literal, $reason:literal, $advice:literal;)+) => {
+        impl Disconnect {
+            $(
+                $(#[doc = $sent_when])+
+                pub const $name: Self = Self { code: $code, reason: Cow::Borrowed($reason) };
+            )+
+
+            /// The descriptions of all close codes of the protocol.
+            pub const ALL: &'static [CodeInfo] = &[$(CodeInfo {
+                code: $code,
+                text: $reason,
+                sent_when: concat!($($sent_when),+).trim_ascii(),
+                sdk_reaction: close_reaction($code),
+                advice: $advice,
+            },)+];
+        }
+    };
+}
+
+disconnects! {
+    /// The node shuts down.
+    SHUTDOWN = 3001, "shutdown",
+        "Reconnect; another node takes the client.";
+    /// A channel that the token grants could not be subscribed to, because the broker is unavailable.
+    INTERNAL = 3004, "internal server error",
+        "Reconnect a little later.";
+    /// The token has expired, or the server API has ended the session.
+    EXPIRED = 3005, "connection expired",
+        "Reconnect with a new token. Refresh the token before it expires: the `ttl` of the connect reply or push says when.";
+    /// A subscription that the token or the server API brought has expired.
+    SUBSCRIPTION_EXPIRED = 3006, "subscription expired",
+        "Reconnect with a new token.";
+    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. The connection is
+    /// reset without a close frame, so the client sees code 1006; log and metrics have 3008.
+    SLOW = 3008, "slow",
+        "Reconnect; subscribe to less, publish less, or raise `limits.outbox_bytes`.";
+    /// A publication is missing in a channel that the token or the server API brought, and that has positions.
+    INSUFFICIENT_STATE = 3010, "insufficient state",
+        "Reconnect; the client recovers the publication, or learns that it cannot.";
+    /// The client has not answered a ping within `server.pong_timeout`.
+    NO_PONG = 3012, "no pong",
+        "Reconnect. If it happens often, look for a proxy that cuts silent connections.";
+    /// The client went on sending over `limits.commands_per_second`, or its user had `limits.connections_per_user` connections
+    /// when its token came as the first message.
+    TOO_MANY_REQUESTS = 3013, "too many requests",
+        "Reconnect, and send more slowly.";
+    /// The token has a wrong signature or wrong claims or is another user's, or a subscription token is for another channel or
+    /// user. In a handshake only with `auth.reject = "close"`.
+    INVALID_TOKEN = 3500, "invalid token",
+        "Get a valid token: `wardcast check-token` says what is wrong with one.";
+    /// The token of the handshake has expired, with `auth.reject = "close"`.
+    EXPIRED_TOKEN = 3500, "token expired",
+        "Get a new token and connect again.";
+    /// A message is not a command of the protocol, `connect` or `refresh` is out of place or without a token, or a message took
+    /// longer than `limits.message_age` to arrive.
+    BAD_REQUEST = 3501, "bad request",
+        "Correct the client.";
+    /// The client has not sent a token within `auth.first_message_timeout`.
+    STALE = 3502, "stale",
+        "Send the token in the handshake or at once after it.";
+    /// The server API has closed the connection and named no other code.
+    FORCED = 3503, "force disconnect",
+        "Ask the backend why.";
+    /// The user had `limits.connections_per_user` connections when the client sent `connect`.
+    CONNECTION_LIMIT = 3504, "connection limit",
+        "Close another connection of the user, or raise the limit.";
+    /// The token brings more channels than `limits.channels_per_session` allows.
+    CHANNEL_LIMIT = 3505, "channel limit",
+        "Issue tokens with fewer channels, or raise the limit.";
+    /// The client sent text on a Protobuf connection, or binary data on a JSON connection.
+    INAPPROPRIATE_PROTOCOL = 3506, "inappropriate protocol",
+        "Correct the client.";
+    /// The client sent `send`, which this server does not have.
+    NOT_AVAILABLE = 3508, "not available",
+        "Send to the backend directly.";
+    /// A plain session sent more than `limits.errors` invalid messages.
+    TOO_MANY_ERRORS = 3509, "too many errors",
+        "Correct the client.";
+}
+
+/// The close codes of RFC 6455 that the hub sends when a client breaks its rules. The reason names the broken rule.
+pub const VIOLATIONS: &[CodeInfo] = &[
+    CodeInfo {
+        code: PROTOCOL_ERROR as u32,
+        text: "",
+        sent_when: "A frame is not valid (RFC 6455 §5).",
+        sdk_reaction: close_reaction(PROTOCOL_ERROR),
+        advice: "Correct the client, or the proxy in between.",
+    },
+    CodeInfo {
+        code: INVALID_UTF8 as u32,
+        text: "",
+        sent_when: "A text message is not UTF-8.",
+        sdk_reaction: close_reaction(INVALID_UTF8),
+        advice: "Correct the client.",
+    },
+    CodeInfo {
+        code: MESSAGE_TOO_BIG as u32,
+        text: "",
+        sent_when: "A message is larger than `limits.message_bytes` or has more than `limits.message_fragments` fragments.",
+        sdk_reaction: close_reaction(MESSAGE_TOO_BIG),
+        advice: "Send smaller messages, or raise the limit.",
+    },
+];
+
+/// Close code for invalid frames (RFC 6455 §7.4.1).
+pub const PROTOCOL_ERROR: u16 = 1002;
+/// Close code for text that is not UTF-8.
+pub const INVALID_UTF8: u16 = 1007;
+/// Close code for a message that is too big.
+pub const MESSAGE_TOO_BIG: u16 = 1009;
+
 impl Disconnect {
-    /// This instance is going; another will take the client.
-    pub const SHUTDOWN: Self = Self::new(3001, "shutdown");
-    /// What the session needs could not be had, for now.
-    pub const INTERNAL: Self = Self::new(3004, "internal server error");
-    /// The token's time is over.
-    pub const EXPIRED: Self = Self::new(3005, "connection expired");
-    /// The time of a subscription that the token brought is over.
-    pub const SUBSCRIPTION_EXPIRED: Self = Self::new(3006, "subscription expired");
-    /// The client reads more slowly than its channels speak (`limits.outbox_bytes`).
-    pub const SLOW: Self = Self::new(3008, "slow");
-    /// A publication of a channel that the token brought is missing, and the client was promised to be told.
-    pub const INSUFFICIENT_STATE: Self = Self::new(3010, "insufficient state");
-    /// No pong within `server.pong_timeout`.
-    pub const NO_PONG: Self = Self::new(3012, "no pong");
-    /// Went on asking over `limits.commands_per_second`.
-    pub const TOO_MANY_REQUESTS: Self = Self::new(3013, "too many requests");
-    /// Token refused: signature, claims, or another user's.
-    pub const INVALID_TOKEN: Self = Self::new(3500, "invalid token");
-    /// The same for a handshake's token that was good once (`auth.reject = "close"`): a script learns to get a new one.
-    pub const EXPIRED_TOKEN: Self = Self::new(3500, "token expired");
-    /// What came makes no sense in this protocol.
-    pub const BAD_REQUEST: Self = Self::new(3501, "bad request");
-    /// Nothing said who this is within `auth.first_message_timeout`.
-    pub const STALE: Self = Self::new(3502, "stale");
-    /// The user has `limits.connections_per_user` already.
-    pub const CONNECTION_LIMIT: Self = Self::new(3504, "connection limit");
-    /// The token brings more channels than `limits.channels_per_session` leaves room for.
-    pub const CHANNEL_LIMIT: Self = Self::new(3505, "channel limit");
-    /// Text on a connection that speaks Protobuf, or the other way round.
-    pub const INAPPROPRIATE_PROTOCOL: Self = Self::new(3506, "inappropriate protocol");
-    /// Asked for what is not switched on.
-    pub const NOT_AVAILABLE: Self = Self::new(3508, "not available");
-    /// More nonsense than `limits.errors`.
-    pub const TOO_MANY_ERRORS: Self = Self::new(3509, "too many errors");
-
-    const fn new(code: u16, reason: &'static str) -> Self {
-        Self { code, reason: Cow::Borrowed(reason) }
-    }
-
-    /// A backend's own, from the server API; `None` when it may not be on the wire: codes are 3000 to 4999, a reason is
-    /// plain text of at most [`MAX_REASON_BYTES`], and never valid JSON, since clients that expect an object there fail loudly.
+    /// A reason that a backend gives through the server API. `None` if it must not be on the wire: a code is 3000 to 4999, a
+    /// reason is at most 123 bytes of text that is not valid JSON, since SDKs expect a certain object in JSON.
     pub fn custom(code: u16, reason: &str) -> Option<Self> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(reason).is_ok();
-        let is_fine = (3000..=4999).contains(&code) && reason.len() <= MAX_REASON_BYTES && !is_json;
-        is_fine.then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
+        let is_valid = (3000..=4999).contains(&code) && reason.len() <= MAX_REASON_BYTES && !is_json;
+        is_valid.then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
     }
 
-    /// The close code.
+    /// Returns the close code.
     pub fn code(&self) -> u16 {
         self.code
     }
 
-    /// Plain text.
+    /// Returns the reason.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// Reasons for which a subscription is ended by us, told in an `unsubscribe` push. From 2500 on the client may subscribe again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnsubscribeCode {
-    /// By the server API, or because the claims allow it no more: stay away.
-    ByServer = 2000,
-    /// A publication is missing, and the client was promised to be told.
-    InsufficientState = 2500,
-    /// The subscription token's time is over.
-    Expired = 2501,
+code_enum! {
+    /// The reason for which the hub ends a subscription, in an unsubscribe push.
+    pub enum UnsubscribeCode {
+        /// The server API has ended the subscription, or new claims no longer allow it.
+        ByServer = 2000, "unsubscribed by the server", unsubscribe_reaction(2000),
+            "Subscribe again when the user may.";
+        /// A publication is missing, and the subscription has positions.
+        InsufficientState = 2500, "insufficient state", unsubscribe_reaction(2500),
+            "Subscribe again with the last position; the client recovers the publication, or learns that it cannot.";
+        /// The subscription token has expired.
+        Expired = 2501, "subscription expired", unsubscribe_reaction(2501),
+            "Subscribe again with a new subscription token.";
+    }
 }
 
 impl UnsubscribeCode {
-    /// The code on the wire.
-    pub fn code(self) -> u32 {
-        self as u32
-    }
-
-    /// Plain text.
+    /// Returns the reason.
     pub fn reason(self) -> &'static str {
-        match self {
-            Self::ByServer => "unsubscribed by the server",
-            Self::InsufficientState => "insufficient state",
-            Self::Expired => "subscription expired",
-        }
+        self.text()
     }
 }
 

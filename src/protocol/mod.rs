@@ -2,8 +2,9 @@
 //! codes, and the frames it travels in. Pure: bytes in, values out, and back. Session, hub, api and transport use it; it
 //! knows no room.
 
+mod codes;
 mod command;
-mod disconnect;
+pub mod disconnect;
 mod encode;
 mod error;
 mod format;
@@ -18,6 +19,7 @@ pub mod schema {
     include!(concat!(env!("OUT_DIR"), "/wardcast.rs"));
 }
 
+pub use codes::CodeInfo;
 pub use command::{
     ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter,
     SubscribeCommand,

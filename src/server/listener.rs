@@ -1,5 +1,5 @@
-//! The listener: from a TCP connection, through a proxy's header and TLS where they are spoken, to HTTP and up to the session.
-//! `ws` and `wss` are the same services over another byte stream.
+//! The listener. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and after a
+//! handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
     io,
@@ -9,9 +9,7 @@ use std::{
 };
 
 use actix_http::HttpService;
-use actix_service::{
-    IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config,
-};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::{
     App, Error,
@@ -28,12 +26,13 @@ use crate::{
     transport::{AcceptedConnection, Socket},
 };
 
-/// Connections that the kernel keeps for us until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
-/// A request's head, and a proxy's header before it, must be there by then; a slow one holds a connection that is nobody.
+/// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an unauthenticated
+/// connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the socket.
+/// Opens the listening socket.
 pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartError> {
     let open = || -> io::Result<TcpListener> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
@@ -46,7 +45,7 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartErro
     open().map_err(|error| ServerStartError::Bind { address, error })
 }
 
-/// `ws` and `http`.
+/// The service for `ws` and `http`.
 pub(super) fn plain_service(
     components: &Components,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
@@ -58,7 +57,7 @@ pub(super) fn plain_service(
         .and_then(connection_service::<AcceptedConnection>(components).map_err(|_| ()))
 }
 
-/// `wss` and `https`.
+/// The service for `wss` and `https`.
 pub(super) fn tls_service(
     components: &Components,
     tls: rustls::ServerConfig,
@@ -72,62 +71,50 @@ pub(super) fn tls_service(
         .and_then(connection_service::<TlsStream<AcceptedConnection>>(components).map_err(|_| ()))
 }
 
-/// Whose a connection is, by its socket or by the header of a proxy that we trust.
+/// Finds the client address of a connection: from its socket, or from the PROXY header of a trusted proxy.
 fn accept(
     components: &Components,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
-    let (config, metrics) = (components.config.clone(), components.metrics.clone());
+    let (config, metrics) = (components.http.config.clone(), components.http.metrics.clone());
     fn_service(move |stream: TcpStream| {
         let (config, metrics) = (config.clone(), metrics.clone());
         async move { proxy::accept(stream, &config.server, &metrics).await.ok_or(()) }
     })
 }
 
-/// A byte stream for HTTP and for a session.
+/// A byte stream that HTTP and sessions can use.
 trait ByteStream: Socket + actix_rt::net::ActixStream {}
 impl<T: Socket + actix_rt::net::ActixStream> ByteStream for T {}
 
-/// The application; each worker has two of it, one for requests that ask to upgrade.
+/// Builds the application. Each worker has two instances: one for requests that ask to upgrade, one for all others.
 fn build_app(
     components: &Components,
 ) -> App<
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>
     + use<>,
 > {
-    let (config, http_context) = (components.config.clone(), components.http_context.clone());
-    let page = components.page.clone();
+    let (context, page) = (components.http.clone(), components.page.clone());
     App::new()
         .wrap(from_fn(http::unread_body::keep_until_answered))
-        .wrap_fn(|request, service| {
-            let number = http::connection::count_request(&request);
-            let answer = service.call(request);
-            async move {
-                let is_last = http::connection::delay_excess_request(number).await;
-                let mut response = answer.await?;
-                if is_last {
-                    http::connection::close_after_response(&mut response);
-                }
-                Ok(response)
-            }
-        })
-        .app_data(components.http_context.clone())
-        .app_data(components.api_context.clone())
+        .wrap(from_fn(http::connection::limit_requests))
+        .app_data(components.http.clone())
+        .app_data(components.api.clone())
         .configure(move |service| {
-            // First: at `/` it takes what asks for no upgrade, and leaves the rest.
+            // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others on.
             if let Some(page) = &page {
                 page.routes(service);
             }
-            http::routes(&http_context, service);
-            api::routes(&config, service);
-            let v1 = web::scope("/v1").configure(|service| api::v1_routes(&config, service));
-            service.service(http::cors::wrap(&http_context.origin_policy, v1));
+            http::routes(&context, service);
+            api::routes(&context.config, service);
+            let v1 = web::scope("/v1").configure(|service| api::v1_routes(&context.config, service));
+            service.service(http::cors::wrap(&context.origin_policy, v1));
         })
         .default_service(web::to(http::error::not_found))
 }
 
 type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<T, actix_http::h1::Codec>);
 
-/// One connection's way from its first byte: HTTP/1.1 by the plain application, or up to the session.
+/// The service of one connection: HTTP/1.1 by the plain application, or a handshake that hands the socket to a session.
 #[expect(clippy::type_complexity, reason = "each part is a factory that only actix can name")]
 fn connection_service<T: ByteStream>(
     components: &Components,

@@ -1,5 +1,6 @@
-//! The PROXY protocol, version 2: a balancer that passes bytes on tells in front of them whose they are. Believed from
-//! `server.trusted_proxies` only, who then must speak it; nobody else may choose whom the limits count them as.
+//! The PROXY protocol, version 2: a load balancer that forwards TCP connections sends the client's address in a header in front
+//! of their bytes. With `server.proxy_protocol`, connections from `server.trusted_proxies` must begin with this header. It is
+//! never read from other peers, which could otherwise choose the address that their limits apply to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,63 +13,64 @@ use tokio::{
 use super::listener::REQUEST_HEAD_TIMEOUT;
 use crate::{config, metrics::Metrics, transport::AcceptedConnection};
 
-/// Begins every header: no HTTP request and no TLS hello does.
+/// The start of every header. No HTTP request and no TLS hello starts with it.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The signature, version and command, family, length.
+/// Length of signature, version and command, family, and length field.
 const FIXED_BYTES: usize = 16;
-/// What comes behind that: two addresses and what the balancer adds (the specification asks for no more than 536 in all).
+/// Maximum length of the rest: two addresses and extensions. The specification asks for at most 536
+/// bytes in total.
 const MAX_VARIABLE_BYTES: usize = 1024;
 
-/// Why a connection that must begin with a header is closed.
+/// Why a header is refused, and its connection closed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyHeaderError {
-    /// It begins otherwise: version 1, HTTP, TLS.
-    #[error("begins without a PROXY header of version 2")]
+    /// The connection begins with something else: version 1, HTTP or TLS.
+    #[error("the connection does not begin with a PROXY header of version 2")]
     Missing,
-    /// Bytes that are more than anybody has to say.
-    #[error("a PROXY header of {0} bytes")]
+    /// The header is longer than any real one.
+    #[error("the PROXY header has {0} bytes after its fixed part; the maximum is {MAX_VARIABLE_BYTES}")]
     TooLong(usize),
-    /// Not of a TCP connection, or shorter than its addresses.
-    #[error("a PROXY header of another command, family or length")]
+    /// The header is not for a TCP connection, or too short for its addresses.
+    #[error("the PROXY header has an unsupported command, family or length")]
     Malformed,
-    /// It ended, or the connection did.
-    #[error("a PROXY header that did not come: {0}")]
+    /// The connection failed or ended within the header.
+    #[error("cannot read the PROXY header: {0}")]
     Io(#[from] std::io::Error),
-    /// It was too slow.
-    #[error("a PROXY header that did not come in time")]
+    /// The header did not arrive in time.
+    #[error("the PROXY header did not arrive within {} s", REQUEST_HEAD_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// Takes a connection in: finds out whose it is. `None` closes it.
+/// Accepts a connection: finds its client address, from the PROXY header if there must be one. `None` closes the connection.
 pub(super) async fn accept(
     mut stream: TcpStream,
     server: &config::ServerConfig,
     metrics: &Metrics,
 ) -> Option<AcceptedConnection> {
-    // An error here is a client that has gone already.
+    // Fails only when the client has already disconnected.
     let peer = stream.peer_addr().ok()?;
     let _ = stream.set_nodelay(true);
     if !server.proxy_protocol || !server.is_trusted_proxy(peer.ip()) {
         return Some(AcceptedConnection::new(stream, peer));
     }
     match timeout(REQUEST_HEAD_TIMEOUT, read_header(&mut stream)).await.unwrap_or(Err(ProxyHeaderError::Timeout)) {
-        Ok(told) => Some(AcceptedConnection::new(stream, told.unwrap_or(peer))),
-        Err(bad) => {
+        Ok(source) => Some(AcceptedConnection::new(stream, source.unwrap_or(peer))),
+        Err(error) => {
             metrics.proxy_headers_refused.inc();
-            log::debug!("the proxy {peer} sent {bad}");
+            log::debug!("refused connection of a trusted proxy peer={peer} error={:?}", error.to_string());
             None
         }
     }
 }
 
-/// Reads exactly the header: what follows is TLS or HTTP. `None` when it tells of nobody else than the proxy itself. For
-/// the listener, and for fuzzing; who is trusted and how long it may take is judged before.
+/// Reads exactly the header; the bytes after it are TLS or HTTP. Returns the source address of the client, or `None` if the
+/// connection is the proxy's own. Does not check whether the peer is trusted, and has no timeout. Public for fuzzing.
 ///
 /// # Errors
-/// [`ProxyHeaderError`], but for `Timeout`.
+/// [`ProxyHeaderError`], except `Timeout`.
 pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let mut fixed = [0; FIXED_BYTES];
-    // The signature by itself: what speaks plainly is closed at once and not when it has sent sixteen bytes.
+    // The signature first: a connection without a header is closed after 12 bytes instead of waiting for 16.
     stream.read_exact(&mut fixed[..SIGNATURE.len()]).await?;
     if !fixed.starts_with(&SIGNATURE) {
         return Err(ProxyHeaderError::Missing);
@@ -84,12 +86,12 @@ pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     source_address(command, family, &rest[..length]).ok_or(ProxyHeaderError::Malformed)
 }
 
-/// Whose connection it is by the words of a header. The inner `None` is the proxy's own: a health check (LOCAL), or somebody
-/// without an address (AF_UNSPEC).
+/// Returns the source address in a header. The inner `None` is a connection of the proxy itself: a health check (LOCAL), or
+/// one without an address (AF_UNSPEC).
 fn source_address(command: u8, family: u8, rest: &[u8]) -> Option<Option<SocketAddr>> {
     match (command, family) {
         (0x20, _) | (0x21, 0x00) => Some(None),
-        // TCP over IPv4: source, destination, source's port, destination's port.
+        // TCP over IPv4: source address, destination address, source port, destination port.
         (0x21, 0x11) => {
             let address = Ipv4Addr::from(*rest.first_chunk::<4>()?);
             Some(Some(SocketAddr::new(IpAddr::V4(address), source_port(rest, 8)?)))
@@ -102,7 +104,7 @@ fn source_address(command: u8, family: u8, rest: &[u8]) -> Option<Option<SocketA
     }
 }
 
-/// The source's port, which stands at `at` before the destination's; both must be there.
+/// Returns the source port at offset `at`. The destination port must follow it.
 fn source_port(rest: &[u8], at: usize) -> Option<u16> {
     let ports = rest.get(at..)?.first_chunk::<4>()?;
     Some(u16::from_be_bytes([ports[0], ports[1]]))
@@ -130,7 +132,7 @@ mod tests {
     async fn exactly_the_header_is_read_and_yields_the_source_address() {
         let v6 = [&Ipv6Addr::LOCALHOST.octets()[..], &Ipv6Addr::UNSPECIFIED.octets(), &[0, 80, 1, 187]].concat();
         let extended = [&V4[..], &[4, 0, 3, 1, 2, 3]].concat();
-        for (header, told) in [
+        for (header, source) in [
             (header(0x21, 0x11, &V4), Some("192.0.2.7:12345")),
             (header(0x21, 0x11, &extended), Some("192.0.2.7:12345")),
             (header(0x21, 0x21, &v6), Some("[::1]:80")),
@@ -139,7 +141,7 @@ mod tests {
             (header(0x21, 0x00, &[1, 2, 3]), None),
         ] {
             let (read, left) = read_all(&[&header[..], b"GET / HTTP/1.1\r\n"].concat()).await;
-            assert_eq!((read.unwrap(), left), (told.map(|told| told.parse().unwrap()), 16), "{header:?}");
+            assert_eq!((read.unwrap(), left), (source.map(|source| source.parse().unwrap()), 16), "{header:?}");
         }
     }
 

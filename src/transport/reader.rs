@@ -10,6 +10,7 @@ use super::{
     assembler::{self, AssembledMessage, PartialMessage},
     header::{self, FrameContext},
 };
+use crate::protocol::disconnect;
 
 /// A broken rule of RFC 6455. The connection is failed with its code (§7.1.7) and nothing more is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,9 +30,9 @@ impl Violation {
     /// The close code (§7.4.1).
     pub fn code(self) -> u16 {
         match self {
-            Self::Protocol(_) => 1002,
-            Self::NotUtf8 => 1007,
-            Self::TooBig => 1009,
+            Self::Protocol(_) => disconnect::PROTOCOL_ERROR,
+            Self::NotUtf8 => disconnect::INVALID_UTF8,
+            Self::TooBig => disconnect::MESSAGE_TOO_BIG,
         }
     }
 }

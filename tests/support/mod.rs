@@ -1,6 +1,7 @@
 //! What tests are written in: a hub, clients, raw connections and HTTP, all real and on ephemeral ports.
 
 pub mod client;
+pub mod generated;
 pub mod http;
 pub mod protobuf;
 pub mod raw;

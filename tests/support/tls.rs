@@ -31,9 +31,13 @@ impl Certificate {
         self.directory.path().join("cert.pem")
     }
 
+    pub fn key_path(&self) -> PathBuf {
+        self.directory.path().join("key.pem")
+    }
+
     pub fn configure(&self, config: &mut Config) {
         config.server.tls.cert = Some(self.cert_path());
-        config.server.tls.key = Some(self.directory.path().join("key.pem"));
+        config.server.tls.key = Some(self.key_path());
     }
 }
 

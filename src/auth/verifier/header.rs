@@ -1,24 +1,21 @@
-//! A token's three parts and its header (RFC 7515 §4.1, §7.1), read strictly: what asks for more than a signature by a key
-//! that we chose is refused (RFC 7797, RFC 8725 §3.5 and §3.10).
-
-use std::{borrow::Cow, fmt};
+//! The three parts of a token and its header (RFC 7515 §4.1, §7.1). Reading is strict: a header that asks for more than a
+//! signature by a configured key is refused (RFC 7797, RFC 8725 §3.5 and §3.10).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, Visitor},
-};
+use serde_json::value::RawValue;
 
-use super::TokenError;
 use crate::{
-    auth::json::{JsonText, is_too_deep, utf8},
+    auth::{
+        TokenError,
+        json::{JsonMembers, is_too_deep},
+    },
     config::MAX_KEY_ID_BYTES,
 };
 
-/// Members of a header; ours has two or three.
+/// Maximum number of header members. The hub's own tokens have two or three.
 const MAX_MEMBERS: usize = 16;
-/// Members that, whatever their value, want something that nobody gets here: extensions that must be understood, keys of
-/// the token's own, encryption, compression, another token inside.
+/// Members that are refused with any value, because they ask for something that the verifier never does: critical extensions,
+/// keys that come with the token, encryption, compression, a nested token.
 const REFUSED_MEMBERS: [&str; 9] = ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"];
 
 /// The parts of a token, still encoded.
@@ -26,7 +23,7 @@ pub(super) struct TokenParts<'a> {
     pub(super) header: &'a str,
     pub(super) payload: &'a str,
     pub(super) signature: &'a str,
-    /// What is signed: header and payload, as they came.
+    /// What is signed: header and payload exactly as received.
     pub(super) message: &'a str,
 }
 
@@ -38,78 +35,63 @@ impl<'a> TokenParts<'a> {
     }
 }
 
-/// Base64url without padding and without bits to spare (RFC 7515 §2): each part has one spelling.
+/// Decodes base64url without padding and without spare bits (RFC 7515 §2), so that each part has exactly one spelling.
 pub(super) fn decode_part(part: &str) -> Result<Vec<u8>, TokenError> {
-    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Invalid("not base64url"))
+    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::NotBase64Url)
 }
 
-/// What is taken from a header.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct JoseHeader<'a> {
-    pub(super) alg: Cow<'a, str>,
-    pub(super) kid: Option<Cow<'a, str>>,
-    pub(super) typ: Option<Cow<'a, str>>,
+/// The header members that the verifier uses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct JoseHeader {
+    pub(super) alg: String,
+    pub(super) kid: Option<String>,
+    pub(super) typ: Option<String>,
 }
 
-impl<'a> JoseHeader<'a> {
-    /// Reads the decoded bytes.
-    pub(super) fn read(json: &'a [u8]) -> Result<Self, TokenError> {
+impl JoseHeader {
+    /// Parses the decoded header.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, TokenError> {
         if is_too_deep(json) {
-            return Err(TokenError::Invalid("header nested too deep"));
+            return Err(TokenError::HeaderTooDeep);
         }
-        let text = utf8(json).ok_or(TokenError::Invalid("header that is not UTF-8"))?;
-        let header: Self = serde_json::from_str(text).map_err(|_| TokenError::Invalid("header"))?;
+        // serde_json does not check the encoding of text that it ignores.
+        let text = std::str::from_utf8(json).map_err(|_| TokenError::HeaderNotUtf8)?;
+        let header = Self::from_text(text).ok_or(TokenError::MalformedHeader)?;
         if header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
-            return Err(TokenError::Invalid("kid too long"));
+            return Err(TokenError::KeyIdTooLong);
         }
         Ok(header)
     }
 
-    /// Whether `typ` is this, however it is spelled (RFC 7515 §4.1.9): without case, with or without `application/`.
+    fn from_text(text: &str) -> Option<Self> {
+        let JsonMembers(members) = serde_json::from_str::<JsonMembers<&RawValue>>(text).ok()?;
+        if members.len() > MAX_MEMBERS {
+            return None;
+        }
+        let (mut alg, mut header) = (None, Self::default());
+        for (at, (name, value)) in members.iter().enumerate() {
+            // Duplicates of unknown members are refused, too: two readers of the token may disagree about which one counts.
+            if REFUSED_MEMBERS.contains(&&**name) || members[..at].iter().any(|(earlier, _)| earlier == name) {
+                return None;
+            }
+            let text = || serde_json::from_str::<String>(value.get()).ok();
+            match &**name {
+                "alg" => alg = Some(text()?),
+                "kid" => header.kid = Some(text()?),
+                "typ" => header.typ = Some(text()?),
+                _ => {}
+            }
+        }
+        Some(Self { alg: alg?, ..header })
+    }
+
+    /// Returns whether `typ` is this media type, ignoring case and the prefix `application/` (RFC 7515 §4.1.9).
     pub(super) fn has_type(&self, typ: &str) -> bool {
         let short = |typ: &str| {
             let typ = typ.to_ascii_lowercase();
             typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
         };
         self.typ.as_ref().is_some_and(|own| short(own) == short(typ))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for JoseHeader<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = JoseHeader<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JOSE header")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<JoseHeader<'de>, A::Error> {
-        let (mut alg, mut kid, mut typ) = (None, None, None);
-        let mut seen: Vec<Cow<'de, str>> = Vec::new();
-        while let Some(JsonText(name)) = members.next_key()? {
-            // Also of those that are passed over: two readers may take two of them for the one that counts.
-            if seen.contains(&name) || seen.len() == MAX_MEMBERS || REFUSED_MEMBERS.contains(&&*name) {
-                return Err(A::Error::custom("a member that is not taken"));
-            }
-            match &*name {
-                "alg" => alg = Some(members.next_value::<JsonText<'de>>()?.0),
-                "kid" => kid = Some(members.next_value::<JsonText<'de>>()?.0),
-                "typ" => typ = Some(members.next_value::<JsonText<'de>>()?.0),
-                _ => {
-                    members.next_value::<IgnoredAny>()?;
-                }
-            }
-            seen.push(name);
-        }
-        let alg = alg.ok_or_else(|| A::Error::missing_field("alg"))?;
-        Ok(JoseHeader { alg, kid, typ })
     }
 }
 
@@ -123,7 +105,7 @@ mod tests {
     fn typ_is_compared_without_case_or_application_prefix() {
         let has_type = |own: &str, typ: &str| {
             let json = format!(r#"{{"alg":"HS256","typ":"{own}"}}"#);
-            JoseHeader::read(json.as_bytes()).expect("a header").has_type(typ)
+            JoseHeader::parse(json.as_bytes()).expect("a header").has_type(typ)
         };
         for own in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"] {
             assert!(has_type(own, "at+jwt") && has_type(own, "application/AT+jwt"), "{own}");
@@ -131,13 +113,13 @@ mod tests {
         for own in ["JWT", "at", "at+jwt2", "text/at+jwt", ""] {
             assert!(!has_type(own, "at+jwt"), "{own}");
         }
-        assert!(!JoseHeader::read(br#"{"alg":"HS256"}"#).expect("a header").has_type("at+jwt"));
+        assert!(!JoseHeader::parse(br#"{"alg":"HS256"}"#).expect("a header").has_type("at+jwt"));
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in r#"[{}\[\]":,a-z\\0-9 ]{0,80}"#) {
-            let _ = (JoseHeader::read(&bytes), JoseHeader::read(text.as_bytes()));
+            let _ = (JoseHeader::parse(&bytes), JoseHeader::parse(text.as_bytes()));
         }
 
         #[test]
@@ -151,8 +133,8 @@ mod tests {
             json.insert("alg".into(), alg.clone().into());
             json.extend(kid.clone().map(|kid| ("kid".to_owned(), kid.into())));
             let json = serde_json::Value::Object(json).to_string();
-            let header = JoseHeader::read(json.as_bytes()).expect("a header");
-            prop_assert_eq!(header, JoseHeader { alg: alg.into(), kid: kid.map(Into::into), typ: None });
+            let header = JoseHeader::parse(json.as_bytes()).expect("a header");
+            prop_assert_eq!(header, JoseHeader { alg, kid, typ: None });
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Tokens on their way in: form, header and signature by RFC 7515 and RFC 8725, then the claims. The key decides the
-//! algorithm, never the token's header. Pure once it stands: keys are read when it is made.
+//! Verifies tokens: form, header and signature by RFC 7515 and RFC 8725, then the claims. The key decides the algorithm, never
+//! the header of the token. Pure after construction, which reads the key files.
 
 mod header;
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
-    Permissions,
+    Permissions, TokenError,
     claims::{Claims, SubscriptionClaims},
     key::{self, KeyError, VerificationKey, VerificationKeys},
     payload::{Expectations, Payload, unverified_issuer},
@@ -17,21 +17,10 @@ use crate::{
     config::{self, Config, KeyPurpose},
 };
 
-/// The longest token that is looked at. It context what a stranger can make us decode.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Maximum length of a token. It limits how much an unauthenticated client can make the hub decode.
+pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Why a token opens nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// It was good once.
-    #[error("expired")]
-    Expired,
-    /// It never was. The reason is for our own debug log: outward it is not told (RFC 8725 §3).
-    #[error("invalid: {0}")]
-    Invalid(&'static str),
-}
-
-/// Checks tokens against the configured keys, issuer, audience, namespaces and clock.
+/// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
 pub struct Verifier {
     keys: VerificationKeys,
     auth: config::AuthConfig,
@@ -41,11 +30,11 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier for the tokens that `[auth]` describes, and for those that the login signs with a key of its own. Reads
+    /// Creates a verifier for the tokens that `[auth]` describes, and for those that the login signs with `login.key`. Reads
     /// the key files.
     ///
     /// # Errors
-    /// [`KeyError`]: unreadable, weak, not for its algorithm, or there twice.
+    /// [`KeyError`] for a key that is unreadable, weak, not for its algorithm, or configured twice.
     pub fn new(config: &Config, permissions: Arc<Permissions>, clock: Clock) -> Result<Self, KeyError> {
         Ok(Self {
             keys: VerificationKeys::read(&config.auth, &config.login.key)?,
@@ -56,68 +45,68 @@ impl Verifier {
         })
     }
 
-    /// Everything that [`Self::new`] would refuse.
+    /// Returns every error for which [`Self::new`] would fail.
     pub fn key_errors(config: &Config) -> Vec<KeyError> {
         VerificationKeys::errors(&config.auth, &config.login.key)
     }
 
-    /// The claims of a good token that opens connections. They end with the token, or with its key if that is over sooner:
-    /// a key is taken out of service because somebody may have it.
+    /// Returns the claims of a valid connection token. They expire with the token, or at `not_after` of its key if that is
+    /// earlier: a key is retired because someone else may have it.
     ///
     /// # Errors
-    /// [`TokenError`]. Nothing is told of a token whose signature is wrong.
+    /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, KeyPurpose::Connection)?;
-        let claims = Payload::read(&payload)?.into_claims(&self.expectations(key.issuer.as_deref()))?;
+        let claims = Payload::parse(&payload)?.into_claims(&self.expectations(key.issuer.as_deref()))?;
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
-    /// The claims of a good subscription token. Whether it is for the channel and the user at hand is for who asks to see.
+    /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
         let (key, payload) = self.verify_signature(token, KeyPurpose::Subscription)?;
-        let claims = Payload::read(&payload)?.into_subscription_claims(&self.expectations(key.issuer.as_deref()))?;
+        let expected = self.expectations(key.issuer.as_deref());
+        let claims = Payload::parse(&payload)?.into_subscription_claims(&expected)?;
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
-    /// What [`Self::verify`] says of a payload behind a good signature, for fuzzing: **nothing proves who wrote it**.
+    /// Returns what [`Self::verify`] would return for this payload with a valid signature. For fuzzing only: **nothing proves
+    /// the origin of the payload**.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn claims_of_unsigned(&self, payload: &[u8]) -> Result<Claims, TokenError> {
-        Payload::read(payload)?.into_claims(&self.expectations(None))
+        Payload::parse(payload)?.into_claims(&self.expectations(None))
     }
 
-    /// The payload, decoded and not yet judged, and the key whose signature it has.
+    /// Returns the decoded payload, whose claims are not yet checked, and the key that verified its signature.
     fn verify_signature(&self, token: &str, purpose: KeyPurpose) -> Result<(&VerificationKey, Vec<u8>), TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::Invalid("too long"));
+            return Err(TokenError::TooLong);
         }
-        let parts = TokenParts::split(token).ok_or(TokenError::Invalid("not three parts"))?;
-        let header = decode_part(parts.header)?;
-        let header = JoseHeader::read(&header)?;
+        let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
+        let header = JoseHeader::parse(&decode_part(parts.header)?)?;
         if self.auth.typ.as_deref().is_some_and(|typ| !header.has_type(typ)) {
-            return Err(TokenError::Invalid("typ"));
+            return Err(TokenError::WrongType);
         }
         let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
-        let key = self.keys.select(header.kid.as_deref(), unverified_issuer);
-        let key = key.ok_or(TokenError::Invalid("no key of this kid, or no kid among several keys"))?;
+        let key = self.keys.select(header.kid.as_deref(), unverified_issuer).ok_or(TokenError::UnknownKey)?;
         let algorithm = key::parse_algorithm(&header.alg).map(key::library_algorithm);
         if algorithm != Some(key.algorithm) {
-            return Err(TokenError::Invalid("another algorithm than the key's"));
+            return Err(TokenError::WrongAlgorithm);
         }
         if key.purpose != KeyPurpose::Any && key.purpose != purpose {
-            return Err(TokenError::Invalid("a key for another kind of token"));
+            return Err(TokenError::WrongKeyPurpose);
         }
         if self.clock.now() >= key.not_after {
-            return Err(TokenError::Invalid("a key that is over"));
+            return Err(TokenError::KeyExpired);
         }
         let message = parts.message.as_bytes();
         match jsonwebtoken::crypto::verify(parts.signature, message, &key.material, key.algorithm) {
             Ok(true) => Ok((key, decode_part(parts.payload)?)),
-            Ok(false) | Err(_) => Err(TokenError::Invalid("signature")),
+            Ok(false) | Err(_) => Err(TokenError::WrongSignature),
         }
     }
 

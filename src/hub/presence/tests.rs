@@ -1,3 +1,5 @@
+//! Tests of the presence refresh.
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -5,7 +7,7 @@ use super::*;
 use crate::{
     broker::{Broker, Control, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SurveyQuestion},
     hub::{
-        ChannelSubscription, Hubs, Subscribe, SubscriptionOptions, SubscriptionSource,
+        Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
         testing::{RunTicks, TestSession, start_hub},
     },
     metrics::Metrics,
@@ -74,14 +76,10 @@ async fn presence_of_every_visible_subscription_is_stored_once_in_25_seconds() {
     for number in 0..VISIBLE {
         let session = TestSession::connect(&hub).await;
         let client = ClientInfo { user: "ann".into(), client: number.to_string(), conn_info: None, chan_info: None };
-        let visibility = Visibility { client: Arc::new(client), in_presence: true, sends_join_leave: false };
+        let visibility = Visibility { info: Arc::new(client), in_presence: true, sends_join_leave: false };
         let options = SubscriptionOptions { visibility: Some(visibility), ..SubscriptionOptions::default() };
-        let subscription = ChannelSubscription {
-            channel: Channel::new("news").unwrap(),
-            source: SubscriptionSource::Client,
-            options,
-            announcement: None,
-        };
+        let channel = Channel::new("news").unwrap();
+        let subscription = Subscription::new(channel, SubscriptionSource::Client, options, None);
         let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
         hub.send(subscribe).await.unwrap().unwrap();
         sessions.push(session);

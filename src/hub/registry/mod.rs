@@ -1,4 +1,4 @@
-//! Who is here and who listens to what: plain data, on one thread, with no actor in it.
+//! The sessions of a hub, their users, and who is subscribed to what: plain data on one thread, without an actor.
 
 mod subscribers;
 mod users;
@@ -8,31 +8,33 @@ use std::{collections::HashMap as StdMap, hash::BuildHasher, sync::Arc};
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 
-use self::subscribers::{GroupPlace, Subscribers};
+use self::subscribers::Subscribers;
 use super::{
     SessionKey,
-    delivery_options::{DeliveryOptions, LeftChannel, Visibility},
-    subscription_source::SubscriptionSource,
+    subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, Visibility},
 };
 use crate::{
     channel::Channel,
     clock::{Millis, NEVER},
 };
 
+pub(super) use self::subscribers::GroupPlace;
+
 type Hasher = foldhash::fast::RandomState;
 
-/// A session's place in the slab: what is looked up on the way of a delivery, without a hash.
+/// A session's index in the slab: a delivery finds a session by it, without a hash.
 type Slot = u32;
 
-/// No session.
+/// The slot of no session.
 const NO_SESSION: Slot = Slot::MAX;
 
-/// Sessions of type `M`, their users and their channels, of which each has a state `S`. Every channel name is stored once; its holders share the text. The
-/// entries lie side by side, and the indexes hold four bytes for each: a map of whole entries would be half empty.
+/// Sessions of type `M`, their users, and their channels, each with a state of type `S`. Every channel name is stored once;
+/// its subscriptions share the text. The entries of sessions lie side by side, and the indexes hold four bytes for each: a
+/// map of whole entries would be half empty.
 pub(super) struct Registry<M, S> {
     sessions: Slab<SessionEntry<M>>,
     by_key: HashTable<Slot>,
-    /// One session of each user; its neighbours lead to the others.
+    /// One session of each user, from which the others are linked.
     by_user: HashTable<Slot>,
     channels: HashMap<Channel, Subscribers<S>, Hasher>,
     hasher: Hasher,
@@ -41,35 +43,16 @@ pub(super) struct Registry<M, S> {
 struct SessionEntry<M> {
     key: SessionKey,
     session: M,
-    /// Whose session it is, once it is somebody's.
+    /// The user, once the session is authenticated.
     user: Option<Arc<str>>,
     /// The next and the previous session of the same user.
     next: Slot,
     previous: Slot,
-    channels: Vec<HeldSubscription>,
+    subscriptions: Vec<Subscription<Live>>,
 }
 
-/// A channel that a session receives.
-struct HeldSubscription {
-    channel: Channel,
-    /// This session's place among the channel's, so that leaving it takes no search.
-    place: GroupPlace,
-    /// Why it receives it.
-    source: SubscriptionSource,
-    /// Who it is to others there; boxed, since most channels do not tell.
-    visibility: Option<Box<Visibility>>,
-}
-
-/// What a session begins to receive.
-pub(super) struct NewSubscription {
-    pub(super) channel: Channel,
-    pub(super) source: SubscriptionSource,
-    pub(super) options: DeliveryOptions,
-    pub(super) visibility: Option<Box<Visibility>>,
-}
-
-/// The channels of one session.
-pub(super) struct SessionChannels<'a>(&'a [HeldSubscription]);
+/// The subscriptions of one session.
+pub(super) struct SessionChannels<'a>(&'a [Subscription<Live>]);
 
 impl<'a> SessionChannels<'a> {
     pub(super) fn source(&self, channel: &Channel) -> Option<&'a SubscriptionSource> {
@@ -88,7 +71,7 @@ impl<'a> SessionChannels<'a> {
         self.source(channel).is_some_and(|source| now >= source.expires_at())
     }
 
-    /// When the first of the subscriptions ends by itself.
+    /// Returns when the first of the subscriptions expires.
     pub(super) fn earliest_expiry(&self) -> Millis {
         self.0.iter().map(|held| held.source.expires_at()).min().unwrap_or(NEVER)
     }
@@ -132,10 +115,16 @@ impl<M, S> Registry<M, S> {
         self.slot(key).and_then(|slot| self.at_mut(slot))
     }
 
-    /// A session that was not here before.
+    /// Adds a session.
     pub(super) fn insert(&mut self, key: SessionKey, session: M) {
-        let entry =
-            SessionEntry { key, session, user: None, next: NO_SESSION, previous: NO_SESSION, channels: Vec::new() };
+        let entry = SessionEntry {
+            key,
+            session,
+            user: None,
+            next: NO_SESSION,
+            previous: NO_SESSION,
+            subscriptions: Vec::new(),
+        };
         // 2^32 sessions would need more memory than there is.
         let Ok(slot) = Slot::try_from(self.sessions.insert(entry)) else { return };
         let (sessions, hasher) = (&self.sessions, &self.hasher);
@@ -155,15 +144,16 @@ impl<M, S> Registry<M, S> {
         self.sessions.iter().map(|(_, entry)| entry.key)
     }
 
+    /// Returns the subscriptions of a session.
     pub(super) fn channels_of(&self, key: SessionKey) -> Option<SessionChannels<'_>> {
-        self.entry(key).map(|entry| SessionChannels(&entry.channels))
+        self.entry(key).map(|entry| SessionChannels(&entry.subscriptions))
     }
 
     pub(super) fn has_subscribers(&self, channel: &Channel) -> bool {
         self.channels.contains_key(channel)
     }
 
-    /// What the hub knows of a channel that somebody receives.
+    /// Returns the state of a channel that has subscribers.
     pub(super) fn channel_state(&self, channel: &Channel) -> Option<&S> {
         self.channels.get(channel).map(|subscribers| &subscribers.state)
     }
@@ -172,12 +162,12 @@ impl<M, S> Registry<M, S> {
         self.channels.get_mut(channel).map(|subscribers| &mut subscribers.state)
     }
 
-    /// The channels that somebody receives.
+    /// Returns the channels that have subscribers.
     pub(super) fn channel_states_mut(&mut self) -> impl Iterator<Item = (&Channel, &mut S)> {
         self.channels.iter_mut().map(|(channel, subscribers)| (channel, &mut subscribers.state))
     }
 
-    /// Those who receive `channel`, by the way in which they do.
+    /// Returns the subscribers of a channel, grouped by their delivery options.
     pub(super) fn groups(
         &self,
         channel: &Channel,
@@ -189,7 +179,7 @@ impl<M, S> Registry<M, S> {
         })
     }
 
-    /// Those of one class receive the channel in another way from now on.
+    /// Gives all subscribers of a group other delivery options.
     pub(super) fn change_group(&mut self, channel: &Channel, group: u32, options: DeliveryOptions) {
         let Some(subscribers) = self.channels.get_mut(channel) else { return };
         let (moved, first) = subscribers.change_group(group, options);
@@ -198,11 +188,11 @@ impl<M, S> Registry<M, S> {
         }
     }
 
-    /// One session receives a channel in another way from now on.
+    /// Gives one subscriber of a channel other delivery options.
     pub(super) fn change_one(&mut self, key: SessionKey, channel: &Channel, change: impl FnOnce(&mut DeliveryOptions)) {
         let Some(slot) = self.slot(key) else { return };
-        let held = self.at(slot).and_then(|entry| entry.channels.iter().find(|held| held.channel == *channel));
-        let Some(before) = held.map(|held| held.place) else { return };
+        let held = self.at(slot).and_then(|entry| entry.subscriptions.iter().find(|held| held.channel == *channel));
+        let Some(before) = held.map(|held| held.stage.place) else { return };
         let Some(subscribers) = self.channels.get_mut(channel) else { return };
         let Some(mut options) = subscribers.delivery_options(before.group).cloned() else { return };
         change(&mut options);
@@ -215,9 +205,9 @@ impl<M, S> Registry<M, S> {
     }
 
     fn set_place(&mut self, slot: Slot, channel: &Channel, place: GroupPlace) {
-        let channels = self.at_mut(slot).map(|entry| entry.channels.as_mut_slice()).unwrap_or_default();
-        if let Some(held) = channels.iter_mut().find(|held| held.channel == *channel) {
-            held.place = place;
+        let subscriptions = self.at_mut(slot).map(|entry| entry.subscriptions.as_mut_slice()).unwrap_or_default();
+        if let Some(held) = subscriptions.iter_mut().find(|held| held.channel == *channel) {
+            held.stage.place = place;
         }
     }
 
@@ -225,84 +215,87 @@ impl<M, S> Registry<M, S> {
         self.channels.iter().map(|(channel, subscribers)| (channel.clone(), subscribers.len())).collect()
     }
 
-    /// The session begins to receive the channel, which it did not before.
-    pub(super) fn subscribe(&mut self, key: SessionKey, subscription: NewSubscription)
-    where
+    /// Subscribes a session to a channel to which it is not subscribed.
+    pub(super) fn subscribe(
+        &mut self,
+        key: SessionKey,
+        channel: Channel,
+        source: SubscriptionSource,
+        options: &DeliveryOptions,
+        visibility: Option<Box<Visibility>>,
+    ) where
         S: Default,
     {
         let Some(slot) = self.slot(key) else { return };
-        let NewSubscription { channel, source, options, visibility } = subscription;
-        let shared_name = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
-        let place = self.channels.entry(shared_name.clone()).or_default().add(slot, &options);
+        let channel = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
+        let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         if let Some(entry) = self.at_mut(slot) {
-            // Most have one: a vector left to itself begins with room for four.
-            entry.channels.reserve_exact(usize::from(entry.channels.is_empty()));
-            entry.channels.push(HeldSubscription { channel: shared_name, place, source, visibility });
+            // Most sessions have one subscription: an empty vector would reserve room for four.
+            entry.subscriptions.reserve_exact(usize::from(entry.subscriptions.is_empty()));
+            entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
         }
     }
 
-    /// The session receives a channel that it has for another reason from now on.
-    /// Gives who it is to others there, if the channel tells.
+    /// Replaces the source of a subscription. Returns how other clients see its subscriber.
     pub(super) fn replace_source(
         &mut self,
         key: SessionKey,
         channel: &Channel,
         source: SubscriptionSource,
     ) -> Option<&mut Visibility> {
-        let channels = self.entry_mut(key).map(|entry| entry.channels.as_mut_slice()).unwrap_or_default();
-        let held = channels.iter_mut().find(|held| held.channel == *channel)?;
+        let subscriptions = self.entry_mut(key).map(|entry| entry.subscriptions.as_mut_slice()).unwrap_or_default();
+        let held = subscriptions.iter_mut().find(|held| held.channel == *channel)?;
         held.source = source;
-        held.visibility.as_deref_mut()
+        held.stage.visibility.as_deref_mut()
     }
 
-    /// One of `parts` parts of all who are to be seen, by turns.
+    /// Returns one of `parts` equal parts of the subscribers that other clients see.
     pub(super) fn visible_part(&self, part: usize, parts: usize) -> impl Iterator<Item = (&Channel, &Visibility)> {
         let slots = (part..self.sessions.capacity()).step_by(parts.max(1));
-        let held = slots.filter_map(|slot| self.sessions.get(slot)).flat_map(|entry| &entry.channels);
-        held.filter_map(|held| held.visibility.as_deref().map(|visibility| (&held.channel, visibility)))
+        let held = slots.filter_map(|slot| self.sessions.get(slot)).flat_map(|entry| &entry.subscriptions);
+        held.filter_map(|held| held.stage.visibility.as_deref().map(|visibility| (&held.channel, visibility)))
     }
 
-    /// The session stops receiving a channel; `None` if it did not.
-    pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Option<LeftChannel> {
+    /// Ends a subscription; `None` if it does not exist.
+    pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Option<Subscription<Ended>> {
         let entry = self.entry_mut(key)?;
-        let index = entry.channels.iter().position(|held| held.channel == *channel)?;
-        let held = entry.channels.swap_remove(index);
+        let index = entry.subscriptions.iter().position(|held| held.channel == *channel)?;
+        let held = entry.subscriptions.swap_remove(index);
         Some(self.detach(held))
     }
 
-    /// The session stops receiving everything.
-    pub(super) fn unsubscribe_all(&mut self, key: SessionKey) -> Vec<LeftChannel> {
+    /// Ends all subscriptions of a session.
+    pub(super) fn unsubscribe_all(&mut self, key: SessionKey) -> Vec<Subscription<Ended>> {
         let Some(entry) = self.entry_mut(key) else { return Vec::new() };
-        let held = std::mem::take(&mut entry.channels);
+        let held = std::mem::take(&mut entry.subscriptions);
         held.into_iter().map(|held| self.detach(held)).collect()
     }
 
-    /// Forgets a session; tells what it received.
-    pub(super) fn remove(&mut self, key: SessionKey) -> Option<(M, Vec<LeftChannel>)> {
+    /// Removes a session and ends its subscriptions.
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<(M, Vec<Subscription<Ended>>)> {
         let slot = self.slot(key)?;
-        let left = self.unsubscribe_all(key);
+        let ended = self.unsubscribe_all(key);
         self.unlink_user(slot);
         if let Ok(indexed) = self.by_key.find_entry(self.hasher.hash_one(key), |found| *found == slot) {
             indexed.remove();
         }
         let entry = self.sessions.try_remove(slot as usize)?;
-        Some((entry.session, left))
+        Some((entry.session, ended))
     }
 
-    fn detach(&mut self, held: HeldSubscription) -> LeftChannel {
-        let HeldSubscription { channel, place, visibility, .. } = held;
-        let Some(subscribers) = self.channels.get_mut(&channel) else {
-            return LeftChannel { channel, is_last: false, visibility };
-        };
-        let moved = subscribers.remove_at(place);
-        let is_last = subscribers.len() == 0;
-        if is_last {
-            self.channels.remove(&channel);
+    /// Takes a subscription out of its channel. With its last subscription the channel's state is dropped.
+    fn detach(&mut self, Subscription { channel, source, stage }: Subscription<Live>) -> Subscription<Ended> {
+        let Live { place, visibility } = stage;
+        if let Some(subscribers) = self.channels.get_mut(&channel) {
+            let moved = subscribers.remove_at(place);
+            if subscribers.len() == 0 {
+                self.channels.remove(&channel);
+            }
+            if let Some(moved) = moved {
+                self.set_place(moved, &channel, place);
+            }
         }
-        if let Some(moved) = moved {
-            self.set_place(moved, &channel, place);
-        }
-        LeftChannel { channel, is_last, visibility }
+        Subscription { channel, source, stage: Ended { visibility } }
     }
 }
 

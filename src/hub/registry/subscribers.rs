@@ -1,10 +1,9 @@
-//! Who listens to one channel, by how they receive it: those who are alike stand in one list, so that a delivery asks once
-//! for all of them.
+//! The subscribers of one channel, in groups with equal delivery options: a delivery chooses its frame once for each group.
 
 use super::Slot;
-use crate::hub::delivery_options::DeliveryOptions;
+use crate::hub::subscription::DeliveryOptions;
 
-/// The sessions that receive a channel, and what the hub knows of it.
+/// The subscribers of a channel, and the state of the channel.
 pub(super) struct Subscribers<S> {
     groups: Vec<SubscriberGroup>,
     count: u32,
@@ -17,9 +16,9 @@ struct SubscriberGroup {
     slots: Vec<Slot>,
 }
 
-/// Where a session stands among those who receive a channel.
+/// The place of a session among the subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GroupPlace {
+pub(in crate::hub) struct GroupPlace {
     pub(super) group: u32,
     pub(super) index: u32,
 }
@@ -35,7 +34,7 @@ impl<S> Subscribers<S> {
         self.count as usize
     }
 
-    /// Each way of receiving that somebody has, with who has it.
+    /// Returns the groups that have subscribers, each with its number.
     pub(super) fn groups(&self) -> impl Iterator<Item = (u32, &DeliveryOptions, &[Slot])> {
         let numbered = (0_u32..).zip(&self.groups).filter(|(_, group)| !group.slots.is_empty());
         numbered.map(|(number, group)| (number, &group.options, group.slots.as_slice()))
@@ -54,7 +53,7 @@ impl<S> Subscribers<S> {
         GroupPlace { group: number as u32, index: (group.slots.len() - 1) as u32 }
     }
 
-    /// The list for this way of receiving; one that is empty is used again, since the others keep their numbers.
+    /// Returns the group with these options. An empty one is used again, since the others have to keep their numbers.
     fn group_for(&mut self, options: &DeliveryOptions) -> usize {
         let is_it = |group: &SubscriberGroup| !group.slots.is_empty() && group.options == *options;
         if let Some(number) = self.groups.iter().position(is_it) {
@@ -64,13 +63,13 @@ impl<S> Subscribers<S> {
             self.groups[number].options = options.clone();
             return number;
         }
-        // Most channels have one: a vector left to itself begins with room for four.
+        // Most channels have one group: an empty vector would reserve room for four.
         self.groups.reserve_exact(usize::from(self.groups.is_empty()));
         self.groups.push(SubscriberGroup { options: options.clone(), slots: Vec::new() });
         self.groups.len() - 1
     }
 
-    /// Frees a place; whoever was last in its list moves there and is told.
+    /// Removes a subscriber. The last of its group moves to its place; returns that one, if there is another.
     pub(super) fn remove_at(&mut self, place: GroupPlace) -> Option<Slot> {
         let slots = &mut self.groups.get_mut(place.group as usize)?.slots;
         if place.index as usize >= slots.len() {
@@ -80,14 +79,14 @@ impl<S> Subscribers<S> {
         self.count -= 1;
         let moved = slots.get(place.index as usize).copied();
         if slots.is_empty() {
-            // A filter is no small thing to keep for nobody.
+            // An empty group must not keep a filter in memory.
             self.groups[place.group as usize] = SubscriberGroup::default();
         }
         moved
     }
 
-    /// All of one class receive in another way from now on. Tells who has moved, and to where the first of them; nobody has
-    /// where the class only got another name.
+    /// Gives all subscribers of a group other options. If another group has these options, they move there: returns those
+    /// that moved, and the place of the first of them. Otherwise the group keeps its subscribers, and none has moved.
     pub(super) fn change_group(&mut self, group: u32, options: DeliveryOptions) -> (Vec<Slot>, GroupPlace) {
         let (from, nowhere) = (group as usize, GroupPlace { group, index: 0 });
         if from >= self.groups.len() {

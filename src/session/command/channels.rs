@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::{Claims, SubscriptionClaims, TokenError},
+    auth::{ChannelRight, Claims, SubscriptionClaims, TokenError},
     broker::{PublishOptions, Retention},
     channel::Channel,
     hub::{ExtendSubscription, GetSubscription, SubscriptionSource, SubscriptionTerms, Unsubscribe},
@@ -50,7 +50,7 @@ impl Session {
             log::debug!("client {}: subscription token {refusal}", self.client);
             match refusal {
                 TokenError::Expired => ErrorCode::TokenExpired,
-                TokenError::Invalid(_) => ErrorCode::PermissionDenied,
+                _ => ErrorCode::PermissionDenied,
             }
         })?;
         if token.channel == *channel && token.user == claims.user {
@@ -103,14 +103,15 @@ impl Session {
             conn_info: claims.info.clone(),
             chan_info: None,
         };
-        let asks_hub = self.has_subscription_info || services.permissions.publish_depends_on_subscription(&channel);
+        let asks_hub =
+            self.has_subscription_info || services.permissions.depends_on_subscription(ChannelRight::Publish, &channel);
         let published = async move {
             let find = asks_hub.then(|| services.hub.send(GetSubscription { key, channel: channel.clone() }));
             let source = match find {
                 Some(find) => find.await.unwrap_or(None),
                 None => None,
             };
-            services.permissions.may_publish(&claims, &channel, source.is_some())?;
+            services.permissions.may(ChannelRight::Publish, &claims, &channel, source.is_some())?;
             info.chan_info = source.and_then(|source| source.info().cloned());
             services.metrics.publications.inc();
             let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };

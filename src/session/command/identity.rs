@@ -16,7 +16,7 @@ use crate::{
     clock::{Millis, NEVER, millis},
     config::{AnonymousAccess, Door},
     hub::{
-        ChannelSubscription, KeepAlive, Reauthorize, ReplyBuilder, Subscribe, SubscribeError, SubscriptionSource,
+        KeepAlive, Reauthorize, ReplyBuilder, Requested, Subscribe, SubscribeError, Subscription, SubscriptionSource,
         SubscriptionTerms, UpdateSession,
     },
     protocol::{self, ClientPosition, ConnectResult, Disconnect, ErrorCode, Expiry, Format, Push, RefreshResult},
@@ -138,7 +138,7 @@ impl Session {
             log::debug!("client {}: token {refusal}", self.client);
             match refusal {
                 TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
-                TokenError::Invalid(_) => CommandFailure::Close(Disconnect::INVALID_TOKEN),
+                _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),
             }
         })?;
         match self.auth_state.claims() {
@@ -228,7 +228,7 @@ impl Session {
         &mut self,
         id: u32,
         claims_change: ClaimsChange,
-        subscriptions: Vec<ChannelSubscription>,
+        subscriptions: Vec<Subscription<Requested>>,
         reply: ReplyBuilder,
         otherwise: CommandFailure,
     ) -> CommandOutcome {
@@ -244,7 +244,7 @@ impl Session {
         claims: &Claims,
         announce_by: AnnounceBy,
         subs: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
-    ) -> Vec<ChannelSubscription> {
+    ) -> Vec<Subscription<Requested>> {
         let brought = server_side_subscriptions(claims);
         self.has_subscription_info |= brought.iter().any(|brought| brought.info.is_some());
         let subscriptions = brought.iter().map(|brought| {
@@ -256,12 +256,8 @@ impl Session {
             let template = self.result_template(brought, claims);
             let announcement = (announce_by == AnnounceBy::Push).then(|| template.announcement(self.format));
             let terms = SubscriptionTerms { expires_at: brought.expires_at, info: brought.info.clone() };
-            ChannelSubscription {
-                channel,
-                source: SubscriptionSource::ConnectionToken(Box::new(terms)),
-                options,
-                announcement,
-            }
+            let source = SubscriptionSource::ConnectionToken(Box::new(terms));
+            Subscription::new(channel, source, options, announcement)
         });
         subscriptions.collect()
     }
@@ -269,7 +265,7 @@ impl Session {
     pub(super) fn request_subscriptions(
         &self,
         id: u32,
-        subscriptions: Vec<ChannelSubscription>,
+        subscriptions: Vec<Subscription<Requested>>,
         reply: Option<ReplyBuilder>,
         otherwise: CommandFailure,
     ) -> CommandOutcome {

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use super::{CommandAnswer, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::{Claims, PermissionError, Permissions},
+    auth::{ChannelRight, Claims},
     broker::{HistoryRequest, Retention, SincePosition, read_history_page},
     channel::Channel,
     hub::GetSubscription,
@@ -19,8 +19,6 @@ use crate::{
 
 /// What every connected client is counted with in a reply: names of members, and what stands around them.
 const MEMBER_BYTES: usize = 96;
-
-type PermissionCheck = fn(&Permissions, &Claims, &Channel, bool) -> Result<(), PermissionError>;
 
 impl Session {
     pub(super) fn history(
@@ -36,8 +34,7 @@ impl Session {
         let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
         let since = asked.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = asked.is_reverse;
-        let wants_hub = self.services.permissions.history_depends_on_subscription(&channel);
-        let may = self.check_permission(&channel, claims, wants_hub, Permissions::may_read_history);
+        let may = self.check_right(ChannelRight::History, &channel, claims);
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
@@ -93,8 +90,7 @@ impl Session {
         if !self.services.permissions.channel_options(&channel)?.presence {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let wants_hub = self.services.permissions.presence_depends_on_subscription(&channel);
-        let may = self.check_permission(&channel, claims, wants_hub, Permissions::may_read_presence);
+        let may = self.check_right(ChannelRight::Presence, &channel, claims);
         let (services, format) = (self.services.clone(), self.format);
         let read = async move {
             may.await?;
@@ -104,23 +100,23 @@ impl Session {
         Ok(answer_later(id, read))
     }
 
-    /// Asks for a permission, and the hub before it where it matters what the session is subscribed to.
-    fn check_permission(
+    /// Checks a right, and first asks the hub for the session's subscription if the right depends on it.
+    fn check_right(
         &self,
+        right: ChannelRight,
         channel: &Channel,
         claims: &Arc<Claims>,
-        wants_hub: bool,
-        may: PermissionCheck,
     ) -> impl Future<Output = Result<(), ErrorCode>> + use<> {
+        let asks_hub = self.services.permissions.depends_on_subscription(right, channel);
         let find =
-            wants_hub.then(|| self.services.hub.send(GetSubscription { key: self.key, channel: channel.clone() }));
+            asks_hub.then(|| self.services.hub.send(GetSubscription { key: self.key, channel: channel.clone() }));
         let (permissions, claims, channel) = (self.services.permissions.clone(), claims.clone(), channel.clone());
         async move {
             let is_subscribed = match find {
                 Some(find) => find.await.is_ok_and(|source| source.is_some()),
                 None => false,
             };
-            may(&permissions, &claims, &channel, is_subscribed).map_err(ErrorCode::from)
+            permissions.may(right, &claims, &channel, is_subscribed).map_err(ErrorCode::from)
         }
     }
 }

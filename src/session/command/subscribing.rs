@@ -14,8 +14,8 @@ use crate::{
     clock::NEVER,
     config::{DeltaType, RecoveryMode},
     hub::{
-        ChannelSubscription, RecoveryRequest, ReplyBuilder, RequestedEpoch, ServerApiSubscription, Subscribe,
-        SubscribeError, SubscribeOutcome, SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
+        RecoveryRequest, ReplyBuilder, RequestedEpoch, ServerApiSubscription, Subscribe, SubscribeError,
+        SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{self, ClientPosition, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand, SubscribeResult},
     publication::ClientInfo,
@@ -44,7 +44,7 @@ impl SubscribeResultTemplate {
             expiry: self.expiry,
             is_recoverable: self.is_recoverable || was_recovering,
             is_positioned: self.is_positioned || was_recovering,
-            position: outcome.position,
+            position: outcome.position(),
             publications: outcome.missed_publications(),
             is_recovered: outcome.is_recovered,
             was_recovering,
@@ -94,7 +94,7 @@ impl Session {
         let format = self.format;
         let reply =
             template.reply_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
-        let subscriptions = vec![ChannelSubscription { channel, source, options, announcement: None }];
+        let subscriptions = vec![Subscription::new(channel, source, options, None)];
         let asked = self.services.hub.send(Subscribe { key: self.key, subscriptions, reply: Some(reply) });
         let answer = async move {
             let result = match asked.await {
@@ -132,7 +132,7 @@ impl Session {
         // Nobody waits for an answer: what cannot be had now, the API has to bring again.
         let asked = Subscribe {
             key: self.key,
-            subscriptions: vec![ChannelSubscription { channel, source, options, announcement }],
+            subscriptions: vec![Subscription::new(channel, source, options, announcement)],
             reply: None,
         };
         let asked = self.services.hub.send(asked);
@@ -160,7 +160,7 @@ impl Session {
         let is_recoverable = retention.is_some() && channels.force_recovery;
         let sends_join_leave = channels.join_leave || channels.force_push_join_leave;
         let visibility = (channels.presence || sends_join_leave).then(|| Visibility {
-            client: Arc::new(ClientInfo {
+            info: Arc::new(ClientInfo {
                 user: claims.user.to_string(),
                 client: self.client.to_string(),
                 conn_info: claims.info.clone(),
@@ -220,7 +220,7 @@ impl Session {
             .permissions
             .channel_options(channel)
             .map_or(RecoveryMode::Stream, |of| of.force_recovery_mode);
-        let epoch = RequestedEpoch::read(&recovery.epoch);
+        let epoch = RequestedEpoch::parse(&recovery.epoch);
         options.recover = Some(RecoveryRequest { offset: recovery.offset, epoch, mode, required });
         (options.is_recoverable, options.is_positioned) = (true, true);
     }

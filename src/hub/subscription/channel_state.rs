@@ -1,28 +1,33 @@
-//! Whether what comes from the broker follows what came before it. A channel has one place in its history on a hub, however
-//! many listen to it there. Pure.
+//! What a hub knows of a channel that has subscribers: its position, and whether a delivery follows the one before it. A
+//! channel has one position on a hub, however many subscribers it has there. Pure.
 
 use std::sync::Arc;
 
-use super::delivery::Delivery;
-use crate::{broker::Retention, position::Position};
+use crate::{
+    broker::Retention,
+    hub::{broker_subscriptions::ChannelHold, delivery::Delivery},
+    position::Position,
+};
 
-/// What a hub knows of a channel that somebody receives.
+/// What a hub knows of a channel that has subscribers.
 #[derive(Default)]
-pub(super) struct ChannelState {
-    /// Where the channel stands for all who receive it here; `None` without a history.
-    pub(super) position: Option<Position>,
-    /// What was delivered last, where somebody may want the difference to it.
-    pub(super) last_delivery: Option<Arc<Delivery>>,
-    /// Something came since the position was checked last.
-    pub(super) received_since_check: bool,
-    /// Somebody relies on the position, so it is checked while nothing comes.
-    pub(super) polled_retention: Option<Retention>,
+pub(in crate::hub) struct ChannelState {
+    /// Makes the broker deliver the channel, until the last subscriber here is gone.
+    pub(super) hold: Option<ChannelHold>,
+    /// The position of the channel for all subscribers here; `None` without a history.
+    pub(in crate::hub) position: Option<Position>,
+    /// The last delivery, if a delta to it may be wanted.
+    pub(in crate::hub) last_delivery: Option<Arc<Delivery>>,
+    /// A publication was delivered since the position was compared with the broker's.
+    pub(in crate::hub) received_since_check: bool,
+    /// A subscriber relies on the position, so it is compared while no publication is delivered.
+    pub(in crate::hub) polled_retention: Option<Retention>,
 }
 
 impl ChannelState {
-    /// Notes a delivery; whoever is asked goes by the verdict. A repetition moves nothing, and after a gap the channel stands
-    /// where the delivery does, for those who do not rely on it.
-    pub(super) fn advance(&mut self, arriving: Option<Position>) -> PositionCheck {
+    /// Advances the channel by a delivery. A duplicate does not move it. After a gap the position is the delivery's, for the
+    /// subscribers that do not rely on it.
+    pub(in crate::hub) fn advance(&mut self, arriving: Option<Position>) -> PositionCheck {
         let check = check_position(self.position, arriving);
         self.received_since_check |= arriving.is_some();
         if matches!(check, PositionCheck::Next | PositionCheck::Gap) {
@@ -32,20 +37,20 @@ impl ChannelState {
     }
 }
 
-/// What a delivery is to a channel that stands at some place.
+/// How the position of a delivery compares to its channel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PositionCheck {
-    /// It is the next, or the first of which the place is known.
+pub(in crate::hub) enum PositionCheck {
+    /// It is the next one, or the first with a position.
     Next,
-    /// It has been here already, or in what was read from the history.
+    /// It was delivered already, or was read from the history.
     Duplicate,
-    /// Something between is missing, or the history is another one: whoever relies on the position has to come again.
+    /// A publication before it is missing, or its epoch differs: positioned subscriptions end.
     Gap,
-    /// It has no place: it was not kept, and moves nothing.
+    /// It has no position, since it was not kept. It does not move the channel.
     Unpositioned,
 }
 
-/// Judges a delivery at `arriving` in a channel that stands at `here`.
+/// Compares a delivery at `arriving` with a channel that is at `here`.
 fn check_position(here: Option<Position>, arriving: Option<Position>) -> PositionCheck {
     match (here, arriving) {
         (_, None) => PositionCheck::Unpositioned,

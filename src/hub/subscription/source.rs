@@ -1,30 +1,30 @@
-//! Why a session receives a channel, and what else is known of its subscription. Plain data: the session decides, the hub
-//! keeps it.
+//! Why a session is subscribed to a channel, and on which terms. Plain data: the session decides, the hub keeps it.
 
 use bytes::Bytes;
 
 use crate::clock::{Millis, NEVER};
 
-/// Why a session receives a channel. Most are of the first kind and hold nothing.
+/// Why a session is subscribed to a channel. Nearly all subscriptions are of the first kind, which holds nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SubscriptionSource {
-    /// It asked, and its claims or the channel's options allow it.
+    /// The client asked, and its claims or the channel's options allow it.
     #[default]
     Client,
-    /// It asked with a subscription token.
+    /// The client asked with a subscription token.
     SubscriptionToken(Box<SubscriptionTerms>),
-    /// Its token brings the channel.
+    /// Server-side: the session's own token names the channel.
     ConnectionToken(Box<SubscriptionTerms>),
-    /// The server API has brought it: it stays whatever newer tokens say, until the API takes it or its time is over.
+    /// Server-side: the server API subscribed the session. It lasts whatever newer tokens say, until the API ends it or it
+    /// expires.
     ServerApi(Box<SubscriptionTerms>),
 }
 
-/// What comes with a token, or an order.
+/// The terms of a token or of a server API control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionTerms {
-    /// When the subscription ends by itself.
+    /// When the subscription expires.
     pub expires_at: Millis,
-    /// Raw JSON that others see of it.
+    /// Raw JSON that other clients see of the subscription.
     pub info: Option<Bytes>,
 }
 
@@ -36,17 +36,17 @@ impl SubscriptionSource {
         }
     }
 
-    /// When the subscription ends by itself.
-    pub(super) fn expires_at(&self) -> Millis {
+    /// Returns when the subscription expires.
+    pub(in crate::hub) fn expires_at(&self) -> Millis {
         self.terms().map_or(NEVER, |terms| terms.expires_at)
     }
 
-    /// Raw JSON that others see of the subscription.
+    /// Returns the raw JSON that other clients see of the subscription.
     pub fn info(&self) -> Option<&Bytes> {
         self.terms().and_then(|terms| terms.info.as_ref())
     }
 
-    /// Whether the client has not asked for it.
+    /// Returns whether the session is subscribed without the client having asked.
     pub fn is_server_side(&self) -> bool {
         matches!(self, Self::ConnectionToken(_) | Self::ServerApi(_))
     }

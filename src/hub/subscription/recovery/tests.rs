@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    hub::channel_state::{ChannelState, PositionCheck},
+    hub::subscription::{ChannelState, PositionCheck},
     position::Epoch,
 };
 
@@ -38,7 +38,7 @@ fn merge_result(
     buffered: &[u64],
     read: &[u64],
     top: u64,
-) -> MergeOutcome {
+) -> Result<StartPosition, ReadAgain> {
     let buffered = positions(buffered);
     let local = LocalState { position: position.map(at), buffered: &buffered };
     merge(Some(&recover), local, HistoryRead { offsets: read, top: at(top) }, 5)
@@ -53,7 +53,7 @@ fn recovered(
     top: u64,
 ) -> Option<(Vec<u64>, u64, u64)> {
     match merge_result(recover, position, buffered, read, top) {
-        MergeOutcome::Start(start) if start.is_recovered => {
+        Ok(start) if start.is_recovered => {
             let offsets = read[start.from_history].iter().chain(&buffered[start.from_buffer]).copied().collect();
             Some((offsets, start.at.offset, start.skip_up_to))
         }
@@ -89,10 +89,10 @@ fn incomplete_history_is_not_recovered() {
         (since(u64::MAX), None, &[], 6),
         (since(u64::MAX), Some(6), &[], 6),
         (RecoveryRequest { epoch: RequestedEpoch::Exactly(other()), ..since(3) }, None, &[4], 4),
-        (RecoveryRequest { epoch: RequestedEpoch::Unknown, ..since(3) }, None, &[4], 4),
+        (RecoveryRequest { epoch: RequestedEpoch::Invalid, ..since(3) }, None, &[4], 4),
     ] {
         let failed = merge_result(recover, position, &[], read, top);
-        assert_eq!(failed, MergeOutcome::Start(StartPosition::at(at(position.unwrap_or(top)))), "{recover:?}");
+        assert_eq!(failed, Ok(StartPosition::at(at(position.unwrap_or(top)))), "{recover:?}");
     }
     let any = RecoveryRequest { epoch: RequestedEpoch::Any, ..since(3) };
     assert_eq!(recovered(any, None, &[], &[4], 4), Some((vec![4], 4, 0)));
@@ -101,11 +101,11 @@ fn incomplete_history_is_not_recovered() {
 #[test]
 fn publication_in_neither_history_nor_buffer_causes_another_read() {
     // 6 was delivered and not kept (the list was full, or a gap was there), or the two speak of different histories.
-    assert_eq!(merge_result(since(3), Some(7), &[7], &[4, 5], 5), MergeOutcome::ReadAgain);
-    assert_eq!(merge_result(since(3), Some(7), &[], &[4, 5], 5), MergeOutcome::ReadAgain);
-    assert_eq!(merge_result(cache(3), Some(7), &[], &[5], 5), MergeOutcome::ReadAgain);
+    assert_eq!(merge_result(since(3), Some(7), &[7], &[4, 5], 5), Err(ReadAgain));
+    assert_eq!(merge_result(since(3), Some(7), &[], &[4, 5], 5), Err(ReadAgain));
+    assert_eq!(merge_result(cache(3), Some(7), &[], &[5], 5), Err(ReadAgain));
     let elsewhere = LocalState { position: Some(Position { offset: 5, epoch: other() }), buffered: &[] };
-    assert_eq!(merge(None, elsewhere, HistoryRead { offsets: &[], top: at(5) }, 5), MergeOutcome::ReadAgain);
+    assert_eq!(merge(None, elsewhere, HistoryRead { offsets: &[], top: at(5) }, 5), Err(ReadAgain));
 }
 
 #[test]
@@ -223,8 +223,8 @@ impl Model {
         let local = LocalState { position: self.state.position, buffered: &self.buffered };
         let recover = since(self.readers[client].has);
         match merge(Some(&recover), local, HistoryRead { offsets: &offsets, top: at(top) }, 1000) {
-            MergeOutcome::ReadAgain => self.readers[client].state = State::Asking,
-            MergeOutcome::Start(start) => {
+            Err(ReadAgain) => self.readers[client].state = State::Asking,
+            Ok(start) => {
                 assert!(
                     start.is_recovered,
                     "{recover:?} {offsets:?} {top} {:?} {:?}",

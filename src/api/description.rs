@@ -1,0 +1,135 @@
+//! The types that describe a method of the server API. Dispatch, documentation and tests are made from the descriptions.
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use serde_json::value::RawValue;
+
+use super::{ApiContext, ApiError};
+use crate::protocol::ErrorCode;
+
+/// A method of the server API. `docs/server-api.md` is generated from it, and `tests/api_attacks.rs` attacks each of its fields.
+pub struct ApiMethod {
+    /// Name in the path (`/api/{name}`) and in a batch.
+    pub name: &'static str,
+    /// Whether calling it changes anything.
+    pub access: Access,
+    /// One sentence that says what it does.
+    pub summary: &'static str,
+    /// More to know about it; may be empty.
+    pub details: &'static str,
+    /// Fields of the request. Methods share some of the groups.
+    pub request: &'static [&'static [Field]],
+    /// Fields of the result.
+    pub result: &'static [Field],
+    /// Errors that it may answer with, each with the cases in which it does.
+    pub errors: &'static [(ErrorCode, &'static str)],
+    /// A call for the documentation, which a test makes.
+    pub example: Example,
+    pub(super) handler: Handler,
+}
+
+/// Whether a method changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It only reads. A batch leaves out its result if all results together would be too large.
+    ReadOnly,
+    /// It changes something: publishes, deletes, or controls sessions. Its result must be short.
+    Write,
+}
+
+/// A field of a request or of a result.
+pub struct Field {
+    /// Name in the JSON object.
+    pub name: &'static str,
+    /// Type of its value.
+    pub kind: JsonType,
+    /// In a request: the default; `None` if the field is required. In a result: when the field is left out; `None` if never.
+    pub when_absent: Option<&'static str>,
+    /// What the value means.
+    pub meaning: &'static str,
+}
+
+/// The JSON type of a field.
+#[derive(Clone, Copy)]
+pub enum JsonType {
+    /// Any JSON value.
+    Any,
+    /// `true` or `false`.
+    Boolean,
+    /// A number without a fraction.
+    Integer,
+    /// A string.
+    String,
+    /// An array of values of one type.
+    Array(&'static Self),
+    /// An object with these fields.
+    Object(&'static [Field]),
+    /// An object with any field names and with values of one type.
+    Map(&'static Self),
+}
+
+/// A call of a method, and the answer to it.
+pub struct Example {
+    /// Body of the request.
+    pub request: &'static str,
+    /// Body of the answer.
+    pub answer: &'static str,
+}
+
+/// The result of a method as JSON, or the reason for which there is none.
+pub(super) type ApiResult = Result<Box<RawValue>, ApiError>;
+
+/// The code behind a method.
+pub(super) enum Handler {
+    /// A method of its own, which a batch may contain. Gets the body of the request.
+    Single(for<'a> fn(&'a Bytes, &'a ApiContext) -> LocalBoxFuture<'a, ApiResult>),
+    /// `batch` itself, which runs the others.
+    Batch,
+}
+
+/// The error of all methods that use the broker.
+pub(super) const BROKER_UNAVAILABLE: (ErrorCode, &str) = (ErrorCode::Internal, "the broker is unavailable");
+
+/// The error of all methods that name a channel.
+pub(super) const UNKNOWN_NAMESPACE: (ErrorCode, &str) =
+    (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured");
+
+/// Returns the JSON name of a struct's field: of a raw identifier (`r#override`) the part after `r#`.
+pub(super) const fn json_name(identifier: &'static str) -> &'static str {
+    match identifier.as_bytes() {
+        [b'r', b'#', ..] => identifier.split_at(2).1,
+        _ => identifier,
+    }
+}
+
+/// Declares the struct of a request. The doc comments of its fields are their documentation, and its constant `FIELDS`
+/// describes them. Each field has its Rust type, its JSON type, and its default or `None` if it is required.
+macro_rules! request_fields {
+    (
+        $(#[doc = $about:literal])+
+        $(#[derive($derive:ident)])?
+        $visibility:vis struct $name:ident $(<$lifetime:lifetime>)? {
+            $(
+                $(#[doc = $meaning:literal])+
+                $(#[serde($($attribute:tt)+)])?
+                $field:ident: $type:ty = ($kind:expr, $when_absent:expr),
+            )*
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Deserialize $(, $derive)?)]
+        $visibility struct $name $(<$lifetime>)? {
+            $($(#[serde($($attribute)+)])? $visibility $field: $type,)*
+        }
+
+        impl $(<$lifetime>)? $name $(<$lifetime>)? {
+            $visibility const FIELDS: &'static [Field] = &[$(Field {
+                name: $crate::api::description::json_name(stringify!($field)),
+                kind: $kind,
+                when_absent: $when_absent,
+                meaning: concat!($($meaning),+).trim_ascii(),
+            },)*];
+        }
+    };
+}
+pub(super) use request_fields;

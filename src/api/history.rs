@@ -1,0 +1,145 @@
+//! `history` and `history_remove`: the publications that a channel keeps.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{
+    ApiContext,
+    description::{
+        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
+        request_fields,
+    },
+    request::{ApiPosition, ChannelRequest, empty_result, find_channel, parse_object, to_raw_result},
+};
+use crate::{
+    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
+    protocol::{self, ErrorCode, HistoryResult},
+};
+
+const NO_HISTORY: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no history (`channels.history_size`)");
+
+/// `history`.
+pub(super) const HISTORY: ApiMethod = ApiMethod {
+    name: "history",
+    access: Access::ReadOnly,
+    summary: "Reads publications from the history of a channel, and the position of its newest one.",
+    details: "Without `limit` the answer holds the position alone. To page through a history, pass the offset of the last \
+        publication and the epoch as `since` of the next call. A page ends early if it would be larger than \
+        `limits.reply_bytes`.",
+    request: &[ReadHistoryRequest::FIELDS],
+    result: &[
+        Field {
+            name: "publications",
+            kind: JsonType::Array(&JsonType::Object(PUBLICATION)),
+            when_absent: Some("if there are none"),
+            meaning: "The publications, the oldest first, or the newest first with `reverse`.",
+        },
+        Field { name: "epoch", kind: JsonType::String, when_absent: None, meaning: "Epoch of the history." },
+        Field {
+            name: "offset",
+            kind: JsonType::Integer,
+            when_absent: Some("if it is 0"),
+            meaning: "Offset of the newest publication that the channel ever had; 0 if it never had one.",
+        },
+    ],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        (ErrorCode::BadRequest, "`channel` is missing or invalid, or `limit` is negative"),
+        NO_HISTORY,
+        (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`, or has not reached its offset"),
+    ],
+    example: Example {
+        request: r#"{"channel":"news","limit":2,"reverse":true}"#,
+        answer: r#"{"result":{
+  "publications":[
+    {"data":{"hello":"all"},"offset":2,"time":1767225600000},
+    {"data":{"hello":"world"},"offset":1,"time":1767225590000}
+  ],
+  "epoch":"xyzw",
+  "offset":2
+}}"#,
+    },
+    handler: Handler::Single(|body, api| Box::pin(history(body, api))),
+};
+
+/// `history_remove`.
+pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
+    name: "history_remove",
+    access: Access::Write,
+    summary: "Deletes all publications from the history of a channel. Epoch and offset stay.",
+    details: "",
+    request: &[ChannelRequest::FIELDS],
+    result: &[],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
+        NO_HISTORY,
+    ],
+    example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{}}"# },
+    handler: Handler::Single(|body, api| Box::pin(history_remove(body, api))),
+};
+
+/// A publication in the result of `history`.
+const PUBLICATION: &[Field] = &[
+    Field { name: "data", kind: JsonType::Any, when_absent: None, meaning: "Its data." },
+    Field {
+        name: "info",
+        kind: JsonType::Object(super::presence::CLIENT_INFO),
+        when_absent: Some("if it was published with the API key"),
+        meaning: "The client that published it.",
+    },
+    Field { name: "offset", kind: JsonType::Integer, when_absent: None, meaning: "Its offset in the history." },
+    Field {
+        name: "tags",
+        kind: JsonType::Map(&JsonType::String),
+        when_absent: Some("if it has none"),
+        meaning: "Its tags.",
+    },
+    Field {
+        name: "time",
+        kind: JsonType::Integer,
+        when_absent: None,
+        meaning: "When it entered the history, in milliseconds since 1970.",
+    },
+];
+
+request_fields! {
+    /// A request of `history`.
+    struct ReadHistoryRequest {
+        /// Channel whose history is read.
+        channel: Option<String> = (JsonType::String, None),
+        /// Maximum publications, at most `limits.history_publications`.
+        limit: Option<i64> = (JsonType::Integer, Some("`0`: the position alone")),
+        /// Position after which to read, or before which with `reverse`.
+        since: Option<ApiPosition> =
+            (JsonType::Object(ApiPosition::FIELDS), Some("the oldest publication, or the newest with `reverse`")),
+        /// Reads from new to old.
+        reverse: Option<bool> = (JsonType::Boolean, Some("`false`")),
+    }
+}
+
+async fn history(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let ReadHistoryRequest { channel, limit, since, reverse } = parse_object(body)?;
+    let (channel, options) = find_channel(channel, api)?;
+    let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
+    let limit = usize::try_from(limit.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
+    let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
+    let limit = limit.min(api.config.limits.history_publications);
+    let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default() };
+    let max_bytes = api.config.limits.reply_bytes;
+    let page = read_history_page(&*api.broker, channel, request, retention, max_bytes).await?;
+    let publications = page.publications.iter().map(Into::into).collect();
+    to_raw_result(protocol::encode_history_result(&HistoryResult { publications, position: page.top }))
+}
+
+async fn history_remove(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let ChannelRequest { channel } = parse_object(body)?;
+    let (channel, options) = find_channel(channel, api)?;
+    if !options.has_history() {
+        return Err(ErrorCode::NotAvailable.into());
+    }
+    api.broker.remove_history(channel).await?;
+    empty_result()
+}

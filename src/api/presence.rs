@@ -1,0 +1,119 @@
+//! `presence` and `presence_stats`: the clients in a channel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    ApiContext, ApiError,
+    description::{
+        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
+    },
+    request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
+};
+use crate::{
+    protocol::{self, ErrorCode, PresenceStats},
+    publication::ClientInfo,
+};
+
+const INVALID_CHANNEL: (ErrorCode, &str) = (ErrorCode::BadRequest, "`channel` is missing or invalid");
+const NO_PRESENCE: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`)");
+
+/// `presence`.
+pub(super) const PRESENCE: ApiMethod = ApiMethod {
+    name: "presence",
+    access: Access::ReadOnly,
+    summary: "Lists the clients that are subscribed to a channel, on all nodes.",
+    details: "",
+    request: &[ChannelRequest::FIELDS],
+    result: &[Field {
+        name: "presence",
+        kind: JsonType::Map(&JsonType::Object(CLIENT_INFO)),
+        when_absent: None,
+        meaning: "The clients by their ids.",
+    }],
+    errors: &[
+        BROKER_UNAVAILABLE,
+        UNKNOWN_NAMESPACE,
+        (
+            ErrorCode::LimitExceeded,
+            "the answer would be larger than `limits.reply_bytes`: a part of it would look like all of it",
+        ),
+        INVALID_CHANNEL,
+        NO_PRESENCE,
+    ],
+    example: Example {
+        request: r#"{"channel":"news"}"#,
+        answer: r#"{"result":{
+  "presence":{
+    "c1f7e6a4-1b5b-4d55-9a2e-0a4b6f1c2d3e":{"user":"ann","client":"c1f7e6a4-1b5b-4d55-9a2e-0a4b6f1c2d3e"}
+  }
+}}"#,
+    },
+    handler: Handler::Single(|body, api| Box::pin(presence(body, api))),
+};
+
+/// `presence_stats`.
+pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
+    name: "presence_stats",
+    access: Access::ReadOnly,
+    summary: "Counts the clients and the users that are subscribed to a channel, on all nodes.",
+    details: "",
+    request: &[ChannelRequest::FIELDS],
+    result: &[
+        Field { name: "num_clients", kind: JsonType::Integer, when_absent: None, meaning: "Number of connections." },
+        Field {
+            name: "num_users",
+            kind: JsonType::Integer,
+            when_absent: None,
+            meaning: "Number of different users of these connections.",
+        },
+    ],
+    errors: &[BROKER_UNAVAILABLE, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_PRESENCE],
+    example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{"num_clients":1,"num_users":1}}"# },
+    handler: Handler::Single(|body, api| Box::pin(presence_stats(body, api))),
+};
+
+/// The fields that describe a client to others.
+pub(super) const CLIENT_INFO: &[Field] = &[
+    Field { name: "user", kind: JsonType::String, when_absent: None, meaning: "Its user." },
+    Field {
+        name: "client",
+        kind: JsonType::String,
+        when_absent: Some("if it published over REST"),
+        meaning: "Id of its connection.",
+    },
+    Field {
+        name: "conn_info",
+        kind: JsonType::Any,
+        when_absent: Some("if the token has none"),
+        meaning: "`info` of its token.",
+    },
+    Field {
+        name: "chan_info",
+        kind: JsonType::Any,
+        when_absent: Some("if the subscription has none"),
+        meaning: "`info` of its subscription.",
+    },
+];
+
+async fn presence(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let result = protocol::encode_presence_result(&read_members(body, api).await?);
+    if result.len() > api.config.limits.reply_bytes {
+        return Err(ErrorCode::LimitExceeded.into());
+    }
+    to_raw_result(result)
+}
+
+async fn presence_stats(body: &Bytes, api: &ApiContext) -> ApiResult {
+    to_result(PresenceStats::count(&read_members(body, api).await?))
+}
+
+async fn read_members(body: &Bytes, api: &ApiContext) -> Result<Vec<Arc<ClientInfo>>, ApiError> {
+    let ChannelRequest { channel } = parse_object(body)?;
+    let (channel, options) = find_channel(channel, api)?;
+    if !options.presence {
+        return Err(ErrorCode::NotAvailable.into());
+    }
+    Ok(api.broker.presence(channel).await?)
+}

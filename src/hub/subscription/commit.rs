@@ -1,0 +1,173 @@
+//! Makes the subscriptions of a request live: all of them in one turn of the hub, or none. The client gets its reply before
+//! anything else that they deliver.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription, recovery::StartPosition,
+};
+use crate::{
+    hub::{Hub, SessionKey, liveness::HubSession},
+    position::Position,
+    protocol::{Disconnect, Format},
+    publication::Publication,
+};
+
+impl Subscription<Requested> {
+    /// Makes a subscription ready that needs nothing from the broker: its channel is at `here` on this hub.
+    pub(super) fn into_ready(self, here: Option<Position>) -> Subscription<Ready> {
+        let start = self.stage.options.start_without_history(here);
+        let outcome = SubscribeOutcome::new(self.channel.clone(), &self.stage.options, start.as_ref(), Vec::new());
+        self.next_stage(|requested| Ready { requested, hold: None, start, outcome, is_new: true })
+    }
+}
+
+impl Subscription<CatchingUp> {
+    /// Ends the catch-up: collects the publications that `client` has missed and did not exclude itself from.
+    pub(super) fn into_ready(self, client: Uuid) -> Subscription<Ready> {
+        let channel = self.channel.clone();
+        self.next_stage(|CatchingUp { requested, catch_up, hold, history, start }| {
+            let mut missed = Vec::new();
+            if let Some(StartPosition { from_history, from_buffer, .. }) = &start {
+                let read = history.map(|history| history.publications).unwrap_or_default();
+                missed.extend(read.into_iter().take(from_history.end).skip(from_history.start));
+                catch_up.read(|deliveries, _| {
+                    let stored = &deliveries[from_buffer.clone()];
+                    missed.extend(stored.iter().filter_map(|delivery| delivery.publication().cloned()));
+                });
+            }
+            missed.retain(|publication: &Publication| publication.exclude != Some(client));
+            let outcome = SubscribeOutcome::new(channel, &requested.options, start.as_ref(), missed);
+            Ready { requested, hold: Some(hold), start, outcome, is_new: true }
+        })
+    }
+}
+
+impl Ready {
+    fn lacks_required_recovery(&self) -> bool {
+        self.requested.options.recover.is_some_and(|recover| recover.required) && !self.outcome.is_recovered
+    }
+}
+
+impl Hub {
+    /// Checks that a session may have these subscriptions.
+    pub(super) fn check_request<Stage>(
+        &self,
+        key: SessionKey,
+        subscriptions: &[Subscription<Stage>],
+    ) -> Result<&HubSession, SubscribeError> {
+        let session = self.registry.session(key).filter(|session| !session.is_closing());
+        let (Some(session), Some(held)) = (session, self.registry.channels_of(key)) else {
+            return Err(SubscribeError::Closing);
+        };
+        let (known, new): (Vec<_>, Vec<_>) =
+            subscriptions.iter().partition(|subscription| held.contains(&subscription.channel));
+        if known.iter().any(|subscription| !subscription.source.is_server_side()) {
+            Err(SubscribeError::AlreadySubscribed)
+        } else if held.len() + new.len() > self.limits.channels_per_session {
+            Err(SubscribeError::LimitExceeded)
+        } else {
+            Ok(session)
+        }
+    }
+
+    /// Checks that a new subscription may start now: it may have expired while the broker was slow, and other subscriptions
+    /// may have used up the limit of its channel.
+    fn check_start(&self, Subscription { channel, source, stage }: &Subscription<Ready>) -> Result<(), SubscribeError> {
+        // A client that may not receive live publications may not receive the missed ones.
+        if source.expires_at() <= self.clock.now() {
+            let is_server_side = source.is_server_side();
+            return Err(if is_server_side { SubscribeError::Closing } else { SubscribeError::TokenExpired });
+        }
+        let Some(filter) = &stage.requested.options.filter else { return Ok(()) };
+        let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
+        let nodes: usize = filters().map(|filter| filter.nodes()).sum();
+        let is_over_limit = nodes + filter.nodes() > self.limits.filter_nodes_per_channel;
+        if is_over_limit && !filters().any(|held| held == filter) {
+            return Err(SubscribeError::LimitExceeded);
+        }
+        Ok(())
+    }
+
+    /// Makes the subscriptions live and sends the client their reply. What was allowed when they were requested is checked
+    /// again: the broker may have been slow.
+    pub(super) fn commit(
+        &mut self,
+        key: SessionKey,
+        mut subscriptions: Vec<Subscription<Ready>>,
+        reply: Option<ReplyBuilder>,
+    ) -> Result<(), SubscribeError> {
+        let session = self.check_request(key, &subscriptions)?;
+        let (now, outbox, format) = (self.clock.now(), session.outbox.clone(), session.format);
+        if let Some(held) = self.registry.channels_of(key) {
+            let new = subscriptions.iter_mut().filter(|subscription| held.contains(&subscription.channel));
+            new.for_each(|subscription| subscription.stage.is_new = false);
+        }
+        for subscription in subscriptions.iter().filter(|subscription| subscription.stage.is_new) {
+            if let Err(error) = self.check_start(subscription) {
+                if error == SubscribeError::Closing {
+                    self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
+                }
+                return Err(error);
+            }
+        }
+        let frames = self.reply_frames(&mut subscriptions, reply.as_ref());
+        if subscriptions.iter().any(|subscription| subscription.stage.lacks_required_recovery()) {
+            return Err(SubscribeError::Unrecoverable);
+        }
+        for frame in frames {
+            if let Err(refused) = outbox.push(now, frame) {
+                self.handle_push_error(key, refused);
+                return Err(SubscribeError::Closing);
+            }
+        }
+        subscriptions.into_iter().for_each(|subscription| self.make_live(key, format, subscription));
+        self.update_subscription_expiry(key);
+        let _ = outbox.flush(&self.clock, now);
+        Ok(())
+    }
+
+    /// Builds the frames that report the subscriptions to the client. If they are longer than a reply may be, or than an
+    /// outbox holds, no recovery succeeds: the client knows how to go on from there.
+    fn reply_frames(&self, subscriptions: &mut [Subscription<Ready>], reply: Option<&ReplyBuilder>) -> Vec<Bytes> {
+        let fits = |bytes: usize| bytes <= self.limits.reply_bytes;
+        if fits(subscriptions.iter().map(|subscription| subscription.stage.outcome.min_bytes()).sum()) {
+            let frames = build_frames(subscriptions, reply);
+            if fits(frames.iter().map(Bytes::len).sum()) {
+                return frames;
+            }
+        }
+        subscriptions.iter_mut().for_each(|subscription| subscription.stage.outcome.fail_recovery());
+        build_frames(subscriptions, reply)
+    }
+
+    fn make_live(&mut self, key: SessionKey, format: Format, subscription: Subscription<Ready>) {
+        let Subscription { channel, source, stage: Ready { requested, hold, start, is_new, .. } } = subscription;
+        if !is_new {
+            return self.replace_source(key, &channel, source);
+        }
+        let options = requested.options;
+        let delivery_options = options.delivery_options(format, start.as_ref().map_or(0, |start| start.skip_up_to));
+        let visibility = options.visibility.map(Box::new);
+        self.begin_presence(&channel, visibility.as_deref());
+        self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
+        let Some(state) = self.registry.channel_state_mut(&channel) else { return };
+        // One hold for each channel is enough: another is dropped here, and with it released.
+        state.hold = state.hold.take().or(hold);
+        if let Some(start) = start {
+            state.position.get_or_insert(start.at);
+            state.polled_retention = state.polled_retention.or(options.retention.filter(|_| options.is_positioned));
+        }
+    }
+}
+
+fn build_frames(subscriptions: &[Subscription<Ready>], reply: Option<&ReplyBuilder>) -> Vec<Bytes> {
+    let stages = || subscriptions.iter().map(|subscription| &subscription.stage);
+    let announcement = |stage: &Ready| {
+        let announcement = stage.requested.announcement.as_ref().filter(|_| stage.is_new)?;
+        Some(announcement(&[&stage.outcome]))
+    };
+    let outcomes: Vec<&SubscribeOutcome> = stages().map(|stage| &stage.outcome).collect();
+    stages().filter_map(announcement).chain(reply.map(|reply| reply(&outcomes))).collect()
+}

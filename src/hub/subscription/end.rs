@@ -1,0 +1,137 @@
+//! Changes and ends of live subscriptions: by their client, by newer tokens and claims, and when they expire.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::{Ended, ExtendSubscription, GetSubscription, Reauthorize, Subscription, SubscriptionSource, Unsubscribe};
+use crate::{
+    channel::Channel,
+    clock::Millis,
+    hub::{Hub, SessionKey},
+    protocol::{Disconnect, Push, UnsubscribeCode},
+    publication::ClientInfo,
+};
+
+impl Hub {
+    /// Replaces the source of a live subscription.
+    pub(super) fn replace_source(&mut self, key: SessionKey, channel: &Channel, source: SubscriptionSource) {
+        // The server API changes nothing where the session is subscribed already.
+        if matches!(source, SubscriptionSource::ServerApi(_)) {
+            return;
+        }
+        let chan_info = source.info().cloned();
+        let visibility = self.registry.replace_source(key, channel, source);
+        if let Some(visibility) = visibility.filter(|visibility| visibility.info.chan_info != chan_info) {
+            visibility.info = Arc::new(ClientInfo { chan_info, ..ClientInfo::clone(&visibility.info) });
+            let visibility = visibility.clone();
+            self.store_presence(channel, &visibility);
+        }
+    }
+
+    /// Notes when the first subscription of a session expires: the session's deadline depends on it.
+    pub(in crate::hub) fn update_subscription_expiry(&mut self, key: SessionKey) {
+        let first = self.registry.channels_of(key).map(|channels| channels.earliest_expiry());
+        if let (Some(first), Some(session)) = (first, self.registry.session_mut(key))
+            && session.first_subscription_expiry != first
+        {
+            session.first_subscription_expiry = first;
+            self.schedule(key);
+        }
+    }
+
+    /// Ends a subscription and tells its client why. Returns whether it existed.
+    pub(in crate::hub) fn end_subscription(
+        &mut self,
+        key: SessionKey,
+        channel: &Channel,
+        why: UnsubscribeCode,
+    ) -> bool {
+        let existed = self.unsubscribe(key, channel);
+        if existed && let Some(session) = self.registry.session(key) {
+            let (outbox, now) = (session.outbox.clone(), self.clock.now());
+            let pushed = outbox.push(now, session.format.encode_push(&Push::Unsubscribe(channel, why)));
+            if let Err(refused) = pushed.and_then(|_| outbox.flush(&self.clock, now)) {
+                self.handle_push_error(key, refused);
+            }
+        }
+        existed
+    }
+
+    /// Ends a subscription. Returns whether it existed.
+    fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> bool {
+        let ended = self.registry.unsubscribe(key, channel);
+        ended.map(|ended| self.hide_subscriber(&ended)).is_some()
+    }
+
+    /// Takes the subscriber of an ended subscription out of the sight of other clients.
+    pub(in crate::hub) fn hide_subscriber(&self, ended: &Subscription<Ended>) {
+        self.end_presence(&ended.channel, ended.stage.visibility.as_deref());
+    }
+
+    /// Ends the subscriptions of a session that have expired. A server-side one ends the session: its client cannot ask for
+    /// it again.
+    pub(in crate::hub) fn end_expired_subscriptions(&mut self, key: SessionKey, now: Millis) {
+        let Some(channels) = self.registry.channels_of(key) else { return };
+        let expired = || channels.iter().filter(|(_, source)| source.expires_at() <= now);
+        if expired().any(|(_, source)| source.is_server_side()) {
+            return self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
+        }
+        let expired: Vec<Channel> = expired().map(|(channel, _)| channel.clone()).collect();
+        self.end_subscriptions(key, &expired, UnsubscribeCode::Expired);
+    }
+
+    fn end_subscriptions(&mut self, key: SessionKey, channels: &[Channel], why: UnsubscribeCode) {
+        for channel in channels {
+            self.end_subscription(key, channel, why);
+        }
+        self.update_subscription_expiry(key);
+    }
+}
+
+impl Handler<Unsubscribe> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
+        let existed = self.unsubscribe(key, &channel);
+        self.update_subscription_expiry(key);
+        existed
+    }
+}
+
+impl Handler<GetSubscription> for Hub {
+    type Result = Option<SubscriptionSource>;
+
+    fn handle(&mut self, GetSubscription { key, channel }: GetSubscription, _: &mut Self::Context) -> Self::Result {
+        // The timing wheel may come by a little after the subscription has expired.
+        let is_live = |source: &&SubscriptionSource| self.clock.now() < source.expires_at();
+        self.registry.channels_of(key)?.source(&channel).filter(is_live).cloned()
+    }
+}
+
+impl Handler<ExtendSubscription> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, extend: ExtendSubscription, _: &mut Self::Context) -> bool {
+        let ExtendSubscription { key, channel, source } = extend;
+        let held = self.registry.channels_of(key).and_then(|channels| channels.source(&channel));
+        // A server-side subscription ends by the session's own token, or by the server API.
+        let is_extendable = held.is_some_and(|held| !held.is_server_side());
+        if is_extendable {
+            self.replace_source(key, &channel, source);
+            self.update_subscription_expiry(key);
+        }
+        is_extendable
+    }
+}
+
+impl Handler<Reauthorize> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Reauthorize { key, keep }: Reauthorize, _: &mut Self::Context) {
+        let Some(channels) = self.registry.channels_of(key) else { return };
+        let denied = channels.iter().filter(|(channel, source)| !keep(channel, source));
+        let denied: Vec<Channel> = denied.map(|(channel, _)| channel.clone()).collect();
+        self.end_subscriptions(key, &denied, UnsubscribeCode::ByServer);
+    }
+}

@@ -1,0 +1,88 @@
+//! What sessions ask of their subscriptions.
+
+use actix::prelude::*;
+
+use super::{ReplyBuilder, Requested, Subscription, SubscriptionSource};
+use crate::{broker::BrokerError, channel::Channel, hub::SessionKey};
+
+/// Subscribes a session to channels: to all of them, or to none. The hub queues `reply` in the turn in which the
+/// subscriptions become live, so that no publication overtakes it.
+#[derive(Message)]
+#[rtype(result = "Result<(), SubscribeError>")]
+pub struct Subscribe {
+    /// The session.
+    pub key: SessionKey,
+    /// One for each channel.
+    pub subscriptions: Vec<Subscription<Requested>>,
+    /// Builds the frame that says so, if there is one. Its outcomes are in the order of `subscriptions`.
+    pub reply: Option<ReplyBuilder>,
+}
+
+/// Why a session is not subscribed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The client asked for a channel to which its session is subscribed. A server-side subscription may exist already.
+    #[error("already subscribed")]
+    AlreadySubscribed,
+    /// Over `limits.channels_per_session` or `limits.filter_nodes_per_channel`.
+    #[error("too many channels or filters")]
+    LimitExceeded,
+    /// The session is closing.
+    #[error("session is closing")]
+    Closing,
+    /// What the client has missed cannot be recovered, and it asked for a subscription only with it.
+    #[error("unrecoverable position")]
+    Unrecoverable,
+    /// The subscription token expired before its subscription became live.
+    #[error("token expired")]
+    TokenExpired,
+    /// The broker failed.
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+}
+
+/// Ends a subscription at its client's wish. Answers whether it existed.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Unsubscribe {
+    /// The session.
+    pub key: SessionKey,
+    /// The channel.
+    pub channel: Channel,
+}
+
+/// Asks why a session is subscribed to a channel. Answers `None` if it is not, or not any more.
+#[derive(Message)]
+#[rtype(result = "Option<SubscriptionSource>")]
+pub struct GetSubscription {
+    /// The session.
+    pub key: SessionKey,
+    /// The channel.
+    pub channel: Channel,
+}
+
+/// Gives a subscription the terms of a newer subscription token. Answers whether there is a subscription that such a token
+/// may extend: one that the client asked for.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct ExtendSubscription {
+    /// The session.
+    pub key: SessionKey,
+    /// The channel.
+    pub channel: Channel,
+    /// The source that replaces the old one.
+    pub source: SubscriptionSource,
+}
+
+/// Checks all subscriptions of a session against its new claims. Those that the claims do not allow are ended (2000).
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Reauthorize {
+    /// The session.
+    pub key: SessionKey,
+    /// Returns whether the new claims allow a subscription.
+    pub keep: KeepPredicate,
+}
+
+/// Returns whether a session keeps its subscription to a channel.
+pub type KeepPredicate = Box<dyn Fn(&Channel, &SubscriptionSource) -> bool + Send>;

@@ -1,0 +1,136 @@
+//! A subscription of one session to one channel, from the request to its end: one type, [`Subscription`], whose parameter is
+//! the stage that it is in. A request for several channels is a vector of it: all of them become live in one turn of the
+//! hub, or none does.
+//!
+//! ```text
+//! Requested ─▶ Resolving ─▶ CatchingUp ─▶ Ready ─▶ Live ─▶ Ended
+//!     └───────────────────────────────────▲
+//! ```
+//!
+//! - [`Requested`]: what a session asks for ([`messages`]). If the hub delivers the channel already and the client has missed
+//!   nothing, the subscription is ready at once.
+//! - [`Resolving`]: the broker is asked for the channel and, where publications may be missing, for its history
+//!   ([`resolve`]). From here on deliveries of the channel are stored for it ([`catch_up`]).
+//! - [`CatchingUp`]: the broker delivers the channel. History and stored deliveries are merged ([`recovery`]). If they do
+//!   not meet, the history is read again.
+//! - [`Ready`]: it is known where the subscription starts and what the client has missed ([`outcome`]).
+//! - [`Live`]: the client has its reply, and the registry delivers to it ([`commit`]).
+//! - [`Ended`]: nothing more is delivered ([`end`]).
+//!
+//! Each stage is made from the one before it and owns what has to be given back: a subscription that is dropped at any stage
+//! ends its catch-up and its hold on the channel at the broker.
+
+mod catch_up;
+mod channel_state;
+mod commit;
+mod delivery_options;
+mod end;
+mod messages;
+mod options;
+mod outcome;
+mod recovery;
+mod resolve;
+mod source;
+
+use self::{catch_up::CatchUp, recovery::StartPosition};
+use super::{broker_subscriptions::ChannelHold, registry::GroupPlace};
+use crate::{
+    broker::{HistoryPage, HistoryRequest, Retention},
+    channel::Channel,
+};
+
+pub(super) use self::{
+    catch_up::CatchUpBuffer,
+    channel_state::{ChannelState, PositionCheck},
+    delivery_options::{DeliveryOptions, DeltaState},
+};
+pub use self::{
+    messages::{
+        ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError, Unsubscribe,
+    },
+    options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
+    outcome::{ReplyBuilder, SubscribeOutcome},
+    source::{SubscriptionSource, SubscriptionTerms},
+};
+
+/// A subscription in one of its stages.
+pub struct Subscription<Stage> {
+    pub(super) channel: Channel,
+    pub(super) source: SubscriptionSource,
+    pub(super) stage: Stage,
+}
+
+/// Stage: asked for by a session; the broker has not been asked.
+pub struct Requested {
+    pub(super) options: SubscriptionOptions,
+    /// Builds a push that is queued before the reply, if the session was not subscribed yet.
+    announcement: Option<ReplyBuilder>,
+}
+
+/// Stage: the broker has been asked for the channel, and perhaps for its history.
+struct Resolving {
+    requested: Requested,
+    catch_up: CatchUp,
+    query: Option<HistoryQuery>,
+}
+
+/// Stage: the broker delivers the channel, and its deliveries are stored.
+struct CatchingUp {
+    requested: Requested,
+    catch_up: CatchUp,
+    hold: ChannelHold,
+    /// What was read of the history, if it was asked for.
+    history: Option<HistoryPage>,
+    /// Where the subscription starts; in a channel without a history, and until history and deliveries are merged, `None`.
+    start: Option<StartPosition>,
+}
+
+/// Stage: nothing is missing to make it live.
+struct Ready {
+    requested: Requested,
+    /// `None` if the hub delivered the channel already when the subscription was requested.
+    hold: Option<ChannelHold>,
+    start: Option<StartPosition>,
+    outcome: SubscribeOutcome,
+    /// Whether the session was not subscribed to the channel yet.
+    is_new: bool,
+}
+
+/// Stage: the registry delivers to it.
+pub(super) struct Live {
+    /// The session's place among the subscribers of the channel, so that unsubscribing needs no search.
+    pub(super) place: GroupPlace,
+    /// How other clients see the subscriber; boxed, since most channels have neither presence nor joins and leaves.
+    pub(super) visibility: Option<Box<Visibility>>,
+}
+
+/// Stage: the registry delivers to it no more; other clients still see the subscriber.
+pub(super) struct Ended {
+    pub(super) visibility: Option<Box<Visibility>>,
+}
+
+/// What is read of a channel's history, and how long the channel keeps it.
+type HistoryQuery = (HistoryRequest, Retention);
+
+impl Subscription<Requested> {
+    /// Creates a subscription that a session asks for. `announcement` builds a push that is queued before the reply, if the
+    /// session was not subscribed to the channel yet.
+    pub fn new(
+        channel: Channel,
+        source: SubscriptionSource,
+        options: SubscriptionOptions,
+        announcement: Option<ReplyBuilder>,
+    ) -> Self {
+        Self { channel, source, stage: Requested { options, announcement } }
+    }
+
+    fn resolving(self, catch_up: CatchUp, query: Option<HistoryQuery>) -> Subscription<Resolving> {
+        self.next_stage(|requested| Resolving { requested, catch_up, query })
+    }
+}
+
+impl<Stage> Subscription<Stage> {
+    fn next_stage<Next>(self, next: impl FnOnce(Stage) -> Next) -> Subscription<Next> {
+        Subscription { channel: self.channel, source: self.source, stage: next(self.stage) }
+    }
+}

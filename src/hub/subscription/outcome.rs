@@ -1,0 +1,111 @@
+//! What a session learns when its subscription becomes live: the position at which it starts, and the publications that the
+//! client has missed.
+
+use bytes::Bytes;
+
+use super::{SubscriptionOptions, recovery::StartPosition};
+use crate::{
+    channel::Channel,
+    config::RecoveryMode,
+    hub::delta_budget::DeltaBudget,
+    position::Position,
+    protocol::{PublicationPush, PushData},
+    publication::Publication,
+};
+
+/// The outcome of a request for a subscription, which is new or existed already.
+#[derive(Debug)]
+pub struct SubscribeOutcome {
+    /// The channel.
+    pub channel: Channel,
+    /// The client asked for recovery, in a channel that has positions.
+    pub was_recovering: bool,
+    /// The client gets all publications that it has missed.
+    pub is_recovered: bool,
+    /// From where on the client receives live publications, if it learns that.
+    live_from: Option<Position>,
+    /// The offset that the client named, if it gets all publications after it.
+    recovered_from: Option<u64>,
+    missed: Vec<MissedPublication>,
+}
+
+#[derive(Debug)]
+struct MissedPublication {
+    publication: Publication,
+    /// The delta from the one before.
+    delta: Option<Vec<u8>>,
+    wants_deltas: bool,
+}
+
+/// Builds a frame that reports these outcomes. It is called again if the frame is too long.
+pub type ReplyBuilder = Box<dyn Fn(&[&SubscribeOutcome]) -> Bytes + Send>;
+
+impl SubscribeOutcome {
+    /// Creates the outcome of a subscription that starts at `start`; `None`: in a channel without a history.
+    pub(super) fn new(
+        channel: Channel,
+        options: &SubscriptionOptions,
+        start: Option<&StartPosition>,
+        missed: Vec<Publication>,
+    ) -> Self {
+        let recover = options.recover.filter(|_| start.is_some());
+        let is_recovered = recover.is_some() && start.is_some_and(|start| start.is_recovered);
+        let is_reported = options.is_positioned || options.is_recoverable;
+        Self {
+            channel,
+            was_recovering: recover.is_some(),
+            is_recovered,
+            live_from: start.filter(|_| is_reported).map(StartPosition::client_position),
+            recovered_from: recover
+                .filter(|recover| is_recovered && recover.mode == RecoveryMode::Stream)
+                .map(|recover| recover.offset),
+            missed: if is_recovered { encode_missed(missed, options) } else { Vec::new() },
+        }
+    }
+
+    /// Turns the outcome into a failed recovery: its publications would be too long for a reply.
+    pub(super) fn fail_recovery(&mut self) {
+        self.is_recovered = false;
+        self.recovered_from = None;
+        self.missed = Vec::new();
+    }
+
+    /// Returns a lower bound of the bytes that the missed publications take in a frame.
+    pub(super) fn min_bytes(&self) -> usize {
+        let bytes = |missed: &MissedPublication| missed.delta.as_ref().map_or(missed.publication.data.len(), Vec::len);
+        self.missed.iter().map(bytes).sum()
+    }
+
+    /// Returns from where on the client receives, if it learns that: after a recovery of all publications this is the
+    /// position that the client named.
+    pub fn position(&self) -> Option<Position> {
+        self.live_from.map(|live| Position { offset: self.recovered_from.unwrap_or(live.offset), ..live })
+    }
+
+    /// Returns the missed publications, the oldest first.
+    pub fn missed_publications(&self) -> Vec<PublicationPush<'_>> {
+        let pushes = self.missed.iter().map(|missed| PublicationPush {
+            publication: &missed.publication,
+            content: match &missed.delta {
+                Some(delta) => PushData::Delta(delta),
+                None if missed.wants_deltas => PushData::Full,
+                None => PushData::Plain,
+            },
+        });
+        pushes.collect()
+    }
+}
+
+/// Leaves out the publications that the client does not want, and computes deltas if it wants them.
+fn encode_missed(missed: Vec<Publication>, options: &SubscriptionOptions) -> Vec<MissedPublication> {
+    let is_wanted =
+        |publication: &Publication| options.filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags));
+    let mut budget = DeltaBudget::default();
+    let mut encoded: Vec<MissedPublication> = Vec::with_capacity(missed.len());
+    for publication in missed.into_iter().filter(is_wanted) {
+        let base = encoded.last().filter(|_| options.has_deltas && publication.use_delta);
+        let delta = base.and_then(|base| budget.encode_delta(&base.publication.data, &publication.data));
+        encoded.push(MissedPublication { publication, delta, wants_deltas: options.has_deltas });
+    }
+    encoded
+}
