@@ -42,6 +42,8 @@ mod protobuf_wire;
 mod delivery;
 // A hub without sessions around it.
 mod hub_actor;
+// Subscriptions while the broker is slow, or fails.
+mod slow_broker;
 // The server API and the plain form.
 mod api;
 // What is said to the server API to hurt it.

@@ -3,6 +3,7 @@
 //! is waited for here, and the client's next message with it.
 
 mod auth_state;
+mod claims;
 mod command;
 mod rate_limiter;
 
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use self::{
     auth_state::AuthState,
-    command::{ClaimsChange, CommandBuffer},
+    claims::ClaimsChange,
+    command::CommandBuffer,
     rate_limiter::{RateLimiter, RateVerdict},
 };
 use crate::{
@@ -78,7 +80,8 @@ pub struct Session {
     /// Boxed, since few connections wait and all would pay for it.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
     user_permit: Option<KeyedPermit<Arc<str>>>,
-    _permits: (Permit, KeyedPermit<ClientAddress>),
+    /// Released last: when a connection is no longer counted, it holds no other permit either.
+    _permits: (KeyedPermit<ClientAddress>, Permit),
 }
 
 /// Starts a session on a socket that has switched protocols. `read` is what came right behind the handshake.
@@ -107,7 +110,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,
-            _permits: (admission.permit, admission.address_permit),
+            _permits: (admission.address_permit, admission.permit),
         }
     });
 }

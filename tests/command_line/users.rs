@@ -49,11 +49,11 @@ impl UsersFolder {
 
 async fn log_in(address: std::net::SocketAddr, name: &str, password: &str) -> http::Response {
     let body = json!({"username": name, "password": password});
-    let answer = http::post(address, "/auth/login").json(body).send().await;
-    if answer.status == 200 {
-        mark_secret(answer.json()["access_token"].as_str().unwrap());
+    let response = http::post(address, "/auth/login").json(body).send().await;
+    if response.status == 200 {
+        mark_secret(response.json()["access_token"].as_str().unwrap());
     }
-    answer
+    response
 }
 
 #[actix_rt::test]
@@ -66,8 +66,8 @@ async fn added_user_can_log_in_and_gets_the_granted_channels() {
     let mut hub = home.hub();
     let banner = hub.banner();
     assert!(banner.text.contains("users.toml") && !banner.text.contains("user demo"), "{}", banner.text);
-    let answer = log_in(banner.address, "ann", "right horse").await;
-    connect_with_token(banner.address, answer.json()["access_token"].as_str().unwrap()).await;
+    let response = log_in(banner.address, "ann", "right horse").await;
+    connect_with_token(banner.address, response.json()["access_token"].as_str().unwrap()).await;
     assert_eq!(log_in(banner.address, "demo", "right horse").await.status, 401);
 }
 
