@@ -62,7 +62,7 @@ impl Broker for RecordingBroker {
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
         unreachable!()
     }
-    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>> {
+    fn check_ready(&self) -> Answer<()> {
         unreachable!()
     }
 }
@@ -79,7 +79,7 @@ async fn presence_of_every_visible_subscription_is_stored_once_in_25_seconds() {
         let visibility = Visibility { info: Arc::new(client), in_presence: true, sends_join_leave: false };
         let options = SubscriptionOptions { visibility: Some(visibility), ..SubscriptionOptions::default() };
         let channel = Channel::new("news").unwrap();
-        let subscription = Subscription::new(channel, SubscriptionSource::Client, options, None);
+        let subscription = Subscription::new(channel, SubscriptionSource::Client, options);
         let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
         hub.send(subscribe).await.unwrap().unwrap();
         sessions.push(session);
