@@ -1,6 +1,7 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
 pub mod client;
+pub mod events;
 pub mod generated;
 pub mod http;
 pub mod protobuf;

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
 use futures_util::{
     SinkExt, StreamExt,
-    future::{BoxFuture, FutureExt, ready},
+    future::{FutureExt, ready},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -24,8 +24,8 @@ use wardcast::{
     address::ClientAddress,
     auth::{Admission, HandshakeAuth, Permissions, Verifier},
     broker::{
-        Broker, BrokerError, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
-        Retention, SurveyQuestion, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
+        PublishReceipt, Retention, SurveyQuestion, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -82,7 +82,7 @@ impl SlowBroker {
         &self,
         call: &'static str,
         result: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, BrokerError>> {
+    ) -> BrokerFuture<T> {
         self.calls.send_modify(|calls| calls.push(call));
         let answers = self.answers.clone();
         async move {
@@ -98,11 +98,7 @@ async fn wait_for<T>(value: &watch::Sender<T>, is_met: impl FnMut(&T) -> bool) {
 }
 
 impl Broker for SlowBroker {
-    fn publish(
-        &self,
-        publication: Publication,
-        options: PublishOptions,
-    ) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>> {
+    fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
         self.inner.publish(publication, options)
     }
 
@@ -112,12 +108,12 @@ impl Broker for SlowBroker {
         channel: Channel,
         request: HistoryRequest,
         retention: Retention,
-    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
+    ) -> BrokerFuture<HistoryPage> {
         let page = self.inner.read_history(channel, request, retention).now_or_never().unwrap();
         self.answer_later("read_history", ready(page))
     }
 
-    fn remove_history(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {
         self.inner.remove_history(channel)
     }
 
@@ -126,28 +122,23 @@ impl Broker for SlowBroker {
         channel: Channel,
         event: PresenceEvent,
         info: Arc<ClientInfo>,
-    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+    ) -> BrokerFuture<()> {
         self.inner.publish_presence_event(channel, event, info)
     }
 
-    fn add_presence(
-        &self,
-        channel: Channel,
-        info: Arc<ClientInfo>,
-        ttl: Duration,
-    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn add_presence(&self, channel: Channel, info: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
         self.inner.add_presence(channel, info, ttl)
     }
 
-    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
         self.inner.remove_presence(channel, client)
     }
 
-    fn presence(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
         self.inner.presence(channel)
     }
 
-    fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
         let result = if self.failing.lock().as_ref() == Some(&channel) {
             ready(Err(BrokerError::Unavailable("as the test asks".to_owned()))).boxed()
         } else {
@@ -161,27 +152,23 @@ impl Broker for SlowBroker {
         self.unsubscribed.send_modify(|unsubscribed| unsubscribed.extend([channel]));
     }
 
-    fn survey(
-        &self,
-        question: SurveyQuestion,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
+    fn survey(&self, question: SurveyQuestion, deadline: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
         self.inner.survey(question, deadline)
     }
 
-    fn send_control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn send_control(&self, control: Control) -> BrokerFuture<()> {
         self.inner.send_control(control)
     }
 
-    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
         self.inner.put_ticket(id, value, ttl)
     }
 
-    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
+    fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         self.inner.take_ticket(id)
     }
 
-    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>> {
+    fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
 }

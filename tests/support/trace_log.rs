@@ -34,6 +34,7 @@ impl log::Log for TraceLogger {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             self::record(&format!("{} {}: {}", record.level(), record.target(), record.args()));
+            super::events::notify_of_log(record);
         }
     }
 
