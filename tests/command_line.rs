@@ -73,7 +73,7 @@ async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     assert_eq!(client.receive_publication().await, json!({"hello": "world"}));
     let stderr = hub.kill();
     assert!(
-        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("listens on"),
+        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("server started"),
         "{stderr}"
     );
 }
@@ -86,7 +86,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
     let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
     let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
     ended.assert_failed_with(&[
-        "6 faults",
+        "6 errors",
         &format!("server.speed (from {path}:3)"),
         &format!("limits.connections (from {path}:6)"),
         "auth.secret (from the variable WARDCAST_AUTH__SECRET)",
@@ -94,7 +94,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
         "log.colour (from the flag --set log.colour)",
         "server.drain (from the flag --set server.drain)",
     ]);
-    assert!(ended.stderr.contains("known here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("valid keys here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
 }
 
 #[test]
@@ -208,7 +208,7 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let again = init();
-    assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
+    assert!(again.code == Some(0) && again.stdout.contains("is unchanged"), "{again:?}");
     assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
@@ -256,7 +256,7 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
     let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
-    assert!(log.any(|line| line.unwrap().contains("listens on")));
+    assert!(log.any(|line| line.unwrap().contains("server started")));
     let heard = [SIGINT, SIGTERM].map(|signal| handles_signal(hub.id(), signal));
     hub.kill().unwrap();
     hub.wait().unwrap();
