@@ -1,4 +1,4 @@
-//! The outbox by itself, on a real socket: its limit, its order, its ends, and the token's time.
+//! The outbox alone, on a real socket: its limit, the order of frames, the ways to close it, and expiry.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use wardcast::{
     transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, TransportLimits},
 };
 
-use crate::support::{PATIENCE, wait_until};
+use crate::support::PATIENCE;
 
 const LIMIT: usize = 100_000;
 
@@ -32,15 +32,15 @@ struct OutboxAndPeer {
 async fn outbox_and_peer() -> OutboxAndPeer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (ours, _) = listener.accept().await.unwrap();
-    let bounds = TransportLimits {
+    let (server, _) = listener.accept().await.unwrap();
+    let limits = TransportLimits {
         message_bytes: 1,
         message_fragments: 1,
         outbox_bytes: LIMIT,
         unsent_bytes: 16 * 1024,
         unacknowledged_timeout: Duration::from_secs(30),
     };
-    OutboxAndPeer { outbox: Outbox::new(ours, &bounds).unwrap(), peer, clock: Clock::default() }
+    OutboxAndPeer { outbox: Outbox::new(server, &limits).unwrap(), peer, clock: Clock::default() }
 }
 
 impl OutboxAndPeer {
@@ -56,22 +56,22 @@ impl OutboxAndPeer {
         self.outbox.flush(&self.clock, self.now())
     }
 
-    /// Writes until the socket takes no more; how many bytes were taken in all.
+    /// Pushes and flushes until the socket accepts no more; returns how many bytes the outbox has accepted.
     fn fill(&self) -> usize {
-        let mut taken = 0;
+        let mut accepted = 0;
         loop {
             self.push(LIMIT / 4).unwrap();
-            taken += LIMIT / 4;
+            accepted += LIMIT / 4;
             if self.flush() == Ok(FlushOutcome::Pending) {
-                return taken;
+                return accepted;
             }
         }
     }
 
-    /// Everything the peer gets until the connection ends.
+    /// Reads everything that the peer receives until the connection ends.
     async fn read_until_close(&mut self) -> Vec<u8> {
         let mut read = Vec::new();
-        // A reset is an end, too.
+        // A reset ends the connection too.
         let _ = timeout(PATIENCE, self.peer.read_to_end(&mut read)).await.expect("an end");
         read
     }
@@ -89,13 +89,13 @@ async fn queued_frames_arrive_in_order() {
     let mut read = vec![0; expected.len()];
     pair.peer.read_exact(&mut read).await.unwrap();
     assert_eq!(read, expected);
-    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush), "and it is empty again");
+    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush), "the outbox is empty again");
 }
 
 #[actix_rt::test]
 async fn push_over_the_limit_tries_the_socket_before_reporting_slow() {
     let pair = outbox_and_peer().await;
-    // Nobody has flushed: the socket has room, and the push itself makes use of it.
+    // Without a flush the socket has room, and the push itself writes to it.
     for _ in 0..8 {
         pair.push(LIMIT / 5).unwrap();
     }
@@ -109,10 +109,11 @@ async fn push_over_the_limit_tries_the_socket_before_reporting_slow() {
 #[actix_rt::test]
 async fn queued_frames_are_written_when_peer_resumes_reading() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
-    let mut read = vec![0; taken];
+    let accepted = pair.fill();
+    let mut read = vec![0; accepted];
     timeout(PATIENCE, pair.peer.read_exact(&mut read)).await.expect("all of it").unwrap();
-    wait_until("the outbox is empty", async || pair.push(1) == Ok(PushOutcome::NeedsFlush)).await;
+    // The write task ran on this thread, and has emptied the outbox in the poll that wrote the last byte.
+    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush));
 }
 
 #[actix_rt::test]
@@ -131,10 +132,10 @@ async fn expired_outbox_accepts_and_writes_nothing() {
 async fn blocked_outbox_writes_nothing_after_expiry_when_peer_resumes_reading() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.now() + 60_000);
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.clock.advance(Duration::from_secs(60));
     let read = pair.read_until_close().await;
-    assert!(read.len() < taken, "{} of {taken} arrived", read.len());
+    assert!(read.len() < accepted, "{} of {accepted} arrived", read.len());
 }
 
 #[actix_rt::test]
@@ -144,48 +145,48 @@ async fn close_that_drops_backlog_writes_nothing_into_a_partial_frame() {
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.is_closing());
     let read = pair.read_until_close().await;
-    assert!(read.iter().all(|byte| *byte == b'x'), "it is cut instead");
+    assert!(read.iter().all(|byte| *byte == b'x'), "the close frame came behind a partial frame");
 }
 
 #[actix_rt::test]
 async fn close_that_drains_backlog_ends_with_the_close_frames() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     assert_eq!(pair.push(1), Err(PushError::Closing));
     let read = pair.read_until_close().await;
-    assert_eq!((read.len(), &read[taken..]), (taken + 3, &b"bye"[..]));
+    assert_eq!((read.len(), &read[accepted..]), (accepted + 3, &b"bye"[..]));
 }
 
 #[actix_rt::test]
 async fn closing_outbox_writes_nothing_after_expiry() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.now() + 60_000);
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.clock.advance(Duration::from_secs(60));
-    assert!(pair.read_until_close().await.len() < taken);
+    assert!(pair.read_until_close().await.len() < accepted);
 }
 
 #[actix_rt::test]
 async fn backlog_is_dropped_when_the_session_stops_reading() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.abort_if_waiting();
-    assert!(pair.read_until_close().await.len() < taken);
+    assert!(pair.read_until_close().await.len() < accepted);
 
     let mut pair = self::outbox_and_peer().await;
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.outbox.abort_if_waiting();
-    assert_eq!(pair.read_until_close().await, b"bye", "but not what is with the kernel");
+    assert_eq!(pair.read_until_close().await, b"bye", "the kernel has the whole backlog already");
 }
 
 #[actix_rt::test]
 async fn small_frames_are_counted_with_their_overhead() {
     let pair = outbox_and_peer().await;
     pair.fill();
-    let taken = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
-    assert!(taken < LIMIT / 90, "{taken} frames of two bytes in {LIMIT} bytes");
+    let accepted = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
+    assert!(accepted < LIMIT / 90, "{accepted} frames of two bytes in {LIMIT} bytes");
 }
 
 #[actix_rt::test]
@@ -210,8 +211,8 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
         Bytes::from_owner(CountedBytes(vec![0; LIMIT / 20], alive.clone()))
     };
     while pair.outbox.push(pair.now(), frame()).is_ok() {}
-    assert!(alive.load(Ordering::Relaxed) > 5, "some wait");
+    assert!(alive.load(Ordering::Relaxed) > 5, "the outbox holds frames");
     pair.clock.advance(Duration::from_secs(60));
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
-    assert_eq!(alive.load(Ordering::Relaxed), 0, "nothing is kept for who does not read");
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the outbox still holds frames");
 }
