@@ -28,7 +28,7 @@ fn config_check_reports_every_start_error_including_those_in_files() {
     let told = run(&mut wardcast(&["config", "check", "--config", &settings]));
     told.assert_failed_with(&[
         "5 errors",
-        &format!("server.bnid (from {settings}:2): is not a key of Wardcast; did you mean server.bind?"),
+        &format!("server.bnid (from {settings}:2): unknown key; did you mean server.bind?"),
         &format!("server.tls (from {settings}:3): /nowhere/cert.pem"),
         &format!("login.users_file (from {settings}:6): the password of user \"ann\" is not an argon2id hash"),
         "auth.keys \"a\" (/nowhere/a.pem)",
