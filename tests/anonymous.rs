@@ -1,18 +1,19 @@
-//! Sessions without a user: only where the configuration says so, and with what it grants to them by name.
+//! Sessions without a user: accepted only if `auth.anonymous` allows them, and only with permissions that the channel
+//! options give to anonymous sessions.
 
 use serde_json::json;
 use wardcast::config::{AllowSubscribe, AnonymousAccess, ChannelAccess, Config};
 
 use crate::support::{Client, start_hub_with};
 
-fn open_to_anonymous(config: &mut Config) {
+fn allow_anonymous_subscribe(config: &mut Config) {
     config.channels.allow_subscribe = AllowSubscribe::Anonymous;
     config.channels.allow_publish = ChannelAccess::User;
 }
 
 #[actix_rt::test]
 async fn token_with_empty_user_is_refused_unless_anonymous_sessions_are_enabled() {
-    let hub = start_hub_with(open_to_anonymous).await;
+    let hub = start_hub_with(allow_anonymous_subscribe).await;
     let token = hub.token_with_claims(json!({"sub": "", "exp": 60}));
     assert!(Client::connect(hub.address, &format!("/socket?token={token}")).await.is_err());
     let mut client = hub.connect_without_token().await;
@@ -23,7 +24,7 @@ async fn token_with_empty_user_is_refused_unless_anonymous_sessions_are_enabled(
 #[actix_rt::test]
 async fn token_with_empty_user_gets_anonymous_permissions_only() {
     let hub = start_hub_with(|config| {
-        open_to_anonymous(config);
+        allow_anonymous_subscribe(config);
         config.auth.anonymous = AnonymousAccess::Token;
     })
     .await;
@@ -31,17 +32,17 @@ async fn token_with_empty_user_gets_anonymous_permissions_only() {
     assert_eq!(greeting["expires"], true);
     client.subscribe("news").await;
     let reply = client.request(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
-    assert_eq!(reply["error"]["code"], 103, "publishing is for users");
+    assert_eq!(reply["error"]["code"], 103, "only users may publish");
     assert_eq!(client.request(json!({"id": 3, "subscribe": {"channel": "#"}})).await["error"]["code"], 103);
     let mut stranger = hub.connect_without_token().await;
     stranger.send(json!({"id": 1, "connect": {}})).await;
-    assert_eq!(stranger.wait_for_close().await.0, Some(3501), "without a token there still is no way in");
+    assert_eq!(stranger.wait_for_close().await.0, Some(3501), "a connect without a token is still refused");
 }
 
 #[actix_rt::test]
 async fn connect_without_token_opens_session_that_never_expires() {
     let hub = start_hub_with(|config| {
-        open_to_anonymous(config);
+        allow_anonymous_subscribe(config);
         config.auth.anonymous = AnonymousAccess::Always;
     })
     .await;
@@ -54,5 +55,5 @@ async fn connect_without_token_opens_session_that_never_expires() {
         json!({"id": 2, "subscribe": {}})
     );
     client.send(json!({"id": 3, "refresh": {"token": hub.token("ann")}})).await;
-    assert_eq!(client.wait_for_close().await.0, Some(3500), "nobody becomes somebody else");
+    assert_eq!(client.wait_for_close().await.0, Some(3500), "an anonymous session cannot become a user's");
 }

@@ -160,8 +160,7 @@ async fn plain_publish_with_user_token_checks_same_permissions_as_socket() {
         let refused = bearer(token).await;
         assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (401, json!(code)));
     }
-    let denied =
-        plain_publish_request(&hub, "%24secret").header("Authorization", &format!("Bearer {}", hub.token("bob")));
+    let denied = plain_publish_request(&hub, "%24secret").header("Authorization", &hub.bearer("bob"));
     assert_eq!(denied.json(json!(1)).send().await.json()["error"]["code"], 103);
 
     let shut = start_hub_with(|config| config.channels.allow_publish = ChannelAccess::None).await;
@@ -178,8 +177,8 @@ async fn plain_publish_refuses_wrong_credentials_and_content() {
     let basic = plain_publish_request(&hub, "news").header("Authorization", "Basic YTpi").json(json!(1));
     assert_eq!(basic.send().await.status, 401);
     let twice = plain_publish_request(&hub, "news")
-        .header("Authorization", &format!("Bearer {}", hub.token("bob")))
-        .header("Authorization", &format!("Bearer {}", hub.token("bob")));
+        .header("Authorization", &hub.bearer("bob"))
+        .header("Authorization", &hub.bearer("bob"));
     assert_eq!(twice.json(json!(1)).send().await.status, 401);
     let form = plain_publish_request(&hub, "news")
         .header("X-API-Key", API_KEY)

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     api::post_api,
-    api_attacks::{METHODS, assert_alive, assert_reveals_nothing},
+    api_attacks::{assert_alive, assert_reveals_nothing, method_names},
 };
 use crate::support::{API_KEY, PATIENCE, TestHub, http, raw::exchange_until_close, start_hub, start_hub_with};
 
@@ -26,7 +26,7 @@ fn request_head(hub: &TestHub, path: &str, lines: &str) -> String {
 async fn eight_megabytes_of_newlines_are_refused_by_content_length() {
     let hub = start_hub().await;
     for path in ["/api/publish", "/api/batch", "/api/info", "/v1/channels/news/messages"] {
-        // Nothing of the body is sent: whoever waited for it would not answer.
+        // Nothing of the body is sent: whoever waited for it would not response.
         let announced =
             http::exchange(hub.address, request_head(&hub, path, "Content-Length: 8000000\r\n").as_bytes()).await;
         assert_eq!((announced.status, announced.json()["error"]["code"].clone()), (413, json!(106)), "{path}");
@@ -65,19 +65,19 @@ async fn send_endless_body(hub: &TestHub, head: &str) -> String {
     let chunk = format!("3e8\r\n{}\r\n", " ".repeat(1000)).repeat(100);
     let (mut read, mut write) = stream.split();
     let pour = async { while write.write_all(chunk.as_bytes()).await.is_ok() {} };
-    let mut answer = Vec::new();
-    let hear = async { while let Ok(1..) = read.read_buf(&mut answer).await {} };
+    let mut response = Vec::new();
+    let hear = async { while let Ok(1..) = read.read_buf(&mut response).await {} };
     let both = async { tokio::join!(pour, hear) };
     tokio::time::timeout(PATIENCE, both).await.expect("a server that hangs up");
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[actix_rt::test]
 async fn endless_chunked_body_is_cut_off_at_the_limit() {
     let hub = start_hub_with(|config| config.api.body_bytes = 10_000).await;
     for path in ["/api/publish", "/v1/channels/news/messages"] {
-        let answer = send_endless_body(&hub, &request_head(&hub, path, "Transfer-Encoding: chunked\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        let response = send_endless_body(&hub, &request_head(&hub, path, "Transfer-Encoding: chunked\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
     }
     assert_alive(&hub).await;
 }
@@ -104,8 +104,8 @@ async fn endless_body_is_not_read_without_api_key_or_for_other_http_methods() {
         ("POST /nothing", 404),
     ] {
         for head in [chunked(line), long(line)] {
-            let answer = send_endless_body(&hub, &head).await;
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+            let response = send_endless_body(&hub, &head).await;
+            assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {response}");
         }
     }
     assert_alive(&hub).await;
@@ -122,9 +122,9 @@ async fn complete_chunked_body_is_accepted_and_connection_stays_open() {
         stream.write_all(call.as_bytes()).await.unwrap();
         assert_eq!(ann.receive_publication().await, json!(1));
     }
-    let mut answers = Vec::new();
-    while String::from_utf8_lossy(&answers).matches("{\"result\":{}}").count() < 3 {
-        assert!(stream.read_buf(&mut answers).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answers));
+    let mut responses = Vec::new();
+    while String::from_utf8_lossy(&responses).matches("{\"result\":{}}").count() < 3 {
+        assert!(stream.read_buf(&mut responses).await.unwrap() > 0, "{}", String::from_utf8_lossy(&responses));
     }
 }
 
@@ -133,8 +133,8 @@ async fn stalled_chunked_body_times_out() {
     let hub = start_hub().await;
     let begun = request_head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + "5\r\n{\"a\":\r\n";
     let since = Instant::now();
-    let answer = exchange_until_close(hub.address, begun.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let response = exchange_until_close(hub.address, begun.as_bytes()).await;
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert!((8..15).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
 }
 
@@ -143,8 +143,8 @@ async fn malformed_chunked_body_is_refused() {
     let hub = start_hub().await;
     for chunk in ["zz\r\n{}\r\n", "ffffffffffffffff1\r\n{}\r\n", "-1\r\n{}\r\n", "\r\n\r\n"] {
         let request = request_head(&hub, "/api/publish", "Transfer-Encoding: chunked\r\n") + chunk;
-        let answer = exchange_until_close(hub.address, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{chunk:?}: {answer}");
+        let response = exchange_until_close(hub.address, request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{chunk:?}: {response}");
     }
     assert_alive(&hub).await;
 }
@@ -152,9 +152,7 @@ async fn malformed_chunked_body_is_refused() {
 #[actix_rt::test]
 async fn other_http_methods_are_405_with_allow_header() {
     let hub = start_hub().await;
-    for path in
-        METHODS.map(|method| format!("/api/{method}")).into_iter().chain(["/v1/channels/news/messages".to_owned()])
-    {
+    for path in method_names().map(|method| format!("/api/{method}")).chain(["/v1/channels/news/messages".to_owned()]) {
         for method in ["GET", "PUT", "DELETE", "PATCH"] {
             let refused = http::request(hub.address, method, &path).header("X-API-Key", API_KEY).send().await;
             assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")), "{method} {path}");

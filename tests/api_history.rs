@@ -159,7 +159,7 @@ async fn idempotency_keys_of_plain_publish_are_separate_for_each_user() {
         let request = http::post(hub.address, "/v1/channels/news/messages").header(name, &value);
         request.header("Idempotency-Key", key).json(json!(1)).send()
     };
-    let bearer = |user: &str| format!("Bearer {}", hub.token(user));
+    let bearer = |user: &str| hub.bearer(user);
     let offset = |answer: http::Response| answer.json()["result"]["offset"].clone();
     for (user, expected) in [("ann", 1), ("bob", 2), ("ann", 1), ("bob", 2)] {
         assert_eq!(offset(publish("Authorization", bearer(user), "k").await), expected, "{user}");

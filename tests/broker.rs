@@ -1,6 +1,5 @@
-//! Memory and Redis keep the same promises. `conformance` and the first half of `tickets` are what every broker must do
-//! and run against each; `history`, `members`, `repetition` and `model` are what every broker that keeps anything must do;
-//! the rest is about what only one of them can do to us.
+//! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
+//! `every_history_broker` run against every broker with histories and presence. All other tests are about one kind of broker.
 
 mod bus;
 mod conformance;
@@ -15,8 +14,8 @@ mod tickets;
 
 use fixture::{memory_instance, redis_instance};
 
-/// Runs each behaviour against a broker, as a test of its own.
-macro_rules! on {
+/// Makes each behaviour a test of one kind of broker.
+macro_rules! test_with {
     ($broker:ident = $instance:expr; $($file:ident::$behaviour:ident)*) => {
         mod $broker {
             $(#[tokio::test]
@@ -29,15 +28,14 @@ macro_rules! on {
 
 macro_rules! every_broker {
     ($($behaviours:tt)*) => {
-        on! { in_memory = super::memory_instance(); $($behaviours)* }
-        on! { over_redis = super::redis_instance().await; $($behaviours)* }
+        test_with! { in_memory = super::memory_instance(); $($behaviours)* }
+        test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
     };
 }
 
-/// Those that keep histories and members.
-macro_rules! every_keeper {
+macro_rules! every_history_broker {
     ($($behaviours:tt)*) => {
-        on! { kept_in_memory = super::memory_instance(); $($behaviours)* }
+        test_with! { history_in_memory = super::memory_instance(); $($behaviours)* }
     };
 }
 
@@ -60,7 +58,7 @@ every_broker! {
     conformance::healthy_broker_is_ready
 }
 
-every_keeper! {
+every_history_broker! {
     history::offsets_follow_the_order_of_delivery
     history::history_keeps_the_newest_publications_and_its_top_position
     history::expired_publications_are_gone_and_their_offsets_are_not_reused

@@ -27,7 +27,7 @@ const LOOPBACK: [&str; 2] = ["--set", "server.bind=127.0.0.1:0"];
 
 async fn connect_with_token(address: SocketAddr, token: &str) -> Client {
     let mut client = Client::connect(address, &format!("/connection/websocket?token={token}")).await.unwrap();
-    assert!(client.receive().await["push"]["connect"].is_object());
+    client.receive_connect_push().await;
     client
 }
 
@@ -57,9 +57,9 @@ async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     assert_ne!(banner.address.port(), 0);
     assert!(banner.text.contains(&format!("http://{}/api/publish", banner.address)), "{}", banner.text);
     let login = json!({"username": "demo", "password": &banner.password});
-    let answer = http::post(banner.address, "/auth/login").json(login).send().await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    connect_with_token(banner.address, mark_secret(answer.json()["access_token"].as_str().unwrap())).await;
+    let response = http::post(banner.address, "/auth/login").json(login).send().await;
+    assert_eq!(response.status, 200, "{response:?}");
+    connect_with_token(banner.address, mark_secret(response.json()["access_token"].as_str().unwrap())).await;
     let quoted =
         |start: &str, end: char| banner.text.split_once(start).unwrap().1.split(end).next().unwrap().to_owned();
     let url = quoted("new WebSocket(\"", '"');
@@ -73,7 +73,7 @@ async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     assert_eq!(client.receive_publication().await, json!({"hello": "world"}));
     let stderr = hub.kill();
     assert!(
-        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("listens on"),
+        !stderr.contains(&banner.token) && !stderr.contains(&banner.password) && stderr.contains("server started"),
         "{stderr}"
     );
 }
@@ -86,7 +86,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
     let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
     let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
     ended.assert_failed_with(&[
-        "6 faults",
+        "6 errors",
         &format!("server.speed (from {path}:3)"),
         &format!("limits.connections (from {path}:6)"),
         "auth.secret (from the variable WARDCAST_AUTH__SECRET)",
@@ -94,7 +94,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
         "log.colour (from the flag --set log.colour)",
         "server.drain (from the flag --set server.drain)",
     ]);
-    assert!(ended.stderr.contains("known here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("valid keys here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
 }
 
 #[test]
@@ -208,15 +208,15 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let again = init();
-    assert!(again.code == Some(0) && again.stdout.contains("stays as it is"), "{again:?}");
+    assert!(again.code == Some(0) && again.stdout.contains("is unchanged"), "{again:?}");
     assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
     let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
     let address = hub.banner().address;
-    let answer = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    connect_with_token(address, mark_secret(answer.json()["access_token"].as_str().unwrap())).await;
+    let response = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
+    assert_eq!(response.status, 200, "{response:?}");
+    connect_with_token(address, mark_secret(response.json()["access_token"].as_str().unwrap())).await;
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
     let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
-    assert!(log.any(|line| line.unwrap().contains("listens on")));
+    assert!(log.any(|line| line.unwrap().contains("server started")));
     let heard = [SIGINT, SIGTERM].map(|signal| handles_signal(hub.id(), signal));
     hub.kill().unwrap();
     hub.wait().unwrap();
@@ -332,7 +332,7 @@ async fn no_secret_is_logged_at_any_level() {
         assert_eq!(request.body(r#"{"channel":"news","data":1}"#).send().await.status, status);
     }
     let credentials = printed_login(&init);
-    let answer = http::post(address, "/auth/login").json(credentials.clone()).send().await.json();
+    let response = http::post(address, "/auth/login").json(credentials.clone()).send().await.json();
     let wrong = json!({"username": "demo", "password": mark_secret("a wrong password")});
     assert_eq!(http::post(address, "/auth/login").json(wrong).send().await.status, 401);
 
@@ -341,7 +341,7 @@ async fn no_secret_is_logged_at_any_level() {
     assert!(stderr.contains("TRACE") && stderr.contains("DEBUG"), "not a log at trace: {stderr:.500}");
     let secret = file["auth"]["hmac_secret"].as_str().unwrap();
     let (password, login) =
-        (credentials["password"].as_str().unwrap(), self::mark_secret(answer["access_token"].as_str().unwrap()));
+        (credentials["password"].as_str().unwrap(), self::mark_secret(response["access_token"].as_str().unwrap()));
     for secret in
         [&token, &subprotocol, &message, &command, &forged, secret, key, API_KEY, password, login, "a wrong password"]
     {

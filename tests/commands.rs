@@ -1,16 +1,10 @@
-//! What a client says and what it is answered: subscribe, publish, batches, nonsense, and what is not switched on.
+//! Commands of a client and their replies: subscribe, publish, many commands in a frame, protocol errors, and features that
+//! are not enabled.
 
 use serde_json::json;
 use wardcast::config::{AllowSubscribe, ChannelAccess};
 
-use crate::support::{Client, TestHub, raw, start_hub, start_hub_with};
-
-async fn connect_sdk(hub: &TestHub, user: &str) -> Client {
-    let mut client = hub.connect_without_token().await;
-    let reply = client.request(json!({"id": 1, "connect": {"token": hub.token(user)}})).await;
-    assert!(reply["connect"].is_object(), "{reply}");
-    client
-}
+use crate::support::{raw, start_hub, start_hub_with};
 
 #[actix_rt::test]
 async fn publication_carries_authenticated_sender_and_ignores_claimed_one() {
@@ -49,20 +43,15 @@ async fn replies_keep_the_order_of_commands_in_one_frame() {
 async fn second_subscribe_is_105_and_unsubscribe_ends_delivery() {
     let hub = start_hub().await;
     let mut client = hub.connect_subscriber("ann", "news").await;
-    let again = client.request(json!({"id": 2, "subscribe": {"channel": "news"}})).await;
-    assert_eq!(again["error"]["code"], 105);
-    assert_eq!(
-        client.request(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await,
-        json!({"id": 3, "unsubscribe": {}})
-    );
-    assert_eq!(
-        client.request(json!({"id": 4, "unsubscribe": {"channel": "news"}})).await,
-        json!({"id": 4, "unsubscribe": {}})
-    );
-    hub.publish("news", json!("missed")).await;
+    assert_eq!(client.subscribe_with("news", json!({})).await["error"]["code"], 105);
+    for id in [3, 4] {
+        let reply = client.request(json!({"id": id, "unsubscribe": {"channel": "news"}})).await;
+        assert_eq!(reply, json!({"id": id, "unsubscribe": {}}));
+    }
+    hub.publish("news", json!("while unsubscribed")).await;
     client.subscribe("news").await;
-    hub.publish("news", json!("heard")).await;
-    assert_eq!(client.receive_publication().await, json!("heard"));
+    hub.publish("news", json!("while subscribed")).await;
+    assert_eq!(client.receive_publication().await, json!("while subscribed"));
 }
 
 #[actix_rt::test]
@@ -88,7 +77,7 @@ async fn misleading_channel_name_is_107() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;
     for channel in ["", "a*", " a", "a\nb", "a\u{202e}b", "a\0", &"x".repeat(256)] {
-        let reply = client.request(json!({"id": 1, "subscribe": {"channel": channel}})).await;
+        let reply = client.subscribe_with(channel, json!({})).await;
         assert_eq!(reply["error"]["code"], 107, "{channel:?}");
     }
 }
@@ -101,10 +90,9 @@ async fn publishing_may_be_limited_to_subscribers() {
     assert_eq!(client.request(publish.clone()).await["error"]["code"], 103);
     client.subscribe("news").await;
     client.send(publish).await;
-    let (first, second) = (client.receive().await, client.receive().await);
-    let both = [first, second];
-    assert!(both.contains(&json!({"id": 2, "publish": {}})), "{both:?}");
-    assert!(both.iter().any(|message| message["push"]["pub"]["data"] == 1), "{both:?}");
+    let reply_and_push = [client.receive().await, client.receive().await];
+    assert!(reply_and_push.contains(&json!({"id": 2, "publish": {}})), "{reply_and_push:?}");
+    assert!(reply_and_push.iter().any(|received| received["push"]["pub"]["data"] == 1), "{reply_and_push:?}");
 }
 
 #[actix_rt::test]
@@ -114,7 +102,7 @@ async fn subscription_over_the_channel_limit_is_106() {
     for channel in ["a", "b", "c"] {
         client.subscribe(channel).await;
     }
-    assert_eq!(client.request(json!({"id": 1, "subscribe": {"channel": "d"}})).await["error"]["code"], 106);
+    assert_eq!(client.subscribe_with("d", json!({})).await["error"]["code"], 106);
     client.request(json!({"id": 2, "unsubscribe": {"channel": "a"}})).await;
     client.subscribe("d").await;
 }
@@ -123,8 +111,8 @@ async fn subscription_over_the_channel_limit_is_106() {
 async fn protocol_errors_of_plain_session_are_107_until_the_limit_closes_it_with_3509() {
     let hub = start_hub_with(|config| config.limits.errors = 3).await;
     let mut client = hub.connect("ann").await;
-    for nonsense in ["hello", r#"{"id":1}"#, r#"{"id":1,"dance":{}}"#] {
-        client.send_text(nonsense).await;
+    for text in ["hello", r#"{"id":1}"#, r#"{"id":1,"dance":{}}"#] {
+        client.send_text(text).await;
         assert_eq!(client.receive().await, json!({"error": {"code": 107, "message": "bad request"}}));
     }
     client.subscribe("news").await;
@@ -135,19 +123,17 @@ async fn protocol_errors_of_plain_session_are_107_until_the_limit_closes_it_with
 #[actix_rt::test]
 async fn protocol_error_closes_sdk_session_with_3501() {
     let hub = start_hub().await;
-    for nonsense in
-        ["hello", r#"{"id":1}"#, r#"{"id":0,"ping":{}}"#, "{\"id\":2,\"ping\":{}}\n\n{\"id\":3,\"ping\":{}}"]
-    {
-        let mut client = connect_sdk(&hub, "ann").await;
-        client.send_text(nonsense).await;
-        assert_eq!(client.wait_for_close().await.0, Some(3501), "{nonsense}");
+    for text in ["hello", r#"{"id":1}"#, r#"{"id":0,"ping":{}}"#, "{\"id\":2,\"ping\":{}}\n\n{\"id\":3,\"ping\":{}}"] {
+        let mut client = hub.connect_sdk(&hub.token("ann")).await;
+        client.send_text(text).await;
+        assert_eq!(client.wait_for_close().await.0, Some(3501), "{text}");
     }
 }
 
 #[actix_rt::test]
 async fn disabled_features_are_108_and_send_closes_with_3508() {
     let hub = start_hub().await;
-    let mut client = connect_sdk(&hub, "ann").await;
+    let mut client = hub.connect_sdk(&hub.token("ann")).await;
     for method in ["presence", "presence_stats", "history", "rpc"] {
         let mut command = json!({"id": 2});
         command[method] = json!({"channel": "news"});
@@ -184,20 +170,20 @@ async fn valid_and_invalid_commands_in_one_frame_are_answered_in_order() {
         r#"{"id":6,"publish":{"channel":"$x","data":1}}"#,
         r#"{"id":7,"ping":{}}"#,
         &format!(r#"{{"id":8,"token":"{bob}","ping":{{}}}}"#),
-        r#"{"id":9,"publish":{"channel":"a","data":"behind a close"}}"#,
+        r#"{"id":9,"publish":{"channel":"a","data":"after the close"}}"#,
     ];
     client.send_text(&frame.join("\n")).await;
     assert_eq!(client.receive().await, json!({"id": 1, "subscribe": {}}));
     let expected = [(json!(null), 107), (json!(2), 107), (json!(3), 108), (json!(null), 107), (json!(6), 103)];
     for (id, code) in expected {
-        let heard = client.receive().await;
-        assert_eq!((&heard["id"], &heard["error"]["code"]), (&id, &json!(code)), "{heard}");
+        let reply = client.receive().await;
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&id, &json!(code)), "{reply}");
     }
     assert_eq!(client.receive().await, json!({"id": 7, "ping": {}}));
     let mut other = hub.connect_subscriber("cat", "a").await;
-    assert_eq!(client.wait_for_close().await.0, Some(3500), "another user's token ends it");
+    assert_eq!(client.wait_for_close().await.0, Some(3500), "the token of another user closes the session");
     hub.publish("a", json!("next")).await;
-    assert_eq!(other.receive_publication().await, json!("next"), "what came behind it is not done");
+    assert_eq!(other.receive_publication().await, json!("next"), "the command after it is not executed");
 }
 
 #[actix_rt::test]
@@ -220,24 +206,20 @@ async fn nul_and_lone_surrogates_are_refused_in_names_and_tokens_and_kept_in_dat
     client.send_text(r#"{"id":2,"subscribe":{"channel":"$x","token":"a\u0000b"}}"#).await;
     assert_eq!(client.receive().await["error"]["code"], 103);
     client.send_text(r#"{"id":2,"refresh":{"token":"\ud800"}}"#).await;
-    assert_eq!(client.receive().await["error"]["code"], 107, "no JSON that has a text in it");
-    // Whoever gets it decides what it means, as with numbers that no machine holds.
+    assert_eq!(client.receive().await["error"]["code"], 107, "the JSON string is not valid text");
+    // Data is forwarded unchanged; its receivers decide what it means, as with numbers out of range.
     client.send_text(r#"{"id":3,"publish":{"channel":"news","data":"\ud800\u0000"}}"#).await;
-    let both = [client.receive_text().await, client.receive_text().await];
-    assert!(both.iter().any(|text| text.contains(r#""data":"\ud800\u0000""#)), "{both:?}");
+    let reply_and_push = [client.receive_text().await, client.receive_text().await];
+    assert!(reply_and_push.iter().any(|text| text.contains(r#""data":"\ud800\u0000""#)), "{reply_and_push:?}");
 }
 
 #[actix_rt::test]
 async fn eight_megabytes_of_newlines_are_refused_by_frame_header_and_fewer_are_protocol_errors() {
     let hub = start_hub().await;
-    let path = format!("/socket?token={}", hub.token("ann"));
-    let mut flood = raw::RawClient::connect(hub.address, &path).await;
+    let mut flood = hub.connect_raw("ann").await;
     flood.send_until_closed(&raw::frame(raw::FIN | raw::TEXT, &vec![b'\n'; 8 << 20])).await;
-    let mut code = None;
-    // The server hangs up on what it does not read: the close frame may be lost to a reset.
-    while let Some(frame) = flood.next().await {
-        code = (frame.opcode == raw::CLOSE).then(|| u16::from_be_bytes([frame.payload[0], frame.payload[1]])).or(code);
-    }
+    // The server disconnects without reading the rest, so that a reset may overtake the close frame.
+    let code = flood.wait_for_close().await;
     assert!([Some(1009), None].contains(&code), "{code:?}");
     assert_eq!(hub.running().metrics.closes_with_code(1009), 1);
 
@@ -248,7 +230,7 @@ async fn eight_megabytes_of_newlines_are_refused_by_frame_header_and_fewer_are_p
         assert_eq!(plain.receive().await["error"]["code"], 107);
     }
     assert_eq!(plain.wait_for_close().await.0, Some(3509));
-    let mut sdk = connect_sdk(&hub, "ann").await;
+    let mut sdk = hub.connect_sdk(&hub.token("ann")).await;
     sdk.send_text(&newlines).await;
     assert_eq!(sdk.wait_for_close().await.0, Some(3501));
 }
@@ -269,7 +251,7 @@ async fn hundred_thousand_keys_and_deep_unknown_members_are_ignored() {
         client.send_text(&format!(r#"{{"id":1,"unsubscribe":{{{extra},"channel":"a"}}}}"#)).await;
         assert_eq!(client.receive().await, json!({"id": 1, "unsubscribe": {}}));
     }
-    // The same key twice is not passed over: which of them counts would be a guess.
+    // A duplicate key is not ignored: the choice between the two values would be a guess.
     client.send_text(r#"{"id":1,"subscribe":{"channel":"a","channel":"b"}}"#).await;
     assert_eq!(client.receive().await["error"]["code"], 107);
 }

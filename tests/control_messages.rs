@@ -1,15 +1,14 @@
-//! Orders to sessions over the server API: what goes out to the instances, read where it passes, on the bus; and what is
-//! refused before it does.
+//! Controls of the server API as messages to all nodes, read from the Redis channel that carries them; and calls that are
+//! refused before a message is sent.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use wardcast::config::{BrokerKind, Secret};
 
-use crate::support::{PATIENCE, TestHub, redis::RedisServer, start_hub, start_hub_with, wait_until};
+use crate::support::{PATIENCE, TestHub, redis::RedisServer, start_hub, start_hub_on};
 
-/// A hub on a Redis, and somebody who listens there to what instances tell each other.
+/// A hub on a Redis, and a connection that receives the hub's control messages there.
 struct HubAndBus {
     hub: TestHub,
     bus: redis::aio::PubSub,
@@ -17,26 +16,23 @@ struct HubAndBus {
 }
 
 async fn start_hub_and_listen() -> HubAndBus {
-    let server = RedisServer::start().await;
-    let url = server.url();
-    let mut bus = redis::Client::open(url.as_str()).unwrap().get_async_pubsub().await.unwrap();
+    let redis = RedisServer::start().await;
+    let mut bus = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
     bus.subscribe("wardcast:control").await.unwrap();
-    let hub = start_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(url);
-    })
-    .await;
-    wait_until("the broker is up", async || hub.running().metrics.broker_up.get() == 1).await;
-    HubAndBus { hub, bus, _redis: server }
+    HubAndBus { hub: start_hub_on(&redis, |_| ()).await, bus, _redis: redis }
 }
 
 impl HubAndBus {
-    /// Calls a method, which has to go well; the order that comes of it.
+    /// Calls a method, which must succeed; returns the control message that it sends.
     async fn call(&mut self, method: &str, request: Value) -> Value {
         assert_eq!(self.hub.call_api(method, request).await, json!({"result": {}}));
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> Value {
         let message = tokio::time::timeout(PATIENCE, self.bus.on_message().next()).await.unwrap().unwrap();
-        let control = message.get_payload_bytes().strip_prefix(b"WC\x01o").expect("an order").to_vec();
-        serde_json::from_slice(&control).unwrap()
+        let control = message.get_payload_bytes().strip_prefix(b"WC\x01o").expect("a control message");
+        serde_json::from_slice(control).unwrap()
     }
 }
 
@@ -50,7 +46,7 @@ async fn unsubscribe_and_disconnect_controls_name_target_and_code() {
     let control = setup.call("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     assert_eq!(control, control_for_ann(json!({"unsubscribe": {"channel": "news"}})));
     let forced = json!({"disconnect": {"code": 3503, "reason": "force disconnect"}});
-    // The second as clients write it that know no difference between nothing and zero.
+    // The second is written as by clients that do not distinguish an absent member from a zero.
     let unset =
         json!({"user": "ann", "client": "", "session": "", "whitelist": [], "disconnect": {"code": 0, "reason": ""}});
     for request in [json!({"user": "ann"}), unset, json!({"user": "ann", "client": null, "whitelist": null})] {
@@ -99,11 +95,9 @@ fn request_for_ann(mut request: Value) -> Value {
 async fn control_message_is_always_one_line() {
     let mut setup = start_hub_and_listen().await;
     let body = "{\"user\":\"ann\",\n\"info\":[1,\r\n2]}";
-    let call = super::api::post_api(&setup.hub, "refresh", body).await;
-    assert_eq!(call.json(), json!({"result": {}}));
-    let message = tokio::time::timeout(PATIENCE, setup.bus.on_message().next()).await.unwrap().unwrap();
-    let control: Value = serde_json::from_slice(&message.get_payload_bytes()[4..]).unwrap();
-    assert_eq!(control["order"]["refresh"]["info"], "[1,  2]");
+    let response = super::api::post_api(&setup.hub, "refresh", body).await;
+    assert_eq!(response.json(), json!({"result": {}}));
+    assert_eq!(setup.receive().await["order"]["refresh"]["info"], "[1,  2]");
 }
 
 #[actix_rt::test]
@@ -114,8 +108,8 @@ async fn invalid_controls_are_refused_by_the_api() {
             let answer = hub.call_api(method, json!({"user": user, "channel": "news"})).await;
             assert_eq!(answer["error"]["code"], 107, "{method} {user:.20}");
         }
-        for whom in [json!({"client": "a", "session": "b"}), json!({"client": "x".repeat(65)})] {
-            let mut request = request_for_ann(whom);
+        for target in [json!({"client": "a", "session": "b"}), json!({"client": "x".repeat(65)})] {
+            let mut request = request_for_ann(target);
             request["channel"] = json!("news");
             assert_eq!(hub.call_api(method, request).await["error"]["code"], 107);
         }
@@ -143,9 +137,9 @@ async fn invalid_controls_are_refused_by_the_api() {
 #[actix_rt::test]
 async fn oversized_whitelist_and_info_are_refused() {
     let hub = start_hub().await;
-    let spared = |count: usize| json!({"user": "ann", "whitelist": vec!["c"; count]});
-    assert_eq!(hub.call_api("disconnect", spared(1000)).await, json!({"result": {}}));
-    assert_eq!(hub.call_api("disconnect", spared(100_000)).await["error"]["code"], 106);
+    let whitelist = |count: usize| json!({"user": "ann", "whitelist": vec!["c"; count]});
+    assert_eq!(hub.call_api("disconnect", whitelist(1000)).await, json!({"result": {}}));
+    assert_eq!(hub.call_api("disconnect", whitelist(100_000)).await["error"]["code"], 106);
     let info = |bytes: usize| json!({"user": "ann", "info": "x".repeat(bytes - 2)});
     assert_eq!(hub.call_api("refresh", info(4096)).await, json!({"result": {}}));
     assert_eq!(hub.call_api("refresh", info(4097)).await["error"]["code"], 106);
@@ -154,15 +148,9 @@ async fn oversized_whitelist_and_info_are_refused() {
 #[actix_rt::test]
 async fn control_without_redis_is_temporary_error_100_without_details() {
     let mut redis = RedisServer::start().await;
-    let url = redis.url();
-    let hub = start_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(url);
-    })
-    .await;
-    wait_until("the broker is up", async || hub.running().metrics.broker_up.get() == 1).await;
+    let hub = start_hub_on(&redis, |_| ()).await;
     redis.kill();
-    wait_until("the broker is down", async || hub.running().metrics.broker_up.get() == 0).await;
+    hub.wait_for_broker(false).await;
     let error = json!({"error": {"code": 100, "message": "internal server error", "temporary": true}});
     for method in ["disconnect", "refresh", "info", "channels"] {
         assert_eq!(hub.call_api(method, json!({"user": "ann"})).await, error, "{method}");

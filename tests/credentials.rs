@@ -1,4 +1,5 @@
-//! The doors: query, subprotocol, header, cookie, first message as text and as command. Every way in, and every way not in.
+//! Ways to send a token (`auth.doors`): query string, subprotocol, `Authorization` header, cookie, first message as text and
+//! as a `connect` command. Each is tested with good and bad tokens, in every form that is accepted.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Error;
@@ -6,7 +7,7 @@ use wardcast::config::{Door, RejectMode};
 
 use crate::support::{Client, TestHub, http, mark_secret, raw, start_hub, start_hub_with};
 
-/// A session that is in can subscribe and receives.
+/// Checks that a session can subscribe and receive.
 async fn assert_authenticated(hub: &TestHub, mut client: Client) {
     client.subscribe("news").await;
     hub.publish("news", json!("hello")).await;
@@ -31,8 +32,8 @@ async fn token_in_url_is_accepted_under_three_names_on_every_path() {
         format!("/?authorization=Bearer%20{token}"),
     ] {
         let mut client = Client::connect(hub.address, &path).await.unwrap();
-        let hello = client.receive().await;
-        assert!(hello["push"]["connect"]["ttl"].as_u64().unwrap() <= 3600 - 30, "the margin is taken off: {hello}");
+        let connect = client.receive_connect_push().await;
+        assert!(connect["ttl"].as_u64().unwrap() <= 3600 - 30, "the ttl must end before the refresh margin: {connect}");
         assert_authenticated(&hub, client).await;
     }
 }
@@ -69,8 +70,8 @@ async fn marker_subprotocol_beside_token_is_selected_and_token_is_not_echoed() {
 async fn token_as_first_text_message_is_accepted() {
     let hub = start_hub().await;
     let mut client = hub.connect_without_token().await;
-    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
-    assert!(client.receive().await["push"]["connect"]["client"].is_string());
+    client.send_text(&hub.token_message("ann")).await;
+    client.receive_connect_push().await;
     assert_authenticated(&hub, client).await;
 }
 
@@ -92,7 +93,7 @@ async fn session_authenticated_in_handshake_may_become_sdk_session() {
     let reply = client.request(json!({"id": 1, "connect": {}})).await;
     assert_eq!(reply["connect"]["pong"], json!(true));
     client.send(json!({"id": 2, "connect": {}})).await;
-    assert_eq!(client.wait_for_close().await.0, Some(3501), "but only once");
+    assert_eq!(client.wait_for_close().await.0, Some(3501), "a second `connect` is a protocol error");
 }
 
 #[actix_rt::test]
@@ -195,7 +196,7 @@ async fn client_without_complete_first_message_is_closed_with_3502() {
     assert_eq!(silent.wait_for_close().await.0, Some(3502));
     let mut halfway = raw::RawClient::connect(hub.address, "/socket").await;
     halfway.send(&raw::frame(raw::FIN | raw::TEXT, b"Authorization: Bearer x")[..12]).await;
-    assert_eq!(halfway.close_code().await, Some(3502));
+    assert_eq!(halfway.wait_for_close().await, Some(3502));
 }
 
 #[actix_rt::test]
@@ -206,13 +207,13 @@ async fn slow_first_message_has_same_deadline_and_holds_unauthenticated_permit()
     })
     .await;
     let mut raw = raw::RawClient::connect(hub.address, "/socket").await;
-    let began = std::time::Instant::now();
+    let started = std::time::Instant::now();
     let message = raw::frame(raw::FIN | raw::TEXT, &[b' '; 2000]);
     raw.send(&message[..9]).await;
-    assert_eq!(hub.try_handshake("/socket", &[]).await.status, 503, "half a frame is nobody, too");
-    // The pace is the attack: a byte now and then.
+    assert_eq!(hub.try_handshake("/socket", &[]).await.status, 503, "half a frame does not authenticate");
+    // The attack is to send a byte at a time, so that the connection is never idle for long.
     let (mut read, mut write) = raw.stream.into_split();
-    let drip = async {
+    let send_slowly = async {
         for byte in &message[9..] {
             if tokio::io::AsyncWriteExt::write_all(&mut write, &[*byte]).await.is_err() {
                 break;
@@ -220,13 +221,13 @@ async fn slow_first_message_has_same_deadline_and_holds_unauthenticated_permit()
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     tokio::select! {
-        () = drip => panic!("it may drip for ever"),
-        _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut heard) => {}
+        () = send_slowly => panic!("the whole message was accepted"),
+        _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut received) => {}
     }
-    assert!(heard.windows(2).any(|code| code == 3502_u16.to_be_bytes()), "{heard:?}");
-    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(received.windows(2).any(|code| code == 3502_u16.to_be_bytes()), "{received:?}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[actix_rt::test]
@@ -243,9 +244,9 @@ async fn marker_in_second_subprotocol_header_is_selected_and_token_in_first_is_n
 async fn second_token_refreshes_same_user_and_closes_session_for_other_user() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;
-    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
-    assert!(client.receive().await["push"]["connect"]["client"].is_string());
-    client.send_text(&format!("Authorization: Bearer {}", hub.token("bob"))).await;
+    client.send_text(&hub.token_message("ann")).await;
+    client.receive_connect_push().await;
+    client.send_text(&hub.token_message("bob")).await;
     assert_eq!(client.wait_for_close().await.0, Some(3500));
 
     let mut client = hub.connect("ann").await;
@@ -256,8 +257,8 @@ async fn second_token_refreshes_same_user_and_closes_session_for_other_user() {
 #[actix_rt::test]
 async fn disabled_door_accepts_no_token() {
     let hub = start_hub_with(|config| config.auth.doors = vec![Door::Connect]).await;
-    let mut client = Client::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await.unwrap();
-    client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
+    let mut client = Client::connect(hub.address, &hub.path_for("ann")).await.unwrap();
+    client.send_text(&hub.token_message("ann")).await;
     assert_eq!(client.wait_for_close().await.0, Some(3501));
     let mut client = hub.connect_without_token().await;
     let reply = client.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
@@ -276,7 +277,7 @@ async fn token_in_authorization_header_is_accepted_in_every_spelling() {
 #[actix_rt::test]
 async fn other_scheme_or_second_authorization_header_is_401() {
     let hub = start_hub().await;
-    let bearer = format!("Bearer {}", hub.token("ann"));
+    let bearer = hub.bearer("ann");
     for values in [&["Basic YW5uOnNlY3JldA=="][..], &["Bearer"], &[""], &[&bearer, &bearer], &["Basic x", &bearer]] {
         let headers: Vec<_> = values.iter().map(|value| ("Authorization", *value)).collect();
         let answer = hub.try_handshake("/socket", &headers).await;
@@ -319,11 +320,12 @@ async fn explicit_token_overrides_cookie_even_when_it_is_bad() {
     let own = format!("http://{}", hub.address);
     let cookie = format!("wardcast_token={}", hub.token("bob"));
     let headers = [("Origin", &*own), ("Cookie", &*cookie)];
-    let mut ann = hub.connect_to(&format!("/socket?token={}", hub.token("ann")), &headers).await;
+    let mut ann = hub.connect_to(&hub.path_for("ann"), &headers).await;
     ann.subscribe("news").await;
     ann.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
-    let both = [ann.receive().await, ann.receive().await];
-    assert!(both.iter().any(|message| message["push"]["pub"]["info"]["user"] == "ann"), "{both:?}");
+    let reply_and_push = [ann.receive().await, ann.receive().await];
+    let is_from_ann = |received: &serde_json::Value| received["push"]["pub"]["info"]["user"] == "ann";
+    assert!(reply_and_push.iter().any(is_from_ann), "{reply_and_push:?}");
     assert_eq!(hub.try_handshake(&format!("/socket?token={}", hub.forged_token("ann")), &headers).await.status, 401);
 }
 
@@ -351,7 +353,7 @@ async fn each_handshake_door_can_be_disabled_separately() {
     ] {
         let mut client = Client::connect_with(hub.address, "/socket", headers).await.unwrap();
         client.send(json!({"id": 1, "subscribe": {"channel": "news"}})).await;
-        assert_eq!(client.wait_for_close().await.0, Some(3501), "nobody came in: {headers:?}");
+        assert_eq!(client.wait_for_close().await.0, Some(3501), "not authenticated: {headers:?}");
     }
 }
 
@@ -374,7 +376,8 @@ async fn reject_close_accepts_handshake_with_bad_token_and_sends_close_code() {
         assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 101);
     }
     assert_eq!(hub.try_handshake("/socket?ticket=never-given", &[]).await.status, 101);
-    assert_eq!(hub.try_handshake("/socket?token=a&token=b", &[]).await.status, 400, "no script does that");
-    let own = [("Origin", "https://evil.com")];
-    assert_eq!(hub.try_handshake("/socket?token=a", &own).await.status, 403, "a foreign page is told nothing");
+    let two_tokens = hub.try_handshake("/socket?token=a&token=b", &[]).await;
+    assert_eq!(two_tokens.status, 400, "an ambiguous handshake is refused as always");
+    let foreign = [("Origin", "https://evil.com")];
+    assert_eq!(hub.try_handshake("/socket?token=a", &foreign).await.status, 403, "a foreign page learns no reason");
 }

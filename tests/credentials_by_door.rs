@@ -1,5 +1,5 @@
-//! Each door by itself: what comes of a good token, a bad one, one that is over, one too many and one of nobody, and that no
-//! door opens for another.
+//! Each way to send a token (`Door`) on its own: the outcome for a good, a forged and an expired token, for one connection
+//! too many and for a token without a user; and that no door accepts what belongs to another.
 
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
@@ -7,7 +7,7 @@ use wardcast::config::{AllowSubscribe, AnonymousAccess, Door, RejectMode};
 
 use crate::support::{
     PATIENCE, TestHub, http, mark_secret,
-    raw::{self, CLOSE, FIN, RawClient, TEXT},
+    raw::{self, RawClient},
     start_hub, start_hub_with,
 };
 
@@ -15,15 +15,15 @@ const HANDSHAKE_DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol
 const ALL_DOORS: [Door; 7] =
     [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header, Door::Message, Door::Connect];
 
-/// What came of it.
+/// The outcome of an attempt to authenticate.
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    In,
-    /// No 101: the status and the code in its body.
+    Authenticated,
+    /// The status of a response other than 101, and the error code in its body.
     Refused(u16, u64),
-    /// An error reply; the session waits.
+    /// The code of an error reply, after which the session stays open.
     Error(u64),
-    /// A close, with the reason that was pushed before it.
+    /// The close code, and the reason in the disconnect push before it.
     Closed(u16, String),
 }
 
@@ -35,7 +35,7 @@ fn unknown_ticket() -> String {
     "x".repeat(43)
 }
 
-/// What stands for the token at this door.
+/// Makes the credential that this door expects for a token: a ticket, or the token itself.
 async fn make_credential(hub: &TestHub, door: Door, token: &str) -> String {
     if door != Door::Ticket {
         return token.to_owned();
@@ -49,7 +49,7 @@ async fn make_credential(hub: &TestHub, door: Door, token: &str) -> String {
     }
 }
 
-/// Comes to one door with what opens it.
+/// Connects and presents a credential at one door.
 async fn try_credential(hub: &TestHub, door: Door, credential: &str) -> Outcome {
     let own = format!("http://{}", hub.address);
     let value = match door {
@@ -74,10 +74,10 @@ async fn try_credential(hub: &TestHub, door: Door, credential: &str) -> Outcome 
     let first = match door {
         Door::Message => format!("Authorization: {value}"),
         Door::Connect => json!({"id": 1, "connect": {"token": credential}}).to_string(),
-        // Who is nobody is told so.
+        // Without authentication this is refused.
         _ => json!({"id": 9, "ping": {}}).to_string(),
     };
-    raw.send_until_closed(&raw::frame(FIN | TEXT, first.as_bytes())).await;
+    raw.send_until_closed(&raw::text_frame(&first)).await;
     read_outcome(&mut raw).await
 }
 
@@ -94,30 +94,28 @@ async fn read_refusal(head: &str, mut raw: RawClient) -> Outcome {
 }
 
 async fn read_outcome(raw: &mut RawClient) -> Outcome {
-    let heard: Value = serde_json::from_str(raw.next().await.expect("a frame").text()).unwrap();
-    if heard["push"]["connect"].is_object() || heard["connect"].is_object() {
-        return Outcome::In;
+    let received: Value = serde_json::from_str(raw.next().await.expect("a frame").text()).unwrap();
+    if received["push"]["connect"].is_object() || received["connect"].is_object() {
+        return Outcome::Authenticated;
     }
-    if let Some(code) = heard["error"]["code"].as_u64() {
+    if let Some(code) = received["error"]["code"].as_u64() {
         return Outcome::Error(code);
     }
-    let push = &heard["push"]["disconnect"];
-    let reason = push["reason"].as_str().unwrap_or_else(|| panic!("{heard}")).to_owned();
-    let close = raw.next().await.expect("a close");
-    assert_eq!(close.opcode, CLOSE, "nothing between the push and the close");
-    let code = u16::from_be_bytes([close.payload[0], close.payload[1]]);
+    let push = &received["push"]["disconnect"];
+    let reason = push["reason"].as_str().unwrap_or_else(|| panic!("{received}")).to_owned();
+    let code = raw.next().await.expect("a frame").close_code().expect("a close frame directly after the push");
     assert_eq!(push["code"], code);
     Outcome::Closed(code, reason)
 }
 
 #[actix_rt::test]
 async fn only_the_enabled_one_of_seven_doors_accepts_token() {
-    for open in ALL_DOORS {
-        let hub = start_hub_with(|config| config.auth.doors = vec![open]).await;
+    for enabled in ALL_DOORS {
+        let hub = start_hub_with(|config| config.auth.doors = vec![enabled]).await;
         for door in ALL_DOORS {
             let outcome = try_credential(&hub, door, &make_credential(&hub, door, &hub.token("ann")).await).await;
-            let expected = if door == open { Outcome::In } else { closed_with(3501, "bad request") };
-            assert_eq!(outcome, expected, "{door:?} where {open:?} is open");
+            let expected = if door == enabled { Outcome::Authenticated } else { closed_with(3501, "bad request") };
+            assert_eq!(outcome, expected, "{door:?} while only {enabled:?} is enabled");
         }
     }
 }
@@ -159,16 +157,16 @@ async fn reject_close_reports_reason_with_3500_for_every_handshake_door() {
     for door in HANDSHAKE_DOORS {
         let bad = make_credential(&hub, door, &hub.forged_token("ann")).await;
         assert_eq!(try_credential(&hub, door, &bad).await, closed_with(3500, "invalid token"), "{door:?}");
-        let over = make_credential(&hub, door, &hub.token_with_claims(json!({"sub": "ann", "exp": 60}))).await;
+        let expired = make_credential(&hub, door, &hub.token_with_claims(json!({"sub": "ann", "exp": 60}))).await;
         hub.clock.advance(std::time::Duration::from_secs(61));
-        assert_eq!(try_credential(&hub, door, &over).await, closed_with(3500, "token expired"), "{door:?}");
+        assert_eq!(try_credential(&hub, door, &expired).await, closed_with(3500, "token expired"), "{door:?}");
         let good = make_credential(&hub, door, &hub.token("ann")).await;
-        assert_eq!(try_credential(&hub, door, &good).await, Outcome::In, "{door:?}");
+        assert_eq!(try_credential(&hub, door, &good).await, Outcome::Authenticated, "{door:?}");
     }
     assert_eq!(
         try_credential(&hub, Door::Connect, &hub.expired_token("ann")).await,
         Outcome::Error(109),
-        "no door of those"
+        "`auth.reject` is about handshakes only"
     );
 }
 
@@ -178,14 +176,12 @@ async fn session_opened_for_rejection_accepts_no_other_token() {
     let mut client = RawClient::connect(hub.address, &format!("/socket?token={}", hub.forged_token("ann"))).await;
     let good = hub.token("ann");
     for text in [format!("Authorization: Bearer {good}"), json!({"id": 1, "connect": {"token": good}}).to_string()] {
-        client.send_until_closed(&raw::frame(FIN | TEXT, text.as_bytes())).await;
+        client.send_until_closed(&raw::text_frame(&text)).await;
     }
     assert_eq!(read_outcome(&mut client).await, closed_with(3500, "invalid token"));
     assert_eq!(client.next().await, None);
-    crate::support::wait_until("its seats are free", async || {
-        hub.connections() == 0 && hub.metric("wardcast_connections_waiting").await == 0.0
-    })
-    .await;
+    hub.wait_for_connections(0).await;
+    assert_eq!(hub.metric("wardcast_connections_waiting").await, 0.0);
 }
 
 #[actix_rt::test]
@@ -211,18 +207,14 @@ async fn token_with_empty_user_is_accepted_by_every_door_only_if_anonymous_allow
             config.channels.allow_subscribe = AllowSubscribe::Anonymous;
         })
         .await;
-        let nobody = hub.token_with_claims(json!({"sub": "", "exp": 60}));
+        let empty_user = hub.token_with_claims(json!({"sub": "", "exp": 60}));
+        let no_user = hub.token_with_claims(json!({"exp": 60}));
         for door in ALL_DOORS {
-            let is_in = try_credential(&hub, door, &make_credential(&hub, door, &nobody).await).await == Outcome::In;
-            assert_eq!(is_in, anonymous != AnonymousAccess::Never, "{door:?} {anonymous:?}");
-        }
-        let missing = hub.token_with_claims(json!({"exp": 60}));
-        for door in ALL_DOORS {
-            assert_ne!(
-                try_credential(&hub, door, &make_credential(&hub, door, &missing).await).await,
-                Outcome::In,
-                "{door:?}"
-            );
+            let outcome = try_credential(&hub, door, &make_credential(&hub, door, &empty_user).await).await;
+            let is_accepted = outcome == Outcome::Authenticated;
+            assert_eq!(is_accepted, anonymous != AnonymousAccess::Never, "{door:?} {anonymous:?}");
+            let outcome = try_credential(&hub, door, &make_credential(&hub, door, &no_user).await).await;
+            assert_ne!(outcome, Outcome::Authenticated, "{door:?}");
         }
     }
 }
@@ -235,15 +227,15 @@ async fn connect_without_token_opens_anonymous_session_only_if_message_door_is_e
             config.auth.doors = doors.to_vec();
         })
         .await;
-        let mut said = Vec::new();
+        let mut outcomes = Vec::new();
         for first in [json!({"id": 1, "connect": {}}), json!({"id": 1, "subscribe": {"channel": "news"}})] {
-            let mut stranger = RawClient::connect(hub.address, "/socket").await;
-            stranger.send(&raw::frame(FIN | TEXT, first.to_string().as_bytes())).await;
-            said.push(read_outcome(&mut stranger).await);
+            let mut raw = RawClient::connect(hub.address, "/socket").await;
+            raw.send(&raw::text_frame(&first.to_string())).await;
+            outcomes.push(read_outcome(&mut raw).await);
         }
-        assert_eq!(said.pop(), Some(closed_with(3501, "bad request")), "nobody is not somebody by asking");
-        said.pop()
+        assert_eq!(outcomes.pop(), Some(closed_with(3501, "bad request")), "only `connect` authenticates");
+        outcomes.pop()
     };
-    assert_eq!(without(&ALL_DOORS).await, Some(Outcome::In));
+    assert_eq!(without(&ALL_DOORS).await, Some(Outcome::Authenticated));
     assert_eq!(without(&[Door::Query, Door::Message]).await, Some(closed_with(3501, "bad request")));
 }

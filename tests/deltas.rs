@@ -1,32 +1,32 @@
-//! Differences: what a client makes of them is what was published, live and recovered, whoever comes when.
+//! Deltas: a client that applies them gets the data that was published, live and recovered, whenever it subscribes.
 
 use serde_json::{Value, json};
 use wardcast::config::{Config, DeltaType};
 
 use crate::support::{Client, TestHub, start_hub_with};
 
-/// Longer than a difference to the next of its kind.
+/// Data whose delta to the data of another number is shorter than itself.
 fn data(number: u64) -> Value {
-    json!({"number": number, "text": "äöü the same words in all of them, so that a difference is short ".repeat(5)})
+    json!({"number": number, "text": "äöü the same words in all of them, so that a delta is short ".repeat(5)})
 }
 
-/// Reads as SDKs do: a difference is to the data before, which is what was received, byte for byte.
+/// Applies deltas as SDKs do: to the bytes of the data that it received before.
 #[derive(Default)]
 struct DeltaReader {
-    before: Vec<u8>,
+    base: Vec<u8>,
     deltas: usize,
 }
 
 impl DeltaReader {
     fn read(&mut self, publication: &Value) -> Value {
-        let text = publication["data"].as_str().unwrap_or_else(|| panic!("a string: {publication}"));
-        self.before = if publication["delta"] == true {
+        let text = publication["data"].as_str().unwrap_or_else(|| panic!("data must be a string: {publication}"));
+        self.base = if publication["delta"] == true {
             self.deltas += 1;
-            wardcast::delta::decode(&self.before, text.as_bytes(), 1 << 20).unwrap()
+            wardcast::delta::decode(&self.base, text.as_bytes(), 1 << 20).unwrap()
         } else {
             text.as_bytes().to_vec()
         };
-        serde_json::from_slice(&self.before).unwrap()
+        serde_json::from_slice(&self.base).unwrap()
     }
 
     async fn receive(&mut self, client: &mut Client) -> Value {
@@ -44,43 +44,41 @@ async fn start_delta_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     .await
 }
 
-async fn publish(hub: &TestHub, number: u64, options: Value) {
-    let mut request = json!({"channel": "news", "data": data(number)});
-    request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-    let answer = hub.call_api("publish", request).await;
-    assert!(answer["result"].is_object(), "{answer}");
+/// Publishes the data of this number for subscribers with deltas.
+async fn publish_delta(hub: &TestHub, number: u64) {
+    hub.publish_with(json!({"channel": "news", "data": data(number), "delta": true})).await;
 }
 
-async fn subscribe(client: &mut Client, options: Value) -> Value {
-    let mut request = json!({"channel": "news", "delta": "fossil"});
-    request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
-    client.request(json!({"id": 1, "subscribe": request})).await["subscribe"].take()
+/// Subscribes with deltas; returns the result.
+async fn subscribe_with_delta(client: &mut Client) -> Value {
+    client.subscribe_with("news", json!({"delta": "fossil"})).await["subscribe"].take()
 }
 
 #[actix_rt::test]
 async fn first_publication_is_whole_and_next_ones_are_deltas() {
     let hub = start_delta_hub(|_| ()).await;
     let (mut ann, mut plain) = (hub.connect("ann").await, hub.connect_subscriber("cat", "news").await);
-    let (mut late, mut reader, mut behind) = (hub.connect("bob").await, DeltaReader::default(), DeltaReader::default());
-    assert_eq!(subscribe(&mut ann, json!({})).await["delta"], true);
+    let (mut late, mut reader, mut late_reader) =
+        (hub.connect("bob").await, DeltaReader::default(), DeltaReader::default());
+    assert_eq!(subscribe_with_delta(&mut ann).await["delta"], true);
     for number in 1..=3 {
-        publish(&hub, number, json!({"delta": true})).await;
+        publish_delta(&hub, number).await;
         assert_eq!(reader.receive(&mut ann).await, data(number));
         assert_eq!(plain.receive_publication().await, data(number));
     }
     assert_eq!(reader.deltas, 2);
-    // Who comes later begins with a whole one, while the others go on.
-    subscribe(&mut late, json!({})).await;
+    // A client that subscribes later receives a whole publication first, while the other continues with deltas.
+    subscribe_with_delta(&mut late).await;
     for number in 4..=5 {
-        publish(&hub, number, json!({"delta": true})).await;
+        publish_delta(&hub, number).await;
         assert_eq!(reader.receive(&mut ann).await, data(number));
-        assert_eq!(behind.receive(&mut late).await, data(number));
+        assert_eq!(late_reader.receive(&mut late).await, data(number));
     }
-    assert_eq!((reader.deltas, behind.deltas), (4, 1));
-    // One that was not meant to be a difference is none, and the next is one to it.
-    publish(&hub, 6, json!({})).await;
+    assert_eq!((reader.deltas, late_reader.deltas), (4, 1));
+    // A publication without `delta` is sent whole, and is the base of the next delta.
+    hub.publish("news", data(6)).await;
     assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(6), 4));
-    publish(&hub, 7, json!({"delta": true})).await;
+    publish_delta(&hub, 7).await;
     assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(7), 5));
     hub.stop().await;
 }
@@ -88,23 +86,22 @@ async fn first_publication_is_whole_and_next_ones_are_deltas() {
 #[actix_rt::test]
 async fn excluded_client_receives_next_publication_whole() {
     let hub = start_delta_hub(|_| ()).await;
-    let (mut bob, mut reader) = (hub.connect("bob").await, DeltaReader::default());
-    let claims = json!({"sub": "ann", "exp": 60});
-    let (mut ann, greeting) = hub.connect_with_claims(claims).await;
-    let mut others = DeltaReader::default();
-    subscribe(&mut ann, json!({})).await;
-    subscribe(&mut bob, json!({})).await;
-    publish(&hub, 1, json!({"delta": true})).await;
-    publish(&hub, 2, json!({"delta": true, "exclude": greeting["client"]})).await;
-    publish(&hub, 3, json!({"delta": true})).await;
-    publish(&hub, 4, json!({"delta": true})).await;
+    let mut bob = hub.connect("bob").await;
+    let (mut ann, connect) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
+    let (mut reader, mut other_reader) = (DeltaReader::default(), DeltaReader::default());
+    subscribe_with_delta(&mut ann).await;
+    subscribe_with_delta(&mut bob).await;
+    publish_delta(&hub, 1).await;
+    hub.publish_with(json!({"channel": "news", "data": data(2), "delta": true, "exclude": connect["client"]})).await;
+    publish_delta(&hub, 3).await;
+    publish_delta(&hub, 4).await;
     for number in [1, 3, 4] {
         assert_eq!(reader.receive(&mut ann).await, data(number));
     }
     for number in 1..=4 {
-        assert_eq!(others.receive(&mut bob).await, data(number));
+        assert_eq!(other_reader.receive(&mut bob).await, data(number));
     }
-    assert_eq!((reader.deltas, others.deltas), (1, 3));
+    assert_eq!((reader.deltas, other_reader.deltas), (1, 3));
     hub.stop().await;
 }
 
@@ -113,15 +110,17 @@ async fn recovered_publications_are_deltas_too() {
     let hub = start_delta_hub(|_| ()).await;
     let (mut ann, mut reader) = (hub.connect("ann").await, DeltaReader::default());
     for number in 1..=4 {
-        publish(&hub, number, json!({"delta": true})).await;
+        publish_delta(&hub, number).await;
     }
-    let result = subscribe(&mut ann, json!({"recover": true, "offset": 1})).await;
+    let members = json!({"delta": "fossil", "recover": true, "offset": 1});
+    let result = ann.subscribe_with("news", members).await["subscribe"].take();
     assert_eq!((&result["recovered"], &result["delta"]), (&json!(true), &json!(true)), "{result}");
-    let missed: Vec<Value> = result["publications"].as_array().unwrap().iter().map(|of| reader.read(of)).collect();
+    let publications = result["publications"].as_array().unwrap();
+    let missed: Vec<Value> = publications.iter().map(|publication| reader.read(publication)).collect();
     assert_eq!(missed, [data(2), data(3), data(4)]);
     assert_eq!(reader.deltas, 2);
     for number in 5..=6 {
-        publish(&hub, number, json!({"delta": true})).await;
+        publish_delta(&hub, number).await;
         assert_eq!(reader.receive(&mut ann).await, data(number));
     }
     hub.stop().await;
@@ -132,9 +131,9 @@ async fn disallowed_delta_type_is_ignored_and_absent_from_reply() {
     let hub = start_delta_hub(|config| config.channels.allowed_delta_types = Vec::new()).await;
     for kind in ["fossil", "zip"] {
         let mut ann = hub.connect("ann").await;
-        let result = subscribe(&mut ann, json!({"delta": kind})).await;
-        assert_eq!(result["delta"], Value::Null, "{result}");
-        publish(&hub, 1, json!({"delta": true})).await;
+        let reply = ann.subscribe_with("news", json!({"delta": kind})).await;
+        assert_eq!(reply, json!({"id": 1, "subscribe": {}}));
+        publish_delta(&hub, 1).await;
         assert_eq!(ann.receive_publication().await, data(1));
     }
     hub.stop().await;

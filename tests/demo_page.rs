@@ -1,12 +1,12 @@
-//! The demo page: where it is, what comes with it, and that it leaves the WebSocket at `/` alone. What it does in a browser is
-//! for tests/browser.
+//! The demo page: when it is served, its security headers, and that a WebSocket handshake at `/` still works. Its behaviour
+//! in a browser is tested in tests/browser.
 
 use serde_json::json;
 use wardcast::config::{self, AnonymousAccess, Door, Environment, Secret, Sources};
 
-use crate::support::{Client, TestHub, http, start_hub, start_hub_with, wait_until};
+use crate::support::{TestHub, http, start_hub, start_hub_with};
 
-/// A hub with the page.
+/// Starts a hub that serves the page.
 async fn start_page_hub() -> TestHub {
     start_hub_with(|config| config.web.demo_page = true).await
 }
@@ -15,7 +15,7 @@ async fn get(hub: &TestHub, path: &str) -> http::Response {
     http::get(hub.address, path).send().await
 }
 
-/// What the page and its files name, each below `/`.
+/// The paths of the page and of all files that it refers to, directly or through other files.
 async fn page_paths(hub: &TestHub) -> Vec<String> {
     let mut found = vec!["/".to_owned()];
     let mut at = 0;
@@ -37,7 +37,7 @@ async fn page_paths(hub: &TestHub) -> Vec<String> {
 #[actix_rt::test]
 async fn demo_page_is_404_when_disabled() {
     let hub = start_hub().await;
-    assert_eq!(get(&hub, "/").await.status, 426, "a WebSocket path, and nothing else");
+    assert_eq!(get(&hub, "/").await.status, 426, "without the page, / is a WebSocket path only");
     for path in ["/demo/hub.json", "/demo/app.js", "/demo/", "/demo"] {
         assert_eq!(get(&hub, path).await.status, 404, "{path}");
     }
@@ -62,16 +62,16 @@ async fn every_page_file_has_restrictive_security_headers() {
     let paths = page_paths(&hub).await;
     assert!(paths.len() > 15, "{paths:?}");
     for path in paths {
-        let answer = get(&hub, &path).await;
-        let (status, extension) = (answer.status, path.rsplit('.').next().unwrap());
+        let response = get(&hub, &path).await;
+        let (status, extension) = (response.status, path.rsplit('.').next().unwrap());
         let media_type = match extension {
             "/" => "text/html; charset=utf-8",
             "js" => "text/javascript; charset=utf-8",
             "css" => "text/css; charset=utf-8",
             _ => "image/svg+xml",
         };
-        assert_eq!((status, answer.header("content-type")), (200, Some(media_type)), "{path}");
-        let policy = answer.header("content-security-policy").unwrap();
+        assert_eq!((status, response.header("content-type")), (200, Some(media_type)), "{path}");
+        let policy = response.header("content-security-policy").unwrap();
         let sockets = format!("connect-src 'self' ws://{0} wss://{0};", hub.address);
         for rule in [
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';",
@@ -90,10 +90,10 @@ async fn every_page_file_has_restrictive_security_headers() {
             ("cross-origin-resource-policy", "same-origin"),
             ("cache-control", "no-cache"),
         ] {
-            assert_eq!(answer.header(name), Some(value), "{path}: {name}");
+            assert_eq!(response.header(name), Some(value), "{path}: {name}");
         }
-        assert!(answer.header("permissions-policy").unwrap().contains("camera=()"), "{path}");
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
+        assert!(response.header("permissions-policy").unwrap().contains("camera=()"), "{path}");
+        assert_eq!(response.header("access-control-allow-origin"), None, "{path}");
     }
 }
 
@@ -124,8 +124,8 @@ async fn host_header_cannot_extend_the_security_policy() {
     let hub = start_page_hub().await;
     for host in ["evil.com; script-src *", "evil.com *", "'unsafe-inline'", "a,b", &"x".repeat(300), ""] {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = http::exchange(hub.address, request.as_bytes()).await;
-        let Some(policy) = answer.header("content-security-policy") else { continue };
+        let response = http::exchange(hub.address, request.as_bytes()).await;
+        let Some(policy) = response.header("content-security-policy") else { continue };
         assert!(policy.contains("connect-src 'self'; base-uri"), "{host}: {policy}");
     }
     let two = "GET / HTTP/1.1\r\nHost: a.com\r\nHost: b.com\r\nConnection: close\r\n\r\n";
@@ -140,9 +140,9 @@ async fn unchanged_page_file_is_304() {
     assert_ne!(get(&hub, "/").await.header("etag"), Some(&*tag));
     let again = |tag: &str| http::get(hub.address, "/demo/app.js").header("If-None-Match", tag).send();
     for known in [&*tag, &format!("W/{tag}"), &format!("\"other\", {tag}")] {
-        let answer = again(known).await;
-        assert_eq!((answer.status, &*answer.body, answer.header("etag")), (304, "", Some(&*tag)), "{known}");
-        assert!(answer.header("content-security-policy").is_some());
+        let response = again(known).await;
+        assert_eq!((response.status, &*response.body, response.header("etag")), (304, "", Some(&*tag)), "{known}");
+        assert!(response.header("content-security-policy").is_some());
     }
     for other in ["\"other\"", "*", "nonsense", ""] {
         assert_eq!(again(other).await.status, 200, "{other}");
@@ -158,8 +158,8 @@ async fn page_files_allow_get_and_head_only() {
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
         assert_eq!(head.header("content-length"), Some(&*body.to_string()), "{path}");
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"] {
-            let answer = http::request(hub.address, method, path).send().await;
-            assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
+            let response = http::request(hub.address, method, path).send().await;
+            assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
         }
     }
     for path in
@@ -172,12 +172,12 @@ async fn page_files_allow_get_and_head_only() {
 #[actix_rt::test]
 async fn websocket_handshake_at_root_works_beside_the_page() {
     let hub = start_page_hub().await;
-    let mut ann = Client::connect(hub.address, &format!("/?token={}", hub.token("ann"))).await.unwrap();
-    ann.subscribe_after_connect_push("news").await;
+    let mut ann = hub.connect_to(&format!("/?token={}", hub.token("ann")), &[]).await;
+    ann.subscribe("news").await;
     hub.publish("news", json!(1)).await;
-    assert_eq!(ann.receive().await["push"]["pub"]["data"], json!(1));
+    assert_eq!(ann.receive_publication().await, json!(1));
     assert_eq!(hub.try_handshake("/?token=garbage", &[]).await.status, 401);
-    // Once it was asked to upgrade, it is no page, whatever else is wrong with it.
+    // A request with an Upgrade header is a handshake, never a request for the page, even if the handshake is invalid.
     let other = http::get(hub.address, "/").header("Upgrade", "h2c").header("Connection", "Upgrade").send().await;
     assert_eq!(other.status, 400, "{other:?}");
     let hub = start_hub_with(|config| {
@@ -187,7 +187,7 @@ async fn websocket_handshake_at_root_works_beside_the_page() {
     .await;
     assert_eq!(hub.try_handshake(&format!("/?token={}", hub.token("ann")), &[]).await.status, 404);
     assert_eq!(get(&hub, "/").await.status, 200);
-    wait_until("nobody is left", || async { hub.connections() == 0 }).await;
+    hub.wait_for_connections(0).await;
 }
 
 #[actix_rt::test]
@@ -206,9 +206,9 @@ async fn page_facts_list_enabled_doors_and_no_secret() {
         config.server.websocket_paths = vec!["/ws".to_owned(), "/".to_owned()];
     })
     .await;
-    let answer = get(&hub, "/demo/hub.json").await;
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let response = get(&hub, "/demo/hub.json").await;
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("content-type"), Some("application/json"));
     let facts = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "websocket_path": "/ws",
@@ -219,8 +219,8 @@ async fn page_facts_list_enabled_doors_and_no_secret() {
         "refresh_margin": 30,
         "publication_bytes": 65536,
     });
-    assert_eq!(answer.json(), facts);
-    let bare = start_page_hub().await;
-    let facts = get(&bare, "/demo/hub.json").await.json();
+    assert_eq!(response.json(), facts);
+    let without_login = start_page_hub().await;
+    let facts = get(&without_login, "/demo/hub.json").await.json();
     assert_eq!((&facts["login"], &facts["login_cookie"]), (&json!(false), &json!(false)));
 }

@@ -191,7 +191,8 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let token = hub.token("ann");
     let path_of_ann = format!("/connection/websocket?token={token}");
     let mut ann = Client::connect_tls(address, &path_of_ann, certificate.root()).await.unwrap();
-    ann.subscribe_after_connect_push("news").await;
+    ann.receive_connect_push().await;
+    ann.subscribe("news").await;
     hub.publish("news", json!("through nginx")).await;
     assert_eq!(ann.receive_publication().await, "through nginx");
     for (path, status) in [("/api/info", "404"), ("/metrics", "404"), ("/health/ready", "404"), ("/nothing", "404")] {

@@ -1,4 +1,4 @@
-//! What a client sends as frames, and how it is judged: RFC 6455, and the bounds that it does not set.
+//! Frames from a client: the rules of RFC 6455, and the limits that it leaves to the server.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -6,44 +6,32 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
     TestHub, http,
-    raw::{self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RawClient, TEXT, frame},
-    start_hub, start_hub_with, wait_until,
+    raw::{BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RawClient, TEXT, frame, text_frame},
+    start_hub, start_hub_with,
 };
 
 const PROTOCOL_ERROR: u16 = 1002;
 const INVALID_UTF8: u16 = 1007;
 const MESSAGE_TOO_BIG: u16 = 1009;
 
-/// A connection that has been let in and greeted.
-async fn connect_raw(hub: &TestHub) -> RawClient {
-    let mut raw = RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
-    let hello = raw.next().await.expect("a greeting");
-    assert!(hello.text().starts_with(r#"{"push":{"connect":"#), "{hello:?}");
-    raw
-}
-
-/// Both kinds of connection are ended with `code`, and by the server.
+/// Checks that the server closes with `code` when it receives `bytes`, on authenticated and on other connections.
 async fn assert_closed_with(hub: &TestHub, what: &str, bytes: &[u8], code: u16) {
-    for mut raw in [connect_raw(hub).await, RawClient::connect(hub.address, "/socket").await] {
+    for mut raw in [hub.connect_raw("ann").await, RawClient::connect(hub.address, "/socket").await] {
         raw.send_until_closed(bytes).await;
-        assert_eq!(raw.close_code().await, Some(code), "{what}");
+        assert_eq!(raw.wait_for_close().await, Some(code), "{what}");
     }
-}
-
-fn text_frame(text: &str) -> Vec<u8> {
-    frame(FIN | TEXT, text.as_bytes())
 }
 
 fn close_frame(code: u16) -> Vec<u8> {
     frame(FIN | CLOSE, &code.to_be_bytes())
 }
 
-/// The first bytes of a frame that promises `length` bytes.
+/// The header of a frame that announces `length` bytes.
 fn frame_header(first: u8, length: u64) -> Vec<u8> {
     [&[first, 0xff][..], &length.to_be_bytes(), &[7, 11, 13, 17]].concat()
 }
 
-/// The same bytes in every run.
+/// Pseudorandom bytes that are the same in every run.
 fn random_bytes(seed: u64) -> impl Iterator<Item = u8> {
     std::iter::successors(Some(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1), |state| {
         let state = state ^ (state << 13);
@@ -93,24 +81,24 @@ async fn declared_length_over_the_limit_is_refused_at_the_header() {
     let hub = start_hub().await;
     let limit = hub.config.limits.message_bytes as u64;
     for length in [limit + 1, 1 << 32, 1 << 40, (1 << 63) - 1] {
-        // Nothing but the header is sent, so nothing but the header can have been waited for.
+        // Only the header is sent, so the server cannot have waited for more.
         assert_closed_with(&hub, &format!("{length} bytes"), &frame_header(FIN | TEXT, length), MESSAGE_TOO_BIG).await;
         assert_closed_with(&hub, &format!("{length} bytes, binary"), &frame_header(BINARY, length), MESSAGE_TOO_BIG)
             .await;
     }
     let body = [frame_header(FIN | TEXT, 1 << 40), vec![b'x'; 1 << 20]].concat();
-    assert_closed_with(&hub, "a tebibyte that begins to come", &body, MESSAGE_TOO_BIG).await;
+    assert_closed_with(&hub, "the first MiB of a TiB", &body, MESSAGE_TOO_BIG).await;
 }
 
 #[actix_rt::test]
 async fn message_of_exactly_the_size_limit_is_accepted() {
     let hub = start_hub_with(|config| config.limits.message_bytes = 4096).await;
     let command = |length: usize| format!("{:<length$}", r#"{"id":1,"ping":{}}"#);
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     raw.send(&text_frame(&command(4096))).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
     raw.send(&text_frame(&command(4097))).await;
-    assert_eq!(raw.close_code().await, Some(MESSAGE_TOO_BIG));
+    assert_eq!(raw.wait_for_close().await, Some(MESSAGE_TOO_BIG));
 }
 
 #[actix_rt::test]
@@ -145,7 +133,7 @@ async fn invalid_utf8_closes_with_1007_in_whole_messages_and_at_the_bad_fragment
         ("over U+10FFFF", b"\xf4\x90\x80\x80"),
     ] {
         assert_closed_with(&hub, what, &frame(FIN | TEXT, bytes), INVALID_UTF8).await;
-        // The rest of the message need not come.
+        // The server does not wait for the rest of the message.
         assert_closed_with(&hub, &format!("{what}, in a first fragment"), &frame(TEXT, bytes), INVALID_UTF8).await;
         let later = [frame(TEXT, b"fine"), frame(CONTINUATION, bytes)].concat();
         assert_closed_with(&hub, &format!("{what}, in a later fragment"), &later, INVALID_UTF8).await;
@@ -161,7 +149,7 @@ async fn invalid_utf8_closes_with_1007_in_whole_messages_and_at_the_bad_fragment
 async fn code_point_split_over_fragments_arrives_intact() {
     let hub = start_hub().await;
     let mut subscriber = hub.connect_subscriber("bob", "news").await;
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     let command = r#"{"id":1,"publish":{"channel":"news","data":"a 🦀 b"}}"#.as_bytes();
     let crab = command.iter().position(|byte| *byte == 0xf0).unwrap();
     for cut in crab..=crab + 4 {
@@ -188,34 +176,34 @@ async fn close_frame_is_echoed_with_its_code_and_server_disconnects() {
     for code in [1000, 1001, 1011, 3000, 4999] {
         assert_closed_with(&hub, &format!("{code}"), &close_frame(code), code).await;
     }
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     raw.send(&frame(FIN | CLOSE, b"")).await;
     assert_eq!(raw.next().await, Some(Frame { opcode: CLOSE, payload: Vec::new() }));
     assert_eq!(raw.next().await, None);
-    // This side has not hung up, and is not waited for.
-    wait_until("all are gone", async || hub.connections() == 0).await;
+    // The server does not wait for the client to disconnect.
+    hub.wait_for_connections(0).await;
 }
 
 #[actix_rt::test]
 async fn nothing_is_read_after_close_or_violation() {
     let hub = start_hub().await;
     let mut subscriber = hub.connect_subscriber("bob", "news").await;
-    let publish = text_frame(r#"{"id":1,"publish":{"channel":"news","data":"from the dead"}}"#);
+    let publish = text_frame(r#"{"id":1,"publish":{"channel":"news","data":"after the close"}}"#);
     for last in [close_frame(1000), vec![FIN | TEXT, 0], frame(FIN | TEXT, b"\xff")] {
-        let mut raw = connect_raw(&hub).await;
+        let mut raw = hub.connect_raw("ann").await;
         raw.send_until_closed(&[&last[..], &publish, &frame(FIN | PING, b"x")].concat()).await;
-        // One frame, the close; no reply and no pong behind it.
+        // The close is the only frame: no reply and no pong follow it.
         assert_eq!(raw.next().await.unwrap().opcode, CLOSE);
         assert_eq!(raw.next().await, None);
     }
-    hub.publish("news", json!("from the living")).await;
-    assert_eq!(subscriber.receive_publication().await, json!("from the living"));
+    hub.publish("news", json!("from others")).await;
+    assert_eq!(subscriber.receive_publication().await, json!("from others"));
 }
 
 #[actix_rt::test]
 async fn ping_is_answered_with_its_payload_even_between_fragments() {
     let hub = start_hub().await;
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     let pong = |payload: &[u8]| Some(Frame { opcode: PONG, payload: payload.to_vec() });
     for payload in [&b""[..], b"hello", &[0xff; 125]] {
         raw.send(&frame(FIN | PING, payload)).await;
@@ -224,18 +212,18 @@ async fn ping_is_answered_with_its_payload_even_between_fragments() {
     raw.send(&frame(TEXT, br#"{"id":1,"#)).await;
     raw.send(&frame(FIN | PING, b"between")).await;
     assert_eq!(raw.next().await, pong(b"between"));
-    raw.send(&frame(FIN | PONG, b"nobody asked")).await;
+    raw.send(&frame(FIN | PONG, b"unsolicited")).await;
     raw.send(&frame(FIN, br#""ping":{}}"#)).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
     let mut stranger = RawClient::connect(hub.address, "/socket").await;
-    stranger.send(&frame(FIN | PING, b"who is there")).await;
-    assert_eq!(stranger.next().await, pong(b"who is there"));
+    stranger.send(&frame(FIN | PING, b"without token")).await;
+    assert_eq!(stranger.next().await, pong(b"without token"));
 }
 
 #[actix_rt::test]
 async fn frames_sent_byte_by_byte_are_accepted() {
     let hub = start_hub().await;
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     raw.stream.set_nodelay(true).unwrap();
     for byte in
         [text_frame(r#"{"id":1,"ping":{}}"#), frame(FIN | PING, b"x"), text_frame(r#"{"id":2,"ping":{}}"#)].concat()
@@ -255,19 +243,19 @@ async fn random_garbage_closes_only_its_own_connection() {
     for seed in 0..40 {
         let mut garbage: Vec<u8> = random_bytes(seed).take(64 * 1024).collect();
         if seed % 2 == 1 {
-            // Half of it begins as a frame does: a good header, masked noise, and then whatever comes.
+            // Half of the runs begin with a valid frame of garbage.
             garbage.splice(0..0, frame(FIN | TEXT, &random_bytes(seed + 100).take(300).collect::<Vec<u8>>()));
         }
-        let mut raw = connect_raw(&hub).await;
+        let mut raw = hub.connect_raw("ann").await;
         raw.send_until_closed(&garbage).await;
-        // What looks like an unfinished frame would be waited for.
+        // The garbage may look like an incomplete frame, whose rest the server would wait for.
         let _ = raw.stream.shutdown().await;
         while raw.next().await.is_some() {}
     }
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
-    hub.publish("news", json!("still here")).await;
-    assert_eq!(witness.receive_publication().await, json!("still here"));
-    wait_until("only the witness is left", async || hub.connections() == 1).await;
+    hub.publish("news", json!("unaffected")).await;
+    assert_eq!(witness.receive_publication().await, json!("unaffected"));
+    hub.wait_for_connections(1).await;
 }
 
 #[actix_rt::test]
@@ -276,12 +264,12 @@ async fn violations_do_not_delay_other_clients_of_the_worker() {
     let mut subscriber = hub.connect_subscriber("bob", "news").await;
     let violate = async |seed: u64| {
         for round in 0..50 {
-            let mut raw = connect_raw(&hub).await;
+            let mut raw = hub.connect_raw("ann").await;
             raw.send_until_closed(
                 &[vec![FIN | TEXT, 0], random_bytes(seed + round).take(16 * 1024).collect()].concat(),
             )
             .await;
-            assert_eq!(raw.close_code().await, Some(PROTOCOL_ERROR));
+            assert_eq!(raw.wait_for_close().await, Some(PROTOCOL_ERROR));
         }
     };
     let listen = async {
@@ -296,17 +284,17 @@ async fn violations_do_not_delay_other_clients_of_the_worker() {
 #[actix_rt::test]
 async fn half_closed_connection_is_closed_in_either_direction() {
     let hub = start_hub().await;
-    let mut half_closed = [connect_raw(&hub).await, RawClient::connect(hub.address, "/socket").await];
+    let mut half_closed = [hub.connect_raw("ann").await, RawClient::connect(hub.address, "/socket").await];
     assert_eq!(hub.connections(), 2);
     for raw in &mut half_closed {
         raw.stream.shutdown().await.unwrap();
     }
-    wait_until("half-closed peers are gone", async || hub.connections() == 0).await;
-    // Also in the middle of a frame.
-    let mut halfway = connect_raw(&hub).await;
+    hub.wait_for_connections(0).await;
+    // The same in the middle of a frame.
+    let mut halfway = hub.connect_raw("ann").await;
     halfway.send(&text_frame(r#"{"id":1,"ping":{}}"#)[..9]).await;
     halfway.stream.shutdown().await.unwrap();
-    wait_until("it is gone", async || hub.connections() == 0).await;
+    hub.wait_for_connections(0).await;
 }
 
 #[actix_rt::test]
@@ -317,31 +305,28 @@ async fn thousand_simultaneous_resets_leave_nothing_behind() {
             0 => TcpStream::connect(hub.address).await.unwrap(),
             1 => RawClient::connect(hub.address, "/socket").await.stream,
             _ => {
-                let mut raw = connect_raw(&hub).await;
+                let mut raw = hub.connect_raw("ann").await;
                 raw.send(&text_frame(r#"{"id":1,"subscribe":{"channel":"news"}}"#)).await;
                 raw.stream
             }
         }))
         .await;
         assert_eq!(hub.connections(), 150);
-        // With a linger of zero the close is a reset.
+        // With a linger time of zero, closing sends a reset.
         crowd.iter().for_each(|stream| stream.set_zero_linger().unwrap());
         drop(crowd);
-        wait_until("all are gone", async || hub.connections() == 0).await;
+        hub.wait_for_connections(0).await;
     }
-    wait_until("no channel is left", async || {
-        hub.call_api("channels", json!({})).await == json!({"result": {"channels": {}}})
-    })
-    .await;
+    hub.wait_for_channels(&[]).await;
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
 }
 
 #[actix_rt::test]
 async fn binary_message_is_protocol_error_and_plain_session_stays_open() {
     let hub = start_hub().await;
-    let mut raw = connect_raw(&hub).await;
+    let mut raw = hub.connect_raw("ann").await;
     raw.send(&frame(FIN | BINARY, b"\xff\x00")).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"error":{"code":107,"message":"bad request"}}"#);
-    raw.send(&raw::frame(FIN | TEXT, br#"{"id":1,"ping":{}}"#)).await;
+    raw.send(&text_frame(r#"{"id":1,"ping":{}}"#)).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
 }

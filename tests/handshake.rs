@@ -1,4 +1,4 @@
-//! What is accepted as a WebSocket handshake, and how everything else ends.
+//! WebSocket handshakes: the requests that are accepted, and the response and close that every other request gets.
 
 use std::time::{Duration, Instant};
 
@@ -8,31 +8,32 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use crate::support::{
     PATIENCE, TestHub, http,
     raw::{self, CLOSE, RawClient},
-    start_hub, start_hub_with, wait_until,
+    start_hub, start_hub_with,
 };
 
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// A handshake in which something is replaced.
+/// A handshake with one part replaced.
 fn handshake_replacing(hub: &TestHub, part: &str, instead: &str) -> String {
     let handshake = raw::handshake(hub.address, "/socket");
     assert!(handshake.contains(part), "{part:?} is not in {handshake:?}");
     handshake.replacen(part, instead, 1)
 }
 
-/// A handshake with more headers.
+/// A handshake with further headers.
 fn handshake_with_headers(hub: &TestHub, headers: &str) -> String {
     handshake_replacing(hub, "\r\n\r\n", &format!("\r\n{headers}\r\n"))
 }
 
-/// The head of the only answer to `bytes`, after which the connection has ended.
+/// Sends `bytes`, checks that the connection ends after one response, and returns its head.
 async fn final_response(hub: &TestHub, bytes: &str) -> String {
-    let answer = raw::exchange_until_close(hub.address, bytes.as_bytes()).await;
-    assert_eq!(answer.matches("HTTP/1.").count(), 1, "not one answer to {bytes:.200?}: {answer:?}");
-    answer.split_once("\r\n\r\n").expect("a head").0.to_lowercase()
+    let response = raw::exchange_until_close(hub.address, bytes.as_bytes()).await;
+    assert_eq!(response.matches("HTTP/1.").count(), 1, "one response is expected to {bytes:.200?}: {response:?}");
+    response.split_once("\r\n\r\n").expect("a head").0.to_lowercase()
 }
 
+/// Checks that the response to `bytes` has this status and closes the connection without an upgrade.
 async fn assert_refused(hub: &TestHub, bytes: &str, status: &str) {
     let head = final_response(hub, bytes).await;
     assert!(head.starts_with(&format!("http/1.1 {status} ")), "{bytes:.300?}: {head}");
@@ -48,7 +49,7 @@ async fn sample_handshake_of_rfc_6455_is_answered_as_in_the_rfc() {
     assert_eq!(head.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert!(head.header("upgrade").unwrap().eq_ignore_ascii_case("websocket"));
     assert!(head.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
-    assert_eq!(head.header("sec-websocket-protocol"), None, "nothing was offered");
+    assert_eq!(head.header("sec-websocket-protocol"), None, "no subprotocol was offered");
     assert_eq!(head.header("sec-websocket-extensions"), None);
 }
 
@@ -128,10 +129,10 @@ async fn ordinary_http_refusal_of_upgrade_closes_the_connection() {
     let hub = start_hub().await;
     let next = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_refused(&hub, &handshake_replacing(&hub, "Upgrade: websocket", "Upgrade: notwebsocketatall"), "400").await;
-    // actix-http still answers what came in the same read before it closes; nothing after is.
+    // actix-http still responses what came in the same read before it closes; nothing after is.
     let chunked = handshake_with_headers(&hub, "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + next;
-    let answer = raw::exchange_until_close(hub.address, chunked.as_bytes()).await.to_lowercase();
-    assert!(answer.starts_with("http/1.1 400 ") && answer.contains("\r\nconnection: close"), "{answer}");
+    let response = raw::exchange_until_close(hub.address, chunked.as_bytes()).await.to_lowercase();
+    assert!(response.starts_with("http/1.1 400 ") && response.contains("\r\nconnection: close"), "{response}");
 }
 
 #[actix_rt::test]
@@ -171,9 +172,9 @@ async fn request_head_over_96_headers_or_128_kib_is_431() {
         handshake_with_headers(&hub, &format!("X: {long}\r\n")),
         handshake_replacing(&hub, "/socket", &format!("/socket?{long}")),
     ] {
-        let answer = raw::exchange_until_close(hub.address, head.as_bytes()).await;
-        // The reset behind it, for what was sent and not read, may overtake it.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        let response = raw::exchange_until_close(hub.address, head.as_bytes()).await;
+        // The server does not read the rest, so that a reset may overtake the response.
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 431 "), "{response}");
     }
     let few: String = (0..90).map(|n| format!("X-{n}: 1\r\n")).collect();
     assert_eq!(http::exchange(hub.address, handshake_with_headers(&hub, &few).as_bytes()).await.status, 101);
@@ -218,7 +219,7 @@ async fn bytes_after_refused_handshake_are_not_read() {
 async fn http_after_101_is_never_parsed_as_http() {
     let hub = start_hub().await;
     let mut raw = RawClient { stream: TcpStream::connect(hub.address).await.unwrap() };
-    let handshake = raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann")));
+    let handshake = raw::handshake(hub.address, &hub.path_for("ann"));
     raw.send((handshake + "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
     let head = raw.read_head().await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -233,30 +234,31 @@ async fn http_after_101_is_never_parsed_as_http() {
 async fn frame_sent_directly_after_handshake_is_accepted() {
     let hub = start_hub().await;
     let mut raw = RawClient { stream: TcpStream::connect(hub.address).await.unwrap() };
-    let mut bytes = raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann"))).into_bytes();
-    bytes.extend(raw::frame(raw::FIN | raw::TEXT, br#"{"id":7,"ping":{}}"#));
+    let mut bytes = raw::handshake(hub.address, &hub.path_for("ann")).into_bytes();
+    bytes.extend(raw::text_frame(r#"{"id":7,"ping":{}}"#));
     raw.send(&bytes).await;
     raw.read_head().await;
-    raw.next().await.expect("a greeting");
+    raw.next().await.expect("a connect push");
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":7,"ping":{}}"#);
 }
 
 #[actix_rt::test]
 async fn slow_request_head_is_closed_after_5_seconds() {
     let hub = start_hub().await;
-    let began = Instant::now();
+    let started = Instant::now();
     let handshake = raw::handshake(hub.address, "/socket");
-    let silent = raw::exchange_until_close(hub.address, &handshake.as_bytes()[..40]);
-    let dripping = async {
+    let send_part = raw::exchange_until_close(hub.address, &handshake.as_bytes()[..40]);
+    // The attack is to send a byte at a time, so that the connection is never idle for long.
+    let send_slowly = async {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
-        let mut drops = handshake.bytes().cycle().filter(|byte| !b"\r\n".contains(byte));
-        while stream.write_all(&[drops.next().unwrap()]).await.is_ok() && began.elapsed() < PATIENCE {
+        let mut bytes = handshake.bytes().cycle().filter(|byte| !b"\r\n".contains(byte));
+        while stream.write_all(&[bytes.next().unwrap()]).await.is_ok() && started.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     };
-    let (answer, ()) = tokio::join!(silent, dripping);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    let took = began.elapsed();
+    let (response, ()) = tokio::join!(send_part, send_slowly);
+    assert!(response.is_empty() || response.starts_with("HTTP/1.1 408 "), "{response}");
+    let took = started.elapsed();
     assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&took), "{took:?}");
 }
 
@@ -271,7 +273,7 @@ async fn health_responds_while_a_hundred_heads_are_incomplete() {
     }))
     .await;
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
-    assert_eq!(hub.connections(), 0, "a half head takes no seat");
+    assert_eq!(hub.connections(), 0, "an incomplete head holds no permit");
     let _ann = hub.connect("ann").await;
 }
 
@@ -281,13 +283,15 @@ async fn unauthenticated_connections_have_a_separate_limit() {
     let (one, _two) = (hub.connect_without_token().await, hub.connect_without_token().await);
     let full = http::exchange(hub.address, raw::handshake(hub.address, "/socket").as_bytes()).await;
     assert_eq!((full.status, full.header("retry-after"), full.header("connection")), (503, Some("5"), Some("close")));
-    let _authenticated = hub.connect("whoever has a token need not wait").await;
+    // A handshake with a token needs no such permit.
+    let _ann = hub.connect("ann").await;
     drop(one);
-    wait_until("a seat is free", async || hub.metric("wardcast_connections_waiting").await < 2.0).await;
+    hub.wait_for_connections(2).await;
     let mut three = hub.connect_without_token().await;
-    three.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
-    assert!(three.receive().await["push"]["connect"].is_object());
-    let _last = hub.connect_without_token().await;
+    three.send_text(&hub.token_message("ann")).await;
+    three.receive_connect_push().await;
+    // Now that it has authenticated, its permit is free.
+    let _four = hub.connect_without_token().await;
 }
 
 #[actix_rt::test]
@@ -304,6 +308,6 @@ async fn refused_handshake_holds_no_permit() {
     let full = http::exchange(hub.address, raw::handshake(hub.address, "/socket").as_bytes()).await;
     assert_eq!((full.status, full.header("retry-after"), full.header("connection")), (503, Some("5"), Some("close")));
     drop(ann);
-    wait_until("the seat is free", async || hub.connections() == 0).await;
+    hub.wait_for_connections(0).await;
     let _last = hub.connect_without_token().await;
 }

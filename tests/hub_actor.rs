@@ -1,4 +1,4 @@
-//! A hub without sessions around it: what cannot be ordered from outside.
+//! The hub actor alone, without sessions, for an order of events that no client can bring about.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,9 @@ use wardcast::{
     transport::{Outbox, TransportLimits},
 };
 
-/// Who would be told what only a session can do.
+use crate::support::PATIENCE;
+
+/// Stands in for the session of a subscriber.
 struct SessionStub;
 
 impl Actor for SessionStub {
@@ -37,14 +39,14 @@ impl Handler<SessionControl> for SessionStub {
     fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
 }
 
-/// Both ends of a connection.
+/// The client's and the server's end of a connection.
 async fn connected_sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     (client, listener.accept().await.unwrap().0)
 }
 
-/// As a broker's queue may still hold what a history that was read meanwhile had already.
+/// A broker's queue may still hold a publication that the hub has meanwhile read from the history.
 #[actix_rt::test]
 async fn repeated_delivery_from_broker_is_sent_once() {
     let (config, clock, metrics) = (Config::default(), Clock::default(), Arc::new(Metrics::default()));
@@ -66,21 +68,22 @@ async fn repeated_delivery_from_broker_is_sent_once() {
     let retention = Retention { size: 10, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(60) };
     let options =
         SubscriptionOptions { retention: Some(retention), is_positioned: true, ..SubscriptionOptions::default() };
-    let subscriptions = vec![Subscription::new(channel.clone(), SubscriptionSource::Client, options, None)];
+    let subscriptions = vec![Subscription::new(channel.clone(), SubscriptionSource::Client, options)];
     hub.send(Subscribe { key, subscriptions, reply: None }).await.unwrap().unwrap();
 
     let kept = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
     let publication = |data: &'static str| Publication::new(channel.clone(), Bytes::from_static(data.as_bytes()));
     let first = broker.publish(publication("1"), kept.clone()).await.unwrap();
-    hubs.deliver_publication(Publication { position: first.position, ..publication("\"again\"") }).unwrap();
+    hubs.deliver_publication(Publication { position: first.position, ..publication("\"repeated\"") }).unwrap();
     broker.publish(publication("2"), kept).await.unwrap();
 
-    let mut heard = String::new();
-    while !heard.contains(r#""data":2"#) {
+    let mut received = String::new();
+    while !received.contains(r#""data":2"#) {
         let mut bytes = [0; 1024];
-        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await.unwrap().unwrap();
-        assert!(read > 0, "closed after {heard}");
-        heard += &String::from_utf8_lossy(&bytes[..read]);
+        let read = tokio::time::timeout(PATIENCE, client.read(&mut bytes)).await.unwrap().unwrap();
+        assert!(read > 0, "closed after {received}");
+        received += &String::from_utf8_lossy(&bytes[..read]);
     }
-    assert!(heard.contains(r#""data":1"#) && !heard.contains("again") && !heard.contains("unsubscribe"), "{heard}");
+    assert!(received.contains(r#""data":1"#) && !received.contains("repeated"), "{received}");
+    assert!(!received.contains("unsubscribe"), "{received}");
 }

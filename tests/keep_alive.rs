@@ -1,27 +1,18 @@
-//! Pings and pongs of plain and SDK sessions, and connections that answer none.
+//! Pings and pongs of plain and SDK sessions, and the deadlines that end connections without an response.
 
 use std::time::Duration;
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{TestHub, raw, start_hub_with, wait_until};
-
-/// A hub that pings all the time.
-async fn start_pinging_hub() -> TestHub {
-    start_hub_with(|config| {
-        config.server.ping_interval = Duration::from_millis(400);
-        config.server.pong_timeout = Duration::from_millis(400);
-    })
-    .await
-}
+use crate::support::{ping_often, raw, start_hub_with};
 
 #[actix_rt::test]
 async fn plain_session_gets_native_pings_and_stays_open_while_it_answers() {
-    let hub = start_pinging_hub().await;
+    let hub = start_hub_with(ping_often).await;
     let mut client = hub.connect("ann").await;
     for _ in 0..4 {
-        // tungstenite answers while it reads, as browsers do.
+        // tungstenite answers pings while it reads, as browsers do.
         assert!(matches!(client.next_message().await, Some(Message::Ping(_))));
     }
     client.subscribe("news").await;
@@ -29,51 +20,48 @@ async fn plain_session_gets_native_pings_and_stays_open_while_it_answers() {
 
 #[actix_rt::test]
 async fn sdk_session_is_kept_alive_by_empty_replies() {
-    let hub = start_pinging_hub().await;
-    let mut client = hub.connect_without_token().await;
-    client.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    let hub = start_hub_with(ping_often).await;
+    let mut client = hub.connect_sdk(&hub.token("ann")).await;
     for _ in 0..4 {
         assert_eq!(client.receive_text().await, "{}");
         client.send_text("{}").await;
     }
     assert_eq!(client.receive_text().await, "{}");
-    assert_eq!(client.wait_for_close().await.0, Some(3012), "when it stops answering");
+    assert_eq!(client.wait_for_close().await.0, Some(3012), "the last ping was not answered");
 }
 
 #[actix_rt::test]
 async fn plain_session_without_pong_is_closed_with_3012() {
-    let hub = start_pinging_hub().await;
-    let mut mute = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
-    assert_eq!(mute.close_code().await, Some(3012));
-    wait_until("the connection is given back", async || hub.connections() == 0).await;
+    let hub = start_hub_with(ping_often).await;
+    let mut mute = hub.connect_raw("ann").await;
+    assert_eq!(mute.wait_for_close().await, Some(3012));
+    hub.wait_for_connections(0).await;
 }
 
 #[actix_rt::test]
 async fn unanswered_close_does_not_hold_the_connection() {
-    let hub = start_pinging_hub().await;
-    let mut mute = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let hub = start_hub_with(ping_often).await;
+    let mut mute = hub.connect_raw("ann").await;
     while mute.next().await.expect("a close frame").opcode != raw::CLOSE {}
-    // It neither answers nor goes.
-    wait_until("the connection is cut", async || hub.connections() == 0).await;
+    // The client neither responses the close nor disconnects.
+    hub.wait_for_connections(0).await;
 }
 
 #[actix_rt::test]
 async fn message_that_never_ends_is_closed_by_deadline() {
     let hub = start_hub_with(|config| {
-        config.server.ping_interval = Duration::from_millis(400);
-        config.server.pong_timeout = Duration::from_secs(5);
+        ping_often(config);
         config.limits.message_age = Duration::from_millis(500);
     })
     .await;
-    let mut slow = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
-    slow.send(&raw::frame(raw::TEXT, b"a beginning")).await;
+    let mut slow = hub.connect_raw("ann").await;
+    slow.send(&raw::frame(raw::TEXT, b"a first fragment")).await;
     let mut code = None;
     while let Some(frame) = slow.next().await {
-        match frame.opcode {
-            raw::PING => slow.send(&raw::frame(raw::FIN | raw::PONG, &frame.payload)).await,
-            raw::CLOSE => code = Some(u16::from_be_bytes([frame.payload[0], frame.payload[1]])),
-            _ => {}
+        if frame.opcode == raw::PING {
+            slow.send(&raw::frame(raw::FIN | raw::PONG, &frame.payload)).await;
         }
+        code = frame.close_code().or(code);
     }
     assert_eq!(code, Some(3501));
 }
@@ -81,37 +69,39 @@ async fn message_that_never_ends_is_closed_by_deadline() {
 #[actix_rt::test]
 async fn busy_client_with_complete_messages_stays_connected() {
     let hub = start_hub_with(|config| {
-        config.server.ping_interval = Duration::from_millis(300);
-        config.server.pong_timeout = Duration::from_secs(10);
-        config.limits.message_age = Duration::from_millis(500);
+        ping_often(config);
+        config.limits.message_age = Duration::from_millis(1500);
     })
     .await;
-    let mut busy = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
-    let ping = raw::frame(raw::FIN | raw::TEXT, br#"{"id":1,"ping":{}}"#);
-    // Every write ends inside the next frame, so that no read ever ends between two.
-    busy.send(&ping[..3]).await;
-    let mut tick = tokio::time::interval(Duration::from_millis(50));
-    for _ in 0..40 {
-        tick.tick().await;
-        busy.send(&[&ping[3..], &ping[..3]].concat()).await;
-    }
-    busy.send(&ping[3..]).await;
-    let mut replies = 0;
-    while replies < 41 {
-        let frame = busy.next().await.expect("a reply");
+    let mut busy = hub.connect_raw("ann").await;
+    let command = raw::text_frame(r#"{"id":1,"ping":{}}"#);
+    // Every write ends inside the next frame, so that no read ever ends between two frames. The server's pings, every
+    // 400 ms, time the writes; after six of them a message that never ended would be older than its limit.
+    busy.send(&command[..3]).await;
+    let (mut pings, mut replies) = (0, 0);
+    while replies < 6 {
+        let frame = busy.next().await.expect("a ping or a reply");
         assert_ne!(frame.opcode, raw::CLOSE, "{frame:?}");
-        replies += usize::from(frame.opcode == raw::TEXT && frame.text().contains("\"ping\":{}"));
+        if frame.opcode == raw::PING {
+            pings += 1;
+            let pong = raw::frame(raw::FIN | raw::PONG, &frame.payload);
+            busy.send(&[&command[3..], &pong, &command[..3]].concat()).await;
+        } else {
+            assert_eq!(frame.text(), r#"{"id":1,"ping":{}}"#);
+            replies += 1;
+        }
     }
+    assert!(pings >= 6, "{pings}");
 }
 
 #[actix_rt::test]
 async fn unsolicited_pongs_do_not_affect_others() {
-    let hub = start_pinging_hub().await;
-    let mut flood = raw::RawClient::connect(hub.address, &format!("/socket?token={}", hub.token("ann"))).await;
+    let hub = start_hub_with(ping_often).await;
+    let mut flood = hub.connect_raw("ann").await;
     let mut other = hub.connect_subscriber("bob", "news").await;
-    let answers = raw::frame(raw::FIN | raw::TEXT, "{}\n".repeat(20_000).as_bytes());
+    let responses = raw::text_frame(&"{}\n".repeat(20_000));
     for number in 0..20 {
-        flood.send(&answers).await;
+        flood.send(&responses).await;
         flood.send(&raw::frame(raw::FIN | raw::PONG, b"").repeat(1000)).await;
         hub.publish("news", json!(number)).await;
         assert_eq!(other.receive_publication().await, json!(number));

@@ -1,4 +1,4 @@
-//! Starting, stopping, health.
+//! Start and stop of a hub, its health endpoints, and its limit of connections.
 
 use std::time::Duration;
 
@@ -12,11 +12,14 @@ use crate::support::{config, http, start_hub, start_hub_with};
 async fn stopping_hub_closes_clients_with_3001_within_drain_time() {
     let hub = start_hub().await;
     let mut clients = join_all((0..50).map(|_| hub.connect("ann"))).await;
-    let began = std::time::Instant::now();
-    let told = async { join_all(clients.iter_mut().map(|client| client.wait_for_close())).await };
-    let (ends, ()) = tokio::join!(told, hub.stop());
-    assert!(ends.iter().all(|(code, push)| *code == Some(3001) && push.as_ref().unwrap()["code"] == 3001), "{ends:?}");
-    assert!(began.elapsed() < Duration::from_secs(4));
+    let started = std::time::Instant::now();
+    let closes = async { join_all(clients.iter_mut().map(|client| client.wait_for_close())).await };
+    let (closes, ()) = tokio::join!(closes, hub.stop());
+    let is_shutdown = |(code, push): &(Option<u16>, Option<serde_json::Value>)| {
+        *code == Some(3001) && push.as_ref().unwrap()["code"] == 3001
+    };
+    assert!(closes.iter().all(is_shutdown), "{closes:?}");
+    assert!(started.elapsed() < Duration::from_secs(4));
 }
 
 #[actix_rt::test]
@@ -44,12 +47,12 @@ async fn address_in_use_is_named_in_the_error() {
 async fn connections_over_the_limit_are_503_until_one_closes() {
     let hub = start_hub_with(|config| config.limits.connections = 2).await;
     let (one, two) = (hub.connect("ann").await, hub.connect("ann").await);
-    let handshake = crate::support::raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann")));
+    let handshake = crate::support::raw::handshake(hub.address, &hub.path_for("ann"));
     let full = http::exchange(hub.address, handshake.as_bytes()).await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
     assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200);
     drop(one);
-    crate::support::wait_until("a seat is free", async || hub.connections() == 1).await;
+    hub.wait_for_connections(1).await;
     let _three = hub.connect("ann").await;
     drop(two);
 }

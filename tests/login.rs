@@ -1,23 +1,23 @@
-//! User and password for a token.
+//! Login with user and password: tokens, cookies, logout, and the delays after failed logins.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wardcast::config::Config;
+use wardcast::config::{Config, Secret};
 
-use crate::support::{Client, TestHub, http, mark_secret, start_hub, start_hub_with};
+use crate::support::{TestHub, http, mark_secret, start_hub, start_hub_with, trust_loopback_proxy};
 
-/// The user ann's.
+/// The password of the user ann.
 const PASSWORD: &str = "right horse";
 const WRONG: &str = "wrong horse";
 
-/// A hub with the user ann.
+/// Starts a hub with the user ann.
 async fn start_login_hub() -> (TestHub, tempfile::NamedTempFile) {
     start_login_hub_with(|_| ()).await
 }
 
-/// The same, changed.
+/// Starts a hub with the user ann and a changed configuration.
 async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
     let users = write_users_file();
     let path = users.path().to_owned();
@@ -28,7 +28,7 @@ async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tem
     (hub.await, users)
 }
 
-/// A login file with the user ann.
+/// Writes a login file with the user ann.
 fn write_users_file() -> tempfile::NamedTempFile {
     let users = tempfile::NamedTempFile::new().unwrap();
     let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
@@ -37,12 +37,7 @@ fn write_users_file() -> tempfile::NamedTempFile {
     users
 }
 
-/// The test's own address is a proxy's, so that a header says where a client comes from.
-fn trust_loopback_proxy(config: &mut Config) {
-    config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-}
-
-/// Tries from an address until it has to wait; how often it could, and how long it has to.
+/// Sends wrong passwords from an address until it is delayed; returns how many were checked, and the delay in seconds.
 async fn log_in_until_delayed(hub: &TestHub, username: &str, address: &str) -> (usize, u64) {
     for tries in 0..200 {
         let answer = http::post(hub.address, "/auth/login")
@@ -62,7 +57,7 @@ async fn log_in_until_delayed(hub: &TestHub, username: &str, address: &str) -> (
             _ => panic!("{answer:?}"),
         }
     }
-    panic!("{username} may be guessed for ever");
+    panic!("200 wrong passwords for {username} caused no delay");
 }
 
 async fn log_in(hub: &TestHub, username: &str, password: &str) -> http::Response {
@@ -86,27 +81,24 @@ async fn correct_password_gives_token_that_opens_connection() {
     let answer = response.json();
     assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(900)));
     let token = answer["access_token"].as_str().unwrap();
-    let mut ann = Client::connect(hub.address, &format!("/socket?token={token}")).await.unwrap();
-    ann.subscribe_after_connect_push("news").await;
+    let mut ann = hub.connect_to(&format!("/socket?token={token}"), &[]).await;
+    ann.subscribe("news").await;
     ann.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
-    let both = [ann.receive().await, ann.receive().await];
-    let info = both.iter().find_map(|message| message["push"]["pub"].get("info")).unwrap();
+    let reply_and_push = [ann.receive().await, ann.receive().await];
+    let info = reply_and_push.iter().find_map(|received| received["push"]["pub"].get("info")).unwrap();
     assert_eq!((&info["user"], &info["conn_info"]), (&json!("ann"), &json!({"name": "Ann"})));
 }
 
 #[actix_rt::test]
 async fn login_with_separate_key_gives_accepted_tokens() {
-    let users = write_users_file();
-    let path = users.path().to_owned();
-    let hub = start_hub_with(move |config| {
-        config.login.users_file = Some(path);
-        config.login.key = wardcast::config::Secret::new(mark_secret("another key than the one of the backend"));
+    let (hub, _users) = start_login_hub_with(|config| {
+        config.login.key = Secret::new(mark_secret("another key than the one of the backend"));
     })
     .await;
-    let answer = log_in(&hub, "ann", PASSWORD).await.json();
-    let path = format!("/socket?token={}", answer["access_token"].as_str().unwrap());
-    Client::connect(hub.address, &path).await.unwrap().subscribe_after_connect_push("news").await;
-    let _backend = hub.connect("the backend's token is good, too").await;
+    let token = access_token(&log_in(&hub, "ann", PASSWORD).await);
+    hub.connect_to(&format!("/socket?token={token}"), &[]).await.subscribe("news").await;
+    // A token that the backend has signed is accepted too.
+    let _bob = hub.connect("bob").await;
 }
 
 #[actix_rt::test]
@@ -122,7 +114,7 @@ async fn unknown_user_and_wrong_password_get_same_response() {
 async fn unknown_user_takes_as_long_as_wrong_password() {
     let (hub, _users) = start_login_hub_with(|config| config.login.failures = 1000).await;
     let mut took = [Vec::new(), Vec::new()];
-    // In turn, so that whatever else the machine does slows down both.
+    // In turns, so that other work on the machine slows down both.
     for _ in 0..7 {
         for (user, took) in ["ann", "bob"].into_iter().zip(&mut took) {
             let since = std::time::Instant::now();
@@ -134,7 +126,7 @@ async fn unknown_user_takes_as_long_as_wrong_password() {
         took.sort_unstable();
         took[3]
     });
-    // A hash takes fifty times as long as the rest.
+    // Hashing takes fifty times as long as everything else.
     assert!(unknown < known * 3 && known < unknown * 3, "{known:?} and {unknown:?}");
 }
 
@@ -145,7 +137,7 @@ async fn only_post_logs_in_or_out_or_gives_ticket() {
         for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "BREW"] {
             let credentials = json!({"username": "ann", "password": PASSWORD});
             let answer = http::request(hub.address, method, path)
-                .header("Authorization", &format!("Bearer {}", hub.token("ann")))
+                .header("Authorization", &hub.bearer("ann"))
                 .header("X-HTTP-Method-Override", "POST")
                 .json(credentials)
                 .send()
@@ -173,7 +165,8 @@ async fn invalid_login_body_is_refused_before_hashing() {
     }
     let twice = format!(r#"{{"username":"ann","password":"{WRONG}","password":"{PASSWORD}"}}"#);
     assert_eq!(post().header("Content-Type", "application/json").body(twice).send().await.status, 400);
-    assert_eq!(post().json(json!({"username": "ann", "password": PASSWORD})).send().await.status, 200, "none counted");
+    let valid = post().json(json!({"username": "ann", "password": PASSWORD})).send().await;
+    assert_eq!(valid.status, 200, "invalid bodies do not count as failed logins");
     assert_eq!(post().header("Content-Type", "text/plain").body("{}").send().await.status, 415);
     assert_eq!(post().json(json!({"username": "ann", "password": "x".repeat(1 << 20)})).send().await.status, 413);
     assert_eq!(http::get(hub.address, "/auth/login").send().await.status, 405);
@@ -193,7 +186,7 @@ async fn login_cookie_opens_connection_and_logout_clears_it() {
         .json(json!({"username": "ann", "password": PASSWORD, "cookie": true}))
         .send()
         .await;
-    // No script of the page ever holds it.
+    // The body has no token: a script of the page must never get it.
     assert_eq!(response.json(), json!({"token_type": "Bearer", "expires_in": 900}));
     let (cookie, attributes) = response.header("set-cookie").unwrap().split_once("; ").unwrap();
     assert_eq!(attributes, "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900");
@@ -263,7 +256,7 @@ async fn foreign_page_cannot_log_in_or_out() {
     assert_eq!(two.json(credentials()).send().await.status, 400);
     let login = from("/auth/login", "https://app.example.com").json(credentials()).send().await;
     assert!(login.status == 200 && login.header("set-cookie").is_some(), "{login:?}");
-    // With a password of its own a page may have what it asks for: a token, which it keeps itself.
+    // A foreign page that knows a password may get a token in the body. Only the cookie is refused to it.
     let bare =
         from("/auth/login", "https://evil.com").json(json!({"username": "ann", "password": PASSWORD})).send().await;
     mark_secret(access_token(&bare));
@@ -292,21 +285,17 @@ async fn failed_logins_double_the_delay_and_delayed_logins_are_not_hashed() {
     let right = http::post(hub.address, "/auth/login")
         .header("X-Forwarded-For", "192.0.2.1")
         .json(json!({"username": "ann", "password": PASSWORD}));
-    assert_eq!(right.send().await.status, 429, "the right password is not even looked at");
+    assert_eq!(right.send().await.status, 429, "the correct password is not checked during the delay");
 }
 
 #[actix_rt::test]
 async fn unknown_user_is_delayed_like_known_user() {
     let (hub, _users) = start_login_hub_with(trust_loopback_proxy).await;
-    assert_eq!(
-        log_in_until_delayed(&hub, "ann", "192.0.2.1").await,
-        log_in_until_delayed(&hub, "nobody", "192.0.2.2").await
-    );
-    hub.clock.advance(Duration::from_secs(1));
-    assert_eq!(
-        log_in_until_delayed(&hub, "ann", "192.0.2.1").await,
-        log_in_until_delayed(&hub, "nobody", "192.0.2.2").await
-    );
+    for _ in 0..2 {
+        let known = log_in_until_delayed(&hub, "ann", "192.0.2.1").await;
+        assert_eq!(known, log_in_until_delayed(&hub, "unknown", "192.0.2.2").await);
+        hub.clock.advance(Duration::from_secs(1));
+    }
 }
 
 #[actix_rt::test]
@@ -329,7 +318,7 @@ async fn failed_logins_from_many_addresses_do_not_delay_the_users_own_address() 
     for number in 0..30 {
         log_in_until_delayed(&hub, "ann", &format!("198.51.100.{number}")).await;
     }
-    assert_eq!(log_in_until_delayed(&hub, "ann", "203.0.113.1").await, (1, 1), "a new address has one guess");
+    assert_eq!(log_in_until_delayed(&hub, "ann", "203.0.113.1").await, (1, 1), "a new address has one try");
     assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 200);
 }
 
@@ -367,7 +356,7 @@ async fn login_refused_for_concurrency_is_not_counted_as_failure() {
     .await;
     let answers = join_all((0..5).map(|_| log_in(&hub, "ann", WRONG))).await;
     let guesses = answers.iter().filter(|answer| answer.status == 401).count();
-    assert!((1..5).contains(&guesses), "no flood at all: {answers:?}");
+    assert!((1..5).contains(&guesses), "the logins did not overlap: {answers:?}");
     assert!(answers.iter().all(|answer| [401, 503].contains(&answer.status)), "{answers:?}");
     assert_eq!(log_in_until_delayed(&hub, "ann", "127.0.0.1").await, (5 - guesses, 1));
 }

@@ -42,10 +42,16 @@ mod protobuf_wire;
 mod delivery;
 // A hub without sessions around it.
 mod hub_actor;
+// Subscriptions while the broker is slow, or fails.
+mod slow_broker;
 // The server API and the plain form.
 mod api;
 // What is said to the server API to hurt it.
 mod api_attacks;
+// Attacks on each field of each method, made from the descriptions of the methods.
+mod api_fields;
+// Read-only methods change nothing.
+mod api_access;
 // How calls of the server API arrive.
 mod api_bodies;
 // Many commands in one call.
@@ -92,6 +98,10 @@ mod slow_consumers;
 mod login;
 // README.md and docs/ against the code.
 mod docs;
+// docs/server-api.md, generated from the methods; its examples.
+mod server_api_docs;
+// docs/codes.md, generated from the codes, and other lists of codes.
+mod codes_docs;
 // docs/configuration.md, generated from config/*.toml.
 mod configuration_docs;
 // The demo page and its headers.

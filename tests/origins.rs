@@ -1,4 +1,4 @@
-//! Whose pages may open a connection, and read what we answer over HTTP.
+//! Origins: the pages that may open a connection, and CORS for the pages that may read HTTP responses.
 
 use serde_json::json;
 
@@ -11,9 +11,9 @@ async fn start_hub_with_origins(entries: &'static [&'static str]) -> TestHub {
         .await
 }
 
-/// The status of a handshake with a good token from a page of this origin.
+/// The status of a handshake with a valid token from a page of this origin.
 async fn handshake_status(hub: &TestHub, origin: &str) -> u16 {
-    hub.try_handshake(&format!("/socket?token={}", hub.token("ann")), &[("Origin", origin)]).await.status
+    hub.try_handshake(&hub.path_for("ann"), &[("Origin", origin)]).await.status
 }
 
 async fn cookie_handshake_status(hub: &TestHub, headers: &[(&str, &str)]) -> u16 {
@@ -25,12 +25,12 @@ async fn cookie_handshake_status(hub: &TestHub, headers: &[(&str, &str)]) -> u16
 #[actix_rt::test]
 async fn foreign_origin_is_403_before_upgrade_with_configuration_hint() {
     let hub = start_hub_with_origins(&[LISTED]).await;
-    for path in ["/socket".to_owned(), format!("/socket?token={}", hub.token("ann"))] {
-        let answer = hub.try_handshake(&path, &[("Origin", "https://evil.com")]).await;
-        assert_eq!((answer.status, answer.header("connection")), (403, Some("close")), "{answer:?}");
-        assert_eq!(answer.json()["error"]["code"], json!(103));
-        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("origins.allowed"), "{answer:?}");
-        assert_eq!(answer.header("sec-websocket-accept"), None);
+    for path in ["/socket".to_owned(), hub.path_for("ann")] {
+        let response = hub.try_handshake(&path, &[("Origin", "https://evil.com")]).await;
+        assert_eq!((response.status, response.header("connection")), (403, Some("close")), "{response:?}");
+        assert_eq!(response.json()["error"]["code"], json!(103));
+        assert!(response.json()["error"]["message"].as_str().unwrap().contains("origins.allowed"), "{response:?}");
+        assert_eq!(response.header("sec-websocket-accept"), None);
     }
     assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"origin\"}").await, 2.0);
     assert_eq!(hub.connections(), 0);
@@ -43,7 +43,7 @@ async fn same_origin_pages_and_non_browser_clients_need_no_list() {
     assert_eq!(handshake_status(&hub, &format!("https://{}", hub.address)).await, 403, "another scheme");
     assert_eq!(handshake_status(&hub, "http://127.0.0.1").await, 403, "another port");
     assert_eq!(handshake_status(&hub, &format!("http://localhost:{}", hub.address.port())).await, 403, "another name");
-    assert_eq!(hub.try_handshake(&format!("/socket?token={}", hub.token("ann")), &[]).await.status, 101);
+    assert_eq!(hub.try_handshake(&hub.path_for("ann"), &[]).await.status, 101);
 }
 
 #[actix_rt::test]
@@ -95,7 +95,7 @@ async fn invalid_origin_is_403() {
 #[actix_rt::test]
 async fn two_origin_headers_are_400_even_when_both_are_listed() {
     let hub = start_hub_with_origins(&[LISTED]).await;
-    let path = format!("/socket?token={}", hub.token("ann"));
+    let path = hub.path_for("ann");
     for second in [LISTED, "https://evil.com"] {
         assert_eq!(hub.try_handshake(&path, &[("Origin", LISTED), ("origin", second)]).await.status, 400);
     }
@@ -127,7 +127,7 @@ async fn public_url_is_the_own_origin_for_any_host_header() {
     assert_eq!(
         handshake_status(&hub, &format!("http://{}", hub.address)).await,
         403,
-        "a name that a stranger points at us"
+        "the Host header may be a name that an attacker points at this address"
     );
 }
 
@@ -140,9 +140,9 @@ async fn wildcard_for_all_origins_accepts_any_page_but_no_cookie() {
         let headers = [("Origin", any), ("Cookie", &*cookie)];
         let mut client = Client::connect_with(hub.address, "/socket", &headers).await.unwrap();
         client.send(json!({"id": 1, "connect": {}})).await;
-        assert_eq!(client.wait_for_close().await.0, Some(3501), "{any}: the cookie makes it nobody");
+        assert_eq!(client.wait_for_close().await.0, Some(3501), "{any}: the cookie does not authenticate");
     }
-    assert_eq!(handshake_status(&hub, "https://evil.com/path").await, 403, "no browser says that");
+    assert_eq!(handshake_status(&hub, "https://evil.com/path").await, 403, "not a valid origin");
     assert_eq!(cookie_handshake_status(&hub, &[("Origin", LISTED)]).await, 101);
 }
 
@@ -156,12 +156,12 @@ async fn cookie_is_accepted_with_same_or_listed_origin_only() {
     for bad in ["https://evil.com", "null", "https://example.org"] {
         assert_eq!(cookie_handshake_status(&hub, &[("Origin", bad)]).await, 403, "{bad}");
     }
-    assert_eq!(cookie_handshake_status(&hub, &[]).await, 403, "a page may hide where it is from");
-    let token = format!("Bearer {}", hub.token("ann"));
+    assert_eq!(cookie_handshake_status(&hub, &[]).await, 403, "a page may hide its origin");
+    let token = hub.bearer("ann");
     assert_eq!(
         cookie_handshake_status(&hub, &[("Authorization", &token)]).await,
         101,
-        "what is explicit needs no cookie"
+        "an explicit token makes the cookie irrelevant"
     );
 }
 
@@ -172,24 +172,28 @@ fn preflight_request(hub: &TestHub, path: &str, origin: &str) -> http::Request {
         .header("Access-Control-Request-Headers", "authorization,content-type")
 }
 
-fn cors_headers(answer: &http::Response) -> (Option<&str>, Option<&str>) {
-    (answer.header("access-control-allow-origin"), answer.header("access-control-allow-credentials"))
+fn cors_headers(response: &http::Response) -> (Option<&str>, Option<&str>) {
+    (response.header("access-control-allow-origin"), response.header("access-control-allow-credentials"))
 }
 
 #[actix_rt::test]
 async fn cors_allows_listed_origin_with_credentials_and_no_foreign_origin() {
     let hub = start_hub_with_origins(&[LISTED]).await;
     for path in ["/auth/login", "/auth/ticket", "/auth/logout", "/v1/channels/news/messages"] {
-        let answer = preflight_request(&hub, path, LISTED).send().await;
-        assert_eq!((answer.status, cors_headers(&answer)), (200, (Some(LISTED), Some("true"))), "{path}: {answer:?}");
-        assert_eq!(answer.header("access-control-allow-methods"), Some("POST"));
-        let answer = preflight_request(&hub, path, "https://evil.com").send().await;
-        assert_eq!(cors_headers(&answer), (None, None), "{path}: {answer:?}");
-        let answer = http::post(hub.address, path).header("Origin", LISTED).send().await;
-        assert_eq!(cors_headers(&answer), (Some(LISTED), Some("true")), "{path}: {answer:?}");
-        assert!(answer.header("vary").unwrap().contains("Origin"), "{answer:?}");
-        let answer = http::post(hub.address, path).header("Origin", "https://evil.com").send().await;
-        assert_eq!(cors_headers(&answer), (None, None), "{path}: {answer:?}");
+        let response = preflight_request(&hub, path, LISTED).send().await;
+        assert_eq!(
+            (response.status, cors_headers(&response)),
+            (200, (Some(LISTED), Some("true"))),
+            "{path}: {response:?}"
+        );
+        assert_eq!(response.header("access-control-allow-methods"), Some("POST"));
+        let response = preflight_request(&hub, path, "https://evil.com").send().await;
+        assert_eq!(cors_headers(&response), (None, None), "{path}: {response:?}");
+        let response = http::post(hub.address, path).header("Origin", LISTED).send().await;
+        assert_eq!(cors_headers(&response), (Some(LISTED), Some("true")), "{path}: {response:?}");
+        assert!(response.header("vary").unwrap().contains("Origin"), "{response:?}");
+        let response = http::post(hub.address, path).header("Origin", "https://evil.com").send().await;
+        assert_eq!(cors_headers(&response), (None, None), "{path}: {response:?}");
     }
 }
 
@@ -197,26 +201,26 @@ async fn cors_allows_listed_origin_with_credentials_and_no_foreign_origin() {
 async fn cors_wildcard_never_allows_credentials() {
     let hub = start_hub_with_origins(&["*", LISTED]).await;
     for origin in ["https://evil.com", "null"] {
-        let answer = preflight_request(&hub, "/v1/channels/news/messages", origin).send().await;
-        assert_eq!((answer.status, cors_headers(&answer)), (200, (Some(origin), None)), "{answer:?}");
-        let answer = http::post(hub.address, "/v1/channels/news/messages").header("Origin", origin).send().await;
-        assert_eq!(cors_headers(&answer), (Some(origin), None), "{answer:?}");
+        let response = preflight_request(&hub, "/v1/channels/news/messages", origin).send().await;
+        assert_eq!((response.status, cors_headers(&response)), (200, (Some(origin), None)), "{response:?}");
+        let response = http::post(hub.address, "/v1/channels/news/messages").header("Origin", origin).send().await;
+        assert_eq!(cors_headers(&response), (Some(origin), None), "{response:?}");
     }
-    let answer = preflight_request(&hub, "/auth/ticket", LISTED).send().await;
-    assert_eq!(cors_headers(&answer), (Some(LISTED), Some("true")));
+    let response = preflight_request(&hub, "/auth/ticket", LISTED).send().await;
+    assert_eq!(cors_headers(&response), (Some(LISTED), Some("true")));
 }
 
 #[actix_rt::test]
 async fn listed_page_may_publish_over_rest_with_its_token() {
     let hub = start_hub_with_origins(&[LISTED]).await;
     let mut bob = hub.connect_subscriber("bob", "news").await;
-    let answer = http::post(hub.address, "/v1/channels/news/messages")
+    let response = http::post(hub.address, "/v1/channels/news/messages")
         .header("Origin", LISTED)
-        .header("Authorization", &format!("Bearer {}", hub.token("ann")))
+        .header("Authorization", &hub.bearer("ann"))
         .json(json!("hello"))
         .send()
         .await;
-    assert_eq!((answer.status, cors_headers(&answer).0), (200, Some(LISTED)), "{answer:?}");
+    assert_eq!((response.status, cors_headers(&response).0), (200, Some(LISTED)), "{response:?}");
     assert_eq!(bob.receive_publication().await, json!("hello"));
 }
 
@@ -224,10 +228,10 @@ async fn listed_page_may_publish_over_rest_with_its_token() {
 async fn server_api_sends_no_cors_headers() {
     let hub = start_hub_with_origins(&["*", LISTED]).await;
     for origin in [LISTED, "https://evil.com"] {
-        let answer = preflight_request(&hub, "/api/publish", origin).send().await;
-        assert_eq!((answer.status, cors_headers(&answer)), (405, (None, None)), "{answer:?}");
-        let answer = http::post(hub.address, "/api/publish").header("Origin", origin).send().await;
-        assert_eq!(cors_headers(&answer), (None, None), "{answer:?}");
+        let response = preflight_request(&hub, "/api/publish", origin).send().await;
+        assert_eq!((response.status, cors_headers(&response)), (405, (None, None)), "{response:?}");
+        let response = http::post(hub.address, "/api/publish").header("Origin", origin).send().await;
+        assert_eq!(cors_headers(&response), (None, None), "{response:?}");
     }
 }
 
@@ -236,12 +240,12 @@ async fn auth_endpoints_refuse_foreign_origin() {
     let hub = start_hub().await;
     for path in ["/auth/ticket", "/auth/logout"] {
         for origin in ["https://evil.com", "null"] {
-            let answer = http::post(hub.address, path)
+            let response = http::post(hub.address, path)
                 .header("Origin", origin)
-                .header("Authorization", &format!("Bearer {}", hub.token("ann")))
+                .header("Authorization", &hub.bearer("ann"))
                 .send()
                 .await;
-            assert_eq!(answer.status, 403, "{path} {origin}: {answer:?}");
+            assert_eq!(response.status, 403, "{path} {origin}: {response:?}");
         }
     }
 }

@@ -1,25 +1,28 @@
-//! The outbox by itself, on a real socket: its limit, its order, its ends, and the token's time.
+//! The outbox alone, on a real socket: its limit, the order of frames, the ways to close it, and expiry.
 
 use std::{
+    io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 use wardcast::{
     clock::{Clock, Millis},
-    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, TransportLimits},
+    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, Socket, TransportLimits},
 };
 
-use crate::support::{PATIENCE, wait_until};
+use crate::support::PATIENCE;
 
 const LIMIT: usize = 100_000;
 
@@ -30,17 +33,21 @@ struct OutboxAndPeer {
 }
 
 async fn outbox_and_peer() -> OutboxAndPeer {
+    outbox_on(|socket| socket).await
+}
+
+async fn outbox_on<S: Socket>(wrap: impl FnOnce(TcpStream) -> S) -> OutboxAndPeer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (ours, _) = listener.accept().await.unwrap();
-    let bounds = TransportLimits {
+    let (server, _) = listener.accept().await.unwrap();
+    let limits = TransportLimits {
         message_bytes: 1,
         message_fragments: 1,
         outbox_bytes: LIMIT,
         unsent_bytes: 16 * 1024,
         unacknowledged_timeout: Duration::from_secs(30),
     };
-    OutboxAndPeer { outbox: Outbox::new(ours, &bounds).unwrap(), peer, clock: Clock::default() }
+    OutboxAndPeer { outbox: Outbox::new(wrap(server), &limits).unwrap(), peer, clock: Clock::default() }
 }
 
 impl OutboxAndPeer {
@@ -56,22 +63,22 @@ impl OutboxAndPeer {
         self.outbox.flush(&self.clock, self.now())
     }
 
-    /// Writes until the socket takes no more; how many bytes were taken in all.
+    /// Pushes and flushes until the socket accepts no more; returns how many bytes the outbox has accepted.
     fn fill(&self) -> usize {
-        let mut taken = 0;
+        let mut accepted = 0;
         loop {
             self.push(LIMIT / 4).unwrap();
-            taken += LIMIT / 4;
+            accepted += LIMIT / 4;
             if self.flush() == Ok(FlushOutcome::Pending) {
-                return taken;
+                return accepted;
             }
         }
     }
 
-    /// Everything the peer gets until the connection ends.
+    /// Reads everything that the peer receives until the connection ends.
     async fn read_until_close(&mut self) -> Vec<u8> {
         let mut read = Vec::new();
-        // A reset is an end, too.
+        // A reset ends the connection too.
         let _ = timeout(PATIENCE, self.peer.read_to_end(&mut read)).await.expect("an end");
         read
     }
@@ -89,13 +96,13 @@ async fn queued_frames_arrive_in_order() {
     let mut read = vec![0; expected.len()];
     pair.peer.read_exact(&mut read).await.unwrap();
     assert_eq!(read, expected);
-    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush), "and it is empty again");
+    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush), "the outbox is empty again");
 }
 
 #[actix_rt::test]
 async fn push_over_the_limit_tries_the_socket_before_reporting_slow() {
     let pair = outbox_and_peer().await;
-    // Nobody has flushed: the socket has room, and the push itself makes use of it.
+    // Without a flush the socket has room, and the push itself writes to it.
     for _ in 0..8 {
         pair.push(LIMIT / 5).unwrap();
     }
@@ -109,10 +116,11 @@ async fn push_over_the_limit_tries_the_socket_before_reporting_slow() {
 #[actix_rt::test]
 async fn queued_frames_are_written_when_peer_resumes_reading() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
-    let mut read = vec![0; taken];
+    let accepted = pair.fill();
+    let mut read = vec![0; accepted];
     timeout(PATIENCE, pair.peer.read_exact(&mut read)).await.expect("all of it").unwrap();
-    wait_until("the outbox is empty", async || pair.push(1) == Ok(PushOutcome::NeedsFlush)).await;
+    // The write task ran on this thread, and has emptied the outbox in the poll that wrote the last byte.
+    assert_eq!(pair.push(1), Ok(PushOutcome::NeedsFlush));
 }
 
 #[actix_rt::test]
@@ -131,10 +139,10 @@ async fn expired_outbox_accepts_and_writes_nothing() {
 async fn blocked_outbox_writes_nothing_after_expiry_when_peer_resumes_reading() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.now() + 60_000);
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.clock.advance(Duration::from_secs(60));
     let read = pair.read_until_close().await;
-    assert!(read.len() < taken, "{} of {taken} arrived", read.len());
+    assert!(read.len() < accepted, "{} of {accepted} arrived", read.len());
 }
 
 #[actix_rt::test]
@@ -144,48 +152,48 @@ async fn close_that_drops_backlog_writes_nothing_into_a_partial_frame() {
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.is_closing());
     let read = pair.read_until_close().await;
-    assert!(read.iter().all(|byte| *byte == b'x'), "it is cut instead");
+    assert!(read.iter().all(|byte| *byte == b'x'), "the close frame came behind a partial frame");
 }
 
 #[actix_rt::test]
 async fn close_that_drains_backlog_ends_with_the_close_frames() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     assert_eq!(pair.push(1), Err(PushError::Closing));
     let read = pair.read_until_close().await;
-    assert_eq!((read.len(), &read[taken..]), (taken + 3, &b"bye"[..]));
+    assert_eq!((read.len(), &read[accepted..]), (accepted + 3, &b"bye"[..]));
 }
 
 #[actix_rt::test]
 async fn closing_outbox_writes_nothing_after_expiry() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.now() + 60_000);
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.clock.advance(Duration::from_secs(60));
-    assert!(pair.read_until_close().await.len() < taken);
+    assert!(pair.read_until_close().await.len() < accepted);
 }
 
 #[actix_rt::test]
 async fn backlog_is_dropped_when_the_session_stops_reading() {
     let mut pair = outbox_and_peer().await;
-    let taken = pair.fill();
+    let accepted = pair.fill();
     pair.outbox.abort_if_waiting();
-    assert!(pair.read_until_close().await.len() < taken);
+    assert!(pair.read_until_close().await.len() < accepted);
 
     let mut pair = self::outbox_and_peer().await;
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.outbox.abort_if_waiting();
-    assert_eq!(pair.read_until_close().await, b"bye", "but not what is with the kernel");
+    assert_eq!(pair.read_until_close().await, b"bye", "the kernel has the whole backlog already");
 }
 
 #[actix_rt::test]
 async fn small_frames_are_counted_with_their_overhead() {
     let pair = outbox_and_peer().await;
     pair.fill();
-    let taken = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
-    assert!(taken < LIMIT / 90, "{taken} frames of two bytes in {LIMIT} bytes");
+    let accepted = (0..LIMIT).take_while(|_| pair.push(2).is_ok()).count();
+    assert!(accepted < LIMIT / 90, "{accepted} frames of two bytes in {LIMIT} bytes");
 }
 
 #[actix_rt::test]
@@ -210,8 +218,102 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
         Bytes::from_owner(CountedBytes(vec![0; LIMIT / 20], alive.clone()))
     };
     while pair.outbox.push(pair.now(), frame()).is_ok() {}
-    assert!(alive.load(Ordering::Relaxed) > 5, "some wait");
+    assert!(alive.load(Ordering::Relaxed) > 5, "the outbox holds frames");
     pair.clock.advance(Duration::from_secs(60));
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
-    assert_eq!(alive.load(Ordering::Relaxed), 0, "nothing is kept for who does not read");
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the outbox still holds frames");
+}
+
+/// A socket that buffers as TLS does when the kernel takes nothing: writes succeed, but no flush ends.
+struct BufferingSocket {
+    tcp: TcpStream,
+    /// Bytes that it still accepts.
+    free_bytes: usize,
+}
+
+impl AsyncRead for BufferingSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for BufferingSocket {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = bytes.len().min(self.free_bytes);
+        self.free_bytes -= taken;
+        if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Socket for BufferingSocket {
+    fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    fn max_buffered_bytes(&self) -> usize {
+        64 * 1024
+    }
+}
+
+#[actix_rt::test]
+async fn bytes_buffered_by_tls_count_against_the_limit() {
+    let pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: LIMIT * 6 / 10 }).await;
+    pair.push(LIMIT * 6 / 10).unwrap();
+    assert_eq!(pair.flush(), Ok(FlushOutcome::Pending));
+    assert_eq!(pair.push(LIMIT * 3 / 10), Ok(PushOutcome::FlushPending));
+    assert_eq!(pair.push(LIMIT * 3 / 10), Err(PushError::Slow));
+}
+
+#[actix_rt::test]
+async fn tls_is_never_counted_with_more_than_it_can_buffer() {
+    let pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: usize::MAX }).await;
+    for _ in 0..20 {
+        pair.push(LIMIT * 3 / 10).unwrap();
+        pair.flush().unwrap();
+    }
+}
+
+#[actix_rt::test]
+async fn close_that_drops_backlog_aborts_while_tls_buffers_a_part_of_it() {
+    let mut pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: usize::MAX }).await;
+    // The second push finds no room, and so writes the first frame into the buffer of TLS.
+    pair.push(LIMIT * 6 / 10).unwrap();
+    pair.push(LIMIT / 2).unwrap_err();
+    assert!(!pair.outbox.is_blocked(), "no task waits for the socket");
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    assert!(pair.outbox.abort_at().is_some());
+    assert_eq!(pair.push(1), Err(PushError::Closing));
+    assert_eq!(pair.read_until_close().await, b"");
+}
+
+#[actix_rt::test]
+async fn aborting_close_sends_neither_backlog_nor_close_frame() {
+    let mut pair = outbox_and_peer().await;
+    pair.push(10).unwrap();
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::Abort, &pair.clock);
+    assert!(pair.outbox.is_closing());
+    assert_eq!(pair.read_until_close().await, b"");
+}
+
+#[actix_rt::test]
+async fn close_keeps_its_deadline_and_its_expiry() {
+    let pair = outbox_and_peer().await;
+    assert_eq!(pair.outbox.abort_at(), None);
+    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    let deadline = pair.outbox.abort_at().expect("a deadline");
+    let expiry = pair.outbox.expires_at();
+    pair.outbox.set_expiry(pair.now() - 1);
+    pair.outbox.close([], ClosePolicy::Abort, &pair.clock);
+    pair.outbox.abort();
+    assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
+    assert!(!pair.outbox.has_expired(pair.now() + 120_000), "only an open connection expires");
 }

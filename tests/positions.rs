@@ -1,13 +1,14 @@
-//! Gaps that are made visible: whoever was promised to be told of what is missing has to come again, and nobody else does.
+//! Gaps: a lost history ends the positioned subscriptions of a channel, so that their clients subscribe again. Other
+//! subscriptions continue.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use wardcast::config::Config;
 
 use crate::support::{Client, TestHub, start_hub_with};
 
-/// The memory broker keeps little: long publications in some channels cost another its history.
+/// Starts a hub whose memory broker keeps little, so that long publications in some channels cost another its history.
 async fn start_hub_with_history(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         config.channels.history_size = 10;
@@ -18,16 +19,12 @@ async fn start_hub_with_history(change: impl FnOnce(&mut Config)) -> TestHub {
     .await
 }
 
-async fn publish(client: &mut Client, channel: &str, data: Value) {
-    let reply = client.request(json!({"id": 9, "publish": {"channel": channel, "data": data}})).await;
-    assert_eq!(reply, json!({"id": 9, "publish": {}}));
-}
-
-async fn lose_history(hub: &TestHub, client: &mut Client) {
-    // Which of them rests longer is told apart by milliseconds.
+/// Fills the memory for histories, so that the channel loses its history that has had no publication for longest.
+async fn lose_oldest_history(hub: &TestHub, client: &mut Client) {
+    // Times of publications are compared in milliseconds.
     hub.clock.advance(Duration::from_secs(1));
     for other in ["one", "two", "three"] {
-        publish(client, other, json!("x".repeat(20_000))).await;
+        client.publish(other, json!("x".repeat(20_000))).await;
     }
 }
 
@@ -37,20 +34,20 @@ async fn lost_history_ends_positioned_subscriptions_only() {
     let (mut plain, mut positioned, mut bob) =
         (hub.connect("ann").await, hub.connect("cat").await, hub.connect("bob").await);
     plain.subscribe("news").await;
-    let reply = positioned.request(json!({"id": 1, "subscribe": {"channel": "news", "positioned": true}})).await;
+    let reply = positioned.subscribe_with("news", json!({"positioned": true})).await;
     assert_eq!(reply["subscribe"]["positioned"], true, "{reply}");
-    publish(&mut bob, "news", json!(1)).await;
+    bob.publish("news", json!(1)).await;
     assert_eq!((plain.receive_publication().await, positioned.receive_publication().await), (json!(1), json!(1)));
-    lose_history(&hub, &mut bob).await;
-    publish(&mut bob, "news", json!(2)).await;
+    lose_oldest_history(&hub, &mut bob).await;
+    bob.publish("news", json!(2)).await;
     assert_eq!(plain.receive_publication().await, 2);
     let push = positioned.receive().await;
     assert_eq!(push["push"]["unsubscribe"], json!({"code": 2500, "reason": "insufficient state"}), "{push}");
-    // It may come again at once, and goes on from there.
-    let again = positioned.request(json!({"id": 2, "subscribe": {"channel": "news", "positioned": true}})).await;
+    // It may subscribe again at once, and continues from the new position.
+    let again = positioned.subscribe_with("news", json!({"positioned": true})).await;
     assert_eq!(again["subscribe"]["offset"], 1, "{again}");
     assert_ne!(again["subscribe"]["epoch"], reply["subscribe"]["epoch"]);
-    publish(&mut bob, "news", json!(3)).await;
+    bob.publish("news", json!(3)).await;
     assert_eq!((plain.receive_publication().await, positioned.receive_publication().await), (json!(3), json!(3)));
     hub.stop().await;
 }
@@ -58,12 +55,12 @@ async fn lost_history_ends_positioned_subscriptions_only() {
 #[actix_rt::test]
 async fn gap_in_server_side_subscription_closes_session_with_3010() {
     let hub = start_hub_with_history(|config| config.channels.force_positioning = true).await;
-    let (mut ann, greeting) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]})).await;
-    assert_eq!(greeting["subs"]["news"]["positioned"], true, "{greeting}");
+    let (mut ann, connect) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]})).await;
+    assert_eq!(connect["subs"]["news"]["positioned"], true, "{connect}");
     let mut bob = hub.connect("bob").await;
-    publish(&mut bob, "news", json!(1)).await;
-    lose_history(&hub, &mut bob).await;
-    publish(&mut bob, "news", json!(2)).await;
+    bob.publish("news", json!(1)).await;
+    lose_oldest_history(&hub, &mut bob).await;
+    bob.publish("news", json!(2)).await;
     assert_eq!(ann.receive_publication().await, 1);
     let (code, push) = ann.wait_for_close().await;
     assert_eq!((code, &push.unwrap()["code"]), (Some(3010), &json!(3010)));
@@ -74,9 +71,9 @@ async fn gap_in_server_side_subscription_closes_session_with_3010() {
 async fn position_check_finds_lost_history_of_silent_channel() {
     let hub = start_hub_with_history(|config| config.server.position_check_interval = Duration::from_millis(200)).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    publish(&mut bob, "news", json!(1)).await;
-    ann.request(json!({"id": 1, "subscribe": {"channel": "news", "positioned": true}})).await;
-    lose_history(&hub, &mut bob).await;
+    bob.publish("news", json!(1)).await;
+    ann.subscribe_with("news", json!({"positioned": true})).await;
+    lose_oldest_history(&hub, &mut bob).await;
     let push = ann.receive().await;
     assert_eq!(push["push"]["unsubscribe"]["code"], 2500, "{push}");
     hub.stop().await;
@@ -84,14 +81,28 @@ async fn position_check_finds_lost_history_of_silent_channel() {
 
 #[actix_rt::test]
 async fn position_check_leaves_valid_positions_alone() {
-    let hub = start_hub_with_history(|config| config.server.position_check_interval = Duration::from_millis(100)).await;
+    let hub = start_hub_with_history(|config| {
+        config.server.position_check_interval = Duration::from_millis(100);
+        config.server.workers = 1;
+    })
+    .await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    ann.request(json!({"id": 1, "subscribe": {"channel": "news", "positioned": true}})).await;
-    for number in 1..=5 {
-        publish(&mut bob, "news", json!(number)).await;
-        assert_eq!(ann.receive_publication().await, number);
-        // Longer than two checks and the time that a difference has to last.
-        actix_rt::time::sleep(Duration::from_millis(500)).await;
+    bob.publish("lost", json!("x".repeat(20_000))).await;
+    for channel in ["news", "lost"] {
+        ann.subscribe_with(channel, json!({"positioned": true})).await;
     }
+    hub.clock.advance(Duration::from_secs(1));
+    bob.publish("news", json!(1)).await;
+    assert_eq!(ann.receive_publication().await, 1);
+    hub.clock.advance(Duration::from_secs(1));
+    for other in ["one", "two"] {
+        bob.publish(other, json!("x".repeat(16_000))).await;
+    }
+    // The hub checks both channels in the same rounds. When it has found the lost history, it has checked the valid one
+    // too, in at least 20 rounds: a difference must last 2 s.
+    let push = ann.receive().await;
+    assert_eq!((&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]), (&json!("lost"), &json!(2500)));
+    bob.publish("news", json!(2)).await;
+    assert_eq!(ann.receive_publication().await, 2);
     hub.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Protobuf beside JSON: how it is chosen, that both kinds of clients read each other, and what is sent in it to hurt.
+//! Protobuf: how a client selects it, that JSON and Protobuf clients receive each other's publications, and attacks.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use wardcast::protocol::schema::{
     SubRefreshRequest, SubscribeRequest, UnsubscribeRequest,
 };
 
-use crate::support::{Client, TestHub, protobuf::ProtobufClient, start_hub, start_hub_with};
+use crate::support::{Client, TestHub, ping_often, protobuf::ProtobufClient, start_hub, start_hub_with};
 
 const PROTOBUF: (&str, &str) = ("Sec-WebSocket-Protocol", "centrifuge-protobuf");
 
 impl TestHub {
-    /// A client that came in through the query door and has been greeted.
+    /// Connects a plain client with a token in the query string and reads its connect push.
     async fn connect_protobuf(&self, user: &str) -> ProtobufClient {
         let path = format!("/socket?token={}&format=protobuf", self.token(user));
         let mut client = ProtobufClient::connect(self.address, &path, &[]).await.unwrap();
-        let greeting = client.receive().await.push.and_then(|push| push.connect).expect("a greeting");
-        assert!(!greeting.client.is_empty() && greeting.expires && greeting.ttl > 3500 && greeting.ping == 0);
+        let connect = client.receive().await.push.and_then(|push| push.connect).expect("a connect push");
+        assert!(!connect.client.is_empty() && connect.expires && connect.ttl > 3500 && connect.ping == 0);
         client
     }
 
-    /// One that has said who it is as SDKs do.
+    /// Connects a client that authenticates with a `connect` command, as the SDKs do.
     async fn connect_protobuf_sdk(&self, user: &str) -> ProtobufClient {
         let mut client = ProtobufClient::connect(self.address, "/connection/websocket", &[PROTOBUF]).await.unwrap();
         let connect = Some(ConnectRequest { token: self.token(user), name: "go".to_owned(), ..Default::default() });
@@ -53,7 +53,7 @@ async fn protobuf_is_selected_by_subprotocol_or_either_query_parameter() {
         let answered = client.client.response.headers().get("sec-websocket-protocol");
         assert_eq!(answered.map(|answer| answer.to_str().unwrap()), headers.first().map(|(_, offer)| *offer));
     }
-    // With a token beside it, which is not told back.
+    // A token in the same header is not echoed.
     let offer = format!("centrifuge-protobuf, {token}");
     let mut client =
         ProtobufClient::connect(hub.address, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.unwrap();
@@ -125,7 +125,7 @@ async fn protobuf_client_sends_new_token_by_refresh_or_on_any_command() {
     assert!(sdk.request(Command { id: 3, token, ping, ..Default::default() }).await.ping.is_some());
     let sub_refresh = Some(SubRefreshRequest { channel: "news".to_owned(), token: hub.token("ann") });
     let refused = sdk.request(Command { id: 4, sub_refresh, ..Default::default() }).await;
-    assert_eq!(refused.error.unwrap().code, 103, "it is no subscription token");
+    assert_eq!(refused.error.unwrap().code, 103, "not a subscription token");
     let (token, ping) = (hub.token("bob"), Some(PingRequest {}));
     sdk.send(Command { id: 5, token, ping, ..Default::default() }).await;
     let (code, push) = sdk.wait_for_close().await;
@@ -138,9 +138,9 @@ async fn empty_subscription_result_is_present_in_protobuf_reply() {
     let claims = json!({"sub": "ann", "exp": 3600, "channels": ["news"]});
     let path = format!("/socket?token={}&format=protobuf", hub.token_with_claims(claims));
     let mut client = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
-    let greeting = client.receive().await.push.unwrap().connect.unwrap();
-    // centrifuge-js ends over a result that is left out.
-    assert_eq!((greeting.subs.len(), greeting.subs[0].result.is_some()), (1, true));
+    let connect = client.receive().await.push.unwrap().connect.unwrap();
+    // centrifuge-js fails if the result is absent.
+    assert_eq!((connect.subs.len(), connect.subs[0].result.is_some()), (1, true));
     hub.stop().await;
 }
 
@@ -150,10 +150,10 @@ async fn server_side_subscriptions_and_their_end_are_pushed_in_protobuf() {
     let claims = json!({"sub": "ann", "exp": 3600, "subs": {"news": {"data": {"a": 1}}}});
     let path = format!("/socket?token={}&format=protobuf", hub.token_with_claims(claims));
     let mut client = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
-    let greeting = client.receive().await.push.unwrap().connect.unwrap();
-    let [brought] = &greeting.subs[..] else { panic!("{greeting:?}") };
-    let result = brought.result.as_ref().unwrap();
-    assert_eq!((brought.channel.as_str(), &result.data[..]), ("news", &b"{\"a\":1}"[..]));
+    let connect = client.receive().await.push.unwrap().connect.unwrap();
+    let [entry] = &connect.subs[..] else { panic!("{connect:?}") };
+    let result = entry.result.as_ref().unwrap();
+    assert_eq!((entry.channel.as_str(), &result.data[..]), ("news", &b"{\"a\":1}"[..]));
     hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     let push = client.receive().await.push.unwrap();
     assert_eq!((push.channel.as_str(), push.unsubscribe.unwrap().code), ("news", 2000));
@@ -162,14 +162,6 @@ async fn server_side_subscriptions_and_their_end_are_pushed_in_protobuf() {
     hub.call_api("disconnect", json!({"user": "ann", "disconnect": {"code": 4500, "reason": "gone"}})).await;
     let (code, push) = client.wait_for_close().await;
     assert_eq!((code, push.unwrap().reason.as_str()), (Some(4500), "gone"));
-}
-
-async fn start_pinging_hub() -> TestHub {
-    start_hub_with(|config| {
-        config.server.ping_interval = Duration::from_millis(400);
-        config.server.pong_timeout = Duration::from_millis(400);
-    })
-    .await
 }
 
 async fn connect_by_command(hub: &TestHub, path: &str) -> ProtobufClient {
@@ -181,21 +173,21 @@ async fn connect_by_command(hub: &TestHub, path: &str) -> ProtobufClient {
 
 #[actix_rt::test]
 async fn protobuf_session_is_kept_alive_by_empty_messages() {
-    let hub = start_pinging_hub().await;
+    let hub = start_hub_with(ping_often).await;
     let mut client = connect_by_command(&hub, "/connection/websocket").await;
     for _ in 0..4 {
         assert_eq!(client.client.next_message().await, Some(Message::binary(vec![0])));
         client.send_bytes(vec![0]).await;
     }
-    assert_eq!(client.wait_for_close().await.0, Some(3012), "when it stops answering");
+    assert_eq!(client.wait_for_close().await.0, Some(3012), "the last ping was not answered");
 }
 
 #[actix_rt::test]
 async fn sdk_may_request_native_pings() {
-    let hub = start_pinging_hub().await;
+    let hub = start_hub_with(ping_often).await;
     let mut protobuf = connect_by_command(&hub, "/connection/websocket?cf_ws_frame_ping_pong=true").await;
     for _ in 0..3 {
-        // tungstenite answers while it reads: one client after the other.
+        // tungstenite answers pings while it reads, so the clients run one after the other.
         assert!(matches!(protobuf.client.next_message().await, Some(Message::Ping(_))));
     }
     let mut json = Client::connect(hub.address, "/connection/websocket?cf_ws_frame_ping_pong=true").await.unwrap();
@@ -218,11 +210,10 @@ async fn message_in_other_format_is_protocol_error_or_closes_with_3506() {
     sdk.client.send_text(r#"{"id":2,"ping":{}}"#).await;
     assert_eq!(sdk.wait_for_close().await.0, Some(3506));
     let mut stranger = ProtobufClient::connect(hub.address, "/socket", &[PROTOBUF]).await.unwrap();
-    stranger.client.send_text(&format!("Authorization: Bearer {}", hub.token("ann"))).await;
-    assert_eq!(stranger.wait_for_close().await.0, Some(3506), "the text form is for those who speak text");
+    stranger.client.send_text(&hub.token_message("ann")).await;
+    assert_eq!(stranger.wait_for_close().await.0, Some(3506), "the text form needs a connection that speaks JSON");
 
-    let mut json = hub.connect_without_token().await;
-    json.request(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    let mut json = hub.connect_sdk(&hub.token("ann")).await;
     json.send_message(Message::binary(vec![0])).await;
     assert_eq!(json.wait_for_close().await.0, Some(3506));
 }
@@ -254,7 +245,7 @@ async fn data_nested_ten_thousand_levels_reaches_json_and_protobuf_clients() {
     assert!(json.receive_text().await.contains(&deep));
 }
 
-/// What holds no command, each in a frame.
+/// Frames that hold no valid command, each with its description.
 fn malformed_messages() -> Vec<(&'static str, Vec<u8>)> {
     let varint = |bytes: &[u8]| [bytes, b"x"].concat();
     let framed = |message: &[u8]| [&[u8::try_from(message.len()).unwrap()][..], message].concat();
@@ -275,9 +266,9 @@ fn malformed_messages() -> Vec<(&'static str, Vec<u8>)> {
         ("a method that is a number", framed(&[8, 1, 0x58, 1])),
         ("field 0", framed(&[8, 1, 0x5a, 0, 2, 0])),
         ("a group", framed(&[8, 1, 0x5a, 0, 0x9b, 1, 0x9c, 1])),
-        ("an end of no group", framed(&[8, 1, 0x5a, 0, 0x9c, 1])),
+        ("the end of a group that did not begin", framed(&[8, 1, 0x5a, 0, 0x9c, 1])),
         ("wire type 6", framed(&[8, 1, 0x5a, 0, 0x9e, 1])),
-        ("a channel that is no UTF-8", framed(&[8, 1, 0x2a, 3, 10, 1, 0xff])),
+        ("a channel that is not UTF-8", framed(&[8, 1, 0x2a, 3, 10, 1, 0xff])),
         ("a field beyond its message", framed(&[8, 1, 0x2a, 4, 10, 100, b'a', b'b'])),
         ("JSON", br#"{"id":1,"ping":{}}"#.to_vec()),
     ]

@@ -1,6 +1,6 @@
-//! Protobuf, byte for byte: `golden/protobuf.hex` has the frame of each kind of reply and push by its name, as the server
-//! writes it, WebSocket header included. The same values in JSON stand above as a comment. A change there is a change for
-//! every client.
+//! The Protobuf protocol, byte for byte: `golden/protobuf.hex` has a named frame of each kind of reply and push, as the
+//! server writes it, with its WebSocket header. The comment above each frame is the same value in JSON. A change of this
+//! file is a change for every client.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -19,7 +19,7 @@ use wardcast::{
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/protobuf.hex");
 
-/// Takes each value's name and its frames in JSON and in Protobuf.
+/// Receives the name of a value and its frames in JSON and in Protobuf.
 type Sink<'s> = &'s mut dyn FnMut(&str, [Bytes; 2]);
 
 fn in_both_formats(write: impl Fn(Format) -> Bytes) -> [Bytes; 2] {
@@ -129,7 +129,7 @@ fn pushes(sink: Sink<'_>) {
     sink("ping", in_both_formats(Format::encode_ping));
 }
 
-/// What stands behind the WebSocket header of an unmasked frame.
+/// The payload of an unmasked frame.
 fn payload(frame: &[u8]) -> &[u8] {
     match frame[1] {
         126 => &frame[4..],
@@ -148,13 +148,13 @@ fn every_protobuf_reply_and_push_matches_golden_bytes() {
     results(&mut sink);
     pushes(&mut sink);
     if fs::read_to_string(GOLDEN).ok().as_ref() != Some(&written) {
-        let happened = concat!(env!("CARGO_TARGET_TMPDIR"), "/protobuf.hex");
-        fs::write(happened, &written).unwrap();
-        panic!("not as in {GOLDEN}; what happened is in {happened}");
+        let actual = concat!(env!("CARGO_TARGET_TMPDIR"), "/protobuf.hex");
+        fs::write(actual, &written).unwrap();
+        panic!("the frames differ from {GOLDEN}; the actual ones are in {actual}");
     }
 }
 
-/// What Protobuf says must be what JSON says: read by the schema, each field that both have.
+/// Compares each field that both formats have. The Protobuf frame is read with the generated code.
 #[test]
 fn json_and_protobuf_forms_carry_same_content() {
     let mut sink = |name: &str, [json, protobuf]: [Bytes; 2]| {
@@ -176,10 +176,9 @@ fn json_and_protobuf_forms_carry_same_content() {
             assert_eq!(json["tags"].as_object().map_or(0, |tags| tags.len()), read.tags.len(), "{name}");
             let user = read.info.as_ref().map(|info| info.user.as_str());
             assert_eq!(json["info"]["user"].as_str(), user, "{name}");
-            // JSON has it in place, or as a string where there may be differences.
-            let is_in_place =
-                serde_json::from_slice(&read.data).is_ok_and(|data: serde_json::Value| json["data"] == data);
-            assert!(is_in_place || json["data"].as_str().map(str::as_bytes) == Some(&read.data), "{name}");
+            // In JSON the data is a value, or a string of JSON for subscribers with deltas.
+            let is_value = serde_json::from_slice(&read.data).is_ok_and(|data: serde_json::Value| json["data"] == data);
+            assert!(is_value || json["data"].as_str().map(str::as_bytes) == Some(&read.data), "{name}");
         }
     };
     results(&mut sink);

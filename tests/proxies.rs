@@ -1,4 +1,4 @@
-//! What proxies tell: believed of those that are trusted, and of nobody else.
+//! Client address and scheme from PROXY headers and forwarded headers: accepted from trusted proxies only.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -28,7 +28,8 @@ fn trust_proxies(config: &mut Config, network: &str) {
     config.server.trusted_proxies = vec![network.parse().unwrap()];
 }
 
-/// A hub that has one connection for each address, so that its answers tell them apart, and whose proxies are the test.
+/// Starts a hub that trusts the test as a proxy. It allows one connection for each address, so that the status of a
+/// handshake shows which address it was counted for.
 async fn start_hub_behind_proxies(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         trust_proxies(config, "127.0.0.0/8");
@@ -43,7 +44,7 @@ fn proxy_header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &u16::try_from(rest.len()).unwrap().to_be_bytes(), rest].concat()
 }
 
-/// The header of a connection from `source`.
+/// The PROXY header for a connection from `source`.
 fn proxy_header_from(source: &str) -> Vec<u8> {
     match source.parse().unwrap() {
         IpAddr::V4(source) => {
@@ -56,19 +57,20 @@ fn proxy_header_from(source: &str) -> Vec<u8> {
     }
 }
 
-/// A connection that sends a header and a handshake, and the status it is answered; 0 when it is closed instead.
+/// Connects and sends a header and a handshake; returns the status of the response, or 0 if the connection was closed, and
+/// the connection.
 async fn handshake_with_proxy_header(hub: &TestHub, header: &[u8]) -> (u16, TcpStream) {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
-    let handshake = raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann")));
+    let handshake = raw::handshake(hub.address, &hub.path_for("ann"));
     let _ = stream.write_all(&[header, handshake.as_bytes()].concat()).await;
     let mut line = [0; 12];
-    let read = timeout(PATIENCE, stream.read_exact(&mut line)).await.expect("an answer or an end");
+    let read = timeout(PATIENCE, stream.read_exact(&mut line)).await.expect("an response or an end");
     let status = read.map_or(0, |_| std::str::from_utf8(&line[9..]).unwrap().parse().unwrap());
     (status, stream)
 }
 
 async fn refused_proxy_headers(hub: &TestHub) -> f64 {
-    // Whoever asks is a proxy, too, and asks for itself.
+    // The test is a trusted proxy, so even this request needs a header.
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(&[&proxy_header(LOCAL, 0, &[])[..], request].concat()).await.unwrap();
@@ -101,10 +103,10 @@ async fn slow_proxy_header_is_read_exactly_to_its_end() {
         raw.send(&[byte]).await;
         raw.stream.flush().await.unwrap();
     }
-    let handshake = raw::handshake(hub.address, &format!("/socket?token={}", hub.token("ann")));
-    raw.send(&[handshake.as_bytes(), &raw::frame(raw::FIN | raw::TEXT, br#"{"id":7,"ping":{}}"#)].concat()).await;
+    let handshake = raw::handshake(hub.address, &hub.path_for("ann"));
+    raw.send(&[handshake.as_bytes(), &raw::text_frame(r#"{"id":7,"ping":{}}"#)].concat()).await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
-    raw.next().await.expect("a greeting");
+    raw.next().await.expect("a connect push");
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":7,"ping":{}}"#);
 }
 
@@ -146,15 +148,15 @@ async fn trusted_proxy_without_valid_header_is_closed_and_counted() {
 #[actix_rt::test]
 async fn incomplete_proxy_header_is_closed_after_5_seconds() {
     let hub = start_hub_behind_proxies(|_| ()).await;
-    let began = Instant::now();
-    let half = async |length: usize| {
+    let started = Instant::now();
+    let send_part = async |length: usize| {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
         stream.write_all(&proxy_header_from("192.0.2.1")[..length]).await.unwrap();
         let read = timeout(PATIENCE, stream.read(&mut [0; 16])).await.expect("an end");
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     };
-    tokio::join!(half(0), half(5), half(14), half(20));
-    let took = began.elapsed();
+    tokio::join!(send_part(0), send_part(5), send_part(14), send_part(20));
+    let took = started.elapsed();
     assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&took), "{took:?}");
 }
 
@@ -163,8 +165,8 @@ async fn proxy_header_of_untrusted_peer_is_parsed_as_http_and_refused() {
     let hub = start_hub_behind_proxies(|config| trust_proxies(config, "10.0.0.0/8")).await;
     let (status, _open) = handshake_with_proxy_header(&hub, b"").await;
     assert_eq!(status, 101);
-    let answer = handshake_with_proxy_header(&hub, &proxy_header_from("192.0.2.1")).await.0;
-    assert_eq!(answer, 400, "it may not choose whom it counts as");
+    let status = handshake_with_proxy_header(&hub, &proxy_header_from("192.0.2.1")).await.0;
+    assert_eq!(status, 400, "an untrusted peer must not choose its address");
 }
 
 #[actix_rt::test]
@@ -176,23 +178,23 @@ async fn proxy_header_precedes_tls() {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
         stream.write_all(&proxy_header_from(source)).await.unwrap();
         let mut tls = tls_over(stream, certificate.root()).await.unwrap();
-        let path = format!("/socket?token={}", hub.token("ann"));
+        let path = hub.path_for("ann");
         tls.write_all(raw::handshake(hub.address, &path).as_bytes()).await.unwrap();
         let mut line = [0; 12];
         timeout(PATIENCE, tls.read_exact(&mut line)).await.unwrap().unwrap();
         assert_eq!(line, *format!("HTTP/1.1 {status}").as_bytes(), "{source}");
         open.push(tls);
     }
-    let plainly = TcpStream::connect(hub.address).await.unwrap();
-    assert!(tls_over(plainly, certificate.root()).await.is_err(), "TLS is no header");
+    let without_header = TcpStream::connect(hub.address).await.unwrap();
+    assert!(tls_over(without_header, certificate.root()).await.is_err());
 }
 
-/// The address and scheme that forwarded headers make, as limits and origins see them.
+/// The status of a handshake with these headers. It shows the address and scheme that the limits and the origin check use.
 async fn forwarded_status(hub: &TestHub, headers: &[(&str, &str)]) -> u16 {
-    hub.try_handshake(&format!("/socket?token={}", hub.token("ann")), headers).await.status
+    hub.try_handshake(&hub.path_for("ann"), headers).await.status
 }
 
-fn loopback(address: SocketAddr) -> String {
+fn https_origin(address: SocketAddr) -> String {
     format!("https://{address}")
 }
 
@@ -203,7 +205,7 @@ async fn nearest_forwarded_address_that_is_not_a_trusted_proxy_is_used() {
         config.limits.connections_per_address = 1;
     })
     .await;
-    let path = format!("/socket?token={}", hub.token("ann"));
+    let path = hub.path_for("ann");
     let _one = hub.connect_to(&path, &[("X-Forwarded-For", "192.0.2.1")]).await;
     for same in ["198.51.100.1, 192.0.2.1", "garbage, 192.0.2.1, 10.0.0.7", "192.0.2.1:4711"] {
         assert_eq!(forwarded_status(&hub, &[("X-Forwarded-For", same)]).await, 429, "{same}");
@@ -224,21 +226,21 @@ async fn nearest_forwarded_address_that_is_not_a_trusted_proxy_is_used() {
 #[actix_rt::test]
 async fn forwarded_scheme_of_trusted_proxy_defines_own_origin() {
     let hub = start_hub_with(|config| trust_proxies(config, "127.0.0.1/32")).await;
-    let own = loopback(hub.address);
+    let own = https_origin(hub.address);
     assert_eq!(forwarded_status(&hub, &[("Origin", &own)]).await, 403);
     assert_eq!(forwarded_status(&hub, &[("Origin", &own), ("X-Forwarded-Proto", "https")]).await, 101);
     let plain = format!("http://{}", hub.address);
     assert_eq!(forwarded_status(&hub, &[("Origin", &plain), ("X-Forwarded-Proto", "https")]).await, 403);
     let other_host = [("Origin", "https://evil.com"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "evil.com")];
-    assert_eq!(forwarded_status(&hub, &other_host).await, 403, "the host is what Host says");
+    assert_eq!(forwarded_status(&hub, &other_host).await, 403, "the host is taken from the Host header");
 }
 
 #[actix_rt::test]
 async fn forwarded_scheme_of_untrusted_peer_is_ignored_and_tls_is_https() {
     let hub = start_hub_with(|config| trust_proxies(config, "10.0.0.0/8")).await;
-    let own = loopback(hub.address);
+    let own = https_origin(hub.address);
     assert_eq!(forwarded_status(&hub, &[("Origin", &own), ("X-Forwarded-Proto", "https")]).await, 403);
     let behind = start_hub_with(|config| config.server.behind_tls = true).await;
-    assert_eq!(forwarded_status(&behind, &[("Origin", &loopback(behind.address))]).await, 101);
+    assert_eq!(forwarded_status(&behind, &[("Origin", &https_origin(behind.address))]).await, 101);
     assert_eq!(forwarded_status(&behind, &[("Origin", &format!("http://{}", behind.address))]).await, 403);
 }

@@ -1,56 +1,50 @@
-//! Coming back: what a client has missed it gets with the reply, once and in order, or is told that it cannot.
+//! Recovery: the subscribe reply of a reconnecting client holds every missed publication once and in order, or says that
+//! recovery failed.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use wardcast::config::{Config, RecoveryMode};
 
-use crate::support::{Client, TestHub, start_hub_with};
-
-fn enable_history(config: &mut Config) {
-    config.channels.history_size = 100;
-    config.channels.history_ttl = Duration::from_secs(60);
-    config.limits.publications_per_second = 0;
-    config.limits.commands_per_second = 0;
-}
+use crate::support::{Client, TestHub, allow_any_rate, start_hub_with};
 
 async fn start_history_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
-        enable_history(config);
+        config.channels.history_size = 100;
+        config.channels.history_ttl = Duration::from_secs(60);
+        allow_any_rate(config);
         change(config);
     })
     .await
 }
 
-async fn publish(client: &mut Client, range: std::ops::RangeInclusive<u64>) {
-    for number in range {
-        let reply = client.request(json!({"id": 9, "publish": {"channel": "news", "data": number}})).await;
-        assert_eq!(reply, json!({"id": 9, "publish": {}}));
+async fn publish_numbers(client: &mut Client, numbers: std::ops::RangeInclusive<u64>) {
+    for number in numbers {
+        client.publish("news", json!(number)).await;
     }
 }
 
-async fn subscribe(client: &mut Client, request: Value) -> Value {
-    let mut command = json!({"id": 2, "subscribe": {"channel": "news"}});
-    command["subscribe"].as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
-    let reply = client.request(command).await;
-    assert_eq!(reply["id"], 2, "{reply}");
-    reply
+/// Subscribes a client that then disconnects; returns the reply.
+async fn subscribe_once(hub: &TestHub, members: Value) -> Value {
+    hub.connect("ann").await.subscribe_with("news", members).await
 }
 
-/// Whoever asks for a position: the epoch, and the offset.
-async fn position(hub: &TestHub) -> (String, u64) {
-    let reply = subscribe(&mut hub.connect("pos").await, json!({"positioned": true})).await;
+/// The newest position of the channel, as epoch and offset.
+async fn current_position(hub: &TestHub) -> (String, u64) {
+    let reply = subscribe_once(hub, json!({"positioned": true})).await;
     let result = &reply["subscribe"];
     (result["epoch"].as_str().unwrap().to_owned(), result["offset"].as_u64().unwrap_or(0))
 }
 
-fn recover(epoch: &str, offset: u64) -> Value {
+fn recover_from(epoch: &str, offset: u64) -> Value {
     json!({"recover": true, "epoch": epoch, "offset": offset})
 }
 
-fn missed(reply: &Value) -> Vec<(u64, u64)> {
+/// The recovered publications of a reply, as offset and data.
+fn recovered_publications(reply: &Value) -> Vec<(u64, u64)> {
     let publications = reply["subscribe"]["publications"].as_array().cloned().unwrap_or_default();
-    publications.iter().map(|of| (of["offset"].as_u64().unwrap(), of["data"].as_u64().unwrap())).collect()
+    let offset_and_data = |publication: &Value| Some((publication["offset"].as_u64()?, publication["data"].as_u64()?));
+    publications.iter().map(|publication| offset_and_data(publication).unwrap()).collect()
 }
 
 fn is_recovered(reply: &Value) -> bool {
@@ -62,16 +56,16 @@ fn is_recovered(reply: &Value) -> bool {
 async fn reconnecting_client_receives_missed_then_live_publications() {
     let hub = start_history_hub(|_| ()).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    let (epoch, offset) = position(&hub).await;
+    let (epoch, offset) = current_position(&hub).await;
     assert_eq!(offset, 0);
-    publish(&mut bob, 1..=5).await;
-    let reply = subscribe(&mut ann, recover(&epoch, 2)).await;
+    publish_numbers(&mut bob, 1..=5).await;
+    let reply = ann.subscribe_with("news", recover_from(&epoch, 2)).await;
     assert!(is_recovered(&reply), "{reply}");
-    assert_eq!(missed(&reply), [(3, 3), (4, 4), (5, 5)]);
+    assert_eq!(recovered_publications(&reply), [(3, 3), (4, 4), (5, 5)]);
     let result = &reply["subscribe"];
     assert_eq!((&result["offset"], &result["epoch"]), (&json!(2), &json!(epoch)), "the client's own offset");
     assert_eq!((&result["recoverable"], &result["positioned"]), (&json!(true), &json!(true)));
-    publish(&mut bob, 6..=6).await;
+    publish_numbers(&mut bob, 6..=6).await;
     let push = ann.receive().await;
     assert_eq!((&push["push"]["pub"]["data"], &push["push"]["pub"]["offset"]), (&json!(6), &json!(6)));
     hub.stop().await;
@@ -81,12 +75,12 @@ async fn reconnecting_client_receives_missed_then_live_publications() {
 async fn client_that_missed_nothing_is_recovered_without_publications() {
     let hub = start_history_hub(|_| ()).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    publish(&mut bob, 1..=3).await;
-    let (epoch, offset) = position(&hub).await;
-    // Once with nobody else there, once beside a subscriber.
+    publish_numbers(&mut bob, 1..=3).await;
+    let (epoch, offset) = current_position(&hub).await;
+    // First without any subscriber, then beside one.
     for client in [&mut ann, &mut bob] {
-        let reply = subscribe(client, recover(&epoch, offset)).await;
-        assert!(is_recovered(&reply) && missed(&reply).is_empty(), "{reply}");
+        let reply = client.subscribe_with("news", recover_from(&epoch, offset)).await;
+        assert!(is_recovered(&reply) && recovered_publications(&reply).is_empty(), "{reply}");
     }
     hub.stop().await;
 }
@@ -99,8 +93,8 @@ async fn incomplete_history_is_not_recovered_and_reply_has_newest_position() {
     })
     .await;
     let mut bob = hub.connect("bob").await;
-    publish(&mut bob, 1..=10).await;
-    let (epoch, _) = position(&hub).await;
+    publish_numbers(&mut bob, 1..=10).await;
+    let (epoch, _) = current_position(&hub).await;
     for (epoch, offset) in [
         (epoch.as_str(), 2),
         (epoch.as_str(), 6),
@@ -108,16 +102,16 @@ async fn incomplete_history_is_not_recovered_and_reply_has_newest_position() {
         (epoch.as_str(), u64::MAX),
         ("AAAAAAAA", 9),
         ("_", 9),
-        ("an epoch that was never said by anybody here", 9),
+        ("an epoch that the hub never sent", 9),
     ] {
-        let reply = subscribe(&mut hub.connect("ann").await, recover(epoch, offset)).await;
-        assert!(!is_recovered(&reply) && missed(&reply).is_empty(), "{epoch} {offset}: {reply}");
+        let reply = subscribe_once(&hub, recover_from(epoch, offset)).await;
+        assert!(!is_recovered(&reply) && recovered_publications(&reply).is_empty(), "{epoch} {offset}: {reply}");
         assert_eq!(reply["subscribe"]["offset"], 10, "{reply}");
     }
-    let reply = subscribe(&mut hub.connect("ann").await, recover(&epoch, 7)).await;
-    assert_eq!(missed(&reply), [(8, 8), (9, 9), (10, 10)]);
-    let reply = subscribe(&mut hub.connect("ann").await, recover("", 9)).await;
-    assert_eq!(missed(&reply), [(10, 10)], "an epoch that is not said is any");
+    let reply = subscribe_once(&hub, recover_from(&epoch, 7)).await;
+    assert_eq!(recovered_publications(&reply), [(8, 8), (9, 9), (10, 10)]);
+    let reply = subscribe_once(&hub, recover_from("", 9)).await;
+    assert_eq!(recovered_publications(&reply), [(10, 10)], "an empty epoch matches any");
     hub.stop().await;
 }
 
@@ -125,15 +119,15 @@ async fn incomplete_history_is_not_recovered_and_reply_has_newest_position() {
 async fn failed_strict_recovery_is_112_without_subscription() {
     let hub = start_history_hub(|config| config.channels.history_size = 2).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    publish(&mut bob, 1..=5).await;
-    let (epoch, _) = position(&hub).await;
-    let mut request = recover(&epoch, 1);
+    publish_numbers(&mut bob, 1..=5).await;
+    let (epoch, _) = current_position(&hub).await;
+    let mut request = recover_from(&epoch, 1);
     request["flag"] = json!(2);
-    let refused = subscribe(&mut ann, request.clone()).await;
+    let refused = ann.subscribe_with("news", request.clone()).await;
     assert_eq!(refused["error"]["code"], 112, "{refused}");
     request["offset"] = json!(4);
-    let reply = subscribe(&mut ann, request).await;
-    assert_eq!(missed(&reply), [(5, 5)], "it was not subscribed before");
+    let reply = ann.subscribe_with("news", request).await;
+    assert_eq!(recovered_publications(&reply), [(5, 5)], "the refused command left no subscription");
     hub.stop().await;
 }
 
@@ -141,15 +135,15 @@ async fn failed_strict_recovery_is_112_without_subscription() {
 async fn recovery_over_the_reply_limit_fails_and_client_stays_connected() {
     let hub = start_history_hub(|config| config.limits.outbox_bytes = 256 * 1024).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
-    let (epoch, _) = position(&hub).await;
+    let (epoch, _) = current_position(&hub).await;
     let data = "x".repeat(30_000);
     for _ in 0..5 {
-        bob.request(json!({"id": 9, "publish": {"channel": "news", "data": data}})).await;
+        bob.publish("news", json!(data)).await;
     }
-    let reply = subscribe(&mut ann, recover(&epoch, 0)).await;
-    assert!(!is_recovered(&reply) && missed(&reply).is_empty());
+    let reply = ann.subscribe_with("news", recover_from(&epoch, 0)).await;
+    assert!(!is_recovered(&reply) && recovered_publications(&reply).is_empty());
     assert_eq!(reply["subscribe"]["offset"], 5);
-    publish(&mut bob, 6..=6).await;
+    publish_numbers(&mut bob, 6..=6).await;
     assert_eq!(ann.receive_publication().await, 6);
     hub.stop().await;
 }
@@ -158,26 +152,25 @@ async fn recovery_over_the_reply_limit_fails_and_client_stays_connected() {
 async fn cache_recovery_returns_newest_publication_only() {
     let hub = start_history_hub(|config| config.channels.force_recovery_mode = RecoveryMode::Cache).await;
     let mut bob = hub.connect("bob").await;
-    let empty = subscribe(&mut hub.connect("ann").await, json!({"recover": true})).await;
+    let empty = subscribe_once(&hub, json!({"recover": true})).await;
     assert!(!is_recovered(&empty), "{empty}");
-    publish(&mut bob, 1..=5).await;
-    let (epoch, _) = position(&hub).await;
-    for request in [json!({"recover": true}), recover(&epoch, 2), recover("AAAAAAAA", 99)] {
-        let reply = subscribe(&mut hub.connect("ann").await, request).await;
+    publish_numbers(&mut bob, 1..=5).await;
+    let (epoch, _) = current_position(&hub).await;
+    for request in [json!({"recover": true}), recover_from(&epoch, 2), recover_from("AAAAAAAA", 99)] {
+        let reply = subscribe_once(&hub, request).await;
         assert!(is_recovered(&reply), "{reply}");
-        assert_eq!(missed(&reply), [(5, 5)]);
+        assert_eq!(recovered_publications(&reply), [(5, 5)]);
     }
-    let reply = subscribe(&mut hub.connect("ann").await, recover(&epoch, 5)).await;
-    assert!(is_recovered(&reply) && missed(&reply).is_empty(), "{reply}");
+    let reply = subscribe_once(&hub, recover_from(&epoch, 5)).await;
+    assert!(is_recovered(&reply) && recovered_publications(&reply).is_empty(), "{reply}");
     hub.stop().await;
 }
 
 #[actix_rt::test]
 async fn channel_without_history_reports_failed_recovery() {
     let hub = start_hub_with(|_| ()).await;
-    let reply =
-        subscribe(&mut hub.connect("ann").await, json!({"recover": true, "offset": 4, "positioned": true})).await;
-    assert_eq!(reply, json!({"id": 2, "subscribe": {}}));
+    let reply = subscribe_once(&hub, json!({"recover": true, "offset": 4, "positioned": true})).await;
+    assert_eq!(reply, json!({"id": 1, "subscribe": {}}));
     hub.stop().await;
 }
 
@@ -185,20 +178,20 @@ async fn channel_without_history_reports_failed_recovery() {
 async fn connect_recovers_server_side_subscriptions() {
     let hub = start_history_hub(|config| config.channels.force_recovery = true).await;
     let mut bob = hub.connect("bob").await;
-    publish(&mut bob, 1..=5).await;
-    let (epoch, _) = position(&hub).await;
+    publish_numbers(&mut bob, 1..=5).await;
+    let (epoch, _) = current_position(&hub).await;
     let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news", "other"]}));
     let mut ann = hub.connect_without_token().await;
     let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 3}, "nothing": {"recover": true}});
     let reply = ann.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
     let news = json!({"subscribe": reply["connect"]["subs"]["news"]});
     assert!(is_recovered(&news), "{reply}");
-    assert_eq!(missed(&news), [(4, 4), (5, 5)]);
+    assert_eq!(recovered_publications(&news), [(4, 4), (5, 5)]);
     let other = &reply["connect"]["subs"]["other"];
     assert_eq!(other["recoverable"], true, "{reply}");
     assert_eq!(other["was_recovering"], Value::Null, "{reply}");
     assert_eq!(reply["connect"]["subs"]["nothing"], Value::Null);
-    publish(&mut bob, 6..=6).await;
+    publish_numbers(&mut bob, 6..=6).await;
     assert_eq!(ann.receive_publication().await, 6);
     hub.stop().await;
 }
@@ -207,8 +200,8 @@ async fn connect_recovers_server_side_subscriptions() {
 async fn recovered_server_side_subscription_is_marked_recoverable() {
     let hub = start_history_hub(|_| ()).await;
     let mut bob = hub.connect("bob").await;
-    publish(&mut bob, 1..=2).await;
-    let (epoch, _) = position(&hub).await;
+    publish_numbers(&mut bob, 1..=2).await;
+    let (epoch, _) = current_position(&hub).await;
     let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
     let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 1}});
     let reply =
@@ -221,25 +214,25 @@ async fn recovered_server_side_subscription_is_marked_recoverable() {
     hub.stop().await;
 }
 
-/// Reads on until it has everything up to `last`, and goes away and comes back every few publications.
-async fn receive_everything(hub: &TestHub, epoch: &str, last: u64, patience: u64) {
-    let (mut has, mut client) = (0, hub.connect("reader").await);
-    while has < last {
-        let reply = subscribe(&mut client, recover(epoch, has)).await;
+/// Receives every publication up to the offset `last`, and reconnects or subscribes again after each `stay` live ones.
+async fn receive_everything(hub: &TestHub, epoch: &str, last: u64, stay: u64) {
+    let (mut received, mut client) = (0, hub.connect("reader").await);
+    while received < last {
+        let reply = client.subscribe_with("news", recover_from(epoch, received)).await;
         assert!(is_recovered(&reply), "{reply}");
-        for (offset, data) in missed(&reply) {
-            assert_eq!((offset, data), (has + 1, has + 1), "recovered");
-            has = offset;
+        for (offset, data) in recovered_publications(&reply) {
+            assert_eq!((offset, data), (received + 1, received + 1), "recovered");
+            received = offset;
         }
-        for _ in 0..patience {
-            if has == last {
+        for _ in 0..stay {
+            if received == last {
                 return;
             }
             let push = client.receive().await;
-            assert_eq!(push["push"]["pub"]["offset"], has + 1, "live: {push}");
-            has += 1;
+            assert_eq!(push["push"]["pub"]["offset"], received + 1, "live: {push}");
+            received += 1;
         }
-        if has % 2 == 0 {
+        if received % 2 == 0 {
             client = hub.connect("reader").await;
         } else {
             client.send(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await;
@@ -257,10 +250,10 @@ async fn clients_reconnecting_under_load_receive_everything_once_in_order() {
     })
     .await;
     let mut bob = hub.connect("bob").await;
-    let (epoch, _) = position(&hub).await;
+    let (epoch, _) = current_position(&hub).await;
     let readers = futures_util::future::join_all(
         (1..=12).map(|reader| receive_everything(&hub, &epoch, PUBLICATIONS, 7 * reader)),
     );
-    tokio::join!(readers, publish(&mut bob, 1..=PUBLICATIONS));
+    tokio::join!(readers, publish_numbers(&mut bob, 1..=PUBLICATIONS));
     hub.stop().await;
 }

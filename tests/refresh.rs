@@ -1,20 +1,11 @@
-//! Newer tokens on a living session: the `refresh` command, the text form, a token on any command. New claims hold at once.
+//! New tokens for a live session: the `refresh` command, the text form, and a token on any command. New claims apply at
+//! once.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, TestHub, start_hub, start_hub_with};
-
-/// A hub in which nothing is allowed but what tokens grant.
-async fn start_strict_hub() -> TestHub {
-    start_hub_with(|config| {
-        config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
-        config.channels.allow_publish = wardcast::config::ChannelAccess::None;
-        (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
-    })
-    .await
-}
+use crate::support::{Client, TestHub, deny_by_default, start_hub, start_hub_with};
 
 fn claims(user: &str, channels: &[&str]) -> Value {
     let allow = json!(["sub", "pub"]);
@@ -22,10 +13,7 @@ fn claims(user: &str, channels: &[&str]) -> Value {
 }
 
 async fn connect_sdk(hub: &TestHub, claims: Value) -> Client {
-    let mut client = hub.connect_without_token().await;
-    let reply = client.request(json!({"id": 1, "connect": {"token": hub.token_with_claims(claims)}})).await;
-    assert!(reply["connect"]["client"].is_string(), "{reply}");
-    client
+    hub.connect_sdk(&hub.token_with_claims(claims)).await
 }
 
 #[actix_rt::test]
@@ -78,18 +66,18 @@ async fn token_with_earlier_expiry_shortens_session() {
 
 #[actix_rt::test]
 async fn revoked_permission_ends_live_subscription_and_others_stay() {
-    let hub = start_strict_hub().await;
+    let hub = start_hub_with(deny_by_default).await;
     let mut client = connect_sdk(&hub, claims("ann", &["news", "sport"])).await;
     for channel in ["news", "sport"] {
         client.request(json!({"id": 2, "subscribe": {"channel": channel}})).await;
     }
     client.send(json!({"id": 3, "refresh": {"token": hub.token_with_claims(claims("ann", &["sport"]))}})).await;
-    let both = [client.receive().await, client.receive().await];
-    let push = both.iter().find(|heard| heard["push"].is_object()).expect("a push");
+    let reply_and_push = [client.receive().await, client.receive().await];
+    let push = reply_and_push.iter().find(|received| received["push"].is_object()).expect("a push");
     assert_eq!((&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]), (&json!("news"), &json!(2000)));
     hub.publish("news", json!(1)).await;
     hub.publish("sport", json!(2)).await;
-    assert_eq!(client.receive_publication().await, json!(2), "and nothing of what was withdrawn");
+    assert_eq!(client.receive_publication().await, json!(2), "nothing of the revoked channel arrives");
     let publish = json!({"id": 4, "publish": {"channel": "news", "data": 1}});
     assert_eq!(client.request(publish).await["error"]["code"], 103);
     assert_eq!(client.request(json!({"id": 5, "subscribe": {"channel": "news"}})).await["error"]["code"], 103);
@@ -97,16 +85,16 @@ async fn revoked_permission_ends_live_subscription_and_others_stay() {
 
 #[actix_rt::test]
 async fn new_token_adds_and_removes_server_side_subscriptions() {
-    let hub = start_strict_hub().await;
+    let hub = start_hub_with(deny_by_default).await;
     let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["a", "b"]})).await;
     let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "channels": ["b", "c"]}));
     client.send(json!({"id": 2, "refresh": {"token": token}})).await;
-    let heard = [client.receive().await, client.receive().await, client.receive().await];
-    let told = |channel: &str, what: &str| {
-        heard.iter().any(|heard| heard["push"]["channel"] == channel && heard["push"][what].is_object())
+    let received = [client.receive().await, client.receive().await, client.receive().await];
+    let has_push = |channel: &str, kind: &str| {
+        received.iter().any(|received| received["push"]["channel"] == channel && received["push"][kind].is_object())
     };
-    assert!(told("a", "unsubscribe") && told("c", "subscribe"), "{heard:?}");
-    assert!(heard.iter().any(|heard| heard["refresh"]["expires"] == true), "{heard:?}");
+    assert!(has_push("a", "unsubscribe") && has_push("c", "subscribe"), "{received:?}");
+    assert!(received.iter().any(|received| received["refresh"]["expires"] == true), "{received:?}");
     for (channel, data) in [("a", 1), ("b", 2), ("c", 3)] {
         hub.publish(channel, json!(data)).await;
     }
@@ -115,7 +103,7 @@ async fn new_token_adds_and_removes_server_side_subscriptions() {
 
 #[actix_rt::test]
 async fn token_on_any_command_is_adopted_before_the_command_runs() {
-    let hub = start_strict_hub().await;
+    let hub = start_hub_with(deny_by_default).await;
     let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
     let subscribe = json!({"id": 2, "subscribe": {"channel": "news"}});
     assert_eq!(client.request(subscribe.clone()).await["error"]["code"], 103);
@@ -123,22 +111,19 @@ async fn token_on_any_command_is_adopted_before_the_command_runs() {
     with_token["token"] = json!(hub.token_with_claims(claims("ann", &["news"])));
     assert_eq!(client.request(with_token).await, json!({"id": 2, "subscribe": {}}));
     hub.clock.advance(Duration::from_secs(120));
-    assert_eq!(
-        client.request(json!({"id": 3, "ping": {}})).await,
-        json!({"id": 3, "ping": {}}),
-        "it lasts longer, too"
-    );
+    let ping = json!({"id": 3, "ping": {}});
+    assert_eq!(client.request(ping.clone()).await, ping, "the token has extended the session too");
 }
 
 #[actix_rt::test]
 async fn command_waits_for_channels_of_its_token() {
-    let hub = start_strict_hub().await;
+    let hub = start_hub_with(deny_by_default).await;
     let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
     let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]}));
     client.send_text(&format!("{{\"id\":2,\"token\":\"{token}\",\"ping\":{{}}}}\n{{\"id\":3,\"ping\":{{}}}}")).await;
     assert_eq!(client.receive().await["push"]["channel"], "news");
     assert_eq!(client.receive().await, json!({"id": 2, "ping": {}}));
-    assert_eq!(client.receive().await, json!({"id": 3, "ping": {}}), "and what came behind it once, in its order");
+    assert_eq!(client.receive().await, json!({"id": 3, "ping": {}}), "the next command runs once and in order");
     hub.publish("news", json!(1)).await;
     assert_eq!(client.receive_publication().await, json!(1));
 }
@@ -162,7 +147,7 @@ async fn required_token_per_message_makes_command_without_it_101_and_not_execute
     let hub = start_hub_with(|config| config.auth.require_token_per_message = true).await;
     let mut client = hub.connect("ann").await;
     let token = hub.token("ann");
-    assert_eq!(client.request(json!({"id": 1, "connect": {}})).await["error"]["code"], 101, "also to speak as an SDK");
+    assert_eq!(client.request(json!({"id": 1, "connect": {}})).await["error"]["code"], 101, "for `connect` too");
     for command in [
         json!({"subscribe": {"channel": "news"}}),
         json!({"publish": {"channel": "other", "data": 1}}),
@@ -177,7 +162,7 @@ async fn required_token_per_message_makes_command_without_it_101_and_not_execute
     }
     client.send_text("{}").await;
     let reply = client.request(json!({"id": 9, "refresh": {"token": token}})).await;
-    assert!(reply["refresh"].is_object(), "a refresh carries its own: {reply}");
+    assert!(reply["refresh"].is_object(), "a refresh carries its token anyway: {reply}");
 }
 
 #[actix_rt::test]
@@ -197,12 +182,12 @@ async fn thousand_refreshes_a_second_are_rate_limited_without_effect_on_others()
 
 #[actix_rt::test]
 async fn nothing_of_a_revoked_channel_follows_the_reply_or_push() {
-    let hub = start_strict_hub().await;
+    let hub = start_hub_with(deny_by_default).await;
     let (mut bob, _) = hub.connect_with_claims(claims("bob", &["news"])).await;
     let publish = json!({"id": 2, "publish": {"channel": "news", "data": 1}}).to_string();
     let lines = vec![publish; 60].join("\n");
-    let withdraw = [
-        // Each of the ways in which a newer token comes.
+    let forms = [
+        // Each form in which a client can send a new token.
         |token: &str| json!({"id": 3, "refresh": {"token": token}}).to_string(),
         |token: &str| json!({"id": 3, "token": token, "ping": {}}).to_string(),
         |token: &str| format!("Authorization: Bearer {token}"),
@@ -211,20 +196,21 @@ async fn nothing_of_a_revoked_channel_follows_the_reply_or_push() {
         let (mut ann, _) = hub.connect_with_claims(claims("ann", &["news", "sport"])).await;
         ann.subscribe("news").await;
         bob.send_text(&lines).await;
-        ann.send_text(&withdraw[round % withdraw.len()](&hub.token_with_claims(claims("ann", &["sport"])))).await;
+        let token = hub.token_with_claims(claims("ann", &["sport"]));
+        ann.send_text(&forms[round % forms.len()](&token)).await;
         ann.send(json!({"id": 4, "ping": {}})).await;
-        let (mut is_over, mut is_answered) = (false, false);
+        let (mut has_ended, mut has_reply) = (false, false);
         loop {
-            let heard = ann.receive().await;
-            is_over |= heard["push"]["unsubscribe"]["code"] == 2000;
-            is_answered |= heard["id"] == 3 || heard["push"]["connect"].is_object();
-            assert!(!is_answered || is_over, "answered before it is so: {heard}");
-            assert!(!is_over || heard["push"]["pub"].is_null(), "still in flight: {heard}");
-            if heard["id"] == 4 {
+            let received = ann.receive().await;
+            has_ended |= received["push"]["unsubscribe"]["code"] == 2000;
+            has_reply |= received["id"] == 3 || received["push"]["connect"].is_object();
+            assert!(!has_reply || has_ended, "the reply came before the subscription ended: {received}");
+            assert!(!has_ended || received["push"]["pub"].is_null(), "delivered after the end: {received}");
+            if received["id"] == 4 {
                 break;
             }
         }
-        assert!(is_over && is_answered);
+        assert!(has_ended && has_reply);
         for _ in 0..60 {
             bob.receive().await;
         }
@@ -236,15 +222,15 @@ async fn token_on_each_command_counts_as_one_command() {
     let hub = start_hub_with(|config| config.limits.commands_per_second = 5).await;
     let mut client = hub.connect("ann").await;
     for id in 1..=10 {
-        // Each token is another, so that each brings the command back once.
+        // Each token adds a channel, so that each command is put back once until the subscription is there.
         let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600 + id, "channels": [format!("c{id}")]}));
         client.send(json!({"id": id, "token": token, "ping": {}})).await;
-        loop {
-            let heard = client.receive().await;
-            if heard["id"] == id {
-                assert_eq!(heard, json!({"id": id, "ping": {}}));
-                break;
+        let reply = loop {
+            let received = client.receive().await;
+            if received["id"] == id {
+                break received;
             }
-        }
+        };
+        assert_eq!(reply, json!({"id": id, "ping": {}}));
     }
 }

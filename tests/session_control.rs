@@ -1,4 +1,4 @@
-//! Orders of the server API to living sessions, on this instance and on others.
+//! Controls of the server API: their effect on live sessions, on this node and on others.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    API_KEY, Client, TestHub, client::Closed, mark_secret, redis::RedisServer, start_hub, start_hub_with, wait_until,
+    API_KEY, Client, TestHub, client::Closed, http, mark_secret, redis::RedisServer, start_hub, start_hub_on,
+    start_hub_with,
 };
 
 async fn call_control(hub: &TestHub, method: &str, body: Value) {
@@ -15,8 +16,8 @@ async fn call_control(hub: &TestHub, method: &str, body: Value) {
 }
 
 async fn connect_with_client_id(hub: &TestHub, user: &str) -> (Client, String) {
-    let (client, greeting) = hub.connect_with_claims(json!({"sub": user, "exp": 3600})).await;
-    (client, greeting["client"].as_str().unwrap().to_owned())
+    let (client, connect) = hub.connect_with_claims(json!({"sub": user, "exp": 3600})).await;
+    (client, connect["client"].as_str().unwrap().to_owned())
 }
 
 #[actix_rt::test]
@@ -34,16 +35,16 @@ async fn disconnect_closes_all_connections_of_one_user_only() {
 #[actix_rt::test]
 async fn disconnect_uses_code_and_reason_of_the_backend_and_skips_whitelisted_clients() {
     let hub = start_hub().await;
-    let ((mut one, _), (mut two, spared)) =
+    let ((mut one, _), (mut two, listed)) =
         (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
-    let why = json!({"code": 4501, "reason": "signed in elsewhere"});
-    call_control(&hub, "disconnect", json!({"user": "ann", "whitelist": [spared], "disconnect": why})).await;
+    let close = json!({"code": 4501, "reason": "signed in elsewhere"});
+    call_control(&hub, "disconnect", json!({"user": "ann", "whitelist": [listed], "disconnect": close})).await;
     let (code, push) = one.wait_for_close().await;
-    assert_eq!((code, push.unwrap()), (Some(4501), why));
+    assert_eq!((code, push.unwrap()), (Some(4501), close));
     two.subscribe("news").await;
-    call_control(&hub, "disconnect", json!({"user": "bob", "client": spared})).await;
+    call_control(&hub, "disconnect", json!({"user": "bob", "client": listed})).await;
     two.subscribe("sport").await;
-    call_control(&hub, "disconnect", json!({"user": "ann", "client": spared})).await;
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": listed})).await;
     assert_eq!(two.wait_for_close().await.0, Some(3503));
 }
 
@@ -86,8 +87,9 @@ async fn api_refresh_changes_session_expiry_and_connection_info() {
     assert!(refreshed["ttl"].as_u64().unwrap() > 7000, "{refreshed}");
     hub.clock.advance(Duration::from_secs(3700));
     client.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
-    let both = [client.receive().await, client.receive().await];
-    assert!(both.iter().any(|heard| heard["push"]["pub"]["info"]["conn_info"] == json!({"name": "Ann"})), "{both:?}");
+    let reply_and_push = [client.receive().await, client.receive().await];
+    let has_info = |received: &Value| received["push"]["pub"]["info"]["conn_info"] == json!({"name": "Ann"});
+    assert!(reply_and_push.iter().any(has_info), "{reply_and_push:?}");
     call_control(&hub, "refresh", json!({"user": "ann", "expired": true})).await;
     assert_eq!(client.wait_for_close().await.0, Some(3005));
 }
@@ -103,25 +105,18 @@ async fn api_refresh_with_past_expiry_closes_session() {
 #[actix_rt::test]
 async fn controls_reach_sessions_on_every_node() {
     let redis = RedisServer::start().await;
-    let on_redis = async || {
-        start_hub_with(|config| {
-            config.broker.kind = wardcast::config::BrokerKind::Redis;
-            config.broker.redis.url = wardcast::config::Secret::new(redis.url());
-        })
-        .await
-    };
-    let (one, two) = (on_redis().await, on_redis().await);
-    for hub in [&one, &two] {
-        wait_until("ready", async || {
-            crate::support::http::get(hub.address, "/health/ready").send().await.status == 200
-        })
-        .await;
-    }
+    let (one, two) = (start_hub_on(&redis, |_| ()).await, start_hub_on(&redis, |_| ()).await);
     let (mut here, mut there) = (one.connect("ann").await, two.connect_subscriber("ann", "news").await);
     call_control(&one, "unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     assert_eq!(there.receive().await["push"]["unsubscribe"]["code"], 2000);
     call_control(&one, "disconnect", json!({"user": "ann"})).await;
     assert_eq!((here.wait_for_close().await.0, there.wait_for_close().await.0), (Some(3503), Some(3503)));
+}
+
+/// Its clients, users, subscriptions and channels.
+fn counts_of_first_node(info: &Value) -> [u64; 4] {
+    let node = &info["result"]["nodes"][0];
+    ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap())
 }
 
 #[actix_rt::test]
@@ -132,11 +127,10 @@ async fn info_counts_connections_users_subscriptions_and_channels() {
         hub.connect_subscriber("ann", "b").await,
         hub.connect_subscriber("bob", "a").await,
     ];
-    let answer = hub.call_api("info", json!({})).await;
-    let node = &answer["result"]["nodes"][0];
-    let counts = ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap());
-    assert_eq!(counts, [3, 2, 3, 2], "{answer}");
-    assert!(node["uid"].is_string() && node["version"].is_string() && node["uptime"].is_u64(), "{answer}");
+    let info = hub.call_api("info", json!({})).await;
+    assert_eq!(counts_of_first_node(&info), [3, 2, 3, 2], "{info}");
+    let node = &info["result"]["nodes"][0];
+    assert!(node["uid"].is_string() && node["version"].is_string() && node["uptime"].is_u64(), "{info}");
 }
 
 #[actix_rt::test]
@@ -144,11 +138,12 @@ async fn controls_require_the_api_key() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;
     for method in ["disconnect", "unsubscribe", "refresh", "info", "batch"] {
-        let request = crate::support::http::post(hub.address, &format!("/api/{method}"));
-        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
-        let wrong = mark_secret(API_KEY.replace('k', "K"));
-        let request = crate::support::http::post(hub.address, &format!("/api/{method}")).header("X-API-Key", &wrong);
-        assert_eq!(request.json(json!({"user": "ann", "channel": "news"})).send().await.status, 401, "{method}");
+        let post = || http::post(hub.address, &format!("/api/{method}"));
+        let wrong_key = mark_secret(API_KEY.replace('k', "K"));
+        for request in [post(), post().header("X-API-Key", &wrong_key)] {
+            let response = request.json(json!({"user": "ann", "channel": "news"})).send().await;
+            assert_eq!(response.status, 401, "{method}");
+        }
     }
     client.subscribe("news").await;
 }
@@ -156,37 +151,34 @@ async fn controls_require_the_api_key() {
 #[actix_rt::test]
 async fn controls_racing_with_closes_count_each_connection_once_and_leave_nothing_behind() {
     let hub = start_hub_with(|config| config.server.workers = 2).await;
-    let mut told = 0;
+    let mut pushes = 0;
     for round in 0..15 {
         let mut clients = join_all((0..12).map(|_| hub.connect_subscriber("ann", "news"))).await;
         let leave = clients.iter_mut().enumerate().map(async |(number, client)| match (number + round) % 4 {
-            // Closed by us for what it says, by itself with a close frame, or by nobody but the order.
+            // Closed by the hub for its command, by itself with a close frame, or by the control alone.
             0 => client.send(json!({"send": {}})).await,
             1 => client.send(json!({"id": 2, "refresh": {"token": hub.token("bob")}})).await,
             2 => client.send_message(Message::Close(None)).await,
             _ => {}
         });
-        let ordered = call_control(&hub, "disconnect", json!({"user": "ann"}));
-        let unsubscribed = call_control(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"}));
-        futures_util::future::join3(join_all(leave), ordered, unsubscribed).await;
+        let disconnect = call_control(&hub, "disconnect", json!({"user": "ann"}));
+        let unsubscribe = call_control(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"}));
+        tokio::join!(join_all(leave), disconnect, unsubscribe);
         for client in &mut clients {
-            told += u64::from(client.wait_for_close().await.1.is_some());
+            pushes += u64::from(client.wait_for_close().await.1.is_some());
         }
         drop(clients);
-        wait_until("all are gone", async || hub.connections() == 0).await;
+        hub.wait_for_connections(0).await;
     }
     let counted: u64 = [3500, 3503, 3508].map(|code| hub.running().metrics.closes_with_code(code)).iter().sum();
-    assert_eq!(counted, told);
+    assert_eq!(counted, pushes);
     assert_eq!(hub.call_api("channels", json!({})).await, json!({"result": {"channels": {}}}));
 }
 
 #[actix_rt::test]
 async fn user_index_follows_connects_refreshes_and_all_kinds_of_close() {
     let hub = start_hub_with(|config| config.limits.handshakes_per_second = 0).await;
-    let counts = async || {
-        let node = hub.call_api("info", json!({})).await["result"]["nodes"][0].clone();
-        ["num_clients", "num_users", "num_subs", "num_channels"].map(|name| node[name].as_u64().unwrap())
-    };
+    let counts = async || counts_of_first_node(&hub.call_api("info", json!({})).await);
     for _ in 0..5 {
         let crowd = join_all((0..60).map(async |number| {
             let user = format!("user-{}", number % 6);
@@ -202,16 +194,21 @@ async fn user_index_follows_connects_refreshes_and_all_kinds_of_close() {
         .await;
         assert_eq!(counts().await, [60, 6, 60, 10]);
         call_control(&hub, "disconnect", json!({"user": "user-0"})).await;
-        // The index leads to all of a user's connections and to nobody else's.
-        wait_until("one user is gone", async || counts().await[..2] == [50, 5]).await;
-        for (number, mut client) in crowd.into_iter().enumerate() {
+        let (disconnected, others): (Vec<_>, Vec<_>) = crowd.into_iter().enumerate().partition(|(n, _)| n % 6 == 0);
+        for (_, mut client) in disconnected {
+            assert_eq!(client.wait_for_close().await.0, Some(3503));
+        }
+        // The index leads to all connections of the user, and to no others.
+        hub.wait_for_connections(50).await;
+        assert_eq!(counts().await[..2], [50, 5]);
+        for (number, mut client) in others {
             match number % 6 {
-                0 => assert_eq!(client.wait_for_close().await.0, Some(3503)),
                 1 => client.send_message(Message::Close(None)).await,
                 2 => client.send(json!({"send": {}})).await,
                 _ => drop(client),
             }
         }
-        wait_until("nothing is left", async || counts().await == [0; 4]).await;
+        hub.wait_for_connections(0).await;
+        assert_eq!(counts().await, [0; 4]);
     }
 }

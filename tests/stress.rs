@@ -1,22 +1,22 @@
-//! Everybody does anything at once: commands, newer tokens, orders of the server API, publications and closes, by random.
-//! Whatever happens, a client hears of a channel only between the word that it receives it and the word that it does not
-//! any more, each command is answered once and in its order, and in the end nothing is left.
+//! Random operations at the same time: commands, new tokens, server API controls, publications and closes. A client must
+//! receive publications of a channel only between the message that begins its subscription and the message that ends it;
+//! each command must be answered once and in order; and in the end nothing must be left behind.
 
 use std::collections::{HashSet, VecDeque};
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
-use crate::support::{Client, TestHub, http, start_hub_with, wait_until};
+use crate::support::{Client, TestHub, allow_any_rate, http, start_hub_with};
 
 const CHANNELS: [&str; 5] = ["a", "b", "c", "$d", "ann-only#ann"];
 
-/// The same numbers in every run.
+/// A generator that gives the same numbers in every run.
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: usize) -> usize {
-        // xorshift64*: good enough to be anything.
+        // xorshift64*
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -28,46 +28,46 @@ impl Random {
     }
 }
 
-/// A client that checks what it hears against what it was told.
-struct ReceivedLog {
+/// A client that checks every reply and push against its subscriptions.
+struct CheckedClient {
     client: Client,
-    receives: HashSet<String>,
-    /// Commands that are not answered yet: their id, and the channel that an answer is about.
-    sent_ids: VecDeque<(u64, String)>,
+    subscriptions: HashSet<String>,
+    /// Commands without a reply yet: the id, and the channel that the reply is about.
+    pending: VecDeque<(u64, String)>,
 }
 
-impl ReceivedLog {
-    fn record(&mut self, heard: &Value) {
-        let push = &heard["push"];
-        if let Some(id) = heard["id"].as_u64() {
-            let (sent_ids, channel) = self.sent_ids.pop_front().expect("a question before an answer");
-            assert_eq!(id, sent_ids, "replies come in order: {heard}");
-            if heard["subscribe"].is_object() {
-                assert!(self.receives.insert(channel), "twice: {heard}");
-            } else if heard["unsubscribe"].is_object() {
-                self.receives.remove(&channel);
+impl CheckedClient {
+    fn check(&mut self, received: &Value) {
+        let push = &received["push"];
+        if let Some(id) = received["id"].as_u64() {
+            let (expected, channel) = self.pending.pop_front().expect("a command before its reply");
+            assert_eq!(id, expected, "replies must come in order: {received}");
+            if received["subscribe"].is_object() {
+                assert!(self.subscriptions.insert(channel), "subscribed twice: {received}");
+            } else if received["unsubscribe"].is_object() {
+                self.subscriptions.remove(&channel);
             }
         } else if let Some(channel) = push["channel"].as_str() {
             if push["pub"].is_object() {
-                assert!(self.receives.contains(channel), "not sent_ids for: {heard}");
+                assert!(self.subscriptions.contains(channel), "not subscribed: {received}");
             } else if push["subscribe"].is_object() {
-                assert!(self.receives.insert(channel.to_owned()), "twice: {heard}");
+                assert!(self.subscriptions.insert(channel.to_owned()), "subscribed twice: {received}");
             } else if push["unsubscribe"].is_object() {
-                assert!(self.receives.remove(channel), "it did not receive it: {heard}");
+                assert!(self.subscriptions.remove(channel), "not subscribed: {received}");
             }
         }
-        // A greeting tells of everything that the token brings.
-        let greeting = push.get("connect").or(heard.get("connect"));
-        if let Some(subs) = greeting.and_then(|greeting| greeting["subs"].as_object()) {
-            self.receives.extend(subs.keys().cloned());
+        // A connect push or reply lists all server-side subscriptions of the token.
+        let connect = push.get("connect").or(received.get("connect"));
+        if let Some(subs) = connect.and_then(|connect| connect["subs"].as_object()) {
+            self.subscriptions.extend(subs.keys().cloned());
         }
     }
 
-    /// Hears until everything is answered; `false` when the connection has ended.
-    async fn catch_up(&mut self) -> bool {
-        while !self.sent_ids.is_empty() {
+    /// Reads until every command has its reply; returns `false` if the connection has ended.
+    async fn wait_for_replies(&mut self) -> bool {
+        while !self.pending.is_empty() {
             match self.client.next().await {
-                Ok(text) => self.record(&serde_json::from_str(&text).unwrap()),
+                Ok(text) => self.check(&serde_json::from_str(&text).unwrap()),
                 Err(_) => return false,
             }
         }
@@ -110,19 +110,19 @@ async fn run_client(hub: &TestHub, user: &str, seed: u64) {
     for _ in 0..4 {
         let path = format!("/socket?token={}", random_token(hub, &mut random, user));
         let client = Client::connect(hub.address, &path).await.unwrap();
-        let mut received = ReceivedLog { client, receives: HashSet::new(), sent_ids: VecDeque::new() };
+        let mut checked = CheckedClient { client, subscriptions: HashSet::new(), pending: VecDeque::new() };
         let mut id = 0;
         for _ in 0..40 {
             let mut lines = Vec::new();
             for _ in 0..=random.below(8) {
                 id += 1;
                 let (command, channel) = random_command(hub, &mut random, user, id);
-                received.sent_ids.push_back((id, channel));
+                checked.pending.push_back((id, channel));
                 lines.push(command.to_string());
             }
-            // It may be closed by an order at any time.
-            let sent = received.client.try_send_text(&lines.join("\n")).await;
-            if !sent || !received.catch_up().await {
+            // A control may close the connection at any time.
+            let is_sent = checked.client.try_send_text(&lines.join("\n")).await;
+            if !is_sent || !checked.wait_for_replies().await {
                 break;
             }
         }
@@ -147,18 +147,16 @@ async fn random_concurrent_operations_deliver_only_permitted_data_and_leave_noth
     let hub = start_hub_with(|config| {
         config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None;
         config.channels.allow_publish = wardcast::config::ChannelAccess::Subscriber;
-        (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
+        allow_any_rate(config);
         config.limits.channels_per_session = CHANNELS.len();
     })
     .await;
     let users = ["ann", "bob", "ann", "bob", "eve", "ann"];
     let clients = join_all(users.iter().zip(1..).map(|(user, seed)| run_client(&hub, user, seed)));
     join(clients, send_random_controls(&hub, 400)).await;
-    wait_until("nothing is left", async || {
-        let node = hub.call_api("info", json!({})).await["result"]["nodes"][0].clone();
-        ["num_clients", "num_users", "num_subs", "num_channels"].iter().all(|name| node[name] == 0)
-            && hub.connections() == 0
-    })
-    .await;
-    assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200, "no hub has died");
+    hub.wait_for_connections(0).await;
+    hub.wait_for_channels(&[]).await;
+    let node = hub.call_api("info", json!({})).await["result"]["nodes"][0].clone();
+    assert!(["num_clients", "num_users", "num_subs"].iter().all(|name| node[name] == 0), "{node}");
+    assert_eq!(http::get(hub.address, "/health/ready").send().await.status, 200, "a hub has died");
 }

@@ -1,4 +1,5 @@
-//! Subscriptions that a token grants (`$` channels, subscription tokens) or brings (`channels`, `subs`), and how they end.
+//! Subscriptions that need a subscription token (`$` channels), server-side subscriptions of a connection token (`channels`,
+//! `subs`), and how both end.
 
 use std::time::Duration;
 
@@ -11,21 +12,19 @@ fn subscription_claims(user: &str, channel: &str, exp: i64) -> Value {
 }
 
 async fn subscribe_with_token(hub: &TestHub, client: &mut Client, channel: &str, claims: Value) -> Value {
-    client.request(json!({"id": 2, "subscribe": {"channel": channel, "token": hub.token_with_claims(claims)}})).await
+    client.subscribe_with(channel, json!({"token": hub.token_with_claims(claims)})).await
 }
 
 #[actix_rt::test]
 async fn private_channel_requires_subscription_token() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;
-    let bare = client.request(json!({"id": 2, "subscribe": {"channel": "$secret"}})).await;
-    assert_eq!(bare["error"]["code"], 103);
+    let without_token = client.subscribe_with("$secret", json!({})).await;
+    assert_eq!(without_token["error"]["code"], 103);
     let reply = subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
     assert_eq!(reply["subscribe"]["expires"], true, "{reply}");
-    assert!(
-        (1..=30).contains(&reply["subscribe"]["ttl"].as_u64().unwrap()),
-        "the margin is half of it at most: {reply}"
-    );
+    let ttl = reply["subscribe"]["ttl"].as_u64().unwrap();
+    assert!((1..=30).contains(&ttl), "the refresh margin is at most half of the 60 s: {reply}");
     hub.publish("$secret", json!(1)).await;
     assert_eq!(client.receive_publication().await, json!(1));
 }
@@ -41,7 +40,7 @@ async fn bad_subscription_token_is_103_and_expired_one_109_and_session_continues
         (hub.token_with_claims(subscription_claims("ann", "$secret", -60)), 109),
     ];
     for (token, code) in cases {
-        let reply = client.request(json!({"id": 2, "subscribe": {"channel": "$secret", "token": token}})).await;
+        let reply = client.subscribe_with("$secret", json!({"token": token})).await;
         assert_eq!(reply["error"]["code"], code);
     }
 }
@@ -79,14 +78,14 @@ async fn expired_subscription_token_ends_subscription_and_delivery() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;
     subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
-    client.request(json!({"id": 3, "subscribe": {"channel": "news"}})).await;
+    client.subscribe("news").await;
     hub.clock.advance(Duration::from_secs(61));
     hub.publish("$secret", json!("late")).await;
     let push = client.receive().await["push"].clone();
     assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("$secret"), &json!(2501)), "{push}");
     hub.publish("$secret", json!("later")).await;
-    hub.publish("news", json!("goes on")).await;
-    assert_eq!(client.receive_publication().await, json!("goes on"));
+    hub.publish("news", json!("other subscription")).await;
+    assert_eq!(client.receive_publication().await, json!("other subscription"));
 }
 
 #[actix_rt::test]
@@ -133,9 +132,9 @@ async fn channels_of_the_token_are_subscribed_before_the_connect_push() {
     let soon = hub.clock.now() / 1000 + 60;
     let subs = json!({"$desk": {"data": {"motd": "hi"}, "info": {"seat": 4}, "expire_at": soon}});
     let claims = json!({"sub": "ann", "exp": 3600, "channels": ["news"], "subs": subs});
-    let (mut client, greeting) = hub.connect_with_claims(claims.clone()).await;
-    assert_eq!(greeting["subs"]["news"], json!({}));
-    assert_eq!(greeting["subs"]["$desk"]["data"], json!({"motd": "hi"}), "{greeting}");
+    let (mut client, connect) = hub.connect_with_claims(claims.clone()).await;
+    assert_eq!(connect["subs"]["news"], json!({}));
+    assert_eq!(connect["subs"]["$desk"]["data"], json!({"motd": "hi"}), "{connect}");
     hub.publish("news", json!(1)).await;
     assert_eq!(client.receive_publication().await, json!(1));
 
@@ -152,8 +151,8 @@ async fn subscription_info_of_token_is_attached_to_publications() {
     let claims = json!({"sub": "ann", "exp": 60, "info": {"name": "Ann"}, "subs": {"news": {"info": {"seat": 4}}}});
     let (mut client, _) = hub.connect_with_claims(claims).await;
     client.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
-    let both = [client.receive().await, client.receive().await];
-    let info = both.iter().find_map(|heard| heard["push"]["pub"].get("info")).expect("a publication");
+    let reply_and_push = [client.receive().await, client.receive().await];
+    let info = reply_and_push.iter().find_map(|received| received["push"]["pub"].get("info")).expect("a publication");
     assert_eq!((&info["conn_info"], &info["chan_info"]), (&json!({"name": "Ann"}), &json!({"seat": 4})));
 }
 
@@ -171,12 +170,9 @@ async fn expired_server_side_subscription_closes_session_with_3006() {
 async fn server_side_subscription_cannot_be_subscribed_again_until_unsubscribed() {
     let hub = start_hub().await;
     let (mut client, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news"]})).await;
-    assert_eq!(client.request(json!({"id": 2, "subscribe": {"channel": "news"}})).await["error"]["code"], 105);
+    assert_eq!(client.subscribe_with("news", json!({})).await["error"]["code"], 105);
     client.request(json!({"id": 3, "unsubscribe": {"channel": "news"}})).await;
-    assert_eq!(
-        client.request(json!({"id": 4, "subscribe": {"channel": "news"}})).await,
-        json!({"id": 4, "subscribe": {}})
-    );
+    client.subscribe("news").await;
 }
 
 #[actix_rt::test]
@@ -196,16 +192,13 @@ async fn personal_and_user_limited_channels_accept_only_their_users() {
     let hub = start_hub().await;
     let mut ann = hub.connect("42").await;
     for channel in ["#42", "dialog#42,43"] {
-        assert_eq!(
-            ann.request(json!({"id": 2, "subscribe": {"channel": channel}})).await,
-            json!({"id": 2, "subscribe": {}})
-        );
+        ann.subscribe(channel).await;
     }
     hub.publish("#42", json!(1)).await;
     assert_eq!(ann.receive_publication().await, json!(1));
     let mut eve = hub.connect("4").await;
     for channel in ["#42", "dialog#42,43", "#", "dialog#42,4 ", "#4,42#"] {
-        let reply = eve.request(json!({"id": 2, "subscribe": {"channel": channel}})).await;
+        let reply = eve.subscribe_with(channel, json!({})).await;
         let is_own = channel == "#4,42#";
         assert_eq!(reply["error"].is_null(), is_own, "{channel}: {reply}");
         let reply = eve.request(json!({"id": 3, "publish": {"channel": "dialog#42,43", "data": 1}})).await;
@@ -224,11 +217,11 @@ async fn namespace_options_apply_to_its_channels_only() {
     .await;
     let mut client = hub.connect("ann").await;
     for (channel, code) in [("chat:room1", 0), ("chat:ROOM", 107), ("chat:", 107), ("wall:1", 103), ("nobody:1", 102)] {
-        let reply = client.request(json!({"id": 2, "subscribe": {"channel": channel}})).await;
+        let reply = client.subscribe_with(channel, json!({})).await;
         assert_eq!(reply["error"]["code"].as_u64().unwrap_or(0), code, "{channel}: {reply}");
     }
     let reply = client.request(json!({"id": 2, "publish": {"channel": "chat:room1", "data": 1}})).await;
-    assert_eq!(reply["error"]["code"], 103, "subscribing is not publishing");
+    assert_eq!(reply["error"]["code"], 103, "the namespace permits subscribing, not publishing");
     assert_eq!(hub.call_api("publish", json!({"channel": "chat:room1", "data": 1})).await, json!({"result": {}}));
     assert_eq!(client.receive_publication().await, json!(1));
 }
@@ -243,13 +236,13 @@ async fn subscription_token_works_for_every_connection_of_its_user_only() {
         assert!(client.request(subscribe.clone()).await["subscribe"].is_object());
     }
     eve.send(subscribe.clone()).await;
-    assert_eq!(eve.wait_for_close().await.0, Some(3500), "it has been stolen");
+    assert_eq!(eve.wait_for_close().await.0, Some(3500), "the token must have been stolen");
     hub.publish("$secret", json!(1)).await;
     assert_eq!([one.receive_publication().await, two.receive_publication().await], [json!(1), json!(1)]);
     hub.clock.advance(Duration::from_secs(61));
     for client in [&mut one, &mut two] {
         assert_eq!(client.receive().await["push"]["unsubscribe"]["code"], 2501);
-        assert_eq!(client.request(subscribe.clone()).await["error"]["code"], 109, "replayed after its time");
+        assert_eq!(client.request(subscribe.clone()).await["error"]["code"], 109, "the token has expired");
     }
 }
 
@@ -276,11 +269,11 @@ async fn expired_subscription_gives_no_permission_to_publish() {
         let mut client = hub.connect("ann").await;
         subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
         hub.clock.advance(Duration::from_secs(61));
-        // At once: the wheel may not have come by yet.
+        // The hub may not have ended the subscription yet: the command itself must see that it has expired.
         client.send(json!({"id": 3, "publish": {"channel": "$secret", "data": "late"}})).await;
-        let both = [client.receive().await, client.receive().await];
-        assert!(both.iter().any(|heard| heard["error"]["code"] == 103), "{both:?}");
+        let reply_and_push = [client.receive().await, client.receive().await];
+        assert!(reply_and_push.iter().any(|received| received["error"]["code"] == 103), "{reply_and_push:?}");
     }
     hub.publish("$secret", json!("next")).await;
-    assert_eq!(listener.receive_publication().await, json!("next"), "and nothing late");
+    assert_eq!(listener.receive_publication().await, json!("next"), "no late command was executed");
 }

@@ -35,7 +35,7 @@ impl SigningKey {
     }
 }
 
-/// Pairs of three kinds, whose public halves are in files for the hub.
+/// Key pairs of three kinds. Their public keys are in files for the hub.
 struct TestKeys {
     files: TempDir,
     pairs: [SigningKey; 3],
@@ -69,8 +69,8 @@ impl TestKeys {
         toml::from_str(&format!("id = {id:?}\nalgorithm = \"{algorithm:?}\"\nfile = {file:?}\n{more}")).unwrap()
     }
 
-    /// A hub with these keys and no secret.
-    async fn hub(&self, change: impl FnOnce(&mut Config)) -> TestHub {
+    /// Starts a hub with these keys and without a secret.
+    async fn start_hub(&self, change: impl FnOnce(&mut Config)) -> TestHub {
         start_hub_with(|config| {
             config.auth.hmac_secret = Secret::default();
             config.auth.keys = ["rsa", "ec", "ed"].map(|id| self.entry(id, "")).into();
@@ -79,12 +79,12 @@ impl TestKeys {
         .await
     }
 
-    /// A token with this header, signed by one of the pairs.
+    /// A token with this header, signed by one of the keys.
     fn sign(&self, by: &str, header: &Header, claims: &Value) -> String {
         mark_secret(jsonwebtoken::encode(header, claims, &self.pair(by).private).unwrap())
     }
 
-    /// A good one.
+    /// A valid token, signed by one of the keys.
     fn token(&self, hub: &TestHub, by: &str) -> String {
         self.sign(by, &self.header(by), &claims(hub))
     }
@@ -98,7 +98,7 @@ fn claims(hub: &TestHub) -> Value {
     json!({"sub": "ann", "exp": hub.clock.now() / 1000 + 600})
 }
 
-/// The same token with another header, whose signature covers what it covered.
+/// The same token with another header, which its signature does not cover.
 fn with_header(token: &str, header: &Value) -> String {
     let rest = token.split_once('.').unwrap().1;
     mark_secret(format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header.to_string())))
@@ -111,43 +111,35 @@ async fn handshake_status(hub: &TestHub, token: &str) -> u16 {
 #[actix_rt::test]
 async fn each_public_key_accepts_tokens_of_its_own_private_key_only() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|_| ()).await;
+    let hub = keys.start_hub(|_| ()).await;
     for id in ["rsa", "ec", "ed"] {
-        let mut client =
-            Client::connect(hub.address, &format!("/socket?token={}", keys.token(&hub, id))).await.unwrap();
-        client.subscribe_after_connect_push("news").await;
-        let sdk = json!({"id": 1, "connect": {"token": keys.token(&hub, id)}});
-        assert!(hub.connect_without_token().await.request(sdk).await["connect"].is_object(), "{id}");
+        let mut client = hub.connect_to(&format!("/socket?token={}", keys.token(&hub, id)), &[]).await;
+        client.subscribe("news").await;
+        hub.connect_sdk(&keys.token(&hub, id)).await;
     }
 }
 
 #[actix_rt::test]
 async fn kid_of_another_key_is_refused_with_any_alg() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|_| ()).await;
+    let hub = keys.start_hub(|_| ()).await;
     for by in ["rsa", "ec", "ed"] {
         for kid in ["rsa", "ec", "ed", "rsa2", "", "../rsa", "rsa\u{0}", "RSA", "' OR 1=1 --"] {
             let header = Header { kid: Some(kid.to_owned()), ..keys.header(by) };
             let expected = if kid == by { 101 } else { 401 };
-            assert_eq!(
-                handshake_status(&hub, &keys.sign(by, &header, &claims(&hub))).await,
-                expected,
-                "{by} as {kid:?}"
-            );
+            let token = keys.sign(by, &header, &claims(&hub));
+            assert_eq!(handshake_status(&hub, &token).await, expected, "{by} as {kid:?}");
         }
-        let bare = Header { kid: None, ..keys.header(by) };
-        assert_eq!(
-            handshake_status(&hub, &keys.sign(by, &bare, &claims(&hub))).await,
-            401,
-            "no key is tried after the other"
-        );
+        let header = Header { kid: None, ..keys.header(by) };
+        let token = keys.sign(by, &header, &claims(&hub));
+        assert_eq!(handshake_status(&hub, &token).await, 401, "without a kid the keys are not tried in turn");
     }
 }
 
 #[actix_rt::test]
 async fn token_signed_with_public_key_as_hmac_secret_is_refused() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|_| ()).await;
+    let hub = keys.start_hub(|_| ()).await;
     for SigningKey { id, public_pem: pem, public_der: der, .. } in &keys.pairs {
         for material in [pem.as_bytes(), pem.trim().as_bytes(), der] {
             for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
@@ -163,7 +155,7 @@ async fn token_signed_with_public_key_as_hmac_secret_is_refused() {
 #[actix_rt::test]
 async fn token_with_altered_header_is_refused() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|_| ()).await;
+    let hub = keys.start_hub(|_| ()).await;
     let token = keys.token(&hub, "rsa");
     for header in [
         json!({"alg": "none"}),
@@ -177,13 +169,13 @@ async fn token_with_altered_header_is_refused() {
         assert_eq!(handshake_status(&hub, &with_header(&token, &header)).await, 401, "{header}");
     }
     let stripped = mark_secret(format!("{}.", token.rsplit_once('.').unwrap().0));
-    assert_eq!(handshake_status(&hub, &stripped).await, 401, "without its signature");
+    assert_eq!(handshake_status(&hub, &stripped).await, 401, "without a signature");
 }
 
 #[actix_rt::test]
 async fn key_embedded_or_linked_in_token_is_neither_used_nor_fetched() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|_| ()).await;
+    let hub = keys.start_hub(|_| ()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys.json", listener.local_addr().unwrap());
     let base = keys.header("ed");
@@ -197,36 +189,36 @@ async fn key_embedded_or_linked_in_token_is_neither_used_nor_fetched() {
         Header { cty: Some("JWT".to_owned()), ..base.clone() },
     ] {
         let token = keys.sign("ed", &header, &claims(&hub));
-        assert_eq!(handshake_status(&hub, &token).await, 401, "though the signature is good: {header:?}");
+        assert_eq!(handshake_status(&hub, &token).await, 401, "in spite of a valid signature: {header:?}");
         let mut client = hub.connect_without_token().await;
         client.send(json!({"id": 1, "connect": {"token": token}})).await;
         assert_eq!(client.wait_for_close().await.0, Some(3500));
     }
-    assert!(listener.accept().now_or_never().is_none(), "nobody came to ask");
+    assert!(listener.accept().now_or_never().is_none(), "the hub has fetched the URL");
 }
 
 #[actix_rt::test]
 async fn expired_key_ends_its_sessions_and_accepts_no_token() {
     let keys = TestKeys::new();
     let hub = keys
-        .hub(|config| {
-            let over = humantime::format_rfc3339(std::time::SystemTime::now() + Duration::from_secs(120));
-            config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{over}\""));
+        .start_hub(|config| {
+            let not_after = humantime::format_rfc3339(std::time::SystemTime::now() + Duration::from_secs(120));
+            config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{not_after}\""));
         })
         .await;
     let path = |id| format!("/socket?token={}", keys.token(&hub, id));
     let mut old = Client::connect(hub.address, &path("rsa")).await.unwrap();
-    let ttl = old.receive().await["push"]["connect"]["ttl"].as_u64().unwrap();
-    assert!(ttl <= 120, "it is told in time to come with a token of a newer key: {ttl}");
+    let ttl = old.receive_connect_push().await["ttl"].as_u64().unwrap();
+    assert!(ttl <= 120, "the client must refresh before the key expires, not when the token does: {ttl}");
     old.subscribe("news").await;
-    let mut changed = Client::connect(hub.address, &path("rsa")).await.unwrap();
-    changed.subscribe_after_connect_push("news").await;
+    let mut changed = hub.connect_to(&path("rsa"), &[]).await;
+    changed.subscribe("news").await;
     let refresh = changed.request(json!({"id": 2, "refresh": {"token": keys.token(&hub, "ec")}})).await;
     assert!(refresh["refresh"]["ttl"].as_u64().unwrap() > 300, "{refresh}");
 
     hub.clock.advance(Duration::from_secs(121));
     hub.publish("news", json!("after")).await;
-    assert_eq!(old.wait_for_close().await.0, Some(3005), "and nothing that was published after");
+    assert_eq!(old.wait_for_close().await.0, Some(3005));
     assert_eq!(changed.receive_publication().await, json!("after"));
     let refused = hub.try_handshake(&path("rsa"), &[]).await;
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (401, &json!(101)), "{refused:?}");
@@ -238,19 +230,18 @@ async fn expired_key_ends_its_sessions_and_accepts_no_token() {
 async fn key_use_separates_connection_and_subscription_tokens() {
     let keys = TestKeys::new();
     let hub = keys
-        .hub(|config| {
+        .start_hub(|config| {
             config.auth.keys =
                 vec![keys.entry("ec", "purpose = \"connection\""), keys.entry("ed", "purpose = \"subscription\"")];
         })
         .await;
     assert_eq!(handshake_status(&hub, &keys.token(&hub, "ed")).await, 401);
-    let mut client = Client::connect(hub.address, &format!("/socket?token={}", keys.token(&hub, "ec"))).await.unwrap();
-    client.receive().await;
+    let mut client = hub.connect_to(&format!("/socket?token={}", keys.token(&hub, "ec")), &[]).await;
     let mut claims = claims(&hub);
     claims["channel"] = json!("$secret");
     let mut subscribe = async |by| {
         let token = keys.sign(by, &keys.header(by), &claims);
-        client.request(json!({"id": 2, "subscribe": {"channel": "$secret", "token": token}})).await
+        client.subscribe_with("$secret", json!({"token": token})).await
     };
     assert_eq!(subscribe("ec").await["error"]["code"], 103);
     assert!(subscribe("ed").await["subscribe"].is_object());
@@ -259,7 +250,7 @@ async fn key_use_separates_connection_and_subscription_tokens() {
 #[actix_rt::test]
 async fn every_invalid_token_gets_the_same_response() {
     let keys = TestKeys::new();
-    let hub = keys.hub(|config| config.auth.audience = Some("hub".to_owned())).await;
+    let hub = keys.start_hub(|config| config.auth.audience = Some("hub".to_owned())).await;
     let mut good = claims(&hub);
     good["aud"] = json!("hub");
     let with = |member: &str, value: Value| {
@@ -268,7 +259,7 @@ async fn every_invalid_token_gets_the_same_response() {
         keys.sign("ed", &keys.header("ed"), &claims)
     };
     assert_eq!(handshake_status(&hub, &with("x", json!(1))).await, 101);
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for token in [
         keys.token(&hub, "ed"),
         with("aud", json!("other")),
@@ -276,18 +267,18 @@ async fn every_invalid_token_gets_the_same_response() {
         with("exp", json!("soon")),
         with("nbf", json!(9_999_999_999_i64)),
         keys.sign("ed", &Header { kid: Some("rsa".to_owned()), ..keys.header("ed") }, &good),
-        keys.sign("ed", &Header { kid: Some("nobody's".to_owned()), ..keys.header("ed") }, &good),
+        keys.sign("ed", &Header { kid: Some("unknown".to_owned()), ..keys.header("ed") }, &good),
         mark_secret(with("x", json!(2)) + "A"),
         "eyJ.e30.e30".to_owned(),
         "x".repeat(9000),
     ] {
-        let answer = hub.try_handshake(&format!("/socket?token={token}"), &[]).await;
-        let mut head: Vec<_> = answer.head.lines().filter(|line| !line.to_lowercase().starts_with("date")).collect();
+        let response = hub.try_handshake(&format!("/socket?token={token}"), &[]).await;
+        let mut head: Vec<_> = response.head.lines().filter(|line| !line.to_lowercase().starts_with("date")).collect();
         head.sort_unstable();
-        answers.push((head.join("\n"), answer.body.clone()));
+        responses.push((head.join("\n"), response.body.clone()));
     }
-    answers.dedup();
-    assert_eq!(answers.len(), 1, "{answers:?}");
+    responses.dedup();
+    assert_eq!(responses.len(), 1, "{responses:?}");
 }
 
 #[actix_rt::test]

@@ -1,21 +1,24 @@
-//! The wire, byte for byte: conversations in `golden/*.jsonl`, played against a hub. A change there is a change for every
-//! client. Each line names who does what:
+//! The JSON protocol, byte for byte: conversations in `golden/*.jsonl` run against a hub. A change of these files is a change
+//! for every client. Each line is one step:
 //!
 //! ```text
-//! ann joins [PATH]        connects; in PATH and in what is sent, {token} and its like stand for tokens, and {signed CLAIMS}
-//!                         for one with just these claims, whose dates count from now
-//! ann> TEXT               sends a text message
-//! ann< TEXT               hears exactly this
-//! ann! CODE REASON        is closed with this, and hears nothing before
-//! REST> METHOD PATH BODY  asks over HTTP, with the API key
-//! REST< STATUS BODY       is answered exactly this
-//! time passes             an hour, which is what tokens are good for
-//! remembered              first of all: channels of `kept` have a history, presence, joins and leaves, and differences
-//! limit NAME N            first of all: this key of [limits] has this value; else two channels a session, two errors
+//! ann joins [PATH]        ann connects. In PATH and in texts, {token}, {token of bob}, {expired} and {forged} are replaced
+//!                         by tokens, and {signed CLAIMS} by one with these claims, whose dates count from now
+//! ann> TEXT               ann sends a text message
+//! ann< TEXT               ann receives exactly this
+//! ann! CODE REASON        the connection of ann is closed with this, and she receives nothing before
+//! REST> METHOD PATH BODY  an HTTP request with the API key
+//! REST< STATUS BODY       its response is exactly this
+//! time passes             an hour, which is how long the tokens are valid
+//! remembered              configuration: channels of the namespace `kept` have history, presence, joins and leaves, and
+//!                         deltas
+//! limit NAME N            configuration: the value of this key of [limits]. Otherwise a session may have two channels and
+//!                         two protocol errors
 //! ```
 //!
-//! What differs from run to run has a name: a client's id is its own (`<ann>`), and there are `<node>`, `<version>`,
-//! `<ttl>` of what lasts an hour and `<ttl of 2 h>`. Lines that begin with `#` explain.
+//! Values that differ from run to run are replaced by names: the id of a client by its own name (`<ann>`), others by
+//! `<node>`, `<epoch>`, `<version>`, `<time>`, `<ttl>` (of an hour) and `<ttl of 2 h>`. Lines that begin with `#` are
+//! comments.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -130,10 +133,10 @@ async fn run_conversation(name: &str) {
             .for_each(|limit| set_limit(&mut config.limits, limit));
     })
     .await;
-    let mut play = Conversation { hub, clients: BTreeMap::new(), names: Vec::new(), answer: None };
+    let mut conversation = Conversation { hub, clients: BTreeMap::new(), names: Vec::new(), response: None };
     for (number, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-        let happens = play.run_line(line).await;
-        assert!(happens == line, "golden/{name}.jsonl:{}\n  expected {line}\n  happened {happens}", number + 1);
+        let found = conversation.run_line(line).await;
+        assert!(found == line, "golden/{name}.jsonl:{}\n  expected {line}\n  found    {found}", number + 1);
     }
 }
 
@@ -154,20 +157,20 @@ fn set_limit(limits: &mut Limits, limit: &str) {
     match name {
         "commands_per_second" => limits.commands_per_second = value.parse().unwrap(),
         "connections_per_user" => limits.connections_per_user = value.parse().unwrap(),
-        _ => panic!("no limit of conversations: {name}"),
+        _ => panic!("conversations cannot set this limit: {name}"),
     }
 }
 
 struct Conversation {
     hub: TestHub,
     clients: BTreeMap<String, Client>,
-    /// Ids of this run and what they are called in the script.
+    /// Values of this run, and the names that replace them.
     names: Vec<(String, String)>,
-    answer: Option<http::Response>,
+    response: Option<http::Response>,
 }
 
 impl Conversation {
-    /// Does what a line says; what has happened, written as the line should be.
+    /// Executes a line; returns the line as it should be written for what has happened.
     async fn run_line(&mut self, line: &str) -> String {
         let (client_name, rest) = line.split_at(line.find(|c: char| !c.is_alphanumeric()).unwrap_or(line.len()));
         let (what, text) = rest.split_at(rest.len().min(2));
@@ -182,7 +185,7 @@ impl Conversation {
                 line.to_owned()
             }
             ("REST", "< ") => {
-                let http::Response { status, body, .. } = self.answer.take().expect("a question before an answer");
+                let http::Response { status, body, .. } = self.response.take().expect("a request before its response");
                 format!("REST< {status} {}", self.name_ids(client_name, &body))
             }
             (_, " j") => {
@@ -197,7 +200,7 @@ impl Conversation {
                 self.client_named(client_name).send_text(&text).await;
                 line.to_owned()
             }
-            // What is expected decides nothing: whatever comes is compared.
+            // Both lines wait for whatever comes next; the comparison shows whether it was expected.
             (_, "< " | "! ") => match self.client_named(client_name).next().await {
                 Ok(text) => format!("{client_name}< {}", self.name_ids(client_name, &text)),
                 Err(closed) => format!("{client_name}! {} {}", closed.code.unwrap_or_default(), closed.reason),
@@ -210,15 +213,15 @@ impl Conversation {
         self.clients.get_mut(client_name).unwrap_or_else(|| panic!("{client_name} has not joined"))
     }
 
-    async fn send_http(&mut self, question: &str) {
-        let mut parts = question.splitn(3, ' ');
+    async fn send_http(&mut self, request: &str) {
+        let mut parts = request.splitn(3, ' ');
         let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
         let request = http::request(self.hub.address, method, path).header("X-API-Key", API_KEY);
         let request = request.header("Content-Type", "application/json").body(parts.next().unwrap_or_default());
-        self.answer = Some(request.send().await);
+        self.response = Some(request.send().await);
     }
 
-    /// What is sent, with tokens.
+    /// Replaces placeholders by tokens, and the name of the epoch by its value.
     fn fill_in(&self, text: &str) -> String {
         let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
         let text = self.sign_claims_in(text);
@@ -231,13 +234,13 @@ impl Conversation {
             .replace("{forged}", &self.hub.forged_token("ann"))
     }
 
-    /// What is sent, with the tokens whose claims stand in it.
+    /// Replaces each `{signed CLAIMS}` by a token.
     fn sign_claims_in(&self, text: &str) -> String {
         let Some((before, rest)) = text.split_once("{signed ") else { return text.to_owned() };
         let mut claims = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
         let mut value = claims.next().expect("claims").unwrap();
-        let rest = rest[claims.byte_offset()..].strip_prefix('}').expect("a brace behind the claims");
-        // Those within `subs`; the others are the hub's to shift.
+        let rest = rest[claims.byte_offset()..].strip_prefix('}').expect("a brace after the claims");
+        // Shifts the dates within `subs`. `token_with_claims` shifts the others.
         let now = self.hub.clock.now() / 1000;
         for options in value["subs"].as_object_mut().into_iter().flat_map(|subs| subs.values_mut()) {
             if let Some(seconds) = options["expire_at"].as_i64() {
@@ -247,11 +250,11 @@ impl Conversation {
         format!("{before}{}{}", self.hub.token_with_claims(value), self.sign_claims_in(rest))
     }
 
-    /// What came, with names for what differs from run to run.
+    /// Replaces values that differ from run to run by names.
     fn name_ids(&mut self, client_name: &str, text: &str) -> String {
-        let is_greeting = text.contains(r#""connect":{"#);
+        let is_connect = text.contains(r#""connect":{"#);
         for (key, name) in [("client", client_name), ("node", "node"), ("epoch", "epoch")] {
-            let may_name = is_greeting || key == "epoch";
+            let may_name = is_connect || key == "epoch";
             if let Some(id) = value_of(text, key).filter(|id| may_name && !self.is_known_client(id)) {
                 self.names.push((id.to_owned(), format!("<{name}>")));
             }
@@ -267,7 +270,7 @@ impl Conversation {
     }
 }
 
-/// Half a minute less than what it lasts, and what this test has taken.
+/// Replaces ttls by names. A ttl is the lifetime without the margin of half a minute, and without the time since.
 fn without_ttls(text: &str) -> String {
     let mut parts = text.split(r#""ttl":"#);
     let mut named = parts.next().unwrap_or_default().to_owned();
@@ -283,7 +286,7 @@ fn without_ttls(text: &str) -> String {
     named
 }
 
-/// When it was published differs from run to run.
+/// Replaces the times of publications.
 fn without_times(text: &str) -> String {
     let mut parts = text.split(r#""time":"#);
     let mut named = parts.next().unwrap_or_default().to_owned();

@@ -28,6 +28,13 @@ pub struct ApiMethod {
     pub(super) handler: Handler,
 }
 
+impl ApiMethod {
+    /// Returns the fields of the request.
+    pub fn request_fields(&self) -> impl Iterator<Item = &'static Field> + use<> {
+        self.request.iter().flat_map(|group| group.iter())
+    }
+}
+
 /// Whether a method changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -16,7 +16,8 @@ use crate::{
     protocol::{self, ErrorCode, HistoryResult},
 };
 
-const NO_HISTORY: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no history (`channels.history_size`)");
+const NO_HISTORY: (ErrorCode, &str) =
+    (ErrorCode::NotAvailable, "the channel has no history (`channels.history_size`), or the broker is Redis");
 
 /// `history`.
 pub(super) const HISTORY: ApiMethod = ApiMethod {

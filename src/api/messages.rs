@@ -21,7 +21,7 @@ use super::{
     publish, request,
 };
 use crate::{
-    auth::{Claims, credentials},
+    auth::{ChannelRight, Claims, credentials},
     channel::Channel,
     http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
@@ -96,7 +96,7 @@ fn authenticate_sender(
     let claims = api.verifier.verify(token)?;
     Ok(Channel::new(channel)
         .map_err(ErrorCode::from)
-        .and_then(|channel| Ok(api.permissions.may_publish(&claims, &channel, false)?))
+        .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
         .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
         .map(|()| Some(claims)))
 }

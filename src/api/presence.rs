@@ -17,7 +17,8 @@ use crate::{
 };
 
 const INVALID_CHANNEL: (ErrorCode, &str) = (ErrorCode::BadRequest, "`channel` is missing or invalid");
-const NO_PRESENCE: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`)");
+const NO_PRESENCE: (ErrorCode, &str) =
+    (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`), or the broker is Redis");
 
 /// `presence`.
 pub(super) const PRESENCE: ApiMethod = ApiMethod {

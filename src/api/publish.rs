@@ -31,8 +31,10 @@ pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
 
 const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `limits.publication_bytes`");
-const NOT_VERSIONED: (ErrorCode, &str) =
-    (ErrorCode::NotAvailable, "`version` is given, but the channel has no history or `skip_history` is set");
+const NOT_AVAILABLE: (ErrorCode, &str) = (
+    ErrorCode::NotAvailable,
+    "`version` is given, but the channel has no history or `skip_history` is set; with the Redis broker also `idempotency_key`",
+);
 const QUEUE_FULL: (ErrorCode, &str) =
     (ErrorCode::TooManyRequests, "a delivery queue is full (`limits.hub_queue_bytes`); nothing was published");
 
@@ -52,7 +54,7 @@ pub(super) const PUBLISH: ApiMethod = ApiMethod {
             ErrorCode::BadRequest,
             "`channel` or `data` is missing, or `channel`, `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
         ),
-        NOT_VERSIONED,
+        NOT_AVAILABLE,
         QUEUE_FULL,
     ],
     example: Example {

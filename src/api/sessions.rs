@@ -40,7 +40,7 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
         ),
         (ErrorCode::NotAvailable, "`override` is given, or `recover_since` for a channel without a history"),
     ],
-    example: Example { request: r#"{"user":"ann","channel":"news","info":{"role":"reader"}}"#, answer: EXAMPLE_ANSWER },
+    example: Example { request: r#"{"user":"bob","channel":"news","info":{"role":"reader"}}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(subscribe(body, api))),
 };
 
@@ -61,7 +61,7 @@ pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
             "`user`, `client` or `channel` is missing or invalid, or `client` and `session` differ",
         ),
     ],
-    example: Example { request: r#"{"user":"ann","channel":"news"}"#, answer: EXAMPLE_ANSWER },
+    example: Example { request: r#"{"user":"bob","channel":"news"}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(unsubscribe(body, api))),
 };
 
@@ -84,7 +84,7 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
         ),
     ],
     example: Example {
-        request: r#"{"user":"ann","disconnect":{"code":4001,"reason":"maintenance"}}"#,
+        request: r#"{"user":"bob","disconnect":{"code":4001,"reason":"maintenance"}}"#,
         answer: EXAMPLE_ANSWER,
     },
     handler: Handler::Single(|body, api| Box::pin(disconnect(body, api))),
@@ -103,7 +103,7 @@ pub(super) const REFRESH: ApiMethod = ApiMethod {
         (ErrorCode::LimitExceeded, "`info` is longer than 4,096 bytes"),
         (ErrorCode::BadRequest, "`user` or `client` is missing or invalid, or `client` and `session` differ"),
     ],
-    example: Example { request: r#"{"user":"ann","expire_at":4102444800}"#, answer: EXAMPLE_ANSWER },
+    example: Example { request: r#"{"user":"bob","expire_at":4102444800}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(refresh(body, api))),
 };
 

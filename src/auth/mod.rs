@@ -24,7 +24,7 @@ use crate::{
 
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use key::KeyError;
-pub use permission::{PermissionError, Permissions};
+pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::Signer;
 pub use token_error::TokenError;
 pub use verifier::Verifier;

@@ -1,5 +1,4 @@
-//! Who may do what in which channel. Every path asks here: subscribe, publish, history and presence, by
-//! socket and by REST. Pure.
+//! Permissions: which session may do what in which channel. Every path asks here, over the socket and over REST. Pure.
 
 use std::collections::HashMap;
 
@@ -10,21 +9,21 @@ use crate::{
     protocol::ErrorCode,
 };
 
-/// Why not.
+/// Why a session may not use a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PermissionError {
-    /// The channel names a namespace that is not configured (error 102).
+    /// The channel's namespace is not configured (error 102).
     #[error("unknown namespace")]
     UnknownNamespace,
-    /// The name is not one that its namespace takes (`channel_regex`; error 107).
-    #[error("not a name of its namespace")]
+    /// The name does not match `channel_regex` of its namespace (error 107).
+    #[error("the name does not match channel_regex of its namespace")]
     InvalidName,
-    /// Not granted (error 103). Whether the channel exists is not told.
+    /// Not granted (error 103). The client does not learn whether the channel exists.
     #[error("not granted")]
     NotGranted,
 }
 
-/// The error that a client or a caller of the server API gets.
+/// The error that a client or a caller of the server API receives.
 impl From<PermissionError> for ErrorCode {
     fn from(error: PermissionError) -> Self {
         match error {
@@ -35,7 +34,38 @@ impl From<PermissionError> for ErrorCode {
     }
 }
 
-/// What the configuration allows, and what a token adds to it.
+/// What a session may do in a channel, apart from subscribing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelRight {
+    /// Publishing (`allow_publish`, `pub` in `caps`).
+    Publish,
+    /// Reading the history (`allow_history`, `hst` in `caps`).
+    History,
+    /// Reading presence (`allow_presence`, `prs` in `caps`).
+    Presence,
+}
+
+impl ChannelRight {
+    /// Returns which sessions have the right by configuration.
+    fn access(self, options: &ChannelOptions) -> ChannelAccess {
+        match self {
+            Self::Publish => options.allow_publish,
+            Self::History => options.allow_history,
+            Self::Presence => options.allow_presence,
+        }
+    }
+
+    /// Returns whether a rule of `caps` grants the right.
+    fn is_granted_by(self, cap: &Capability) -> bool {
+        match self {
+            Self::Publish => cap.publish,
+            Self::History => cap.history,
+            Self::Presence => cap.presence,
+        }
+    }
+}
+
+/// What the configuration allows. A token can add to it.
 #[derive(Debug)]
 pub struct Permissions {
     without_namespace: ChannelOptions,
@@ -43,23 +73,23 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// Of `[channels]` and `[[namespaces]]`.
+    /// Creates the permissions of `[channels]` and `[[namespaces]]`.
     pub fn new(without_namespace: &ChannelOptions, namespaces: &[Namespace]) -> Self {
         let namespaces = namespaces.iter().map(|namespace| (namespace.name.clone(), namespace.channels.clone()));
         Self { without_namespace: without_namespace.clone(), namespaces: namespaces.collect() }
     }
 
-    /// The options of a channel, which is one of this configuration.
+    /// Returns the options of a channel.
     ///
     /// # Errors
-    /// [`PermissionError::UnknownNamespace`] or [`PermissionError::InvalidName`].
+    /// [`PermissionError::UnknownNamespace`] or [`PermissionError::InvalidName`] if the configuration has no such channel.
     pub fn channel_options(&self, channel: &Channel) -> Result<&ChannelOptions, PermissionError> {
         let options = match channel.namespace() {
             None => &self.without_namespace,
             Some(namespace) => self.namespaces.get(namespace).ok_or(PermissionError::UnknownNamespace)?,
         };
         let name = channel.local_name();
-        // `#42` has no name, only a user.
+        // `#42` has only users and no local name to match.
         let is_nameless = name.is_empty() && channel.users().is_some();
         match &options.channel_regex {
             Some(regex) if !is_nameless && !regex.matches(name) => Err(PermissionError::InvalidName),
@@ -67,7 +97,7 @@ impl Permissions {
         }
     }
 
-    /// Whether whoever has these claims may subscribe by himself; `token` is a good subscription token; one
+    /// Checks whether a session with these claims may subscribe on its own request. `token` is a valid subscription token; one
     /// for another channel or user is refused, whatever else is granted.
     ///
     /// # Errors
@@ -87,7 +117,7 @@ impl Permissions {
         let is_granted = || has_token || has_capability(claims, channel, |cap| cap.subscribe);
         require(match membership(&claims.user, channel) {
             Membership::Outsider => false,
-            // To be named is the grant, but not a substitute for the token that `$` asks for.
+            // The user's name in the channel is a grant, but does not replace the token that `$` requires.
             Membership::Member => !channel.is_private() || is_granted(),
             Membership::Unrestricted if channel.is_private() => is_granted(),
             Membership::Unrestricted => {
@@ -101,68 +131,41 @@ impl Permissions {
         })
     }
 
-    /// Whether whoever has these claims may publish. `is_subscribed`: whether the session that asks receives the channel at
-    /// the moment, which matters where [`Self::publish_depends_on_subscription`]; over REST nobody does.
+    /// Checks whether a session with these claims has a right. `is_subscribed` is whether the session is subscribed to the
+    /// channel now. It matters only if [`Self::depends_on_subscription`], and is always `false` over REST.
     ///
     /// # Errors
     /// [`PermissionError`].
-    pub fn may_publish(&self, claims: &Claims, channel: &Channel, is_subscribed: bool) -> Result<(), PermissionError> {
-        let allowed = self.channel_options(channel)?.allow_publish;
-        may_access(claims, channel, is_subscribed, allowed, |cap| cap.publish)
-    }
-
-    /// Whether it matters for [`Self::may_publish`] that the session is subscribed; finding out costs a question to the hub.
-    pub fn publish_depends_on_subscription(&self, channel: &Channel) -> bool {
-        self.depends_on_subscription(channel, |options| options.allow_publish)
-    }
-
-    /// Whether whoever has these claims may read what the channel has kept. `is_subscribed`: as for [`Self::may_publish`],
-    /// where [`Self::history_depends_on_subscription`].
-    ///
-    /// # Errors
-    /// [`PermissionError`].
-    pub fn may_read_history(
+    pub fn may(
         &self,
+        right: ChannelRight,
         claims: &Claims,
         channel: &Channel,
         is_subscribed: bool,
     ) -> Result<(), PermissionError> {
-        let allowed = self.channel_options(channel)?.allow_history;
-        may_access(claims, channel, is_subscribed, allowed, |cap| cap.history)
+        let options = self.channel_options(channel)?;
+        if membership(&claims.user, channel) == Membership::Outsider {
+            return Err(PermissionError::NotGranted);
+        }
+        let is_allowed = match right.access(options) {
+            ChannelAccess::None => false,
+            ChannelAccess::Subscriber => is_subscribed,
+            ChannelAccess::User => !claims.is_anonymous(),
+            ChannelAccess::Anonymous => true,
+        };
+        // The configuration opens a private channel only to its subscribers.
+        let may_enter = is_subscribed || !channel.is_private();
+        require((is_allowed && may_enter) || has_capability(claims, channel, |cap| right.is_granted_by(cap)))
     }
 
-    /// Whether whoever has these claims may know who is in the channel. `is_subscribed`: as for [`Self::may_publish`], where
-    /// [`Self::presence_depends_on_subscription`].
-    ///
-    /// # Errors
-    /// [`PermissionError`].
-    pub fn may_read_presence(
-        &self,
-        claims: &Claims,
-        channel: &Channel,
-        is_subscribed: bool,
-    ) -> Result<(), PermissionError> {
-        let allowed = self.channel_options(channel)?.allow_presence;
-        may_access(claims, channel, is_subscribed, allowed, |cap| cap.presence)
-    }
-
-    /// Whether it matters for [`Self::may_read_history`] that the session is subscribed.
-    pub fn history_depends_on_subscription(&self, channel: &Channel) -> bool {
-        self.depends_on_subscription(channel, |options| options.allow_history)
-    }
-
-    /// Whether it matters for [`Self::may_read_presence`] that the session is subscribed.
-    pub fn presence_depends_on_subscription(&self, channel: &Channel) -> bool {
-        self.depends_on_subscription(channel, |options| options.allow_presence)
-    }
-
-    fn depends_on_subscription(&self, channel: &Channel, access: impl Fn(&ChannelOptions) -> ChannelAccess) -> bool {
-        let is_for_subscribers = |options| access(options) == ChannelAccess::Subscriber;
+    /// Returns whether the result of [`Self::may`] depends on the session's subscription, which only the hub knows.
+    pub fn depends_on_subscription(&self, right: ChannelRight, channel: &Channel) -> bool {
+        let is_for_subscribers = |options| right.access(options) == ChannelAccess::Subscriber;
         channel.is_private() || self.channel_options(channel).is_ok_and(is_for_subscribers)
     }
 
-    /// Whether a token or the server API may bring `user` a subscription to the channel: any known one that is not limited
-    /// to others.
+    /// Checks whether a token or the server API may subscribe `user` to the channel: any channel of the configuration that is
+    /// not limited to other users.
     ///
     /// # Errors
     /// [`PermissionError`].
@@ -172,51 +175,31 @@ impl Permissions {
     }
 }
 
-fn may_access(
-    claims: &Claims,
-    channel: &Channel,
-    is_subscribed: bool,
-    allowed: ChannelAccess,
-    grants: impl Fn(&Capability) -> bool,
-) -> Result<(), PermissionError> {
-    if membership(&claims.user, channel) == Membership::Outsider {
-        return Err(PermissionError::NotGranted);
-    }
-    let is_allowed = match allowed {
-        ChannelAccess::None => false,
-        ChannelAccess::Subscriber => is_subscribed,
-        ChannelAccess::User => !claims.is_anonymous(),
-        ChannelAccess::Anonymous => true,
-    };
-    // A private channel is closed to sessions that are not subscribed, unless their token grants the access.
-    let may_enter = is_subscribed || !channel.is_private();
-    require((is_allowed && may_enter) || has_capability(claims, channel, grants))
-}
-
-/// What the users in a channel's name mean for one of them.
+/// What the users in a channel's name mean for one user.
 #[derive(PartialEq, Eq)]
 enum Membership {
     /// The name has no users.
     Unrestricted,
-    /// It has, and the user is among them.
+    /// The user is one of the users in the name.
     Member,
-    /// It has, and he is not.
+    /// The name has users, and the user is not one of them.
     Outsider,
 }
 
-/// Nobody is nobody's member: `dialog#42,` is not open to sessions without a user.
+/// A session without a user is never a member: `dialog#42,` is not open to it.
 fn membership(user: &str, channel: &Channel) -> Membership {
     let Some(mut users) = channel.users() else { return Membership::Unrestricted };
-    if !user.is_empty() && users.any(|named| named == user) { Membership::Member } else { Membership::Outsider }
+    if !user.is_empty() && users.any(|member| member == user) { Membership::Member } else { Membership::Outsider }
 }
 
-/// Reserved names are granted by their whole name only: who writes `*` seldom thinks of them.
-fn has_capability(claims: &Claims, channel: &Channel, grants: impl Fn(&Capability) -> bool) -> bool {
+/// Returns whether a rule of `caps` that matches the channel grants a right. Only an exact pattern matches a reserved name: an
+/// author of `*` rarely has those in mind.
+fn has_capability(claims: &Claims, channel: &Channel, is_granted_by: impl Fn(&Capability) -> bool) -> bool {
     let matches = |pattern: &Pattern| {
         (matches!(pattern, Pattern::Exact(_)) || !channel.is_reserved()) && pattern.matches(channel.as_str())
     };
     let caps = claims.grants.iter().flat_map(|grants| &grants.caps);
-    caps.filter(|cap| grants(cap)).any(|cap| cap.channels.iter().any(matches))
+    caps.filter(|cap| is_granted_by(cap)).any(|cap| cap.channels.iter().any(matches))
 }
 
 fn require(is_granted: bool) -> Result<(), PermissionError> {

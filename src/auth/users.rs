@@ -17,8 +17,8 @@ use super::{
     payload::{MAX_USER_BYTES, is_valid_user},
 };
 
-/// Maximum length of a password. Longer ones are refused before anything is computed.
-pub const MAX_PASSWORD_BYTES: usize = 1024;
+pub use crate::config::MAX_PASSWORD_BYTES;
+
 /// Maximum length of `info`, `channels` and `caps` of one user together. A token with them stays below the verifier's limit.
 const MAX_CLAIMS_BYTES: usize = 4608;
 

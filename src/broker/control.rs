@@ -1,4 +1,4 @@
-//! Orders of the server API to the sessions of a user, wherever they are.
+//! Controls: what the server API makes the sessions of a user do, on all instances.
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
@@ -7,101 +7,102 @@ use crate::{
     protocol::{Disconnect, ErrorCode},
 };
 
-/// Longest user, as in a token.
-const USER_BYTES: usize = 255;
-/// Longest id of a connection that is taken; ours are shorter.
-const CLIENT_BYTES: usize = 64;
-/// Connections that an order may spare: each session looks through them.
-const WHITELIST: usize = 1000;
-/// Longest JSON that replaces what others see of a user: every session keeps one, every publication carries it.
-const INFO_BYTES: usize = 4096;
-/// Longest name of a history that is taken; ours are shorter.
-const EPOCH_BYTES: usize = 64;
+/// Maximum length of a user, the same as in a token.
+const MAX_USER_BYTES: usize = 255;
+/// Maximum length of a client id. The hub's own ids are shorter.
+const MAX_CLIENT_BYTES: usize = 64;
+/// Maximum number of connections that a control may exclude: each session searches the list.
+const MAX_WHITELIST: usize = 1000;
+/// Maximum length of `info` and `data`: every session keeps its `info`, and every publication carries it.
+const MAX_INFO_BYTES: usize = 4096;
+/// Maximum length of an epoch. The hub's own epochs are shorter.
+const MAX_EPOCH_BYTES: usize = 64;
 
-/// An order to sessions, on all instances.
+/// What the server API sends to the sessions of a user, on all instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
-    /// Whose sessions.
+    /// The user whose sessions apply it.
     pub user: String,
-    /// Only the connection with this id.
+    /// Only the connection with this client id applies it.
     pub client: Option<String>,
-    /// All connections but those with these ids.
+    /// The connections with these client ids do not apply it.
     pub whitelist: Vec<String>,
-    /// What they have to do.
+    /// What the sessions do.
     #[serde(rename = "order")]
     pub action: ControlAction,
 }
 
-/// What sessions have to do.
+/// What a control makes a session do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum ControlAction {
-    /// Receive a channel (subscribe push); where it is received already, nothing changes.
+    /// Subscribe to a channel, with a subscribe push. An existing subscription does not change.
     Subscribe {
-        /// Its name, checked; the channel's namespace is judged by whoever carries it out, too.
+        /// A valid channel name. The instance that applies the control checks the namespace, too.
         channel: String,
-        /// Raw JSON that others see of this subscription.
+        /// Raw JSON that other clients see of this subscription.
         info: Option<String>,
-        /// Raw JSON that the client is told with the push.
+        /// Raw JSON that the client receives with the subscribe push.
         data: Option<String>,
-        /// The client has what was published up to there, and gets what came later.
+        /// The client already has the publications up to this position, and receives the later ones.
         #[serde(rename = "since")]
         recover_since: Option<RecoverSince>,
-        /// Milliseconds since the epoch; `None`: it lasts as long as the session.
+        /// Milliseconds since the Unix epoch. `None`: the subscription lasts as long as the session.
         expires_at: Option<i64>,
     },
-    /// Stop receiving a channel (unsubscribe push 2000).
+    /// Unsubscribe from a channel, with an unsubscribe push (2000).
     Unsubscribe {
-        /// Its name, checked.
+        /// A valid channel name.
         channel: String,
     },
-    /// Go.
+    /// Close the connection.
     Disconnect {
         /// The close code, 3000 to 4999.
         code: u16,
-        /// At most 123 bytes.
+        /// The close reason, at most 123 bytes.
         reason: String,
     },
-    /// End at another time than the token says.
+    /// Replace the expiry of the session's token.
     Refresh {
-        /// Milliseconds since the epoch; `None`: it does not end by itself.
+        /// Milliseconds since the Unix epoch. `None`: the session does not expire.
         expires_at: Option<i64>,
-        /// Raw JSON that replaces what others see of the user.
+        /// Raw JSON that replaces what other clients see of the user.
         info: Option<String>,
     },
 }
 
-/// A place in a history, as the API names it.
+/// A position in a channel's history, as the server API sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverSince {
-    /// Its offset.
+    /// The offset.
     pub offset: u64,
-    /// Its epoch, at most 64 bytes; what was never said by a broker is no epoch of a channel here. Empty: any.
+    /// The epoch, at most 64 bytes. Empty: any epoch. Text that no broker has issued is the epoch of no channel.
     pub epoch: String,
 }
 
-/// Why a [`Control`] is none.
+/// Why a [`Control`] is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
-    /// Empty, over 255 bytes, or with control characters.
-    #[error("a user has 1 to 255 bytes without controls")]
+    /// The user is empty, has over 255 bytes, or contains control characters.
+    #[error("the user must have 1 to 255 bytes and no control characters")]
     InvalidUser,
-    /// An id that no connection can have.
-    #[error("a connection's id has 1 to 64 bytes")]
+    /// A client id that no connection can have.
+    #[error("a client id must have 1 to 64 bytes")]
     InvalidClientId,
-    /// Not the name of a channel.
-    #[error("not the name of a channel")]
+    /// The channel's name is invalid.
+    #[error("invalid channel name")]
     InvalidChannel,
-    /// A code or reason that no close frame of ours may carry.
-    #[error("close codes are 3000 to 4999, reasons have at most 123 bytes and are not JSON")]
+    /// A code or reason that no close frame of the hub may carry.
+    #[error("a close code must be 3000 to 4999, a close reason at most 123 bytes and not JSON")]
     InvalidClose,
-    /// Not JSON on one line.
+    /// `info` or `data` is not JSON on one line.
     #[error("info and data must be JSON on one line")]
     InvalidJson,
-    /// More than an order may carry: over 1,000 spared connections, over 4 KiB of info or data, over 64 bytes of epoch.
-    #[error("over 1,000 spared connections, 4096 bytes of info or data, or 64 bytes of epoch")]
+    /// More than a control may carry: over 1,000 excluded connections, over 4 KiB of `info` or `data`, or an epoch of over
+    /// 64 bytes.
+    #[error("over 1,000 excluded connections, 4096 bytes of info or data, or 64 bytes of epoch")]
     TooLong,
 }
 
@@ -120,28 +121,30 @@ impl From<ControlError> for ErrorCode {
 }
 
 impl Control {
-    /// Checks that sessions can do it. Whoever makes one asks, and whoever takes one from outside asks again.
+    /// Checks that sessions can apply the control. The server API calls it before it sends a control, and an instance
+    /// calls it again for a control from the bus, where others can write.
     ///
     /// # Errors
     /// [`ControlError`].
     pub fn validate(&self) -> Result<(), ControlError> {
-        if self.user.is_empty() || self.user.len() > USER_BYTES || self.user.contains(char::is_control) {
+        if self.user.is_empty() || self.user.len() > MAX_USER_BYTES || self.user.contains(char::is_control) {
             return Err(ControlError::InvalidUser);
         }
-        if self.whitelist.len() > WHITELIST {
+        if self.whitelist.len() > MAX_WHITELIST {
             return Err(ControlError::TooLong);
         }
-        if self.client.iter().chain(&self.whitelist).any(|client| client.is_empty() || client.len() > CLIENT_BYTES) {
+        if self.client.iter().chain(&self.whitelist).any(|client| client.is_empty() || client.len() > MAX_CLIENT_BYTES)
+        {
             return Err(ControlError::InvalidClientId);
         }
         match &self.action {
             ControlAction::Subscribe { channel, info, data, recover_since, .. } => {
-                is_channel(channel)?;
-                info.iter().chain(data).try_for_each(|raw| is_line(raw))?;
-                let is_short = recover_since.as_ref().is_none_or(|since| since.epoch.len() <= EPOCH_BYTES);
+                validate_channel(channel)?;
+                info.iter().chain(data).try_for_each(|raw| validate_json_line(raw))?;
+                let is_short = recover_since.as_ref().is_none_or(|since| since.epoch.len() <= MAX_EPOCH_BYTES);
                 if is_short { Ok(()) } else { Err(ControlError::TooLong) }
             }
-            ControlAction::Unsubscribe { channel } => is_channel(channel),
+            ControlAction::Unsubscribe { channel } => validate_channel(channel),
             ControlAction::Disconnect { code, reason } => {
                 if Disconnect::custom(*code, reason).is_some() {
                     Ok(())
@@ -149,19 +152,19 @@ impl Control {
                     Err(ControlError::InvalidClose)
                 }
             }
-            ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| is_line(raw)),
+            ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| validate_json_line(raw)),
         }
     }
 }
 
-fn is_channel(name: &str) -> Result<(), ControlError> {
+fn validate_channel(name: &str) -> Result<(), ControlError> {
     Channel::new(name).map(|_| ()).map_err(|_| ControlError::InvalidChannel)
 }
 
-/// Whether it is JSON that may go into a reply as it is.
-fn is_line(raw: &str) -> Result<(), ControlError> {
+/// Checks that `raw` is JSON that can be copied into a reply: without line breaks, which separate replies.
+fn validate_json_line(raw: &str) -> Result<(), ControlError> {
     match raw {
-        _ if raw.len() > INFO_BYTES => Err(ControlError::TooLong),
+        _ if raw.len() > MAX_INFO_BYTES => Err(ControlError::TooLong),
         _ if raw.contains(['\r', '\n']) || !is_json(raw) => Err(ControlError::InvalidJson),
         _ => Ok(()),
     }
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn valid_controls_are_accepted() {
-        let spared = vec!["x".repeat(64); 1000];
+        let excluded = vec!["x".repeat(64); 1000];
         for good in [
             close(3000, ""),
             close(4999, &"x".repeat(123)),
@@ -216,7 +219,7 @@ mod tests {
             refresh("null"),
             refresh(&format!("\"{}\"", "x".repeat(4094))),
             control(ControlAction::Refresh { expires_at: Some(i64::MIN), info: None }),
-            Control { user: "é".repeat(127), client: Some("c".to_owned()), whitelist: spared, ..close(3503, "go") },
+            Control { user: "é".repeat(127), client: Some("c".to_owned()), whitelist: excluded, ..close(3503, "go") },
         ] {
             assert_eq!(good.validate(), Ok(()), "{good:?}");
         }

@@ -1,4 +1,4 @@
-//! What is asked of a channel's history, and what comes back: values only, the same for every broker.
+//! Options, requests and results of publishing and of reading a history: plain values, the same for every broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,95 +11,97 @@ use crate::{
     publication::Publication,
 };
 
-/// How a channel keeps what is published: its `history_size`, `history_ttl` and `history_meta_ttl`.
+/// How long a channel keeps its publications and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest so many publications, ...
+    /// `history_size`: how many of the newest publications are kept, ...
     pub size: usize,
-    /// ... for so long.
+    /// `history_ttl`: ... and for how long.
     pub ttl: Duration,
-    /// How long the channel remembers its position after its last publication or question.
+    /// `history_meta_ttl`: how long the position is kept after the last publication or read.
     pub meta_ttl: Duration,
 }
 
 impl Retention {
-    /// As the options of a channel say; `None` where nothing is kept.
+    /// Returns the retention in a channel's options; `None` if the channel has no history.
     pub fn from_options(options: &ChannelOptions) -> Option<Self> {
         let (size, ttl, meta_ttl) = (options.history_size, options.history_ttl, options.history_meta_ttl);
         options.has_history().then_some(Self { size, ttl, meta_ttl })
     }
 }
 
-/// What whoever publishes wants beside the announcement.
+/// What a publish does besides sending the publication to subscribers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishOptions {
-    /// The publication goes into the history; `None` where the channel has none, or it is to be skipped.
+    /// Stores the publication in the history. `None`: the channel has no history, or the publication skips it.
     pub retention: Option<Retention>,
-    /// Under one key a channel takes one publication in five minutes; who repeats it gets the first answer.
+    /// A channel accepts one publication per key in five minutes. A repeated publish returns the first receipt.
     pub idempotency_key: Option<Arc<str>>,
-    /// A publication that is not newer than the newest of its `version_epoch` is left out.
+    /// Skips the publication unless it is newer than the newest one with the same version epoch.
     pub version: Option<Version>,
 }
 
-/// A count of the publisher's own, for channels whose publications are states.
+/// A publisher's own version number, for channels whose publications are states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// Grows with each state; never 0.
+    /// Grows with each state. Never 0.
     pub number: u64,
-    /// Versions of two epochs have nothing to do with each other.
+    /// Only numbers of one epoch are compared.
     pub epoch: Arc<str>,
 }
 
-/// What came of a publication.
+/// The result of a publish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PublishReceipt {
-    /// Where it stands in the history; of one that was left out for its version, where the history stands.
+    /// The publication's position in the history. If its version was too old, the newest position of the history.
     pub position: Option<Position>,
 }
 
-/// What is asked of a history.
+/// A request for a page of a history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryRequest {
-    /// From behind this place (with `reverse`, before it), or else from the oldest (the newest).
+    /// The page starts after this position, or ends before it if `is_reverse`. `None`: it starts with the oldest
+    /// publication, or with the newest one if `is_reverse`.
     pub since: Option<SincePosition>,
-    /// At most so many publications; 0 asks for the position alone.
+    /// Maximum number of publications. 0: only the position.
     pub limit: usize,
-    /// The newest first.
+    /// The newest publication comes first.
     pub is_reverse: bool,
 }
 
-/// A place that a client names. An epoch of `None` is any.
+/// A position that a client names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SincePosition {
-    /// Its offset.
+    /// The offset.
     pub offset: u64,
-    /// Its epoch.
+    /// The epoch. `None`: any epoch.
     pub epoch: Option<Epoch>,
 }
 
 impl SincePosition {
-    /// A position that a client names. An empty epoch stands for any epoch.
+    /// Parses a position that a client names, where an empty epoch means any epoch.
     ///
     /// # Errors
-    /// [`ErrorCode::UnrecoverablePosition`] if no history of any channel can have this epoch.
+    /// [`ErrorCode::UnrecoverablePosition`]: no history of any channel can have this epoch.
     pub fn parse(offset: u64, epoch: &str) -> Result<Self, ErrorCode> {
         let parsed = (!epoch.is_empty()).then(|| Epoch::parse(epoch).ok_or(ErrorCode::UnrecoverablePosition));
         Ok(Self { offset, epoch: parsed.transpose()? })
     }
 }
 
-/// What a history has.
+/// A page of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// In the order that was asked for, each with its position.
+    /// The publications in the requested order, each with its position.
     pub publications: Vec<Publication>,
-    /// Of the newest publication that ever was, kept or not.
+    /// Position of the newest publication that the channel ever had, whether it is still stored or not.
     pub top: Position,
 }
 
 impl HistoryPage {
-    /// Whether it is the one that was asked for, and has come as far: what was published behind a place that it does not
-    /// know, nobody can tell (error 112).
+    /// Returns whether the requested position belongs to this history: it has the same epoch, and its offset is not beyond
+    /// the top, or at most one beyond it if the request is reversed. The publications after any other position are unknown
+    /// (error 112).
     fn is_position_known(&self, request: &HistoryRequest) -> bool {
         request.since.is_none_or(|since| {
             let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
@@ -107,7 +109,7 @@ impl HistoryPage {
         })
     }
 
-    /// Leaves out the last publications until those that are left cost at most so many bytes.
+    /// Removes the last publications until the rest costs at most `max_bytes`.
     fn truncate_to_bytes(&mut self, max_bytes: usize) {
         let mut bytes = 0;
         let fits = |publication: &Publication| {
@@ -139,11 +141,11 @@ pub async fn read_history_page(
     Ok(page)
 }
 
-/// Somebody comes into a channel, or leaves it.
+/// A change of a channel's presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PresenceEvent {
-    /// A join.
+    /// A client has subscribed.
     Join,
-    /// A leave.
+    /// A client has unsubscribed or disconnected.
     Leave,
 }

@@ -1,6 +1,7 @@
-//! The one seam: what carries publications from whoever publishes to the instances where somebody listens. It knows
-//! channels and bytes, not sessions. Two implementations, [`memory`] and [`redis`]; one suite in `tests/` holds both to
-//! this page. A method arrives with the feature that needs it, in all of them at once.
+//! The broker carries publications from the instance where they are published to every instance with subscribers for their
+//! channel. It is the only seam of the crate, and knows channels and bytes, not sessions. It has two implementations,
+//! [`memory`] and [`redis`]; the conformance suite in `tests/broker/` runs against both. A new method is added together with
+//! the first feature that needs it, to both implementations at once.
 
 mod control;
 mod history;
@@ -12,7 +13,7 @@ pub mod redis;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
@@ -28,162 +29,167 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// What an instance asks of a broker. No default bodies.
-///
-/// Subscriptions are counted by nobody here: the instance asks once for its first listener and gives back once after its
-/// last. `subscribe` and `unsubscribe` take effect in the order in which they are *called*, whenever they are awaited.
-pub trait Broker: Send + Sync {
-    /// Puts a publication into its channel's history, if it is to be kept, and sends it to every instance that is
-    /// subscribed to the channel, this one included, in the order of the calls: both, or neither. Ready when the broker has
-    /// it, not when it has arrived.
-    fn publish(
-        &self,
-        publication: Publication,
-        options: PublishOptions,
-    ) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>>;
+/// A broker, shared by hubs, sessions and the server API.
+pub type SharedBroker = Arc<dyn Broker>;
 
-    /// What a channel's history has. A channel that has none yet gets one: whoever asks has a position from then on, and
-    /// keeps it for `retention.meta_ttl` at least.
+/// The result of a broker call, once it is there.
+pub type BrokerFuture<T> = BoxFuture<'static, Result<T, BrokerError>>;
+
+fn completed<T: Send + 'static>(result: Result<T, BrokerError>) -> BrokerFuture<T> {
+    ready(result).boxed()
+}
+
+/// What an instance needs from a broker. No method has a default body.
+///
+/// The broker does not count subscriptions: an instance subscribes once, for its first local subscriber of a channel, and
+/// unsubscribes once, after its last. Both take effect in the order of the *calls*, whenever their futures are awaited.
+pub trait Broker: Send + Sync {
+    /// Stores a publication in its channel's history, if `options` ask for it, and sends it to every instance that is
+    /// subscribed to the channel, this one included. Either both happen or neither. Publications are sent in the order of
+    /// the calls. Completes when the broker has accepted the publication, not when it has arrived.
+    fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt>;
+
+    /// Reads a page of a channel's history. Creates the history if there is none, so that the caller has a position, which
+    /// stays valid for at least `retention.meta_ttl`.
     fn read_history(
         &self,
         channel: Channel,
         request: HistoryRequest,
         retention: Retention,
-    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>>;
+    ) -> BrokerFuture<HistoryPage>;
 
-    /// Forgets what a channel has kept, not where it stands.
-    fn remove_history(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Removes the publications of a channel's history. The channel keeps its position.
+    fn remove_history(&self, channel: Channel) -> BrokerFuture<()>;
 
-    /// Tells every instance that is subscribed to the channel who has come or left, in order with its publications.
+    /// Sends a join or leave to every instance that is subscribed to the channel, in order with its publications.
     fn publish_presence_event(
         &self,
         channel: Channel,
         event: PresenceEvent,
-        who: Arc<ClientInfo>,
-    ) -> BoxFuture<'static, Result<(), BrokerError>>;
+        client: Arc<ClientInfo>,
+    ) -> BrokerFuture<()>;
 
-    /// Says that a client is in a channel, for so long; again, that it still is.
-    fn add_presence(
-        &self,
-        channel: Channel,
-        who: Arc<ClientInfo>,
-        ttl: Duration,
-    ) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Stores that a client is present in a channel for `ttl`. The next call for the same client replaces this one.
+    fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()>;
 
-    /// Says that a client is there no more.
-    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Removes a client, named by its id, from a channel's presence.
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()>;
 
-    /// Who is in a channel, on any instance; whose time is over is not.
-    fn presence(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>>;
+    /// Reads which clients are present in a channel, on any instance. Expired entries are left out.
+    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>>;
 
-    /// Begins to receive a channel. When it is ready, no publication that is published later is missed.
-    fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Starts to receive a channel. Publications sent after the future has completed are not missed.
+    fn subscribe(&self, channel: Channel) -> BrokerFuture<()>;
 
-    /// Stops receiving a channel. Publications under way may still arrive.
+    /// Stops receiving a channel. Publications that are already on their way may still arrive.
     fn unsubscribe(&self, channel: Channel);
 
-    /// Asks every live instance, this one included, and gathers the answers that come within `deadline`. The instances
-    /// that were asked and did not answer make it an error: half a truth looks like a whole one.
-    fn survey(
-        &self,
-        question: SurveyQuestion,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>>;
+    /// Asks every live instance, this one included, and collects the answers that arrive within `timeout`. Missing answers
+    /// make the result an error, because a part of the answers looks like all of them.
+    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<Vec<Vec<u8>>>;
 
-    /// Hands an order to every live instance, this one included. Ready when the broker has it, not when it is done.
-    fn send_control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Sends a control to every live instance, this one included. Completes when the broker has accepted the control, not
+    /// when the sessions have applied it.
+    fn send_control(&self, control: Control) -> BrokerFuture<()>;
 
-    /// Keeps `value` under `id`, which is 1 to 64 of `A-Za-z0-9_-`, until it is taken or `ttl` is over. Over
-    /// `limits.tickets` it may be Busy. Ready when it can be taken.
-    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>>;
+    /// Stores `value` under `id`, which has 1 to 64 characters of `A-Za-z0-9_-`, until it is taken or `ttl` has passed.
+    /// Above `limits.tickets` it may fail with [`BrokerError::Busy`]. Completes when the ticket can be taken.
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()>;
 
-    /// Takes what was put under `id`, by whichever instance. Of all who ask, one gets it, once. What cannot be an id is
-    /// not there.
-    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>>;
+    /// Takes the value that any instance has stored under `id`. If several callers ask, exactly one receives it, once. There
+    /// is nothing under an invalid id.
+    fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Whether publishing and subscribing work at the moment; with the reason in the operator's words if not.
-    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>>;
+    /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not.
+    fn check_ready(&self) -> BrokerFuture<()>;
 }
 
-/// Where publications leave a broker, and who answers its questions: the hubs of this instance. Given at start.
+/// Receives what a broker delivers to this instance, and answers its surveys: the local hubs. A broker gets it at its start.
 pub trait Deliver: Send + Sync {
-    /// Takes a publication for the local subscribers of its channel. Never blocks: brokers call it from where they read.
+    /// Queues a publication for the local subscribers of its channel. Never blocks: brokers call it where they read.
     ///
     /// # Errors
-    /// [`QueueFull`]: nothing was taken.
+    /// [`QueueFull`]: no hub has received it.
     fn deliver_publication(&self, publication: Publication) -> Result<(), QueueFull>;
 
-    /// Takes a join or a leave for the local subscribers who want to know. Never blocks, as above.
+    /// Queues a join or leave for the local subscribers that receive them. Never blocks.
     ///
     /// # Errors
-    /// [`QueueFull`]: it was not taken.
+    /// [`QueueFull`]: no hub has received it.
     fn deliver_presence_event(
         &self,
         channel: Channel,
         event: PresenceEvent,
-        who: Arc<ClientInfo>,
+        client: Arc<ClientInfo>,
     ) -> Result<(), QueueFull>;
 
-    /// Takes an order for the local sessions that it is for. Never blocks, as above.
+    /// Queues a control for the local sessions that it addresses. Never blocks.
     ///
     /// # Errors
-    /// [`QueueFull`]: it was not taken.
+    /// [`QueueFull`]: no hub has received it.
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull>;
 
-    /// This instance's answer to a survey.
+    /// Answers a survey for this instance.
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>>;
 }
 
-/// What instances ask each other.
+/// What one instance can ask all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SurveyQuestion {
-    /// Which channels have subscribers, and how many: a JSON object of numbers.
+    /// Which channels have subscribers, and how many. The answer is a JSON object of numbers.
     Channels,
-    /// How the instance is: a [`NodeInfo`] as JSON.
+    /// The state of the instance. The answer is a [`NodeInfo`] as JSON.
     Info,
 }
 
-/// Longest id of a ticket: part of a key at Redis.
-const TICKET_ID_BYTES: usize = 64;
+/// Maximum length of a ticket's id, because Redis stores it as part of a key.
+const MAX_TICKET_ID_BYTES: usize = 64;
 
-/// Whether a ticket can be called so. Nothing else becomes part of a key.
+/// Returns whether `id` may name a ticket, and so become part of a key.
 fn is_valid_ticket_id(id: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    (1..=TICKET_ID_BYTES).contains(&id.len()) && id.bytes().all(is_plain)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=MAX_TICKET_ID_BYTES).contains(&id.len()) && id.bytes().all(is_allowed)
 }
 
 fn invalid_ticket_id() -> BrokerError {
-    BrokerError::Unavailable("not the id of a ticket".to_owned())
+    BrokerError::Unavailable("a ticket id must have 1 to 64 characters of A-Za-z0-9_-".to_owned())
 }
 
-/// A hub's queue is full (`limits.hub_queue_bytes`).
+/// The delivery queue of a hub is full (`limits.hub_queue_bytes`), or too many controls are waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no room in the queue of a hub")]
+#[error("the queue of a hub is full")]
 pub struct QueueFull;
 
-/// Why a broker did not do it.
+impl From<QueueFull> for BrokerError {
+    fn from(QueueFull: QueueFull) -> Self {
+        Self::Busy
+    }
+}
+
+/// Why a broker call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
-    /// Not reachable, not answering in time, or refusing: error 100, temporary. The text is for our log, not for clients.
+    /// The broker is not reachable, does not answer in time, or refuses: error 100, temporary. The text is for the hub's
+    /// log, not for clients.
     #[error("broker unavailable: {0}")]
     Unavailable(String),
-    /// Receivers are behind: error 111, temporary.
-    #[error("too many publications waiting")]
+    /// A queue or a store has reached its limit: error 111, temporary.
+    #[error("broker busy: a queue or a store has reached its limit")]
     Busy,
-    /// This broker does not do it: error 108.
-    #[error("not with this broker")]
+    /// This kind of broker does not support the call: error 108.
+    #[error("not supported by this kind of broker")]
     NotAvailable,
-    /// Not every instance answered.
-    #[error("{answered} of {asked} instances answered")]
+    /// Some instances did not answer a survey.
+    #[error("only {answered} of {asked} instances answered")]
     Incomplete {
-        /// How many did.
+        /// Instances that answered.
         answered: usize,
-        /// How many should have.
+        /// Instances that were asked.
         asked: usize,
     },
 }
 
-/// The error that a client or a caller of the server API gets.
+/// The error that a client or a caller of the server API receives.
 impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {
         match error {
@@ -193,6 +199,3 @@ impl From<BrokerError> for ErrorCode {
         }
     }
 }
-
-/// A broker, shared by hubs, sessions and API.
-pub type SharedBroker = Arc<dyn Broker>;

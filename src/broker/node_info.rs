@@ -1,24 +1,24 @@
-//! What an instance says of itself when all are asked: written by the hubs, read by the API.
+//! The state of one instance, as it answers a survey: written by the hubs, read by the server API.
 
 use serde::{Deserialize, Serialize};
 
 /// One instance, as its answer to [`SurveyQuestion::Info`](super::SurveyQuestion::Info).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Its id, of this run.
+    /// Id of this run of the instance.
     pub uid: String,
-    /// Its machine's name, which several instances may share.
+    /// Host name, which several instances may share.
     pub name: String,
-    /// What it runs.
+    /// Version of Wardcast.
     pub version: String,
-    /// Connections that are somebody.
+    /// Authenticated connections.
     pub num_clients: u64,
     /// Users of these connections, each counted once.
     pub num_users: u64,
     /// Subscriptions of these connections.
     pub num_subs: u64,
-    /// Channels that have subscribers here, each counted once.
+    /// Channels with subscribers on this instance, each counted once.
     pub num_channels: u64,
-    /// Seconds since it started.
+    /// Seconds since the instance started.
     pub uptime: u64,
 }

@@ -1,5 +1,5 @@
-//! What a publication carries beside its channel and its place, as bytes: in a history and on the bus. They are written here for
-//! both. Each reads for itself: a history believes what it has put, and whoever reads the bus believes nothing.
+//! Writes a publication's content, which is everything but its channel and its position, as bytes. Histories and the bus use
+//! the same layout, and each has its own reader: a history trusts what it has stored, a reader of the bus trusts nothing.
 
 use bytes::{BufMut, Bytes};
 use uuid::Uuid;
@@ -9,15 +9,16 @@ use crate::publication::{ClientInfo, Publication};
 pub(super) const HAS_INFO: u8 = 1;
 pub(super) const HAS_CONN_INFO: u8 = 2;
 pub(super) const HAS_CHAN_INFO: u8 = 4;
-/// From here on flags that the first instances on a bus did not know: they drop what has one of them, and count it.
+/// This flag and the following ones are unknown to the first version of Wardcast, which drops and counts a message that has
+/// one of them.
 pub(super) const HAS_TAGS: u8 = 8;
 pub(super) const IS_DELTA: u8 = 16;
 pub(super) const HAS_EXCLUDE: u8 = 32;
 
 /// Bytes of a length.
-const LENGTH: usize = size_of::<u32>();
+const LENGTH_BYTES: usize = size_of::<u32>();
 
-/// Which parts there are.
+/// Returns which parts a publication has.
 pub(super) fn flags(Publication { info, tags, exclude, use_delta, .. }: &Publication) -> u8 {
     let has = |raw: fn(&ClientInfo) -> &Option<Bytes>| info.as_ref().is_some_and(|info| raw(info).is_some());
     let parts = [
@@ -28,19 +29,20 @@ pub(super) fn flags(Publication { info, tags, exclude, use_delta, .. }: &Publica
         (IS_DELTA, *use_delta),
         (HAS_EXCLUDE, exclude.is_some()),
     ];
-    parts.into_iter().filter(|(_, is_there)| *is_there).fold(0, |flags, (flag, _)| flags | flag)
+    parts.into_iter().filter(|(_, is_present)| *is_present).fold(0, |flags, (flag, _)| flags | flag)
 }
 
-/// How many bytes [`write`] writes.
+/// Returns how many bytes [`write`] writes.
 pub(super) fn length(Publication { info, exclude, data, .. }: &Publication, tags: Option<&[u8]>) -> usize {
-    let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH + raw.len());
+    let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH_BYTES + raw.len());
     let info = info.as_ref().map_or(0, |info| {
-        2 * LENGTH + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
+        2 * LENGTH_BYTES + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
     });
-    info + tags.map_or(0, |tags| LENGTH + tags.len()) + exclude.map_or(0, |_| size_of::<Uuid>()) + data.len()
+    info + tags.map_or(0, |tags| LENGTH_BYTES + tags.len()) + exclude.map_or(0, |_| size_of::<Uuid>()) + data.len()
 }
 
-/// The parts that the flags tell, each behind its length, and then the data. `tags` as the reader wants them, if there are any.
+/// Writes the parts that the flags announce, each after its length, then the data. The caller encodes the tags for its
+/// reader; `None`: there are no tags.
 pub(super) fn write(into: &mut Vec<u8>, Publication { info, exclude, data, .. }: &Publication, tags: Option<&[u8]>) {
     if let Some(info) = info {
         write_field(into, info.user.as_bytes());
@@ -52,9 +54,9 @@ pub(super) fn write(into: &mut Vec<u8>, Publication { info, exclude, data, .. }:
     into.extend_from_slice(data);
 }
 
-/// Bytes behind their length.
+/// Writes bytes after their length.
 pub(super) fn write_field(into: &mut Vec<u8>, bytes: &[u8]) {
-    // Names, JSON and orders, all of them bounded far below.
+    // Never saturates: names, JSON and ids have limits far below.
     into.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     into.extend_from_slice(bytes);
 }

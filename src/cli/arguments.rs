@@ -1,28 +1,28 @@
-//! What can be asked on the command line; the comments here are the help that people read.
+//! The arguments of the command line. The doc comments here are the texts of `--help`.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
 const MAIN_HELP: &str = r#"Examples:
-  wardcast                                       a hub for this machine; prints lines to try it
+  wardcast                                       run a development hub; prints lines to try it
   wardcast --set server.bind=127.0.0.1:9000      the same on another port
-  wardcast init --dir /etc/wardcast              secrets and a demo user for production
+  wardcast init --dir /etc/wardcast              generate secrets and a demo user for production
   WARDCAST_ENV=production wardcast --config /etc/wardcast/wardcast.toml
-  wardcast token --user ann --ttl 12h            a token, signed with the hub's secret
-  wardcast check-token < token.txt               what a token says, and what the hub says to it
-  wardcast config check --config wardcast.toml   all that is wrong with a configuration
-  eval "$(wardcast completions bash)"            completions for this shell
+  wardcast token --user ann --ttl 12h            print a token, signed with the hub's secret
+  wardcast check-token < token.txt               show a token, and whether the hub would accept it
+  wardcast config check --config wardcast.toml   report all errors of a configuration
+  eval "$(wardcast completions bash)"            enable completions in this shell
 
 Environment:
   WARDCAST_ENV               development (the default) or production
   WARDCAST_CONFIG            the same as --config
-  WARDCAST_SECTION__KEY      one key, as in WARDCAST_SERVER__BIND=127.0.0.1:9000
-  RUST_LOG                   refines log.level
-  NO_COLOR                   no bold text
+  WARDCAST_SECTION__KEY      sets one key, like WARDCAST_SERVER__BIND=127.0.0.1:9000
+  RUST_LOG                   sets log levels per module, on top of log.level
+  NO_COLOR                   disables bold text
 
-`wardcast config print --defaults` lists every key with its meaning; README.md says the rest.
-Exit codes: 0 done, 1 it did not work, 2 it was not asked well."#;
+`wardcast config print --defaults` prints every key with its meaning. README.md and docs/ describe the rest.
+Exit codes: 0 success, 1 failure, 2 invalid arguments."#;
 
 #[derive(Parser)]
 #[command(
@@ -32,10 +32,10 @@ Exit codes: 0 done, 1 it did not work, 2 it was not asked well."#;
     after_help = MAIN_HELP
 )]
 pub(super) struct Arguments {
-    /// Configuration file, TOML
+    /// Configuration file, in TOML
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Set one key, stronger than file and environment: --set server.bind=127.0.0.1:9000. No secrets: everybody on the machine can read arguments
+    /// Set one key, overriding file and environment: --set server.bind=127.0.0.1:9000. Not for secrets: all users of the machine can read arguments
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(super) settings: Vec<(String, String)>,
     #[command(subcommand)]
@@ -46,56 +46,56 @@ pub(super) struct Arguments {
 pub(super) enum CliCommand {
     /// Run the hub (the default)
     Serve,
-    /// Print a token for a user, if the hub would take it
+    /// Print a token for a user, if the hub would accept it
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArguments),
-    /// Read a token from standard input; say what it holds and what the hub says to it
+    /// Read a token from standard input; print its contents, and whether the hub would accept it
     #[command(
-        after_help = "Exit code 0 if the hub would take it, 1 if not.\n\nExample: wardcast check-token < token.txt"
+        after_help = "Exit code 0 if the hub would accept the token, 1 if not.\n\nExample: wardcast check-token < token.txt"
     )]
     CheckToken {
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Read a password from standard input, print its argon2id hash for the login file
+    /// Read a password from standard input; print its argon2id hash for the login file
     HashPassword,
-    /// Who may log in: edit the login file (login.users_file, or --file)
+    /// Edit or list the users of the login file (login.users_file, or --file)
     User {
         #[command(subcommand)]
         command: UserAction,
     },
-    /// Check the configuration, or print what is in force
+    /// Check or print the configuration
     Config {
         #[command(subcommand)]
         command: ConfigAction,
     },
-    /// Make a configuration with random secrets and a demo user, once
+    /// Generate a configuration with random secrets and a demo user, once
     Init {
-        /// Where wardcast.toml and users.toml go
+        /// Directory for wardcast.toml and users.toml
         #[arg(long)]
         dir: PathBuf,
-        /// The demo user's name
+        /// Name of the demo user
         #[arg(long, default_value = "demo")]
         user: String,
-        /// Where clients will reach the hub; only for what is printed
+        /// URL at which clients will reach the hub; only used in the printed commands
         #[arg(long, default_value = "http://localhost:8000")]
         base_url: String,
     },
-    /// Ask a hub whether it is ready; exit code 0 if so
+    /// Check whether a hub is ready; exit code 0 if it is
     Health {
-        /// Address of a plain-HTTP health endpoint
+        /// URL of the health endpoint; http only
         #[arg(long, default_value = "http://127.0.0.1:8000/health/ready")]
         url: String,
     },
-    /// Print completions for a shell
+    /// Print a completion script for a shell
     Completions {
-        /// Which
+        /// The shell
         shell: clap_complete::Shell,
     },
 }
 
-const TOKEN_HELP: &str = r#"Signed with auth.hmac_secret, or with login.key where that alone is set. Anybody who holds a token can read it.
+const TOKEN_HELP: &str = r#"The token is signed with auth.hmac_secret, or with login.key if only that is set. Whoever has a token can read its contents.
 
 Examples:
   wardcast token --user ann --ttl 12h
@@ -105,36 +105,36 @@ Examples:
 
 #[derive(Args)]
 pub(super) struct TokenArguments {
-    /// Whose it is: `sub` of the token
+    /// The user of the token (`sub`)
     #[arg(long)]
     pub(super) user: String,
-    /// How long it is good; at most auth.max_ttl
+    /// Lifetime of the token; at most auth.max_ttl
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     pub(super) ttl: Duration,
     #[command(flatten)]
     pub(super) grants: GrantArguments,
-    /// Make a subscription token instead: with it the user may subscribe to this channel
+    /// Print a subscription token instead, with which the user may subscribe to this channel
     #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["channels", "caps"])]
     pub(super) subscription: Option<String>,
 }
 
-/// What tokens say beside the name.
+/// The claims of a token besides its user.
 #[derive(Args)]
 pub(super) struct GrantArguments {
-    /// Subscribe the user to this channel without being asked; may be repeated
+    /// Subscribe the user to this channel automatically; may be repeated
     #[arg(long = "channel", value_name = "CHANNEL")]
     pub(super) channels: Vec<String>,
-    /// A rule of `caps` as JSON, or a list of them; may be repeated
+    /// A capability (entry of `caps`) as JSON, or a list of them; may be repeated
     #[arg(long, value_name = "JSON")]
     pub(super) caps: Vec<String>,
-    /// What others see of the user, as JSON
+    /// Information about the user that other clients see (`info`), as JSON
     #[arg(long, value_name = "JSON")]
     pub(super) info: Option<String>,
 }
 
 #[derive(Args)]
 pub(super) struct LoginFileArguments {
-    /// The login file; without it login.users_file
+    /// The login file; default: login.users_file
     #[arg(long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
 }
@@ -143,7 +143,7 @@ pub(super) struct LoginFileArguments {
 pub(super) enum UserAction {
     /// Add a user; the password is read from standard input
     Add {
-        /// `sub` of the user's tokens
+        /// The user's name (`sub` of the user's tokens)
         name: String,
         #[command(flatten)]
         grants: GrantArguments,
@@ -152,19 +152,19 @@ pub(super) enum UserAction {
     },
     /// Remove a user
     Remove {
-        /// Who
+        /// The user's name
         name: String,
         #[command(flatten)]
         file: LoginFileArguments,
     },
-    /// Change a password, which is read from standard input
+    /// Change a user's password; the new one is read from standard input
     Passwd {
-        /// Whose
+        /// The user's name
         name: String,
         #[command(flatten)]
         file: LoginFileArguments,
     },
-    /// Print who may log in
+    /// Print the users of the login file
     List {
         #[command(flatten)]
         file: LoginFileArguments,
@@ -173,17 +173,17 @@ pub(super) enum UserAction {
 
 #[derive(Subcommand)]
 pub(super) enum ConfigAction {
-    /// Say all that is wrong with the configuration and the files that it names
+    /// Report all errors of the configuration and of the files that it names
     Check,
-    /// Print what is in force, without secrets, and where each value comes from
+    /// Print the configuration in force, without secrets, with the source of each value
     Print {
-        /// Every key with its default and its meaning
+        /// Print every key with its default and its meaning instead
         #[arg(long)]
         defaults: bool,
     },
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as key=value, like server.bind=127.0.0.1:9000")?;
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE, like server.bind=127.0.0.1:9000")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -1,4 +1,4 @@
-//! What a development run prints: like a notebook server, all that is needed for a first message.
+//! The banner of a development run: everything that is needed to send a first message.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Door},
 };
 
-/// Prints it to stdout: it is for a person, and it holds secrets.
+/// Prints the banner to stdout. It is not logged, because it contains secrets.
 pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> {
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let text = render(config, address, if is_plain { PLAIN } else { BOLD })?;
@@ -21,7 +21,7 @@ pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> 
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
 }
 
-/// What makes a text stand out, and its end.
+/// The escape sequences before and after bold text.
 type Style = (&'static str, &'static str);
 const PLAIN: Style = ("", "");
 const BOLD: Style = ("\x1b[1m", "\x1b[0m");
@@ -33,8 +33,8 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     let token =
         signer.map(|signer| signer.sign(users::DEMO_USER, ttl, None)).transpose().map_err(|error| error.to_string())?;
     let good = match token {
-        Some(_) => format!("user \"{}\", good for {}", users::DEMO_USER, format_duration(ttl)),
-        None => "TOKEN is one that your backend signs: only auth.keys are configured here".to_owned(),
+        Some(_) => format!("for user \"{}\", valid for {}", users::DEMO_USER, format_duration(ttl)),
+        None => "replace TOKEN by a token of your backend: with auth.keys only, the hub cannot sign one".to_owned(),
     };
     let token = token.as_deref().unwrap_or("TOKEN");
     let (ws, http, insecure) =
@@ -59,12 +59,14 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     lines.push(("Token", good));
     let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = match config.auth.doors.contains(&Door::Query) {
-        true => "Paste into the console of a browser:",
-        false => "auth.doors leaves \"query\" out, so these lines are refused; see README.md for the other doors:",
+        true => "Paste this into the console of a browser:",
+        false => {
+            "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a token:"
+        }
     };
     Ok(format!(
         r#"
-{bold}Wardcast {VERSION}{end} runs in development: on this machine only, and secrets that are not set are made for this run.
+{bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only, and missing secrets are generated for this run.
 
 {table}
 {bold}1. Listen.{end} {listen}
@@ -82,7 +84,7 @@ Ctrl-C stops.
     ))
 }
 
-/// As it stands in a URL, whatever is in it.
+/// Encodes any text for a URL.
 fn url_encode(text: &str) -> impl std::fmt::Display {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
@@ -126,7 +128,7 @@ mod tests {
         let tls = banner(PLAIN, |config| config.server.tls.cert = Some("cert.pem".into()));
         assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/"), "{tls}");
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
-        assert!(closed.contains("leaves \"query\" out"), "{closed}");
+        assert!(closed.contains("does not list \"query\""), "{closed}");
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
         assert!(path.contains("ws://127.0.0.1:8000/live?token="), "{path}");
     }

@@ -1,5 +1,5 @@
-//! The configuration of this process: read, checked together with the files that it names, and printed. This is the one place
-//! that reads the process's environment.
+//! The configuration of this process: loaded, checked together with the files that it names, and printed. Only this module
+//! reads the environment of the process.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     server,
 };
 
-/// Where the configuration comes from.
+/// The sources of the configuration of this process.
 pub(super) struct ConfigInputs {
     pub(super) environment: Environment,
     file: Option<PathBuf>,
@@ -37,17 +37,15 @@ impl ConfigInputs {
         Sources { environment: self.environment, file: self.file.as_deref(), variables, flags }
     }
 
-    /// The configuration by itself.
+    /// Loads the configuration. Does not check the files that it names.
     pub(super) fn load(&self) -> Result<Config, String> {
         config::load(self.sources()).map_err(|errors| errors.to_string())
     }
 
-    /// The configuration, if a hub would start with it: all faults at once, also those of the files that it names.
+    /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors together.
     pub(super) fn load_checked(&self) -> Result<Config, String> {
-        let LoadReport { config, mut errors, setting_sources } = config::load_with_errors(self.sources());
-        errors.extend(
-            config.iter().flat_map(|config| check_files(config, &errors, &setting_sources)).collect::<Vec<_>>(),
-        );
+        let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
+        errors.extend(config.iter().flat_map(|config| check_files(config, &errors, &sources)).collect::<Vec<_>>());
         match config {
             Some(config) if errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(errors).to_string()),
@@ -55,13 +53,13 @@ impl ConfigInputs {
     }
 }
 
-/// What is wrong with the files and addresses that the configuration names. What has a fault already is passed over.
-fn check_files(config: &Config, known: &[ConfigError], setting_sources: &SettingSources) -> Vec<ConfigError> {
+/// Returns the errors of the files and addresses that the configuration names. Skips keys that already have an error.
+fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources) -> Vec<ConfigError> {
     let is_known = |key: &str| known.iter().any(|error| error.key.starts_with(key));
     let mut errors = Vec::new();
-    let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, setting_sources.of(key), problem));
+    let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, sources.of(key), problem));
     if !["auth.keys", "auth.hmac_secret", "login.key"].into_iter().any(is_known) {
-        Verifier::key_errors(config).into_iter().for_each(|bad| add(&bad.key, bad.problem));
+        Verifier::key_errors(config).into_iter().for_each(|error| add(&error.key, error.problem));
     }
     if let Err(bad) = server::check_certificate(&config.server.tls) {
         add("server.tls", advice::certificate_error(&bad));
@@ -76,8 +74,8 @@ fn check_files(config: &Config, known: &[ConfigError], setting_sources: &Setting
         && !is_known("broker.redis.url")
         && let Err(redis::BrokerStartError::Url(problem)) = RedisBroker::check_url(&config.broker.redis)
     {
-        let form = "redis://[user:password@]host:port, with what is special in a password percent-encoded";
-        add("broker.redis.url", format!("cannot be used: {problem}; it is written {form}"));
+        let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
+        add("broker.redis.url", format!("is not a valid URL: {problem}; write it as {form}"));
     }
     errors
 }
@@ -90,10 +88,10 @@ pub(super) fn check(inputs: &ConfigInputs) -> CommandResult {
         Environment::Development => "development",
         Environment::Production => "production",
     };
-    Ok(format!("{}the configuration is fine, for {environment}\n", warnings.collect::<String>()))
+    Ok(format!("{}the configuration is valid for {environment}\n", warnings.collect::<String>()))
 }
 
-/// `config print`; the defaults are there whatever is wrong with the rest.
+/// `config print`. The defaults are printed even if the configuration has errors.
 pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> CommandResult {
     if defaults {
         return Ok(config::DEFAULTS.to_owned());
@@ -102,10 +100,10 @@ pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> C
     let values = config::print(inputs.sources()).map_err(|errors| errors.to_string())?;
     let about = match inputs.environment {
         Environment::Development => {
-            "# In force in development (WARDCAST_ENV). Secrets that are not set are made anew for each run."
+            "# The configuration in force, in development (WARDCAST_ENV). Each run generates the secrets that are not set."
         }
-        Environment::Production => "# In force in production (WARDCAST_ENV).",
+        Environment::Production => "# The configuration in force, in production (WARDCAST_ENV).",
     };
-    let hidden = "# \"<set>\" stands for a secret; a value without \"from\" is the default.";
+    let hidden = "# \"<set>\" hides a secret. A value without \"from\" is the default.";
     Ok(format!("{about}\n{hidden}\n\n{values}"))
 }

@@ -1,4 +1,4 @@
-//! `health`: asks a hub whether it is ready, for container health checks in images without curl.
+//! `health`: checks whether a hub is ready, for health checks in container images without curl.
 
 use std::{
     io::{Read, Write},
@@ -10,9 +10,9 @@ use super::CommandResult;
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One GET over plain HTTP.
+/// Sends one GET request over HTTP.
 pub(super) fn query(url: &str) -> CommandResult {
-    let rest = url.strip_prefix("http://").ok_or("the address must begin with http://")?;
+    let rest = url.strip_prefix("http://").ok_or("--url must begin with http://")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let answer = fetch(authority, path).map_err(|error| format!("{url}: {error}"))?;
     let mut lines = answer.lines();
@@ -26,7 +26,8 @@ pub(super) fn query(url: &str) -> CommandResult {
 }
 
 fn fetch(authority: &str, path: &str) -> std::io::Result<String> {
-    let address = authority.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("no such host"))?;
+    let address =
+        authority.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("the host has no address"))?;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;

@@ -1,22 +1,22 @@
-//! What the machine must have for a hub: room for open files, and a clock that is about right.
+//! Requirements of a hub on its machine: enough open files, and a plausible clock.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{clock::Millis, config::Config};
 
-/// Files that a hub opens beside its connections: listener, log, Redis, what each worker waits with.
+/// Files that a hub opens besides its connections: listener, log, Redis, and the event queue of each worker.
 const OWN_FILES: u64 = 256;
-/// The beginning of 2025. Wardcast is younger than that.
+/// The beginning of 2025, before the first version of Wardcast.
 const EARLIEST_PLAUSIBLE_TIME: Millis = 1_735_689_600_000;
 
-/// Takes the open files that the machine allows; says what is still missing.
+/// Raises the limit of open files for the configured connections. Returns a warning if the machine does not permit enough.
 pub(super) fn raise_open_file_limit(config: &Config) -> Option<String> {
     let wanted = (config.limits.connections as u64).saturating_add(OWN_FILES);
     let wanted = wanted.saturating_add(config.limits.http_connections as u64);
     raise_to(wanted, config.limits.connections)
 }
 
-/// Raises the limit that everybody may raise. Programs get a low one for the sake of those that use `select`.
+/// Raises the soft limit, which is low by default for programs that use `select`.
 fn raise_to(wanted: u64, connections: usize) -> Option<String> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let within = maximum.map_or(wanted, |maximum| maximum.min(wanted));
@@ -32,16 +32,17 @@ fn raise_to(wanted: u64, connections: usize) -> Option<String> {
 
 fn open_files_warning(limit: u64, connections: usize) -> String {
     format!(
-        "limits.connections is {connections}, but the system lets this process open {limit} files, and each connection is \
-         one; raise that limit (`ulimit -n`, LimitNOFILE= of systemd, `ulimits` of compose) or lower limits.connections"
+        "limits.connections is {connections}, but this process may only open {limit} files, and each connection needs one; \
+         raise the limit of open files (`ulimit -n`, LimitNOFILE= of systemd, `ulimits` of compose) or lower \
+         limits.connections"
     )
 }
 
-/// Says what comes of a clock that nobody has set.
+/// Returns a warning if the clock is not set.
 pub(super) fn check_clock(now: Millis) -> Option<String> {
     (now < EARLIEST_PLAUSIBLE_TIME).then(|| {
-        "the system's clock is before 2025: expired tokens would be taken for good ones, and new ones refused as not valid \
-         yet; set the clock (timedatectl set-ntp true)"
+        "the system clock is before 2025, so the hub accepts expired tokens, and refuses new ones as not valid yet; set the \
+         clock (timedatectl set-ntp true)"
             .to_owned()
     })
 }
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn clock_before_2025_is_a_warning() {
-        assert!(check_clock(0).is_some_and(|told| told.contains("timedatectl")));
+        assert!(check_clock(0).is_some_and(|warning| warning.contains("timedatectl")));
         assert!(check_clock(EARLIEST_PLAUSIBLE_TIME - 1).is_some());
         assert_eq!(check_clock(Clock::default().now()), None);
     }

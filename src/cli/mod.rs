@@ -1,5 +1,5 @@
-//! The command line: what an operator does in the first five minutes, and what a container does for ever. Results go to
-//! stdout, everything else to stderr; the exit code is 0, 1 (it did not work) or 2 (it was not asked well).
+//! The command line, for operators and for containers. Results are printed to stdout, everything else to stderr. The exit code
+//! is 0 (success), 1 (failure) or 2 (invalid arguments).
 
 mod advice;
 mod arguments;
@@ -27,15 +27,15 @@ use self::{
     configuration::ConfigInputs,
 };
 
-/// What `--version` says, and the log at start.
+/// The version in `--version` and in the log at start.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARDCAST_COMMIT"), ")");
 
-/// A command that did not work.
+/// The error of a command.
 #[derive(Debug)]
 struct CliError {
-    /// What it has found all the same, for stdout.
+    /// Output in spite of the error, for stdout.
     output: String,
-    /// Why, and what to do next; for stderr.
+    /// What failed and what to do, for stderr.
     message: String,
 }
 
@@ -45,7 +45,7 @@ impl<T: Into<String>> From<T> for CliError {
     }
 }
 
-/// What a command prints on stdout.
+/// The output of a command, for stdout.
 type CommandResult = Result<String, CliError>;
 
 /// Runs the command line of this process.
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     match message {
         None => ExitCode::SUCCESS,
         Some(message) => {
-            // What is wrong is quoted, and may come from anywhere.
+            // The message may quote untrusted text.
             message.lines().map(escape_control).enumerate().for_each(|(at, line)| {
                 print_error_line(&if at == 0 { format!("wardcast: {line}") } else { line });
             });
@@ -104,7 +104,7 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Writes to stdout. Whoever has stopped reading, as `head` does, has got what was wanted.
+/// Writes to stdout. A reader that stops early, like `head`, is not an error.
 fn print_output(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -113,12 +113,13 @@ fn print_output(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a line to stderr. When that is gone too, there is nobody to tell.
+/// Writes a line to stderr. Ignores errors, which could not be reported anywhere.
 fn print_error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Text that others have written, for a terminal, which obeys control characters; some others turn the text around.
+/// Escapes untrusted text for a terminal: control characters, which a terminal executes, and characters that are invisible or
+/// change the direction of the text.
 fn escape_control(text: &str) -> String {
     let is_tricky = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

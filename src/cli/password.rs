@@ -1,4 +1,5 @@
-//! Passwords: typed unseen and twice at a terminal, or one line from a pipe. Never an argument: everybody can read those.
+//! Reads passwords: twice and without echo from a terminal, or one line from a pipe. Never from an argument: all users of the
+//! machine can read arguments.
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 
@@ -7,7 +8,7 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tc
 use super::{CommandResult, print_error_line};
 use crate::auth::users;
 
-/// What an interrupt gives where it is read as a character.
+/// The byte of Ctrl-C when it is read as a character.
 const INTERRUPT_BYTE: u8 = 3;
 
 /// `hash-password`.
@@ -16,41 +17,38 @@ pub(super) fn hash() -> CommandResult {
     Ok(format!("{hash}\n"))
 }
 
-/// A new password.
+/// Reads a new password.
 pub(super) fn read() -> Result<String, String> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
         return check_length(read_line(&stdin)?);
     }
-    let input = HiddenInput::new(&stdin).map_err(|error| format!("the terminal cannot hide what is typed: {error}"))?;
+    let input =
+        HiddenInput::new(&stdin).map_err(|error| format!("cannot turn off the echo of the terminal: {error}"))?;
     let password = input.prompt("Password (not shown): ")?;
-    let again = input.prompt("The same again: ")?;
-    if password == again {
-        check_length(password)
-    } else {
-        Err("the two are not the same; nothing was changed".to_owned())
-    }
+    let again = input.prompt("Repeat the password: ")?;
+    if password == again { check_length(password) } else { Err("the passwords differ; nothing was changed".to_owned()) }
 }
 
 fn check_length(password: String) -> Result<String, String> {
     match password.len() {
         1..=users::MAX_PASSWORD_BYTES => Ok(password),
         _ => Err(format!(
-            "a password has 1 to {} bytes: type it, or pipe one line into standard input",
+            "a password must have 1 to {} bytes: type it, or pipe one line into standard input",
             users::MAX_PASSWORD_BYTES
         )),
     }
 }
 
-/// One line, bounded.
+/// Reads one line, up to a little more than the maximum.
 fn read_line(stdin: &Stdin) -> Result<String, String> {
     let mut line = String::new();
-    let most = users::MAX_PASSWORD_BYTES as u64 + 3;
-    stdin.lock().take(most).read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
+    let max_bytes = users::MAX_PASSWORD_BYTES as u64 + 3;
+    stdin.lock().take(max_bytes).read_line(&mut line).map_err(|error| format!("standard input: {error}"))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// A terminal that does not show what is typed. It is as it was when this is dropped.
+/// A terminal without echo. Dropping it restores the terminal.
 struct HiddenInput<'a> {
     stdin: &'a Stdin,
     before: Termios,
@@ -62,7 +60,7 @@ impl<'a> HiddenInput<'a> {
         let mut modes = before.clone();
         modes.local_modes.remove(LocalModes::ECHO);
         modes.local_modes.insert(LocalModes::ECHONL);
-        // An interrupt would end us with the terminal still mute; so it ends the line instead.
+        // Ctrl-C would end the process without restoring the echo, so it ends the line instead.
         modes.local_modes.remove(LocalModes::ISIG);
         modes.special_codes[SpecialCodeIndex::VEOL] = modes.special_codes[SpecialCodeIndex::VINTR];
         tcsetattr(stdin, OptionalActions::Flush, &modes)?;
@@ -71,13 +69,13 @@ impl<'a> HiddenInput<'a> {
 
     fn prompt(&self, prompt: &str) -> Result<String, String> {
         let mut stderr = io::stderr();
-        // A prompt that nobody sees is no reason to give up.
+        // Without stderr the prompt is invisible, but the password can still be typed.
         let _ = io::Write::write_all(&mut stderr, prompt.as_bytes());
         let mut bytes = Vec::new();
-        let most = users::MAX_PASSWORD_BYTES + 2;
+        let max_bytes = users::MAX_PASSWORD_BYTES + 2;
         let mut input = self.stdin.lock();
-        // Byte for byte: the line ends with an interrupt, too.
-        while bytes.len() < most {
+        // Byte by byte, because Ctrl-C also ends the line.
+        while bytes.len() < max_bytes {
             let mut byte = [0];
             if input.read(&mut byte).map_err(|error| format!("standard input: {error}"))? == 0 || byte[0] == b'\n' {
                 break;

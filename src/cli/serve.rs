@@ -1,4 +1,4 @@
-//! `serve`: log, secrets of a development run, server, signals.
+//! `serve`: sets up the log, generates the secrets of a development run, runs the server and handles signals.
 
 use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,45 +10,47 @@ use crate::{
     server::{self, RunningServer},
 };
 
-/// Runs until a signal says stop.
+/// Runs a hub until SIGTERM or SIGINT.
 pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), String> {
-    // What the server says of its threads at "info" is for whoever works on it.
-    let of_threads = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
+    // At "info", actix-server only logs details about its threads.
+    let server_level = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
     env_logger::Builder::new()
         .filter_level(config.log.level)
-        .filter_module("actix_server", of_threads.min(config.log.level))
+        .filter_module("actix_server", server_level.min(config.log.level))
         .parse_default_env()
         .try_init()
         .map_err(|error| error.to_string())?;
     let clock = Clock::default();
-    config::warnings(&config).iter().for_each(|warning| log::warn!("{warning}"));
-    // Who tries things out has few connections, and no use for advice on many.
+    config::warnings(&config).iter().for_each(|warning| log::warn!("configuration warning text={warning:?}"));
+    // A development hub has few connections.
     let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
-    machine::raise_open_file_limit(&config).iter().for_each(|warning| log::log!(level, "{warning}"));
-    machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("{warning}"));
+    machine::raise_open_file_limit(&config)
+        .iter()
+        .for_each(|warning| log::log!(level, "open file limit too low text={warning:?}"));
+    machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("system clock wrong text={warning:?}"));
     if environment == Environment::Development {
         secrets::fill_missing(&mut config)?;
     }
     let system = actix_rt::System::new();
     system.block_on(async move {
-        // Before anybody can know that we listen: a signal without a handler would be the end.
-        let mut signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
+        // Before the hub listens: without a handler, a signal would kill the process at once.
+        let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
         let running = server::start(config.clone(), clock).await.map_err(|error| advice::start_error(&error))?;
-        log::info!("wardcast {VERSION} listens on {}", running.address);
+        log::info!("server started address={} version={VERSION:?}", running.address);
         if environment == Environment::Development {
-            // A hub whose output nobody reads is still a hub.
+            // The hub also runs without its stdout.
             if let Err(error) = banner::print(&config, running.address) {
-                log::warn!("the token and the API key of this run could not be printed: {error}");
+                log::warn!("cannot print the token and the API key of this run error={error:?}");
             }
         }
         signals.wait_for_stop(&running).await;
-        log::info!("stopping: {} connections to close", running.connections());
+        log::info!("server stopping connections={}", running.connections());
         running.stop().await;
         Ok(())
     })
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP reads the certificate and the login file again.
+/// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the certificate and the login file.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -75,16 +77,20 @@ impl Signals {
     }
 }
 
-/// Each by itself: a fault of the one does not keep the other from changing.
+/// Reloads the certificate and the login file. An error in one of them does not prevent the other from reloading.
 fn reload(running: &RunningServer) {
     match running.reload_certificate() {
-        Ok(true) => log::info!("the certificate was read again"),
+        Ok(true) => log::info!("reloaded certificate"),
         Ok(false) => {}
-        Err(bad) => log::error!("the certificate stays as it was: {}", advice::certificate_error(&bad)),
+        Err(error) => {
+            log::error!("certificate reload failed, keeping the old one error={:?}", advice::certificate_error(&error))
+        }
     }
     match running.reload_users() {
-        Ok(true) => log::info!("the login file was read again"),
+        Ok(true) => log::info!("reloaded login file"),
         Ok(false) => {}
-        Err(bad) => log::error!("the users stay as they were: {}", advice::users_file_error(&bad)),
+        Err(error) => {
+            log::error!("login file reload failed, keeping the old users error={:?}", advice::users_file_error(&error))
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! `user`: who may log in. The login file is changed around what people have written into it, judged as a hub would judge it,
-//! and exchanged whole: a hub that reads it meanwhile finds the old one or the new one.
+//! `user`: edits the login file. A change keeps the comments and the layout of the file, is checked as a hub would check the file, and
+//! replaces the file atomically: a hub that reads it meanwhile gets the old one or the new one.
 
 use std::{
     fs::{self, OpenOptions},
@@ -23,8 +23,8 @@ use crate::{
     config::Config,
 };
 
-/// When a change is seen.
-const RELOAD_NOTICE: &str = "Hubs read the file when they start, and again at SIGHUP.";
+/// When a change takes effect.
+const RELOAD_NOTICE: &str = "Hubs read the file at start and at SIGHUP.";
 
 /// A login file, and the configuration of the hubs that read it.
 pub(super) struct LoginFile {
@@ -33,23 +33,23 @@ pub(super) struct LoginFile {
 }
 
 impl LoginFile {
-    /// The file that is named, or the configured one.
+    /// Opens the file `named`, or else the configured one.
     pub(super) fn open(inputs: &ConfigInputs, named: Option<PathBuf>) -> Result<Self, String> {
         let config = inputs.load()?;
         let path = named.or_else(|| config.login.users_file.clone()).ok_or(
-            "login.users_file is not set: name a file with --file users.toml, or the hub's configuration with --config",
+            "login.users_file is not set; name the file with --file users.toml, or the configuration of the hub with --config",
         )?;
-        // The file that a link leads to is the one that is exchanged.
+        // Of a link, the file that it points to is replaced.
         let path = fs::canonicalize(&path).unwrap_or(path);
         Ok(Self { path, config })
     }
 
     pub(super) fn add(&self, name: &str, grants: &GrantArguments) -> CommandResult {
         if !users::is_valid_name(name) {
-            return Err("a name has 1 to 255 bytes and no control characters".into());
+            return Err("a name must have 1 to 255 bytes and no control characters".into());
         }
         let claims = token::claims_from_arguments(grants)?;
-        // Before somebody types a password for nothing.
+        // Before the password is typed.
         self.ensure_absent(name, &self.read()?)?;
         let hash = users::hash_password(&password::read()?).map_err(|error| error.to_string())?;
         let mut user = Table::new();
@@ -78,7 +78,7 @@ impl LoginFile {
             Ok(())
         })?;
         Ok(self.success(&format!(
-            "{} can log in no more; tokens that were given out are good until they expire",
+            "{} can no longer log in; tokens issued before are valid until they expire",
             escape_control(name)
         )))
     }
@@ -98,7 +98,7 @@ impl LoginFile {
 
     pub(super) fn list(&self) -> CommandResult {
         if !self.path.exists() {
-            return Err(self.error("no such file; make it with: wardcast user add NAME").into());
+            return Err(self.error("the file does not exist; create it with: wardcast user add NAME").into());
         }
         let document = self.read()?;
         let line = |user: &Table| {
@@ -109,22 +109,22 @@ impl LoginFile {
         Ok(user_tables(&document).map(line).collect())
     }
 
-    /// The file as it is; an empty one where there is none.
+    /// Reads the file. A missing file is like an empty one.
     fn read(&self) -> Result<DocumentMut, String> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(self.error(&error.to_string())),
         };
-        // Without the parser's own words: it quotes lines, and a line may be a password.
+        // Not the message of the parser: it quotes the line, which may contain a password.
         text.parse().map_err(|error: TomlError| {
             let start = error.span().map_or(0, |span| span.start);
             let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
-            self.error(&format!("line {line} is not TOML; mend it by hand"))
+            self.error(&format!("line {line} is not valid TOML; fix it by hand"))
         })
     }
 
-    /// Changes the file, if a hub would take what comes of it. One at a time: two would undo each other's change.
+    /// Changes the file, if a hub would accept the result. A lock on the directory prevents two changes from overwriting each other.
     fn change(&self, edit: impl FnOnce(&mut DocumentMut) -> Result<(), String>) -> Result<(), String> {
         let io_error = |error: io::Error| self.error(&error.to_string());
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -132,7 +132,7 @@ impl LoginFile {
         lock.lock().map_err(io_error)?;
         let mut document = self.read()?;
         edit(&mut document)?;
-        let name = self.path.file_name().ok_or_else(|| self.error("names no file"))?.to_string_lossy();
+        let name = self.path.file_name().ok_or_else(|| self.error("is not the path of a file"))?.to_string_lossy();
         let fresh = folder.join(format!(".{name}.{}", std::process::id()));
         let changed = self.write(&fresh, &document.to_string()).map_err(io_error).and_then(|()| {
             let permissions = Arc::new(Permissions::new(&self.config.channels, &self.config.namespaces));
@@ -140,12 +140,12 @@ impl LoginFile {
             checked.map_err(|bad| self.error(&format!("nothing was changed: {}", advice::users_file_error(&bad))))?;
             fs::rename(&fresh, &self.path).and_then(|()| lock.sync_all()).map_err(io_error)
         });
-        // What was renamed is not there any more.
+        // It still exists if the change failed.
         let _ = fs::remove_file(&fresh);
         changed
     }
 
-    /// A file for the owner alone, or with the owner and the mode of the one that it takes the place of.
+    /// Creates the new file: with the owner and the mode of the old one, or without an old one readable only by its owner.
     fn write(&self, fresh: &Path, text: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         if let Ok(before) = fs::metadata(&self.path) {
@@ -161,9 +161,9 @@ impl LoginFile {
 
     fn ensure_absent(&self, name: &str, document: &DocumentMut) -> Result<(), String> {
         match self.position_of(name, document) {
-            Ok(_) => {
-                Err(self.error(&format!("{name:?} is there already; for a new password: wardcast user passwd NAME")))
-            }
+            Ok(_) => Err(self.error(&format!(
+                "the user {name:?} already exists; to change the password: wardcast user passwd NAME"
+            ))),
             Err(_) => Ok(()),
         }
     }
@@ -171,7 +171,7 @@ impl LoginFile {
     fn position_of(&self, name: &str, document: &DocumentMut) -> Result<usize, String> {
         let is_wanted = |user: &Table| user.get("name").and_then(Item::as_str) == Some(name);
         let place = user_tables(document).position(is_wanted);
-        place.ok_or_else(|| self.error(&format!("there is no user {name:?}; `wardcast user list` names all of them")))
+        place.ok_or_else(|| self.error(&format!("there is no user {name:?}; `wardcast user list` prints all users")))
     }
 
     fn error(&self, problem: &str) -> String {
@@ -183,16 +183,16 @@ impl LoginFile {
     }
 }
 
-/// The one form that is edited; people may have written others by hand.
-const NOT_USER_TABLES: &str = "has its users in another form than [[users]]; change it by hand";
+/// The error for users that were written by hand in another valid form, which this command cannot edit.
+const NOT_USER_TABLES: &str = "has its users in another form than [[users]]; edit it by hand";
 
 fn user_tables(document: &DocumentMut) -> impl Iterator<Item = &Table> {
     document.get("users").and_then(Item::as_array_of_tables).into_iter().flat_map(ArrayOfTables::iter)
 }
 
-/// JSON in TOML's words, which are the same but for `null`.
+/// Converts JSON to TOML, which can represent everything but `null`.
 fn to_toml(key: &str, json: &RawValue) -> Result<Value, String> {
     let value: toml::Value = serde_json::from_str(json.get())
-        .map_err(|_| format!("--{key} has what TOML cannot say, like null; leave that out"))?;
+        .map_err(|_| format!("--{key} contains a value that TOML cannot represent, like null; remove it"))?;
     value.to_string().parse().map_err(|_| format!("--{key} cannot be written as TOML"))
 }

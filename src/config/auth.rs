@@ -1,4 +1,4 @@
-//! `[auth]` and `[login]`: which tokens open a connection, through which doors, and who gets one for a password.
+//! `[auth]` and `[login]`: which tokens are accepted and how they are sent, and tokens for a user name and a password.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Secret, value};
 use crate::clock::Millis;
 
-/// `[auth]`: which tokens open a connection, and through which doors.
+/// `[auth]`: which tokens are accepted, and how they are sent.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -38,38 +38,38 @@ pub struct AuthConfig {
     pub refresh_margin: Duration,
 }
 
-/// One of `[[auth.keys]]`.
+/// An entry of `[[auth.keys]]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
-    /// `kid` of the tokens it verifies. A JWKS file brings the ids of its keys.
+    /// The `kid` of its tokens. The keys of a JWKS file have their own ids.
     #[serde(default)]
     pub id: String,
-    /// The one algorithm of the key; may be left out where a JWK says it (`alg`).
+    /// The only algorithm of the key. Optional if the JWK names it (`alg`).
     pub algorithm: Option<KeyAlgorithm>,
-    /// PEM of the public key, or the secret itself for HS*.
+    /// PEM file of the public key, or for HS* a file with the secret itself.
     #[serde(default, deserialize_with = "value::optional_path")]
     pub file: Option<PathBuf>,
     /// A JWK (RFC 7517) as JSON.
     #[serde(default)]
     pub jwk: Secret,
-    /// File of a JWK set (RFC 7517 §5).
+    /// A file with a JWK set (RFC 7517 §5).
     #[serde(default, deserialize_with = "value::optional_path")]
     pub jwks: Option<PathBuf>,
-    /// From here on the key verifies nothing and what it has verified ends, in milliseconds since the epoch.
+    /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<Millis>,
-    /// Tokens of this issuer only.
+    /// The only issuer whose tokens it verifies.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
-    /// Which kind of token it verifies.
+    /// The kind of tokens that it verifies.
     #[serde(default)]
     pub purpose: KeyPurpose,
 }
 
 /// Signature algorithms (RFC 7518 §3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of the RFC")]
+#[expect(missing_docs, reason = "the names are those of the RFCs")]
 pub enum KeyAlgorithm {
     HS256,
     HS384,
@@ -90,16 +90,16 @@ pub enum KeyAlgorithm {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyPurpose {
-    /// Both of the below.
+    /// Both kinds.
     #[default]
     Any,
-    /// Opening connections, publishing over REST, tickets.
+    /// Connection tokens: for connections, publishing over REST, and tickets.
     Connection,
-    /// Subscribing to the channel that the token names.
+    /// Subscription tokens: for subscribing to the channel that the token names.
     Subscription,
 }
 
-/// A claim that may be made mandatory.
+/// A claim that `auth.required_claims` may list.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are those of RFC 7519 §4.1")]
@@ -112,13 +112,13 @@ pub enum RequiredClaim {
     Aud,
 }
 
-/// A way for a token to get in.
+/// A way to send a token (`auth.doors`).
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Door {
-    /// `?token=T` on the handshake's URL.
+    /// `?token=T` in the URL of the handshake.
     Query,
-    /// `?ticket=X` on the handshake's URL: opaque, good once and for a short time.
+    /// `?ticket=X` in the URL of the handshake: a random id that is valid once and for `auth.ticket_ttl`.
     Ticket,
     /// An entry of `Sec-WebSocket-Protocol`.
     Subprotocol,
@@ -126,9 +126,9 @@ pub enum Door {
     Message,
     /// The first message, as a `connect` command.
     Connect,
-    /// `auth.cookie`. Ambient: browsers send it without anybody's will, so any other door wins over it.
+    /// The cookie `auth.cookie`. Browsers send it automatically, so a token sent in any other way takes precedence.
     Cookie,
-    /// `Authorization: Bearer T` on the handshake.
+    /// The header `Authorization: Bearer T` of the handshake.
     Header,
 }
 
@@ -138,23 +138,23 @@ pub enum Door {
 pub enum RejectMode {
     /// 401 before the upgrade.
     Http,
-    /// 101, and closed 3500 at once.
+    /// 101, then closed 3500 at once.
     Close,
 }
 
-/// Who gets a session without being a user.
+/// Which clients get a session without a user.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum AnonymousAccess {
-    /// Nobody.
+    /// None.
     Never,
-    /// Whoever has a token with an empty `sub`.
+    /// Clients with a token whose `sub` is empty.
     Token,
-    /// Also who sends a `connect` without a token.
+    /// Also clients that send a `connect` command without a token.
     Always,
 }
 
-/// `[login]`: tokens for user and password.
+/// `[login]`: tokens for a user name and a password.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -173,7 +173,7 @@ pub struct LoginConfig {
 }
 
 impl AuthConfig {
-    /// Whether tokens of our own login have all of `required_claims`.
+    /// Returns whether the tokens of the login have all `required_claims`.
     pub fn login_tokens_have_required_claims(&self) -> bool {
         self.required_claims.iter().all(|claim| match claim {
             RequiredClaim::Exp | RequiredClaim::Iat => true,
@@ -185,12 +185,12 @@ impl AuthConfig {
 }
 
 impl LoginConfig {
-    /// Whether anybody can log in.
+    /// Returns whether there are users who can log in.
     pub fn is_enabled(&self) -> bool {
         self.users_file.is_some() || !self.demo_password.is_empty()
     }
 
-    /// Whether a login may ask for the cookie: it is allowed, and a door of `doors` takes it.
+    /// Returns whether a login may get its token in a cookie: it is enabled, and `doors` (`auth.doors`) accept the cookie.
     pub fn can_set_cookie(&self, doors: &[Door]) -> bool {
         self.cookie && doors.contains(&Door::Cookie)
     }

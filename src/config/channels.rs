@@ -1,4 +1,4 @@
-//! `[channels]` and `[[namespaces]]`: what clients may do with channels that nobody granted to them by name.
+//! `[channels]` and `[[namespaces]]`: the options of channels, and what clients may do in them without a grant in their token.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use super::{load, value};
 use crate::channel::Pattern;
 
-/// `[channels]`: what holds for plain channels, and in the same form for those of a namespace.
+/// The options of channels: `[channels]` for channels without a namespace, and the same keys in each of `[[namespaces]]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -33,18 +33,18 @@ pub struct ChannelOptions {
 }
 
 impl ChannelOptions {
-    /// Whether publications are kept, and so have positions.
+    /// Returns whether publications are kept in a history, and so have positions.
     pub fn has_history(&self) -> bool {
         self.history_size > 0
     }
 }
 
-/// One of `[[namespaces]]`.
+/// An entry of `[[namespaces]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Namespace {
-    /// What stands before the `:` of its channels.
+    /// The part of its channel names before `:`.
     pub name: String,
-    /// Its options; those that are not set are as in the embedded `[channels]`.
+    /// Its options. Those that it does not set have the defaults of `config/default.toml`.
     pub channels: ChannelOptions,
 }
 
@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Namespace {
         let mut options = toml::Table::deserialize(deserializer)?;
         let name = match options.remove("name") {
             Some(toml::Value::String(name)) => name,
-            _ => return Err(D::Error::custom("a namespace has a name, as text")),
+            _ => return Err(D::Error::custom("a namespace must have a name, as text")),
         };
         let mut merged = load::default_channel_options();
         merged.extend(options);
@@ -63,46 +63,46 @@ impl<'de> Deserialize<'de> for Namespace {
     }
 }
 
-/// Who may subscribe.
+/// Which clients may subscribe.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum AllowSubscribe {
-    /// Nobody without a grant of their own.
+    /// Only clients with a grant: in their token, or in a channel name that lists their user.
     None,
-    /// Whoever is a user.
+    /// Clients with a user.
     User,
-    /// Also sessions without a user.
+    /// All clients, also those without a user.
     Anonymous,
 }
 
-/// Who may publish with a token, read the history, or read presence.
+/// Which clients may publish, read the history or read presence.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelAccess {
-    /// Only sessions whose token grants it.
+    /// Only clients whose token grants it.
     None,
-    /// Sessions that are subscribed to the channel.
+    /// Clients that are subscribed to the channel.
     Subscriber,
-    /// Sessions of a user.
+    /// Clients with a user.
     User,
-    /// All sessions, also those without a user.
+    /// All clients, also those without a user.
     Anonymous,
 }
 
-/// What is recovered.
+/// What a client recovers.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum RecoveryMode {
-    /// Everything since the client's position.
+    /// All publications since the position of the client.
     Stream,
     /// The newest publication.
     Cache,
 }
 
-/// How differences are written.
+/// A format of deltas.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum DeltaType {
-    /// Fossil's delta format.
+    /// The delta format of Fossil.
     Fossil,
 }

@@ -1,20 +1,20 @@
-//! ConfigErrors of a configuration, each said so that it can be mended, and all of them at once.
+//! Errors of a configuration. All of them are collected and reported together, each with its key, its source and a remedy.
 
 use std::fmt;
 
-/// One thing that is wrong, said so that it can be mended.
+/// One error of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The key, as in `server.bind`.
+    /// The key, like `server.bind`.
     pub key: String,
-    /// Where it was set: file and line, variable, flag.
+    /// Where its value was set: file and line, variable, or flag.
     pub source: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and how to fix it.
     pub problem: String,
 }
 
 impl ConfigError {
-    /// What is wrong with `key`, which was set at `place`.
+    /// An error of `key`, whose value was set in `source`.
     pub fn new(key: impl Into<String>, source: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), source: source.into(), problem: problem.into() }
     }
@@ -26,14 +26,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything that is wrong with the configuration, never empty.
+/// All errors of a configuration. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
-        write!(f, "the configuration has {count} fault{}:", if count == 1 { "" } else { "s" })?;
+        write!(f, "the configuration has {count} error{}:", if count == 1 { "" } else { "s" })?;
         self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }

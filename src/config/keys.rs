@@ -1,38 +1,37 @@
-//! The keys that there are, by `config/default.toml`: which of them are secrets, and which one was meant.
+//! The keys of `config/default.toml`: which ones are secrets, and suggestions for unknown keys.
 
 use toml::{Table, Value};
 
-use super::source::visit_values;
+use super::source::parse_file;
 
-/// `config/default.toml`.
+/// The text of `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Keys whose values are printed nowhere; of the URL, because it may carry a password. A test holds the list against the
+/// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with the
 /// types.
 const SECRET_KEYS: [&str; 5] = ["auth.hmac_secret", "api.key", "login.key", "login.demo_password", "broker.redis.url"];
 
-/// How alike two names must be, from 0 to 1, for one to be meant by the other: "bnid" and "bind" are 0.93.
+/// Minimum similarity of two names, from 0 to 1, for a suggestion: "bnid" and "bind" have 0.93.
 const MIN_SIMILARITY: f64 = 0.75;
-/// What a key of another section must be more alike.
+/// How much more similar a key of another section must be.
 const OTHER_SECTION_PENALTY: f64 = 0.15;
 
 pub(super) fn default_table() -> Table {
-    DEFAULTS.parse().expect("config/default.toml is TOML")
+    DEFAULTS.parse().expect("config/default.toml is valid TOML")
 }
 
-/// The path of every key.
+/// Returns the path of every key.
 pub(super) fn all_keys() -> Vec<Vec<String>> {
-    let mut paths = Vec::new();
-    visit_values(&default_table(), &mut Vec::new(), &mut |path, _| paths.push(path.to_vec()));
-    paths
+    let settings = parse_file(DEFAULTS, "default.toml").expect("config/default.toml is valid TOML");
+    settings.into_iter().map(|setting| setting.path).collect()
 }
 
-/// Whether the value of this key is a secret.
+/// Returns whether the value of a key is a secret.
 pub(super) fn is_secret(path: &[String]) -> bool {
     SECRET_KEYS.contains(&path.join(".").as_str())
 }
 
-/// The value at `path`.
+/// Returns the value at `path`.
 pub(super) fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     let (key, rest) = path.split_first()?;
     match table.get(key)? {
@@ -42,8 +41,7 @@ pub(super) fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value>
     }
 }
 
-/// What is wrong with a key that is none: which one was meant, if that can be told, and those that stand where it was
-/// looked for.
+/// Describes the error of an unknown key: with a suggestion, if one is similar enough, and the keys of its section.
 pub(super) fn describe_unknown(path: &[String]) -> String {
     let defaults = default_table();
     let mut section = &defaults;
@@ -53,30 +51,30 @@ pub(super) fn describe_unknown(path: &[String]) -> String {
             _ => break,
         }
     }
-    let known: Vec<&str> = section.keys().map(String::as_str).collect();
-    let meant = suggest(path).map(|meant| format!("did you mean {meant}? ")).unwrap_or_default();
-    format!("is not a key of Wardcast; {meant}known here: {}", known.join(", "))
+    let valid: Vec<&str> = section.keys().map(String::as_str).collect();
+    let suggestion = suggest(path).map(|key| format!("did you mean {key}? ")).unwrap_or_default();
+    format!("unknown key; {suggestion}valid keys here: {}", valid.join(", "))
 }
 
-/// The key that is most like this one. The same name in another section is next to certain, then comes a neighbour of which
-/// it is a part or that is a part of it, then what is spelt alike.
+/// Returns the most similar key. The same name in another section wins, then a key of the same section that contains this
+/// name or is contained in it, then a similar spelling.
 fn suggest(path: &[String]) -> Option<String> {
     let (name, section) = path.split_last()?;
     let keys = all_keys();
     let similarity = |key: &[String]| {
         let (own_name, own_section) = key.split_last()?;
         let is_part = own_name.contains(name.as_str()) || name.contains(own_name.as_str());
-        let is_neighbour = own_section == section;
-        Some(match (own_name == name, is_neighbour) {
+        let is_same_section = own_section == section;
+        Some(match (own_name == name, is_same_section) {
             (true, _) => 3.0 + strsim::jaro(&section.join("."), &own_section.join(".")),
             (false, true) if is_part => 2.0 + strsim::jaro(name, own_name),
-            // Of neighbours the names alone count: with the section all of them would be alike.
+            // Within a section only the names are compared: with the section, all of its keys would be similar.
             (false, true) => strsim::jaro(name, own_name),
             (false, false) => strsim::jaro(&path.join("."), &key.join(".")) - OTHER_SECTION_PENALTY,
         })
     };
-    let judged = keys.iter().filter_map(|key| Some((similarity(key)?, key)));
-    let best = judged.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    let rated = keys.iter().filter_map(|key| Some((similarity(key)?, key)));
+    let best = rated.max_by(|(one, _), (other, _)| one.total_cmp(other));
     best.filter(|(similarity, _)| *similarity >= MIN_SIMILARITY).map(|(_, key)| key.join("."))
 }
 
@@ -89,7 +87,7 @@ mod tests {
 
     #[test]
     fn misspelt_key_gets_a_suggestion_and_an_unrelated_key_none() {
-        let meant = |key: &str| suggest(&key.split('.').map(str::to_owned).collect::<Vec<_>>());
+        let suggestion = |key: &str| suggest(&key.split('.').map(str::to_owned).collect::<Vec<_>>());
         for (written, right) in [
             ("server.bnid", "server.bind"),
             ("auth.secret", "auth.hmac_secret"),
@@ -99,10 +97,10 @@ mod tests {
             ("bind", "server.bind"),
             ("server.tls.certificate", "server.tls.cert"),
         ] {
-            assert_eq!(meant(written).as_deref(), Some(right), "{written}");
+            assert_eq!(suggestion(written).as_deref(), Some(right), "{written}");
         }
-        assert_eq!(meant("log.zebra"), None);
-        assert_eq!(meant("zebra"), None);
+        assert_eq!(suggestion("log.zebra"), None);
+        assert_eq!(suggestion("zebra"), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Loading: defaults < environment's file < `--config FILE` < `WARDCAST_<SECTION>__<KEY>` < flags. Every value is tried
-//! by itself on top of the defaults, so that all faults are told at once, each with its key, its place and a remedy.
+//! Loads the configuration: defaults < file of the environment < `--config FILE` < `WARDCAST_<SECTION>__<KEY>` < flags. Each
+//! value is checked separately on top of the defaults, so that all errors are reported together, each with its key, its source
+//! and a remedy.
 
 use std::{collections::BTreeMap, path::Path, str::FromStr};
 
@@ -16,12 +17,12 @@ use super::{
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
 const PRODUCTION: &str = include_str!("../../config/production.toml");
 
-/// `WARDCAST_ENV`, read before and outside the configuration.
+/// The environment (`WARDCAST_ENV`). It is read before the configuration and is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
-    /// Loopback only; secrets that are not set are made for the run; signed-in users may use plain channels.
+    /// Listens on loopback only, generates missing secrets for the run, and lets users use channels outside namespaces.
     Development,
-    /// Refuses to start without real secrets and allows nothing that the configuration does not.
+    /// Does not start without real secrets, and permits nothing that the configuration does not permit.
     Production,
 }
 
@@ -41,57 +42,56 @@ impl FromStr for Environment {
     }
 }
 
-/// Where values come from.
+/// The sources of a configuration.
 #[derive(Clone, Debug)]
 pub struct Sources<'a> {
-    /// Chooses the embedded file on top of the defaults, and how strict validation is.
+    /// Selects the embedded file on top of the defaults, and the strictness of the validation.
     pub environment: Environment,
     /// `--config FILE`.
     pub file: Option<&'a Path>,
-    /// The process's environment; what does not begin with `WARDCAST_` is passed over.
+    /// The environment variables of the process. Those that do not begin with `WARDCAST_` are ignored.
     pub variables: Vec<(String, String)>,
-    /// `--set key=value`, last and strongest.
+    /// `--set key=value`, which override all other sources.
     pub flags: Vec<(String, String)>,
 }
 
-/// All sources, merged.
-pub(super) struct MergedSettings {
-    pub(super) table: Table,
-    /// Where each value comes from that is not a default.
-    pub(super) setting_sources: BTreeMap<Vec<String>, String>,
-    pub(super) errors: Vec<ConfigError>,
-}
-
-/// What comes of all sources.
+/// The result of loading all sources.
 #[derive(Debug)]
 pub struct LoadReport {
-    /// What is good of them.
+    /// The configuration, from the values without errors. `None` if even these do not make one.
     pub config: Option<Config>,
-    /// What is not.
+    /// The errors of all sources, and of the configuration as a whole.
     pub errors: Vec<ConfigError>,
-    /// Where the values were set.
-    pub setting_sources: SettingSources,
+    /// Where each value was set.
+    pub sources: SettingSources,
+    /// All values without errors.
+    pub(super) table: Table,
 }
 
-/// Where each value comes from that is no default.
-#[derive(Debug)]
+/// The source of each value that is not a default.
+#[derive(Debug, Default)]
 pub struct SettingSources(BTreeMap<String, String>);
 
 impl SettingSources {
-    /// Where a key was set, or the first of a section's keys.
+    /// Returns where a key was set, or the first key of a section.
     pub fn of(&self, key: &str) -> String {
-        // An entry of a list is called by its index or its id: `auth.keys[1]`, `auth.keys "2026"`.
+        // An entry of a list is named with its index or its id, like `auth.keys[1]` or `auth.keys "2026"`.
         let key = key.split([' ', '[']).next().unwrap_or_default();
         let is_below = |name: &str| name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         let source = self.0.iter().find(|(name, _)| is_below(name)).map(|(_, source)| source.clone());
         source.unwrap_or_else(|| "the defaults".to_owned())
     }
+
+    /// Returns where a key was set, unless it has its default.
+    pub(super) fn get(&self, path: &[String]) -> Option<&String> {
+        self.0.get(&path.join("."))
+    }
 }
 
-/// Reads, merges and checks.
+/// Loads and checks a configuration.
 ///
 /// # Errors
-/// All faults of all sources, and of the whole.
+/// All errors of all sources, and of the configuration as a whole.
 pub fn load(sources: Sources<'_>) -> Result<Config, ConfigErrors> {
     match load_with_errors(sources) {
         LoadReport { config: Some(config), errors, .. } if errors.is_empty() => Ok(config),
@@ -99,13 +99,21 @@ pub fn load(sources: Sources<'_>) -> Result<Config, ConfigErrors> {
     }
 }
 
-/// The same for whoever wants to tell more faults than these.
+/// Loads and checks a configuration, for a caller that checks more and adds its own errors.
 pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
     let environment = sources.environment;
-    let MergedSettings { table, setting_sources, mut errors } = merge(sources);
-    let setting_sources =
-        SettingSources(setting_sources.into_iter().map(|(path, source)| (path.join("."), source)).collect());
-    let config = match Config::deserialize(Value::Table(table)) {
+    let (settings, mut errors) = read_settings(sources);
+    let (mut table, mut setting_sources) = (default_table(), SettingSources::default());
+    for Setting { path, value, source } in settings {
+        match check_setting(&path, &value) {
+            Ok(()) => {
+                set_value(&mut table, &path, value);
+                setting_sources.0.insert(path.join("."), source);
+            }
+            Err(problem) => errors.push(ConfigError::new(path.join("."), source, problem)),
+        }
+    }
+    let config = match Config::deserialize(Value::Table(table.clone())) {
         Ok(config) => {
             let found = validate::validate(&config, environment).into_iter();
             errors.extend(found.map(|error| ConfigError { source: setting_sources.of(&error.key), ..error }));
@@ -116,31 +124,26 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
             None
         }
     };
-    LoadReport { config, errors, setting_sources }
+    LoadReport { config, errors, sources: setting_sources, table }
 }
 
-/// What is good of all sources, later ones over earlier ones.
-pub(super) fn merge(sources: Sources<'_>) -> MergedSettings {
+/// Reads the values of all sources, in the order in which they override each other.
+fn read_settings(sources: Sources<'_>) -> (Vec<Setting>, Vec<ConfigError>) {
     let mut errors = Vec::new();
-    let environment = match sources.environment {
+    let (defaults, name) = match sources.environment {
         Environment::Development => (DEVELOPMENT, "development.toml, which is built in"),
         Environment::Production => (PRODUCTION, "production.toml, which is built in"),
     };
-    let mut settings = parse_file(environment.0, environment.1).unwrap_or_default();
-    // A line of a file that nobody has at hand helps nobody.
-    settings.iter_mut().for_each(|setting| setting.source = environment.1.to_owned());
+    let mut settings = parse_file(defaults, name).unwrap_or_default();
+    // The user does not have this file, so its line numbers would not help.
+    settings.iter_mut().for_each(|setting| setting.source = name.to_owned());
     if let Some(path) = sources.file {
         let name = path.display().to_string();
-        let read = std::fs::read_to_string(path)
-            .map_err(|error| {
-                ConfigError::new(
-                    "--config",
-                    &name,
-                    format!("cannot be read: {error}; name a TOML file that this user can read"),
-                )
-            })
-            .and_then(|text| parse_file(&text, &name));
-        match read {
+        let unreadable = |error| {
+            let problem = format!("cannot be read: {error}; name a TOML file that this user can read");
+            ConfigError::new("--config", &name, problem)
+        };
+        match std::fs::read_to_string(path).map_err(unreadable).and_then(|text| parse_file(&text, &name)) {
             Ok(read) => settings.extend(read),
             Err(error) => errors.push(error),
         }
@@ -152,25 +155,15 @@ pub(super) fn merge(sources: Sources<'_>) -> MergedSettings {
         }
     }
     settings.extend(sources.flags.iter().map(|(key, text)| setting_from_flag(key, text)));
-    let (mut table, mut setting_sources) = (default_table(), BTreeMap::new());
-    for Setting { path, value, source } in settings {
-        match check_setting(&path, &value) {
-            Ok(()) => {
-                set_value(&mut table, &path, value);
-                setting_sources.insert(path, source);
-            }
-            Err(problem) => errors.push(ConfigError::new(path.join("."), source, problem)),
-        }
-    }
-    MergedSettings { table, setting_sources, errors }
+    (settings, errors)
 }
 
-/// The defaults alone. They are part of the program: a test proves that they parse.
+/// Returns the defaults as a configuration. They are embedded, and a test checks that they parse.
 pub(super) fn default_config() -> Config {
     Config::deserialize(Value::Table(default_table())).expect("config/default.toml has every key")
 }
 
-/// The embedded `[channels]`, from which every namespace starts.
+/// Returns the embedded `[channels]`, with which each namespace starts.
 pub(super) fn default_channel_options() -> Table {
     match default_table().remove("channels") {
         Some(Value::Table(channels)) => channels,
@@ -192,28 +185,28 @@ pub(super) fn set_value(table: &mut Table, path: &[String], value: Value) {
     }
 }
 
-/// Judges one setting on top of the defaults.
+/// Checks one value on top of the defaults.
 fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
     let mut table = default_table();
     let is_number = match lookup(&table, path) {
         None => return Err(describe_unknown(path)),
-        Some(Value::Table(_)) => return Err("is a section, not a value".to_owned()),
+        Some(Value::Table(_)) => return Err("is a section, not a key".to_owned()),
         Some(default) => default.is_integer(),
     };
     set_value(&mut table, path, value.clone());
-    // serde quotes what it found; a secret of the wrong type must not be quoted.
     let is_keys = path.last().is_some_and(|key| key == "keys");
     match Config::deserialize(Value::Table(table)) {
         Ok(_) => Ok(()),
+        // The error of serde would quote the secret.
         Err(_) if is_secret(path) => Err("must be text in quotes".to_owned()),
-        // serde says it in Rust's words.
+        // The error of serde would name Rust types.
         Err(_) if is_number => {
-            Err(format!("{value} is not a number that fits here: whole, not negative, without quotes"))
+            Err(format!("{value} is not valid here; it must be a whole number, not negative, without quotes"))
         }
-        // A secret under a wrong name or of a wrong type would be quoted, too.
+        // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => {
-            Err("each of the keys has id, algorithm, and one of file, jwk and jwks; not_after, issuer and purpose may \
-                 be there; all of them are text"
+            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer and \
+                 purpose; all of them are text"
                 .to_owned())
         }
         Err(error) => Err(error.message().to_owned()),
@@ -269,7 +262,7 @@ mod tests {
         assert_eq!(errors.0.len(), 5, "{text}");
         assert!(text.contains("server.workers") && text.contains(":2)"), "{text}");
         assert!(
-            text.contains("limits.speed") && text.contains("known here: ") && text.contains("message_bytes"),
+            text.contains("limits.speed") && text.contains("valid keys here: ") && text.contains("message_bytes"),
             "{text}"
         );
         assert!(text.contains("WARDCAST_SERVER__BIND") && text.contains("WARDCAST_LOG__LEVEL"), "{text}");

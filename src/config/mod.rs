@@ -1,5 +1,5 @@
-//! What can be set. The keys, their defaults and the trade-off of each stand in `config/default.toml`, which is embedded
-//! and is the only source of defaults; these types give the keys a shape. Everybody may read them, nobody changes them.
+//! The configuration. `config/default.toml` has every key with its default and its description; it is embedded in the binary
+//! and is the only source of defaults. These types mirror its sections. Every module may read them; none changes them.
 
 mod auth;
 mod channels;
@@ -30,11 +30,11 @@ pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
 pub(crate) use validate::MAX_KEY_ID_BYTES;
-pub use validate::warnings;
+pub use validate::{MAX_PASSWORD_BYTES, warnings};
 pub use value::Secret;
 pub(crate) use weakness::{find_weakness, is_published_sample};
 
-/// The whole configuration, checked.
+/// A whole configuration.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is a section of config/default.toml and documented there")]
@@ -53,13 +53,13 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// The embedded `config/default.toml`, without an environment's file.
+    /// The defaults of `config/default.toml`, without those of an environment.
     fn default() -> Self {
         load::default_config()
     }
 }
 
-/// `[server]`: the listener and what holds for every connection.
+/// `[server]`: the listener, and what applies to every connection.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -86,14 +86,14 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Whether `address` is one of `trusted_proxies`.
+    /// Returns whether `trusted_proxies` contain `address`.
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
-/// `[server.tls]`: PEM files, both or neither.
+/// `[server.tls]`: the PEM files of the certificate. Both are set, or neither.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -104,7 +104,7 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-/// `[origins]`: whose pages may connect.
+/// `[origins]`: the origins whose pages may connect.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -112,7 +112,7 @@ pub struct OriginsConfig {
     pub allowed: Vec<String>,
 }
 
-/// `[web]`: pages of our own.
+/// `[web]`: pages that the hub serves.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -129,7 +129,7 @@ pub struct ApiConfig {
     pub body_bytes: usize,
 }
 
-/// `[broker]`: what carries publications.
+/// `[broker]`: how publications reach the hubs.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -139,13 +139,13 @@ pub struct BrokerConfig {
     pub redis: RedisConfig,
 }
 
-/// Which broker.
+/// The kind of broker.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum BrokerKind {
-    /// In this process.
+    /// In the memory of this process, for a single instance.
     Memory,
-    /// Redis PUB/SUB.
+    /// Redis PUB/SUB, for several instances.
     Redis,
 }
 
@@ -154,7 +154,7 @@ pub enum BrokerKind {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct RedisConfig {
-    /// A secret: it may carry a password.
+    /// A secret, because it may contain a password.
     pub url: Secret,
     pub prefix: String,
     pub pool_size: usize,
@@ -167,7 +167,7 @@ pub struct RedisConfig {
     pub message_bytes: usize,
 }
 
-/// `[limits]`: a bound for everything fed from outside.
+/// `[limits]`: a maximum for everything that clients and other services can make the hub store or do.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -202,7 +202,7 @@ pub struct Limits {
     pub tickets_per_second: u32,
 }
 
-/// `[log]`: what is said on stderr.
+/// `[log]`: the log on stderr.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]

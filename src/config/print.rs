@@ -1,69 +1,62 @@
-//! The effective configuration as TOML, for people: in the order of `config/default.toml`, secrets left out, and with each
-//! value that is no default the place that it came from.
+//! Prints the configuration in force as TOML, in the order of `config/default.toml`: without secrets, and with the source of
+//! each value that is not a default.
 
-use std::fmt::Write;
-
-use toml::{Table, Value};
+use toml::Value;
+use toml_edit::{DocumentMut, Item, Table};
 
 use super::{
     ConfigErrors, Sources,
-    keys::{DEFAULTS, default_table, is_secret, lookup},
-    load::{MergedSettings, load_with_errors, merge},
+    keys::{DEFAULTS, is_secret, lookup},
+    load::{LoadReport, load_with_errors},
 };
 
-/// Stands for a secret that is set.
-const HIDDEN: &str = "\"<set>\"";
+/// Printed in place of a secret.
+const HIDDEN: &str = "<set>";
 
-/// Writes what a start with these sources would go by.
+/// Returns the configuration that a start with these sources would use.
 ///
 /// # Errors
-/// All faults, if there is no such start.
+/// All errors of the configuration.
 pub fn print(sources: Sources<'_>) -> Result<String, ConfigErrors> {
-    let errors = load_with_errors(sources.clone()).errors;
-    if !errors.is_empty() {
-        return Err(ConfigErrors(errors));
+    let report = load_with_errors(sources);
+    if !report.errors.is_empty() {
+        return Err(ConfigErrors(report.errors));
     }
-    Ok(render(&merge(sources)))
+    let mut document: DocumentMut = DEFAULTS.parse().expect("config/default.toml is valid TOML");
+    render(document.as_table_mut(), &mut Vec::new(), &report);
+    Ok(document.to_string())
 }
 
-fn render(merged: &MergedSettings) -> String {
-    let (mut text, mut section) = (String::new(), Vec::new());
-    for line in DEFAULTS.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name.split('.').map(str::to_owned).collect();
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "\n[{name}]");
-        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
-            let path: Vec<String> = section.iter().cloned().chain([key.to_owned()]).collect();
-            let Some(value) = lookup(&merged.table, &path) else { continue };
-            let _ = write!(text, "{key} = {}", render_value(&path, value));
-            let _ = match merged.setting_sources.get(&path) {
-                Some(source) => writeln!(text, "  # from {}", source.replace(char::is_control, "?")),
-                None => writeln!(text),
-            };
+/// Replaces defaults by the values in force, and adds their sources.
+fn render(table: &mut Table, path: &mut Vec<String>, report: &LoadReport) {
+    for (mut key, item) in table.iter_mut() {
+        path.push(key.get().to_owned());
+        key.leaf_decor_mut().set_prefix("");
+        if let Item::Table(section) = item {
+            section.decor_mut().set_prefix("\n");
+            render(section, path, report);
+        // A value without a source is the default, which is no secret.
+        } else if let (Some(source), Some(value)) = (report.sources.get(path), lookup(&report.table, path)) {
+            let shown = hide_secrets(path, value).to_string().parse::<toml_edit::Value>();
+            let comment = format!("  # from {}", source.replace(char::is_control, "?"));
+            *item = Item::Value(shown.expect("a TOML value is valid TOML").decorated(" ", comment));
         }
+        path.pop();
     }
-    text
 }
 
-/// The value, unless it is a secret.
-fn render_value(path: &[String], value: &Value) -> String {
-    let is_default = lookup(&default_table(), path) == Some(value);
-    if is_secret(path) && !is_default && value.as_str() != Some("") {
-        return HIDDEN.to_owned();
+/// Returns the value, with [`HIDDEN`] in place of each secret.
+fn hide_secrets(path: &[String], value: &Value) -> Value {
+    if is_secret(path) && value.as_str() != Some("") {
+        return Value::String(HIDDEN.to_owned());
     }
-    match value {
-        // A JWK may be a secret key.
-        Value::Array(entries) if path.last().is_some_and(|key| key == "keys") => {
-            let entries = entries.iter().cloned().map(|mut entry| {
-                let jwk = entry.as_table_mut().and_then(|entry: &mut Table| entry.get_mut("jwk"));
-                jwk.into_iter().for_each(|jwk| *jwk = Value::String("<set>".to_owned()));
-                entry
-            });
-            Value::Array(entries.collect()).to_string()
-        }
-        value => value.to_string(),
+    let mut shown = value.clone();
+    // A JWK may be a secret key.
+    let keys = shown.as_array_mut().filter(|_| path.last().is_some_and(|key| key == "keys"));
+    for jwk in keys.into_iter().flatten().filter_map(|key| key.get_mut("jwk")) {
+        *jwk = Value::String(HIDDEN.to_owned());
     }
+    shown
 }
 
 #[cfg(test)]
@@ -79,10 +72,10 @@ mod tests {
 
     #[test]
     fn every_key_is_printed_and_the_output_parses_to_the_same_values() {
-        let table: Table = printed(&[], &[]).parse().unwrap();
+        let table: toml::Table = printed(&[], &[]).parse().unwrap();
         let sources = |environment| Sources { environment, file: None, variables: Vec::new(), flags: Vec::new() };
-        assert_eq!(table, merge(sources(Environment::Development)).table);
-        assert_ne!(table, merge(sources(Environment::Production)).table);
+        assert_eq!(table, load_with_errors(sources(Environment::Development)).table);
+        assert_ne!(table, load_with_errors(sources(Environment::Production)).table);
     }
 
     #[test]

@@ -1,66 +1,71 @@
-//! Single values on their way in, from files, variables and flags, each with the place that it came from.
+//! Reads single values from files, variables and flags, each with its source.
 
-use toml::{Table, Value, de::DeTable};
+use serde::Deserialize;
+use toml::{
+    Spanned, Value,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
 
 use super::{
     ConfigError,
     keys::{self, lookup},
 };
 
-/// One value on its way in.
+/// One value of a source.
 pub(super) struct Setting {
     pub(super) path: Vec<String>,
     pub(super) value: Value,
     pub(super) source: String,
 }
 
-/// The leaves of a TOML document, each with its line.
+/// Reads the values of a TOML document, each with its line.
 pub(super) fn parse_file(text: &str, name: &str) -> Result<Vec<Setting>, ConfigError> {
-    let broken = |error: toml::de::Error| {
-        let (line, column) = error.span().map_or((1, 1), |span| line_and_column(text, span.start));
-        ConfigError::new("TOML", format!("{name}:{line}:{column}"), error.message().to_owned())
-    };
-    let table: Table = text.parse().map_err(broken)?;
-    let spans = DeTable::parse(text).map_err(broken)?;
     let mut settings = Vec::new();
-    visit_values(&table, &mut Vec::new(), &mut |path, value| {
-        let line = value_start(spans.get_ref(), path).map_or(1, |start| line_and_column(text, start).0);
-        settings.push(Setting { path: path.to_vec(), value: value.clone(), source: format!("{name}:{line}") });
+    let parsed = DeTable::parse(text).and_then(|document| {
+        collect(document.into_inner(), &mut Vec::new(), &mut |path, start, value| {
+            let source = format!("{name}:{}", line_and_column(text, start).0);
+            settings.push(Setting { path: path.to_vec(), value, source });
+        })
     });
-    Ok(settings)
+    match parsed {
+        Ok(()) => Ok(settings),
+        Err(error) => {
+            let (line, column) = error.span().map_or((1, 1), |span| line_and_column(text, span.start));
+            Err(ConfigError::new("TOML", format!("{name}:{line}:{column}"), error.message().to_owned()))
+        }
+    }
 }
 
-/// Calls `found` with each key that has a value, and with the value.
-pub(super) fn visit_values(table: &Table, path: &mut Vec<String>, found: &mut impl FnMut(&[String], &Value)) {
+/// Calls `found` for each value below `table`, with its path and the offset of its first byte.
+fn collect(
+    table: DeTable<'_>,
+    path: &mut Vec<String>,
+    found: &mut impl FnMut(&[String], usize, Value),
+) -> Result<(), toml::de::Error> {
     for (key, value) in table {
-        path.push(key.clone());
-        match value {
-            Value::Table(inner) if !inner.is_empty() => visit_values(inner, path, found),
-            value => found(path, value),
+        path.push(key.into_inner().into_owned());
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(inner) if !inner.is_empty() => collect(inner, path, found)?,
+            value => {
+                let start = span.start;
+                found(path, start, Value::deserialize(ValueDeserializer::from(Spanned::new(span, value)))?);
+            }
         }
         path.pop();
     }
+    Ok(())
 }
 
-/// Where the value of `path` begins, in bytes.
-fn value_start(table: &DeTable<'_>, path: &[String]) -> Option<usize> {
-    let (key, rest) = path.split_first()?;
-    let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
-    match value.get_ref() {
-        toml::de::DeValue::Table(inner) if !rest.is_empty() => value_start(inner, rest),
-        _ => Some(value.span().start),
-    }
-}
-
-/// Line and column of a byte, from 1.
+/// Returns line and column of a byte, both starting at 1.
 fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..byte.min(text.len())];
     let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     (1 + before.iter().filter(|byte| **byte == b'\n').count(), 1 + before.len() - line_start)
 }
 
-/// `WARDCAST_SERVER__TLS__CERT` is `server.tls.cert`. A variable without `__` is not configuration (`WARDCAST_ENV`), but one
-/// that would be a key if it had them is meant to be.
+/// Reads a variable: `WARDCAST_SERVER__TLS__CERT` sets `server.tls.cert`. A variable without `__` is not configuration, like
+/// `WARDCAST_ENV`, unless it would name a key with `__`: then it is an error.
 pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Setting, ConfigError>> {
     let key = name.strip_prefix("WARDCAST_")?;
     let source = format!("the variable {name}");
@@ -69,8 +74,8 @@ pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Set
         return Some(Ok(Setting { value: parse_value(&path, text), path, source }));
     }
     let meant = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
-    let right = format!("WARDCAST_{}", meant.join("__").to_uppercase());
-    let problem = format!("wants two underscores between section and key; write {right}");
+    let variable = format!("WARDCAST_{}", meant.join("__").to_uppercase());
+    let problem = format!("needs two underscores between section and key: {variable}");
     Some(Err(ConfigError::new(meant.join("."), source, problem)))
 }
 
@@ -79,7 +84,7 @@ pub(super) fn setting_from_flag(key: &str, text: &str) -> Setting {
     Setting { value: parse_value(&path, text), path, source: format!("the flag --set {key}") }
 }
 
-/// Text has no type of its own: it takes the type that the default has. Lists are JSON or comma separated.
+/// Parses text as the type of the key's default. Lists are JSON or separated by commas.
 fn parse_value(path: &[String], text: &str) -> Value {
     let as_text = || Value::String(text.to_owned());
     match lookup(&keys::default_table(), path) {

@@ -1,4 +1,4 @@
-//! How single values are written in the configuration: secrets, durations, and "" for what is not set.
+//! Parsers for single values of the configuration: secrets, durations, and `""` for values that are not set.
 
 use std::{
     fmt,
@@ -15,22 +15,22 @@ use crate::{
     clock::{Millis, millis},
 };
 
-/// Text that is never printed: not by `Debug`, not in a fault, not in a log.
+/// Text that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text as it is.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that needs it.
+    /// Returns the text, for the code that needs the secret itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether nothing is set.
+    /// Returns whether the secret is not set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A duration as people write it: `"8s"`, `"500ms"`, `"24h"`.
+/// A duration like `"8s"`, `"500ms"` or `"24h"`.
 pub(super) mod duration {
     use std::time::Duration;
 
@@ -57,55 +57,57 @@ pub(super) mod duration {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
-            .map_err(|error| D::Error::custom(format!("{text:?} is no duration like \"8s\" or \"500ms\": {error}")))
+            .map_err(|error| D::Error::custom(format!("{text:?} is not a duration like \"8s\" or \"500ms\": {error}")))
     }
 }
 
-/// `""` is not set.
+/// Parses a text; `""` means not set.
 pub(super) fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(|text| Some(text).filter(|text| !text.is_empty()))
 }
 
-/// `""` is not set.
+/// Parses a path; `""` means not set.
 pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     optional_text(deserializer).map(|text| text.map(PathBuf::from))
 }
 
-/// Where to listen. A name is none: it may stand for several.
+/// Parses the address of a listener. Host names are refused: a name may have several addresses.
 pub(super) fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
-        D::Error::custom(format!("{text:?} is no address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
+        D::Error::custom(format!("{text:?} is not an address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
     })
 }
 
-/// Addresses and networks. Text that is neither is quoted: it is no secret.
+/// Parses addresses and networks. An error quotes the text, which is not a secret.
 pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let read = |text: &String| {
         let address = text.parse::<IpAddr>().map(IpNet::from).ok();
         address.or_else(|| text.parse().ok()).ok_or_else(|| {
-            D::Error::custom(format!("{text:?} is no address like \"10.0.0.1\" or network like \"10.0.0.0/8\""))
+            D::Error::custom(format!(
+                "{text:?} is neither an address like \"10.0.0.1\" nor a network like \"10.0.0.0/8\""
+            ))
         })
     };
     Vec::<String>::deserialize(deserializer)?.iter().map(read).collect()
 }
 
-/// A regular expression for a whole name; `""` is not set.
+/// Parses a regular expression for a whole name; `""` means not set.
 pub(super) fn optional_pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
     optional_text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()
 }
 
-/// A point in time as RFC 3339 writes it, as text or as TOML's own type; `""` is not set.
+/// Parses a time in the format of RFC 3339, as text or as a TOML datetime; `""` means not set.
 pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
     let text = match toml::Value::deserialize(deserializer)? {
         toml::Value::String(text) => text,
         toml::Value::Datetime(instant) => instant.to_string(),
-        _ => return Err(D::Error::custom("is no time like \"2027-01-01T00:00:00Z\"")),
+        _ => return Err(D::Error::custom("is not a time like \"2027-01-01T00:00:00Z\"")),
     };
     if text.is_empty() {
         return Ok(None);
     }
     let instant = humantime::parse_rfc3339_weak(&text)
-        .map_err(|_| D::Error::custom(format!("{text:?} is no time like \"2027-01-01T00:00:00Z\"")))?;
+        .map_err(|_| D::Error::custom(format!("{text:?} is not a time like \"2027-01-01T00:00:00Z\"")))?;
     Ok(Some(millis(instant.duration_since(UNIX_EPOCH).unwrap_or_default())))
 }

@@ -1,6 +1,6 @@
-//! What makes a secret one that others guess: too short, too regular, or printed in some documentation.
+//! Finds secrets that can be guessed: too short, too repetitive, or published in documentation.
 
-/// Secrets from documentation and tutorials; whoever guesses begins with them. Compared without case.
+/// Secrets from documentation and tutorials, which an attacker tries first. Compared without case.
 const PUBLISHED_SAMPLES: [&str; 27] = [
     "secret",
     "changeme",
@@ -38,17 +38,17 @@ const PUBLISHED_SAMPLES: [&str; 27] = [
     "shhhhhhared-secret",
 ];
 
-/// The longest text that, said again and again, is no secret.
+/// Maximum length of a text whose repetition is not a secret.
 const MAX_REPEATED_BYTES: usize = 8;
 
-/// Why a secret would be guessed, in words that do not quote it; `at_least` is the fewest bytes it must have.
-pub(crate) fn find_weakness(secret: &[u8], at_least: usize) -> Option<String> {
+/// Returns why a secret could be guessed, without quoting it. It must have `min_bytes`.
+pub(crate) fn find_weakness(secret: &[u8], min_bytes: usize) -> Option<String> {
     if is_published_sample(secret) {
-        Some("is a sample that everybody knows".to_owned())
+        Some("is published in documentation as an example".to_owned())
     } else if secret.starts_with(b"-----BEGIN") {
-        Some("is a PEM file, which everybody may know, not a secret".to_owned())
-    } else if secret.len() < at_least {
-        Some(format!("has {} bytes and must have at least {at_least}", secret.len()))
+        Some("is a PEM file, which may be public, and not a secret".to_owned())
+    } else if secret.len() < min_bytes {
+        Some(format!("has {} bytes and must have at least {min_bytes}", secret.len()))
     } else if (1..=MAX_REPEATED_BYTES)
         .any(|period| secret.iter().zip(secret.iter().skip(period)).all(|(one, next)| one == next))
     {
@@ -58,7 +58,7 @@ pub(crate) fn find_weakness(secret: &[u8], at_least: usize) -> Option<String> {
     }
 }
 
-/// Whether the text is printed somewhere as an example.
+/// Returns whether the text is published as an example.
 pub(crate) fn is_published_sample(secret: &[u8]) -> bool {
     PUBLISHED_SAMPLES.iter().any(|sample| secret.eq_ignore_ascii_case(sample.as_bytes()))
 }
@@ -80,6 +80,6 @@ mod tests {
             assert!(find_weakness(weak.as_bytes(), 32).is_some(), "{weak}");
         }
         assert_eq!(find_weakness(b"0123456789abcdef0123456789abcdef", 32), None);
-        assert!(find_weakness(b"0123456789abcdef0123456789abcdef", 48).is_some(), "short for SHA-384");
+        assert!(find_weakness(b"0123456789abcdef0123456789abcdef", 48).is_some(), "too short for SHA-384");
     }
 }

@@ -21,8 +21,10 @@ pub(super) const fn error_reaction(code: u32, is_temporary: bool) -> &'static st
     match code {
         109 => "gets a new token and repeats `connect` or `subscribe`",
         112 => "ends the subscription, unless the application has a function that loads the state (`getState`)",
-        _ if is_temporary => "repeats `connect`, `subscribe` or a refresh with backoff; other calls fail",
-        _ => "ends the connection for `connect` or a refresh, the subscription for `subscribe`; other calls fail",
+        _ if is_temporary => "repeats `connect`, `subscribe` and refreshes with backoff; other calls fail",
+        _ => {
+            "gives up: `connect` and refreshes end the connection, `subscribe` ends the subscription; other calls fail"
+        }
     }
 }
 

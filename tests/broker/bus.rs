@@ -1,4 +1,4 @@
-//! Several instances on one Redis, and strangers who write there.
+//! Several instances on one Redis, and other writers on the same Redis.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,7 +11,8 @@ use wardcast::{
 };
 
 use super::fixture::{
-    RecordingHubs, channel, disconnect_user, start_broker, start_ready_broker, wait_until, wait_until_delivered,
+    RecordingHubs, channel, disconnect_user, redis_instance, start_broker, start_pair, start_ready_broker, wait_until,
+    wait_until_delivered,
 };
 use crate::support::{mark_secret, redis::RedisServer};
 
@@ -19,15 +20,14 @@ const NEWS: &str = "wardcast:c:{news}";
 
 #[tokio::test]
 async fn instances_deliver_to_each_other() {
-    let server = RedisServer::start().await;
-    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
-    alice.subscribe("news").await;
-    bob.subscribe("news").await;
-    alice.publish("news", "\"from alice\"").await.unwrap();
-    bob.publish("news", "\"from bob\"").await.unwrap();
-    for instance in [&alice, &bob] {
+    let (_server, first, second) = start_pair().await;
+    first.subscribe("news").await;
+    second.subscribe("news").await;
+    first.publish("news", "\"from first\"").await.unwrap();
+    second.publish("news", "\"from second\"").await.unwrap();
+    for instance in [&first, &second] {
         instance.wait_for_publications(2).await;
-        assert_eq!(instance.data_received("news"), ["\"from alice\"", "\"from bob\""]);
+        assert_eq!(instance.data_received("news"), ["\"from first\"", "\"from second\""]);
     }
 }
 
@@ -50,35 +50,31 @@ async fn prefixes_separate_installations() {
 
 #[tokio::test]
 async fn survey_asks_all_instances_and_reports_a_silent_one() {
-    let server = RedisServer::start().await;
-    // Of one name, as two machines that were cloned may be.
-    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
-    let answers = alice.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
+    // Both have the same node id, as cloned machines may have.
+    let (_server, first, second) = start_pair().await;
+    let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
     assert_eq!(answers, [b"{\"news\":1}", b"{\"news\":1}"]);
-    bob.hubs.is_silent.store(true, Ordering::Relaxed);
-    let answers = alice.broker.survey(SurveyQuestion::Channels, Duration::from_millis(500)).await;
+    second.hubs.is_silent.store(true, Ordering::Relaxed);
+    let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_millis(500)).await;
     assert_eq!(answers, Err(BrokerError::Incomplete { answered: 1, asked: 2 }));
-    drop(bob);
-    wait_until("who has left is not asked", async || {
-        alice
-            .broker
-            .survey(SurveyQuestion::Channels, Duration::from_secs(1))
-            .await
-            .is_ok_and(|answers| answers.len() == 1)
+    drop(second);
+    wait_until("a survey does not ask the instance that has stopped", async || {
+        let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_secs(1)).await;
+        answers.is_ok_and(|answers| answers.len() == 1)
     })
     .await;
 }
 
 #[tokio::test]
 async fn concurrent_surveys_are_bounded() {
-    let server = RedisServer::start().await;
-    let alice = start_ready_broker(&server.url()).await;
-    alice.hubs.is_silent.store(true, Ordering::Relaxed);
-    let surveys = (0..40).map(|_| alice.broker.survey(SurveyQuestion::Channels, Duration::from_secs(2)));
+    let instance = redis_instance().await;
+    instance.hubs.is_silent.store(true, Ordering::Relaxed);
+    let surveys = (0..40).map(|_| instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(2)));
     let answers = futures_util::future::join_all(surveys).await;
     assert_eq!(answers.iter().filter(|answer| **answer == Err(BrokerError::Busy)).count(), 24);
 }
 
+/// A control as JSON.
 fn disconnect_control(code: u16, reason: &str) -> Vec<u8> {
     let action = ControlAction::Disconnect { code, reason: reason.to_owned() };
     serde_json::to_vec(&Control { action, ..disconnect_user("ann") }).unwrap()
@@ -86,16 +82,14 @@ fn disconnect_control(code: u16, reason: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn controls_reach_every_instance_in_call_order() {
-    let server = RedisServer::start().await;
-    let (alice, bob) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
-    let orders: Vec<Control> = (0..100).map(|number| disconnect_user(&number.to_string())).collect();
-    let calls: Vec<_> = orders.iter().map(|order| alice.broker.send_control(order.clone())).collect();
+    let (_server, first, second) = start_pair().await;
+    let controls: Vec<Control> = (0..100).map(|number| disconnect_user(&number.to_string())).collect();
+    let calls: Vec<_> = controls.iter().map(|control| first.broker.send_control(control.clone())).collect();
     for sent in futures_util::future::join_all(calls.into_iter().rev()).await {
         sent.unwrap();
     }
-    for instance in [&alice, &bob] {
-        wait_until("all orders", async || instance.controls().len() == orders.len()).await;
-        assert_eq!(instance.controls(), orders);
+    for instance in [&first, &second] {
+        assert_eq!(instance.wait_for_controls(controls.len()).await, controls);
     }
 }
 
@@ -103,30 +97,27 @@ async fn controls_reach_every_instance_in_call_order() {
 async fn control_without_a_listening_instance_is_an_error() {
     let server = RedisServer::start().await;
     server.run::<()>(&["ACL", "SETUSER", "default", "-subscribe"]).await;
-    let alice = start_broker(&server.url(), "wardcast");
-    wait_until("redis says that nobody listens", async || {
-        let sent = alice.broker.send_control(disconnect_user("ann")).await;
-        matches!(sent, Err(BrokerError::Unavailable(why)) if why.contains("no instance listens"))
-    })
-    .await;
+    let instance = start_broker(&server.url(), "wardcast");
+    let sent = instance.broker.send_control(disconnect_user("ann")).await;
+    assert!(matches!(&sent, Err(BrokerError::Unavailable(why)) if why.contains("no instance")), "{sent:?}");
 }
 
 #[tokio::test]
 async fn forged_messages_are_dropped_and_counted() {
     let server = RedisServer::start().await;
-    let alice = start_ready_broker(&server.url()).await;
-    alice.subscribe("news").await;
+    let instance = start_ready_broker(&server.url()).await;
+    instance.subscribe("news").await;
     let own: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:[rp]*"]).await;
     let (mut probe, mut replies) = (own[0].as_str(), own[1].as_str());
     if probe.contains("replies") {
         (probe, replies) = (replies, probe);
     }
     let publication = |data: &[u8]| [b"WC\x01p\0\0\0\x04news\0".as_slice(), data].concat();
-    assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "what is well made is taken");
-    alice.wait_for_publications(1).await;
+    assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "a valid message is delivered");
+    instance.wait_for_publications(1).await;
     let long = publication(&[b"\"".as_slice(), &vec![b'x'; 3 << 20], b"\""].concat());
     let answer = |instance: &[u8]| [b"WC\x01r".as_slice(), &[7; 16], instance, b"\0\0\0\0\x01{}"].concat();
-    let order = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
+    let control = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
     let endless = b"WC\x01p\xff\xff\xff\xffnews\0\x31".to_vec();
     for (name, message, reason) in [
         (NEWS, b"garbage".to_vec(), "not_ours"),
@@ -141,36 +132,35 @@ async fn forged_messages_are_dropped_and_counted() {
         (NEWS, publication(b"1\n2"), "not_json"),
         (NEWS, publication(b"\"\xff\""), "not_text"),
         ("wardcast:control", answer(b"\0\0\0\x01x"), "misplaced"),
-        ("wardcast:control", order(b"{\"user\":\"ann\"}"), "order"),
-        ("wardcast:control", order(&disconnect_control(3503, "{}")), "order"),
-        ("wardcast:control", order(&disconnect_control(2999, "")), "order"),
-        ("wardcast:control", order(&[b' '; 600_000]), "too_long"),
-        (NEWS, order(&disconnect_control(3503, "go")), "misplaced"),
+        ("wardcast:control", control(b"{\"user\":\"ann\"}"), "order"),
+        ("wardcast:control", control(&disconnect_control(3503, "{}")), "order"),
+        ("wardcast:control", control(&disconnect_control(2999, "")), "order"),
+        ("wardcast:control", control(&[b' '; 600_000]), "too_long"),
+        (NEWS, control(&disconnect_control(3503, "go")), "misplaced"),
         ("wardcast:control", publication(b"1"), "misplaced"),
         (replies, answer(b"\0\0\0\x01x"), "stray_answer"),
         (replies, answer(b"\0\0\0\0"), "instance"),
         (probe, b"WC\x01n\0\0\0\0\0\0\0\x01".to_vec(), "stray_probe"),
     ] {
-        let before = alice.dropped_count(reason);
+        let before = instance.dropped_count(reason);
         assert_eq!(server.publish(name, &message).await, 1, "{name}");
-        wait_until(&format!("{reason} is counted"), async || alice.dropped_count(reason) == before + 1).await;
+        wait_until(&format!("{reason} is counted"), async || instance.dropped_count(reason) == before + 1).await;
     }
-    assert!(alice.controls().is_empty());
-    assert_eq!(server.publish("wardcast:control", &order(&disconnect_control(3503, "go"))).await, 1);
-    wait_until("a good order is taken", async || alice.controls().len() == 1).await;
-    wait_until_delivered(&alice, &alice, "news").await;
-    let heard = alice.data_received("news");
-    assert!(heard[0] == "1" && heard[1..].iter().all(|data| data == "\"again\""), "{heard:?}");
-    assert_eq!(alice.metrics.broker_reconnects.get(), 0);
+    assert!(instance.controls().is_empty());
+    assert_eq!(server.publish("wardcast:control", &control(&disconnect_control(3503, "go"))).await, 1);
+    assert_eq!(instance.wait_for_controls(1).await.len(), 1);
+    wait_until_delivered(&instance, &instance, "news").await;
+    let received = instance.data_received("news");
+    assert!(received[0] == "1" && received[1..].iter().all(|data| data == "\"again\""), "{received:?}");
+    assert_eq!(instance.metrics.broker_reconnects.get(), 0);
 }
 
 #[tokio::test]
 async fn message_over_the_size_limit_is_not_published() {
-    let server = RedisServer::start().await;
-    let alice = start_ready_broker(&server.url()).await;
+    let instance = redis_instance().await;
     let long = format!("\"{}\"", "x".repeat(3 << 20));
-    assert!(alice.publish("news", &long).await.is_err());
-    alice.publish("news", "1").await.unwrap();
+    assert!(instance.publish("news", &long).await.is_err());
+    instance.publish("news", "1").await.unwrap();
 }
 
 #[test]
@@ -191,14 +181,9 @@ fn only_an_invalid_url_prevents_the_start() {
 async fn wrong_credentials_are_reported_without_the_password() {
     let server = RedisServer::start().await;
     let url = server.url().replace("redis://", &format!("redis://somebody:{}@", mark_secret("hunter22")));
-    let alice = start_broker(&url, "wardcast");
-    let mut why = String::new();
-    wait_until("redis refuses", async || {
-        why = alice.wait_until_unready().await;
-        !why.contains("not connected yet")
-    })
-    .await;
+    let instance = start_broker(&url, "wardcast");
+    let why = instance.wait_for_outage("WRONGPASS").await;
     println!("{why}");
     assert!(!why.contains("hunter22"), "{why}");
-    assert!(alice.broker.subscribe(channel("news")).await.is_err());
+    assert!(instance.broker.subscribe(channel("news")).await.is_err());
 }

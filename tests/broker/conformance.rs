@@ -1,37 +1,34 @@
-//! What every broker promises; see `every_broker` for who is held to it.
-//!
-//! Not here: that a hub without room is an error to the publisher. In memory it is (see `memory`), because publishing
-//! delivers; over Redis nobody knows, and the drop is counted where it happens.
+//! What every broker does, except when the queue of a hub is full: in memory that is an error of the publish, which delivers
+//! at once; over Redis the publisher does not learn of it, and the instance that drops the publication counts it.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, Control, ControlAction, PublishOptions, PublishReceipt, RecoverSince, SurveyQuestion},
+    broker::{BrokerError, Control, ControlAction, PublishOptions, RecoverSince, SurveyQuestion},
     publication::{ClientInfo, Publication},
 };
 
-use super::fixture::{Instance, channel, disconnect_user, publication, wait_until};
+use super::fixture::{
+    Instance, channel, client_info, disconnect_user, memory_instance, publication, redis_instance, wait_until,
+};
 
 pub async fn publication_reaches_subscriber_unchanged(instance: Instance) {
     instance.subscribe("news").await;
-    let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
-    let info = ClientInfo { user: "ann".to_owned(), client: "c1".to_owned(), chan_info: conn_info.clone(), conn_info };
-    let rest = ClientInfo { client: String::new(), conn_info: None, ..info.clone() };
-    for info in [Some(info.into()), Some(rest.into()), None] {
-        let sent = Publication { info, ..publication("news", "{\"text\":\"hé\"}") };
-        instance.broker.publish(sent.clone(), PublishOptions::default()).await.unwrap();
-        wait_until("it arrives", async || instance.received().contains(&sent)).await;
+    let over_rest = ClientInfo { conn_info: None, ..client_info("") };
+    let sent = [Some(client_info("c1").into()), Some(over_rest.into()), None]
+        .map(|info| Publication { info, ..publication("news", "{\"text\":\"hé\"}") });
+    for publication in sent.clone() {
+        instance.broker.publish(publication, PublishOptions::default()).await.unwrap();
     }
-    assert_eq!(instance.received().len(), 3);
+    assert_eq!(instance.wait_for_publications(3).await, sent);
 }
 
 pub async fn only_subscribed_channels_are_delivered(instance: Instance) {
     instance.subscribe("news").await;
     instance.subscribe("left").await;
     instance.broker.unsubscribe(channel("left"));
-    // The unsubscribe is under way until this is confirmed.
+    // Once this is confirmed, the unsubscribe before it has taken effect, too.
     instance.subscribe("after").await;
     for name in ["left", "never", "New", "news:1", "news"] {
         instance.publish(name, "1").await.unwrap();
@@ -43,23 +40,14 @@ pub async fn only_subscribed_channels_are_delivered(instance: Instance) {
 
 pub async fn publications_arrive_in_call_order(instance: Instance) {
     instance.subscribe("news").await;
-    let calls: Vec<_> = (0..1_000).map(|n| instance.publish_later("news", &n.to_string())).collect();
-    // Awaited in the opposite order: what counts is when they were called.
+    let publish = |n: u32| instance.publish_with("news", &n.to_string(), PublishOptions::default());
+    let calls: Vec<_> = (0..1_000).map(publish).collect();
+    // Awaited in reverse: the order of the calls counts.
     for published in join_all(calls.into_iter().rev()).await {
         published.unwrap();
     }
     instance.wait_for_publications(1_000).await;
     assert_eq!(instance.data_received("news"), (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>());
-}
-
-impl Instance {
-    fn publish_later(
-        &self,
-        name: &str,
-        data: &str,
-    ) -> impl Future<Output = Result<PublishReceipt, BrokerError>> + use<> {
-        self.broker.publish(publication(name, data), PublishOptions::default())
-    }
 }
 
 pub async fn last_call_decides_whether_a_channel_is_received(instance: Instance) {
@@ -69,14 +57,15 @@ pub async fn last_call_decides_whether_a_channel_is_received(instance: Instance)
         let second = instance.broker.subscribe(channel("on"));
         let other = instance.broker.subscribe(channel("off"));
         instance.broker.unsubscribe(channel("off"));
-        // In another order than they were called.
+        // Awaited in another order than they were called.
         other.await.unwrap();
         second.await.unwrap();
         first.await.unwrap();
         instance.subscribe(&format!("round{round}")).await;
         instance.publish("off", "1").await.unwrap();
         instance.publish("on", "1").await.unwrap();
-        wait_until("on is received", async || instance.data_received("on").len() == round).await;
+        wait_until("a publication on the subscribed channel", async || instance.data_received("on").len() == round)
+            .await;
         assert!(instance.data_received("off").is_empty());
     }
 }
@@ -108,7 +97,7 @@ pub async fn every_valid_channel_name_works(instance: Instance) {
         &longest,
         &braces,
     ];
-    // A joiner between emoji is no control, but some are refused: those are not names.
+    // Some combinations of emoji are not valid names.
     let names: Vec<&str> = names.into_iter().filter(|name| wardcast::channel::Channel::new(name).is_ok()).collect();
     assert!(names.len() >= 20, "{names:?}");
     for name in &names {
@@ -148,7 +137,7 @@ pub async fn unanswered_survey_is_an_error(instance: Instance) {
 }
 
 pub async fn long_survey_answer_arrives_whole(instance: Instance) {
-    // Over `broker.redis.message_bytes`, and in no round number of parts.
+    // Longer than `broker.redis.message_bytes`, and not a multiple of the length of a part.
     let answer: Vec<u8> = (0..5_000_001_u32).map(|n| n as u8).collect();
     *instance.hubs.channels.lock() = Some(answer.clone());
     let answers = instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(20)).await.unwrap();
@@ -184,8 +173,7 @@ pub async fn control_arrives_unchanged(instance: Instance) {
     for control in controls.clone() {
         instance.broker.send_control(control).await.unwrap();
     }
-    wait_until("they arrive", async || instance.controls().len() == controls.len()).await;
-    assert_eq!(instance.controls(), controls);
+    assert_eq!(instance.wait_for_controls(controls.len()).await, controls);
 }
 
 pub async fn healthy_broker_is_ready(instance: Instance) {
@@ -194,28 +182,28 @@ pub async fn healthy_broker_is_ready(instance: Instance) {
 
 #[tokio::test]
 async fn in_memory_full_hub_queue_is_a_busy_error() {
-    let instance = super::memory_instance();
+    let instance = memory_instance();
     instance.subscribe("news").await;
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     assert_eq!(instance.publish("news", "1").await, Err(BrokerError::Busy));
-    assert_eq!(instance.publish("nobody", "1").await, Ok(()));
+    assert_eq!(instance.publish("unsubscribed", "1").await, Ok(()));
     assert_eq!(instance.broker.send_control(disconnect_user("ann")).await, Err(BrokerError::Busy));
 }
 
 #[tokio::test]
 async fn over_redis_full_hub_queue_loses_only_what_does_not_fit() {
-    let instance = super::redis_instance().await;
+    let instance = redis_instance().await;
     instance.subscribe("news").await;
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     instance.publish("news", "1").await.unwrap();
     instance.broker.send_control(disconnect_user("ann")).await.unwrap();
-    // The survey's question goes the same way as the publication: when it is answered, that has been dropped.
+    // The question of a survey takes the same way as the publication, which therefore has been dropped when it is answered.
     instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
     instance.publish("news", "2").await.unwrap();
     instance.broker.send_control(disconnect_user("bob")).await.unwrap();
     instance.wait_for_publications(1).await;
     assert_eq!(instance.data_received("news"), ["2"]);
-    wait_until("the order arrives", async || instance.controls() == [disconnect_user("bob")]).await;
+    assert_eq!(instance.wait_for_controls(1).await, [disconnect_user("bob")]);
     assert_eq!(instance.dropped_count("no_room_for_order"), 1);
 }

@@ -1,4 +1,4 @@
-//! A broker and the hubs behind it, which only remember what they were given.
+//! A broker under test, and hubs that only record what the broker delivers to them.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use wardcast::{
     broker::{
         BrokerError, Control, ControlAction, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-        QueueFull, Retention, SharedBroker, SurveyQuestion, memory::MemoryBroker, redis::RedisBroker,
+        PublishReceipt, QueueFull, Retention, SharedBroker, SurveyQuestion, memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -24,82 +24,93 @@ use wardcast::{
     publication::{ClientInfo, Publication},
 };
 
-use crate::support::redis::RedisServer;
+pub use crate::support::events::wait_until;
+use crate::support::{events, redis::RedisServer, trace_log};
 
-/// What anything may take that is to happen at all, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// `limits.tickets` of [`memory_instance`].
+pub const TICKETS: usize = 100;
+/// `limits.history_bytes` of [`memory_instance`].
+pub const HISTORY_BYTES: usize = 1 << 20;
+/// `limits.idempotency_keys` of [`memory_instance`].
+pub const KEYS: usize = 100;
+/// `broker.redis.timeout` of all instances over Redis.
+pub const TIMEOUT: Duration = Duration::from_secs(1);
+/// Keeps five publications for a minute, and the position for an hour.
+pub const KEEP_FIVE: Retention =
+    Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
+/// Requests the whole history.
+pub const WHOLE_HISTORY: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
 
-/// Hubs that remember.
+/// Hubs that record what they receive.
 #[derive(Default)]
 pub struct RecordingHubs {
     received: Mutex<Vec<Publication>>,
     pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
     controls: Mutex<Vec<Control>>,
-    /// The answer to [`SurveyQuestion::Channels`], when it is not the usual one.
+    /// The answer to [`SurveyQuestion::Channels`], if it is not the default one.
     pub channels: Mutex<Option<Vec<u8>>>,
     pub has_full_queue: AtomicBool,
+    /// Surveys get no answer.
     pub is_silent: AtomicBool,
+}
+
+impl RecordingHubs {
+    fn record<T>(&self, list: &Mutex<Vec<T>>, item: T) -> Result<(), QueueFull> {
+        if self.has_full_queue.load(Ordering::Relaxed) {
+            return Err(QueueFull);
+        }
+        list.lock().push(item);
+        events::notify();
+        Ok(())
+    }
 }
 
 impl Deliver for RecordingHubs {
     fn deliver_publication(&self, publication: Publication) -> Result<(), QueueFull> {
-        if self.has_full_queue.load(Ordering::Relaxed) {
-            return Err(QueueFull);
-        }
-        self.received.lock().push(publication);
-        Ok(())
+        self.record(&self.received, publication)
     }
 
     fn deliver_presence_event(
         &self,
         _: Channel,
-        movement: PresenceEvent,
-        who: Arc<ClientInfo>,
+        event: PresenceEvent,
+        client: Arc<ClientInfo>,
     ) -> Result<(), QueueFull> {
-        if self.has_full_queue.load(Ordering::Relaxed) {
-            return Err(QueueFull);
-        }
-        self.presence_events.lock().push((movement, who));
-        Ok(())
+        self.record(&self.presence_events, (event, client))
     }
 
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull> {
-        if self.has_full_queue.load(Ordering::Relaxed) {
-            return Err(QueueFull);
-        }
-        self.controls.lock().push(control);
-        Ok(())
+        self.record(&self.controls, control)
     }
 
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         let answer = match question {
             SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
-            SurveyQuestion::Info => b"{\"uid\":\"memo\"}".to_vec(),
+            SurveyQuestion::Info => b"{\"uid\":\"recording\"}".to_vec(),
         };
         let is_silent = self.is_silent.load(Ordering::Relaxed);
         async move { if is_silent { std::future::pending().await } else { answer } }.boxed()
     }
 }
 
-/// One instance as far as its broker sees it.
+impl Drop for RecordingHubs {
+    fn drop(&mut self) {
+        events::notify();
+    }
+}
+
+/// One instance, as its broker sees it.
 pub struct Instance {
     pub broker: SharedBroker,
     pub hubs: Arc<RecordingHubs>,
     pub metrics: Arc<Metrics>,
-    /// What time it is for what is kept.
+    /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
-    /// Kept as long as the broker uses it.
+    /// Stops when the instance is dropped.
     _server: Option<RedisServer>,
 }
 
-/// Tickets that an instance alone keeps.
-pub const TICKETS: usize = 100;
-/// Bytes of its histories.
-pub const HISTORY_BYTES: usize = 1 << 20;
-/// Idempotency keys that it remembers.
-pub const KEYS: usize = 100;
-
-/// An instance alone.
+/// An instance with the memory broker.
 pub fn memory_instance() -> Instance {
     let hubs = Arc::new(RecordingHubs::default());
     let limits =
@@ -109,23 +120,30 @@ pub fn memory_instance() -> Instance {
     Instance { broker, hubs, metrics: Arc::default(), clock, _server: None }
 }
 
-/// An instance with a Redis of its own.
+/// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
     Instance { _server: Some(server), ..instance }
 }
 
-/// An instance at a Redis that is there.
+/// Two instances on one Redis.
+pub async fn start_pair() -> (RedisServer, Instance, Instance) {
+    let server = RedisServer::start().await;
+    let (first, second) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
+    (server, first, second)
+}
+
+/// An instance on a Redis that works.
 pub async fn start_ready_broker(url: &str) -> Instance {
     let instance = start_broker(url, "wardcast");
     instance.wait_until_ready().await;
     instance
 }
 
-/// An instance at a Redis that may be there, with deadlines that suit a test.
+/// An instance on a Redis that may be down, with short deadlines.
 pub fn start_broker(url: &str, prefix: &str) -> Instance {
-    crate::support::trace_log::start();
+    trace_log::start();
     let mut config = Config::default().broker.redis;
     config.url = Secret::new(url);
     config.prefix = prefix.to_owned();
@@ -136,77 +154,87 @@ pub fn start_broker(url: &str, prefix: &str) -> Instance {
     Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
 }
 
-/// `broker.redis.timeout` of the tests.
-pub const TIMEOUT: Duration = Duration::from_secs(1);
-
 impl Instance {
     pub async fn subscribe(&self, name: &str) {
         self.broker.subscribe(channel(name)).await.unwrap();
     }
 
     pub async fn publish(&self, name: &str, data: &str) -> Result<(), BrokerError> {
-        self.broker.publish(publication(name, data), PublishOptions::default()).await.map(|_| ())
+        self.publish_with(name, data, PublishOptions::default()).await.map(|_| ())
     }
 
-    /// Publishes into a history.
+    pub fn publish_with(
+        &self,
+        name: &str,
+        data: &str,
+        options: PublishOptions,
+    ) -> impl Future<Output = Result<PublishReceipt, BrokerError>> + use<> {
+        self.broker.publish(publication(name, data), options)
+    }
+
+    /// Publishes into a channel with a history; returns the position.
     pub async fn store(&self, name: &str, data: &str, retention: Retention) -> Position {
         let options = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
-        self.broker.publish(publication(name, data), options).await.unwrap().position.unwrap()
+        self.publish_with(name, data, options).await.unwrap().position.unwrap()
     }
 
-    /// Asks a history.
     pub async fn read_history(&self, name: &str, request: HistoryRequest) -> HistoryPage {
         self.broker.read_history(channel(name), request, KEEP_FIVE).await.unwrap()
     }
 
-    /// All that a history has.
+    /// The offsets and data of a whole history.
     pub async fn read_all(&self, name: &str) -> Vec<(u64, String)> {
         offsets(&self.read_history(name, WHOLE_HISTORY).await)
     }
 
-    /// Time passes for what is kept.
     pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
     }
 
-    /// The data that came on a channel so far.
+    /// The publications received so far.
+    pub fn received(&self) -> Vec<Publication> {
+        self.hubs.received.lock().clone()
+    }
+
+    /// The data received on a channel so far.
     pub fn data_received(&self, name: &str) -> Vec<String> {
         let received = self.hubs.received.lock();
         let of_channel = received.iter().filter(|publication| publication.channel.as_str() == name);
         of_channel.map(|publication| String::from_utf8(publication.data.to_vec()).unwrap()).collect()
     }
 
-    pub fn received(&self) -> Vec<Publication> {
-        self.hubs.received.lock().clone()
-    }
-
-    /// The orders that came so far.
+    /// The controls received so far.
     pub fn controls(&self) -> Vec<Control> {
         self.hubs.controls.lock().clone()
     }
 
-    /// Waits until so many publications have come.
     pub async fn wait_for_publications(&self, count: usize) -> Vec<Publication> {
         wait_until(&format!("{count} publications"), async || self.hubs.received.lock().len() >= count).await;
         self.received()
+    }
+
+    pub async fn wait_for_controls(&self, count: usize) -> Vec<Control> {
+        wait_until(&format!("{count} controls"), async || self.hubs.controls.lock().len() >= count).await;
+        self.controls()
     }
 
     pub async fn wait_until_ready(&self) {
         wait_until("ready", async || self.broker.check_ready().await.is_ok()).await;
     }
 
-    /// Waits until it says that it is not; says why.
-    pub async fn wait_until_unready(&self) -> String {
-        let mut why = None;
-        wait_until("not ready", async || {
-            why = self.broker.check_ready().await.err();
-            why.is_some()
+    /// Waits until the broker reports an error that contains `part`; returns the error.
+    pub async fn wait_for_outage(&self, part: &str) -> String {
+        let mut outage = String::new();
+        wait_until("an outage", async || {
+            let ready = self.broker.check_ready().await;
+            outage = ready.err().map(|error| error.to_string()).unwrap_or_default();
+            !outage.is_empty() && outage.contains(part)
         })
         .await;
-        why.unwrap()
+        outage
     }
 
-    /// How many messages on the bus were refused for this reason.
+    /// How many messages of the bus were dropped for this reason.
     pub fn dropped_count(&self, reason: &str) -> u64 {
         let text = self.metrics.encode().unwrap();
         let line = format!("wardcast_bus_refused_total{{reason=\"{reason}\"}} ");
@@ -214,33 +242,30 @@ impl Instance {
     }
 }
 
-/// Publishes until it is heard, because until then nothing says that the subscription is back; in what time.
+/// Publishes until a publication arrives; returns how long that took. A publication is lost while Redis lacks the
+/// subscription, so one that does not arrive is followed by another after the next event.
 pub async fn wait_until_delivered(publisher: &Instance, subscriber: &Instance, name: &str) -> Duration {
     let since = Instant::now();
     let before = subscriber.data_received(name).len();
-    wait_until(&format!("{name} is heard again"), async || {
-        _ = publisher.publish(name, "\"again\"").await;
-        subscriber.data_received(name).len() > before
+    wait_until(&format!("a publication arrives on {name}"), async || {
+        let has_arrived = subscriber.data_received(name).len() > before;
+        if !has_arrived {
+            _ = publisher.publish(name, "\"again\"").await;
+        }
+        has_arrived
     })
     .await;
     since.elapsed()
 }
 
-/// Keeps five publications for a minute, and the position for an hour.
-pub const KEEP_FIVE: Retention =
-    Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
-
-/// Asks for everything.
-pub const WHOLE_HISTORY: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
-
-/// What a history has, in its order: offsets and data.
-pub fn offsets(history: &HistoryPage) -> Vec<(u64, String)> {
-    let told = history.publications.iter().map(|publication| {
+/// The offsets and data of a page, in its order.
+pub fn offsets(page: &HistoryPage) -> Vec<(u64, String)> {
+    let publications = page.publications.iter().map(|publication| {
         let position = publication.position.unwrap();
-        assert_eq!(position.epoch, history.top.epoch);
+        assert_eq!(position.epoch, page.top.epoch);
         (position.offset, String::from_utf8(publication.data.to_vec()).unwrap())
     });
-    told.collect()
+    publications.collect()
 }
 
 pub fn channel(name: &str) -> Channel {
@@ -251,17 +276,14 @@ pub fn publication(name: &str, data: &str) -> Publication {
     Publication::new(channel(name), Bytes::copy_from_slice(data.as_bytes()))
 }
 
-/// The order that closes all connections of a user.
+/// A client of the user "é", with `conn_info` and `chan_info`.
+pub fn client_info(client: &str) -> ClientInfo {
+    let info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
+    ClientInfo { user: "é".to_owned(), client: client.to_owned(), conn_info: info.clone(), chan_info: info }
+}
+
+/// The control that closes all connections of a user.
 pub fn disconnect_user(user: &str) -> Control {
     let action = ControlAction::Disconnect { code: 3503, reason: "force disconnect".to_owned() };
     Control { user: user.to_owned(), client: None, whitelist: Vec::new(), action }
-}
-
-/// Looks again every few milliseconds until it holds.
-pub async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -1,25 +1,24 @@
-//! Histories: offsets, what is kept and for how long, pages, and what becomes of a channel that nobody uses.
+//! Histories: offsets, what is kept and for how long, pages, and what happens to a channel that is not used.
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::{
     broker::{BrokerError, HistoryRequest, PublishOptions, Retention, SincePosition},
     position::{Epoch, Position},
-    publication::{ClientInfo, Publication},
+    publication::Publication,
     tags::Tags,
 };
 
 use super::fixture::{
-    HISTORY_BYTES, Instance, KEEP_FIVE, WHOLE_HISTORY, channel, memory_instance, offsets, publication,
+    HISTORY_BYTES, Instance, KEEP_FIVE, WHOLE_HISTORY, channel, client_info, memory_instance, offsets, publication,
 };
 
 fn numbers(offsets: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
     offsets.into_iter().map(|offset| (offset, offset.to_string())).collect()
 }
 
-/// Publishes the numbers as data, which are their offsets if they are the first.
+/// Publishes the numbers from 1 as data. In a new channel they equal the offsets.
 async fn store_numbers(instance: &Instance, name: &str, count: u64) -> Position {
     let mut last = None;
     for number in 1..=count {
@@ -91,7 +90,7 @@ pub async fn expired_publications_are_gone_and_their_offsets_are_not_reused(inst
 }
 
 pub async fn history_page_starts_after_a_position_or_ends_before_it(instance: Instance) {
-    // 3 to 7 are kept.
+    // The history keeps 3 to 7.
     let epoch = Some(store_numbers(&instance, "news", 7).await.epoch);
     for (request, expected) in [
         (since(0, None), vec![3, 4, 5, 6, 7]),
@@ -134,18 +133,18 @@ pub async fn position_of_another_epoch_or_beyond_the_top_gives_an_empty_page(ins
 }
 
 pub async fn first_reader_of_a_channel_creates_its_position(instance: Instance) {
-    let asked = instance.read_history("news", WHOLE_HISTORY).await;
-    assert_eq!((asked.publications, asked.top.offset), (Vec::new(), 0));
-    assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, asked.top);
+    let page = instance.read_history("news", WHOLE_HISTORY).await;
+    assert_eq!((page.publications, page.top.offset), (Vec::new(), 0));
+    assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, page.top);
     let first = instance.store("news", "1", KEEP_FIVE).await;
-    assert_eq!(first, Position { offset: 1, ..asked.top });
+    assert_eq!(first, Position { offset: 1, ..page.top });
 }
 
 pub async fn channel_unused_for_meta_ttl_restarts_with_a_new_epoch(instance: Instance) {
     let old = store_numbers(&instance, "news", 3).await;
     instance.advance_clock(Duration::from_secs(3_599));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, old);
-    // The question has prolonged it.
+    // The read has extended the lifetime.
     instance.advance_clock(Duration::from_secs(3_599));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, old);
     instance.advance_clock(Duration::from_secs(3_600));
@@ -166,10 +165,8 @@ pub async fn removed_history_keeps_its_position(instance: Instance) {
 
 pub async fn history_returns_every_field_of_a_publication(instance: Instance) {
     instance.subscribe("news").await;
-    let conn_info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
-    let info = ClientInfo { user: "é".to_owned(), client: "c".to_owned(), chan_info: conn_info.clone(), conn_info };
     let sent = Publication {
-        info: Some(info.into()),
+        info: Some(client_info("c").into()),
         tags: Tags::new([("a", "1")]).unwrap(),
         use_delta: true,
         exclude: Some(uuid::Uuid::from_u128(7)),
@@ -220,7 +217,7 @@ async fn in_memory_publication_refused_by_a_full_queue_is_not_stored() {
     store_numbers(&instance, "news", 2).await;
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     let options = PublishOptions { retention: Some(KEEP_FIVE), ..PublishOptions::default() };
-    assert_eq!(instance.broker.publish(publication("news", "3"), options).await, Err(BrokerError::Busy));
+    assert_eq!(instance.publish_with("news", "3", options).await, Err(BrokerError::Busy));
     assert_eq!(instance.read_all("news").await, numbers(1..=2));
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
     assert_eq!(instance.store("news", "3", KEEP_FIVE).await.offset, 3);
@@ -232,36 +229,40 @@ async fn in_memory_least_recently_used_history_is_evicted_with_its_epoch() {
     let kilobytes = "7".repeat(1_000);
     let many = HISTORY_BYTES / 1_000;
     let first = instance.store("first", &kilobytes, KEEP_FIVE).await;
-    let asked = instance.store("asked", &kilobytes, KEEP_FIVE).await;
+    let read = instance.store("read", &kilobytes, KEEP_FIVE).await;
     for number in 0..many {
         instance.advance_clock(Duration::from_millis(1));
         instance.store(&format!("n{number}"), &kilobytes, KEEP_FIVE).await;
         if number % 100 == 0 {
-            instance.read_history("asked", HistoryRequest { limit: 0, ..WHOLE_HISTORY }).await;
+            instance.read_history("read", HistoryRequest { limit: 0, ..WHOLE_HISTORY }).await;
         }
     }
-    assert_eq!(instance.read_history("asked", WHOLE_HISTORY).await.top, asked);
-    assert_eq!(instance.read_all("asked").await.len(), 1, "whoever is asked does not rest");
+    assert_eq!(instance.read_history("read", WHOLE_HISTORY).await.top, read);
+    assert_eq!(instance.read_all("read").await.len(), 1, "a history that is read is not evicted");
     assert_eq!(instance.read_all(&format!("n{}", many - 1)).await.len(), 1);
     let top = instance.read_history("first", WHOLE_HISTORY).await.top;
     assert_eq!(top.offset, 0);
-    assert_ne!(top.epoch, first.epoch, "nobody recovers over the hole");
+    assert_ne!(top.epoch, first.epoch, "no client can recover over the lost publications");
 }
 
 #[tokio::test]
 async fn in_memory_reading_many_empty_histories_evicts_no_publications() {
     let instance = memory_instance();
     let kept = instance.store("news", "1", KEEP_FIVE).await;
-    let first = instance.read_history("asked0", WHOLE_HISTORY).await.top;
+    let first = instance.read_history("empty0", WHOLE_HISTORY).await.top;
     for number in 0..2 * HISTORY_BYTES / 384 {
         instance.advance_clock(Duration::from_millis(1));
-        instance.read_history(&format!("asked{number}"), WHOLE_HISTORY).await;
+        instance.read_history(&format!("empty{number}"), WHOLE_HISTORY).await;
     }
     assert_eq!(
         (instance.read_history("news", WHOLE_HISTORY).await.top, instance.read_all("news").await.len()),
         (kept, 1)
     );
-    assert_ne!(instance.read_history("asked0", WHOLE_HISTORY).await.top.epoch, first.epoch, "of these the oldest went");
+    assert_ne!(
+        instance.read_history("empty0", WHOLE_HISTORY).await.top.epoch,
+        first.epoch,
+        "the oldest of the empty histories was evicted"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A broker's history beside the plainest one there is: a list of all publications, looked through each time.
+//! Compares the histories of a broker with a model: a list of all publications that is searched for every request.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ const CASES: usize = 300;
 #[derive(Clone, Debug)]
 enum Call {
     Publish { size: usize, ttl_seconds: u64 },
-    Ask { since: Option<(u64, bool)>, limit: usize, is_reverse: bool },
+    Read { since: Option<(u64, bool)>, limit: usize, is_reverse: bool },
     Remove,
-    Wait { seconds: u64 },
+    AdvanceClock { seconds: u64 },
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -30,16 +30,16 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         5 => (1..8_usize, 1..100_u64).prop_map(|(size, ttl_seconds)| Call::Publish { size, ttl_seconds }),
         4 => (prop::option::of((offset, any::<bool>())), limit, any::<bool>())
-            .prop_map(|(since, limit, is_reverse)| Call::Ask { since, limit, is_reverse }),
+            .prop_map(|(since, limit, is_reverse)| Call::Read { since, limit, is_reverse }),
         1 => Just(Call::Remove),
-        2 => (0..40_u64).prop_map(|seconds| Call::Wait { seconds }),
+        2 => (0..40_u64).prop_map(|seconds| Call::AdvanceClock { seconds }),
     ]
 }
 
-/// Everything that was ever published, and what may still be seen of it.
+/// All publications of a channel, and which of them may still be read.
 #[derive(Default)]
 struct Model {
-    /// Offset and seconds, of what has not been forgotten.
+    /// Offset and time in seconds.
     kept: Vec<(u64, u64)>,
     top: u64,
     now: u64,
@@ -47,12 +47,12 @@ struct Model {
 }
 
 impl Model {
-    fn forget(&mut self) {
+    fn drop_expired(&mut self) {
         let Some((size, ttl)) = self.retention else { return };
         self.kept.retain(|(offset, at)| *offset + size as u64 > self.top && at + ttl > self.now);
     }
 
-    fn ask(&self, since: Option<u64>, limit: usize, is_reverse: bool) -> Vec<u64> {
+    fn read(&self, since: Option<u64>, limit: usize, is_reverse: bool) -> Vec<u64> {
         let all = self.kept.iter().map(|(offset, _)| *offset);
         if is_reverse {
             all.rev().filter(|offset| since.is_none_or(|since| *offset < since)).take(limit).collect()
@@ -70,41 +70,42 @@ pub async fn any_sequence_of_calls_matches_the_list_model(instance: Instance) {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     for case in 0..CASES {
         let calls = prop::collection::vec(call(), 1..60).new_tree(&mut runner).unwrap().current();
-        follow(&instance, &format!("case{case}"), &calls).await;
+        run_calls(&instance, &format!("case{case}"), &calls).await;
     }
 }
 
-async fn follow(instance: &Instance, name: &str, calls: &[Call]) {
+async fn run_calls(instance: &Instance, name: &str, calls: &[Call]) {
     let (mut model, mut epoch) = (Model::default(), None::<Epoch>);
     for call in calls {
         match *call {
             Call::Publish { size, ttl_seconds } => {
                 model.retention = Some((size, ttl_seconds));
-                (model.top, _) = (model.top + 1, model.kept.push((model.top + 1, model.now)));
+                model.top += 1;
+                model.kept.push((model.top, model.now));
                 let position = instance.store(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
                 assert_eq!(position.offset, model.top, "{calls:?}");
                 assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch, "{calls:?}");
             }
-            Call::Ask { since, limit, is_reverse } => {
+            Call::Read { since, limit, is_reverse } => {
                 let known = since.map(|(offset, is_named)| SincePosition { offset, epoch: epoch.filter(|_| is_named) });
                 let request = HistoryRequest { since: known, limit, is_reverse };
-                let asked = retention(model.retention.unwrap_or((1, 1)));
-                let history = instance.broker.read_history(channel(name), request, asked).await.unwrap();
+                let read_retention = retention(model.retention.unwrap_or((1, 1)));
+                let history = instance.broker.read_history(channel(name), request, read_retention).await.unwrap();
                 assert_eq!(*epoch.get_or_insert(history.top.epoch), history.top.epoch, "{calls:?}");
-                model.forget();
-                let expected = model.ask(since.map(|(offset, _)| offset), limit, is_reverse);
-                let told: Vec<u64> = offsets(&history).into_iter().map(|(offset, _)| offset).collect();
-                assert_eq!((told, history.top.offset), (expected, model.top), "{calls:?}");
+                model.drop_expired();
+                let expected = model.read(since.map(|(offset, _)| offset), limit, is_reverse);
+                let read: Vec<u64> = offsets(&history).into_iter().map(|(offset, _)| offset).collect();
+                assert_eq!((read, history.top.offset), (expected, model.top), "{calls:?}");
             }
             Call::Remove => {
                 instance.broker.remove_history(channel(name)).await.unwrap();
                 model.kept.clear();
             }
-            Call::Wait { seconds } => {
+            Call::AdvanceClock { seconds } => {
                 instance.advance_clock(Duration::from_secs(seconds));
                 model.now += seconds;
             }
         }
-        model.forget();
+        model.drop_expired();
     }
 }

@@ -1,20 +1,16 @@
-//! Who is in a channel, and who hears of it.
+//! The presence of a channel, and the joins and leaves that subscribers receive.
 
 use std::{sync::Arc, time::Duration};
 
 use wardcast::{broker::PresenceEvent, publication::ClientInfo};
 
-use super::fixture::{Instance, channel, wait_until};
+use super::fixture::{Instance, channel, client_info, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn who(client: &str) -> Arc<ClientInfo> {
-    Arc::new(ClientInfo { user: "ann".to_owned(), client: client.to_owned(), conn_info: None, chan_info: None })
-}
-
 impl Instance {
     async fn add_presence(&self, name: &str, client: &str, ttl: Duration) {
-        self.broker.add_presence(channel(name), who(client), ttl).await.unwrap();
+        self.broker.add_presence(channel(name), client_info(client).into(), ttl).await.unwrap();
     }
 
     async fn remove_presence(&self, name: &str, client: &str) {
@@ -22,8 +18,8 @@ impl Instance {
     }
 
     async fn present_clients(&self, name: &str) -> Vec<String> {
-        let members = self.broker.presence(channel(name)).await.unwrap();
-        let mut clients: Vec<String> = members.iter().map(|member| member.client.clone()).collect();
+        let present = self.broker.presence(channel(name)).await.unwrap();
+        let mut clients: Vec<String> = present.iter().map(|present| present.client.clone()).collect();
         clients.sort_unstable();
         clients
     }
@@ -51,26 +47,27 @@ pub async fn reconnecting_client_leaves_no_stale_presence(instance: Instance) {
     for round in 0..100 {
         instance.add_presence("room", &format!("c{round}"), MINUTE).await;
         if round > 0 {
-            // The end of the old connection is noticed after the new one has come.
+            // The hub detects the end of the old connection after the new one has been added.
             instance.remove_presence("room", &format!("c{}", round - 1)).await;
         }
     }
     assert_eq!(instance.present_clients("room").await, ["c99"]);
-    // What a client is said to be last is what it is.
-    let renamed = Arc::new(ClientInfo { user: "bob".to_owned(), ..ClientInfo::clone(&who("c99")) });
+    // The latest information about a client replaces the earlier one.
+    let renamed = Arc::new(ClientInfo { user: "bob".to_owned(), ..client_info("c99") });
     instance.broker.add_presence(channel("room"), renamed.clone(), MINUTE).await.unwrap();
     assert_eq!(instance.broker.presence(channel("room")).await.unwrap(), [renamed]);
 }
 
 pub async fn joins_and_leaves_reach_subscribers(instance: Instance) {
     instance.subscribe("room").await;
-    let presence_events = async |name, movement, client| {
-        instance.broker.publish_presence_event(channel(name), movement, who(client)).await.unwrap();
-    };
-    presence_events("room", PresenceEvent::Join, "a").await;
-    presence_events("other", PresenceEvent::Join, "b").await;
-    presence_events("room", PresenceEvent::Leave, "a").await;
-    let expected = [(PresenceEvent::Join, who("a")), (PresenceEvent::Leave, who("a"))];
-    wait_until("both arrive", async || instance.hubs.presence_events.lock().len() >= 2).await;
-    assert_eq!(*instance.hubs.presence_events.lock(), expected);
+    for (name, event, client) in
+        [("room", PresenceEvent::Join, "a"), ("other", PresenceEvent::Join, "b"), ("room", PresenceEvent::Leave, "a")]
+    {
+        let client = Arc::new(client_info(client));
+        instance.broker.publish_presence_event(channel(name), event, client).await.unwrap();
+    }
+    let received = &instance.hubs.presence_events;
+    wait_until("both events", async || received.lock().len() >= 2).await;
+    let client = Arc::new(client_info("a"));
+    assert_eq!(*received.lock(), [(PresenceEvent::Join, client.clone()), (PresenceEvent::Leave, client)]);
 }

@@ -1,5 +1,5 @@
-//! A connection to Redis that fails in ways a process does not: it swallows what Redis pushes and passes the rest, or it
-//! passes nothing and closes nothing.
+//! A proxy before Redis that fails in ways a process does not: it drops the messages that Redis pushes and passes the rest, or
+//! it passes nothing and closes nothing.
 
 use std::{
     net::SocketAddr,
@@ -18,19 +18,18 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the proxy does with what comes.
+/// What the proxy does with the bytes that it receives.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub enum ProxyMode {
-    /// Everything passes.
+    /// Passes everything.
     Pass,
-    /// Messages of PUB/SUB are swallowed; confirmations and replies pass.
+    /// Drops the messages of PUB/SUB; confirmations and replies pass.
     Deaf,
-    /// Everything is swallowed, both ways; connections are accepted and stay.
+    /// Drops everything in both directions; connections are accepted and stay open.
     BlackHole,
 }
 
-/// A way to a Redis.
 pub struct Proxy {
     address: SocketAddr,
     mode: Arc<AtomicU8>,
@@ -38,7 +37,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A way to the Redis on this port of loopback.
+    /// Starts a proxy to the Redis on this port of loopback.
     pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -51,7 +50,7 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// From now on, for connections that are there already too.
+    /// Changes the mode, also of the open connections.
     pub fn set(&self, mode: ProxyMode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
     }
@@ -75,7 +74,7 @@ async fn accept(listener: TcpListener, port: u16, mode: Arc<AtomicU8>) {
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU8>) {
     let mut bytes = Vec::new();
-    // What was swallowed once stays so: a hole in the middle of a reply would be another fault than the one meant.
+    // A connection that has dropped bytes never passes any again: a gap within a reply would be another fault than a black hole.
     let mut is_cut = false;
     while let Ok(1..) = from.read_buf(&mut bytes).await {
         let mode = mode.load(Ordering::SeqCst);
@@ -90,7 +89,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU
 
 const PUSH: &[u8] = b">3\r\n$7\r\nmessage\r\n";
 
-/// Takes RESP3 pushes of messages out; what may be the beginning of one stays in `bytes`.
+/// Removes the RESP3 pushes of messages, and returns the rest. What may be the beginning of a push stays in `bytes`.
 fn without_messages(bytes: &mut Vec<u8>) -> Vec<u8> {
     let mut passing = Vec::new();
     while let Some(at) = (0..bytes.len()).find(|at| PUSH.starts_with(&bytes[*at..]) || bytes[*at..].starts_with(PUSH)) {
@@ -102,7 +101,7 @@ fn without_messages(bytes: &mut Vec<u8>) -> Vec<u8> {
     passing
 }
 
-/// What follows the `$length\r\n…\r\n` at the beginning, when all of it is there.
+/// Returns what follows the `$length\r\n…\r\n` at the beginning, if it is complete.
 fn after_bulk(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|window| window == b"\r\n")?;
     let length: usize = std::str::from_utf8(&bytes[1..end]).unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Publications that come twice: under a key of the publisher's, or as a version that is there already.
+//! Repeated publications: with an idempotency key, or with a version that is not newer.
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -8,7 +8,7 @@ use wardcast::{
     position::Position,
 };
 
-use super::fixture::{Instance, KEEP_FIVE, KEYS, memory_instance, publication};
+use super::fixture::{Instance, KEEP_FIVE, KEYS, memory_instance};
 
 impl Instance {
     async fn publish_with_key(
@@ -19,13 +19,13 @@ impl Instance {
         retention: Option<Retention>,
     ) -> PublishReceipt {
         let options = PublishOptions { retention, idempotency_key: Some(key.into()), ..PublishOptions::default() };
-        self.broker.publish(publication(name, data), options).await.unwrap()
+        self.publish_with(name, data, options).await.unwrap()
     }
 
     async fn publish_version(&self, data: &str, number: u64, epoch: &str) -> Position {
         let version = Some(Version { number, epoch: epoch.into() });
         let options = PublishOptions { retention: Some(KEEP_FIVE), version, ..PublishOptions::default() };
-        self.broker.publish(publication("state", data), options).await.unwrap().position.unwrap()
+        self.publish_with("state", data, options).await.unwrap().position.unwrap()
     }
 }
 
@@ -68,7 +68,7 @@ pub async fn failed_publish_does_not_store_its_idempotency_key(instance: Instanc
     instance.subscribe("news").await;
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     let options = PublishOptions { idempotency_key: Some("key".into()), ..PublishOptions::default() };
-    let failed = instance.broker.publish(publication("news", "1"), options).await;
+    let failed = instance.publish_with("news", "1", options).await;
     assert_eq!(failed, Err(BrokerError::Busy));
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
     instance.publish_with_key("news", "2", "key", None).await;
@@ -82,10 +82,10 @@ pub async fn publication_with_an_old_version_is_skipped(instance: Instance) {
     assert_eq!(instance.publish_version("b", 5, "x").await, first);
     assert_eq!(instance.publish_version("c", 4, "x").await, first);
     assert_eq!(instance.publish_version("d", u64::MAX, "x").await.offset, 2);
-    // Of another epoch every number is new, and the old epoch is forgotten.
+    // Every number of another version epoch is new, and the history forgets the old epoch.
     assert_eq!(instance.publish_version("e", 1, "y").await.offset, 3);
     assert_eq!(instance.publish_version("f", 1, "x").await.offset, 4);
-    // Without a version it is published, and changes nothing.
+    // A publication without a version is published, and leaves the newest version unchanged.
     assert_eq!(instance.store("state", "g", KEEP_FIVE).await.offset, 5);
     assert_eq!(instance.publish_version("h", 1, "x").await.offset, 5);
     instance.wait_for_publications(5).await;
@@ -102,11 +102,11 @@ async fn in_memory_oldest_idempotency_keys_over_the_limit_are_dropped() {
     assert_eq!(
         instance.publish_with_key("news", "1", "1", Some(KEEP_FIVE)).await.position.unwrap().offset,
         2,
-        "it is known"
+        "the key is known"
     );
     assert_eq!(
         instance.publish_with_key("news", "1", "0", Some(KEEP_FIVE)).await.position.unwrap().offset,
         top + 1,
-        "it is not"
+        "the key has been dropped"
     );
 }

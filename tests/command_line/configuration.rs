@@ -27,8 +27,8 @@ fn config_check_reports_every_start_error_including_those_in_files() {
     );
     let told = run(&mut wardcast(&["config", "check", "--config", &settings]));
     told.assert_failed_with(&[
-        "5 faults",
-        &format!("server.bnid (from {settings}:2): is not a key of Wardcast; did you mean server.bind?"),
+        "5 errors",
+        &format!("server.bnid (from {settings}:2): unknown key; did you mean server.bind?"),
         &format!("server.tls (from {settings}:3): /nowhere/cert.pem"),
         &format!("login.users_file (from {settings}:6): the password of user \"ann\" is not an argon2id hash"),
         "auth.keys \"a\" (/nowhere/a.pem)",
@@ -39,7 +39,7 @@ fn config_check_reports_every_start_error_including_those_in_files() {
     let start = run(&mut wardcast(&["--config", &settings]));
     assert_eq!(start.stderr, told.stderr, "a start tells the same");
     let fine = run(&mut wardcast(&["config", "check"]));
-    assert_eq!((fine.code, fine.stdout.as_str()), (Some(0), "the configuration is fine, for development"));
+    assert_eq!((fine.code, fine.stdout.as_str()), (Some(0), "the configuration is valid for development"));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn wrong_value_is_explained_in_configuration_terms() {
         check(&format!("server.bind={name}")).assert_failed_with(&[name, "like \"127.0.0.1:8000\""]);
     }
     for number in ["-3", "many", "99999999999999999999"] {
-        check(&format!("limits.connections={number}")).assert_failed_with(&[number, "whole, not negative"]);
+        check(&format!("limits.connections={number}")).assert_failed_with(&[number, "a whole number, not negative"]);
     }
 }
 
@@ -90,7 +90,7 @@ fn demo_password_is_refused_in_production_and_together_with_users_file() {
     assert!(!told.stderr.contains("right horse"), "{}", told.stderr);
     let told =
         run(&mut wardcast(&["config", "check", "--set", &demo, "--set", "login.users_file=/nowhere/users.toml"]));
-    told.assert_failed_with(&["leave one of them out", "/nowhere/users.toml", "wardcast user add NAME --file"]);
+    told.assert_failed_with(&["remove one of them", "/nowhere/users.toml", "wardcast user add NAME --file"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn hub_runs_when_its_banner_is_not_read() {
     drop(reader);
     let mut hub = wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = std::io::BufRead::lines(std::io::BufReader::new(hub.stderr.take().unwrap()));
-    let told = log.any(|line| line.unwrap().contains("could not be printed"));
+    let told = log.any(|line| line.unwrap().contains("cannot print the token"));
     let is_alive = hub.try_wait().unwrap().is_none();
     hub.kill().unwrap();
     hub.wait().unwrap();

@@ -1,14 +1,16 @@
-//! A WebSocket client that is not ours (tokio-tungstenite), over plain TCP or TLS.
+//! An independent WebSocket client (tokio-tungstenite), over plain TCP or TLS.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use futures_util::{SinkExt, StreamExt};
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message, client::IntoClientRequest, http::Response},
@@ -22,11 +24,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 pub struct Client {
     socket: WebSocketStream<Box<dyn Stream>>,
     pub response: Response<Option<Vec<u8>>>,
-    /// Replies that shared a frame with one that was heard.
-    heard: std::collections::VecDeque<String>,
+    /// Replies and pushes that arrived in one frame with the last one returned.
+    received: VecDeque<String>,
 }
 
-/// What ended a connection.
+/// How a connection ended. Without a close frame there is no code.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
     pub code: Option<u16>,
@@ -38,32 +40,30 @@ impl Client {
         Self::connect_with(address, path, &[]).await
     }
 
-    /// Headers as pairs; `Sec-WebSocket-Protocol` among them.
+    /// Connects with these headers, `Sec-WebSocket-Protocol` among them.
     pub async fn connect_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let stream = TcpStream::connect(address).await?;
-        Self::over(Box::new(stream), &format!("ws://{address}{path}"), headers).await
+        Self::connect_over(Box::new(stream), &format!("ws://{address}{path}"), headers).await
     }
 
-    /// Over TLS, trusting `root` only.
-    pub async fn connect_tls(
-        address: SocketAddr,
-        path: &str,
-        root: rustls_pki_types::CertificateDer<'static>,
-    ) -> Result<Self, Error> {
+    /// Connects over TLS and trusts only `root`.
+    pub async fn connect_tls(address: SocketAddr, path: &str, root: CertificateDer<'static>) -> Result<Self, Error> {
         let stream = tls_stream(address, root).await?;
-        Self::over(Box::new(stream), &format!("wss://localhost{path}"), &[]).await
+        Self::connect_over(Box::new(stream), &format!("wss://localhost{path}"), &[]).await
     }
 
-    async fn over(stream: Box<dyn Stream>, url: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+    async fn connect_over(stream: Box<dyn Stream>, url: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let mut request = url.into_client_request()?;
         for (name, value) in headers {
             let name: tokio_tungstenite::tungstenite::http::HeaderName = name.parse().unwrap();
             request.headers_mut().append(name, value.parse().unwrap());
         }
-        let (socket, response) = timeout(PATIENCE, client_async(request, stream)).await.expect("a handshake")?;
-        Ok(Self { socket, response, heard: Default::default() })
+        let (socket, response) =
+            timeout(PATIENCE, client_async(request, stream)).await.expect("a response to the handshake in time")?;
+        Ok(Self { socket, response, received: VecDeque::new() })
     }
 
+    /// Sends one command.
     pub async fn send(&mut self, command: Value) {
         self.send_text(&command.to_string()).await;
     }
@@ -72,16 +72,17 @@ impl Client {
         self.send_message(Message::text(text)).await;
     }
 
-    /// The same, when the connection may have ended; whether it had not.
+    /// Sends text and returns whether the connection was still open.
     pub async fn try_send_text(&mut self, text: &str) -> bool {
-        timeout(PATIENCE, self.socket.send(Message::text(text))).await.expect("room in the socket").is_ok()
+        timeout(PATIENCE, self.socket.send(Message::text(text))).await.expect("the socket accepts data in time").is_ok()
     }
 
     pub async fn send_message(&mut self, message: Message) {
-        timeout(PATIENCE, self.socket.send(message)).await.expect("room in the socket").expect("a connection");
+        let sent = timeout(PATIENCE, self.socket.send(message)).await;
+        sent.expect("the socket accepts data in time").expect("an open connection");
     }
 
-    /// The next reply or push. Pings are answered on the way; `{}` is passed over and answered.
+    /// Returns the next reply or push. Answers WebSocket pings on the way.
     pub async fn receive(&mut self) -> Value {
         let text = self.receive_text().await;
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
@@ -90,38 +91,35 @@ impl Client {
     pub async fn receive_text(&mut self) -> String {
         match self.next().await {
             Ok(text) => text,
-            Err(closed) => panic!("closed instead: {closed:?}"),
+            Err(closed) => panic!("the connection was closed: {closed:?}"),
         }
     }
 
-    /// The next text, or how the connection ended.
+    /// Returns the next reply or push as text, or how the connection ended.
     pub async fn next(&mut self) -> Result<String, Closed> {
         loop {
-            if let Some(text) = self.heard.pop_front() {
+            if let Some(text) = self.received.pop_front() {
                 return Ok(text);
             }
             match timeout(PATIENCE, self.socket.next()).await.expect("a message in time") {
-                Some(Ok(Message::Text(text))) => self.heard.extend(text.lines().map(str::to_owned)),
-                Some(Ok(Message::Close(frame))) => {
-                    let closed = frame.map(|frame| (u16::from(frame.code), frame.reason.to_string()));
-                    let (code, reason) = closed.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
-                    return Err(Closed { code, reason });
+                Some(Ok(Message::Text(text))) => self.received.extend(text.lines().map(str::to_owned)),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return Err(Closed { code: Some(frame.code.into()), reason: frame.reason.to_string() });
                 }
+                Some(Ok(Message::Close(None))) => return Err(Closed { code: None, reason: String::new() }),
                 Some(Ok(_)) => {}
-                None | Some(Err(_)) => return Err(Closed { code: None, reason: "cut".to_owned() }),
+                None | Some(Err(_)) => return Err(Closed { code: None, reason: "aborted".to_owned() }),
             }
         }
     }
 
-    /// Reads one raw message, pings included.
+    /// Returns the next WebSocket message, pings included.
     pub async fn next_message(&mut self) -> Option<Message> {
-        timeout(PATIENCE, self.socket.next())
-            .await
-            .expect("a message in time")
-            .map(|message| message.expect("a message"))
+        let next = timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
+        next.map(|message| message.expect("a message"))
     }
 
-    /// Reads on until the connection ends; the code, and the disconnect push that came before.
+    /// Reads until the connection ends; returns the close code, and the disconnect push if there was one.
     pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Value>) {
         let mut push = None;
         loop {
@@ -135,43 +133,54 @@ impl Client {
         }
     }
 
-    pub async fn subscribe(&mut self, channel: &str) {
-        self.send(json!({"id": 1, "subscribe": {"channel": channel}})).await;
-        assert_eq!(self.receive().await, json!({"id": 1, "subscribe": {}}));
-    }
-
-    pub async fn subscribe_after_connect_push(&mut self, channel: &str) {
-        assert!(self.receive().await["push"]["connect"].is_object());
-        self.subscribe(channel).await;
-    }
-
-    /// Asks and hears the answer.
+    /// Sends a command and returns the next reply or push.
     pub async fn request(&mut self, command: Value) -> Value {
         self.send(command).await;
         self.receive().await
     }
 
-    /// The data of the next publication.
+    /// Subscribes to a channel, which has nothing to report in the reply.
+    pub async fn subscribe(&mut self, channel: &str) {
+        let reply = self.subscribe_with(channel, json!({})).await;
+        assert_eq!(reply, json!({"id": 1, "subscribe": {}}));
+    }
+
+    /// Sends a `subscribe` command with these further members; returns the reply.
+    pub async fn subscribe_with(&mut self, channel: &str, mut members: Value) -> Value {
+        members["channel"] = json!(channel);
+        let reply = self.request(json!({"id": 1, "subscribe": members})).await;
+        assert_eq!(reply["id"], 1, "{reply}");
+        reply
+    }
+
+    /// Publishes to a channel. The client must not be subscribed to it, or the push may come before the reply.
+    pub async fn publish(&mut self, channel: &str, data: Value) {
+        let reply = self.request(json!({"id": 1, "publish": {"channel": channel, "data": data}})).await;
+        assert_eq!(reply, json!({"id": 1, "publish": {}}));
+    }
+
+    /// Returns the content of the connect push, which must come next.
+    pub async fn receive_connect_push(&mut self) -> Value {
+        let received = self.receive().await;
+        assert!(received["push"]["connect"]["client"].is_string(), "not a connect push: {received}");
+        received["push"]["connect"].clone()
+    }
+
+    /// Returns the data of the next publication.
     pub async fn receive_publication(&mut self) -> Value {
-        let push = self.receive().await;
-        assert!(push["push"]["pub"].is_object(), "a publication: {push}");
-        push["push"]["pub"]["data"].clone()
+        let received = self.receive().await;
+        assert!(received["push"]["pub"].is_object(), "not a publication: {received}");
+        received["push"]["pub"]["data"].clone()
     }
 }
 
-/// A TLS connection that trusts `root` only.
-pub async fn tls_stream(
-    address: SocketAddr,
-    root: rustls_pki_types::CertificateDer<'static>,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+/// Opens a TLS connection that trusts only `root`.
+pub async fn tls_stream(address: SocketAddr, root: CertificateDer<'static>) -> std::io::Result<TlsStream<TcpStream>> {
     tls_over(TcpStream::connect(address).await?, root).await
 }
 
-/// The same over a connection that is there.
-pub async fn tls_over(
-    stream: TcpStream,
-    root: rustls_pki_types::CertificateDer<'static>,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+/// Starts TLS on an open connection and trusts only `root`.
+pub async fn tls_over(stream: TcpStream, root: CertificateDer<'static>) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -18,3 +18,15 @@ pub fn assert_generated(path: &str, text: &str) {
         "{path} is out of date (line, is, must be: {difference:?}); regenerate it: UPDATE_DOCS=1 cargo test --test wardcast"
     );
 }
+
+/// The same for the part of a page between the lines `<!-- generated: NAME -->` and `<!-- end of generated: NAME -->`.
+#[track_caller]
+pub fn assert_section_generated(path: &str, name: &str, text: &str) {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (start, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end of generated: {name} -->\n"));
+    let is_marked = page.matches(&start).count() == 1 && page.matches(&end).count() == 1;
+    assert!(is_marked, "{path} must contain the lines {start:?} and {end:?} once");
+    let (before, rest) = page.split_once(&start).unwrap();
+    let (_, after) = rest.split_once(&end).expect("the end follows the start");
+    assert_generated(path, &format!("{before}{start}\n{text}\n{end}{after}"));
+}

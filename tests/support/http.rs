@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: tests send what clients would not.
+//! An HTTP/1.1 client that also sends what no ordinary client would.
 
 use std::net::SocketAddr;
 
@@ -17,6 +17,7 @@ pub struct Request {
     body: Vec<u8>,
 }
 
+/// A response. Its status is 0 if the connection was closed without one.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -43,12 +44,14 @@ impl Request {
         self
     }
 
+    /// Sets the body and its `Content-Length`.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         let length = self.body.len().to_string();
         self.header("Content-Length", &length)
     }
 
+    /// Sets a JSON body and its content type.
     pub fn json(self, body: Value) -> Self {
         self.header("Content-Type", "application/json").body(body.to_string())
     }
@@ -66,6 +69,7 @@ impl Response {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
+    /// The value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (found, value) = line.split_once(": ")?;
@@ -74,31 +78,31 @@ impl Response {
     }
 }
 
-/// Sends bytes as they are and reads one answer, to its end or to the connection's.
+/// Sends bytes unchanged and reads one response, to its end or to the end of the connection.
 pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Response {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // Whoever refuses early may close before everything is sent.
+    // A server that refuses early may close before everything is sent.
     let _ = stream.write_all(bytes).await;
-    let mut answer = Vec::new();
-    timeout(PATIENCE, read_response(&mut stream, &mut answer)).await.expect("an answer in time");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let mut received = Vec::new();
+    timeout(PATIENCE, read_response(&mut stream, &mut received)).await.expect("a response in time");
+    let text = String::from_utf8_lossy(&received).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Response { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-async fn read_response(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+async fn read_response(stream: &mut TcpStream, received: &mut Vec<u8>) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read) = stream.read(&mut buffer).await {
-        answer.extend_from_slice(&buffer[..read]);
-        if read == 0 || is_complete(answer) {
+        received.extend_from_slice(&buffer[..read]);
+        if read == 0 || is_complete(received) {
             return;
         }
     }
 }
 
-fn is_complete(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
+fn is_complete(received: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length =
         head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());

@@ -1,11 +1,13 @@
-//! What tests are written in: a hub, clients, raw connections and HTTP, all real and on ephemeral ports.
+//! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
 pub mod client;
+pub mod events;
 pub mod generated;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
 pub mod redis;
+pub mod slow_broker;
 pub mod tls;
 pub mod trace_log;
 
@@ -15,20 +17,22 @@ use serde_json::{Value, json};
 use wardcast::{
     auth::Signer,
     clock::Clock,
-    config::{AllowSubscribe, ChannelAccess, Config, Secret},
+    config::{AllowSubscribe, AuthConfig, BrokerKind, ChannelAccess, Config, Secret},
     server::{self, RunningServer},
 };
+
+use self::{raw::RawClient, redis::RedisServer};
 
 pub use client::Client;
 pub use trace_log::mark_secret;
 
-/// Nothing that a test waits for takes longer, on a machine that does other things too.
+/// Maximum time that a test waits for one thing. It is long, because the machine may do other work too.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const SECRET: &str = "the secret of the tests: 32 bytes or more";
 pub const API_KEY: &str = "the API key of the tests: 32 bytes or more";
 
-/// A running hub and the clock that it goes by.
+/// A running hub and the clock that it uses.
 pub struct TestHub {
     pub address: SocketAddr,
     pub clock: Clock,
@@ -36,12 +40,12 @@ pub struct TestHub {
     running: Option<RunningServer>,
 }
 
-/// A hub in which users may use plain channels.
+/// Starts a hub in which users may subscribe and publish to ordinary channels.
 pub async fn start_hub() -> TestHub {
     start_hub_with(|_| ()).await
 }
 
-/// The same, changed.
+/// Starts a hub with a changed configuration.
 pub async fn start_hub_with(change: impl FnOnce(&mut Config)) -> TestHub {
     trace_log::start();
     let mut config = config();
@@ -51,6 +55,19 @@ pub async fn start_hub_with(change: impl FnOnce(&mut Config)) -> TestHub {
     TestHub { address: running.address, clock, config, running: Some(running) }
 }
 
+/// Starts a hub on this Redis and waits until it is connected.
+pub async fn start_hub_on(redis: &RedisServer, change: impl FnOnce(&mut Config)) -> TestHub {
+    let hub = start_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+        change(config);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    hub
+}
+
+/// The configuration of [`start_hub`].
 pub fn config() -> Config {
     let mut config = Config::default();
     config.server.bind = ([127, 0, 0, 1], 0).into();
@@ -63,8 +80,31 @@ pub fn config() -> Config {
     config
 }
 
+/// Allows only what tokens grant, at any rate.
+pub fn deny_by_default(config: &mut Config) {
+    config.channels.allow_subscribe = AllowSubscribe::None;
+    config.channels.allow_publish = ChannelAccess::None;
+    allow_any_rate(config);
+}
+
+/// Removes the rate limits of a session.
+pub fn allow_any_rate(config: &mut Config) {
+    (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
+}
+
+/// Sends a ping every 400 ms and waits as long for its pong.
+pub fn ping_often(config: &mut Config) {
+    config.server.ping_interval = Duration::from_millis(400);
+    config.server.pong_timeout = Duration::from_millis(400);
+}
+
+/// Trusts the address of the tests as a proxy, so that a header can give any client address.
+pub fn trust_loopback_proxy(config: &mut Config) {
+    config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+}
+
 impl TestHub {
-    /// A token that is good for an hour by the hub's clock.
+    /// A token that is valid for an hour by the hub's clock.
     pub fn token(&self, user: &str) -> String {
         self.token_for(user, Duration::from_secs(3600))
     }
@@ -73,23 +113,23 @@ impl TestHub {
         mark_secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, None).unwrap())
     }
 
-    /// A token that was good until a minute ago.
+    /// A token that expired a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
         before.set_back(Duration::from_secs(120));
         mark_secret(Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), None).unwrap())
     }
 
-    /// A token with a signature of somebody else.
+    /// A token that is signed with another secret.
     pub fn forged_token(&self, user: &str) -> String {
-        let auth = wardcast::config::AuthConfig {
-            hmac_secret: Secret::new(mark_secret("the secret of somebody else, long enough")),
+        let auth = AuthConfig {
+            hmac_secret: Secret::new(mark_secret("the secret of an attacker, long enough")),
             ..self.config.auth.clone()
         };
         mark_secret(Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap())
     }
 
-    /// A token with just these claims; a number for `exp` counts from now.
+    /// A token with exactly these claims. Numbers in its dates (`exp`, `expire_at`, `nbf`, `iat`) are seconds from now.
     pub fn token_with_claims(&self, mut claims: Value) -> String {
         let now = self.clock.now() / 1000;
         for date in ["exp", "expire_at", "nbf", "iat"] {
@@ -101,47 +141,75 @@ impl TestHub {
         mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
     }
 
-    /// A plain client with these claims, which has been greeted; and how.
+    /// The path of a handshake that carries a token of this user.
+    pub fn path_for(&self, user: &str) -> String {
+        format!("/socket?token={}", self.token(user))
+    }
+
+    /// The value of an `Authorization` header with a token of this user.
+    pub fn bearer(&self, user: &str) -> String {
+        format!("Bearer {}", self.token(user))
+    }
+
+    /// The text of a first message with a token of this user.
+    pub fn token_message(&self, user: &str) -> String {
+        format!("Authorization: {}", self.bearer(user))
+    }
+
+    /// Connects a plain client with a token in the query string and reads its connect push.
+    pub async fn connect(&self, user: &str) -> Client {
+        self.connect_to(&self.path_for(user), &[]).await
+    }
+
+    /// Connects a plain client with these claims; also returns its connect push.
     pub async fn connect_with_claims(&self, claims: Value) -> (Client, Value) {
         let path = format!("/socket?token={}", self.token_with_claims(claims));
         let mut client = Client::connect(self.address, &path).await.unwrap();
-        let greeting = client.receive().await["push"]["connect"].clone();
-        assert!(greeting["client"].is_string(), "{greeting}");
-        (client, greeting)
+        let push = client.receive_connect_push().await;
+        (client, push)
     }
 
-    /// A plain client that came in through the query door and has been greeted.
-    pub async fn connect(&self, user: &str) -> Client {
-        let mut client = Client::connect(self.address, &format!("/socket?token={}", self.token(user))).await.unwrap();
-        assert!(client.receive().await["push"]["connect"]["client"].is_string());
+    /// Connects a plain client by a handshake with this path and these headers, and reads its connect push.
+    pub async fn connect_to(&self, path: &str, headers: &[(&str, &str)]) -> Client {
+        let mut client = Client::connect_with(self.address, path, headers).await.unwrap();
+        client.receive_connect_push().await;
         client
     }
 
-    /// The same, subscribed to a channel.
+    /// Connects a plain client and subscribes it to a channel.
     pub async fn connect_subscriber(&self, user: &str, channel: &str) -> Client {
         let mut client = self.connect(user).await;
         client.subscribe(channel).await;
         client
     }
 
-    /// A client that nobody knows yet.
+    /// Connects a client that authenticates with a `connect` command, as the SDKs do.
+    pub async fn connect_sdk(&self, token: &str) -> Client {
+        let mut client = self.connect_without_token().await;
+        let reply = client.request(json!({"id": 1, "connect": {"token": token}})).await;
+        assert!(reply["connect"]["client"].is_string(), "{reply}");
+        client
+    }
+
+    /// Connects a client that has not authenticated yet.
     pub async fn connect_without_token(&self) -> Client {
         Client::connect(self.address, "/socket").await.unwrap()
     }
 
-    /// The answer to a handshake; who gets in leaves at once.
+    /// Connects a plain client whose frames the test writes itself, and reads its connect push.
+    pub async fn connect_raw(&self, user: &str) -> RawClient {
+        let mut raw = RawClient::connect(self.address, &self.path_for(user)).await;
+        let push = raw.next().await.expect("a connect push");
+        assert!(push.text().starts_with(r#"{"push":{"connect":"#), "{push:?}");
+        raw
+    }
+
+    /// Returns the response to a handshake. If it is a 101, the connection is dropped.
     pub async fn try_handshake(&self, path: &str, headers: &[(&str, &str)]) -> http::Response {
         http::exchange(self.address, raw::handshake_with(self.address, path, headers).as_bytes()).await
     }
 
-    /// A plain client whose handshake has these headers.
-    pub async fn connect_to(&self, path: &str, headers: &[(&str, &str)]) -> Client {
-        let mut client = Client::connect_with(self.address, path, headers).await.unwrap();
-        assert!(client.receive().await["push"]["connect"]["client"].is_string());
-        client
-    }
-
-    /// A method of the server API, with the key.
+    /// Calls a method of the server API with the key.
     pub async fn call_api(&self, method: &str, body: Value) -> Value {
         let response = http::post(self.address, &format!("/api/{method}"))
             .header("X-API-Key", API_KEY)
@@ -152,20 +220,51 @@ impl TestHub {
         response.json()
     }
 
+    /// Publishes over the server API.
     pub async fn publish(&self, channel: &str, data: Value) {
-        let answer = self.call_api("publish", json!({"channel": channel, "data": data})).await;
-        assert_eq!(answer, json!({"result": {}}));
+        self.publish_with(json!({"channel": channel, "data": data})).await;
     }
 
-    /// The value of a counter or gauge of `/metrics`, 0 while it is not there.
+    /// Publishes over the server API with all members of this request; returns the result.
+    pub async fn publish_with(&self, request: Value) -> Value {
+        let response = self.call_api("publish", request).await;
+        assert!(response["result"].is_object(), "{response}");
+        response["result"].clone()
+    }
+
+    /// The value of a counter or gauge of `/metrics`; 0 if it is not there yet.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = http::get(self.address, "/metrics").send().await.body;
         let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with(' '));
         line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
-        self.running.as_ref().unwrap().connections()
+        self.running().connections()
+    }
+
+    /// Waits until exactly this many connections are open.
+    pub async fn wait_for_connections(&self, count: usize) {
+        wait_until(&format!("{count} open connections"), async || self.connections() == count).await;
+    }
+
+    /// Waits until the channels with subscribers are exactly these, each with its number of clients.
+    pub async fn wait_for_channels(&self, expected: &[(&str, u64)]) {
+        let clients = |count: &u64| json!({"num_clients": count});
+        let expected: Value = expected.iter().map(|(name, count)| ((*name).to_owned(), clients(count))).collect();
+        wait_until(&format!("the channels {expected}"), async || {
+            self.call_api("channels", json!({})).await["result"]["channels"] == expected
+        })
+        .await;
+    }
+
+    /// Waits until the hub has noticed that its broker is available, or that it is not.
+    pub async fn wait_for_broker(&self, is_available: bool) {
+        wait_until(&format!("the broker is available: {is_available}"), async || {
+            self.running().metrics.broker_up.get() == i64::from(is_available)
+        })
+        .await;
     }
 
     pub async fn stop(mut self) {
@@ -177,11 +276,12 @@ impl TestHub {
     }
 }
 
-/// Looks again until it holds.
+/// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is
+/// a reply, a push or a log line to wait for, wait for that.
 pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        assert!(tokio::time::Instant::now() < deadline, "this did not happen: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A client that speaks Protobuf, by the code that is generated from the schema.
+//! A client that speaks Protobuf, with the code that is generated from the schema.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
@@ -10,14 +10,14 @@ use super::Client;
 
 pub struct ProtobufClient {
     pub client: Client,
-    /// Replies that shared a frame with one that was heard.
-    heard: VecDeque<Reply>,
+    /// Replies and pushes that arrived in one frame with the last one returned.
+    received: VecDeque<Reply>,
 }
 
 impl ProtobufClient {
     pub async fn connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let client = Client::connect_with(address, path, headers).await?;
-        Ok(Self { client, heard: VecDeque::new() })
+        Ok(Self { client, received: VecDeque::new() })
     }
 
     pub async fn send(&mut self, command: Command) {
@@ -28,26 +28,27 @@ impl ProtobufClient {
         self.client.send_message(Message::binary(bytes)).await;
     }
 
+    /// Sends a command and returns the next reply or push.
     pub async fn request(&mut self, command: Command) -> Reply {
         self.send(command).await;
         self.receive().await
     }
 
-    /// The next reply or push.
+    /// Returns the next reply or push.
     pub async fn receive(&mut self) -> Reply {
-        self.next().await.unwrap_or_else(|code| panic!("closed instead: {code:?}"))
+        self.next().await.unwrap_or_else(|code| panic!("the connection was closed: {code:?}"))
     }
 
-    /// The next reply or push, or the code that ended the connection. Pings are answered on the way.
+    /// Returns the next reply or push, or the code that the connection was closed with. Answers WebSocket pings on the way.
     pub async fn next(&mut self) -> Result<Reply, Option<u16>> {
         loop {
-            if let Some(reply) = self.heard.pop_front() {
+            if let Some(reply) = self.received.pop_front() {
                 return Ok(reply);
             }
             match self.client.next_message().await {
                 Some(Message::Binary(mut bytes)) => {
                     while !bytes.is_empty() {
-                        self.heard.push_back(Reply::decode_length_delimited(&mut bytes).expect("replies"));
+                        self.received.push_back(Reply::decode_length_delimited(&mut bytes).expect("a reply"));
                     }
                 }
                 Some(Message::Text(text)) => panic!("text on a connection that speaks Protobuf: {text}"),
@@ -58,7 +59,7 @@ impl ProtobufClient {
         }
     }
 
-    /// Reads on until the connection ends; the code, and the disconnect push that came before.
+    /// Reads until the connection ends; returns the close code, and the disconnect push if there was one.
     pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Disconnect>) {
         let mut push = None;
         loop {
@@ -75,13 +76,14 @@ impl ProtobufClient {
         assert!(reply.id == 1 && reply.subscribe.is_some(), "{reply:?}");
     }
 
+    /// Sends a `publish` command and returns the reply.
     pub async fn publish(&mut self, channel: &str, data: &str) -> Reply {
         let data = data.to_owned().into();
         let publish = Some(PublishRequest { channel: channel.to_owned(), data });
         self.request(Command { id: 2, publish, ..Default::default() }).await
     }
 
-    /// The data of the next publication.
+    /// Returns the data of the next publication.
     pub async fn receive_publication(&mut self) -> String {
         let push = self.receive().await.push.expect("a push");
         String::from_utf8(push.r#pub.expect("a publication").data.to_vec()).unwrap()

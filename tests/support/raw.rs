@@ -1,7 +1,8 @@
-//! A WebSocket connection whose frames a test makes itself, byte by byte.
+//! A WebSocket connection whose frames the test writes itself, byte by byte.
 
 use std::net::SocketAddr;
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,7 +23,7 @@ pub struct RawClient {
     pub stream: TcpStream,
 }
 
-/// One frame of the server's.
+/// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,
@@ -33,8 +34,15 @@ impl Frame {
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.payload).unwrap()
     }
+
+    /// The code of a close frame.
+    pub fn close_code(&self) -> Option<u16> {
+        let code = self.payload.first_chunk().filter(|_| self.opcode == CLOSE);
+        code.map(|code| u16::from_be_bytes(*code))
+    }
 }
 
+/// A handshake with the key of RFC 6455 §1.3.
 pub fn handshake(address: SocketAddr, path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -42,7 +50,7 @@ pub fn handshake(address: SocketAddr, path: &str) -> String {
     )
 }
 
-/// A handshake with more headers.
+/// A handshake with these further headers.
 pub fn handshake_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     handshake(address, path).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1)
@@ -68,24 +76,37 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A text message in one frame.
+pub fn text_frame(text: &str) -> Vec<u8> {
+    frame(FIN | TEXT, text.as_bytes())
+}
+
 impl RawClient {
     pub async fn connect(address: SocketAddr, path: &str) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(handshake(address, path).as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.expect("a head"));
-        }
-        let head = String::from_utf8(head).unwrap();
+        let mut raw = Self { stream: TcpStream::connect(address).await.unwrap() };
+        raw.send(handshake(address, path).as_bytes()).await;
+        let head = raw.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        Self { stream }
+        raw
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("room in the socket").expect("a connection");
+        let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        sent.expect("the socket accepts data in time").expect("an open connection");
     }
 
-    /// The next frame; `None` when the connection has ended.
+    /// Sends as much as the server accepts; it may have closed already.
+    pub async fn send_until_closed(&mut self, bytes: &[u8]) {
+        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("a server that reads or closes");
+    }
+
+    /// Subscribes to a channel, and skips what arrives before the reply.
+    pub async fn subscribe(&mut self, channel: &str) {
+        self.send(&text_frame(&json!({"id": 1, "subscribe": {"channel": channel}}).to_string())).await;
+        while self.next().await.expect("a reply").text() != r#"{"id":1,"subscribe":{}}"# {}
+    }
+
+    /// Returns the next frame; `None` when the connection has ended.
     pub async fn next(&mut self) -> Option<Frame> {
         timeout(PATIENCE, self.read_frame()).await.expect("a frame or an end in time").ok()
     }
@@ -102,20 +123,16 @@ impl RawClient {
         Ok(Frame { opcode: first & 0x0f, payload })
     }
 
-    /// Reads on until the server closes; its close code.
-    pub async fn close_code(&mut self) -> Option<u16> {
+    /// Reads until the connection ends; returns the code of the server's close frame.
+    pub async fn wait_for_close(&mut self) -> Option<u16> {
         let mut code = None;
         while let Some(frame) = self.next().await {
-            if frame.opcode == CLOSE && frame.payload.len() >= 2 {
-                code = Some(u16::from_be_bytes([frame.payload[0], frame.payload[1]]));
-            }
+            code = frame.close_code().or(code);
         }
         code
     }
-}
 
-impl RawClient {
-    /// The head of an answer, and nothing of what comes behind it.
+    /// Reads the head of a response and nothing that follows it.
     pub async fn read_head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -123,19 +140,14 @@ impl RawClient {
         }
         String::from_utf8(head).unwrap()
     }
-
-    /// Sends as much as the server takes: it may have closed already.
-    pub async fn send_until_closed(&mut self, bytes: &[u8]) {
-        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("a server that reads or closes");
-    }
 }
 
-/// Sends bytes as they are and reads all that comes until the connection ends.
+/// Sends bytes unchanged and reads everything until the connection ends.
 pub async fn exchange_until_close(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
-    let mut answer = Vec::new();
-    // Whoever is refused while it still sends may see a reset behind the answer.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection's end in time");
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    // If the server refuses while the client still sends, a reset may follow its response.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut response)).await.expect("the end of the connection in time");
+    String::from_utf8_lossy(&response).into_owned()
 }

@@ -1,4 +1,4 @@
-//! Certificates for localhost, made for a test.
+//! Certificates for localhost, made for one test.
 
 use std::path::PathBuf;
 
@@ -17,12 +17,12 @@ impl Certificate {
         Self { directory, der }
     }
 
-    /// Another certificate in the same files.
+    /// Writes another certificate into the same files.
     pub fn renew(&mut self) {
         self.der = write_certificate(&self.directory);
     }
 
-    /// What a client has to trust.
+    /// The certificate that a client has to trust.
     pub fn root(&self) -> CertificateDer<'static> {
         self.der.clone()
     }
@@ -35,6 +35,7 @@ impl Certificate {
         self.directory.path().join("key.pem")
     }
 
+    /// Makes a hub serve TLS with this certificate.
     pub fn configure(&self, config: &mut Config) {
         config.server.tls.cert = Some(self.cert_path());
         config.server.tls.key = Some(self.key_path());

@@ -1,5 +1,5 @@
-//! What everything that the suite starts has logged, at trace level, and every secret that it used: two files, which
-//! `tests/run` holds against each other when the suite is done.
+//! Records at trace level what everything that the suite starts has logged, and every secret that it used. `tests/log.sh`
+//! searches the one file for the other after the suite.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,7 +26,7 @@ static FILES: LazyLock<LogFiles> = LazyLock::new(|| {
 struct TraceLogger;
 
 impl log::Log for TraceLogger {
-    /// Not what the tests' own client says: it prints what it sends.
+    /// Leaves out the client of the tests (tungstenite), which logs what it sends.
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         !metadata.target().contains("tungstenite")
     }
@@ -34,32 +34,33 @@ impl log::Log for TraceLogger {
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
             self::record(&format!("{} {}: {}", record.level(), record.target(), record.args()));
+            super::events::notify_of_log(record);
         }
     }
 
     fn flush(&self) {}
 }
 
-/// From now on this process logs at trace level. Whoever starts a part of Wardcast begins with this.
+/// Starts logging in this process. Every helper that starts a part of Wardcast calls this first.
 pub fn start() {
-    static BEGUN: LazyLock<()> = LazyLock::new(|| {
+    static STARTED: LazyLock<()> = LazyLock::new(|| {
         log::set_logger(&TraceLogger).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
         for secret in [super::SECRET, super::API_KEY] {
-            self::mark_secret(secret);
+            mark_secret(secret);
         }
     });
-    LazyLock::force(&BEGUN);
+    LazyLock::force(&STARTED);
 }
 
-/// Keeps what another process has logged.
+/// Adds lines that another process has logged.
 pub fn record(lines: &str) {
     writeln!(FILES.log.lock().unwrap(), "{lines}").unwrap();
 }
 
-/// Marks a token, a password or a key: it must be in no log.
+/// Marks a token, a password or a key as a secret, which must be in no log; returns it.
 pub fn mark_secret<T: AsRef<str>>(text: T) -> T {
-    // A line for each; what is shorter would be found by chance.
+    // The file has one secret a line. A shorter text would be found in the log by chance.
     let is_distinctive = text.as_ref().len() >= 8 && !text.as_ref().contains('\n');
     if is_distinctive {
         writeln!(FILES.secrets.lock().unwrap(), "{}", text.as_ref()).unwrap();

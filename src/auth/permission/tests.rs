@@ -1,4 +1,4 @@
-//! Who gets in where: the namespace's options, the token's caps, the names that are reserved.
+//! Tests of permissions: options of the namespace, capabilities of the token, reserved names.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn channel(name: &str) -> Channel {
     Channel::new(name).expect("a channel name")
 }
 
-/// `[channels]` with nothing allowed, and `chat` with these options.
+/// Returns the default `[channels]`, and a namespace `chat` with these options.
 fn permissions(chat: &str) -> Permissions {
     let config = Config::default();
     let chat = toml::from_str(&format!("name = \"chat\"\n{chat}")).expect("a namespace");
@@ -52,7 +52,7 @@ fn publishes(
     name: &str,
     is_subscribed: bool,
 ) -> Result<(), PermissionError> {
-    permissions.may_publish(claims, &channel(name), is_subscribed)
+    permissions.may(ChannelRight::Publish, claims, &channel(name), is_subscribed)
 }
 
 const NO: Result<(), PermissionError> = Err(PermissionError::NotGranted);
@@ -65,7 +65,7 @@ fn an_unconfigured_namespace_is_unknown_despite_any_grant() {
     for name in ["room:1", "$room:1", ":1", "CHAT:1", "chat :1", "chat\u{ff1a}1:x", "room:1#ann"] {
         assert_eq!(subscribes(&permissions, &ann, name), Err(PermissionError::UnknownNamespace), "{name}");
         assert_eq!(publishes(&permissions, &ann, name, true), Err(PermissionError::UnknownNamespace), "{name}");
-        assert!(!permissions.publish_depends_on_subscription(&channel("room:1")));
+        assert!(!permissions.depends_on_subscription(ChannelRight::Publish, &channel("room:1")));
     }
     assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES);
 }
@@ -75,7 +75,7 @@ fn a_name_that_does_not_match_channel_regex_is_reported_as_invalid() {
     let permissions = permissions("channel_regex = \"[a-z]+\"\nallow_subscribe = \"user\"");
     let ann = user("ann");
     assert_eq!(subscribes(&permissions, &ann, "chat:room"), YES);
-    assert_eq!(subscribes(&permissions, &ann, "chat:room#ann"), YES, "what stands before the users");
+    assert_eq!(subscribes(&permissions, &ann, "chat:room#ann"), YES, "only the part before the users has to match");
     assert_eq!(permissions.may_subscribe(&ann, &channel("$chat:room"), Some(&token("ann", "$chat:room"))), YES);
     for name in ["chat:room1", "chat:Room", "chat:", "chat:a:b", "$chat:1", "chat:1#ann", "chat:r\u{ff4f}om"] {
         assert_eq!(subscribes(&permissions, &ann, name), Err(PermissionError::InvalidName), "{name}");
@@ -108,18 +108,18 @@ fn an_ungranted_channel_is_indistinguishable_from_a_missing_one() {
 
 #[test]
 fn namespace_options_allow_users_or_everyone() {
-    let (ann, nobody) = (user("ann"), Claims::anonymous());
-    for (option, user_may, nobody_may) in [("none", NO, NO), ("user", YES, NO), ("anonymous", YES, YES)] {
+    let (ann, anonymous) = (user("ann"), Claims::anonymous());
+    for (option, user_may, anonymous_may) in [("none", NO, NO), ("user", YES, NO), ("anonymous", YES, YES)] {
         let permissions = permissions(&format!("allow_subscribe = \"{option}\"\nallow_publish = \"{option}\""));
         assert_eq!(subscribes(&permissions, &ann, "chat:1"), user_may, "{option}");
-        assert_eq!(subscribes(&permissions, &nobody, "chat:1"), nobody_may, "{option}");
+        assert_eq!(subscribes(&permissions, &anonymous, "chat:1"), anonymous_may, "{option}");
         assert_eq!(publishes(&permissions, &ann, "chat:1", false), user_may, "{option}");
-        assert_eq!(publishes(&permissions, &nobody, "chat:1", false), nobody_may, "{option}");
-        assert!(!permissions.publish_depends_on_subscription(&channel("chat:1")));
+        assert_eq!(publishes(&permissions, &anonymous, "chat:1", false), anonymous_may, "{option}");
+        assert!(!permissions.depends_on_subscription(ChannelRight::Publish, &channel("chat:1")));
     }
     let permissions = permissions("allow_publish = \"subscriber\"");
-    assert!(permissions.publish_depends_on_subscription(&channel("chat:1")));
-    assert_eq!(publishes(&permissions, &nobody, "chat:1", true), YES);
+    assert!(permissions.depends_on_subscription(ChannelRight::Publish, &channel("chat:1")));
+    assert_eq!(publishes(&permissions, &anonymous, "chat:1", true), YES);
     assert_eq!(publishes(&permissions, &ann, "chat:1", false), NO);
 }
 
@@ -157,7 +157,7 @@ fn permissions_are_the_union_of_capabilities_and_namespace_options() {
     (grants.caps[0].publish, grants.caps[0].subscribe) = (false, false);
     assert_eq!(publishes(&permissions, &ann, "chat:1", false), NO, "a right that the rule does not name");
     assert_eq!(subscribes(&permissions, &ann, "n1"), NO);
-    assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES, "the namespace's own grant stays");
+    assert_eq!(subscribes(&permissions, &ann, "chat:1"), YES, "the namespace still allows it");
 }
 
 #[test]
@@ -177,7 +177,11 @@ fn a_user_limited_channel_is_closed_to_all_other_users() {
         }
     }
     for name in ["x#", "x#,", "x#ann,"] {
-        assert_eq!(subscribes(&permissions, &Claims::anonymous(), name), NO, "nobody is no member of {name}");
+        assert_eq!(
+            subscribes(&permissions, &Claims::anonymous(), name),
+            NO,
+            "a session without a user is not a member of {name}"
+        );
         assert_eq!(publishes(&permissions, &Claims::anonymous(), name, true), NO, "{name}");
     }
 }
@@ -199,8 +203,8 @@ fn a_private_channel_requires_a_subscription_token() {
         assert_eq!(subscribes(&permissions, &ann, name), NO, "{name}");
         let with = |token: &SubscriptionClaims| permissions.may_subscribe(&ann, &channel(name), Some(token));
         assert_eq!(with(&token("ann", name)), YES);
-        assert_eq!(with(&token("bob", name)), NO, "of another user");
-        assert_eq!(with(&token("ann", "$chat:10")), NO, "for another channel");
+        assert_eq!(with(&token("bob", name)), NO, "a token of another user");
+        assert_eq!(with(&token("ann", "$chat:10")), NO, "a token for another channel");
         for patterns in [[wildcard("*")], [wildcard("$*")], [wildcard(name)], [regex(".*")], [exact(&name[1..])]] {
             assert_eq!(subscribes(&permissions, &with_caps("ann", &patterns), name), NO, "{patterns:?}");
         }
@@ -222,7 +226,7 @@ fn only_subscribers_publish_to_a_private_channel() {
     let ann = user("ann");
     for option in ["subscriber", "user", "anonymous"] {
         let permissions = permissions(&format!("allow_publish = \"{option}\""));
-        assert!(permissions.publish_depends_on_subscription(&channel("$chat:1")));
+        assert!(permissions.depends_on_subscription(ChannelRight::Publish, &channel("$chat:1")));
         assert_eq!(publishes(&permissions, &ann, "$chat:1", true), YES, "{option}");
         assert_eq!(publishes(&permissions, &ann, "$chat:1", false), NO, "{option}");
     }
@@ -242,7 +246,7 @@ fn a_subscription_token_grants_any_known_channel_and_a_wrong_one_denies_even_ope
     assert_eq!(with(&closed, "dialog#ann,bob", token("ann", "dialog#ann,bob")), YES);
     assert_eq!(with(&closed, "room:1", token("ann", "room:1")), Err(PermissionError::UnknownNamespace));
     let open = permissions("allow_subscribe = \"user\"");
-    assert_eq!(with(&open, "chat:1", token("ann", "chat:2")), NO, "even where none is needed");
+    assert_eq!(with(&open, "chat:1", token("ann", "chat:2")), NO, "even if the channel needs no token");
     assert_eq!(with(&open, "chat:1", token("", "chat:1")), NO);
 }
 
@@ -259,13 +263,13 @@ proptest! {
             Namespace { name: (*name).to_owned(), channels: config.channels.clone() }
         }).collect();
         let permissions = Permissions::new(&config.channels, &namespaces);
-        // Random ones seldom match; the name itself with stars around it does, and so does everything's.
+        // Random patterns rarely match. The name with stars around it does, and so do the patterns that match everything.
         let mut patterns = vec![wildcard(&pattern), wildcard("*"), wildcard(&format!("*{name}*")), regex(".*")];
         patterns.extend(Pattern::regex(&expression));
         let claims = with_caps("someone", &patterns);
         let channel = channel(&name);
         prop_assert!(permissions.may_subscribe(&claims, &channel, None).is_err());
-        prop_assert!(permissions.may_publish(&claims, &channel, true).is_err());
+        prop_assert!(permissions.may(ChannelRight::Publish, &claims, &channel, true).is_err());
     }
 
     #[test]
@@ -276,38 +280,38 @@ proptest! {
             [Pattern::exact(&pattern), Pattern::wildcard(&pattern), Pattern::regex(&pattern)].into_iter().flatten().collect();
         let claims = with_caps(&user_name, &patterns);
         let _ = permissions.may_subscribe(&claims, &channel, Some(&token(&user_name, &name)));
-        let _ = permissions.may_publish(&claims, &channel, false);
-        let _ = permissions.publish_depends_on_subscription(&channel);
+        let _ = permissions.may(ChannelRight::Publish, &claims, &channel, false);
+        let _ = permissions.depends_on_subscription(ChannelRight::Publish, &channel);
     }
 }
 
 #[test]
 fn history_and_presence_follow_namespace_options_and_capabilities() {
     let ann = user("ann");
-    for (allowed, subscribed, stranger, nobody) in
+    for (allowed, by_subscriber, by_user, by_anonymous) in
         [("none", NO, NO, NO), ("subscriber", YES, NO, NO), ("user", YES, YES, NO), ("anonymous", YES, YES, YES)]
     {
         let permissions = permissions(&format!("allow_history = \"{allowed}\"\nallow_presence = \"{allowed}\""));
         let read = |claims: &Claims, name: &str, is_subscribed: bool| {
             let channel = channel(name);
-            let history = permissions.may_read_history(claims, &channel, is_subscribed);
-            assert_eq!(permissions.may_read_presence(claims, &channel, is_subscribed), history, "{allowed}");
+            let history = permissions.may(ChannelRight::History, claims, &channel, is_subscribed);
+            assert_eq!(permissions.may(ChannelRight::Presence, claims, &channel, is_subscribed), history, "{allowed}");
             history
         };
-        assert_eq!(read(&ann, "chat:1", true), subscribed, "{allowed}");
-        assert_eq!(read(&ann, "chat:1", false), stranger, "{allowed}");
-        assert_eq!(read(&Claims::anonymous(), "chat:1", false), nobody, "{allowed}");
-        assert_eq!(read(&ann, "$chat:1", false), NO, "who has not got in does not look in");
-        assert_eq!(read(&ann, "$chat:1", true), subscribed, "{allowed}");
+        assert_eq!(read(&ann, "chat:1", true), by_subscriber, "{allowed}");
+        assert_eq!(read(&ann, "chat:1", false), by_user, "{allowed}");
+        assert_eq!(read(&Claims::anonymous(), "chat:1", false), by_anonymous, "{allowed}");
+        assert_eq!(read(&ann, "$chat:1", false), NO, "a private channel is closed to sessions that are not subscribed");
+        assert_eq!(read(&ann, "$chat:1", true), by_subscriber, "{allowed}");
         assert_eq!(read(&ann, "chat:1#bob", true), NO, "{allowed}");
         assert_eq!(read(&with_caps("ann", &[exact("chat:1")]), "chat:1", false), YES, "{allowed}");
         assert_eq!(read(&with_caps("ann", &[wildcard("*")]), "$chat:1", false), NO, "{allowed}");
-        let wants = permissions.history_depends_on_subscription(&channel("chat:1"));
+        let wants = permissions.depends_on_subscription(ChannelRight::History, &channel("chat:1"));
         assert_eq!(
-            (wants, permissions.presence_depends_on_subscription(&channel("chat:1"))),
+            (wants, permissions.depends_on_subscription(ChannelRight::Presence, &channel("chat:1"))),
             (allowed == "subscriber", wants)
         );
-        assert!(permissions.history_depends_on_subscription(&channel("$chat:1")));
+        assert!(permissions.depends_on_subscription(ChannelRight::History, &channel("$chat:1")));
     }
 }
 
@@ -327,8 +331,8 @@ fn a_history_capability_does_not_grant_presence() {
     };
     let read = |claims: &Claims| {
         let channel = channel("chat:1");
-        let history = permissions.may_read_history(claims, &channel, true);
-        (history, permissions.may_read_presence(claims, &channel, true))
+        let history = permissions.may(ChannelRight::History, claims, &channel, true);
+        (history, permissions.may(ChannelRight::Presence, claims, &channel, true))
     };
     assert_eq!((read(&only(false)), read(&only(true))), ((YES, NO), (NO, YES)));
 }

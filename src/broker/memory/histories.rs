@@ -1,32 +1,32 @@
-//! The histories of some channels, in the order in which they were last asked or published to. There is no timer: whoever
-//! comes looks at a few others, too.
+//! The histories of a shard's channels, ordered by their last use. There is no timer: expired entries are dropped by calls
+//! that come for other channels.
 
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::history::ChannelHistory;
 use crate::{
-    broker::Retention,
+    broker::{BrokerError, Retention},
     channel::Channel,
     clock::{Millis, millis},
 };
 
-/// No neighbour.
+/// The slot of an entry that does not exist: the neighbour of the first and of the last one of a list.
 const NO_SLOT: usize = usize::MAX;
 
-/// Some histories, and what they count.
+/// The histories of one shard, and the bytes that they cost.
 pub(super) struct Histories {
     slots: HashMap<Channel, usize, foldhash::fast::RandomState>,
     entries: Slab<Entry>,
-    /// Those to which nobody has ever published, and the others. The first are forgotten first: anybody who may subscribe
-    /// can make them, and they hold nothing that could be missed.
+    /// Histories that never had a publication, and all others. The first are evicted first: every client that may subscribe
+    /// can create them, and without a publication there is nothing in them to recover.
     lru_lists: [LruList; 2],
-    /// Where the next sweep begins.
+    /// The slot where the next sweep starts.
     next_sweep_slot: usize,
     bytes: usize,
 }
 
-/// Two ends of a list.
+/// A doubly linked list through the entries, from the most to the least recently used one.
 #[derive(Clone, Copy)]
 struct LruList {
     newest: usize,
@@ -41,7 +41,7 @@ struct Entry {
     channel: Channel,
     history: ChannelHistory,
     last_used: Millis,
-    /// Which of the orders it stands in.
+    /// Index of the list that it is in.
     list: usize,
     newer: usize,
     older: usize,
@@ -65,17 +65,18 @@ impl Default for Histories {
 }
 
 impl Histories {
-    /// Lets `work` have the history of a channel, which begins if there is none; then it is the one last used.
+    /// Calls `work` with the history of a channel, and makes it the most recently used one. Creates the history if there is
+    /// none, or if the old one has expired.
     ///
     /// # Errors
-    /// The system gives no randomness for the name of a new one.
+    /// Those of `work`, or [`BrokerError::Unavailable`]: the system has no randomness for the epoch of a new history.
     pub(super) fn with_channel<T>(
         &mut self,
         channel: &Channel,
         retention: Retention,
         now: Millis,
-        work: impl FnOnce(&mut ChannelHistory) -> T,
-    ) -> Result<T, getrandom::Error> {
+        work: impl FnOnce(&mut ChannelHistory) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
         if let Some(slot) = self.slots.get(channel).copied()
             && self.entries[slot].is_expired(now)
         {
@@ -86,18 +87,18 @@ impl Histories {
             None => self.create(channel, retention, now)?,
         };
         self.unlink(slot);
-        let entry = &mut self.entries[slot];
-        let before = entry.cost_bytes();
-        entry.last_used = now;
-        entry.history.set_retention(retention, now);
-        let worked = work(&mut entry.history);
-        self.bytes = self.bytes - before + entry.cost_bytes();
+        self.entries[slot].last_used = now;
+        let result = self.update(slot, |history| {
+            history.set_retention(retention, now);
+            work(history)
+        });
         self.link_newest(slot);
-        Ok(worked)
+        result
     }
 
-    fn create(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, getrandom::Error> {
-        let history = ChannelHistory::new(retention)?;
+    fn create(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, BrokerError> {
+        let history = ChannelHistory::new(retention)
+            .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))?;
         let entry =
             Entry { channel: channel.clone(), history, last_used: now, list: 0, newer: NO_SLOT, older: NO_SLOT };
         self.bytes += entry.cost_bytes();
@@ -107,40 +108,44 @@ impl Histories {
         Ok(slot)
     }
 
-    /// Forgets what a channel has kept, not where it stands.
-    pub(super) fn clear(&mut self, channel: &Channel) {
-        let Some(slot) = self.slots.get(channel) else { return };
-        let entry = &mut self.entries[*slot];
+    /// Changes a history, and keeps the sum of bytes up to date.
+    fn update<T>(&mut self, slot: usize, update: impl FnOnce(&mut ChannelHistory) -> T) -> T {
+        let entry = &mut self.entries[slot];
         let before = entry.cost_bytes();
-        entry.history.clear();
+        let updated = update(&mut entry.history);
         self.bytes = self.bytes - before + entry.cost_bytes();
+        updated
     }
 
-    /// Looks at the next `count` slots: publications and histories whose time is over are forgotten.
+    /// Removes the publications of a channel. It keeps its position.
+    pub(super) fn clear(&mut self, channel: &Channel) {
+        if let Some(slot) = self.slots.get(channel).copied() {
+            self.update(slot, ChannelHistory::clear);
+        }
+    }
+
+    /// Drops expired publications and histories from the next `count` slots.
     pub(super) fn sweep(&mut self, now: Millis, count: usize) {
         let slots = self.entries.capacity();
         for _ in 0..count.min(slots) {
             let slot = self.next_sweep_slot % slots;
             self.next_sweep_slot = slot + 1;
-            match self.entries.get_mut(slot) {
+            match self.entries.get(slot) {
                 None => {}
                 Some(entry) if entry.is_expired(now) => self.remove(slot),
-                Some(entry) => {
-                    let before = entry.cost_bytes();
-                    entry.history.drop_expired(now);
-                    self.bytes = self.bytes - before + entry.cost_bytes();
-                }
+                Some(_) => self.update(slot, |history| history.drop_expired(now)),
             }
         }
     }
 
-    /// The one that is to be forgotten first: whether anybody has ever published to it, and since when it has rested.
+    /// Returns how urgently the next history of this shard should be evicted, the smallest value first: whether it ever had
+    /// a publication, then when it was last used.
     pub(super) fn eviction_candidate(&self) -> Option<(bool, Millis)> {
         let first = self.lru_lists.iter().find_map(|list| self.entries.get(list.oldest));
         first.map(|entry| (entry.list == 1, entry.last_used))
     }
 
-    /// Forgets [`Self::eviction_candidate`], and where it stood: nobody recovers over the hole.
+    /// Evicts [`Self::eviction_candidate`] with its epoch, so that no client recovers over the lost publications.
     pub(super) fn evict_first(&mut self) {
         let first = self.lru_lists.iter().map(|list| list.oldest).find(|oldest| *oldest != NO_SLOT);
         if let Some(first) = first {
@@ -148,7 +153,7 @@ impl Histories {
         }
     }
 
-    /// What they count together.
+    /// Returns the bytes that all of them cost.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -159,7 +164,7 @@ impl Histories {
         self.bytes -= entry.cost_bytes();
         self.slots.remove(&entry.channel);
         if self.entries.is_empty() {
-            // Many may have been here at once.
+            // There may have been many at once: this gives their memory back.
             *self = Self::default();
         }
     }
@@ -176,7 +181,7 @@ impl Histories {
         }
     }
 
-    /// Puts it before all others of its order.
+    /// Makes an unlinked entry the newest one of its list.
     fn link_newest(&mut self, slot: usize) {
         let entry = &mut self.entries[slot];
         let list = usize::from(entry.history.position().offset > 0);
@@ -205,37 +210,37 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Call {
-        Publish { size: usize, bytes: usize, most: usize, version: Option<u64> },
-        Ask,
+        Publish { size: usize, bytes: usize, max_bytes: usize, version: Option<u64> },
+        Read,
         Clear,
         Sweep,
-        Forget,
-        Wait(Millis),
+        Evict,
+        MoveClock(Millis),
     }
 
     fn call() -> impl Strategy<Value = (usize, Call)> {
         let publish = (1..6_usize, 0..3_000_usize, 0..9_000_usize, prop::option::of(1..9_u64));
         let call = prop_oneof![
-            8 => publish.prop_map(|(size, bytes, most, version)| Call::Publish { size, bytes, most, version }),
-            3 => Just(Call::Ask),
+            8 => publish.prop_map(|(size, bytes, max_bytes, version)| Call::Publish { size, bytes, max_bytes, version }),
+            3 => Just(Call::Read),
             1 => Just(Call::Clear),
             2 => Just(Call::Sweep),
-            1 => Just(Call::Forget),
-            3 => (-40_000..40_000_i64).prop_map(Call::Wait),
+            1 => Just(Call::Evict),
+            3 => (-40_000..40_000_i64).prop_map(Call::MoveClock),
         ];
         (0..5_usize, call)
     }
 
     impl Histories {
-        /// Both orders from either end have every entry once, in the order that it says of itself.
+        /// Returns whether both lists together contain every entry once, and every entry names its list and neighbours.
         fn is_linked(&self) -> bool {
             let walk = |list: usize| {
                 let (mut slots, mut slot) = (Vec::new(), self.lru_lists[list].oldest);
                 while let Some(entry) = self.entries.get(slot) {
-                    let is_well = entry.list == list && (slots.last().copied().unwrap_or(NO_SLOT) == entry.older);
+                    let is_consistent = entry.list == list && (slots.last().copied().unwrap_or(NO_SLOT) == entry.older);
                     slots.push(slot);
                     slot = entry.newer;
-                    if !is_well || slots.len() > self.entries.len() {
+                    if !is_consistent || slots.len() > self.entries.len() {
                         return None;
                     }
                 }
@@ -251,29 +256,31 @@ mod tests {
             let (mut histories, mut now) = (Histories::default(), 1_000_000);
             let (ttl, meta_ttl) = (Duration::from_secs(20), Duration::from_secs(60));
             for (number, call) in calls {
-                let channel = Channel::new(&format!("c{number}")).expect("a name");
+                let channel = Channel::new(&format!("c{number}")).expect("a valid name");
                 let retention = |size| Retention { size, ttl, meta_ttl };
                 match call {
-                    Call::Publish { size, bytes, most, version } => {
+                    Call::Publish { size, bytes, max_bytes, version } => {
                         let publication = Publication::new(channel.clone(), Bytes::from(vec![b'7'; bytes]));
                         let version = version.map(|number| Version { number, epoch: "".into() });
                         let append = |history: &mut ChannelHistory| {
-                            history.append(HistoryRecord::new(&publication, now), version, most);
+                            history.append(HistoryRecord::new(&publication, now), version, max_bytes);
+                            Ok(())
                         };
                         histories.with_channel(&channel, retention(size), now, append).expect("randomness");
                     }
-                    Call::Ask => {
+                    Call::Read => {
                         let request = HistoryRequest { limit: usize::MAX, ..HistoryRequest::default() };
-                        let page = histories.with_channel(&channel, retention(3), now, |history| history.page(&channel, &request));
-                        prop_assert!(page.expect("randomness").len() <= 3);
+                        let read = |history: &mut ChannelHistory| Ok(history.page(&channel, &request));
+                        let page = histories.with_channel(&channel, retention(3), now, read).expect("randomness");
+                        prop_assert!(page.len() <= 3);
                     }
                     Call::Clear => histories.clear(&channel),
                     Call::Sweep => histories.sweep(now, 3),
-                    Call::Forget => histories.evict_first(),
-                    Call::Wait(millis) => now += millis,
+                    Call::Evict => histories.evict_first(),
+                    Call::MoveClock(millis) => now += millis,
                 }
-                let there: usize = histories.entries.iter().map(|(_, entry)| entry.cost_bytes()).sum();
-                prop_assert_eq!(histories.bytes(), there);
+                let stored: usize = histories.entries.iter().map(|(_, entry)| entry.cost_bytes()).sum();
+                prop_assert_eq!(histories.bytes(), stored);
                 prop_assert_eq!(histories.slots.len(), histories.entries.len());
                 prop_assert!(histories.is_linked());
             }

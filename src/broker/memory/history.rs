@@ -1,4 +1,4 @@
-//! What one channel remembers: its newest publications, and where it stands.
+//! The history of one channel: its newest publications and its position.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{
     publication::Publication,
 };
 
-/// What a channel counts beside its records: its entry, its place in the index, and its version.
-const OVERHEAD: usize = 384;
+/// What a channel costs besides its records: its entry, its key in the index, and its version.
+const OVERHEAD_BYTES: usize = 384;
 
-/// The history of a channel from its beginning to its loss.
+/// The history of a channel, from its creation until it expires or is evicted.
 pub(super) struct ChannelHistory {
     epoch: Epoch,
-    /// Offset of the newest publication that ever was; those that are kept are the last before it, without a hole.
+    /// Offset of the newest publication that the channel ever had. The records are the last ones up to it, without a gap.
     top: u64,
     records: VecDeque<HistoryRecord>,
     record_bytes: usize,
@@ -26,16 +26,16 @@ pub(super) struct ChannelHistory {
 }
 
 impl ChannelHistory {
-    /// One that begins.
+    /// Creates an empty history with a random epoch.
     ///
     /// # Errors
-    /// The system gives no randomness.
+    /// The system has no randomness.
     pub(super) fn new(retention: Retention) -> Result<Self, getrandom::Error> {
         let (epoch, records) = (Epoch::random()?, VecDeque::new());
         Ok(Self { epoch, top: 0, records, record_bytes: 0, retention, version: None })
     }
 
-    /// Where it stands.
+    /// Returns the position of the newest publication that the channel ever had.
     pub(super) fn position(&self) -> Position {
         self.position_at(self.top)
     }
@@ -44,23 +44,24 @@ impl ChannelHistory {
         Position { offset, epoch: self.epoch }
     }
 
-    /// Where the next publication will stand.
+    /// Returns the position that the next publication gets.
     pub(super) fn next_position(&self) -> Position {
         self.position_at(self.top.saturating_add(1))
     }
 
-    /// Whether it has this version or a newer one.
+    /// Returns whether the history already has this version or a newer one of the same version epoch.
     pub(super) fn is_outdated(&self, version: &Version) -> bool {
         let newest = self.version.as_ref().filter(|newest| newest.epoch == version.epoch);
         newest.is_some_and(|newest| version.number <= newest.number)
     }
 
-    /// Takes a publication at [`Self::next_position`]; what is over `size`, or makes it larger than `max_bytes`, makes room.
+    /// Appends a publication at [`Self::next_position`]. Drops the oldest records above the retention's size or above
+    /// `max_bytes`.
     pub(super) fn append(&mut self, record: HistoryRecord, version: Option<Version>, max_bytes: usize) {
         self.top = self.top.saturating_add(1);
         self.record_bytes += record.cost_bytes();
         if self.records.len() == self.records.capacity() {
-            // A quarter more, not twice: what is kept of many channels is mostly records.
+            // By a quarter instead of doubling, because most of the memory of many channels is records.
             self.records.reserve_exact((self.records.len() / 4).max(4));
         }
         self.records.push_back(record);
@@ -80,9 +81,9 @@ impl ChannelHistory {
         oldest.is_some()
     }
 
-    /// Keeps from now on as `retention` says.
+    /// Applies a retention to the stored and to later publications.
     pub(super) fn set_retention(&mut self, retention: Retention, now: Millis) {
-        // What is over by the old word does not come back by the new one.
+        // First by the old retention: what has expired does not return under a longer one.
         self.drop_expired(now);
         if self.retention != retention {
             self.retention = retention;
@@ -93,7 +94,7 @@ impl ChannelHistory {
         }
     }
 
-    /// Forgets publications whose time is over.
+    /// Drops expired publications.
     pub(super) fn drop_expired(&mut self, now: Millis) {
         let ttl = millis(self.retention.ttl);
         while self.records.front().is_some_and(|oldest| oldest.time().saturating_add(ttl) <= now) {
@@ -104,48 +105,41 @@ impl ChannelHistory {
         }
     }
 
-    /// How long it remembers where it stands.
+    /// Returns how long the position is kept after the last use.
     pub(super) fn meta_ttl(&self) -> Duration {
         self.retention.meta_ttl
     }
 
-    /// Forgets publications, not where it stands.
+    /// Drops all publications and keeps the position.
     pub(super) fn clear(&mut self) {
         (self.records, self.record_bytes) = (VecDeque::new(), 0);
     }
 
-    /// What is asked of it. A place of another history has nothing behind it here.
+    /// Returns the requested publications. After a position of another epoch there are none.
     pub(super) fn page(&self, channel: &Channel, request: &HistoryRequest) -> Vec<Publication> {
-        // Never more records than publications.
+        if request.since.and_then(|since| since.epoch).is_some_and(|epoch| epoch != self.epoch) {
+            return Vec::new();
+        }
+        // Cannot underflow: `top` counts every record.
         let before = self.top - self.records.len() as u64;
-        let since = match request.since {
-            Some(since) if since.epoch.is_some_and(|epoch| epoch != self.epoch) => return Vec::new(),
-            since => since.map(|since| since.offset),
-        };
+        let records_up_to =
+            |offset: u64| usize::try_from(offset.saturating_sub(before)).unwrap_or(usize::MAX).min(self.records.len());
         let publication = |index: usize| {
             let position = self.position_at(before + 1 + index as u64);
             self.records.get(index).map(|record| record.publication(channel.clone(), position))
         };
-        let index_of = |offset: u64| usize::try_from(offset - before - 1).unwrap_or(usize::MAX);
+        let since = request.since.map(|since| since.offset);
         if request.is_reverse {
-            let end = since.map_or(self.records.len(), |since| match since {
-                since if since <= before => 0,
-                since if since > self.top => self.records.len(),
-                since => index_of(since),
-            });
+            let end = since.map_or(self.records.len(), |since| records_up_to(since.saturating_sub(1)));
             (0..end).rev().take(request.limit).filter_map(publication).collect()
         } else {
-            let begin = since.map_or(0, |since| match since {
-                since if since <= before => 0,
-                since if since >= self.top => self.records.len(),
-                since => index_of(since) + 1,
-            });
-            (begin..self.records.len()).take(request.limit).filter_map(publication).collect()
+            let start = since.map_or(0, records_up_to);
+            (start..self.records.len()).take(request.limit).filter_map(publication).collect()
         }
     }
 
-    /// Bytes that it counts.
+    /// Returns the bytes that the history costs.
     pub(super) fn cost_bytes(&self) -> usize {
-        OVERHEAD + self.record_bytes
+        OVERHEAD_BYTES + self.record_bytes
     }
 }

@@ -1,4 +1,4 @@
-//! Which publications have been made under a key of the publisher's: who repeats one gets the first answer.
+//! The idempotency keys of recent publications. A publish with a known key gets the receipt of the first one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,16 +12,16 @@ use crate::{
     clock::{Millis, millis},
 };
 
-/// How long a key is remembered: longer than anybody tries again.
+/// How long a key is kept: longer than a publisher retries.
 const TTL: Duration = Duration::from_secs(300);
 
-/// A key holds in one channel.
+/// An idempotency key, which is valid in one channel.
 pub(super) type IdempotencyKey = (Channel, Arc<str>);
 
-/// The keys of the last five minutes, the oldest forgotten first.
+/// The keys of the last five minutes. Above the limit the oldest one is dropped.
 pub(super) struct IdempotencyCache {
     receipts: HashMap<IdempotencyKey, (PublishReceipt, Millis)>,
-    /// As they came, which is as they end: all live equally long.
+    /// Oldest first. All keys live equally long, so this is also the order in which they expire.
     by_age: VecDeque<IdempotencyKey>,
     max_keys: usize,
 }
@@ -31,13 +31,15 @@ impl IdempotencyCache {
         Self { receipts: HashMap::new(), by_age: VecDeque::new(), max_keys }
     }
 
-    /// What came of the publication under this key.
+    /// Returns the receipt of the publication with this key.
     pub(super) fn find(&self, key: &IdempotencyKey, now: Millis) -> Option<PublishReceipt> {
         self.receipts.get(key).filter(|(_, until)| now < *until).map(|(receipt, _)| *receipt)
     }
 
+    /// Stores the receipt of a publication under its key.
     pub(super) fn remember(&mut self, key: IdempotencyKey, receipt: PublishReceipt, now: Millis) {
-        // First, or one that comes again after its time would keep its old place, and go before those that are over.
+        // Expired keys go first. Otherwise a key that is stored again after its expiry would keep its old place in the
+        // queue, and be dropped too early.
         let is_expired =
             |key: &IdempotencyKey, keys: &Self| keys.receipts.get(key).is_none_or(|(_, until)| *until <= now);
         while self.by_age.front().is_some_and(|key| is_expired(key, self)) {
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
 
     fn key(channel: &str, key: &str) -> IdempotencyKey {
-        (Channel::new(channel).expect("a name"), key.into())
+        (Channel::new(channel).expect("a valid name"), key.into())
     }
 
     #[test]
@@ -73,11 +75,11 @@ mod tests {
         keys.remember(key("news", "a"), PublishReceipt::default(), 0);
         keys.remember(key("news", "b"), PublishReceipt::default(), 1);
         assert!(is_known(&keys, "a", millis(TTL) - 1) && !is_known(&keys, "a", millis(TTL)));
-        assert_eq!(keys.find(&key("other", "a"), 0), None, "it holds in its channel");
+        assert_eq!(keys.find(&key("other", "a"), 0), None, "a key is valid in one channel only");
         keys.remember(key("news", "c"), PublishReceipt::default(), 2);
         assert!(!is_known(&keys, "a", 2) && is_known(&keys, "b", 2) && is_known(&keys, "c", 2));
         keys.remember(key("news", "d"), PublishReceipt::default(), millis(TTL) + 2);
-        assert_eq!((keys.receipts.len(), keys.by_age.len()), (1, 1), "what is over takes no room");
+        assert_eq!((keys.receipts.len(), keys.by_age.len()), (1, 1), "expired keys are dropped");
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! The embedded default: one instance, nothing beside it. A publication is kept and goes to the hubs in the call that
-//! publishes it, under a lock that only channels of the same shard share.
+//! The default broker, inside the process: one instance without any other service. A publication is stored and goes to the
+//! hubs in the call that publishes it, under a lock that it shares only with the channels of the same shard.
 
 mod histories;
 mod history;
 mod idempotency;
 mod presence;
 mod record;
+mod sharded;
 mod tickets;
 
 use std::{
     collections::HashSet,
-    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,30 +19,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::future::FutureExt;
 use hashbrown::HashMap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use self::{
-    histories::Histories, idempotency::IdempotencyCache, presence::ChannelPresence, record::HistoryRecord,
+    histories::Histories,
+    idempotency::IdempotencyCache,
+    presence::ChannelPresence,
+    record::HistoryRecord,
+    sharded::{SHARDS, Sharded},
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
-    QueueFull, Retention, SurveyQuestion, Version, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
+    PublishReceipt, Retention, SurveyQuestion, Version, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, Millis},
     config::Limits,
     publication::{ClientInfo, Publication},
 };
 
-/// Shards: many more than workers, so that two of them seldom meet.
-const SHARDS: usize = 64;
-/// Every so many publications with history and questions ...
+/// Every so many stored publications and reads, the next shard is swept ...
 const SWEEP_INTERVAL: usize = 16;
-/// ... look at so many channels of the next shard.
+/// ... by looking at so many of its channels.
 const SWEEP_CHANNELS: usize = 32;
 
 /// A broker inside this process.
@@ -53,14 +55,13 @@ pub struct MemoryBroker {
     presence: Sharded<HashMap<Channel, ChannelPresence, foldhash::fast::RandomState>>,
     idempotency: Mutex<IdempotencyCache>,
     tickets: Mutex<TicketStore>,
-    /// What histories may count, and what they do.
     max_history_bytes: usize,
     history_bytes: AtomicUsize,
     maintenance_calls: AtomicUsize,
     eviction_lock: Mutex<()>,
 }
 
-/// What there is of some channels.
+/// Subscriptions and histories of the channels of one shard.
 #[derive(Default)]
 struct Shard {
     subscribed: HashSet<Channel>,
@@ -68,7 +69,8 @@ struct Shard {
 }
 
 impl MemoryBroker {
-    /// Delivers to `deliver`, and keeps what the limits of histories, keys and tickets allow.
+    /// Creates a broker that delivers to `deliver`, and stores what `limits` allow: bytes of histories, idempotency keys,
+    /// tickets.
     pub fn new(deliver: Arc<dyn Deliver>, limits: &Limits, clock: Clock) -> Self {
         Self {
             deliver,
@@ -84,71 +86,71 @@ impl MemoryBroker {
         }
     }
 
-    /// Bytes that all histories count at the moment, of `limits.history_bytes`.
+    /// Returns the bytes that all histories cost at the moment, of `limits.history_bytes`.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes.load(Ordering::Relaxed)
     }
 
     fn publish_now(&self, publication: Publication, options: PublishOptions) -> Result<PublishReceipt, BrokerError> {
-        let PublishOptions { retention, idempotency_key, version } = options;
         let mut shard = self.shards.lock(&publication.channel);
-        let Some(retention) = retention else {
-            if let Some(key) = idempotency_key {
-                return self
-                    .publish_once(publication.channel.clone(), key, || self.deliver_unstored(&shard, publication));
-            }
-            // What is not kept needs no order with what is: the hubs are told without the lock.
-            let is_wanted = shard.subscribed.contains(&publication.channel);
+        let has_history = options.retention.is_some();
+        if !has_history && options.idempotency_key.is_none() {
+            // A publication that is not stored needs no order among those that are: it is delivered without the lock.
+            let is_subscribed = shard.subscribed.contains(&publication.channel);
             drop(shard);
-            let told = if is_wanted { self.deliver.deliver_publication(publication) } else { Ok(()) };
-            return told.map(|()| PublishReceipt::default()).map_err(busy_error);
-        };
-        let channel = publication.channel.clone();
-        let published = match idempotency_key {
-            Some(key) => {
-                self.publish_once(channel, key, || self.deliver_and_store(&mut shard, publication, retention, version))
+            if is_subscribed {
+                self.deliver.deliver_publication(publication)?;
             }
-            None => self.deliver_and_store(&mut shard, publication, retention, version),
-        };
+            return Ok(PublishReceipt::default());
+        }
+        let receipt = self.publish_locked(&mut shard, publication, options);
         drop(shard);
-        self.run_maintenance();
-        published
-    }
-
-    /// Publishes unless the key is known. The caller holds the channel's lock: of two with one key the second waits here.
-    fn publish_once(
-        &self,
-        channel: Channel,
-        key: Arc<str>,
-        publish: impl FnOnce() -> Result<PublishReceipt, BrokerError>,
-    ) -> Result<PublishReceipt, BrokerError> {
-        let (key, now) = ((channel, key), self.clock.now());
-        if let Some(published) = self.idempotency.lock().find(&key, now) {
-            return Ok(published);
+        if has_history {
+            self.run_maintenance();
         }
-        let published = publish()?;
-        self.idempotency.lock().remember(key, published, now);
-        Ok(published)
+        receipt
     }
 
-    fn deliver_unstored(&self, shard: &Shard, publication: Publication) -> Result<PublishReceipt, BrokerError> {
-        if shard.subscribed.contains(&publication.channel) {
-            self.deliver.deliver_publication(publication).map_err(busy_error)?;
-        }
-        Ok(PublishReceipt::default())
-    }
-
-    /// Hands it to the hubs, and keeps it if they have taken it: offsets are the order in which hubs get them.
-    fn deliver_and_store(
+    /// Publishes under the channel's lock, unless the idempotency key is known. Of two calls with one key, the second waits
+    /// for the lock.
+    fn publish_locked(
         &self,
         shard: &mut Shard,
         publication: Publication,
+        PublishOptions { retention, idempotency_key, version }: PublishOptions,
+    ) -> Result<PublishReceipt, BrokerError> {
+        let now = self.clock.now();
+        let key = idempotency_key.map(|key| (publication.channel.clone(), key));
+        if let Some(receipt) = key.as_ref().and_then(|key| self.idempotency.lock().find(key, now)) {
+            return Ok(receipt);
+        }
+        let receipt = match retention {
+            Some(retention) => self.deliver_and_store(shard, publication, retention, version, now)?,
+            None => {
+                if shard.subscribed.contains(&publication.channel) {
+                    self.deliver.deliver_publication(publication)?;
+                }
+                PublishReceipt::default()
+            }
+        };
+        if let Some(key) = key {
+            self.idempotency.lock().remember(key, receipt, now);
+        }
+        Ok(receipt)
+    }
+
+    /// Delivers a publication to the hubs, and stores it if they have accepted it. Under the lock, so that offsets are the
+    /// order in which the hubs receive publications.
+    fn deliver_and_store(
+        &self,
+        Shard { subscribed, histories }: &mut Shard,
+        publication: Publication,
         retention: Retention,
         version: Option<Version>,
+        now: Millis,
     ) -> Result<PublishReceipt, BrokerError> {
-        let Shard { subscribed, histories } = shard;
-        let (now, channel) = (self.clock.now(), publication.channel.clone());
-        let kept = self.update_counted(histories, |histories| {
+        let channel = publication.channel.clone();
+        self.update_histories(histories, |histories| {
             histories.with_channel(&channel, retention, now, |history| {
                 if version.as_ref().is_some_and(|version| history.is_outdated(version)) {
                     return Ok(PublishReceipt { position: Some(history.position()) });
@@ -156,85 +158,70 @@ impl MemoryBroker {
                 let position = Some(history.next_position());
                 let record = HistoryRecord::new(&publication, now);
                 if subscribed.contains(&channel) {
-                    self.deliver
-                        .deliver_publication(Publication { position, time: now, ..publication })
-                        .map_err(busy_error)?;
+                    self.deliver.deliver_publication(Publication { position, time: now, ..publication })?;
                 }
-                // One channel alone does not displace all others.
+                // At most half of all bytes, so that one channel does not evict all others.
                 history.append(record, version, self.max_history_bytes / 2);
                 Ok(PublishReceipt { position })
             })
-        });
-        kept.unwrap_or_else(|error| Err(no_epoch_error(error)))
+        })
     }
 
     fn read_page(
         &self,
         channel: &Channel,
-        request: &HistoryRequest,
+        request: HistoryRequest,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
         let now = self.clock.now();
-        let read = self.update_counted(&mut self.shards.lock(channel).histories, |histories| {
-            histories.with_channel(channel, retention, now, |history| HistoryPage {
-                publications: history.page(channel, request),
-                top: history.position(),
+        let page = self.update_histories(&mut self.shards.lock(channel).histories, |histories| {
+            histories.with_channel(channel, retention, now, |history| {
+                Ok(HistoryPage { publications: history.page(channel, &request), top: history.position() })
             })
         });
         self.run_maintenance();
-        read.map_err(no_epoch_error)
+        page
     }
 
-    /// Changes histories of a shard, and counts what that changes.
-    fn update_counted<T>(&self, histories: &mut Histories, change: impl FnOnce(&mut Histories) -> T) -> T {
+    /// Changes the histories of one shard, and keeps the sum of all bytes up to date.
+    fn update_histories<T>(&self, histories: &mut Histories, update: impl FnOnce(&mut Histories) -> T) -> T {
         let before = histories.bytes();
-        let changed = change(histories);
-        // Wraps around when it has become less, as does the sum.
+        let updated = update(histories);
+        // If the bytes have become fewer, the difference wraps around, and so does the sum.
         self.history_bytes.fetch_add(histories.bytes().wrapping_sub(before), Ordering::Relaxed);
-        changed
+        updated
     }
 
-    /// What nobody has a thread for is done a little at a time by whoever comes.
+    /// Drops what has expired, a little per call, because there is no timer for it. Evicts histories over the limit.
     fn run_maintenance(&self) {
         let calls = self.maintenance_calls.fetch_add(1, Ordering::Relaxed);
         if calls.is_multiple_of(SWEEP_INTERVAL)
-            && let Some(mut shard) = self.shards.shards[calls / SWEEP_INTERVAL % SHARDS].try_lock()
+            && let Some(mut shard) = self.shards.all()[calls / SWEEP_INTERVAL % SHARDS].try_lock()
         {
-            self.update_counted(&mut shard.histories, |histories| histories.sweep(self.clock.now(), SWEEP_CHANNELS));
+            self.update_histories(&mut shard.histories, |histories| histories.sweep(self.clock.now(), SWEEP_CHANNELS));
         }
         if self.history_bytes() > self.max_history_bytes
-            && let Some(_alone) = self.eviction_lock.try_lock()
+            && let Some(_only_one) = self.eviction_lock.try_lock()
         {
             self.evict_histories();
         }
     }
 
-    /// Forgets histories without publications, and then those that have rested longest; a few more than it must, so that not every publication has to.
+    /// Evicts first the histories that never had a publication, then the least recently used ones. It frees a little more
+    /// than it must, so that not every publication has to evict.
     fn evict_histories(&self) {
         while self.history_bytes() > self.max_history_bytes - self.max_history_bytes / 1024 {
-            let first = |shard: &Mutex<Shard>| shard.lock().histories.eviction_candidate();
-            let rested = self.shards.shards.iter().filter_map(|shard| first(shard).map(|first| (first, shard)));
-            let Some((_, shard)) = rested.min_by_key(|(first, _)| *first) else { return };
-            self.update_counted(&mut shard.lock().histories, Histories::evict_first);
+            let candidate = |shard: &Mutex<Shard>| shard.lock().histories.eviction_candidate();
+            let candidates = self.shards.all().iter().filter_map(|shard| Some((candidate(shard)?, shard)));
+            let Some((_, shard)) = candidates.min_by_key(|(candidate, _)| *candidate) else { return };
+            self.update_histories(&mut shard.lock().histories, Histories::evict_first);
         }
     }
 }
 
-fn busy_error(QueueFull: QueueFull) -> BrokerError {
-    BrokerError::Busy
-}
-
-fn no_epoch_error(error: getrandom::Error) -> BrokerError {
-    BrokerError::Unavailable(format!("no randomness for the name of a history: {error}"))
-}
-
 impl Broker for MemoryBroker {
-    fn publish(
-        &self,
-        publication: Publication,
-        options: PublishOptions,
-    ) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>> {
-        ready(self.publish_now(publication, options)).boxed()
+    fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
+        completed(self.publish_now(publication, options))
     }
 
     fn read_history(
@@ -242,114 +229,84 @@ impl Broker for MemoryBroker {
         channel: Channel,
         request: HistoryRequest,
         retention: Retention,
-    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
-        ready(self.read_page(&channel, &request, retention)).boxed()
+    ) -> BrokerFuture<HistoryPage> {
+        completed(self.read_page(&channel, request, retention))
     }
 
-    fn remove_history(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
-        self.update_counted(&mut self.shards.lock(&channel).histories, |histories| histories.clear(&channel));
-        ready(Ok(())).boxed()
+    fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {
+        self.update_histories(&mut self.shards.lock(&channel).histories, |histories| histories.clear(&channel));
+        completed(Ok(()))
     }
 
     fn publish_presence_event(
         &self,
         channel: Channel,
         event: PresenceEvent,
-        who: Arc<ClientInfo>,
-    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+        client: Arc<ClientInfo>,
+    ) -> BrokerFuture<()> {
         let shard = self.shards.lock(&channel);
-        let is_wanted = shard.subscribed.contains(&channel);
-        let told = if is_wanted { self.deliver.deliver_presence_event(channel, event, who) } else { Ok(()) };
+        let is_subscribed = shard.subscribed.contains(&channel);
+        let delivered =
+            if is_subscribed { self.deliver.deliver_presence_event(channel, event, client) } else { Ok(()) };
         drop(shard);
-        ready(told.map_err(busy_error)).boxed()
+        completed(delivered.map_err(BrokerError::from))
     }
 
-    fn add_presence(
-        &self,
-        channel: Channel,
-        who: Arc<ClientInfo>,
-        ttl: Duration,
-    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
         let now = self.clock.now();
-        self.presence.lock(&channel).entry(channel).or_default().add(who, ttl, now);
-        ready(Ok(())).boxed()
+        self.presence.lock(&channel).entry(channel).or_default().add(client, ttl, now);
+        completed(Ok(()))
     }
 
-    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
         let mut shard = self.presence.lock(&channel);
-        if let Some(members) = shard.get_mut(&channel) {
-            members.remove(&client);
-            if members.is_empty() {
+        if let Some(presence) = shard.get_mut(&channel) {
+            presence.remove(&client);
+            if presence.is_empty() {
                 shard.remove(&channel);
             }
         }
-        ready(Ok(())).boxed()
+        completed(Ok(()))
     }
 
-    fn presence(&self, channel: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
         let now = self.clock.now();
-        let members = self.presence.lock(&channel).get(&channel).map(|members| members.list(now));
-        ready(Ok(members.unwrap_or_default())).boxed()
+        let clients = self.presence.lock(&channel).get(&channel).map(|presence| presence.clients(now));
+        completed(Ok(clients.unwrap_or_default()))
     }
 
-    fn subscribe(&self, channel: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
         self.shards.lock(&channel).subscribed.insert(channel);
-        ready(Ok(())).boxed()
+        completed(Ok(()))
     }
 
     fn unsubscribe(&self, channel: Channel) {
         self.shards.lock(&channel).subscribed.remove(&channel);
     }
 
-    fn survey(
-        &self,
-        question: SurveyQuestion,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
+    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
         let answer = self.deliver.answer_survey(question);
         async move {
-            let answer = tokio::time::timeout(deadline, answer).await;
+            let answer = tokio::time::timeout(timeout, answer).await;
             answer.map(|answer| vec![answer]).map_err(|_| BrokerError::Incomplete { answered: 0, asked: 1 })
         }
         .boxed()
     }
 
-    fn send_control(&self, control: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
-        ready(self.deliver.deliver_control(control).map_err(busy_error)).boxed()
+    fn send_control(&self, control: Control) -> BrokerFuture<()> {
+        completed(self.deliver.deliver_control(control).map_err(BrokerError::from))
     }
 
-    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
-        let put =
-            if is_valid_ticket_id(&id) { self.tickets.lock().put(id, value, ttl) } else { Err(invalid_ticket_id()) };
-        ready(put).boxed()
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
+        let is_valid = is_valid_ticket_id(&id);
+        completed(if is_valid { self.tickets.lock().put(id, value, ttl) } else { Err(invalid_ticket_id()) })
     }
 
-    fn take_ticket(&self, id: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
-        ready(Ok(self.tickets.lock().take(&id))).boxed()
+    fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        completed(Ok(self.tickets.lock().take(&id)))
     }
 
-    fn check_ready(&self) -> BoxFuture<'static, Result<(), String>> {
-        ready(Ok(())).boxed()
-    }
-}
-
-/// Something for each shard of channels, behind a lock of its own.
-struct Sharded<T> {
-    shards: Box<[Mutex<T>]>,
-    hasher: foldhash::fast::RandomState,
-}
-
-impl<T: Default> Default for Sharded<T> {
-    fn default() -> Self {
-        let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
-        Self { shards, hasher: foldhash::fast::RandomState::default() }
-    }
-}
-
-impl<T> Sharded<T> {
-    fn lock(&self, channel: &Channel) -> MutexGuard<'_, T> {
-        // Of 64 bits, as many as there are shards.
-        let shard = self.hasher.hash_one(channel) as usize % SHARDS;
-        self.shards[shard].lock()
+    fn check_ready(&self) -> BrokerFuture<()> {
+        completed(Ok(()))
     }
 }

@@ -1,4 +1,4 @@
-//! Who is in a channel.
+//! The presence of one channel: which clients are in it, and until when.
 
 use std::{
     borrow::Borrow,
@@ -14,15 +14,15 @@ use crate::{
     publication::ClientInfo,
 };
 
-/// The members of one channel, each until its time is over.
+/// The clients that are present in a channel, each with the time at which its entry expires.
 #[derive(Default)]
 pub(super) struct ChannelPresence {
-    until: HashMap<PresentClient, Millis, foldhash::fast::RandomState>,
-    /// With so many it is worth while to look for those whose time is over.
+    expires_at: HashMap<PresentClient, Millis, foldhash::fast::RandomState>,
+    /// At this number of entries the next [`Self::add`] first drops the expired ones.
     expire_at_len: usize,
 }
 
-/// Known by the client's id alone.
+/// A client, compared by its id alone. It is the key of its entry, so that the id is not stored twice.
 struct PresentClient(Arc<ClientInfo>);
 
 impl Borrow<str> for PresentClient {
@@ -46,36 +46,39 @@ impl PartialEq for PresentClient {
 impl Eq for PresentClient {}
 
 impl ChannelPresence {
-    /// Somebody is there, for so long; the newest word about a client counts.
-    pub(super) fn add(&mut self, who: Arc<ClientInfo>, ttl: Duration, now: Millis) {
-        if self.until.len() >= self.expire_at_len {
-            self.expire(now);
-            self.expire_at_len = (self.until.len() * 2).max(16);
+    /// Stores that a client is present for `ttl`. The latest call for a client replaces the earlier ones.
+    pub(super) fn add(&mut self, client: Arc<ClientInfo>, ttl: Duration, now: Millis) {
+        if self.expires_at.len() >= self.expire_at_len {
+            self.drop_expired(now);
+            self.expire_at_len = (self.expires_at.len() * 2).max(16);
         }
-        // An entry that is replaced would keep the old key.
-        self.until.remove(who.client.as_str());
-        self.until.insert(PresentClient(who), now.saturating_add(millis(ttl)));
+        // Removed first, because an insert would keep the old key, with the old information about the client.
+        self.expires_at.remove(client.client.as_str());
+        self.expires_at.insert(PresentClient(client), now.saturating_add(millis(ttl)));
     }
 
-    /// Somebody is there no more.
+    /// Removes the client with this id.
     pub(super) fn remove(&mut self, client: &str) {
-        self.until.remove(client);
-        if self.until.capacity() > 64 && self.until.len() < self.until.capacity() / 8 {
-            self.until.shrink_to(self.until.len() * 2);
+        self.expires_at.remove(client);
+        if self.expires_at.capacity() > 64 && self.expires_at.len() < self.expires_at.capacity() / 8 {
+            self.expires_at.shrink_to(self.expires_at.len() * 2);
         }
     }
 
-    /// Forgets those whose time is over.
-    pub(super) fn expire(&mut self, now: Millis) {
-        self.until.retain(|_, until| now < *until);
+    fn drop_expired(&mut self, now: Millis) {
+        self.expires_at.retain(|_, expires_at| now < *expires_at);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.until.is_empty()
+        self.expires_at.is_empty()
     }
 
-    /// Those whose time is not over.
-    pub(super) fn list(&self, now: Millis) -> Vec<Arc<ClientInfo>> {
-        self.until.iter().filter(|(_, until)| now < **until).map(|(member, _)| member.0.clone()).collect()
+    /// Returns the clients whose entries have not expired.
+    pub(super) fn clients(&self, now: Millis) -> Vec<Arc<ClientInfo>> {
+        self.expires_at
+            .iter()
+            .filter(|(_, expires_at)| now < **expires_at)
+            .map(|(client, _)| client.0.clone())
+            .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! One publication in a history: all that it carries in one piece of memory, and 48 bytes beside it.
+//! A publication in a history: one block of memory with its content, and 48 bytes besides it.
 
 use std::sync::Arc;
 
@@ -16,39 +16,39 @@ use crate::{
     tags::Tags,
 };
 
-/// What a record counts beside its text: itself in a list that has a quarter more room than it needs, and what the
-/// allocator and the counter of its readers take.
-const OVERHEAD: usize = 96;
+/// What a record costs besides its block: its place in a list that is up to a quarter larger than needed, the overhead of the
+/// allocator, and the reference count of the block.
+const OVERHEAD_BYTES: usize = 96;
 
-/// A publication without its channel and its offset: both follow from where it lies.
+/// A publication without its channel and its position, which follow from the place of the record.
 pub(super) struct HistoryRecord {
-    /// What the flags announce, each part behind its length; then the data.
+    /// The parts that the flags announce, each after its length, then the data.
     block: Bytes,
     time: Millis,
     flags: u8,
 }
 
 impl HistoryRecord {
-    /// Copies what is published: its data may be a piece of something large, which a history must not keep alive.
+    /// Copies a publication. Its data may be a slice of a large message, which the history must not keep alive.
     pub(super) fn new(publication: &Publication, time: Millis) -> Self {
         let tags = Some(publication.tags.packed().as_bytes()).filter(|tags| !tags.is_empty());
         let mut block = Vec::with_capacity(encoding::length(publication, tags));
         encoding::write(&mut block, publication, tags);
-        // Exactly as long as it is: nothing is moved and nothing is lost.
+        // The block has exactly this capacity, so boxing it neither copies nor wastes memory.
         Self { block: block.into_boxed_slice().into(), time, flags: encoding::flags(publication) }
     }
 
-    /// When it was published.
+    /// Returns when it was published.
     pub(super) fn time(&self) -> Millis {
         self.time
     }
 
-    /// Bytes that it counts.
+    /// Returns the bytes that the record costs.
     pub(super) fn cost_bytes(&self) -> usize {
-        OVERHEAD + self.block.len()
+        OVERHEAD_BYTES + self.block.len()
     }
 
-    /// As it was published. Its data is a slice of the record.
+    /// Returns the publication as it was published. Its data is a slice of the record.
     pub(super) fn publication(&self, channel: Channel, position: Position) -> Publication {
         let mut rest = self.block.clone();
         let has = |flag| self.flags & flag != 0;
@@ -71,7 +71,7 @@ fn take_field(rest: &mut Bytes) -> Bytes {
 }
 
 fn take_text(rest: &mut Bytes) -> String {
-    // It was text when it was put.
+    // It was UTF-8 when it was stored.
     String::from_utf8_lossy(&take_field(rest)).into_owned()
 }
 
@@ -90,20 +90,20 @@ mod tests {
         #[test]
         fn record_returns_the_stored_publication_unchanged(
             data in ".{0,50}",
-            who in option::of((".{0,9}", ".{0,9}", raw(), raw())),
+            client in option::of((".{0,9}", ".{0,9}", raw(), raw())),
             tags in btree_map(".{0,9}", ".{0,200}", 0..3),
             exclude in option::of(any::<u128>()),
             use_delta in any::<bool>(),
         ) {
-            let info = who.map(|(user, client, conn_info, chan_info)| {
+            let info = client.map(|(user, client, conn_info, chan_info)| {
                 Arc::new(ClientInfo { user, client, conn_info, chan_info })
             });
-            let channel = Channel::new("news").expect("a name");
-            let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").expect("an epoch") };
+            let channel = Channel::new("news").expect("a valid name");
+            let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").expect("a valid epoch") };
             let published = Publication {
                 info,
                 position: Some(position),
-                tags: Tags::new(tags).expect("few and short"),
+                tags: Tags::new(tags).expect("valid tags"),
                 time: 5,
                 use_delta,
                 exclude: exclude.map(Uuid::from_u128),
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn record_does_not_keep_the_message_buffer_alive() {
         let message = Bytes::from(vec![b'7'; 65_536]);
-        let channel = Channel::new("news").expect("a name");
+        let channel = Channel::new("news").expect("a valid name");
         let record = HistoryRecord::new(&Publication::new(channel, message.slice(..1)), 0);
         assert!(!message.as_ptr_range().contains(&record.block.as_ptr()) && record.block.len() == 1);
     }

@@ -1,4 +1,5 @@
-//! What waits to be taken once. There is no timer: what is over makes room when there is none.
+//! The tickets of this instance, each of which can be taken once. There is no timer: expired tickets are dropped when the
+//! store is full.
 
 use std::{
     collections::HashMap,
@@ -9,14 +10,14 @@ use bytes::Bytes;
 
 use crate::broker::BrokerError;
 
-/// No ticket waits longer, whatever is configured: the clock's arithmetic has an end.
+/// Maximum lifetime of a ticket, whatever is configured: adding a longer time to an `Instant` could overflow.
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// The tickets of this instance.
+/// Tickets by id.
 pub(super) struct TicketStore {
     tickets: HashMap<String, Ticket>,
     max_tickets: usize,
-    /// No ticket is over before; so that whoever fills it up does not make us look through all of them each time.
+    /// No ticket expires before this time. Until then a full store need not search for expired ones.
     earliest_expiry: Instant,
 }
 
@@ -66,12 +67,16 @@ mod tests {
     #[test]
     fn only_expired_tickets_make_room() {
         let mut tickets = TicketStore::new(2);
-        assert_eq!(tickets.put("over".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
+        assert_eq!(tickets.put("expired".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
         assert_eq!(tickets.put("a".to_owned(), Bytes::new(), LONG), Ok(()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), LONG), Ok(()));
         assert_eq!(tickets.put("c".to_owned(), Bytes::new(), LONG), Err(BrokerError::Busy));
-        assert_eq!(tickets.put("a".to_owned(), Bytes::from_static(b"again"), LONG), Ok(()), "it takes no more room");
-        assert_eq!((tickets.take("over"), tickets.take("a")), (None, Some(Bytes::from_static(b"again"))));
+        assert_eq!(
+            tickets.put("a".to_owned(), Bytes::from_static(b"again"), LONG),
+            Ok(()),
+            "a replaced ticket needs no more room"
+        );
+        assert_eq!((tickets.take("expired"), tickets.take("a")), (None, Some(Bytes::from_static(b"again"))));
         assert_eq!(tickets.put("c".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
         assert_eq!(tickets.take("c"), None);
     }
@@ -81,7 +86,7 @@ mod tests {
         let mut tickets = TicketStore::new(1);
         assert_eq!(tickets.put("a".to_owned(), Bytes::new(), LONG), Ok(()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), LONG), Err(BrokerError::Busy));
-        assert!(tickets.earliest_expiry > Instant::now(), "the next one does not look again");
+        assert!(tickets.earliest_expiry > Instant::now(), "the next put does not search again");
         assert_eq!(tickets.take("a"), Some(Bytes::new()));
         assert_eq!(tickets.put("b".to_owned(), Bytes::new(), Duration::ZERO), Ok(()));
         assert_eq!(tickets.put("c".to_owned(), Bytes::new(), LONG), Ok(()));

@@ -1,6 +1,6 @@
-//! What this instance wants from Redis, and how far it has come: desired state, not a queue of operations. Callers change
-//! it under a lock, so that the last call on a channel decides, and it never holds more than the channels there are; the
-//! subscriber makes Redis agree with it, batch by batch. No I/O here.
+//! The subscriptions that this instance should have in Redis, and how far they are. This is the desired state, not a queue of
+//! operations: callers change it under a lock, so the last call for a channel decides, and it has at most one entry per
+//! channel. The subscriber makes Redis agree with it, batch by batch. There is no I/O here.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{broker::BrokerError, channel::Channel};
 
-/// The channels of this instance.
+/// The desired subscriptions of this instance.
 #[derive(Default)]
 pub(super) struct DesiredSubscriptions {
     state: Mutex<State>,
@@ -21,10 +21,10 @@ pub(super) struct DesiredSubscriptions {
 
 #[derive(Default)]
 struct State {
-    /// Why nothing can be subscribed to at the moment.
+    /// Why subscribing fails at the moment; `None`: it works, or the first attempt to reconnect still runs.
     outage: Option<String>,
     channels: HashMap<Channel, DesiredChannel>,
-    /// Channels that Redis is to be told about; those whose `is_queued` is set, once each.
+    /// Channels that may have to be changed in Redis: exactly those with `is_queued`, once each.
     pending: VecDeque<Channel>,
 }
 
@@ -32,7 +32,7 @@ struct State {
 struct DesiredChannel {
     is_desired: bool,
     is_queued: bool,
-    /// A subscriber was told that it has the channel: it stays through outages.
+    /// A caller has received the confirmation of its subscription, so the channel survives outages.
     is_acknowledged: bool,
     redis_state: RedisState,
     waiters: Vec<SubscribeWaiter>,
@@ -48,12 +48,12 @@ enum RedisState {
     Confirmed,
 }
 
-/// What Redis is to be told next.
+/// The next commands for Redis.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SubscriptionChanges {
-    /// SUBSCRIBE to these, and [confirm](DesiredSubscriptions::confirm) them.
+    /// Channels for SUBSCRIBE, to be [confirmed](DesiredSubscriptions::confirm) afterwards.
     pub(super) subscribe: Vec<Channel>,
-    /// UNSUBSCRIBE from these, after that.
+    /// Channels for UNSUBSCRIBE, after that.
     pub(super) unsubscribe: Vec<Channel>,
 }
 
@@ -68,8 +68,8 @@ impl State {
 }
 
 impl DesiredSubscriptions {
-    /// Wants a channel from now on. The answer comes when Redis has confirmed it, or when the attempt has failed; then
-    /// it is not wanted any more, unless it was before.
+    /// Makes a channel desired. The receiver gets the result when Redis has confirmed the subscription, or when the attempt
+    /// has failed. After a failure the channel is not desired any more, unless its subscription had been acknowledged before.
     pub(super) fn subscribe(
         &self,
         channel: Channel,
@@ -96,24 +96,25 @@ impl DesiredSubscriptions {
         Ok(answer)
     }
 
-    /// Does not want a channel any more.
+    /// Makes a channel not desired any more.
     pub(super) fn unsubscribe(&self, channel: &Channel) {
         let mut state = self.state.lock();
         if let Some(desired) = state.channels.get_mut(channel) {
             desired.is_desired = false;
-            // They had what they asked for, until this call.
+            // This call replaces theirs, so they succeed with what they asked for.
             desired.waiters.drain(..).for_each(|waiter| _ = waiter.send(Ok(())));
             state.queue_change(channel);
             self.changed.notify_one();
         }
     }
 
-    /// Waits until there may be changes to take.
+    /// Waits until there may be changes.
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 
-    /// Takes changes for one command each, of at most `limit` channels; `None` when Redis agrees with everything.
+    /// Takes the changes for one SUBSCRIBE and one UNSUBSCRIBE, each of at most `limit` channels. `None`: Redis agrees with
+    /// everything.
     pub(super) fn take_changes(&self, limit: usize) -> Option<SubscriptionChanges> {
         let mut state = self.state.lock();
         let mut changes = SubscriptionChanges::default();
@@ -140,7 +141,7 @@ impl DesiredSubscriptions {
         (changes != SubscriptionChanges::default()).then_some(changes)
     }
 
-    /// Redis has confirmed these; called before the next changes are taken.
+    /// Reports that Redis has confirmed these channels. Must be called before the next changes are taken.
     pub(super) fn confirm(&self, channels: &[Channel]) {
         let mut state = self.state.lock();
         for channel in channels {
@@ -152,7 +153,8 @@ impl DesiredSubscriptions {
         }
     }
 
-    /// The connection is gone and with it everything Redis knew; whoever waits goes on waiting for the next attempt.
+    /// Reports that the connection has closed, and with it every subscription in Redis. Waiting callers wait for the next
+    /// attempt.
     pub(super) fn reset(&self) {
         let state = &mut *self.state.lock();
         state.pending.clear();
@@ -163,7 +165,8 @@ impl DesiredSubscriptions {
         }
     }
 
-    /// An attempt to connect has failed: whoever waits is told so, and asking anew fails at once until [`Self::end_outage`].
+    /// Reports that an attempt to connect has failed. Waiting callers fail, and new calls fail at once until
+    /// [`Self::end_outage`].
     pub(super) fn begin_outage(&self, cause: &str) {
         self.reset();
         let state = &mut *self.state.lock();
@@ -176,7 +179,7 @@ impl DesiredSubscriptions {
         state.pending.retain(|channel| state.channels.contains_key(channel));
     }
 
-    /// Connected, and Redis agrees: how many channels there are.
+    /// Reports that a new connection works, and that Redis agrees. Returns the number of channels.
     pub(super) fn end_outage(&self) -> usize {
         let mut state = self.state.lock();
         state.outage = None;
@@ -192,7 +195,7 @@ mod tests {
         Channel::new(name).unwrap()
     }
 
-    /// Answers of Redis to everything there is to take.
+    /// Takes and confirms all changes, as Redis would.
     fn apply_all(subscriptions: &DesiredSubscriptions) -> Vec<SubscriptionChanges> {
         let mut all = Vec::new();
         while let Some(changes) = subscriptions.take_changes(500) {
@@ -228,9 +231,9 @@ mod tests {
     fn unsubscribe_during_a_subscribe_is_applied() {
         let subscriptions = DesiredSubscriptions::default();
         let _answer = subscriptions.subscribe(channel("a")).unwrap();
-        let asked = subscriptions.take_changes(500).unwrap();
+        let requested = subscriptions.take_changes(500).unwrap();
         subscriptions.unsubscribe(&channel("a"));
-        subscriptions.confirm(&asked.subscribe);
+        subscriptions.confirm(&requested.subscribe);
         assert_eq!(
             apply_all(&subscriptions),
             [SubscriptionChanges { subscribe: vec![], unsubscribe: vec![channel("a")] }]

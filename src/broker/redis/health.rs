@@ -1,5 +1,6 @@
-//! Whether the two connections work, and since when they do not. Subscriber and publisher report here; `ready`, the
-//! gauge and the log read it. One outage is one warning and one word of relief, however often it is tried in between.
+//! The state of the two connections: whether each works, and why not. Subscriber and publisher report it; readiness, the
+//! gauge `wardcast_broker_up` and the log show it. An outage is logged once as a warning, and once when it has ended, however
+//! many attempts fail in between.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,35 +13,35 @@ use crate::metrics::Metrics;
 pub(super) enum RedisLink {
     /// Receives publications.
     Subscriptions,
-    /// Sends them.
+    /// Sends publications.
     Publishing,
 }
 
-/// Both connections.
+/// The state of both connections.
 pub(super) struct RedisHealth {
-    /// For the log: host and port, never the URL, which may carry a password.
+    /// Host and port for the log. Never the URL, which may contain a password.
     address: String,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Why it does not work, for each link.
+    /// Why each connection does not work; `None`: it works.
     faults: [Option<String>; 2],
     channels: usize,
     down_since: Option<Instant>,
 }
 
 impl RedisHealth {
-    /// Not connected yet.
+    /// Starts with both connections missing.
     pub(super) fn new(address: String, metrics: Arc<Metrics>) -> Self {
-        let not_yet = || Some("not connected yet".to_owned());
+        let not_connected = || Some("not connected yet".to_owned());
         metrics.broker_up.set(0);
-        let state = State { faults: [not_yet(), not_yet()], channels: 0, down_since: None };
+        let state = State { faults: [not_connected(), not_connected()], channels: 0, down_since: None };
         Self { address, metrics, state: Mutex::new(state) }
     }
 
-    /// A link works; with how many channels, if it is the one that has any.
+    /// Reports that a connection works; the one for subscriptions also reports its number of channels.
     pub(super) fn report_up(&self, link: RedisLink, channels: Option<usize>) {
         let mut state = self.state.lock();
         if state.faults[link as usize].take().is_none() {
@@ -52,41 +53,45 @@ impl RedisHealth {
             let (address, channels) = (&self.address, state.channels);
             match state.down_since.take() {
                 Some(since) => {
-                    log::info!("redis at {address} is back after {:.1?} with {channels} channels", since.elapsed());
+                    log::info!(
+                        "redis recovered address={address:?} outage={:.1?} channels={channels}",
+                        since.elapsed()
+                    );
                 }
-                None => log::info!("redis at {address} is connected"),
+                None => log::info!("redis connected address={address:?} channels={channels}"),
             }
         }
     }
 
-    /// A link does not work, because of `cause`.
-    pub(super) fn report_down(&self, link: RedisLink, cause: &str) {
+    /// Reports that a connection does not work.
+    pub(super) fn report_down(&self, link: RedisLink, error: &str) {
         let mut state = self.state.lock();
-        state.faults[link as usize] = Some(cause.to_owned());
+        state.faults[link as usize] = Some(error.to_owned());
         self.metrics.broker_up.set(0);
-        let what = match link {
+        let address = &self.address;
+        let connection = match link {
             RedisLink::Subscriptions => "subscriptions",
             RedisLink::Publishing => "publishing",
         };
         if state.down_since.is_none() {
             state.down_since = Some(Instant::now());
-            log::warn!("redis at {} is down for {what}, trying again until it is back: {cause}", self.address);
+            log::warn!("redis unavailable, reconnecting address={address:?} connection={connection} error={error:?}");
         } else {
-            log::debug!("redis at {} is still down for {what}: {cause}", self.address);
+            log::debug!("redis still unavailable address={address:?} connection={connection} error={error:?}");
         }
     }
 
-    /// Why one link does not work, in the operator's words.
+    /// Returns why a connection does not work, as a text for the operator.
     pub(super) fn fault_of(&self, link: RedisLink) -> Option<String> {
         let state = self.state.lock();
-        let what = match link {
+        let effect = match link {
             RedisLink::Subscriptions => "receives no publications from",
             RedisLink::Publishing => "cannot publish to",
         };
-        state.faults[link as usize].as_ref().map(|cause| format!("{what} redis at {}: {cause}", self.address))
+        state.faults[link as usize].as_ref().map(|error| format!("{effect} redis at {}: {error}", self.address))
     }
 
-    /// Why the broker is not usable, in the operator's words.
+    /// Returns why the broker cannot be used, as a text for the operator.
     pub(super) fn fault(&self) -> Option<String> {
         self.fault_of(RedisLink::Subscriptions).or_else(|| self.fault_of(RedisLink::Publishing))
     }

@@ -1,15 +1,15 @@
-//! All names at Redis are built and read here: the channel of every Wardcast channel, the three an instance keeps for
-//! itself, and the keys of tickets. Publisher, subscriber, survey and tickets ask it; nobody else puts a name together.
+//! Builds and parses all names in Redis: the PUB/SUB channel of every Wardcast channel, the three channels that an instance
+//! always subscribes to, and the keys of tickets. No other module builds a name.
 //!
-//! `{prefix}:c:{channel}` carries publications. The channel stands in braces: its hash tag, which keeps all that belongs
-//! to it in one slot of a cluster. Braces and `%` inside are percent-escaped, because a name that begins with `}` would
-//! make an empty tag, and undone when read: one channel has one name, and one name one channel.
+//! `{prefix}:c:{channel}` carries publications. Here the channel's name really is in braces: they make it a hash tag, which
+//! keeps everything about a channel in one slot of a cluster. In the name, braces and `%` are percent-escaped, because a name
+//! that starts with `}` would make an empty tag. So each channel has one name, and each name one channel.
 
 use std::borrow::Cow;
 
 use crate::channel::Channel;
 
-/// The names of one instance.
+/// The names that one instance uses.
 #[derive(Debug)]
 pub(super) struct RedisNames {
     publication_prefix: String,
@@ -20,21 +20,21 @@ pub(super) struct RedisNames {
     probe: String,
 }
 
-/// What a name at Redis stands for.
+/// Where a message comes from: what its PUB/SUB channel is for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MessageSource {
     /// Publications of this channel.
     Channel(Channel),
-    /// Questions and orders to every instance.
+    /// Survey questions and controls for every instance.
     Control,
-    /// Answers to this instance.
+    /// Survey answers for this instance.
     Replies,
-    /// This instance's own probe.
+    /// Probes of this instance.
     Probe,
 }
 
 impl RedisNames {
-    /// The names under `prefix` for the instance with this id.
+    /// Builds the names with `prefix` for the instance with this id.
     pub(super) fn new(prefix: &str, instance: &str) -> Self {
         let replies_prefix = format!("{prefix}:replies:");
         Self {
@@ -47,37 +47,37 @@ impl RedisNames {
         }
     }
 
-    /// Where publications of `channel` go.
+    /// Returns the PUB/SUB channel for publications of `channel`.
     pub(super) fn publication_channel(&self, channel: &Channel) -> String {
         format!("{}{{{}}}", self.publication_prefix, escape(channel.as_str()))
     }
 
-    /// Where a ticket waits; the id is one (`A-Za-z0-9_-`), so that nothing has to be escaped.
+    /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
         format!("{}{id}", self.ticket_prefix)
     }
 
-    /// Where every instance listens.
+    /// Returns the PUB/SUB channel that every instance subscribes to.
     pub(super) fn control_channel(&self) -> &str {
         &self.control
     }
 
-    /// Where the asking instance waits for answers.
+    /// Returns the PUB/SUB channel on which the asking instance waits for answers.
     pub(super) fn replies_channel_of(&self, instance: &str) -> String {
         format!("{}{}", self.replies_prefix, escape(instance))
     }
 
-    /// Where only this instance listens, to hear itself.
+    /// Returns the PUB/SUB channel that only this instance uses, to receive its own probes.
     pub(super) fn probe_channel(&self) -> &str {
         &self.probe
     }
 
-    /// What an instance is always subscribed to.
+    /// Returns the PUB/SUB channels that the instance is always subscribed to.
     pub(super) fn own_channels(&self) -> [&str; 3] {
         [&self.control, &self.replies, &self.probe]
     }
 
-    /// What a name stands for; `None` if we would never have written it.
+    /// Parses the name of a PUB/SUB channel. `None`: no instance builds such a name.
     pub(super) fn parse(&self, name: &[u8]) -> Option<MessageSource> {
         let name = std::str::from_utf8(name).ok()?;
         if let Some(tagged) = name.strip_prefix(&self.publication_prefix) {
@@ -106,7 +106,7 @@ fn escape(name: &str) -> String {
     escaped
 }
 
-/// The inverse of [`escape`], and of nothing else: `%41` or a bare brace is no name of ours.
+/// Reverses [`escape`], and refuses what it never produces, such as `%41` or an unescaped brace.
 fn unescape(escaped: &str) -> Option<Cow<'_, str>> {
     let mut name = Cow::Borrowed("");
     let mut rest = escaped;
@@ -117,7 +117,7 @@ fn unescape(escaped: &str) -> Option<Cow<'_, str>> {
         name.push(*plain);
         rest = &rest[at + code.len()..];
     }
-    // Most names have nothing escaped, and are not copied here.
+    // Most names contain no escape, and are only borrowed.
     name += rest;
     Some(name)
 }

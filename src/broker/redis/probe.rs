@@ -1,11 +1,8 @@
-//! Alive and deaf must be impossible: a nonce of our own goes out over the publishing connection and has to come back
-//! over the subscriptions. The subscriber runs it beside its connection; the inbox says what was sender.
+//! Detects a subscription connection that is alive but receives nothing: a nonce that goes out over the publishing connection
+//! has to arrive over the subscriptions. The subscriber runs the probe next to its connection; the inbox reports what arrives.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,65 +14,65 @@ use tokio::{
 
 use super::{RedisContext, envelope, envelope::DropReason};
 
-/// While other messages still arrive, the probe may only be late behind them: it gets this many intervals, because a new
-/// connection would lose what is under way and be no faster.
+/// How many intervals a probe may take while other messages arrive. It may only be late behind them, and a new connection
+/// would lose what is on its way and be no faster.
 const MAX_LATE_INTERVALS: u32 = 5;
 
-/// The probe that is out.
-#[derive(Default)]
+/// The nonce that is on its way.
 pub(super) struct SubscriptionProbe {
     expected: Mutex<Option<(u64, oneshot::Sender<()>)>>,
-    nonce: AtomicU64,
+    next_nonce: AtomicU64,
 }
 
 impl SubscriptionProbe {
-    /// Begins with a random number, so that nobody else's probe is taken for ours.
-    pub(super) fn new() -> Arc<Self> {
-        let nonce = getrandom::u64().unwrap_or_default();
-        Arc::new(Self { nonce: AtomicU64::new(nonce), ..Self::default() })
+    /// Starts with a random nonce, so that the probe of another run is not mistaken for one of this run.
+    pub(super) fn new() -> Self {
+        Self { expected: Mutex::default(), next_nonce: AtomicU64::new(getrandom::u64().unwrap_or_default()) }
     }
 
-    /// A nonce came in.
+    /// Reports a nonce that has arrived.
     pub(super) fn receive(&self, nonce: u64) -> Result<(), DropReason> {
-        let (_, sender) =
-            self.expected.lock().take_if(|(expected, _)| *expected == nonce).ok_or(DropReason("stray_probe"))?;
-        // Whoever waited may have given up.
-        _ = sender.send(());
+        let expected = self.expected.lock().take_if(|(expected, _)| *expected == nonce);
+        let (_, arrived) = expected.ok_or(DropReason("stray_probe"))?;
+        // The probe may have stopped waiting.
+        _ = arrived.send(());
         Ok(())
     }
 
     fn start(&self) -> (u64, oneshot::Receiver<()>) {
-        let (sender, receiver) = oneshot::channel();
-        let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
-        *self.expected.lock() = Some((nonce, sender));
-        (nonce, receiver)
+        let (arrived, arrival) = oneshot::channel();
+        let nonce = self.next_nonce.fetch_add(1, Ordering::Relaxed);
+        *self.expected.lock() = Some((nonce, arrived));
+        (nonce, arrival)
     }
 }
 
-/// Probes until nothing comes back; says why that is so. A probe that could not be sent proves nothing: it is not the
-/// subscriber's fault.
+/// Sends probes until one does not arrive, and returns the reason. A probe that cannot be sent proves nothing: that is not the
+/// fault of the subscriptions.
 pub(super) async fn run_until_deaf(context: &RedisContext) -> String {
     let interval = context.probe_interval;
     loop {
         let sent = Instant::now();
-        let (nonce, receiver) = context.probe.start();
+        let (nonce, arrival) = context.probe.start();
         match context.publisher.publish(context.names.probe_channel(), &envelope::encode_probe(nonce)).await {
-            Err(error) => log::debug!("no probe of the subscriptions: {error}"),
-            Ok(0) => return "deaf: redis does not know its subscriptions any more".to_owned(),
-            Ok(_) if !is_received(context, receiver, sent).await => {
-                let waited = sent.elapsed();
-                return format!("deaf: a probe that redis took {waited:.1?} ago has not come back");
+            Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
+            Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
+            Ok(_) if !has_arrived(context, arrival, sent).await => {
+                return format!("deaf: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
             }
-            Ok(_) => _ = context.metrics.probe_microseconds.set(micros(sent.elapsed())),
+            Ok(_) => {
+                context.metrics.probe_microseconds.set(micros(sent.elapsed()));
+                log::trace!("subscription probe arrived after={:.1?}", sent.elapsed());
+            }
         }
         sleep_until(sent + interval).await;
     }
 }
 
-async fn is_received(context: &RedisContext, mut receiver: oneshot::Receiver<()>, sent: Instant) -> bool {
+async fn has_arrived(context: &RedisContext, mut arrival: oneshot::Receiver<()>, sent: Instant) -> bool {
     for round in 1..=MAX_LATE_INTERVALS {
         let received = context.received.load(Ordering::Relaxed);
-        if timeout_at(sent + context.probe_interval * round, &mut receiver).await.is_ok() {
+        if timeout_at(sent + context.probe_interval * round, &mut arrival).await.is_ok() {
             return true;
         }
         if context.received.load(Ordering::Relaxed) == received {

@@ -1,6 +1,7 @@
-//! The subscription connection and its supervisor: nothing else goes over it, because redis-rs would hand confirmations
-//! to whoever else waits for a reply. It makes Redis agree with [`DesiredSubscriptions`](super::desired_subscriptions::DesiredSubscriptions), pings, is probed, and
-//! after any fault begins anew with everything that is wanted.
+//! The subscription connection and its supervisor. Nothing else uses this connection, because redis-rs could give its
+//! confirmations to a command that waits for another reply. The supervisor keeps Redis in agreement with the
+//! [`DesiredSubscriptions`](super::desired_subscriptions::DesiredSubscriptions), pings, and probes. After any failure it
+//! connects again, and subscribes again to all channels.
 
 use std::{
     sync::{
@@ -22,45 +23,46 @@ use super::{
 };
 use crate::channel::Channel;
 
-/// Channels of one SUBSCRIBE: what Redis does in a millisecond or two.
+/// Maximum number of channels of one SUBSCRIBE, which Redis handles in a millisecond or two.
 const SUBSCRIBE_BATCH: usize = 500;
 
-/// Keeps the subscriptions, for ever.
+/// Keeps the subscriptions, forever.
 pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) {
     let mut backoff = ReconnectBackoff::default();
-    let mut has_been_up = false;
+    let mut was_connected = false;
     loop {
         let mut uptime = Duration::ZERO;
         match connect_and_subscribe(&context, &inbox).await {
             Ok(connection) => {
-                let channels = context.subscriptions.end_outage();
-                context.health.report_up(RedisLink::Subscriptions, Some(channels));
-                if has_been_up {
+                if was_connected {
                     context.metrics.broker_reconnects.inc();
                 }
-                has_been_up = true;
+                was_connected = true;
+                let channels = context.subscriptions.end_outage();
+                context.health.report_up(RedisLink::Subscriptions, Some(channels));
                 let since = Instant::now();
-                let cause = connection.run_until_failure(&context).await;
+                let error = connection.run_until_failure(&context).await;
                 uptime = since.elapsed();
                 context.subscriptions.reset();
-                context.health.report_down(RedisLink::Subscriptions, &cause);
+                context.health.report_down(RedisLink::Subscriptions, &error);
             }
-            Err(cause) => {
-                context.subscriptions.begin_outage(&cause);
-                context.health.report_down(RedisLink::Subscriptions, &cause);
+            Err(error) => {
+                context.subscriptions.begin_outage(&error);
+                context.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
         sleep(backoff.next_delay(uptime)).await;
     }
 }
 
-/// A connection that is subscribed to everything.
+/// A connection that is subscribed to all desired channels.
 struct SubscribedConnection {
     connection: RedisConnection,
-    /// Closed before the next connection is made: what is still in this one's buffers would arrive twice.
     _push_guard: PushGuard,
 }
 
+/// Stops the pushes of a connection to the inbox when it is dropped, which is before the next connection is made. What is
+/// still in the buffers of the old connection would otherwise arrive twice.
 struct PushGuard(Arc<AtomicBool>);
 
 impl Drop for PushGuard {
@@ -85,58 +87,59 @@ async fn connect_and_subscribe(context: &RedisContext, inbox: &Arc<BusInbox>) ->
 }
 
 impl SubscribedConnection {
-    /// Until something is wrong with the connection; says what.
+    /// Uses the connection until it fails, and returns the reason.
     async fn run_until_failure(self, context: &RedisContext) -> String {
         let RedisConnection { mut redis, closed } = self.connection;
         tokio::select! {
-            cause = maintain(context, &mut redis) => cause,
+            error = keep_subscribed(context, &mut redis) => error,
             () = closed.notified() => "the connection was closed".to_owned(),
-            cause = probe::run_until_deaf(context) => cause,
+            error = probe::run_until_deaf(context) => error,
         }
     }
 }
 
-/// Subscribes, unsubscribes and pings, one command at a time.
-async fn maintain(context: &RedisContext, redis: &mut MultiplexedConnection) -> String {
+/// Subscribes, unsubscribes and pings, one command at a time, until a command fails.
+async fn keep_subscribed(context: &RedisContext, redis: &mut MultiplexedConnection) -> String {
     let mut pings = interval_at(Instant::now() + context.probe_interval, context.probe_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let done = tokio::select! {
+        let result = tokio::select! {
             () = context.subscriptions.wait_for_change() => apply_changes(context, redis).await,
             _ = pings.tick() => ping(redis, context.timeout).await,
         };
-        if let Err(cause) = done {
-            return cause;
+        if let Err(error) = result {
+            return error;
         }
     }
 }
 
-/// A frozen Redis keeps its connections open: only a deadline tells it from a quiet one. An error, such as LOADING, is an
-/// answer too.
+/// A frozen Redis keeps its connections open. Only a deadline distinguishes it from an idle one. An error such as LOADING is
+/// an answer, too.
 async fn ping(redis: &mut MultiplexedConnection, limit: Duration) -> Result<(), String> {
     match timeout(limit, redis.send_packed_command(&redis::cmd("PING"))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(format!("ping: {error}")),
-        Err(_) => Err(format!("ping: no answer within {limit:?}")),
+        Err(_) => Err(format!("ping: no reply within {limit:?}")),
     }
 }
 
-/// Makes Redis agree with what is wanted.
+/// Makes Redis agree with the desired subscriptions.
 async fn apply_changes(context: &RedisContext, redis: &mut MultiplexedConnection) -> Result<(), String> {
     while let Some(changes) = context.subscriptions.take_changes(SUBSCRIBE_BATCH) {
+        let names = |channels: &[Channel]| -> Vec<String> {
+            channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
+        };
         if !changes.subscribe.is_empty() {
-            let subscribed = redis.subscribe(&redis_names(context, &changes.subscribe)).await;
+            let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
             subscribed.map_err(|error| format!("subscribing: {error}"))?;
             context.subscriptions.confirm(&changes.subscribe);
         }
         if !changes.unsubscribe.is_empty() {
-            let unsubscribed = redis.unsubscribe(&redis_names(context, &changes.unsubscribe)).await;
+            let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;
             unsubscribed.map_err(|error| format!("unsubscribing: {error}"))?;
         }
+        let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
+        log::debug!("changed redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
     }
     Ok(())
-}
-
-fn redis_names(context: &RedisContext, channels: &[Channel]) -> Vec<String> {
-    channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
 }

@@ -1,6 +1,7 @@
-//! Questions to all instances. PUBLISH says how many instances were asked, this one among them; each publishes its answer
-//! to the asker's own channel, in parts if it is long; the asker counts. Everything about it is bounded: surveys at a
-//! time, here and for others, the size of an answer and of all answers.
+//! Surveys: questions to all instances. The reply to PUBLISH says how many instances received the question, this one included.
+//! Each of them publishes its answer to the replies channel of the asking instance, which counts the answers. A long answer is
+//! sent in parts. Everything is limited: concurrent surveys of this instance and of others, the size of an answer, and the size
+//! of all answers.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,20 +20,21 @@ use super::{
 };
 use crate::broker::{BrokerError, SurveyQuestion};
 
-/// Surveys of ours at a time; over it they are refused with Busy.
+/// Maximum number of concurrent surveys of this instance. Above it: [`BrokerError::Busy`].
 const MAX_OWN_SURVEYS: usize = 16;
-/// Questions answered at a time; over it they wait in the inbox's queue, and then they are dropped.
+/// Maximum number of questions that are answered at the same time. Above it they wait in the inbox's queue, which holds as
+/// many, and above that they are dropped.
 pub(super) const MAX_ANSWERING: usize = 16;
-/// What answering may take, so that a hub that hangs does not hold its place for ever.
+/// Maximum time to answer a question, so that a hub that hangs does not hold its permit forever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Parts of answers to one survey that wait for its task; their bytes are bounded too.
+/// Maximum number of parts of one survey that wait for its task. Their bytes are limited, too.
 const PART_QUEUE: usize = 1024;
-/// Bytes of all answers to one survey; what goes over it is dropped, and the survey incomplete.
-const ANSWERS_BYTES: usize = 64 << 20;
-/// What keeping a part costs beside its bytes: nothing may come in parts of nothing.
-const PART_OVERHEAD: usize = 128;
-/// Longest message with a part, if `broker.redis.message_bytes` is not less: publications go in between.
-const PART_BYTES: usize = 256 * 1024;
+/// Maximum size of all answers to one survey. Parts above it are dropped, and the survey stays incomplete.
+const MAX_ANSWERS_BYTES: usize = 64 << 20;
+/// What a part costs besides its bytes, so that an endless sequence of empty parts reaches the limit, too.
+const PART_OVERHEAD_BYTES: usize = 128;
+/// Maximum size of a message with a part, unless `broker.redis.message_bytes` is less. Publications are sent between parts.
+const MAX_PART_BYTES: usize = 256 * 1024;
 
 /// The surveys of this instance that wait for answers.
 pub(super) struct SurveyRegistry {
@@ -42,22 +44,22 @@ pub(super) struct SurveyRegistry {
 
 struct PendingSurvey {
     parts: mpsc::Sender<AnswerPart>,
-    /// What came so far.
-    cost: usize,
+    /// What the parts received so far have cost.
+    cost_bytes: usize,
 }
 
 impl SurveyRegistry {
-    /// None yet.
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { pending: Mutex::default(), permits: Semaphore::new(MAX_OWN_SURVEYS) })
+    /// Creates an empty registry.
+    pub(super) fn new() -> Self {
+        Self { pending: Mutex::default(), permits: Semaphore::new(MAX_OWN_SURVEYS) }
     }
 
-    /// A part of an answer came in.
+    /// Passes a received part of an answer to its survey.
     pub(super) fn add_part(&self, id: &SurveyId, part: AnswerPart) -> Result<(), DropReason> {
         let mut pending = self.pending.lock();
         let survey = pending.get_mut(id).ok_or(DropReason("stray_answer"))?;
-        survey.cost = survey.cost.saturating_add(part.bytes.len() + PART_OVERHEAD);
-        if survey.cost > ANSWERS_BYTES {
+        survey.cost_bytes = survey.cost_bytes.saturating_add(part.bytes.len() + PART_OVERHEAD_BYTES);
+        if survey.cost_bytes > MAX_ANSWERS_BYTES {
             return Err(DropReason("too_long_answers"));
         }
         survey.parts.try_send(part).map_err(|_| DropReason("too_many_answers"))
@@ -66,12 +68,12 @@ impl SurveyRegistry {
     fn register(&self) -> SurveyHandle<'_> {
         let id = uuid::Uuid::new_v4().into_bytes();
         let (sender, parts) = mpsc::channel(PART_QUEUE);
-        self.pending.lock().insert(id, PendingSurvey { parts: sender, cost: 0 });
+        self.pending.lock().insert(id, PendingSurvey { parts: sender, cost_bytes: 0 });
         SurveyHandle { id, parts, surveys: self }
     }
 }
 
-/// A survey that waits; closed when dropped.
+/// A registered survey. Dropping it removes it from the registry.
 struct SurveyHandle<'a> {
     id: SurveyId,
     parts: mpsc::Receiver<AnswerPart>,
@@ -97,32 +99,32 @@ impl SurveyHandle<'_> {
     }
 }
 
-/// What has come of one survey.
+/// Joins the parts of answers to one survey.
 #[derive(Default)]
 struct AnswerAssembler {
     answers: Vec<Vec<u8>>,
-    /// Of each instance: what there is of its answer, and which part comes next; `None` when the answer is whole.
+    /// For each instance the bytes of its answer so far, and the number of the next part; `None` once the answer is complete.
     partial: HashMap<Bytes, Option<(Vec<u8>, u32)>>,
 }
 
 impl AnswerAssembler {
-    /// Parts come in their order, because they are sent one after the other and Redis keeps the order. One that does not
-    /// come next is a stranger's, or there is a hole before it: either way it is not taken.
+    /// Adds a part. Parts arrive in their order, because they are sent one after the other and Redis keeps the order. Any
+    /// other part is ignored: it is forged, or a part before it is missing.
     fn add(&mut self, AnswerPart { instance, number, is_last, bytes }: AnswerPart) {
-        let begun = self.partial.entry(instance).or_insert_with(|| Some((Vec::new(), 0)));
-        let Some((answer, next)) = begun else { return };
+        let partial = self.partial.entry(instance).or_insert_with(|| Some((Vec::new(), 0)));
+        let Some((answer, next)) = partial else { return };
         if number != *next {
             return;
         }
         *next = next.saturating_add(1);
         answer.extend_from_slice(&bytes);
         if is_last {
-            self.answers.extend(begun.take().map(|(answer, _)| answer));
+            self.answers.extend(partial.take().map(|(answer, _)| answer));
         }
     }
 }
 
-/// Asks every instance.
+/// Asks every instance, and collects the answers.
 pub(super) async fn run_survey(
     context: &RedisContext,
     question: SurveyQuestion,
@@ -134,34 +136,30 @@ pub(super) async fn run_survey(
         return Err(BrokerError::Unavailable(fault));
     }
     let mut survey = context.surveys.register();
-    let message = envelope::encode_question(&survey.id, &context.instance, question);
-    let asked: usize = match timeout_at(deadline, publish_question(context, &message)).await {
-        Ok(asked) => asked.map_err(BrokerError::Unavailable)?,
-        Err(_) => return Err(BrokerError::Unavailable(format!("redis took no question within {limit:?}"))),
-    };
-    if asked == 0 {
-        return Err(BrokerError::Unavailable("no instance listens, not even this one".to_owned()));
-    }
-    survey.collect_answers(asked, deadline).await
-}
-
-async fn publish_question(context: &RedisContext, question: &[u8]) -> Result<usize, String> {
-    let mut connection = context.pool.get().await.map_err(|error| error.to_string())?;
     let mut publish = redis::cmd("PUBLISH");
-    publish.arg(context.names.control_channel()).arg(question);
-    publish.query_async(&mut connection).await.map_err(|error| error.to_string())
+    publish.arg(context.names.control_channel()).arg(envelope::encode_question(
+        &survey.id,
+        &context.instance,
+        question,
+    ));
+    let asked = context.connector.query(&publish, limit).await;
+    match asked.map_err(|error| BrokerError::Unavailable(format!("survey: {error}")))? {
+        0 => Err(super::no_receiver_error()),
+        asked => survey.collect_answers(asked, deadline).await,
+    }
 }
 
-/// Answers questions, for ever, each in a task of its own.
+/// Answers questions, forever, each in a task of its own.
 pub(super) async fn answer_questions(context: Arc<RedisContext>, mut questions: mpsc::Receiver<ReceivedQuestion>) {
     let permits = Arc::new(Semaphore::new(MAX_ANSWERING));
-    while let Some(asked) = questions.recv().await {
+    while let Some(question) = questions.recv().await {
         // The semaphore is never closed.
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let context = context.clone();
         tokio::spawn(async move {
-            if let Err(reason) = answer_question(&context, asked).await {
-                log::warn!("another instance's question stays without an answer: {reason}");
+            let asker = question.asker.clone();
+            if let Err(error) = answer_question(&context, question).await {
+                log::warn!("survey question not answered asker={asker:?} error={error:?}");
             }
             drop(permit);
         });
@@ -173,12 +171,13 @@ async fn answer_question(
     ReceivedQuestion { id, asker, question }: ReceivedQuestion,
 ) -> Result<(), String> {
     let answer = timeout(ANSWER_TIMEOUT, context.deliver.answer_survey(question)).await;
-    let answer = answer.map_err(|_| format!("the hubs said nothing within {ANSWER_TIMEOUT:?}"))?;
-    if answer.len() > ANSWERS_BYTES {
-        return Err(format!("it has {} bytes, nobody takes over {ANSWERS_BYTES}", answer.len()));
+    let answer = answer.map_err(|_| format!("the hubs did not answer within {ANSWER_TIMEOUT:?}"))?;
+    if answer.len() > MAX_ANSWERS_BYTES {
+        return Err(format!("the answer has {} bytes; the limit is {MAX_ANSWERS_BYTES}", answer.len()));
     }
     let replies = context.names.replies_channel_of(&asker);
-    for part in envelope::encode_answer(&id, &context.instance, &answer, PART_BYTES.min(context.message_bytes)) {
+    let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes);
+    for part in envelope::encode_answer(&id, &context.instance, &answer, max_part_bytes) {
         context.publisher.publish(&replies, &part).await.map_err(|error| error.to_string())?;
     }
     Ok(())
@@ -224,17 +223,17 @@ mod tests {
     fn empty_and_endless_answer_parts_are_bounded() {
         let surveys = SurveyRegistry::new();
         let mut survey = surveys.register();
-        let mut taken = 0_usize;
-        let refused = loop {
+        let mut accepted = 0_usize;
+        let dropped = loop {
             match surveys.add_part(&survey.id, part("a", 0, false, "")) {
-                Ok(()) => taken += 1,
-                Err(refused) => break refused,
+                Ok(()) => accepted += 1,
+                Err(dropped) => break dropped,
             }
             assert!(survey.parts.try_recv().is_ok());
         };
-        assert_eq!((taken, refused), (ANSWERS_BYTES / PART_OVERHEAD, DropReason("too_long_answers")));
+        assert_eq!((accepted, dropped), (MAX_ANSWERS_BYTES / PART_OVERHEAD_BYTES, DropReason("too_long_answers")));
         let waiting = surveys.register();
-        let refused = (0..).find_map(|_| surveys.add_part(&waiting.id, part("a", 0, false, "")).err());
-        assert_eq!(refused, Some(DropReason("too_many_answers")));
+        let dropped = (0..).find_map(|_| surveys.add_part(&waiting.id, part("a", 0, false, "")).err());
+        assert_eq!(dropped, Some(DropReason("too_many_answers")));
     }
 }

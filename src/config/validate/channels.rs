@@ -1,16 +1,12 @@
-//! Options of channels that contradict each other, or ask for what the broker does not do.
+//! Checks the options of channels: contradictions, bounds, and options that the broker does not support.
 
-use std::time::Duration;
-
-use super::ErrorCollector;
+use super::{ErrorCollector, SECOND, YEAR};
 use crate::config::{BrokerKind, ChannelOptions, Config, RecoveryMode};
 
-/// Most publications that a channel may keep: looking at all of them at once must not be felt by others.
-const HISTORY_SIZE: usize = 1_000_000;
-const SECOND: Duration = Duration::from_secs(1);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// Maximum publications in the history of a channel: searching all of them must not delay other channels.
+const MAX_HISTORY_SIZE: usize = 1_000_000;
 
-/// Plain channels and those of each namespace.
+/// Checks the options of channels without a namespace, and of each namespace.
 pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {
     check_options("channels", &config.channels, config, errors);
     for namespace in &config.namespaces {
@@ -20,8 +16,8 @@ pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {
 
 fn check_options(key: &str, options: &ChannelOptions, config: &Config, errors: &mut ErrorCollector) {
     let has_history = options.has_history();
-    let bound = format!("history_size must be at most {HISTORY_SIZE}");
-    errors.require(options.history_size <= HISTORY_SIZE, key, bound);
+    let bound = format!("history_size must be at most {MAX_HISTORY_SIZE}");
+    errors.require(options.history_size <= MAX_HISTORY_SIZE, key, bound);
     errors.require(
         (SECOND..=YEAR).contains(&options.history_ttl),
         key,
@@ -37,12 +33,12 @@ fn check_options(key: &str, options: &ChannelOptions, config: &Config, errors: &
         ("force_recovery", options.force_recovery),
         ("force_recovery_mode = \"cache\"", options.force_recovery_mode == RecoveryMode::Cache),
     ] {
-        errors.require(has_history || !is_set, key, format!("{name} needs a history: set history_size"));
+        errors.require(has_history || !is_set, key, format!("{name} requires a history: set history_size"));
     }
     errors.require(
         options.join_leave || !options.force_push_join_leave,
         key,
-        "force_push_join_leave pushes what is not there: set join_leave = true",
+        "force_push_join_leave requires join_leave = true",
     );
     for (name, is_set) in
         [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
@@ -50,7 +46,7 @@ fn check_options(key: &str, options: &ChannelOptions, config: &Config, errors: &
         errors.require(
             !is_set || config.broker.kind == BrokerKind::Memory,
             key,
-            format!("{name} works over Redis with a later version; leave it out, or set broker.type = \"memory\""),
+            format!("{name} is not supported with Redis yet; remove it, or set broker.type = \"memory\""),
         );
     }
 }

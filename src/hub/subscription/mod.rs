@@ -113,15 +113,15 @@ pub(super) struct Ended {
 type HistoryQuery = (HistoryRequest, Retention);
 
 impl Subscription<Requested> {
-    /// Creates a subscription that a session asks for. `announcement` builds a push that is queued before the reply, if the
-    /// session was not subscribed to the channel yet.
-    pub fn new(
-        channel: Channel,
-        source: SubscriptionSource,
-        options: SubscriptionOptions,
-        announcement: Option<ReplyBuilder>,
-    ) -> Self {
-        Self { channel, source, stage: Requested { options, announcement } }
+    /// Creates a subscription that a session asks for.
+    pub fn new(channel: Channel, source: SubscriptionSource, options: SubscriptionOptions) -> Self {
+        Self { channel, source, stage: Requested { options, announcement: None } }
+    }
+
+    /// Adds pushes that are queued before the reply, if the session was not subscribed to the channel yet.
+    pub fn announced_by(mut self, announcement: ReplyBuilder) -> Self {
+        self.stage.announcement = Some(announcement);
+        self
     }
 
     fn resolving(self, catch_up: CatchUp, query: Option<HistoryQuery>) -> Subscription<Resolving> {

@@ -1,11 +1,16 @@
-//! What a client says: the first message, then commands, one after the other. A command that has to wait for hub or broker
-//! holds up what the same client said after it, and nothing else. Who it is stands in [`identity`], what it does with
-//! channels in [`channels`], what it asks of their memory in [`memory`].
+//! The commands of a client: one file for each, from what the client sent to its effect. They are handled one after the
+//! other. A command that waits for hub or broker holds up the later ones of the same client, and nothing else.
 
-mod channels;
-mod identity;
-mod memory;
-mod subscribing;
+mod buffer;
+mod connect;
+mod history;
+mod presence;
+mod publish;
+mod refresh;
+mod server_side;
+mod sub_refresh;
+mod subscribe;
+mod unsubscribe;
 
 use std::{
     sync::Arc,
@@ -13,90 +18,52 @@ use std::{
 };
 
 use actix::prelude::*;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
-pub(super) use self::identity::ClaimsChange;
+pub(super) use self::buffer::CommandBuffer;
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
-    auth::{
-        Claims,
-        credentials::{self, FirstMessage},
-    },
-    hub::CloseReason,
-    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, Format, MalformedCommand},
+    auth::{ChannelRight, Claims},
+    channel::Channel,
+    hub::{CloseReason, GetSubscription, SubscriptionSource},
+    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand},
 };
 
-/// How long one client may keep the thread before others have their turn, and how many commands it may do: most take a
-/// microsecond, but a token that comes with one takes up to a third of a millisecond to verify (ES384).
+/// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
+/// most take a microsecond, but a token that comes with one takes up to a third of a millisecond to verify (ES384).
 const TURN: Duration = Duration::from_millis(2);
-const COMMANDS_AT_ONCE: usize = 64;
-
-/// A frame of which some commands are still to be done.
-#[derive(Default)]
-pub(super) struct CommandBuffer {
-    frame: Option<Bytes>,
-    /// Bytes of `frame` up to the command behind the one in hand.
-    consumed: u32,
-    /// The next command has been put back, and was counted when it came.
-    is_put_back: bool,
-}
-
-impl CommandBuffer {
-    pub(super) fn fill(&mut self, frame: Bytes) {
-        *self = Self { frame: Some(frame), consumed: 0, is_put_back: false };
-    }
-
-    /// The next command, unread; `None` when all are done. Behind one that is malformed nothing is found.
-    fn next(&mut self, format: Format) -> Option<Result<Bytes, MalformedCommand>> {
-        let mut frame = self.frame.take()?;
-        let consumed = std::mem::take(&mut self.consumed) as usize;
-        frame.advance(consumed.min(frame.len()));
-        if consumed > 0 && frame.is_empty() {
-            return None;
-        }
-        Some(format.find_first_message(&frame).map(|(message, next)| {
-            // A frame is at most `limits.message_bytes`, far below 4 GiB.
-            self.consumed = u32::try_from(next).unwrap_or(u32::MAX);
-            let message = frame.slice(message);
-            self.frame = Some(frame);
-            message
-        }))
-    }
-
-    /// The command in hand is to come again.
-    fn put_back(&mut self) {
-        (self.consumed, self.is_put_back) = (0, true);
-    }
-}
+const COMMANDS_PER_TURN: usize = 64;
 
 /// What a command has come to.
 pub(super) enum CommandOutcome {
-    /// Answered, or there is nothing to answer.
+    /// It is answered, or has no answer.
     Finished,
-    /// Answered when this is ready.
+    /// It is answered when this is ready.
     Pending(LocalBoxFuture<'static, CommandAnswer>),
 }
 
-/// What is answered to a command.
+/// The answer to a command.
 pub(super) struct CommandAnswer {
     id: u32,
-    result: Result<CommandReply, CommandFailure>,
+    result: CommandResult,
 }
 
-/// A command was done.
+type CommandResult = Result<CommandReply, CommandFailure>;
+
+/// How a successful command is answered.
 enum CommandReply {
-    /// This frame says so.
+    /// By this frame.
     Frame(Bytes),
-    /// The hub has answered, in the turn in which the session began to receive.
+    /// By the hub, in the turn in which the subscriptions became live.
     SentByHub,
 }
 
-/// A command was not done.
-enum CommandFailure {
-    /// The client is told.
+/// Why a command failed.
+pub(super) enum CommandFailure {
+    /// The client gets an error reply.
     Error(ErrorCode),
-    /// The session cannot go on.
+    /// The session is closed.
     Close(Disconnect),
 }
 
@@ -106,47 +73,49 @@ impl<E: Into<ErrorCode>> From<E> for CommandFailure {
     }
 }
 
-impl CommandAnswer {
-    fn error(id: u32, error: ErrorCode) -> Self {
-        Self { id, result: Err(error.into()) }
+impl CommandOutcome {
+    /// Answers command `id` when its result is ready.
+    fn pending(id: u32, result: impl Future<Output = CommandResult> + 'static) -> Self {
+        Self::Pending(result.map(move |result| CommandAnswer { id, result }).boxed_local())
     }
 }
 
 impl Session {
-    /// Does what waits in the inbox, as far as it can be done at once.
+    /// Handles the commands that are in the buffer, until one has to wait.
     pub(super) fn process_commands(&mut self, ctx: &mut Context<Self>) {
         let end = Instant::now() + TURN;
-        for number in 0..COMMANDS_AT_ONCE {
+        for number in 0..COMMANDS_PER_TURN {
             if number > 0 && Instant::now() >= end {
                 break;
             }
             let Some(message) = self.commands.next(self.format) else { return self.flush() };
-            // What came before may have waited for a broker: the token's time may be over, or the hub has closed us.
+            // The command before may have waited for a broker: the token may have expired, or the hub closed the session.
             if self.has_expired() {
                 return self.close(CloseReason::EXPIRED);
             }
             if self.outbox.is_closing() {
                 return self.enter_closing();
             }
-            let done = self.handle_message(message);
-            if self.finish_or_wait(done, ctx) {
+            let outcome = self.handle_message(message);
+            if self.finish_or_wait(outcome, ctx) {
                 return self.flush();
             }
         }
         self.flush();
-        let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-        ctx.wait(others.map(|(), session, ctx| session.process_commands(ctx)));
+        let other_tasks = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+        ctx.wait(other_tasks.map(|(), session, ctx| session.process_commands(ctx)));
     }
 
-    /// Answers what was done outside of a message, and then goes on with messages.
-    pub(super) fn finish_then_continue(&mut self, done: CommandOutcome, ctx: &mut Context<Self>) {
-        let _ = self.finish_or_wait(done, ctx);
+    /// Answers what did not begin with a message, then goes on with messages.
+    pub(super) fn finish_then_continue(&mut self, outcome: CommandOutcome, ctx: &mut Context<Self>) {
+        let _ = self.finish_or_wait(outcome, ctx);
         self.flush();
     }
 
-    /// Answers; or, if that has to wait, does so later and goes on then.
-    fn finish_or_wait(&mut self, done: CommandOutcome, ctx: &mut Context<Self>) -> bool {
-        let CommandOutcome::Pending(mut answer) = done else { return false };
+    /// Answers now if the outcome is ready. Otherwise answers later and goes on with messages then; returns whether it has to
+    /// wait.
+    fn finish_or_wait(&mut self, outcome: CommandOutcome, ctx: &mut Context<Self>) -> bool {
+        let CommandOutcome::Pending(mut answer) = outcome else { return false };
         if let Some(answer) = (&mut answer).now_or_never() {
             self.answer(answer);
             return false;
@@ -159,20 +128,14 @@ impl Session {
     }
 
     fn handle_message(&mut self, message: Result<Bytes, MalformedCommand>) -> CommandOutcome {
-        let verdict =
-            if std::mem::take(&mut self.commands.is_put_back) { RateVerdict::Allowed } else { self.charge_command() };
+        let verdict = if self.commands.take_put_back() { RateVerdict::Allowed } else { self.charge_command() };
         if verdict == RateVerdict::Flooding {
-            self.close(&Disconnect::TOO_MANY_REQUESTS);
-            return CommandOutcome::Finished;
+            return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
         }
-        let Ok(message) = message else {
-            self.protocol_error(&Disconnect::BAD_REQUEST);
-            return CommandOutcome::Finished;
-        };
+        let Ok(message) = message else { return self.protocol_error(&Disconnect::BAD_REQUEST) };
         if let Some(text) = self.token_text(&message) {
             if verdict == RateVerdict::Limited {
-                self.close(&Disconnect::TOO_MANY_REQUESTS);
-                return CommandOutcome::Finished;
+                return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
             }
             return self.authenticate_by_text(text);
         }
@@ -181,74 +144,66 @@ impl Session {
             (AuthState::Unauthenticated, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
             {
-                self.close(&Disconnect::BAD_REQUEST);
-                CommandOutcome::Finished
+                self.fail(0, CommandFailure::Close(Disconnect::BAD_REQUEST))
             }
             (_, Ok(Command { id: id @ 1.., .. })) if verdict == RateVerdict::Limited => {
-                self.answer(CommandAnswer::error(id, ErrorCode::TooManyRequests));
-                CommandOutcome::Finished
+                self.fail(id, ErrorCode::TooManyRequests.into())
             }
-            (_, Ok(command)) => self.authorize_command(command, &message),
-            (_, Err(_)) => {
-                self.protocol_error(&Disconnect::BAD_REQUEST);
-                CommandOutcome::Finished
+            (_, Ok(command)) => {
+                let id = command.id;
+                self.authorize_command(command, &message).unwrap_or_else(|failure| self.fail(id, failure))
             }
+            (_, Err(_)) => self.protocol_error(&Disconnect::BAD_REQUEST),
         }
     }
 
-    /// Text that brings a token, and is no command.
-    fn token_text<'m>(&self, message: &'m Bytes) -> Option<&'m str> {
-        // The reader has checked that text is UTF-8.
-        let text = std::str::from_utf8(message).ok().filter(|_| self.format == Format::Json)?;
-        (credentials::parse_first_message(text) != FirstMessage::Other).then_some(text)
-    }
-
-    /// Something that is no command: it ends an SDK session and one that is nobody, with this; a plain one is told.
-    pub(super) fn protocol_error(&mut self, otherwise: &Disconnect) {
+    /// Handles a message that is not a command. A plain session gets an error reply, until it has sent more of them than
+    /// `limits.errors`; an SDK session and one that is not authenticated are closed with `disconnect`.
+    pub(super) fn protocol_error(&mut self, disconnect: &Disconnect) -> CommandOutcome {
         self.protocol_errors += 1;
         match self.auth_state {
             AuthState::Plain(_) if self.protocol_errors > self.services.config.limits.errors => {
                 self.close(&Disconnect::TOO_MANY_ERRORS);
             }
-            AuthState::Plain(_) => self.answer(CommandAnswer::error(0, ErrorCode::BadRequest)),
-            AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(otherwise),
+            AuthState::Plain(_) => return self.fail(0, ErrorCode::BadRequest.into()),
+            AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(disconnect),
             AuthState::Rejected { .. } => {}
         }
+        CommandOutcome::Finished
     }
 
-    /// A command of somebody: first the token that it carries, or should.
-    fn authorize_command(&mut self, Command { id, token, method }: Command<'_>, message: &Bytes) -> CommandOutcome {
+    /// Handles the token that a command carries, if any, and then the command.
+    fn authorize_command(
+        &mut self,
+        Command { id, token, method }: Command<'_>,
+        message: &Bytes,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let is_token_required = self.services.config.auth.require_token_per_message;
         let (method, token) = match (method, token) {
-            (CommandMethod::Connect(request), token)
-                if request.token.is_some() || token.is_some() || !self.wants_tokens() =>
+            (CommandMethod::Connect(command), token)
+                if command.token.is_some() || token.is_some() || !is_token_required =>
             {
-                return self.connect(id, request.token.or(token), &request.subs);
+                return self.connect(id, command.token.or(token), &command.subs);
             }
             (CommandMethod::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
         };
         match token {
-            Some(token) => match self.adopt_command_token(id, &token) {
-                Ok(CommandOutcome::Finished) => {}
-                Ok(joining) => {
-                    // The command comes again when the session has what its new token brings, and no more.
+            Some(token) => {
+                let outcome = self.adopt_command_token(id, &token)?;
+                if let CommandOutcome::Pending(_) = outcome {
+                    // The command is handled when the session has the subscriptions of its new token, and no others.
                     self.commands.put_back();
-                    return joining;
+                    return Ok(outcome);
                 }
-                Err(failed) => return self.fail(id, failed),
-            },
-            None if self.wants_tokens() && !matches!(method, CommandMethod::Pong) => {
-                return self.fail(id, ErrorCode::Unauthorized.into());
+            }
+            None if is_token_required && !matches!(method, CommandMethod::Pong) => {
+                return Err(ErrorCode::Unauthorized.into());
             }
             None => {}
         }
-        let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
+        let Some(claims) = self.auth_state.claims().cloned() else { return Ok(CommandOutcome::Finished) };
         self.run_command(id, method, message, &claims)
-    }
-
-    /// Whether every command must carry a token.
-    fn wants_tokens(&self) -> bool {
-        self.services.config.auth.require_token_per_message
     }
 
     fn run_command(
@@ -257,40 +212,65 @@ impl Session {
         method: CommandMethod<'_>,
         message: &Bytes,
         claims: &Arc<Claims>,
-    ) -> CommandOutcome {
-        let done = match method {
-            CommandMethod::Pong => {
-                self.outbox.note_pong();
-                return CommandOutcome::Finished;
-            }
-            CommandMethod::Send { .. } => {
-                self.close(&Disconnect::NOT_AVAILABLE);
-                return CommandOutcome::Finished;
-            }
-            CommandMethod::Ping => {
-                self.reply(id, &protocol::Reply::Ping);
-                return CommandOutcome::Finished;
-            }
-            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
-            CommandMethod::Presence { channel } => self.presence(id, &channel, claims),
-            CommandMethod::PresenceStats { channel } => self.presence_stats(id, &channel, claims),
-            CommandMethod::History(request) => self.history(id, &request, claims),
-            CommandMethod::Subscribe(request) => self.subscribe(id, &request, claims),
+    ) -> Result<CommandOutcome, CommandFailure> {
+        match method {
+            CommandMethod::Subscribe(command) => self.subscribe(id, &command, claims),
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             CommandMethod::Unsubscribe { channel } => self.unsubscribe(id, &channel),
-            CommandMethod::Publish { channel, data: Some(data) } => {
-                let data = protocol::to_single_line(message, data);
+            CommandMethod::Publish { channel, data } => {
+                let data = protocol::to_single_line(message, data.ok_or(ErrorCode::BadRequest)?);
                 self.publish(id, &channel, data, claims)
             }
-            CommandMethod::Publish { data: None, .. } => Err(ErrorCode::BadRequest.into()),
-            // Done before.
+            CommandMethod::History(command) => self.history(id, &command, claims),
+            CommandMethod::Presence { channel } => self.presence(id, &channel, claims),
+            CommandMethod::PresenceStats { channel } => self.presence_stats(id, &channel, claims),
+            CommandMethod::Ping => {
+                self.reply(id, &protocol::Reply::Ping);
+                Ok(CommandOutcome::Finished)
+            }
+            CommandMethod::Pong => {
+                self.outbox.note_pong();
+                Ok(CommandOutcome::Finished)
+            }
+            // There is no backend. `send` has no reply that could say so.
+            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
+            CommandMethod::Send { .. } => Err(CommandFailure::Close(Disconnect::NOT_AVAILABLE)),
+            // Handled with their tokens, unless a required token is missing.
             CommandMethod::Connect(_) | CommandMethod::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
-        };
-        done.unwrap_or_else(|failed| self.fail(id, failed))
+        }
     }
 
-    fn fail(&mut self, id: u32, failed: CommandFailure) -> CommandOutcome {
-        self.answer(CommandAnswer { id, result: Err(failed) });
+    /// Checks a right. Asks the hub for the session's subscription if the right depends on it, or if `needs_subscription`;
+    /// returns its source then.
+    fn check_right(
+        &self,
+        right: ChannelRight,
+        channel: &Channel,
+        claims: &Arc<Claims>,
+        needs_subscription: bool,
+    ) -> impl Future<Output = Result<Option<SubscriptionSource>, ErrorCode>> + use<> {
+        let permissions = self.services.permissions.clone();
+        let asks_hub = needs_subscription || permissions.depends_on_subscription(right, channel);
+        let (key, channel, claims) = (self.key, channel.clone(), claims.clone());
+        let found = asks_hub.then(|| self.services.hub.send(GetSubscription { key, channel: channel.clone() }));
+        async move {
+            let source = match found {
+                Some(found) => found.await.unwrap_or(None),
+                None => None,
+            };
+            permissions.may(right, &claims, &channel, source.is_some())?;
+            Ok(source)
+        }
+    }
+
+    /// Returns the maximum bytes of a reply. It has to fit into the outbox too, or the client would be closed for its command.
+    fn max_reply_bytes(&self) -> usize {
+        let limits = &self.services.config.limits;
+        limits.reply_bytes.min(limits.outbox_bytes / 2)
+    }
+
+    fn fail(&mut self, id: u32, failure: CommandFailure) -> CommandOutcome {
+        self.answer(CommandAnswer { id, result: Err(failure) });
         CommandOutcome::Finished
     }
 
@@ -304,30 +284,5 @@ impl Session {
             }
             Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_read_one_by_one_and_again_after_put_back() {
-        let all =
-            |commands: &mut CommandBuffer| std::iter::from_fn(|| commands.next(Format::Json)?.ok()).collect::<Vec<_>>();
-        let lines = |text: &'static str| {
-            let mut commands = CommandBuffer::default();
-            commands.fill(Bytes::from_static(text.as_bytes()));
-            all(&mut commands)
-        };
-        assert_eq!(lines("a\nb"), ["a", "b"]);
-        assert_eq!(lines("a\n\nb\n"), ["a", "", "b"]);
-        assert_eq!(lines(""), [""]);
-        assert_eq!(lines("\n"), [""]);
-        let mut commands = CommandBuffer::default();
-        commands.fill(Bytes::from_static(b"a\nb"));
-        commands.next(Format::Json).unwrap().unwrap();
-        commands.put_back();
-        assert_eq!(all(&mut commands), ["a", "b"]);
     }
 }

@@ -93,6 +93,8 @@ export function forCommand(error, channel) {
         title: `No namespace for ${what}`,
         text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Plain names have none.",
       };
+    case 101:
+      return { title: "A token is required", text: "Send a valid token with the command (auth.require_token_per_message).", action: "login" };
     case 103:
       return {
         title: `No right to ${what}`,
@@ -100,6 +102,10 @@ export function forCommand(error, channel) {
           "Neither the token's caps nor the hub's configuration grants it: see channels.allow_subscribe and " +
           "channels.allow_publish.",
       };
+    case 104:
+      return { title: "The hub does not know this method", text: "This page may be of another version: reload it." };
+    case 105:
+      return { title: `Already subscribed to ${what}`, text: "A connection subscribes to a channel once." };
     case 106:
       return { title: "As many channels as there may be", text: "Unsubscribe from one first (limits.channels_per_session)." };
     case 107:
@@ -107,8 +113,15 @@ export function forCommand(error, channel) {
         title: "The hub cannot make sense of it",
         text: "A channel's name has at most 255 bytes and no *, control characters or doubled spaces; data has its limit, too.",
       };
+    case 108:
+      return {
+        title: "Not enabled",
+        text: "Enable it in the channel's options (channels.history_size, channels.presence). The hub has no rpc.",
+      };
     case 109:
       return EXPIRED;
+    case 112:
+      return { title: "The missed publications are gone", text: "Subscribe again without a position." };
     case 100:
       return { title: "The hub could not do it just now", text: "Its broker may be away for a moment. Try again soon." };
     case 111:
@@ -122,11 +135,14 @@ export function forCommand(error, channel) {
 
 const CLOSES = {
   3001: { title: "The hub is going down", text: "It told its clients to come back: this page does, by itself." },
+  3004: { title: "The hub could not subscribe to the token's channels", text: "Its broker may be unavailable. The page connects again." },
   3005: EXPIRED,
+  3006: { ...EXPIRED, title: "A subscription of the token has expired" },
   3008: {
     title: "This page read too slowly",
     text: "More waited for it than limits.outbox_bytes allows. It connects again by itself; unsubscribe from what is too loud.",
   },
+  3010: { title: "A publication is missing", text: "The page connects again to recover it." },
   3012: { title: "No answer to a ping", text: "The network stood still, or the computer slept. The page connects again by itself." },
   3013: { title: "Too many commands", text: "The page asked faster than limits.commands_per_second. It connects again by itself." },
   3500: NOT_TAKEN,
@@ -147,6 +163,8 @@ const CLOSES = {
     text: "More than limits.channels_per_session. Ask for a token with fewer.",
     action: "login",
   },
+  3506: { title: "Text on a Protobuf connection, or the reverse", text: "This page may be of another version: reload it.", action: "connect" },
+  3508: { title: "Not available", text: "The hub has no send command.", action: "connect" },
   3509: { title: "Too many errors", text: "The hub had enough of messages it cannot read. Connect again.", action: "connect" },
 };
 

@@ -1,7 +1,7 @@
 //! Channel names, patterns of them, and who may do what where: what is not granted is not given, however a name looks.
 
 use wardcast::{
-    auth::{Capability, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
+    auth::{Capability, ChannelRight, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
     channel::{Channel, MAX_BYTES, Pattern},
     clock::NEVER,
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace},
@@ -145,8 +145,8 @@ impl Scene<'_> {
         let claims = Claims { user: self.user.into(), grants, ..Claims::anonymous() };
         [
             self.permissions.may_subscribe(&claims, &self.channel, token),
-            self.permissions.may_publish(&claims, &self.channel, false),
-            self.permissions.may_publish(&claims, &self.channel, true),
+            self.permissions.may(ChannelRight::Publish, &claims, &self.channel, false),
+            self.permissions.may(ChannelRight::Publish, &claims, &self.channel, true),
         ]
     }
 

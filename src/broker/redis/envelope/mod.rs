@@ -1,7 +1,8 @@
-//! What travels over the bus, as bytes and (in [`read`]) back; pure. Broker, probe and survey encode, the inbox decodes.
+//! The messages of the bus: encodes them, and decodes them in [`read`]. Broker, probe and survey encode, the inbox decodes.
+//! There is no I/O here.
 //!
-//! `"WC"`, version, kind, then the fields of the kind; a field is its length (u32, big-endian) and its bytes, the last one
-//! is what is left.
+//! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
+//! bytes; the last field has no length and ends with the message.
 
 mod read;
 
@@ -18,72 +19,72 @@ use crate::{
 pub(super) use read::decode;
 
 const MAGIC: &[u8; 2] = b"WC";
-/// Raised when an old instance would misread a message; it drops the new ones and counts them.
+/// To be raised when an old instance would misread a message. It drops and counts the messages of another version.
 const VERSION: u8 = 1;
 
 const PUBLICATION: u8 = b'p';
 const QUESTION: u8 = b'q';
-/// Not `a`: those were answers in one piece.
+/// Not `a`, which marked answers that were sent in one piece.
 const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 
-/// What an answer's part carries beside the instance and the answer.
+/// Bytes of a part besides the instance and the answer, rounded up.
 const ANSWER_OVERHEAD: usize = 64;
 
-/// One survey, among all of all instances.
+/// Identifies a survey among those of all instances.
 pub(super) type SurveyId = [u8; 16];
 
-/// A message that is ours and came where it belongs.
+/// A valid message that came over the right PUB/SUB channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BusMessage {
     /// For the local subscribers.
     Publication(Publication),
-    /// Another instance, or this one, asks.
+    /// A survey question of another instance, or of this one.
     Question {
-        /// To be put into the answer.
+        /// Has to be repeated in the answer.
         id: SurveyId,
-        /// Who waits for it.
+        /// The instance that waits for the answer.
         asker: String,
-        /// What is asked.
+        /// The question.
         question: SurveyQuestion,
     },
-    /// To a question of ours.
+    /// A part of an answer to a survey of this instance.
     Answer {
-        /// Which one.
+        /// The survey.
         id: SurveyId,
-        /// Part of the answer.
+        /// The part.
         part: AnswerPart,
     },
     /// For the local sessions of a user.
     Control(Control),
-    /// We hear ourselves.
+    /// A probe that this instance has sent.
     Probe {
-        /// What we said.
+        /// The number that it was sent with.
         nonce: u64,
     },
 }
 
-/// A part of one instance's answer; together, in their order, they are the answer.
+/// A part of one instance's answer. The parts in their order make up the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AnswerPart {
-    /// Who answers.
+    /// The instance that answers.
     pub(super) instance: Bytes,
     /// Counted from 0.
     pub(super) number: u32,
-    /// Nothing follows.
+    /// No part follows.
     pub(super) is_last: bool,
     /// Bytes of the answer.
     pub(super) bytes: Bytes,
 }
 
-/// Why something on the bus is not taken; the text is the metric's label.
+/// Why a message of the bus was dropped. The text is the label of the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DropReason(pub(super) &'static str);
 
-/// A publication as bytes. Positions do not travel: histories over Redis are none yet.
+/// Encodes a publication, without its position: this broker has no histories.
 pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
-    // An object of strings: nothing in it can fail to be written.
+    // Cannot fail: the tags are an object of strings.
     let tags = (!publication.tags.is_empty()).then(|| serde_json::to_vec(&publication.tags).unwrap_or_default());
     let mut bytes = begin_message(PUBLICATION, publication.cost_bytes());
     write_field(&mut bytes, publication.channel.as_str().as_bytes());
@@ -92,7 +93,7 @@ pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
     bytes
 }
 
-/// A question as bytes.
+/// Encodes a survey question.
 pub(super) fn encode_question(id: &SurveyId, asker: &str, question: SurveyQuestion) -> Vec<u8> {
     let mut bytes = begin_message(QUESTION, 64 + asker.len());
     bytes.extend_from_slice(id);
@@ -104,22 +105,22 @@ pub(super) fn encode_question(id: &SurveyId, asker: &str, question: SurveyQuesti
     bytes
 }
 
-/// An answer as messages of at most `most` bytes, if that is room for anything.
+/// Encodes an answer as messages of at most `max_bytes`, or with one byte of the answer each if `max_bytes` is too small.
 pub(super) fn encode_answer(
     id: &SurveyId,
     instance: &str,
     answer: &[u8],
-    most: usize,
+    max_bytes: usize,
 ) -> impl Iterator<Item = Vec<u8>> {
-    let room = most.saturating_sub(ANSWER_OVERHEAD + instance.len()).max(1);
-    // Nothing is an answer too: one part.
+    let room = max_bytes.saturating_sub(ANSWER_OVERHEAD + instance.len()).max(1);
+    // An empty answer has one part, too.
     let count = answer.len().div_ceil(room).max(1);
     (0..count).map(move |number| {
         let bytes = &answer[number * room..answer.len().min((number + 1) * room)];
         let mut message = begin_message(ANSWER, ANSWER_OVERHEAD + instance.len() + bytes.len());
         message.extend_from_slice(id);
         write_field(&mut message, instance.as_bytes());
-        // Never cut: an answer is bounded far below.
+        // Never saturates: the size of an answer has a limit far below.
         message.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
         message.push(u8::from(number + 1 == count));
         message.extend_from_slice(bytes);
@@ -127,15 +128,15 @@ pub(super) fn encode_answer(
     })
 }
 
-/// An order as bytes.
+/// Encodes a control.
 pub(super) fn encode_control(control: &Control) -> Vec<u8> {
     let mut bytes = begin_message(CONTROL, 256);
-    // Strings and numbers: there is nothing in it that is not JSON.
+    // Cannot fail: a control has only strings and numbers.
     bytes.extend(serde_json::to_vec(control).unwrap_or_default());
     bytes
 }
 
-/// A probe as bytes.
+/// Encodes a probe.
 pub(super) fn encode_probe(nonce: u64) -> Vec<u8> {
     let mut bytes = begin_message(PROBE, 16);
     bytes.extend_from_slice(&nonce.to_be_bytes());
@@ -188,13 +189,13 @@ mod tests {
             assert_eq!(decode(news(), encode_publication(&sent).into()), Ok(BusMessage::Publication(sent)));
         }
         let (id, asker) = ([7; 16], "a".to_owned());
-        let asked = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
+        let received = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
         assert_eq!(
             decode(MessageSource::Control, encode_question(&id, "a", SurveyQuestion::Channels).into()),
-            Ok(asked)
+            Ok(received)
         );
-        let ordered = sample_control("unsubscribe");
-        assert_eq!(decode(MessageSource::Control, encode_control(&ordered).into()), Ok(BusMessage::Control(ordered)));
+        let sent = sample_control("unsubscribe");
+        assert_eq!(decode(MessageSource::Control, encode_control(&sent).into()), Ok(BusMessage::Control(sent)));
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
     }
 
@@ -202,41 +203,34 @@ mod tests {
     fn answer_is_split_into_as_many_parts_as_it_needs() {
         let id = [7; 16];
         for (length, parts) in [(0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)] {
-            let whole: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let answer: Vec<u8> = (0..length).map(|n| n as u8).collect();
             let (mut joined, mut numbers) = (Vec::new(), 0);
-            for message in encode_answer(&id, "b", &whole, ANSWER_OVERHEAD + 1 + 100) {
+            for message in encode_answer(&id, "b", &answer, ANSWER_OVERHEAD + 1 + 100) {
                 assert!(message.len() <= ANSWER_OVERHEAD + 1 + 100);
                 let Ok(BusMessage::Answer { id: [7, ..], part }) = decode(MessageSource::Replies, message.into())
                 else {
-                    panic!("not taken")
+                    panic!("a valid message")
                 };
                 assert_eq!((part.number, &part.instance[..]), (numbers, &b"b"[..]));
                 numbers += 1;
                 assert_eq!(part.is_last, numbers == parts);
                 joined.extend(part.bytes);
             }
-            assert_eq!((numbers, joined), (parts, whole));
+            assert_eq!((numbers, joined), (parts, answer));
         }
     }
 
     #[test]
     fn decoded_data_is_a_slice_of_the_message() {
         let message = Bytes::from(encode_publication(&sample("[1,2,3]", None)));
-        let Ok(BusMessage::Publication(taken)) = decode(news(), message.clone()) else { panic!("not taken") };
-        assert!(message.as_ptr_range().contains(&taken.data.as_ptr()));
+        let Ok(BusMessage::Publication(decoded)) = decode(news(), message.clone()) else { panic!("a valid message") };
+        assert!(message.as_ptr_range().contains(&decoded.data.as_ptr()));
     }
 
     #[test]
     fn forged_publications_are_dropped_with_their_reason() {
-        for (data, why) in [
-            ("", "not_json"),
-            ("{", "not_json"),
-            ("1 2", "not_json"),
-            ("[1,\n2]", "not_json"),
-            ("\"\r\"", "not_json"),
-            ("nope", "not_json"),
-        ] {
-            assert_eq!(reason(news(), encode_publication(&sample(data, None))), why, "{data:?}");
+        for data in ["", "{", "1 2", "[1,\n2]", "\"\r\"", "nope"] {
+            assert_eq!(reason(news(), encode_publication(&sample(data, None))), "not_json", "{data:?}");
         }
         assert_eq!(reason(news(), encode_publication(&sample("1", Some("{")))), "not_json");
         let many = format!("{{{}}}", (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(","));
@@ -248,23 +242,27 @@ mod tests {
             forged.push(b'1');
             assert_eq!(reason(news(), forged), "tags", "{tags}");
         }
-        assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x20".to_vec()), "truncated");
-        assert_eq!(reason(news(), b"WC\x01p\0\0\0\x04news\x401".to_vec()), "flags");
-        assert_eq!(reason(news(), b"WC\x01pgarbage".to_vec()), "truncated");
-        assert_eq!(reason(news(), b"hello".to_vec()), "not_ours");
-        assert_eq!(reason(news(), Vec::new()), "not_ours");
-        assert_eq!(reason(news(), b"WC\x02p".to_vec()), "version");
-        assert_eq!(reason(news(), b"WC\x01?".to_vec()), "kind");
-        assert_eq!(reason(news(), encode_probe(1)), "misplaced");
-        assert_eq!(reason(MessageSource::Control, encode_publication(&sample("1", None))), "misplaced");
-        let other = MessageSource::Channel(Channel::new("other").unwrap());
-        assert_eq!(reason(other, encode_publication(&sample("1", None))), "other_channel");
         let mut not_text = encode_publication(&sample("\"?\"", None));
         let question_mark = not_text.len() - 2;
         not_text[question_mark] = 0xff;
-        assert_eq!(reason(news(), not_text), "not_text");
-        assert_eq!(reason(MessageSource::Probe, [encode_probe(1), vec![0]].concat()), "trailing");
-        assert_eq!(reason(MessageSource::Control, encode_question(&[0; 16], "", SurveyQuestion::Channels)), "instance");
+        let other = MessageSource::Channel(Channel::new("other").unwrap());
+        for (source, message, why) in [
+            (news(), b"WC\x01p\0\0\0\x04news\x20".to_vec(), "truncated"),
+            (news(), b"WC\x01p\0\0\0\x04news\x401".to_vec(), "flags"),
+            (news(), b"WC\x01pgarbage".to_vec(), "truncated"),
+            (news(), b"hello".to_vec(), "not_ours"),
+            (news(), Vec::new(), "not_ours"),
+            (news(), b"WC\x02p".to_vec(), "version"),
+            (news(), b"WC\x01?".to_vec(), "kind"),
+            (news(), encode_probe(1), "misplaced"),
+            (news(), not_text, "not_text"),
+            (other, encode_publication(&sample("1", None)), "other_channel"),
+            (MessageSource::Control, encode_publication(&sample("1", None)), "misplaced"),
+            (MessageSource::Control, encode_question(&[0; 16], "", SurveyQuestion::Channels), "instance"),
+            (MessageSource::Probe, [encode_probe(1), vec![0]].concat(), "trailing"),
+        ] {
+            assert_eq!(reason(source, message), why);
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Messages on their way in. Whoever can write to Redis can write them, so that everything is checked again, as if it came
-//! from a client. Data is not copied: the pieces are slices of the message.
+//! Decodes messages of the bus. Everyone who can write to Redis can send them, so everything is checked again, as if it came
+//! from a client. Data is not copied: it stays a slice of the message.
 
 use std::sync::Arc;
 
@@ -21,16 +21,17 @@ use crate::{
     tags::Tags,
 };
 
-/// Longest id of an instance that is taken from the bus: it becomes part of a channel name.
+/// Maximum length of an instance's id in a message, because it becomes part of a PUB/SUB channel's name.
 const MAX_INSTANCE_BYTES: usize = 255;
-/// Longest order that is read: what [`Control::check`] lets pass, with everything in it escaped, is below.
+/// Maximum length of an encoded control. Everything that [`Control::validate`] accepts is shorter, even if every character is
+/// escaped.
 pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
 
 const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
 const NOT_TEXT: DropReason = DropReason("not_text");
 
-/// Reads a message that came from `source`.
+/// Decodes a message that came from `source`.
 pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
     let mut reader = EnvelopeReader(message);
     if reader.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
@@ -52,7 +53,7 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
     }
 }
 
-/// What is left of a message.
+/// The rest of a message that has not been read yet.
 struct EnvelopeReader(Bytes);
 
 impl EnvelopeReader {
@@ -130,7 +131,7 @@ impl EnvelopeReader {
         if instance.is_empty() || instance.len() > MAX_INSTANCE_BYTES {
             return Err(DropReason("instance"));
         }
-        // Copied: it is kept as long as the survey waits, and would keep the message.
+        // A copy, because the survey keeps it, and a slice would keep the whole message in memory.
         let instance = Bytes::copy_from_slice(&instance);
         let number = self.0.try_get_u32().map_err(|_| TRUNCATED)?;
         let is_last = match self.read_byte()? {
@@ -156,9 +157,9 @@ impl EnvelopeReader {
     }
 }
 
-/// Raw JSON as a [`Publication`] holds it. It goes into replies as it is: a line break in it would begin a new one.
+/// Checks raw JSON for a [`Publication`]. It is copied into replies unchanged, where a line break would begin a new reply.
 fn validate_json(raw: Bytes) -> Result<Bytes, DropReason> {
-    // serde_json skips over strings without looking whether they are UTF-8.
+    // serde_json skips strings without checking that they are UTF-8.
     let text = std::str::from_utf8(&raw).map_err(|_| NOT_TEXT)?;
     if text.contains(['\r', '\n']) || serde_json::from_str::<IgnoredAny>(text).is_err() {
         return Err(DropReason("not_json"));

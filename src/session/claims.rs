@@ -1,0 +1,106 @@
+//! The claims of a session: how tokens become claims, and what new claims change at once.
+
+use std::sync::Arc;
+
+use super::{Session, auth_state::AuthState, command::CommandFailure};
+use crate::{
+    auth::{Claims, ServerSideSubscription, TokenError},
+    channel::Channel,
+    clock::{Millis, NEVER, millis},
+    config::Door,
+    hub::{Reauthorize, SubscriptionSource, UpdateSession},
+    protocol::{Disconnect, ErrorCode, Expiry},
+};
+
+/// Whether new claims change what the subscriptions of a session are allowed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimsChange {
+    /// There are no subscriptions yet, or the claims are equal.
+    Unchanged,
+    /// The hub checks the subscriptions against the new claims.
+    Changed,
+}
+
+impl Session {
+    /// Returns whether the configuration allows to send a token in this way.
+    pub(super) fn accepts_token_by(&self, door: Door) -> bool {
+        self.services.config.auth.doors.contains(&door)
+    }
+
+    /// Returns the claims of a token.
+    ///
+    /// # Errors
+    /// An expired token is error 109. An invalid one, or one of another user than the session's, closes the session.
+    pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
+        let claims = self.services.verifier.verify(token).map_err(|error| {
+            log::debug!("refused token client={} error={error:?}", self.client);
+            match error {
+                TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
+                _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),
+            }
+        })?;
+        match self.auth_state.claims() {
+            Some(current) if current.user != claims.user => Err(CommandFailure::Close(Disconnect::INVALID_TOKEN)),
+            _ => Ok(Arc::new(claims)),
+        }
+    }
+
+    /// Counts the connection for its user (`limits.connections_per_user`), unless it is counted already or has no user.
+    /// Returns whether the user may have it.
+    pub(super) fn acquire_user_permit(&mut self, claims: &Claims) -> bool {
+        if self.user_permit.is_none() && !claims.is_anonymous() {
+            self.user_permit = self.services.user_limit.acquire(&claims.user);
+            return self.user_permit.is_some();
+        }
+        true
+    }
+
+    /// Gives the session new claims, and has the hub end the subscriptions that they do not allow.
+    pub(super) fn adopt_claims(&mut self, claims: Arc<Claims>) -> ClaimsChange {
+        let before = self.auth_state.claims().cloned();
+        self.set_auth_state(self.auth_state.with_claims(claims.clone()));
+        if before.is_none_or(|before| before == claims) {
+            return ClaimsChange::Unchanged;
+        }
+        let permissions = self.services.permissions.clone();
+        let keep = move |channel: &Channel, source: &SubscriptionSource| match source {
+            SubscriptionSource::Client => permissions.may_subscribe(&claims, channel, None).is_ok(),
+            // It has a token and an expiry of its own, for the same user.
+            SubscriptionSource::SubscriptionToken(_) => true,
+            // Only the server API ends it: no token has allowed it.
+            SubscriptionSource::ServerApi(_) => true,
+            SubscriptionSource::ConnectionToken(_) => {
+                server_side_subscriptions(&claims).iter().any(|granted| granted.channel == *channel)
+            }
+        };
+        self.services.hub.do_send(Reauthorize { key: self.key, keep: Box::new(keep) });
+        ClaimsChange::Changed
+    }
+
+    /// Changes the state of the session, and tells outbox and hub what follows from it.
+    pub(super) fn set_auth_state(&mut self, auth_state: AuthState) {
+        self.auth_state = auth_state;
+        self.unauthenticated_permits = None;
+        if let Some(claims) = self.auth_state.claims() {
+            let (key, keep_alive, user) = (self.key, self.keep_alive(), claims.user.clone());
+            self.apply_token_expiry();
+            self.services.hub.do_send(UpdateSession { key, keep_alive, user });
+        }
+    }
+
+    /// Returns how an expiry is sent to the client: as the seconds after which it should refresh. That is the time that is
+    /// left less `auth.refresh_margin`, but at least half of it.
+    pub(super) fn client_expiry(&self, expires_at: Millis) -> Expiry {
+        if expires_at == NEVER {
+            return Expiry::NEVER;
+        }
+        let left = expires_at.saturating_sub(self.services.clock.now()).max(0);
+        let margin = millis(self.services.config.auth.refresh_margin).min(left / 2);
+        Expiry::after(u32::try_from((left - margin) / 1000).unwrap_or(u32::MAX).max(1))
+    }
+}
+
+/// Returns the channels that a token names: the session is subscribed to them without asking.
+pub(super) fn server_side_subscriptions(claims: &Claims) -> &[ServerSideSubscription] {
+    claims.grants.as_ref().map_or(&[], |grants| grants.subscriptions.as_slice())
+}

@@ -1,0 +1,103 @@
+//! `connect`, and the token as text in the first message: how a client authenticates, and the answer that greets it.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{CommandFailure, CommandOutcome};
+use crate::{
+    auth::{
+        Claims,
+        credentials::{self, FirstMessage},
+    },
+    config::{AnonymousAccess, Door},
+    hub::{KeepAlive, ReplyBuilder},
+    protocol::{self, ClientPosition, ConnectResult, Disconnect, Format, Push},
+    session::{Session, auth_state::AuthState, claims::ClaimsChange},
+};
+
+impl Session {
+    /// Returns a message if it is text that brings a token instead of a command.
+    pub(super) fn token_text<'m>(&self, message: &'m Bytes) -> Option<&'m str> {
+        // The reader has checked that text is UTF-8.
+        let text = std::str::from_utf8(message).ok().filter(|_| self.format == Format::Json)?;
+        (credentials::parse_first_message(text) != FirstMessage::Other).then_some(text)
+    }
+
+    /// Handles `Authorization: Bearer T` as a message: the first one authenticates the client, a later one refreshes.
+    pub(super) fn authenticate_by_text(&mut self, text: &str) -> CommandOutcome {
+        if !self.accepts_token_by(Door::Message) {
+            return self.protocol_error(&Disconnect::BAD_REQUEST);
+        }
+        let claims = match credentials::parse_first_message(text) {
+            FirstMessage::Token(token) => self.verify_token(token).ok(),
+            _ => None,
+        };
+        match claims {
+            Some(claims) if self.acquire_user_permit(&claims) => {
+                let change = self.adopt_claims(claims);
+                self.send_connect_push(change)
+            }
+            Some(_) => self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS)),
+            None => self.fail(0, CommandFailure::Close(Disconnect::INVALID_TOKEN)),
+        }
+    }
+
+    /// `connect`. From here on the session is an SDK session. `positions` are the client's positions in channels that its
+    /// token names.
+    pub(super) fn connect(
+        &mut self,
+        id: u32,
+        token: Option<Cow<'_, str>>,
+        positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let accepts_connect = self.accepts_token_by(Door::Connect);
+        let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
+        let claims = match (&self.auth_state, token.filter(|_| accepts_connect)) {
+            (AuthState::Plain(claims), None) => claims.clone(),
+            (AuthState::Unauthenticated | AuthState::Plain(_), Some(token)) => self.verify_token(&token)?,
+            (AuthState::Unauthenticated, None) if accepts_anonymous => Arc::new(Claims::anonymous()),
+            _ => return Err(CommandFailure::Close(Disconnect::BAD_REQUEST)),
+        };
+        if !self.acquire_user_permit(&claims) {
+            return Err(CommandFailure::Close(Disconnect::CONNECTION_LIMIT));
+        }
+        let change = self.adopt_claims(claims);
+        self.set_auth_state(self.auth_state.as_sdk());
+        Ok(self.finish_connect(change, positions, move |format, result| {
+            format.encode_reply(id, &protocol::Reply::Connect(result))
+        }))
+    }
+
+    /// Tells the client of a plain session that it is connected.
+    pub(in crate::session) fn send_connect_push(&mut self, change: ClaimsChange) -> CommandOutcome {
+        self.finish_connect(change, &BTreeMap::new(), |format, result| format.encode_push(&Push::Connect(result)))
+    }
+
+    /// Subscribes the session to the channels that its token names, then sends what `encode` makes of the result.
+    fn finish_connect(
+        &mut self,
+        change: ClaimsChange,
+        positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
+        encode: impl Fn(Format, &ConnectResult<'_>) -> Bytes + Send + 'static,
+    ) -> CommandOutcome {
+        let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
+        let has_pings = self.keep_alive() == KeepAlive::ProtocolPing;
+        let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
+        let (client, node, format) = (self.client.to_string(), self.services.node.clone(), self.format);
+        let expiry = self.client_expiry(claims.expires_at);
+        let granted = self.token_subscriptions(&claims, positions);
+        let (subscriptions, templates): (Vec<_>, Vec<_>) = granted.unzip();
+        let reply: ReplyBuilder = Box::new(move |outcomes| {
+            let subs = templates.iter().zip(outcomes);
+            let subs = subs.map(|(template, outcome)| (outcome.channel.as_str(), template.result(outcome))).collect();
+            let version = protocol::VERSION;
+            let (client, session) = (client.as_str(), client.as_str());
+            encode(
+                format,
+                &ConnectResult { client, version, expiry, subs, ping, pong: has_pings, session, node: &node },
+            )
+        });
+        self.subscribe_then_reply(0, change, subscriptions, reply, CommandFailure::Close(Disconnect::INTERNAL))
+    }
+}

@@ -1,0 +1,42 @@
+//! `history`: reads the publications that a channel keeps.
+
+use std::sync::Arc;
+
+use super::{CommandFailure, CommandOutcome, CommandReply};
+use crate::{
+    auth::{ChannelRight, Claims},
+    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
+    channel::Channel,
+    protocol::{self, ErrorCode, HistoryCommand, HistoryResult},
+    session::Session,
+};
+
+impl Session {
+    /// `history`. Whether channels of this kind have a history (108) says nothing of the channel, so it is checked before the
+    /// permission (103).
+    pub(super) fn history(
+        &self,
+        id: u32,
+        command: &HistoryCommand<'_>,
+        claims: &Arc<Claims>,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let channel = Channel::new(&command.channel)?;
+        let limit = usize::try_from(command.limit).map_err(|_| ErrorCode::BadRequest)?;
+        let limit = limit.min(self.services.config.limits.history_publications);
+        let options = self.services.permissions.channel_options(&channel)?;
+        let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
+        let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
+        let is_reverse = command.is_reverse;
+        let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
+        let (services, format) = (self.services.clone(), self.format);
+        let max_bytes = self.max_reply_bytes();
+        Ok(CommandOutcome::pending(id, async move {
+            allowed.await?;
+            let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };
+            let page = read_history_page(&*services.broker, channel, request, retention, max_bytes).await?;
+            let publications = page.publications.iter().map(Into::into).collect();
+            let result = HistoryResult { publications, position: page.top };
+            Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::History(&result))))
+        }))
+    }
+}

@@ -1,0 +1,53 @@
+//! `publish`: sends data of the client to a channel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{CommandFailure, CommandOutcome, CommandReply};
+use crate::{
+    auth::{ChannelRight, Claims},
+    broker::{PublishOptions, Retention},
+    channel::Channel,
+    protocol::{self, ErrorCode},
+    publication::{ClientInfo, Publication},
+    session::{Session, rate_limiter::RateVerdict},
+};
+
+impl Session {
+    /// `publish`. `data` is one line of JSON.
+    pub(super) fn publish(
+        &mut self,
+        id: u32,
+        channel: &str,
+        data: Bytes,
+        claims: &Arc<Claims>,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let limits = &self.services.config.limits;
+        if data.len() > limits.publication_bytes {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        let channel = Channel::new(channel)?;
+        if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
+            return Err(ErrorCode::TooManyRequests.into());
+        }
+        let (services, format) = (self.services.clone(), self.format);
+        let mut info = ClientInfo {
+            user: claims.user.to_string(),
+            client: self.client.to_string(),
+            conn_info: claims.info.clone(),
+            chan_info: None,
+        };
+        // Other clients see the info of the publisher's subscription.
+        let allowed = self.check_right(ChannelRight::Publish, &channel, claims, self.has_subscription_info);
+        Ok(CommandOutcome::pending(id, async move {
+            info.chan_info = allowed.await?.and_then(|source| source.info().cloned());
+            services.metrics.publications.inc();
+            let channel_options = services.permissions.channel_options(&channel).ok();
+            let retention = channel_options.and_then(Retention::from_options);
+            let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;
+            Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish)))
+        }))
+    }
+}

@@ -1,0 +1,51 @@
+//! `refresh`: newer tokens of an authenticated session, by the command, beside any other command, and by the server API.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{CommandFailure, CommandOutcome};
+use crate::{
+    auth::Claims,
+    clock::Millis,
+    hub::ReplyBuilder,
+    protocol::{self, Disconnect, ErrorCode, Push, RefreshResult},
+    session::Session,
+};
+
+impl Session {
+    /// `refresh`.
+    pub(super) fn refresh(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Result<CommandOutcome, CommandFailure> {
+        let token = token.ok_or(CommandFailure::Close(Disconnect::BAD_REQUEST))?;
+        let claims = self.verify_token(&token)?;
+        let change = self.adopt_claims(claims.clone());
+        let client = self.client.to_string();
+        let expiry = self.client_expiry(claims.expires_at);
+        let result = RefreshResult { client: &client, version: protocol::VERSION, expiry };
+        let reply = self.format.encode_reply(id, &protocol::Reply::Refresh(&result));
+        let subscriptions = self.announced_token_subscriptions(&claims);
+        let reply: ReplyBuilder = Box::new(move |_| reply.clone());
+        Ok(self.subscribe_then_reply(id, change, subscriptions, reply, ErrorCode::Internal.into()))
+    }
+
+    /// Adopts the token that another command carries. The outcome is pending if the hub has to check subscriptions and to add
+    /// some first.
+    pub(super) fn adopt_command_token(&mut self, id: u32, token: &str) -> Result<CommandOutcome, CommandFailure> {
+        let claims = self.verify_token(token)?;
+        if self.auth_state.claims() == Some(&claims) {
+            return Ok(CommandOutcome::Finished);
+        }
+        self.adopt_claims(claims.clone());
+        let subscriptions = self.announced_token_subscriptions(&claims);
+        Ok(self.request_subscriptions(id, subscriptions, None, CommandFailure::Close(Disconnect::INTERNAL)))
+    }
+
+    /// Applies a refresh of the server API: another expiry, and perhaps other `info` of the user.
+    pub(in crate::session) fn apply_refresh(&mut self, expires_at: Millis, info: Option<Bytes>) {
+        let Some(claims) = self.auth_state.claims() else { return };
+        let info = info.or_else(|| claims.info.clone());
+        let claims = Arc::new(Claims { expires_at, info, ..Claims::clone(claims) });
+        self.set_auth_state(self.auth_state.with_claims(claims));
+        self.push(&Push::Refresh(self.client_expiry(expires_at)));
+    }
+}

@@ -1,0 +1,217 @@
+//! `subscribe`: the options that the client asks for and those that the channel adds, and the result for the client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{CommandFailure, CommandOutcome, CommandReply};
+use crate::{
+    auth::{Claims, SubscriptionClaims, TokenError},
+    broker::Retention,
+    channel::Channel,
+    config::{DeltaType, RecoveryMode},
+    hub::{
+        RecoveryRequest, ReplyBuilder, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription,
+        SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
+    },
+    protocol::{
+        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand, SubscribeResult,
+    },
+    publication::ClientInfo,
+    session::Session,
+};
+
+/// The part of a subscription's result that does not depend on what the client has missed.
+pub(super) struct SubscribeResultTemplate {
+    expiry: Expiry,
+    data: Option<Bytes>,
+    is_positioned: bool,
+    is_recoverable: bool,
+    has_deltas: bool,
+}
+
+impl SubscribeResultTemplate {
+    pub(super) fn new(expiry: Expiry, data: Option<Bytes>, options: &SubscriptionOptions) -> Self {
+        let &SubscriptionOptions { is_positioned, is_recoverable, has_deltas, .. } = options;
+        Self { expiry, data, is_positioned, is_recoverable, has_deltas }
+    }
+
+    /// Returns the result of a subscription with this outcome.
+    pub(super) fn result<'a>(&'a self, outcome: &'a SubscribeOutcome) -> SubscribeResult<'a> {
+        // A client that recovers a server-side subscription has a position there, whatever the channel's options say.
+        let was_recovering = outcome.was_recovering;
+        SubscribeResult {
+            expiry: self.expiry,
+            is_recoverable: self.is_recoverable || was_recovering,
+            is_positioned: self.is_positioned || was_recovering,
+            position: outcome.position(),
+            publications: outcome.missed_publications(),
+            is_recovered: outcome.is_recovered,
+            was_recovering,
+            data: self.data.as_ref(),
+            has_delta: self.has_deltas,
+        }
+    }
+
+    /// Returns the pushes for a server-side subscription. SDKs receive missed publications there one by one.
+    pub(super) fn announcement(self, format: Format) -> ReplyBuilder {
+        self.into_builder(move |outcome, result| {
+            let without_publications = SubscribeResult { publications: Vec::new(), ..result.clone() };
+            let subscribed = format.encode_push(&Push::Subscribe(&outcome.channel, &without_publications));
+            let missed = result.publications.iter().map(|missed| format.encode_push(&Push::Publication(*missed)));
+            [subscribed].into_iter().chain(missed).flatten().collect()
+        })
+    }
+
+    /// Returns a builder for one subscription.
+    fn into_builder(
+        self,
+        encode: impl Fn(&SubscribeOutcome, &SubscribeResult<'_>) -> Bytes + Send + 'static,
+    ) -> ReplyBuilder {
+        Box::new(move |outcomes| {
+            outcomes.first().map(|outcome| encode(outcome, &self.result(outcome))).unwrap_or_default()
+        })
+    }
+}
+
+impl Session {
+    /// `subscribe`.
+    pub(super) fn subscribe(
+        &mut self,
+        id: u32,
+        command: &SubscribeCommand<'_>,
+        claims: &Claims,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let channel = Channel::new(&command.channel)?;
+        let token = command.token.as_deref();
+        let token = token.map(|token| self.verify_subscription_token(token, &channel, claims)).transpose()?;
+        self.services.permissions.may_subscribe(claims, &channel, token.as_ref())?;
+        let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.client_expiry(token.expires_at));
+        let source = token.map_or(SubscriptionSource::Client, |token| self.source_from_token(token));
+        let options = self.requested_options(&channel, claims, source.info(), command)?;
+        let format = self.format;
+        let reply = SubscribeResultTemplate::new(expiry, None, &options)
+            .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
+        let subscriptions = vec![Subscription::new(channel, source, options)];
+        let subscribed = self.services.hub.send(Subscribe { key: self.key, subscriptions, reply: Some(reply) });
+        Ok(CommandOutcome::pending(id, async move {
+            match subscribed.await.map_err(|_| ErrorCode::Internal)? {
+                Ok(()) | Err(SubscribeError::Closing) => Ok(CommandReply::SentByHub),
+                Err(SubscribeError::AlreadySubscribed) => Err(ErrorCode::AlreadySubscribed.into()),
+                Err(SubscribeError::LimitExceeded) => Err(ErrorCode::LimitExceeded.into()),
+                Err(SubscribeError::TokenExpired) => Err(ErrorCode::TokenExpired.into()),
+                Err(SubscribeError::Unrecoverable) => Err(ErrorCode::UnrecoverablePosition.into()),
+                Err(SubscribeError::Broker(error)) => Err(error.into()),
+            }
+        }))
+    }
+
+    /// Returns the claims of a subscription token.
+    ///
+    /// # Errors
+    /// 109 if it has expired, 103 if it is invalid. A token for another channel or user closes the session.
+    pub(super) fn verify_subscription_token(
+        &self,
+        token: &str,
+        channel: &Channel,
+        claims: &Claims,
+    ) -> Result<SubscriptionClaims, CommandFailure> {
+        let token = self.services.verifier.verify_subscription(token).map_err(|error| {
+            log::debug!("refused subscription token client={} channel={channel:?} error={error:?}", self.client);
+            match error {
+                TokenError::Expired => ErrorCode::TokenExpired,
+                _ => ErrorCode::PermissionDenied,
+            }
+        })?;
+        if token.channel == *channel && token.user == claims.user {
+            Ok(token)
+        } else {
+            // The token was stolen, or the client is badly mistaken.
+            Err(CommandFailure::Close(Disconnect::INVALID_TOKEN))
+        }
+    }
+
+    pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
+        self.has_subscription_info |= token.info.is_some();
+        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info };
+        SubscriptionSource::SubscriptionToken(Box::new(terms))
+    }
+
+    /// Returns the options that every subscription to a channel has, whatever its client asks for.
+    pub(super) fn forced_options(
+        &self,
+        channel: &Channel,
+        claims: &Claims,
+        info: Option<&Bytes>,
+    ) -> SubscriptionOptions {
+        let Ok(channel_options) = self.services.permissions.channel_options(channel) else {
+            return SubscriptionOptions::default();
+        };
+        let retention = Retention::from_options(channel_options);
+        let is_recoverable = retention.is_some() && channel_options.force_recovery;
+        let sends_join_leave = channel_options.join_leave || channel_options.force_push_join_leave;
+        let visibility = (channel_options.presence || sends_join_leave).then(|| Visibility {
+            info: Arc::new(ClientInfo {
+                user: claims.user.to_string(),
+                client: self.client.to_string(),
+                conn_info: claims.info.clone(),
+                chan_info: info.cloned(),
+            }),
+            in_presence: channel_options.presence,
+            sends_join_leave,
+        });
+        SubscriptionOptions {
+            retention,
+            is_positioned: is_recoverable || (retention.is_some() && channel_options.force_positioning),
+            is_recoverable,
+            wants_join_leave: channel_options.force_push_join_leave,
+            visibility,
+            ..SubscriptionOptions::default()
+        }
+    }
+
+    /// Returns the options of a subscription for which a client asks. Options that the channel does not have are ignored,
+    /// which the result shows.
+    fn requested_options(
+        &self,
+        channel: &Channel,
+        claims: &Claims,
+        info: Option<&Bytes>,
+        command: &SubscribeCommand<'_>,
+    ) -> Result<SubscriptionOptions, CommandFailure> {
+        let channel_options = self.services.permissions.channel_options(channel)?;
+        let mut options = self.forced_options(channel, claims, info);
+        let has_history = options.retention.is_some();
+        options.is_recoverable |= has_history && command.is_recoverable;
+        options.is_positioned |= has_history && (command.is_positioned || options.is_recoverable);
+        options.wants_join_leave |= channel_options.join_leave && command.wants_join_leave;
+        // The base of a delta is the publication before it, which a filter may leave out.
+        if command.filter.is_some() && !command.delta.is_empty() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let filter = command.filter.map(RawFilter::read).transpose().map_err(|_| ErrorCode::BadRequest)?;
+        options.filter = filter.map(Arc::new);
+        options.has_deltas =
+            command.delta == "fossil" && channel_options.allowed_delta_types.contains(&DeltaType::Fossil);
+        self.request_recovery(&mut options, channel, &command.recovery, command.requires_recovery());
+        Ok(options)
+    }
+
+    /// Adds the recovery that a client asks for, if the channel has a history.
+    pub(super) fn request_recovery(
+        &self,
+        options: &mut SubscriptionOptions,
+        channel: &Channel,
+        position: &ClientPosition<'_>,
+        required: bool,
+    ) {
+        if !position.wants_recovery || options.retention.is_none() {
+            return;
+        }
+        let channel_options = self.services.permissions.channel_options(channel);
+        let mode = channel_options.map_or(RecoveryMode::Stream, |options| options.force_recovery_mode);
+        let epoch = RequestedEpoch::parse(&position.epoch);
+        options.recover = Some(RecoveryRequest { offset: position.offset, epoch, mode, required });
+        (options.is_recoverable, options.is_positioned) = (true, true);
+    }
+}

@@ -1,0 +1,139 @@
+//! The access of each server API method: methods that are described as read-only change nothing, all others change something.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use actix_web::{App, test, web::Data};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use wardcast::{
+    api::{self, Access, ApiContext, METHODS},
+    auth::{Permissions, Verifier},
+    broker::{
+        Broker, BrokerError, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
+        Retention, SurveyQuestion,
+    },
+    channel::Channel,
+    clock::Clock,
+    position::{Epoch, Position},
+    publication::{ClientInfo, Publication},
+    rate_limit::KeyedRateLimiter,
+};
+
+use crate::support::{self, API_KEY};
+
+#[actix_rt::test]
+async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
+    let mut config = support::config();
+    config.channels.history_size = 10;
+    config.channels.presence = true;
+    let config = Arc::new(config);
+    let (clock, broker) = (Clock::default(), Arc::new(WriteRecorder::default()));
+    let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+    let context = Data::new(ApiContext {
+        broker: broker.clone(),
+        verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+        permissions,
+        rates: KeyedRateLimiter::new(0, 0),
+        config: config.clone(),
+        clock,
+        metrics: Arc::default(),
+    });
+    let routes = move |service: &mut actix_web::web::ServiceConfig| api::routes(&config, service);
+    let app = test::init_service(App::new().app_data(context).configure(routes)).await;
+    for method in &METHODS {
+        let request = test::TestRequest::post().uri(&format!("/api/{}", method.name));
+        let request = request.insert_header(("X-API-Key", API_KEY)).set_payload(method.example.request);
+        let response = test::call_and_read_body(&app, request.to_request()).await;
+        let response = String::from_utf8_lossy(&response);
+        assert!(!response.starts_with("{\"error\""), "{}: {response}", method.name);
+        let writes = mem::take(&mut *broker.0.lock().unwrap());
+        match method.access {
+            Access::ReadOnly => assert!(writes.is_empty(), "{}: is Access::Write, it calls {writes:?}", method.name),
+            Access::Write => assert!(!writes.is_empty(), "{}: is Access::ReadOnly, it changes nothing", method.name),
+        }
+    }
+}
+
+/// A broker that carries nothing out and records the calls that would change something.
+#[derive(Default)]
+struct WriteRecorder(Mutex<Vec<&'static str>>);
+
+impl WriteRecorder {
+    fn record<T: Send + 'static>(&self, call: &'static str, answer: T) -> BoxFuture<'static, Result<T, BrokerError>> {
+        self.0.lock().unwrap().push(call);
+        ready(Ok(answer)).boxed()
+    }
+}
+
+impl Broker for WriteRecorder {
+    fn publish(&self, _: Publication, _: PublishOptions) -> BoxFuture<'static, Result<PublishReceipt, BrokerError>> {
+        self.record("publish", PublishReceipt::default())
+    }
+
+    fn read_history(
+        &self,
+        _: Channel,
+        _: HistoryRequest,
+        _: Retention,
+    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
+        let top = Position { offset: 0, epoch: Epoch::random().unwrap() };
+        ready(Ok(HistoryPage { publications: Vec::new(), top })).boxed()
+    }
+
+    fn remove_history(&self, _: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("remove_history", ())
+    }
+
+    fn publish_presence_event(
+        &self,
+        _: Channel,
+        _: PresenceEvent,
+        _: Arc<ClientInfo>,
+    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("publish_presence_event", ())
+    }
+
+    fn add_presence(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("add_presence", ())
+    }
+
+    fn remove_presence(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("remove_presence", ())
+    }
+
+    fn presence(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+
+    fn subscribe(&self, _: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("subscribe", ())
+    }
+
+    fn unsubscribe(&self, _: Channel) {
+        self.0.lock().unwrap().push("unsubscribe");
+    }
+
+    fn survey(&self, _: SurveyQuestion, _: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+
+    fn send_control(&self, _: Control) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("send_control", ())
+    }
+
+    fn put_ticket(&self, _: String, _: Bytes, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("put_ticket", ())
+    }
+
+    fn take_ticket(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
+        self.record("take_ticket", None)
+    }
+
+    fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Ok(())).boxed()
+    }
+}

@@ -1,0 +1,174 @@
+//! Subscriptions while the broker is slow, or fails.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use wardcast::{
+    broker::BrokerError,
+    channel::Channel,
+    hub::{SubscribeError, Unsubscribe},
+};
+
+use crate::support::{PATIENCE, slow_broker::Worker};
+
+/// A subscribe command; `options` are added to its channel.
+fn subscribe(id: u32, channel: &str, mut options: Value) -> Value {
+    options["channel"] = json!(channel);
+    json!({"id": id, "subscribe": options})
+}
+
+fn error(id: u32, code: u32) -> impl Fn(&Value) -> bool {
+    move |reply| reply["id"] == id && reply["error"]["code"] == code
+}
+
+#[actix_rt::test]
+async fn subscription_token_that_expires_while_the_broker_is_slow_is_109_and_nothing_is_delivered() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let token = worker.token(json!({"channel": "news", "exp": 60}));
+    client.send(&[subscribe(1, "news", json!({"token": token, "recover": true}))]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+    worker.clock.advance(Duration::from_secs(61));
+    worker.broker.answer(1);
+    let reply = client.receive().await;
+    assert!(error(1, 109)(&reply), "{reply}");
+    worker.broker.wait_for_unsubscribe("news").await;
+    worker.publish("news", "2").await;
+    client.send(&[json!({"id": 2, "unsubscribe": {"channel": "news"}})]).await;
+    assert_eq!(client.receive().await, json!({"id": 2, "unsubscribe": {}}), "no publication came before");
+
+    let token = worker.token(json!({"channel": "news", "exp": 60}));
+    worker.broker.answer(2);
+    client.send(&[subscribe(3, "news", json!({"token": token}))]).await;
+    let reply = client.receive().await;
+    assert_eq!((&reply["id"], &reply["subscribe"]["offset"]), (&json!(3), &json!(2)), "{reply}");
+}
+
+#[actix_rt::test]
+async fn server_side_subscription_that_expires_while_the_broker_is_slow_closes_with_3006() {
+    let worker = Worker::start(|_| ());
+    let expire_at = worker.clock.now() / 1000 + 60;
+    let mut client = worker.connect(json!({"subs": {"news": {"override": {}, "expire_at": expire_at}}})).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.clock.advance(Duration::from_secs(61));
+    worker.broker.answer(1);
+    assert_eq!(client.wait_for_close().await, 3006);
+    worker.broker.wait_for_unsubscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn second_of_two_subscribes_in_one_frame_is_105_and_publications_come_once() {
+    let worker = Worker::start(|_| ());
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    client.send(&[subscribe(1, "news", json!({})), subscribe(2, "news", json!({}))]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await, json!({"id": 1, "subscribe": {}}));
+    let reply = client.receive().await;
+    assert!(error(2, 105)(&reply), "{reply}");
+    for data in ["1", "2"] {
+        worker.publish("news", data).await;
+        assert_eq!(client.receive().await["push"]["pub"]["data"].to_string(), data);
+    }
+    client.send(&[json!({"id": 3, "unsubscribe": {"channel": "news"}})]).await;
+    assert_eq!(client.receive().await, json!({"id": 3, "unsubscribe": {}}));
+    worker.broker.wait_for_unsubscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn publications_delivered_while_the_history_is_read_follow_it_except_excluded_ones() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut client = worker.connect(json!({})).await;
+    let greeting = client.receive().await;
+    let client_id = greeting["push"]["connect"]["client"].as_str().unwrap().parse().unwrap();
+    client.send(&[subscribe(1, "news", json!({"recover": true}))]).await;
+    worker.broker.answer(1);
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+    worker.publish_excluding("news", "2", Some(client_id)).await;
+    worker.publish("news", "3").await;
+    worker.broker.answer(1);
+    let reply = client.receive().await["subscribe"].take();
+    assert_eq!((&reply["recovered"], data(&reply)), (&json!(true), json!([1, 3])), "{reply}");
+    worker.publish("news", "4").await;
+    assert_eq!(client.receive().await["push"]["pub"]["data"], 4);
+}
+
+/// The catch-up buffer holds one delivery. Each time two are delivered the history has to be read again, three times at most.
+#[actix_rt::test]
+async fn history_is_read_again_if_too_much_is_delivered_and_recovery_fails_after_the_third_time() {
+    for (outrun, is_recovered) in [(1, true), (2, true), (3, false)] {
+        let worker = Worker::start(|config| {
+            (config.channels.history_size, config.channels.force_recovery) = (10, true);
+            config.limits.hub_queue_bytes = 4 * 200;
+        });
+        worker.publish("news", "1").await;
+        let mut client = worker.connect(json!({})).await;
+        assert!(client.receive().await["push"]["connect"].is_object());
+        client.send(&[subscribe(1, "news", json!({"recover": true}))]).await;
+        let mut expected = vec!["subscribe"];
+        worker.broker.answer(1);
+        for _ in 0..outrun {
+            expected.push("read_history");
+            worker.broker.wait_for_calls(&expected).await;
+            worker.publish("news", "2").await;
+            worker.publish("news", "3").await;
+            worker.broker.answer(1);
+        }
+        worker.broker.answer(1);
+        let reply = client.receive().await["subscribe"].take();
+        assert_eq!(reply["recovered"].as_bool().unwrap_or_default(), is_recovered, "{reply}");
+        let publications = data(&reply).as_array().map_or(0, Vec::len);
+        assert_eq!(publications, if is_recovered { 1 + 2 * outrun } else { 0 }, "{reply}");
+        assert_eq!(worker.broker.calls.borrow().len(), 1 + outrun + usize::from(is_recovered));
+        worker.publish("news", "4").await;
+        let push = client.receive().await["push"].take();
+        if is_recovered {
+            assert_eq!(push["pub"]["data"], 4);
+        } else {
+            assert_eq!(push["unsubscribe"]["code"], 2500, "what was outrun is a gap: {push}");
+        }
+    }
+}
+
+/// The data of the publications in a reply.
+fn data(reply: &Value) -> Value {
+    reply["publications"].as_array().map_or(Value::Null, |all| all.iter().map(|one| one["data"].clone()).collect())
+}
+
+#[actix_rt::test]
+async fn concurrent_requests_of_one_session_subscribe_it_once() {
+    let worker = Worker::start(|_| ());
+    let (key, _client) = worker.register().await;
+    let first = worker.hub.send(worker.request(key, &["news"]));
+    let second = worker.hub.send(worker.request(key, &["news", "other"]));
+    let both = tokio::spawn(async move { (first.await.unwrap(), second.await.unwrap()) });
+    worker.broker.wait_for_calls(&["subscribe", "subscribe"]).await;
+    worker.broker.answer(2);
+    let results = timeout(PATIENCE, both).await.unwrap().unwrap();
+    assert_eq!(results, (Ok(()), Err(SubscribeError::AlreadySubscribed)));
+    worker.broker.wait_for_unsubscribe("other").await;
+    assert!(worker.hub.send(Unsubscribe { key, channel: Channel::new("news").unwrap() }).await.unwrap());
+    worker.broker.wait_for_unsubscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn failed_channel_releases_the_other_channels_of_its_request() {
+    let worker = Worker::start(|_| ());
+    *worker.broker.failing.lock() = Some(Channel::new("bad").unwrap());
+    let (key, _client) = worker.register().await;
+    worker.broker.answer(2);
+    let result = worker.hub.send(worker.request(key, &["news", "bad"])).await.unwrap();
+    assert!(matches!(result, Err(SubscribeError::Broker(BrokerError::Unavailable(_)))), "{result:?}");
+    // At once: the failure must not be remembered for as long as a channel without subscribers.
+    worker.broker.failing.lock().take();
+    worker.broker.answer(1);
+    assert_eq!(worker.hub.send(worker.request(key, &["bad"])).await.unwrap(), Ok(()));
+    worker.broker.wait_for_unsubscribe("news").await;
+}

@@ -1,0 +1,322 @@
+//! One worker, hub and sessions included, around a broker that answers when the test lets it.
+
+use std::{collections::HashSet, rc::Rc, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    SinkExt, StreamExt,
+    future::{FutureExt, ready},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
+use uuid::Uuid;
+use wardcast::{
+    address::ClientAddress,
+    auth::{Admission, HandshakeAuth, Permissions, Verifier},
+    broker::{
+        Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
+        PublishReceipt, Retention, SurveyQuestion, memory::MemoryBroker,
+    },
+    channel::Channel,
+    clock::Clock,
+    config::Config,
+    connection_limit::{ConnectionLimit, KeyedLimit},
+    hub::{
+        BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe,
+        Subscription, SubscriptionOptions, SubscriptionSource,
+    },
+    metrics::Metrics,
+    protocol::Format,
+    publication::{ClientInfo, Publication},
+    session::{self, Services},
+    transport::{Outbox, TransportLimits},
+};
+
+use super::{PATIENCE, SECRET, config, mark_secret};
+
+/// A memory broker that answers each `subscribe` and `read_history` only when the test lets it.
+pub struct SlowBroker {
+    inner: Arc<MemoryBroker>,
+    answers: Arc<Semaphore>,
+    pub calls: watch::Sender<Vec<&'static str>>,
+    unsubscribed: watch::Sender<HashSet<Channel>>,
+    /// A channel to which it cannot subscribe.
+    pub failing: Mutex<Option<Channel>>,
+}
+
+impl SlowBroker {
+    fn new(inner: MemoryBroker) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::new(inner),
+            answers: Arc::new(Semaphore::new(0)),
+            calls: watch::Sender::default(),
+            unsubscribed: watch::Sender::default(),
+            failing: Mutex::default(),
+        })
+    }
+
+    /// Lets it answer so many calls.
+    pub fn answer(&self, count: usize) {
+        self.answers.add_permits(count);
+    }
+
+    pub async fn wait_for_calls(&self, expected: &[&str]) {
+        wait_for(&self.calls, |calls| calls == expected).await;
+    }
+
+    pub async fn wait_for_unsubscribe(&self, channel: &str) {
+        wait_for(&self.unsubscribed, |unsubscribed| unsubscribed.iter().any(|found| found.as_str() == channel)).await;
+    }
+
+    fn answer_later<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        result: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
+    ) -> BrokerFuture<T> {
+        self.calls.send_modify(|calls| calls.push(call));
+        let answers = self.answers.clone();
+        async move {
+            answers.acquire().await.unwrap().forget();
+            result.await
+        }
+        .boxed()
+    }
+}
+
+async fn wait_for<T>(value: &watch::Sender<T>, is_met: impl FnMut(&T) -> bool) {
+    timeout(PATIENCE, value.subscribe().wait_for(is_met)).await.expect("in time").unwrap();
+}
+
+impl Broker for SlowBroker {
+    fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
+        self.inner.publish(publication, options)
+    }
+
+    /// What is published after the call is not in the result, as if the answer were slow on its way.
+    fn read_history(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+    ) -> BrokerFuture<HistoryPage> {
+        let page = self.inner.read_history(channel, request, retention).now_or_never().unwrap();
+        self.answer_later("read_history", ready(page))
+    }
+
+    fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {
+        self.inner.remove_history(channel)
+    }
+
+    fn publish_presence_event(
+        &self,
+        channel: Channel,
+        event: PresenceEvent,
+        info: Arc<ClientInfo>,
+    ) -> BrokerFuture<()> {
+        self.inner.publish_presence_event(channel, event, info)
+    }
+
+    fn add_presence(&self, channel: Channel, info: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
+        self.inner.add_presence(channel, info, ttl)
+    }
+
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
+        self.inner.remove_presence(channel, client)
+    }
+
+    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+        self.inner.presence(channel)
+    }
+
+    fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
+        let result = if self.failing.lock().as_ref() == Some(&channel) {
+            ready(Err(BrokerError::Unavailable("as the test asks".to_owned()))).boxed()
+        } else {
+            self.inner.subscribe(channel)
+        };
+        self.answer_later("subscribe", result)
+    }
+
+    fn unsubscribe(&self, channel: Channel) {
+        self.inner.unsubscribe(channel.clone());
+        self.unsubscribed.send_modify(|unsubscribed| unsubscribed.extend([channel]));
+    }
+
+    fn survey(&self, question: SurveyQuestion, deadline: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
+        self.inner.survey(question, deadline)
+    }
+
+    fn send_control(&self, control: Control) -> BrokerFuture<()> {
+        self.inner.send_control(control)
+    }
+
+    fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
+        self.inner.put_ticket(id, value, ttl)
+    }
+
+    fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        self.inner.take_ticket(id)
+    }
+
+    fn check_ready(&self) -> BrokerFuture<()> {
+        self.inner.check_ready()
+    }
+}
+
+async fn connected_sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// Ignores what a session would be asked to do.
+struct SessionStub;
+
+impl Actor for SessionStub {
+    type Context = Context<Self>;
+}
+
+impl Handler<SessionControl> for SessionStub {
+    type Result = ();
+
+    fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
+}
+
+/// One hub on this thread, with the sessions that a test starts.
+pub struct Worker {
+    services: Rc<Services>,
+    pub broker: Arc<SlowBroker>,
+    pub hub: Addr<Hub>,
+    pub clock: Clock,
+}
+
+impl Worker {
+    pub fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config();
+        change(&mut config);
+        let config = Arc::new(config);
+        let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
+        let hubs = Hubs::new(metrics.clone(), "node".into());
+        let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
+        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
+        let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
+        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let services = Rc::new(Services {
+            hub: hub.clone(),
+            broker: broker.clone(),
+            verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+            permissions,
+            user_limit: KeyedLimit::new(0),
+            clock: clock.clone(),
+            metrics,
+            config,
+            node: "node".into(),
+        });
+        Self { services, broker, hub, clock }
+    }
+
+    /// A token with these claims for user ann; a number for a date counts from now.
+    pub fn token(&self, mut claims: Value) -> String {
+        claims["sub"] = json!("ann");
+        claims["exp"] = json!(self.clock.now() / 1000 + claims["exp"].as_i64().unwrap());
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
+    }
+
+    /// A plain session of ann's, whose token has these claims beside its expiry.
+    pub async fn connect(&self, mut claims: Value) -> Client {
+        claims["exp"] = json!(3600);
+        let claims = self.services.verifier.verify(&self.token(claims)).unwrap();
+        let (client, server) = connected_sockets().await;
+        let admission = Admission {
+            auth: HandshakeAuth::Authenticated(Arc::new(claims)),
+            format: Format::Json,
+            has_native_pings: true,
+            permit: ConnectionLimit::new(1, self.services.metrics.connections.clone()).acquire().unwrap(),
+            address_permit: KeyedLimit::new(0).acquire(&ClientAddress::from(server.peer_addr().unwrap().ip())).unwrap(),
+            user_permit: None,
+            unauthenticated_permits: None,
+        };
+        session::start(server, BytesMut::new(), admission, self.services.clone());
+        Client(WebSocketStream::from_raw_socket(client, Role::Client, None).await)
+    }
+
+    /// A session without an actor, known to the hub; and the client's end of its connection.
+    pub async fn register(&self) -> (SessionKey, TcpStream) {
+        let (client, server) = connected_sockets().await;
+        let key = SessionKey::unique();
+        self.hub.do_send(Register {
+            key,
+            outbox: Outbox::new(server, &TransportLimits::from(&*self.services.config)).unwrap(),
+            keep_alive: KeepAlive::NativePing,
+            user: Some("ann".into()),
+            client: Uuid::new_v4(),
+            format: Format::Json,
+            controls: SessionStub.start().recipient(),
+        });
+        (key, client)
+    }
+
+    /// A request for channels without a reply.
+    pub fn request(&self, key: SessionKey, channels: &[&str]) -> Subscribe {
+        let subscription = |channel: &&str| {
+            let (channel, options) = (Channel::new(channel).unwrap(), SubscriptionOptions::default());
+            Subscription::new(channel, SubscriptionSource::Client, options)
+        };
+        Subscribe { key, subscriptions: channels.iter().map(subscription).collect(), reply: None }
+    }
+
+    pub async fn publish(&self, channel: &str, data: &'static str) {
+        self.publish_excluding(channel, data, None).await;
+    }
+
+    /// Publishes to all but this client.
+    pub async fn publish_excluding(&self, channel: &str, data: &'static str, exclude: Option<Uuid>) {
+        let channel = Channel::new(channel).unwrap();
+        let retention = Retention::from_options(&self.services.config.channels);
+        let data = Bytes::from_static(data.as_bytes());
+        let publication = Publication { exclude, ..Publication::new(channel, data) };
+        self.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await.unwrap();
+        // The hub handles the message that woke it first.
+        self.hub.send(CheckHealth).await.unwrap();
+    }
+}
+
+/// The client's end of a plain session.
+pub struct Client(WebSocketStream<TcpStream>);
+
+impl Client {
+    pub async fn send(&mut self, commands: &[Value]) {
+        let lines: Vec<String> = commands.iter().map(Value::to_string).collect();
+        self.0.send(Message::text(lines.join("\n"))).await.unwrap();
+    }
+
+    /// The next frame with one reply or push.
+    pub async fn receive(&mut self) -> Value {
+        match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
+            Message::Text(text) => serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The code with which the connection is closed, whatever is sent before.
+    pub async fn wait_for_close(&mut self) -> u16 {
+        loop {
+            match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
+                Message::Close(Some(frame)) => return frame.code.into(),
+                Message::Text(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
