@@ -1,5 +1,5 @@
-//! Tokens on their way out: for login, the command line and the banner of a development run. Nothing but the listed claims
-//! goes into one; anybody who holds it can read it.
+//! Signs tokens, for the login, the command line and the banner of a development run. A token contains only the listed claims,
+//! since anyone who holds it can read it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     config::{self, Secret},
 };
 
-/// Makes tokens.
+/// Signs tokens with one HMAC secret.
 pub struct Signer {
     key: EncodingKey,
     header: Header,
@@ -42,12 +42,12 @@ struct IssuedClaims<'a> {
 }
 
 impl Signer {
-    /// Signs with `auth.hmac_secret` what `auth`'s verifier accepts.
+    /// Creates a signer with `auth.hmac_secret` for tokens that the verifier of the same configuration accepts.
     pub fn new(auth: &config::AuthConfig, clock: Clock) -> Self {
         Self::with_key(auth, &auth.hmac_secret, None, clock)
     }
 
-    /// Signs with the login's own key, or with `auth.hmac_secret` where it has none.
+    /// Creates a signer with `login.key`, or with `auth.hmac_secret` if that is not set.
     pub fn for_login(auth: &config::AuthConfig, login_key: &Secret, clock: Clock) -> Self {
         if login_key.is_empty() {
             Self::new(auth, clock)
@@ -57,7 +57,7 @@ impl Signer {
     }
 
     fn with_key(auth: &config::AuthConfig, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
-        // A type that is asked for is given, too.
+        // The verifier requires `auth.typ` if it is set.
         let typ = auth.typ.clone().or_else(|| Some("JWT".to_owned()));
         Self {
             key: EncodingKey::from_secret(secret.expose().as_bytes()),
@@ -68,10 +68,10 @@ impl Signer {
         }
     }
 
-    /// A token for `user`, good for `ttl`.
+    /// Signs a connection token for `user` that expires after `ttl`.
     ///
     /// # Errors
-    /// When the crypto library refuses, which for HS256 it does not.
+    /// If the crypto library fails, which it does not for HS256.
     pub fn sign(
         &self,
         user: &str,
@@ -81,7 +81,7 @@ impl Signer {
         self.encode(&IssuedClaims { info, ..self.base_claims(user, ttl) })
     }
 
-    /// The same, with all that the login file says of the user.
+    /// Signs a connection token with the claims of the user in the login file.
     ///
     /// # Errors
     /// As [`Self::sign`].
@@ -96,7 +96,7 @@ impl Signer {
         self.encode(&IssuedClaims { info, channels, caps, ..self.base_claims(user, ttl) })
     }
 
-    /// A subscription token: with it, `user` may subscribe to `channel`.
+    /// Signs a subscription token, which allows `user` to subscribe to `channel`.
     ///
     /// # Errors
     /// As [`Self::sign`].

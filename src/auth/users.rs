@@ -324,8 +324,8 @@ mod tests {
             &HASH.replace('A', "!"),
             "right horse",
         ] {
-            let told = of(broken).err().unwrap_or_else(|| panic!("{broken}")).to_string();
-            assert!(told.contains("hash-password") && !told.contains(broken), "{told}");
+            let message = of(broken).err().unwrap_or_else(|| panic!("{broken}")).to_string();
+            assert!(message.contains("hash-password") && !message.contains(broken), "{message}");
         }
     }
 
@@ -352,9 +352,9 @@ mod tests {
     #[test]
     fn a_plaintext_password_is_refused_without_being_quoted() {
         for text in ["password = \"hunter22\"", "password = 42220", "pasword = \"hunter22\""] {
-            let told = read(&format!("[[users]]\nname = \"ann\"\n{text}\n")).err().unwrap().to_string();
-            assert!(told.contains("password"), "{told}");
-            assert!(!told.contains("hunter22") && !told.contains("42220"), "{told}");
+            let message = read(&format!("[[users]]\nname = \"ann\"\n{text}\n")).err().unwrap().to_string();
+            assert!(message.contains("password"), "{message}");
+            assert!(!message.contains("hunter22") && !message.contains("42220"), "{message}");
         }
     }
 
@@ -377,8 +377,8 @@ mod tests {
             &format!("info = \"{}\"", "x".repeat(4096)),
             &format!("info = \"{0}{0}\"\nchannels = [\"a{1}\", \"b{1}\", \"c{1}\"]", "x".repeat(2000), "x".repeat(250)),
         ] {
-            let told = read(&entry(bad)).err().unwrap_or_else(|| panic!("{bad:.60}")).to_string();
-            assert!(told.contains("\"ann\""), "{told}");
+            let message = read(&entry(bad)).err().unwrap_or_else(|| panic!("{bad:.60}")).to_string();
+            assert!(message.contains("\"ann\""), "{message}");
         }
         assert!(read(&(entry("") + &entry(""))).err().unwrap().to_string().contains("twice"));
         assert!(read(&format!("[[users]]\nname = \"\"\npassword = {HASH:?}\n")).is_err());

@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn every_bind_error_names_a_remedy() {
-        let told = |address: &str, kind: ErrorKind| bind_error(address.parse().unwrap(), &kind.into());
-        assert!(told("127.0.0.1:8000", ErrorKind::AddrInUse).contains("--set server.bind=127.0.0.1:8001"));
-        assert!(told("[::1]:65535", ErrorKind::AddrInUse).contains("--set server.bind=[::1]:8000"));
-        let denied = told("127.0.0.1:80", ErrorKind::PermissionDenied);
+        let message = |address: &str, kind: ErrorKind| bind_error(address.parse().unwrap(), &kind.into());
+        assert!(message("127.0.0.1:8000", ErrorKind::AddrInUse).contains("--set server.bind=127.0.0.1:8001"));
+        assert!(message("[::1]:65535", ErrorKind::AddrInUse).contains("--set server.bind=[::1]:8000"));
+        let denied = message("127.0.0.1:80", ErrorKind::PermissionDenied);
         assert!(denied.contains("--set server.bind=127.0.0.1:8000") && denied.contains("setcap"), "{denied}");
-        assert!(told("192.0.2.1:8000", ErrorKind::AddrNotAvailable).contains("ip address"));
-        assert!(told("127.0.0.1:1", ErrorKind::Other).contains("cannot listen on 127.0.0.1:1"));
+        assert!(message("192.0.2.1:8000", ErrorKind::AddrNotAvailable).contains("ip address"));
+        assert!(message("127.0.0.1:1", ErrorKind::Other).contains("cannot listen on 127.0.0.1:1"));
     }
 }
