@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json, value::RawValue};
 use wardcast::{
-    auth::Signer,
+    auth::{Signer, users::UserClaims},
     config::{ChannelAccess, ChannelOptions, DeltaType, Limits, Namespace},
     protocol,
 };
@@ -212,13 +212,14 @@ impl Conversation {
 
     /// Replaces placeholders by tokens, and the name of the epoch by its value.
     fn fill_in(&self, text: &str) -> String {
-        let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
+        let info = Some(RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap());
+        let claims = UserClaims { info, ..UserClaims::default() };
         let text = self.sign_claims_in(text);
         let epoch = self.names.iter().find(|(_, name)| name == "<epoch>");
         let text = epoch.map_or(text.clone(), |(epoch, name)| text.replace(name, epoch));
         let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
         text.replace("{token}", &self.hub.token("ann"))
-            .replace("{token of bob}", &signer.sign("bob", HOUR, Some(&info)).unwrap())
+            .replace("{token of bob}", &signer.sign("bob", HOUR, &claims).unwrap())
             .replace("{expired}", &self.hub.expired_token("ann"))
             .replace("{forged}", &self.hub.forged_token("ann"))
     }
