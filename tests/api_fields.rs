@@ -1,5 +1,5 @@
-//! Attacks on each field of each server API method. They are made from the descriptions of the methods, so a new method or field
-//! is attacked without a change here.
+//! Attacks on each field of each server API method. They are made from the descriptions of the methods, so a new method or
+//! field is attacked without a change here.
 
 use serde_json::{Value, json};
 use wardcast::{

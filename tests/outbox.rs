@@ -1,22 +1,25 @@
 //! The outbox alone, on a real socket: its limit, the order of frames, the ways to close it, and expiry.
 
 use std::{
+    io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 use wardcast::{
     clock::{Clock, Millis},
-    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, TransportLimits},
+    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, Socket, TransportLimits},
 };
 
 use crate::support::PATIENCE;
@@ -30,6 +33,10 @@ struct OutboxAndPeer {
 }
 
 async fn outbox_and_peer() -> OutboxAndPeer {
+    outbox_on(|socket| socket).await
+}
+
+async fn outbox_on<S: Socket>(wrap: impl FnOnce(TcpStream) -> S) -> OutboxAndPeer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
@@ -40,7 +47,7 @@ async fn outbox_and_peer() -> OutboxAndPeer {
         unsent_bytes: 16 * 1024,
         unacknowledged_timeout: Duration::from_secs(30),
     };
-    OutboxAndPeer { outbox: Outbox::new(server, &limits).unwrap(), peer, clock: Clock::default() }
+    OutboxAndPeer { outbox: Outbox::new(wrap(server), &limits).unwrap(), peer, clock: Clock::default() }
 }
 
 impl OutboxAndPeer {
@@ -215,4 +222,98 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
     pair.clock.advance(Duration::from_secs(60));
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     assert_eq!(alive.load(Ordering::Relaxed), 0, "the outbox still holds frames");
+}
+
+/// A socket that buffers as TLS does when the kernel takes nothing: writes succeed, but no flush ends.
+struct BufferingSocket {
+    tcp: TcpStream,
+    /// Bytes that it still accepts.
+    free_bytes: usize,
+}
+
+impl AsyncRead for BufferingSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for BufferingSocket {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = bytes.len().min(self.free_bytes);
+        self.free_bytes -= taken;
+        if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Socket for BufferingSocket {
+    fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    fn max_buffered_bytes(&self) -> usize {
+        64 * 1024
+    }
+}
+
+#[actix_rt::test]
+async fn bytes_buffered_by_tls_count_against_the_limit() {
+    let pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: LIMIT * 6 / 10 }).await;
+    pair.push(LIMIT * 6 / 10).unwrap();
+    assert_eq!(pair.flush(), Ok(FlushOutcome::Pending));
+    assert_eq!(pair.push(LIMIT * 3 / 10), Ok(PushOutcome::FlushPending));
+    assert_eq!(pair.push(LIMIT * 3 / 10), Err(PushError::Slow));
+}
+
+#[actix_rt::test]
+async fn tls_is_never_counted_with_more_than_it_can_buffer() {
+    let pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: usize::MAX }).await;
+    for _ in 0..20 {
+        pair.push(LIMIT * 3 / 10).unwrap();
+        pair.flush().unwrap();
+    }
+}
+
+#[actix_rt::test]
+async fn close_that_drops_backlog_aborts_while_tls_buffers_a_part_of_it() {
+    let mut pair = outbox_on(|tcp| BufferingSocket { tcp, free_bytes: usize::MAX }).await;
+    // The second push finds no room, and so writes the first frame into the buffer of TLS.
+    pair.push(LIMIT * 6 / 10).unwrap();
+    pair.push(LIMIT / 2).unwrap_err();
+    assert!(!pair.outbox.is_blocked(), "no task waits for the socket");
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    assert!(pair.outbox.abort_at().is_some());
+    assert_eq!(pair.push(1), Err(PushError::Closing));
+    assert_eq!(pair.read_until_close().await, b"");
+}
+
+#[actix_rt::test]
+async fn aborting_close_sends_neither_backlog_nor_close_frame() {
+    let mut pair = outbox_and_peer().await;
+    pair.push(10).unwrap();
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::Abort, &pair.clock);
+    assert!(pair.outbox.is_closing());
+    assert_eq!(pair.read_until_close().await, b"");
+}
+
+#[actix_rt::test]
+async fn close_keeps_its_deadline_and_its_expiry() {
+    let pair = outbox_and_peer().await;
+    assert_eq!(pair.outbox.abort_at(), None);
+    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    let deadline = pair.outbox.abort_at().expect("a deadline");
+    let expiry = pair.outbox.expires_at();
+    pair.outbox.set_expiry(pair.now() - 1);
+    pair.outbox.close([], ClosePolicy::Abort, &pair.clock);
+    pair.outbox.abort();
+    assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
+    assert!(!pair.outbox.has_expired(pair.now() + 120_000), "only an open connection expires");
 }

@@ -1,5 +1,5 @@
-//! What a delivery leaves to be done when it stands in all outboxes: who is to be closed, and who receives in another way from
-//! now on.
+//! What is left to do for a delivery after its frames are queued in all outboxes: sessions to close, and groups of
+//! subscribers whose delivery options change.
 
 use super::{
     SessionKey,
@@ -8,22 +8,25 @@ use super::{
 };
 use crate::{clock::Millis, transport::PushError};
 
-/// What a delivery leaves to be done when it has been queued.
+/// What is left to do for a delivery after its frames are queued.
 #[derive(Default)]
 pub(super) struct FanoutOutcome {
     pub(super) now: Millis,
     pub(super) delivered: u64,
+    /// Sessions whose outbox refused the frame.
     pub(super) refused: Vec<(SessionKey, PushError)>,
+    /// Sessions of which a subscription has expired.
     pub(super) with_expired_subscription: Vec<SessionKey>,
+    /// Sessions that the publication excludes.
     pub(super) excluded: Vec<SessionKey>,
-    /// Classes that receive in another way from now on.
+    /// Groups of subscribers whose delivery options change, in the order in which they have to be changed.
     pub(super) changes: Vec<(u32, DeliveryOptions)>,
-    /// Somebody may want the difference to it.
+    /// A subscriber may need this delivery as the base of the next delta.
     pub(super) needs_delta_base: bool,
 }
 
 impl FanoutOutcome {
-    /// Notes what becomes of those of one class, to whom it was sent or not.
+    /// Notes how the delivery options of a group change, to which the delivery was sent or not.
     pub(super) fn note_group(&mut self, group: u32, options: &DeliveryOptions, delivery: &Delivery, is_sent: bool) {
         if delivery.publication().is_none() {
             return;
@@ -40,7 +43,8 @@ impl FanoutOutcome {
             if has_base {
                 next.delta = DeltaState::HasBase;
             }
-            // Those who got it come first: others may become what these were, and would be taken for them.
+            // Groups that received the publication come first. A group that did not may merge into one of them, and would
+            // then wrongly change with it.
             let at = if has_base { 0 } else { self.changes.len() };
             self.changes.insert(at, (group, next));
         }
@@ -79,9 +83,9 @@ mod tests {
         outcome.changes.into_iter().for_each(|(group, options)| registry.change_group(&channel, group, options));
         let groups = registry.groups(&channel);
         let mut found: Vec<_> = groups
-            .flat_map(|(_, options, members)| {
+            .flat_map(|(_, options, sessions)| {
                 let now = (options.delta, options.skip_up_to);
-                members.map(move |(key, ())| (key.0, now)).collect::<Vec<_>>()
+                sessions.map(move |(key, ())| (key.0, now)).collect::<Vec<_>>()
             })
             .collect();
         found.sort_by_key(|(key, _)| *key);

@@ -158,3 +158,51 @@ fn host_name() -> Option<String> {
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{broker::memory::MemoryBroker, clock::Clock, config::Config, hub::BrokerSubscriptions};
+
+    fn publication(bytes: usize) -> Publication {
+        Publication::new(Channel::new("news").unwrap(), Bytes::from(vec![b'1'; bytes]))
+    }
+
+    /// Starts one hub for each limit; their queues are not drained before the test awaits something.
+    fn hubs_with_queues_of(limits_bytes: &[usize]) -> Arc<Hubs> {
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node".into());
+        for limit_bytes in limits_bytes {
+            let mut config = Config::default();
+            config.limits.hub_queue_bytes = *limit_bytes;
+            let clock = Clock::default();
+            let broker = MemoryBroker::new(hubs.clone(), &config.limits, clock.clone());
+            let subscriptions = BrokerSubscriptions::new(Arc::new(broker), Duration::ZERO);
+            Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()));
+        }
+        hubs
+    }
+
+    #[actix_rt::test]
+    async fn delivery_that_one_full_queue_refuses_leaves_the_room_in_the_others() {
+        let hubs = hubs_with_queues_of(&[10_000, 10_000, 2_900]);
+        for _ in 0..100 {
+            assert_eq!(hubs.deliver_publication(publication(3_000)), Err(QueueFull));
+        }
+        assert_eq!(hubs.metrics.deliveries_dropped.get(), 100);
+        assert_eq!(hubs.deliver_publication(publication(2_500)), Ok(()));
+    }
+
+    #[actix_rt::test]
+    async fn refused_delivery_releases_no_more_than_it_reserved() {
+        let hubs = hubs_with_queues_of(&[10_000, 8_000]);
+        assert_eq!(hubs.deliver_publication(publication(7_000)), Ok(()));
+        for _ in 0..10 {
+            assert_eq!(hubs.deliver_publication(publication(1_500)), Err(QueueFull));
+        }
+        assert_eq!(hubs.deliver_publication(publication(5_000)), Err(QueueFull), "7,000 bytes still wait");
+    }
+}

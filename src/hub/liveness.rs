@@ -243,3 +243,65 @@ impl Hub {
         self.liveness.closing_waves = Some((to_close, wave_size));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix::Addr;
+
+    use super::*;
+    use crate::{
+        broker::memory::MemoryBroker,
+        hub::{
+            CloseAllSessions, Hubs,
+            testing::{RunTicks, TestSession, start_hub},
+        },
+        metrics::Metrics,
+    };
+
+    fn start_test_hub() -> Addr<Hub> {
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node".into());
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, crate::clock::Clock::default());
+        start_hub(&hubs, Arc::new(broker))
+    }
+
+    async fn connect_sessions(hub: &Addr<Hub>, count: usize) -> Vec<TestSession> {
+        let mut sessions = Vec::new();
+        for _ in 0..count {
+            sessions.push(TestSession::connect(hub).await);
+        }
+        sessions
+    }
+
+    fn count_closing(sessions: &[TestSession]) -> usize {
+        sessions.iter().filter(|session| session.outbox.is_closing()).count()
+    }
+
+    #[actix_rt::test]
+    async fn shutdown_closes_sessions_in_waves_with_3001() {
+        let hub = start_test_hub();
+        let mut sessions = connect_sessions(&hub, 40).await;
+        // One session per tick: the ticks of the clock beside those of the test do not come to 30 in time.
+        hub.send(CloseAllSessions { spread_over: 40 * TICK }).await.unwrap();
+        hub.send(RunTicks(10)).await.unwrap();
+        let closing = count_closing(&sessions);
+        assert!((10..40).contains(&closing), "{closing}");
+        hub.send(RunTicks(30)).await.unwrap();
+        assert_eq!(count_closing(&sessions), 40);
+        let received = sessions[0].read_until_close().await;
+        assert!(received.contains(r#""code":3001"#), "{received}");
+    }
+
+    #[actix_rt::test]
+    async fn session_that_registers_during_shutdown_is_closed_too() {
+        let hub = start_test_hub();
+        let early = connect_sessions(&hub, 2).await;
+        hub.send(CloseAllSessions { spread_over: Duration::ZERO }).await.unwrap();
+        hub.send(RunTicks(1)).await.unwrap();
+        assert_eq!(count_closing(&early), 2);
+        let mut late = connect_sessions(&hub, 3).await;
+        hub.send(RunTicks(1)).await.unwrap();
+        assert_eq!(count_closing(&late), 3, "all at once");
+        let received = late[2].read_until_close().await;
+        assert!(received.contains(r#""code":3001"#), "{received}");
+    }
+}

@@ -15,6 +15,8 @@ mod position_poller;
 mod presence;
 mod registry;
 mod subscription;
+#[cfg(test)]
+mod testing;
 mod timing_wheel;
 
 use std::{
@@ -23,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::prelude::*;
@@ -244,7 +246,7 @@ impl Hub {
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
-            position_poller: PositionPoller::new(config.server.position_check_interval),
+            position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();

@@ -83,3 +83,6 @@ fn run_detached(call: BoxFuture<'static, Result<(), BrokerError>>) {
         None => drop(actix_rt::spawn(call.map(log_error))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Who speaks on a connection, and in which way: the state that decides what a message means. Pure.
+//! Whether a session is authenticated, and as what kind of session: the state that decides what a message means. Pure.
 
 use std::sync::Arc;
 
@@ -7,16 +7,17 @@ use crate::{auth::Claims, hub::KeepAlive};
 /// The states of a session.
 #[derive(Clone, Debug)]
 pub(super) enum AuthState {
-    /// No token yet.
+    /// The client has sent no token yet.
     Unauthenticated,
-    /// Let in to be told that the handshake's token was no good.
+    /// The token of the handshake is invalid. The connection was accepted so that the client learns that.
     Rejected {
-        /// It was good once.
+        /// It has expired, and was valid before.
         is_expired: bool,
     },
-    /// Let in by a door or the text form: nonsense is answered, native pings keep it alive, three lines of JavaScript do.
+    /// A plain session: its token came with the handshake or as text. Protocol errors are answered, and native pings keep it
+    /// alive, so that a client needs three lines of JavaScript.
     Plain(Arc<Claims>),
-    /// Has sent `connect`: speaks as the SDKs do, and what is malformed ends it.
+    /// An SDK session: it has sent `connect`. A protocol error closes it.
     Sdk(Arc<Claims>),
 }
 
@@ -28,7 +29,7 @@ impl AuthState {
         }
     }
 
-    /// The same somebody, speaking as the SDKs do.
+    /// Returns the state after `connect`, with the same claims.
     pub(super) fn as_sdk(&self) -> Self {
         match self {
             Self::Plain(claims) => Self::Sdk(claims.clone()),
@@ -36,7 +37,7 @@ impl AuthState {
         }
     }
 
-    /// The same way of speaking with newer claims.
+    /// Returns the state with newer claims, of the same kind of session.
     pub(super) fn with_claims(&self, claims: Arc<Claims>) -> Self {
         match self {
             Self::Unauthenticated | Self::Plain(_) => Self::Plain(claims),

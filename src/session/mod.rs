@@ -1,6 +1,6 @@
-//! One connection: an actor on the socket itself. It reads messages as a stream, decides who speaks ([`command`]), and asks
-//! hub and broker. Everything it does for one client is in the order in which the client asked; what has to be waited for
-//! is waited for here, and the client's next message with it.
+//! One connection: an actor on the socket itself. It reads messages as a stream, knows who the client is ([`auth_state`],
+//! [`claims`]), and handles its commands ([`command`]) with hub and broker. It does so in the order in which the client sent
+//! them: while one waits for an answer, the session waits, and the client's next message with it.
 
 mod auth_state;
 mod claims;
@@ -36,61 +36,60 @@ use crate::{
     transport::{ClosePolicy, Inbound, Outbox, PushError, Socket, TransportLimits, Violation},
 };
 
-/// What the sessions of one worker share.
+/// What all sessions of one worker share.
 pub struct Services {
     /// The hub of this thread.
     pub hub: Addr<Hub>,
-    /// Takes publications.
+    /// The broker, for publications, history and presence.
     pub broker: SharedBroker,
-    /// Judges tokens.
+    /// Verifies tokens.
     pub verifier: Arc<Verifier>,
-    /// Judges channels.
+    /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
-    /// Connections of each user.
+    /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<KeyedLimit<Arc<str>>>,
     /// The wall clock.
     pub clock: Clock,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What is configured.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// This instance's id, told to clients.
+    /// The id of this instance, which clients get when they connect.
     pub node: Arc<str>,
 }
 
-/// The actor.
+/// The actor of one connection.
 pub struct Session {
     key: SessionKey,
     client: Uuid,
     outbox: Arc<Outbox>,
     format: Format,
-    /// It is kept alive by native pings, however it speaks.
+    /// Native pings keep the connection alive, even of an SDK session.
     has_native_pings: bool,
     services: Rc<Services>,
     auth_state: AuthState,
-    /// Commands that came and are not done yet.
+    /// The commands that are not handled yet.
     commands: CommandBuffer,
-    /// Pieces of nonsense so far.
+    /// Messages so far that were no commands.
     protocol_errors: u32,
-    /// How fast it may ask, and publish.
     command_rate: RateLimiter,
     publication_rate: RateLimiter,
-    /// Some subscription has something to show to others beside its publications.
+    /// A subscription has an `info`, which other clients see beside its publications.
     has_subscription_info: bool,
-    /// Boxed, since few connections wait and all would pay for it.
+    /// Count the connection among the unauthenticated ones. Boxed: few connections are, and all would pay for the memory.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
     user_permit: Option<KeyedPermit<Arc<str>>>,
     /// Released last: when a connection is no longer counted, it holds no other permit either.
     _permits: (KeyedPermit<ClientAddress>, Permit),
 }
 
-/// Starts a session on a socket that has switched protocols. `read` is what came right behind the handshake.
+/// Starts a session on a socket that has switched protocols. `read` is what the client sent right after its handshake.
 pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services: Rc<Services>) {
-    let bounds = TransportLimits::from(&*services.config);
-    // An error here is a client that has gone already.
-    let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
+    let limits = TransportLimits::from(&*services.config);
+    // This fails if the client has disconnected already.
+    let Ok(outbox) = Outbox::new(socket, &limits) else { return };
     Session::create(|ctx| {
-        ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
+        ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
         Session {
             key: SessionKey::unique(),
             client: Uuid::new_v4(),
@@ -101,7 +100,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             auth_state: match admission.auth {
                 HandshakeAuth::Authenticated(claims) => AuthState::Plain(claims),
                 HandshakeAuth::Unauthenticated => AuthState::Unauthenticated,
-                HandshakeAuth::Rejected(refusal) => AuthState::Rejected { is_expired: refusal == TokenError::Expired },
+                HandshakeAuth::Rejected(error) => AuthState::Rejected { is_expired: error == TokenError::Expired },
             },
             command_rate: RateLimiter::default(),
             publication_rate: RateLimiter::default(),
@@ -129,8 +128,8 @@ impl Actor for Session {
             AuthState::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
             AuthState::Rejected { is_expired: false } => self.close(&Disconnect::INVALID_TOKEN),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
-                let done = self.send_connect_push(ClaimsChange::Unchanged);
-                self.finish_then_continue(done, ctx);
+                let outcome = self.send_connect_push(ClaimsChange::Unchanged);
+                self.finish_then_continue(outcome, ctx);
             }
             AuthState::Unauthenticated => {}
         }
@@ -165,7 +164,7 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
                 self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
                 self.flush();
             }
-            // Who does not read what it asked for is not answered: only the latest ping needs a pong (RFC 6455 §5.5.3).
+            // A client that does not read gets no pongs. It needs one only for its latest ping (RFC 6455 §5.5.3).
             Ok(Frame::Ping(_)) if self.outbox.is_blocked() => {}
             Ok(Frame::Ping(_)) if self.charge_command() == RateVerdict::Flooding => {
                 self.close(&Disconnect::TOO_MANY_REQUESTS)
@@ -195,15 +194,15 @@ impl StreamHandler<Result<Frame, Violation>> for Session {
 impl Handler<SessionControl> for Session {
     type Result = ();
 
-    fn handle(&mut self, instruct: SessionControl, ctx: &mut Self::Context) {
-        match instruct {
+    fn handle(&mut self, control: SessionControl, ctx: &mut Self::Context) {
+        match control {
             SessionControl::Refresh { expires_at, info } => {
                 self.apply_refresh(expires_at, info);
                 self.flush();
             }
-            SessionControl::Subscribe(given) => {
-                let done = self.add_server_side_subscription(*given);
-                self.finish_then_continue(done, ctx);
+            SessionControl::Subscribe(subscription) => {
+                let outcome = self.add_server_side_subscription(*subscription);
+                self.finish_then_continue(outcome, ctx);
             }
             SessionControl::Unsubscribe(channel) => {
                 self.services.hub.do_send(ForceUnsubscribe { key: self.key, channel })
@@ -213,7 +212,7 @@ impl Handler<SessionControl> for Session {
 }
 
 impl Session {
-    /// One more thing that the client asks for.
+    /// Counts a command, or a frame of the client that is treated as one.
     fn charge_command(&mut self) -> RateVerdict {
         self.command_rate.charge(self.services.config.limits.commands_per_second)
     }

@@ -277,9 +277,15 @@ impl Worker {
     }
 
     pub async fn publish(&self, channel: &str, data: &'static str) {
+        self.publish_excluding(channel, data, None).await;
+    }
+
+    /// Publishes to all but this client.
+    pub async fn publish_excluding(&self, channel: &str, data: &'static str, exclude: Option<Uuid>) {
         let channel = Channel::new(channel).unwrap();
         let retention = Retention::from_options(&self.services.config.channels);
-        let publication = Publication::new(channel, Bytes::from_static(data.as_bytes()));
+        let data = Bytes::from_static(data.as_bytes());
+        let publication = Publication { exclude, ..Publication::new(channel, data) };
         self.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await.unwrap();
         // The hub handles the message that woke it first.
         self.hub.send(CheckHealth).await.unwrap();

@@ -3,7 +3,11 @@
 mod subscribers;
 mod users;
 
-use std::{collections::HashMap as StdMap, hash::BuildHasher, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap as StdMap},
+    hash::BuildHasher,
+    sync::Arc,
+};
 
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
@@ -25,17 +29,14 @@ type Hasher = foldhash::fast::RandomState;
 /// A session's index in the slab: a delivery finds a session by it, without a hash.
 type Slot = u32;
 
-/// The slot of no session.
-const NO_SESSION: Slot = Slot::MAX;
-
 /// Sessions of type `M`, their users, and their channels, each with a state of type `S`. Every channel name is stored once;
-/// its subscriptions share the text. The entries of sessions lie side by side, and the indexes hold four bytes for each: a
-/// map of whole entries would be half empty.
+/// its subscriptions share the text. The entries of sessions lie side by side, and the indexes hold four or eight bytes for
+/// each: a map of whole entries would be half empty.
 pub(super) struct Registry<M, S> {
     sessions: Slab<SessionEntry<M>>,
     by_key: HashTable<Slot>,
-    /// One session of each user, from which the others are linked.
-    by_user: HashTable<Slot>,
+    /// The sessions that have a user, ordered by a hash of it.
+    by_user: BTreeSet<(u32, Slot)>,
     channels: HashMap<Channel, Subscribers<S>, Hasher>,
     hasher: Hasher,
 }
@@ -45,9 +46,6 @@ struct SessionEntry<M> {
     session: M,
     /// The user, once the session is authenticated.
     user: Option<Arc<str>>,
-    /// The next and the previous session of the same user.
-    next: Slot,
-    previous: Slot,
     subscriptions: Vec<Subscription<Live>>,
 }
 
@@ -86,7 +84,7 @@ impl<M, S> Default for Registry<M, S> {
         Self {
             sessions: Slab::new(),
             by_key: HashTable::new(),
-            by_user: HashTable::new(),
+            by_user: BTreeSet::new(),
             channels: HashMap::default(),
             hasher: Hasher::default(),
         }
@@ -117,14 +115,7 @@ impl<M, S> Registry<M, S> {
 
     /// Adds a session.
     pub(super) fn insert(&mut self, key: SessionKey, session: M) {
-        let entry = SessionEntry {
-            key,
-            session,
-            user: None,
-            next: NO_SESSION,
-            previous: NO_SESSION,
-            subscriptions: Vec::new(),
-        };
+        let entry = SessionEntry { key, session, user: None, subscriptions: Vec::new() };
         // 2^32 sessions would need more memory than there is.
         let Ok(slot) = Slot::try_from(self.sessions.insert(entry)) else { return };
         let (sessions, hasher) = (&self.sessions, &self.hasher);
@@ -230,7 +221,7 @@ impl<M, S> Registry<M, S> {
         let channel = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         if let Some(entry) = self.at_mut(slot) {
-            // Most sessions have one subscription: an empty vector would reserve room for four.
+            // Most sessions have one subscription, and the first push would reserve room for four.
             entry.subscriptions.reserve_exact(usize::from(entry.subscriptions.is_empty()));
             entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
         }
@@ -275,7 +266,7 @@ impl<M, S> Registry<M, S> {
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<(M, Vec<Subscription<Ended>>)> {
         let slot = self.slot(key)?;
         let ended = self.unsubscribe_all(key);
-        self.unlink_user(slot);
+        self.forget_user(slot);
         if let Ok(indexed) = self.by_key.find_entry(self.hasher.hash_one(key), |found| *found == slot) {
             indexed.remove();
         }

@@ -11,9 +11,9 @@ enum Step {
     Insert(u64),
     Remove(u64),
     SetUser(u64, u8),
-    /// In one of three ways.
+    /// With one of three delivery options.
     Subscribe(u64, u8, u64),
-    /// All who receive in the first way do so in the second from now on.
+    /// Gives the subscribers with the first delivery options the second ones.
     Change(u8, u64, u64),
     ChangeOne(u64, u8, u64),
     Unsubscribe(u64, u8),
@@ -38,7 +38,7 @@ fn channel(number: u8) -> Channel {
     Channel::new(&format!("channel-{number}")).unwrap()
 }
 
-/// A way of receiving that differs from the others.
+/// Delivery options that differ by this number.
 fn options(number: u64) -> DeliveryOptions {
     DeliveryOptions { skip_up_to: number, ..DeliveryOptions::default() }
 }
@@ -66,7 +66,7 @@ fn check_owners(registry: &Registry<(), u8>, owners: &BTreeMap<u64, u8>) {
         let found: BTreeSet<u64> = registry.sessions_of(&u.to_string()).map(|(key, ())| key.0).collect();
         assert_eq!(found, expected);
     }
-    assert_eq!(registry.users().count(), owners.values().collect::<BTreeSet<_>>().len());
+    assert_eq!(registry.users().count(), owners.len());
 }
 
 proptest! {

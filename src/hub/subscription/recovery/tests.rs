@@ -1,4 +1,4 @@
-//! Recovery against a model: whatever meets whatever, each client sees every publication once and in order.
+//! Recovery against a model: in whatever order things happen, each client receives every publication once and in order.
 
 use proptest::prelude::*;
 
@@ -44,7 +44,8 @@ fn merge_result(
     merge(Some(&recover), local, HistoryRead { offsets: read, top: at(top) }, 5)
 }
 
-/// Which offsets the client gets, where the channel stands, and from where on it receives.
+/// The offsets that the client gets, the offset of the channel on the hub, and the offset up to which live publications are
+/// skipped; `None` without recovery.
 fn recovered(
     recover: RecoveryRequest,
     position: Option<u64>,
@@ -63,15 +64,15 @@ fn recovered(
 
 #[test]
 fn missed_publications_come_from_history_and_catch_up_buffer() {
-    // Nobody else was here; what was delivered meanwhile follows what was read.
+    // There is no other subscriber: what was delivered meanwhile follows what was read.
     assert_eq!(recovered(since(3), None, &[], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
     assert_eq!(recovered(since(3), None, &[4, 5, 6], &[4, 5], 5), Some((vec![4, 5, 6], 6, 0)));
     assert_eq!(recovered(since(3), None, &[4], &[4, 5], 5), Some((vec![4, 5], 5, 0)));
-    // The history is ahead of the hub: the rest comes live.
+    // The history is ahead of the hub: the rest will be delivered.
     assert_eq!(recovered(since(3), Some(4), &[], &[4, 5], 5), Some((vec![4], 4, 0)));
-    // It is behind.
+    // The history is behind the hub.
     assert_eq!(recovered(since(3), Some(7), &[6, 7], &[4, 5], 5), Some((vec![4, 5, 6, 7], 7, 0)));
-    // The client is ahead of the hub: it has been elsewhere.
+    // The client is ahead of the hub: it was connected to another.
     assert_eq!(recovered(since(5), Some(3), &[], &[], 5), Some((vec![], 3, 5)));
     assert_eq!(recovered(since(4), Some(3), &[], &[5], 5), Some((vec![], 3, 4)));
     assert_eq!(recovered(since(5), Some(5), &[], &[], 5), Some((vec![], 5, 0)));
@@ -81,7 +82,7 @@ fn missed_publications_come_from_history_and_catch_up_buffer() {
 #[test]
 fn incomplete_history_is_not_recovered() {
     for (recover, position, read, top) in [
-        // Trimmed, more than the limit, beyond the top, as far beyond as it goes.
+        // Trimmed; more than the limit; after the top; as far after it as possible.
         (since(3), None, &[5, 6][..], 6),
         (since(3), None, &[], 4),
         (since(0), None, &[1, 2, 3, 4, 5], 6),
@@ -100,7 +101,7 @@ fn incomplete_history_is_not_recovered() {
 
 #[test]
 fn publication_in_neither_history_nor_buffer_causes_another_read() {
-    // 6 was delivered and not kept (the list was full, or a gap was there), or the two speak of different histories.
+    // 6 was delivered and not stored, since the buffer was full or there was a gap; or the epochs differ.
     assert_eq!(merge_result(since(3), Some(7), &[7], &[4, 5], 5), Err(ReadAgain));
     assert_eq!(merge_result(since(3), Some(7), &[], &[4, 5], 5), Err(ReadAgain));
     assert_eq!(merge_result(cache(3), Some(7), &[], &[5], 5), Err(ReadAgain));
@@ -115,7 +116,7 @@ fn cache_mode_recovers_only_the_newest_publication() {
     assert_eq!(recovered(cache(1), Some(6), &[6], &[5], 5), Some((vec![6], 6, 0)));
     assert_eq!(recovered(cache(5), Some(5), &[], &[5], 5), Some((vec![], 5, 0)));
     assert_eq!(recovered(cache(u64::MAX), None, &[], &[5], 5), Some((vec![5], 5, 0)));
-    assert_eq!(recovered(cache(1), None, &[], &[], 5), None, "it is not there any more");
+    assert_eq!(recovered(cache(1), None, &[], &[], 5), None, "the history does not keep it any more");
 }
 
 #[test]
@@ -134,13 +135,13 @@ const CLIENTS: usize = 3;
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Publish,
-    /// The hub takes the next from its queue.
+    /// The hub takes the next publication from its queue.
     Deliver,
     Ask(usize),
     Read(usize),
     Begin(usize),
     Leave(usize),
-    /// Another hub, which is faster, serves the client for a while.
+    /// The client is connected to another hub for a while, which is ahead of this one.
     Elsewhere(usize),
 }
 
@@ -157,7 +158,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One client, and what it has received: it may begin anywhere and then misses nothing.
+/// One client, and the offset up to which it has received everything.
 #[derive(Clone, Debug, Default)]
 struct Reader {
     has: u64,
@@ -169,7 +170,7 @@ enum State {
     #[default]
     Away,
     Asking,
-    /// It was read: offsets since `has`, and the top.
+    /// The history was read: the offsets after `has`, and the top.
     Holding(Vec<u64>, u64),
     Live {
         skip_up_to: u64,
@@ -188,7 +189,7 @@ struct Model {
 impl Model {
     fn take(&mut self, client: usize, offset: u64) {
         let reader = &mut self.readers[client];
-        assert_eq!(offset, reader.has + 1, "a gap or a repetition for {client}");
+        assert_eq!(offset, reader.has + 1, "a gap or a duplicate for {client}");
         reader.has = offset;
     }
 
@@ -241,7 +242,7 @@ impl Model {
         self.forget();
     }
 
-    /// What the hub forgets when nobody joins, and when nobody listens.
+    /// Drops what the hub drops: stored deliveries when no subscription waits, the state without a subscriber.
     fn forget(&mut self) {
         if !self.readers.iter().any(|reader| matches!(reader.state, State::Asking | State::Holding(..))) {
             self.buffered.clear();
@@ -275,7 +276,7 @@ impl Model {
     }
 }
 
-/// Any offset, and often one of those where arithmetic ends.
+/// Any offset, and often one at which arithmetic overflows.
 fn any_offset() -> impl Strategy<Value = u64> {
     prop_oneof![any::<u64>(), 0..4_u64, (0..4_u64).prop_map(|below| u64::MAX - below)]
 }

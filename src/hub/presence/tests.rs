@@ -1,0 +1,95 @@
+//! Tests of the presence refresh.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::{
+    broker::{Broker, Control, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SurveyQuestion},
+    hub::{
+        Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        testing::{RunTicks, TestSession, start_hub},
+    },
+    metrics::Metrics,
+    publication::{ClientInfo, Publication},
+};
+
+type Answer<T> = BoxFuture<'static, Result<T, BrokerError>>;
+
+/// A broker that records the clients whose presence is stored.
+#[derive(Default)]
+struct RecordingBroker(Mutex<Vec<String>>);
+
+impl Broker for RecordingBroker {
+    fn add_presence(&self, _: Channel, who: Arc<ClientInfo>, _: Duration) -> Answer<()> {
+        self.0.lock().push(who.client.to_string());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn subscribe(&self, _: Channel) -> Answer<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn unsubscribe(&self, _: Channel) {}
+
+    fn publish(&self, _: Publication, _: PublishOptions) -> Answer<PublishReceipt> {
+        unreachable!()
+    }
+    fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> Answer<HistoryPage> {
+        unreachable!()
+    }
+    fn remove_history(&self, _: Channel) -> Answer<()> {
+        unreachable!()
+    }
+    fn publish_presence_event(&self, _: Channel, _: PresenceEvent, _: Arc<ClientInfo>) -> Answer<()> {
+        unreachable!()
+    }
+    fn remove_presence(&self, _: Channel, _: Arc<str>) -> Answer<()> {
+        unreachable!()
+    }
+    fn presence(&self, _: Channel) -> Answer<Vec<Arc<ClientInfo>>> {
+        unreachable!()
+    }
+    fn survey(&self, _: SurveyQuestion, _: Duration) -> Answer<Vec<Vec<u8>>> {
+        unreachable!()
+    }
+    fn send_control(&self, _: Control) -> Answer<()> {
+        unreachable!()
+    }
+    fn put_ticket(&self, _: String, _: Bytes, _: Duration) -> Answer<()> {
+        unreachable!()
+    }
+    fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
+        unreachable!()
+    }
+    fn check_ready(&self) -> Answer<()> {
+        unreachable!()
+    }
+}
+
+#[actix_rt::test]
+async fn presence_of_every_visible_subscription_is_stored_once_in_25_seconds() {
+    const VISIBLE: usize = 5;
+    let broker = Arc::new(RecordingBroker::default());
+    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node".into()), broker.clone());
+    let mut sessions = Vec::new();
+    for number in 0..VISIBLE {
+        let session = TestSession::connect(&hub).await;
+        let client = ClientInfo { user: "ann".into(), client: number.to_string(), conn_info: None, chan_info: None };
+        let visibility = Visibility { info: Arc::new(client), in_presence: true, sends_join_leave: false };
+        let options = SubscriptionOptions { visibility: Some(visibility), ..SubscriptionOptions::default() };
+        let channel = Channel::new("news").unwrap();
+        let subscription = Subscription::new(channel, SubscriptionSource::Client, options);
+        let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
+        hub.send(subscribe).await.unwrap().unwrap();
+        sessions.push(session);
+    }
+    assert_eq!(broker.0.lock().len(), VISIBLE, "when they subscribe");
+    // The turn of these sessions is in the first ticks of a round. In the middle of it the clock's own ticks change nothing.
+    hub.send(RunTicks(100)).await.unwrap();
+    broker.0.lock().clear();
+    hub.send(RunTicks(10 * 25)).await.unwrap();
+    let mut stored = std::mem::take(&mut *broker.0.lock());
+    stored.sort();
+    assert_eq!(stored, ["0", "1", "2", "3", "4"]);
+}

@@ -1,0 +1,91 @@
+//! A hub with connected sessions, for the tests of its modules.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use uuid::Uuid;
+
+use super::{BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey};
+use crate::{
+    broker::SharedBroker,
+    clock::Clock,
+    config::Config,
+    metrics::Metrics,
+    protocol::Format,
+    transport::{Outbox, TransportLimits},
+};
+
+/// Runs the hub's periodic work so many times, without waiting for the time to pass.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct RunTicks(pub(super) u32);
+
+impl Handler<RunTicks> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, RunTicks(count): RunTicks, ctx: &mut Self::Context) {
+        (0..count).for_each(|_| self.on_tick(ctx));
+    }
+}
+
+/// A session actor that ignores every control.
+struct IgnoreControls;
+
+impl Actor for IgnoreControls {
+    type Context = Context<Self>;
+}
+
+impl Handler<SessionControl> for IgnoreControls {
+    type Result = ();
+
+    fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
+}
+
+/// A session of a hub, and the client's end of its connection.
+pub(super) struct TestSession {
+    pub(super) key: SessionKey,
+    pub(super) outbox: Arc<Outbox>,
+    client: TcpStream,
+}
+
+impl TestSession {
+    /// Registers an authenticated session.
+    pub(super) async fn connect(hub: &Addr<Hub>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let outbox = Outbox::new(server, &TransportLimits::from(&Config::default())).unwrap();
+        let key = SessionKey::unique();
+        let register = Register {
+            key,
+            outbox: outbox.clone(),
+            keep_alive: KeepAlive::NativePing,
+            user: Some("ann".into()),
+            client: Uuid::new_v4(),
+            format: Format::Json,
+            controls: IgnoreControls.start().recipient(),
+        };
+        hub.send(register).await.unwrap();
+        Self { key, outbox, client }
+    }
+
+    /// Everything that the client receives until the server ends the connection.
+    pub(super) async fn read_until_close(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = self.client.read_to_end(&mut bytes);
+        timeout(Duration::from_secs(10), read).await.expect("an end").unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Starts a hub with the default configuration on this thread, and makes it one of `hubs`.
+pub(super) fn start_hub(hubs: &Hubs, broker: SharedBroker) -> Addr<Hub> {
+    let subscriptions = BrokerSubscriptions::new(broker, Duration::ZERO);
+    let metrics = Arc::new(Metrics::default());
+    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics)
+}
