@@ -17,7 +17,7 @@ use wardcast::{
 };
 
 use crate::support::{
-    Client, client::tls_stream, http, redis::RedisServer, start_hub_with, tls::Certificate, wait_until,
+    Client, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
 };
 
 fn repository() -> &'static Path {
@@ -128,7 +128,7 @@ async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
         });
         let hub = hub.await;
         let is_ready = async || http::get(hub.address, "/health/ready").send().await.status == 200;
-        wait_until("the hub is ready", is_ready).await;
+        poll_until("the hub is ready", is_ready).await;
         hub
     };
     let (one, two) = (start().await, start().await);
@@ -186,7 +186,7 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let nginx = Command::new("nginx").args(["-p", &path(""), "-c", &path("nginx.conf")]).spawn();
     let nginx = Nginx(nginx.expect("nginx is installed: tests/run does it"));
     let address = ([127, 0, 0, 1], port).into();
-    wait_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
+    poll_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
 
     let token = hub.token("ann");
     let path_of_ann = format!("/connection/websocket?token={token}");
@@ -204,7 +204,7 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
         assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
     }
     drop(ann);
-    wait_until("nginx logs the request", async || {
+    poll_until("nginx logs the request", async || {
         fs::read_to_string(path("access.log")).unwrap_or_default().contains("/connection/websocket")
     })
     .await;
