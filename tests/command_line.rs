@@ -163,7 +163,7 @@ async fn second_hub_on_same_port_fails_naming_the_address_and_first_keeps_runnin
     second.assert_failed_with(&[
         "cannot listen on",
         &banner.address.to_string(),
-        "another wardcast or program",
+        "another process listens there",
         "--set server.bind=",
     ]);
     assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use wardcast::{
-    auth::Signer,
+    auth::{Signer, users::UserClaims},
     clock::Clock,
     config::{AllowSubscribe, AuthConfig, BrokerKind, ChannelAccess, Config, Secret},
     server::{self, RunningServer},
@@ -110,14 +110,16 @@ impl TestHub {
     }
 
     pub fn token_for(&self, user: &str, ttl: Duration) -> String {
-        mark_secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, None).unwrap())
+        mark_secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, &UserClaims::default()).unwrap())
     }
 
     /// A token that expired a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
         before.set_back(Duration::from_secs(120));
-        mark_secret(Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), None).unwrap())
+        mark_secret(
+            Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), &UserClaims::default()).unwrap(),
+        )
     }
 
     /// A token that is signed with another secret.
@@ -126,7 +128,11 @@ impl TestHub {
             hmac_secret: Secret::new(mark_secret("the secret of an attacker, long enough")),
             ..self.config.auth.clone()
         };
-        mark_secret(Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap())
+        mark_secret(
+            Signer::new(&auth, self.clock.clone())
+                .sign(user, Duration::from_secs(3600), &UserClaims::default())
+                .unwrap(),
+        )
     }
 
     /// A token with exactly these claims. Numbers in its dates (`exp`, `expire_at`, `nbf`, `iat`) are seconds from now.
