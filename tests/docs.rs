@@ -54,6 +54,41 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     found
 }
 
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let headings = page.lines().filter(|line| {
+        is_code ^= line.trim_start().starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    let kept = |character: &char| character.is_alphanumeric() || ['-', '_', ' '].contains(character);
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).map(|character| if character == ' ' { '-' } else { character }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let mut broken = Vec::new();
+    for (path, text) in pages() {
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let linked = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let is_good = match fs::read_to_string(repository().join(linked)) {
+                Ok(page) => anchor.is_empty() || anchors(&page).contains(anchor),
+                Err(_) => false,
+            };
+            if !is_good {
+                broken.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
 /// The lines are played against a hub by `wire.rs`.
 #[test]
 fn protocol_examples_are_lines_of_the_golden_conversations() {
