@@ -29,11 +29,11 @@ fn public_address_requires_tls_or_behind_tls() {
     };
     assert!(errors(Environment::Production, open).contains("unencrypted"));
     assert!(errors(Environment::Development, open).contains("loopback only"));
-    let meant = |config: &mut Config| {
+    let behind_tls = |config: &mut Config| {
         open(config);
         config.server.behind_tls = true;
     };
-    assert_eq!(errors(Environment::Production, meant), "");
+    assert_eq!(errors(Environment::Production, behind_tls), "");
 }
 
 #[test]
@@ -146,8 +146,9 @@ fn demo_password_requires_development_no_users_file_and_strength() {
     let good = "right horse";
     assert_eq!(demo(Environment::Development, good, |_| ()), "");
     assert!(demo(Environment::Production, good, |_| ()).contains("wardcast user add"));
-    let beside = demo(Environment::Development, good, |config| config.login.users_file = Some("users.toml".into()));
-    assert!(beside.contains("remove one of them"), "{beside}");
+    let with_users_file =
+        demo(Environment::Development, good, |config| config.login.users_file = Some("users.toml".into()));
+    assert!(with_users_file.contains("remove one of them"), "{with_users_file}");
     for weak in ["short", "password", "aaaaaaaaaaaa"] {
         let reported = demo(Environment::Development, weak, |_| ());
         assert!(reported.contains("login.demo_password") && reported.contains("each run generates"), "{reported}");
