@@ -44,7 +44,7 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
     });
     let routes = move |service: &mut actix_web::web::ServiceConfig| api::routes(&config, service);
     let app = test::init_service(App::new().app_data(context).configure(routes)).await;
-    for method in &METHODS {
+    for method in METHODS {
         let request = test::TestRequest::post().uri(&format!("/api/{}", method.name));
         let request = request.insert_header(("X-API-Key", API_KEY)).set_payload(method.example.request);
         let response = test::call_and_read_body(&app, request.to_request()).await;

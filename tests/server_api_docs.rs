@@ -22,7 +22,7 @@ fn server_api_reference_is_generated_from_the_methods() {
 
 #[test]
 fn descriptions_of_api_methods_are_complete() {
-    for method in &METHODS {
+    for method in METHODS {
         let name = method.name;
         assert!(method.summary.ends_with('.'), "{name}: the summary must be a sentence");
         assert!(!method.errors.is_empty(), "{name}: the errors are missing");
@@ -83,7 +83,7 @@ fn enable_history_and_presence(config: &mut Config) {
 /// The reference: a table of the methods, and a section for each.
 fn reference() -> String {
     let mut text = "| method | access | what it does |\n|---|---|---|\n".to_owned();
-    for ApiMethod { name, access, summary, .. } in &METHODS {
+    for ApiMethod { name, access, summary, .. } in METHODS {
         writeln!(text, "| [`{name}`](#{name}) | {} | {summary} |", access_name(*access)).unwrap();
     }
     METHODS.iter().for_each(|method| write_method(&mut text, method));
