@@ -51,9 +51,10 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
         let response = String::from_utf8_lossy(&response);
         assert!(!response.starts_with("{\"error\""), "{}: {response}", method.name);
         let writes = mem::take(&mut *broker.0.lock().unwrap());
+        let name = method.name;
         match method.access {
-            Access::ReadOnly => assert!(writes.is_empty(), "{}: is Access::Write, it calls {writes:?}", method.name),
-            Access::Write => assert!(!writes.is_empty(), "{}: is Access::ReadOnly, it changes nothing", method.name),
+            Access::ReadOnly => assert!(writes.is_empty(), "{name} calls {writes:?}: describe it as Access::Write"),
+            Access::Write => assert!(!writes.is_empty(), "{name} changes nothing: describe it as Access::ReadOnly"),
         }
     }
 }

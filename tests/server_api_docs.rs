@@ -48,6 +48,13 @@ fn descriptions_of_api_methods_are_complete() {
     }
 }
 
+#[test]
+fn readme_names_every_method() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let missing = METHODS.iter().map(|method| method.name).filter(|name| !readme.contains(&format!("`{name}`")));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new(), "not in README.md");
+}
+
 /// Each section of the page gets a hub of its own, with ann in the channel "news".
 #[actix_rt::test]
 async fn every_curl_example_answers_as_documented() {
