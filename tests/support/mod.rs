@@ -261,7 +261,7 @@ impl TestHub {
 
     /// Waits until the hub has noticed that its broker is available, or that it is not.
     pub async fn wait_for_broker(&self, is_available: bool) {
-        wait_until(&format!("the broker is available: {is_available}"), async || {
+        events::wait_until(&format!("the broker is available: {is_available}"), async || {
             self.running().metrics.broker_up.get() == i64::from(is_available)
         })
         .await;
