@@ -1,4 +1,5 @@
-// Where the page begins: what it remembers, what the address brings, what the hub is like, and who listens to what.
+// Starts the page: restores the identity, reads the login from the address, loads what the hub supports, and registers the event
+// handlers.
 
 import * as advice from "./advice.js";
 import { dataOf, publish, subscribe, unsubscribe } from "./channels.js";
@@ -13,7 +14,7 @@ import { about, become, draw, isOver, page, say, sayClock, tick, url } from "./s
 import { Code, unnotice } from "./view.js";
 
 function chosenAnew() {
-  // Once both choices fit each other again.
+  // After both choices have been adapted to each other.
   queueMicrotask(() => {
     draw();
     about({ name: "connect" });
@@ -21,9 +22,9 @@ function chosenAnew() {
 }
 
 /**
- * `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and from the tab's history. (A
- * browser's list of visited pages keeps it: what is for one run of a hub may stand there.) Anybody can make such a link, so it
- * ends no session by itself, and what it fills in is never sent by itself.
+ * Reads `#login=USER:PASSWORD`, as the terminal prints it, and removes it from the address bar and from the tab's history. (The
+ * browser's list of visited pages keeps it, which is acceptable for a password that is valid for one run of a hub.) Anyone can
+ * create such a link, so it neither ends a session nor submits the form.
  */
 function takeLogin() {
   const said = location.hash.match(/^#login=([^:]*):(.*)$/);
@@ -39,14 +40,14 @@ function takeLogin() {
   else fillIn();
 }
 
-/** User and password of the last such address. */
+/** The user and password of the last such address. */
 let brought = null;
 
 function fillIn() {
   [$("username").value, $("password").value] = brought;
   brought = null;
   document.querySelector('input[name="source"][value="login"]').click();
-  $("login-hint").textContent = "Filled in from this page's address. Log in if it is the one that your terminal printed.";
+  $("login-hint").textContent = "Filled in from this page's address. Log in if your terminal printed that address.";
   $("login").focus();
 }
 
@@ -65,7 +66,7 @@ async function learn() {
   }
   $("version").textContent = `v${page.facts.version}`;
   if (!page.facts.login) {
-    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend signs, or one that wardcast token --user ann prints.";
+    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend has signed, or one that wardcast token --user ann prints.";
     document.querySelector('input[name="source"][value="paste"]').click();
   }
   page.choices.know(page.facts, url());
@@ -100,12 +101,12 @@ function listen() {
   $("refresh").addEventListener("click", askToRefresh);
   $("refresh-form").addEventListener("submit", submitRefresh);
   $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
-  // However it was left: nothing that was typed waits in it for whoever opens it next.
+  // However it was closed: what was typed must not be there when it is opened again.
   $("refresh-dialog").addEventListener("close", () => $("refresh-form").reset());
   addEventListener("hashchange", takeLogin);
   addEventListener("online", () => page.link?.hurry());
   addEventListener("offline", () => say(advice.OFFLINE));
-  // Logged out in another tab: here, too.
+  // A logout in another tab applies here, too.
   addEventListener("storage", () => page.who && page.who.where !== "memory" && !recall() && logOut({ isWished: true }));
   setInterval(tick, 1000);
 }

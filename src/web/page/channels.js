@@ -26,12 +26,12 @@ export async function unsubscribe(channel) {
   await page.link.unsubscribe(channel).catch((error) => say(forCommand(error, channel)));
 }
 
-/** JSON as it is, anything else as a string. */
+/** Parses JSON; anything else becomes a string. */
 export function dataOf(text) {
   try {
     return { data: JSON.parse(text), kind: "JSON" };
   } catch {
-    return { data: text, kind: "sent as a string: it is no JSON" };
+    return { data: text, kind: "not JSON: sent as a string" };
   }
 }
 
@@ -46,7 +46,7 @@ export async function publish(event) {
       if (over === "rest") page.log.note(`published to ${channel} over REST`);
       about({ name: "publish", channel, data, over });
       if (!page.link?.channels.includes(channel)) {
-        say({ title: `Published, and not heard here`, text: `This page has no subscription to “${channel}”.` }, "info");
+        say({ title: `Published, but not received here`, text: `This page has no subscription to “${channel}”.` }, "info");
       }
     } catch (error) {
       say(forCommand(error, channel));

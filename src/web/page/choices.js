@@ -1,5 +1,5 @@
-// The two choices that this page is about: where the token is kept, and the door through which it gets in. Each option says
-// what it costs, and one that cannot be had says why.
+// The two choices that this page demonstrates: where the token is stored, and how it is sent. Each option says what it costs; an
+// unavailable one says why.
 
 import { DOORS, first, nameOf, whyNot } from "./doors.js";
 import { $, make } from "./dom.js";
@@ -18,7 +18,7 @@ export class Choices {
   door = null;
   #facts = null;
   #url = "";
-  /** Where the token of this page is; null before there is one. */
+  /** Where the current token is stored; null without one. */
   #where = null;
   #changed;
 
@@ -33,7 +33,7 @@ export class Choices {
     this.draw();
   }
 
-  /** What the hub is like. */
+  /** Applies what the hub supports. */
   know(facts, url) {
     this.#facts = facts;
     this.#url = url;
@@ -52,17 +52,17 @@ export class Choices {
     this.draw();
   }
 
-  /** Why a place to keep the token cannot be had; null when it can. */
+  /** Returns why the token cannot be stored in this place; null if it can. */
   whyNoKeep(keep) {
     if (keep !== "cookie" || !this.#facts || this.#facts.login_cookie) return null;
-    return "Off here: login.cookie is false, or the cookie door is closed.";
+    return "Disabled on this hub: login.cookie is false, or auth.doors does not contain "cookie".";
   }
 
   draw() {
     if (this.whyNoKeep(this.keep)) this.keep = "memory";
     const where = this.#where ?? this.keep;
     if (this.door === null || whyNot(this.door, this.#facts, where)) this.door = first(this.#facts, where);
-    // Drawing anew must not take the focus from who chooses with the arrow keys.
+    // Drawing again must not take the focus from a user who chooses with the arrow keys.
     const focused = document.activeElement?.closest?.(".choices") ? document.activeElement : null;
     $("keeps").replaceChildren(
       $("keeps").firstElementChild,
@@ -74,7 +74,7 @@ export class Choices {
       ...DOORS.map((door) => option("door", door, about(door), door.id === this.door, whyNot(door.id, this.#facts, where))),
     );
     $("keep-summary").textContent = KEEPS.find((keep) => keep.id === this.keep).name;
-    $("door-summary").textContent = this.door ? nameOf(this.door) : "none that this page can use";
+    $("door-summary").textContent = this.door ? nameOf(this.door) : "no way that this page can use";
     if (focused) document.querySelector(`input[name="${focused.name}"][value="${focused.value}"]`)?.focus();
   }
 }

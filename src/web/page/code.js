@@ -1,14 +1,14 @@
-// The code of what was just done, to copy: plain JavaScript, the SDK, curl. Where a token stands the page puts a placeholder
-// unless it is told otherwise.
+// Generates the code of the last action, to copy: plain JavaScript, the SDK, curl. A placeholder replaces the token unless the user
+// wants to see it.
 
 import { httpUrl } from "./hub.js";
 
 const text = (value) => JSON.stringify(value);
-/** In single quotes, for a shell. */
+/** Quotes a value for a shell. */
 const shell = (value) => `'${value.replaceAll("'", `'\\''`)}'`;
 const command = (id, body) => `'${text({ id, ...body }).replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
 
-/** Opens, says who it is, and subscribes: three lines, whichever door. */
+/** Opens a connection, sends the token, and subscribes: three lines, however the token is sent. */
 function plain(door, url, token, channel) {
   const subscribe = `ws.send(${command(1, { subscribe: { channel } })})`;
   const heard = "ws.onmessage = (message) => console.log(message.data);";
@@ -54,10 +54,10 @@ function sdk(door, url, token, channel) {
   ].join("\n");
 }
 
-/** Header door, which every client but a browser has. What is typed then goes over the socket. */
+/** Sends the token in a header, as every client except a browser can. What is typed afterwards is sent over the socket. */
 function typed(url, token, line) {
   return [
-    "# curl cannot be typed into; websocat can. Other clients than browsers bring the token in a header.",
+    "# curl does not read messages from the keyboard; websocat does. Clients other than browsers can send the token in a header.",
     `websocat -H ${shell(`Authorization: Bearer ${token}`)} ${url}`,
     text(line),
   ].join("\n");
@@ -70,18 +70,18 @@ function login(user, cookie) {
     js: [
       `const answer = await fetch(${text(url)}, { method: "POST", headers: { "content-type": "application/json" },`,
       `  body: JSON.stringify(${text(body)}) });`,
-      cookie ? "// The browser has the cookie; the body has no token." : "const { access_token } = await answer.json();",
+      cookie ? "// The browser has stored the cookie; the body contains no token." : "const { access_token } = await answer.json();",
     ].join("\n"),
     curl: `curl ${url} -H 'Content-Type: application/json' -d ${shell(text(body))}`,
     sdk: [
-      "// The SDK asks for a token whenever it needs one, also before the old one ends.",
+      "// The SDK calls this whenever it needs a token, also before the old one expires.",
       `const client = new Centrifuge(URL, { getToken: async () => {`,
       `  const answer = await fetch(${text(url)}, { method: "POST", headers: { "content-type": "application/json" },`,
       `    body: JSON.stringify(${text(body)}) });`,
       "  return (await answer.json()).access_token;",
       "} });",
     ].join("\n"),
-    note: "PASSWORD stands for yours.",
+    note: "Replace PASSWORD with yours.",
   };
 }
 
@@ -96,7 +96,7 @@ function publish(over, channel, data, token) {
     js: over === "rest" ? rest : `ws.send(${command(2, { publish: { channel, data } })});`,
     sdk: `await client.publish(${text(channel)}, ${text(data)});`,
     curl: `curl ${url} -H ${shell(`Authorization: Bearer ${token}`)} -H 'Content-Type: application/json' -d ${shell(text(data))}`,
-    note: "A backend publishes with its API key instead: X-API-Key in place of Authorization.",
+    note: "A backend sends its API key instead: the header X-API-Key in place of Authorization.",
   };
 }
 
@@ -105,7 +105,7 @@ function refresh(isSdk, token, user) {
     js: isSdk ? `ws.send(${command(3, { refresh: { token } })});` : `ws.send("Authorization: Bearer ${token}");`,
     sdk: login(user, false).sdk,
     curl: login(user, false).curl,
-    note: "The same user's newer token. What it no longer allows ends at once; nothing else is interrupted.",
+    note: "A newer token of the same user. Subscriptions that it no longer permits end at once; all others continue.",
   };
 }
 
@@ -137,7 +137,7 @@ export function codeOf(action, token) {
         js: plain(door, url, token, channel),
         sdk: sdk(door, url, token, channel),
         curl: typed(url, token, { id: 1, subscribe: { channel } }),
-        note: door === "connect" ? "Pings of this door are messages: the second line answers them." : "Browsers answer the hub's pings by themselves.",
+        note: door === "connect" ? "After a connect command pings are messages: the second line answers them." : "Browsers answer the hub's pings automatically.",
       };
   }
 }

@@ -1,4 +1,4 @@
-// The page's connection: opening it, and finding out what became of it.
+// The page's connection: opens it, and explains how it ended.
 
 import * as advice from "./advice.js";
 import { plan, whyNot } from "./doors.js";
@@ -33,7 +33,7 @@ export function connect() {
   on("refused", ({ channel, error }) => say(advice.forCommand(error, channel)));
   on("denied", (error) => error.code === 109 && over(advice.EXPIRED));
   on("ended", ({ channel, code }) => {
-    if (code < 2500) say({ title: `The hub ended the subscription to “${channel}”`, text: "The token does not allow it any more, or somebody with the API key ordered it." }, "info");
+    if (code < 2500) say({ title: `The hub ended the subscription to “${channel}”`, text: "The token no longer permits it, or the server API ended it." }, "info");
   });
   on("gone", gone);
   for (const channel of channels.length ? channels : ["news"]) page.link.subscribe(channel);
@@ -51,11 +51,11 @@ function ready({ session, isBack, isOtherHub }) {
     page.who.endsAt = hub.now() + session.ttl * 1000;
     page.total = session.ttl * 1000;
   }
-  if (isBack) say(isOtherHub ? advice.OTHER_HUB : advice.BACK, "good");
+  if (isBack) say(isOtherHub ? advice.OTHER_HUB : advice.RECONNECTED, "good");
   else if (document.activeElement === document.body || !document.activeElement.checkVisibility?.()) $("publish").focus();
 }
 
-/** The end: nothing is tried again until somebody does something. */
+/** Gives up: the page does not reconnect until the user does something. */
 function over(what) {
   page.link?.close();
   say(what);
@@ -67,20 +67,20 @@ async function gone({ code, reason, error, isOver: isFinal, wasReady, failures }
   if (isFinal) return over(page.door === "cookie" && code === 3500 ? advice.NO_COOKIE : advice.forClose(code, reason));
   if (code !== 1006 || (wasReady && navigator.onLine)) return say(advice.forClose(code, reason), "info");
   const cause = await why(error, failures);
-  // Meanwhile it may have come back, or been given up.
+  // The connection may have been restored or closed in the meantime.
   if (mine !== page.link || page.link.isReady || page.link.state === "idle") return;
   if (cause.action === "login") over(cause);
   else say(cause);
 }
 
-/** A script learns of a refused handshake only that it was one (1006): the hub is asked in other ways. */
+/** Finds out why a handshake failed. A script sees only 1006, so the page asks the hub over HTTP. */
 async function why(error, failures) {
   if (!navigator.onLine) return advice.OFFLINE;
   if (error) return advice.forTicket(error);
   try {
     page.facts = await hub.facts();
     page.choices.know(page.facts, url());
-    if (whyNot(page.door, page.facts, page.who.where)) return { title: "This door is closed now", text: "Disconnect and choose another in step 2." };
+    if (whyNot(page.door, page.facts, page.who.where)) return { title: "The hub no longer accepts tokens sent in this way", text: "Disconnect and choose another way in step 2." };
     if (page.door === "cookie") return failures > 1 ? advice.NO_COOKIE : advice.REFUSED;
     await dropCookie();
     if (page.facts.doors.includes("ticket")) await hub.ticket(page.who.token);

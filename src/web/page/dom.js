@@ -1,8 +1,8 @@
-// The page's elements by their ids, and new ones. All text becomes text: nothing here, or anywhere, makes markup of it.
+// Finds and creates elements. Text stays text: no code of this page turns it into markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element with properties and children; strings among these become text. */
+/** Creates an element with properties and children; strings become text nodes. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -13,17 +13,17 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Shows an element exactly if `is_shown`. */
+/** Shows an element if `isShown`, else hides it. */
 export function show(element, isShown) {
   element.hidden = !isShown;
 }
 
-/** The value of the radio button that is chosen. */
+/** Returns the value of the selected radio button. */
 export function chosen(name) {
   return document.querySelector(`input[name="${name}"]:checked`)?.value;
 }
 
-/** Runs `work` with `button` off, so that it happens once; says that it is under way. */
+/** Runs `work` once, with `button` marked as busy until it has finished. */
 export async function busy(button, work) {
   if (button.disabled || button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");

@@ -1,40 +1,40 @@
-// The doors: how a token gets in, what each costs, and which of them this page can use.
+// The ways to send a token (`auth.doors`): what each costs, and which of them this page can use.
 
 export const DOORS = [
   {
     id: "message",
     name: "First message",
-    cost: "Stays out of URLs and headers, so out of every log. The connection is nobody's until it has arrived.",
+    cost: "Not in URLs or headers, so not in any log. The connection is not authenticated until the message arrives.",
   },
   {
     id: "subprotocol",
     name: "Subprotocol",
-    cost: "In a header, beside the name of a protocol: out of URLs, and the handshake decides. Some proxies log headers.",
+    cost: "In a header, beside the name of a protocol: not in URLs, and checked in the handshake. Some proxies log headers.",
   },
   {
     id: "ticket",
     name: "Ticket",
-    cost: "One request before. What the URL gives away opens one connection, once, and soon: then it is worthless.",
+    cost: "Needs one request first. The URL contains a ticket that opens one connection within seconds and is worthless afterwards.",
   },
   {
     id: "query",
     name: "Query string",
-    cost: "The simplest. URLs stand in logs and histories: for tokens that live for minutes.",
+    cost: "The simplest way. URLs appear in logs and histories: use it with tokens that live for minutes.",
   },
   {
     id: "connect",
     name: "Connect command",
-    cost: "What the SDKs do: the first command brings the token. Then pings are messages, and code has to answer them.",
+    cost: "Used by the SDKs: the first command carries the token. Pings are then messages that your code has to answer.",
   },
   {
     id: "cookie",
     name: "Cookie",
-    cost: "The browser brings it by itself, and no script ever holds it. Only for pages of the hub's own or of listed origins.",
+    cost: "The browser sends it automatically, and no script can read it. Only for pages of the hub's own origin or of listed ones.",
   },
   {
     id: "header",
     name: "Header",
-    cost: "For servers, phones and command lines:",
+    cost: "For servers, mobile apps and command lines:",
     example: (url) => `websocat -H "Authorization: Bearer TOKEN" ${url}`,
   },
 ];
@@ -42,21 +42,21 @@ export const DOORS = [
 const NAMES = Object.fromEntries(DOORS.map((door) => [door.id, door.name]));
 export const nameOf = (door) => NAMES[door] ?? door;
 
-/** Why a door cannot be used; null when it can. */
+/** Returns why this page cannot use a way to send the token; null if it can. */
 export function whyNot(door, facts, where) {
-  if (facts && !facts.doors.includes(door)) return `Closed here: auth.doors leaves "${door}" out.`;
-  if (door === "header") return "Browsers let no page set it.";
-  if (door === "cookie" && where !== "cookie") return "Needs the token in the cookie (step 1).";
-  if (door !== "cookie" && where === "cookie") return "This page does not hold the token: only the cookie brings it.";
+  if (facts && !facts.doors.includes(door)) return `Disabled on this hub: auth.doors does not contain "${door}".`;
+  if (door === "header") return "Browsers do not let pages set it.";
+  if (door === "cookie" && where !== "cookie") return "Needs the token to be stored in the cookie (step 1).";
+  if (door !== "cookie" && where === "cookie") return "This page does not have the token: only the cookie contains it.";
   return null;
 }
 
-/** The door that is used unless another is chosen. */
+/** Returns the way that is used unless the user chooses another. */
 export function first(facts, where) {
   return DOORS.find((door) => !whyNot(door.id, facts, where))?.id ?? null;
 }
 
-/** How a connection is opened through a door: address, subprotocols and the first message. */
+/** Returns how to open a connection in this way: address, subprotocols and the first message. */
 export function plan(door, url, { token, ticket }) {
   switch (door) {
     case "query":

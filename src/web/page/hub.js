@@ -1,6 +1,6 @@
-// The hub over HTTP: what it is like, the login, tickets and the plain form of publishing.
+// The hub's HTTP endpoints: facts, login, tickets and publishing.
 
-/** An answer that is not a yes, or none at all (status 0). */
+/** An error response, or no response at all (status 0). */
 export class Refused extends Error {
   constructor(status, { code = 0, message = "" } = {}, retryAfter = 0) {
     super(message || `status ${status}`);
@@ -10,12 +10,12 @@ export class Refused extends Error {
   }
 }
 
-/** An answer that does not come. */
+/** How long to wait for a response. */
 const PATIENCE_MS = 10_000;
 
 const BASE = new URL("./", document.baseURI);
 
-/** Milliseconds by which the hub's clock is ahead of ours; null until it is known. */
+/** Milliseconds by which the hub's clock is ahead of this computer's; null until it is known. */
 export let clockAhead = null;
 
 export const now = () => Date.now() + (clockAhead ?? 0);
@@ -46,7 +46,7 @@ async function ask(path, options = {}) {
   return body;
 }
 
-/** The header is cut to seconds: half of one is added, and the way there is taken for half of the time. */
+/** The Date header has whole seconds, so half a second is added; the hub is assumed to have sent it halfway between both times. */
 function compareClocks(date, sent, received) {
   const told = Date.parse(date ?? "");
   if (Number.isNaN(told)) return;
@@ -64,7 +64,7 @@ export const facts = () => ask("/demo/hub.json");
 export const logout = () => ask("/auth/logout", { method: "POST" });
 export const ticket = (token) => ask("/auth/ticket", { method: "POST", headers: { authorization: `Bearer ${token}` } });
 
-/** {access_token?, expires_in}: no token where the cookie has it. */
+/** Returns {access_token?, expires_in}; with `cookie` there is no token in it. */
 export function login(username, password, cookie) {
   return ask("/auth/login", json(cookie ? { username, password, cookie } : { username, password }));
 }

@@ -1,4 +1,4 @@
-// Who this page is: login, a pasted token, refresh, log out.
+// The page's identity: login, a pasted token, refresh, logout.
 
 import * as advice from "./advice.js";
 import { $, busy, chosen, show } from "./dom.js";
@@ -8,7 +8,7 @@ import { about, become, isOver, page, say } from "./state.js";
 import { claimsOf, isToken } from "./token.js";
 import { showState, unnotice } from "./view.js";
 
-/** A new token by user and password, kept where it was chosen. Gives the identity. */
+/** Logs in and stores the token where the user has chosen. Returns the identity. */
 async function fetchToken(username, password, where) {
   const isCookie = where === "cookie";
   const answer = await hub.login(username, password, isCookie);
@@ -17,7 +17,7 @@ async function fetchToken(username, password, where) {
   return keepToken(where, answer.access_token);
 }
 
-/** An old cookie would come with every handshake, and be refused for what is brought by another door. */
+/** Removes an old cookie: the browser would send it with every handshake. */
 export async function dropCookie() {
   if (page.facts?.doors.includes("cookie")) await hub.logout().catch(() => {});
 }
@@ -42,11 +42,11 @@ export async function paste(event) {
   event.preventDefault();
   const token = $("pasted").value.trim().replace(/^bearer\s+/i, "");
   if (!isToken(token)) {
-    say({ title: "That is no token", text: "A JWT has three parts with dots between them. Copy it whole, without quotes." });
+    say({ title: "That is not a token", text: "A JWT has three parts separated by dots. Copy all of it, without quotes." });
     return;
   }
   if (page.choices.keep === "cookie") {
-    say({ title: "A page cannot put a token into this cookie", text: "That is the point of it: only the hub's login does. Log in, or keep it elsewhere." });
+    say({ title: "A page cannot store a token in this cookie", text: "Only the hub's login can set it. Log in, or store the token elsewhere." });
     return;
   }
   $("pasted").value = "";
@@ -57,10 +57,10 @@ export async function paste(event) {
   $("connect").focus();
 }
 
-/** Everywhere: variable, storages, and the cookie by the hub, which alone can. */
+/** Removes the token from the variable and the storages; the hub removes the cookie. */
 export async function logOut({ isWished }) {
   page.link?.close();
-  // Who only logs in again keeps the subscriptions.
+  // A user who only logs in again keeps the subscriptions.
   if (isWished) page.link = null;
   const user = page.who?.user;
   forget();
@@ -72,7 +72,7 @@ export async function logOut({ isWished }) {
   await dropCookie();
 }
 
-/** By the login while this page knows the password; else it asks for that, or for a token. */
+/** Refreshes with the password of the login form if it is still there; otherwise asks for it, or for a token. */
 export function askToRefresh() {
   const canLogIn = page.facts?.login ?? false;
   if (canLogIn && $("password").value && $("username").value === page.who.user) return refresh($("password").value, "");
@@ -91,7 +91,7 @@ async function refresh(password, pasted) {
       if (page.who.where === "cookie") await renewCookie(password);
       else await renewToken(pasted || (await hub.login(page.who.user, password, false)).access_token);
     } catch (error) {
-      const said = { title: "The token was not refreshed", text: `${error.message ?? error}. The session goes on with the old one.` };
+      const said = { title: "The token was not refreshed", text: `${error.message ?? error}. The session continues with the old one.` };
       say(error instanceof hub.Refused ? advice.forLogin(error) : said);
     } finally {
       page.next = null;
@@ -99,10 +99,10 @@ async function refresh(password, pasted) {
   });
 }
 
-/** The session first: what the hub does not take is not kept. */
+/** Sends the token first and stores it only if the hub accepts it. */
 async function renewToken(token) {
-  if (!isToken(token)) throw new Error("That is no token");
-  if (String(claimsOf(token)?.sub ?? "") !== page.who.user) throw new Error("That token is another user's; log out first");
+  if (!isToken(token)) throw new Error("That is not a token");
+  if (String(claimsOf(token)?.sub ?? "") !== page.who.user) throw new Error("That token belongs to another user; log out first");
   page.next = token;
   const { link, who } = page;
   const isLive = link?.isReady ?? false;
@@ -110,7 +110,7 @@ async function renewToken(token) {
   if (isLive) await link.refresh(token);
   become(keepToken(who.where, token));
   about({ name: "refresh", isSdk });
-  const text = isLive ? "The hub took it over the open socket; nothing was interrupted." : "It will be used from the next connection on.";
+  const text = isLive ? "The hub accepted it on the open connection." : "The next connection will use it.";
   say({ title: "The session has a new token", text }, "good");
 }
 
@@ -125,8 +125,8 @@ async function renewCookie(password) {
     page.link.connect();
     await isBack;
   }
-  const text = isLive ? "Only a handshake brings it, so the page has connected again." : "It will be used from the next connection on.";
-  say({ title: "There is a new cookie", text }, "good");
+  const text = isLive ? "A cookie is sent only in the handshake, so the page has reconnected." : "The next connection will use it.";
+  say({ title: "The cookie was renewed", text }, "good");
 }
 
 export function submitRefresh(event) {

@@ -1,9 +1,9 @@
-// Where the page keeps who it is: in a variable, in one of the browser's two storages, or in a cookie that it never sees.
+// Stores the token and the user: in a variable, in one of the browser's two storages, or in a cookie that the page cannot read.
 
 import { claimsOf, endOf } from "./token.js";
 
 const TOKEN = "wardcast.token";
-/** Stands for the cookie, which no script can see: whose it is and when it ends. */
+/** Describes the cookie, which no script can read: its user and when it expires. */
 const COOKIE = "wardcast.cookie";
 const CHOICES = "wardcast.choices";
 
@@ -11,26 +11,26 @@ export const KEEPS = [
   {
     id: "memory",
     name: "Memory",
-    risk: "Gone with a reload. A script that gets into the page can use it while the page is open, and finds nothing later.",
+    risk: "Lost with a reload. An injected script can use it while the page is open, and finds nothing later.",
   },
   {
     id: "session",
     name: "Session storage",
-    risk: "Survives a reload, ends with the tab. Any script of this origin can read it and take it away.",
+    risk: "Survives a reload, ends with the tab. Any script of this origin can read and copy it.",
   },
   {
     id: "local",
     name: "Local storage",
-    risk: "Survives everything, in every tab. Any script of this origin can take it away, also long after: keep tokens short.",
+    risk: "Survives everything, in every tab. Any script of this origin can copy it, even much later: use short-lived tokens.",
   },
   {
     id: "cookie",
     name: "Cookie",
-    risk: "HttpOnly: no script can read it, so none can take it away. The browser sends it by itself, so the hub checks the Origin.",
+    risk: "HttpOnly: no script can read or copy it. The browser sends it automatically, so the hub checks the Origin.",
   },
 ];
 
-/** A browser that keeps nothing for this page throws. */
+/** A browser that stores nothing for this page throws. */
 function storage(name, use) {
   try {
     return use(window[name]);
@@ -46,7 +46,7 @@ function identity(where, token) {
   return { where, token, user: String(claimsOf(token)?.sub ?? ""), endsAt: endOf(token) };
 }
 
-/** Who this page is after a reload; null when it has forgotten, as it should with a token in memory. */
+/** Returns the identity after a reload; null if nothing is stored, as with a token in memory. */
 export function recall() {
   for (const [where, name] of [["session", "sessionStorage"], ["local", "localStorage"]]) {
     const token = read(name, TOKEN);
@@ -60,7 +60,7 @@ export function recall() {
   }
 }
 
-/** Keeps a token there and nowhere else. */
+/** Stores a token in this place and in no other. Returns the identity. */
 export function keepToken(where, token) {
   forget();
   const name = { session: "sessionStorage", local: "localStorage" }[where];
@@ -68,21 +68,21 @@ export function keepToken(where, token) {
   return identity(isKept ? where : "memory", token);
 }
 
-/** The browser has the cookie now. */
+/** Notes that the browser has the cookie. Returns the identity. */
 export function keepCookie(user, endsAt) {
   forget();
   write("localStorage", COOKIE, JSON.stringify({ user, endsAt }));
   return { where: "cookie", token: null, user, endsAt };
 }
 
-/** Forgets the token wherever it is; the cookie is the hub's to take back. */
+/** Removes the token from every place. Only the hub can remove the cookie. */
 export function forget() {
   for (const name of ["sessionStorage", "localStorage"]) {
     for (const key of [TOKEN, COOKIE]) storage(name, (storage) => storage.removeItem(key));
   }
 }
 
-/** What was chosen the last time: no secrets. */
+/** Returns the last choices; they contain no secrets. */
 export function choices() {
   try {
     return JSON.parse(read("localStorage", CHOICES)) ?? {};

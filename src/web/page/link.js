@@ -1,12 +1,12 @@
-// One connection to the hub that is kept: commands and their replies, subscriptions that outlive a hub, and coming back with
-// backoff and jitter. It knows nothing of the page; what happens it tells as events: state, ready, frame, pub, gone.
+// A connection to the hub that reconnects: commands and their replies, subscriptions that survive a reconnect, backoff with
+// jitter. It does not depend on the page and reports by events: state, ready, frame, pub, closed and others.
 
-/** Backoff of reconnects: from, to. Each wait is a random part of it, so that clients of a dead hub do not come all at once. */
+/** Minimum and maximum reconnect delay. Each delay is random, so that the clients of a dead hub do not all reconnect at once. */
 const BACKOFF_MS = [500, 15_000];
-/** Not a session by then, or no reply: something between is silent. */
+/** Time to wait for the session, or for a reply. */
 const PATIENCE_MS = 10_000;
 
-/** These say: stay away. Everything else says: come back. */
+/** Returns whether a close code forbids to reconnect. */
 const isFinal = (code) => (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000) || code === 3005;
 
 export class Link extends EventTarget {
@@ -21,7 +21,7 @@ export class Link extends EventTarget {
   /** The `connect` push or reply of the session. */
   session = null;
 
-  /** `plan` gives, or promises, {url, protocols, first} for each try. */
+  /** `plan` returns {url, protocols, first}, or a promise of it, for each attempt. */
   constructor(plan) {
     super();
     this.#plan = plan;
@@ -31,7 +31,7 @@ export class Link extends EventTarget {
     return [...this.#wanted];
   }
 
-  /** It tries again: after a failure, or after a session. */
+  /** Whether this is a further attempt: after a failure, or after a session. */
   get isReturning() {
     return this.#failures > 0 || this.session !== null;
   }
@@ -45,13 +45,13 @@ export class Link extends EventTarget {
     this.#open();
   }
 
-  /** Ends it for good. */
+  /** Closes the connection for good. */
   close() {
     this.#drop();
     this.#become("idle");
   }
 
-  /** Does not wait any longer. */
+  /** Reconnects now instead of waiting. */
   hurry() {
     if (this.state === "waiting") this.#open();
   }
@@ -61,23 +61,23 @@ export class Link extends EventTarget {
     this.#tell("frame", { direction: "out", text });
   }
 
-  /** A command; resolves with its result, rejects with {code, message}. */
+  /** Sends a command; resolves with its reply, rejects with {code, message}. */
   command(name, body, id = ++this.#lastId) {
     if (!this.isReady) return Promise.reject({ code: 0, message: "not connected" });
     this.send(JSON.stringify({ id, [name]: body }));
     return this.#reply(id);
   }
 
-  /** Subscribes now if there is a session, and again with every session to come. */
+  /** Subscribes now if there is a session, and again in every later session. */
   async subscribe(channel) {
     this.#wanted.add(channel);
     if (!this.isReady) return {};
     try {
       return await this.command("subscribe", { channel });
     } catch (error) {
-      // 105: the session has it already, by its token or by us.
+      // 105: the session is subscribed already, by its token or by an earlier command.
       if (error.code === 105) return {};
-      // What passes is tried again with the next session.
+      // After a temporary error the next session tries again.
       if (error.code !== 0 && !error.temporary) this.#wanted.delete(channel);
       throw error;
     } finally {
@@ -91,7 +91,7 @@ export class Link extends EventTarget {
     return this.isReady ? this.command("unsubscribe", { channel }) : Promise.resolve({});
   }
 
-  /** A newer token for the session, in the form in which it speaks. */
+  /** Sends a newer token, as a command or as text depending on the kind of session. */
   refresh(token) {
     if (this.session?.isSdk) return this.command("refresh", { token });
     this.send(`Authorization: Bearer ${token}`);
@@ -138,13 +138,13 @@ export class Link extends EventTarget {
       for (const line of String(data).split("\n")) if (line) told = this.#hear(line) ?? told;
     });
     socket.onclose = isOurs(({ code, reason }) => {
-      // What the hub said before is more than what a proxy may have made of the close.
+      // The disconnect push is more reliable than a close frame that a proxy may have replaced.
       const { code: said, reason: why } = told ?? { code, reason };
       this.#lost({ code: code === 1006 ? said : code, reason: reason || why, wasReady: this.isReady });
     });
   }
 
-  /** One message. Gives the `disconnect` push, which says why what comes next comes. */
+  /** Handles one message. Returns the `disconnect` push, which explains the close that follows. */
   #hear(line) {
     this.#tell("frame", { direction: "in", text: line });
     let message;

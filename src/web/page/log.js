@@ -1,10 +1,10 @@
-// The live log: what goes over the socket, both ways. Bounded in lines and in the length of each, and all of it is text.
+// The live log of everything that the socket sends and receives. Limited in lines and in their length; all of it is text.
 
 import { $, make, show } from "./dom.js";
 
-/** Lines that are kept, and as many wait to be drawn; the oldest go. */
+/** Maximum lines, and maximum lines that wait to be drawn; the oldest are dropped. */
 export const LINES = 500;
-/** Characters of one line that are shown. */
+/** Maximum characters of a line. */
 const CHARACTERS = 2000;
 
 const cut = (text) => (text.length > CHARACTERS ? `${text.slice(0, CHARACTERS)}… (${text.length} characters)` : text);
@@ -35,7 +35,7 @@ function pushed(push) {
   return { what: kind, channel, detail: JSON.stringify(push[kind]) };
 }
 
-/** What a frame means, in short: {kind, what, channel?, detail}. */
+/** Summarizes a frame: {kind, what, channel?, detail}. */
 function meaning(text, direction) {
   const message = parse(text);
   if (!message) return { what: /^authorization:/i.test(text) ? "token" : "text", detail: text };
@@ -70,7 +70,7 @@ function line({ time, direction, text, note, kind }) {
 export class Log {
   #isPaused = false;
   #isDue = false;
-  /** What is not drawn yet: once a frame at most, and not while it is paused. */
+  /** Entries that are not drawn yet. Drawn at most once per frame, and not while paused. */
   #waiting = [];
 
   constructor() {
@@ -115,7 +115,7 @@ export class Log {
       for (const item of items) this.#filter(item);
       list.append(...items);
       while (list.childElementCount > LINES) list.firstElementChild.remove();
-      // Whoever has scrolled up is reading.
+      // A user who has scrolled up is reading.
       if (isAtEnd) box.scrollTop = box.scrollHeight;
     }
     this.#count();

@@ -1,4 +1,4 @@
-// What all parts of the page share: its state, and how it is drawn and told.
+// The state that all parts of the page share, and the functions that draw it.
 
 import { aboutClock } from "./advice.js";
 import { nameOf } from "./doors.js";
@@ -8,24 +8,24 @@ import { claimsOf } from "./token.js";
 import { notice, showExpiry, showSubscriptions } from "./view.js";
 
 export const page = {
-  /** What /demo/hub.json says; null until it has said it. */
+  /** The content of /demo/hub.json; null until it is loaded. */
   facts: null,
-  /** {where, token, user, endsAt}, see keep.js; null when nobody is logged in. */
+  /** {where, token, user, endsAt}, see keep.js; null without a login. */
   who: null,
-  /** How long the token lived when we got it. */
+  /** The token's lifetime when the page got it, in milliseconds. */
   total: 0,
-  /** The connection, and the door through which its token gets in. */
+  /** The connection, and how its token is sent. */
   link: null,
   door: null,
-  /** Publications heard, by channel. */
+  /** Received publications, by channel. */
   counts: new Map(),
-  /** The parts with a face, and what an advice may offer to do, by name: {label, run}. */
+  /** The visible parts, and the actions that an advice may offer, by name: {label, run}. */
   log: null,
   code: null,
   choices: null,
   actions: {},
   unsubscribe: null,
-  /** A token on its way in, not to be shown either. */
+  /** A token that a refresh is sending; it is redacted in the log, too. */
   next: null,
 };
 
@@ -33,7 +33,7 @@ export const url = () => hub.socketUrl(page.facts?.websocket_path ?? "/connectio
 export const isOver = () => page.who?.endsAt != null && page.who.endsAt <= hub.now();
 const margin = () => (page.facts?.refresh_margin ?? 30) * 1000;
 
-/** Tells an advice: "error", "good" or "info". */
+/** Shows an advice as "error", "good" or "info", and logs its title. */
 export function say(what, kind = "error") {
   const isNew = notice(what, kind, page.actions[what.action] ?? null);
   if (isNew) page.log.note(what.title, kind);
@@ -46,12 +46,12 @@ export function draw() {
   show($("identity-body"), !isIn);
   show($("logout"), isIn);
   const where = { memory: "in memory", session: "in session storage", local: "in local storage", cookie: "in a cookie" };
-  $("identity-summary").textContent = isIn ? `${page.who.user || "nobody in particular"}, token ${where[page.who.where]}` : "";
+  $("identity-summary").textContent = isIn ? `${page.who.user || "anonymous"}, token ${where[page.who.where]}` : "";
   show($("connect-body"), !isLinked);
   $("connect").disabled = !isIn || page.choices.door === null;
   show($("connect-hint"), !isIn || page.choices.door === null);
-  $("connect-hint").textContent = isIn ? "No open door fits: keep the token elsewhere (step 1)." : "Sign in first: a connection needs a token.";
-  $("connect-summary").textContent = isLinked ? `through ${nameOf(page.door).toLowerCase()}` : "";
+  $("connect-hint").textContent = isIn ? "The hub accepts no way to send this token: store it elsewhere (step 1)." : "Sign in first: a connection needs a token.";
+  $("connect-summary").textContent = isLinked ? `token sent by ${nameOf(page.door).toLowerCase()}` : "";
   show($("disconnect"), isLinked);
   show($("refresh"), isIn);
   const isRest = chosen("over") === "rest";
@@ -59,7 +59,7 @@ export function draw() {
   $("subscribe").disabled = !isReady;
   const rest = document.querySelector('input[name="over"][value="rest"]');
   rest.disabled = page.who?.where === "cookie";
-  rest.closest("label").title = rest.disabled ? "This page does not hold the token" : "";
+  rest.closest("label").title = rest.disabled ? "This page does not have the token" : "";
   $("channels-summary").textContent = isReady || isRest ? "" : "once connected";
   showSubscriptions(page.link?.channels ?? [], page.counts, page.unsubscribe);
   page.code.draw();
@@ -80,7 +80,7 @@ export function sayClock(clock) {
   say({ title: "The clocks differ", text: clock }, "info");
 }
 
-/** Somebody else, or nobody. */
+/** Sets the identity, or removes it with null. */
 export function become(identity) {
   page.who = identity;
   page.total = page.who?.endsAt ? page.who.endsAt - hub.now() : 0;

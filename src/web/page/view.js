@@ -1,4 +1,4 @@
-// What the page shows of its state: the session and its time, notices, subscriptions, the code of the last action.
+// Draws the session and its remaining time, notices, subscriptions, and the code of the last action.
 
 import { codeOf } from "./code.js";
 import { $, make, show } from "./dom.js";
@@ -12,14 +12,14 @@ const STATES = {
   waiting: "Reconnecting…",
 };
 
-/** `isBack`: it was connected before. Then it reads the same with each try, or a screen reader would say every one of them. */
+/** `isReturning`: it was connected before. The text then stays the same for every attempt, or a screen reader would read each. */
 export function showState(state, isBack = false) {
   const said = state === "connecting" && isBack ? "waiting" : state;
   $("state").dataset.state = state;
   if ($("state-text").textContent !== STATES[said]) $("state-text").textContent = STATES[said];
 }
 
-/** The time that is left, by the hub's clock; `total` is how long it was. */
+/** Shows the remaining time by the hub's clock; `total` is the token's whole lifetime. */
 export function showExpiry(endsAt, total, margin) {
   show($("expiry"), endsAt !== null);
   if (endsAt === null) return;
@@ -32,13 +32,13 @@ export function showExpiry(endsAt, total, margin) {
 
 let act = null;
 let leaving = null;
-/** Good news needs no answer: it leaves by itself, and stays in the log. */
+/** Good news disappears after this time; the log keeps it. */
 const GOOD_MS = 8000;
 
-/** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". Gives whether it is new. */
+/** Shows an advice until the next one, or until it is dismissed. `kind` is "error", "good" or "info". Returns whether it is new. */
 export function notice(advice, kind = "error", action = null) {
   if ($("notice").hidden === false && $("notice-title").textContent === advice.title && kind === $("notice").dataset.kind) {
-    // Said already: a reader need not hear it with each try.
+    // Shown already: a screen reader need not read it again for every attempt.
     if ($("notice-text").textContent === advice.text) return false;
   }
   act = action;
@@ -67,9 +67,9 @@ $("notice-action").addEventListener("click", () => {
 
 let drawn = null;
 
-/** `counts` is a map of channels to how many publications came. */
+/** `counts` maps channels to the number of received publications. */
 export function showSubscriptions(channels, counts, unsubscribe) {
-  // Left alone if it is the same: a reader or the focus may be in it.
+  // Unchanged lists are not drawn again: a screen reader or the focus may be in them.
   if (drawn !== channels.join("\n")) {
     drawn = channels.join("\n");
     const items = channels.map((channel) => {
@@ -86,7 +86,7 @@ export function showSubscriptions(channels, counts, unsubscribe) {
 
 let isCounting = false;
 
-/** Once a frame at most, however many come. */
+/** Draws at most once per frame, however many publications arrive. */
 export function showCounts(counts) {
   if (isCounting) return;
   isCounting = true;
@@ -102,13 +102,13 @@ export function showCounts(counts) {
 
 const TABS = ["js", "sdk", "curl"];
 
-/** The panel with the code of the last action. */
+/** The panel that shows the code of the last action. */
 export class Code {
   #action = { name: "connect" };
   #tab = "js";
   #token;
 
-  /** `token` gives the token of this page, or null. */
+  /** `token` returns the token of this page, or null. */
   constructor(token) {
     this.#token = token;
     for (const tab of TABS) {
@@ -129,7 +129,7 @@ export class Code {
     const code = codeOf(this.#action, (withSecret && this.#token()) || PLACEHOLDER);
     $("code-summary").textContent = code.title;
     $("code").textContent = code[this.#tab];
-    const note = withSecret && this.#token() ? "Your token is in it: whoever reads it is you, until it expires." : code.note;
+    const note = withSecret && this.#token() ? "This code contains your token: anyone who reads it can act as you until the token expires." : code.note;
     $("code-note").textContent = note;
   }
 
@@ -161,9 +161,9 @@ export class Code {
       await navigator.clipboard.writeText($("code").textContent);
       button.textContent = "Copied";
     } catch {
-      // No clipboard without TLS, or not allowed: then it is marked, and a key copies it.
+      // The clipboard needs TLS and a permission. Without them the code is selected, and a key copies it.
       getSelection().selectAllChildren($("code"));
-      button.textContent = "Marked: copy it";
+      button.textContent = "Selected: copy it";
     }
     setTimeout(() => (button.textContent = "Copy"), 2000);
   }
