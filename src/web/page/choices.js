@@ -55,7 +55,7 @@ export class Choices {
   /** Returns why the token cannot be stored in this place; null if it can. */
   whyNoKeep(keep) {
     if (keep !== "cookie" || !this.#facts || this.#facts.login_cookie) return null;
-    return "Disabled on this hub: login.cookie is false, or auth.doors does not contain "cookie".";
+    return 'Disabled on this hub: login.cookie is false, or auth.doors does not contain "cookie".';
   }
 
   draw() {
