@@ -32,7 +32,7 @@ test("the token gets in through every door that a browser has, and every cookie 
       await connect(page, door);
       await publish(hub, "news", { through: door });
       await hears(page, `{"through":"${door}"}`);
-      assert.match(await page.locator("#connect-summary").textContent(), /through/);
+      assert.match(await page.locator("#connect-summary").textContent(), /token sent by/);
       await page.getByRole("button", { name: "Disconnect" }).click();
       assert.equal(await page.locator("#state-text").textContent(), "Not connected");
     }
@@ -47,9 +47,9 @@ test("a closed door is shown with why, and another is taken", () =>
     await logIn(page);
     await page.locator("#doors-more summary").click();
     const ticket = page.locator("label.choice", { has: page.locator("input[value=ticket]") });
-    assert.match(await ticket.textContent(), /Closed here/);
+    assert.match(await ticket.textContent(), /Disabled on this hub/);
     await connect(page);
-    assert.equal(await page.locator("#connect-summary").textContent(), "through query string");
+    assert.equal(await page.locator("#connect-summary").textContent(), "token sent by query string");
     fine(page);
   }));
 
@@ -88,10 +88,10 @@ test("with the cookie no script ever holds the token, and a refresh brings a new
     const [answer] = await Promise.all([page.waitForResponse(/auth\/login/), logIn(page, "cookie")]);
     assert.deepEqual(Object.keys(await answer.json()).sort(), ["expires_in", "token_type"]);
     await connect(page);
-    assert.equal(await page.locator("#connect-summary").textContent(), "through cookie");
+    assert.equal(await page.locator("#connect-summary").textContent(), "token sent by cookie");
     assert.ok(await page.locator("input[value=rest]").isDisabled());
     await page.getByRole("button", { name: "Refresh the token" }).click();
-    await told(page, "There is a new cookie");
+    await told(page, "The cookie was renewed");
     await subscribed(page).nth(1).waitFor({ state: "attached" });
     await publish(hub, "news", "after the refresh");
     await hears(page, "after the refresh");
@@ -191,7 +191,7 @@ test("a session subscribes, publishes over socket and REST, and is told what it 
     await hears(page, '"not JSON, and <b>fine</b>"');
     await page.getByRole("button", { name: "Unsubscribe from chat room" }).click();
     await page.locator("#log .what", { hasText: "unsubscribe done" }).waitFor();
-    for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot make sense"]]) {
+    for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot read the request"]]) {
       await page.getByLabel("Channel to subscribe to").fill(channel);
       await page.getByRole("button", { name: "Subscribe", exact: true }).click();
       await told(page, title);
