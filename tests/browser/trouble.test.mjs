@@ -52,8 +52,8 @@ test("a forged token is told from an expired one at every door, though a browser
     for (const door of ["message", "subprotocol", "ticket", "query", "connect"]) {
       const page = await tab(`http://${hub.address}/`, { expects: REFUSED });
       await paste(page, hub.sign({ sub: "ann" }, { secret: "another secret than the one of the hub" }));
-      await page.locator("#doors-more summary").click();
-      await page.locator(`input[name=door][value=${door}]`).check();
+      await page.locator("#ways-more summary").click();
+      await page.locator(`input[name=way][value=${door}]`).check();
       await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
       await told(page, "The hub does not accept this token");
       assert.match(await page.locator("#notice-text").textContent(), /Log in again with the password that its terminal prints now/);

@@ -1,8 +1,8 @@
 // Explains errors: what went wrong and what to do next. An advice is {title, text, action?}; the page implements the actions
 // "login", "connect" and "switch".
 
-import { Refused, clockAhead } from "./hub.js";
-import { duration } from "./token.js";
+import { RequestError, clockAhead } from "./hub.js";
+import { formatDuration } from "./token.js";
 
 const RESTARTED =
   "If the hub was restarted: in development each start creates new secrets, and older tokens are invalid. " +
@@ -26,18 +26,18 @@ export const EXPIRED = {
   action: "login",
 };
 
-export const NOT_TAKEN = {
+export const TOKEN_NOT_ACCEPTED = {
   title: "The hub does not accept this token",
   text: `Its signature or its claims do not match the hub's configuration. ${RESTARTED}`,
   action: "login",
 };
 
-const busyHub = (wait) => ({
+const limitReached = (wait) => ({
   title: "Too many requests or connections",
   text: `A limit of the hub is reached. Try again in ${seconds(wait || 5)}.`,
 });
 
-const foreign = {
+const ORIGIN_NOT_ALLOWED = {
   title: "This page's origin is not allowed",
   text:
     "Add it to origins.allowed in the hub's configuration, or set server.public_url if a load balancer in front changes the host name. " +
@@ -45,17 +45,17 @@ const foreign = {
 };
 
 /** Explains an HTTP error of any request. */
-function forAnswer(refused) {
-  if (refused.status === 0) return navigator.onLine ? UNREACHABLE : OFFLINE;
-  if (refused.status === 403) return foreign;
-  if (refused.status === 429 || refused.status === 503) return busyHub(refused.retryAfter);
-  if (refused.code === 109) return EXPIRED;
-  if (refused.status === 401) return NOT_TAKEN;
-  return { title: "That did not work", text: `The hub says: ${refused.message}.` };
+function forHttp(error) {
+  if (error.status === 0) return navigator.onLine ? UNREACHABLE : OFFLINE;
+  if (error.status === 403) return ORIGIN_NOT_ALLOWED;
+  if (error.status === 429 || error.status === 503) return limitReached(error.retryAfter);
+  if (error.code === 109) return EXPIRED;
+  if (error.status === 401) return TOKEN_NOT_ACCEPTED;
+  return { title: "That did not work", text: `The hub says: ${error.message}.` };
 }
 
 export function forLogin(error) {
-  if (!(error instanceof Refused)) return surprise(error);
+  if (!(error instanceof RequestError)) return forUnexpected(error);
   if (error.status === 401) {
     return {
       title: "Wrong user or password",
@@ -76,28 +76,28 @@ export function forLogin(error) {
       text: "Set login.users_file in its configuration, or paste a token: wardcast token --user ann prints one.",
     };
   }
-  return forAnswer(error);
+  return forHttp(error);
 }
 
 export function forTicket(error) {
-  if (error?.status !== 404) return error instanceof Refused ? forAnswer(error) : surprise(error);
+  if (error?.status !== 404) return error instanceof RequestError ? forHttp(error) : forUnexpected(error);
   return { title: "This hub has no tickets", text: "Choose another way to send the token in step 2." };
 }
 
 /** Explains the error of a command or of a publish request. */
 export function forCommand(error, channel) {
-  const what = `“${channel}”`;
+  const name = `“${channel}”`;
   switch (error.code) {
     case 102:
       return {
-        title: `No namespace for ${what}`,
+        title: `No namespace for ${name}`,
         text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Plain names have none.",
       };
     case 101:
       return { title: "A token is required", text: "Send a valid token with the command (auth.require_token_per_message).", action: "login" };
     case 103:
       return {
-        title: `No permission for ${what}`,
+        title: `No permission for ${name}`,
         text:
           "Neither the token's caps nor the hub's configuration permits it: see channels.allow_subscribe and " +
           "channels.allow_publish.",
@@ -105,7 +105,7 @@ export function forCommand(error, channel) {
     case 104:
       return { title: "The hub does not know this method", text: "This page may be of another version: reload it." };
     case 105:
-      return { title: `Already subscribed to ${what}`, text: "A connection subscribes to a channel once." };
+      return { title: `Already subscribed to ${name}`, text: "A connection subscribes to a channel once." };
     case 106:
       return { title: "Too many channels", text: "Unsubscribe from one first (limits.channels_per_session)." };
     case 107:
@@ -129,7 +129,7 @@ export function forCommand(error, channel) {
     case 0:
       return { title: "Not connected", text: `${error.message ?? "There is no connection"}: connect first, or wait for the page to reconnect.` };
     default:
-      return error instanceof Refused ? forAnswer(error) : { title: `Error ${error.code}`, text: `The hub says: ${error.message}.` };
+      return error instanceof RequestError ? forHttp(error) : { title: `Error ${error.code}`, text: `The hub says: ${error.message}.` };
   }
 }
 
@@ -145,7 +145,7 @@ const CLOSES = {
   3010: { title: "A publication is missing", text: "The page reconnects to recover it." },
   3012: { title: "No answer to a ping", text: "The network was interrupted, or the computer slept. The page reconnects automatically." },
   3013: { title: "Too many commands", text: "The page sent more than limits.commands_per_second. It reconnects automatically." },
-  3500: NOT_TAKEN,
+  3500: TOKEN_NOT_ACCEPTED,
   3501: { title: "The hub could not read a command", text: "This page may be of another version: reload it.", action: "connect" },
   3502: {
     title: "The connection was not authenticated",
@@ -172,14 +172,14 @@ const CLOSES = {
 export function forClose(code, reason) {
   if (code === 3500 && reason === "token expired") return EXPIRED;
   if (CLOSES[code]) return CLOSES[code];
-  const stays = code >= 3000 && ((code >= 3500 && code < 4000) || code >= 4500);
+  const isFinal = code >= 3000 && ((code >= 3500 && code < 4000) || code >= 4500);
   const text = `Reason: ${reason || "none given"} (${code}).`;
-  if (stays) return { title: "The hub ended the session", text, action: "connect" };
+  if (isFinal) return { title: "The hub ended the session", text, action: "connect" };
   return { title: "The connection was lost", text: "The page reconnects automatically and keeps its subscriptions." };
 }
 
 /** A handshake was refused although the hub answers and the token is valid. A browser does not tell a page more. */
-export const REFUSED = {
+export const HANDSHAKE_REFUSED = {
   title: "The handshake was refused",
   text:
     "The hub answers and accepts the token, but the browser got no WebSocket. Possible causes: a limit on connections, an origin " +
@@ -194,7 +194,7 @@ export const anotherLogin = (user, now) => ({
 });
 
 /** The same when the browser sends the cookie. */
-export const NO_COOKIE = {
+export const COOKIE_NOT_ACCEPTED = {
   title: "The cookie did not open the connection",
   text: `It does not exist, has expired, or the hub does not accept it. Safari stores it over https only. ${RESTARTED}`,
   action: "login",
@@ -207,15 +207,15 @@ export const OTHER_HUB = {
 };
 
 /** Explains a difference between this computer's clock and the hub's, by which tokens expire. Null if they agree. */
-export function aboutClock(claims) {
+export function forClocks(claims) {
   if (clockAhead === null || Math.abs(clockAhead) < 5000) return null;
-  const by = duration(Math.abs(clockAhead));
+  const by = formatDuration(Math.abs(clockAhead));
   const now = Date.now() + clockAhead;
   const text = `This computer's clock is ${by} ${clockAhead > 0 ? "behind" : "ahead of"} the hub's. Times on this page follow the hub's.`;
   if (claims?.nbf * 1000 > now) return `${text} The token is not valid yet: one of the two clocks is wrong.`;
   return `${text} A backend with this clock would sign tokens that ${clockAhead > 0 ? "expire too early" : "live too long or are refused"}.`;
 }
 
-export function surprise(error) {
+export function forUnexpected(error) {
   return { title: "Something unexpected happened", text: `${error?.message ?? error}. Reload the page.` };
 }

@@ -14,17 +14,17 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /** Shows an element if `isShown`, else hides it. */
-export function show(element, isShown) {
+export function setShown(element, isShown) {
   element.hidden = !isShown;
 }
 
 /** Returns the value of the selected radio button. */
-export function chosen(name) {
+export function selectedValue(name) {
   return document.querySelector(`input[name="${name}"]:checked`)?.value;
 }
 
 /** Runs `work` once, with `button` marked as busy until it has finished. */
-export async function busy(button, work) {
+export async function runBusy(button, work) {
   if (button.disabled || button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");
   try {

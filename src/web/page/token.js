@@ -9,7 +9,7 @@ export function isToken(text) {
 }
 
 /** Returns the claims, or null if they cannot be read. */
-export function claimsOf(token) {
+export function readClaims(token) {
   try {
     const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
     const bytes = Uint8Array.from(atob(part), (character) => character.charCodeAt(0));
@@ -21,8 +21,8 @@ export function claimsOf(token) {
 }
 
 /** Returns when the session of a token ends, in milliseconds since the epoch; null if the token does not say. */
-export function endOf(token) {
-  const claims = claimsOf(token);
+export function readExpiry(token) {
+  const claims = readClaims(token);
   const seconds = claims?.expire_at ?? claims?.exp;
   return Number.isFinite(seconds) ? seconds * 1000 : null;
 }
@@ -33,7 +33,7 @@ export function redact(text, token) {
 }
 
 /** "14:32", "2 h 05 min", "3 d 4 h". */
-export function duration(milliseconds) {
+export function formatDuration(milliseconds) {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   const two = (number) => String(number).padStart(2, "0");
   const [minutes, hours, days] = [Math.floor(seconds / 60), Math.floor(seconds / 3600), Math.floor(seconds / 86400)];

@@ -1,6 +1,6 @@
 // The ways to send a token (`auth.doors`): what each costs, and which of them this page can use.
 
-export const DOORS = [
+export const TOKEN_WAYS = [
   {
     id: "message",
     name: "First message",
@@ -39,26 +39,26 @@ export const DOORS = [
   },
 ];
 
-const NAMES = Object.fromEntries(DOORS.map((door) => [door.id, door.name]));
-export const nameOf = (door) => NAMES[door] ?? door;
+const NAMES = Object.fromEntries(TOKEN_WAYS.map((way) => [way.id, way.name]));
+export const nameOf = (way) => NAMES[way] ?? way;
 
 /** Returns why this page cannot use a way to send the token; null if it can. */
-export function whyNot(door, facts, where) {
-  if (facts && !facts.doors.includes(door)) return `Disabled on this hub: auth.doors does not contain "${door}".`;
-  if (door === "header") return "Browsers do not let pages set it.";
-  if (door === "cookie" && where !== "cookie") return "Needs the token to be stored in the cookie (step 1).";
-  if (door !== "cookie" && where === "cookie") return "This page does not have the token: only the cookie contains it.";
+export function whyNot(way, facts, storedIn) {
+  if (facts && !facts.doors.includes(way)) return `Disabled on this hub: auth.doors does not contain "${way}".`;
+  if (way === "header") return "Browsers do not let pages set it.";
+  if (way === "cookie" && storedIn !== "cookie") return "Needs the token to be stored in the cookie (step 1).";
+  if (way !== "cookie" && storedIn === "cookie") return "This page does not have the token: only the cookie contains it.";
   return null;
 }
 
 /** Returns the way that is used unless the user chooses another. */
-export function first(facts, where) {
-  return DOORS.find((door) => !whyNot(door.id, facts, where))?.id ?? null;
+export function first(facts, storedIn) {
+  return TOKEN_WAYS.find((way) => !whyNot(way.id, facts, storedIn))?.id ?? null;
 }
 
 /** Returns how to open a connection in this way: address, subprotocols and the first message. */
-export function plan(door, url, { token, ticket }) {
-  switch (door) {
+export function planConnection(way, url, { token, ticket }) {
+  switch (way) {
     case "query":
       return { url: `${url}?token=${encodeURIComponent(token)}` };
     case "ticket":

@@ -1,13 +1,13 @@
 // Stores the token and the user: in a variable, in one of the browser's two storages, or in a cookie that the page cannot read.
 
-import { claimsOf, endOf } from "./token.js";
+import { readClaims, readExpiry } from "./token.js";
 
 const TOKEN = "wardcast.token";
 /** Describes the cookie, which no script can read: its user and when it expires. */
 const COOKIE = "wardcast.cookie";
 const CHOICES = "wardcast.choices";
 
-export const KEEPS = [
+export const STORAGES = [
   {
     id: "memory",
     name: "Memory",
@@ -31,7 +31,7 @@ export const KEEPS = [
 ];
 
 /** A browser that stores nothing for this page throws. */
-function storage(name, use) {
+function useStorage(name, use) {
   try {
     return use(window[name]);
   } catch {
@@ -39,51 +39,51 @@ function storage(name, use) {
   }
 }
 
-const read = (name, key) => storage(name, (storage) => storage.getItem(key));
-const write = (name, key, value) => storage(name, (storage) => (storage.setItem(key, value), true));
+const read = (name, key) => useStorage(name, (storage) => storage.getItem(key));
+const write = (name, key, value) => useStorage(name, (storage) => (storage.setItem(key, value), true));
 
-function identity(where, token) {
-  return { where, token, user: String(claimsOf(token)?.sub ?? ""), endsAt: endOf(token) };
+function identityOf(storedIn, token) {
+  return { storedIn, token, user: String(readClaims(token)?.sub ?? ""), expiresAt: readExpiry(token) };
 }
 
 /** Returns the identity after a reload; null if nothing is stored, as with a token in memory. */
-export function recall() {
-  for (const [where, name] of [["session", "sessionStorage"], ["local", "localStorage"]]) {
+export function loadIdentity() {
+  for (const [storedIn, name] of [["session", "sessionStorage"], ["local", "localStorage"]]) {
     const token = read(name, TOKEN);
-    if (token) return identity(where, token);
+    if (token) return identityOf(storedIn, token);
   }
   try {
-    const mark = JSON.parse(read("localStorage", COOKIE));
-    return mark && { where: "cookie", token: null, user: String(mark.user), endsAt: Number(mark.endsAt) };
+    const cookie = JSON.parse(read("localStorage", COOKIE));
+    return cookie && { storedIn: "cookie", token: null, user: String(cookie.user), expiresAt: Number(cookie.expiresAt) };
   } catch {
     return null;
   }
 }
 
 /** Stores a token in this place and in no other. Returns the identity. */
-export function keepToken(where, token) {
-  forget();
-  const name = { session: "sessionStorage", local: "localStorage" }[where];
-  const isKept = !name || write(name, TOKEN, token);
-  return identity(isKept ? where : "memory", token);
+export function storeToken(storedIn, token) {
+  removeToken();
+  const name = { session: "sessionStorage", local: "localStorage" }[storedIn];
+  const isStored = !name || write(name, TOKEN, token);
+  return identityOf(isStored ? storedIn : "memory", token);
 }
 
 /** Notes that the browser has the cookie. Returns the identity. */
-export function keepCookie(user, endsAt) {
-  forget();
-  write("localStorage", COOKIE, JSON.stringify({ user, endsAt }));
-  return { where: "cookie", token: null, user, endsAt };
+export function recordCookie(user, expiresAt) {
+  removeToken();
+  write("localStorage", COOKIE, JSON.stringify({ user, expiresAt }));
+  return { storedIn: "cookie", token: null, user, expiresAt };
 }
 
 /** Removes the token from every place. Only the hub can remove the cookie. */
-export function forget() {
+export function removeToken() {
   for (const name of ["sessionStorage", "localStorage"]) {
-    for (const key of [TOKEN, COOKIE]) storage(name, (storage) => storage.removeItem(key));
+    for (const key of [TOKEN, COOKIE]) useStorage(name, (storage) => storage.removeItem(key));
   }
 }
 
 /** Returns the last choices; they contain no secrets. */
-export function choices() {
+export function loadChoices() {
   try {
     return JSON.parse(read("localStorage", CHOICES)) ?? {};
   } catch {
@@ -91,6 +91,6 @@ export function choices() {
   }
 }
 
-export function remember(choice) {
-  write("localStorage", CHOICES, JSON.stringify({ ...choices(), ...choice }));
+export function saveChoice(choice) {
+  write("localStorage", CHOICES, JSON.stringify({ ...loadChoices(), ...choice }));
 }
