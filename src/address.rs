@@ -1,8 +1,8 @@
-//! Where a client comes from, as limits count it.
+//! The network address of a client, as limits count it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An IPv4 address, or an IPv6 network of 64 bits: what one household gets, and one attacker for nothing.
+/// An IPv4 address, or an IPv6 network of 64 bits: a household gets a whole one, and so does an attacker for free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddress(IpAddr);
 

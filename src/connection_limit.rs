@@ -1,4 +1,5 @@
-//! Counts that have a limit: whoever takes a seat gives it back by dropping it, so that no way out forgets to.
+//! Limits on the number of connections. A connection holds a permit and returns it when the permit is dropped, so that no exit
+//! path can forget it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// A number of seats, shared by all workers and by both instances of the HTTP application.
+/// A limit that is shared by all workers and by both instances of the HTTP application.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     in_use: AtomicUsize,
@@ -20,17 +21,17 @@ pub struct ConnectionLimit {
     gauge: Gauge,
 }
 
-/// One seat, given back when dropped.
+/// A permit for one connection, returned when dropped.
 #[derive(Debug)]
 pub struct Permit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
-    /// `limit` free seats; how many are taken is shown in `shown`.
+    /// Creates a limit of `limit` permits. `gauge` shows how many are in use.
     pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
         Arc::new(Self { in_use: AtomicUsize::new(0), limit, gauge })
     }
 
-    /// A seat, or `None` when all are taken.
+    /// Returns a permit, or `None` if all are in use.
     pub fn acquire(self: &Arc<Self>) -> Option<Permit> {
         let in_use = self
             .in_use
@@ -41,7 +42,7 @@ impl ConnectionLimit {
         })
     }
 
-    /// How many are taken.
+    /// Returns how many permits are in use.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
@@ -54,14 +55,14 @@ impl Drop for Permit {
     }
 }
 
-/// So many seats for each key: a user, an address. Holds nothing for a key that has none taken.
+/// A limit for each key, such as a user or an address. Keys without permits in use take no memory.
 #[derive(Debug)]
 pub struct KeyedLimit<K> {
     in_use: Mutex<HashMap<K, usize>>,
     limit: usize,
 }
 
-/// A seat of one key, given back when dropped. Where there is no limit it is nobody's, and costs nothing.
+/// A permit of one key, returned when dropped. Without a limit it belongs to no key and costs nothing.
 #[derive(Debug)]
 pub struct KeyedPermit<K: Eq + Hash>(Option<Box<HeldPermit<K>>>);
 
@@ -72,12 +73,12 @@ struct HeldPermit<K> {
 }
 
 impl<K: Eq + Hash + Clone> KeyedLimit<K> {
-    /// `limit` seats for each key; 0 is no limit.
+    /// Creates a limit of `limit` permits for each key. 0: no limit.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { in_use: Mutex::default(), limit })
     }
 
-    /// A seat, or `None` when the key has all of its own.
+    /// Returns a permit, or `None` if all permits of the key are in use.
     pub fn acquire(self: &Arc<Self>, key: &K) -> Option<KeyedPermit<K>> {
         if self.limit == 0 {
             return Some(KeyedPermit(None));

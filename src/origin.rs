@@ -1,12 +1,12 @@
-//! Origins of pages (RFC 6454) in one normal form, and the rules that allow them: exact scheme, host and port, so that no
-//! look-alike passes for what it looks like.
+//! Origins of web pages (RFC 6454) in one normal form, and the patterns of `origins.allowed`. Scheme, host and port must match
+//! exactly, so that a look-alike of an allowed origin is not allowed.
 
 use std::net::Ipv6Addr;
 
-/// The longest host name (RFC 1035 §2.3.4).
+/// Maximum length of a host name (RFC 1035 §2.3.4).
 const HOST_BYTES: usize = 253;
 
-/// `scheme://host[:port]` in lower case, without the port that its scheme has anyhow.
+/// `scheme://host[:port]` in lower case, without the default port of `http` and `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,
@@ -15,14 +15,14 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Reads an origin. Whatever else a URL may have (user, path, query, a trailing dot or slash) makes it none, and so is
-    /// `null`, the origin of pages that have none.
+    /// Parses an origin. Returns `None` if the text has any other part of a URL (user, path, query, a trailing dot or slash), or
+    /// is `null`, which browsers send for pages without an origin.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         Self::from_parts(scheme, authority)
     }
 
-    /// The origin of a scheme and the `host[:port]` of a `Host` header.
+    /// Creates an origin from a scheme and the `host[:port]` of a `Host` header.
     pub fn from_parts(scheme: &str, authority: &str) -> Option<Self> {
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -43,13 +43,13 @@ impl Origin {
         Some(Self { scheme, host, port: port.filter(|_| !is_default) })
     }
 
-    /// Whether a browser reaches it over HTTP.
+    /// Returns whether the scheme is `http` or `https`.
     pub fn is_http(&self) -> bool {
         ["http", "https"].contains(&&*self.scheme)
     }
 }
 
-/// Names and IPv4 addresses. Internationalized names come as ASCII (RFC 5891).
+/// Returns whether the text is a host name or an IPv4 address. Internationalized names arrive as ASCII (RFC 5891).
 fn is_host(host: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -58,7 +58,7 @@ fn is_host(host: &str) -> bool {
 }
 
 fn parse_port(digits: &str) -> Option<u16> {
-    // `+80` would parse, and `0443` is no way to write a port.
+    // `parse` alone would accept `+80` and `0443`.
     let is_number = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     is_number.then(|| digits.parse().ok())?
 }
@@ -66,16 +66,16 @@ fn parse_port(digits: &str) -> Option<u16> {
 /// An entry of `origins.allowed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
-    /// `*`: any page.
+    /// `*`: every origin.
     Any,
-    /// This origin.
+    /// One origin.
     Exact(Origin),
-    /// `scheme://*.host[:port]`: every host below this one, and not the host itself.
+    /// `scheme://*.host[:port]`: every subdomain of this host, but not the host itself.
     Subdomains(Origin),
 }
 
 impl OriginPattern {
-    /// Reads an entry; `None` when it has none of the three forms.
+    /// Parses an entry. Returns `None` if it has none of the three forms.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Any);
@@ -86,7 +86,7 @@ impl OriginPattern {
         }
     }
 
-    /// Whether it names this origin; `*` names none.
+    /// Returns whether the entry names this origin. `*` allows every origin, but names none.
     pub fn lists(&self, origin: &Origin) -> bool {
         match self {
             Self::Any => false,
@@ -191,7 +191,7 @@ mod tests {
             assert!(!lists(rule, other), "{other}");
         }
         assert!(lists("http://*.example.com:8000", "http://app.example.com:8000"));
-        assert!(!lists("*", "https://app.example.com"), "it lets in without naming");
+        assert!(!lists("*", "https://app.example.com"), "* names no origin");
         for rule in ["https://app.*.com", "https://*", "*.example.com", "https://*example.com", "https://**.com", "**"]
         {
             assert_eq!(OriginPattern::parse(rule), None, "{rule}");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a browser or an attacker sends: no panic, and what is below a host ends with a dot and it.
+        /// Only hosts that end with a dot and the parent host are its subdomains.
         #[test]
         fn no_text_panics_and_only_subdomains_match_a_wildcard(text in "(https|http|://|:|[a-z]|\\.|443|\\[|\\]|@|/|é|example\\.com){0,8}") {
             if let (Some(origin), Some(rule)) = (Origin::parse(&text), OriginPattern::parse("https://*.example.com")) {

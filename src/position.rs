@@ -1,5 +1,4 @@
-//! Where a publication stands in the history of its channel, and whether one follows another. A channel without history has
-//! no positions.
+//! The position of a publication in the history of its channel. A channel without history has no positions.
 
 use std::fmt;
 
@@ -10,21 +9,22 @@ use serde::{Serialize, Serializer};
 pub struct Position {
     /// Counted from 1; 0 before the first publication.
     pub offset: u64,
-    /// Which history it is: offsets of two epochs have nothing to do with each other.
+    /// Names the history. Offsets of different epochs cannot be compared.
     pub epoch: Epoch,
 }
 
-/// Names a history from its beginning to its loss. Clients send it back as text; what is not of this form names none of ours.
+/// Names a history from its creation until it is lost. Clients send it back as text; text of another form cannot be an epoch of
+/// this hub.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch([u8; Epoch::BYTES]);
 
 impl Epoch {
     const BYTES: usize = 8;
 
-    /// A name that no history had before, as far as chance goes (48 bits).
+    /// Generates a random epoch. 48 bits of randomness make it unique in practice.
     ///
     /// # Errors
-    /// The system gives no randomness.
+    /// If the system has no randomness.
     pub fn random() -> Result<Self, getrandom::Error> {
         const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
         let mut bytes = [0; Self::BYTES];
@@ -32,15 +32,15 @@ impl Epoch {
         Ok(Self(bytes.map(|byte| LETTERS[usize::from(byte % 64)])))
     }
 
-    /// What a client or another instance says; `None` for what we never said.
+    /// Parses an epoch from a client or another instance. Returns `None` for text that [`Self::random`] cannot generate.
     pub fn parse(text: &str) -> Option<Self> {
         let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         <[u8; Self::BYTES]>::try_from(text.as_bytes()).ok().filter(|bytes| bytes.iter().all(is_letter)).map(Self)
     }
 
-    /// As it is told.
+    /// Returns the epoch as text, as it is sent to clients.
     pub fn as_str(&self) -> &str {
-        // Only letters of ASCII get in.
+        // Both constructors allow only ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! What is published: data for a channel, and who sent it when that is a client.
+//! A publication: data for a channel, and its sender if that is a client.
 
 use std::sync::Arc;
 
@@ -7,42 +7,47 @@ use uuid::Uuid;
 
 use crate::{channel::Channel, clock::Millis, position::Position, tags::Tags};
 
-/// One publication, as the broker carries it.
+/// One publication, as the broker transports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Where it goes.
+    /// The channel it is published to.
     pub channel: Channel,
-    /// Raw JSON, validated once where it came in, without CR and LF (they separate replies on the wire).
+    /// Raw JSON, validated once on arrival, without CR and LF (they separate replies on the wire).
     pub data: Bytes,
-    /// The sender, when it came over a client's own socket or token. Never what the client says of itself.
+    /// The sender, if it was published over a client's socket or with a token. It comes from the token, never from the request.
     pub info: Option<Arc<ClientInfo>>,
-    /// Where it stands in the channel's history, once the broker has put it there.
+    /// Its position in the channel's history, set when the broker stores it.
     pub position: Option<Position>,
-    /// Names and values for filters.
+    /// Names and values that filters compare.
     pub tags: Tags,
-    /// When the broker put it into the history, in milliseconds since 1970; 0 without one.
+    /// When the broker stored it in the history; 0 without a history.
     pub time: Millis,
-    /// Whoever published it wants it sent as a difference to the one before, where that was agreed on.
+    /// Whether to send it as a delta to the previous publication, to subscribers that negotiated deltas.
     pub use_delta: bool,
-    /// The connection that does not get it, usually because it has caused it.
+    /// A connection that does not receive it, usually the one that caused it.
     pub exclude: Option<Uuid>,
 }
 
-/// Who a client is to others.
+/// Maximum length of a user, in a token and in a control.
+pub const MAX_USER_BYTES: usize = 255;
+/// Maximum length of `info`, which every publication of its owner carries, and of `data` of a subscription.
+pub const MAX_INFO_BYTES: usize = 4096;
+
+/// What other clients may know about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
     /// `sub` of the token.
     pub user: String,
-    /// The connection's id; empty when it came over REST.
+    /// The connection's id; empty for a sender over REST.
     pub client: String,
     /// `info` of the token: raw JSON.
     pub conn_info: Option<Bytes>,
-    /// `info` of its subscription: raw JSON.
+    /// `info` of the subscription: raw JSON.
     pub chan_info: Option<Bytes>,
 }
 
 impl Publication {
-    /// Data for a channel, and nothing else said of it.
+    /// Creates a publication of data to a channel, with defaults for everything else.
     pub fn new(channel: Channel, data: Bytes) -> Self {
         Self {
             channel,
@@ -56,7 +61,7 @@ impl Publication {
         }
     }
 
-    /// Bytes that queues count for it: what it carries and what carrying it costs.
+    /// Returns the bytes that queues count for it: its content, and a flat overhead.
     pub fn cost_bytes(&self) -> usize {
         const OVERHEAD: usize = 128;
         let info = self.info.as_ref().map_or(0, |info| {

@@ -1,5 +1,5 @@
-//! KeyedRateLimiter that have a limit, per key, in a table of fixed size: whatever comes, it holds no more memory, and nothing has to
-//! be tidied up.
+//! Rate limits: the algorithm, and a limiter for many keys in a table of fixed size, which no number of keys can make grow and
+//! which needs no cleanup.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -8,53 +8,53 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Cells of each of the two rows. The table takes 512 KiB, of which the system gives pages as they are used.
+/// Cells in each of the two rows. The table takes 512 KiB; the system provides its pages when they are first used.
 const CELLS_PER_ROW: usize = 32 * 1024;
 
-/// The generic cell rate algorithm (GCRA): a token bucket kept as one number, the time at which the bucket will be full
-/// again. Pure; times are nanoseconds since any start that the caller keeps to.
+/// The generic cell rate algorithm (GCRA): a token bucket in one number, the time at which the bucket will be full again. Pure;
+/// times are nanoseconds since a start that the caller chooses once.
 #[derive(Clone, Copy, Debug)]
 pub struct Gcra {
-    /// Time between two acts at the sustained rate.
+    /// Time between two events at the sustained rate.
     pub interval: u64,
-    /// How far ahead of now a bucket may be: the acts that are allowed at once, as time.
+    /// How far in the future a bucket may be full: the number of events that are allowed at once, as time.
     pub burst: u64,
 }
 
 impl Gcra {
-    /// Returns the time between two acts; `None` for a rate of 0, which means no limit.
+    /// Returns the time between two events, or `None` for a rate of 0, which means no limit.
     pub fn interval(per_second: u32) -> Option<u64> {
         1_000_000_000_u64.checked_div(per_second.into())
     }
 
-    /// Returns when a bucket that would be full at `full_at` will be full after one more act at `now`, and for how long the
-    /// act would have to wait to be within the burst; 0 if it is.
+    /// Charges one more event at `now` to a bucket that would be full at `full_at`. Returns when the bucket will then be full, and
+    /// how long the event would have to wait to be within the burst; 0 if it is within the burst now.
     pub fn charge(self, full_at: u64, now: u64) -> (u64, u64) {
         let full_at = full_at.max(now).saturating_add(self.interval);
         (full_at, (full_at - now).saturating_sub(self.burst))
     }
 }
 
-/// So many acts a second for each key, and some more at once for who was quiet before: a token bucket, kept as the time at
-/// which it will be full again (GCRA).
+/// Limits the events of each key to a rate, with a burst for keys that were idle before.
 ///
-/// A key has one cell in each of two rows, chosen by a hash that nobody outside can foresee. An act counts in both, and is
-/// refused only when both are spent: a key that shares one cell with a flood has the other. With 1,000 keys at their limit,
-/// one in a thousand others shares both. To spend all cells takes `CELLS_PER_ROW` times the rate, which is more than an instance
-/// can serve.
+/// A key has one cell in each of two rows. A hash that clients cannot predict chooses them. An event is charged to both cells and
+/// refused only if both are exhausted: a key that shares one cell with a flooding key still has the other. With 1,000 keys at
+/// their limit, one in a thousand other keys shares both cells with them. Exhausting all cells takes `CELLS_PER_ROW` times the
+/// rate, which is more than an instance can serve.
 #[derive(Debug)]
 pub struct KeyedRateLimiter {
     /// `None`: no limit.
     gcra: Option<Gcra>,
     started: Instant,
     hasher: RandomState,
-    /// Per cell the nanoseconds since `started` at which its bucket is full. One lock over both rows, held for two loads and
-    /// two stores, so that acts at the same time count as two.
+    /// For each cell the nanoseconds since `started` at which its bucket is full. One lock protects both rows and is held for two
+    /// loads and two stores, so that two events at the same time are charged as two.
     rows: Mutex<[Box<[u64]>; 2]>,
 }
 
 impl KeyedRateLimiter {
-    /// `per_second` acts for each key and `burst` at once, at least one; 0 a second is no limit and no memory.
+    /// Creates a limiter that allows `per_second` events for each key, and `burst` (at least one) at once. 0 per second: no limit
+    /// and no memory.
     pub fn new(per_second: u32, burst: u32) -> Self {
         let gcra = Gcra::interval(per_second)
             .map(|interval| Gcra { interval, burst: interval.saturating_mul(u64::from(burst.max(1))) });
@@ -67,10 +67,10 @@ impl KeyedRateLimiter {
         }
     }
 
-    /// Counts an act of `key`.
+    /// Charges an event to `key`.
     ///
     /// # Errors
-    /// How long the key has to wait, when it was one too many. It is not counted then.
+    /// How long the key has to wait, if the event exceeds the rate. It is not charged then.
     pub fn charge<K: Hash + ?Sized>(&self, key: &K) -> Result<(), Duration> {
         self.charge_at(key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
@@ -85,7 +85,7 @@ impl KeyedRateLimiter {
             return Err(Duration::from_nanos(wait));
         }
         for (row, cell) in rows.iter_mut().zip(cells) {
-            // The fuller of the two stays what somebody else made it.
+            // A cell that another key has charged further stays as it is.
             row[cell] = row[cell].max(full_at);
         }
         Ok(())
@@ -109,9 +109,9 @@ mod tests {
         assert!(limiter.charge_at("ann", then - 1).is_err());
         assert_eq!(limiter.charge_at("ann", then), Ok(()));
         assert!(limiter.charge_at("ann", then).is_err());
-        assert_eq!(limiter.charge_at("bob", SECOND), Ok(()), "each key has its own");
+        assert_eq!(limiter.charge_at("bob", SECOND), Ok(()), "each key has its own bucket");
         let again = (0..100).filter(|_| limiter.charge_at("ann", 60 * SECOND).is_ok()).count();
-        assert_eq!(again, 20, "quiet fills the bucket and no more");
+        assert_eq!(again, 20, "an idle bucket fills up, but not beyond the burst");
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         }
         let refused = (0..10_000).filter(|other| limiter.charge_at(&("other", other), SECOND).is_err()).count();
         // One in a thousand is expected. The bound fails by chance less than once in 10^12 runs.
-        assert!(refused < 60, "{refused} of 10,000 refused for what others did");
+        assert!(refused < 60, "{refused} of 10,000 refused because of the flooding keys");
     }
 
     #[test]

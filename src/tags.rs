@@ -1,4 +1,4 @@
-//! A publication's tags: a few short texts by name, which subscribers filter by.
+//! Tags of a publication: a few short strings by name, which the filters of subscribers compare.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -7,17 +7,17 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-/// How many tags a publication may have: filters look at each, for every class of subscribers.
+/// Maximum number of tags of a publication. A filter may look at each of them for every subscriber group.
 pub const MAX_TAGS: usize = 32;
 
-/// How long its tags may be, names and values together: history keeps them, and every subscriber gets them.
+/// Maximum length of all names and values together. The history stores them, and every subscriber receives them.
 pub const MAX_BYTES: usize = 4096;
 
-/// Tags, sorted by name. Cloning shares them; none take no memory.
+/// Tags, sorted by name. Clones share their memory; empty tags take none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tags(
-    /// For each tag the lengths of its name and its value, then both. A length is two characters of seven bits each, which
-    /// keeps the whole a text.
+    /// For each tag the lengths of its name and its value, then name and value. A length is two characters of seven bits each, so
+    /// that the whole is valid text.
     Option<Arc<str>>,
 );
 
@@ -30,16 +30,16 @@ pub enum TagsError {
     /// Longer than [`MAX_BYTES`].
     #[error("tags have at most {MAX_BYTES} bytes together")]
     TooLong,
-    /// Two have the same name: which of them counts?
+    /// Two tags have the same name, so it is unclear which one counts.
     #[error("two tags have the same name")]
     DuplicateName,
 }
 
 impl Tags {
-    /// Tags of pairs of name and value.
+    /// Creates tags from pairs of name and value.
     ///
     /// # Errors
-    /// [`TagsError`]; then no more pairs are taken.
+    /// [`TagsError`], without reading the remaining pairs.
     pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, TagsError> {
         let mut builder = TagsBuilder::default();
         for (name, value) in pairs {
@@ -48,19 +48,19 @@ impl Tags {
         Ok(builder.build())
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no tags.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The value of the tag that is called `name`.
+    /// Returns the value of the tag `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(candidate, _)| *candidate == name).map(|(_, value)| value)
     }
 
-    /// All of them by name, as name and value.
+    /// Iterates over pairs of name and value, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut rest = self.packed();
         std::iter::from_fn(move || {
@@ -72,25 +72,25 @@ impl Tags {
         })
     }
 
-    /// The whole as it is kept, for whoever keeps it elsewhere.
+    /// Returns the tags in their packed form, for storage. See [`Self::from_packed`].
     pub(crate) fn packed(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// What was [`packed`](Self::packed).
+    /// Restores tags from their packed form, which must come from [`Self::packed`].
     pub(crate) fn from_packed(packed: &str) -> Self {
         Self(Some(packed).filter(|packed| !packed.is_empty()).map(Arc::from))
     }
 
-    /// Bytes that they take, for whoever counts memory.
+    /// Returns the bytes of memory that the tags take.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        // Two counters stand before the text.
+        // The two reference counts of `Arc` precede the text.
         self.0.as_ref().map_or(0, |text| 2 * size_of::<usize>() + text.len())
     }
 }
 
-/// Tags while they come.
+/// Tags that are being read.
 #[derive(Default)]
 struct TagsBuilder {
     by_name: BTreeMap<Box<str>, Box<str>>,
@@ -131,7 +131,7 @@ impl Serialize for Tags {
     }
 }
 
-/// An object of texts, nothing else; the first that is too much ends the reading.
+/// Deserializes an object of strings. Reading ends at the first tag that exceeds a limit.
 impl<'de> Deserialize<'de> for Tags {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TagsVisitor;

@@ -1,4 +1,4 @@
-//! Batches: many commands in one call, and an answer for each in its place.
+//! The API method `batch`: many commands in one call, and a reply to each in the same order.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn batch_replies_in_the_order_of_its_commands() {
                     {"publish": {"channel": "news", "data": {"n": 1}}},
                     {"publish": {"channel": "a*", "data": 1}},
                     {"broadcast": {"channels": ["a", "chat:1"], "data": 1}},
-                    {"disconnect": {"user": "nobody"}},
+                    {"disconnect": {"user": "unknown"}},
                     {"channels": {"pattern": "n*"}},
                     {"publish": {"channel": 7}},
                     {"info": {}},
@@ -94,8 +94,8 @@ async fn batch_over_the_command_limit_executes_nothing() {
     let commands = format!(r#"{{"commands":[{}7]}}"#, "7,".repeat(100_000));
     assert_eq!(super::api::post_api(&hub, "batch", &commands).await.json()["error"]["code"], 106);
     assert_eq!(hub.call_api("batch", many(3)).await["replies"].as_array().unwrap().len(), 3);
-    hub.publish("news", json!("behind")).await;
-    for expected in [json!(1), json!(1), json!(1), json!("behind")] {
+    hub.publish("news", json!("after")).await;
+    for expected in [json!(1), json!(1), json!(1), json!("after")] {
         assert_eq!(ann.receive_publication().await, expected);
     }
 }

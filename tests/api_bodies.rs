@@ -1,4 +1,5 @@
-//! How calls of the server API arrive: bodies too long, without an end, or of another kind, and other methods than POST.
+//! HTTP bodies of the server API that are too long, endless, malformed or of another content type, and HTTP methods other
+//! than POST.
 
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::support::{API_KEY, PATIENCE, TestHub, http, raw::exchange_until_close, start_hub, start_hub_with};
 
-/// The head of a call with the key and these lines.
+/// The head of a call with the API key and these further header lines.
 fn request_head(hub: &TestHub, path: &str, lines: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n{lines}\r\n",
@@ -26,7 +27,7 @@ fn request_head(hub: &TestHub, path: &str, lines: &str) -> String {
 async fn eight_megabytes_of_newlines_are_refused_by_content_length() {
     let hub = start_hub().await;
     for path in ["/api/publish", "/api/batch", "/api/info", "/v1/channels/news/messages"] {
-        // Nothing of the body is sent: whoever waited for it would not response.
+        // Nothing of the body is sent, so a hub that waited for it would not respond.
         let announced =
             http::exchange(hub.address, request_head(&hub, path, "Content-Length: 8000000\r\n").as_bytes()).await;
         assert_eq!((announced.status, announced.json()["error"]["code"].clone()), (413, json!(106)), "{path}");
@@ -58,17 +59,17 @@ async fn million_newlines_count_as_whitespace_in_bodies() {
     assert_eq!(post_api(&hub, "publish", &data).await.json()["error"]["code"], 106);
 }
 
-/// Sends chunks until nobody takes them any more; what was answered meanwhile.
+/// Sends chunks until the hub closes the connection; returns what it sent meanwhile.
 async fn send_endless_body(hub: &TestHub, head: &str) -> String {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("3e8\r\n{}\r\n", " ".repeat(1000)).repeat(100);
     let (mut read, mut write) = stream.split();
-    let pour = async { while write.write_all(chunk.as_bytes()).await.is_ok() {} };
+    let send = async { while write.write_all(chunk.as_bytes()).await.is_ok() {} };
     let mut response = Vec::new();
-    let hear = async { while let Ok(1..) = read.read_buf(&mut response).await {} };
-    let both = async { tokio::join!(pour, hear) };
-    tokio::time::timeout(PATIENCE, both).await.expect("a server that hangs up");
+    let receive = async { while let Ok(1..) = read.read_buf(&mut response).await {} };
+    let both = async { tokio::join!(send, receive) };
+    tokio::time::timeout(PATIENCE, both).await.expect("the hub closes the connection in time");
     String::from_utf8_lossy(&response).into_owned()
 }
 

@@ -1,4 +1,4 @@
-//! What channels remember, over the API and over a socket: positions, pages, keys, versions, and what is refused.
+//! History and presence over the server API and over a socket: positions, pages, idempotency keys, versions and errors.
 
 use serde_json::{Value, json};
 use wardcast::config::{ChannelAccess, Config};
@@ -12,7 +12,7 @@ fn enable_history_and_presence(config: &mut Config) {
     config.channels.allow_presence = ChannelAccess::User;
 }
 
-/// Publishes the numbers from 1; tells the epoch.
+/// Publishes the numbers from 1 to `count`; returns the epoch.
 async fn publish_all(hub: &TestHub, count: u64) -> String {
     let mut epoch = Value::Null;
     for number in 1..=count {
@@ -28,7 +28,7 @@ async fn read_history(hub: &TestHub, mut request: Value) -> Value {
     hub.call_api("history", request).await
 }
 
-/// Offset and data of what was told.
+/// Offset and data of each publication of a result.
 fn offsets_and_numbers(result: &Value) -> Vec<(u64, u64)> {
     let empty = Vec::new();
     let publications = result["publications"].as_array().unwrap_or(&empty);
@@ -70,7 +70,7 @@ async fn history_position_that_does_not_exist_is_an_error_code() {
         (json!({"limit": -1}), 107),
         (json!({"limit": i64::MIN}), 107),
         (json!({"limit": 1, "since": {"offset": 1, "epoch": "another_"}}), 112),
-        (json!({"limit": 1, "since": {"offset": 1, "epoch": "never said by anybody here"}}), 112),
+        (json!({"limit": 1, "since": {"offset": 1, "epoch": "an epoch that the hub never sent"}}), 112),
         (json!({"limit": 1, "since": {"offset": 4}}), 112),
         (json!({"limit": 1, "since": {"offset": u64::MAX}}), 112),
         (json!({"limit": 1, "since": {"offset": u64::MAX}, "reverse": true}), 112),
@@ -117,7 +117,7 @@ async fn publish_options_are_stored_or_refused() {
         ("tags", json!({"a": "x".repeat(4_096)})),
         ("idempotency_key", json!("x".repeat(256))),
         ("version_epoch", json!("x".repeat(65))),
-        ("exclude", json!("nobody")),
+        ("exclude", json!("not a client id")),
         ("exclude", json!("{00000000-0000-0000-0000-000000000000}")),
     ] {
         let mut request = json!({"channel": "news", "data": 1});

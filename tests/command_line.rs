@@ -1,4 +1,4 @@
-//! The command line, as an operator and a container meet it: the built binary as a process of its own.
+//! The command line, as operators and containers use it: the built binary in its own process.
 
 mod configuration;
 mod process;
@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, http, mark_secret, raw, wait_until};
+use crate::support::{API_KEY, Client, SECRET, http, mark_secret, poll_until, raw};
 
+const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const LOOPBACK: [&str; 2] = ["--set", "server.bind=127.0.0.1:0"];
@@ -31,15 +32,15 @@ async fn connect_with_token(address: SocketAddr, token: &str) -> Client {
     client
 }
 
-/// The login that `init` tells, as the body of one.
-fn printed_login(told: &ProcessResult) -> Value {
-    let body = told.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
+/// The body of the login request that `init` has printed.
+fn printed_login(init: &ProcessResult) -> Value {
+    let body = init.stdout.lines().find_map(|line| line.trim().strip_prefix("curl ")?.split_once("-d '")).unwrap().1;
     let credentials: Value = body.trim_end_matches('\'').parse().unwrap();
     mark_secret(credentials["password"].as_str().unwrap());
     credentials
 }
 
-/// The settings and users that `init` has made, whose secrets are marked.
+/// The texts of the settings and of the login file that `init` has created. Marks their secrets.
 fn read_created_files(dir: &str) -> [String; 2] {
     let texts = ["wardcast.toml", "users.toml"].map(|name| fs::read_to_string(format!("{dir}/{name}")).unwrap());
     for line in texts.iter().flat_map(|text| text.lines()) {
@@ -84,8 +85,8 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
     fs::write(&file, "[server]\nbind = \"127.0.0.1:0\"\nspeed = 1\n\n[limits]\nconnections = \"many\"\n").unwrap();
     let path = file.path().to_str().unwrap();
     let mut command = wardcast(&["--config", path, "--set", "log.colour=red", "--set", "server.drain=soon"]);
-    let ended = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
-    ended.assert_failed_with(&[
+    let result = run(command.env("WARDCAST_AUTH__SECRET", "x").env("WARDCAST_SERVER__WORKERS", "all"));
+    result.assert_failed_with(&[
         "6 errors",
         &format!("server.speed (from {path}:3)"),
         &format!("limits.connections (from {path}:6)"),
@@ -94,7 +95,7 @@ fn all_configuration_errors_are_reported_at_once_with_key_and_source() {
         "log.colour (from the flag --set log.colour)",
         "server.drain (from the flag --set server.drain)",
     ]);
-    assert!(ended.stderr.contains("valid keys here: ") && ended.stderr.contains("hmac_secret"), "{}", ended.stderr);
+    assert!(result.stderr.contains("valid keys here: ") && result.stderr.contains("hmac_secret"), "{}", result.stderr);
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn non_loopback_address_requires_tls_in_production_and_is_refused_in_development
 
 #[actix_rt::test]
 async fn command_line_flags_enable_history_and_presence() {
-    let remember = [
+    let settings = [
         "channels.history_size=10",
         "channels.history_ttl=5m",
         "channels.presence=true",
@@ -140,7 +141,7 @@ async fn command_line_flags_enable_history_and_presence() {
         "channels.allow_presence=user",
     ];
     let mut command = wardcast(&LOOPBACK);
-    command.args(remember.iter().flat_map(|setting| ["--set", setting]));
+    command.args(settings.iter().flat_map(|setting| ["--set", setting]));
     let mut hub = Process::start(&mut command);
     let banner = hub.banner();
     let mut client = connect_with_token(banner.address, &banner.token).await;
@@ -162,7 +163,7 @@ async fn second_hub_on_same_port_fails_naming_the_address_and_first_keeps_runnin
     second.assert_failed_with(&[
         "cannot listen on",
         &banner.address.to_string(),
-        "another wardcast or program",
+        "another process listens there",
         "--set server.bind=",
     ]);
     assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);
@@ -190,7 +191,7 @@ fn hash_password_reads_standard_input_and_prints_argon2id_hash() {
     let hash = |password: &str| Process::start_with_input(&mut wardcast(&["hash-password"]), password).wait_for_exit();
     let (one, two) = (hash("correct horse\n"), hash("correct horse\n"));
     assert!(one.stdout.starts_with("$argon2id$") && one.stdout.lines().count() == 1, "{one:?}");
-    assert_ne!(one.stdout, two.stdout, "salted");
+    assert_ne!(one.stdout, two.stdout, "each hash must have its own salt");
     assert!(!one.stderr.contains("horse"), "{one:?}");
     hash("\n").assert_failed_with(&["password"]);
 }
@@ -238,39 +239,39 @@ async fn sigterm_closes_every_client_with_3001_and_exits_0_within_drain_time() {
     let banner = hub.banner();
     let mut clients = join_all((0..20).map(|_| connect_with_token(banner.address, &banner.token))).await;
     let mut stranger = Client::connect(banner.address, "/socket").await.unwrap();
-    let began = Instant::now();
-    hub.signal(SIGTERM).await;
+    let started = Instant::now();
+    hub.signal(SIGTERM);
     for client in clients.iter_mut().chain([&mut stranger]) {
         let (code, push) = client.wait_for_close().await;
         assert_eq!((code, push.map(|push| push["code"].clone())), (Some(3001), Some(json!(3001))));
     }
-    let ended = hub.wait_for_exit();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let result = hub.wait_for_exit();
+    assert_eq!(result.code, Some(0), "{result:?}");
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 #[test]
 fn signals_are_handled_as_soon_as_the_hub_listens() {
-    // A stdout that is full holds the hub where it prints its banner.
+    // A full stdout blocks the hub while it prints its banner.
     let (_reader, mut stdout) = std::io::pipe().unwrap();
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
     let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("server started")));
-    let heard = [SIGINT, SIGTERM].map(|signal| handles_signal(hub.id(), signal));
+    let are_handled = [SIGINT, SIGTERM, SIGHUP].map(|signal| handles_signal(hub.id(), signal));
     hub.kill().unwrap();
     hub.wait().unwrap();
-    assert_eq!(heard, [true; 2]);
+    assert_eq!(are_handled, [true; 3]);
 }
 
-#[actix_rt::test]
-async fn sigint_stops_hub_without_clients_immediately() {
+#[test]
+fn sigint_stops_hub_without_clients_immediately() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     hub.banner();
-    let began = Instant::now();
-    hub.signal(SIGINT).await;
+    let started = Instant::now();
+    hub.signal(SIGINT);
     assert_eq!(hub.wait_for_exit().code, Some(0));
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 #[actix_rt::test]
@@ -289,7 +290,7 @@ async fn thousand_connection_resets_leak_no_file_descriptors() {
             stream.set_zero_linger().unwrap();
         }
     }
-    wait_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
+    poll_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
 }
 
 #[actix_rt::test]
@@ -336,7 +337,7 @@ async fn no_secret_is_logged_at_any_level() {
     let wrong = json!({"username": "demo", "password": mark_secret("a wrong password")});
     assert_eq!(http::post(address, "/auth/login").json(wrong).send().await.status, 401);
 
-    hub.signal(SIGTERM).await;
+    hub.signal(SIGTERM);
     let stderr = hub.wait_for_exit().stderr;
     assert!(stderr.contains("TRACE") && stderr.contains("DEBUG"), "not a log at trace: {stderr:.500}");
     let secret = file["auth"]["hmac_secret"].as_str().unwrap();

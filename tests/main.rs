@@ -1,4 +1,5 @@
-//! The tests, one subject a module. They talk to real servers over real sockets; what is pure is tested where it stands.
+//! Black-box tests, one module for each subject. They start real hubs and connect over real sockets. Unit tests are in src,
+//! beside the code.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,113 +11,75 @@
 
 mod support;
 
-// The plan of the house: who imports whom, sizes, the top level.
+// The structure of the source, and the documentation.
 mod architecture;
-// How a token gets in, and what happens to one that does not.
-mod credentials;
-// Each door by itself, and what comes of what is brought to it.
-mod credentials_by_door;
-// Attacks on tokens and their keys.
-mod tokens;
-// What is accepted as a WebSocket handshake.
-mod handshake;
-// Whose pages may connect, and read.
-mod origins;
-// Tickets: a token's stand-in for one connection.
-mod tickets;
-// Addresses, schemes and headers that proxies tell.
-mod proxies;
-// How many may come, and how fast.
-mod connection_limits;
-// What a client sends as frames, and how it is judged.
-mod frames;
-// What a client says, and what it is answered.
-mod commands;
-// The wire, byte for byte.
-mod wire;
-// Protobuf beside JSON.
-mod protobuf;
-// Protobuf, byte for byte.
-mod protobuf_wire;
-// A publication's way from REST or a socket to every subscriber.
-mod delivery;
-// A hub without sessions around it.
-mod hub_actor;
-// Subscriptions while the broker is slow, or fails.
-mod slow_broker;
-// The server API and the plain form.
-mod api;
-// What is said to the server API to hurt it.
-mod api_attacks;
-// Attacks on each field of each method, made from the descriptions of the methods.
-mod api_fields;
-// Read-only methods change nothing.
-mod api_access;
-// How calls of the server API arrive.
-mod api_bodies;
-// Many commands in one call.
-mod api_batch;
-// Histories and presence, over the API and a socket.
-mod api_history;
-// Orders to the sessions of a user.
-mod control_messages;
-// Tokens end on time, whatever the client does.
-mod expiry;
-// Newer tokens: refresh, and a token on any command.
-mod refresh;
-// Subscriptions that a token grants or brings, and their end.
-mod subscriptions;
-// Coming back: what was missed comes with the reply, or is told to be gone.
-mod recovery;
-// Gaps, live and in silence: 2500 and 3010.
-mod positions;
-// Who is in a channel, and who comes and goes.
-mod presence;
-// Differences between publications.
-mod deltas;
-// Tag filters.
-mod filters;
-// What the server API brings, and whom it leaves out.
-mod api_subscribe;
-// Rights to channels, on every path.
-mod permissions;
-// Sessions without a user.
-mod anonymous;
-// How fast a client may ask, and how many it may be.
-mod rate_limits;
-// Orders of the server API to living sessions.
-mod session_control;
-// Everything at once, by chance.
-mod stress;
-// Pings, pongs, and connections that are dead.
-mod keep_alive;
-// The bounded queue of one connection.
-mod outbox;
-// Clients that do not read.
-mod slow_consumers;
-// User and password for a token.
-mod login;
-// README.md and docs/ against the code.
-mod docs;
-// docs/server-api.md, generated from the methods; its examples.
-mod server_api_docs;
-// docs/codes.md, generated from the codes, and other lists of codes.
 mod codes_docs;
-// docs/configuration.md, generated from config/*.toml.
 mod configuration_docs;
-// The demo page and its headers.
+mod docs;
+mod server_api_docs;
+
+// Authentication and permissions.
+mod anonymous;
+mod credentials;
+mod credentials_by_door;
+mod expiry;
+mod login;
+mod permissions;
+mod refresh;
+mod tickets;
+mod tokens;
+
+// HTTP, handshakes and the transport.
+mod connection_limits;
 mod demo_page;
-// Certificates.
+mod frames;
+mod handshake;
+mod keep_alive;
+mod origins;
+mod outbox;
+mod proxies;
+mod slow_consumers;
 mod tls;
-// Starting, stopping and asking for health.
-mod lifecycle;
-// The command line, as a process.
-mod command_line;
-// The load generator, on hubs of its own and on hubs with limits.
-mod bench;
-// Memory and Redis keep the same promises.
+
+// The client protocol.
+mod commands;
+mod protobuf;
+mod protobuf_wire;
+mod rate_limits;
+mod wire;
+
+// Channels, delivery and subscriptions.
+mod delivery;
+mod deltas;
+mod filters;
+mod hub_actor;
+mod positions;
+mod presence;
+mod recovery;
+mod slow_broker;
+mod stress;
+mod subscriptions;
+
+// The server API.
+mod api;
+mod api_access;
+mod api_attacks;
+mod api_batch;
+mod api_bodies;
+mod api_fields;
+mod api_history;
+mod api_subscribe;
+mod control_messages;
+mod session_control;
+
+// Brokers, and several hubs on one.
 mod broker;
-// What holds for any bytes at all.
-mod fuzzing;
-// Two hubs on one Redis.
 mod two_hubs;
+
+// The process: its life, its command line, and the load generator.
+mod bench;
+mod command_line;
+mod lifecycle;
+
+// The fuzz targets.
+mod fuzzing;

@@ -8,11 +8,11 @@ use wardcast::config::Door;
 
 use crate::support::{Client, TestHub, http, mark_secret, start_hub, start_hub_with};
 
-fn ticket_request(hub: &TestHub, token: &str) -> http::Request {
+pub fn ticket_request(hub: &TestHub, token: &str) -> http::Request {
     http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {token}"))
 }
 
-async fn request_ticket(hub: &TestHub, token: &str) -> String {
+pub async fn request_ticket(hub: &TestHub, token: &str) -> String {
     let response = ticket_request(hub, token).send().await;
     assert_eq!(response.status, 200, "{response:?}");
     mark_secret(response.json()["ticket"].as_str().unwrap().to_owned())

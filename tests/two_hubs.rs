@@ -1,40 +1,45 @@
-//! Two hubs on one Redis: what is published on either reaches the subscribers of both, through outages of the Redis too.
+//! Two hubs on one Redis: a publication on either one reaches the subscribers of both, also after outages of the Redis.
 
-use futures_util::future::join_all;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
 use serde_json::json;
-use wardcast::config::BrokerKind;
+use wardcast::config::{BrokerKind, Secret};
 
-use crate::support::{Client, TestHub, http, mark_secret, redis::RedisServer, start_hub_with, wait_until};
+use crate::{
+    support::{
+        Client, TestHub, allow_any_rate, events, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
+    },
+    tickets::{request_ticket, ticket_request},
+};
 
-async fn hub_on(redis: &RedisServer) -> TestHub {
-    let url = redis.url();
-    let hub = start_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = wardcast::config::Secret::new(url);
-        config.broker.redis.linger = std::time::Duration::from_millis(300);
-        (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
+async fn start_one_hub(redis: &RedisServer) -> TestHub {
+    start_hub_on(redis, |config| {
+        config.broker.redis.linger = Duration::from_millis(300);
+        allow_any_rate(config);
     })
-    .await;
-    wait_until("the hub is ready", async || is_ready(&hub).await).await;
-    hub
+    .await
+}
+
+async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
+    let redis = RedisServer::start().await;
+    let (one, two) = (start_one_hub(&redis).await, start_one_hub(&redis).await);
+    (redis, one, two)
 }
 
 async fn is_ready(hub: &TestHub) -> bool {
     http::get(hub.address, "/health/ready").send().await.status == 200
 }
 
-/// Publishes until it is taken.
-async fn publish_again(hub: &TestHub, channel: &str, data: serde_json::Value) {
-    wait_until("a publication is taken", async || {
-        hub.call_api("publish", json!({"channel": channel, "data": data})).await == json!({"result": {}})
-    })
-    .await;
+/// Waits until Redis has exactly this many subscribed channels whose names match `pattern`.
+async fn wait_for_redis_channels(redis: &RedisServer, pattern: &str, count: usize) {
+    let subscribed = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", pattern]).await.len();
+    events::wait_until(&format!("{count} channels in Redis"), async || subscribed().await == count).await;
 }
 
 #[actix_rt::test]
 async fn publication_on_one_hub_reaches_subscribers_of_both() {
-    let redis = RedisServer::start().await;
-    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let (_redis, one, two) = start_two_hubs().await;
     let mut clients = [one.connect_subscriber("ann", "news").await, two.connect_subscriber("bob", "news").await];
     one.publish("news", json!("over REST")).await;
     for client in &mut clients {
@@ -47,34 +52,34 @@ async fn publication_on_one_hub_reaches_subscribers_of_both() {
         assert_eq!(push["push"]["pub"]["data"], "over a socket");
         assert_eq!(push["push"]["pub"]["info"]["user"], "cat");
     }
-    let counted = one.call_api("channels", json!({})).await;
-    assert_eq!(counted, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
+    let channels = one.call_api("channels", json!({})).await;
+    assert_eq!(channels, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
 }
 
 #[actix_rt::test]
 async fn info_of_each_hub_lists_both_hubs() {
-    let redis = RedisServer::start().await;
-    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let (_redis, one, two) = start_two_hubs().await;
     let _clients = [
         one.connect_subscriber("ann", "news").await,
         two.connect_subscriber("bob", "news").await,
         two.connect("cat").await,
     ];
     let nodes = async |hub: &TestHub| {
-        let answer = hub.call_api("info", json!({})).await;
-        let mut nodes = answer["result"]["nodes"].as_array().unwrap().clone();
-        // What may have passed between two questions.
+        let response = hub.call_api("info", json!({})).await;
+        let mut nodes = response["result"]["nodes"].as_array().unwrap().clone();
+        // A second may have passed between two requests.
         nodes.iter_mut().for_each(|node| node["uptime"] = json!(0));
         nodes
     };
-    let (told_by_one, told_by_two) = (nodes(&one).await, nodes(&two).await);
-    assert_eq!(told_by_one, told_by_two);
-    let clients: u64 = told_by_one.iter().map(|node| node["num_clients"].as_u64().unwrap()).sum();
-    assert_eq!((told_by_one.len(), clients), (2, 3));
-    assert_ne!(told_by_one[0]["uid"], told_by_one[1]["uid"]);
+    let (from_one, from_two) = (nodes(&one).await, nodes(&two).await);
+    assert_eq!(from_one, from_two);
+    let clients: u64 = from_one.iter().map(|node| node["num_clients"].as_u64().unwrap()).sum();
+    assert_eq!((from_one.len(), clients), (2, 3));
+    assert_ne!(from_one[0]["uid"], from_one[1]["uid"]);
     two.stop().await;
-    // Asked while it stops, it may not answer any more: then nobody is told of.
-    wait_until("who has stopped is not told of", async || {
+    // Polls, because Redis reports no event when an instance has left. Until then the response is an error: the stopped
+    // instance does not answer.
+    poll_until("the stopped hub is not listed", async || {
         one.call_api("info", json!({})).await["result"]["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1)
     })
     .await;
@@ -83,23 +88,21 @@ async fn info_of_each_hub_lists_both_hubs() {
 #[actix_rt::test]
 async fn channel_without_subscribers_is_unsubscribed_from_redis() {
     let redis = RedisServer::start().await;
-    let hub = hub_on(&redis).await;
-    let known = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "*news*"]).await.len();
+    let hub = start_one_hub(&redis).await;
     let mut ann = hub.connect_subscriber("ann", "news").await;
     let bob = hub.connect_subscriber("bob", "news").await;
-    assert_eq!(known().await, 1);
+    wait_for_redis_channels(&redis, "*news*", 1).await;
     ann.request(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
     hub.publish("news", json!("for bob")).await;
     drop(bob);
-    wait_until("given back", async || known().await == 0).await;
+    wait_for_redis_channels(&redis, "*news*", 0).await;
     ann.subscribe("news").await;
-    assert_eq!(known().await, 1);
+    wait_for_redis_channels(&redis, "*news*", 1).await;
 }
 
 #[actix_rt::test]
 async fn publications_keep_their_order_across_hubs() {
-    let redis = RedisServer::start().await;
-    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let (_redis, one, two) = start_two_hubs().await;
     let mut ann = two.connect_subscriber("ann", "news").await;
     let mut bob = one.connect("bob").await;
     let batch: Vec<String> =
@@ -112,23 +115,28 @@ async fn publications_keep_their_order_across_hubs() {
 
 #[actix_rt::test]
 async fn redis_outage_is_reported_and_closes_no_session() {
-    let mut redis = RedisServer::start().await;
-    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let (mut redis, one, two) = start_two_hubs().await;
     let mut ann = two.connect_subscriber("ann", "news").await;
     redis.kill();
-    wait_until("not ready", async || !is_ready(&one).await && !is_ready(&two).await).await;
-    assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "but alive");
-    let told = http::get(one.address, "/health/ready").send().await.body;
-    assert!(told.contains("the log says why") && !told.contains("127.0.0.1"), "anybody may ask: {told}");
+    for hub in [&one, &two] {
+        hub.wait_for_broker(false).await;
+        assert!(!is_ready(hub).await);
+    }
+    assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "a hub without Redis is alive");
+    let body = http::get(one.address, "/health/ready").send().await.body;
+    assert!(body.contains("see the log") && !body.contains("127.0.0.1"), "the endpoint is public: {body}");
     assert_eq!(one.call_api("publish", json!({"channel": "news", "data": 1})).await["error"]["code"], 100);
     let mut bob = one.connect("bob").await;
-    let refused = bob.request(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
-    assert_eq!(refused["error"], json!({"code": 100, "message": "internal server error", "temporary": true}));
+    let reply = bob.request(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
+    assert_eq!(reply["error"], json!({"code": 100, "message": "internal server error", "temporary": true}));
 
     redis.restart().await;
-    wait_until("ready again", async || is_ready(&one).await && is_ready(&two).await).await;
-    publish_again(&one, "news", json!("healed")).await;
-    assert_eq!(ann.receive_publication().await, json!("healed"), "on the subscription from before");
+    for hub in [&one, &two] {
+        hub.wait_for_broker(true).await;
+        assert!(is_ready(hub).await);
+    }
+    one.publish("news", json!("recovered")).await;
+    assert_eq!(ann.receive_publication().await, json!("recovered"), "over the old subscription");
     bob.subscribe("other").await;
 }
 
@@ -138,36 +146,37 @@ async fn hub_starts_without_redis_and_becomes_ready_when_redis_starts() {
     let url = redis.url();
     let hub = start_hub_with(|config| {
         config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = wardcast::config::Secret::new(url);
+        config.broker.redis.url = Secret::new(url);
     })
     .await;
     assert!(!is_ready(&hub).await);
-    let mut ann: Client = hub.connect("ann").await;
+    let mut ann = hub.connect("ann").await;
     redis.restart().await;
-    wait_until("ready", async || is_ready(&hub).await).await;
+    hub.wait_for_broker(true).await;
+    assert!(is_ready(&hub).await);
     ann.subscribe("news").await;
-    publish_again(&hub, "news", json!("hello")).await;
+    hub.publish("news", json!("hello")).await;
     assert_eq!(ann.receive_publication().await, json!("hello"));
 }
 
 #[actix_rt::test]
 async fn session_survives_refresh_during_redis_outage_and_gets_new_channels_afterwards() {
     let mut redis = RedisServer::start().await;
-    let hub = hub_on(&redis).await;
+    let hub = start_one_hub(&redis).await;
     let (mut ann, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["old"]})).await;
     redis.kill();
-    wait_until("not ready", async || !is_ready(&hub).await).await;
+    hub.wait_for_broker(false).await;
     let refresh = |channels: &[&str]| {
         let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "channels": channels}));
         json!({"id": 2, "refresh": {"token": token}})
     };
     let reply = ann.request(refresh(&["old"])).await;
-    assert!(reply["refresh"]["ttl"].as_u64().unwrap() > 3000, "what it has costs no question: {reply}");
+    assert!(reply["refresh"]["ttl"].as_u64().unwrap() > 3000, "existing channels need no broker: {reply}");
     let reply = ann.request(refresh(&["old", "new"])).await;
     assert_eq!((&reply["error"]["code"], &reply["error"]["temporary"]), (&json!(100), &json!(true)), "{reply}");
-    assert_eq!(ann.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}), "it lives");
+    assert_eq!(ann.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}), "the session is open");
 
-    // Whoever comes anew with channels is told to come again later.
+    // A new session whose token has channels is closed, with a code that makes the client reconnect later.
     let token = hub.token_with_claims(json!({"sub": "bob", "exp": 60, "channels": ["news"]}));
     let mut bob = hub.connect_without_token().await;
     bob.send(json!({"id": 1, "connect": {"token": token}})).await;
@@ -176,12 +185,12 @@ async fn session_survives_refresh_during_redis_outage_and_gets_new_channels_afte
     assert_eq!(plain.wait_for_close().await.0, Some(3004));
 
     redis.restart().await;
-    wait_until("ready again", async || is_ready(&hub).await).await;
+    hub.wait_for_broker(true).await;
     ann.send(refresh(&["old", "new"])).await;
     let both = [ann.receive().await, ann.receive().await];
     assert!(both[0]["push"]["channel"] == "new" && both[1]["refresh"].is_object(), "{both:?}");
     for channel in ["old", "new"] {
-        publish_again(&hub, channel, json!(channel)).await;
+        hub.publish(channel, json!(channel)).await;
         assert_eq!(ann.receive_publication().await, json!(channel));
     }
 }
@@ -189,21 +198,15 @@ async fn session_survives_refresh_during_redis_outage_and_gets_new_channels_afte
 #[actix_rt::test]
 async fn every_channel_is_unsubscribed_from_redis_after_outages_and_disconnects() {
     let mut redis = RedisServer::start().await;
-    let hub = hub_on(&redis).await;
-    let known =
-        async |redis: &RedisServer| redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "wardcast:c:*"]).await.len();
+    let hub = start_one_hub(&redis).await;
     let mut kept = hub.connect_subscriber("ann", "c-kept").await;
-    let brought: Vec<String> = (0..20).map(|number| format!("c-{number}")).collect();
+    let granted: Vec<String> = (0..20).map(|number| format!("c-{number}")).collect();
     for round in 0..3 {
-        let token = hub.token_with_claims(json!({"sub": "bob", "exp": 3600, "channels": brought}));
-        let come_and_go = join_all((0..12).map(async |number| {
-            // Each of these may meet the outage anywhere: before, within, behind.
-            let path = format!("/socket?token={token}");
-            let Ok(mut bob) = Client::connect(hub.address, &path).await else { return };
-            if number % 3 == 0 {
-                return;
-            }
-            if bob.next().await.is_err() {
+        let token = hub.token_with_claims(json!({"sub": "bob", "exp": 3600, "channels": granted}));
+        let clients = join_all((0..12).map(async |number| {
+            // The outage may hit each client at any step. Every third one disconnects at once.
+            let Ok(mut bob) = Client::connect(hub.address, &format!("/socket?token={token}")).await else { return };
+            if number % 3 == 0 || bob.next().await.is_err() {
                 return;
             }
             for id in 1..=10_u32 {
@@ -219,63 +222,59 @@ async fn every_channel_is_unsubscribed_from_redis_after_outages_and_disconnects(
         }));
         let outage = async {
             redis.kill();
+            hub.wait_for_broker(false).await;
             redis.restart().await;
         };
-        futures_util::future::join(come_and_go, outage).await;
-        wait_until("all have gone", async || hub.connections() == 1).await;
-        wait_until("ready again", async || is_ready(&hub).await).await;
-        wait_until("one channel is left", async || known(&redis).await == 1).await;
-        publish_again(&hub, "c-kept", json!(round)).await;
+        join(clients, outage).await;
+        hub.wait_for_connections(1).await;
+        hub.wait_for_broker(true).await;
+        wait_for_redis_channels(&redis, "wardcast:c:*", 1).await;
+        hub.publish("c-kept", json!(round)).await;
         assert_eq!(kept.receive_publication().await, json!(round));
     }
 }
 
-fn ask_for_ticket(hub: &TestHub) -> http::Request {
-    http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {}", hub.token("ann")))
-}
-
 async fn ticket_path(hub: &TestHub) -> String {
-    let answer = ask_for_ticket(hub).send().await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    format!("/socket?ticket={}", mark_secret(answer.json()["ticket"].as_str().unwrap()))
+    format!("/socket?ticket={}", request_ticket(hub, &hub.token("ann")).await)
 }
 
 #[actix_rt::test]
 async fn concurrent_use_of_one_ticket_at_two_hubs_opens_one_connection() {
-    let redis = RedisServer::start().await;
-    let (one, two) = (hub_on(&redis).await, hub_on(&redis).await);
+    let (_redis, one, two) = start_two_hubs().await;
     for _ in 0..10 {
         let path = ticket_path(&one).await;
-        let (here, there) = tokio::join!(one.try_handshake(&path, &[]), two.try_handshake(&path, &[]));
-        let mut statuses = [here.status, there.status];
+        let (at_one, at_two) = tokio::join!(one.try_handshake(&path, &[]), two.try_handshake(&path, &[]));
+        let mut statuses = [at_one.status, at_two.status];
         statuses.sort_unstable();
         assert_eq!(statuses, [101, 401]);
-        assert_eq!(
-            (one.try_handshake(&path, &[]).await.status, two.try_handshake(&path, &[]).await.status),
-            (401, 401),
-            "nor later"
-        );
+        let later = (one.try_handshake(&path, &[]).await.status, two.try_handshake(&path, &[]).await.status);
+        assert_eq!(later, (401, 401));
     }
 }
 
 #[actix_rt::test]
 async fn without_redis_tickets_are_503_and_other_credentials_still_work() {
     let mut redis = RedisServer::start().await;
-    let hub = hub_on(&redis).await;
+    let hub = start_one_hub(&redis).await;
     let path = ticket_path(&hub).await;
     redis.kill();
-    for answer in [hub.try_handshake(&path, &[]).await, ask_for_ticket(&hub).send().await] {
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
-        assert_eq!((answer.header("connection"), answer.header("cache-control")), (Some("close"), Some("no-store")));
-        assert!(!answer.body.to_lowercase().contains("redis") && !answer.body.contains("127.0.0.1"), "{answer:?}");
+    hub.wait_for_broker(false).await;
+    for response in [hub.try_handshake(&path, &[]).await, ticket_request(&hub, &hub.token("ann")).send().await] {
+        assert_eq!((response.status, response.header("retry-after")), (503, Some("5")), "{response:?}");
+        let headers = (response.header("connection"), response.header("cache-control"));
+        assert_eq!(headers, (Some("close"), Some("no-store")));
+        assert!(
+            !response.body.to_lowercase().contains("redis") && !response.body.contains("127.0.0.1"),
+            "{response:?}"
+        );
     }
-    assert_eq!(hub.try_handshake("/socket?ticket=x", &[]).await.status, 401, "for what is none nobody is asked");
+    assert_eq!(hub.try_handshake("/socket?ticket=x", &[]).await.status, 401, "an invalid ticket needs no broker");
     // Held, or its connection may end before it is counted.
     let _ann = hub.connect("ann").await;
-    assert_eq!(hub.connections(), 1, "a refused one keeps no seat");
+    assert_eq!(hub.connections(), 1, "a refused handshake holds no permit");
     redis.restart().await;
-    wait_until("tickets are given again", async || ask_for_ticket(&hub).send().await.status == 200).await;
-    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401, "what the old Redis knew is gone");
+    hub.wait_for_broker(true).await;
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401, "the restarted Redis is empty");
     let path = ticket_path(&hub).await;
     assert_eq!(hub.try_handshake(&path, &[]).await.status, 101);
 }

@@ -49,7 +49,7 @@ request_fields! {
     /// A request of `channels`.
     #[derive(Default)]
     struct ChannelsRequest {
-        /// Pattern of the names, in which `*` stands for any characters.
+        /// Pattern of the names, in which `*` matches any characters.
         pattern: Option<String> = (JsonType::String, Some("`*`: all channels")),
     }
 }

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use super::{ApiContext, ApiError};
 use crate::protocol::ErrorCode;
 
-/// A method of the server API. `docs/server-api.md` is generated from it, and `tests/api_attacks.rs` attacks each of its fields.
+/// A method of the server API. `docs/server-api.md` is generated from it, and `tests/api_attacks.rs` attacks each of its
+/// fields.
 pub struct ApiMethod {
     /// Name in the path (`/api/{name}`) and in a batch.
     pub name: &'static str,
@@ -83,12 +84,12 @@ pub struct Example {
     pub answer: &'static str,
 }
 
-/// The result of a method as JSON, or the reason for which there is none.
+/// The result of a method as JSON, or its error.
 pub(super) type ApiResult = Result<Box<RawValue>, ApiError>;
 
 /// The code behind a method.
 pub(super) enum Handler {
-    /// A method of its own, which a batch may contain. Gets the body of the request.
+    /// A function that gets the body of the request. A batch may call it.
     Single(for<'a> fn(&'a Bytes, &'a ApiContext) -> LocalBoxFuture<'a, ApiResult>),
     /// `batch` itself, which runs the others.
     Batch,

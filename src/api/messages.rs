@@ -48,7 +48,7 @@ pub(super) async fn post_message(
         Ok(Some(claims)) if claims.expires_at <= api.clock.now() => return Err(HttpError::invalid_token(true)),
         Ok(Some(claims)) => {
             let (user, conn_info) = (claims.user.to_string(), claims.info);
-            // Each user has keys of its own: a user name has no control characters, so it ends at the line break.
+            // The keys of each user are separate: a user name has no control characters, so it ends at the line break.
             let key = key.map(|key| format!("{user}\n{key}").into());
             let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
             publish::publish_to_channel(&channel, publication.with_idempotency_key(key), Some(info), &api).await

@@ -1,5 +1,5 @@
-//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: controls for the sessions of a user on all nodes. An answer says that
-//! the broker has the control, not whether there are such sessions.
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: controls for the sessions of a user on all nodes. An answer says
+//! that the broker has the control, not whether there are such sessions.
 
 use bytes::Bytes;
 use serde::Deserialize;

@@ -1,5 +1,5 @@
-//! The doors: where a token may stand in a handshake or a first message. Pure; whether the token is any good is the
-//! verifier's business.
+//! Finds the credential in a handshake or a first message, in the places that `auth.doors` allows. Pure; the verifier checks the
+//! token itself.
 
 use std::{borrow::Cow, fmt};
 
@@ -7,20 +7,20 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::Door;
 
-/// Parameters of the query door.
+/// Query parameters that contain a token.
 const TOKEN_PARAMETERS: [&str; 3] = ["token", "access_token", "authorization"];
-/// Parameter of the ticket door.
+/// Query parameter that contains a ticket.
 const TICKET_PARAMETER: &str = "ticket";
-/// Subprotocols that we speak, and answer when they are offered.
+/// Subprotocols that the hub supports and answers if a client offers them.
 const SUBPROTOCOLS: [&str; 3] = ["wardcast.v1", JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL];
-/// Offered by SDKs that speak JSON ...
+/// Offered by SDKs that use JSON.
 pub const JSON_SUBPROTOCOL: &str = "centrifuge-json";
-/// ... or Protobuf.
+/// Offered by SDKs that use Protobuf.
 pub const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
-/// Introduces a token that is no JWT by shape.
+/// Prefix of a subprotocol entry whose rest is a token, which need not look like a JWT.
 const BEARER_PREFIX: &str = "bearer.";
 
-/// What a handshake says where a door may be.
+/// The parts of a handshake that can contain a credential.
 #[derive(Clone, Copy, Default)]
 pub struct CredentialSources<'r, 'a> {
     /// The URL's query, still encoded.
@@ -33,35 +33,35 @@ pub struct CredentialSources<'r, 'a> {
     pub cookies: &'r [&'a [u8]],
 }
 
-/// What a handshake brings.
+/// The credential in a handshake, and the subprotocol to answer.
 #[derive(Default, PartialEq, Eq)]
 pub struct HandshakeCredentials<'a> {
-    /// Unverified; without one the session waits for a first message.
+    /// Not yet verified. Without one the session waits for a first message.
     pub credential: Option<Credential<'a>>,
-    /// The subprotocol to answer: a marker, never the token, unless nothing else was offered: a browser drops a
-    /// connection whose offer is not answered.
+    /// The subprotocol to answer: one of those the hub supports. It is the entry with the token only if nothing else was
+    /// offered, since browsers drop a connection if none of the offered subprotocols is answered.
     pub subprotocol: Option<&'a str>,
 }
 
-/// What is to open the connection.
+/// What authenticates the client.
 #[derive(PartialEq, Eq)]
 pub enum Credential<'a> {
-    /// A token that the client put there.
+    /// A token that the client sent explicitly.
     Token(Cow<'a, str>),
-    /// A token that the browser added: which page is behind it is to be asked.
+    /// A token from a cookie, which browsers add to the requests of any page: the caller has to check the origin.
     Cookie(&'a str),
-    /// A ticket, which stands for a token.
+    /// A ticket for a token.
     Ticket(Cow<'a, str>),
 }
 
-/// Never the token itself, which the answer may be, too.
+/// Never prints the token, which the subprotocol may contain, too.
 impl fmt::Debug for HandshakeCredentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandshakeCredentials").field("credential", &self.credential).finish_non_exhaustive()
     }
 }
 
-/// Never the credential itself.
+/// Never prints the credential itself.
 impl fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -72,33 +72,34 @@ impl fmt::Debug for Credential<'_> {
     }
 }
 
-/// A handshake that cannot be meant: 400 but for the last, which is 401.
+/// Why the credentials of a handshake are refused: with 400, or with 401 for [`AuthorizationHeader`](Self::AuthorizationHeader).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// RFC 6750 §2: a client uses one method.
-    #[error("two tokens in one handshake; send one")]
+    /// More than one token or ticket (RFC 6750 §2: a client uses one method).
+    #[error("more than one token in the handshake; send one")]
     MultipleTokens,
-    /// Which of them somebody else has set is unknown.
-    #[error("two cookies of the same name")]
+    /// More than one cookie of the name in `auth.cookie`. Another host of the domain may have set one of them.
+    #[error("more than one cookie with the token; delete them and log in again")]
     MultipleCookies,
     /// `%` without two hexadecimal digits, or bytes that are not UTF-8.
-    #[error("the query is not percent-encoded UTF-8")]
+    #[error("the query string is not percent-encoded UTF-8")]
     QueryEncoding,
-    /// Not one `Authorization` of the scheme Bearer.
-    #[error("one Authorization: Bearer is understood")]
+    /// Not exactly one `Authorization` header, or not of the scheme Bearer.
+    #[error("send exactly one header Authorization: Bearer TOKEN")]
     AuthorizationHeader,
 }
 
-/// Looks through the doors that are open. `cookie` is the name of the cookie door's.
+/// Finds the credential in the places that `doors` allows. `cookie` is the name of the cookie. An explicit credential takes
+/// precedence over the cookie.
 ///
 /// # Errors
-/// [`CredentialError`], told to the client as it is.
+/// [`CredentialError`], whose text is sent to the client.
 pub fn find_credentials<'a>(
-    request: CredentialSources<'_, 'a>,
+    sources: CredentialSources<'_, 'a>,
     doors: &[Door],
     cookie: &str,
 ) -> Result<HandshakeCredentials<'a>, CredentialError> {
-    let CredentialSources { query, protocols, authorization, cookies } = request;
+    let CredentialSources { query, protocols, authorization, cookies } = sources;
     let mut explicit = query_credentials(query, doors)?;
     let entries: Vec<(&str, &str)> = protocols.iter().filter_map(|entry| Some((*entry, entry_token(entry)?))).collect();
     if doors.contains(&Door::Subprotocol) {
@@ -123,18 +124,18 @@ pub fn find_credentials<'a>(
     Ok(HandshakeCredentials { credential, subprotocol: marker.or(only_offer) })
 }
 
-/// The token in the only `Authorization` header, of the scheme Bearer.
+/// Returns the token in the `Authorization` header.
 ///
 /// # Errors
-/// [`CredentialError::AuthorizationHeader`] for anything else.
+/// [`CredentialError::AuthorizationHeader`] unless there is exactly one header of the scheme Bearer.
 pub fn bearer_token<'a>(values: &[&'a [u8]]) -> Result<&'a str, CredentialError> {
     let [value] = values else { return Err(CredentialError::AuthorizationHeader) };
     let value = std::str::from_utf8(value).map_err(|_| CredentialError::AuthorizationHeader)?;
     strip_bearer(value.trim()).ok_or(CredentialError::AuthorizationHeader)
 }
 
-/// The value of the only cookie of that name (RFC 6265 §4.2.1). Several are refused: another host of the domain may have set
-/// one, and which of them a browser sends first is up to that.
+/// Returns the value of the cookie `name` (RFC 6265 §4.2.1). Several are refused: another host of the domain may have set one, and
+/// controls which one browsers send first.
 fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>, CredentialError> {
     let pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
     let values = pairs.filter_map(|pair| {
@@ -147,30 +148,30 @@ fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>,
             return Err(CredentialError::MultipleCookies);
         }
         let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        // No token is anything but ASCII: what is not UTF-8 is a bad one, as an empty one is.
+        // Tokens are ASCII. A value that is not UTF-8 becomes the empty token, which the verifier refuses.
         found = Some(std::str::from_utf8(bare).unwrap_or_default());
     }
     Ok(found)
 }
 
-/// What stands in the parameters of the doors query and ticket. A duplicate counts twice: which of them a proxy looked at is
-/// unknown.
+/// Returns all tokens and tickets in the query string. A duplicate parameter counts twice: a proxy before the hub may have looked
+/// at the other one.
 fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<Credential<'a>>, CredentialError> {
-    let (takes_tokens, takes_tickets) = (doors.contains(&Door::Query), doors.contains(&Door::Ticket));
+    let (allows_tokens, allows_tickets) = (doors.contains(&Door::Query), doors.contains(&Door::Ticket));
     let mut found = Vec::new();
-    if !takes_tokens && !takes_tickets {
+    if !allows_tokens && !allows_tickets {
         return Ok(found);
     }
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = percent_decode(name)?;
-        if takes_tokens && TOKEN_PARAMETERS.contains(&&*name) {
+        if allows_tokens && TOKEN_PARAMETERS.contains(&&*name) {
             let value = percent_decode(value)?;
             found.push(Credential::Token(match strip_bearer(&value) {
                 Some(token) => Cow::Owned(token.to_owned()),
                 None => value,
             }));
-        } else if takes_tickets && name == TICKET_PARAMETER {
+        } else if allows_tickets && name == TICKET_PARAMETER {
             found.push(Credential::Ticket(percent_decode(value)?));
         }
     }
@@ -186,13 +187,13 @@ fn percent_decode(text: &str) -> Result<Cow<'_, str>, CredentialError> {
     percent_decode_str(text).decode_utf8().map_err(|_| CredentialError::QueryEncoding)
 }
 
-/// The token in a subprotocol entry: a JWT by shape (three base64url parts), or behind `bearer.`.
+/// Returns the token in a subprotocol entry: an entry that looks like a JWT (three base64url parts), or the rest after `bearer.`.
 fn entry_token(entry: &str) -> Option<&str> {
     let is_base64_url = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     let mut parts = entry.split('.');
     let is_jwt = match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(header), Some(payload), Some(signature), None) => {
-            // `{"` in base64: what begins otherwise is a dotted name like v1.proto.example
+            // "ey" is `{"` in base64. Other entries with dots are names like v1.proto.example.
             header.starts_with("ey") && [header, payload, signature].into_iter().all(is_base64_url)
         }
         _ => false,
@@ -200,18 +201,18 @@ fn entry_token(entry: &str) -> Option<&str> {
     if is_jwt { Some(entry) } else { entry.strip_prefix(BEARER_PREFIX) }
 }
 
-/// A first message of text.
+/// A first message, if it is text.
 #[derive(PartialEq, Eq)]
 pub enum FirstMessage<'a> {
     /// `Authorization: Bearer T`.
     Token(&'a str),
-    /// An `Authorization` of another kind.
+    /// `Authorization` with another scheme.
     OtherScheme,
-    /// Something else, perhaps a command.
+    /// Anything else, perhaps a command.
     Other,
 }
 
-/// Never the token itself.
+/// Never prints the token itself.
 impl fmt::Debug for FirstMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -222,7 +223,7 @@ impl fmt::Debug for FirstMessage<'_> {
     }
 }
 
-/// Reads `Authorization: Bearer T`, tolerant in case and spaces as HTTP is (RFC 9110 §11.4).
+/// Parses `Authorization: Bearer T`, with any case and spaces as in HTTP (RFC 9110 §11.4).
 pub fn parse_first_message(text: &str) -> FirstMessage<'_> {
     let Some((name, value)) = text.split_once(':') else { return FirstMessage::Other };
     if !name.trim().eq_ignore_ascii_case("authorization") {
@@ -231,7 +232,7 @@ pub fn parse_first_message(text: &str) -> FirstMessage<'_> {
     strip_bearer(value.trim()).map_or(FirstMessage::OtherScheme, FirstMessage::Token)
 }
 
-/// What stands behind the scheme `Bearer`.
+/// Returns the token after the scheme `Bearer`, if the value has this scheme.
 pub fn strip_bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

@@ -1,5 +1,5 @@
-//! Wrong passwords, and how long the next try has to wait. Pure: the time comes in, and nothing is hashed or known of users
-//! here; a name that nobody has is treated as any other.
+//! Delays after failed logins. Pure: the time is an input, nothing is hashed here, and the names of unknown users are treated
+//! like all others.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -15,27 +15,28 @@ use crate::{
     clock::{Millis, millis},
 };
 
-/// Entries of each of the three tables, the least recently touched forgotten first: some 10 MiB each when full. To be
-/// forgotten sooner, somebody has to make as many tries elsewhere.
-const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("is not zero");
-/// Failures are forgotten when none came for this long.
+/// Maximum number of entries in each of the three tables, about 10 MiB each when full. A full table drops its least recently
+/// used entry, so an attacker who wants an entry dropped has to make that many attempts for other users or from other addresses.
+const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+/// Failures are forgotten after this time without another one.
 const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
-/// The first wait; each further one is twice as long.
+/// The first delay. Each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// An address may fail this many times as often as one user of it: there are households and offices behind addresses.
+/// An address has this many times the free failures of a single user: a household or an office may share it.
 const ADDRESS_FACTOR: u32 = 4;
-/// A user for whom this many times as often was guessed, from anywhere, is being attacked.
+/// A user with more than this many times the free failures, from all addresses together, is under attack.
 const ATTACKED_USER_FACTOR: u32 = 20;
 
-/// What failed, per user and address, per address, and per user.
+/// Counts failed logins per user and address, per address, and per user.
 ///
-/// A try counts as failed from its beginning, so that tries at the same time do not slip through; success takes it back.
-/// Somebody whose address has not failed for a user always has a try at once: others cannot lock anybody out. What they can
-/// do is to make a user's first mistake cost a second.
+/// An attempt counts as failed from its start, so that concurrent attempts are all counted; success undoes it. An address that
+/// has no failures is never delayed, so attackers at other addresses cannot lock a user out. All they can do is put the user
+/// under attack: then already the first failure from an address delays the next attempt by a second.
 pub struct LoginBackoff {
+    /// Free failures of one user from one address.
     failures: u32,
     max_wait: Millis,
-    /// Names are as long as their senders like; the hash of one is not, and cannot be foreseen.
+    /// Tables store the hash of a name: names have any length, hashes do not, and attackers cannot predict them.
     hasher: RandomState,
     tables: Mutex<Tables>,
 }
@@ -49,13 +50,13 @@ struct Tables {
 #[derive(Clone, Copy, Default)]
 struct FailureRecord {
     failures: u32,
-    /// When the last try began.
+    /// When the last attempt started.
     last: Millis,
-    /// No try before then.
+    /// The earliest time for the next attempt.
     until: Millis,
 }
 
-/// A try that has begun. Dropping it leaves it failed.
+/// An attempt that has started. It counts as failed unless [`LoginBackoff::succeed`] or [`LoginBackoff::withdraw`] is called.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct LoginAttempt {
@@ -64,7 +65,7 @@ pub struct LoginAttempt {
     address_wait: WaitChange,
 }
 
-/// What a try has made others wait for, and what stood there before.
+/// The change that an attempt made to the earliest time for the next one.
 #[derive(Clone, Copy, Debug)]
 struct WaitChange {
     until: Millis,
@@ -72,16 +73,17 @@ struct WaitChange {
 }
 
 impl LoginBackoff {
-    /// After `failures` wrong passwords for one user from one address each further try waits, at most `max_wait`.
+    /// Creates a backoff: after `failures` failures for one user from one address each further attempt is delayed, by at most
+    /// `max_wait`.
     pub fn new(failures: u32, max_wait: Duration) -> Self {
         let tables = Tables { pairs: table(), addresses: table(), users: table() };
         Self { failures, max_wait: millis(max_wait), hasher: RandomState::new(), tables: Mutex::new(tables) }
     }
 
-    /// Begins a try.
+    /// Starts an attempt.
     ///
     /// # Errors
-    /// How long to wait for the next, when this one came too early. It is not counted then.
+    /// How long to wait, if the attempt comes too early. It is not counted then.
     pub fn begin(&self, now: Millis, user: &str, address: ClientAddress) -> Result<LoginAttempt, Duration> {
         let user = self.hasher.hash_one(user);
         let mut tables = self.tables.lock();
@@ -102,14 +104,14 @@ impl LoginBackoff {
         Ok(LoginAttempt { pair: (user, address), pair_wait, address_wait })
     }
 
-    /// The password was right: whoever it was may start anew. What its address did to others stays: one good account must
-    /// not pay for guesses at the rest.
+    /// Records that the password was right, and forgets the failures of this user from this address. The failures of the address
+    /// for other users remain: one valid account must not give free guesses at the others.
     pub fn succeed(&self, attempt: LoginAttempt) {
         self.withdraw(attempt);
         self.tables.lock().pairs.pop(&attempt.pair);
     }
 
-    /// Nothing was tried after all.
+    /// Undoes an attempt for which no password was checked.
     pub fn withdraw(&self, attempt: LoginAttempt) {
         let mut tables = self.tables.lock();
         let Tables { pairs, addresses, users } = &mut *tables;
@@ -124,24 +126,24 @@ impl LoginBackoff {
         }
     }
 
-    /// How long the next try waits after so many failures, of which some are free.
+    /// Returns the delay of the next attempt after `failures` failures, of which fewer than `free` cause none.
     fn wait_after(&self, failures: u32, free: u32) -> Millis {
         match failures.checked_sub(free) {
             None => 0,
-            // Doubled 31 times the first second is 68 years.
+            // One second doubled 31 times is 68 years.
             Some(beyond) => millis(FIRST_WAIT.saturating_mul(1 << beyond.min(31))).min(self.max_wait),
         }
     }
 }
 
-/// An empty table that takes memory as it fills: `LruCache::new` would take all of it at once.
+/// Creates an empty table that allocates as it fills: `LruCache::new` would allocate all of it at once.
 fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
     let mut table = LruCache::unbounded();
     table.resize(MAX_ENTRIES);
     table
 }
 
-/// The record of `key`, new when there is none or nothing has failed for long.
+/// Returns the record of `key`. It is a new one if there is none, or if the last failure was [`FORGET_AFTER`] ago.
 fn current_record<K: Hash + Eq>(table: &mut LruCache<K, FailureRecord>, key: K, now: Millis) -> &mut FailureRecord {
     let record = table.get_or_insert_mut(key, FailureRecord::default);
     if now.saturating_sub(record.last) > millis(FORGET_AFTER) {
@@ -151,7 +153,7 @@ fn current_record<K: Hash + Eq>(table: &mut LruCache<K, FailureRecord>, key: K, 
 }
 
 impl FailureRecord {
-    /// Milliseconds to wait. Never longer than it could be, also when the clock was set back.
+    /// Returns the remaining delay, never more than `max_wait`, even if the clock was set back.
     fn wait(&self, now: Millis, max_wait: Millis) -> Millis {
         self.until.saturating_sub(now).clamp(0, max_wait)
     }
@@ -166,7 +168,8 @@ impl FailureRecord {
         WaitChange { until: self.until, before }
     }
 
-    /// A wait goes with the try that brought it, and with no other: or who makes tries that find no room would never wait.
+    /// Removes one failure, and the delay only if this attempt set it. Otherwise attempts that are withdrawn, because the hub
+    /// is busy, would remove the delays of real failures.
     fn undo(&mut self, wait: Option<WaitChange>) {
         self.failures = self.failures.saturating_sub(1);
         if let Some(WaitChange { until, before }) = wait
@@ -193,7 +196,7 @@ mod tests {
         ClientAddress::from(IpAddr::from(last.to_be_bytes()))
     }
 
-    /// Begins and fails; the wait when it was refused.
+    /// Makes an attempt that fails. Returns the delay if it was refused.
     fn guess(backoff: &LoginBackoff, now: Millis, user: &str, address: ClientAddress) -> Option<Duration> {
         backoff.begin(now, user, address).err()
     }
@@ -209,10 +212,10 @@ mod tests {
             now += millis(wait);
             assert_eq!(guess(&backoff, now, "ann", at(1)), None);
         }
-        assert_eq!(guess(&backoff, now, "ann", at(2)), None, "not from elsewhere");
-        assert_eq!(guess(&backoff, now, "bob", at(1)), None, "not for others");
+        assert_eq!(guess(&backoff, now, "ann", at(2)), None, "no delay from another address");
+        assert_eq!(guess(&backoff, now, "bob", at(1)), None, "no delay for other users");
         let later = now + millis(FORGET_AFTER) + 1;
-        assert!((0..5).all(|_| guess(&backoff, later, "ann", at(1)).is_none()), "forgotten");
+        assert!((0..5).all(|_| guess(&backoff, later, "ann", at(1)).is_none()), "failures are forgotten");
     }
 
     #[test]
@@ -244,7 +247,7 @@ mod tests {
             }
             guesses += usize::from(guess(&backoff, now, &format!("user {number}"), at(1)).is_none());
         }
-        assert_eq!(guesses, 20, "as many as an address has");
+        assert_eq!(guesses, 20, "the free failures of an address");
     }
 
     #[test]
@@ -272,9 +275,9 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(guess(&backoff, START, "ann", at(1)), None);
         }
-        let without_room = backoff.begin(START, "ann", at(1)).unwrap();
-        assert_eq!(guess(&backoff, START, "ann", at(1)), None, "the fifth, which makes the next wait");
-        backoff.withdraw(without_room);
+        let withdrawn = backoff.begin(START, "ann", at(1)).unwrap();
+        assert_eq!(guess(&backoff, START, "ann", at(1)), None, "the fifth, which delays the next one");
+        backoff.withdraw(withdrawn);
         assert_eq!(guess(&backoff, START, "ann", at(1)), Some(Duration::from_secs(1)));
     }
 
@@ -293,12 +296,12 @@ mod tests {
         let guesses: usize = guesses.sum();
         assert!((1_000..1_100).contains(&guesses), "{guesses}");
         let ann = at(5_000);
-        assert_eq!(guess(&backoff, START, "ann", ann), None, "her first mistake");
+        assert_eq!(guess(&backoff, START, "ann", ann), None, "the first failure of the real user is free");
         assert_eq!(guess(&backoff, START, "ann", ann), Some(Duration::from_secs(1)));
         let right = backoff.begin(START + 1_000, "ann", ann).unwrap();
         backoff.succeed(right);
         assert_eq!(guess(&backoff, START + 1_000, "ann", ann), None);
-        assert_eq!(guess(&backoff, START, "bob", at(2)), None, "nor does anybody else wait");
+        assert_eq!(guess(&backoff, START, "bob", at(2)), None, "other users are not delayed");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Who is this, and until when: door → token text → [`Verifier`] → [`Claims`] → [`permission`]. Pure but for the login's
-//! hashing: keys and clock come in, claims or a typed refusal go out. Nothing here says a token in an error or a log.
+//! Authentication and authorization: [`credentials`] → token → [`Verifier`] → [`Claims`] → [`permission`]. Everything except the
+//! login's hashing is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error and no log line
+//! contains a token.
 
 mod claims;
 pub mod credentials;
@@ -29,33 +30,34 @@ pub use signer::Signer;
 pub use token_error::TokenError;
 pub use verifier::Verifier;
 
-/// What the handshake has decided. It travels to the session in the extensions of the 101 response; a response without it
-/// opens nothing.
+/// The result of a handshake. It reaches the session in the extensions of the 101 response; a response without it opens no
+/// session.
 #[derive(Debug)]
 pub struct Admission {
-    /// Who it is.
+    /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
-    /// How commands, replies and pushes are written.
+    /// The format of commands, replies and pushes.
     pub format: Format,
-    /// An SDK's session is to be kept alive by native pings, too.
+    /// Whether an SDK session is kept alive by native pings, too.
     pub has_native_pings: bool,
-    /// Counts the connection as long as it lives (`limits.connections`).
+    /// Counts the connection (`limits.connections`).
     pub permit: Permit,
-    /// Counts it for its address (`limits.connections_per_address`).
+    /// Counts the connection for its address (`limits.connections_per_address`).
     pub address_permit: KeyedPermit<ClientAddress>,
-    /// Counts it for its user, when there is one (`limits.connections_per_user`).
+    /// Counts the connection for its user, if it has one (`limits.connections_per_user`).
     pub user_permit: Option<KeyedPermit<Arc<str>>>,
-    /// Counts it among those that are nobody yet, in all and for its address, until it is somebody.
+    /// Counts the connection among the unauthenticated ones, in total and for its address, until it is authenticated.
     pub unauthenticated_permits: Option<(Permit, KeyedPermit<ClientAddress>)>,
 }
 
-/// Who comes in.
+/// How a handshake authenticated the client.
 #[derive(Debug)]
 pub enum HandshakeAuth {
-    /// A handshake door was used.
+    /// The handshake contained a valid token.
     Authenticated(Arc<Claims>),
-    /// No token yet: the session waits for a first message.
+    /// The handshake contained no token: the session waits for one in the first message.
     Unauthenticated,
-    /// The token was no good, and a script is to read why (`auth.reject = "close"`).
+    /// The token was refused. The connection is opened and closed at once, so that a script can read the reason
+    /// (`auth.reject = "close"`).
     Rejected(TokenError),
 }

@@ -1,11 +1,10 @@
-//! Tokens on their way out: for login, the command line and the banner of a development run. Nothing but the listed claims
-//! goes into one; anybody who holds it can read it.
+//! Signs tokens, for the login, the command line and the banner of a development run. A token contains only the listed claims,
+//! since anyone who holds it can read it.
 
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, errors::Error};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     config::{self, Secret},
 };
 
-/// Makes tokens.
+/// Signs tokens with one HMAC secret.
 pub struct Signer {
     key: EncodingKey,
     header: Header,
@@ -32,22 +31,18 @@ struct IssuedClaims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     aud: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channels: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    caps: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
+    #[serde(flatten)]
+    claims: &'a UserClaims,
 }
 
 impl Signer {
-    /// Signs with `auth.hmac_secret` what `auth`'s verifier accepts.
+    /// Creates a signer with `auth.hmac_secret` for tokens that the verifier of the same configuration accepts.
     pub fn new(auth: &config::AuthConfig, clock: Clock) -> Self {
         Self::with_key(auth, &auth.hmac_secret, None, clock)
     }
 
-    /// Signs with the login's own key, or with `auth.hmac_secret` where it has none.
+    /// Creates a signer with `login.key`, or with `auth.hmac_secret` if that is not set.
     pub fn for_login(auth: &config::AuthConfig, login_key: &Secret, clock: Clock) -> Self {
         if login_key.is_empty() {
             Self::new(auth, clock)
@@ -57,7 +52,7 @@ impl Signer {
     }
 
     fn with_key(auth: &config::AuthConfig, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
-        // A type that is asked for is given, too.
+        // The verifier requires `auth.typ` if it is set.
         let typ = auth.typ.clone().or_else(|| Some("JWT".to_owned()));
         Self {
             key: EncodingKey::from_secret(secret.expose().as_bytes()),
@@ -68,35 +63,16 @@ impl Signer {
         }
     }
 
-    /// A token for `user`, good for `ttl`.
+    /// Signs a connection token for `user` that expires after `ttl`.
     ///
     /// # Errors
-    /// When the crypto library refuses, which for HS256 it does not.
-    pub fn sign(
-        &self,
-        user: &str,
-        ttl: Duration,
-        info: Option<&RawValue>,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.encode(&IssuedClaims { info, ..self.base_claims(user, ttl) })
+    /// If the crypto library fails, which it does not for HS256.
+    pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, Error> {
+        self.encode(user, ttl, claims, None)
     }
 
-    /// The same, with all that the login file says of the user.
-    ///
-    /// # Errors
-    /// As [`Self::sign`].
-    pub fn sign_for_user(
-        &self,
-        user: &str,
-        ttl: Duration,
-        claims: &UserClaims,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        let UserClaims { info, channels, caps } = claims;
-        let (info, channels, caps) = (info.as_deref(), channels.as_deref(), caps.as_deref());
-        self.encode(&IssuedClaims { info, channels, caps, ..self.base_claims(user, ttl) })
-    }
-
-    /// A subscription token: with it, `user` may subscribe to `channel`.
+    /// Signs a subscription token, which allows `user` to subscribe to `channel`. The verifier accepts no other claim than `info`
+    /// in it.
     ///
     /// # Errors
     /// As [`Self::sign`].
@@ -105,27 +81,22 @@ impl Signer {
         user: &str,
         channel: &str,
         ttl: Duration,
-        info: Option<&RawValue>,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.encode(&IssuedClaims { info, channel: Some(channel), ..self.base_claims(user, ttl) })
+        claims: &UserClaims,
+    ) -> Result<String, Error> {
+        self.encode(user, ttl, claims, Some(channel))
     }
 
-    fn base_claims<'a>(&'a self, user: &'a str, ttl: Duration) -> IssuedClaims<'a> {
+    fn encode(&self, user: &str, ttl: Duration, claims: &UserClaims, channel: Option<&str>) -> Result<String, Error> {
         let now = self.clock.now().div_euclid(1000);
-        IssuedClaims {
+        let claims = IssuedClaims {
             sub: user,
             iat: now,
             exp: now.saturating_add(millis(ttl).div_euclid(1000)),
             iss: self.issuer.as_deref(),
             aud: self.audience.as_deref(),
-            info: None,
-            channels: None,
-            caps: None,
-            channel: None,
-        }
-    }
-
-    fn encode(&self, claims: &IssuedClaims<'_>) -> Result<String, jsonwebtoken::errors::Error> {
-        jsonwebtoken::encode(&self.header, claims, &self.key)
+            channel,
+            claims,
+        };
+        jsonwebtoken::encode(&self.header, &claims, &self.key)
     }
 }

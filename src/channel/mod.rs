@@ -1,4 +1,4 @@
-//! The name of a channel: what clients subscribe to and publications are addressed to.
+//! Channel names. Clients subscribe to channels, and publications are published to channels.
 
 mod pattern;
 
@@ -6,26 +6,28 @@ use std::{borrow::Borrow, fmt, sync::Arc};
 
 pub use pattern::{Pattern, PatternError};
 
-/// The longest name, in bytes of UTF-8.
+/// Maximum length of a name, in bytes of UTF-8.
 pub const MAX_BYTES: usize = 255;
 
-/// A valid channel name; cheap to clone, every holder shares the text.
+/// A valid channel name. Clones share the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
 
-/// Why a text is no channel name. Both are error 107 to clients.
+/// Why a text is not a channel name. Both are error 107 to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
-    /// Empty, or more than [`MAX_BYTES`].
-    #[error("a channel name has 1 to 255 bytes")]
+    /// Empty, or longer than [`MAX_BYTES`].
+    #[error("a channel name has 1 to {MAX_BYTES} bytes")]
     Length,
-    /// Controls, newlines, bidirectional overrides and `*` mislead people and logs; spaces are single and inside.
-    #[error("a channel name has no controls, no '*', no bidirectional overrides, and spaces only single and inside")]
+    /// A character that misleads readers of logs and pages, or a space at an end or next to another one.
+    #[error(
+        "a channel name has no control characters, no '*', no bidirectional overrides, and no leading, trailing or double spaces"
+    )]
     ForbiddenCharacter,
 }
 
 impl Channel {
-    /// Checks a name.
+    /// Creates a channel from its name.
     ///
     /// # Errors
     /// [`ChannelNameError`], which is error 107 on the wire.
@@ -40,34 +42,34 @@ impl Channel {
         Ok(Self(name.into()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The namespace: what stands before the first `:`, if there is one. A leading `$` is no part of it, and a `:` behind
-    /// `#` is one in the name of a user.
+    /// Returns the namespace: the part before the first `:`, if there is one. A leading `$` is not part of it. A `:` after `#`
+    /// belongs to the name of a user.
     pub fn namespace(&self) -> Option<&str> {
         self.without_prefix_and_users().split_once(':').map(|(namespace, _)| namespace)
     }
 
-    /// The name within its namespace, without `$` and without users; what `channel_regex` is about.
+    /// Returns the name within its namespace, without `$` and users. `channel_regex` has to match it.
     pub fn local_name(&self) -> &str {
         let bare = self.without_prefix_and_users();
         bare.split_once(':').map_or(bare, |(_, local)| local)
     }
 
-    /// Whether the name begins with `$`: subscribing wants a subscription token.
+    /// Returns whether the name begins with `$`. Subscribing to it requires a subscription token.
     pub fn is_private(&self) -> bool {
         self.0.starts_with('$')
     }
 
-    /// The users that the name is limited to: what stands behind the first `#`, separated by commas.
+    /// Returns the users that the channel is limited to: the part after the first `#`, separated by commas.
     pub fn users(&self) -> Option<impl Iterator<Item = &str>> {
         self.0.split_once('#').map(|(_, users)| users.split(','))
     }
 
-    /// Whether the name asks for a right of its own: `$…` wants a subscription token, `…#…` names its users.
+    /// Returns whether the name has a special meaning: `$…` requires a subscription token, `…#…` is limited to users.
     pub fn is_reserved(&self) -> bool {
         self.is_private() || self.0.contains('#')
     }
@@ -78,8 +80,9 @@ impl Channel {
     }
 }
 
-/// What never stands in a name: controls, `*` (a wildcard in grants), bidirectional controls (UAX #9), line separators,
-/// spaces other than U+0020, the byte order mark, and the sign of a broken encoding, U+FFFD: two names would meet in it.
+/// Returns whether a character may not be in a name: control characters, `*` (a wildcard in grants), bidirectional controls (UAX
+/// #9), line separators, spaces other than U+0020, the byte order mark, and U+FFFD, which replaces broken encodings, so that
+/// different names would become equal.
 fn is_forbidden(character: char) -> bool {
     character.is_control()
         || character == '*'

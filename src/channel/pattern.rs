@@ -1,5 +1,5 @@
-//! Patterns of channel names: in grants of tokens, in namespaces, and in questions of the API. All match whole names, and
-//! all are bounded in what matching them may take. Pure.
+//! Patterns of channel names: in grants of tokens, in namespaces, and in requests to the server API. A pattern matches whole
+//! names, and the time for matching is bounded. Pure.
 
 use std::fmt;
 
@@ -7,35 +7,35 @@ use regex_lite::{Regex, RegexBuilder};
 
 use super::MAX_BYTES;
 
-/// The longest regular expression.
+/// Maximum length of a regular expression.
 const MAX_REGEX_BYTES: usize = 512;
-/// Bytes that a compiled one may take: it bounds what `((a{99}){99}){99}` costs, and with it the time to match.
+/// Maximum size of a compiled regular expression. It limits the cost of `((a{99}){99}){99}`, and with it the time to match.
 const MAX_COMPILED_BYTES: usize = 32 * 1024;
 
-/// What a name is held against.
+/// A pattern that channel names are compared with.
 #[derive(Clone, Debug)]
 pub enum Pattern {
-    /// The name itself.
+    /// Matches exactly this name.
     Exact(Box<str>),
-    /// `*` stands for any text, everything else for itself.
+    /// `*` matches any text, every other character itself.
     Wildcard(Box<str>),
-    /// A regular expression, for the whole name.
+    /// A regular expression that has to match the whole name.
     Regex(Box<Regex>),
 }
 
-/// A pattern that is not taken.
+/// Why a text is not a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// Longer than a name, or than a regular expression may be.
+    /// Longer than a name or a regular expression may be.
     #[error("the pattern is too long")]
     TooLong,
-    /// Not one, or too large.
+    /// Not a regular expression, or too large when compiled.
     #[error("the regular expression is broken or too large")]
     InvalidRegex,
 }
 
 impl Pattern {
-    /// The name itself.
+    /// Creates a pattern that matches exactly this name.
     ///
     /// # Errors
     /// [`PatternError::TooLong`].
@@ -43,7 +43,7 @@ impl Pattern {
         checked_length(name, MAX_BYTES).map(Self::Exact)
     }
 
-    /// A name in which `*` stands for any text.
+    /// Creates a pattern in which `*` matches any text.
     ///
     /// # Errors
     /// [`PatternError::TooLong`].
@@ -51,20 +51,20 @@ impl Pattern {
         checked_length(pattern, MAX_BYTES).map(Self::Wildcard)
     }
 
-    /// A regular expression that the whole name has to match.
+    /// Creates a pattern from a regular expression that has to match the whole name.
     ///
     /// # Errors
     /// [`PatternError`].
     pub fn regex(expression: &str) -> Result<Self, PatternError> {
         let expression = checked_length(expression, MAX_REGEX_BYTES)?;
         let compile = |text: &str| RegexBuilder::new(text).size_limit(MAX_COMPILED_BYTES).build();
-        // By itself first: in "a)|(b" the brackets below would not hold it together.
+        // Alone first: the group below would turn "a)|(b", which is not a regular expression, into one.
         compile(&expression).map_err(|_| PatternError::InvalidRegex)?;
         let whole = compile(&format!("^(?:{expression})$")).map_err(|_| PatternError::InvalidRegex)?;
         Ok(Self::Regex(Box::new(whole)))
     }
 
-    /// Whether `name` matches.
+    /// Returns whether the pattern matches `name`.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *name,
@@ -78,7 +78,7 @@ fn checked_length(text: &str, bytes: usize) -> Result<Box<str>, PatternError> {
     if text.len() > bytes { Err(PatternError::TooLong) } else { Ok(text.into()) }
 }
 
-/// Each star looks through the rest of the name at most once, and both are short.
+/// For each star the rest of the name is searched at most once, and both are short.
 fn wildcard_matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
 use super::{Secret, value};
@@ -46,7 +47,7 @@ pub struct KeyConfig {
     #[serde(default)]
     pub id: String,
     /// The only algorithm of the key. Optional if the JWK names it (`alg`).
-    pub algorithm: Option<KeyAlgorithm>,
+    pub algorithm: Option<Algorithm>,
     /// PEM file of the public key, or for HS* a file with the secret itself.
     #[serde(default, deserialize_with = "value::optional_path")]
     pub file: Option<PathBuf>,
@@ -65,25 +66,6 @@ pub struct KeyConfig {
     /// The kind of tokens that it verifies.
     #[serde(default)]
     pub purpose: KeyPurpose,
-}
-
-/// Signature algorithms (RFC 7518 §3.1, RFC 8037).
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of the RFCs")]
-pub enum KeyAlgorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    #[serde(rename = "EdDSA")]
-    EdDsa,
 }
 
 /// What the tokens of a key may be used for.

@@ -21,9 +21,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use auth::{
-    AnonymousAccess, AuthConfig, Door, KeyAlgorithm, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim,
-};
+pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
 pub use channels::{AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, RecoveryMode};
 pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;

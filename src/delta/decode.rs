@@ -1,31 +1,31 @@
-//! Reading a delta, as strictly as it is written: for tests, and for clients that are ours.
+//! Strict decoding of deltas, for tests and for the load generator.
 
 use super::{DIGITS, checksum};
 
-/// Why a delta makes nothing of an base.
+/// Why a delta cannot be applied to a base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeltaError {
-    /// A number is missing, is over 32 bits, or is not followed by what belongs there.
-    #[error("no delta: it has another form")]
+    /// A number is missing, is longer than 32 bits, or is followed by the wrong character.
+    #[error("malformed delta")]
     Malformed,
-    /// The target would be longer than the caller takes.
+    /// The target would be longer than the caller accepts.
     #[error("the target is too long")]
     TargetTooLong,
-    /// A copy reaches over the end of the base.
-    #[error("a copy reaches over the end of the base")]
+    /// A copy ends beyond the end of the base.
+    #[error("a copy ends beyond the end of the base")]
     CopyOutOfRange,
-    /// The target has another length than the delta says.
-    #[error("the target has another length than the delta says")]
+    /// The target does not have the length in the delta.
+    #[error("the target does not have the length in the delta")]
     LengthMismatch,
-    /// The target has another checksum: the delta is for another base.
-    #[error("the target has another checksum than the delta says")]
+    /// The target does not have the checksum in the delta: the delta is for another base.
+    #[error("the target does not have the checksum in the delta")]
     ChecksumMismatch,
 }
 
-/// The target that `delta` makes from `base`.
+/// Applies `delta` to `base` and returns the target.
 ///
 /// # Errors
-/// [`DeltaError`], and never more than `max_bytes` are taken, whatever the delta says.
+/// [`DeltaError`]. Never allocates more than `max_bytes`, whatever the delta contains.
 pub fn decode(base: &[u8], delta: &[u8], max_bytes: usize) -> Result<Vec<u8>, DeltaError> {
     let mut rest = delta;
     let (length, b'\n') = take_number(&mut rest)? else { return Err(DeltaError::Malformed) };
@@ -58,7 +58,7 @@ pub fn decode(base: &[u8], delta: &[u8], max_bytes: usize) -> Result<Vec<u8>, De
     }
 }
 
-/// Takes a number and the mark behind it.
+/// Takes a number and the character after it.
 fn take_number(rest: &mut &[u8]) -> Result<(usize, u8), DeltaError> {
     let digits = rest.iter().map_while(|byte| DIGITS.binary_search(byte).ok());
     let (count, number) =

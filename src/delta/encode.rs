@@ -1,22 +1,22 @@
-//! Making a delta: the ends that are the same, and between them what stands anywhere in the base.
+//! Encoding of deltas: first the common prefix and suffix, then any part of the target in between that occurs in the base.
 
 use super::{DIGITS, MAX_BYTES, checksum};
 
-/// What is looked for at once. Shorter would find more and is seldom worth a copy's eight to twelve bytes.
+/// Length of the windows that are searched for. Shorter matches are rarely worth the eight to twelve bytes of a copy.
 const WINDOW: usize = 16;
 
-/// How many places of the base are tried for a window. Data that repeats itself, or that was made so that all windows
-/// look alike, costs no more than this for each of its bytes.
+/// Maximum number of places in the base that are compared for a window. It bounds the cost per byte, also for repetitive data
+/// and for data that an attacker made so that all windows collide.
 const MAX_CANDIDATES: usize = 16;
 
-/// No place: the end of a list of places.
+/// The end of a list of places.
 const NO_PLACE: u32 = u32::MAX;
 
-/// The delta that makes `target` from `base`; `None` when it would not be shorter than the target, or when one of the two
-/// is longer than [`MAX_BYTES`]: then the target is sent as it is.
+/// Returns the delta from `base` to `target`, or `None` if it would not be shorter than the target, or if either is longer than
+/// [`MAX_BYTES`]. The target is then sent in full.
 ///
-/// A target in UTF-8 is cut at code points only, so that its delta is UTF-8, too, and fits into a JSON string. Takes time and
-/// memory linear in the lengths, whatever the bytes are.
+/// A target in UTF-8 is split only between code points, so that its delta is UTF-8 as well and fits into a JSON string. Time and
+/// memory are linear in the lengths for any content.
 #[must_use]
 pub fn encode(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     if base.len().max(target.len()) > MAX_BYTES {
@@ -25,7 +25,7 @@ pub fn encode(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     Some(encode_always(base, target)).filter(|delta| delta.len() < target.len())
 }
 
-/// The same, worth it or not.
+/// Returns the delta even if it is longer than the target.
 pub(super) fn encode_always(base: &[u8], target: &[u8]) -> Vec<u8> {
     let mut writer = DeltaWriter::new(base, target);
     let end = writer.copy_prefix_and_find_suffix();
@@ -37,14 +37,14 @@ pub(super) fn encode_always(base: &[u8], target: &[u8]) -> Vec<u8> {
     writer.finish()
 }
 
-/// Bytes of the target that stand in the base.
+/// A range of the target that also occurs in the base.
 #[derive(Clone, Copy)]
 struct CommonRange {
-    /// Where in the base.
+    /// Start of the range in the base.
     offset: usize,
-    /// Where in the target they begin.
+    /// Start of the range in the target.
     start: usize,
-    /// Where in the target they end.
+    /// End of the range in the target.
     end: usize,
 }
 
@@ -58,7 +58,7 @@ struct DeltaWriter<'a> {
     base: &'a [u8],
     target: &'a [u8],
     is_text: bool,
-    /// How much of the target is written.
+    /// How much of the target the delta covers so far.
     written: usize,
     delta: Vec<u8>,
 }
@@ -71,7 +71,7 @@ impl<'a> DeltaWriter<'a> {
         Self { base, target, is_text: std::str::from_utf8(target).is_ok(), written: 0, delta }
     }
 
-    /// Writes what both begin with, and says where in the target begins what both end with.
+    /// Writes the common prefix, and returns where in the target the common suffix starts.
     fn copy_prefix_and_find_suffix(&mut self) -> usize {
         let same = common_prefix_len(self.base, self.target);
         self.copy_if_shorter(self.trim_to_chars(CommonRange { offset: 0, start: 0, end: same }));
@@ -80,7 +80,7 @@ impl<'a> DeltaWriter<'a> {
         self.trim_to_chars(CommonRange { offset, start, end: self.target.len() }).start
     }
 
-    /// Looks for what stands in the target up to `end` and anywhere in the base.
+    /// Writes the parts of the target up to `end` that occur anywhere in the base.
     fn search(&mut self, end: usize) {
         let places = WindowIndex::new(self.base);
         let mut at = self.written;
@@ -94,14 +94,14 @@ impl<'a> DeltaWriter<'a> {
         }
     }
 
-    /// All that is the same around `offset` in the base and `at` in the target.
+    /// Returns the longest common range around `offset` in the base and `at` in the target.
     fn extend_match(&self, offset: usize, at: usize, end: usize) -> CommonRange {
         let back = common_suffix_len(&self.base[..offset], &self.target[self.written..at]);
         let length = common_prefix_len(&self.base[offset..], &self.target[at..end]);
         self.trim_to_chars(CommonRange { offset: offset - back, start: at - back, end: at + length })
     }
 
-    /// Takes off both ends what is only a part of a code point.
+    /// Removes partial code points from both ends of the range.
     fn trim_to_chars(&self, found: CommonRange) -> CommonRange {
         let is_inside = |at: usize| self.is_text && self.target.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
         let CommonRange { mut offset, mut start, mut end } = found;
@@ -114,10 +114,11 @@ impl<'a> DeltaWriter<'a> {
         CommonRange { offset, start, end }
     }
 
-    /// Writes what comes before `found` as an insert and `found` as a copy, unless inserting it would be shorter.
+    /// Writes the bytes before `found` as an insert and `found` as a copy. Writes nothing and returns `false` if inserting `found`
+    /// would be shorter.
     fn copy_if_shorter(&mut self, found: CommonRange) -> bool {
         let before = found.start.saturating_sub(self.written);
-        // The copy's two numbers and two marks, and the head of an insert that it ends.
+        // The two numbers and two marks of the copy, and the head of the insert before it.
         let cost = digit_count(found.len()) + digit_count(found.offset) + 3 + digit_count(before);
         if found.len() < cost {
             return false;
@@ -148,15 +149,15 @@ impl<'a> DeltaWriter<'a> {
     }
 }
 
-/// Where in the base a window stands that begins at a multiple of its length: lists of places, by hash.
+/// Finds windows of the base: for each hash a linked list of places. A place is the start of a window, a multiple of its length.
 struct WindowIndex {
-    /// For each hash the last place.
-    last: Vec<u32>,
-    /// For each place the one before it with its hash.
-    previous: Vec<u32>,
-    /// The places' windows.
+    /// For each hash the head of its list.
+    heads: Vec<u32>,
+    /// For each place the next one in its list.
+    next: Vec<u32>,
+    /// The window at each place.
     windows: Vec<u128>,
-    /// How far a hash is shifted to be an index.
+    /// How many bits a hash is shifted right to become an index.
     shift: u32,
 }
 
@@ -166,23 +167,22 @@ impl WindowIndex {
             base.as_chunks::<WINDOW>().0.iter().map(|window| u128::from_le_bytes(*window)).collect();
         let size = windows.len().next_power_of_two().max(2);
         let shift = u64::BITS - size.trailing_zeros();
-        let mut places =
-            Self { last: vec![NO_PLACE; size], previous: Vec::with_capacity(windows.len()), windows, shift };
-        // From the end, so that the first places are tried first.
-        places.previous.resize(places.windows.len(), NO_PLACE);
+        let mut places = Self { heads: vec![NO_PLACE; size], next: Vec::with_capacity(windows.len()), windows, shift };
+        // Backwards, so that each list starts with the first place.
+        places.next.resize(places.windows.len(), NO_PLACE);
         for place in (0..places.windows.len()).rev() {
             let hash = places.hash(places.windows[place]);
-            places.previous[place] = std::mem::replace(&mut places.last[hash], place as u32);
+            places.next[place] = std::mem::replace(&mut places.heads[hash], place as u32);
         }
         places
     }
 
-    /// Where `window` stands.
+    /// Returns the offsets in the base at which `window` starts.
     fn places_of(&self, window: &[u8; WINDOW]) -> impl Iterator<Item = usize> {
         let window = u128::from_le_bytes(*window);
         let place = |place: &u32| (*place != NO_PLACE).then_some(*place);
-        let first = place(&self.last[self.hash(window)]);
-        let places = std::iter::successors(first, move |at| place(&self.previous[*at as usize])).take(MAX_CANDIDATES);
+        let first = place(&self.heads[self.hash(window)]);
+        let places = std::iter::successors(first, move |at| place(&self.next[*at as usize])).take(MAX_CANDIDATES);
         places.filter(move |at| self.windows[*at as usize] == window).map(|at| at as usize * WINDOW)
     }
 
@@ -193,7 +193,7 @@ impl WindowIndex {
     }
 }
 
-/// How many bytes are the same from the beginning.
+/// Returns the length of the common prefix.
 fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
     const STEP: usize = 16;
     let steps = a.as_chunks::<STEP>().0.iter().zip(b.as_chunks::<STEP>().0);
@@ -201,7 +201,7 @@ fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
     sure + a[sure..].iter().zip(&b[sure..]).take_while(|(a, b)| a == b).count()
 }
 
-/// How many bytes are the same from the end.
+/// Returns the length of the common suffix.
 fn common_suffix_len(a: &[u8], b: &[u8]) -> usize {
     const STEP: usize = 16;
     let steps = a.as_rchunks::<STEP>().1.iter().rev().zip(b.as_rchunks::<STEP>().1.iter().rev());
@@ -217,7 +217,7 @@ fn push_number(into: &mut Vec<u8>, number: usize) {
     }
 }
 
-/// How many digits a number has.
+/// Returns how many base-64 digits a number has.
 fn digit_count(number: usize) -> usize {
     ((usize::BITS - number.leading_zeros()) as usize).div_ceil(6).max(1)
 }

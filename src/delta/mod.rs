@@ -1,8 +1,8 @@
-//! Deltas between publications, in Fossil's format, as the SDKs read it: what to copy from the last one and what is new.
+//! Deltas between publications in Fossil's format, which the SDKs read. A delta says how to build the target, the new data, from
+//! the base, the data of an earlier publication.
 //!
-//! A delta is text around raw bytes: the target's length and a line feed, then copies `LENGTH@OFFSET,` and inserts
-//! `LENGTH:BYTES` in the target's order, then the target's checksum and `;`. Numbers are written in base 64, most
-//! significant digit first.
+//! It consists of the target's length and a line feed, then copies `LENGTH@OFFSET,` from the base and inserts `LENGTH:BYTES` in
+//! the order of the target, then the target's checksum and `;`. Numbers are in base 64, most significant digit first.
 
 mod decode;
 mod encode;
@@ -10,13 +10,14 @@ mod encode;
 pub use decode::{DeltaError, decode};
 pub use encode::encode;
 
-/// Longer data is sent in full: offsets stay inside the signed 32 bits that a browser computes in.
+/// Maximum length of base and target. Longer data is sent in full, so that offsets fit into the signed 32 bits that browsers
+/// compute with.
 pub const MAX_BYTES: usize = 16 << 20;
 
-/// Fossil's digits, in the order of their ASCII codes.
+/// Fossil's digits for base 64, in the order of their ASCII codes.
 const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
 
-/// The sum of all big-endian words of 32 bits, the last one filled up with zeros, modulo 2^32.
+/// Returns the sum of all big-endian words of 32 bits modulo 2^32. The last word is padded with zeros.
 fn checksum(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];

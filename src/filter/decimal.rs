@@ -1,19 +1,19 @@
-//! Decimal numbers of any length, compared as they are written: ids and prices over 2^53 stay what they are.
+//! Decimal numbers of any length, compared exactly: ids above 2^53 and prices keep their precision.
 
 use std::cmp::Ordering;
 
-/// A number in one form: no zeros before or after it, and no negative zero.
+/// A number in its normal form: without leading and trailing zeros, and without negative zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Decimal<Text> {
     is_negative: bool,
-    /// Digits before the point; none for 0.
+    /// Digits before the point; empty for 0.
     whole: Text,
-    /// Digits behind it.
+    /// Digits after the point.
     fraction: Text,
 }
 
 impl<'a> Decimal<&'a str> {
-    /// The number that `text` says: a sign or none, digits, and a point with more digits or none. No exponent.
+    /// Parses an optional sign, digits, and optionally a point with more digits. Exponents are not allowed.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
@@ -30,7 +30,7 @@ impl<'a> Decimal<&'a str> {
         Decimal { is_negative: self.is_negative, whole: self.whole.into(), fraction: self.fraction.into() }
     }
 
-    /// Exact, whatever the lengths.
+    /// Compares exactly, for any lengths.
     pub(super) fn compare(&self, other: &Decimal<Box<str>>) -> Ordering {
         let sizes = || {
             let whole = self.whole.len().cmp(&other.whole.len()).then_with(|| self.whole.cmp(&other.whole));

@@ -1,39 +1,42 @@
-//! Filters: which publications of a channel a subscriber wants, by their tags. Saves bandwidth; gives no right and takes none.
+//! Filters: a subscriber receives only the publications whose tags match its filter. A filter saves bandwidth; it is not a
+//! permission.
 //!
-//! A filter is a tree: `and`, `or` and `not` over comparisons of one tag each. What is wrong with it is said when somebody
-//! subscribes; afterwards it only says yes or no.
+//! A filter is a tree of `and`, `or` and `not` over comparisons of one tag each. Errors in it are reported to the client when it
+//! subscribes; after that a filter either matches or does not.
 
 mod decimal;
 mod node;
 
 pub use node::FilterNode;
 
-use crate::tags::Tags;
-use decimal::Decimal;
+use std::cmp::Ordering;
 
-/// How deep nodes may stand in each other; a comparison alone is one.
+use self::decimal::Decimal;
+use crate::tags::Tags;
+
+/// Maximum depth of the tree. A single comparison has depth 1.
 pub const MAX_DEPTH: usize = 16;
 
-/// How many nodes a filter may have: each may be looked at for each publication.
+/// Maximum number of nodes. Each of them may be evaluated for each publication.
 pub const MAX_NODES: usize = 128;
 
-/// How many `vals` all nodes may have together.
+/// Maximum number of `vals` of all nodes together.
 pub const MAX_VALUES: usize = 128;
 
-/// How long all keys and values may be together: a filter lives as long as its subscription.
+/// Maximum length of all keys and values together. A filter is stored as long as its subscription.
 pub const MAX_BYTES: usize = 8192;
 
-/// A filter that is in order. Equal ones say the same of all publications, so subscribers can share one.
+/// A valid filter. Equal filters match the same publications, so subscribers can share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
     expression: Expression,
     nodes: usize,
 }
 
-/// Why a filter is refused. Quotes nothing of it.
+/// Why a filter is refused. Quotes none of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// Not the JSON that a filter is written in.
+    /// Not JSON of this form.
     #[error("a filter is an object with op, key, cmp, val, vals and nodes")]
     Malformed,
     /// Deeper than [`MAX_DEPTH`].
@@ -48,25 +51,25 @@ pub enum FilterError {
     /// Longer than [`MAX_BYTES`].
     #[error("keys and values of a filter have at most {MAX_BYTES} bytes together")]
     TooLong,
-    /// `op` is none.
+    /// `op` is not an operation.
     #[error("op is and, or, not, or absent")]
     UnknownOperation,
-    /// `cmp` is none.
+    /// `cmp` is not a comparison.
     #[error("cmp is eq, neq, in, nin, ex, nex, sw, ew, ct, lt, lte, gt or gte")]
     UnknownComparison,
-    /// `op` and a comparison in one node.
-    #[error("a node has op and nodes, or key and cmp, and not both")]
+    /// An operation and a comparison in one node.
+    #[error("a node has either op and nodes, or key and cmp")]
     OperationAndComparison,
-    /// `not` of none or of many, `and` and `or` of none.
-    #[error("not has one node, and and or have at least one")]
+    /// `not` without exactly one node, or `and` or `or` without any.
+    #[error("op not has exactly one node; op and and op or have at least one")]
     NodeCount,
     /// A comparison without `key`.
     #[error("a comparison has a key")]
     MissingKey,
-    /// `val` or `vals` where they do not belong, or neither where one does.
-    #[error("in and nin have vals, ex and nex nothing, and the others a val")]
+    /// `val` or `vals` with a comparison that has none, or the one that it needs is missing.
+    #[error("in and nin have vals, ex and nex have neither val nor vals, and the other comparisons have a val")]
     WrongValues,
-    /// A numeric comparison with something else.
+    /// A numeric comparison with a value that is not a number.
     #[error("the val of lt, lte, gt and gte is a decimal number")]
     NotANumber,
 }
@@ -79,28 +82,22 @@ enum Expression {
     Tag(Box<str>, TagCheck),
 }
 
-/// What is asked of a tag. One that is not there equals nothing and begins with nothing.
+/// A comparison of one tag. A missing tag equals no value, begins with none, and is not a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum TagCheck {
-    Equal(Box<str>),
-    NotEqual(Box<str>),
-    /// Sorted.
-    In(Box<[Box<str>]>),
-    /// Sorted.
-    NotIn(Box<[Box<str>]>),
     Exists,
-    NotExists,
+    Equals(Box<str>),
+    /// Equals one of these values, which are sorted.
+    In(Box<[Box<str>]>),
     StartsWith(Box<str>),
     EndsWith(Box<str>),
     Contains(Box<str>),
-    Less(Decimal<Box<str>>),
-    LessOrEqual(Decimal<Box<str>>),
-    Greater(Decimal<Box<str>>),
-    GreaterOrEqual(Decimal<Box<str>>),
+    /// Is a number in one of these orders to the value.
+    Compares(&'static [Ordering], Decimal<Box<str>>),
 }
 
 impl Filter {
-    /// The filter that a tree says.
+    /// Compiles a filter from its tree.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -110,7 +107,7 @@ impl Filter {
         Ok(Self { expression, nodes: MAX_NODES - budget.nodes })
     }
 
-    /// The filter that JSON says; what is too deep or has too many nodes is not read to its end.
+    /// Parses a filter from JSON. Reading stops where the tree becomes too deep or has too many nodes.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -118,13 +115,13 @@ impl Filter {
         FilterNode::from_json(json).and_then(Self::new)
     }
 
-    /// How many nodes it has: at most so many are looked at for a publication.
+    /// Returns the number of nodes: at most this many are evaluated for a publication.
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes
     }
 
-    /// Whether a publication with these tags is wanted.
+    /// Returns whether a publication with these tags matches.
     #[must_use]
     pub fn matches(&self, tags: &Tags) -> bool {
         self.expression.matches(tags)
@@ -132,7 +129,7 @@ impl Filter {
 }
 
 impl Expression {
-    /// Calls itself, at most [`MAX_DEPTH`] deep.
+    /// Recursion is bounded by [`MAX_DEPTH`].
     fn matches(&self, tags: &Tags) -> bool {
         match self {
             Self::All(expressions) => expressions.iter().all(|expression| expression.matches(tags)),
@@ -145,29 +142,22 @@ impl Expression {
 
 impl TagCheck {
     fn holds(&self, tag: Option<&str>) -> bool {
-        let is_in =
-            |values: &[Box<str>]| tag.is_some_and(|tag| values.binary_search_by(|value| (**value).cmp(tag)).is_ok());
-        // A tag that is no number is neither less nor greater.
-        let number = || tag.and_then(Decimal::parse);
+        let Some(tag) = tag else { return false };
         match self {
-            Self::Equal(value) => tag == Some(value),
-            Self::NotEqual(value) => tag != Some(value),
-            Self::In(values) => is_in(values),
-            Self::NotIn(values) => !is_in(values),
-            Self::Exists => tag.is_some(),
-            Self::NotExists => tag.is_none(),
-            Self::StartsWith(value) => tag.is_some_and(|tag| tag.starts_with(&**value)),
-            Self::EndsWith(value) => tag.is_some_and(|tag| tag.ends_with(&**value)),
-            Self::Contains(value) => tag.is_some_and(|tag| tag.contains(&**value)),
-            Self::Less(value) => number().is_some_and(|number| number.compare(value).is_lt()),
-            Self::LessOrEqual(value) => number().is_some_and(|number| number.compare(value).is_le()),
-            Self::Greater(value) => number().is_some_and(|number| number.compare(value).is_gt()),
-            Self::GreaterOrEqual(value) => number().is_some_and(|number| number.compare(value).is_ge()),
+            Self::Exists => true,
+            Self::Equals(value) => *tag == **value,
+            Self::In(values) => values.binary_search_by(|value| (**value).cmp(tag)).is_ok(),
+            Self::StartsWith(value) => tag.starts_with(&**value),
+            Self::EndsWith(value) => tag.ends_with(&**value),
+            Self::Contains(value) => tag.contains(&**value),
+            Self::Compares(orders, value) => {
+                Decimal::parse(tag).is_some_and(|number| orders.contains(&number.compare(value)))
+            }
         }
     }
 }
 
-/// What a filter may still have.
+/// What remains of the limits of a filter.
 struct Budget {
     nodes: usize,
     values: usize,
@@ -211,34 +201,36 @@ fn compile_comparison(node: FilterNode) -> Result<Expression, FilterError> {
         "ex" | "nex" => val.is_empty() && vals.is_empty(),
         _ => !val.is_empty() && vals.is_empty(),
     };
-    let number = || Decimal::parse(&val).map(Decimal::into_owned).ok_or(FilterError::NotANumber);
+    let compares = |orders| {
+        let value = Decimal::parse(&val).ok_or(FilterError::NotANumber)?;
+        Ok(TagCheck::Compares(orders, value.into_owned()))
+    };
     let check = match &*cmp {
-        "eq" => TagCheck::Equal(val.into()),
-        "neq" => TagCheck::NotEqual(val.into()),
-        "in" => TagCheck::In(sorted(vals)),
-        "nin" => TagCheck::NotIn(sorted(vals)),
-        "ex" => TagCheck::Exists,
-        "nex" => TagCheck::NotExists,
+        "ex" | "nex" => TagCheck::Exists,
+        "eq" | "neq" => TagCheck::Equals(val.into()),
+        "in" | "nin" => TagCheck::In(sorted(vals)),
         "sw" => TagCheck::StartsWith(val.into()),
         "ew" => TagCheck::EndsWith(val.into()),
         "ct" => TagCheck::Contains(val.into()),
-        "lt" => TagCheck::Less(number()?),
-        "lte" => TagCheck::LessOrEqual(number()?),
-        "gt" => TagCheck::Greater(number()?),
-        "gte" => TagCheck::GreaterOrEqual(number()?),
+        "lt" => compares(&[Ordering::Less])?,
+        "lte" => compares(&[Ordering::Less, Ordering::Equal])?,
+        "gt" => compares(&[Ordering::Greater])?,
+        "gte" => compares(&[Ordering::Greater, Ordering::Equal])?,
         _ => return Err(FilterError::UnknownComparison),
     };
     if !has_right_values {
         return Err(FilterError::WrongValues);
     }
-    // A tag's name may be empty, and it can be asked for; to compare with it is more likely a key that was forgotten.
+    // A tag may have an empty name, and ex and nex may test for it. In other comparisons an empty key was probably forgotten.
     if key.is_empty() && !needs_no_value {
         return Err(FilterError::MissingKey);
     }
-    Ok(Expression::Tag(key.into(), check))
+    let expression = Expression::Tag(key.into(), check);
+    let is_negated = matches!(&*cmp, "nex" | "neq" | "nin");
+    Ok(if is_negated { Expression::Not(expression.into()) } else { expression })
 }
 
-/// In one order and each once, so that filters that say the same are equal.
+/// Sorts the values and removes duplicates, so that equivalent filters are equal.
 fn sorted(values: Vec<String>) -> Box<[Box<str>]> {
     let mut values: Vec<Box<str>> = values.into_iter().map(Into::into).collect();
     values.sort_unstable();

@@ -1,4 +1,4 @@
-//! A filter as clients write it: a node of the tree, not yet judged.
+//! A filter as clients write it: a tree of nodes, not yet checked.
 
 use std::fmt;
 
@@ -9,21 +9,21 @@ use serde::{
 
 use super::{FilterError, MAX_DEPTH, MAX_NODES};
 
-/// A node. Empty is the same as absent, as it is in Protobuf. Whoever reads one from elsewhere than JSON keeps to
-/// [`MAX_DEPTH`] and [`MAX_NODES`] while reading: a tree that is very deep cannot even be dropped.
+/// A node. An empty field is the same as an absent one, as in Protobuf. A parser for another format than JSON has to enforce
+/// [`MAX_DEPTH`] and [`MAX_NODES`] while it reads: dropping a very deep tree would overflow the stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterNode {
-    /// `and`, `or`, `not`; empty in a comparison.
+    /// `and`, `or` or `not`; empty in a comparison.
     pub op: String,
-    /// The tag that is compared.
+    /// The name of the tag to compare.
     pub key: String,
-    /// How it is compared.
+    /// The comparison.
     pub cmp: String,
-    /// With what.
+    /// The value to compare with.
     pub val: String,
-    /// With what, for `in` and `nin`.
+    /// The values to compare with, for `in` and `nin`.
     pub vals: Vec<String>,
-    /// What `op` is applied to.
+    /// The operands of `op`.
     pub nodes: Vec<FilterNode>,
 }
 
@@ -41,35 +41,35 @@ enum NodeField {
 }
 
 impl FilterNode {
-    /// The tree that JSON says. Members that are not known mean nothing, `null` is absent, and one said twice is refused.
+    /// Parses a tree from JSON. Unknown members are ignored, `null` means absent, and a duplicate member is refused.
     ///
     /// # Errors
-    /// [`FilterError::Malformed`], [`FilterError::TooDeep`], [`FilterError::TooManyNodes`], as soon as they show.
+    /// [`FilterError::Malformed`], [`FilterError::TooDeep`] or [`FilterError::TooManyNodes`], without reading the rest.
     pub fn from_json(json: &str) -> Result<Self, FilterError> {
-        let mut reader = NodeReader { nodes: MAX_NODES, refused: FilterError::Malformed };
+        let mut reader = NodeReader { nodes: MAX_NODES, error: FilterError::Malformed };
         let mut json = serde_json::Deserializer::from_str(json);
         let node = NodeSeed { reader: &mut reader, depth: MAX_DEPTH }.deserialize(&mut json);
         let node = node.and_then(|node| json.end().map(|()| node));
-        node.map_err(|_| reader.refused)
+        node.map_err(|_| reader.error)
     }
 }
 
-/// How it stands with a tree that is being read.
+/// The state while a tree is being read.
 struct NodeReader {
-    /// How many nodes may still come.
+    /// How many more nodes are allowed.
     nodes: usize,
-    /// Why it is refused if it is.
-    refused: FilterError,
+    /// The error to report if reading fails: the deserializer's own error cannot carry it.
+    error: FilterError,
 }
 
 impl NodeReader {
     fn refuse<E: Error>(&mut self, reason: FilterError) -> E {
-        self.refused = reason;
+        self.error = reason;
         E::custom(reason)
     }
 }
 
-/// Reads a node that may be `depth` deep.
+/// Reads a node of at most `depth` levels.
 struct NodeSeed<'a> {
     reader: &'a mut NodeReader,
     depth: usize,
@@ -101,7 +101,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         let (mut node, mut seen) = (FilterNode::default(), Vec::new());
         while let Some(member) = object.next_key::<NodeField>()? {
             if member != NodeField::Other && seen.contains(&member) {
-                return Err(A::Error::custom("a member twice"));
+                return Err(A::Error::custom("duplicate member"));
             }
             let text = |object: &mut A| object.next_value::<Option<String>>().map(Option::unwrap_or_default);
             match member {
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     }
 }
 
-/// Reads nodes that may be `depth` deep.
+/// Reads a list of nodes of at most `depth` levels.
 struct NodeListSeed<'a> {
     reader: &'a mut NodeReader,
     depth: usize,

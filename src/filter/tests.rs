@@ -1,4 +1,4 @@
-//! Filters: what each comparison says, what is refused, and laws that hold for any filter and any tags.
+//! Tests of filters: each comparison, invalid filters, and laws that hold for any filter and any tags.
 
 use proptest::{collection::btree_map, collection::vec, prelude::*};
 
@@ -63,7 +63,7 @@ fn every_comparison_follows_the_protocol_documentation() {
         (r#"{"op":"and","nodes":[{"key":"price","cmp":"ex"},{"key":"ticker","cmp":"eq","val":"MSFT"}]}"#, false),
         (r#"{"op":"or","nodes":[{"key":"price","cmp":"nex"},{"key":"ticker","cmp":"eq","val":"AAPL"}]}"#, true),
         (r#"{"op":"not","nodes":[{"key":"source","cmp":"eq","val":"NYSE"}]}"#, true),
-        // As an SDK that writes every member writes it.
+        // The form of an SDK that writes every member.
         (r#"{"op":"","key":"price","cmp":"ex","val":"","vals":[],"nodes":null,"later":{"a":[1]}}"#, true),
     ] {
         assert_eq!(matches(filter), expected, "{filter}");
@@ -77,10 +77,10 @@ fn a_missing_tag_equals_nothing_and_is_not_a_number() {
     }
     for cmp in ["lt", "lte", "gt", "gte"] {
         assert!(!Filter::new(leaf("none", cmp, "0")).unwrap().matches(&stock()), "{cmp}");
-        assert!(!Filter::new(leaf("ticker", cmp, "0")).unwrap().matches(&stock()), "{cmp} of a text");
-        assert!(!Filter::new(leaf("note", cmp, "0")).unwrap().matches(&stock()), "{cmp} of nothing");
+        assert!(!Filter::new(leaf("ticker", cmp, "0")).unwrap().matches(&stock()), "{cmp} of text that is no number");
+        assert!(!Filter::new(leaf("note", cmp, "0")).unwrap().matches(&stock()), "{cmp} of an empty tag");
     }
-    // Not even the empty value is its own.
+    // A missing tag does not equal the empty value either.
     assert!(!matches(r#"{"key":"none","cmp":"in","vals":[""]}"#));
     assert!(matches(r#"{"key":"none","cmp":"nin","vals":[""]}"#));
     assert!(matches(r#"{"key":"none","cmp":"nex"}"#) && !matches(r#"{"key":"none","cmp":"ex"}"#));
@@ -91,7 +91,7 @@ fn numbers_beyond_double_precision_are_compared_exactly() {
     let at = |tag: &str, cmp: &str, val: &str| {
         Filter::new(leaf("n", cmp, val)).unwrap().matches(&Tags::new([("n", tag)]).unwrap())
     };
-    // 2^53 and its neighbour are the same double, and so are 0.1 and what its double is.
+    // As doubles, 2^53 and the next integer are equal, and so are 0.1 and the exact value of the double 0.1.
     assert!(at("9007199254740993", "gt", "9007199254740992"));
     assert!(!at("9007199254740993", "lte", "9007199254740992"));
     assert!(at("0.1", "lt", "0.1000000000000000055511151231257827"));
@@ -175,11 +175,11 @@ fn a_filter_a_thousand_levels_deep_is_refused_before_its_end_is_read() {
     let closed = |depth: usize| deep(depth, &"]}".repeat(depth - 1));
     assert_eq!(matches(&closed(MAX_DEPTH)), MAX_DEPTH % 2 == 1);
     assert_eq!(refused(&closed(MAX_DEPTH + 1)), FilterError::TooDeep);
-    // What follows is no JSON: nobody has come that far.
+    // The rest is not JSON: reading stops before it.
     assert_eq!(refused(&deep(1000, "...")), FilterError::TooDeep);
     let tree = (1..1000).fold(leaf("price", "ex", ""), |node, _| branch("not", [node]));
     assert_eq!(Filter::new(tree), Err(FilterError::TooDeep));
-    // Members that mean nothing may be as deep as they like: they are passed over without a call for each level.
+    // Ignored members may have any depth: they are skipped without recursion.
     let ignored = format!(r#"{{"key":"price","cmp":"ex","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches(&ignored));
 }
@@ -217,7 +217,7 @@ fn equivalent_filters_are_equal() {
     assert_ne!(Filter::new(leaf("a", "eq", "1.0")), Filter::new(leaf("a", "eq", "1")));
 }
 
-/// Comparisons that are in order, of few names and values, so that they meet.
+/// Generates valid comparisons of few names and values, so that many of them match.
 fn any_leaf() -> impl Strategy<Value = FilterNode> {
     let text = prop::sample::select(vec!["a", "b", "ab", "1", "-1.5", "10"]);
     let with_value = prop::sample::select(vec!["eq", "neq", "sw", "ew", "ct"]);

@@ -40,7 +40,8 @@ code_enum! {
         /// `limits.errors` of them.
         BadRequest = 107, "bad request", error_reaction(107, false),
             "Correct the request.";
-        /// The feature is not enabled: history or presence of the channel, `rpc`, or something that the broker does not support.
+        /// The feature is not enabled: history or presence of the channel, `rpc`, or something that the broker does not
+        /// support.
         NotAvailable = 108, "not available", error_reaction(108, false),
             "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
         /// The token was valid and has expired.

@@ -1,5 +1,4 @@
-//! The two formats in which the protocol is spoken, and all that differs between them. A connection has one from its
-//! handshake to its end.
+//! The two formats of the protocol, and everything that differs between them. The handshake decides which one a connection has.
 
 use std::ops::Range;
 
@@ -13,21 +12,22 @@ use super::{
     reply::Reply,
 };
 
-/// How a connection's commands, replies and pushes are written.
+/// The format of a connection's commands, replies and pushes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// Text frames; messages are separated by newlines.
+    /// JSON in text frames. Newlines separate the messages of a frame.
     #[default]
     Json,
-    /// Binary frames; each message is preceded by its length.
+    /// Protobuf in binary frames. Each message is preceded by its length.
     Protobuf,
 }
 
 impl Format {
-    /// The first message of what is left of a frame, and where the next begins. A frame always has one, which may be empty.
+    /// Returns the range of the first message in the rest of a frame, and the position of the next one. There always is a first
+    /// message; it may be empty.
     ///
     /// # Errors
-    /// [`MalformedCommand`]: a length that there is not as much of.
+    /// [`MalformedCommand`] if the rest is shorter than the length of the message.
     pub fn find_first_message(self, rest: &[u8]) -> Result<(Range<usize>, usize), MalformedCommand> {
         match self {
             Self::Json => {
@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// Reads one message.
+    /// Parses one message.
     ///
     /// # Errors
     /// [`MalformedCommand`]
@@ -54,7 +54,7 @@ impl Format {
         }
     }
 
-    /// The frame of an answer.
+    /// Encodes a reply as a frame.
     pub fn encode_reply(self, id: u32, reply: &Reply<'_>) -> Bytes {
         match self {
             Self::Json => frame::encode_text(&encode::json::encode_reply(id, reply)),
@@ -62,7 +62,7 @@ impl Format {
         }
     }
 
-    /// The frame of a push.
+    /// Encodes a push as a frame.
     pub fn encode_push(self, push: &Push<'_>) -> Bytes {
         match self {
             Self::Json => frame::encode_text(&encode::json::encode_push(push)),
@@ -70,7 +70,7 @@ impl Format {
         }
     }
 
-    /// The frame of an empty reply: the ping of SDK sessions.
+    /// Encodes the ping of SDK sessions, an empty reply, as a frame.
     pub fn encode_ping(self) -> Bytes {
         match self {
             Self::Json => frame::JSON_PING,
@@ -78,7 +78,8 @@ impl Format {
         }
     }
 
-    /// The last two frames of a connection that we close: why as a push, then the close frame itself.
+    /// Encodes the last two frames of a connection that the hub closes: a push with the reason, which scripts in a browser can
+    /// read, and the close frame.
     pub fn close_frames(self, disconnect: &Disconnect) -> [Bytes; 2] {
         [
             self.encode_push(&Push::Disconnect(disconnect)),

@@ -1,17 +1,17 @@
-//! Frames that the server writes (RFC 6455 §5.2): final, unmasked, header and payload in one shared buffer.
+//! The WebSocket frames that the hub writes (RFC 6455 §5.2): final, unmasked, with header and payload in one shared buffer.
 
 use bytes::Bytes;
 
-/// The longest payload of a control frame (RFC 6455 §5.5).
+/// Maximum payload of a control frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_BYTES: usize = 125;
 
-/// An empty native ping; browsers answer it by themselves.
+/// A WebSocket ping without payload. Browsers answer it automatically.
 pub const NATIVE_PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
-/// The ping of SDK sessions: the empty reply `{}` in a text frame.
+/// The ping of SDK sessions in JSON: the empty reply `{}` in a text frame.
 pub const JSON_PING: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
 
-/// The same in Protobuf: a message of no bytes in a binary frame.
+/// The ping of SDK sessions in Protobuf: an empty message in a binary frame.
 pub const PROTOBUF_PING: Bytes = Bytes::from_static(&[0x82, 1, 0]);
 
 const TEXT: u8 = 0x81;
@@ -19,23 +19,23 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PONG: u8 = 0x8a;
 
-/// A text message in one frame.
+/// Encodes a text message in one frame.
 pub fn encode_text(payload: &[u8]) -> Bytes {
     encode(TEXT, payload)
 }
 
-/// A binary message in one frame.
+/// Encodes a binary message in one frame.
 pub fn encode_binary(payload: &[u8]) -> Bytes {
     encode(BINARY, payload)
 }
 
-/// The answer to a ping: its payload, which the reader has bounded to [`MAX_CONTROL_BYTES`].
+/// Encodes the pong to a ping with this payload. A payload over [`MAX_CONTROL_BYTES`], which the reader refuses, is cut.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, &payload[..payload.len().min(MAX_CONTROL_BYTES)])
 }
 
-/// A close frame; without code where the peer gave none. A reason over 123 bytes would make the frame illegal and is cut
-/// at a character.
+/// Encodes a close frame. Without a code, as in the answer to a close frame that has none, it is empty. A reason over 123
+/// bytes is cut at a character boundary, since a longer one would make the frame invalid.
 pub fn encode_close(code: Option<u16>, reason: &str) -> Bytes {
     let Some(code) = code else { return encode(CLOSE, &[]) };
     let mut payload = code.to_be_bytes().to_vec();

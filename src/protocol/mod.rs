@@ -1,6 +1,6 @@
-//! The wire, and the only place that knows it: the Centrifuge client protocol v2 in JSON and in Protobuf, its two tables of
-//! codes, and the frames it travels in. Pure: bytes in, values out, and back. Session, hub, api and transport use it; it
-//! knows no room.
+//! The wire format: the Centrifuge client protocol v2 in JSON and in Protobuf, its codes, and the WebSocket frames that
+//! carry it. No other module knows it. It converts between bytes and values, has no state, and imports no module but the
+//! shared ones.
 
 mod codes;
 mod command;
@@ -12,7 +12,7 @@ pub mod frame;
 mod push;
 mod reply;
 
-/// What `wardcast.proto` comes to: for whoever reads what is written here.
+/// The types that are generated from `wardcast.proto`. Replies and pushes are encoded with them, and tests decode with them.
 #[expect(missing_docs, reason = "generated; the schema says it")]
 #[allow(unreachable_pub, clippy::allow_attributes, reason = "generated")]
 pub mod schema {
@@ -31,5 +31,5 @@ pub use format::Format;
 pub use push::{PublicationPush, Push, PushData};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};
 
-/// What is told to clients as the server's version.
+/// The version of the server, as clients see it.
 pub const VERSION: &str = concat!("wardcast ", env!("CARGO_PKG_VERSION"));

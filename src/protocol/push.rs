@@ -1,4 +1,4 @@
-//! Pushes: what a client gets without having asked, whichever format it is written in.
+//! Pushes: messages to a client that do not answer a command. They are the same values in both formats.
 
 use super::{
     disconnect::{Disconnect, UnsubscribeCode},
@@ -9,44 +9,44 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// A push. All but the last three are about a channel.
+/// A push. All but the last three concern a channel.
 #[derive(Debug)]
 pub enum Push<'a> {
-    /// Somebody has come.
+    /// A client has subscribed to the channel.
     Join(&'a Channel, &'a ClientInfo),
-    /// Somebody has left.
+    /// A client has left the channel.
     Leave(&'a Channel, &'a ClientInfo),
-    /// Something was published.
+    /// A publication.
     Publication(PublicationPush<'a>),
-    /// The session receives a channel that its newest token, or the server API, brings.
+    /// The session has been subscribed to a channel by its newest token or by the server API.
     Subscribe(&'a Channel, &'a SubscribeResult<'a>),
-    /// The session receives a channel no more.
+    /// The hub has ended a subscription.
     Unsubscribe(&'a Channel, UnsubscribeCode),
-    /// What a plain session is told when a door has let it in, the same as is answered to a `connect` command.
+    /// A plain session has been authenticated. The content is that of the reply to `connect`.
     Connect(&'a ConnectResult<'a>),
-    /// The session ends at another time than it was told.
+    /// The expiry of the session has changed.
     Refresh(Expiry),
-    /// The connection is closed; before the close frame, so that a browser script can read why.
+    /// The hub closes the connection. Sent before the close frame, so that a script in a browser can read the reason.
     Disconnect(&'a Disconnect),
 }
 
-/// A publication as clients get it, live or from the history.
+/// A publication as a client gets it, live or from the history.
 #[derive(Clone, Copy, Debug)]
 pub struct PublicationPush<'a> {
-    /// Which.
+    /// The publication.
     pub publication: &'a Publication,
-    /// What stands for its data.
+    /// The form of its data.
     pub content: PushData<'a>,
 }
 
-/// What a publication's data looks like on the wire.
+/// The form of a publication's data on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushData<'a> {
-    /// As it is.
+    /// The data itself, on a subscription without deltas.
     Plain,
-    /// As it is, on a subscription with differences: there JSON has a string in which the data stands.
+    /// The whole data on a subscription with deltas. In JSON it is a string that contains the data.
     Full,
-    /// A difference to the publication before; in JSON a string, so it has to be UTF-8.
+    /// A delta to the publication before. In JSON it is a string, so it must be UTF-8.
     Delta(&'a [u8]),
 }
 

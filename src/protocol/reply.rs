@@ -1,4 +1,4 @@
-//! What is answered to commands: values, whichever format they are written in.
+//! Replies to commands. They are the same values in both formats.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,55 +11,55 @@ use serde::Serialize;
 use super::{error::ErrorCode, push::PublicationPush};
 use crate::{position::Position, publication::ClientInfo};
 
-/// An answer to a command.
+/// A reply to a command.
 #[derive(Debug)]
 pub enum Reply<'a> {
-    /// It was not done. With id 0: what came was no command.
+    /// The command failed. With id 0: the message was not a command.
     Error(ErrorCode),
-    /// To `connect`.
+    /// Reply to `connect`.
     Connect(&'a ConnectResult<'a>),
-    /// To `subscribe`.
+    /// Reply to `subscribe`.
     Subscribe(&'a SubscribeResult<'a>),
-    /// To `unsubscribe`: done, and nothing to say about it.
+    /// Reply to `unsubscribe`, without content.
     Unsubscribe,
-    /// To `publish`: the same.
+    /// Reply to `publish`, without content.
     Publish,
-    /// To `presence`.
+    /// Reply to `presence`: the clients in the channel.
     Presence(&'a [Arc<ClientInfo>]),
-    /// To `presence_stats`.
+    /// Reply to `presence_stats`.
     PresenceStats(PresenceStats),
-    /// To `history`.
+    /// Reply to `history`.
     History(&'a HistoryResult<'a>),
-    /// To `ping`.
+    /// Reply to `ping`.
     Ping,
-    /// To `refresh`.
+    /// Reply to `refresh`.
     Refresh(&'a RefreshResult<'a>),
-    /// To `sub_refresh`.
+    /// Reply to `sub_refresh`: the new expiry of the subscription.
     SubRefresh(Expiry),
 }
 
-/// The result of `connect`, and what a plain session is told when a door has let it in.
+/// The result of `connect`, and the content of the connect push to a plain session.
 #[derive(Debug)]
 pub struct ConnectResult<'a> {
-    /// This connection's id.
+    /// Id of the connection.
     pub client: &'a str,
-    /// See [`super::VERSION`].
+    /// Version of the server, [`super::VERSION`].
     pub version: &'a str,
-    /// When the session ends by itself.
+    /// When the session expires.
     pub expiry: Expiry,
-    /// What the session is subscribed to without having asked.
+    /// The server-side subscriptions of the session, by channel.
     pub subs: BTreeMap<&'a str, SubscribeResult<'a>>,
-    /// Seconds between our pings; 0 where they are native.
+    /// Seconds between pings of the protocol. 0: the session gets WebSocket pings instead.
     pub ping: u32,
-    /// Whether the client has to answer them.
+    /// Whether the client must answer those pings.
     pub pong: bool,
-    /// This session's id.
+    /// Id of the session, the same as of the connection.
     pub session: &'a str,
-    /// The instance's id.
+    /// Id of the node.
     pub node: &'a str,
 }
 
-/// The end of a session or a subscription, as clients are told it.
+/// The expiry of a session or a subscription, in the form that clients get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Expiry {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -73,53 +73,53 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Expiry {
-    /// It ends by itself; `ttl` are the seconds until the client should refresh, shorter than the truth by
-    /// `auth.refresh_margin`.
+    /// An expiry. The client should refresh within `ttl` seconds, which end `auth.refresh_margin` before the actual expiry.
     pub fn after(ttl: u32) -> Self {
         Self { expires: true, ttl }
     }
 
-    /// It does not.
+    /// No expiry.
     pub const NEVER: Self = Self { expires: false, ttl: 0 };
 }
 
-/// The result of `subscribe`, and of a subscription that a token brings.
+/// The result of a subscription, requested by `subscribe` or made by a token or the server API.
 #[derive(Clone, Debug, Default)]
 pub struct SubscribeResult<'a> {
-    /// When the subscription ends by itself.
+    /// When the subscription expires.
     pub expiry: Expiry,
-    /// The client may come back with its position and gets what it has missed.
+    /// Whether a client that reconnects with its position gets the publications that it missed.
     pub is_recoverable: bool,
-    /// The client is told of gaps.
+    /// Whether the client learns of gaps.
     pub is_positioned: bool,
-    /// From where on it receives: where the history stands, or, with what was recovered, where the client stood.
+    /// Position after which publications follow: the top of the history, or the position of the client if there are recovered
+    /// publications. `None` without a history.
     pub position: Option<Position>,
-    /// What it has missed, the oldest first.
+    /// The recovered publications, the oldest first.
     pub publications: Vec<PublicationPush<'a>>,
-    /// It has got everything that it has missed.
+    /// Whether these are all publications that the client missed.
     pub is_recovered: bool,
-    /// It had asked for that.
+    /// Whether the client asked for recovery.
     pub was_recovering: bool,
-    /// Raw JSON of the token for the client.
+    /// Raw JSON for the client, from the token or the server API.
     pub data: Option<&'a Bytes>,
-    /// Publications come as differences where that is shorter.
+    /// Whether publications are sent as deltas if those are shorter.
     pub has_delta: bool,
 }
 
 /// The result of `presence_stats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PresenceStats {
-    /// Connections in the channel.
+    /// Number of connections in the channel.
     pub num_clients: u32,
-    /// Users whose they are.
+    /// Number of different users of these connections.
     pub num_users: u32,
 }
 
 impl PresenceStats {
-    /// Of these connections.
+    /// Counts these clients.
     pub fn count(members: &[Arc<ClientInfo>]) -> Self {
         let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
-        // Nobody has four thousand million connections.
+        // A channel never has 2³² clients.
         let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self { num_clients: clamp(members.len()), num_users: clamp(users.len()) }
     }
@@ -128,19 +128,19 @@ impl PresenceStats {
 /// The result of `history`.
 #[derive(Debug)]
 pub struct HistoryResult<'a> {
-    /// In the order that was asked for.
+    /// The publications, in the requested order.
     pub publications: Vec<PublicationPush<'a>>,
-    /// Where the history stands.
+    /// Position of the newest publication of the history.
     pub position: Position,
 }
 
 /// The result of `refresh`.
 #[derive(Debug)]
 pub struct RefreshResult<'a> {
-    /// This connection's id.
+    /// Id of the connection.
     pub client: &'a str,
-    /// See [`super::VERSION`].
+    /// Version of the server, [`super::VERSION`].
     pub version: &'a str,
-    /// When the session ends by itself from now on.
+    /// The new expiry of the session.
     pub expiry: Expiry,
 }

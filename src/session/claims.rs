@@ -33,7 +33,7 @@ impl Session {
     /// An expired token is error 109. An invalid one, or one of another user than the session's, closes the session.
     pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
-            log::debug!("refused token client={} error={error:?}", self.client);
+            log::debug!("refused token client={} error={:?}", self.client, error.to_string());
             match error {
                 TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
                 _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),

@@ -1,4 +1,4 @@
-//! Tags: what is read is what was said, or nothing.
+//! Tests of tags: they are read exactly as written, or refused.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,16 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn tags_round_trip_through_json(said in btree_map("\\PC{0,9}", "[\\PC\n\"\\\\]{0,300}", 0..4)) {
-        let tags = Tags::new(&said).unwrap();
-        prop_assert_eq!(tags.iter().collect::<Vec<_>>(), said.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>());
-        for (name, value) in &said {
+    fn tags_round_trip_through_json(pairs in btree_map("\\PC{0,9}", "[\\PC\n\"\\\\]{0,300}", 0..4)) {
+        let tags = Tags::new(&pairs).unwrap();
+        prop_assert_eq!(tags.iter().collect::<Vec<_>>(), pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>());
+        for (name, value) in &pairs {
             prop_assert_eq!(tags.get(name), Some(value.as_str()));
         }
-        prop_assert_eq!(tags.get("a name that is never made"), None);
-        prop_assert_eq!(tags.is_empty(), said.is_empty());
+        prop_assert_eq!(tags.get("a name that is never generated"), None);
+        prop_assert_eq!(tags.is_empty(), pairs.is_empty());
         let json = serde_json::to_string(&tags).unwrap();
-        prop_assert_eq!(serde_json::from_str::<BTreeMap<String, String>>(&json).unwrap(), said);
+        prop_assert_eq!(serde_json::from_str::<BTreeMap<String, String>>(&json).unwrap(), pairs);
         prop_assert_eq!(read(&json), Some(tags));
     }
 }
@@ -32,7 +32,7 @@ proptest! {
 fn tags_are_unordered_and_empty_tags_use_no_memory() {
     let tags = read(r#"{"price":"150.25","ticker":"AAPL"}"#).unwrap();
     assert_eq!(Some(&tags), read(r#" { "ticker" : "AA\u0050L", "price":"150.25"} "#).as_ref());
-    // Two counters, four bytes for each tag, and the text.
+    // Two reference counts, four bytes for each tag, and the text.
     assert_eq!(tags.cost_bytes(), 16 + 2 * 4 + "price150.25tickerAAPL".len());
     assert_eq!((read("{}"), Tags::default().cost_bytes()), (Some(Tags::default()), 0));
 }

@@ -1,4 +1,4 @@
-//! `config check`, `config print`, and what is said of configurations at start.
+//! The commands `config check` and `config print`, and the errors and warnings about the configuration at start.
 
 use std::{fs, process::Command};
 
@@ -25,8 +25,8 @@ fn config_check_reports_every_start_error_including_those_in_files() {
              [[auth.keys]]\nid = \"b\"\nalgorithm = \"ES256\"\nfile = \"/nowhere/b.pem\"\n"
         ),
     );
-    let told = run(&mut wardcast(&["config", "check", "--config", &settings]));
-    told.assert_failed_with(&[
+    let result = run(&mut wardcast(&["config", "check", "--config", &settings]));
+    result.assert_failed_with(&[
         "5 errors",
         &format!("server.bnid (from {settings}:2): unknown key; did you mean server.bind?"),
         &format!("server.tls (from {settings}:3): /nowhere/cert.pem"),
@@ -35,9 +35,9 @@ fn config_check_reports_every_start_error_including_those_in_files() {
         "auth.keys \"b\" (/nowhere/b.pem)",
         "wardcast hash-password",
     ]);
-    assert!(!told.stderr.contains("in the clear"), "{}", told.stderr);
+    assert!(!result.stderr.contains("in the clear"), "{}", result.stderr);
     let start = run(&mut wardcast(&["--config", &settings]));
-    assert_eq!(start.stderr, told.stderr, "a start tells the same");
+    assert_eq!(start.stderr, result.stderr, "a start must report the same errors");
     let fine = run(&mut wardcast(&["config", "check"]));
     assert_eq!((fine.code, fine.stdout.as_str()), (Some(0), "the configuration is valid for development"));
 }
@@ -85,24 +85,24 @@ fn wrong_value_is_explained_in_configuration_terms() {
 fn demo_password_is_refused_in_production_and_together_with_users_file() {
     let demo = format!("login.demo_password={}", mark_secret("right horse"));
     let mut command = wardcast(&["config", "check", "--set", &demo]);
-    let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
-    told.assert_failed_with(&["login.demo_password (from the flag --set login.demo_password)", "wardcast user add"]);
-    assert!(!told.stderr.contains("right horse"), "{}", told.stderr);
-    let told =
+    let result = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    result.assert_failed_with(&["login.demo_password (from the flag --set login.demo_password)", "wardcast user add"]);
+    assert!(!result.stderr.contains("right horse"), "{}", result.stderr);
+    let result =
         run(&mut wardcast(&["config", "check", "--set", &demo, "--set", "login.users_file=/nowhere/users.toml"]));
-    told.assert_failed_with(&["remove one of them", "/nowhere/users.toml", "wardcast user add NAME --file"]);
+    result.assert_failed_with(&["remove one of them", "/nowhere/users.toml", "wardcast user add NAME --file"]);
 }
 
 #[test]
 fn address_of_another_machine_is_refused_with_a_working_suggestion() {
     let mut command = wardcast(&["--set", "server.bind=192.0.2.1:8000", "--set", "server.behind_tls=true"]);
-    let told = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
-    told.assert_failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
+    let result = run(command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
+    result.assert_failed_with(&["192.0.2.1:8000", "does not have that address", "--set server.bind=127.0.0.1:8000"]);
 }
 
 #[test]
 fn open_file_limit_is_raised_or_a_warning_is_logged() {
-    let under = |limits: &str, settings: &str| {
+    let start_under = |limits: &str, settings: &str| {
         let binary = env!("CARGO_BIN_EXE_wardcast");
         let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
         let mut hub = Process::start(Command::new("sh").args(["-c", &script]).env_clear());
@@ -112,10 +112,10 @@ fn open_file_limit_is_raised_or_a_warning_is_logged() {
         (line.split_whitespace().nth(3).unwrap().to_owned(), hub.kill())
     };
     let few = "--set limits.connections=100 --set limits.http_connections=10";
-    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 2048", few);
-    assert!(soft == "366" && !told.contains("open"), "{soft}: {told}");
-    let (soft, told) = under("ulimit -Sn 128; ulimit -Hn 256", &format!("{few} --set log.level=debug"));
-    assert!(soft == "256" && told.contains("limits.connections is 100") && told.contains("ulimit -n"), "{told}");
+    let (soft, log) = start_under("ulimit -Sn 128; ulimit -Hn 2048", few);
+    assert!(soft == "366" && !log.contains("open"), "{soft}: {log}");
+    let (soft, log) = start_under("ulimit -Sn 128; ulimit -Hn 256", &format!("{few} --set log.level=debug"));
+    assert!(soft == "256" && log.contains("limits.connections is 100") && log.contains("ulimit -n"), "{log}");
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn hub_runs_when_its_banner_is_not_read() {
     drop(reader);
     let mut hub = wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = std::io::BufRead::lines(std::io::BufReader::new(hub.stderr.take().unwrap()));
-    let told = log.any(|line| line.unwrap().contains("cannot print the token"));
+    let has_warning = log.any(|line| line.unwrap().contains("cannot print the token"));
     let is_alive = hub.try_wait().unwrap().is_none();
     hub.kill().unwrap();
     hub.wait().unwrap();
-    assert!(told && is_alive);
+    assert!(has_warning && is_alive);
 }

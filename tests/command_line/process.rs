@@ -1,8 +1,8 @@
-//! The built binary as a child: started, listened to, told to stop, and judged by its end.
+//! Runs the built binary as a child process, reads its output, and checks how it exits.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
@@ -11,14 +11,15 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{PATIENCE, mark_secret, trace_log, wait_until};
+use crate::support::{PATIENCE, mark_secret, trace_log};
 
-/// A run of the binary. It is killed when it is forgotten.
+/// A run of the binary. It is killed when dropped.
 pub(super) struct Process {
     pub(super) child: Child,
     lines: Receiver<String>,
+    log_lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
-    /// What it prints is a token or a hash.
+    /// Whether its output is a token or a hash.
     prints_secrets: bool,
 }
 
@@ -37,24 +38,24 @@ pub(super) struct ProcessResult {
     pub(super) stderr: String,
 }
 
-/// What a development run prints for a person.
+/// What a hub in development prints when it has started.
 pub(super) struct Banner {
     pub(super) text: String,
     pub(super) address: SocketAddr,
     pub(super) token: String,
     pub(super) curl: String,
-    /// Of the demo user; empty where the users are those of a file.
+    /// The password of the demo user; empty if there is a login file.
     pub(super) password: String,
 }
 
-/// The binary, with nothing of this process's environment but where programs are.
+/// The binary, with no variable of this environment but the path of system programs.
 pub(super) fn wardcast(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast"));
     command.args(arguments).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command
 }
 
-/// Runs to the end.
+/// Runs a command until it exits.
 pub(super) fn run(command: &mut Command) -> ProcessResult {
     Process::start(command).wait_for_exit()
 }
@@ -71,26 +72,31 @@ impl Process {
                 mark_secret(value);
             }
         }
-        // Nothing but passwords is fed.
+        // The tests send only passwords and tokens to standard input.
         mark_secret(stdin.trim());
         let prints_secrets = command.get_args().any(|argument| argument == "token" || argument == "hash-password");
         let mut child = command.process_group(0).spawn().unwrap();
-        // Whoever does not read its input may be gone already.
+        // A command that does not read its input may have exited already.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || BufReader::new(stdout).lines().try_for_each(|line| sender.send(line.unwrap())));
+        let (log_sender, log_lines) = channel();
         let stderr = thread::spawn(move || {
-            let mut text = Vec::new();
-            stderr.read_to_end(&mut text).unwrap();
-            let text = String::from_utf8_lossy(&text).into_owned();
+            let mut text = String::new();
+            for line in BufReader::new(stderr).split(b'\n') {
+                let line = String::from_utf8_lossy(&line.unwrap()).into_owned();
+                text += &format!("{line}\n");
+                // Few tests read the log line by line.
+                let _ = log_sender.send(line);
+            }
             trace_log::record(&text);
             text
         });
-        Self { child, lines, stderr: Some(stderr), prints_secrets }
+        Self { child, lines, log_lines, stderr: Some(stderr), prints_secrets }
     }
 
-    /// A hub that listens, by what it prints in development.
+    /// Waits until a hub in development listens, and returns its banner.
     pub(super) fn banner(&mut self) -> Banner {
         let mut text = String::new();
         while !text.contains("Ctrl-C stops") {
@@ -113,23 +119,29 @@ impl Process {
         Banner { password, address, token: mark_secret(between("token=", '"')), curl, text }
     }
 
-    /// Sends a signal as soon as it is heard.
-    pub(super) async fn signal(&self, number: u32) {
-        wait_until("signals are heard", async || handles_signal(self.child.id(), number)).await;
+    /// Waits until the log has a line with this phrase.
+    pub(super) fn wait_for_log(&self, phrase: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let next = || self.log_lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        while !next().unwrap_or_else(|error| panic!("no {phrase:?} in the log: {error}")).contains(phrase) {}
+    }
+
+    /// Sends a signal. A hub handles signals before it prints its banner.
+    pub(super) fn signal(&self, number: u32) {
         let status = Command::new("kill").args([format!("-{number}"), self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process exits.
     pub(super) fn wait_for_exit(mut self) -> ProcessResult {
         let deadline = Instant::now() + PATIENCE;
         let mut stdout = Vec::new();
-        // Its output ends when it does.
+        // The output ends when the process exits.
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => stdout.push(if self.prints_secrets { mark_secret(line) } else { line }),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
+                Err(RecvTimeoutError::Timeout) => panic!("the process does not exit"),
             }
         }
         let status = self.child.wait().unwrap();
@@ -137,7 +149,7 @@ impl Process {
         ProcessResult { code: status.code(), stdout: stdout.join("\n"), stderr }
     }
 
-    /// Kills it; what it has said on stderr.
+    /// Kills the process; returns what it has written to stderr.
     pub(super) fn kill(&mut self) -> String {
         _ = self.child.kill();
         _ = self.child.wait();
@@ -152,11 +164,11 @@ impl Drop for Process {
 }
 
 impl ProcessResult {
-    /// It did not work, and said so in a way that has all of these.
+    /// Checks that the run failed, with all of these parts in its message.
     #[track_caller]
-    pub(super) fn assert_failed_with(&self, told: &[&str]) {
+    pub(super) fn assert_failed_with(&self, parts: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{}", self.stderr);
-        told.iter().for_each(|part| assert!(self.stderr.contains(part), "no {part:?} in {}", self.stderr));
+        parts.iter().for_each(|part| assert!(self.stderr.contains(part), "no {part:?} in {}", self.stderr));
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 }

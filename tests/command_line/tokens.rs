@@ -1,4 +1,4 @@
-//! Tokens made and judged on the command line, by the verifier that a hub has.
+//! The commands `token` and `check-token`, which check tokens with the verifier of the hub.
 
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::support::{Client, SECRET, mark_secret};
 
-/// A run of `token` with the secret of the tests.
+/// Runs `token` with the secret of the tests.
 fn make_token(arguments: &[&str]) -> ProcessResult {
     run(wardcast(&[&["token", "--user", "ann"], arguments].concat()).env("WARDCAST_AUTH__HMAC_SECRET", SECRET))
 }
 
-/// A run of `check-token` on this input, with the secret of the tests.
+/// Runs `check-token` on this input, with the secret of the tests.
 fn check_token(input: &str, arguments: &[&str]) -> ProcessResult {
     let mut command = wardcast(&[&["check-token"], arguments].concat());
     Process::start_with_input(command.env("WARDCAST_AUTH__HMAC_SECRET", SECRET), input).wait_for_exit()
@@ -27,9 +27,8 @@ async fn generated_token_carries_channels_caps_and_info_into_session() {
     let mut hub = Process::start(wardcast(&LOOPBACK).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
     let path = format!("/socket?token={}", made.stdout);
     let mut client = Client::connect(hub.banner().address, &path).await.unwrap();
-    let greeting = client.receive().await;
-    let subscribed = greeting.pointer("/push/connect/subs").and_then(Value::as_object).unwrap();
-    assert_eq!(subscribed.keys().collect::<Vec<_>>(), ["#ann", "news"]);
+    let connect = client.receive_connect_push().await;
+    assert_eq!(connect["subs"].as_object().unwrap().keys().collect::<Vec<_>>(), ["#ann", "news"]);
 }
 
 #[actix_rt::test]
@@ -38,11 +37,10 @@ async fn generated_subscription_token_opens_private_channel() {
     let mut hub = Process::start(wardcast(&LOOPBACK).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));
     let path = format!("/socket?token={}", made.stdout);
     let mut client = Client::connect(hub.banner().address, &path).await.unwrap();
-    client.receive().await;
-    let ask = |token: &str| json!({"id": 1, "subscribe": {"channel": "$payroll", "token": token}});
-    let refused = client.request(ask("")).await;
+    client.receive_connect_push().await;
+    let refused = client.subscribe_with("$payroll", json!({"token": ""})).await;
     assert!(refused["error"].is_object(), "{refused}");
-    let granted = client.request(ask(&subscription.stdout)).await;
+    let granted = client.subscribe_with("$payroll", json!({"token": subscription.stdout})).await;
     assert!(granted["subscribe"].is_object(), "{granted}");
 }
 
@@ -74,8 +72,8 @@ fn token_command_without_signing_key_explains_who_signs() {
 fn check_token_shows_times_and_permissions_of_valid_token() {
     let made =
         make_token(&["--ttl", "15m", "--channel", "news", "--caps", r#"{"channels":["a"],"allow":["pub","sub"]}"#]);
-    let told = check_token(&format!("{}\n", made.stdout), &[]);
-    assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{told:?}");
+    let result = check_token(&format!("{}\n", made.stdout), &[]);
+    assert_eq!((result.code, result.stderr.as_str()), (Some(0), ""), "{result:?}");
     for part in [
         "alg        \"HS256\"",
         "sub        \"ann\"",
@@ -85,12 +83,12 @@ fn check_token_shows_times_and_permissions_of_valid_token() {
         "may subscribe, publish in a\n",
         "Anyone who holds this token can read all of this",
     ] {
-        assert!(told.stdout.contains(part), "no {part:?} in {}", told.stdout);
+        assert!(result.stdout.contains(part), "no {part:?} in {}", result.stdout);
     }
     let header = format!("Authorization: Bearer {}", made.stdout);
-    assert_eq!(check_token(&header, &[]).code, Some(0), "as it stands in a header");
-    let told = check_token(&make_token(&["--subscription", "$payroll"]).stdout, &[]);
-    assert!(told.stdout.contains("lets the user \"ann\" subscribe to the channel \"$payroll\""), "{told:?}");
+    assert_eq!(check_token(&header, &[]).code, Some(0), "a whole header is accepted too");
+    let result = check_token(&make_token(&["--subscription", "$payroll"]).stdout, &[]);
+    assert!(result.stdout.contains("lets the user \"ann\" subscribe to the channel \"$payroll\""), "{result:?}");
 }
 
 #[test]
@@ -104,25 +102,26 @@ fn check_token_exits_1_with_reason_and_remedy_for_invalid_token() {
     assert_eq!(other.code, Some(1));
     assert!(other.stdout.contains("signed with another secret") && other.stdout.contains("\"ann\""), "{other:?}");
     assert!(other.stderr.contains("refuse") && !other.stderr.contains(&made), "{other:?}");
-    for (input, told) in
+    for (input, reason) in
         [("hello", "cannot be decoded"), (&made[..made.len() / 2], "copy it again"), ("a.b.c", "copy it again")]
     {
-        let ended = check_token(input, &[]);
-        assert!(ended.code == Some(1) && ended.stdout.contains(told), "{input}: {ended:?}");
+        let result = check_token(input, &[]);
+        assert!(result.code == Some(1) && result.stdout.contains(reason), "{input}: {result:?}");
     }
     check_token("", &[]).assert_failed_with(&["wardcast check-token < token.txt"]);
-    let bare = Process::start_with_input(&mut wardcast(&["check-token"]), &made).wait_for_exit();
-    assert!(bare.code == Some(1) && bare.stdout.contains("no key is configured here"), "{bare:?}");
+    let without_key = Process::start_with_input(&mut wardcast(&["check-token"]), &made).wait_for_exit();
+    assert!(without_key.code == Some(1), "{without_key:?}");
+    assert!(without_key.stdout.contains("no key is configured here"), "{without_key:?}");
 }
 
 #[test]
 fn check_token_prints_one_json_object_on_request() {
-    let told = check_token(&make_token(&[]).stdout, &["--json"]);
-    let object: Value = told.stdout.parse().unwrap();
+    let result = check_token(&make_token(&[]).stdout, &["--json"]);
+    let object: Value = result.stdout.parse().unwrap();
     assert_eq!((&object["verdict"]["good"], &object["claims"]["sub"]), (&json!(true), &json!("ann")));
-    let told = check_token("hello", &["--json"]);
-    let object: Value = told.stdout.parse().unwrap();
-    assert_eq!((told.code, &object["verdict"]["good"]), (Some(1), &json!(false)));
+    let result = check_token("hello", &["--json"]);
+    let object: Value = result.stdout.parse().unwrap();
+    assert_eq!((result.code, &object["verdict"]["good"]), (Some(1), &json!(false)));
     assert!(object["verdict"]["remedy"].is_string(), "{object}");
 }
 
@@ -131,7 +130,7 @@ fn check_token_escapes_terminal_control_characters() {
     let claims = json!({"sub": "\u{1b}[2J\u{9b}2J\u{202e}ann", "exp": 1, "\u{1b}]0;x": 1});
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     let forged = mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap());
-    let told = check_token(&forged, &[]);
+    let result = check_token(&forged, &[]);
     let is_plain = |c: char| c == '\n' || !c.is_control() && c != '\u{202e}';
-    assert!(told.stdout.chars().all(is_plain) && told.stdout.contains("1970-01-01"), "{told:?}");
+    assert!(result.stdout.chars().all(is_plain) && result.stdout.contains("1970-01-01"), "{result:?}");
 }

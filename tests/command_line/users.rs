@@ -1,18 +1,17 @@
-//! The login file, edited by `user` and read by hubs.
+//! The login file: edited by the command `user`, read by hubs.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use serde_json::json;
 
 use super::{
-    LOOPBACK, connect_with_token,
+    LOOPBACK, SIGHUP, connect_with_token,
     process::{Process, ProcessResult, run, wardcast},
     read_created_files,
 };
-use crate::support::{http, mark_secret, wait_until};
+use crate::support::{http, mark_secret};
 
-const SIGHUP: u32 = 1;
-
+/// A folder for a login file.
 struct UsersFolder {
     folder: tempfile::TempDir,
 }
@@ -26,7 +25,7 @@ impl UsersFolder {
         self.folder.path().join("users.toml")
     }
 
-    /// Its text, in which the hashes are marked.
+    /// The text of the file. Marks its hashes as secrets.
     fn text(&self) -> String {
         let text = fs::read_to_string(self.file()).unwrap();
         text.lines()
@@ -35,13 +34,15 @@ impl UsersFolder {
         text
     }
 
+    /// Runs `user` on the file.
     fn user(&self, arguments: &[&str], password: &str) -> ProcessResult {
         let file = self.file();
         let arguments = [&["user"], arguments, &["--file", file.to_str().unwrap()]].concat();
         Process::start_with_input(&mut wardcast(&arguments), password).wait_for_exit()
     }
 
-    fn hub(&self) -> Process {
+    /// Starts a hub with the file.
+    fn start_hub(&self) -> Process {
         let users = format!("login.users_file={}", self.file().display());
         Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", &users]].concat()))
     }
@@ -63,7 +64,7 @@ async fn added_user_can_log_in_and_gets_the_granted_channels() {
     assert_eq!((added.code, added.stderr.as_str()), (Some(0), ""), "{added:?}");
     home.text();
     assert_eq!(fs::metadata(home.file()).unwrap().permissions().mode() & 0o777, 0o600);
-    let mut hub = home.hub();
+    let mut hub = home.start_hub();
     let banner = hub.banner();
     assert!(banner.text.contains("users.toml") && !banner.text.contains("user demo"), "{}", banner.text);
     let response = log_in(banner.address, "ann", "right horse").await;
@@ -75,22 +76,23 @@ async fn added_user_can_log_in_and_gets_the_granted_channels() {
 async fn sighup_reloads_users_file_and_invalid_file_keeps_old_users() {
     let home = UsersFolder::new();
     home.user(&["add", "ann"], "right horse\n");
-    let mut hub = home.hub();
+    let mut hub = home.start_hub();
     let address = hub.banner().address;
     assert_eq!(log_in(address, "bob", "wrong horse").await.status, 401);
     home.user(&["add", "bob"], "wrong horse\n");
     home.user(&["remove", "ann"], "");
     home.text();
-    hub.signal(SIGHUP).await;
-    wait_until("bob can log in", async || log_in(address, "bob", "wrong horse").await.status == 200).await;
+    hub.signal(SIGHUP);
+    hub.wait_for_log("reloaded login file");
+    assert_eq!(log_in(address, "bob", "wrong horse").await.status, 200);
     assert_eq!(log_in(address, "ann", "right horse").await.status, 401);
 
     fs::write(home.file(), "[[users]]\nname = \"eve\"\npassword = \"in the clear\"\n").unwrap();
-    hub.signal(SIGHUP).await;
+    hub.signal(SIGHUP);
+    hub.wait_for_log("login file reload failed");
     assert_eq!(log_in(address, "bob", "wrong horse").await.status, 200);
-    hub.signal(15).await;
-    let stderr = hub.wait_for_exit().stderr;
-    assert!(stderr.contains("login file reload failed") && stderr.contains("hash-password"), "{stderr}");
+    let stderr = hub.kill();
+    assert!(stderr.contains("hash-password"), "the log must say what to do: {stderr}");
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn edits_keep_comments_and_formatting_of_users_file() {
     assert_ne!(after, text);
     assert_eq!(fs::metadata(home.file()).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(home.user(&["list"], "").stdout, "ann  caps");
-    assert_eq!(fs::read_dir(home.folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(home.folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 
 #[test]
@@ -165,9 +167,9 @@ async fn init_keeps_existing_users() {
     let made = run(&mut wardcast(&["init", "--dir", dir]));
     read_created_files(dir);
     assert!(made.code == Some(0) && made.stdout.contains("wardcast user passwd NAME --file"), "{made:?}");
-    assert!(!made.stdout.contains("Log in as"), "nobody was added: {made:?}");
+    assert!(!made.stdout.contains("Log in as"), "no user was added: {made:?}");
     assert_eq!(home.text(), before);
-    let mut hub = home.hub();
+    let mut hub = home.start_hub();
     assert_eq!(log_in(hub.banner().address, "ann", "right horse").await.status, 200);
 }
 
@@ -178,14 +180,14 @@ fn init_refuses_invalid_user_name_and_quotes_valid_name_for_the_shell() {
     let init = |user: &str| run(&mut wardcast(&["init", "--dir", dir.to_str().unwrap(), "--user", user]));
     for bad in ["", "red\u{1b}[31m"] {
         init(bad).assert_failed_with(&["1 to 255 bytes"]);
-        assert!(!dir.exists(), "nothing was made");
+        assert!(!dir.exists(), "no file was created");
     }
     let made = init("o'brien");
     read_created_files(dir.to_str().unwrap());
     let line = made.stdout.lines().find(|line| line.contains("/auth/login")).unwrap();
     let script = line.trim().replacen("curl ", "printf '%s\\n' ", 1);
-    let said = run(std::process::Command::new("sh").args(["-c", &script]));
-    let body: serde_json::Value = said.stdout.lines().last().unwrap().parse().unwrap();
+    let printed = run(std::process::Command::new("sh").args(["-c", &script]));
+    let body: serde_json::Value = printed.stdout.lines().last().unwrap().parse().unwrap();
     mark_secret(body["password"].as_str().unwrap());
     assert_eq!(body["username"], "o'brien");
 }
@@ -198,6 +200,6 @@ fn control_characters_from_files_are_escaped_on_the_terminal() {
     assert_eq!(list.stdout.trim_end(), r"red\u{1b}[31m\u{202e}");
     let settings = home.folder.path().join("wardcast.toml");
     fs::write(&settings, "\"red\\u001b[31m\" = 1\n").unwrap();
-    let told = run(&mut wardcast(&["config", "check", "--config", settings.to_str().unwrap()]));
-    told.assert_failed_with(&[r"red\u{1b}[31m (from ", "unknown key"]);
+    let result = run(&mut wardcast(&["config", "check", "--config", settings.to_str().unwrap()]));
+    result.assert_failed_with(&[r"red\u{1b}[31m (from ", "unknown key"]);
 }

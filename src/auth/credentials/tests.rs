@@ -1,4 +1,4 @@
-//! Attacks on the doors: where a token stands, and what only looks like one.
+//! Attacks on credentials: tokens in unexpected places, and values that only look like tokens.
 
 use proptest::prelude::*;
 
@@ -9,41 +9,34 @@ const ALL: [Door; 7] =
 const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
 const COOKIE: &str = "wardcast_token";
 
-fn token<'a>(query: &'a str, protocols: &'a [&'a str]) -> Result<Option<String>, CredentialError> {
-    let found = find_credentials(CredentialSources { query, protocols, ..CredentialSources::default() }, &ALL, COOKIE)?
-        .credential;
-    Ok(found.map(|credential| match credential {
-        Credential::Token(token) => token.into_owned(),
-        other => panic!("{other:?}"),
-    }))
+fn find<'a>(sources: CredentialSources<'_, 'a>) -> Result<HandshakeCredentials<'a>, CredentialError> {
+    find_credentials(sources, &ALL, COOKIE)
 }
 
-fn header(values: &[&str]) -> Result<Option<Credential<'static>>, CredentialError> {
+fn token<'a>(query: &'a str, protocols: &'a [&'a str]) -> Result<Option<Credential<'a>>, CredentialError> {
+    find(CredentialSources { query, protocols, ..Default::default() }).map(|found| found.credential)
+}
+
+fn header<'a>(values: &[&'a str]) -> Result<Option<Credential<'a>>, CredentialError> {
     let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
-    let found =
-        find_credentials(CredentialSources { authorization: &values, ..CredentialSources::default() }, &ALL, COOKIE)?;
-    Ok(found.credential.map(|credential| match credential {
-        Credential::Token(token) => Credential::Token(Cow::Owned(token.into_owned())),
-        other => panic!("{other:?}"),
-    }))
+    find(CredentialSources { authorization: &values, ..Default::default() }).map(|found| found.credential)
 }
 
-fn cookies(values: &[&[u8]]) -> Result<Option<String>, CredentialError> {
-    let found = find_credentials(CredentialSources { cookies: values, ..CredentialSources::default() }, &ALL, COOKIE)?
-        .credential;
-    Ok(found.map(|credential| match credential {
-        Credential::Cookie(token) => token.to_owned(),
-        other => panic!("{other:?}"),
-    }))
+fn cookies<'a>(values: &[&'a [u8]]) -> Result<Option<Credential<'a>>, CredentialError> {
+    find(CredentialSources { cookies: values, ..Default::default() }).map(|found| found.credential)
+}
+
+fn is_token(token: &str) -> Result<Option<Credential<'_>>, CredentialError> {
+    Ok(Some(Credential::Token(token.into())))
 }
 
 #[test]
 fn three_query_parameters_carry_a_token() {
     for query in [format!("token={JWT}"), format!("a=b&access_token={JWT}"), format!("authorization=Bearer%20{JWT}")] {
-        assert_eq!(token(&query, &[]).unwrap().as_deref(), Some(JWT), "{query}");
+        assert_eq!(token(&query, &[]), is_token(JWT), "{query}");
     }
-    assert_eq!(token("token=", &[]).unwrap().as_deref(), Some(""), "empty is a bad token, not none");
-    assert_eq!(token("", &[]).unwrap(), None);
+    assert_eq!(token("token=", &[]), is_token(""), "an empty token is a token");
+    assert_eq!(token("", &[]), Ok(None));
 }
 
 #[test]
@@ -59,11 +52,7 @@ fn ambiguous_or_badly_encoded_queries_are_refused() {
 #[test]
 fn a_known_subprotocol_is_answered_and_a_token_only_when_offered_alone() {
     let answer = |protocols: &[&'static str]| {
-        find_credentials(CredentialSources { protocols, ..CredentialSources::default() }, &ALL, COOKIE)
-            .unwrap()
-            .subprotocol
-            .unwrap_or("none")
-            .to_owned()
+        find(CredentialSources { protocols, ..Default::default() }).unwrap().subprotocol.unwrap_or("none").to_owned()
     };
     assert_eq!(answer(&["wardcast.v1", JWT]), "wardcast.v1");
     assert_eq!(answer(&[JWT, "centrifuge-json"]), "centrifuge-json");
@@ -71,15 +60,19 @@ fn a_known_subprotocol_is_answered_and_a_token_only_when_offered_alone() {
     assert_eq!(answer(&["bearer.opaque"]), "bearer.opaque");
     assert_eq!(answer(&["chat", JWT]), "none");
     assert_eq!(answer(&["chat"]), "none");
-    assert_eq!(token("", &["wardcast.v1", "bearer.opaque"]).unwrap().as_deref(), Some("opaque"));
-    assert_eq!(token("", &["v1.proto.example"]).unwrap(), None, "a dotted name is no token");
+    assert_eq!(token("", &["wardcast.v1", "bearer.opaque"]), is_token("opaque"));
+    assert_eq!(token("", &["v1.proto.example"]), Ok(None), "a name with dots is no token");
     assert_eq!(answer(&[PROTOBUF_SUBPROTOCOL, JWT]), PROTOBUF_SUBPROTOCOL);
-    assert_eq!(answer(&[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL]), JSON_SUBPROTOCOL, "what the client would like best");
+    assert_eq!(
+        answer(&[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL]),
+        JSON_SUBPROTOCOL,
+        "the first one that the client offers"
+    );
 }
 
 #[test]
 fn a_ticket_counts_as_an_explicit_credential() {
-    let found = |query| find_credentials(CredentialSources { query, ..CredentialSources::default() }, &ALL, COOKIE);
+    let found = |query| find(CredentialSources { query, ..Default::default() });
     assert_eq!(found("a=b&ticket=x%2Dy").unwrap().credential, Some(Credential::Ticket("x-y".into())));
     for query in ["ticket=a&ticket=a", "ticket=a&token=b", "ticket=a&access_token="] {
         assert_eq!(found(query), Err(CredentialError::MultipleTokens), "{query}");
@@ -90,13 +83,13 @@ fn a_ticket_counts_as_an_explicit_credential() {
 #[test]
 fn exactly_one_bearer_authorization_header_is_accepted_in_any_letter_case() {
     for value in ["Bearer T", "bearer T", "BEARER    T  ", "  Bearer T"] {
-        assert_eq!(header(&[value]), Ok(Some(Credential::Token("T".into()))), "{value}");
+        assert_eq!(header(&[value]), is_token("T"), "{value}");
     }
     for values in [&["Basic T"][..], &["Bearer"], &[""], &["T"], &["Bearer T", "Bearer T"], &["Basic T", "Bearer T"]] {
         assert_eq!(header(values), Err(CredentialError::AuthorizationHeader), "{values:?}");
     }
-    let twice = CredentialSources { query: "token=a", authorization: &[b"Bearer T"], ..CredentialSources::default() };
-    assert_eq!(find_credentials(twice, &ALL, COOKIE), Err(CredentialError::MultipleTokens));
+    let twice = CredentialSources { query: "token=a", authorization: &[b"Bearer T"], ..Default::default() };
+    assert_eq!(find(twice), Err(CredentialError::MultipleTokens));
 }
 
 #[test]
@@ -112,7 +105,7 @@ fn the_cookie_is_found_by_its_exact_name_and_a_duplicate_is_refused() {
         (b"", None),
         (b";;=;", None),
     ] {
-        assert_eq!(cookies(&[value]), Ok(found.map(str::to_owned)), "{value:?}");
+        assert_eq!(cookies(&[value]), Ok(found.map(Credential::Cookie)), "{value:?}");
     }
     assert_eq!(cookies(&[b"wardcast_token=a; wardcast_token=a"]), Err(CredentialError::MultipleCookies));
     assert_eq!(cookies(&[b"wardcast_token=a", b"wardcast_token=b"]), Err(CredentialError::MultipleCookies));
@@ -120,12 +113,9 @@ fn the_cookie_is_found_by_its_exact_name_and_a_duplicate_is_refused() {
 
 #[test]
 fn an_explicit_token_takes_precedence_over_the_cookie() {
-    let both = CredentialSources {
-        query: "token=a",
-        cookies: &[b"wardcast_token=b; wardcast_token=c"],
-        ..CredentialSources::default()
-    };
-    assert_eq!(find_credentials(both, &ALL, COOKIE).unwrap().credential, Some(Credential::Token("a".into())));
+    let both =
+        CredentialSources { query: "token=a", cookies: &[b"wardcast_token=b; wardcast_token=c"], ..Default::default() };
+    assert_eq!(find(both).unwrap().credential, Some(Credential::Token("a".into())));
 }
 
 #[test]
@@ -154,13 +144,13 @@ fn debug_output_never_contains_a_credential() {
     let cookie = format!("{COOKIE}={JWT}");
     let text = format!("Authorization: Bearer {JWT}");
     let mut printed = format!("{:?}", parse_first_message(&text));
-    for request in [
-        CredentialSources { query: &query, ..CredentialSources::default() },
-        CredentialSources { query: &ticket, ..CredentialSources::default() },
-        CredentialSources { protocols: &protocols, ..CredentialSources::default() },
-        CredentialSources { cookies: &[cookie.as_bytes()], ..CredentialSources::default() },
+    for sources in [
+        CredentialSources { query: &query, ..Default::default() },
+        CredentialSources { query: &ticket, ..Default::default() },
+        CredentialSources { protocols: &protocols, ..Default::default() },
+        CredentialSources { cookies: &[cookie.as_bytes()], ..Default::default() },
     ] {
-        printed += &format!("{:?}", find_credentials(request, &ALL, COOKIE).unwrap());
+        printed += &format!("{:?}", find(sources).unwrap());
     }
     assert!(printed.contains("Token") && printed.contains("Ticket") && !printed.contains(JWT), "{printed}");
 }
@@ -177,7 +167,7 @@ fn the_first_message_is_parsed_like_an_http_header() {
 }
 
 proptest! {
-    /// Whatever is offered, nothing panics, and a token is answered only when a client offered nothing else.
+    /// A token is answered only if the client offered nothing else.
     #[test]
     fn the_answered_subprotocol_is_known_or_the_only_one_offered(
         query in "(token|ticket|authorization|x|&|=|%|%2|%41|%00|Bearer| |é){0,12}",
@@ -194,9 +184,9 @@ proptest! {
         let protocols: Vec<&str> = protocols.iter().map(String::as_str).collect();
         let authorization: Vec<&[u8]> = authorization.iter().map(|value| value.as_bytes()).collect();
         let cookies: Vec<&[u8]> = cookies.iter().map(|value| value.as_bytes()).collect();
-        let request =
+        let sources =
             CredentialSources { query: &query, protocols: &protocols, authorization: &authorization, cookies: &cookies };
-        let answer = find_credentials(request, &ALL, COOKIE).ok().and_then(|offer| offer.subprotocol);
+        let answer = find(sources).ok().and_then(|credentials| credentials.subprotocol);
         prop_assert!(answer.is_none_or(|answer| SUBPROTOCOLS.contains(&answer) || protocols == [answer]));
     }
 }

@@ -1,4 +1,4 @@
-//! JSON Web Keys (RFC 7517, RFC 8037): a closed list of members, whose lengths are checked before any library sees them.
+//! JSON Web Keys (RFC 7517, RFC 8037). Only known members are read, and their lengths are checked before a library uses them.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::material::{KeyMaterial, without_leading_zeros};
 use crate::config::is_published_sample;
 
-/// The members that are read; others, like `x5c`, are passed over.
+/// The members that are read. Others, such as `x5c`, are ignored.
 #[derive(Deserialize)]
 pub(super) struct Jwk<'a> {
     #[serde(borrow)]
@@ -34,30 +34,37 @@ fn is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool,
 }
 
 impl<'a> Jwk<'a> {
+    /// Parses a JWK.
+    ///
     /// # Errors
-    /// Not serde's own words: they may quote the key.
+    /// What is wrong. serde's own error is not shown: it may quote the key.
     pub(super) fn parse(json: &'a str) -> Result<Self, String> {
-        serde_json::from_str(json).map_err(|_| "is no JWK: a JSON object whose members are text (RFC 7517)".to_owned())
+        serde_json::from_str(json)
+            .map_err(|_| "is not a JWK: a JSON object whose members are strings (RFC 7517)".to_owned())
     }
 
+    /// Converts the members to key material.
+    ///
     /// # Errors
-    /// What is wrong and what would be right.
+    /// What is wrong, and the remedy.
     pub(super) fn to_key_material(&self) -> Result<KeyMaterial, String> {
         if self.usage.as_ref().is_some_and(|usage| usage != "sig")
             || self.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
         {
-            return Err("is not meant for signatures (use, key_ops); name one that is".to_owned());
+            return Err("is not for verifying signatures (use, key_ops); name one that is".to_owned());
         }
         if self.d {
             return Err(
-                "holds a private key, and verifying wants the public members only; leave the others out".to_owned()
+                "contains a private key, but verifying needs only the public members; leave out the others".to_owned()
             );
         }
         match (&*self.kty, self.crv.as_deref()) {
             ("oct", _) => {
                 let secret = KeyMaterial::Secret(member_bytes(&self.k, "k", None)?);
                 if self.k.as_ref().is_some_and(|k| is_published_sample(k.as_bytes())) {
-                    return Err("is a sample that everybody knows; make one with: openssl rand -hex 32".to_owned());
+                    return Err(
+                        "is a published sample that everyone knows; create one with: openssl rand -hex 32".to_owned()
+                    );
                 }
                 Ok(secret)
             }
@@ -68,20 +75,21 @@ impl<'a> Jwk<'a> {
             ("EC", Some("P-256")) => self.point(32).map(KeyMaterial::P256),
             ("EC", Some("P-384")) => self.point(48).map(KeyMaterial::P384),
             ("OKP", Some("Ed25519")) => member_bytes(&self.x, "x", Some(32)).map(KeyMaterial::Ed25519),
-            _ => Err("is of a kty or crv that is not verified here; oct, RSA, EC (P-256, P-384) and OKP (Ed25519) \
-                      are"
-            .to_owned()),
+            _ => {
+                Err("has a kty or crv that is not supported; use oct, RSA, EC (P-256, P-384) or OKP (Ed25519)"
+                    .to_owned())
+            }
         }
     }
 
-    /// Uncompressed (SEC 1 §2.3.3).
+    /// Returns the uncompressed point (SEC 1 §2.3.3).
     fn point(&self, length: usize) -> Result<Vec<u8>, String> {
         let (x, y) = (member_bytes(&self.x, "x", Some(length))?, member_bytes(&self.y, "y", Some(length))?);
         Ok([&[4][..], &x, &y].concat())
     }
 }
 
-/// A member's bytes, of exactly this length where one is given.
+/// Decodes a member, which must have exactly `length` bytes if that is given.
 fn member_bytes(member: &Option<String>, name: &str, length: Option<usize>) -> Result<Vec<u8>, String> {
     let text = member.as_ref().ok_or_else(|| format!("has no {name}; export the key again"))?;
     let bytes = BASE64_URL_SAFE_NO_PAD
@@ -89,16 +97,16 @@ fn member_bytes(member: &Option<String>, name: &str, length: Option<usize>) -> R
         .map_err(|_| format!("has a {name} that is not base64url without padding (RFC 7515 §2)"))?;
     match length {
         Some(length) if bytes.len() != length => {
-            Err(format!("has a {name} of {} bytes, and it must have {length}; export the key again", bytes.len()))
+            Err(format!("has a {name} of {} bytes, but it must have {length}; export the key again", bytes.len()))
         }
         _ => Ok(bytes),
     }
 }
 
-/// The members of a JWK set (RFC 7517 §5).
+/// Splits a JWK set (RFC 7517 §5) into its keys.
 ///
 /// # Errors
-/// When it is none.
+/// If the text is not a JWK set.
 pub(super) fn parse_set(json: &str) -> Result<Vec<&RawValue>, String> {
     #[derive(Deserialize)]
     struct Set<'a> {
@@ -106,5 +114,5 @@ pub(super) fn parse_set(json: &str) -> Result<Vec<&RawValue>, String> {
         keys: Vec<&'a RawValue>,
     }
     let set: Result<Set<'_>, _> = serde_json::from_str(json);
-    set.map(|set| set.keys).map_err(|_| "is no JWK set: {\"keys\":[…]} (RFC 7517 §5)".to_owned())
+    set.map(|set| set.keys).map_err(|_| "is not a JWK set: {\"keys\":[…]} (RFC 7517 §5)".to_owned())
 }

@@ -1,5 +1,5 @@
-//! What a key is made of, from PEM (RFC 7468) or a JWK's members, and whether it fits an algorithm and is strong enough for
-//! it (RFC 7518 §3, RFC 8725 §3.5). Problems are told with their remedy and never with material.
+//! Key material from PEM (RFC 7468) or the members of a JWK. Checks that it fits the algorithm and is strong enough (RFC 7518 §3,
+//! RFC 8725 §3.5). Errors contain a remedy, and never key material.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -7,12 +7,12 @@ use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 
 use crate::config::find_weakness;
 
-/// Below, RSA is broken by who can pay for it; above, aws-lc verifies nothing.
+/// Shorter RSA keys can be broken with enough money; aws-lc does not verify with longer ones.
 const ALLOWED_RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-const EXPORT_PEM: &str = "make one with: openssl pkey -in private.pem -pubout";
+const EXPORT_PEM: &str = "create it with: openssl pkey -in private.pem -pubout";
 
-/// Key material, without algorithm. It has no `Debug`: nothing may print a secret.
+/// Key material without an algorithm. It has no `Debug`, so that nothing can print a secret.
 pub(super) enum KeyMaterial {
     /// For HS*.
     Secret(Vec<u8>),
@@ -27,7 +27,7 @@ pub(super) enum KeyMaterial {
 }
 
 impl KeyMaterial {
-    /// What stands in a file that belongs to an algorithm: the secret itself for HS*, a PEM for all others.
+    /// Parses the content of a key file: the secret itself for HS*, PEM for all other algorithms.
     pub(super) fn from_file(bytes: &[u8], algorithm: Algorithm) -> Result<Self, String> {
         match algorithm {
             Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
@@ -40,28 +40,28 @@ impl KeyMaterial {
 
     fn from_pem(pem: &[u8]) -> Result<Self, String> {
         if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
-            return Err(format!("holds a private key, and verifying wants the public one; {EXPORT_PEM}"));
+            return Err(format!("contains a private key, but verifying needs the public one; {EXPORT_PEM}"));
         }
         let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .map_err(|_| format!("has no PEM of a public key (BEGIN PUBLIC KEY); {EXPORT_PEM}"))?;
+            .map_err(|_| format!("contains no PEM of a public key (BEGIN PUBLIC KEY); {EXPORT_PEM}"))?;
         from_spki(&spki).ok_or_else(|| {
-            format!("is no public key of RSA, P-256, P-384 or Ed25519; {EXPORT_PEM}, from a key of these")
+            format!("is not a public key of RSA, P-256, P-384 or Ed25519; {EXPORT_PEM}, from a key of these types")
         })
     }
 
-    /// The key, if it is one for `algorithm`.
+    /// Converts the material to a key for `algorithm`.
     ///
     /// # Errors
-    /// What is wrong and what would be right.
+    /// What is wrong, and the remedy.
     pub(super) fn into_decoding_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
         use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
-        let off_curve = || "is not a point of its curve; export the public key again".to_owned();
+        let off_curve = || "is not a point on its curve; export the public key again".to_owned();
         match (algorithm, self) {
             (HS256 | HS384 | HS512, Self::Secret(secret)) => {
                 let at_least = min_secret_bytes(algorithm);
                 match find_weakness(&secret, at_least) {
                     None => Ok(DecodingKey::from_secret(&secret)),
-                    Some(problem) => Err(format!("{problem}; make one with: openssl rand -hex {at_least}")),
+                    Some(problem) => Err(format!("{problem}; create one with: openssl rand -hex {at_least}")),
                 }
             }
             (RS256 | RS384 | RS512 | PS256 | PS384 | PS512, Self::Rsa { n, e }) => {
@@ -78,7 +78,7 @@ impl KeyMaterial {
             }
             (EdDSA, Self::Ed25519(x)) if x.len() == 32 => Ok(DecodingKey::from_ed_der(&x)),
             (algorithm, other) => Err(format!(
-                "is {} and {algorithm:?} wants another kind of key; set the algorithm that the key is for",
+                "is {}, but {algorithm:?} needs another type of key; set the algorithm of the key",
                 other.kind()
             )),
         }
@@ -95,7 +95,7 @@ impl KeyMaterial {
     }
 }
 
-/// The fewest bytes of a secret: its hash's (RFC 7518 §3.2).
+/// Returns the minimum length of a secret: that of the hash (RFC 7518 §3.2).
 fn min_secret_bytes(algorithm: Algorithm) -> usize {
     match algorithm {
         Algorithm::HS512 => 64,
@@ -109,20 +109,22 @@ fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
     let bits = (8 * n.len()).saturating_sub(leading);
     if !ALLOWED_RSA_BITS.contains(&bits) {
         return Err(format!(
-            "has {bits} bits and must have {} to {}; make one with: openssl genrsa 2048",
+            "has {bits} bits, but must have {} to {}; create one with: openssl genrsa 2048",
             ALLOWED_RSA_BITS.start(),
             ALLOWED_RSA_BITS.end()
         ));
     }
-    // With e = 1 every message is its own signature; more than 33 bits aws-lc does not take.
+    // With e = 1 every message is its own signature. aws-lc does not accept more than 33 bits.
     let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
     if !is_odd(n) || !is_odd(e) || e == [1] || e.len() > 4 {
-        return Err("is no sound RSA key (modulus and exponent are odd, the exponent is usually 65537)".to_owned());
+        return Err(
+            "is not a valid RSA key (modulus and exponent must be odd; the exponent is usually 65537)".to_owned()
+        );
     }
     Ok(())
 }
 
-/// The key in a SubjectPublicKeyInfo (RFC 5280 §4.1, RFC 3279 §2.3, RFC 8410 §4).
+/// Parses a SubjectPublicKeyInfo (RFC 5280 §4.1, RFC 3279 §2.3, RFC 8410 §4).
 fn from_spki(der: &[u8]) -> Option<KeyMaterial> {
     const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
     const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
@@ -132,7 +134,7 @@ fn from_spki(der: &[u8]) -> Option<KeyMaterial> {
 
     let mut info = single_element(SEQUENCE, der)?;
     let mut algorithm = take_element(SEQUENCE, &mut info)?;
-    // The first byte says how many bits at the end are not used.
+    // The first byte is the number of unused bits at the end.
     let key = single_element(BIT_STRING, info)?.strip_prefix(&[0])?;
     match take_element(OBJECT_IDENTIFIER, &mut algorithm)? {
         RSA => {
@@ -156,7 +158,7 @@ const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 
-/// Takes one DER element (X.690 §8.1) of this tag and gives what is in it.
+/// Takes one DER element (X.690 §8.1) with this tag and returns its content.
 fn take_element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (&[found, length], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match length {
@@ -172,12 +174,12 @@ fn take_element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
     (found == tag).then_some(inside)
 }
 
-/// The same, with nothing behind it.
+/// Returns the content of the only DER element in `der`, if it has this tag.
 fn single_element(tag: u8, mut der: &[u8]) -> Option<&[u8]> {
     take_element(tag, &mut der).filter(|_| der.is_empty())
 }
 
-/// A number without the zeros in front of it.
+/// Returns a big-endian number without leading zeros.
 pub(super) fn without_leading_zeros(mut number: &[u8]) -> &[u8] {
     while let [0, rest @ ..] = number {
         number = rest;

@@ -1,5 +1,5 @@
-//! The keys that verify tokens: from the configuration and the files that it names, each with one algorithm. What is weak
-//! or does not fit is refused at start; a token can only choose among them.
+//! The keys that verify tokens, from the configuration and from the files that it names. Each has exactly one algorithm. Weak keys
+//! and keys that do not fit their algorithm are refused at start. A token can only choose among the configured keys.
 
 mod jwk;
 mod material;
@@ -7,29 +7,25 @@ mod material;
 use std::{collections::HashSet, fs::File, io::Read, path::Path};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::{
-    Deserialize,
-    de::{IntoDeserializer, value},
-};
 
 use self::{jwk::Jwk, material::KeyMaterial};
 use crate::{
     clock::{Millis, NEVER},
-    config::{self, KeyAlgorithm, KeyPurpose, Secret},
+    config::{self, KeyPurpose, Secret},
 };
 
 /// The id of `login.key`.
 pub(super) const LOGIN_KEY_ID: &str = "login";
-/// The longest key file: a set of hundreds of keys.
+/// Maximum length of a key file. It is enough for a set of hundreds of keys.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// A key that cannot be used, and what to do about it. Never quotes material.
+/// Why a key cannot be used, and what to do about it. Never quotes key material.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct KeyError {
-    /// Its place in the configuration, its id or file.
+    /// The configuration key, id or file of the key.
     pub key: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and the remedy.
     pub problem: String,
 }
 
@@ -37,30 +33,30 @@ pub struct KeyError {
 #[derive(Debug)]
 pub(super) struct VerificationKey {
     pub(super) id: Option<String>,
-    /// Tokens of this issuer only.
+    /// The key verifies only tokens of this issuer.
     pub(super) issuer: Option<String>,
-    /// The one algorithm that it verifies; what the token says has to agree.
+    /// The only algorithm. `alg` of a token has to be the same.
     pub(super) algorithm: Algorithm,
     pub(super) purpose: KeyPurpose,
-    /// From here on it verifies nothing, and what it has verified ends.
+    /// From then on the key verifies nothing, and the sessions of its tokens expire.
     pub(super) not_after: Millis,
     pub(super) material: DecodingKey,
 }
 
-/// All of them.
+/// All keys of the configuration.
 pub(super) struct VerificationKeys {
     list: Vec<VerificationKey>,
-    /// Whether there are `auth.keys`: then a `kid` has to be one of theirs.
+    /// Whether `auth.keys` is not empty. Then a `kid` has to be the id of one of them.
     has_configured: bool,
 }
 
 impl VerificationKeys {
-    /// Reads and judges the keys of `[auth]` and `[login]`.
+    /// Reads and checks the keys of `[auth]` and `[login]`.
     pub(super) fn read(auth: &config::AuthConfig, login_key: &Secret) -> Result<Self, KeyError> {
         let mut list = Vec::new();
         for (place, id, secret, purpose) in [
             ("auth.hmac_secret", None, &auth.hmac_secret, KeyPurpose::Any),
-            // What the login gives out opens connections; for single channels a backend decides.
+            // Tokens of the login open connections. Subscriptions to single channels are decided by a backend.
             ("login.key", Some(LOGIN_KEY_ID.to_owned()), login_key, KeyPurpose::Connection),
         ] {
             if !secret.is_empty() {
@@ -77,22 +73,22 @@ impl VerificationKeys {
         }
         let mut seen = HashSet::new();
         if let Some(twice) = list.iter().find(|key| !seen.insert((&key.issuer, &key.id))) {
-            let key = twice.id.as_ref().map_or("a key without an id".to_owned(), |id| format!("the key {id:?}"));
-            let problem = "there are two of it for one issuer; give each an id (kid) of its own".to_owned();
+            let key = twice.id.as_ref().map_or("the key without an id".to_owned(), |id| format!("the key {id:?}"));
+            let problem = "configured twice for the same issuer; give each key a different id (kid)".to_owned();
             return Err(KeyError { key, problem });
         }
         Ok(Self { list, has_configured: !auth.keys.is_empty() })
     }
 
-    /// What is wrong with any of them, where [`Self::read`] tells the first.
+    /// Returns the errors of all keys. [`Self::read`] reports only the first.
     pub(super) fn errors(auth: &config::AuthConfig, login_key: &Secret) -> Vec<KeyError> {
         let of = |configured| read_entry(configured).err().map(|problem| KeyError { key: label(configured), problem });
         let errors: Vec<KeyError> = auth.keys.iter().filter_map(of).collect();
         if errors.is_empty() { Self::read(auth, login_key).err().into_iter().collect() } else { errors }
     }
 
-    /// The one key for a token with this `kid`. Among keys of one id, `unverified_issuer` decides, which the signature then has
-    /// to prove: no token makes us try one key after the other.
+    /// Returns the key for a token with this `kid`. If several keys have the id, the unverified issuer of the token selects one;
+    /// the signature then has to prove the issuer. At most one key is tried for a token.
     pub(super) fn select(
         &self,
         kid: Option<&str>,
@@ -109,14 +105,14 @@ impl VerificationKeys {
                 of(issuer.as_deref()).or_else(|| of(None))
             }
             _ if kid.is_none() => self.list.first().filter(|_| self.list.len() == 1),
-            // Issuers with one shared secret put into `kid` what they like.
+            // With only a shared secret, issuers may put any value into `kid`.
             _ if !self.has_configured => self.list.iter().find(|key| key.id.is_none()),
             _ => None,
         }
     }
 }
 
-/// How a key is called in a fault.
+/// Names a key in errors.
 fn label(key: &config::KeyConfig) -> String {
     let path = key.file.as_deref().or(key.jwks.as_deref()).map(Path::display);
     match (key.id.as_str(), path) {
@@ -127,48 +123,50 @@ fn label(key: &config::KeyConfig) -> String {
     }
 }
 
-/// One entry of `auth.keys`; a set gives several keys.
+/// Reads one entry of `auth.keys`. A JWK set yields several keys.
 fn read_entry(configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, String> {
     let id = Some(configured.id.clone()).filter(|id| !id.is_empty());
     match (&configured.file, &configured.jwks) {
         (Some(path), None) if configured.jwk.is_empty() => {
-            let algorithm = configured.algorithm.ok_or("has no algorithm; the key decides it, not the token")?;
-            let algorithm = library_algorithm(algorithm);
+            let algorithm =
+                configured.algorithm.ok_or("has no algorithm; set it, since it is never taken from a token")?;
             let material = KeyMaterial::from_file(&read_file(path)?, algorithm)?.into_decoding_key(algorithm)?;
-            let id = Some(id.ok_or("has no id; give it the kid of its tokens")?);
+            let id = Some(id.ok_or("has no id; set it to the kid of its tokens")?);
             Ok(vec![verification_key(configured, id, algorithm, material)])
         }
         (None, Some(path)) if configured.jwk.is_empty() && id.is_none() => read_jwk_set(configured, path),
         (None, None) if !configured.jwk.is_empty() => {
             let jwk = Jwk::parse(configured.jwk.expose())?;
             if id.is_some() && jwk.kid.is_some() && id != jwk.kid {
-                return Err("has another id than the JWK's kid; leave one of them out".to_owned());
+                return Err("id differs from the JWK's kid; leave one of them out".to_owned());
             }
-            let id = Some(id.or_else(|| jwk.kid.clone()).ok_or("has no id; give it the kid of its tokens")?);
+            let id = Some(id.or_else(|| jwk.kid.clone()).ok_or("has no id; set it to the kid of its tokens")?);
             let (algorithm, material) = resolve_jwk(&jwk, configured.algorithm)?;
             Ok(vec![verification_key(configured, id, algorithm, material)])
         }
-        _ => Err("must have exactly one of file, jwk and jwks, and with jwks no id".to_owned()),
+        _ => Err("must have exactly one of file, jwk and jwks, and no id with jwks".to_owned()),
     }
 }
 
-/// The usable keys of a set. Others belong there (RFC 7517 §5): for encryption, for algorithms that are not verified here.
+/// Reads the usable keys of a JWK set. A set may contain others (RFC 7517 §5): for encryption, or for algorithms that the hub does
+/// not support. They are skipped with a warning.
 fn read_jwk_set(configured: &config::KeyConfig, path: &Path) -> Result<Vec<VerificationKey>, String> {
-    let text = String::from_utf8(read_file(path)?).map_err(|_| "is no JSON".to_owned())?;
+    let text = String::from_utf8(read_file(path)?).map_err(|_| "is not JSON".to_owned())?;
     let (mut usable, mut skipped) = (Vec::new(), Vec::new());
     for raw in jwk::parse_set(&text)? {
         let jwk = Jwk::parse(raw.get());
         let kid = jwk.as_ref().ok().and_then(|jwk| jwk.kid.clone());
         match jwk.and_then(|jwk| resolve_jwk(&jwk, configured.algorithm)) {
             Ok((algorithm, material)) => usable.push(verification_key(configured, kid, algorithm, material)),
-            Err(problem) => skipped.push(format!("{:?} {problem}", kid.unwrap_or_default())),
+            Err(problem) => skipped.push((kid.unwrap_or_default(), problem)),
         }
     }
     if usable.is_empty() {
-        return Err(format!("has no key that can be used: {}", skipped.join("; ")));
+        let reasons = skipped.iter().map(|(kid, problem)| format!("{kid:?} {problem}")).collect::<Vec<_>>();
+        return Err(format!("contains no usable key: {}", reasons.join("; ")));
     }
-    for reason in skipped {
-        log::warn!("{}: the key {reason}; it is passed over", path.display());
+    for (kid, problem) in skipped {
+        log::warn!("skipped key of a JWK set file={path:?} kid={kid:?} error={problem:?}");
     }
     Ok(usable)
 }
@@ -190,19 +188,15 @@ fn verification_key(
     }
 }
 
-/// The algorithm and the key, when JWK and configuration agree.
-fn resolve_jwk(jwk: &Jwk<'_>, configured: Option<KeyAlgorithm>) -> Result<(Algorithm, DecodingKey), String> {
-    let said = match jwk.alg.as_deref() {
-        None => None,
-        Some(alg) => Some(parse_algorithm(alg).ok_or("is for an algorithm that is not verified here")?),
-    };
-    let algorithm = match (said, configured) {
-        (Some(said), Some(configured)) if said != configured => {
-            return Err("is for another algorithm (alg) than the one that is configured; they must agree".to_owned());
+/// Returns the algorithm and the key of a JWK, if they agree with the configuration.
+fn resolve_jwk(jwk: &Jwk<'_>, configured: Option<Algorithm>) -> Result<(Algorithm, DecodingKey), String> {
+    let own = jwk.alg.as_deref().map(str::parse::<Algorithm>).transpose();
+    let algorithm = match (own.map_err(|_| "alg is not supported")?, configured) {
+        (Some(own), Some(configured)) if own != configured => {
+            return Err("alg differs from the configured algorithm; they must agree".to_owned());
         }
-        (said, configured) => said.or(configured).ok_or("says no alg; set algorithm")?,
+        (own, configured) => own.or(configured).ok_or("has no alg; set algorithm")?,
     };
-    let algorithm = library_algorithm(algorithm);
     Ok((algorithm, jwk.to_key_material()?.into_decoding_key(algorithm)?))
 }
 
@@ -211,32 +205,9 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("is longer than {MAX_FILE_BYTES} bytes, and no key is; name another file"));
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes, so it cannot be a key; name another file"));
     }
     Ok(bytes)
-}
-
-/// The algorithm of this name (RFC 7518 §3.1), exactly as it is written there.
-pub(super) fn parse_algorithm(name: &str) -> Option<KeyAlgorithm> {
-    let name: value::StrDeserializer<'_, value::Error> = name.into_deserializer();
-    KeyAlgorithm::deserialize(name).ok()
-}
-
-pub(super) fn library_algorithm(algorithm: KeyAlgorithm) -> Algorithm {
-    match algorithm {
-        KeyAlgorithm::HS256 => Algorithm::HS256,
-        KeyAlgorithm::HS384 => Algorithm::HS384,
-        KeyAlgorithm::HS512 => Algorithm::HS512,
-        KeyAlgorithm::RS256 => Algorithm::RS256,
-        KeyAlgorithm::RS384 => Algorithm::RS384,
-        KeyAlgorithm::RS512 => Algorithm::RS512,
-        KeyAlgorithm::PS256 => Algorithm::PS256,
-        KeyAlgorithm::PS384 => Algorithm::PS384,
-        KeyAlgorithm::PS512 => Algorithm::PS512,
-        KeyAlgorithm::ES256 => Algorithm::ES256,
-        KeyAlgorithm::ES384 => Algorithm::ES384,
-        KeyAlgorithm::EdDsa => Algorithm::EdDSA,
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Real key pairs for the tests of this room, made once a run.
+//! Real key pairs for the tests of this module, generated once per run.
 
 use std::sync::LazyLock;
 
@@ -8,12 +8,12 @@ use rcgen::{
     SignatureAlgorithm,
 };
 
-/// A private key and the PEM of its public one.
+/// A private key and its public key.
 pub(in crate::auth) struct TestKeyPair {
     pub(in crate::auth) private: EncodingKey,
     pub(in crate::auth) private_pem: String,
     pub(in crate::auth) public_pem: String,
-    /// What stands in the PEM, decoded.
+    /// The content of the PEM, decoded.
     pub(in crate::auth) public_der: Vec<u8>,
 }
 
@@ -46,7 +46,7 @@ pub(in crate::auth) static P384: LazyLock<TestKeyPair> =
 pub(in crate::auth) static ED25519: LazyLock<TestKeyPair> =
     LazyLock::new(|| TestKeyPair::generate(&PKCS_ED25519, EncodingKey::from_ed_pem));
 
-/// The pair whose private key signs with this algorithm.
+/// Returns the pair whose private key signs with this algorithm.
 pub(in crate::auth) fn signing(algorithm: Algorithm) -> &'static TestKeyPair {
     match algorithm {
         Algorithm::ES256 => &P256,

@@ -1,4 +1,4 @@
-//! What is no key, or a weak one, is refused at start: with its name and a remedy, and without a byte of it.
+//! Tests of keys: unusable and weak keys are refused at start, with their name and a remedy, and without a byte of them.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rcgen::{KeyPair, PKCS_ECDSA_P521_SHA512};
@@ -12,7 +12,7 @@ use crate::config::Config;
 
 const SECRET: &str = "a secret of the tests, 32 bytes at least";
 
-/// Reads these entries of `auth.keys`.
+/// Reads keys from these entries of `auth.keys`.
 fn read(keys: &[String]) -> Result<VerificationKeys, KeyError> {
     let mut auth = Config::default().auth;
     auth.keys = keys.iter().map(|key| toml::from_str(key).expect("an entry")).collect();
@@ -25,7 +25,7 @@ fn file(content: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Reads one file as a key for this algorithm.
+/// Reads a file with this content as a key for this algorithm.
 fn read_file_as(algorithm: &str, content: &[u8]) -> Result<VerificationKeys, KeyError> {
     let file = file(content);
     read(&[format!("id = \"k\"\nalgorithm = {algorithm:?}\nfile = {:?}", file.path())])
@@ -76,8 +76,8 @@ fn a_key_of_the_wrong_type_for_its_algorithm_is_refused() {
     for (algorithm, pair) in pems {
         assert!(read_file_as(algorithm, pair.public_pem.as_bytes()).is_ok(), "{algorithm}");
         for (_, other) in pems.iter().filter(|(_, other)| other.public_pem != pair.public_pem) {
-            let told = problem(read_file_as(algorithm, other.public_pem.as_bytes()));
-            assert!(told.contains("wants another kind of key"), "{told}");
+            let message = problem(read_file_as(algorithm, other.public_pem.as_bytes()));
+            assert!(message.contains("needs another type of key"), "{message}");
         }
     }
     for (algorithm, jwk) in
@@ -99,21 +99,21 @@ fn a_pem_as_an_hmac_secret_is_refused() {
     }
     let config = Config::default();
     let auth = config::AuthConfig { hmac_secret: Secret::new(RSA.public_pem.clone()), ..config.auth };
-    let told = VerificationKeys::read(&auth, &Secret::default()).err().expect("refused").to_string();
-    assert!(told.contains("auth.hmac_secret") && told.contains("openssl rand"), "{told}");
+    let message = VerificationKeys::read(&auth, &Secret::default()).err().expect("refused").to_string();
+    assert!(message.contains("auth.hmac_secret") && message.contains("openssl rand"), "{message}");
 }
 
 #[test]
 fn a_private_key_is_refused_without_being_quoted() {
     for (algorithm, pair) in [("RS256", &*RSA), ("ES256", &*P256), ("EdDSA", &*ED25519)] {
         for pem in [pair.private_pem.clone(), format!("{}{}", pair.public_pem, pair.private_pem)] {
-            let told = problem(read_file_as(algorithm, pem.as_bytes()));
-            assert!(told.contains("private key") && told.contains("-pubout"), "{told}");
-            assert!(pem.lines().all(|line| !told.contains(line)), "{told}");
+            let message = problem(read_file_as(algorithm, pem.as_bytes()));
+            assert!(message.contains("private key") && message.contains("-pubout"), "{message}");
+            assert!(pem.lines().all(|line| !message.contains(line)), "{message}");
         }
     }
-    let told = problem(read_jwk(Some("EdDSA"), &with(ed25519(), "d", "c2VjcmV0")));
-    assert!(told.contains("private key") && !told.contains("c2VjcmV0"), "{told}");
+    let message = problem(read_jwk(Some("EdDSA"), &with(ed25519(), "d", "c2VjcmV0")));
+    assert!(message.contains("private key") && !message.contains("c2VjcmV0"), "{message}");
 }
 
 #[test]
@@ -140,8 +140,11 @@ fn broken_or_unsupported_key_files_are_refused() {
     ] {
         assert!(read_file_as("ES256", content.as_bytes()).is_err(), "{content}");
     }
-    let told = problem(read(&["id = \"k\"\nalgorithm = \"ES256\"\nfile = \"nowhere.pem\"".to_owned()]));
-    assert!(told.contains("\"k\"") && told.contains("nowhere.pem") && told.contains("cannot be read"), "{told}");
+    let message = problem(read(&["id = \"k\"\nalgorithm = \"ES256\"\nfile = \"nowhere.pem\"".to_owned()]));
+    assert!(
+        message.contains("\"k\"") && message.contains("nowhere.pem") && message.contains("cannot be read"),
+        "{message}"
+    );
     assert!(problem(read_file_as("ES256", &vec![b'x'; 2 << 20])).contains("longer than"));
 }
 
@@ -157,8 +160,7 @@ fn a_point_that_is_not_on_its_curve_is_refused() {
 fn a_short_or_long_coordinate_is_refused_before_a_library_sees_it() {
     for length in [0, 1, 31, 33, 64, 4096] {
         assert!(
-            problem(read_jwk(Some("EdDSA"), &with(ed25519(), "x", base64(&vec![7; length]))))
-                .contains("it must have 32")
+            problem(read_jwk(Some("EdDSA"), &with(ed25519(), "x", base64(&vec![7; length])))).contains("must have 32")
         );
         for member in ["x", "y"] {
             assert!(read_jwk(Some("ES256"), &with(ec(&P256, "P-256", 32), member, base64(&vec![7; length]))).is_err());
@@ -176,15 +178,15 @@ fn weak_rsa_keys_are_refused() {
         json!({"kty": "RSA", "n": base64(&n), "e": base64(e)})
     };
     for bits in [8, 512, 1024, 2040, 16_384] {
-        let told = problem(read_jwk(Some("RS256"), &of(bits, &[1, 0, 1])));
-        assert!(told.contains(&format!("{bits} bits")) && told.contains("2048"), "{told}");
+        let message = problem(read_jwk(Some("RS256"), &of(bits, &[1, 0, 1])));
+        assert!(message.contains(&format!("{bits} bits")) && message.contains("2048"), "{message}");
     }
     assert!(read_jwk(Some("RS256"), &of(2048, &[1, 0, 1])).is_ok());
     for e in [&[][..], &[0], &[1], &[0, 0, 1], &[2], &[1, 0, 0], &[255; 9]] {
         assert!(read_jwk(Some("RS256"), &of(2048, e)).is_err(), "{e:?}");
     }
     let padded = [&[0; 128][..], &[0xff; 128]].concat();
-    assert!(read_jwk(Some("RS256"), &with(of(2048, &[3]), "n", base64(&padded))).is_err(), "zeros in front");
+    assert!(read_jwk(Some("RS256"), &with(of(2048, &[3]), "n", base64(&padded))).is_err(), "leading zeros");
 }
 
 #[test]
@@ -198,8 +200,8 @@ fn weak_secrets_are_refused_by_the_length_of_their_hash() {
         let jwk = json!({"kty": "oct", "k": base64(&text.as_bytes()[..bytes - 1])});
         assert!(read_jwk(Some(algorithm), &jwk).is_err());
     }
-    assert!(read_file_as("HS256", &[7; 64]).is_err(), "one byte repeated");
-    assert!(read_file_as("HS256", b"a-string-secret-at-least-256-bits-long").is_err(), "a sample");
+    assert!(read_file_as("HS256", &[7; 64]).is_err(), "one repeated byte");
+    assert!(read_file_as("HS256", b"a-string-secret-at-least-256-bits-long").is_err(), "a published sample");
     let sample = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
     assert!(problem(read_jwk(Some("HS256"), &json!({"kty": "oct", "k": sample}))).contains("sample"));
 }
@@ -216,8 +218,8 @@ fn a_jwk_that_contradicts_the_configuration_is_refused() {
     for alg in ["none", "es256", "ES256K", "RSA-OAEP", ""] {
         assert!(read_jwk(None, &with(jwk.clone(), "alg", alg)).is_err(), "{alg}");
     }
-    let told = problem(read(&["id = \"k\"\njwk = '{\"kty\":\"oct\",\"k\":5550123}'".to_owned()]));
-    assert!(!told.contains("5550123"), "{told}");
+    let message = problem(read(&["id = \"k\"\njwk = '{\"kty\":\"oct\",\"k\":5550123}'".to_owned()]));
+    assert!(!message.contains("5550123"), "{message}");
 }
 
 #[test]
@@ -238,9 +240,13 @@ fn a_jwk_set_yields_its_usable_keys_and_skips_the_others() {
     assert_eq!(ids, ["a", "b"]);
     assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == KeyPurpose::Connection));
     let keys = read_set_of("algorithm = \"RS256\"", &[named(rsa(), "g"), set[0].clone()]);
-    assert_eq!(keys.unwrap_or_else(|bad| panic!("{bad}")).list.len(), 1, "an algorithm for those that say none");
-    let told = problem(read_set_of("", &set[2..]));
-    assert!(told.contains("no key that can be used") && told.contains("\"g\" says no alg"), "{told}");
+    assert_eq!(
+        keys.unwrap_or_else(|bad| panic!("{bad}")).list.len(),
+        1,
+        "the configured algorithm applies to keys without alg"
+    );
+    let message = problem(read_set_of("", &set[2..]));
+    assert!(message.contains("no usable key") && message.contains("\"g\" has no alg"), "{message}");
     assert!(read_set_of("", &[]).is_err());
 }
 
@@ -248,13 +254,15 @@ fn a_jwk_set_yields_its_usable_keys_and_skips_the_others() {
 fn two_keys_with_the_same_id_and_issuer_are_refused() {
     let entry = |id: &str, more: &str| format!("id = {id:?}\nalgorithm = \"EdDSA\"\njwk = '{}'\n{more}", ed25519());
     assert!(problem(read(&[entry("a", ""), entry("a", "")])).contains("\"a\""));
-    assert!(problem(read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"me\"")])).contains("two of it"));
+    assert!(
+        problem(read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"me\"")])).contains("configured twice")
+    );
     assert!(
         read(&[entry("a", "issuer = \"me\""), entry("a", "issuer = \"you\""), entry("a", ""), entry("b", "")]).is_ok()
     );
     let mut auth = Config::default().auth;
     auth.keys = vec![toml::from_str(&entry(LOGIN_KEY_ID, "")).expect("an entry")];
-    assert!(VerificationKeys::read(&auth, &Secret::new(SECRET)).is_err(), "the id of login.key");
+    assert!(VerificationKeys::read(&auth, &Secret::new(SECRET)).is_err(), "login is the id of login.key");
 }
 
 #[test]

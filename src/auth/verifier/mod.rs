@@ -5,11 +5,13 @@ mod header;
 
 use std::sync::Arc;
 
+use jsonwebtoken::Algorithm;
+
 use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
     Permissions, TokenError,
     claims::{Claims, SubscriptionClaims},
-    key::{self, KeyError, VerificationKey, VerificationKeys},
+    key::{KeyError, VerificationKey, VerificationKeys},
     payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
@@ -93,8 +95,7 @@ impl Verifier {
         }
         let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
         let key = self.keys.select(header.kid.as_deref(), unverified_issuer).ok_or(TokenError::UnknownKey)?;
-        let algorithm = key::parse_algorithm(&header.alg).map(key::library_algorithm);
-        if algorithm != Some(key.algorithm) {
+        if header.alg.parse::<Algorithm>().ok() != Some(key.algorithm) {
             return Err(TokenError::WrongAlgorithm);
         }
         if key.purpose != KeyPurpose::Any && key.purpose != purpose {

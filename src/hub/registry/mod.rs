@@ -221,7 +221,7 @@ impl<M, S> Registry<M, S> {
         let channel = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         if let Some(entry) = self.at_mut(slot) {
-            // Most sessions have one subscription: an empty vector would reserve room for four.
+            // Most sessions have one subscription, and the first push would reserve room for four.
             entry.subscriptions.reserve_exact(usize::from(entry.subscriptions.is_empty()));
             entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
         }

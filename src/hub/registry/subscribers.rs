@@ -63,7 +63,7 @@ impl<S> Subscribers<S> {
             self.groups[number].options = options.clone();
             return number;
         }
-        // Most channels have one group: an empty vector would reserve room for four.
+        // Most channels have one group, and the first push would reserve room for four.
         self.groups.reserve_exact(usize::from(self.groups.is_empty()));
         self.groups.push(SubscriberGroup { options: options.clone(), slots: Vec::new() });
         self.groups.len() - 1

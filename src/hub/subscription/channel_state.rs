@@ -89,7 +89,7 @@ mod tests {
     fn channel_position_advances_and_never_goes_back() {
         let (epoch, mut state) = (Epoch::parse("AAAAAAAA").unwrap(), ChannelState::default());
         let at = |offset| Some(Position { offset, epoch });
-        for (arriving, check, stands_at) in [
+        for (arriving, check, position) in [
             (None, PositionCheck::Unpositioned, None),
             (at(5), PositionCheck::Next, at(5)),
             (at(4), PositionCheck::Duplicate, at(5)),
@@ -97,7 +97,7 @@ mod tests {
             (at(6), PositionCheck::Next, at(6)),
             (at(9), PositionCheck::Gap, at(9)),
         ] {
-            assert_eq!((state.advance(arriving), state.position), (check, stands_at));
+            assert_eq!((state.advance(arriving), state.position), (check, position));
         }
         assert!(state.received_since_check);
     }

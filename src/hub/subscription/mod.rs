@@ -14,17 +14,19 @@
 //! - [`CatchingUp`]: the broker delivers the channel. History and stored deliveries are merged ([`recovery`]). If they do
 //!   not meet, the history is read again.
 //! - [`Ready`]: it is known where the subscription starts and what the client has missed ([`outcome`]).
-//! - [`Live`]: the client has its reply, and the registry delivers to it ([`commit`]).
-//! - [`Ended`]: nothing more is delivered ([`end`]).
+//! - [`Live`]: the client has its reply ([`commit`]), and the registry delivers to it. Newer tokens may change it, until it
+//!   ends ([`live`]).
+//! - [`Ended`]: nothing more is delivered; other clients still see the subscriber until its presence is removed.
 //!
 //! Each stage is made from the one before it and owns what has to be given back: a subscription that is dropped at any stage
-//! ends its catch-up and its hold on the channel at the broker.
+//! ends its catch-up and its hold on the channel at the broker. When the first subscription of a channel becomes live, its
+//! hold moves to the channel's state ([`ChannelState`]), which the registry drops with the last one.
 
 mod catch_up;
 mod channel_state;
 mod commit;
 mod delivery_options;
-mod end;
+mod live;
 mod messages;
 mod options;
 mod outcome;

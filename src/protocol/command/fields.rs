@@ -1,22 +1,22 @@
-//! Fields of a Protobuf message, read strictly and without a copy: what is longer than the message, groups, and wire types
-//! that there are not end the reading.
+//! A strict reader for the fields of a Protobuf message that copies nothing. Groups, unknown wire types and fields that are
+//! longer than the message are malformed.
 
 use std::borrow::Cow;
 
 use super::MalformedCommand;
 
-/// The largest number of a field.
+/// Maximum number of a field.
 const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
 
-/// The fields that are still to be read.
+/// An iterator over the fields of a message, with the bytes that are left to read.
 pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
-/// What a field holds, by its wire type.
+/// The value of a field, by its wire type.
 #[derive(Clone, Copy)]
 pub(super) enum FieldValue<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
-    /// Four or eight bytes, which nothing that is known here has.
+    /// Four or eight bytes. No field of the schema has this type.
     Fixed,
 }
 
@@ -65,11 +65,11 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// The number that `bytes` begin with, and how many of them it takes: at most ten.
+/// Reads the varint at the start of `bytes`. Returns the number and its length, which is at most ten bytes.
 pub(in crate::protocol) fn read_varint(bytes: &[u8]) -> Result<(u64, usize), MalformedCommand> {
     let mut value = 0;
     for (index, byte) in bytes.iter().enumerate().take(10) {
-        // Nine times seven bits, and one.
+        // Nine bytes have 63 bits; the tenth has one.
         if index == 9 && *byte > 1 {
             return Err(MalformedCommand);
         }
@@ -94,7 +94,7 @@ impl<'a> FieldValue<'a> {
         if let Self::Varint(number) = self { Ok(number) } else { Err(MalformedCommand) }
     }
 
-    /// Of the kinds `int32` and `int64`: less than nothing takes all ten bytes.
+    /// Returns the value of an `int32` or `int64`. Negative numbers take all ten bytes.
     pub(super) fn signed(self) -> Result<i64, MalformedCommand> {
         self.number().map(u64::cast_signed)
     }

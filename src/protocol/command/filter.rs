@@ -1,5 +1,5 @@
-//! Tag filters as they stand in commands: found there, and read when somebody asks, with the bounds of [`crate::filter`] in
-//! depth and in nodes, whatever the frame would hold.
+//! Tag filters in commands. A filter is parsed only on request, and within the limits of [`crate::filter`] on depth, nodes and
+//! values.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::fields::FieldReader;
 use crate::filter::{Filter, FilterError, FilterNode, MAX_DEPTH, MAX_NODES, MAX_VALUES};
 
-/// A filter that has been found in a command and not looked into.
+/// A filter of a command that is not parsed yet.
 #[derive(Clone, Copy)]
 pub enum RawFilter<'a> {
     /// In JSON.
@@ -18,7 +18,7 @@ pub enum RawFilter<'a> {
 }
 
 impl RawFilter<'_> {
-    /// Reads and judges it.
+    /// Parses and validates the filter.
     ///
     /// # Errors
     /// [`FilterError`]
@@ -33,14 +33,14 @@ impl RawFilter<'_> {
     }
 }
 
-/// What may still come.
+/// A parser with the nodes and values that are left of the limits.
 struct FilterReader {
     remaining_nodes: usize,
     remaining_values: usize,
 }
 
 impl FilterReader {
-    /// A node that may be `depth` deep.
+    /// Parses a node that may contain `depth` levels, itself included.
     fn read_node(&mut self, bytes: &[u8], depth: usize) -> Result<FilterNode, FilterError> {
         let depth = depth.checked_sub(1).ok_or(FilterError::TooDeep)?;
         self.remaining_nodes = self.remaining_nodes.checked_sub(1).ok_or(FilterError::TooManyNodes)?;

@@ -1,4 +1,4 @@
-//! Commands in JSON: one or more in a text frame, joined by newlines. Data stays raw and is borrowed from the frame.
+//! Commands in JSON. A text frame has one or more, separated by newlines. Data is not parsed, but borrowed from the frame.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -86,7 +86,7 @@ struct JsonSubscribe<'a> {
     flag: i64,
 }
 
-/// Where a client stands, and whether it wants what came after.
+/// A position, and whether the client asks for the publications after it.
 #[derive(Default, Deserialize)]
 struct JsonPosition<'a> {
     #[serde(default)]
@@ -97,7 +97,7 @@ struct JsonPosition<'a> {
     offset: u64,
 }
 
-/// A channel, a token, or both.
+/// The parameters of commands that have a channel, a token, or both.
 #[derive(Deserialize)]
 struct JsonChannelAndToken<'a> {
     #[serde(borrow, default)]
@@ -134,12 +134,12 @@ struct JsonRpc<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// Reads one line of a frame.
+/// Parses one line of a frame.
 ///
 /// # Errors
-/// [`MalformedCommand`]: no object, no method or several, an id where none may be or none where one must.
+/// [`MalformedCommand`] if the line is not an object, has no method or several, or lacks an id that its method needs.
 pub(in crate::protocol) fn parse(line: &str) -> Result<Command<'_>, MalformedCommand> {
-    // serde would also take an array for an object, member by member.
+    // serde would accept an array for a struct, too.
     if !line.trim_start().starts_with('{') {
         return Err(MalformedCommand);
     }

@@ -1,4 +1,4 @@
-//! Commands of clients, the same whichever format they come in. What they hold is borrowed from their frame.
+//! The commands of clients. They are the same values in both formats, and borrow their content from the frame.
 
 mod fields;
 mod filter;
@@ -14,160 +14,161 @@ pub use filter::RawFilter;
 pub(super) use json::parse as parse_json;
 pub(super) use protobuf::parse as parse_protobuf;
 
-/// One command. It has no `Debug`: nothing may print a token.
+/// A command. It does not implement `Debug`, so that no token can be printed.
 pub struct Command<'a> {
-    /// Echoed in the reply; 0 where none is expected.
+    /// Repeated in the reply. 0 if there is no reply.
     pub id: u32,
-    /// A token that any command may carry: it replaces the session's claims.
+    /// A token, which any command may carry. It replaces the claims of the session.
     pub token: Option<Cow<'a, str>>,
-    /// What is asked.
+    /// The method with its parameters.
     pub method: CommandMethod<'a>,
 }
 
-/// What a client may ask. Names of channels are unchecked.
+/// A method of a command, with its parameters. Channel names are not validated yet.
 pub enum CommandMethod<'a> {
-    /// The answer to our ping.
+    /// The answer to a ping of the hub.
     Pong,
-    /// Say who it is, or begin to speak as an SDK does.
+    /// Authenticate, or become an SDK session.
     Connect(ConnectCommand<'a>),
-    /// Begin to receive a channel.
+    /// Subscribe to a channel.
     Subscribe(SubscribeCommand<'a>),
-    /// Stop receiving a channel.
+    /// Unsubscribe from a channel.
     Unsubscribe {
-        /// Which.
+        /// The channel.
         channel: Cow<'a, str>,
     },
-    /// Send to everybody who is subscribed.
+    /// Publish to the subscribers of a channel.
     Publish {
-        /// Where.
+        /// The channel.
         channel: Cow<'a, str>,
-        /// `None` when it is no JSON, which only Protobuf has a place for.
+        /// The data. `None` if it is not JSON, which only Protobuf allows.
         data: Option<&'a RawValue>,
     },
-    /// Who is in a channel.
+    /// List the clients in a channel.
     Presence {
-        /// Which.
+        /// The channel.
         channel: Cow<'a, str>,
     },
-    /// How many are in a channel.
+    /// Count the clients in a channel.
     PresenceStats {
-        /// Which.
+        /// The channel.
         channel: Cow<'a, str>,
     },
-    /// What a channel has kept.
+    /// Read the history of a channel.
     History(HistoryCommand<'a>),
-    /// Ask a backend.
+    /// Call a method of a backend.
     Rpc {
-        /// What of it.
+        /// Name of the backend's method.
         method: Cow<'a, str>,
-        /// What is said to it.
+        /// Data for it.
         data: Option<&'a RawValue>,
     },
-    /// Tell a backend. There is no reply to put an error into.
+    /// Send data to a backend. Has no reply, and so no error.
     Send {
-        /// What.
+        /// The data.
         data: Option<&'a RawValue>,
     },
-    /// Go on with a newer token.
+    /// Replace the token of the session.
     Refresh {
-        /// The token.
+        /// The new token.
         token: Option<Cow<'a, str>>,
     },
-    /// Go on receiving a channel with a newer subscription token.
+    /// Replace the subscription token of a subscription.
     SubRefresh {
-        /// Which.
+        /// The channel.
         channel: Cow<'a, str>,
-        /// The token.
+        /// The new token.
         token: Option<Cow<'a, str>>,
     },
-    /// Answer at once.
+    /// Get a reply at once.
     Ping,
 }
 
-/// `connect`
+/// The parameters of `connect`.
 #[derive(Default)]
 pub struct ConnectCommand<'a> {
-    /// The token, unless a door let the client in already.
+    /// The token, unless the session was authenticated in the handshake.
     pub token: Option<Cow<'a, str>>,
-    /// What a backend might want to know; what is no JSON counts as nothing.
+    /// Data for a backend. `None` if it is not JSON.
     pub data: Option<&'a RawValue>,
-    /// Where the client stands in channels that its token brings.
+    /// The client's positions in channels that its token brings.
     pub subs: BTreeMap<Cow<'a, str>, ClientPosition<'a>>,
-    /// The SDK's name, as it says.
+    /// Name of the SDK, as the client says.
     pub name: Cow<'a, str>,
-    /// The SDK's version, as it says.
+    /// Version of the SDK, as the client says.
     pub version: Cow<'a, str>,
-    /// What it would have said in headers, if its platform had let it.
+    /// Headers that the client's platform cannot send with the handshake.
     pub headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
-/// `subscribe`
+/// The parameters of `subscribe`.
 #[derive(Default)]
 pub struct SubscribeCommand<'a> {
-    /// Which channel.
+    /// The channel.
     pub channel: Cow<'a, str>,
     /// A subscription token.
     pub token: Option<Cow<'a, str>>,
-    /// What it has missed.
+    /// The client's position, if it wants recovery.
     pub recovery: ClientPosition<'a>,
-    /// What a backend might want to know; what is no JSON counts as nothing.
+    /// Data for a backend. `None` if it is not JSON.
     pub data: Option<&'a RawValue>,
-    /// Wants to be told of gaps.
+    /// Asks to learn of gaps.
     pub is_positioned: bool,
-    /// Wants to recover later.
+    /// Asks for the ability to recover after a reconnect.
     pub is_recoverable: bool,
-    /// Wants to be told who comes and leaves.
+    /// Asks for joins and leaves.
     pub wants_join_leave: bool,
-    /// How it reads differences, like `fossil`; empty: it does not.
+    /// Delta format that the client reads, like `fossil`. Empty: none.
     pub delta: Cow<'a, str>,
-    /// Wants only publications with such tags.
+    /// Asks for only those publications whose tags match.
     pub filter: Option<RawFilter<'a>>,
-    /// Bits: see [`SubscribeCommand::requires_recovery`].
+    /// Bit set; see [`SubscribeCommand::requires_recovery`].
     pub flag: i64,
 }
 
 impl SubscribeCommand<'_> {
-    /// Whether a failed recovery is to be error 112 (`flag & 2`).
+    /// Returns whether a failed recovery must be error 112 (`flag & 2`).
     pub fn requires_recovery(&self) -> bool {
         self.flag & 2 != 0
     }
 }
 
-/// What a client has of a channel already.
+/// A client's position in a channel.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ClientPosition<'a> {
-    /// It wants what came after it.
+    /// Whether the client asks for the publications after the position.
     pub wants_recovery: bool,
-    /// Names the history; empty: any.
+    /// Epoch of the history. Empty: any.
     pub epoch: Cow<'a, str>,
-    /// Of the last publication that it has.
+    /// Offset of the last publication that the client has.
     pub offset: u64,
 }
 
-/// `history`
+/// The parameters of `history`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HistoryCommand<'a> {
-    /// Which channel.
+    /// The channel.
     pub channel: Cow<'a, str>,
-    /// At most so many publications; 0 asks for the position alone, less makes no sense.
+    /// Maximum publications. 0 asks for the position alone; a negative number is refused later.
     pub limit: i32,
-    /// From behind this place: offset and epoch.
+    /// Offset and epoch of the position after which to read.
     pub since: Option<(u64, Cow<'a, str>)>,
-    /// The newest first.
+    /// Whether to read from new to old.
     pub is_reverse: bool,
 }
 
-/// What holds no command.
+/// The error for a message that is not a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a command")]
 pub struct MalformedCommand;
 
-/// SDKs write "" for what they do not have.
+/// Returns the token unless it is empty. SDKs write `""` if they have none.
 fn non_empty(token: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
     token.filter(|token| !token.is_empty())
 }
 
-/// The command that has exactly one of these methods.
+/// Returns the command with the only one of these methods. None or several are malformed, and so is an id that should be
+/// there and is not. (Only `send` needs none.)
 fn single_method<'a>(
     id: u32,
     token: Option<Cow<'a, str>>,

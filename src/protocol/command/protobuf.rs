@@ -1,5 +1,5 @@
-//! Commands in Protobuf, one message each. Read by hand, since what they hold is borrowed and what is odd is refused, which
-//! generated code does neither of; tests hold it against the generated code of the schema.
+//! Commands in Protobuf, one message each. The parser is written by hand: generated code neither borrows from the frame nor
+//! refuses unusual messages. Tests compare it with the generated code.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ use super::{
     non_empty, single_method,
 };
 
-/// Reads one message, without its length.
+/// Parses one message, without its length.
 ///
 /// # Errors
-/// [`MalformedCommand`]: no Protobuf, a known field of another type, no method or several, an id where none may be or none where
-/// one must.
+/// [`MalformedCommand`] if the bytes are not Protobuf, a known field has another type, there is no method or several, or an
+/// id that the method needs is missing.
 pub(in crate::protocol) fn parse(message: &[u8]) -> Result<Command<'_>, MalformedCommand> {
     if message.is_empty() {
         return Ok(Command { id: 0, token: None, method: CommandMethod::Pong });
@@ -25,7 +25,7 @@ pub(in crate::protocol) fn parse(message: &[u8]) -> Result<Command<'_>, Malforme
         match field? {
             (1, value) => id = u32::try_from(value.number()?).map_err(|_| MalformedCommand)?,
             (100, value) => token = Some(value.text()?),
-            // However often it says so, a message has one method.
+            // A second method is refused, even if it is the same.
             (4..=15, _) if !methods.is_empty() => return Err(MalformedCommand),
             (number, value) => methods.extend(parse_method(number, value)?),
         }
@@ -56,7 +56,7 @@ fn fields<'a>(value: FieldValue<'a>) -> Result<FieldReader<'a>, MalformedCommand
     value.bytes().map(FieldReader)
 }
 
-/// A field of a small message, the last if there are several, as the format wants it.
+/// Returns the field of a small message. Of several with one number the last counts, as in all of Protobuf.
 fn find_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<FieldValue<'a>>, MalformedCommand> {
     fields(value)?.try_fold(None, |found, field| {
         let (number, value) = field?;
@@ -72,12 +72,12 @@ fn json_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<&'a RawVa
     find_field(value, wanted)?.map_or(Ok(None), |value| value.bytes().map(parse_raw_json))
 }
 
-/// JSON that stands in bytes, without the white space around it.
+/// Returns the JSON in bytes, without the white space around it. `None` if they are not JSON.
 fn parse_raw_json(bytes: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// What may be left out is left out by `null`, too, as in JSON.
+/// Returns whether the JSON is not `null`, which leaves out an optional field, as in JSON commands.
 fn is_not_null(raw: &&RawValue) -> bool {
     raw.get() != "null"
 }

@@ -1,4 +1,4 @@
-//! Replies and pushes in JSON. Raw JSON is put in place: it was validated where it came in, and is not read again.
+//! The JSON encoder of replies and pushes. Raw JSON is inserted unchanged: it was validated on arrival and is not parsed again.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -15,9 +15,10 @@ use crate::{
     publication::ClientInfo,
 };
 
-/// Raw JSON that becomes part of what we write, without CR and LF: in JSON they are only ever white space, and on the wire
-/// a newline ends a reply. Shares the bytes of `whole`, of which `raw` is a part, unless something has to be replaced or
-/// a little of it would keep a lot: queues count what is published, not what it came in.
+/// Returns raw JSON with spaces in place of CR and LF, so that it can be part of a reply, which ends at a newline. In JSON
+/// both are white space only. The result shares the bytes of `whole`, which contains `raw`, unless bytes are replaced or
+/// `raw` is less than a quarter of `whole`: queues count the publication alone, so it must not keep a much larger buffer in
+/// memory.
 pub fn to_single_line(whole: &Bytes, raw: &RawValue) -> Bytes {
     let text = raw.get().as_bytes();
     if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -29,7 +30,7 @@ pub fn to_single_line(whole: &Bytes, raw: &RawValue) -> Bytes {
     }
 }
 
-/// `{"id":1,"subscribe":{…}}`
+/// Encodes a reply: `{"id":1,"subscribe":{…}}`.
 pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     let mut into = Vec::with_capacity(256);
     object(&mut into, |reply_object| {
@@ -53,7 +54,7 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     into
 }
 
-/// `{"push":{"channel":"news","pub":{…}}}`
+/// Encodes a push: `{"push":{"channel":"news","pub":{…}}}`.
 pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
     let mut into = Vec::with_capacity(match push {
         Push::Publication(publication) => publication.publication.cost_bytes(),
@@ -63,14 +64,14 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
     into
 }
 
-/// The result of `history` by itself, as the server API answers it.
+/// Encodes the result of `history` alone, for the server API.
 pub fn encode_history_result(result: &HistoryResult<'_>) -> Vec<u8> {
     let mut into = Vec::with_capacity(256);
     object(&mut into, |object| write_history_result(object, result));
     into
 }
 
-/// The result of `presence` by itself, as the server API answers it.
+/// Encodes the result of `presence` alone, for the server API.
 pub fn encode_presence_result(members: &[Arc<ClientInfo>]) -> Vec<u8> {
     let mut into = Vec::with_capacity(256);
     object(&mut into, |object| write_presence(object, members));
@@ -201,11 +202,11 @@ fn write_publication(object: &mut ObjectWriter<'_>, PublicationPush { publicatio
 }
 
 fn utf8_text(bytes: &[u8]) -> Cow<'_, str> {
-    debug_assert!(std::str::from_utf8(bytes).is_ok(), "JSON, and differences for JSON, are UTF-8");
+    debug_assert!(std::str::from_utf8(bytes).is_ok(), "JSON, and deltas for JSON, are UTF-8");
     String::from_utf8_lossy(bytes)
 }
 
-/// Who a client is to others. Its raw parts come out of tokens: should one not be JSON after all, it becomes `null`.
+/// A client's public data. Its raw parts come from tokens; one that is not JSON after all becomes `null`.
 struct ClientInfoJson<'a>(&'a ClientInfo);
 
 impl Serialize for ClientInfoJson<'_> {
@@ -229,7 +230,7 @@ impl Serialize for ClientInfoJson<'_> {
     }
 }
 
-/// An object that is being written. What is zero, false or empty is left out.
+/// A writer of a JSON object. Numbers that are zero and flags that are false are left out.
 struct ObjectWriter<'v> {
     into: &'v mut Vec<u8>,
     is_empty: bool,
@@ -276,8 +277,8 @@ impl ObjectWriter<'_> {
     }
 }
 
-/// Appends `value`; what we write ourselves has no map with odd keys and no float, so it cannot fail.
+/// Appends a value. This cannot fail: the values here have no floats and no maps whose keys are not strings.
 fn append(into: &mut Vec<u8>, value: &impl Serialize) {
     let written = serde_json::to_writer(into, value);
-    debug_assert!(written.is_ok(), "our own values are JSON");
+    debug_assert!(written.is_ok(), "these values are always JSON");
 }

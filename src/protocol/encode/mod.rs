@@ -1,4 +1,4 @@
-//! Replies and pushes, written: one file a format.
+//! The encoders of replies and pushes, one for each format.
 
 pub(super) mod json;
 pub(super) mod protobuf;

@@ -1,4 +1,5 @@
-//! Replies and pushes in Protobuf: put into the schema's types, which write themselves, each preceded by its length.
+//! The Protobuf encoder of replies and pushes. It converts them into the types of the schema, and encodes those, each
+//! preceded by its length.
 
 use bytes::Bytes;
 use prost::Message;
@@ -93,7 +94,7 @@ fn subscribe_result_entry(channel: &str, result: &SubscribeResult<'_>) -> schema
     schema::SubscribeResultEntry { channel: channel.to_owned(), result: Some(subscribe_result(result)) }
 }
 
-/// The same under other numbers.
+/// Returns the connect push, which has the fields of the connect result under other numbers.
 fn connect_push(result: &ConnectResult<'_>) -> schema::Connect {
     let schema::ConnectResult { client, version, expires, ttl, data, subs, ping, pong, session, node, time } =
         connect_result(result);
@@ -117,7 +118,7 @@ fn subscribe_result(result: &SubscribeResult<'_>) -> schema::SubscribeResult {
     }
 }
 
-/// What the push has room for.
+/// Returns the subscribe push, which has some of the fields of the subscribe result.
 fn subscribe_push(result: &SubscribeResult<'_>) -> schema::Subscribe {
     let (epoch, offset) = epoch_and_offset(result);
     schema::Subscribe {

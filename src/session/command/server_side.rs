@@ -1,10 +1,13 @@
 //! Server-side subscriptions: those that a session's token names, and those that the server API adds.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, error::Error};
+
+use uuid::Uuid;
 
 use super::{CommandFailure, CommandOutcome, CommandReply, subscribe::SubscribeResultTemplate};
 use crate::{
     auth::Claims,
+    channel::Channel,
     clock::NEVER,
     hub::{
         ReplyBuilder, Requested, ServerApiSubscription, Subscribe, SubscribeError, Subscription, SubscriptionSource,
@@ -80,7 +83,8 @@ impl Session {
                 Ok(Ok(()) | Err(SubscribeError::Closing)) => Ok(CommandReply::SentByHub),
                 Ok(Err(SubscribeError::LimitExceeded)) => Err(CommandFailure::Close(Disconnect::CHANNEL_LIMIT)),
                 Ok(Err(SubscribeError::Broker(error))) => {
-                    log::debug!("failed to subscribe to channels of token client={client} error={error:?}");
+                    let text = error.to_string();
+                    log::debug!("failed to subscribe to channels of token client={client} error={text:?}");
                     Err(match otherwise {
                         CommandFailure::Error(_) => error.into(),
                         close => close,
@@ -103,7 +107,7 @@ impl Session {
         let ServerApiSubscription { channel, info, data, since, expires_at } = request;
         let client = self.client;
         if let Err(error) = self.services.permissions.may_be_subscribed(&claims.user, &channel) {
-            log::info!("refused server API subscription client={client} channel={channel:?} error={error:?}");
+            log_refused(client, &channel, &error);
             return CommandOutcome::Finished;
         }
         self.has_subscription_info |= info.is_some();
@@ -122,9 +126,14 @@ impl Session {
         // The API has its answer already: if this fails, it has to subscribe the session again.
         CommandOutcome::pending(0, async move {
             if let Ok(Err(error)) = subscribed.await {
-                log::info!("refused server API subscription client={client} channel={channel:?} error={error:?}");
+                log_refused(client, &channel, &error);
             }
             Ok(CommandReply::SentByHub)
         })
     }
+}
+
+fn log_refused(client: Uuid, channel: &Channel, error: &dyn Error) {
+    let text = error.to_string();
+    log::info!("refused server API subscription client={client} channel={channel:?} error={text:?}");
 }

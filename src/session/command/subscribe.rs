@@ -117,7 +117,8 @@ impl Session {
         claims: &Claims,
     ) -> Result<SubscriptionClaims, CommandFailure> {
         let token = self.services.verifier.verify_subscription(token).map_err(|error| {
-            log::debug!("refused subscription token client={} channel={channel:?} error={error:?}", self.client);
+            let (client, text) = (self.client, error.to_string());
+            log::debug!("refused subscription token client={client} channel={channel:?} error={text:?}");
             match error {
                 TokenError::Expired => ErrorCode::TokenExpired,
                 _ => ErrorCode::PermissionDenied,

@@ -1,4 +1,5 @@
-//! Changes and ends of live subscriptions: by their client, by newer tokens and claims, and when they expire.
+//! What happens to live subscriptions: they change with newer tokens, and end by their client, by newer claims, and when they
+//! expire.
 
 use std::sync::Arc;
 
