@@ -30,8 +30,10 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
-    let token =
-        signer.map(|signer| signer.sign(users::DEMO_USER, ttl, None)).transpose().map_err(|error| error.to_string())?;
+    let token = signer
+        .map(|signer| signer.sign(users::DEMO_USER, ttl, &users::UserClaims::default()))
+        .transpose()
+        .map_err(|error| error.to_string())?;
     let good = match token {
         Some(_) => format!("for user \"{}\", valid for {}", users::DEMO_USER, format_duration(ttl)),
         None => "replace TOKEN by a token of your backend: with auth.keys only, the hub cannot sign one".to_owned(),

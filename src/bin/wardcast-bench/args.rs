@@ -4,34 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// What `--help` says at its end.
-const EXAMPLES: &str = "\
-Examples:
-  wardcast-bench fanout                  # 5,000 subscribers, 20 publications a second
-  wardcast-bench fanout -n 15000 --closed-loop 16
-  wardcast-bench publish --batch 100     # publications a second through the API
-  wardcast-bench connect -n 10000
-  wardcast-bench idle -n 15000           # memory of a connection
-  wardcast-bench recover -n 10000        # all cut at once, and back with what they missed
-  wardcast-bench limit -n 5000           # fanout by a bare loop that only writes
-  wardcast-bench idle --json | jq .server_rss_per_connection_kib
+use crate::{error::Result, load_driver::Workload, publication_stamp::check_size};
 
-Without --url and secrets a hub is started for the run, from the `wardcast` beside
-this program. For another one:
-  export WARDCAST_BENCH_SECRET=...       # its WARDCAST_AUTH__HMAC_SECRET (or --token)
-  export WARDCAST_BENCH_API_KEY=...      # its WARDCAST_API__KEY
-  wardcast-bench fanout --url ws://127.0.0.1:8000/connection/websocket
-
-Times: with a fixed rate, publications have a schedule. One that was due while the
-hub kept every publishing connection waiting is timed from when it was due, so that a
-hub that stops is not judged only by the few it answered (\"coordinated omission\"). A
-closed loop has no schedule: its percentiles are those of what was sent. Histograms
-are exact to three digits.
-
-Ctrl-C ends a run early and reports what was measured so far (exit code 130).";
+/// The end of `--help`.
+const EXAMPLES: &str = include_str!("examples.txt");
 
 /// Load generator for a Wardcast hub: measures fan-out, publishing, connecting and idle memory, and the bare system beside it.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "wardcast-bench", version, after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Cli {
     /// Report as one JSON object (--help lists its fields)
@@ -46,7 +25,7 @@ pub(crate) struct Cli {
 }
 
 /// What to measure.
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub(crate) enum Command {
     /// Subscribe many connections to one channel, publish over HTTP, and time every delivery
     Fanout(FanoutArgs),
@@ -75,7 +54,7 @@ pub(crate) enum Command {
 }
 
 /// Options of commands that connect to a hub.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct HubArgs {
     /// WebSocket URL, ws:// or wss://; give several to spread the connections over them in turns [default: with a secret
     /// ws://127.0.0.1:8000/connection/websocket, without one a hub that is started for the run]
@@ -102,7 +81,7 @@ pub(crate) struct HubArgs {
 }
 
 /// Options of who publishes over HTTP.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct ApiArgs {
     /// Server to publish to (http:// or https://, its path is chosen unless it has one); the first --url's if not given
     #[arg(long)]
@@ -113,7 +92,7 @@ pub(crate) struct ApiArgs {
 }
 
 /// Options of this side's connections.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct ConnectionArgs {
     /// Receiving threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -127,7 +106,7 @@ pub(crate) struct ConnectionArgs {
 }
 
 /// Options of publishing.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct LoadArgs {
     /// Subscribers
     #[arg(long, short = 'n', default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -149,8 +128,19 @@ pub(crate) struct LoadArgs {
     pub(crate) warmup: f64,
 }
 
+impl LoadArgs {
+    /// Checks the size and returns the workload and how many publishers it needs, `at_rate` of them for a fixed rate.
+    pub(crate) fn workload(&self, at_rate: u16) -> Result<(Workload, usize)> {
+        check_size(self.size)?;
+        Ok(match self.closed_loop {
+            Some(outstanding) => (Workload::ClosedLoop(outstanding), outstanding.into()),
+            None => (Workload::Rate(self.rate), at_rate.into()),
+        })
+    }
+}
+
 /// `fanout`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct FanoutArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -172,7 +162,7 @@ pub(crate) struct FanoutArgs {
 }
 
 /// `publish`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -213,7 +203,7 @@ pub(crate) struct PublishArgs {
 }
 
 /// How `publish` publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum PublishOver {
     /// Through the server API, with its key.
     Http,
@@ -222,7 +212,7 @@ pub(crate) enum PublishOver {
 }
 
 /// `connect`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct ConnectArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -237,7 +227,7 @@ pub(crate) struct ConnectArgs {
 }
 
 /// `idle`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct IdleArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -258,7 +248,7 @@ pub(crate) struct IdleArgs {
 }
 
 /// `recover`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct RecoverArgs {
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -296,7 +286,7 @@ pub(crate) struct RecoverArgs {
 }
 
 /// `limit`
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct LimitArgs {
     #[command(flatten)]
     pub(crate) clients: ConnectionArgs,
@@ -315,7 +305,7 @@ fn long_help() -> String {
     format!("{EXAMPLES}\n\n{}", crate::report_fields::help())
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number < 1e6 => Ok(number),
         _ => Err("a number above 0 is needed".to_owned()),

@@ -1,43 +1,33 @@
-//! What can end a run early: each variant is one line that tells its reader what to do next.
+//! The error of a run or of one connection: one line that says what is wrong and, where possible, what to do.
 
-use std::io;
+use std::fmt::Display;
 
-/// Why a run was given up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BenchError {
-    /// An option that cannot be used as given.
-    #[error("{0}")]
-    Usage(String),
-    /// The operating system said no.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was being done.
-        what: String,
-        /// What the system answered.
-        source: io::Error,
-    },
-    /// The server answered, but not what a measurement needs.
-    #[error("{0}")]
-    Failed(String),
-    /// Nothing moved for as long as a run waits.
-    #[error("no progress for 30 s while {0}; the run is given up")]
-    NoProgress(String),
-    /// A thread of this program ended without its result.
-    #[error("a thread of the load generator panicked")]
-    ThreadPanicked,
-}
+/// Why a run, or one of its connections, ended early.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BenchError(pub(crate) String);
 
-/// The result of every fallible step here.
+/// The result of every fallible step of this program.
 pub(crate) type Result<T> = std::result::Result<T, BenchError>;
 
-/// Says what was being done when an I/O error came.
-pub(crate) trait IoContext<T> {
-    /// Wraps the error with `what`, which is only built when there is one.
-    fn context<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T>;
+/// An error with this message.
+pub(crate) fn fail<T>(message: impl Into<String>) -> Result<T> {
+    Err(BenchError(message.into()))
 }
 
-impl<T> IoContext<T> for io::Result<T> {
-    fn context<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T> {
-        self.map_err(|source| BenchError::Io { what: what().into(), source })
+/// The error of a run in which nothing happened for [`crate::clock::NO_PROGRESS_TIMEOUT`].
+pub(crate) fn no_progress<T>(activity: impl Display) -> Result<T> {
+    fail(format!("no progress for 30 s while {activity}; the run ends here"))
+}
+
+/// Says what was being done when an error occurred.
+pub(crate) trait Context<T> {
+    /// Puts `what` and a colon before the error. `what` is formatted only if there is an error.
+    fn context(self, what: impl Display) -> Result<T>;
+}
+
+impl<T, E: Display> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: impl Display) -> Result<T> {
+        self.map_err(|error| BenchError(format!("{what}: {error}")))
     }
 }

@@ -1,89 +1,67 @@
-//! The child of `limit`: one thread, one epoll, one `writev` a socket for all publications that wait. What it costs is the
-//! system's share of a delivery; a hub cannot cost less.
+//! The child process of `limit`: one thread, one epoll, one `writev` per socket for all publications that wait. Its cost is the
+//! system's share of a delivery, which no hub can undercut.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use std::time::Instant;
 
+use bytes::{Bytes, BytesMut};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use wardcast::protocol::frame::encode_text;
 
-use crate::error::{BenchError, IoContext, Result};
-use crate::frame::write_text;
-use crate::run_clock::NO_PROGRESS_TIMEOUT;
+use crate::error::{Context, Result};
+use crate::{clock::NO_PROGRESS_TIMEOUT, connection::wait_for_events, connection::write_out};
 
-const SUBSCRIBERS: Token = Token(0);
-const CONTROL_LISTENER: Token = Token(1);
-const CONTROL: Token = Token(2);
-/// Tokens from here on are subscribers.
-const FIRST: usize = 3;
-/// What Linux takes in one `writev`.
+const LISTENER: Token = Token(0);
+/// The first connection, over which the parent process publishes.
+const CONTROL: Token = Token(1);
+/// The token of the first subscriber.
+const FIRST: usize = 2;
+/// The longest `writev` of Linux.
 const MAX_SLICES: usize = 1024;
 
-type FrameQueue = VecDeque<Rc<[u8]>>;
-
-/// A subscriber and what its socket did not take at once.
+/// A subscriber.
 struct SubscriberSocket {
     stream: TcpStream,
-    queue: FrameQueue,
-    /// Bytes of the first waiting frame that are written.
-    written: usize,
+    /// Bytes that the socket had no room for.
+    out: BytesMut,
 }
 
-struct Server {
+struct LimitServer {
     poll: Poll,
     listener: TcpListener,
-    control_listener: TcpListener,
     control: Option<TcpStream>,
     input: Vec<u8>,
+    /// `None` where a connection has ended.
     subscribers: Vec<Option<SubscriberSocket>>,
 }
 
-/// Runs the child until its parent closes the control connection.
+/// Runs the server until its parent process closes the control connection or ends.
 pub(crate) fn run() -> Result<()> {
-    let mut server = Server::listen()?;
-    let ports = [&server.listener, &server.control_listener].map(|listener| listener.local_addr());
-    let [subscribers, control] = ports;
-    let subscribers = subscribers.context(|| "listening")?.port();
-    println!("{subscribers} {}", control.context(|| "listening")?.port());
+    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl")?;
+    let mut server = LimitServer::listen()?;
+    println!("{}", server.listener.local_addr().context("listening")?.port());
     let mut events = Events::with_capacity(1024);
-    let started = Instant::now();
     loop {
-        match server.poll.poll(&mut events, Some(NO_PROGRESS_TIMEOUT)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).context(|| "epoll"),
-            _ => {}
-        }
-        if server.control.is_none() && started.elapsed() > NO_PROGRESS_TIMEOUT {
-            return Err(BenchError::NoProgress("waiting for the control connection".to_owned()));
-        }
+        wait_for_events(&mut server.poll, &mut events, NO_PROGRESS_TIMEOUT)?;
         for event in &events {
             match event.token() {
-                SUBSCRIBERS => server.accept()?,
-                CONTROL_LISTENER => server.accept_control()?,
-                CONTROL => {
-                    if !server.publish_waiting()? {
-                        return Ok(());
-                    }
-                }
-                Token(number) if event.is_writable() => server.drain_subscriber(number - FIRST),
+                LISTENER => server.accept()?,
+                CONTROL if !server.publish_waiting()? => return Ok(()),
+                Token(number) if number >= FIRST && event.is_writable() => server.drain_subscriber(number - FIRST),
                 Token(_) => {}
             }
         }
     }
 }
 
-impl Server {
+impl LimitServer {
     fn listen() -> Result<Self> {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let poll = Poll::new().context(|| "epoll")?;
-        let mut listener = TcpListener::bind(any).context(|| "listening")?;
-        let mut control_listener = TcpListener::bind(any).context(|| "listening")?;
-        let registry = poll.registry();
-        registry.register(&mut listener, SUBSCRIBERS, Interest::READABLE).context(|| "epoll")?;
-        registry.register(&mut control_listener, CONTROL_LISTENER, Interest::READABLE).context(|| "epoll")?;
-        Ok(Self { poll, listener, control_listener, control: None, input: Vec::new(), subscribers: Vec::new() })
+        let poll = Poll::new().context("epoll")?;
+        let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("listening")?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE).context("epoll")?;
+        Ok(Self { poll, listener, control: None, input: Vec::new(), subscribers: Vec::new() })
     }
 
     fn accept(&mut self) -> Result<()> {
@@ -91,29 +69,22 @@ impl Server {
             let mut stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context(|| "accepting"),
+                Err(error) => return Err(error).context("accepting"),
             };
-            stream.set_nodelay(true).context(|| "TCP_NODELAY")?;
-            let token = Token(FIRST + self.subscribers.len());
+            stream.set_nodelay(true).context("TCP_NODELAY")?;
+            let is_first = self.control.is_none();
+            let token = if is_first { CONTROL } else { Token(FIRST + self.subscribers.len()) };
             let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, token, interest).context(|| "epoll")?;
-            self.subscribers.push(Some(SubscriberSocket { stream, queue: FrameQueue::new(), written: 0 }));
-        }
-    }
-
-    fn accept_control(&mut self) -> Result<()> {
-        match self.control_listener.accept() {
-            Ok((mut stream, _)) => {
-                self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE).context(|| "epoll")?;
+            self.poll.registry().register(&mut stream, token, interest).context("epoll")?;
+            if is_first {
                 self.control = Some(stream);
-                Ok(())
+            } else {
+                self.subscribers.push(Some(SubscriberSocket { stream, out: BytesMut::new() }));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error).context(|| "accepting"),
         }
     }
 
-    /// Publishes everything that waits on the control connection; false when that is closed.
+    /// Publishes everything that waits on the control connection. Returns whether that is still open.
     fn publish_waiting(&mut self) -> Result<bool> {
         let Some(control) = &mut self.control else {
             return Ok(true);
@@ -124,91 +95,54 @@ impl Server {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.input.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error).context(|| "reading the control connection"),
+                Err(error) => return Err(error).context("reading the control connection"),
             }
         }
         let frames = take_frames(&mut self.input);
+        let frames: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
         for part in frames.chunks(MAX_SLICES) {
-            let slices: Vec<IoSlice<'_>> = part.iter().map(|frame| IoSlice::new(frame)).collect();
             for slot in &mut self.subscribers {
-                if slot.as_mut().is_some_and(|subscriber| subscriber.send(part, &slices).is_err()) {
-                    *slot = None;
-                }
+                slot.take_if(|subscriber| subscriber.send(part).is_err());
             }
         }
         Ok(true)
     }
 
     fn drain_subscriber(&mut self, number: usize) {
-        if let Some(slot) = self.subscribers.get_mut(number)
-            && slot.as_mut().is_some_and(|subscriber| subscriber.drain().is_err())
-        {
-            *slot = None;
-        }
+        self.subscribers[number].take_if(|SubscriberSocket { stream, out }| write_out(stream, out).is_err());
     }
 }
 
 impl SubscriberSocket {
-    /// One `writev` for all of `frames`; what does not go waits.
-    fn send(&mut self, frames: &[Rc<[u8]>], slices: &[IoSlice<'_>]) -> io::Result<()> {
-        if !self.queue.is_empty() {
-            self.queue.extend(frames.iter().cloned());
-            return Ok(());
-        }
-        let written = match self.stream.write_vectored(slices) {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        let total: usize = frames.iter().map(|frame| frame.len()).sum();
-        if written < total {
-            self.queue.extend(frames.iter().cloned());
-            self.skip(written);
-            return self.drain();
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            let first = self.queue.front().map_or(&[][..], |frame| &frame[self.written..]);
-            let rest = self.queue.iter().skip(1).take(MAX_SLICES - 1).map(|frame| IoSlice::new(frame));
-            let slices: Vec<IoSlice<'_>> = std::iter::once(IoSlice::new(first)).chain(rest).collect();
-            match self.stream.write_vectored(&slices) {
-                Ok(written) => self.skip(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+    /// Writes all `frames` with one `writev`. The rest waits until the socket has room.
+    fn send(&mut self, frames: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut written = 0;
+        if self.out.is_empty() {
+            match self.stream.write_vectored(frames) {
+                Ok(count) => written = count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        self.written += bytes;
-        while let Some(frame) = self.queue.front()
-            && self.written >= frame.len()
-        {
-            self.written -= frame.len();
-            self.queue.pop_front();
+        for frame in frames {
+            let skipped = written.min(frame.len());
+            written -= skipped;
+            self.out.extend_from_slice(&frame[skipped..]);
         }
+        Ok(())
     }
 }
 
-/// Takes all whole messages off `input`, as frames of the layout a hub sends.
-fn take_frames(input: &mut Vec<u8>) -> Vec<Rc<[u8]>> {
-    let mut frames = Vec::new();
-    let mut used = 0;
-    while let Some(([a, b, c, d], rest)) = input[used..].split_first_chunk().map(|(head, rest)| (*head, rest)) {
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+/// Takes all complete messages from `input`, as frames like those of a hub.
+fn take_frames(input: &mut Vec<u8>) -> Vec<Bytes> {
+    let (mut frames, mut used) = (Vec::new(), 0);
+    while let Some((length, rest)) = input[used..].split_first_chunk() {
+        let length = u32::from_be_bytes(*length) as usize;
         let Some(data) = rest.get(..length) else {
             break;
         };
-        let mut reply = br#"{"push":{"channel":"bench","pub":{"data":"#.to_vec();
-        reply.extend_from_slice(data);
-        reply.extend_from_slice(b"}}}");
-        let mut frame = Vec::with_capacity(reply.len() + 10);
-        write_text(&mut frame, &reply);
-        frames.push(frame.into());
+        let push = [br#"{"push":{"channel":"bench","pub":{"data":"#, data, b"}}}"].concat();
+        frames.push(encode_text(&push));
         used += 4 + length;
     }
     input.drain(..used);

@@ -1,25 +1,26 @@
-//! The machine of a run: what it is, and who else uses it, since a figure from a busy machine is not the hub's.
+//! The machine of a run: what it is and how busy it is, since figures from a busy machine are not those of the hub.
 
 use std::fs;
 
 use crate::report::Report;
 
-/// Processors' time, as /proc/stat has it: USER_HZ is 100 on every Linux that programs see.
+/// Units of /proc/stat per second: USER_HZ is 100 on every Linux that programs see.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// A load average per core above which a run's figures need care.
+const BUSY_LOAD: f64 = 0.5;
 
-/// Counters of the whole machine at some moment.
-#[derive(Debug, Clone, Copy)]
+/// Counters of the whole machine at one moment.
+#[derive(Clone, Copy)]
 pub(crate) struct MachineCounters {
     busy_ticks: u64,
-    overflows: u64,
+    listen_overflows: u64,
 }
 
 impl MachineCounters {
-    /// Reads them.
+    /// Reads the counters.
     pub(crate) fn read() -> Self {
-        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let netstat = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
-        Self { busy_ticks: busy_ticks(&stat), overflows: tcp_ext(&netstat, "ListenOverflows").unwrap_or(0) }
+        let listen_overflows = tcp_counter(&read_file("/proc/net/netstat"), "ListenOverflows").unwrap_or(0);
+        Self { busy_ticks: busy_ticks(&read_file("/proc/stat")), listen_overflows }
     }
 
     /// Seconds that all processors together were busy since `before`.
@@ -27,9 +28,9 @@ impl MachineCounters {
         self.busy_ticks.saturating_sub(before.busy_ticks) as f64 / TICKS_PER_SECOND
     }
 
-    /// Connections that found a listener's queue full since `before`; they are tried again after a second.
-    pub(crate) fn overflows_since(self, before: Self) -> u64 {
-        self.overflows.saturating_sub(before.overflows)
+    /// Connections that met a full listen queue since `before`. TCP tries them again after a second.
+    pub(crate) fn listen_overflows_since(self, before: Self) -> u64 {
+        self.listen_overflows.saturating_sub(before.listen_overflows)
     }
 }
 
@@ -40,34 +41,39 @@ pub(crate) fn cores() -> usize {
 
 /// Reports what the machine is and how busy it is before a run.
 pub(crate) fn report_machine(report: &mut Report) {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     report.set("cores", cores());
-    report.set("kernel", format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()));
-    let model = read("/proc/cpuinfo");
-    let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    report.set("kernel", format!("Linux {}", read_file("/proc/sys/kernel/osrelease").trim()));
+    let processors = read_file("/proc/cpuinfo");
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     if let Some((_, model)) = model {
         report.set("processor", model.trim());
     }
-    if let Some(load) = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()) {
-        report.set_number("load_average_at_start", load);
-        if load > cores() as f64 * 0.5 {
-            report.add_note(format!(
-                "the machine was busy before the run began (load average {load} on {} cores): compare with care",
-                cores()
-            ));
-        }
+    let Some(load) = read_file("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()) else {
+        return;
+    };
+    report.set_number("load_average_at_start", load);
+    if load > cores() as f64 * BUSY_LOAD {
+        report.add_note(format!(
+            "the machine was busy before the run began (load average {load} on {} cores): compare with care",
+            cores()
+        ));
     }
 }
 
-fn busy_ticks(stat: &str) -> u64 {
-    // cpu user nice system idle iowait irq softirq steal; guests are in user already.
-    let first = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
-    [0, 1, 2, 5, 6].iter().filter_map(|place| ticks.get(*place)).sum()
+/// The text of a file of /proc, or nothing.
+pub(crate) fn read_file(path: impl AsRef<std::path::Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }
 
-/// A counter of /proc/net/netstat, whose lines come in pairs of names and values.
-fn tcp_ext(netstat: &str, name: &str) -> Option<u64> {
+fn busy_ticks(stat: &str) -> u64 {
+    // cpu user nice system idle iowait irq softirq steal; the time of guests is in user already.
+    let first = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
+    [0, 1, 2, 5, 6].iter().filter_map(|column| ticks.get(*column)).sum()
+}
+
+/// A counter of /proc/net/netstat, which has a line of names and then a line of values.
+fn tcp_counter(netstat: &str, name: &str) -> Option<u64> {
     let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, values) = (lines.next()?, lines.next()?);
     names.split(' ').zip(values.split(' ')).find(|(found, _)| *found == name)?.1.parse().ok()
@@ -80,11 +86,8 @@ mod tests {
     #[test]
     fn machine_counters_are_read_from_the_right_columns() {
         assert_eq!(busy_ticks("cpu  1 2 4 800 1600 8 16 3200 0 0\ncpu0 9 9"), 31);
-        assert_eq!(
-            tcp_ext("TcpExt: A ListenOverflows B\nTcpExt: 1 23 4\nIpExt: X\nIpExt: 5", "ListenOverflows"),
-            Some(23)
-        );
-        assert_eq!(tcp_ext("", "ListenOverflows"), None);
+        let netstat = "TcpExt: A ListenOverflows B\nTcpExt: 1 23 4\nIpExt: X\nIpExt: 5";
+        assert_eq!([netstat, ""].map(|netstat| tcp_counter(netstat, "ListenOverflows")), [Some(23), None]);
         assert!(MachineCounters::read().busy_ticks > 0);
     }
 }

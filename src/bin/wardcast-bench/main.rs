@@ -1,9 +1,12 @@
-//! `wardcast-bench`, the load generator: simulated clients on bare epoll, so that on shared cores it costs less than what it
-//! measures. Read in this order: args, hub, fanout, crowd, receiver, connection, then driver for the publishing side; advice
-//! and fields for what is told.
+//! `wardcast-bench`, the load generator: simulated clients on bare epoll, because they share the processor cores with the hub
+//! that they measure.
+//!
+//! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
+//! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
+//! `http_transport`); what both build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
+//! `report_fields`, `remedies`).
 #![forbid(unsafe_code)]
-// A report on the terminal is what this program is for.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
 
 mod args;
 
@@ -11,51 +14,49 @@ mod connect_idle;
 mod fanout;
 mod limit;
 mod limit_server;
-mod measurement;
 mod publish;
 mod recover;
 
+mod measurement;
+mod run;
+
 mod clients;
+mod delivery_stats;
+mod publication_stamp;
 mod receiver_thread;
 mod simulated_client;
 
 mod http_transport;
 mod load_driver;
-mod publish_transport;
 mod socket_transport;
 
-mod delivery_stats;
-mod error;
-mod frame;
+mod connection;
+mod http;
+mod target_url;
+mod tls;
+mod websocket;
+
+mod child_process;
 mod hub_under_test;
 mod machine;
 mod process;
-mod publication_stamp;
+
+mod clock;
+mod error;
 mod remedies;
 mod report;
 mod report_fields;
-mod run_clock;
-mod server_monitor;
-mod socket;
-mod stream_position;
-mod target_url;
 mod terminal;
-mod tls;
-mod token;
-mod upgrade;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, HubArgs, PublishOver};
-use crate::error::Result;
-use crate::hub_under_test::HubUnderTest;
-use crate::machine::MachineCounters;
-use crate::report::Report;
-use crate::terminal::Terminal;
+use crate::args::{Cli, Command};
+use crate::error::{BenchError, Result};
+use crate::{report::Report, run::Run};
 
-/// What a shell says of a program that Ctrl-C ended.
+/// The exit code of a program that Ctrl-C ended, as shells have it.
 const INTERRUPTED: u8 = 130;
 
 #[global_allocator]
@@ -63,16 +64,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    match execute(&cli) {
         Ok(Some(report)) => {
             println!("{}", if cli.json { report.to_json() } else { report.to_table() });
             if report.interrupted { INTERRUPTED.into() } else { ExitCode::SUCCESS }
         }
         Ok(None) => ExitCode::SUCCESS,
-        Err(error) => {
-            let text = error.to_string();
-            eprintln!("wardcast-bench: {text}");
-            if let Some(remedy) = remedies::remedy(&text) {
+        Err(BenchError(message)) => {
+            eprintln!("wardcast-bench: {message}");
+            if let Some(remedy) = remedies::find_remedy(&message) {
                 eprintln!("  {remedy}");
             }
             ExitCode::FAILURE
@@ -80,49 +80,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command; the children of others have nothing to report.
-fn run(cli: &Cli) -> Result<Option<Report>> {
+/// Executes a command. Child processes have nothing to report.
+fn execute(cli: &Cli) -> Result<Option<Report>> {
     match &cli.command {
-        Command::LimitServer => return limit_server::run().map(|()| None),
-        Command::HubServer { program, arguments } => {
-            return hub_under_test::exec_hub(program, arguments).map(|()| None);
-        }
-        _ => {}
+        Command::Fanout(args) => measure(cli, "fanout", |run| fanout::run(args, run)),
+        Command::Publish(args) => measure(cli, "publish", |run| publish::run(args, run)),
+        Command::Connect(args) => measure(cli, "connect", |run| connect_idle::connect(args, run)),
+        Command::Idle(args) => measure(cli, "idle", |run| connect_idle::idle(args, run)),
+        Command::Recover(args) => measure(cli, "recover", |run| recover::run(args, run)),
+        Command::Limit(args) => measure(cli, "limit", |run| limit::run(args, run)),
+        Command::LimitServer => limit_server::run().map(|()| None),
+        Command::HubServer { program, arguments } => hub_under_test::exec_hub(program, arguments).map(|()| None),
     }
-    let terminal = Terminal::open(cli.quiet || cli.json)?;
-    let (mut machine, before) = (Report::new("machine"), MachineCounters::read());
-    machine::report_machine(&mut machine);
-    let on_hub =
-        |args: &HubArgs, key: Option<&str>, settings: &[&str], run: &dyn Fn(&HubUnderTest) -> Result<Report>| {
-            let hub = HubUnderTest::select(args, key, settings)?;
-            let mut report = run(&hub)?;
-            hub.report_identity(&mut report);
-            Ok(report)
-        };
-    let key = |api: &args::ApiArgs| api.api_key.clone();
-    let report = match &cli.command {
-        Command::Fanout(args) => {
-            on_hub(&args.hub, key(&args.api).as_deref(), &[], &|hub| fanout::run(args, hub, &terminal))
-        }
-        Command::Publish(args) => {
-            let settings = if args.over == PublishOver::Socket { publish::UNLIMITED_PUBLISHING } else { &[] };
-            on_hub(&args.hub, key(&args.api).as_deref(), settings, &|hub| publish::run(args, hub, &terminal))
-        }
-        Command::Connect(args) => on_hub(&args.hub, None, &[], &|hub| connect_idle::connect(args, hub, &terminal)),
-        Command::Idle(args) => {
-            let settings = if args.positioned { recover::KEEP_HISTORY } else { &[] };
-            on_hub(&args.hub, None, settings, &|hub| connect_idle::idle(args, hub, &terminal))
-        }
-        Command::Recover(args) => on_hub(&args.hub, key(&args.api).as_deref(), recover::KEEP_HISTORY, &|hub| {
-            recover::run(args, hub, &terminal)
-        }),
-        Command::Limit(args) => limit::run(args, &terminal),
-        Command::LimitServer | Command::HubServer { .. } => return Ok(None),
-    };
-    terminal.clear_progress();
-    let mut report = report?;
-    report.merge(machine);
-    measurement::report_overflows(&mut report, before);
-    report.interrupted = terminal.is_interrupted();
-    Ok(Some(report))
+}
+
+fn measure(cli: &Cli, command: &'static str, execute: impl Fn(&mut Run) -> Result<()>) -> Result<Option<Report>> {
+    let mut run = Run::open(command, cli.quiet || cli.json)?;
+    let result = execute(&mut run);
+    run.terminal.clear_progress();
+    result.map(|()| Some(run.finish()))
 }

@@ -1,324 +1,227 @@
-//! One receiving thread: opens its share of the connections, then reads whatever epoll reports until told to stop.
+//! One receiving thread: opens its share of the clients, then handles their events until it is told to stop.
 
-use std::io;
-use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 
-use crate::clients::{ClientBehavior, ClientOptions, ClientStats, SharedState, ThreadEvent};
-use crate::delivery_stats::DeliveryStats;
-use crate::error::{IoContext, Result};
-use crate::publication_stamp::StampFinder;
-use crate::run_clock::RunClock;
-use crate::simulated_client::{ClientProtocol, ConnectionState, EndReason, ReadContext, SimulatedClient};
-use crate::socket::{ClientSocket, SocketOptions};
-use crate::stream_position::{StreamPosition, SubscribeMode};
-use crate::upgrade;
+use crate::clients::{ClientBehavior, ClientOptions};
+use crate::connection::{ReadBuffer, wait_for_events};
+use crate::delivery_stats::{DeliveryStats, SharedState};
+use crate::error::{BenchError, Context, Result, fail};
+use crate::{clock, simulated_client::SimulatedClient};
 
-/// One buffer for all connections of a thread. A publication of 64 KiB fits with room to spare.
-const BUFFER_BYTES: usize = 256 * 1024;
-/// How long a thread sleeps before it looks whether it should stop.
+/// How long the thread sleeps before it checks again whether it should stop.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// The same while its clients wait to be called back, which is timed from the call.
+/// The same while its clients wait to reconnect, which is timed from the moment when they may.
 const RECONNECT_POLL_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// What a client that was cut remembers.
-#[derive(Debug)]
-struct DisconnectedClient {
-    newest_sequences: Box<[u32]>,
-    position: Option<StreamPosition>,
-}
-
-/// One receiving thread.
-#[derive(Debug)]
+/// The thread.
 pub(crate) struct ReceiverThread {
     thread: usize,
-    client_options: Arc<ClientOptions>,
+    options: Arc<ClientOptions>,
     shared: Arc<SharedState>,
-    events: mpsc::Sender<ThreadEvent>,
     waker: Arc<Waker>,
     poll: Poll,
-    connections: Vec<Option<SimulatedClient>>,
-    /// Whom of them was cut, by place; none before that.
-    disconnected: Option<Vec<Option<DisconnectedClient>>>,
-    /// The place that is opened next.
+    clients: Vec<SimulatedClient>,
+    /// The index of the client that connects next.
     next: usize,
-    in_flight: usize,
-    has_sent_opened: bool,
-    context: ReadContext,
-    /// What it has to show (its books are at the desk until it has run).
-    pub(crate) stats: ClientStats,
+    connecting: usize,
+    has_opened: bool,
+    has_disconnected: bool,
+    buffer: ReadBuffer,
+    stats: DeliveryStats,
 }
 
 impl ReceiverThread {
-    /// A thread that has not begun.
+    /// The thread with this number, not started.
     pub(crate) fn new(
         thread: usize,
-        client_options: Arc<ClientOptions>,
-        clock: RunClock,
+        options: Arc<ClientOptions>,
         shared: Arc<SharedState>,
-        events: mpsc::Sender<ThreadEvent>,
         waker: Arc<Waker>,
     ) -> Result<Self> {
-        let deliveries = DeliveryStats::new(client_options.publishers);
+        let ClientOptions { connections, threads, publishers, .. } = *options;
+        let numbers = (thread..connections).step_by(threads);
         Ok(Self {
             thread,
-            client_options,
-            shared,
-            events,
             waker,
-            poll: Poll::new().context(|| "epoll")?,
-            connections: Vec::new(),
-            disconnected: None,
+            poll: Poll::new().context("epoll")?,
+            clients: numbers.map(|number| SimulatedClient::new(number, publishers)).collect(),
             next: 0,
-            in_flight: 0,
-            has_sent_opened: false,
-            context: ReadContext { clock, deliveries, finder: StampFinder::default(), measured_from: u64::MAX },
-            stats: ClientStats::new(DeliveryStats::new(0)),
+            connecting: 0,
+            has_opened: false,
+            has_disconnected: false,
+            buffer: ReadBuffer::new(),
+            stats: DeliveryStats::new(shared.clone(), publishers),
+            options,
+            shared,
         })
     }
 
-    /// Opens, reads, and comes back when told to stop.
-    pub(crate) fn run(&mut self) -> Result<()> {
+    /// Opens the clients and handles their events until it is told to stop.
+    pub(crate) fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(1024);
-        let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             self.disconnect_if_requested();
-            self.open_more();
-            match self.poll.poll(
-                &mut events,
-                Some(if self.is_waiting_to_reconnect() { RECONNECT_POLL_TIMEOUT } else { POLL_TIMEOUT }),
-            ) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).context(|| "epoll"),
-                _ => {}
-            }
+            self.connect_more();
+            let timeout = if self.is_waiting_to_reconnect() { RECONNECT_POLL_TIMEOUT } else { POLL_TIMEOUT };
+            wait_for_events(&mut self.poll, &mut events, timeout)?;
             if self.shared.stop.load(Ordering::Relaxed) {
                 break;
             }
-            self.context.measured_from = self.shared.measured_from.load(Ordering::Relaxed);
-            let (delivered, unrecovered) =
-                (self.context.deliveries.delivered, self.context.deliveries.recoveries.unrecovered);
-            events.iter().for_each(|event| self.on_event(event, &mut buffer));
-            self.shared.delivered.fetch_add(self.context.deliveries.delivered - delivered, Ordering::Release);
-            self.shared
-                .unrecovered
-                .fetch_add(self.context.deliveries.recoveries.unrecovered - unrecovered, Ordering::Relaxed);
-            self.send_completed();
+            self.stats.measured_from = self.shared.measured_from.get();
+            events.iter().for_each(|event| self.on_event(event));
+            self.share_counts();
         }
-        std::mem::swap(&mut self.context.deliveries, &mut self.stats.deliveries);
-        Ok(())
+        self.shared.results.lock().delivery.0.add(&self.stats.latency.0).context("adding up latencies")
     }
 
-    /// This thread's share: every `threads`-th connection.
-    fn client_count(&self) -> usize {
-        let ClientOptions { connections, threads, .. } = &*self.client_options;
-        connections / threads + usize::from(self.thread < connections % threads)
-    }
-
-    /// Cuts all connections, once that is asked for.
-    fn disconnect_if_requested(&mut self) {
-        if self.disconnected.is_some() || !self.shared.disconnect_requested.load(Ordering::Relaxed) {
+    /// Tells the main thread of what has come, deliveries before the publications that they completed.
+    fn share_counts(&mut self) {
+        self.shared.received_bytes.add(std::mem::take(&mut self.buffer.received_bytes));
+        self.shared.delivered.add(std::mem::take(&mut self.stats.delivered));
+        if self.stats.completed.is_empty() {
             return;
         }
-        let disconnect = |client: SimulatedClient| {
-            let SimulatedClient { socket, newest_sequences, position, .. } = client;
-            socket.reset();
-            DisconnectedClient { newest_sequences, position }
-        };
-        self.disconnected = Some(self.connections.iter_mut().map(|slot| slot.take().map(disconnect)).collect());
+        for (publisher, sequence) in self.stats.completed.drain(..) {
+            self.shared.completed[self.thread][publisher].store(sequence, Ordering::Release);
+        }
+        let _ = self.waker.wake();
+    }
+
+    /// Disconnects all clients, once that is requested.
+    fn disconnect_if_requested(&mut self) {
+        if self.has_disconnected || !self.shared.disconnect_requested.load(Ordering::Relaxed) {
+            return;
+        }
+        let websockets = self.clients.iter_mut().filter_map(|client| client.websocket.take());
+        websockets.for_each(|websocket| websocket.connection.reset());
+        self.has_disconnected = true;
         self.next = 0;
-        // What is told of opening is told of coming back.
-        self.stats.time_to_101.reset();
-        self.stats.time_to_ready.reset();
-        self.send_event(ThreadEvent::Disconnected);
+        let mut results = self.shared.results.lock();
+        // These times are reported of the second connection only.
+        results.to_101.0.reset();
+        results.to_live.0.reset();
+        results.disconnected_threads += 1;
+        self.shared.changed.notify_all();
     }
 
-    /// Whether all were cut and are not called back.
+    /// Returns whether all clients are disconnected and may not yet reconnect.
     fn is_waiting_to_reconnect(&self) -> bool {
-        self.disconnected.is_some() && self.shared.reconnect_started_at.load(Ordering::Relaxed) == 0
+        self.has_disconnected && self.shared.reconnect_at.get() == 0
     }
 
-    fn open_more(&mut self) {
+    fn connect_more(&mut self) {
         if self.is_waiting_to_reconnect() {
             return;
         }
-        let client_count = self.client_count();
-        let at_once = match self.disconnected {
-            None => self.client_options.concurrency,
-            Some(_) => self.client_options.reconnect_concurrency,
-        };
-        self.connections.resize_with(client_count, || None);
-        while self.in_flight < at_once.div_ceil(self.client_options.threads).max(1) && self.next < client_count {
+        let ClientOptions { concurrency, reconnect_concurrency, threads, .. } = *self.options;
+        let at_once = if self.has_disconnected { reconnect_concurrency } else { concurrency };
+        while self.connecting < at_once.div_ceil(threads).max(1) && self.next < self.clients.len() {
             let index = self.next;
             self.next += 1;
-            self.in_flight += 1;
-            match self.connect(index) {
-                Ok(client) => self.connections[index] = Some(client),
-                Err(error) => self.on_failed(index, &format!("connecting: {error}")),
+            self.connecting += 1;
+            let client = &mut self.clients[index];
+            let connected = match self.has_disconnected && !client.has_position() {
+                true => fail("connecting: the connection had ended before"),
+                false => client.connect(&self.options, (self.poll.registry(), Token(index))),
+            };
+            if let Err(error) = connected {
+                self.on_failed(index, error);
             }
         }
-        if !self.has_sent_opened && self.in_flight == 0 && self.next == client_count {
-            self.has_sent_opened = true;
-            self.send_event(ThreadEvent::Opened);
+        if !self.has_opened && self.connecting == 0 && self.next == self.clients.len() {
+            self.has_opened = true;
+            self.shared.results.lock().opened_threads += 1;
+            self.shared.changed.notify_all();
         }
     }
 
-    /// The number of a connection among those of all threads.
-    fn client_number(&self, index: usize) -> usize {
-        index * self.client_options.threads + self.thread
-    }
-
-    fn connect(&mut self, index: usize) -> io::Result<SimulatedClient> {
-        let client_number = self.client_number(index);
-        let turn = |items: usize| client_number % items.max(1);
-        let client_options = self.client_options.clone();
-        let mode = match &self.disconnected {
-            None if client_options.is_positioned => SubscribeMode::Positioned,
-            None => SubscribeMode::Plain,
-            Some(disconnected) => {
-                let position = disconnected[index].as_ref().and_then(|disconnected| disconnected.position.clone());
-                SubscribeMode::Recover(position.ok_or_else(|| io::Error::other("its connection had ended before"))?)
-            }
-        };
-        let target = &client_options.targets[turn(client_options.targets.len())];
-        let protocol = match client_options.tokens.get(turn(client_options.tokens.len())) {
-            None => ClientProtocol::BareDeliveries,
-            Some(token) => ClientProtocol::WebSocket {
-                request: upgrade::request(target, token),
-                channel: client_options.channels.get(turn(client_options.channels.len())).cloned(),
-                mode,
-            },
-        };
-        let options = match u32::try_from(turn(client_options.source_addresses)) {
-            Ok(offset) if client_options.source_addresses > 1 => {
-                let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + offset);
-                SocketOptions { source: Some(source), ..client_options.socket.clone() }
-            }
-            _ => client_options.socket.clone(),
-        };
-        let mut socket = ClientSocket::open(target, &options)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut socket.tcp, Token(index), interest)?;
-        let disconnected = self.disconnected.as_mut().and_then(|disconnected| disconnected[index].take());
-        let newest_sequences = disconnected.map_or_else(
-            || vec![0; client_options.publishers].into_boxed_slice(),
-            |disconnected| disconnected.newest_sequences,
-        );
-        Ok(SimulatedClient::new(socket, protocol, newest_sequences, self.context.clock.now()))
-    }
-
-    fn on_event(&mut self, event: &Event, buffer: &mut [u8]) {
+    fn on_event(&mut self, event: &Event) {
         let index = event.token().0;
-        let Some(Some(client)) = self.connections.get_mut(index) else {
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.websocket.is_some()) else {
             return;
         };
-        let before = client.state;
-        let closing = event.is_read_closed() || event.is_error();
-        let result = if before == ConnectionState::Live && self.client_options.behavior == ClientBehavior::Stall {
-            match closing || event.is_write_closed() {
-                true => Err(EndReason("let go by the server".to_owned())),
-                false => Ok(()),
-            }
-        } else {
-            client.on_ready(buffer, &mut self.context, closing)
+        let was_live = client.is_live();
+        let is_closing = event.is_read_closed() || event.is_error();
+        let result = match was_live && self.options.behavior == ClientBehavior::Stall {
+            true if is_closing || event.is_write_closed() => fail("closed by the server"),
+            true => Ok(()),
+            false => client.on_ready((&mut self.buffer, is_closing), &self.options, &mut self.stats),
         };
         match result {
-            Ok(()) if before != ConnectionState::Live && client.state == ConnectionState::Live => self.on_ready(index),
+            Ok(()) if !was_live && client.is_live() => self.on_live(index),
             Ok(()) => {}
-            Err(EndReason(reason)) if before == ConnectionState::Live => self.on_closed(index, reason),
-            Err(EndReason(reason)) => self.on_failed(index, &reason),
+            Err(error) if was_live => self.on_closed(index, error),
+            Err(error) => self.on_failed(index, error),
         }
     }
 
-    fn on_ready(&mut self, index: usize) {
-        self.in_flight -= 1;
-        let now = self.context.clock.now();
-        if self.disconnected.is_some() {
-            self.stats
-                .time_to_recovery
-                .saturating_record(now.saturating_sub(self.shared.reconnect_started_at.load(Ordering::Relaxed)));
-            self.shared.reconnected.fetch_add(1, Ordering::Relaxed);
+    fn on_live(&mut self, index: usize) {
+        self.connecting -= 1;
+        let now = clock::now();
+        let client = &mut self.clients[index];
+        let mut results = self.shared.results.lock();
+        if self.has_disconnected {
+            results.to_recovered.record(self.shared.reconnect_at.get(), now);
+            self.shared.reconnected.add(1);
         } else {
-            self.context.deliveries.add_client();
-            self.shared.opened.fetch_add(1, Ordering::Relaxed);
-            self.shared.live.fetch_add(1, Ordering::Relaxed);
+            self.stats.add_client();
+            self.shared.opened.add(1);
+            self.shared.live.add(1);
         }
-        let Some(client) = &mut self.connections[index] else {
-            return;
-        };
-        let took = |since: u64| since.saturating_sub(client.connecting_at);
-        self.stats.time_to_101.saturating_record(took(client.upgraded_at));
-        self.stats.time_to_ready.saturating_record(took(now));
-        match self.client_options.behavior {
+        let Some(websocket) = client.websocket.as_ref() else { return };
+        results.to_101.record(client.connecting_at, websocket.upgraded_at.unwrap_or_default());
+        results.to_live.record(client.connecting_at, now);
+        match self.options.behavior {
             ClientBehavior::ConnectAndClose => {
-                client.send_close();
-                self.connections[index] = None;
-                self.shared.live.fetch_sub(1, Ordering::Relaxed);
+                client.websocket.take().into_iter().for_each(|websocket| websocket.close());
+                self.shared.live.subtract(1);
             }
-            ClientBehavior::Stall => {
-                let port = client.socket.tcp.local_addr().map(|address| address.port());
-                if let Ok(mut ports) = self.shared.ports.lock() {
-                    ports.extend(port);
-                }
-            }
+            ClientBehavior::Stall => results.ports.extend(websocket.connection.local_port()),
             ClientBehavior::Receive | ClientBehavior::Reconnect | ClientBehavior::Connect => {}
         }
     }
 
-    fn on_closed(&mut self, index: usize, reason: String) {
-        if let Some(client) = self.connections[index].take() {
-            self.context.deliveries.remove_client(&client.newest_sequences);
-        }
-        self.shared.live.fetch_sub(1, Ordering::Relaxed);
-        self.stats.closed_at.push(self.context.clock.now());
-        *self.stats.closed.entry(reason).or_default() += 1;
+    fn on_closed(&mut self, index: usize, BenchError(reason): BenchError) {
+        self.end_client(index);
+        let mut results = self.shared.results.lock();
+        results.closed_at.push(clock::now());
+        *results.closed.entry(reason).or_default() += 1;
     }
 
-    fn on_failed(&mut self, index: usize, reason: &str) {
-        let client = self.connections[index].take();
-        self.in_flight -= 1;
-        if let Some(disconnected) = &mut self.disconnected {
-            let newest_sequences = client
-                .map(|client| client.newest_sequences)
-                .or(disconnected[index].take().map(|disconnected| disconnected.newest_sequences));
-            newest_sequences
-                .iter()
-                .for_each(|newest_sequences| self.context.deliveries.remove_client(newest_sequences));
-            self.shared.live.fetch_sub(u64::from(newest_sequences.is_some()), Ordering::Relaxed);
-            self.shared.reconnected.fetch_add(1, Ordering::Relaxed);
+    fn on_failed(&mut self, index: usize, BenchError(reason): BenchError) {
+        self.connecting -= 1;
+        if self.has_disconnected {
+            if self.clients[index].has_position() {
+                self.end_client(index);
+            }
+            self.shared.reconnected.add(1);
         } else {
-            self.shared.failed.fetch_add(1, Ordering::Relaxed);
+            self.clients[index].websocket = None;
+            self.shared.failed.add(1);
         }
-        let may_fail = match self.client_options.behavior {
+        let mut results = self.shared.results.lock();
+        let may_fail = match self.options.behavior {
             ClientBehavior::Receive | ClientBehavior::Stall => false,
-            ClientBehavior::Reconnect => self.disconnected.is_some(),
+            ClientBehavior::Reconnect => self.has_disconnected,
             ClientBehavior::Connect | ClientBehavior::ConnectAndClose => true,
         };
         if !may_fail {
-            let client_number = self.client_number(index);
-            let target = &self.client_options.targets[client_number % self.client_options.targets.len()];
-            self.send_event(ThreadEvent::Failed(format!(
-                "connection {client_number} to {}: {reason}",
-                target.authority
-            )));
+            let number = self.clients[index].number;
+            let target = &self.options.target(number).authority;
+            results.error = Some(BenchError(format!("connection {number} to {target}: {reason}")));
+            self.shared.changed.notify_all();
         }
-        *self.stats.failed.entry(reason.to_owned()).or_default() += 1;
+        *results.failed.entry(reason).or_default() += 1;
     }
 
-    fn send_completed(&mut self) {
-        if !self.context.deliveries.completed.is_empty() {
-            let completed = std::mem::take(&mut self.context.deliveries.completed);
-            self.send_event(ThreadEvent::Completed(self.thread, completed));
-        }
-    }
-
-    fn send_event(&self, event: ThreadEvent) {
-        // A conductor that no longer listens is about to set `stop`.
-        let _ = self.events.send(event);
-        let _ = self.waker.wake();
+    /// Ends a client for good: no publication waits for it any longer.
+    fn end_client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.end();
+        self.stats.remove_client(&client.newest);
+        self.shared.live.subtract(1);
     }
 }

@@ -1,306 +1,267 @@
-//! One simulated client: from the TCP connection through token, greeting and subscription to the deliveries it checks.
+//! One simulated client: connects, subscribes, checks and records what it receives, and with a position recovers what it
+//! missed while it was disconnected.
 
-use std::io;
+use actix_http::ws::OpCode;
+use bytes::BytesMut;
+use mio::{Registry, Token};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use crate::delivery_stats::DeliveryStats;
-use crate::frame::{self, CLOSE, PING, PONG, ServerFrame, TEXT};
-use crate::publication_stamp::{PublicationStamp, StampFinder};
-use crate::run_clock::RunClock;
-use crate::socket::ClientSocket;
-use crate::stream_position::{self, StreamPosition, SubscribeMode, SubscribeReply};
-use crate::upgrade;
+use crate::delivery_stats::{DeliveryStats, SharedState};
+use crate::error::{BenchError, Context, Result, fail};
+use crate::websocket::{WebSocket, write_frame};
+use crate::{clients::ClientOptions, clock, connection::ReadBuffer, http::quote, publication_stamp::PublicationStamp};
 
-/// Said of a channel that cannot do what is measured.
-const NO_HISTORY: &str = "the channel has no history";
+/// The bytes before a publication's offset, which follows its data.
+const OFFSET_MARKER: &[u8] = b"\"offset\":";
+/// More than what follows the data of a publication of this program.
+const MAX_TAIL_BYTES: usize = 64;
 
-/// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConnectionState {
-    /// TCP is being connected.
+/// How far a client has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientState {
+    /// It waits for the connect push, which proves that the hub accepts the token.
     Connecting,
-    /// The upgrade request is out.
-    Upgrading,
-    /// 101 came, the first push did not.
-    AwaitingConnectPush,
-    /// The subscribe command is out.
+    /// It has sent its subscribe command.
     Subscribing,
-    /// Everything a run needs of it stands.
+    /// It is as far as the run needs it: connected, and subscribed if it has a channel.
     Live,
 }
 
-/// Why a connection ended, in words that are also the key it is counted under.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct EndReason(pub(crate) String);
-
-/// What a connection says when TCP stands, and afterwards.
-#[derive(Debug, Clone)]
-pub(crate) enum ClientProtocol {
-    /// The comparison server: it speaks at once, and only deliveries.
-    BareDeliveries,
-    /// A WebSocket with this upgrade request, then a subscription to the channel if there is one.
-    WebSocket {
-        /// The bytes of the request.
-        request: Vec<u8>,
-        /// What to subscribe to.
-        channel: Option<String>,
-        /// And how.
-        mode: SubscribeMode,
-    },
+/// The position of a client in a channel's history: the newest publication that it has received.
+struct StreamPosition {
+    epoch: String,
+    offset: u64,
 }
 
-/// What all connections of a thread share while one of them reads.
-#[derive(Debug)]
-pub(crate) struct ReadContext {
-    /// The run's clock.
-    pub(crate) clock: RunClock,
-    /// The thread's books.
-    pub(crate) deliveries: DeliveryStats,
-    /// Finds stamps.
-    pub(crate) finder: StampFinder,
-    /// Only publications sent at or after this reading of the clock are timed.
-    pub(crate) measured_from: u64,
+impl StreamPosition {
+    /// Moves on to a publication that was received, and counts gaps and repetitions.
+    fn advance(&mut self, offset: u64, shared: &SharedState) {
+        if offset <= self.offset {
+            shared.offset_out_of_order.add(1);
+            return;
+        }
+        shared.offset_gaps.add((offset > self.offset + 1).into());
+        self.offset = offset;
+    }
 }
 
-/// One simulated client.
-#[derive(Debug)]
+/// The client.
 pub(crate) struct SimulatedClient {
-    /// The socket.
-    pub(crate) socket: ClientSocket,
-    /// How far it has come.
-    pub(crate) state: ConnectionState,
-    /// The clock when connecting began.
+    /// Its number among those of all threads.
+    pub(crate) number: usize,
+    /// Its connection; `None` before it connects and after it has ended.
+    pub(crate) websocket: Option<Box<WebSocket>>,
+    /// The clock when it began to connect.
     pub(crate) connecting_at: u64,
-    /// The clock when 101 was read.
-    pub(crate) upgraded_at: u64,
-    /// The newest sequence number by lane.
-    pub(crate) newest_sequences: Box<[u32]>,
-    /// Where it stands in the channel's history, if it wants to know.
-    pub(crate) position: Option<StreamPosition>,
-    protocol: ClientProtocol,
-    /// Bytes of a frame that is not whole yet.
-    partial_frame: Vec<u8>,
-    out: Vec<u8>,
+    /// The newest sequence numbers that it has received, by publisher.
+    pub(crate) newest: Box<[u32]>,
+    state: ClientState,
+    position: Option<StreamPosition>,
 }
 
 impl SimulatedClient {
-    /// A client on a socket that is being connected. `last` are the newest sequence numbers that it has, by lane.
-    pub(crate) fn new(
-        socket: ClientSocket,
-        protocol: ClientProtocol,
-        newest_sequences: Box<[u32]>,
-        connecting_at: u64,
-    ) -> Self {
-        Self {
-            socket,
-            state: ConnectionState::Connecting,
-            connecting_at,
-            upgraded_at: 0,
-            newest_sequences,
-            position: None,
-            protocol,
-            partial_frame: Vec::new(),
-            out: Vec::new(),
-        }
+    /// A client that is not connected.
+    pub(crate) fn new(number: usize, publishers: usize) -> Self {
+        let (newest, state) = (vec![0; publishers].into(), ClientState::Connecting);
+        Self { number, websocket: None, connecting_at: 0, newest, state, position: None }
     }
 
-    /// Does whatever the socket is ready for. `closing` says that the other side's end may wait behind the data.
+    /// Begins to connect, and registers the socket.
+    pub(crate) fn connect(&mut self, options: &ClientOptions, event_source: (&Registry, Token)) -> Result<()> {
+        let (target, token) = (options.target(self.number), options.token(self.number));
+        let websocket = WebSocket::open(target, token, &options.socket_options(self.number), event_source)?;
+        self.websocket = Some(Box::new(websocket));
+        self.state = ClientState::Connecting;
+        self.connecting_at = clock::now();
+        Ok(())
+    }
+
+    /// Ends the client for good.
+    pub(crate) fn end(&mut self) {
+        (self.websocket, self.position) = (None, None);
+    }
+
+    /// Returns whether the client is as far as the run needs it.
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == ClientState::Live
+    }
+
+    /// Returns whether the client has a position from which it can recover.
+    pub(crate) fn has_position(&self) -> bool {
+        self.position.is_some()
+    }
+
+    /// Writes and reads as much as the socket allows.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
     pub(crate) fn on_ready(
         &mut self,
-        buffer: &mut [u8],
-        context: &mut ReadContext,
-        closing: bool,
-    ) -> Result<(), EndReason> {
-        if self.state == ConnectionState::Connecting {
-            if !self.socket.is_connected().map_err(|error| EndReason(format!("connecting: {error}")))? {
-                return Ok(());
+        (buffer, is_closing): (&mut ReadBuffer, bool),
+        options: &ClientOptions,
+        stats: &mut DeliveryStats,
+    ) -> Result<()> {
+        let Some(mut websocket) = self.websocket.take() else { return Ok(()) };
+        websocket.on_ready(buffer, is_closing, |message, out, now| {
+            if self.state != ClientState::Live || !stats.record_push(&mut self.newest, message, now) {
+                return self.on_reply(message, out, options, (stats, now));
             }
-            match &mut self.protocol {
-                ClientProtocol::BareDeliveries => self.state = ConnectionState::Live,
-                ClientProtocol::WebSocket { request, .. } => {
-                    self.state = ConnectionState::Upgrading;
-                    self.out = std::mem::take(request);
-                }
-            }
-        }
-        self.flush()?;
-        self.read(buffer, context, closing)?;
-        self.flush()
-    }
-
-    /// Begins the closing handshake.
-    pub(crate) fn send_close(&mut self) {
-        frame::write_masked(&mut self.out, CLOSE, &1000u16.to_be_bytes());
-        // Nobody waits for the answer: the socket is dropped next.
-        let _ = self.flush();
-    }
-
-    fn flush(&mut self) -> Result<(), EndReason> {
-        self.socket.write_out(&mut self.out).map_err(|error| EndReason(format!("writing: {error}")))
-    }
-
-    fn read(&mut self, buffer: &mut [u8], context: &mut ReadContext, closing: bool) -> Result<(), EndReason> {
-        loop {
-            let partial_frame = self.partial_frame.len();
-            if partial_frame == buffer.len() {
-                return Err(EndReason("a frame larger than the read buffer".to_owned()));
-            }
-            buffer[..partial_frame].copy_from_slice(&self.partial_frame);
-            let count = match self.socket.read(&mut buffer[partial_frame..]) {
-                Ok(0) => return Err(self.on_end_of_stream()),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(EndReason(format!("reading: {error}"))),
-            };
-            context.deliveries.received_bytes += count as u64;
-            self.partial_frame.clear();
-            let now = context.clock.now();
-            let rest = self.parse(&buffer[..partial_frame + count], now, context)?;
-            self.partial_frame.extend_from_slice(rest);
-            if self.socket.is_drained(count, buffer.len() - partial_frame) && !closing {
-                return Ok(());
-            }
-        }
-    }
-
-    fn on_end_of_stream(&self) -> EndReason {
-        if self.state == ConnectionState::Upgrading && !self.partial_frame.is_empty() {
-            return EndReason(
-                upgrade::parse_response(&self.partial_frame, true)
-                    .err()
-                    .unwrap_or_else(|| "answered half a head".to_owned()),
-            );
-        }
-        EndReason("end of stream without a close frame".to_owned())
-    }
-
-    /// Reads all that is whole and returns the rest.
-    fn parse<'a>(&mut self, mut rest: &'a [u8], now: u64, context: &mut ReadContext) -> Result<&'a [u8], EndReason> {
-        if self.state == ConnectionState::Upgrading {
-            let Some(head) = upgrade::parse_response(rest, false).map_err(EndReason)? else {
-                return Ok(rest);
-            };
-            rest = &rest[head..];
-            self.state = ConnectionState::AwaitingConnectPush;
-            self.upgraded_at = now;
-        }
-        while let Some((frame, length)) = frame::split_frame(rest).map_err(|error| EndReason(error.to_string()))? {
-            self.on_frame(frame, now, context)?;
-            rest = &rest[length..];
-        }
-        Ok(rest)
-    }
-
-    fn on_frame(&mut self, frame: ServerFrame<'_>, now: u64, context: &mut ReadContext) -> Result<(), EndReason> {
-        match frame.opcode {
-            // `contains` on bytes is memchr, far quicker than splitting; several replies in a frame are the exception.
-            TEXT if !frame.payload.contains(&b'\n') => self.on_message(frame.payload, now, context),
-            TEXT => frame
-                .payload
-                .split(|byte| *byte == b'\n')
-                .try_for_each(|message| self.on_message(message, now, context)),
-            PING => {
-                frame::write_masked(&mut self.out, PONG, frame.payload);
-                Ok(())
-            }
-            PONG => Ok(()),
-            CLOSE => Err(EndReason(frame::describe_close(frame.payload))),
-            other => Err(EndReason(format!("a frame with opcode {other}"))),
-        }
-    }
-
-    fn on_message(&mut self, message: &[u8], now: u64, context: &mut ReadContext) -> Result<(), EndReason> {
-        if self.state == ConnectionState::Live
-            && let Some(stamp) = context.finder.find(message)
-        {
-            context.deliveries.record_delivery(&mut self.newest_sequences, stamp, now, context.measured_from);
             if let Some(position) = &mut self.position {
-                let offset = stream_position::find_offset(message)
-                    .ok_or_else(|| EndReason("a push without an offset".to_owned()))?;
-                position.advance(offset, &mut context.deliveries.recoveries);
+                let offset = find_offset(message).ok_or_else(|| BenchError("a push without an offset".to_owned()))?;
+                position.advance(offset, &stats.shared);
             }
-            return Ok(());
+            Ok(())
+        })?;
+        // The server of `limit` speaks no HTTP and expects no subscription.
+        if options.tokens.is_empty() && websocket.connection.is_connected()? {
+            self.state = ClientState::Live;
         }
-        match message {
-            b"" => Ok(()),
-            b"{}" => {
-                frame::write_masked(&mut self.out, TEXT, b"{}");
-                Ok(())
-            }
-            _ if self.state == ConnectionState::Subscribing
-                && self.on_positioned_subscribe_reply(message, now, context)? =>
-            {
-                Ok(())
-            }
-            _ => self.on_other_reply(message),
-        }
+        self.websocket = Some(websocket);
+        Ok(())
     }
 
-    /// Reads the reply to a positioned subscription, typed: with what was missed it is long. False when it is none.
-    fn on_positioned_subscribe_reply(
+    /// Handles everything but deliveries: the connect push, the subscribe reply and errors.
+    fn on_reply(
         &mut self,
         message: &[u8],
-        now: u64,
-        context: &mut ReadContext,
-    ) -> Result<bool, EndReason> {
-        let ClientProtocol::WebSocket { mode: mode @ (SubscribeMode::Positioned | SubscribeMode::Recover(_)), .. } =
-            &self.protocol
-        else {
-            return Ok(false);
-        };
-        let Ok(SubscribeReply { subscribe }) = serde_json::from_slice(message) else {
-            return Ok(false);
-        };
-        let epoch = subscribe.epoch.ok_or_else(|| EndReason(NO_HISTORY.to_owned()))?.to_owned();
-        let recovery = &mut context.deliveries.recoveries;
-        let mut position = StreamPosition { epoch, offset: subscribe.offset };
-        if let SubscribeMode::Recover(previous) = mode {
-            recovery.recovered += u64::from(subscribe.recovered);
-            recovery.unrecovered += u64::from(!subscribe.recovered);
-            if subscribe.recovered {
-                // Judged from where this client stood itself, not from where the hub says that it did.
-                position.offset = previous.offset;
+        out: &mut BytesMut,
+        options: &ClientOptions,
+        (stats, now): (&mut DeliveryStats, u64),
+    ) -> Result<()> {
+        let reply: Reply<'_> =
+            serde_json::from_slice(message).context(format_args!("a text that is not a reply: {}", quote(message)))?;
+        match (self.state, reply) {
+            (_, Reply { error: Some(_), .. }) => return fail(format!("answered {}", quote(message))),
+            (ClientState::Connecting, Reply { push: Some(Push { connect: Some(_) }), .. }) => {
+                self.state = ClientState::Live;
+                if let Some(channel) = options.channel(self.number) {
+                    let command = self.subscribe_command(channel, options.is_positioned);
+                    write_frame(out, OpCode::Text, command.as_bytes());
+                    self.state = ClientState::Subscribing;
+                }
             }
-        }
-        for publication in subscribe.publications {
-            context.deliveries.recoveries.publications += 1;
-            position.advance(publication.offset, &mut context.deliveries.recoveries);
-            if let Some(stamp) = PublicationStamp::read(publication.data.get().as_bytes()) {
-                context.deliveries.record_delivery(&mut self.newest_sequences, stamp, now, context.measured_from);
+            (ClientState::Subscribing, Reply { subscribe: Some(result), .. }) => {
+                self.state = ClientState::Live;
+                if options.is_positioned {
+                    self.on_position(result, stats, now)?;
+                }
             }
-        }
-        self.position = Some(position);
-        self.state = ConnectionState::Live;
-        Ok(true)
-    }
-
-    /// Greeting, subscribe reply, errors: a few per connection, so they are parsed properly.
-    fn on_other_reply(&mut self, message: &[u8]) -> Result<(), EndReason> {
-        let text = || String::from_utf8_lossy(message).chars().take(300).collect::<String>();
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(message) else {
-            return Err(EndReason(format!("a text that is no JSON: {}", text())));
-        };
-        if value.get("error").is_some() {
-            return Err(EndReason(format!("answered {}", text())));
-        }
-        if self.state == ConnectionState::AwaitingConnectPush && value.pointer("/push/connect").is_some() {
-            self.on_connect_push();
-        } else if self.state == ConnectionState::Subscribing
-            && value.get("id").is_some()
-            && value.get("subscribe").is_some()
-        {
-            self.state = ConnectionState::Live;
+            _ => {}
         }
         Ok(())
     }
 
-    fn on_connect_push(&mut self) {
-        match &self.protocol {
-            ClientProtocol::WebSocket { channel: Some(channel), mode, .. } => {
-                frame::write_masked(&mut self.out, TEXT, stream_position::subscribe_command(channel, mode).as_bytes());
-                self.state = ConnectionState::Subscribing;
-            }
-            _ => self.state = ConnectionState::Live,
+    /// The subscribe command, with id 1. If the client has a position it asks for recovery.
+    fn subscribe_command(&self, channel: &str, is_positioned: bool) -> String {
+        let mut request = serde_json::json!({ "channel": channel });
+        if is_positioned {
+            request["positioned"] = true.into();
+            request["recoverable"] = true.into();
         }
+        if let Some(StreamPosition { epoch, offset }) = &self.position {
+            request["recover"] = true.into();
+            request["epoch"] = epoch.as_str().into();
+            request["offset"] = (*offset).into();
+        }
+        serde_json::json!({"id": 1, "subscribe": request}).to_string()
+    }
+
+    /// Takes over the position of a subscribe reply, and records the publications that were recovered.
+    fn on_position(&mut self, result: SubscribeResult<'_>, stats: &mut DeliveryStats, now: u64) -> Result<()> {
+        let Some(epoch) = result.epoch.map(str::to_owned) else { return fail("the channel has no history") };
+        let mut position = StreamPosition { epoch, offset: result.offset };
+        match &self.position {
+            Some(previous) if result.recovered => {
+                stats.shared.recovered.add(1);
+                // Checked from the position of the client, not from the one that the hub names.
+                position.offset = previous.offset;
+            }
+            Some(_) => stats.shared.unrecovered.add(1),
+            None => {}
+        }
+        for publication in result.publications {
+            stats.shared.recovered_publications.add(1);
+            position.advance(publication.offset, &stats.shared);
+            if let Some(stamp) = PublicationStamp::read(publication.data.get().as_bytes()) {
+                stats.record(&mut self.newest, stamp, now);
+            }
+        }
+        self.position = Some(position);
+        Ok(())
+    }
+}
+
+/// A message of the hub, as far as a client needs it.
+#[derive(Deserialize)]
+struct Reply<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    push: Option<Push<'a>>,
+    subscribe: Option<SubscribeResult<'a>>,
+}
+
+/// A push.
+#[derive(Deserialize)]
+struct Push<'a> {
+    #[serde(borrow)]
+    connect: Option<&'a RawValue>,
+}
+
+/// The result of a subscribe command.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SubscribeResult<'a> {
+    /// `None` if the channel has no history.
+    epoch: Option<&'a str>,
+    offset: u64,
+    recovered: bool,
+    publications: Vec<RecoveredPublication<'a>>,
+}
+
+/// A publication that came with a subscribe reply.
+#[derive(Deserialize)]
+struct RecoveredPublication<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    offset: u64,
+}
+
+/// The offset in a publication's push, or `None` if it has none.
+fn find_offset(push: &[u8]) -> Option<u64> {
+    let tail = &push[push.len().saturating_sub(MAX_TAIL_BYTES)..];
+    let start = tail.windows(OFFSET_MARKER.len()).rposition(|at| at == OFFSET_MARKER)? + OFFSET_MARKER.len();
+    let digits = tail[start..].split(|byte| !byte.is_ascii_digit()).next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offset_is_read_after_the_data_and_not_inside_it() {
+        let push = |rest: &str| format!(r#"{{"push":{{"channel":"a","pub":{{"data":{{"offset":7}}{rest}}}}}}}"#);
+        assert_eq!(find_offset(push(r#","offset":1234"#).as_bytes()), Some(1234));
+        assert_eq!(find_offset(push(r#","offset":18446744073709551615,"delta":true"#).as_bytes()), Some(u64::MAX));
+        assert_eq!(find_offset(b"{}"), None);
+    }
+
+    #[test]
+    fn gaps_and_repetitions_are_counted_separately() {
+        let (mut position, shared) = (StreamPosition { epoch: "e".to_owned(), offset: 4 }, SharedState::default());
+        [5, 6, 9, 9, 2, 10].into_iter().for_each(|offset| position.advance(offset, &shared));
+        assert_eq!((position.offset, shared.offset_gaps.get(), shared.offset_out_of_order.get()), (10, 1, 2));
+    }
+
+    #[test]
+    fn recovering_client_sends_its_position() {
+        let mut client = SimulatedClient::new(0, 0);
+        client.position = Some(StreamPosition { epoch: "AAAA".to_owned(), offset: 9 });
+        let command: serde_json::Value = client.subscribe_command("news", true).parse().unwrap();
+        let request = serde_json::json!({"channel": "news", "positioned": true, "recoverable": true, "recover": true,
+            "epoch": "AAAA", "offset": 9});
+        assert_eq!(command["subscribe"], request);
     }
 }

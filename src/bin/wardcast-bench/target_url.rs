@@ -1,46 +1,51 @@
-//! Where a run goes: the ws, wss, http and https URLs of the command line, taken apart and resolved once.
+//! The ws, wss, http and https URLs of the command line, parsed and resolved once.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::error::{BenchError, IoContext, Result};
+use actix_web::http::Uri;
 
-/// A URL this program connects to.
-#[derive(Debug, Clone)]
+use crate::error::{BenchError, Context, Result, fail};
+
+/// A URL that this program connects to.
+#[derive(Clone)]
 pub(crate) struct TargetUrl {
-    /// Whether TLS is spoken.
-    pub(crate) tls: bool,
-    /// The name without port, as a certificate has it.
+    /// Whether the scheme is wss or https.
+    pub(crate) is_tls: bool,
+    /// The host without port, as a certificate has it.
     pub(crate) host: String,
-    /// `host:port` as the Host header has it.
+    /// Host and port as the `Host` header has them.
     pub(crate) authority: String,
-    /// What the name resolved to (IPv4 first).
+    /// An address of the host, IPv4 if it has one.
     pub(crate) address: SocketAddr,
     /// Path and query, at least `/`.
     pub(crate) path: String,
 }
 
 impl TargetUrl {
-    /// Takes `url` apart and resolves its host.
+    /// Parses `url` and resolves its host.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        let usage = |fault: &str| BenchError::Usage(format!("{url}: {fault}"));
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| usage("a URL begins with ws://, wss://, http:// or https://"))?;
-        let (tls, default_port) = match scheme {
-            "ws" | "http" => (false, 80),
-            "wss" | "https" => (true, 443),
-            _ => return Err(usage("the scheme is one of ws, wss, http, https")),
+        let uri: Uri = url.parse().context(url)?;
+        let (is_tls, default_port) = match uri.scheme_str() {
+            Some("ws" | "http") => (false, 80),
+            Some("wss" | "https") => (true, 443),
+            _ => return fail(format!("{url}: a URL begins with ws://, wss://, http:// or https://")),
         };
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let (host, port) = split_port(authority, default_port).ok_or_else(|| usage("the port is no number"))?;
-        let addresses: Vec<SocketAddr> =
-            (host, port).to_socket_addrs().context(|| format!("resolving {host}"))?.collect();
+        let (authority, host) =
+            (uri.authority().map_or("", |authority| authority.as_str()), uri.host().unwrap_or_default());
+        let port = match uri.port_u16() {
+            None if authority != host => return fail(format!("{url}: the port is not a number")),
+            port => port.unwrap_or(default_port),
+        };
+        let host = host.trim_matches(['[', ']']);
+        let addresses = (host, port).to_socket_addrs();
+        let addresses: Vec<SocketAddr> = addresses.context(format_args!("resolving {host}"))?.collect();
         let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
         Ok(Self {
-            tls,
+            is_tls,
             host: host.to_owned(),
             authority: authority.to_owned(),
-            address: *address.ok_or_else(|| usage("the host has no address"))?,
-            path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
+            address: *address.ok_or_else(|| BenchError(format!("{url}: the host has no address")))?,
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         })
     }
 
@@ -49,20 +54,9 @@ impl TargetUrl {
         Self { path: path.to_owned(), ..self.clone() }
     }
 
-    /// A bare TCP address, for the comparison server.
-    pub(crate) fn plain(address: SocketAddr) -> Self {
-        let authority = address.to_string();
-        Self { tls: false, host: address.ip().to_string(), authority, address, path: "/".to_owned() }
-    }
-}
-
-fn split_port(authority: &str, default_port: u16) -> Option<(&str, u16)> {
-    if let Some((host, port)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return Some((host, port.strip_prefix(':').map_or(Some(default_port), |port| port.parse().ok())?));
-    }
-    match authority.rsplit_once(':') {
-        Some((host, port)) => Some((host, port.parse().ok()?)),
-        None => Some((authority, default_port)),
+    /// Returns whether the address is on 127.0.0.0/8, where a client may choose among many source addresses.
+    pub(crate) fn is_ipv4_loopback(&self) -> bool {
+        self.address.is_ipv4() && self.address.ip().is_loopback()
     }
 }
 
@@ -73,11 +67,11 @@ mod tests {
     #[test]
     fn urls_are_parsed() {
         let target = TargetUrl::parse("ws://127.0.0.1:8000/connection/websocket?x=1").unwrap();
-        assert!(!target.tls);
+        assert!(!target.is_tls);
         assert_eq!(target.authority, "127.0.0.1:8000");
         assert_eq!(target.path, "/connection/websocket?x=1");
         let target = TargetUrl::parse("wss://[::1]").unwrap();
-        assert!(target.tls);
+        assert!(target.is_tls);
         assert_eq!((target.host.as_str(), target.address.port(), target.path.as_str()), ("::1", 443, "/"));
         for wrong in ["127.0.0.1", "ftp://127.0.0.1", "ws://127.0.0.1:port"] {
             assert!(TargetUrl::parse(wrong).is_err(), "{wrong}");

@@ -1,7 +1,6 @@
-//! Whom a wss run trusts: one CA file, or on explicit demand anyone at all.
+//! The certificates that a run with TLS accepts: those that a CA file signed, or with `--insecure` any.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -9,43 +8,37 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::error::{BenchError, Result};
+use crate::error::{Context, Result, fail};
 
-/// The TLS side of a run's connections, shared by all of them. Nothing is resumed: every handshake costs its full price.
-pub(crate) fn client_config(ca: Option<&Path>, insecure: bool) -> Result<Arc<ClientConfig>> {
+/// The TLS configuration that all connections of a run share. No session is resumed, so that every handshake costs its
+/// full price.
+pub(crate) fn client_config(ca: Option<&Path>, is_insecure: bool) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BenchError::Usage(format!("TLS: {error}")))?;
-    let mut config = match (ca, insecure) {
-        (Some(file), _) => builder.with_root_certificates(roots(file)?).with_no_client_auth(),
-        (None, true) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
-            .with_no_client_auth(),
-        (None, false) => {
-            return Err(BenchError::Usage("wss and https need --ca FILE (PEM) or --insecure".to_owned()));
+    let builder = ClientConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().context("TLS")?;
+    let mut config = match (ca, is_insecure) {
+        (Some(file), _) => builder.with_root_certificates(read_roots(file)?).with_no_client_auth(),
+        (None, true) => {
+            let verifier = Arc::new(AcceptAnyCertificate(provider));
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
+        (None, false) => return fail("wss and https need --ca FILE (PEM) or --insecure"),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-fn roots(file: &Path) -> Result<RootCertStore> {
-    let fault = |error: &dyn std::fmt::Display| BenchError::Usage(format!("--ca {}: {error}", file.display()));
+fn read_roots(file: &Path) -> Result<RootCertStore> {
+    let what = format!("--ca {}", file.display());
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| fault(&error))? {
-        let certificate = certificate.map_err(|error| fault(&error))?;
-        roots.add(certificate).map_err(|error| fault(&error))?;
+    for certificate in CertificateDer::pem_file_iter(file).context(&what)? {
+        roots.add(certificate.context(&what)?).context(&what)?;
     }
-    if roots.is_empty() {
-        return Err(fault(&"holds no certificate"));
-    }
-    Ok(roots)
+    if roots.is_empty() { fail(format!("{what}: the file has no certificate")) } else { Ok(roots) }
 }
 
-/// Believes any certificate, for test servers that sign their own; the handshake's signatures are still checked.
+/// Accepts any certificate, for test servers that sign their own. The signatures of the handshake are still checked.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 

@@ -1,0 +1,23 @@
+//! The monotonic clock of this program, in nanoseconds since its first use: small enough to be sent inside a publication.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// How long a run waits for any progress before it ends with an error: longer than any delay worth measuring.
+pub(crate) const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Nanoseconds since the first call. A `u64` of them lasts 584 years.
+pub(crate) fn now() -> u64 {
+    START.elapsed().as_nanos() as u64
+}
+
+/// Sleeps. Only for the time that a server needs to settle before its memory is read, which no event announces.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the main thread calls this, and only while nothing is measured; no connection waits for it"
+)]
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,182 @@
+//! A WebSocket client: upgrades a connection, reads frames in place, answers pings, and hands out text messages.
+
+use actix_http::ws::{OpCode, Parser};
+use bytes::BytesMut;
+use mio::{Registry, Token};
+
+use crate::connection::{Connection, ReadBuffer};
+use crate::error::{Context, Result, fail};
+use crate::{connection::SocketOptions, http, target_url::TargetUrl};
+
+/// The client.
+pub(crate) struct WebSocket {
+    /// The connection below it.
+    pub(crate) connection: Connection,
+    /// The clock when 101 was read; `None` before that.
+    pub(crate) upgraded_at: Option<u64>,
+}
+
+impl WebSocket {
+    /// Begins to connect, and registers the socket. Without a token the server is the one of `limit`, which speaks no HTTP
+    /// and sends frames at once.
+    pub(crate) fn open(
+        target: &TargetUrl,
+        token: Option<&str>,
+        options: &SocketOptions,
+        event_source: (&Registry, Token),
+    ) -> Result<Self> {
+        let request = token.map(|token| http::upgrade_request(target, token)).unwrap_or_default();
+        let connection = Connection::open(target, options, &request, event_source).context("connecting")?;
+        Ok(Self { connection, upgraded_at: token.is_none().then_some(0) })
+    }
+
+    /// Writes and reads as much as the socket allows. `on_message` is given every message, what to append frames to, and
+    /// the clock after the read.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub(crate) fn on_ready(
+        &mut self,
+        buffer: &mut ReadBuffer,
+        is_closing: bool,
+        mut on_message: impl FnMut(&[u8], &mut BytesMut, u64) -> Result<()>,
+    ) -> Result<()> {
+        let upgraded_at = &mut self.upgraded_at;
+        let is_open = self.connection.on_ready(buffer, is_closing, |bytes, out, now| {
+            let mut parsed = 0;
+            if upgraded_at.is_none() {
+                let Some(length) = http::check_upgrade(bytes, false)? else { return Ok(0) };
+                (parsed, *upgraded_at) = (length, Some(now));
+            }
+            while let Some((opcode, payload, length)) = split_frame(&bytes[parsed..])? {
+                match opcode {
+                    OpCode::Text if payload == b"{}" => write_frame(out, OpCode::Text, b"{}"),
+                    // `contains` on bytes is memchr, far quicker than splitting; few frames have several messages.
+                    OpCode::Text if !payload.contains(&b'\n') => on_message(payload, out, now)?,
+                    OpCode::Text => {
+                        let mut messages = payload.split(|byte| *byte == b'\n').filter(|message| !message.is_empty());
+                        messages.try_for_each(|message| on_message(message, out, now))?;
+                    }
+                    OpCode::Ping => write_frame(out, OpCode::Pong, payload),
+                    OpCode::Pong => {}
+                    OpCode::Close => return fail(describe_close(payload)),
+                    other => return fail(format!("a frame with opcode {other}")),
+                }
+                parsed += length;
+            }
+            Ok(parsed)
+        })?;
+        if is_open {
+            return Ok(());
+        }
+        if self.upgraded_at.is_none() && !self.connection.partial.is_empty() {
+            http::check_upgrade(&self.connection.partial, true)?;
+            return fail("answered half a head");
+        }
+        fail("end of stream without a close frame")
+    }
+
+    /// Sends a text message as soon as the socket has room.
+    pub(crate) fn send(&mut self, text: &[u8]) -> Result<()> {
+        write_frame(&mut self.connection.out, OpCode::Text, text);
+        self.connection.flush()
+    }
+
+    /// Begins the closing handshake. Its answer is not awaited.
+    pub(crate) fn close(mut self) {
+        write_frame(&mut self.connection.out, OpCode::Close, &1000u16.to_be_bytes());
+        let _ = self.connection.flush();
+    }
+}
+
+/// Appends a masked frame to `out`.
+pub(crate) fn write_frame(out: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
+    Parser::write_message(out, payload, opcode, true, true);
+}
+
+/// Splits the first frame off `bytes`, without copying it. Returns opcode, payload and its length on the wire, or `None` if it
+/// is incomplete.
+///
+/// # Errors
+/// The frame is masked (a client must then fail the connection, RFC 6455 §5.1), has reserved bits without an extension, or
+/// is a fragment: deliveries are single frames, and counting fragments would falsify the measurement.
+fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>> {
+    let [first, second, rest @ ..] = bytes else {
+        return Ok(None);
+    };
+    if first & 0x70 != 0 {
+        return fail("the server set reserved bits");
+    }
+    if first & 0x80 == 0 || first & 0x0f == 0 {
+        return fail("the server sent a fragmented message");
+    }
+    if second & 0x80 != 0 {
+        return fail("the server sent a masked frame");
+    }
+    let (header, length) = match (second & 0x7f, rest) {
+        (126, [a, b, ..]) => (4, usize::from(u16::from_be_bytes([*a, *b]))),
+        (127, rest) if let Some(length) = rest.first_chunk() => (10, u64::from_be_bytes(*length) as usize),
+        (126 | 127, _) => return Ok(None),
+        (short, _) => (2, usize::from(short)),
+    };
+    let end = length.saturating_add(header);
+    Ok(bytes.get(header..end).map(|payload| (OpCode::from(first & 0x0f), payload, end)))
+}
+
+/// Code and reason of a close frame, in the words that it is counted under.
+fn describe_close(payload: &[u8]) -> String {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return "close without a code".to_owned();
+    };
+    format!("close {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason)).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use wardcast::protocol::frame::encode_text;
+
+    use super::*;
+
+    /// Reads `wire` in pieces cut at `cuts`, keeping incomplete frames as a connection does. All frames are texts.
+    fn read_in_pieces(wire: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+        let (mut frames, mut partial, mut start) = (Vec::new(), Vec::new(), 0);
+        for end in cuts.iter().copied().chain([wire.len()]) {
+            partial.extend_from_slice(&wire[start..end]);
+            start = end;
+            while let Some((OpCode::Text, payload, length)) = split_frame(&partial).unwrap() {
+                frames.push(payload.to_vec());
+                partial.drain(..length);
+            }
+        }
+        assert!(partial.is_empty(), "bytes left over");
+        frames
+    }
+
+    fn text_frames(lengths: &[usize]) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let payloads: Vec<Vec<u8>> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
+        (payloads.iter().flat_map(|payload| encode_text(payload)).collect(), payloads)
+    }
+
+    #[test]
+    fn frames_survive_any_split() {
+        let (wire, frames) = text_frames(&[0, 5, 125, 126, 130]);
+        for first in 0..=wire.len() {
+            assert_eq!(read_in_pieces(&wire, &[first]), frames, "cut at {first}");
+            let (wire, frames) = text_frames(&[5, 130]);
+            let first = first.min(wire.len());
+            assert!((first..=wire.len()).all(|second| read_in_pieces(&wire, &[first, second]) == frames));
+        }
+        let (wire, frames) = text_frames(&[70_000]);
+        let cuts: Vec<usize> = (0..16).chain([69_999, 70_005]).collect();
+        assert_eq!(read_in_pieces(&wire, &cuts), frames, "a length of 64 bits");
+    }
+
+    #[test]
+    fn frames_that_no_server_may_send_are_rejected() {
+        let wires = [[0x01, 0x00], [0x80, 0x00], [0xc1, 0x00], [0x81, 0x80]];
+        for (wire, problem) in wires.into_iter().zip(["fragmented", "fragmented", "reserved", "masked"]) {
+            assert!(split_frame(&wire).is_err_and(|error| error.0.contains(problem)), "{wire:?}");
+        }
+        assert_eq!(split_frame(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]), Ok(None));
+    }
+}
