@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use wardcast::config::AllowSubscribe;
 
-use crate::support::{API_KEY, SECRET, TestHub, start_hub, start_hub_with, wait_until};
+use crate::support::{API_KEY, SECRET, TestHub, poll_until, start_hub, start_hub_with};
 
 fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
@@ -217,11 +217,11 @@ async fn killed_run_ends_the_hub_it_started() {
         let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
         program == Path::new(env!("CARGO_BIN_EXE_wardcast"))
     };
-    wait_until("a hub", async || is_hub(child())).await;
+    poll_until("a hub", async || is_hub(child())).await;
     let hub = child();
     run.0.kill().unwrap();
     let status = || fs::read_to_string(format!("/proc/{hub}/status")).unwrap_or_default();
-    wait_until("the hub is gone", async || status().is_empty() || status().contains("State:\tZ")).await;
+    poll_until("the hub is gone", async || status().is_empty() || status().contains("State:\tZ")).await;
 }
 
 /// A child that does not outlive its test.
@@ -247,7 +247,7 @@ async fn interrupt_ends_the_run_with_a_report_of_what_was_measured() {
     let hub = start_hub().await;
     let mut command = bench_at(&hub, "fanout -n 5 --rate 100 --seconds 600 --warmup 0.1 --json");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
+    poll_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
     let interrupt = Command::new("kill").args(["-2", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let output = actix_rt::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, http, mark_secret, raw, wait_until};
+use crate::support::{API_KEY, Client, SECRET, http, mark_secret, poll_until, raw};
 
 const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
@@ -290,7 +290,7 @@ async fn thousand_connection_resets_leak_no_file_descriptors() {
             stream.set_zero_linger().unwrap();
         }
     }
-    wait_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
+    poll_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
 }
 
 #[actix_rt::test]

@@ -252,14 +252,14 @@ impl TestHub {
 
     /// Waits until exactly this many connections are open.
     pub async fn wait_for_connections(&self, count: usize) {
-        wait_until(&format!("{count} open connections"), async || self.connections() == count).await;
+        poll_until(&format!("{count} open connections"), async || self.connections() == count).await;
     }
 
     /// Waits until the channels with subscribers are exactly these, each with its number of clients.
     pub async fn wait_for_channels(&self, expected: &[(&str, u64)]) {
         let clients = |count: &u64| json!({"num_clients": count});
         let expected: Value = expected.iter().map(|(name, count)| ((*name).to_owned(), clients(count))).collect();
-        wait_until(&format!("the channels {expected}"), async || {
+        poll_until(&format!("the channels {expected}"), async || {
             self.call_api("channels", json!({})).await["result"]["channels"] == expected
         })
         .await;
@@ -284,7 +284,7 @@ impl TestHub {
 
 /// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is
 /// a reply, a push or a log line to wait for, wait for that.
-pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn poll_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "this did not happen: {what}");
