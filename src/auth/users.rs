@@ -14,9 +14,10 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Permissions, TokenError,
-    grants::{GrantContext, MAX_INFO_BYTES, RawGrants},
-    payload::{MAX_USER_BYTES, is_valid_user},
+    grants::{GrantContext, RawGrants},
+    payload::is_valid_user,
 };
+use crate::publication::{MAX_INFO_BYTES, MAX_USER_BYTES};
 
 pub use crate::config::MAX_PASSWORD_BYTES;
 
