@@ -28,6 +28,11 @@ pub struct Publication {
     pub exclude: Option<Uuid>,
 }
 
+/// Maximum length of a user, in a token and in a control.
+pub const MAX_USER_BYTES: usize = 255;
+/// Maximum length of `info`, which every publication of its owner carries, and of `data` of a subscription.
+pub const MAX_INFO_BYTES: usize = 4096;
+
 /// What other clients may know about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {

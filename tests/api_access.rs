@@ -44,16 +44,17 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
     });
     let routes = move |service: &mut actix_web::web::ServiceConfig| api::routes(&config, service);
     let app = test::init_service(App::new().app_data(context).configure(routes)).await;
-    for method in &METHODS {
+    for method in METHODS {
         let request = test::TestRequest::post().uri(&format!("/api/{}", method.name));
         let request = request.insert_header(("X-API-Key", API_KEY)).set_payload(method.example.request);
         let response = test::call_and_read_body(&app, request.to_request()).await;
         let response = String::from_utf8_lossy(&response);
         assert!(!response.starts_with("{\"error\""), "{}: {response}", method.name);
         let writes = mem::take(&mut *broker.0.lock().unwrap());
+        let name = method.name;
         match method.access {
-            Access::ReadOnly => assert!(writes.is_empty(), "{}: is Access::Write, it calls {writes:?}", method.name),
-            Access::Write => assert!(!writes.is_empty(), "{}: is Access::ReadOnly, it changes nothing", method.name),
+            Access::ReadOnly => assert!(writes.is_empty(), "{name} calls {writes:?}: describe it as Access::Write"),
+            Access::Write => assert!(!writes.is_empty(), "{name} changes nothing: describe it as Access::ReadOnly"),
         }
     }
 }

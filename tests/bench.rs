@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -11,7 +12,7 @@ use std::{
 use serde_json::Value;
 use wardcast::config::AllowSubscribe;
 
-use crate::support::{API_KEY, SECRET, TestHub, start_hub, start_hub_with, tls::Certificate, wait_until};
+use crate::support::{API_KEY, SECRET, TestHub, poll_until, start_hub, start_hub_with, tls::Certificate};
 
 fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
@@ -216,7 +217,10 @@ async fn missing_or_wrong_secrets_are_reported_with_their_variables() {
 
 #[actix_rt::test]
 async fn connection_refused_and_too_few_files_are_reported_with_a_remedy() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound but not listening: no other test can get the port meanwhile.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let free = socket.local_addr().unwrap().as_socket().unwrap();
     let mut refused = bench("idle -n 2");
     refused.args(["--url", &format!("ws://{free}/socket"), "--token", "t"]);
     assert_fails_with(refused, &["refused", "is a hub running"]).await;
@@ -254,11 +258,11 @@ async fn killed_run_ends_the_hub_it_started() {
         let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
         program == Path::new(env!("CARGO_BIN_EXE_wardcast"))
     };
-    wait_until("the hub to start", async || is_hub(child())).await;
+    poll_until("the hub to start", async || is_hub(child())).await;
     let hub = child();
     run.0.kill().unwrap();
     let status = || fs::read_to_string(format!("/proc/{hub}/status")).unwrap_or_default();
-    wait_until("the hub to end", async || status().is_empty() || status().contains("State:\tZ")).await;
+    poll_until("the hub to end", async || status().is_empty() || status().contains("State:\tZ")).await;
 }
 
 /// A child process that is killed at the end of its test.
@@ -284,7 +288,7 @@ async fn interrupt_ends_the_run_with_a_report_of_what_was_measured() {
     let hub = start_hub().await;
     let mut command = bench_at(&hub, "fanout -n 5 --rate 100 --seconds 600 --warmup 0.1 --json");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
+    poll_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
     let interrupt = Command::new("kill").args(["-2", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let output = actix_rt::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, http, mark_secret, raw, wait_until};
+use crate::support::{API_KEY, Client, SECRET, http, mark_secret, poll_until, raw};
 
 const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
@@ -163,7 +163,7 @@ async fn second_hub_on_same_port_fails_naming_the_address_and_first_keeps_runnin
     second.assert_failed_with(&[
         "cannot listen on",
         &banner.address.to_string(),
-        "another wardcast or program",
+        "another process listens there",
         "--set server.bind=",
     ]);
     assert_eq!(second.stderr.lines().filter(|line| line.starts_with("wardcast: ")).count(), 1, "{}", second.stderr);
@@ -290,7 +290,7 @@ async fn thousand_connection_resets_leak_no_file_descriptors() {
             stream.set_zero_linger().unwrap();
         }
     }
-    wait_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
+    poll_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
 }
 
 #[actix_rt::test]

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Proves Dockerfile, docker-compose.yml and config/haproxy.cfg by running them, with compose v1 and with v2:
+# Tests Dockerfile, docker-compose.yml and config/haproxy.cfg by running them, with compose v1 and with v2:
 #     tests/compose.sh [BINARY]          (default: target/release/wardcast; as root, on Debian 12)
-# No image registry is asked. A Debian made by debootstrap goes under the names that the files use, and the builder
-# stage's `cargo` is a stand-in that brings BINARY. Everything runs in namespaces of its own, so an engine that is
-# there already, its networks and its firewall are not touched, and nothing is left behind when this ends, however.
+# It uses no image registry: a Debian made by debootstrap is imported under the image names of the files, and the `cargo` of
+# the builder stage is a stand-in that installs BINARY. Everything runs in separate namespaces. So an engine that is already
+# running, its networks and its firewall are not touched, and nothing is left behind however this ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=${WARDCAST_TEST_CACHE:-/var/cache/wardcast-tests}
 unset "${!WARDCAST_@}"
 
-# --- Outside: what needs the network -----------------------------------------------------------------------------
+# --- Outside the namespaces: what needs the network --------------------------------------------------------------
 
 install_packages() {
     local missing=() package
@@ -28,7 +28,7 @@ make_base_images() {
     debootstrap --variant=minbase --include=ca-certificates bookworm "$root"
     rm -rf "$root"/var/cache/apt/archives/*.deb
     tar -C "$root" -cf "$cache/base.tar.part" .
-    # No daemon may start while its package is installed.
+    # This exit status keeps packages from starting their daemons when they are installed.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d"
     DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -qq -y --no-install-recommends redis-server haproxy
     tar -C "$root" -cf "$cache/services.tar.part" .
@@ -36,7 +36,7 @@ make_base_images() {
     rm -rf "$root"
 }
 
-# Debian 12 has compose v1 only; the v2 of Debian 13 runs here too, unpacked beside the system.
+# Debian 12 has only compose v1. The v2 of Debian 13 runs there too; it is unpacked, not installed.
 fetch_compose_v2() {
     [[ -x $cache/docker-compose-v2 ]] && return
     local apt=$scratch/apt
@@ -51,8 +51,8 @@ fetch_compose_v2() {
 
 if [[ ${1:-} != --inside ]]; then
     binary=$(realpath "${1:-target/release/wardcast}")
-    [[ -x $binary ]] || { echo "no binary at $binary: cargo build --release first" >&2; exit 1; }
-    ((EUID == 0)) || { echo "skipped: a Docker engine can only be started by root"; exit 77; }
+    [[ -x $binary ]] || { echo "no binary at $binary: run 'cargo build --release' first" >&2; exit 1; }
+    ((EUID == 0)) || { echo "skipped: only root can start a Docker engine"; exit 77; }
     scratch=$(mktemp -d)
     mkdir -p "$cache"
     trap 'tail -20 "$scratch/log" >&2; rm -rf "$scratch"' EXIT
@@ -61,24 +61,24 @@ if [[ ${1:-} != --inside ]]; then
     (fetch_compose_v2) >"$scratch/log" 2>&1 || true
     trap 'rm -rf "$scratch"' EXIT
     own=(unshare --mount --net --pid --fork --mount-proc --kill-child)
-    "${own[@]}" true || { echo "skipped: no Docker engine can start where namespaces cannot be made"; exit 77; }
+    "${own[@]}" true || { echo "skipped: a Docker engine needs namespaces, which cannot be created here"; exit 77; }
     "${own[@]}" "$0" --inside "$binary" "$scratch" "$cache"
     exit
 fi
 
-# --- Inside: an engine, images, and helpers ----------------------------------------------------------------------
+# --- Inside the namespaces: an engine, images, and helpers --------------------------------------------------------
 
-set +e # From here on a failure is counted, not fatal.
+set +e # From here on failures are counted, not fatal.
 binary=$2 scratch=$3 cache=$4 passed=0 failed=0
 export DOCKER_HOST=unix://$scratch/docker.sock WARDCAST_PORT=18080
 url=http://localhost:$WARDCAST_PORT
 
 say() { if [[ $1 == ok ]]; then ((++passed)); else ((++failed)); fi; printf '%-5s %s\n' "$1" "$2"; }
-# check SENTENCE COMMAND…: one line for each; what the command said only if it failed.
+# check SENTENCE COMMAND…: prints one line; if the command fails, also its output.
 check() {
     local sentence=$1; shift
-    if "$@" >"$scratch/said" 2>&1; then say ok "$via: $sentence"
-    else say FAIL "$via: $sentence"; tail -15 "$scratch/said" | sed 's/^/        /'; return 1; fi
+    if "$@" >"$scratch/output" 2>&1; then say ok "$via: $sentence"
+    else say FAIL "$via: $sentence"; tail -15 "$scratch/output" | sed 's/^/        /'; return 1; fi
 }
 is() { [[ $1 == "$2" ]] || { echo "expected «$2», got «$1»"; return 1; }; }
 await() { local end=$((SECONDS + $1)); shift; until "$@"; do ((SECONDS < end)) || return 1; sleep 0.2; done; }
@@ -106,7 +106,7 @@ import_images() {
 case "$*" in
 "build --release --locked --bin wardcast") test -s src/lib.rs -a -s Cargo.lock && mkdir -p target/release && cp /usr/local/share/wardcast target/release ;;
 "clean --release --package wardcast") rm target/release/wardcast ;;
-*) echo "the stand-in for cargo does not know: $*" >&2; exit 1 ;;
+*) echo "the stand-in for cargo has no such command: $*" >&2; exit 1 ;;
 esac
 CARGO
     chmod +x "$scratch/builder/usr/local/bin/cargo"
@@ -129,7 +129,8 @@ all_healthy() { await 60 healthy "$1" || { docker ps --all; docker logs --tail 2
 status() { curl -s -o "$scratch/body" -w '%{http_code}' --max-time 10 --path-as-is "$@"; }
 up() { timeout 300 "$compose" up -d "$@"; }
 
-# clients COUNT TOKEN API_KEY QUERY: so many sockets subscribe through the balancer, curl publishes once, each hears it.
+# clients COUNT TOKEN API_KEY QUERY: COUNT clients subscribe through the load balancer, curl publishes once; prints how many
+# received it, and on how many hubs they are.
 clients() {
     /usr/bin/python3 2> >(tail -1) - "ws://localhost:$WARDCAST_PORT" "$@" <<'PYTHON'
 import asyncio, json, sys, websockets
@@ -156,19 +157,19 @@ async def main():
         "-H", "Content-Type: application/json", "-d", '{"channel":"news","data":{"text":"hello"}}', stdout=asyncio.subprocess.DEVNULL)
     if await curl.wait(): raise SystemExit("curl could not publish")
     news = await asyncio.gather(*(answer(socket, lambda reply: "pub" in reply.get("push", {})) for socket, _ in clients))
-    heard = sum(push["push"]["pub"]["data"] == {"text": "hello"} for push in news)
-    print(f"{heard} of {count} on {len({node for _, node in clients})} hubs")
+    received = sum(push["push"]["pub"]["data"] == {"text": "hello"} for push in news)
+    print(f"{received} of {count} on {len({node for _, node in clients})} hubs")
 
 asyncio.run(asyncio.wait_for(main(), 15))
 PYTHON
 }
-# What a door that reads the query string says to a token: 101 or a refusal.
-door() {
+# The status of a handshake with a token in the query string.
+handshake() {
     status --max-time 2 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
         -H 'Sec-WebSocket-Key: d2FyZGNhc3Qgd2FyZGNhcw==' "$url/socket?token=$1"
 }
-# Connections one after the other, until this is killed; a hub says 404, a balancer without one 503.
-knock() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$url/knock"; done >"$scratch/knocks"; }
+# Sends requests one after the other until it is killed. A hub responds with 404, a load balancer without hubs with 503.
+probe() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$url/nothing"; done >"$scratch/probes"; }
 generated() { in_hub cat /var/lib/wardcast/wardcast.toml | /usr/bin/python3 -c "import sys, tomllib; print(tomllib.loads(sys.stdin.read())$1)"; }
 jwt() {
     /usr/bin/python3 - "$1" <<'PYTHON'
@@ -178,13 +179,13 @@ text = b".".join(encode(json.dumps(part).encode()) for part in ({"alg": "HS256"}
 print((text + b"." + encode(hmac.digest(sys.argv[1].encode(), text, "sha256"))).decode())
 PYTHON
 }
-# The `curl` line that init printed, taken at its word.
+# Runs the `curl` line that init has printed.
 log_in() {
     local line; line=$(docker logs "$(first init)" 2>&1 | sed -e ':a' -e '/\\$/{N;s/\\\n//;ba}' | grep -m1 -o 'curl .*/auth/login.*')
     bash -c "$line" | /usr/bin/python3 -c 'import json, sys; reply = json.load(sys.stdin); print(reply.get("token") or reply["access_token"])'
 }
 
-# --- The proof ---------------------------------------------------------------------------------------------------
+# --- The checks --------------------------------------------------------------------------------------------------
 
 every_container_is_hardened() {
     local id
@@ -194,57 +195,57 @@ every_container_is_hardened() {
     done
     is "$(in_hub id -u)" 10001 && ! in_hub touch /usr/local/bin/mine
 }
-only_the_balancer_is_published() { is "$(docker ps --format '{{.Ports}}' | grep -- '->')" "127.0.0.1:$WARDCAST_PORT->8000/tcp"; }
-balancer_hides_what_is_internal() {
+only_balancer_is_published() { is "$(docker ps --format '{{.Ports}}' | grep -- '->')" "127.0.0.1:$WARDCAST_PORT->8000/tcp"; }
+balancer_hides_internal_paths() {
     local path
     for path in /metrics //metrics /%6detrics /metrics?a=b /health /health/ /health/startup; do is "$path $(status "$url$path")" "$path 404" || return 1; done
     is "$(status "$url/health/ready")" 200 && is "$(status "$url/health/live")" 200
 }
 no_query_string_is_logged() {
     local log; log=$(docker logs "$(first balancer)" 2>&1)
-    [[ $log == *" GET /connection/websocket 101 "* && $log == *" GET /socket 503 "* ]] || { echo "where are the lines? $log"; return 1; }
+    [[ $log == *" GET /connection/websocket 101 "* && $log == *" GET /socket 503 "* ]] || { echo "log lines are missing: $log"; return 1; }
     ! grep -E '\?|token|probe|leak|%3[fF]' <<<"$log"
 }
-balancer_says() { [[ $(status "$url/health/ready") == "$1" ]]; }
-demo_page_is_there() {
+balancer_is() { [[ $(status "$url/health/ready") == "$1" ]]; }
+demo_page_is_served() {
     is "$(status "$url/")" 200 && grep -q '<title>Wardcast</title>' "$scratch/body" || return 1
     is "$(status "$url/demo/app.js")" 200 && is "$(status "$url/demo/hub.json")" 200 && grep -q '"login":true' "$scratch/body" || return 1
     is "$(curl -s --head --max-time 10 "$url/" | grep -ci "^content-security-policy: default-src 'none'")" 1
 }
 init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "${1:?}"; }
 
-prove() {
+check_compose() {
     via=$1 compose=$2
-    check "the file is valid" "$compose" config
+    check "docker-compose.yml is valid" "$compose" config
     local token key sum override=an-api-key-of-32-bytes-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
-    check "up, nothing edited, brings up Redis, two hubs and a balancer" up &&
+    check "up, with unchanged files, starts Redis, two hubs and a load balancer" up &&
         check "all four are healthy" all_healthy 4 &&
-        check "init prints a login and a curl line that works" log_in || { "$compose" down --volumes >/dev/null 2>&1; return; }
+        check "init prints a curl line for the login, which works" log_in || { "$compose" down --volumes >/dev/null 2>&1; return; }
     token=$(log_in)
     key=$(generated '["api"]["key"]')
     sum=$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)
-    check "secrets belong to the hub's user alone" is "$(in_hub stat -c '%u %a' /var/lib/wardcast/wardcast.toml)" "10001 600"
-    check "overrides that are not set are absent, not empty" is "$(in_hub env | grep -cE 'API__KEY|HMAC_SECRET')" 0
+    check "only the hub's user can read the secrets" is "$(in_hub stat -c '%u %a' /var/lib/wardcast/wardcast.toml)" "10001 600"
+    check "overrides that are not set are absent from the environment, not empty" is "$(in_hub env | grep -cE 'API__KEY|HMAC_SECRET')" 0
     check "every container is read-only, without capabilities and not root" every_container_is_hardened
-    check "only the balancer is published, on loopback" only_the_balancer_is_published
-    check "clients of one address land on both hubs, and all hear what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
-    check "a token in the query string opens the door" is "$(door "$token")" 101
-    check "the balancer gives the demo page" demo_page_is_there
-    check "the balancer shows its own health and hides the hubs'" balancer_hides_what_is_internal
+    check "only the load balancer has a published port, on loopback" only_balancer_is_published
+    check "clients of one address are spread over both hubs, and all receive what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
+    check "a token in the query string is accepted" is "$(handshake "$token")" 101
+    check "the load balancer forwards the demo page" demo_page_is_served
+    check "the load balancer serves its own health and hides internal paths of the hubs" balancer_hides_internal_paths
 
-    knock & local knocking=$!
+    probe & local probing=$!
     check "--scale hub=4" up --scale hub=4
     check "all six are healthy" all_healthy 6
-    kill $knocking; wait $knocking 2>/dev/null
-    check "nobody was turned away meanwhile" is "$(sort -u "$scratch/knocks")" 404
+    kill $probing; wait $probing 2>/dev/null
+    check "no request was refused meanwhile" is "$(sort -u "$scratch/probes")" 404
     await 15 all_hubs_are_used "$token" "$key"
-    check "clients land on all four hubs, and all hear" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
+    check "clients are spread over all four hubs, and all receive the publication" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
 
     containers hub | xargs docker kill >/dev/null
-    check "with no hub left, the balancer says so" await 10 balancer_says 503
+    check "without a hub, the load balancer is not ready" await 10 balancer_is 503
     status "$url/socket?token=leak" >/dev/null
     { exec 3<>"/dev/tcp/localhost/$WARDCAST_PORT" && printf 'GET /socket?token=leak HTTP/9.9x\r\n\r\n' >&3 && cat <&3 && exec 3>&-; } >/dev/null
-    check "no query string stands in its log, not of errors either" no_query_string_is_logged
+    check "its log has no query string, in error lines either" no_query_string_is_logged
 
     check "down" timeout 60 "$compose" down
     echo "WARDCAST_API__KEY=$override" >.env
@@ -252,8 +253,8 @@ prove() {
     check "all four are healthy again" all_healthy 4
     check "the secrets in the volume are the same" is "$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)" "$sum"
     check "init prints no secret a second time" init_is_silent_about_secrets "$key"
-    check "both overrides win" is "$(clients 4 "$(jwt $secret)" $override probe=leak)" "4 of 4 on 2 hubs"
-    check "the generated API key does not work any more" is "$(status "$url/api/publish" -H "X-API-Key: $key" -d '{"channel":"news","data":1}')" 401
+    check "both overrides take effect" is "$(clients 4 "$(jwt $secret)" $override probe=leak)" "4 of 4 on 2 hubs"
+    check "the generated API key is refused" is "$(status "$url/api/publish" -H "X-API-Key: $key" -d '{"channel":"news","data":1}')" 401
     rm .env
     check "down, with the volume" timeout 60 "$compose" down --volumes
     check "nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet; docker network ls --quiet --filter type=custom)" ""
@@ -263,10 +264,10 @@ all_hubs_are_used() { [[ $(clients 8 "$@" probe=leak 2>/dev/null) == *"on 4 hubs
 
 start_engine || { echo "skipped: no Docker engine can start here: $(tail -1 "$scratch/engine.log")"; exit 77; }
 import_images >/dev/null
-# As a fresh clone: nobody's .env, nobody's build results.
+# As in a fresh clone: without .env and build results.
 mkdir "$scratch/wardcast" && cp -r Dockerfile .dockerignore docker-compose.yml Cargo.toml Cargo.lock src config "$scratch/wardcast"
 cd "$scratch/wardcast"
-prove "compose v1" docker-compose
-if [[ -x $cache/docker-compose-v2 ]]; then prove "compose v2" "$cache/docker-compose-v2"; else echo "compose v2 could not be fetched: proven with v1 only"; fi
+check_compose "compose v1" docker-compose
+if [[ -x $cache/docker-compose-v2 ]]; then check_compose "compose v2" "$cache/docker-compose-v2"; else echo "compose v2 could not be fetched: tested with v1 only"; fi
 echo "$passed passed, $failed failed"
 ((failed == 0))

@@ -39,7 +39,7 @@ fn configuration_page_is_generated_from_the_default_files() {
     assert_generated("docs/configuration.md", &text);
 }
 
-/// The environments whose defaults differ from those in default.toml.
+/// The defaults of the environments, which override those in default.toml.
 struct Page {
     environments: [(&'static str, DocumentMut); 2],
 }
@@ -97,7 +97,7 @@ fn escape_markdown(text: &str) -> String {
 
 /// The prose of a comment as one line, and its indented lines as an example.
 fn split_comment(comment: &str) -> (String, String) {
-    // The comment of a key ends there: what stands before an empty line belongs to the file.
+    // Text before an empty line is about the file, not about the key.
     let own = comment.rsplit("\n\n").next().unwrap();
     let lines: Vec<&str> = own.lines().filter_map(|line| line.strip_prefix('#')).collect();
     let (example, prose): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| line.starts_with("   "));

@@ -17,7 +17,7 @@ use wardcast::{
 };
 
 use crate::support::{
-    Client, client::tls_stream, http, redis::RedisServer, start_hub_with, tls::Certificate, wait_until,
+    Client, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
 };
 
 fn repository() -> &'static Path {
@@ -52,6 +52,41 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     }
     assert!(open.is_none(), "a code block without an end");
     found
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let headings = page.lines().filter(|line| {
+        is_code ^= line.trim_start().starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    let kept = |character: &char| character.is_alphanumeric() || ['-', '_', ' '].contains(character);
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).map(|character| if character == ' ' { '-' } else { character }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let mut broken = Vec::new();
+    for (path, text) in pages() {
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let linked = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let is_good = match fs::read_to_string(repository().join(linked)) {
+                Ok(page) => anchor.is_empty() || anchors(&page).contains(anchor),
+                Err(_) => false,
+            };
+            if !is_good {
+                broken.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
 /// The lines are played against a hub by `wire.rs`.
@@ -128,7 +163,7 @@ async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
         });
         let hub = hub.await;
         let is_ready = async || http::get(hub.address, "/health/ready").send().await.status == 200;
-        wait_until("the hub is ready", is_ready).await;
+        poll_until("the hub is ready", is_ready).await;
         hub
     };
     let (one, two) = (start().await, start().await);
@@ -186,7 +221,7 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let nginx = Command::new("nginx").args(["-p", &path(""), "-c", &path("nginx.conf")]).spawn();
     let nginx = Nginx(nginx.expect("nginx is installed: tests/run does it"));
     let address = ([127, 0, 0, 1], port).into();
-    wait_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
+    poll_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
 
     let token = hub.token("ann");
     let path_of_ann = format!("/connection/websocket?token={token}");
@@ -204,7 +239,7 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
         assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
     }
     drop(ann);
-    wait_until("nginx logs the request", async || {
+    poll_until("nginx logs the request", async || {
         fs::read_to_string(path("access.log")).unwrap_or_default().contains("/connection/websocket")
     })
     .await;

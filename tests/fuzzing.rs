@@ -1,5 +1,5 @@
-//! The fuzz targets' promises, held against what is committed in `tests/fuzz/corpus`, against that with a few bytes changed,
-//! and against noise. `tests/run fuzz` looks longer and further.
+//! Runs the fuzz targets on the committed corpus (`tests/fuzz/corpus`), on its samples with a few changes, and on garbage.
+//! `tests/run fuzz` runs them longer, with libFuzzer.
 
 use std::{fs, path::PathBuf};
 
@@ -27,25 +27,25 @@ fn corpus_folder(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/fuzz", name].iter().collect()
 }
 
-/// The files of a folder by name, sorted.
+/// The names and contents of the files of a folder, sorted by name.
 fn corpus_files(name: &str) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(corpus_folder(name)).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries
         .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
         .collect();
     files.sort();
-    assert!(!files.is_empty(), "nothing in {name}");
+    assert!(!files.is_empty(), "no files in {name}");
     files
 }
 
-/// A change of some bytes somewhere.
+/// A change of an input. Each `Index` chooses a position or a sample.
 #[derive(Clone, Debug)]
 enum Mutation {
     Put(Index, u8),
     Flip(Index, u8),
     Remove(Index, Index),
     Repeat(Index, Index),
-    /// A piece of another sample.
+    /// Inserts the end of another sample.
     Splice(Index, Index, Index),
 }
 
@@ -88,7 +88,7 @@ impl Mutation {
     }
 }
 
-/// A sample of the target's corpus with changes, or noise.
+/// A sample of the target's corpus with up to five changes, or garbage.
 fn mutated_input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let samples = corpus_files(&format!("corpus/{target}"));
     let changed = (any::<Index>(), vec(any_mutation(), 0..6)).prop_map(move |(sample, changes)| {
@@ -104,7 +104,7 @@ fn mutated_input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
 fn every_fuzz_target_passes_every_corpus_sample() {
     for (name, target) in TARGETS {
         for (sample, input) in corpus_files(&format!("corpus/{name}")) {
-            // Captured output names the sample that is the last.
+            // If the target panics, the captured output ends with its sample.
             println!("{name}: {sample}");
             target(&input);
         }
@@ -125,7 +125,7 @@ fn every_target_is_also_a_libfuzzer_target() {
 }
 
 proptest! {
-    // What is found goes into the corpus, where libFuzzer begins with it, too.
+    // An input that is found is committed to the corpus, with which libFuzzer begins too.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]

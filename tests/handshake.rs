@@ -129,7 +129,7 @@ async fn ordinary_http_refusal_of_upgrade_closes_the_connection() {
     let hub = start_hub().await;
     let next = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_refused(&hub, &handshake_replacing(&hub, "Upgrade: websocket", "Upgrade: notwebsocketatall"), "400").await;
-    // actix-http still responses what came in the same read before it closes; nothing after is.
+    // actix-http still answers what came in the same read before it closes; nothing after is.
     let chunked = handshake_with_headers(&hub, "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + next;
     let response = raw::exchange_until_close(hub.address, chunked.as_bytes()).await.to_lowercase();
     assert!(response.starts_with("http/1.1 400 ") && response.contains("\r\nconnection: close"), "{response}");

@@ -1,4 +1,4 @@
-//! Pings and pongs of plain and SDK sessions, and the deadlines that end connections without an response.
+//! Pings and pongs of plain and SDK sessions, and the deadlines that end connections without an answer.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn unanswered_close_does_not_hold_the_connection() {
     let hub = start_hub_with(ping_often).await;
     let mut mute = hub.connect_raw("ann").await;
     while mute.next().await.expect("a close frame").opcode != raw::CLOSE {}
-    // The client neither responses the close nor disconnects.
+    // The client neither answers the close nor disconnects.
     hub.wait_for_connections(0).await;
 }
 

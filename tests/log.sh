@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Nothing secret is in what the whole suite has logged at trace level: `tests/support/trace_log.rs` has kept both. Runs after
-# the suite; the folder is its first argument.
+# Checks that no secret is in the trace log of the whole test suite. tests/support/trace_log.rs has recorded the log and the
+# secrets. Runs after the suite; the first argument is the folder of both files.
 set -euo pipefail
 log=$1/trace.log secrets=$1/secrets
 lines=$(wc -l <"$log") known=$(sort -u "$secrets" | wc -l)
-# A log that is not there, or a suite that marked nothing, would pass too.
+# An empty log or an empty list of secrets would pass the search below.
 [ "$lines" -gt 10000 ] && grep -q '^TRACE' "$log" && [ "$known" -gt 300 ] || {
-    echo "not the log of a whole suite: $lines lines, $known secrets" >&2
+    echo "this is not the log of a whole suite: $lines lines, $known secrets; run 'cargo test' first" >&2
     exit 1
 }
 if found=$(grep -aFf <(sort -u "$secrets") "$log" | head -5) && [ -n "$found" ]; then
-    echo "a secret is in the log:" >&2
+    echo "these log lines contain a secret:" >&2
     cut -c-400 <<<"$found" >&2
     exit 1
 fi
-echo "$known secrets, none of them in $lines lines of log"
+echo "none of $known secrets is in the $lines lines of the log"

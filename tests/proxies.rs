@@ -64,7 +64,7 @@ async fn handshake_with_proxy_header(hub: &TestHub, header: &[u8]) -> (u16, TcpS
     let handshake = raw::handshake(hub.address, &hub.path_for("ann"));
     let _ = stream.write_all(&[header, handshake.as_bytes()].concat()).await;
     let mut line = [0; 12];
-    let read = timeout(PATIENCE, stream.read_exact(&mut line)).await.expect("an response or an end");
+    let read = timeout(PATIENCE, stream.read_exact(&mut line)).await.expect("a response or an end");
     let status = read.map_or(0, |_| std::str::from_utf8(&line[9..]).unwrap().parse().unwrap());
     (status, stream)
 }

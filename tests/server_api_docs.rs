@@ -22,7 +22,7 @@ fn server_api_reference_is_generated_from_the_methods() {
 
 #[test]
 fn descriptions_of_api_methods_are_complete() {
-    for method in &METHODS {
+    for method in METHODS {
         let name = method.name;
         assert!(method.summary.ends_with('.'), "{name}: the summary must be a sentence");
         assert!(!method.errors.is_empty(), "{name}: the errors are missing");
@@ -46,6 +46,13 @@ fn descriptions_of_api_methods_are_complete() {
         let result = if method.name == "batch" { &answer } else { &answer["result"] };
         assert_type(&format!("{name}: result"), result, &JsonType::Object(method.result));
     }
+}
+
+#[test]
+fn readme_names_every_method() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let missing = METHODS.iter().map(|method| method.name).filter(|name| !readme.contains(&format!("`{name}`")));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new(), "not in README.md");
 }
 
 /// Each section of the page gets a hub of its own, with ann in the channel "news".
@@ -83,7 +90,7 @@ fn enable_history_and_presence(config: &mut Config) {
 /// The reference: a table of the methods, and a section for each.
 fn reference() -> String {
     let mut text = "| method | access | what it does |\n|---|---|---|\n".to_owned();
-    for ApiMethod { name, access, summary, .. } in &METHODS {
+    for ApiMethod { name, access, summary, .. } in METHODS {
         writeln!(text, "| [`{name}`](#{name}) | {} | {summary} |", access_name(*access)).unwrap();
     }
     METHODS.iter().for_each(|method| write_method(&mut text, method));

@@ -8,7 +8,7 @@ use wardcast::config::{BrokerKind, Secret};
 
 use crate::{
     support::{
-        Client, TestHub, allow_any_rate, events, http, redis::RedisServer, start_hub_on, start_hub_with, wait_until,
+        Client, TestHub, allow_any_rate, events, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
     },
     tickets::{request_ticket, ticket_request},
 };
@@ -79,7 +79,7 @@ async fn info_of_each_hub_lists_both_hubs() {
     two.stop().await;
     // Polls, because Redis reports no event when an instance has left. Until then the response is an error: the stopped
     // instance does not answer.
-    wait_until("the stopped hub is not listed", async || {
+    poll_until("the stopped hub is not listed", async || {
         one.call_api("info", json!({})).await["result"]["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1)
     })
     .await;

@@ -10,7 +10,7 @@
 //! REST> METHOD PATH BODY  an HTTP request with the API key
 //! REST< STATUS BODY       its response is exactly this
 //! time passes             an hour, which is how long the tokens are valid
-//! remembered              configuration: channels of the namespace `kept` have history, presence, joins and leaves, and
+//! with history            configuration: channels of the namespace `kept` have history, presence, joins and leaves, and
 //!                         deltas
 //! limit NAME N            configuration: the value of this key of [limits]. Otherwise a session may have two channels and
 //!                         two protocol errors
@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json, value::RawValue};
 use wardcast::{
-    auth::Signer,
+    auth::{Signer, users::UserClaims},
     config::{ChannelAccess, ChannelOptions, DeltaType, Limits, Namespace},
     protocol,
 };
@@ -33,19 +33,8 @@ use crate::support::{API_KEY, Client, TestHub, http, start_hub_with};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-const CONVERSATIONS: [&str; 11] = [
-    "channels",
-    "closes",
-    "errors",
-    "limits",
-    "null",
-    "plain",
-    "refresh",
-    "remembered",
-    "rest",
-    "sdk",
-    "subscriptions",
-];
+const CONVERSATIONS: [&str; 11] =
+    ["channels", "closes", "errors", "history", "limits", "null", "plain", "refresh", "rest", "sdk", "subscriptions"];
 
 #[actix_rt::test]
 async fn plain_session_matches_golden_conversation() {
@@ -99,7 +88,7 @@ async fn null_data_matches_golden_conversation() {
 
 #[actix_rt::test]
 async fn history_and_presence_match_golden_conversation() {
-    run_conversation("remembered").await;
+    run_conversation("history").await;
 }
 
 #[test]
@@ -122,7 +111,7 @@ async fn run_conversation(name: &str) {
     let script = fs::read_to_string(golden_folder().join(name).with_extension("jsonl")).unwrap();
     let hub = start_hub_with(|config| {
         (config.limits.channels_per_session, config.limits.errors) = (2, 2);
-        if script.lines().any(|line| line == "remembered") {
+        if script.lines().any(|line| line == "with history") {
             config
                 .namespaces
                 .push(Namespace { name: "kept".to_owned(), channels: with_history_and_presence(&config.channels) });
@@ -179,7 +168,7 @@ impl Conversation {
                 self.hub.clock.advance(HOUR);
                 line.to_owned()
             }
-            ("limit" | "remembered", _) => line.to_owned(),
+            ("limit" | "with", _) => line.to_owned(),
             ("REST", "> ") => {
                 self.send_http(text).await;
                 line.to_owned()
@@ -223,13 +212,14 @@ impl Conversation {
 
     /// Replaces placeholders by tokens, and the name of the epoch by its value.
     fn fill_in(&self, text: &str) -> String {
-        let info = RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap();
+        let info = Some(RawValue::from_string(r#"{"name":"Bob"}"#.to_owned()).unwrap());
+        let claims = UserClaims { info, ..UserClaims::default() };
         let text = self.sign_claims_in(text);
         let epoch = self.names.iter().find(|(_, name)| name == "<epoch>");
         let text = epoch.map_or(text.clone(), |(epoch, name)| text.replace(name, epoch));
         let signer = Signer::new(&self.hub.config.auth, self.hub.clock.clone());
         text.replace("{token}", &self.hub.token("ann"))
-            .replace("{token of bob}", &signer.sign("bob", HOUR, Some(&info)).unwrap())
+            .replace("{token of bob}", &signer.sign("bob", HOUR, &claims).unwrap())
             .replace("{expired}", &self.hub.expired_token("ann"))
             .replace("{forged}", &self.hub.forged_token("ann"))
     }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// All methods, in the order of the documentation.
-pub static METHODS: [ApiMethod; 13] = [
+pub static METHODS: &[ApiMethod] = &[
     publish::PUBLISH,
     publish::BROADCAST,
     history::HISTORY,

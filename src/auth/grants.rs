@@ -14,10 +14,9 @@ use super::{
 use crate::{
     channel::{Channel, Pattern},
     clock::{Millis, NEVER},
+    publication::MAX_INFO_BYTES,
 };
 
-/// Maximum length of `info`, which others receive with each publication of its owner, and of `data`.
-pub(super) const MAX_INFO_BYTES: usize = 4096;
 /// Maximum number of rules in `caps`. Each publish and subscribe may have to look through all of them.
 pub(super) const MAX_RULES: usize = 32;
 /// Maximum number of patterns in all rules together.

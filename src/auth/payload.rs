@@ -7,17 +7,15 @@ use serde_json::value::RawValue;
 use super::{
     Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
-    grants::{GrantContext, MAX_INFO_BYTES, RawGrants},
+    grants::{GrantContext, RawGrants},
     json::{JsonObject, is_too_deep, not_null, single_line},
 };
 use crate::{
     channel::Channel,
     clock::{Millis, NEVER, millis},
     config::{self, AnonymousAccess, RequiredClaim},
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
-
-/// Maximum length of a user.
-pub(super) const MAX_USER_BYTES: usize = 255;
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
 /// invalid.

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, errors::Error};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
@@ -32,13 +31,9 @@ struct IssuedClaims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     aud: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channels: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    caps: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
+    #[serde(flatten)]
+    claims: &'a UserClaims,
 }
 
 impl Signer {
@@ -72,31 +67,12 @@ impl Signer {
     ///
     /// # Errors
     /// If the crypto library fails, which it does not for HS256.
-    pub fn sign(
-        &self,
-        user: &str,
-        ttl: Duration,
-        info: Option<&RawValue>,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.encode(&IssuedClaims { info, ..self.base_claims(user, ttl) })
+    pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, Error> {
+        self.encode(user, ttl, claims, None)
     }
 
-    /// Signs a connection token with the claims of the user in the login file.
-    ///
-    /// # Errors
-    /// As [`Self::sign`].
-    pub fn sign_for_user(
-        &self,
-        user: &str,
-        ttl: Duration,
-        claims: &UserClaims,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        let UserClaims { info, channels, caps } = claims;
-        let (info, channels, caps) = (info.as_deref(), channels.as_deref(), caps.as_deref());
-        self.encode(&IssuedClaims { info, channels, caps, ..self.base_claims(user, ttl) })
-    }
-
-    /// Signs a subscription token, which allows `user` to subscribe to `channel`.
+    /// Signs a subscription token, which allows `user` to subscribe to `channel`. The verifier accepts no other claim than `info`
+    /// in it.
     ///
     /// # Errors
     /// As [`Self::sign`].
@@ -105,27 +81,22 @@ impl Signer {
         user: &str,
         channel: &str,
         ttl: Duration,
-        info: Option<&RawValue>,
-    ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.encode(&IssuedClaims { info, channel: Some(channel), ..self.base_claims(user, ttl) })
+        claims: &UserClaims,
+    ) -> Result<String, Error> {
+        self.encode(user, ttl, claims, Some(channel))
     }
 
-    fn base_claims<'a>(&'a self, user: &'a str, ttl: Duration) -> IssuedClaims<'a> {
+    fn encode(&self, user: &str, ttl: Duration, claims: &UserClaims, channel: Option<&str>) -> Result<String, Error> {
         let now = self.clock.now().div_euclid(1000);
-        IssuedClaims {
+        let claims = IssuedClaims {
             sub: user,
             iat: now,
             exp: now.saturating_add(millis(ttl).div_euclid(1000)),
             iss: self.issuer.as_deref(),
             aud: self.audience.as_deref(),
-            info: None,
-            channels: None,
-            caps: None,
-            channel: None,
-        }
-    }
-
-    fn encode(&self, claims: &IssuedClaims<'_>) -> Result<String, jsonwebtoken::errors::Error> {
-        jsonwebtoken::encode(&self.header, claims, &self.key)
+            channel,
+            claims,
+        };
+        jsonwebtoken::encode(&self.header, &claims, &self.key)
     }
 }

@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use super::{
-    grants::{CAPS_FORM, MAX_INFO_BYTES, MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
+    grants::{CAPS_FORM, MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
     json::MAX_DEPTH,
-    payload::MAX_USER_BYTES,
     verifier::MAX_TOKEN_BYTES,
 };
 use crate::{
     channel::ChannelNameError,
     clock::format_duration,
     config::{Config, MAX_KEY_ID_BYTES, RequiredClaim},
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
 
 /// Why a token is refused. The text is for the operator: logs, `check-token` and the login file.

@@ -9,13 +9,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Permissions, TokenError,
-    grants::{GrantContext, MAX_INFO_BYTES, RawGrants},
-    payload::{MAX_USER_BYTES, is_valid_user},
+    grants::{GrantContext, RawGrants},
+    payload::is_valid_user,
 };
+use crate::publication::{MAX_INFO_BYTES, MAX_USER_BYTES};
 
 pub use crate::config::MAX_PASSWORD_BYTES;
 
@@ -24,6 +26,9 @@ const MAX_CLAIMS_BYTES: usize = 4608;
 
 /// The only user if there is no file (`login.demo_password`).
 pub const DEMO_USER: &str = "demo";
+
+/// The password of the decoy hash if the file has no users.
+const DECOY_PASSWORD: &str = "a password that no user has";
 
 /// The users that may log in: those of a file when it was last read, or the demo user.
 pub struct Users {
@@ -53,13 +58,16 @@ pub struct User {
 }
 
 /// The claims that the login file adds to a user's tokens, each as raw JSON in the form that tokens have.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct UserClaims {
     /// `info`: visible to other clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<Box<RawValue>>,
     /// `channels`: subscribed to without a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Box<RawValue>>,
     /// `caps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub caps: Option<Box<RawValue>>,
 }
 
@@ -189,7 +197,7 @@ impl UsersSource {
                 return Err(UsersFileError::DuplicateName(name));
             }
         }
-        let decoy = first.map_or_else(|| hash_password("a password that no user has"), Ok)?;
+        let decoy = first.map_or_else(|| hash_password(DECOY_PASSWORD), Ok)?;
         Ok(UserList { by_name, decoy })
     }
 }
@@ -337,9 +345,9 @@ mod tests {
         let ann = users.verify("ann", "right horse").unwrap();
         assert_eq!(ann.claims.info.as_ref().unwrap().get(), r#"{"name":"Ann"}"#);
         assert!(users.verify("ann", "wrong").is_none());
-        assert!(users.verify("bob", "right horse").is_none(), "the decoy is nobody, though it is ann's hash");
+        assert!(users.verify("bob", "right horse").is_none(), "the decoy is the hash of ann, but no user");
         assert_eq!(users.current.load().decoy, hash);
-        assert!(read("").unwrap().verify("bob", "a password that nobody has").is_none());
+        assert!(read("").unwrap().verify("bob", DECOY_PASSWORD).is_none());
     }
 
     #[test]
@@ -355,6 +363,15 @@ mod tests {
             let message = read(&format!("[[users]]\nname = \"ann\"\n{text}\n")).err().unwrap().to_string();
             assert!(message.contains("password"), "{message}");
             assert!(!message.contains("hunter22") && !message.contains("42220"), "{message}");
+        }
+        for (text, expected) in [
+            ("users = [\"ann:hunter22\"]", "entry 1 of users: not a table"),
+            ("users = \"hunter22\"", "users is not a list"),
+            ("user = \"hunter22\"", "unknown key \"user\""),
+            ("[[users]]\npassword = hunter22", "line 2 is not valid TOML"),
+        ] {
+            let message = read(text).err().unwrap().to_string();
+            assert!(message.starts_with(expected) && !message.contains("hunter22"), "{message}");
         }
     }
 

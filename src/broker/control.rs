@@ -5,16 +5,13 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use crate::{
     channel::Channel,
     protocol::{Disconnect, ErrorCode},
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
 
-/// Maximum length of a user, the same as in a token.
-const MAX_USER_BYTES: usize = 255;
 /// Maximum length of a client id. The hub's own ids are shorter.
 const MAX_CLIENT_BYTES: usize = 64;
 /// Maximum number of connections that a control may exclude: each session searches the list.
 const MAX_WHITELIST: usize = 1000;
-/// Maximum length of `info` and `data`: every session keeps its `info`, and every publication carries it.
-const MAX_INFO_BYTES: usize = 4096;
 /// Maximum length of an epoch. The hub's own epochs are shorter.
 const MAX_EPOCH_BYTES: usize = 64;
 

@@ -1,4 +1,4 @@
-//! What to do next when a hub does not start: each error in its own words and with a remedy.
+//! Remedies for errors that keep a hub from starting.
 
 use std::{
     io::{self, ErrorKind},
@@ -10,14 +10,14 @@ use crate::{
     server::{CertificateError, ServerStartError},
 };
 
-/// The whole message.
+/// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {
     match error {
         ServerStartError::Bind { address, error } => bind_error(*address, error),
-        ServerStartError::Tls(bad) => format!("server.tls: {}", certificate_error(bad)),
-        ServerStartError::Users(bad) => format!("login.users_file: {}", users_file_error(bad)),
+        ServerStartError::Tls(error) => format!("server.tls: {}", certificate_error(error)),
+        ServerStartError::Users(error) => format!("login.users_file: {}", users_file_error(error)),
         ServerStartError::Workers(cause) => {
-            format!("{error}; the system has no room for {cause}: raise its limits of threads and open files")
+            format!("{error}; the system refused {cause}: raise its limits on threads and open files")
         }
         ServerStartError::Keys(_) | ServerStartError::Broker(_) => error.to_string(),
     }
@@ -30,51 +30,50 @@ fn bind_error(address: SocketAddr, error: &io::Error) -> String {
         ErrorKind::AddrInUse => {
             let next = at(address.port().checked_add(1).unwrap_or(8000));
             format!(
-                "{begin}: another wardcast or program listens there; stop it, or take another port with \
-                 --set server.bind={next}"
+                "{begin}: another process listens there; stop it, or choose another port with --set server.bind={next}"
             )
         }
         ErrorKind::PermissionDenied => format!(
-            "{begin}: ports below 1024 want a privilege; take another with --set server.bind={}, put a balancer in \
-             front, or allow it to the program with: setcap cap_net_bind_service=+ep",
+            "{begin}: ports below 1024 need a privilege; choose another with --set server.bind={}, put a load balancer in \
+             front, or grant the program the privilege with: setcap cap_net_bind_service=+ep",
             at(8000)
         ),
         ErrorKind::AddrNotAvailable => format!(
-            "{begin}: this machine does not have that address; `ip address` lists those it has, and 127.0.0.1 is \
-             always there: --set server.bind=127.0.0.1:{}",
+            "{begin}: this machine does not have that address; `ip address` lists its addresses, and 127.0.0.1 always \
+             works: --set server.bind=127.0.0.1:{}",
             address.port()
         ),
         _ => format!("{begin}: {error}; set another address with --set server.bind=127.0.0.1:8000"),
     }
 }
 
-/// What is wrong with the certificate files.
-pub(super) fn certificate_error(bad: &CertificateError) -> String {
-    let remedy = match bad {
+/// Returns the error of the certificate files with its remedy.
+pub(super) fn certificate_error(error: &CertificateError) -> String {
+    let remedy = match error {
         CertificateError::File { .. } => {
-            "server.tls.cert and server.tls.key name PEM files that this user can read: the certificate with its chain, \
-             and its private key"
+            "server.tls.cert and server.tls.key must name PEM files that this user can read: the certificate with its \
+             chain, and its private key"
         }
         CertificateError::Pair(_) => {
-            "server.tls.key must be the key that server.tls.cert was made for; the certificate stands first in its file, \
-             the chain after it"
+            "server.tls.key must be the key of the certificate in server.tls.cert; in that file the certificate comes first, \
+             then the chain"
         }
         CertificateError::Io(_) => "try again",
     };
-    format!("{bad}; {remedy}")
+    format!("{error}; {remedy}")
 }
 
-/// What is wrong with the login file.
-pub(super) fn users_file_error(bad: &UsersFileError) -> String {
-    match bad {
-        UsersFileError::Read { path, error } if error.kind() == ErrorKind::NotFound => {
-            format!("{bad}; make it with: wardcast user add NAME --file {}", path.display())
+/// Returns the error of the login file with its remedy.
+pub(super) fn users_file_error(error: &UsersFileError) -> String {
+    match error {
+        UsersFileError::Read { path, error: cause } if cause.kind() == ErrorKind::NotFound => {
+            format!("{error}; create it with: wardcast user add NAME --file {}", path.display())
         }
-        UsersFileError::Read { .. } => format!("{bad}; the hub must be able to read it"),
+        UsersFileError::Read { .. } => format!("{error}; the hub must be able to read it"),
         UsersFileError::InvalidName(_) | UsersFileError::DuplicateName(_) => {
-            format!("{bad}; edit the file, or run: wardcast user remove NAME")
+            format!("{error}; edit the file, or run: wardcast user remove NAME")
         }
-        _ => bad.to_string(),
+        _ => error.to_string(),
     }
 }
 

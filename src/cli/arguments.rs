@@ -95,7 +95,7 @@ pub(super) enum CliCommand {
     },
 }
 
-const TOKEN_HELP: &str = r#"The token is signed with auth.hmac_secret, or with login.key if only that is set. Whoever has a token can read its contents.
+const TOKEN_HELP: &str = r#"The token is signed with auth.hmac_secret, or with login.key if only that is set. Anyone who has a token can read its contents.
 
 Examples:
   wardcast token --user ann --ttl 12h

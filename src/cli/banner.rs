@@ -30,9 +30,11 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
-    let token =
-        signer.map(|signer| signer.sign(users::DEMO_USER, ttl, None)).transpose().map_err(|error| error.to_string())?;
-    let good = match token {
+    let token = signer
+        .map(|signer| signer.sign(users::DEMO_USER, ttl, &users::UserClaims::default()))
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let validity = match token {
         Some(_) => format!("for user \"{}\", valid for {}", users::DEMO_USER, format_duration(ttl)),
         None => "replace TOKEN by a token of your backend: with auth.keys only, the hub cannot sign one".to_owned(),
     };
@@ -56,7 +58,7 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
         None => lines.push(("Login", format!("user {}, password {password}", users::DEMO_USER))),
     }
     lines.push(("API key", key.to_owned()));
-    lines.push(("Token", good));
+    lines.push(("Token", validity));
     let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = match config.auth.doors.contains(&Door::Query) {
         true => "Paste this into the console of a browser:",

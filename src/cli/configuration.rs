@@ -1,5 +1,5 @@
-//! The configuration of this process: loaded, checked together with the files that it names, and printed. Only this module
-//! reads the environment of the process.
+//! The configuration of this process: loaded, checked together with the files that it names, and printed. Only this module reads
+//! its environment variables `WARDCAST_*`.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -40,8 +40,8 @@ pub(super) fn create(config: &Config, arguments: &TokenArguments) -> CommandResu
     let verifier = Verifier::new(config, permissions, Clock::default()).map_err(|bad| bad.to_string())?;
     let TokenArguments { user, ttl, subscription, .. } = arguments;
     let token = match subscription {
-        Some(channel) => signer.sign_subscription(user, channel, *ttl, claims.info.as_deref()),
-        None => signer.sign_for_user(user, *ttl, &claims),
+        Some(channel) => signer.sign_subscription(user, channel, *ttl, &claims),
+        None => signer.sign(user, *ttl, &claims),
     };
     let token = token.map_err(|error| error.to_string())?;
     let verified = match subscription {

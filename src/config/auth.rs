@@ -60,7 +60,7 @@ pub struct KeyConfig {
     /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<Millis>,
-    /// The only issuer whose tokens it verifies.
+    /// Its tokens must have this issuer.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
     /// The kind of tokens that it verifies.
@@ -130,7 +130,7 @@ pub enum RejectMode {
 pub enum AnonymousAccess {
     /// None.
     Never,
-    /// Clients with a token whose `sub` is empty.
+    /// Clients with a token that has an empty `sub`.
     Token,
     /// Also clients that send a `connect` command without a token.
     Always,

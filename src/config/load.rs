@@ -120,7 +120,7 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
             Some(config)
         }
         Err(error) => {
-            errors.push(ConfigError::new("", "all sources together", error.message()));
+            errors.push(ConfigError::new("", "all sources together", in_terms_of_configuration(&error)));
             None
         }
     };
@@ -185,6 +185,11 @@ pub(super) fn set_value(table: &mut Table, path: &[String], value: Value) {
     }
 }
 
+/// Returns the message of serde without its terms for Rust types.
+fn in_terms_of_configuration(error: &toml::de::Error) -> String {
+    error.message().replace("unknown variant", "unknown value").replace("unknown field", "unknown key")
+}
+
 /// Checks one value on top of the defaults.
 fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
     let mut table = default_table();
@@ -209,7 +214,7 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
                  purpose; all of them are text"
                 .to_owned())
         }
-        Err(error) => Err(error.message().to_owned()),
+        Err(error) => Err(in_terms_of_configuration(&error)),
     }
 }
 

@@ -73,10 +73,10 @@ pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Set
     if path.len() > 1 {
         return Some(Ok(Setting { value: parse_value(&path, text), path, source }));
     }
-    let meant = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
-    let variable = format!("WARDCAST_{}", meant.join("__").to_uppercase());
+    let key_path = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
+    let variable = format!("WARDCAST_{}", key_path.join("__").to_uppercase());
     let problem = format!("needs two underscores between section and key: {variable}");
-    Some(Err(ConfigError::new(meant.join("."), source, problem)))
+    Some(Err(ConfigError::new(key_path.join("."), source, problem)))
 }
 
 pub(super) fn setting_from_flag(key: &str, text: &str) -> Setting {

@@ -38,7 +38,7 @@ const PUBLISHED_SAMPLES: [&str; 27] = [
     "shhhhhhared-secret",
 ];
 
-/// Maximum length of a text whose repetition is not a secret.
+/// A secret that repeats a text of at most this many bytes is weak.
 const MAX_REPEATED_BYTES: usize = 8;
 
 /// Returns why a secret could be guessed, without quoting it. It must have `min_bytes`.

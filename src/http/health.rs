@@ -58,7 +58,7 @@ async fn check_hubs(context: &HttpContext) -> Result<(), String> {
 
 async fn check_broker(context: &HttpContext) -> Result<(), String> {
     context.broker.check_ready().await.map_err(|error| {
-        // Only in the log: anybody may call this endpoint, and the error names Redis' address.
+        // Only in the log: anyone may call this endpoint, and the error names Redis' address.
         log::warn!("broker is not ready error={:?}", error.to_string());
         "is not ready; see the log of this instance".to_owned()
     })

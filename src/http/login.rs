@@ -87,7 +87,7 @@ pub(super) async fn login(
     let claims =
         checked.map_err(|_| HttpError::internal())?.ok_or_else(|| HttpError::unauthorized("wrong user or password"))?;
     let ttl = context.config.login.token_ttl;
-    let access_token = context.signer.sign_for_user(&username, ttl, &claims).map_err(|_| HttpError::internal())?;
+    let access_token = context.signer.sign(&username, ttl, &claims).map_err(|_| HttpError::internal())?;
     let mut response = HttpResponse::Ok();
     if wants_cookie {
         response.insert_header((SET_COOKIE, set_cookie_value(&context.config.auth.cookie, &access_token, ttl)));

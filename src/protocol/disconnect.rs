@@ -3,10 +3,13 @@
 
 use std::borrow::Cow;
 
-use super::codes::{CodeInfo, close_reaction, code_enum, unsubscribe_reaction};
+use super::{
+    codes::{CodeInfo, close_reaction, code_enum, unsubscribe_reaction},
+    frame::MAX_CONTROL_BYTES,
+};
 
-/// Maximum length of a reason, in bytes (RFC 6455 §5.5.1).
-pub(super) const MAX_REASON_BYTES: usize = 123;
+/// Maximum length of a reason: a close frame has the code, too (RFC 6455 §5.5.1).
+const MAX_REASON_BYTES: usize = MAX_CONTROL_BYTES - 2;
 
 /// The reason for which the hub closes a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -172,8 +172,12 @@ impl Instance {
         self.broker.publish(publication(name, data), options)
     }
 
-    /// Publishes into a channel with a history; returns the position.
-    pub async fn store(&self, name: &str, data: &str, retention: Retention) -> Position {
+    /// Publishes into a channel whose history keeps five publications; returns the position.
+    pub async fn store(&self, name: &str, data: &str) -> Position {
+        self.store_with(name, data, KEEP_FIVE).await
+    }
+
+    pub async fn store_with(&self, name: &str, data: &str, retention: Retention) -> Position {
         let options = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
         self.publish_with(name, data, options).await.unwrap().position.unwrap()
     }

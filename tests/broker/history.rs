@@ -22,7 +22,7 @@ fn numbers(offsets: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
 async fn store_numbers(instance: &Instance, name: &str, count: u64) -> Position {
     let mut last = None;
     for number in 1..=count {
-        last = Some(instance.store(name, &number.to_string(), KEEP_FIVE).await);
+        last = Some(instance.store(name, &number.to_string()).await);
     }
     last.unwrap()
 }
@@ -44,7 +44,7 @@ pub async fn offsets_follow_the_order_of_delivery(instance: Instance) {
         tokio::spawn(async move {
             let mut offsets = Vec::new();
             for number in 0..250 {
-                offsets.push(instance.store("news", &format!("{publisher}{number:03}"), retention).await.offset);
+                offsets.push(instance.store_with("news", &format!("{publisher}{number:03}"), retention).await.offset);
             }
             offsets
         })
@@ -72,20 +72,20 @@ pub async fn history_keeps_the_newest_publications_and_its_top_position(instance
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, last);
     assert_eq!(last.offset, 7);
     let smaller = Retention { size: 2, ..KEEP_FIVE };
-    instance.store("news", "8", smaller).await;
+    instance.store_with("news", "8", smaller).await;
     assert_eq!(instance.read_all("news").await, numbers(7..=8));
 }
 
 pub async fn expired_publications_are_gone_and_their_offsets_are_not_reused(instance: Instance) {
     store_numbers(&instance, "news", 2).await;
     instance.advance_clock(Duration::from_secs(40));
-    instance.store("news", "3", KEEP_FIVE).await;
+    instance.store("news", "3").await;
     instance.advance_clock(Duration::from_secs(20));
     assert_eq!(instance.read_all("news").await, numbers(3..=3));
     instance.advance_clock(Duration::from_secs(40));
     assert_eq!(instance.read_all("news").await, numbers([]));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top.offset, 3);
-    instance.store("news", "4", KEEP_FIVE).await;
+    instance.store("news", "4").await;
     assert_eq!(instance.read_all("news").await, numbers(4..=4));
 }
 
@@ -136,7 +136,7 @@ pub async fn first_reader_of_a_channel_creates_its_position(instance: Instance) 
     let page = instance.read_history("news", WHOLE_HISTORY).await;
     assert_eq!((page.publications, page.top.offset), (Vec::new(), 0));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, page.top);
-    let first = instance.store("news", "1", KEEP_FIVE).await;
+    let first = instance.store("news", "1").await;
     assert_eq!(first, Position { offset: 1, ..page.top });
 }
 
@@ -148,7 +148,7 @@ pub async fn channel_unused_for_meta_ttl_restarts_with_a_new_epoch(instance: Ins
     instance.advance_clock(Duration::from_secs(3_599));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, old);
     instance.advance_clock(Duration::from_secs(3_600));
-    let new = instance.store("news", "1", KEEP_FIVE).await;
+    let new = instance.store("news", "1").await;
     assert_eq!(new.offset, 1);
     assert_ne!(new.epoch, old.epoch);
 }
@@ -159,7 +159,7 @@ pub async fn removed_history_keeps_its_position(instance: Instance) {
     instance.broker.remove_history(channel("never")).await.unwrap();
     let history = instance.read_history("news", WHOLE_HISTORY).await;
     assert_eq!((offsets(&history), history.top), (numbers([]), last));
-    assert_eq!(instance.store("news", "4", KEEP_FIVE).await.offset, 4);
+    assert_eq!(instance.store("news", "4").await.offset, 4);
     assert_eq!(instance.read_all("news").await, numbers(4..=4));
 }
 
@@ -201,9 +201,9 @@ pub async fn channels_have_independent_histories(instance: Instance) {
 
 pub async fn publication_without_retention_is_delivered_but_not_stored(instance: Instance) {
     instance.subscribe("news").await;
-    instance.store("news", "1", KEEP_FIVE).await;
+    instance.store("news", "1").await;
     instance.publish("news", "skipped").await.unwrap();
-    instance.store("news", "2", KEEP_FIVE).await;
+    instance.store("news", "2").await;
     instance.wait_for_publications(3).await;
     assert_eq!(instance.data_received("news"), ["1", "skipped", "2"]);
     assert_eq!(instance.received()[1].position, None);
@@ -220,7 +220,7 @@ async fn in_memory_publication_refused_by_a_full_queue_is_not_stored() {
     assert_eq!(instance.publish_with("news", "3", options).await, Err(BrokerError::Busy));
     assert_eq!(instance.read_all("news").await, numbers(1..=2));
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
-    assert_eq!(instance.store("news", "3", KEEP_FIVE).await.offset, 3);
+    assert_eq!(instance.store("news", "3").await.offset, 3);
 }
 
 #[tokio::test]
@@ -228,11 +228,11 @@ async fn in_memory_least_recently_used_history_is_evicted_with_its_epoch() {
     let instance = memory_instance();
     let kilobytes = "7".repeat(1_000);
     let many = HISTORY_BYTES / 1_000;
-    let first = instance.store("first", &kilobytes, KEEP_FIVE).await;
-    let read = instance.store("read", &kilobytes, KEEP_FIVE).await;
+    let first = instance.store("first", &kilobytes).await;
+    let read = instance.store("read", &kilobytes).await;
     for number in 0..many {
         instance.advance_clock(Duration::from_millis(1));
-        instance.store(&format!("n{number}"), &kilobytes, KEEP_FIVE).await;
+        instance.store(&format!("n{number}"), &kilobytes).await;
         if number % 100 == 0 {
             instance.read_history("read", HistoryRequest { limit: 0, ..WHOLE_HISTORY }).await;
         }
@@ -248,7 +248,7 @@ async fn in_memory_least_recently_used_history_is_evicted_with_its_epoch() {
 #[tokio::test]
 async fn in_memory_reading_many_empty_histories_evicts_no_publications() {
     let instance = memory_instance();
-    let kept = instance.store("news", "1", KEEP_FIVE).await;
+    let kept = instance.store("news", "1").await;
     let first = instance.read_history("empty0", WHOLE_HISTORY).await.top;
     for number in 0..2 * HISTORY_BYTES / 384 {
         instance.advance_clock(Duration::from_millis(1));
@@ -269,10 +269,10 @@ async fn in_memory_reading_many_empty_histories_evicts_no_publications() {
 async fn in_memory_one_channel_does_not_evict_all_others() {
     let instance = memory_instance();
     let endless = Retention { size: usize::MAX, ..KEEP_FIVE };
-    instance.store("other", "1", KEEP_FIVE).await;
+    instance.store("other", "1").await;
     let mut last = None;
     for _ in 0..2 * HISTORY_BYTES / 1_000 {
-        last = Some(instance.store("news", &"7".repeat(1_000), endless).await);
+        last = Some(instance.store_with("news", &"7".repeat(1_000), endless).await);
     }
     let history = instance.broker.read_history(channel("news"), WHOLE_HISTORY, endless).await.unwrap();
     let kept = history.publications.len();

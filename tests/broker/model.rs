@@ -82,7 +82,7 @@ async fn run_calls(instance: &Instance, name: &str, calls: &[Call]) {
                 model.retention = Some((size, ttl_seconds));
                 model.top += 1;
                 model.kept.push((model.top, model.now));
-                let position = instance.store(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
+                let position = instance.store_with(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
                 assert_eq!(position.offset, model.top, "{calls:?}");
                 assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch, "{calls:?}");
             }

@@ -244,5 +244,5 @@ async fn dropped_broker_closes_its_connections_and_releases_the_hubs() {
     drop(instance);
     wait_until("the hubs are released", async || hubs.upgrade().is_none()).await;
     // Polls, because Redis reports no event when a connection closes.
-    crate::support::wait_until("the connections are closed", async || clients().await == before).await;
+    crate::support::poll_until("the connections are closed", async || clients().await == before).await;
 }

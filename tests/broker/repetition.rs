@@ -4,22 +4,17 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, PublishOptions, PublishReceipt, Retention, Version},
+    broker::{BrokerError, PublishOptions, PublishReceipt, Version},
     position::Position,
 };
 
 use super::fixture::{Instance, KEEP_FIVE, KEYS, memory_instance};
 
 impl Instance {
-    async fn publish_with_key(
-        &self,
-        name: &str,
-        data: &str,
-        key: &str,
-        retention: Option<Retention>,
-    ) -> PublishReceipt {
-        let options = PublishOptions { retention, idempotency_key: Some(key.into()), ..PublishOptions::default() };
-        self.publish_with(name, data, options).await.unwrap()
+    /// Publishes with an idempotency key into the history of "news".
+    async fn store_once(&self, data: &str, key: &str) -> Position {
+        let options = PublishOptions { retention: Some(KEEP_FIVE), ..with_key(key) };
+        self.publish_with("news", data, options).await.unwrap().position.unwrap()
     }
 
     async fn publish_version(&self, data: &str, number: u64, epoch: &str) -> Position {
@@ -29,17 +24,23 @@ impl Instance {
     }
 }
 
+fn with_key(key: &str) -> PublishOptions {
+    PublishOptions { idempotency_key: Some(key.into()), ..PublishOptions::default() }
+}
+
 pub async fn idempotency_key_publishes_once_per_channel_for_five_minutes(instance: Instance) {
     instance.subscribe("news").await;
     instance.subscribe("other").await;
-    let first = instance.publish_with_key("news", "1", "key", Some(KEEP_FIVE)).await;
+    let first = instance.store_once("1", "key").await;
     instance.advance_clock(Duration::from_secs(299));
-    assert_eq!(instance.publish_with_key("news", "2", "key", Some(KEEP_FIVE)).await, first);
-    assert_eq!(instance.publish_with_key("other", "3", "key", None).await, PublishReceipt { position: None });
-    assert_eq!(instance.publish_with_key("other", "4", "key", None).await, PublishReceipt { position: None });
-    assert_ne!(instance.publish_with_key("news", "5", "Key", Some(KEEP_FIVE)).await, first);
+    assert_eq!(instance.store_once("2", "key").await, first);
+    for data in ["3", "4"] {
+        let receipt = instance.publish_with("other", data, with_key("key")).await;
+        assert_eq!(receipt, Ok(PublishReceipt { position: None }));
+    }
+    assert_ne!(instance.store_once("5", "Key").await, first);
     instance.advance_clock(Duration::from_secs(1));
-    assert_ne!(instance.publish_with_key("news", "6", "key", Some(KEEP_FIVE)).await, first);
+    assert_ne!(instance.store_once("6", "key").await, first);
     instance.wait_for_publications(4).await;
     assert_eq!(
         (instance.data_received("news"), instance.data_received("other")),
@@ -53,12 +54,10 @@ pub async fn concurrent_publishes_with_one_key_publish_once_and_share_the_receip
     for round in 1..=50 {
         let tries = (0..8).map(|_| {
             let instance = instance.clone();
-            tokio::spawn(async move {
-                instance.publish_with_key("news", "1", &format!("key of {round}"), Some(KEEP_FIVE)).await
-            })
+            tokio::spawn(async move { instance.store_once("1", &format!("key of {round}")).await })
         });
         for published in join_all(tries).await {
-            assert_eq!(published.unwrap().position.unwrap().offset, round);
+            assert_eq!(published.unwrap().offset, round);
         }
     }
     assert_eq!(instance.wait_for_publications(50).await.len(), 50);
@@ -67,11 +66,9 @@ pub async fn concurrent_publishes_with_one_key_publish_once_and_share_the_receip
 pub async fn failed_publish_does_not_store_its_idempotency_key(instance: Instance) {
     instance.subscribe("news").await;
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
-    let options = PublishOptions { idempotency_key: Some("key".into()), ..PublishOptions::default() };
-    let failed = instance.publish_with("news", "1", options).await;
-    assert_eq!(failed, Err(BrokerError::Busy));
+    assert_eq!(instance.publish_with("news", "1", with_key("key")).await, Err(BrokerError::Busy));
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
-    instance.publish_with_key("news", "2", "key", None).await;
+    instance.publish_with("news", "2", with_key("key")).await.unwrap();
     instance.wait_for_publications(1).await;
     assert_eq!(instance.data_received("news"), ["2"]);
 }
@@ -86,7 +83,7 @@ pub async fn publication_with_an_old_version_is_skipped(instance: Instance) {
     assert_eq!(instance.publish_version("e", 1, "y").await.offset, 3);
     assert_eq!(instance.publish_version("f", 1, "x").await.offset, 4);
     // A publication without a version is published, and leaves the newest version unchanged.
-    assert_eq!(instance.store("state", "g", KEEP_FIVE).await.offset, 5);
+    assert_eq!(instance.store("state", "g").await.offset, 5);
     assert_eq!(instance.publish_version("h", 1, "x").await.offset, 5);
     instance.wait_for_publications(5).await;
     assert_eq!(instance.data_received("state"), ["a", "d", "e", "f", "g"]);
@@ -96,17 +93,8 @@ pub async fn publication_with_an_old_version_is_skipped(instance: Instance) {
 async fn in_memory_oldest_idempotency_keys_over_the_limit_are_dropped() {
     let instance = memory_instance();
     for number in 0..=KEYS {
-        instance.publish_with_key("news", "1", &number.to_string(), Some(KEEP_FIVE)).await;
+        instance.store_once("1", &number.to_string()).await;
     }
-    let top = KEYS as u64 + 1;
-    assert_eq!(
-        instance.publish_with_key("news", "1", "1", Some(KEEP_FIVE)).await.position.unwrap().offset,
-        2,
-        "the key is known"
-    );
-    assert_eq!(
-        instance.publish_with_key("news", "1", "0", Some(KEEP_FIVE)).await.position.unwrap().offset,
-        top + 1,
-        "the key has been dropped"
-    );
+    assert_eq!(instance.store_once("1", "1").await.offset, 2, "the key is known");
+    assert_eq!(instance.store_once("1", "0").await.offset, KEYS as u64 + 2, "the key has been dropped");
 }

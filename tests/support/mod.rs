@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use wardcast::{
-    auth::Signer,
+    auth::{Signer, users::UserClaims},
     clock::Clock,
     config::{AllowSubscribe, AuthConfig, BrokerKind, ChannelAccess, Config, Secret},
     server::{self, RunningServer},
@@ -110,14 +110,16 @@ impl TestHub {
     }
 
     pub fn token_for(&self, user: &str, ttl: Duration) -> String {
-        mark_secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, None).unwrap())
+        mark_secret(Signer::new(&self.config.auth, self.clock.clone()).sign(user, ttl, &UserClaims::default()).unwrap())
     }
 
     /// A token that expired a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
         before.set_back(Duration::from_secs(120));
-        mark_secret(Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), None).unwrap())
+        mark_secret(
+            Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), &UserClaims::default()).unwrap(),
+        )
     }
 
     /// A token that is signed with another secret.
@@ -126,7 +128,11 @@ impl TestHub {
             hmac_secret: Secret::new(mark_secret("the secret of an attacker, long enough")),
             ..self.config.auth.clone()
         };
-        mark_secret(Signer::new(&auth, self.clock.clone()).sign(user, Duration::from_secs(3600), None).unwrap())
+        mark_secret(
+            Signer::new(&auth, self.clock.clone())
+                .sign(user, Duration::from_secs(3600), &UserClaims::default())
+                .unwrap(),
+        )
     }
 
     /// A token with exactly these claims. Numbers in its dates (`exp`, `expire_at`, `nbf`, `iat`) are seconds from now.
@@ -246,14 +252,14 @@ impl TestHub {
 
     /// Waits until exactly this many connections are open.
     pub async fn wait_for_connections(&self, count: usize) {
-        wait_until(&format!("{count} open connections"), async || self.connections() == count).await;
+        poll_until(&format!("{count} open connections"), async || self.connections() == count).await;
     }
 
     /// Waits until the channels with subscribers are exactly these, each with its number of clients.
     pub async fn wait_for_channels(&self, expected: &[(&str, u64)]) {
         let clients = |count: &u64| json!({"num_clients": count});
         let expected: Value = expected.iter().map(|(name, count)| ((*name).to_owned(), clients(count))).collect();
-        wait_until(&format!("the channels {expected}"), async || {
+        poll_until(&format!("the channels {expected}"), async || {
             self.call_api("channels", json!({})).await["result"]["channels"] == expected
         })
         .await;
@@ -278,7 +284,7 @@ impl TestHub {
 
 /// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is
 /// a reply, a push or a log line to wait for, wait for that.
-pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn poll_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "this did not happen: {what}");

@@ -1,6 +1,6 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, and survey questions and
 //! answers; keys hold tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does runs on a
-//! thread of its own, so that no worker waits for Redis.
+//! separate thread, so that no worker waits for Redis.
 //!
 //! ```text
 //!  publish ───▶ publisher ──▶ its connection ──▶ Redis ──▶ subscription connection ──▶ inbox ──▶ hubs

@@ -1,9 +1,10 @@
 //! Builds and parses all names in Redis: the PUB/SUB channel of every Wardcast channel, the three channels that an instance
 //! always subscribes to, and the keys of tickets. No other module builds a name.
 //!
-//! `{prefix}:c:{channel}` carries publications. Here the channel's name really is in braces: they make it a hash tag, which
-//! keeps everything about a channel in one slot of a cluster. In the name, braces and `%` are percent-escaped, because a name
-//! that starts with `}` would make an empty tag. So each channel has one name, and each name one channel.
+//! With the prefix `wardcast`, publications of the channel `news` go over `wardcast:c:{news}`. The braces make the channel's
+//! name a hash tag, which keeps everything about a channel in one slot of a cluster. Braces and `%` within the name are
+//! percent-escaped, because a name that starts with `}` would make an empty tag. So each channel has one name in Redis, and
+//! each such name one channel.
 
 use std::borrow::Cow;
 

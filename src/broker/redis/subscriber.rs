@@ -26,7 +26,7 @@ use crate::channel::Channel;
 /// Maximum number of channels of one SUBSCRIBE, which Redis handles in a millisecond or two.
 const SUBSCRIBE_BATCH: usize = 500;
 
-/// Keeps the subscriptions, forever.
+/// Keeps this instance subscribed, forever: connects, subscribes, and does both again after a failure.
 pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) {
     let mut backoff = ReconnectBackoff::default();
     let mut was_connected = false;

@@ -149,7 +149,7 @@ pub(super) async fn run_survey(
     }
 }
 
-/// Answers questions, forever, each in a task of its own.
+/// Answers questions, forever, each in its own task.
 pub(super) async fn answer_questions(context: Arc<RedisContext>, mut questions: mpsc::Receiver<ReceivedQuestion>) {
     let permits = Arc::new(Semaphore::new(MAX_ANSWERING));
     while let Some(question) = questions.recv().await {

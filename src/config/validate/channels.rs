@@ -14,39 +14,37 @@ pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {
     }
 }
 
-fn check_options(key: &str, options: &ChannelOptions, config: &Config, errors: &mut ErrorCollector) {
-    let has_history = options.has_history();
-    let bound = format!("history_size must be at most {MAX_HISTORY_SIZE}");
-    errors.require(options.history_size <= MAX_HISTORY_SIZE, key, bound);
-    errors.require(
-        (SECOND..=YEAR).contains(&options.history_ttl),
-        key,
-        "history_ttl must be at least 1s and at most 365d",
-    );
-    errors.require(
+fn check_options(section: &str, options: &ChannelOptions, config: &Config, errors: &mut ErrorCollector) {
+    let mut require = |is_met: bool, key: &str, problem: &str| {
+        errors.require(is_met, &format!("{section}.{key}"), problem);
+    };
+    let (has_history, is_memory) = (options.has_history(), config.broker.kind == BrokerKind::Memory);
+    require(options.history_size <= MAX_HISTORY_SIZE, "history_size", &format!("must be at most {MAX_HISTORY_SIZE}"));
+    require((SECOND..=YEAR).contains(&options.history_ttl), "history_ttl", "must be at least 1s and at most 365d");
+    require(
         options.history_ttl <= options.history_meta_ttl && options.history_meta_ttl <= 10 * YEAR,
-        key,
-        "history_meta_ttl must be at least history_ttl and at most ten years",
+        "history_meta_ttl",
+        "must be at least history_ttl and at most ten years",
     );
-    for (name, is_set) in [
+    for (key, is_set) in [
         ("force_positioning", options.force_positioning),
         ("force_recovery", options.force_recovery),
-        ("force_recovery_mode = \"cache\"", options.force_recovery_mode == RecoveryMode::Cache),
+        ("force_recovery_mode", options.force_recovery_mode == RecoveryMode::Cache),
     ] {
-        errors.require(has_history || !is_set, key, format!("{name} requires a history: set history_size"));
+        require(has_history || !is_set, key, "requires a history: set history_size");
     }
-    errors.require(
+    require(
         options.join_leave || !options.force_push_join_leave,
-        key,
-        "force_push_join_leave requires join_leave = true",
+        "force_push_join_leave",
+        "requires join_leave = true",
     );
-    for (name, is_set) in
+    for (key, is_set) in
         [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
     {
-        errors.require(
-            !is_set || config.broker.kind == BrokerKind::Memory,
+        require(
+            is_memory || !is_set,
             key,
-            format!("{name} is not supported with Redis yet; remove it, or set broker.type = \"memory\""),
+            "is not supported with Redis yet; remove it, or set broker.type = \"memory\"",
         );
     }
 }

@@ -29,11 +29,11 @@ fn public_address_requires_tls_or_behind_tls() {
     };
     assert!(errors(Environment::Production, open).contains("unencrypted"));
     assert!(errors(Environment::Development, open).contains("loopback only"));
-    let meant = |config: &mut Config| {
+    let behind_tls = |config: &mut Config| {
         open(config);
         config.server.behind_tls = true;
     };
-    assert_eq!(errors(Environment::Production, meant), "");
+    assert_eq!(errors(Environment::Production, behind_tls), "");
 }
 
 #[test]
@@ -146,8 +146,9 @@ fn demo_password_requires_development_no_users_file_and_strength() {
     let good = "right horse";
     assert_eq!(demo(Environment::Development, good, |_| ()), "");
     assert!(demo(Environment::Production, good, |_| ()).contains("wardcast user add"));
-    let beside = demo(Environment::Development, good, |config| config.login.users_file = Some("users.toml".into()));
-    assert!(beside.contains("remove one of them"), "{beside}");
+    let with_users_file =
+        demo(Environment::Development, good, |config| config.login.users_file = Some("users.toml".into()));
+    assert!(with_users_file.contains("remove one of them"), "{with_users_file}");
     for weak in ["short", "password", "aaaaaaaaaaaa"] {
         let reported = demo(Environment::Development, weak, |_| ());
         assert!(reported.contains("login.demo_password") && reported.contains("each run generates"), "{reported}");
@@ -171,10 +172,10 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
         assert_eq!(reported(fine), "", "{fine}");
     }
     for (wrong, word) in [
-        ("history_size = 1000001", "at most 1000000"),
-        ("history_ttl = \"900ms\"", "history_ttl must"),
-        ("history_ttl = \"366d\"", "history_ttl must"),
-        ("history_ttl = \"2h\"\nhistory_meta_ttl = \"1h\"", "history_meta_ttl must"),
+        ("history_size = 1000001", "history_size (from the whole configuration): must be at most 1000000"),
+        ("history_ttl = \"900ms\"", ".history_ttl (from the whole configuration): must"),
+        ("history_ttl = \"366d\"", ".history_ttl (from the whole configuration): must"),
+        ("history_ttl = \"2h\"\nhistory_meta_ttl = \"1h\"", "history_meta_ttl (from the whole configuration): must"),
         ("force_positioning = true", "set history_size"),
         ("force_recovery = true", "set history_size"),
         ("force_recovery_mode = \"cache\"", "set history_size"),

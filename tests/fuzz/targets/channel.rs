@@ -1,4 +1,4 @@
-//! Channel names, patterns of them, and who may do what where: what is not granted is not given, however a name looks.
+//! Channel names, patterns and permissions: whatever a name looks like, nothing is permitted without a grant.
 
 use wardcast::{
     auth::{Capability, ChannelRight, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
@@ -7,31 +7,31 @@ use wardcast::{
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace},
 };
 
-/// Two bytes of choices, then lines: a name, a pattern, a user, a second pattern.
+/// Lines: two bytes that choose options, a name, a pattern, a user, a second pattern.
 pub fn channel(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let _ = name_keeps_the_rules(text);
+    let _ = check_name(text);
     let mut lines = text.split('\n');
     let (choices, name, pattern, user, second) = (lines.next(), lines.next(), lines.next(), lines.next(), lines.next());
     let (Some(name), Some(pattern)) = (name, pattern) else { return };
-    patterns_match_what_they_say(pattern, name);
-    if let Some(channel) = name_keeps_the_rules(name) {
+    check_patterns(pattern, name);
+    if let Some(channel) = check_name(name) {
         let choices = choices.map_or(&[][..], str::as_bytes);
         let choice = |at: usize| choices.get(at).copied().unwrap_or_default();
-        let scene = Scene {
+        let case = Case {
             permissions: permissions(choice(0)),
             user: user.unwrap_or_default(),
             patterns: patterns([pattern, second.unwrap_or_default()], choice(1)),
             allows: choice(1),
             channel,
         };
-        scene.nothing_is_given_that_was_not_granted();
-        scene.more_caps_never_take_a_right_away();
-        scene.a_subscription_token_is_for_one_user_and_one_channel();
+        case.check_nothing_is_permitted_without_grant();
+        case.check_more_caps_permit_no_less();
+        case.check_subscription_token_is_for_one_user_and_channel();
     }
 }
 
-fn name_keeps_the_rules(name: &str) -> Option<Channel> {
+fn check_name(name: &str) -> Option<Channel> {
     let is_plain = !name.is_empty() && name.len() <= MAX_BYTES && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let Ok(channel) = Channel::new(name) else {
         assert!(!is_plain, "{name:?} was refused");
@@ -46,7 +46,7 @@ fn name_keeps_the_rules(name: &str) -> Option<Channel> {
         character.is_control() || is_override || is_space || "*\u{61c}\u{feff}\u{fffd}".contains(character)
     };
     assert!(!name.chars().any(misleads), "{name:?}");
-    // Its parts are all of it, and nothing else.
+    // The parts make up the whole name.
     let users = channel.users().map(|users| format!("#{}", users.collect::<Vec<_>>().join(",")));
     let parts = [
         if channel.is_private() { "$" } else { "" },
@@ -60,25 +60,29 @@ fn name_keeps_the_rules(name: &str) -> Option<Channel> {
     Some(channel)
 }
 
-fn patterns_match_what_they_say(pattern: &str, name: &str) {
+fn check_patterns(pattern: &str, name: &str) {
     if let Ok(exact) = Pattern::exact(pattern) {
         assert_eq!(exact.matches(name), pattern == name);
     }
     if let Ok(wildcard) = Pattern::wildcard(pattern) {
-        assert_eq!(wildcard.matches(name), slowly_matches(pattern.as_bytes(), name.as_bytes()), "{pattern:?} {name:?}");
+        assert_eq!(
+            wildcard.matches(name),
+            matches_by_definition(pattern.as_bytes(), name.as_bytes()),
+            "{pattern:?} {name:?}"
+        );
     }
     if let Ok(regex) = Pattern::regex(pattern) {
         assert!(pattern.len() <= 512);
         let _ = regex.matches(name);
-        // A choice of it and of what no name has matches what it matches, and nothing more: whatever it closes or comments
-        // out, it does not get out of its brackets.
+        // An alternative of it and of a character that no name has must match the same names. Otherwise the pattern could
+        // break out of its group, by closing it or by a comment.
         if let Ok(either) = Pattern::regex(&format!("\u{1}|{pattern}"))
             && name != "\u{1}"
         {
             assert_eq!(either.matches(name), regex.matches(name), "{pattern:?} {name:?}");
         }
     }
-    // A name as an expression, whatever stands in it, matches itself and nothing longer.
+    // A name escaped as an expression matches itself and nothing longer.
     let is_special = |c: &char| r"\.+*?()|[]{}^$#&-~".contains(*c);
     let literal: String =
         name.chars().flat_map(|c| Some('\\').filter(|_| is_special(&c)).into_iter().chain([c])).collect();
@@ -88,8 +92,8 @@ fn patterns_match_what_they_say(pattern: &str, name: &str) {
     }
 }
 
-/// What a star means, by the book: row by row, which prefixes of the name the prefix of the pattern matches.
-fn slowly_matches(pattern: &[u8], name: &[u8]) -> bool {
+/// Matches a wildcard pattern by its definition: row by row, which prefixes of the name each prefix of the pattern matches.
+fn matches_by_definition(pattern: &[u8], name: &[u8]) -> bool {
     let mut matched: Vec<bool> = (0..=name.len()).map(|length| length == 0).collect();
     for piece in pattern {
         let before = matched.clone();
@@ -104,7 +108,7 @@ fn slowly_matches(pattern: &[u8], name: &[u8]) -> bool {
     matched[name.len()]
 }
 
-/// What the plain channels allow by the low bits, and those of the namespace `chat` by the high ones.
+/// The low bits choose the options of channels without a namespace, the high bits those of the namespace `chat`.
 fn permissions(choices: u8) -> Permissions {
     let options = |bits: u8| ChannelOptions {
         allow_subscribe: [AllowSubscribe::None, AllowSubscribe::User, AllowSubscribe::Anonymous]
@@ -126,7 +130,7 @@ fn patterns(texts: [&str; 2], choices: u8) -> Vec<Pattern> {
     texts.into_iter().enumerate().filter_map(pattern).collect()
 }
 
-struct Scene<'a> {
+struct Case<'a> {
     permissions: Permissions,
     user: &'a str,
     patterns: Vec<Pattern>,
@@ -134,11 +138,11 @@ struct Scene<'a> {
     channel: Channel,
 }
 
-type Rights = [Result<(), PermissionError>; 3];
+type Permitted = [Result<(), PermissionError>; 3];
 
-impl Scene<'_> {
-    /// Subscribing, publishing from outside, and publishing as a subscriber, for whoever has these patterns.
-    fn rights(&self, patterns: &[Pattern], token: Option<&SubscriptionClaims>) -> Rights {
+impl Case<'_> {
+    /// Whether a client with these patterns may subscribe, publish, and publish as a subscriber.
+    fn permitted(&self, patterns: &[Pattern], token: Option<&SubscriptionClaims>) -> Permitted {
         let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
         let cap = Capability { channels: patterns.to_vec(), subscribe, publish, presence: true, history: true };
         let grants = Some(Box::new(Grants { caps: vec![cap], ..Grants::default() }));
@@ -150,44 +154,44 @@ impl Scene<'_> {
         ]
     }
 
-    fn nothing_is_given_that_was_not_granted(&self) {
-        let (channel, rights) = (&self.channel, self.rights(&self.patterns, None));
+    fn check_nothing_is_permitted_without_grant(&self) {
+        let (channel, permitted) = (&self.channel, self.permitted(&self.patterns, None));
         let is_named = channel.users().is_some_and(|mut users| users.any(|user| user == self.user && !user.is_empty()));
         if channel.namespace().is_some_and(|namespace| namespace != "chat") {
-            assert_eq!(rights, [Err(PermissionError::UnknownNamespace); 3], "{channel}");
+            assert_eq!(permitted, [Err(PermissionError::UnknownNamespace); 3], "{channel}");
         } else if channel.users().is_some() && !is_named {
-            assert_eq!(rights, [Err(PermissionError::NotGranted); 3], "{channel} is not for {:?}", self.user);
+            assert_eq!(permitted, [Err(PermissionError::NotGranted); 3], "{channel} is not for {:?}", self.user);
         }
         if channel.is_reserved() {
-            // Only the whole name in a cap counts.
+            // Only a cap with the exact name applies.
             let whole = |pattern: &&Pattern| matches!(pattern, Pattern::Exact(name) if **name == *channel.as_str());
             let exact: Vec<Pattern> = self.patterns.iter().filter(whole).cloned().collect();
-            assert_eq!(rights, self.rights(&exact, None), "{channel}");
+            assert_eq!(permitted, self.permitted(&exact, None), "{channel}");
         }
         if channel.is_private() {
-            let [subscribe, publish, _] = self.rights(&[], None);
+            let [subscribe, publish, _] = self.permitted(&[], None);
             assert!(subscribe.is_err() && publish.is_err(), "{channel} is private");
         }
         let matches = self.patterns.iter().any(|pattern| pattern.matches(channel.as_str()));
         if !matches {
-            assert_eq!(rights, self.rights(&[], None), "{channel}");
-        } else if !channel.is_reserved() && rights[0] != Err(PermissionError::UnknownNamespace) {
+            assert_eq!(permitted, self.permitted(&[], None), "{channel}");
+        } else if !channel.is_reserved() && permitted[0] != Err(PermissionError::UnknownNamespace) {
             let (subscribe, publish) = (self.allows & 16 != 0, self.allows & 32 != 0);
-            assert!(!subscribe || rights[0].is_ok(), "{channel}");
-            assert!(!publish || (rights[1].is_ok() && rights[2].is_ok()), "{channel}");
+            assert!(!subscribe || permitted[0].is_ok(), "{channel}");
+            assert!(!publish || (permitted[1].is_ok() && permitted[2].is_ok()), "{channel}");
         }
     }
 
-    fn more_caps_never_take_a_right_away(&self) {
+    fn check_more_caps_permit_no_less(&self) {
         let (few, all) =
-            (self.rights(&self.patterns[..self.patterns.len() / 2], None), self.rights(&self.patterns, None));
+            (self.permitted(&self.patterns[..self.patterns.len() / 2], None), self.permitted(&self.patterns, None));
         for (few, all) in few.into_iter().zip(all) {
             assert!(few.is_err() || all.is_ok(), "{}", self.channel);
         }
-        assert!(all[1].is_err() || all[2].is_ok(), "who is inside may not do less: {}", self.channel);
+        assert!(all[1].is_err() || all[2].is_ok(), "a subscriber may do no less: {}", self.channel);
     }
 
-    fn a_subscription_token_is_for_one_user_and_one_channel(&self) {
+    fn check_subscription_token_is_for_one_user_and_channel(&self) {
         let token = |user: &str, channel: Channel| SubscriptionClaims {
             user: user.into(),
             channel,
@@ -195,12 +199,12 @@ impl Scene<'_> {
             expires_at: NEVER,
         };
         let of_another = token(&format!("{}x", self.user), self.channel.clone());
-        assert!(self.rights(&self.patterns, Some(&of_another))[0].is_err());
+        assert!(self.permitted(&self.patterns, Some(&of_another))[0].is_err());
         if let Ok(elsewhere) = Channel::new(&format!("{}x", self.channel)) {
-            assert!(self.rights(&self.patterns, Some(&token(self.user, elsewhere)))[0].is_err());
+            assert!(self.permitted(&self.patterns, Some(&token(self.user, elsewhere)))[0].is_err());
         }
-        let [without, ..] = self.rights(&[], None);
-        let [with, ..] = self.rights(&[], Some(&token(self.user, self.channel.clone())));
+        let [without, ..] = self.permitted(&[], None);
+        let [with, ..] = self.permitted(&[], Some(&token(self.user, self.channel.clone())));
         assert!(with.is_ok() || with == without, "{}", self.channel);
         if self.channel.users().is_none() && without != Err(PermissionError::UnknownNamespace) {
             assert!(with.is_ok(), "{}", self.channel);

@@ -1,5 +1,5 @@
-//! Tokens: whatever header and payload a key holder signs, what is made of them is bounded and says what they say; and what
-//! he did not sign opens nothing.
+//! Tokens: whatever header and payload are signed with the key, the claims stay within their limits and say what the payload
+//! says; and a token that was not signed with the key is refused.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,26 +17,26 @@ use wardcast::{
     config::{AnonymousAccess, Config, Secret},
 };
 
-/// What the corpus takes for now: in January 2027.
+/// The current time for the corpus: in January 2027.
 const NOW: Millis = 1_800_000_000_000;
 const SECRET: &str = "a secret of the fuzz targets, 32 bytes or more";
-const GOOD: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
-const TOKEN_BYTES: usize = 8 * 1024;
-const INFO_BYTES: usize = 4096;
+const VALID_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+const MAX_INFO_BYTES: usize = 4096;
 
-/// A hub's idea of good tokens.
-struct Ward {
+/// A verifier and its configuration.
+struct VerifierSetup {
     config: Config,
     permissions: Arc<Permissions>,
     verifier: Verifier,
     clock: Clock,
 }
 
-/// The defaults; and one that has an issuer and an audience, and takes tokens without an end or a user.
-static WARDS: LazyLock<[Ward; 2]> = LazyLock::new(|| {
+/// A verifier with the defaults, and one with an issuer and an audience that accepts tokens without expiry or user.
+static SETUPS: LazyLock<[VerifierSetup; 2]> = LazyLock::new(|| {
     [
-        ward(|_| {}),
-        ward(|config| {
+        setup(|_| {}),
+        setup(|config| {
             config.auth.required_claims.clear();
             config.auth.anonymous = AnonymousAccess::Token;
             config.auth.issuer = Some("id".to_owned());
@@ -45,7 +45,7 @@ static WARDS: LazyLock<[Ward; 2]> = LazyLock::new(|| {
     ]
 });
 
-fn ward(change: impl FnOnce(&mut Config)) -> Ward {
+fn setup(change: impl FnOnce(&mut Config)) -> VerifierSetup {
     let chat = toml::from_str("name = \"chat\"\nchannel_regex = \"[a-z0-9]+\"").expect("a namespace");
     let mut config = Config { namespaces: vec![chat], ..Config::default() };
     config.auth.hmac_secret = Secret::new(SECRET);
@@ -60,33 +60,34 @@ fn ward(change: impl FnOnce(&mut Config)) -> Ward {
     }
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(&config, permissions.clone(), clock.clone()).expect("a good key");
-    Ward { config, permissions, verifier, clock }
+    VerifierSetup { config, permissions, verifier, clock }
 }
 
-/// A header, a line break, a payload; an empty header is a good one. Once more all of it is taken for a token as it is.
+/// A header, a line break and a payload, which are signed. An empty header means a valid one. Once more, the whole input is
+/// used as a token.
 pub fn claims(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, payload) = (&data[..at], data.get(at + 1..).unwrap_or_default());
-    let header = if header.is_empty() { GOOD } else { header };
-    let token = signed(header, payload);
-    for ward in &*WARDS {
-        ward.judges_what_was_signed(header, payload, &token);
+    let header = if header.is_empty() { VALID_HEADER } else { header };
+    let token = sign(header, payload);
+    for setup in &*SETUPS {
+        setup.check_signed_token(header, payload, &token);
         if let Ok(text) = std::str::from_utf8(data) {
-            // Nobody without the key gets in.
-            assert!(ward.verifier.verify(text).is_err() && ward.verifier.verify_subscription(text).is_err());
+            // Nothing is accepted without the key's signature.
+            assert!(setup.verifier.verify(text).is_err() && setup.verifier.verify_subscription(text).is_err());
         }
     }
 }
 
-fn signed(header: &[u8], payload: &[u8]) -> String {
+fn sign(header: &[u8], payload: &[u8]) -> String {
     let message = [header, payload].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a signature");
     format!("{message}.{signature}")
 }
 
-impl Ward {
-    fn judges_what_was_signed(&self, header: &[u8], payload: &[u8], token: &str) {
+impl VerifierSetup {
+    fn check_signed_token(&self, header: &[u8], payload: &[u8], token: &str) {
         let before = self.clock.now();
         let connection = self.verifier.verify(token);
         let subscription = self.verifier.verify_subscription(token);
@@ -94,32 +95,32 @@ impl Ward {
         let after = self.clock.now();
         assert!(connection.is_err() || subscription.is_err(), "a token of both kinds");
         if connection.is_ok() || subscription.is_ok() {
-            assert!(token.len() <= TOKEN_BYTES);
-            asks_for_nothing_but_the_signature(header);
-            self.refuses_what_was_changed(token);
+            assert!(token.len() <= MAX_TOKEN_BYTES);
+            check_header(header);
+            self.check_altered_tokens(token);
         }
-        // Unless it ends in this very moment.
-        if header == GOOD && token.len() <= TOKEN_BYTES && before == after {
+        // Unless it expires at this very moment.
+        if header == VALID_HEADER && token.len() <= MAX_TOKEN_BYTES && before == after {
             assert_eq!(connection, unsigned);
         }
         if let Ok(claims) = &connection {
             assert_eq!(unsigned.as_ref(), Ok(claims));
-            self.are_bounded(claims);
-            let said = self.says(payload, &claims.user, claims.expires_at, before, after);
-            assert!(!said.contains("channel"), "a subscription token opened a connection");
+            self.check_bounds(claims);
+            let members = self.compare_claims(payload, &claims.user, claims.expires_at, before, after);
+            assert!(!members.contains("channel"), "a subscription token opened a connection");
         }
         if let Ok(claims) = &subscription {
             assert_eq!(unsigned, Err(TokenError::IsSubscriptionToken));
-            self.is_for_its_user(&claims.user, &claims.channel);
-            is_shown(claims.info.as_deref());
+            self.check_channel_user(&claims.user, &claims.channel);
+            check_shown_json(claims.info.as_deref());
             let SubscriptionClaims { user, expires_at, .. } = claims;
-            let said = self.says(payload, user, *expires_at, before, after);
-            assert!(["channels", "subs", "caps"].iter().all(|name| !said.contains(*name)), "a connection token");
+            let members = self.compare_claims(payload, user, *expires_at, before, after);
+            assert!(["channels", "subs", "caps"].iter().all(|name| !members.contains(*name)), "a connection token");
         }
     }
 
-    /// One bit of it, anywhere.
-    fn refuses_what_was_changed(&self, token: &str) {
+    /// Checks that a change of any bit is noticed.
+    fn check_altered_tokens(&self, token: &str) {
         for (at, bit) in
             [(0, 1), (token.len() / 3, 2), (token.len() / 2, 0), (token.len() - 1, 2), (token.len() - 1, 0)]
         {
@@ -134,8 +135,8 @@ impl Ward {
         }
     }
 
-    fn are_bounded(&self, claims: &Claims) {
-        is_shown(claims.info.as_deref());
+    fn check_bounds(&self, claims: &Claims) {
+        check_shown_json(claims.info.as_deref());
         let Some(grants) = &claims.grants else { return };
         assert!(grants.caps.len() <= 32 && grants.caps.iter().map(|cap| cap.channels.len()).sum::<usize>() <= 128);
         assert!(grants.subscriptions.len() <= self.config.limits.channels_per_session);
@@ -143,20 +144,27 @@ impl Ward {
         for subscription in &grants.subscriptions {
             assert!(names.insert(&subscription.channel), "{} twice", subscription.channel);
             assert!(subscription.expires_at > NOW);
-            is_shown(subscription.info.as_deref());
-            is_shown(subscription.data.as_deref());
-            self.is_for_its_user(&claims.user, &subscription.channel);
+            check_shown_json(subscription.info.as_deref());
+            check_shown_json(subscription.data.as_deref());
+            self.check_channel_user(&claims.user, &subscription.channel);
         }
     }
 
-    fn is_for_its_user(&self, user: &str, channel: &Channel) {
+    fn check_channel_user(&self, user: &str, channel: &Channel) {
         assert!(self.permissions.channel_options(channel).is_ok(), "{channel}");
-        let is_his = channel.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user));
-        assert!(is_his, "{channel} is not for {user:?}");
+        let is_for_user = channel.users().is_none_or(|mut users| !user.is_empty() && users.any(|named| named == user));
+        assert!(is_for_user, "{channel} is not for {user:?}");
     }
 
-    /// What was made of the payload is what another reader finds in it: the members that are set.
-    fn says(&self, payload: &[u8], user: &str, expires_at: Millis, before: Millis, after: Millis) -> HashSet<String> {
+    /// Compares the claims with the payload as another parser reads it; returns the names of its members that are set.
+    fn compare_claims(
+        &self,
+        payload: &[u8],
+        user: &str,
+        expires_at: Millis,
+        before: Millis,
+        after: Millis,
+    ) -> HashSet<String> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).expect("an object");
         let sub: String = serde_json::from_str(members["sub"].get()).expect("text");
         assert_eq!(user, sub);
@@ -178,8 +186,8 @@ impl Ward {
     }
 }
 
-/// RFC 8725 §3.1 and RFC 7515 §4.1.11, read by another reader.
-fn asks_for_nothing_but_the_signature(header: &[u8]) {
+/// Checks an accepted header with another parser, against RFC 8725 §3.1 and RFC 7515 §4.1.11.
+fn check_header(header: &[u8]) {
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(header).expect("an object");
     assert_eq!(serde_json::from_str::<String>(members["alg"].get()).expect("text"), "HS256");
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"] {
@@ -187,9 +195,9 @@ fn asks_for_nothing_but_the_signature(header: &[u8]) {
     }
 }
 
-/// What is sent to others is JSON, short, and cannot begin another reply.
-fn is_shown(json: Option<&[u8]>) {
+/// Checks JSON that is sent to other clients: it is short, and has no line break, which would begin another reply.
+fn check_shown_json(json: Option<&[u8]>) {
     let Some(json) = json else { return };
-    assert!(json.len() <= INFO_BYTES && !json.contains(&b'\n') && !json.contains(&b'\r'));
+    assert!(json.len() <= MAX_INFO_BYTES && !json.contains(&b'\n') && !json.contains(&b'\r'));
     assert!(serde_json::from_slice::<&RawValue>(json).is_ok(), "{}", String::from_utf8_lossy(json));
 }

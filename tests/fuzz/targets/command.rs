@@ -1,4 +1,5 @@
-//! Commands: a line is one command with one meaning or none, and what it publishes cannot break out of the push it is in.
+//! Commands in JSON: a line is one command with one meaning, or invalid, and the data that it publishes cannot break out of
+//! the push that carries it.
 
 use std::collections::BTreeMap;
 
@@ -29,35 +30,35 @@ fn read(line: &str) -> Result<Command<'_>, MalformedCommand> {
     Format::Json.parse_command(line.as_bytes())
 }
 
-/// A text frame's lines.
+/// A text frame with a command in each line.
 pub fn command(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for line in text.split('\n') {
         let found = read(line);
         let meaning = meaning(line);
-        assert_eq!(self::meaning(&format!(" {line}\r\t")), meaning, "white space means nothing");
+        assert_eq!(self::meaning(&format!(" {line}\r\t")), meaning, "white space must not change the meaning");
         if let Ok(found) = &found {
-            another_reader_finds_the_same(line, found);
-            another_member_means_nothing(line, &meaning);
+            compare_with_other_reader(line, found);
+            check_unknown_member_is_ignored(line, &meaning);
         }
         if let Ok(Command { method: CommandMethod::Publish { channel, data: Some(data) }, .. }) = found {
-            pushed_data_stays_inside(line, &channel, data);
+            check_data_stays_inside_push(line, &channel, data);
         }
-        // Data may have line breaks over REST.
+        // Over REST, data may have line breaks.
         if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
-            pushed_data_stays_inside(text, "news", raw);
+            check_data_stays_inside_push(text, "news", raw);
         }
     }
 }
 
-/// All that is taken from a line, as text: a command prints nothing of itself, since it may hold a token.
+/// The content of the command of a line as text.
 fn meaning(line: &str) -> String {
     let Ok(Command { id, token, method }) = read(line) else { return "none".to_owned() };
-    let method = super::method::said(&method);
+    let method = super::method_text::describe(&method);
     format!("{id} {token:?} {method}")
 }
 
-fn another_reader_finds_the_same(line: &str, found: &Command<'_>) {
+fn compare_with_other_reader(line: &str, found: &Command<'_>) {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(line).expect("an object");
     let id = members.get("id").map_or(0, |id| id.get().parse::<u32>().expect("an id"));
     assert_eq!(found.id, id);
@@ -83,8 +84,8 @@ fn another_reader_finds_the_same(line: &str, found: &Command<'_>) {
     assert!(found.token.as_deref().is_none_or(|token| !token.is_empty()));
 }
 
-/// Protocols grow: what is not known here is passed over, wherever it stands.
-fn another_member_means_nothing(line: &str, before: &str) {
+/// An unknown member must be ignored, so that the protocol can grow.
+fn check_unknown_member_is_ignored(line: &str, before: &str) {
     let line = line.trim();
     if line != "{}" {
         let grown = format!(r#"{{"unheard_of":[{{}},"}}"],{}"#, &line[1..]);
@@ -92,10 +93,10 @@ fn another_member_means_nothing(line: &str, before: &str) {
     }
 }
 
-fn pushed_data_stays_inside(whole: &str, channel: &str, raw: &RawValue) {
+fn check_data_stays_inside_push(whole: &str, channel: &str, raw: &RawValue) {
     let Ok(channel) = Channel::new(channel) else { return };
     let whole = Bytes::copy_from_slice(whole.as_bytes());
-    // As it came in: `raw` is a part of it.
+    // `to_single_line` expects the data as a part of the message.
     let text = std::str::from_utf8(&whole).expect("UTF-8");
     let inside: &str = &text[text.find(raw.get()).expect("a part")..][..raw.get().len()];
     let inside: &RawValue = serde_json::from_str(inside).expect("JSON");

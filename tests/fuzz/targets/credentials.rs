@@ -1,4 +1,4 @@
-//! The doors: whatever a handshake or a first message says, a token comes through an open door or not at all.
+//! Credentials: whatever a handshake or a first message contains, a token is found only at an enabled door.
 
 use wardcast::{
     auth::credentials::{
@@ -10,11 +10,11 @@ use wardcast::{
 
 const COOKIE: &str = "wardcast_token";
 const MARKERS: [&str; 3] = ["wardcast.v1", "centrifuge-json", "centrifuge-protobuf"];
-/// A bit of the first byte opens each of them.
+/// The doors that the bits of the first byte enable.
 const DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol, Door::Cookie, Door::Header];
 
-/// The first byte says which doors are open; then lines of a handshake, each begun by what it is: `q`uery, sub`p`rotocol,
-/// `a`uthorization or `c`ookie.
+/// The first byte says which doors are enabled. Lines of a handshake follow; the first byte of each says what it is: `q`uery,
+/// sub`p`rotocol, `a`uthorization or `c`ookie.
 pub fn credentials(data: &[u8]) {
     let Some((open, lines)) = data.split_first() else { return };
     let doors: Vec<Door> = (0..DOORS.len()).filter(|bit| open >> bit & 1 != 0).map(|bit| DOORS[bit]).collect();
@@ -32,23 +32,19 @@ pub fn credentials(data: &[u8]) {
     let request = CredentialSources { query, protocols: &protocols, authorization: &authorization, cookies: &cookies };
     let found = find_credentials(request, &doors, COOKIE);
     if let Ok(offer) = &found {
-        credential_came_through_an_open_door(offer, request, &doors);
-        answer_was_offered(offer, &protocols);
+        check_door_of_credential(offer, request, &doors);
+        check_selected_subprotocol(offer, &protocols);
     }
-    one_more_token_is_noticed(&found, request, &doors);
+    check_second_token(&found, request, &doors);
     let one = bearer_token(&authorization);
     assert!(one.is_err() || authorization.len() == 1, "{} headers gave a token", authorization.len());
     if let Ok(text) = std::str::from_utf8(lines) {
-        encoded_query_is_read_back(text);
-        first_text_is_read_back(text);
+        check_encoded_query(text);
+        check_first_message(text);
     }
 }
 
-fn credential_came_through_an_open_door(
-    offer: &HandshakeCredentials<'_>,
-    request: CredentialSources<'_, '_>,
-    doors: &[Door],
-) {
+fn check_door_of_credential(offer: &HandshakeCredentials<'_>, request: CredentialSources<'_, '_>, doors: &[Door]) {
     let contains = |header: &&[u8], text: &str| {
         text.is_empty() || header.windows(text.len()).any(|window| window == text.as_bytes())
     };
@@ -56,7 +52,7 @@ fn credential_came_through_an_open_door(
         None => {}
         Some(Credential::Ticket(_)) => assert!(doors.contains(&Door::Ticket) && !request.query.is_empty()),
         Some(Credential::Cookie(cookie)) => {
-            assert!(doors.contains(&Door::Cookie), "the cookie door is shut");
+            assert!(doors.contains(&Door::Cookie), "the cookie door is disabled");
             assert!(request.cookies.iter().any(|header| contains(header, cookie)), "{cookie:?} was in no cookie");
         }
         Some(Credential::Token(token)) => {
@@ -65,22 +61,22 @@ fn credential_came_through_an_open_door(
             let by_protocol = doors.contains(&Door::Subprotocol) && request.protocols.iter().any(is_entry);
             let header = request.authorization.first().filter(|_| request.authorization.len() == 1);
             let by_header = doors.contains(&Door::Header) && header.is_some_and(|header| contains(header, token));
-            assert!(by_query || by_protocol || by_header, "{token:?} came through no open door");
+            assert!(by_query || by_protocol || by_header, "{token:?} was found at no enabled door");
         }
     }
 }
 
-/// A token is never told back, unless nothing else was offered.
-fn answer_was_offered(offer: &HandshakeCredentials<'_>, protocols: &[&str]) {
+/// A token is never selected as the subprotocol, unless nothing else was offered.
+fn check_selected_subprotocol(offer: &HandshakeCredentials<'_>, protocols: &[&str]) {
     if let Some(answer) = offer.subprotocol {
         assert!(protocols.contains(&answer), "{answer:?} was not offered");
-        assert!(MARKERS.contains(&answer) || protocols.len() == 1, "{answer:?} is answered, and no marker");
+        assert!(MARKERS.contains(&answer) || protocols.len() == 1, "{answer:?} is selected, and not a marker");
     }
 }
 
-/// RFC 6750 §2: a second explicit token is refused, wherever it stands; a first one wins over the browser's cookie; and
-/// behind a shut door it changes nothing.
-fn one_more_token_is_noticed(
+/// Adds a token to the query. A second explicit token is refused wherever it is (RFC 6750 §2), a first one overrides the
+/// cookie, and at a disabled door it changes nothing.
+fn check_second_token(
     found: &Result<HandshakeCredentials<'_>, CredentialError>,
     request: CredentialSources<'_, '_>,
     doors: &[Door],
@@ -94,14 +90,14 @@ fn one_more_token_is_noticed(
             assert_eq!(credential, Ok(Some(Credential::Token("another".into()))));
         }
         Ok(_) => assert_eq!(more, Err(CredentialError::MultipleTokens)),
-        // Two cookies are no fault any more when there is a token.
+        // Two cookies are no error if there is a token.
         Err(CredentialError::MultipleCookies) => assert!(more.is_ok()),
         Err(_) => assert!(more.is_err()),
     }
 }
 
-/// Any text, percent-encoded, is the token that stands there.
-fn encoded_query_is_read_back(text: &str) {
+/// A percent-encoded token is decoded to its text.
+fn check_encoded_query(text: &str) {
     let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let query = format!("a=b&token={encoded}&c");
     let found =
@@ -110,7 +106,7 @@ fn encoded_query_is_read_back(text: &str) {
     assert_eq!(found.map(|offer| offer.credential), Ok(Some(Credential::Token(token.into()))));
 }
 
-fn first_text_is_read_back(text: &str) {
+fn check_first_message(text: &str) {
     if let FirstMessage::Token(token) = parse_first_message(text) {
         assert!(!token.is_empty() && token == token.trim() && text.trim_end().ends_with(token), "{token:?}");
         assert!(text.trim_start().to_ascii_lowercase().starts_with("authorization"), "{text:?}");

@@ -1,4 +1,4 @@
-//! Filters and tags: bounded, and they say what another, simpler reader finds in the same JSON.
+//! Filters and tags: they stay within their limits, and match like a simpler evaluation of the same JSON.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use wardcast::{
     tags::{self, Tags},
 };
 
-type Texts = BTreeMap<String, String>;
+type TextMap = BTreeMap<String, String>;
 
-/// Lines: tags, and then filters.
+/// The first line holds tags, every other a filter.
 pub fn filter(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -18,13 +18,13 @@ pub fn filter(data: &[u8]) {
     for line in lines {
         let filter = Filter::from_json(line);
         let Ok(filter) = filter else { continue };
-        // The other reader wants members in order that mean nothing, too: not too deep, and numbers that it can hold.
+        // serde_json also refuses ignored members that are too deep, and numbers out of range.
         let Ok(tree) = serde_json::from_str::<Value>(line) else { continue };
         let (nodes, depth, values, bytes) = size(&tree);
         assert!(nodes <= MAX_NODES && depth <= MAX_DEPTH && values <= MAX_VALUES && bytes <= MAX_BYTES);
         let texts = tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        assert_eq!(filter.matches(&tags), says(&tree, &texts), "{line}");
-        assert_eq!(Filter::from_json(&tree.to_string()).as_ref(), Ok(&filter), "written in another way");
+        assert_eq!(filter.matches(&tags), evaluate(&tree, &texts), "{line}");
+        assert_eq!(Filter::from_json(&tree.to_string()).as_ref(), Ok(&filter), "the order of members must not matter");
         match Filter::from_json(&format!(r#"{{"op":"not","nodes":[{line}]}}"#)) {
             Ok(not) => assert_eq!(not.matches(&tags), !filter.matches(&tags), "{line}"),
             Err(reason) => {
@@ -34,12 +34,12 @@ pub fn filter(data: &[u8]) {
     }
 }
 
-/// Tags, and what must hold for them.
+/// Reads tags and checks them.
 fn tags(line: &str) -> Tags {
     let read = serde_json::from_str::<Tags>(line);
-    let texts = serde_json::from_str::<Texts>(line);
+    let texts = serde_json::from_str::<TextMap>(line);
     let Ok(read) = read else {
-        let fits = |texts: &Texts| texts.len() <= tags::MAX_TAGS && line.len() <= tags::MAX_BYTES;
+        let fits = |texts: &TextMap| texts.len() <= tags::MAX_TAGS && line.len() <= tags::MAX_BYTES;
         assert!(!texts.is_ok_and(|texts| fits(&texts) && Tags::new(&texts).is_err()));
         return Tags::default();
     };
@@ -59,7 +59,7 @@ fn text<'a>(node: &'a Value, member: &str) -> &'a str {
     node[member].as_str().unwrap_or_default()
 }
 
-/// Nodes, depth, `vals` and bytes of a tree.
+/// The number of nodes, the depth, the number of `vals` and the bytes of a tree.
 fn size(node: &Value) -> (usize, usize, usize, usize) {
     let vals = list(node, "vals");
     let own = text(node, "key").len() + text(node, "val").len();
@@ -70,15 +70,16 @@ fn size(node: &Value) -> (usize, usize, usize, usize) {
         .fold((1, 1, vals.len(), bytes), |all, one| (all.0 + one.0, all.1.max(one.1 + 1), all.2 + one.2, all.3 + one.3))
 }
 
-fn says(node: &Value, tags: &Texts) -> bool {
-    let mut nodes = list(node, "nodes").iter().map(|node| says(node, tags));
+fn evaluate(node: &Value, tags: &TextMap) -> bool {
+    let mut nodes = list(node, "nodes").iter().map(|node| evaluate(node, tags));
     let (val, tag) = (text(node, "val"), tags.get(text(node, "key")).map(String::as_str));
-    let compared =
-        tag.filter(|tag| is_number(tag) && is_number(val)).map(|tag| sortable(tag, val).cmp(&sortable(val, tag)));
+    let compared = tag
+        .filter(|tag| is_number(tag) && is_number(val))
+        .map(|tag| sortable_digits(tag, val).cmp(&sortable_digits(val, tag)));
     match (text(node, "op"), text(node, "cmp")) {
-        ("and", _) => nodes.all(|says| says),
-        ("or", _) => nodes.any(|says| says),
-        ("not", _) => !nodes.all(|says| says),
+        ("and", _) => nodes.all(|is_match| is_match),
+        ("or", _) => nodes.any(|is_match| is_match),
+        ("not", _) => !nodes.all(|is_match| is_match),
         (_, "eq") => tag == Some(val),
         (_, "neq") => tag != Some(val),
         (_, "in") => list(node, "vals").iter().any(|val| val.as_str() == tag),
@@ -92,7 +93,7 @@ fn says(node: &Value, tags: &Texts) -> bool {
         (_, "lte") => compared.is_some_and(|ordering| ordering.is_le()),
         (_, "gt") => compared.is_some_and(|ordering| ordering.is_gt()),
         (_, "gte") => compared.is_some_and(|ordering| ordering.is_ge()),
-        (op, cmp) => panic!("taken for a filter: {op} {cmp}"),
+        (op, cmp) => panic!("accepted as a filter: {op} {cmp}"),
     }
 }
 
@@ -102,8 +103,9 @@ fn is_number(text: &str) -> bool {
     parts.clone().count() <= 2 && parts.all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// Digits of a number, with as many zeros around them as it and `other` need to be as long as each other, negative if it is.
-fn sortable(number: &str, other: &str) -> Vec<i8> {
+/// The digits of a number, padded with zeros to the length of `other` before and after the point, and negated if the number
+/// is negative. Two numbers compare like these lists.
+fn sortable_digits(number: &str, other: &str) -> Vec<i8> {
     let parts = |number: &str| {
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         (whole.trim_start_matches(['+', '-']).to_owned(), fraction.to_owned())

@@ -1,4 +1,4 @@
-//! Frames: whatever a client sends, it is judged the same however the network cuts it, and costs what the limits say.
+//! Frames: the result of reading does not depend on how the network cuts the stream, and memory stays within the limits.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use actix_http::ws::{CloseReason, Frame};
 use bytes::{Bytes, BytesMut};
 use wardcast::transport::{MessageReader, TransportLimits, Violation};
 
-use super::Dice;
+use super::Random;
 
-/// Small, so that short inputs reach them.
-const BOUNDS: TransportLimits = TransportLimits {
+/// Small limits, which short inputs can reach.
+const LIMITS: TransportLimits = TransportLimits {
     message_bytes: 300,
     message_fragments: 8,
     outbox_bytes: 1024,
@@ -20,7 +20,7 @@ const BOUNDS: TransportLimits = TransportLimits {
 const HEADER_BYTES: usize = 14;
 const CONTROL_BYTES: usize = 125;
 
-/// How reading ended.
+/// How reading a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     Open,
@@ -28,25 +28,24 @@ enum End {
     Broken(Violation),
 }
 
-/// The first byte seeds the cuts, the rest is what the client sends; and, a second time, what a well-behaved client makes
-/// its messages of.
+/// The first byte seeds the cuts. The rest is what the client sends, and once more the content of valid messages.
 pub fn frames(data: &[u8]) {
     let Some((seed, stream)) = data.split_first() else { return };
     let whole = read(stream, |_| stream.len());
-    let mut dice = Dice::new(*seed);
-    assert_eq!(read(stream, |_| 1 + dice.below(40)), whole, "in pieces");
+    let mut random = Random::new(*seed);
+    assert_eq!(read(stream, |_| 1 + random.below(40)), whole, "in pieces");
     assert_eq!(read(stream, |_| 1), whole, "byte by byte");
-    whole.0.iter().for_each(is_fair);
+    whole.0.iter().for_each(check_frame);
     let payloads: usize = whole.0.iter().map(payload_bytes).sum();
     assert!(payloads <= stream.len(), "more came out than went in");
 
-    let (sent, bytes) = well_behaved(stream, &mut dice);
-    assert_eq!(read(&bytes, |_| 1 + dice.below(400)), (sent, End::Open), "a good client's messages");
+    let (sent, bytes) = valid_messages(stream, &mut random);
+    assert_eq!(read(&bytes, |_| 1 + random.below(400)), (sent, End::Open), "valid messages");
 }
 
-/// Reads a stream in pieces of these lengths as a connection does: until a close or a violation.
+/// Reads a stream in pieces of these lengths, as a connection does, until a close or a violation.
 fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, End) {
-    let mut reader = MessageReader::new(BytesMut::new(), BOUNDS);
+    let mut reader = MessageReader::new(BytesMut::new(), LIMITS);
     let (mut frames, mut at) = (Vec::new(), 0);
     while at < stream.len() {
         let end = stream.len().min(at + length(at));
@@ -69,7 +68,7 @@ fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, E
             }
         }
         let kept = reader.buffered_bytes();
-        assert!(kept <= BOUNDS.message_bytes + HEADER_BYTES + CONTROL_BYTES, "{kept} bytes are kept");
+        assert!(kept <= LIMITS.message_bytes + HEADER_BYTES + CONTROL_BYTES, "{kept} bytes are kept");
         assert_eq!(reader.is_incomplete(), kept > 0 || reader.has_open_message());
     }
     (frames, End::Open)
@@ -82,13 +81,13 @@ fn payload_bytes(frame: &Frame) -> usize {
     }
 }
 
-/// What comes out keeps the rules of RFC 6455 §5.5, §5.6, §7.4 and §8.1.
-fn is_fair(frame: &Frame) {
+/// Checks a message against RFC 6455 §5.5, §5.6, §7.4 and §8.1.
+fn check_frame(frame: &Frame) {
     match frame {
         Frame::Text(text) => {
-            assert!(text.len() <= BOUNDS.message_bytes && std::str::from_utf8(text).is_ok(), "{text:?}");
+            assert!(text.len() <= LIMITS.message_bytes && std::str::from_utf8(text).is_ok(), "{text:?}");
         }
-        Frame::Binary(bytes) => assert!(bytes.len() <= BOUNDS.message_bytes),
+        Frame::Binary(bytes) => assert!(bytes.len() <= LIMITS.message_bytes),
         Frame::Ping(bytes) | Frame::Pong(bytes) => assert!(bytes.len() <= CONTROL_BYTES),
         Frame::Close(None) => {}
         Frame::Close(Some(CloseReason { code, description })) => {
@@ -100,44 +99,44 @@ fn is_fair(frame: &Frame) {
     }
 }
 
-/// Messages of these bytes, some in fragments with pings between them, and how they look on the wire.
-fn well_behaved(mut material: &[u8], dice: &mut Dice) -> (Vec<Frame>, Vec<u8>) {
+/// Makes messages of these bytes, some in fragments with pings between them; returns them and the stream that encodes them.
+fn valid_messages(mut material: &[u8], random: &mut Random) -> (Vec<Frame>, Vec<u8>) {
     let (mut sent, mut bytes) = (Vec::new(), Vec::new());
     while let Some((kind, rest)) = material.split_first() {
-        let most = if kind & 3 < 2 { BOUNDS.message_bytes } else { CONTROL_BYTES };
-        let payload = &rest[..rest.len().min(1 + dice.below(most))];
-        // Text ends at a character.
+        let most = if kind & 3 < 2 { LIMITS.message_bytes } else { CONTROL_BYTES };
+        let payload = &rest[..rest.len().min(1 + random.below(most))];
+        // A text message must not end inside a character.
         let text = std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len);
         let payload = if kind & 3 == 0 { &payload[..text] } else { payload };
         material = &rest[payload.len()..];
         let whole = Bytes::copy_from_slice(payload);
         match kind & 3 {
-            0 => fragmented(1, payload, dice, &mut sent, &mut bytes),
-            1 => fragmented(2, payload, dice, &mut sent, &mut bytes),
-            2 => write(0x89, payload, dice, &mut bytes),
-            _ => write(0x8a, payload, dice, &mut bytes),
+            0 => write_fragments(1, payload, random, &mut sent, &mut bytes),
+            1 => write_fragments(2, payload, random, &mut sent, &mut bytes),
+            2 => write_frame(0x89, payload, random, &mut bytes),
+            _ => write_frame(0x8a, payload, random, &mut bytes),
         }
         sent.push([Frame::Text, Frame::Binary, Frame::Ping, Frame::Pong][usize::from(kind & 3)](whole));
     }
     (sent, bytes)
 }
 
-fn fragmented(opcode: u8, mut payload: &[u8], dice: &mut Dice, sent: &mut Vec<Frame>, bytes: &mut Vec<u8>) {
+fn write_fragments(opcode: u8, mut payload: &[u8], random: &mut Random, sent: &mut Vec<Frame>, bytes: &mut Vec<u8>) {
     let mut first = opcode;
-    for _ in 0..dice.below(BOUNDS.message_fragments) {
-        let (fragment, rest) = payload.split_at(dice.below(payload.len() + 1));
-        write(first, fragment, dice, bytes);
+    for _ in 0..random.below(LIMITS.message_fragments) {
+        let (fragment, rest) = payload.split_at(random.below(payload.len() + 1));
+        write_frame(first, fragment, random, bytes);
         (first, payload) = (0, rest);
-        if dice.below(3) == 0 {
-            write(0x89, b"amid", dice, bytes);
+        if random.below(3) == 0 {
+            write_frame(0x89, b"amid", random, bytes);
             sent.push(Frame::Ping(Bytes::from_static(b"amid")));
         }
     }
-    write(first | 0x80, payload, dice, bytes);
+    write_frame(first | 0x80, payload, random, bytes);
 }
 
-/// One masked frame.
-fn write(first: u8, payload: &[u8], dice: &mut Dice, bytes: &mut Vec<u8>) {
+/// Writes one masked frame.
+fn write_frame(first: u8, payload: &[u8], random: &mut Random, bytes: &mut Vec<u8>) {
     bytes.push(first);
     match payload.len() {
         length @ 0..=125 => bytes.push(0x80 | length as u8),
@@ -146,7 +145,7 @@ fn write(first: u8, payload: &[u8], dice: &mut Dice, bytes: &mut Vec<u8>) {
             bytes.extend_from_slice(&(length as u16).to_be_bytes());
         }
     }
-    let mask = [0; 4].map(|_: u8| dice.below(256) as u8);
+    let mask = [0; 4].map(|_: u8| random.below(256) as u8);
     bytes.extend_from_slice(&mask);
     bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }

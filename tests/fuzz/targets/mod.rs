@@ -1,5 +1,5 @@
-//! What must hold for any bytes that a stranger sends, one room's entrance a file: plain functions that panic when it does
-//! not. libFuzzer runs them (`tests/run fuzz`), and so does proptest in the test crate (`tests/fuzzing.rs`).
+//! Fuzz targets: functions that take any bytes and panic if the code breaks one of its rules; one file for each kind of
+//! input. libFuzzer runs them (`tests/run fuzz`), and so does proptest in the test crate (`tests/fuzzing.rs`).
 
 mod channel;
 mod claims;
@@ -8,7 +8,7 @@ mod credentials;
 mod delta;
 mod filter;
 mod frames;
-mod method;
+mod method_text;
 mod origin;
 mod protobuf;
 mod proxy;
@@ -24,15 +24,15 @@ pub use origin::origin;
 pub use protobuf::protobuf;
 pub use proxy::proxy;
 
-/// A source of decisions that the same seed gives again.
-struct Dice(u64);
+/// A generator whose numbers depend only on its seed.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn new(seed: u8) -> Self {
         Self((u64::from(seed) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// From 0 up to and not including `end`.
+    /// Returns a number from 0 to `end - 1`.
     fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

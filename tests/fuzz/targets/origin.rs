@@ -1,10 +1,10 @@
-//! Origins: one form for each, and rules that let in what they name and no look-alike.
+//! Origins: each has one normal form, and a pattern of `origins.allowed` matches what it lists and nothing similar.
 
 use wardcast::origin::{Origin, OriginPattern};
 
-const ABOVE: &str = "example.com";
+const PARENT: &str = "example.com";
 
-/// Lines: an origin, and a rule of `origins.allowed`.
+/// The first line is an origin, the second an entry of `origins.allowed`.
 pub fn origin(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -22,20 +22,20 @@ pub fn origin(data: &[u8]) {
         assert_eq!(Origin::parse(&format!("{text}{more}")), None, "{text}{more}");
     }
     assert_eq!(OriginPattern::parse(text), Some(OriginPattern::Exact(origin.clone())));
-    // The text, compared as text: without the port that its scheme has anyhow.
+    // The expected result, from a comparison of texts without the default port.
     let (scheme, authority) = lower.split_once("://").unwrap_or_default();
     let port = if scheme == "https" { ":443" } else { ":80" };
     let bare = authority.strip_suffix(port).filter(|_| ["http", "https"].contains(&scheme)).unwrap_or(authority);
-    let below = format!("https://*.{ABOVE}");
+    let below = format!("https://*.{PARENT}");
     let is_below =
-        scheme == "https" && bare.strip_suffix(ABOVE).is_some_and(|host| host.len() > 1 && host.ends_with('.'));
+        scheme == "https" && bare.strip_suffix(PARENT).is_some_and(|host| host.len() > 1 && host.ends_with('.'));
     assert_eq!(OriginPattern::parse(&below).map(|rule| rule.lists(&origin)), Some(is_below), "{text}");
     if let Some(rule) = OriginPattern::parse(rule) {
-        one_rule_names_one_thing(&rule, &origin);
+        check_rule(&rule, &origin);
     }
 }
 
-fn one_rule_names_one_thing(rule: &OriginPattern, origin: &Origin) {
+fn check_rule(rule: &OriginPattern, origin: &Origin) {
     match rule {
         OriginPattern::Any => assert!(!rule.lists(origin), "it lets in without naming"),
         OriginPattern::Exact(exact) => assert_eq!(rule.lists(origin), exact == origin),

@@ -1,4 +1,4 @@
-//! Attacks on the choice of the key: by id, issuer, kind of token and time.
+//! Attacks on the selection of the key: by id, issuer, kind of token and time.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn a_kid_selects_only_among_configured_keys() {
 #[test]
 fn a_kid_over_255_bytes_is_refused_even_if_any_kid_is_accepted() {
     let token = |length: usize| hs256(&format!(r#"{{"alg":"HS256","kid":"{}"}}"#, "k".repeat(length)));
-    assert!(is_good(&verifier(&config()), &token(255)), "a shared secret takes what issuers put there");
+    assert!(is_good(&verifier(&config()), &token(255)), "with only a shared secret, kid may be anything");
     assert!(!is_good(&verifier(&config()), &token(256)));
 }
 
@@ -50,7 +50,7 @@ fn a_missing_kid_selects_the_only_key_and_none_of_several() {
     mixed.auth.hmac_secret = Secret::new(SECRET);
     assert!(is_good(&verifier(&mixed), &hs256(GOOD)), "the key without an id");
     assert!(!is_good(&verifier(&mixed), &token));
-    assert!(!is_good(&verifier(&mixed), &hs256(r#"{"alg":"HS256","kid":"z"}"#)), "a kid has to be one of ours");
+    assert!(!is_good(&verifier(&mixed), &hs256(r#"{"alg":"HS256","kid":"z"}"#)), "a kid has to be configured");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_key_past_not_after_verifies_nothing() {
     let token = signed(r#"{"alg":"EdDSA","kid":"a"}"#, &payload().to_string(), &ED25519.private, Algorithm::EdDSA);
     assert!(is_good(&verifier, &token));
     let claims = verifier.verify(&token).expect("good");
-    assert_eq!(claims.expires_at, over, "what it lets in goes when it does");
+    assert_eq!(claims.expires_at, over, "its sessions expire with the key");
     clock.advance(Duration::from_secs(31));
     assert_eq!(verifier.verify(&token), Err(TokenError::KeyExpired));
 }
@@ -126,7 +126,7 @@ fn key_purpose_limits_the_kind_of_token() {
         assert_eq!(is_good(&verifier, &connection), connects, "{purpose:?}");
         assert_eq!(verifier.verify_subscription(&subscription).is_ok(), subscribes, "{purpose:?}");
         assert!(!is_good(&verifier, &subscription), "a subscription token opens no connection");
-        assert!(verifier.verify_subscription(&connection).is_err(), "and the other way round");
+        assert!(verifier.verify_subscription(&connection).is_err(), "a connection token is no subscription token");
     }
 }
 
@@ -136,8 +136,8 @@ fn the_login_key_signs_connection_tokens_only() {
     config.login.key = Secret::new(OTHER);
     let verifier = verifier(&config);
     let signer = Signer::for_login(&config.auth, &config.login.key, Clock::default());
-    assert!(is_good(&verifier, &signer.sign("ann", Duration::from_secs(60), None).expect("a token")));
-    assert!(is_good(&verifier, &hs256(GOOD)), "the backend's tokens are good, too");
+    assert!(is_good(&verifier, &signer.sign("ann", Duration::from_secs(60), &UserClaims::default()).expect("a token")));
+    assert!(is_good(&verifier, &hs256(GOOD)), "tokens of the backend remain valid");
     let mut payload = payload();
     payload["channel"] = json!("news");
     let token = |header: &str, key: &str| signed(header, &payload.to_string(), &secret(key), Algorithm::HS256);

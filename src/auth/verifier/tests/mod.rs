@@ -1,4 +1,4 @@
-//! Attacks on form, header and signature, one a test; what the claims say is attacked in `payload/tests.rs`.
+//! Attacks on form, header and signature, one per test. Attacks on the claims are in `payload/tests`.
 
 mod form;
 mod key_selection;
@@ -15,6 +15,7 @@ use crate::{
     auth::{
         Signer,
         key::test_key_pairs::{self, ED25519, P256, RSA},
+        users::UserClaims,
     },
     config::Secret,
 };
@@ -35,7 +36,8 @@ fn with_keys(keys: &[String]) -> Config {
     config
 }
 
-/// The same for public keys, each with an id of its own; their files live as long as what is returned.
+/// A configuration whose only keys are these PEM files, each an id, an algorithm and the content. The files exist as long as the
+/// returned directory.
 fn with_pems(keys: &[(&str, &str, &str)]) -> (Config, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let entries = keys.iter().map(|(id, algorithm, pem)| {
@@ -63,7 +65,7 @@ fn secret(text: &str) -> EncodingKey {
     EncodingKey::from_secret(text.as_bytes())
 }
 
-/// A token of exactly these bytes, signed.
+/// Signs a token with exactly this header and payload.
 fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
     let message = format!("{}.{}", part(header), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).expect("a signature");

@@ -1,11 +1,11 @@
-//! Attacks on the signature, and on the algorithm that it is checked by.
+//! Attacks on the signature, and on the algorithm that verifies it.
 
 use super::*;
 
 #[test]
 fn a_signed_token_is_accepted_with_the_same_secret_only() {
-    let ours = Signer::new(&config().auth, Clock::default());
-    let token = ours.sign("ann", Duration::from_secs(60), None).expect("a token");
+    let signer = Signer::new(&config().auth, Clock::default());
+    let token = signer.sign("ann", Duration::from_secs(60), &UserClaims::default()).expect("a token");
     assert!(is_good(&verifier(&config()), &token));
     let mut other = config();
     other.auth.hmac_secret = Secret::new(OTHER);
@@ -76,7 +76,7 @@ fn an_altered_signature_is_refused() {
     assert!(is_good(&verifier(&config()), &token));
     let (message, signature) = token.rsplit_once('.').expect("a signature");
     let last = signature.chars().next_back().expect("text");
-    // 43 characters are 258 bits for 256: the last one has two to spare, which have to be zero.
+    // 43 characters are 258 bits for 256, so the last one has two spare bits, which have to be zero.
     let spare = char::from(last as u8 + 1);
     for bad in [
         "",

@@ -1,8 +1,8 @@
-//! All that a command says, as text: a command prints nothing of itself, since it may hold a token.
+//! The whole content of a command as text. Commands do not implement `Debug`, because they may hold tokens.
 
 use wardcast::protocol::{CommandMethod, ConnectCommand, HistoryCommand, SubscribeCommand};
 
-pub(super) fn said(method: &CommandMethod<'_>) -> String {
+pub(super) fn describe(method: &CommandMethod<'_>) -> String {
     match method {
         CommandMethod::Pong => "pong".to_owned(),
         CommandMethod::Connect(request) => connect(request),
