@@ -9,7 +9,9 @@ use super::{
         Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
         request_fields,
     },
-    request::{ApiPosition, ChannelRequest, empty_result, find_channel, parse_object, to_raw_result},
+    request::{
+        ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, to_raw_result,
+    },
 };
 use crate::{
     broker::{HistoryRequest, Retention, SincePosition, read_history_page},
@@ -29,19 +31,19 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
         `limits.reply_bytes`.",
     request: &[ReadHistoryRequest::FIELDS],
     result: &[
-        Field {
-            name: "publications",
-            kind: JsonType::Array(&JsonType::Object(PUBLICATION)),
-            when_absent: Some("if there are none"),
-            meaning: "The publications, the oldest first, or the newest first with `reverse`.",
-        },
-        Field { name: "epoch", kind: JsonType::String, when_absent: None, meaning: "Epoch of the history." },
-        Field {
-            name: "offset",
-            kind: JsonType::Integer,
-            when_absent: Some("if it is 0"),
-            meaning: "Offset of the newest publication that the channel ever had; 0 if it never had one.",
-        },
+        Field::left_out(
+            "publications",
+            JsonType::Array(&JsonType::Object(PUBLICATION)),
+            "if there are none",
+            "The publications, the oldest first, or the newest first with `reverse`.",
+        ),
+        Field::always("epoch", JsonType::String, "Epoch of the history."),
+        Field::left_out(
+            "offset",
+            JsonType::Integer,
+            "if it is 0",
+            "Offset of the newest publication that the channel ever had; 0 if it never had one.",
+        ),
     ],
     errors: &[
         BROKER_UNAVAILABLE,
@@ -84,26 +86,16 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
 
 /// A publication in the result of `history`.
 const PUBLICATION: &[Field] = &[
-    Field { name: "data", kind: JsonType::Any, when_absent: None, meaning: "Its data." },
-    Field {
-        name: "info",
-        kind: JsonType::Object(super::presence::CLIENT_INFO),
-        when_absent: Some("if it was published with the API key"),
-        meaning: "The client that published it.",
-    },
-    Field { name: "offset", kind: JsonType::Integer, when_absent: None, meaning: "Its offset in the history." },
-    Field {
-        name: "tags",
-        kind: JsonType::Map(&JsonType::String),
-        when_absent: Some("if it has none"),
-        meaning: "Its tags.",
-    },
-    Field {
-        name: "time",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "When it entered the history, in milliseconds since 1970.",
-    },
+    Field::always("data", JsonType::Any, "Its data."),
+    Field::left_out(
+        "info",
+        JsonType::Object(super::presence::CLIENT_INFO),
+        "if it was published with the API key",
+        "The client that published it.",
+    ),
+    Field::always("offset", JsonType::Integer, "Its offset in the history."),
+    Field::left_out("tags", JsonType::Map(&JsonType::String), "if it has none", "Its tags."),
+    Field::always("time", JsonType::Integer, "When it entered the history, in milliseconds since 1970."),
 ];
 
 request_fields! {
@@ -114,6 +106,7 @@ request_fields! {
         /// Maximum publications, at most `limits.history_publications`.
         limit: Option<i64> = (JsonType::Integer, Some("`0`: the position alone")),
         /// Position after which to read, or before which with `reverse`.
+        #[serde(default, deserialize_with = "deserialize_object")]
         since: Option<ApiPosition> =
             (JsonType::Object(ApiPosition::FIELDS), Some("the oldest publication, or the newest with `reverse`")),
         /// Reads from new to old.
