@@ -79,8 +79,8 @@ fn hs256(header: &str) -> String {
 fn is_good(verifier: &Verifier, token: &str) -> bool {
     match verifier.verify(token) {
         Ok(claims) => &*claims.user == "ann",
-        Err(refusal) => {
-            assert_ne!(refusal, TokenError::Expired);
+        Err(error) => {
+            assert_ne!(error, TokenError::Expired);
             false
         }
     }
