@@ -12,7 +12,7 @@ use actix::{Actor, Recipient};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, Hub, KeepAlive, SessionControl, SessionKey,
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionKey,
     timing_wheel::{TICK, Tick},
 };
 use crate::{
@@ -51,24 +51,11 @@ enum Deadline {
 }
 
 impl HubSession {
-    pub(super) fn new(
-        outbox: Arc<Outbox>,
-        keep_alive: KeepAlive,
-        client: Uuid,
-        format: Format,
-        controls: Recipient<SessionControl>,
-    ) -> Self {
+    /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
+    pub(super) fn new(Register { outbox, keep_alive, client, format, controls, .. }: Register) -> Self {
         let deadline = Deadline::NextPing(Instant::now());
-        Self {
-            outbox,
-            keep_alive,
-            first_subscription_expiry: NEVER,
-            client,
-            format,
-            controls,
-            scheduled_tick: 0,
-            deadline,
-        }
+        let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
+        Self { outbox, keep_alive, first_subscription_expiry, client, format, controls, scheduled_tick, deadline }
     }
 
     /// Sets how the session is kept alive, and returns whether that changes.
