@@ -1,5 +1,5 @@
-//! `init`: generates a configuration with random secrets and a demo user, once. Later runs leave it unchanged. Several hubs may
-//! share it.
+//! `init`: generates a configuration with random secrets and a demo user, once. Later runs leave it unchanged. Several
+//! hubs may share it.
 
 use std::{
     fs::OpenOptions,
@@ -8,14 +8,12 @@ use std::{
     path::Path,
 };
 
-use super::{CommandResult, escape_control, secrets};
+use super::{CommandResult, escape_control, secrets, users::check_name};
 use crate::auth::users;
 
 /// Writes `wardcast.toml` and `users.toml` into `dir`, unless they exist. Returns how to log in and publish.
 pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> CommandResult {
-    if !users::is_valid_name(user) {
-        return Err("--user: a name must have 1 to 255 bytes and no control characters".into());
-    }
+    check_name(user)?;
     let io_error = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     std::fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
     let (settings, users) = (dir.join("wardcast.toml"), dir.join("users.toml"));
@@ -71,7 +69,8 @@ fn kept_users_notice(users: &Path) -> String {
     )
 }
 
-/// Quotes a text for TOML. For the characters of names and paths, basic strings of TOML are the same as strings of JSON.
+/// Quotes a text for TOML. For the characters of names and paths, basic strings of TOML are the same as strings of
+/// JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,5 +1,5 @@
-//! `user`: edits the login file. A change keeps the comments and the layout of the file, is checked as a hub would check the file, and
-//! replaces the file atomically: a hub that reads it meanwhile gets the old one or the new one.
+//! `user`: edits the login file. A change keeps the comments and the layout of the file, is checked as a hub would
+//! check the file, and replaces the file atomically: a hub that reads it meanwhile gets the old one or the new one.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,6 +21,7 @@ use crate::{
         users::{self, Users},
     },
     config::Config,
+    publication::MAX_USER_BYTES,
 };
 
 /// When a change takes effect.
@@ -45,9 +46,7 @@ impl LoginFile {
     }
 
     pub(super) fn add(&self, name: &str, grants: &GrantArguments) -> CommandResult {
-        if !users::is_valid_name(name) {
-            return Err("a name must have 1 to 255 bytes and no control characters".into());
-        }
+        check_name(name)?;
         let claims = token::claims_from_arguments(grants)?;
         // Before the password is typed.
         self.ensure_absent(name, &self.read()?)?;
@@ -124,7 +123,8 @@ impl LoginFile {
         })
     }
 
-    /// Changes the file, if a hub would accept the result. A lock on the directory prevents two changes from overwriting each other.
+    /// Changes the file, if a hub would accept the result. A lock on the directory prevents two changes from
+    /// overwriting each other.
     fn change(&self, edit: impl FnOnce(&mut DocumentMut) -> Result<(), String>) -> Result<(), String> {
         let io_error = |error: io::Error| self.error(&error.to_string());
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -145,7 +145,8 @@ impl LoginFile {
         changed
     }
 
-    /// Creates the new file: with the owner and the mode of the old one, or without an old one readable only by its owner.
+    /// Creates the new file: with the owner and the mode of the old one, or without an old one readable only by its
+    /// owner.
     fn write(&self, fresh: &Path, text: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         if let Ok(before) = fs::metadata(&self.path) {
@@ -181,6 +182,12 @@ impl LoginFile {
     fn success(&self, what: &str) -> String {
         format!("{what} ({}).\n{RELOAD_NOTICE}\n", self.path.display())
     }
+}
+
+/// Checks the name of a new user.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let problem = || format!("a user name must have 1 to {MAX_USER_BYTES} bytes and no control characters");
+    users::is_valid_name(name).then_some(()).ok_or_else(problem)
 }
 
 /// The error for users that were written by hand in another valid form, which this command cannot edit.
