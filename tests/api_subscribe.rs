@@ -1,5 +1,7 @@
 //! Subscriptions made by the server API, and publications from which it excludes a client.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wardcast::config::Config;
 
@@ -61,6 +63,23 @@ async fn api_subscription_survives_new_tokens_and_ends_by_the_api() {
     assert_eq!(ann.receive_publication().await, 1);
     hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     assert_eq!(ann.receive().await["push"]["unsubscribe"]["code"], 2000);
+    hub.stop().await;
+}
+
+#[actix_rt::test]
+async fn api_subscribe_leaves_the_subscription_of_a_client_as_it_is() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    ann.subscribe_with("news", json!({})).await;
+    let expire_at = hub.clock.now() / 1000 + 60;
+    subscribe_user(&hub, json!({"user": "ann", "channel": "news", "expire_at": expire_at})).await;
+    subscribe_user(&hub, json!({"user": "ann", "channel": "other"})).await;
+    assert_eq!(receive_subscribe_push(&mut ann).await["channel"], "other", "the first and only push");
+    hub.clock.advance(Duration::from_secs(61));
+    hub.publish("news", json!(1)).await;
+    assert_eq!(ann.receive_publication().await, 1);
+    let reply = ann.request(json!({"id": 1, "unsubscribe": {"channel": "news"}})).await;
+    assert_eq!(reply, json!({"id": 1, "unsubscribe": {}}));
     hub.stop().await;
 }
 

@@ -172,3 +172,19 @@ async fn failed_channel_releases_the_other_channels_of_its_request() {
     assert_eq!(worker.hub.send(worker.request(key, &["bad"])).await.unwrap(), Ok(()));
     worker.broker.wait_for_unsubscribe("news").await;
 }
+
+#[actix_rt::test]
+async fn connect_of_a_session_that_is_subscribed_already_recovers_nothing() {
+    let worker = Worker::start(|config| config.channels.history_size = 10);
+    worker.publish("news", "1").await;
+    worker.broker.answer(2);
+    let mut client = worker.connect(json!({"channels": ["news"]})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let position = json!({"recover": true, "offset": 1});
+    client.send(&[json!({"id": 1, "connect": {"subs": {"news": position}}})]).await;
+    let reply = client.receive().await["connect"].take();
+    let result = &reply["subs"]["news"];
+    assert!(result.is_object() && result["recovered"].is_null() && result["was_recovering"].is_null(), "{reply}");
+    worker.publish("news", "2").await;
+    assert_eq!(client.receive().await["push"]["pub"]["data"], 2);
+}

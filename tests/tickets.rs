@@ -27,7 +27,8 @@ async fn ticket_opens_one_connection_for_the_user_of_its_token() {
     let path = format!("/socket?ticket={}", mark_secret(response.json()["ticket"].as_str().unwrap()));
     let mut ann = hub.connect_to(&path, &[]).await;
     ann.subscribe("news").await;
-    hub.connect("bob").await.send(json!({"id": 2, "publish": {"channel": "news", "data": 1}})).await;
+    let mut bob = hub.connect("bob").await;
+    bob.publish("news", json!(1)).await;
     assert_eq!(ann.receive_publication().await, json!(1));
     let again = hub.try_handshake(&path, &[]).await;
     assert_eq!((again.status, again.header("connection")), (401, Some("close")), "{again:?}");

@@ -9,7 +9,9 @@ use super::{
         Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
         request_fields,
     },
-    request::{ApiPosition, ChannelRequest, empty_result, find_channel, parse_object, to_raw_result},
+    request::{
+        ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, to_raw_result,
+    },
 };
 use crate::{
     broker::{HistoryRequest, Retention, SincePosition, read_history_page},
@@ -114,6 +116,7 @@ request_fields! {
         /// Maximum publications, at most `limits.history_publications`.
         limit: Option<i64> = (JsonType::Integer, Some("`0`: the position alone")),
         /// Position after which to read, or before which with `reverse`.
+        #[serde(default, deserialize_with = "deserialize_object")]
         since: Option<ApiPosition> =
             (JsonType::Object(ApiPosition::FIELDS), Some("the oldest publication, or the newest with `reverse`")),
         /// Reads from new to old.

@@ -1,7 +1,10 @@
 //! Request bodies and results. Bodies are JSON objects, parsed strictly; the error says what is wrong with one.
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
@@ -64,6 +67,17 @@ pub(super) fn deserialize_present<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Deserializes an optional field that must be an object or `null`. Without this serde would accept an array for a struct, too.
+pub(super) fn deserialize_object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let Some(raw) = Option::<&RawValue>::deserialize(deserializer)? else { return Ok(None) };
+    if !raw.get().starts_with('{') {
+        return Err(D::Error::custom("expected an object"));
+    }
+    serde_json::from_str(raw.get()).map(Some).map_err(D::Error::custom)
 }
 
 /// Returns raw JSON as a string without line breaks.

@@ -11,7 +11,9 @@ use super::{
         Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
         request_fields,
     },
-    request::{ApiPosition, ChannelRequest, empty_result, find_channel, parse_object, single_line_string},
+    request::{
+        ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, single_line_string,
+    },
 };
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
@@ -131,6 +133,7 @@ request_fields! {
         #[serde(borrow)]
         data: Option<&'a RawValue> = (JsonType::Any, Some("none")),
         /// Position that the client has. It gets the later publications of the history.
+        #[serde(default, deserialize_with = "deserialize_object")]
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
         /// End of the subscription, in seconds since 1970.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
@@ -146,6 +149,7 @@ request_fields! {
         /// Ids of connections that stay, at most 1,000.
         whitelist: Option<Vec<String>> = (JsonType::Array(&JsonType::String), Some("empty")),
         /// Code and reason of the close frame.
+        #[serde(default, deserialize_with = "deserialize_object")]
         disconnect: Option<DisconnectReason> =
             (JsonType::Object(DisconnectReason::FIELDS), Some("code 3503, `force disconnect`")),
     }

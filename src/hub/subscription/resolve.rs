@@ -38,8 +38,11 @@ pub(super) struct PendingRequest {
 
 impl Subscription<Resolving> {
     /// Asks the broker for the channel, then reads its history: whatever is published after the read is delivered.
-    async fn resolve(self, broker: Arc<BrokerSubscriptions>) -> Result<Subscription<CatchingUp>, BrokerError> {
-        let hold = broker.clone().acquire(self.channel.clone()).await?;
+    async fn resolve(
+        self,
+        broker_subscriptions: Arc<BrokerSubscriptions>,
+    ) -> Result<Subscription<CatchingUp>, BrokerError> {
+        let hold = broker_subscriptions.clone().acquire(self.channel.clone()).await?;
         let query = self.stage.query;
         let catching_up = self.next_stage(|Resolving { requested, catch_up, .. }| CatchingUp {
             requested,
@@ -48,19 +51,19 @@ impl Subscription<Resolving> {
             history: None,
             start: None,
         });
-        catching_up.read_history(broker, query).await
+        catching_up.read_history(broker_subscriptions, query).await
     }
 }
 
 impl Subscription<CatchingUp> {
     async fn read_history(
         mut self,
-        broker: Arc<BrokerSubscriptions>,
+        broker_subscriptions: Arc<BrokerSubscriptions>,
         query: Option<HistoryQuery>,
     ) -> Result<Self, BrokerError> {
         self.stage.history = match query {
             Some((request, retention)) => {
-                Some(broker.broker().read_history(self.channel.clone(), request, retention).await?)
+                Some(broker_subscriptions.broker().read_history(self.channel.clone(), request, retention).await?)
             }
             None => None,
         };
@@ -139,7 +142,7 @@ impl Hub {
     }
 
     /// Goes on when the broker has answered for all subscriptions.
-    fn wait_for<F>(&self, request: PendingRequest, resolving: Vec<F>) -> SubscribeFuture
+    fn continue_when_resolved<F>(&self, request: PendingRequest, resolving: Vec<F>) -> SubscribeFuture
     where
         F: Future<Output = Result<Subscription<CatchingUp>, BrokerError>> + 'static,
     {
@@ -172,7 +175,7 @@ impl Hub {
             subscription.read_history(self.broker_subscriptions.clone(), query)
         });
         let resolving = resolving.collect();
-        self.wait_for(request, resolving)
+        self.continue_when_resolved(request, resolving)
     }
 }
 
@@ -212,6 +215,6 @@ impl Handler<Subscribe> for Hub {
             subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone())
         });
         let resolving = resolving.collect();
-        self.wait_for(request, resolving)
+        self.continue_when_resolved(request, resolving)
     }
 }
