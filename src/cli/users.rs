@@ -21,7 +21,6 @@ use crate::{
         users::{self, Users},
     },
     config::Config,
-    publication::MAX_USER_BYTES,
 };
 
 /// When a change takes effect.
@@ -46,7 +45,7 @@ impl LoginFile {
     }
 
     pub(super) fn add(&self, name: &str, grants: &GrantArguments) -> CommandResult {
-        check_name(name)?;
+        users::check_name(name).map_err(|error| error.to_string())?;
         let claims = token::claims_from_arguments(grants)?;
         // Before the password is typed.
         self.ensure_absent(name, &self.read()?)?;
@@ -182,12 +181,6 @@ impl LoginFile {
     fn success(&self, what: &str) -> String {
         format!("{what} ({}).\n{RELOAD_NOTICE}\n", self.path.display())
     }
-}
-
-/// Checks the name of a new user.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let problem = || format!("a user name must have 1 to {MAX_USER_BYTES} bytes and no control characters");
-    users::is_valid_name(name).then_some(()).ok_or_else(problem)
 }
 
 /// The error for users that were written by hand in another valid form, which this command cannot edit.
