@@ -73,7 +73,10 @@ async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
 /// Asks all nodes, and returns their answers.
 pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
     let answers = api.broker.survey(question, SURVEY_DEADLINE).await;
-    Ok(answers.inspect_err(|error| log::warn!("could not survey nodes: question={question:?} error={error:?}"))?)
+    let answers = answers.inspect_err(|error| {
+        log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
+    });
+    Ok(answers?)
 }
 
 fn sum_counts(answers: &[Vec<u8>], pattern: &Pattern) -> Result<ChannelsResult, ErrorCode> {

@@ -248,7 +248,7 @@ pub(super) async fn publish_to_channel(
         .broker
         .publish(publication, options)
         .await
-        .inspect_err(|error| log::debug!("could not publish: error={error:?}"))?;
+        .inspect_err(|error| log::debug!("could not publish error={:?}", error.to_string()))?;
     Ok(PublishResult {
         offset: position.map(|position| position.offset),
         epoch: position.map(|position| position.epoch),
