@@ -12,7 +12,7 @@ use actix::{Actor, Recipient};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, Hub, KeepAlive, SessionControl, SessionKey,
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionKey,
     timing_wheel::{TICK, Tick},
 };
 use crate::{
@@ -51,24 +51,11 @@ enum Deadline {
 }
 
 impl HubSession {
-    pub(super) fn new(
-        outbox: Arc<Outbox>,
-        keep_alive: KeepAlive,
-        client: Uuid,
-        format: Format,
-        controls: Recipient<SessionControl>,
-    ) -> Self {
+    /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
+    pub(super) fn new(Register { outbox, keep_alive, client, format, controls, .. }: Register) -> Self {
         let deadline = Deadline::NextPing(Instant::now());
-        Self {
-            outbox,
-            keep_alive,
-            first_subscription_expiry: NEVER,
-            client,
-            format,
-            controls,
-            scheduled_tick: 0,
-            deadline,
-        }
+        let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
+        Self { outbox, keep_alive, first_subscription_expiry, client, format, controls, scheduled_tick, deadline }
     }
 
     /// Sets how the session is kept alive, and returns whether that changes.
@@ -298,6 +285,16 @@ mod tests {
 
     fn count_closing(sessions: &[TestSession]) -> usize {
         sessions.iter().filter(|session| session.outbox.is_closing()).count()
+    }
+
+    #[test]
+    fn clock_jump_is_detected_once_in_either_direction() {
+        let mut liveness = Liveness::new(&Config::default(), 1_000_000);
+        assert!(!liveness.has_clock_jumped(1_000_000));
+        for jumped in [1_010_000, 900_000] {
+            assert!(liveness.has_clock_jumped(jumped));
+            assert!(!liveness.has_clock_jumped(jumped));
+        }
     }
 
     #[actix_rt::test]

@@ -148,8 +148,8 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, user, client, format, controls } = register;
-        self.registry.insert(key, HubSession::new(outbox, keep_alive, client, format, controls));
+        let (key, user) = (register.key, register.user.clone());
+        self.registry.insert(key, HubSession::new(register));
         if let Some(user) = user {
             self.registry.set_user(key, user);
         }

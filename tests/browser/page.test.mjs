@@ -32,12 +32,12 @@ test("the token gets in through every door that a browser has, and every cookie 
       await connect(page, door);
       await publish(hub, "news", { through: door });
       await hears(page, `{"through":"${door}"}`);
-      assert.match(await page.locator("#connect-summary").textContent(), /through/);
+      assert.match(await page.locator("#connect-summary").textContent(), /token sent by/);
       await page.getByRole("button", { name: "Disconnect" }).click();
       assert.equal(await page.locator("#state-text").textContent(), "Not connected");
     }
     assert.deepEqual(await page.context().cookies(), []);
-    for (const off of ["cookie", "header"]) assert.ok(await page.locator(`input[value=${off}][name=door]`).isDisabled(), off);
+    for (const off of ["cookie", "header"]) assert.ok(await page.locator(`input[value=${off}][name=way]`).isDisabled(), off);
     fine(page);
   }));
 
@@ -45,11 +45,11 @@ test("a closed door is shown with why, and another is taken", () =>
   withHub({ settings: { "auth.doors": '["query"]' } }, async (hub) => {
     const page = await newcomer(hub);
     await logIn(page);
-    await page.locator("#doors-more summary").click();
+    await page.locator("#ways-more summary").click();
     const ticket = page.locator("label.choice", { has: page.locator("input[value=ticket]") });
-    assert.match(await ticket.textContent(), /Closed here/);
+    assert.match(await ticket.textContent(), /Disabled on this hub/);
     await connect(page);
-    assert.equal(await page.locator("#connect-summary").textContent(), "through query string");
+    assert.equal(await page.locator("#connect-summary").textContent(), "token sent by query string");
     fine(page);
   }));
 
@@ -59,8 +59,8 @@ test("a reload keeps the token or loses it, as was chosen, and a log out forgets
     for (const [keep, survives] of [["memory", false], ["session", true], ["local", true], ["cookie", true]]) {
       if (keep !== "memory") await page.getByLabel("Password").first().fill("right horse");
       await page.getByLabel("User").fill("demo");
-      if (!(await page.locator("#keeps").isVisible())) await page.locator("#step-identity summary").click();
-      await page.locator(`input[name=keep][value=${keep}]`).check();
+      if (!(await page.locator("#storages").isVisible())) await page.locator("#step-identity summary").click();
+      await page.locator(`input[name=storage][value=${keep}]`).check();
       await logIn(page);
       const stored = await page.evaluate(() => [sessionStorage, localStorage].map((store) => store.getItem("wardcast.token")?.split(".").length ?? 0));
       assert.deepEqual(stored, [keep === "session" ? 3 : 0, keep === "local" ? 3 : 0], keep);
@@ -88,10 +88,10 @@ test("with the cookie no script ever holds the token, and a refresh brings a new
     const [answer] = await Promise.all([page.waitForResponse(/auth\/login/), logIn(page, "cookie")]);
     assert.deepEqual(Object.keys(await answer.json()).sort(), ["expires_in", "token_type"]);
     await connect(page);
-    assert.equal(await page.locator("#connect-summary").textContent(), "through cookie");
+    assert.equal(await page.locator("#connect-summary").textContent(), "token sent by cookie");
     assert.ok(await page.locator("input[value=rest]").isDisabled());
     await page.getByRole("button", { name: "Refresh the token" }).click();
-    await told(page, "There is a new cookie");
+    await told(page, "The cookie was renewed");
     await subscribed(page).nth(1).waitFor({ state: "attached" });
     await publish(hub, "news", "after the refresh");
     await hears(page, "after the refresh");
@@ -116,8 +116,8 @@ test("a refresh gives the session more time over the open socket, by password or
       await page.locator("#expiry-time", { hasText: /^1[45]:/ }).waitFor();
       // A plain session is greeted again, an SDK session gets its reply.
       const [what, times] = door === "message" ? ["connected", 3] : ["refresh done", 2];
-      await page.locator("#log .what", { hasText: what }).nth(times - 1).waitFor();
-      assert.equal(await page.locator("#log .out .what", { hasText: /^(token|connect)$/ }).count(), door === "message" ? 3 : 1);
+      await page.locator("#log .label", { hasText: what }).nth(times - 1).waitFor();
+      assert.equal(await page.locator("#log .out .label", { hasText: /^(token|connect)$/ }).count(), door === "message" ? 3 : 1);
       fine(page);
       await page.context().close();
     }
@@ -190,8 +190,8 @@ test("a session subscribes, publishes over socket and REST, and is told what it 
     await page.getByRole("button", { name: "Publish", exact: true }).click();
     await hears(page, '"not JSON, and <b>fine</b>"');
     await page.getByRole("button", { name: "Unsubscribe from chat room" }).click();
-    await page.locator("#log .what", { hasText: "unsubscribe done" }).waitFor();
-    for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot make sense"]]) {
+    await page.locator("#log .label", { hasText: "unsubscribe done" }).waitFor();
+    for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot read the request"]]) {
       await page.getByLabel("Channel to subscribe to").fill(channel);
       await page.getByRole("button", { name: "Subscribe", exact: true }).click();
       await told(page, title);

@@ -79,7 +79,7 @@ export async function newcomer(hub, options) {
 export async function logIn(page, keep) {
   if (keep) {
     await page.locator("#step-identity summary").click();
-    await page.locator(`input[name=keep][value=${keep}]`).check();
+    await page.locator(`input[name=storage][value=${keep}]`).check();
   }
   await page.getByRole("button", { name: "Log in", exact: true }).click();
   await page.getByRole("button", { name: "Log out" }).waitFor();
@@ -93,8 +93,8 @@ export async function paste(page, token) {
 
 export async function connect(page, door) {
   if (door) {
-    if (!(await page.locator("#doors").isVisible())) await page.locator("#doors-more summary").click();
-    await page.locator(`input[name=door][value=${door}]`).check();
+    if (!(await page.locator("#ways").isVisible())) await page.locator("#ways-more summary").click();
+    await page.locator(`input[name=way][value=${door}]`).check();
   }
   const before = await subscribed(page).count();
   await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
@@ -104,7 +104,7 @@ export async function connect(page, door) {
 }
 
 /** The lines of the log that say so. */
-export const subscribed = (page) => page.locator("#log .what", { hasText: /^subscribe done$/ });
+export const subscribed = (page) => page.locator("#log .label", { hasText: /^subscribe done$/ });
 
 export const connected = (page) => page.locator('#state[data-state="ready"]').waitFor();
 

@@ -26,11 +26,11 @@ test("an expired token says so, and one that is no token", () =>
   withHub({}, async (hub) => {
     const page = await tab(`http://${hub.address}/`);
     await paste(page, "not a token");
-    await told(page, "That is no token");
+    await told(page, "That is not a token");
     await paste(page, hub.sign({ sub: "ann" }, { ttl: -60 }));
-    await told(page, "The token's time is over");
+    await told(page, "The token has expired");
     await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
-    await told(page, "The token's time is over");
+    await told(page, "The token has expired");
     await page.getByRole("button", { name: "Sign in again" }).click();
     assert.equal(await page.evaluate(() => document.activeElement.id), "pasted");
     fine(page);
@@ -41,7 +41,7 @@ test("a session ends with its token, and the page says why", () =>
     const page = await tab(`http://${hub.address}/`);
     await paste(page, hub.sign({ sub: "ann" }, { ttl: 3 }));
     await connect(page);
-    await told(page, "The token's time is over");
+    await told(page, "The token has expired");
     assert.equal(await page.locator("#state-text").textContent(), "Not connected");
     assert.equal(await page.locator("#expiry-time").textContent(), "expired");
     fine(page);
@@ -52,10 +52,10 @@ test("a forged token is told from an expired one at every door, though a browser
     for (const door of ["message", "subprotocol", "ticket", "query", "connect"]) {
       const page = await tab(`http://${hub.address}/`, { expects: REFUSED });
       await paste(page, hub.sign({ sub: "ann" }, { secret: "another secret than the one of the hub" }));
-      await page.locator("#doors-more summary").click();
-      await page.locator(`input[name=door][value=${door}]`).check();
+      await page.locator("#ways-more summary").click();
+      await page.locator(`input[name=way][value=${door}]`).check();
       await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
-      await told(page, "The hub does not take this token");
+      await told(page, "The hub does not accept this token");
       assert.match(await page.locator("#notice-text").textContent(), /Log in again with the password that its terminal prints now/);
       assert.equal(await page.locator("#state-text").textContent(), "Not connected");
       fine(page);
@@ -76,7 +76,7 @@ test("a hub that is restarted under the page has it back, with its subscriptions
       await told(page, "The hub does not answer");
       const next = await again(hub);
       await connected(page);
-      await told(page, "Connected again, to a hub that has started since");
+      await told(page, "Connected again, to another or restarted hub");
       // Asked for until the hub has them: `ready` is before the subscriptions.
       await subscribed(page).nth(3).waitFor({ state: "attached" });
       await publish(next, "sport", { after: signal });
@@ -98,7 +98,7 @@ test("a restart with other secrets asks for a login, and keeps the subscriptions
       await page.getByRole("button", { name: "Unsubscribe from sport" }).waitFor();
       await hub.stop("SIGKILL");
       const next = await again(hub, { secret: `a secret of the next run, for the door ${door}` });
-      await told(page, "The hub does not take this token");
+      await told(page, "The hub does not accept this token");
       await page.getByRole("button", { name: "Sign in again" }).click();
       await logIn(page);
       await connect(page);

@@ -66,14 +66,14 @@ fn secret(text: &str) -> EncodingKey {
 }
 
 /// Signs a token with exactly this header and payload.
-fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
+fn signed(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>, key: &EncodingKey, algorithm: Algorithm) -> String {
     let message = format!("{}.{}", part(header), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).expect("a signature");
     format!("{message}.{signature}")
 }
 
 fn hs256(header: &str) -> String {
-    signed(header, &payload().to_string(), &secret(SECRET), Algorithm::HS256)
+    signed(header, payload().to_string(), &secret(SECRET), Algorithm::HS256)
 }
 
 fn is_good(verifier: &Verifier, token: &str) -> bool {
