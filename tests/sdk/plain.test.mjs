@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { SOCKETS, api, connected, hub as start, withDeadline, subscribed } from "./support.mjs";
+import { SOCKETS, api, connectClient, startHub, withDeadline, subscribe } from "./support.mjs";
 
 let hub;
-before(async () => (hub = await start({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
+before(async () => (hub = await startHub({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
 after(() => hub.stop());
 
 /** Returns a function that resolves with the next line that the socket receives. */
@@ -23,7 +23,7 @@ function lines(t, socket) {
 }
 
 const token = () => hub.sign({ sub: "plain" });
-const doors = {
+const ways = {
   "the URL": (WebSocket) => new WebSocket(`ws://${hub.address}/connection/websocket?token=${token()}`),
   "a subprotocol": (WebSocket) => new WebSocket(`ws://${hub.address}/connection/websocket`, ["wardcast.v1", token()]),
   "the first message": (WebSocket) => {
@@ -36,11 +36,11 @@ const doors = {
 test("plain clients of every way to send a token exchange messages with an SDK and outlive WebSocket pings", async (t) => {
   const all = [];
   for (const [socketName, WebSocket] of Object.entries(SOCKETS)) {
-    for (const [door, open] of Object.entries(doors)) {
+    for (const [door, open] of Object.entries(ways)) {
       const socket = open(WebSocket);
       const nextLine = lines(t, socket);
-      const greeting = await nextLine();
-      assert.equal(greeting.push?.connect?.ping, undefined, "a plain session uses WebSocket pings");
+      const connectedEvent = await nextLine();
+      assert.equal(connectedEvent.push?.connect?.ping, undefined, "a plain session uses WebSocket pings");
       socket.send('{"id":1,"subscribe":{"channel":"news"}}');
       assert.deepEqual(await nextLine(), { id: 1, subscribe: {} });
       all.push({ name: `${door} (${socketName})`, socket, nextLine });
@@ -51,7 +51,7 @@ test("plain clients of every way to send a token exchange messages with an SDK a
   t.after(() => watch.close());
   let pings = 0;
   await withDeadline(new Promise((resolve) => watch.on("ping", () => ++pings === 3 && resolve())), "three pings");
-  const news = await subscribed(await connected(t, hub), "news");
+  const news = await subscribe(await connectClient(t, hub), "news");
   await news.publish("of the SDK");
   for (const { name, nextLine } of all) assert.equal((await nextLine()).push?.pub.data, "of the SDK", name);
   assert.equal((await news.events.next("publication")).data, "of the SDK");
@@ -63,9 +63,9 @@ test("plain clients of every way to send a token exchange messages with an SDK a
 });
 
 test("a plain client receives only the data of a publication over REST", async (t) => {
-  const socket = new SOCKETS.ws(`ws://${hub.address}/?token=${hub.sign({ sub: "plain", channels: ["brought"] })}`);
+  const socket = new SOCKETS.ws(`ws://${hub.address}/?token=${hub.sign({ sub: "plain", channels: ["server-side"] })}`);
   const nextLine = lines(t, socket);
-  assert.deepEqual((await nextLine()).push.connect.subs, { brought: {} });
-  await api(hub, "publish", { channel: "brought", data: 1 });
-  assert.deepEqual(await nextLine(), { push: { channel: "brought", pub: { data: 1 } } });
+  assert.deepEqual((await nextLine()).push.connect.subs, { "server-side": {} });
+  await api(hub, "publish", { channel: "server-side", data: 1 });
+  assert.deepEqual(await nextLine(), { push: { channel: "server-side", pub: { data: 1 } } });
 });

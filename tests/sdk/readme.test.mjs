@@ -7,7 +7,7 @@ import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "nod
 import { createServer } from "node:http";
 import { after, before, test } from "node:test";
 
-import { api, connected, hub as start, withDeadline, subscribed } from "./support.mjs";
+import { api, connectClient, startHub, withDeadline, subscribe } from "./support.mjs";
 
 const folder = new URL("readme/", import.meta.url);
 // Inside node_modules, where the copies can import the SDK as an application would.
@@ -18,9 +18,9 @@ const browser = 'import { WebSocket } from "ws";\nglobalThis.WebSocket ??= WebSo
 let hub;
 let backend;
 before(async () => {
-  hub = await start();
+  hub = await startHub();
   mkdirSync(copies);
-  backend = createServer((_, answer) => answer.end(hub.sign({ sub: "reader", channels: ["brought"] })));
+  backend = createServer((_, answer) => answer.end(hub.sign({ sub: "reader", channels: ["server-side"] })));
   await new Promise((resolve) => backend.listen(0, "127.0.0.1", resolve));
 });
 after(async () => {
@@ -62,12 +62,12 @@ test("SDK code with getToken publishes and receives", async (t) => {
 });
 
 test("SDK code with a token in the URL publishes and receives publications of the token's channels", async (t) => {
-  const news = await subscribed(await connected(t, hub), "news");
+  const news = await subscribe(await connectClient(t, hub), "news");
   const waitForOutput = run(t, "query.mjs");
   // A client that has published is connected. Before that, the SDK does not know the channels and drops publications.
   assert.deepEqual((await news.events.next("publication")).data, { hello: "world" });
-  await api(hub, "publish", { channel: "brought", data: "to you" });
-  await waitForOutput(/brought to you/);
+  await api(hub, "publish", { channel: "server-side", data: "to you" });
+  await waitForOutput(/server-side to you/);
 });
 
 test("Python SDK code with get_token publishes and receives", async (t) => {

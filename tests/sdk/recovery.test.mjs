@@ -4,13 +4,13 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { line } from "./line.mjs";
-import { api, client, connected, hub as start, inBothFormats, withDeadline, subscribed, subscription, values } from "./support.mjs";
+import { startProxy } from "./proxy.mjs";
+import { api, createClient, connectClient, startHub, testInBothFormats, withDeadline, subscribe, createSubscription, receiveData } from "./support.mjs";
 
 const WITH_HISTORY = { "channels.history_size": 10, "channels.allow_history": "user" };
 
 let hub;
-before(async () => (hub = await start({ ...WITH_HISTORY, "limits.recovered_publications": 8 })));
+before(async () => (hub = await startHub({ ...WITH_HISTORY, "limits.recovered_publications": 8 })));
 after(() => hub.stop());
 
 /** Publishes the numbers from `from` to `to`, one after another. */
@@ -20,45 +20,45 @@ async function publish(hub, channel, from, to) {
 
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, number) => from + number);
 
-/** Returns a subscription over a line that can be cut; it has received 1 and 2. */
-async function subscribeOverLine(t, hub, format, channel, options = { recoverable: true }) {
-  const wire = await line(t, hub);
-  const news = await subscribed(await connected(t, wire, "ann", { format }), channel, options);
+/** Returns a subscription over a proxy that can be cut; it has received 1 and 2. */
+async function subscribeThroughProxy(t, hub, format, channel, options = { recoverable: true }) {
+  const proxy = await startProxy(t, hub);
+  const news = await subscribe(await connectClient(t, proxy, "ann", { format }), channel, options);
   await publish(hub, channel, 1, 2);
-  assert.deepEqual(await values(news, 2), [1, 2]);
-  return { wire, news };
+  assert.deepEqual(await receiveData(news, 2), [1, 2]);
+  return { proxy, news };
 }
 
-/** Restores the line. Returns what the subscribed event says about recovery. */
-async function restore(wire, news) {
-  wire.mend();
+/** Restores the proxy. Returns what the subscribed event says about recovery. */
+async function restore(proxy, news) {
+  proxy.restore();
   const { wasRecovering, recovered, hasRecoveredPublications } = await news.events.next("subscribed");
   return [wasRecovering, recovered, hasRecoveredPublications];
 }
 
-inBothFormats("a reconnecting client receives every missed publication once and in order, then live ones", async (t, format, channel) => {
-  const { wire, news } = await subscribeOverLine(t, hub, format, channel);
-  wire.cut();
+testInBothFormats("a reconnecting client receives every missed publication once and in order, then live ones", async (t, format, channel) => {
+  const { proxy, news } = await subscribeThroughProxy(t, hub, format, channel);
+  proxy.cut();
   assert.equal((await news.events.next("subscribing")).code, 1);
   await publish(hub, channel, 3, 9);
-  assert.deepEqual(await restore(wire, news), [true, true, true]);
+  assert.deepEqual(await restore(proxy, news), [true, true, true]);
   for (const number of numbers(3, 9)) {
     const { data, offset } = await news.events.next("publication");
     assert.deepEqual([format.value(data), offset], [number, number]);
   }
   await publish(hub, channel, 10, 11);
-  assert.deepEqual(await values(news, 2), [10, 11]);
-  wire.cut();
+  assert.deepEqual(await receiveData(news, 2), [10, 11]);
+  proxy.cut();
   await news.events.next("subscribing");
-  assert.deepEqual(await restore(wire, news), [true, true, false]);
+  assert.deepEqual(await restore(proxy, news), [true, true, false]);
   await publish(hub, channel, 12, 12);
-  assert.deepEqual(await values(news, 1), [12]);
+  assert.deepEqual(await receiveData(news, 1), [12]);
 });
 
-inBothFormats("repeated cuts during publishing lose and repeat nothing", async (t, format, channel) => {
-  const wide = await start({ "channels.history_size": 1000 });
+testInBothFormats("repeated cuts during publishing lose and repeat nothing", async (t, format, channel) => {
+  const wide = await startHub({ "channels.history_size": 1000 });
   t.after(() => wide.stop());
-  const { wire, news } = await subscribeOverLine(t, wide, format, channel);
+  const { proxy, news } = await subscribeThroughProxy(t, wide, format, channel);
   const received = [];
   let done;
   const all = new Promise((resolve) => (done = resolve));
@@ -67,9 +67,9 @@ inBothFormats("repeated cuts during publishing lose and repeat nothing", async (
   for (let cuts = 0; cuts < 5; cuts++) {
     const subscribing = new Promise((resolve) => news.once("subscribing", resolve));
     const again = new Promise((resolve) => news.once("subscribed", resolve));
-    wire.cut();
+    proxy.cut();
     await withDeadline(subscribing, "subscribing");
-    wire.mend();
+    proxy.restore();
     assert.equal((await withDeadline(again, "subscribed")).recovered, true);
   }
   await published;
@@ -77,86 +77,86 @@ inBothFormats("repeated cuts during publishing lose and repeat nothing", async (
   assert.deepEqual(received, numbers(3, 300));
 });
 
-inBothFormats("recovery fails beyond the history size or the recovery limit, and after history_remove", async (t, format, channel) => {
-  const { wire, news } = await subscribeOverLine(t, hub, format, channel);
+testInBothFormats("recovery fails beyond the history size or the recovery limit, and after history_remove", async (t, format, channel) => {
+  const { proxy, news } = await subscribeThroughProxy(t, hub, format, channel);
   const away = async (from, to) => {
-    wire.cut();
+    proxy.cut();
     await news.events.next("subscribing");
     await publish(hub, channel, from, to);
   };
   for (const [from, to] of [[3, 13], [14, 22]]) {
     await away(from, to);
-    assert.deepEqual(await restore(wire, news), [true, false, false], `${from} to ${to}`);
+    assert.deepEqual(await restore(proxy, news), [true, false, false], `${from} to ${to}`);
   }
   await away(23, 24);
   await api(hub, "history_remove", { channel });
-  assert.deepEqual(await restore(wire, news), [true, false, false]);
+  assert.deepEqual(await restore(proxy, news), [true, false, false]);
   await publish(hub, channel, 25, 25);
-  assert.deepEqual(await values(news, 1), [25]);
+  assert.deepEqual(await receiveData(news, 1), [25]);
   await away(26, 26);
-  assert.deepEqual(await restore(wire, news), [true, true, true]);
-  assert.deepEqual(await values(news, 1), [26]);
+  assert.deepEqual(await restore(proxy, news), [true, true, true]);
+  assert.deepEqual(await receiveData(news, 1), [26]);
 });
 
-inBothFormats("a restarted hub has another epoch, and recovery fails", async (t, format, channel) => {
+testInBothFormats("a restarted hub has another epoch, and recovery fails", async (t, format, channel) => {
   const key = { "api.key": "the API key of these tests, long enough" };
-  const first = await start({ ...WITH_HISTORY, ...key });
-  const { news, wire } = await subscribeOverLine(t, first, format, channel);
-  wire.cut();
+  const first = await startHub({ ...WITH_HISTORY, ...key });
+  const { news, proxy } = await subscribeThroughProxy(t, first, format, channel);
+  proxy.cut();
   await first.stop("SIGKILL");
-  const second = await start({ ...WITH_HISTORY, ...key, "server.bind": first.address });
+  const second = await startHub({ ...WITH_HISTORY, ...key, "server.bind": first.address });
   t.after(() => second.stop());
   await publish(second, channel, 1, 2);
-  assert.deepEqual(await restore(wire, news), [true, false, false]);
+  assert.deepEqual(await restore(proxy, news), [true, false, false]);
   await publish(second, channel, 3, 3);
-  assert.deepEqual(await values(news, 1), [3]);
+  assert.deepEqual(await receiveData(news, 1), [3]);
 });
 
-inBothFormats("a client recovers from a position that it stored elsewhere", async (t, format, channel) => {
-  const ann = await connected(t, hub, "ann", { format });
+testInBothFormats("a client recovers from a position that it stored elsewhere", async (t, format, channel) => {
+  const ann = await connectClient(t, hub, "ann", { format });
   await publish(hub, channel, 1, 4);
   const { epoch } = await ann.history(channel);
-  const news = subscription(ann, channel, { since: { offset: 2, epoch } });
+  const news = createSubscription(ann, channel, { since: { offset: 2, epoch } });
   news.subscribe();
   assert.equal((await news.events.next("subscribed")).recovered, true);
-  assert.deepEqual(await values(news, 2), [3, 4]);
+  assert.deepEqual(await receiveData(news, 2), [3, 4]);
 });
 
-inBothFormats("a client with getState loads its state again after 112", async (t, format, channel) => {
+testInBothFormats("a client with getState loads its state again after 112", async (t, format, channel) => {
   const loaded = [];
   const getState = async () => {
     const { offset, epoch } = await ann.history(channel);
     loaded.push(offset);
     return { offset, epoch };
   };
-  const wire = await line(t, hub);
+  const proxy = await startProxy(t, hub);
   await publish(hub, channel, 1, 5);
-  const ann = await connected(t, wire, "ann", { format });
-  const news = await subscribed(ann, channel, { getState, minResubscribeDelay: 10, maxResubscribeDelay: 20 });
+  const ann = await connectClient(t, proxy, "ann", { format });
+  const news = await subscribe(ann, channel, { getState, minResubscribeDelay: 10, maxResubscribeDelay: 20 });
   await publish(hub, channel, 6, 6);
-  assert.deepEqual(await values(news, 1), [6]);
-  wire.cut();
+  assert.deepEqual(await receiveData(news, 1), [6]);
+  proxy.cut();
   await news.events.next("subscribing");
   await publish(hub, channel, 7, 17);
-  assert.deepEqual(await restore(wire, news), [true, true, false]);
+  assert.deepEqual(await restore(proxy, news), [true, true, false]);
   await publish(hub, channel, 18, 18);
-  assert.deepEqual([await values(news, 1), loaded], [[18], [5, 17]]);
+  assert.deepEqual([await receiveData(news, 1), loaded], [[18], [5, 17]]);
 });
 
-inBothFormats("in cache mode a subscriber receives only the newest publication", async (t, format, channel) => {
-  const cache = await start({ ...WITH_HISTORY, "channels.force_recovery": true, "channels.force_recovery_mode": "cache" });
+testInBothFormats("in cache mode a subscriber receives only the newest publication", async (t, format, channel) => {
+  const cache = await startHub({ ...WITH_HISTORY, "channels.force_recovery": true, "channels.force_recovery_mode": "cache" });
   t.after(() => cache.stop());
-  const { wire, news } = await subscribeOverLine(t, cache, format, channel, {});
-  wire.cut();
+  const { proxy, news } = await subscribeThroughProxy(t, cache, format, channel, {});
+  proxy.cut();
   await news.events.next("subscribing");
   await publish(cache, channel, 3, 20);
-  assert.deepEqual(await restore(wire, news), [true, true, true]);
+  assert.deepEqual(await restore(proxy, news), [true, true, true]);
   await publish(cache, channel, 21, 21);
-  assert.deepEqual(await values(news, 2), [20, 21]);
-  const fresh = subscription(await connected(t, cache, "bob", { format }), channel, { since: { offset: 0, epoch: "" } });
+  assert.deepEqual(await receiveData(news, 2), [20, 21]);
+  const fresh = createSubscription(await connectClient(t, cache, "bob", { format }), channel, { since: { offset: 0, epoch: "" } });
   fresh.subscribe();
   assert.equal((await fresh.events.next("subscribed")).recovered, true);
-  assert.deepEqual(await values(fresh, 1), [21]);
+  assert.deepEqual(await receiveData(fresh, 1), [21]);
 });
 
 /** Settings with little memory: long publications in some channels evict the history of others. */
@@ -168,67 +168,67 @@ async function evictHistories(hub) {
   for (let time = 0; time < 3; time++) await api(hub, "broadcast", { channels, data: "x".repeat(16_000) });
 }
 
-inBothFormats("a live gap ends a positioned subscription with 2500, and the SDK subscribes again", async (t, format, channel) => {
-  const hub = await start(LITTLE_MEMORY);
+testInBothFormats("a live gap ends a positioned subscription with 2500, and the SDK subscribes again", async (t, format, channel) => {
+  const hub = await startHub(LITTLE_MEMORY);
   t.after(() => hub.stop());
-  const ann = await connected(t, hub, "ann", { format });
+  const ann = await connectClient(t, hub, "ann", { format });
   for (const [name, options] of [["positioned", { positioned: true }], ["recoverable", { recoverable: true }]]) {
-    const news = await subscribed(ann, `${channel}-${name}`, options);
+    const news = await subscribe(ann, `${channel}-${name}`, options);
     await publish(hub, news.channel, 1, 1);
-    assert.deepEqual(await values(news, 1), [1]);
+    assert.deepEqual(await receiveData(news, 1), [1]);
     await evictHistories(hub);
     await publish(hub, news.channel, 2, 2);
     assert.equal((await news.events.next("subscribing")).code, 2500);
     const { wasRecovering, recovered } = await news.events.next("subscribed");
     assert.deepEqual([wasRecovering, recovered], [name === "recoverable", false]);
     await publish(hub, news.channel, 3, 3);
-    assert.deepEqual(await values(news, 1), [3]);
+    assert.deepEqual(await receiveData(news, 1), [3]);
   }
   assert.ok(!ann.events.has("connecting"));
 });
 
-inBothFormats("the position check finds a lost publication of a silent channel", async (t, format, channel) => {
-  const hub = await start({ ...LITTLE_MEMORY, "server.position_check_interval": "200ms" });
+testInBothFormats("the position check finds a lost publication of a silent channel", async (t, format, channel) => {
+  const hub = await startHub({ ...LITTLE_MEMORY, "server.position_check_interval": "200ms" });
   t.after(() => hub.stop());
-  const news = await subscribed(await connected(t, hub, "ann", { format }), channel, { positioned: true });
+  const news = await subscribe(await connectClient(t, hub, "ann", { format }), channel, { positioned: true });
   await publish(hub, channel, 1, 1);
-  assert.deepEqual(await values(news, 1), [1]);
+  assert.deepEqual(await receiveData(news, 1), [1]);
   await evictHistories(hub);
   assert.equal((await news.events.next("subscribing")).code, 2500);
   await news.events.next("subscribed");
 });
 
-inBothFormats("server-side subscriptions recover on reconnect, and a gap closes the connection with 3010", async (t, format, channel) => {
-  const hub = await start({ ...LITTLE_MEMORY, "channels.force_recovery": true });
+testInBothFormats("server-side subscriptions recover on reconnect, and a gap closes the connection with 3010", async (t, format, channel) => {
+  const hub = await startHub({ ...LITTLE_MEMORY, "channels.force_recovery": true });
   t.after(() => hub.stop());
-  const wire = await line(t, hub);
-  const ann = client(t, wire, { format, token: hub.sign({ sub: "ann", channels: [channel] }) });
+  const proxy = await startProxy(t, hub);
+  const ann = createClient(t, proxy, { format, token: hub.sign({ sub: "ann", channels: [channel] }) });
   ann.connect();
   const first = await ann.events.next("subscribed");
   assert.deepEqual([first.recoverable, first.positioned, first.wasRecovering], [true, true, false]);
   await publish(hub, channel, 1, 2);
-  assert.deepEqual(await values(ann, 2), [1, 2]);
-  wire.cut();
+  assert.deepEqual(await receiveData(ann, 2), [1, 2]);
+  proxy.cut();
   await ann.events.next("connecting");
   await publish(hub, channel, 3, 5);
-  wire.mend();
+  proxy.restore();
   const { recovered, hasRecoveredPublications } = await ann.events.next("subscribed");
   assert.deepEqual([recovered, hasRecoveredPublications], [true, true]);
-  assert.deepEqual(await values(ann, 3), [3, 4, 5]);
+  assert.deepEqual(await receiveData(ann, 3), [3, 4, 5]);
   await evictHistories(hub);
   await publish(hub, channel, 6, 6);
   assert.equal((await ann.events.next("connecting")).code, 3010);
   const again = await ann.events.next("subscribed");
   assert.deepEqual([again.wasRecovering, again.recovered], [true, false]);
   await publish(hub, channel, 7, 7);
-  assert.deepEqual(await values(ann, 1), [7]);
+  assert.deepEqual(await receiveData(ann, 1), [7]);
 });
 
 test("a client that unsubscribes and subscribes again recovers, too", async (t) => {
-  const { news } = await subscribeOverLine(t, hub, undefined, "left");
+  const { news } = await subscribeThroughProxy(t, hub, undefined, "left");
   news.unsubscribe();
   await publish(hub, "left", 3, 4);
   news.subscribe();
   assert.equal((await news.events.next("subscribed")).recovered, true);
-  assert.deepEqual(await values(news, 2), [3, 4]);
+  assert.deepEqual(await receiveData(news, 2), [3, 4]);
 });

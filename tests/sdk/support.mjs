@@ -1,12 +1,13 @@
 // Helpers of the SDK tests: hubs, SDK clients, and their events in order.
 
+import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Centrifuge } from "centrifuge";
 import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
 import { WebSocket } from "ws";
 
-import { PATIENCE_MS, startHub } from "../support/hub.mjs";
+import { PATIENCE_MS, startHub as startHubProcess } from "../support/hub.mjs";
 
 /** The path of the built hub, set by `run`. */
 export const BINARY = process.env.WARDCAST;
@@ -26,13 +27,13 @@ export const FORMATS = [
 ];
 
 /** Defines a test for each format, each with a channel of its own. */
-export function inBothFormats(name, body) {
+export function testInBothFormats(name, body) {
   for (const format of FORMATS) test(`${name} (${format.name})`, (t) => body(t, format, `of-${format.name}-${serial++}`));
 }
 let serial = 0;
 
 /** Starts a hub; see `startHub`. */
-export const hub = (settings = {}) => startHub(BINARY, { settings });
+export const startHub = (settings = {}) => startHubProcess(BINARY, { settings });
 
 /** Resolves like `promise`; rejects at `deadline`, in milliseconds since the epoch. */
 export async function withDeadline(promise, what, deadline = Date.now() + PATIENCE_MS) {
@@ -49,13 +50,13 @@ export class Events {
     "connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error",
   ];
   #received = [];
-  #woken = () => {};
+  #wake = () => {};
 
   constructor(emitter) {
     for (const name of Events.#names) {
       emitter.on(name, (context) => {
         this.#received.push([name, context]);
-        this.#woken();
+        this.#wake();
       });
     }
   }
@@ -68,8 +69,8 @@ export class Events {
     for (;;) {
       const found = this.#received.findIndex((event) => event[0] === name);
       if (found >= 0) return this.#received.splice(0, found + 1)[found][1];
-      const woken = new Promise((resolve) => (this.#woken = resolve));
-      await withDeadline(woken, name, deadline).catch((error) => {
+      const wake = new Promise((resolve) => (this.#wake = resolve));
+      await withDeadline(wake, name, deadline).catch((error) => {
         throw new Error(`${error.message}; received instead: ${seen()}`);
       });
     }
@@ -82,7 +83,7 @@ export class Events {
 }
 
 /** Creates an SDK client with short reconnect delays, disconnected when the test ends; `query` is appended to the URL. */
-export function client(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
+export function createClient(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
   const client = new format.Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
     websocket: WebSocket,
     minReconnectDelay: 20,
@@ -96,23 +97,23 @@ export function client(t, hub, { query = "", format = FORMATS[0], ...options } =
 }
 
 /** Creates a client and connects it as `user`. */
-export async function connected(t, hub, user = "ann", options = {}) {
-  const it = client(t, hub, { token: hub.sign({ sub: user }), ...options });
+export async function connectClient(t, hub, user = "ann", options = {}) {
+  const it = createClient(t, hub, { token: hub.sign({ sub: user }), ...options });
   it.connect();
-  it.greeting = await it.events.next("connected");
+  it.connectedEvent = await it.events.next("connected");
   return it;
 }
 
 /** Creates a subscription and subscribes it. */
-export async function subscribed(client, channel, options) {
-  const it = subscription(client, channel, options);
+export async function subscribe(client, channel, options) {
+  const it = createSubscription(client, channel, options);
   it.subscribe();
   await it.events.next("subscribed");
   return it;
 }
 
 /** Creates a subscription without subscribing it. */
-export function subscription(client, channel, options) {
+export function createSubscription(client, channel, options) {
   const it = client.newSubscription(channel, options);
   it.events = new Events(it);
   it.format = client.format;
@@ -120,7 +121,7 @@ export function subscription(client, channel, options) {
 }
 
 /** Returns the data of the next `count` publications of a client or a subscription. */
-export async function values(listener, count) {
+export async function receiveData(listener, count) {
   const all = [];
   while (all.length < count) all.push(listener.format.value((await listener.events.next("publication")).data));
   return all;
@@ -136,4 +137,10 @@ export async function api(hub, method, request) {
   const body = await answer.json();
   if (body.error || answer.status !== 200) throw new Error(`${method}: ${answer.status} ${JSON.stringify(body)}`);
   return body.result;
+}
+
+/** Publishes with the server API and checks that the subscription receives it. */
+export async function expectPublication(hub, subscription, data) {
+  await api(hub, "publish", { channel: subscription.channel, data });
+  assert.equal((await subscription.events.next("publication")).data, data);
 }

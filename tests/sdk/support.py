@@ -8,7 +8,7 @@ import unittest
 from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
 
 from hub import PATIENCE_SECONDS, Hub
-from line import Line
+from proxy import Proxy
 
 
 class Events(ClientEventHandler, SubscriptionEventHandler):
@@ -69,13 +69,13 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         # Starting and stopping hubs blocks the event loop; asyncio need not report it.
         asyncio.get_running_loop().slow_callback_duration = PATIENCE_SECONDS
 
-    def hub_with(self, settings):
+    def start_hub(self, settings):
         """Starts another hub for this test."""
         hub = Hub(settings)
         self.addCleanup(hub.stop)
         return hub
 
-    def client(self, hub=None, query="", **options):
+    def create_client(self, hub=None, query="", **options):
         """Creates a client with short reconnect delays; `query` is appended to the URL."""
         url = f"ws://{(hub or self.hub).address}/connection/websocket{query}"
         options = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2, "proxy": None,
@@ -84,14 +84,14 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(client.disconnect)
         return client
 
-    async def connected(self, user="ann", hub=None, **options):
+    async def connect_client(self, user="ann", hub=None, **options):
         options = {"token": Hub.sign({"sub": user}), **options}
-        client = self.client(hub, **options)
+        client = self.create_client(hub, **options)
         await client.connect()
-        client.greeting = await client.events.next("connected")
+        client.connected_event = await client.events.next("connected")
         return client
 
-    async def subscribed(self, client, channel, **options):
+    async def subscribe(self, client, channel, **options):
         subscription = client.new_subscription(channel, events=Events(), **options)
         await subscription.subscribe()
         await subscription.events.next("subscribed")
@@ -103,29 +103,29 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     async def expect_publication(self, subscription, data, hub=None):
         """Publishes with the server API and checks that the subscription receives it."""
         await self.api("publish", {"channel": subscription.channel, "data": data}, hub)
-        self.assertEqual(await self.values(subscription, 1), [data])
+        self.assertEqual(await self.receive_data(subscription, 1), [data])
 
-    def data(self, value):
+    def encode(self, value):
         """Converts a value to data of the format under test: in Protobuf, bytes that contain JSON."""
         return json.dumps(value).encode() if self.uses_protobuf else value
 
-    def value(self, data):
+    def decode(self, data):
         return json.loads(data) if self.uses_protobuf else data
 
-    async def values(self, listener, count):
+    async def receive_data(self, listener, count):
         """Returns the data of the next `count` publications of a client or a subscription."""
-        return [self.value((await listener.events.next("publication")).pub.data) for _ in range(count)]
+        return [self.decode((await listener.events.next("publication")).pub.data) for _ in range(count)]
 
     async def publish(self, channel, values, hub=None, **options):
         """Publishes values one after another."""
         for value in values:
             await self.api("publish", {"channel": channel, "data": value, **options}, hub)
 
-    async def line(self, hub=None):
+    async def open_proxy(self, hub=None):
         """Opens a proxy to the hub, closed when the test ends."""
-        line = await Line(hub or self.hub).open()
-        self.addAsyncCleanup(line.close)
-        return line
+        proxy = await Proxy(hub or self.hub).open()
+        self.addAsyncCleanup(proxy.close)
+        return proxy
 
 
 def in_both_formats(tests):

@@ -24,47 +24,47 @@ class HistoryTests(Tests):
             await call
         self.assertEqual(raised.exception.code, code)
 
-    async def subscribe_over_line(self, hub=None, **options):
+    async def subscribe_through_proxy(self, hub=None, **options):
         """Returns a proxy and a subscription over it that has received 1 and 2."""
-        line = await self.line(hub)
-        client = await self.connected(hub=line)
-        news = await self.subscribed(client, self.channel(), **options)
+        proxy = await self.open_proxy(hub)
+        client = await self.connect_client(hub=proxy)
+        news = await self.subscribe(client, self.channel(), **options)
         await self.publish(news.channel, [1, 2], hub)
-        self.assertEqual(await self.values(news, 2), [1, 2])
-        return line, news
+        self.assertEqual(await self.receive_data(news, 2), [1, 2])
+        return proxy, news
 
-    async def restore(self, line, news):
+    async def restore(self, proxy, news):
         """Restores the connection. Returns the subscribed event's was_recovering and recovered."""
-        line.mend()
+        proxy.restore()
         context = await news.events.next("subscribed")
         return context.was_recovering, context.recovered
 
-    async def cut(self, line, news):
-        line.cut()
+    async def cut(self, proxy, news):
+        proxy.cut()
         self.assertEqual((await news.events.next("subscribing")).code, 1)
 
 
 @in_both_formats
 class Channels(HistoryTests):
     async def test_clients_receive_their_own_and_rest_publications(self):
-        ann = await self.connected()
-        news = await self.subscribed(ann, self.channel())
+        ann = await self.connect_client()
+        news = await self.subscribe(ann, self.channel())
         kinds = [None, False, 0, -0.5, "", "two\nlines\r\n\t\"\\", "Grüße, 世界, 🦊\u2028\0", [], {}, {"a": [1, {"ü": None}]}]
         for kind in kinds:
-            await news.publish(self.data(kind))
+            await news.publish(self.encode(kind))
         await self.publish(news.channel, kinds)
         pubs = [(await news.events.next("publication")).pub for _ in kinds + kinds]
-        self.assertEqual([self.value(pub.data) for pub in pubs], kinds + kinds)
-        self.assertEqual([pub.info and pub.info.client for pub in (pubs[0], pubs[-1])], [ann.greeting.client, None])
+        self.assertEqual([self.decode(pub.data) for pub in pubs], kinds + kinds)
+        self.assertEqual([pub.info and pub.info.client for pub in (pubs[0], pubs[-1])], [ann.connected_event.client, None])
 
     async def test_refused_commands_fail_with_their_codes(self):
-        ann = await self.connected()
+        ann = await self.connect_client()
         for channel, code in [("nowhere:1", 102), ("$secret", 103), ("a*", 107)]:
             refused = ann.new_subscription(channel, events=Events())
             await refused.subscribe()
             self.assertEqual((await refused.events.next("unsubscribed")).code, code, channel)
-        await self.expect_error(107, ann.publish("a*", self.data(1)))
-        thief = self.client(token="a.b.c")
+        await self.expect_error(107, ann.publish("a*", self.encode(1)))
+        thief = self.create_client(token="a.b.c")
         await thief.connect()
         self.assertEqual((await thief.events.next("disconnected")).code, 3500)
 
@@ -82,53 +82,53 @@ class Channels(HistoryTests):
                 third.set()
             return Hub.sign({"sub": "ann", "channel": channel}, ttl=3)
 
-        ann = await self.connected(token="", get_token=get_token)
-        news = await self.subscribed(ann, secret, get_token=get_subscription_token)
+        ann = await self.connect_client(token="", get_token=get_token)
+        news = await self.subscribe(ann, secret, get_token=get_subscription_token)
         await asyncio.wait_for(third.wait(), 20)
         await self.expect_publication(news, "still")
         self.assertGreater(calls["client"], 2)
         self.assertFalse(ann.events.has("connecting") or news.events.has("subscribing"))
 
     async def test_server_side_subscriptions_recover_on_reconnect(self):
-        forced = self.hub_with({**WITH_HISTORY, "channels.force_recovery": "true"})
-        line = await self.line(forced)
-        ann = self.client(line, token=Hub.sign({"sub": "ann", "channels": [self.channel()]}))
+        forced = self.start_hub({**WITH_HISTORY, "channels.force_recovery": "true"})
+        proxy = await self.open_proxy(forced)
+        ann = self.create_client(proxy, token=Hub.sign({"sub": "ann", "channels": [self.channel()]}))
         await ann.connect()
         first = await ann.events.next("subscribed")
         self.assertEqual((first.channel, first.recoverable, first.was_recovering), (self.channel(), True, False))
         await self.publish(first.channel, [1, 2], forced)
-        self.assertEqual(await self.values(ann, 2), [1, 2])
-        line.cut()
+        self.assertEqual(await self.receive_data(ann, 2), [1, 2])
+        proxy.cut()
         await ann.events.next("connecting")
         await self.publish(first.channel, [3, 4, 5], forced)
-        line.mend()
+        proxy.restore()
         again = await ann.events.next("subscribed")
         self.assertEqual((again.was_recovering, again.recovered), (True, True))
         await self.publish(first.channel, [6], forced)
-        self.assertEqual(await self.values(ann, 4), [3, 4, 5, 6])
+        self.assertEqual(await self.receive_data(ann, 4), [3, 4, 5, 6])
 
     async def test_server_side_subscription_without_options_is_subscribed(self):
-        bare = self.hub_with({})
-        ann = self.client(bare, token=Hub.sign({"sub": "ann", "channels": ["brought"]}))
+        bare = self.start_hub({})
+        ann = self.create_client(bare, token=Hub.sign({"sub": "ann", "channels": ["server-side"]}))
         await ann.connect()
-        self.assertEqual((await ann.events.next("subscribed")).channel, "brought")
-        await self.publish("brought", [1], bare)
-        self.assertEqual(await self.values(ann, 1), [1])
+        self.assertEqual((await ann.events.next("subscribed")).channel, "server-side")
+        await self.publish("server-side", [1], bare)
+        self.assertEqual(await self.receive_data(ann, 1), [1])
 
     async def test_server_api_subscribes_with_data_and_unsubscribes(self):
-        ann = await self.connected(self.channel())
+        ann = await self.connect_client(self.channel())
         target = {"user": self.channel(), "channel": self.channel()}
         await self.publish(self.channel(), [1])
         await self.api("subscribe", {**target, "data": {"hello": 1}})
         given = await ann.events.next("subscribed")
-        self.assertEqual((given.channel, self.value(given.data)), (self.channel(), {"hello": 1}))
+        self.assertEqual((given.channel, self.decode(given.data)), (self.channel(), {"hello": 1}))
         await self.publish(self.channel(), [2])
-        self.assertEqual(await self.values(ann, 1), [2])
+        self.assertEqual(await self.receive_data(ann, 1), [2])
         await self.api("unsubscribe", target)
         self.assertEqual((await ann.events.next("unsubscribed")).channel, self.channel())
 
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
-        ann = await self.connected(self.channel())
+        ann = await self.connect_client(self.channel())
         await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 3000, "reason": "moved"}})
         self.assertEqual((await ann.events.next("connecting")).code, 3000)
         await ann.events.next("connected")
@@ -139,7 +139,7 @@ class Channels(HistoryTests):
 @in_both_formats
 class History(HistoryTests):
     async def test_history_is_read_page_by_page_in_both_directions(self):
-        ann, channel = await self.connected(), self.channel()
+        ann, channel = await self.connect_client(), self.channel()
         await self.publish(channel, range(1, 13), tags={"kind": "number"})
         top = await ann.history(channel)
         self.assertEqual((top.publications, top.offset), ([], 12))
@@ -150,12 +150,12 @@ class History(HistoryTests):
             position = since and StreamPosition(offset=since, epoch=top.epoch)
             page = await ann.history(channel, since=position, **options)
             self.assertEqual([pub.offset for pub in page.publications], list(offsets), (options, since))
-            self.assertEqual([self.value(pub.data) for pub in page.publications], list(offsets))
+            self.assertEqual([self.decode(pub.data) for pub in page.publications], list(offsets))
             self.assertEqual({pub.tags["kind"] for pub in page.publications} - {"number"}, set())
             self.assertEqual((page.offset, page.epoch), (12, top.epoch))
 
     async def test_invalid_positions_fail_with_112_and_a_negative_limit_with_107(self):
-        ann, channel = await self.connected(), self.channel()
+        ann, channel = await self.connect_client(), self.channel()
         await self.publish(channel, [1])
         epoch = (await ann.history(channel)).epoch
         for offset, of in [(1, "no epoch"), (2, epoch), (2**64 - 1, epoch)]:
@@ -163,96 +163,96 @@ class History(HistoryTests):
         await self.expect_error(107, ann.history(channel, limit=-1))
 
     async def test_history_and_presence_fail_with_103_without_permission_and_108_where_disabled(self):
-        closed = self.hub_with({"channels.history_size": 10, "channels.presence": "true"})
-        without = self.hub_with({"channels.allow_history": "user", "channels.allow_presence": "user"})
+        closed = self.start_hub({"channels.history_size": 10, "channels.presence": "true"})
+        without = self.start_hub({"channels.allow_history": "user", "channels.allow_presence": "user"})
         for hub, code in [(closed, 103), (without, 108)]:
-            news = await self.subscribed(await self.connected(hub=hub), self.channel())
+            news = await self.subscribe(await self.connect_client(hub=hub), self.channel())
             for call in (news.history(limit=1), news.presence(), news.presence_stats()):
                 await self.expect_error(code, call)
 
     async def test_presence_returns_every_subscriber(self):
-        ann = await self.connected(token=Hub.sign({"sub": "ann", "info": {"name": "Ann"}}))
-        bob = await self.connected("bob")
+        ann = await self.connect_client(token=Hub.sign({"sub": "ann", "info": {"name": "Ann"}}))
+        bob = await self.connect_client("bob")
         secret = "$" + self.channel()
         for client, user in [(ann, "ann"), (bob, "bob")]:
             token = Hub.sign({"sub": user, "channel": secret, "info": {"of": user}})
-            news = await self.subscribed(client, secret, token=token)
+            news = await self.subscribe(client, secret, token=token)
         clients = (await ann.presence(secret)).clients
-        self.assertEqual(set(clients), {ann.greeting.client, bob.greeting.client})
-        info = clients[ann.greeting.client]
-        self.assertEqual((info.user, self.value(info.conn_info), self.value(info.chan_info)),
+        self.assertEqual(set(clients), {ann.connected_event.client, bob.connected_event.client})
+        info = clients[ann.connected_event.client]
+        self.assertEqual((info.user, self.decode(info.conn_info), self.decode(info.chan_info)),
                          ("ann", {"name": "Ann"}, {"of": "ann"}))
         stats = await ann.presence_stats(secret)
         self.assertEqual((stats.num_clients, stats.num_users), (2, 2))
         await news.unsubscribe()
-        await bob.publish("elsewhere", self.data(1))
+        await bob.publish("elsewhere", self.encode(1))
         self.assertEqual((await ann.presence_stats(secret)).num_clients, 1)
 
     async def test_only_subscribers_that_request_joins_and_leaves_receive_them(self):
-        watching = await self.subscribed(await self.connected("watch"), self.channel(), join_leave=True)
-        bob = await self.connected("bob")
-        bobs = await self.subscribed(bob, self.channel())
+        watching = await self.subscribe(await self.connect_client("watch"), self.channel(), join_leave=True)
+        bob = await self.connect_client("bob")
+        bobs = await self.subscribe(bob, self.channel())
         await bobs.unsubscribe()
         for event in ("join", "leave"):
             while (context := await watching.events.next(event)).info.user != "bob":
                 pass
-            self.assertEqual(context.info.client, bob.greeting.client)
+            self.assertEqual(context.info.client, bob.connected_event.client)
         self.assertFalse(bobs.events.has("join"))
 
     async def test_tags_filter_passes_matching_publications_live_and_recovered(self):
         either = Filter.any(Filter.all(Filter.eq("kind", "tick"), Filter.gte("price", "10")), Filter.eq("kind", "end"))
-        line = await self.line()
-        news = await self.subscribed(await self.connected(hub=line), self.channel(), tags_filter=either, recoverable=True)
+        proxy = await self.open_proxy()
+        news = await self.subscribe(await self.connect_client(hub=proxy), self.channel(), tags_filter=either, recoverable=True)
         ticks = [(1, {"kind": "tick", "price": "9"}), (2, {"kind": "tick", "price": "10.5"}), (3, {}), (4, {"kind": "end"})]
         for value, tags in ticks:
             await self.publish(news.channel, [value], tags=tags)
-        self.assertEqual(await self.values(news, 2), [2, 4])
-        await self.cut(line, news)
+        self.assertEqual(await self.receive_data(news, 2), [2, 4])
+        await self.cut(proxy, news)
         for value, tags in ticks:
             await self.publish(news.channel, [value + 10], tags=tags)
-        self.assertEqual(await self.restore(line, news), (True, True))
-        self.assertEqual(await self.values(news, 2), [12, 14])
+        self.assertEqual(await self.restore(proxy, news), (True, True))
+        self.assertEqual(await self.receive_data(news, 2), [12, 14])
 
 
 @in_both_formats
 class Recovery(HistoryTests):
     async def test_reconnecting_client_receives_every_missed_publication_once_and_in_order(self):
-        line, news = await self.subscribe_over_line(recoverable=True)
-        await self.cut(line, news)
+        proxy, news = await self.subscribe_through_proxy(recoverable=True)
+        await self.cut(proxy, news)
         await self.publish(news.channel, range(3, 10))
-        self.assertEqual(await self.restore(line, news), (True, True))
+        self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(news.channel, [10])
         pubs = [(await news.events.next("publication")).pub for _ in range(8)]
-        self.assertEqual([(self.value(pub.data), pub.offset) for pub in pubs], [(n, n) for n in range(3, 11)])
-        await self.cut(line, news)
-        self.assertEqual(await self.restore(line, news), (True, True))
+        self.assertEqual([(self.decode(pub.data), pub.offset) for pub in pubs], [(n, n) for n in range(3, 11)])
+        await self.cut(proxy, news)
+        self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(news.channel, [11])
-        self.assertEqual(await self.values(news, 1), [11])
+        self.assertEqual(await self.receive_data(news, 1), [11])
 
     async def test_recovery_fails_beyond_its_limits(self):
-        line, news = await self.subscribe_over_line(recoverable=True)
+        proxy, news = await self.subscribe_through_proxy(recoverable=True)
         for first, last in [(3, 13), (14, 22)]:
-            await self.cut(line, news)
+            await self.cut(proxy, news)
             await self.publish(news.channel, range(first, last + 1))
-            self.assertEqual(await self.restore(line, news), (True, False))
-        await self.cut(line, news)
+            self.assertEqual(await self.restore(proxy, news), (True, False))
+        await self.cut(proxy, news)
         await self.publish(news.channel, [23])
         await self.api("history_remove", {"channel": news.channel})
-        self.assertEqual(await self.restore(line, news), (True, False))
+        self.assertEqual(await self.restore(proxy, news), (True, False))
         await self.publish(news.channel, [24])
-        self.assertEqual(await self.values(news, 1), [24])
+        self.assertEqual(await self.receive_data(news, 1), [24])
 
     async def test_restarted_hub_has_another_epoch(self):
         key = {"api.key": "the API key of these tests, long enough"}
         first = Hub({**WITH_HISTORY, **key})
-        line, news = await self.subscribe_over_line(first, recoverable=True)
-        await self.cut(line, news)
+        proxy, news = await self.subscribe_through_proxy(first, recoverable=True)
+        await self.cut(proxy, news)
         await asyncio.to_thread(first.stop)
-        second = await asyncio.to_thread(self.hub_with, {**WITH_HISTORY, **key, "server.bind": first.address})
+        second = await asyncio.to_thread(self.start_hub, {**WITH_HISTORY, **key, "server.bind": first.address})
         await self.publish(news.channel, [1, 2], second)
-        self.assertEqual(await self.restore(line, news), (True, False))
+        self.assertEqual(await self.restore(proxy, news), (True, False))
         await self.publish(news.channel, [3], second)
-        self.assertEqual(await self.values(news, 1), [3])
+        self.assertEqual(await self.receive_data(news, 1), [3])
 
     async def test_client_with_get_state_loads_its_state_again_after_112(self):
         loaded = []
@@ -262,36 +262,36 @@ class Recovery(HistoryTests):
             loaded.append(top.offset)
             return StreamPosition(offset=top.offset, epoch=top.epoch)
 
-        line = await self.line()
+        proxy = await self.open_proxy()
         await self.publish(self.channel(), range(1, 6))
-        ann = await self.connected(hub=line)
-        news = await self.subscribed(ann, self.channel(), get_state=get_state, min_resubscribe_delay=0.01)
-        await self.cut(line, news)
+        ann = await self.connect_client(hub=proxy)
+        news = await self.subscribe(ann, self.channel(), get_state=get_state, min_resubscribe_delay=0.01)
+        await self.cut(proxy, news)
         await self.publish(news.channel, range(6, 17))
-        self.assertEqual(await self.restore(line, news), (True, True))
+        self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(news.channel, [17])
-        self.assertEqual((await self.values(news, 1), loaded), ([17], [5, 16]))
+        self.assertEqual((await self.receive_data(news, 1), loaded), ([17], [5, 16]))
 
     async def test_cache_mode_sends_the_newest_publication(self):
-        cache = self.hub_with({**WITH_HISTORY, "channels.force_recovery": "true", "channels.force_recovery_mode": "cache"})
-        line, news = await self.subscribe_over_line(cache)
-        await self.cut(line, news)
+        cache = self.start_hub({**WITH_HISTORY, "channels.force_recovery": "true", "channels.force_recovery_mode": "cache"})
+        proxy, news = await self.subscribe_through_proxy(cache)
+        await self.cut(proxy, news)
         await self.publish(news.channel, range(3, 21), cache)
-        self.assertEqual(await self.restore(line, news), (True, True))
+        self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(news.channel, [21], cache)
-        self.assertEqual(await self.values(news, 2), [20, 21])
+        self.assertEqual(await self.receive_data(news, 2), [20, 21])
 
     async def test_a_live_gap_ends_a_subscription_with_2500_and_it_subscribes_again_by_itself(self):
         little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384}
-        forgetful = self.hub_with({**WITH_HISTORY, **little})
-        _, news = await self.subscribe_over_line(forgetful, positioned=True)
+        forgetful = self.start_hub({**WITH_HISTORY, **little})
+        _, news = await self.subscribe_through_proxy(forgetful, positioned=True)
         others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
         await self.api("broadcast", others, forgetful)
         await self.publish(news.channel, [3], forgetful)
         self.assertEqual((await news.events.next("subscribing")).code, 2500)
         await news.events.next("subscribed")
         await self.publish(news.channel, [4], forgetful)
-        self.assertEqual(await self.values(news, 1), [4])
+        self.assertEqual(await self.receive_data(news, 1), [4])
 
 
 @in_both_formats
@@ -303,19 +303,19 @@ class Deltas(HistoryTests):
         return [{"rows": rows, "tick": tick} for tick in range(first, last + 1)]
 
     async def test_differences_come_to_what_was_published_live_and_recovered_with_fewer_bytes(self):
-        thin, wide = await self.line(), await self.line()
+        thin, wide = await self.open_proxy(), await self.open_proxy()
         options = {"delta": DeltaType.FOSSIL, "recoverable": True}
-        small = await self.subscribed(await self.connected(hub=thin), self.channel(), **options)
-        full = await self.subscribed(await self.connected("bob", hub=wide), self.channel(), recoverable=True)
+        small = await self.subscribe(await self.connect_client(hub=thin), self.channel(), **options)
+        full = await self.subscribe(await self.connect_client("bob", hub=wide), self.channel(), recoverable=True)
         await self.publish(self.channel(), self.boards(1, 20), delta=True)
         for news in (small, full):
-            self.assertEqual(await self.values(news, 20), self.boards(1, 20))
-        for line, news in ((thin, small), (wide, full)):
-            await self.cut(line, news)
+            self.assertEqual(await self.receive_data(news, 20), self.boards(1, 20))
+        for proxy, news in ((thin, small), (wide, full)):
+            await self.cut(proxy, news)
         await self.publish(self.channel(), self.boards(21, 28), delta=True)
-        for line, news in ((thin, small), (wide, full)):
-            self.assertEqual(await self.restore(line, news), (True, True))
+        for proxy, news in ((thin, small), (wide, full)):
+            self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(self.channel(), self.boards(29, 30), delta=True)
         for news in (small, full):
-            self.assertEqual(await self.values(news, 10), self.boards(21, 30))
+            self.assertEqual(await self.receive_data(news, 10), self.boards(21, 30))
         self.assertLess(thin.bytes * 4, wide.bytes)

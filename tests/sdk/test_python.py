@@ -1,4 +1,4 @@
-"""PyPI `centrifuge-python` (JSON) on a real hub: every door it can use, channels, tokens that end, orders, outages."""
+"""PyPI `centrifuge-python` (JSON) on a real hub: every supported way to send a token, channels, expiring tokens, API controls, outages."""
 
 import asyncio
 import signal
@@ -29,63 +29,63 @@ def answering(*answers):
 
 class Connecting(Tests):
     async def test_client_with_token_connects(self):
-        ann = await self.connected()
-        self.assertRegex(ann.greeting.client, "^[0-9a-f-]{36}$")
+        ann = await self.connect_client()
+        self.assertRegex(ann.connected_event.client, "^[0-9a-f-]{36}$")
 
     async def test_client_without_token_calls_get_token(self):
-        ann = self.client(get_token=answering(Hub.sign({"sub": "ann"})))
+        ann = self.create_client(get_token=answering(Hub.sign({"sub": "ann"})))
         await ann.connect()
         await ann.ready()
 
     async def test_client_with_token_in_url_connects(self):
-        ann = self.client(query=f"?token={Hub.sign({'sub': 'ann'})}")
+        ann = self.create_client(query=f"?token={Hub.sign({'sub': 'ann'})}")
         await ann.connect()
         await ann.ready()
-        await self.expect_publication(await self.subscribed(ann, "door"), 1)
+        await self.expect_publication(await self.subscribe(ann, "door"), 1)
 
     async def test_client_with_token_in_header_connects(self):
-        ann = self.client(headers={"Authorization": f"Bearer {Hub.sign({'sub': 'ann'})}"})
+        ann = self.create_client(headers={"Authorization": f"Bearer {Hub.sign({'sub': 'ann'})}"})
         await ann.connect()
         await ann.ready()
 
     async def test_invalid_token_closes_with_3500_for_good(self):
-        ann = self.client(token=Hub.sign({"sub": "ann"}, secret="another secret than the hub's, long enough"))
+        ann = self.create_client(token=Hub.sign({"sub": "ann"}, secret="another secret than the hub's, long enough"))
         await ann.connect()
         context = await ann.events.next("disconnected")
         self.assertEqual((context.code, context.reason), (3500, "invalid token"))
 
     async def test_expired_token_fails_with_109_and_the_next_one_connects(self):
         get_token = answering(Hub.sign({"sub": "ann", "exp": EXPIRED}), Hub.sign({"sub": "ann"}))
-        ann = self.client(get_token=get_token)
+        ann = self.create_client(get_token=get_token)
         await ann.connect()
         self.assertEqual((await ann.events.next("error")).error.code, 109)
         await ann.events.next("connected")
 
     async def test_unauthorized_from_get_token_disconnects_for_good_and_other_errors_are_retried(self):
-        lost = self.client(get_token=answering(UnauthorizedError()))
+        lost = self.create_client(get_token=answering(UnauthorizedError()))
         await lost.connect()
         self.assertEqual((await lost.events.next("disconnected")).code, 1)
-        found = self.client(get_token=answering(RuntimeError("backend away"), Hub.sign({"sub": "ann"})))
+        found = self.create_client(get_token=answering(RuntimeError("backend away"), Hub.sign({"sub": "ann"})))
         await found.connect()
         await found.events.next("error")
         await found.events.next("connected")
 
     async def test_invalid_token_in_url_closes_with_3500_if_auth_reject_is_close(self):
-        telling = self.hub_with({"auth.reject": "close"})
-        ann = self.client(telling, query="?token=a.b.c")
+        telling = self.start_hub({"auth.reject": "close"})
+        ann = self.create_client(telling, query="?token=a.b.c")
         await ann.connect()
         self.assertEqual((await ann.events.next("disconnected")).code, 3500)
 
     async def test_client_without_token_is_closed_with_3501(self):
-        nobody = self.client()
-        await nobody.connect()
-        self.assertEqual((await nobody.events.next("disconnected")).code, 3501)
+        anonymous = self.create_client()
+        await anonymous.connect()
+        self.assertEqual((await anonymous.events.next("disconnected")).code, 3501)
 
 
 class Channels(Tests):
     async def test_two_clients_receive_their_own_and_each_others_and_rest_publications(self):
-        ann, bob = await self.connected("ann"), await self.connected("bob")
-        anns, bobs = await self.subscribed(ann, "two"), await self.subscribed(bob, "two")
+        ann, bob = await self.connect_client("ann"), await self.connect_client("bob")
+        anns, bobs = await self.subscribe(ann, "two"), await self.subscribe(bob, "two")
         await anns.publish("of ann")
         await bob.publish("two", "of bob")
         await self.api("publish", {"channel": "two", "data": "of REST"})
@@ -93,10 +93,10 @@ class Channels(Tests):
             pubs = [(await subscription.events.next("publication")).pub for _ in range(3)]
             self.assertEqual([pub.data for pub in pubs], ["of ann", "of bob", "of REST"])
             self.assertEqual([pub.info and pub.info.user for pub in pubs], ["ann", "bob", None])
-            self.assertEqual(pubs[0].info.client, ann.greeting.client)
+            self.assertEqual(pubs[0].info.client, ann.connected_event.client)
 
     async def test_every_kind_of_json_data_arrives_unchanged(self):
-        news = await self.subscribed(await self.connected(), "kinds")
+        news = await self.subscribe(await self.connect_client(), "kinds")
         kinds = [None, True, False, 0, -0.5, 2**53 + 1, 12345678901234567890, "", "two\nlines\r\n\t\"\\", "\u2028\0",
                  "Grüße, 世界, 🦊, \ud83d", [], {}, [[[None]]], {"": {"a b": [1, {"ü": "\n"}]}}, "x" * 30_000]
         for kind in kinds:
@@ -104,7 +104,7 @@ class Channels(Tests):
         self.assertEqual([(await news.events.next("publication")).pub.data for _ in kinds], kinds)
 
     async def test_unsubscribed_client_receives_nothing_until_it_subscribes_again(self):
-        news = await self.subscribed(await self.connected(), "again")
+        news = await self.subscribe(await self.connect_client(), "again")
         await news.unsubscribe()
         await self.api("publish", {"channel": "again", "data": "missed"})
         await news.subscribe()
@@ -112,21 +112,21 @@ class Channels(Tests):
         await self.expect_publication(news, "heard")
 
     async def test_channels_of_the_token_become_server_side_subscriptions(self):
-        claims = {"sub": "ann", "channels": ["brought"], "subs": {"told": {"data": {"hello": 1}}}}
+        claims = {"sub": "ann", "channels": ["server-side"], "subs": {"with-data": {"data": {"hello": 1}}}}
         for options in ({"token": Hub.sign(claims)}, {"query": f"?token={Hub.sign(claims)}"}):
-            ann = self.client(**options)
+            ann = self.create_client(**options)
             await ann.connect()
             first, second = await ann.events.next("subscribed"), await ann.events.next("subscribed")
-            self.assertEqual((first.channel, second.channel, second.data), ("brought", "told", {"hello": 1}))
-            await self.api("publish", {"channel": "brought", "data": "to you"})
+            self.assertEqual((first.channel, second.channel, second.data), ("server-side", "with-data", {"hello": 1}))
+            await self.api("publish", {"channel": "server-side", "data": "to you"})
             heard = await ann.events.next("publication")
-            self.assertEqual((heard.channel, heard.pub.data), ("brought", "to you"))
+            self.assertEqual((heard.channel, heard.pub.data), ("server-side", "to you"))
 
     async def test_refused_subscriptions_end_with_their_code(self):
-        narrow = self.hub_with({"limits.channels_per_session": 2})
-        ann = await self.connected(hub=narrow, token=Hub.sign({"sub": "ann", "channels": ["brought"]}))
-        await self.subscribed(ann, "second")
-        for channel, code in [("nowhere:1", 102), ("dialog#bob,eve", 103), ("$secret", 103), ("brought", 105),
+        narrow = self.start_hub({"limits.channels_per_session": 2})
+        ann = await self.connect_client(hub=narrow, token=Hub.sign({"sub": "ann", "channels": ["server-side"]}))
+        await self.subscribe(ann, "second")
+        for channel, code in [("nowhere:1", 102), ("dialog#bob,eve", 103), ("$secret", 103), ("server-side", 105),
                               ("third", 106), ("a*", 107)]:
             refused = ann.new_subscription(channel, events=Events())
             await refused.subscribe()
@@ -134,8 +134,8 @@ class Channels(Tests):
         await ann.ready()
 
     async def test_unavailable_methods_fail_with_108_and_the_client_stays_connected(self):
-        ann = await self.connected()
-        news = await self.subscribed(ann, "empty")
+        ann = await self.connect_client()
+        news = await self.subscribe(ann, "empty")
         for call in (ann.presence("empty"), ann.presence_stats("empty"), ann.history("empty", limit=1), ann.rpc("m", {}),
                      news.presence(), news.history(limit=1)):
             with self.assertRaises(ReplyError) as raised:
@@ -148,7 +148,7 @@ class Channels(Tests):
         await self.expect_publication(news, 1)
 
     async def test_message_over_the_limit_makes_the_client_reconnect(self):
-        ann = await self.connected()
+        ann = await self.connect_client()
         with self.assertRaises(Exception):
             await ann.publish("news", "x" * 100_000)
         self.assertEqual((await ann.events.next("connecting")).code, 3)
@@ -168,8 +168,8 @@ class Tokens(Tests):
                 fifth.set()
             return Hub.sign({"sub": "ann"}, ttl=3)
 
-        ann = await self.connected(token="", get_token=get_token)
-        news = await self.subscribed(ann, "refreshed")
+        ann = await self.connect_client(token="", get_token=get_token)
+        news = await self.subscribe(ann, "refreshed")
         await asyncio.wait_for(fifth.wait(), 20)
         await self.expect_publication(news, 1)
         self.assertFalse(ann.events.has("connecting") or ann.events.has("error"))
@@ -177,8 +177,8 @@ class Tokens(Tests):
     async def test_client_that_refreshes_too_late_gets_3005_then_109_and_reconnects(self):
         stuck = asyncio.get_running_loop().create_future()
         tokens = answering(Hub.sign({"sub": "ann"}, ttl=2), stuck, Hub.sign({"sub": "ann"}))
-        ann = await self.connected(token="", get_token=tokens)
-        news = await self.subscribed(ann, "late")
+        ann = await self.connect_client(token="", get_token=tokens)
+        news = await self.subscribe(ann, "late")
         context = await ann.events.next("connecting")
         self.assertEqual((context.code, context.reason), (3005, "connection expired"))
         self.assertEqual((await ann.events.next("error")).error.code, 109)
@@ -188,7 +188,7 @@ class Tokens(Tests):
 
     async def test_refresh_with_invalid_token_closes_with_3500(self):
         tokens = answering(Hub.sign({"sub": "ann"}, ttl=3), "a.b.c")
-        ann = await self.connected(token="", get_token=tokens)
+        ann = await self.connect_client(token="", get_token=tokens)
         self.assertEqual((await ann.events.next("disconnected")).code, 3500)
 
     async def test_subscription_token_permits_its_channel_and_is_refreshed(self):
@@ -201,21 +201,21 @@ class Tokens(Tests):
                 third.set()
             return Hub.sign({"sub": "ann", "channel": channel}, ttl=3)
 
-        secret = await self.subscribed(await self.connected(), "$secret", get_token=get_token)
+        secret = await self.subscribe(await self.connect_client(), "$secret", get_token=get_token)
         await asyncio.wait_for(third.wait(), 20)
         await self.expect_publication(secret, "psst")
         self.assertEqual((set(channels), secret.state), ({"$secret"}, SubscriptionState.SUBSCRIBED))
         self.assertFalse(secret.events.has("subscribing") or secret.events.has("error"))
 
     async def test_invalid_subscription_token_fails_with_103(self):
-        ann = await self.connected()
+        ann = await self.connect_client()
         secret = ann.new_subscription("$x", events=Events(), get_token=answering("a.b.c"))
         await secret.subscribe()
         self.assertEqual((await secret.events.next("unsubscribed")).code, 103)
-        await self.expect_publication(await self.subscribed(ann, "stays"), 1)
+        await self.expect_publication(await self.subscribe(ann, "stays"), 1)
 
     async def test_subscription_token_of_another_channel_closes_with_3500(self):
-        ann = await self.connected()
+        ann = await self.connect_client()
         token = Hub.sign({"sub": "ann", "channel": "$y"})
         await ann.new_subscription("$x", get_token=answering(token)).subscribe()
         self.assertEqual((await ann.events.next("disconnected")).code, 3500)
@@ -225,7 +225,7 @@ class Controls(Tests):
     settings = {"server.ping_interval": "1s", "server.pong_timeout": "500ms"}
 
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
-        ann = await self.connected("away")
+        ann = await self.connect_client("away")
         await self.api("disconnect", {"user": "away", "disconnect": {"code": 3000, "reason": "moved"}})
         context = await ann.events.next("connecting")
         self.assertEqual((context.code, context.reason), (3000, "moved"))
@@ -234,41 +234,41 @@ class Controls(Tests):
         self.assertEqual((await ann.events.next("disconnected")).code, 3503)
 
     async def test_unsubscribe_ends_one_subscription_with_2000(self):
-        ann = await self.connected("two")
-        news, sport = await self.subscribed(ann, "news"), await self.subscribed(ann, "sport")
+        ann = await self.connect_client("two")
+        news, sport = await self.subscribe(ann, "news"), await self.subscribe(ann, "sport")
         await self.api("unsubscribe", {"user": "two", "channel": "news"})
         self.assertEqual((await news.events.next("unsubscribed")).code, 2000)
         await self.expect_publication(sport, 1)
 
     async def test_refresh_keeps_the_client_connected(self):
-        ann = await self.connected("refreshed")
-        news = await self.subscribed(ann, "orders")
+        ann = await self.connect_client("refreshed")
+        news = await self.subscribe(ann, "orders")
         await self.api("refresh", {"user": "refreshed", "expire_at": 4_000_000_000})
         await self.expect_publication(news, 1)
 
     async def test_stopping_hub_closes_with_3001_and_clients_reconnect_with_their_subscriptions(self):
         key = "the API key of these tests, long enough"
         first = Hub({"api.key": key})
-        own = await self.connected(hub=first)
-        door = self.client(first, query=f"?token={Hub.sign({'sub': 'bob', 'channels': ['brought']})}")
+        own = await self.connect_client(hub=first)
+        door = self.create_client(first, query=f"?token={Hub.sign({'sub': 'bob', 'channels': ['server-side']})}")
         await door.connect()
         await door.events.next("subscribed")
-        news = await self.subscribed(own, "news")
+        news = await self.subscribe(own, "news")
         stopping = asyncio.to_thread(first.stop)
         stopped = asyncio.ensure_future(stopping)
         for client in (own, door):
             self.assertEqual((await client.events.next("connecting")).code, 3001)
         await stopped
-        second = await asyncio.to_thread(self.hub_with, {"server.bind": first.address, "api.key": key})
+        second = await asyncio.to_thread(self.start_hub, {"server.bind": first.address, "api.key": key})
         await news.events.next("subscribed")
         await self.expect_publication(news, "of the second", second)
         await door.events.next("subscribed")
-        await self.api("publish", {"channel": "brought", "data": 1}, second)
-        self.assertEqual((await door.events.next("publication")).channel, "brought")
+        await self.api("publish", {"channel": "server-side", "data": 1}, second)
+        self.assertEqual((await door.events.next("publication")).channel, "server-side")
 
     async def test_client_that_answers_pings_stays_connected(self):
-        ann = await self.connected()
-        news = await self.subscribed(ann, "pings")
+        ann = await self.connect_client()
+        news = await self.subscribe(ann, "pings")
         pings, handle, third = [], ann._handle_ping, asyncio.Event()
 
         async def counting():
@@ -283,9 +283,9 @@ class Controls(Tests):
         self.assertFalse(ann.events.has("connecting"))
 
     async def test_client_notices_a_frozen_hub_and_reconnects(self):
-        frozen = self.hub_with({"server.ping_interval": "1s"})
+        frozen = self.start_hub({"server.ping_interval": "1s"})
         self.addCleanup(frozen.process.send_signal, signal.SIGCONT)
-        ann = await self.connected(hub=frozen, max_server_ping_delay=0.5, timeout=1)
+        ann = await self.connect_client(hub=frozen, max_server_ping_delay=0.5, timeout=1)
         frozen.process.send_signal(signal.SIGSTOP)
         self.assertEqual((await ann.events.next("connecting")).code, 2)
         frozen.process.send_signal(signal.SIGCONT)

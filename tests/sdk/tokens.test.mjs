@@ -5,18 +5,12 @@ import { after, before, test } from "node:test";
 
 import { UnauthorizedError } from "centrifuge";
 
-import { api, client, connected, hub as start, withDeadline, subscribed, subscription } from "./support.mjs";
+import { api, createClient, connectClient, expectPublication, startHub, withDeadline, subscribe, createSubscription } from "./support.mjs";
 
 // The hub sends clients half of the remaining lifetime of a short token as its ttl, at least one second.
 let hub;
-before(async () => (hub = await start()));
+before(async () => (hub = await startHub()));
 after(() => hub.stop());
-
-/** Publishes with the server API and checks that the subscription receives it. */
-async function expectPublication(hub, subscription, data) {
-  await api(hub, "publish", { channel: subscription.channel, data });
-  assert.equal((await subscription.events.next("publication")).data, data);
-}
 
 /** Returns a getToken that records its calls, and `call(n)`, which resolves at call number n. */
 function counted(sign) {
@@ -39,10 +33,10 @@ function resolvers() {
 
 test("a client refreshes repeatedly before its token expires and stays connected", async (t) => {
   const tokens = counted(() => hub.sign({ sub: "ann" }, { ttl: 3 }));
-  const ann = client(t, hub, { getToken: tokens.getToken });
+  const ann = createClient(t, hub, { getToken: tokens.getToken });
   ann.connect();
   await ann.events.next("connected");
-  const news = await subscribed(ann, "refreshed");
+  const news = await subscribe(ann, "refreshed");
   await tokens.call(5);
   await expectPublication(hub, news, "after more than one token");
   assert.ok(!ann.events.has("connecting") && !ann.events.has("error"));
@@ -51,11 +45,11 @@ test("a client refreshes repeatedly before its token expires and stays connected
 test("a client with a token in the URL refreshes with getToken", async (t) => {
   const tokens = counted(() => hub.sign({ sub: "ann" }));
   const first = hub.sign({ sub: "ann" }, { ttl: 3 });
-  const ann = client(t, hub, { query: `?token=${first}`, token: first, getToken: tokens.getToken });
+  const ann = createClient(t, hub, { query: `?token=${first}`, token: first, getToken: tokens.getToken });
   ann.connect();
   await ann.events.next("connected");
   await tokens.call(1);
-  await expectPublication(hub, await subscribed(ann, "url"), 1);
+  await expectPublication(hub, await subscribe(ann, "url"), 1);
   assert.ok(!ann.events.has("connecting"));
 });
 
@@ -67,7 +61,7 @@ test("a refresh disconnects for good with UnauthorizedError, an invalid, an expi
     [async () => hub.sign({ sub: "bob" }), 3500],
   ]) {
     const answers = [async () => hub.sign({ sub: "ann" }, { ttl: 3 }), second];
-    const ann = client(t, hub, { getToken: () => answers.shift()() });
+    const ann = createClient(t, hub, { getToken: () => answers.shift()() });
     ann.connect();
     await ann.events.next("connected");
     assert.equal((await ann.events.next("disconnected")).code, code);
@@ -77,10 +71,10 @@ test("a refresh disconnects for good with UnauthorizedError, an invalid, an expi
 test("a client that refreshes too late gets 3005, then 109, and reconnects with a new token", async (t) => {
   const stuck = resolvers();
   const answers = [async () => hub.sign({ sub: "ann" }, { ttl: 2 }), () => stuck.promise, async () => hub.sign({ sub: "ann" })];
-  const ann = client(t, hub, { getToken: () => answers.shift()() });
+  const ann = createClient(t, hub, { getToken: () => answers.shift()() });
   ann.connect();
   await ann.events.next("connected");
-  const news = await subscribed(ann, "late");
+  const news = await subscribe(ann, "late");
   const { code, reason } = await ann.events.next("connecting");
   assert.deepEqual([code, reason], [3005, "connection expired"]);
   assert.equal((await ann.events.next("error")).error.code, 109);
@@ -92,7 +86,7 @@ test("a client that refreshes too late gets 3005, then 109, and reconnects with 
 
 test("a client without getToken disconnects as unauthorized before its token expires", async (t) => {
   for (const options of [(token) => ({ token }), (token) => ({ query: `?token=${token}` })]) {
-    const ann = client(t, hub, options(hub.sign({ sub: "ann" }, { ttl: 3 })));
+    const ann = createClient(t, hub, options(hub.sign({ sub: "ann" }, { ttl: 3 })));
     ann.connect();
     assert.equal((await ann.events.next("error")).type, "configuration");
     assert.equal((await ann.events.next("disconnected")).code, 1);
@@ -100,24 +94,24 @@ test("a client without getToken disconnects as unauthorized before its token exp
 });
 
 test("a subscription token permits its channel, and getToken gets the channel name", async (t) => {
-  const ann = await connected(t, hub);
+  const ann = await connectClient(t, hub);
   const tokens = counted(() => hub.sign({ sub: "ann", channel: "$secret" }));
-  const secret = await subscribed(ann, "$secret", { getToken: tokens.getToken });
+  const secret = await subscribe(ann, "$secret", { getToken: tokens.getToken });
   assert.deepEqual(tokens.calls, [{ channel: "$secret" }]);
   await expectPublication(hub, secret, "psst");
 });
 
 test("a subscription token is refreshed before it expires, and the subscription continues", async (t) => {
-  const ann = await connected(t, hub);
+  const ann = await connectClient(t, hub);
   const tokens = counted(() => hub.sign({ sub: "ann", channel: "$renewed" }, { ttl: 3 }));
-  const secret = await subscribed(ann, "$renewed", { getToken: tokens.getToken });
+  const secret = await subscribe(ann, "$renewed", { getToken: tokens.getToken });
   await tokens.call(5);
   await expectPublication(hub, secret, "after more than one token");
   assert.ok(!secret.events.has("unsubscribed") && !secret.events.has("subscribing"));
 });
 
 test("a subscription with an expired token ends with 2501 and subscribes again with a new one", async (t) => {
-  const ann = await connected(t, hub);
+  const ann = await connectClient(t, hub);
   const answers = [
     async () => hub.sign({ sub: "ann", channel: "$ended" }, { ttl: 2 }),
     () => new Promise(() => {}),
@@ -125,7 +119,7 @@ test("a subscription with an expired token ends with 2501 and subscribes again w
     async () => hub.sign({ sub: "ann", channel: "$ended" }),
   ];
   const options = { getToken: () => answers.shift()(), minResubscribeDelay: 20 };
-  const secret = subscription(ann, "$ended", options);
+  const secret = createSubscription(ann, "$ended", options);
   secret.subscribe();
   await secret.events.next("subscribed");
   assert.equal((await secret.events.next("subscribing")).code, 2501);
@@ -136,29 +130,29 @@ test("a subscription with an expired token ends with 2501 and subscribes again w
 });
 
 test("an invalid subscription token fails with 103, and one of another channel or user closes with 3500", async (t) => {
-  const ann = await connected(t, hub);
+  const ann = await connectClient(t, hub);
   for (const [getToken, code] of [
     [async () => "a.b.c", 103],
     [async () => hub.sign({ sub: "ann", channel: "$x" }, { secret: "another secret than the hub's, long enough" }), 103],
     [async () => hub.sign({ sub: "ann" }), 103],
     [() => Promise.reject(new UnauthorizedError("")), 1],
   ]) {
-    const secret = subscription(ann, "$x", { getToken });
+    const secret = createSubscription(ann, "$x", { getToken });
     secret.subscribe();
     assert.equal((await secret.events.next("unsubscribed")).code, code);
     ann.removeSubscription(secret);
   }
-  await expectPublication(hub, await subscribed(ann, "stays"), 1);
+  await expectPublication(hub, await subscribe(ann, "stays"), 1);
   for (const claims of [{ sub: "ann", channel: "$y" }, { sub: "bob", channel: "$x" }]) {
-    const thief = await connected(t, hub);
-    subscription(thief, "$x", { getToken: async () => hub.sign(claims) }).subscribe();
+    const thief = await connectClient(t, hub);
+    createSubscription(thief, "$x", { getToken: async () => hub.sign(claims) }).subscribe();
     assert.equal((await thief.events.next("disconnected")).code, 3500);
   }
 });
 
 test("added and removed channels of a refreshed token reach the client as events", async (t) => {
   const claims = [{ sub: "ann", channels: ["old"] }, { sub: "ann", channels: ["new"] }];
-  const ann = client(t, hub, { getToken: async () => hub.sign(claims.shift() ?? { sub: "ann" }, { ttl: claims.length ? 3 : 60 }) });
+  const ann = createClient(t, hub, { getToken: async () => hub.sign(claims.shift() ?? { sub: "ann" }, { ttl: claims.length ? 3 : 60 }) });
   ann.connect();
   assert.equal((await ann.events.next("subscribed")).channel, "old");
   assert.equal((await ann.events.next("unsubscribed")).channel, "old");

@@ -1,4 +1,4 @@
-// A hub as a process of its own, for tests that are written in JavaScript. Needs nothing but Node (18 or later).
+// Starts a hub as a process for tests in JavaScript. Needs only Node 18 or later.
 //
 //     const hub = await startHub("target/debug/wardcast", { settings: { "auth.reject": "close" }, users: { ann: "password" } });
 //     hub.address, hub.token, hub.key, hub.password; hub.sign({ sub: "ann" }); await hub.stop();
@@ -9,22 +9,22 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** Nothing that is waited for takes longer, on a machine that does other things too. */
+/** Maximum time of every wait; generous, because other tests may use the machine at the same time. */
 export const PATIENCE_MS = 20_000;
-/** Signs the tokens of `sign`, and of the hub's own banner. */
+/** The secret of `sign` and of the hub. */
 export const SECRET = "the secret of the tests in JavaScript, long enough";
 
 const running = new Set();
 const folders = new Set();
 
-function end() {
+function stopAll() {
   for (const child of running) child.kill("SIGKILL");
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 }
-process.on("exit", end);
+process.on("exit", stopAll);
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
 
-/** A token, HS256. `ttl` in seconds; claims win over it. */
+/** Returns a token signed with HS256. `ttl` is in seconds; an `exp` claim takes precedence. */
 export function sign(claims, { secret = SECRET, ttl = 3600 } = {}) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const exp = Math.floor(Date.now() / 1000) + ttl;
@@ -32,8 +32,8 @@ export function sign(claims, { secret = SECRET, ttl = 3600 } = {}) {
   return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
 }
 
-/** The text of a login file, with hashes by the hub's own command line. */
-function loginFile(binary, users) {
+/** Returns the content of a users file; `wardcast hash-password` hashes the passwords. */
+function usersFile(binary, users) {
   const entries = Object.entries(users).map(([name, password]) => {
     const hashed = spawnSync(binary, ["hash-password"], { input: `${password}\n`, encoding: "utf8" });
     if (hashed.status !== 0) throw new Error(`hash-password: ${hashed.stderr}`);
@@ -43,8 +43,8 @@ function loginFile(binary, users) {
 }
 
 /**
- * Starts a development hub and resolves when its banner is there. `settings` become `--set KEY=VALUE`, `env` goes into its
- * environment, `users` {name: password} into a login file; `secret: null` lets the hub make its own.
+ * Starts a development hub. Resolves when it has printed its banner. `settings` become `--set KEY=VALUE`, `env` its environment,
+ * and `users` {name: password} a users file; with `secret: null` the hub generates its own secret.
  */
 export async function startHub(binary, { settings = {}, env = {}, users, secret = SECRET } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "wardcast-hub-"));
@@ -53,7 +53,7 @@ export async function startHub(binary, { settings = {}, env = {}, users, secret 
   if (secret) all["auth.hmac_secret"] = secret;
   if (users) {
     all["login.users_file"] = join(folder, "users.toml");
-    writeFileSync(all["login.users_file"], loginFile(binary, users), { mode: 0o600 });
+    writeFileSync(all["login.users_file"], usersFile(binary, users), { mode: 0o600 });
   }
   const flags = Object.entries(all).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
   const child = spawn(binary, ["serve", ...flags], {
@@ -64,29 +64,29 @@ export async function startHub(binary, { settings = {}, env = {}, users, secret 
   const exited = new Promise((resolve) => child.once("close", (code, signal) => resolve({ code, signal })));
   const hub = {
     pid: child.pid,
-    /** Everything it has said, stdout and stderr. */
+    /** Everything that it has printed to stdout and stderr. */
     output: "",
-    /** Resolves with {code, signal} when it is gone. */
+    /** Resolves with {code, signal} when the process has exited. */
     exited,
     sign: (claims, options) => sign(claims, { secret: secret ?? undefined, ...options }),
-    /** Stops it, with SIGTERM unless said; resolves when it is gone. */
+    /** Sends a signal, SIGTERM by default. Resolves with {code, signal} when the process has exited. */
     async stop(signal = "SIGTERM") {
       child.kill(signal);
-      const gone = await exited;
+      const exit = await exited;
       running.delete(child);
       folders.delete(folder);
       rmSync(folder, { recursive: true, force: true });
-      return gone;
+      return exit;
     },
   };
   await new Promise((resolve, reject) => {
     const fail = (why) => reject(new Error(`the hub ${why}:\n${hub.output}`));
     const timer = setTimeout(() => {
       child.kill("SIGKILL");
-      fail(`said nothing for ${PATIENCE_MS} ms`);
+      fail(`did not start within ${PATIENCE_MS} ms`);
     }, PATIENCE_MS);
     child.once("error", (error) => fail(error.message));
-    exited.then(() => (clearTimeout(timer), fail("has ended")));
+    exited.then(() => (clearTimeout(timer), fail("exited")));
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8");
       stream.on("data", (text) => {

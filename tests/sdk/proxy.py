@@ -1,9 +1,9 @@
-"""A TCP proxy between clients and a hub that can be cut, like line.mjs."""
+"""A TCP proxy between clients and a hub that can be cut, like proxy.mjs."""
 
 import asyncio
 
 
-class Line:
+class Proxy:
     """`address` is the proxy's; `bytes` counts the bytes from the hub."""
 
     def __init__(self, hub):
@@ -28,7 +28,7 @@ class Line:
         for end in self.ends:
             end.transport.abort()
 
-    def mend(self):
+    def restore(self):
         self.is_cut = False
 
     async def _carry(self, from_near, to_near):

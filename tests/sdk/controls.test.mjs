@@ -5,26 +5,20 @@ import { after, before, test } from "node:test";
 
 import { WebSocket } from "ws";
 
-import { api, connected, hub as start, withDeadline, subscribed } from "./support.mjs";
+import { api, connectClient, expectPublication, startHub, withDeadline, subscribe } from "./support.mjs";
 
 let hub;
-before(async () => (hub = await start({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
+before(async () => (hub = await startHub({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
 after(() => hub.stop());
 
-/** Publishes with the server API and checks that the subscription receives it. */
-async function expectPublication(hub, subscription, data) {
-  await api(hub, "publish", { channel: subscription.channel, data });
-  assert.equal((await subscription.events.next("publication")).data, data);
-}
-
 test("disconnect closes with 3503 for good, and the range of a custom code decides whether the client reconnects", async (t) => {
-  const ann = await connected(t, hub, "sent away");
+  const ann = await connectClient(t, hub, "sent away");
   await api(hub, "disconnect", { user: "sent away" });
   assert.equal((await ann.events.next("disconnected")).code, 3503);
   for (const [code, event] of [
     [3000, "connecting"], [3999, "disconnected"], [4000, "connecting"], [4500, "disconnected"],
   ]) {
-    const ann = await connected(t, hub, "moved");
+    const ann = await connectClient(t, hub, "moved");
     await api(hub, "disconnect", { user: "moved", disconnect: { code, reason: "moved" } });
     assert.deepEqual(await ann.events.next(event), { code, reason: "moved" });
     ann.disconnect();
@@ -32,8 +26,8 @@ test("disconnect closes with 3503 for good, and the range of a custom code decid
 });
 
 test("unsubscribe ends one subscription with 2000, and others continue", async (t) => {
-  const ann = await connected(t, hub, "two channels");
-  const [news, sport] = [await subscribed(ann, "news"), await subscribed(ann, "sport")];
+  const ann = await connectClient(t, hub, "two channels");
+  const [news, sport] = [await subscribe(ann, "news"), await subscribe(ann, "sport")];
   await api(hub, "unsubscribe", { user: "two channels", channel: "news" });
   const { code, reason } = await news.events.next("unsubscribed");
   assert.deepEqual([code, reason], [2000, "unsubscribed by the server"]);
@@ -44,17 +38,17 @@ test("unsubscribe ends one subscription with 2000, and others continue", async (
 });
 
 test("unsubscribe ends a server-side subscription, too", async (t) => {
-  const ann = await connected(t, hub, "x", { token: hub.sign({ sub: "brought", channels: ["own"] }) });
+  const ann = await connectClient(t, hub, "x", { token: hub.sign({ sub: "server-side", channels: ["own"] }) });
   await ann.events.next("subscribed");
-  await api(hub, "unsubscribe", { user: "brought", channel: "own" });
+  await api(hub, "unsubscribe", { user: "server-side", channel: "own" });
   assert.equal((await ann.events.next("unsubscribed")).channel, "own");
 });
 
 test("refresh keeps the client connected, and refresh with expired makes it reconnect", async (t) => {
   let asked = 0;
   const getToken = async () => (asked++, hub.sign({ sub: "refreshed" }));
-  const ann = await connected(t, hub, "refreshed", { token: "", getToken });
-  const news = await subscribed(ann, "orders");
+  const ann = await connectClient(t, hub, "refreshed", { token: "", getToken });
+  const news = await subscribe(ann, "orders");
   await api(hub, "refresh", { user: "refreshed", expire_at: Math.floor(Date.now() / 1000) + 60 });
   await expectPublication(hub, news, 1);
   await api(hub, "refresh", { user: "refreshed", expired: true });
@@ -66,18 +60,18 @@ test("refresh keeps the client connected, and refresh with expired makes it reco
 });
 
 test("a stopping hub closes with 3001, and clients reconnect to its successor with their subscriptions", async (t) => {
-  const first = await start({ "api.key": "the API key of these tests, long enough" });
-  const own = await connected(t, first, "ann");
-  const claims = { sub: "bob", channels: ["brought"] };
-  const door = await connected(t, first, "bob", { token: "", query: `?token=${first.sign(claims)}` });
-  const [news, doors] = [await subscribed(own, "news"), await subscribed(door, "news")];
+  const first = await startHub({ "api.key": "the API key of these tests, long enough" });
+  const own = await connectClient(t, first, "ann");
+  const claims = { sub: "bob", channels: ["server-side"] };
+  const door = await connectClient(t, first, "bob", { token: "", query: `?token=${first.sign(claims)}` });
+  const [news, doors] = [await subscribe(own, "news"), await subscribe(door, "news")];
   const stopped = first.stop();
   for (const client of [own, door]) {
     const { code, reason } = await client.events.next("connecting");
     assert.deepEqual([code, reason], [3001, "shutdown"]);
   }
   await stopped;
-  const second = await start({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
+  const second = await startHub({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
   t.after(() => second.stop());
   for (const client of [own, door]) await client.events.next("connected");
   for (const subscription of [news, doors]) await subscription.events.next("subscribed");
@@ -85,17 +79,17 @@ test("a stopping hub closes with 3001, and clients reconnect to its successor wi
   for (const subscription of [news, doors]) {
     assert.equal((await subscription.events.next("publication")).data, "of the second");
   }
-  await api(second, "publish", { channel: "brought", data: "brought again" });
-  assert.equal((await door.events.next("publication")).channel, "brought");
+  await api(second, "publish", { channel: "server-side", data: "after the restart" });
+  assert.equal((await door.events.next("publication")).channel, "server-side");
 });
 
 test("a client reconnects to the successor of a killed hub", async (t) => {
-  const first = await start({ "api.key": "the API key of these tests, long enough" });
-  const ann = await connected(t, first, "ann");
-  const news = await subscribed(ann, "news");
+  const first = await startHub({ "api.key": "the API key of these tests, long enough" });
+  const ann = await connectClient(t, first, "ann");
+  const news = await subscribe(ann, "news");
   await first.stop("SIGKILL");
   assert.equal((await ann.events.next("connecting")).code, 1);
-  const second = await start({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
+  const second = await startHub({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
   t.after(() => second.stop());
   await news.events.next("subscribed");
   await expectPublication(second, news, "back");
@@ -111,8 +105,8 @@ test("a client that answers pings stays connected through several pong timeouts"
       super.send(text);
     }
   }
-  const ann = await connected(t, hub, "ann", { websocket: Counting });
-  const news = await subscribed(ann, "pings");
+  const ann = await connectClient(t, hub, "ann", { websocket: Counting });
+  const news = await subscribe(ann, "pings");
   await withDeadline(thirdPing, "three pongs");
   await expectPublication(hub, news, 1);
   assert.ok(!ann.events.has("connecting"));
@@ -124,15 +118,15 @@ test("a client that does not answer pings is closed with 3012 and reconnects", a
       if (text !== "{}") super.send(text);
     }
   }
-  const ann = await connected(t, hub, "ann", { websocket: Mute });
+  const ann = await connectClient(t, hub, "ann", { websocket: Mute });
   assert.deepEqual(await ann.events.next("connecting"), { code: 3012, reason: "no pong" });
   await ann.events.next("connected");
 });
 
 test("a client notices a frozen hub by its missing pings and reconnects when it continues", async (t) => {
-  const frozen = await start({ "server.ping_interval": "1s" });
+  const frozen = await startHub({ "server.ping_interval": "1s" });
   t.after(() => (process.kill(frozen.pid, "SIGCONT"), frozen.stop()));
-  const ann = await connected(t, frozen, "ann", { maxServerPingDelay: 500, timeout: 1000 });
+  const ann = await connectClient(t, frozen, "ann", { maxServerPingDelay: 500, timeout: 1000 });
   process.kill(frozen.pid, "SIGSTOP");
   assert.deepEqual(await ann.events.next("connecting"), { code: 2, reason: "no ping" });
   process.kill(frozen.pid, "SIGCONT");

@@ -3,20 +3,20 @@
 import assert from "node:assert/strict";
 import { after, before } from "node:test";
 
-import { line } from "./line.mjs";
-import { api, connected, hub as start, inBothFormats, subscribed, subscription, values } from "./support.mjs";
+import { startProxy } from "./proxy.mjs";
+import { api, connectClient, startHub, testInBothFormats, subscribe, createSubscription, receiveData } from "./support.mjs";
 
 let hub;
 before(async () => {
-  hub = await start({
+  hub = await startHub({
     "channels.history_size": 10, "channels.allow_history": "user", "channels.presence": "true", "channels.join_leave": "true",
     "channels.allow_presence": "user",
   });
 });
 after(() => hub.stop());
 
-inBothFormats("a history is read page by page, forwards and backwards", async (t, format, channel) => {
-  const ann = await connected(t, hub, "ann", { format });
+testInBothFormats("a history is read page by page, forwards and backwards", async (t, format, channel) => {
+  const ann = await connectClient(t, hub, "ann", { format });
   for (let number = 1; number <= 12; number++) await api(hub, "publish", { channel, data: { number } });
   const page = async (options) => {
     const { publications, offset, epoch } = await ann.history(channel, options);
@@ -40,58 +40,58 @@ inBothFormats("a history is read page by page, forwards and backwards", async (t
   ]) {
     assert.deepEqual(await page(options), { offsets: expected, offset: 12, epoch }, JSON.stringify(options));
   }
-  const news = await subscribed(ann, channel);
+  const news = await subscribe(ann, channel);
   assert.equal((await news.history({ limit: 1 })).publications.length, 1);
   await api(hub, "history_remove", { channel });
   assert.deepEqual(await page({ limit: 100 }), { offsets: [], offset: 12, epoch });
 });
 
-inBothFormats("history returns the publisher's info and the tags", async (t, format, channel) => {
+testInBothFormats("history returns the publisher's info and the tags", async (t, format, channel) => {
   const token = hub.sign({ sub: "ann", info: { name: "Ann" } });
-  const ann = await connected(t, hub, "ann", { format, token });
-  const news = await subscribed(ann, channel);
+  const ann = await connectClient(t, hub, "ann", { format, token });
+  const news = await subscribe(ann, channel);
   await news.publish(format.data("of ann"));
   await api(hub, "publish", { channel, data: "of REST", tags: { kind: "news", empty: "" } });
   for (const [own, tagged] of [
     [await news.events.next("publication"), await news.events.next("publication")], (await news.history({ limit: 2 })).publications,
   ]) {
     const { client, user, connInfo } = own.info;
-    assert.deepEqual([client, user, format.value(connInfo)], [ann.greeting.client, "ann", { name: "Ann" }]);
+    assert.deepEqual([client, user, format.value(connInfo)], [ann.connectedEvent.client, "ann", { name: "Ann" }]);
     assert.deepEqual([format.value(own.data), own.tags ?? {}, tagged.info ?? null], ["of ann", {}, null]);
     assert.deepEqual([format.value(tagged.data), { ...tagged.tags }], ["of REST", { kind: "news", empty: "" }]);
   }
 });
 
-inBothFormats("a publication that skips the history is delivered but not stored", async (t, format, channel) => {
-  const news = await subscribed(await connected(t, hub, "ann", { format }), channel, { recoverable: true });
+testInBothFormats("a publication that skips the history is delivered but not stored", async (t, format, channel) => {
+  const news = await subscribe(await connectClient(t, hub, "ann", { format }), channel, { recoverable: true });
   await api(hub, "publish", { channel, data: 1 });
   await api(hub, "publish", { channel, data: 2, skip_history: true });
   await api(hub, "publish", { channel, data: 3 });
-  assert.deepEqual(await values(news, 3), [1, 2, 3]);
+  assert.deepEqual(await receiveData(news, 3), [1, 2, 3]);
   const { publications, offset } = await news.history({ limit: 9 });
   assert.deepEqual([publications.map(({ data }) => format.value(data)), offset], [[1, 3], 2]);
   assert.ok(!news.events.has("subscribing"));
 });
 
-inBothFormats("a publication with a used idempotency key returns the first result and is not delivered again", async (t, format, channel) => {
-  const news = await subscribed(await connected(t, hub, "ann", { format }), channel);
-  const once = { channel, data: "once", idempotency_key: "order 66" };
+testInBothFormats("a publication with a used idempotency key returns the first result and is not delivered again", async (t, format, channel) => {
+  const news = await subscribe(await connectClient(t, hub, "ann", { format }), channel);
+  const once = { channel, data: "once", idempotency_key: "key 1" };
   assert.deepEqual(await api(hub, "publish", once), await api(hub, "publish", once));
   await api(hub, "publish", { channel, data: "other" });
-  assert.deepEqual(await values(news, 2), ["once", "other"]);
+  assert.deepEqual(await receiveData(news, 2), ["once", "other"]);
 });
 
-inBothFormats("an excluded connection does not receive the publication", async (t, format, channel) => {
-  const [ann, bob] = [await connected(t, hub, "ann", { format }), await connected(t, hub, "bob", { format })];
-  const [anns, bobs] = [await subscribed(ann, channel, { positioned: true }), await subscribed(bob, channel, { positioned: true })];
-  await api(hub, "publish", { channel, data: "not to ann", exclude: ann.greeting.client });
+testInBothFormats("an excluded connection does not receive the publication", async (t, format, channel) => {
+  const [ann, bob] = [await connectClient(t, hub, "ann", { format }), await connectClient(t, hub, "bob", { format })];
+  const [anns, bobs] = [await subscribe(ann, channel, { positioned: true }), await subscribe(bob, channel, { positioned: true })];
+  await api(hub, "publish", { channel, data: "not to ann", exclude: ann.connectedEvent.client });
   await api(hub, "publish", { channel, data: "to both" });
-  assert.deepEqual([await values(anns, 1), await values(bobs, 2)], [["to both"], ["not to ann", "to both"]]);
+  assert.deepEqual([await receiveData(anns, 1), await receiveData(bobs, 2)], [["to both"], ["not to ann", "to both"]]);
   assert.ok(!anns.events.has("subscribing"));
 });
 
-inBothFormats("history since a position of another epoch or of the future fails with 112", async (t, format, channel) => {
-  const ann = await connected(t, hub, "ann", { format });
+testInBothFormats("history since a position of another epoch or of the future fails with 112", async (t, format, channel) => {
+  const ann = await connectClient(t, hub, "ann", { format });
   await api(hub, "publish", { channel, data: 1 });
   const { epoch } = await ann.history(channel);
   for (const since of [{ offset: 1, epoch: "no epoch" }, { offset: 0, epoch: "12345678" }, { offset: 2, epoch }]) {
@@ -100,33 +100,33 @@ inBothFormats("history since a position of another epoch or of the future fails 
   await assert.rejects(ann.history(channel, { limit: -1 }), { code: 107 });
 });
 
-inBothFormats("history and presence fail with 103 without permission and with 108 where they are disabled", async (t, format, channel) => {
-  const closed = await start({ "channels.history_size": 10, "channels.presence": "true" });
-  const without = await start({ "channels.allow_history": "user", "channels.allow_presence": "user" });
+testInBothFormats("history and presence fail with 103 without permission and with 108 where they are disabled", async (t, format, channel) => {
+  const closed = await startHub({ "channels.history_size": 10, "channels.presence": "true" });
+  const without = await startHub({ "channels.allow_history": "user", "channels.allow_presence": "user" });
   t.after(() => Promise.all([closed.stop(), without.stop()]));
   for (const [hub, code] of [[closed, 103], [without, 108]]) {
-    const news = await subscribed(await connected(t, hub, "ann", { format }), channel);
+    const news = await subscribe(await connectClient(t, hub, "ann", { format }), channel);
     for (const call of [() => news.history({ limit: 1 }), () => news.presence(), () => news.presenceStats()]) {
       await assert.rejects(call(), { code });
     }
   }
   const caps = [{ channels: [channel], allow: ["prs", "hst"] }];
   const token = closed.sign({ sub: "eve", caps });
-  const eve = await connected(t, closed, "eve", { format, token });
+  const eve = await connectClient(t, closed, "eve", { format, token });
   assert.equal((await eve.history(channel, { limit: 1 })).offset, 0);
   assert.deepEqual(Object.keys((await eve.presence(channel)).clients).length, 1);
 });
 
-inBothFormats("presence returns every subscriber with the info of its tokens", async (t, format, channel) => {
+testInBothFormats("presence returns every subscriber with the info of its tokens", async (t, format, channel) => {
   const secret = `$${channel}`;
   const claims = { ann: { sub: "ann", info: { name: "Ann" } }, bob: { sub: "bob" } };
-  const ann = await connected(t, hub, "ann", { format, token: hub.sign(claims.ann) });
-  const [bob, again] = [await connected(t, hub, "bob", { format }), await connected(t, hub, "bob", { format })];
+  const ann = await connectClient(t, hub, "ann", { format, token: hub.sign(claims.ann) });
+  const [bob, again] = [await connectClient(t, hub, "bob", { format }), await connectClient(t, hub, "bob", { format })];
   for (const [client, sub] of [[ann, "ann"], [bob, "bob"], [again, "bob"]]) {
-    await subscribed(client, secret, { token: hub.sign({ sub, channel: secret, info: { of: sub } }) });
+    await subscribe(client, secret, { token: hub.sign({ sub, channel: secret, info: { of: sub } }) });
   }
   const { clients } = await ann.presence(secret);
-  const ids = [ann, bob, again].map((client) => client.greeting.client);
+  const ids = [ann, bob, again].map((client) => client.connectedEvent.client);
   assert.deepEqual(Object.keys(clients).sort(), [...ids].sort());
   const shown = ({ client, user, connInfo, chanInfo }) => [client, user, connInfo?.length === 0 ? undefined : connInfo, chanInfo]
     .map((part, at) => (at > 1 && part !== undefined ? format.value(part) : part));
@@ -139,55 +139,55 @@ inBothFormats("presence returns every subscriber with the info of its tokens", a
   assert.deepEqual({ ...(await bob.presenceStats(secret)) }, { numClients: 2, numUsers: 2 });
 });
 
-inBothFormats("only subscribers that request joins and leaves receive them", async (t, format, channel) => {
-  const watching = await subscribed(await connected(t, hub, "watch", { format }), channel, { joinLeave: true });
-  const deaf = await subscribed(await connected(t, hub, "deaf", { format }), channel);
-  const ann = await connected(t, hub, "ann", { format, token: hub.sign({ sub: "ann", info: { name: "Ann" } }) });
-  const news = await subscribed(ann, channel);
+testInBothFormats("only subscribers that request joins and leaves receive them", async (t, format, channel) => {
+  const watching = await subscribe(await connectClient(t, hub, "watch", { format }), channel, { joinLeave: true });
+  const deaf = await subscribe(await connectClient(t, hub, "deaf", { format }), channel);
+  const ann = await connectClient(t, hub, "ann", { format, token: hub.sign({ sub: "ann", info: { name: "Ann" } }) });
+  const news = await subscribe(ann, channel);
   const next = async (event, user) => {
     let context;
     while (context?.info.user !== user) context = await watching.events.next(event);
     return context;
   };
   const { info } = await next("join", "ann");
-  assert.deepEqual([info.client, format.value(info.connInfo)], [ann.greeting.client, { name: "Ann" }]);
+  assert.deepEqual([info.client, format.value(info.connInfo)], [ann.connectedEvent.client, { name: "Ann" }]);
   news.unsubscribe();
-  assert.equal((await next("leave", "ann")).info.client, ann.greeting.client);
+  assert.equal((await next("leave", "ann")).info.client, ann.connectedEvent.client);
   news.subscribe();
   await next("join", "ann");
   ann.disconnect();
   await next("leave", "ann");
   await deaf.publish(format.data("end"));
-  assert.deepEqual(await values(deaf, 1), ["end"]);
+  assert.deepEqual(await receiveData(deaf, 1), ["end"]);
   assert.ok(!deaf.events.has("join") && !deaf.events.has("leave"));
 });
 
-inBothFormats("forced joins and leaves reach every subscriber, also of server-side subscriptions", async (t, format, channel) => {
-  const forced = await start({ "channels.join_leave": "true", "channels.force_push_join_leave": "true" });
+testInBothFormats("forced joins and leaves reach every subscriber, also of server-side subscriptions", async (t, format, channel) => {
+  const forced = await startHub({ "channels.join_leave": "true", "channels.force_push_join_leave": "true" });
   t.after(() => forced.stop());
   const token = forced.sign({ sub: "owner", channels: [channel] });
-  const owner = await connected(t, forced, "owner", { format, token });
-  const news = await subscribed(await connected(t, forced, "ann", { format }), channel);
-  const bob = await connected(t, forced, "bob", { format });
-  const bobs = await subscribed(bob, channel);
+  const owner = await connectClient(t, forced, "owner", { format, token });
+  const news = await subscribe(await connectClient(t, forced, "ann", { format }), channel);
+  const bob = await connectClient(t, forced, "bob", { format });
+  const bobs = await subscribe(bob, channel);
   bobs.unsubscribe();
   for (const listener of [owner, news]) {
     for (const event of ["join", "leave"]) {
       let context;
       while (context?.info.user !== "bob") context = await listener.events.next(event);
-      assert.deepEqual([context.channel, context.info.client], [channel, bob.greeting.client]);
+      assert.deepEqual([context.channel, context.info.client], [channel, bob.connectedEvent.client]);
     }
   }
 });
 
-inBothFormats("a client that reconnects quickly appears once in presence", async (t, format, channel) => {
-  const wire = await line(t, hub);
-  const ann = await connected(t, wire, "ann", { format });
-  const news = await subscribed(ann, channel);
+testInBothFormats("a client that reconnects quickly appears once in presence", async (t, format, channel) => {
+  const proxy = await startProxy(t, hub);
+  const ann = await connectClient(t, proxy, "ann", { format });
+  const news = await subscribe(ann, channel);
   for (let times = 0; times < 3; times++) {
-    wire.cut();
+    proxy.cut();
     await news.events.next("subscribing");
-    wire.mend();
+    proxy.restore();
     await news.events.next("subscribed");
   }
   const { client } = await ann.events.next("connected").then(async (first) => {
@@ -217,41 +217,41 @@ const filters = {
   "is not": [{ op: "not", nodes: [leaf("ticker", "eq", "BTC")] }, [2, 4, 5]],
 };
 
-inBothFormats("a tags filter passes matching publications, live and recovered", async (t, format, channel) => {
-  const ann = await connected(t, hub, "ann", { format });
+testInBothFormats("a tags filter passes matching publications, live and recovered", async (t, format, channel) => {
+  const ann = await connectClient(t, hub, "ann", { format });
   await api(hub, "publish", { channel, data: 0 });
   const { epoch } = await ann.history(channel);
   const end = { op: "or", nodes: [leaf("ticker", "eq", "end")] };
   const live = [];
   for (const [name, [tagsFilter, expected]] of Object.entries(filters)) {
-    const it = await connected(t, hub, name, { format });
+    const it = await connectClient(t, hub, name, { format });
     const filter = { ...end, nodes: [...end.nodes, tagsFilter] };
-    live.push([await subscribed(it, channel, { tagsFilter: filter, positioned: true }), [...expected, 6], name]);
+    live.push([await subscribe(it, channel, { tagsFilter: filter, positioned: true }), [...expected, 6], name]);
   }
   for (const [tags, data] of ticks) await api(hub, "publish", { channel, data, tags });
   for (const [news, expected, name] of live) {
     const received = [];
-    while (received.at(-1) !== 6) received.push(...(await values(news, 1)));
+    while (received.at(-1) !== 6) received.push(...(await receiveData(news, 1)));
     assert.deepEqual(received, expected, name);
     assert.ok(!news.events.has("subscribing"), "a filtered publication is not a gap");
   }
   for (const [name, [tagsFilter, expected]] of Object.entries(filters)) {
-    const news = subscription(await connected(t, hub, name, { format }), channel, { tagsFilter, since: { offset: 1, epoch } });
+    const news = createSubscription(await connectClient(t, hub, name, { format }), channel, { tagsFilter, since: { offset: 1, epoch } });
     news.subscribe();
     assert.equal((await news.events.next("subscribed")).recovered, true);
     const left = expected.filter((number) => number !== 6);
-    const recovered = await values(news, left.length);
+    const recovered = await receiveData(news, left.length);
     assert.deepEqual(recovered, left, name);
   }
 });
 
-inBothFormats("an invalid tags filter ends the subscription with 107", async (t, format, channel) => {
-  const ann = await connected(t, hub, "ann", { format });
+testInBothFormats("an invalid tags filter ends the subscription with 107", async (t, format, channel) => {
+  const ann = await connectClient(t, hub, "ann", { format });
   let deep = leaf("a", "eq", "b");
   for (let levels = 0; levels < 90; levels++) deep = { op: "not", nodes: [deep] };
   const broad = { op: "or", nodes: Array.from({ length: 200 }, () => leaf("a", "eq", "b")) };
   for (const [number, tagsFilter] of [leaf("a", "like", "b"), { op: "xor", nodes: [leaf("a", "eq", "b")] }, deep, broad].entries()) {
-    const news = subscription(ann, `${channel}-${number}`, { tagsFilter });
+    const news = createSubscription(ann, `${channel}-${number}`, { tagsFilter });
     news.subscribe();
     assert.equal((await news.events.next("unsubscribed")).code, 107);
   }
