@@ -19,65 +19,65 @@ for (const [name, websocket] of Object.entries(SOCKETS)) {
   });
 
   test(`a client with a token in the URL connects without a token option (${name})`, async (t) => {
-    const it = createClient(t, hub, { websocket, query: `?token=${hub.sign({ sub: "ann" })}` });
-    it.connect();
-    await it.events.next("connected");
-    assert.deepEqual(await it.publish("news", 1), {});
+    const client = createClient(t, hub, { websocket, query: `?token=${hub.sign({ sub: "ann" })}` });
+    client.connect();
+    await client.events.next("connected");
+    assert.deepEqual(await client.publish("news", 1), {});
   });
 }
 
 test("a client without a token calls getToken", async (t) => {
-  const it = createClient(t, hub, { getToken: async () => hub.sign({ sub: "ann" }) });
-  it.connect();
-  await it.ready(5000);
-  assert.equal(it.state, "connected");
+  const client = createClient(t, hub, { getToken: async () => hub.sign({ sub: "ann" }) });
+  client.connect();
+  await client.ready(5000);
+  assert.equal(client.state, "connected");
 });
 
 test("a token in the URL and one of the same user from getToken are accepted together", async (t) => {
-  const it = createClient(t, hub, { query: `?token=${hub.sign({ sub: "ann" })}`, getToken: async () => hub.sign({ sub: "ann" }) });
-  it.connect();
-  await it.events.next("connected");
+  const client = createClient(t, hub, { query: `?token=${hub.sign({ sub: "ann" })}`, getToken: async () => hub.sign({ sub: "ann" }) });
+  client.connect();
+  await client.events.next("connected");
 });
 
 test("a token in the URL and a token of another user close with 3500", async (t) => {
-  const it = createClient(t, hub, { query: `?token=${hub.sign({ sub: "ann" })}`, token: hub.sign({ sub: "bob" }) });
-  it.connect();
-  assert.equal((await it.events.next("disconnected")).code, 3500);
+  const client = createClient(t, hub, { query: `?token=${hub.sign({ sub: "ann" })}`, token: hub.sign({ sub: "bob" }) });
+  client.connect();
+  assert.equal((await client.events.next("disconnected")).code, 3500);
 });
 
 test("an invalid token closes with 3500, and the client does not reconnect", async (t) => {
   for (const token of [hub.sign({ sub: "ann" }, { secret: "another secret than the hub's, long enough" }), "nonsense", "a.b.c"]) {
-    const it = createClient(t, hub, { token });
-    it.connect();
-    const { code, reason } = await it.events.next("disconnected");
-    assert.deepEqual([code, reason, it.state], [3500, "invalid token", "disconnected"]);
+    const client = createClient(t, hub, { token });
+    client.connect();
+    const { code, reason } = await client.events.next("disconnected");
+    assert.deepEqual([code, reason, client.state], [3500, "invalid token", "disconnected"]);
   }
 });
 
 test("an expired token fails with 109, and the client connects with the next one from getToken", async (t) => {
   const tokens = [hub.sign({ sub: "ann", exp: 1_600_000_000 }), hub.sign({ sub: "ann" })];
-  const it = createClient(t, hub, { getToken: async () => tokens.shift() });
-  it.connect();
-  const { type, error } = await it.events.next("error");
+  const client = createClient(t, hub, { getToken: async () => tokens.shift() });
+  client.connect();
+  const { type, error } = await client.events.next("error");
   assert.deepEqual([type, error.code], ["connect", 109]);
-  await it.events.next("connected");
+  await client.events.next("connected");
   assert.equal(tokens.length, 0);
 });
 
 test("an expired token fails with 109 when subscribe commands share its frame", async (t) => {
   const tokens = [hub.sign({ sub: "ann", exp: 1_600_000_000 }), hub.sign({ sub: "ann" })];
-  const it = createClient(t, hub, { getToken: async () => tokens.shift() });
-  const news = it.newSubscription("news");
+  const client = createClient(t, hub, { getToken: async () => tokens.shift() });
+  const news = client.newSubscription("news");
   news.subscribe();
-  it.connect();
-  assert.equal((await it.events.next("error")).error.code, 109);
+  client.connect();
+  assert.equal((await client.events.next("error")).error.code, 109);
   await news.ready(5000);
 });
 
 test("an expired token without getToken disconnects the client for good", async (t) => {
-  const it = createClient(t, hub, { token: hub.sign({ sub: "ann", exp: 1_600_000_000 }) });
-  it.connect();
-  const { code, reason } = await it.events.next("disconnected");
+  const client = createClient(t, hub, { token: hub.sign({ sub: "ann", exp: 1_600_000_000 }) });
+  client.connect();
+  const { code, reason } = await client.events.next("disconnected");
   assert.deepEqual([code, reason], [1, "unauthorized"]);
 });
 
@@ -93,22 +93,22 @@ test("UnauthorizedError from getToken disconnects for good, and other errors are
 });
 
 test("an invalid token in the URL looks like a transport error and is retried", async (t) => {
-  const it = createClient(t, hub, { query: "?token=a.b.c" });
-  it.connect();
+  const client = createClient(t, hub, { query: "?token=a.b.c" });
+  client.connect();
   for (let tries = 0; tries < 3; tries++) {
-    const { type, transport } = await it.events.next("error");
+    const { type, transport } = await client.events.next("error");
     assert.deepEqual([type, transport], ["transport", "websocket"]);
   }
-  assert.equal(it.state, "connecting");
+  assert.equal(client.state, "connecting");
 });
 
 test("an invalid token in the URL closes with 3500 if auth.reject is close", async (t) => {
-  const telling = await startHub({ "auth.reject": "close" });
-  t.after(() => telling.stop());
+  const closing = await startHub({ "auth.reject": "close" });
+  t.after(() => closing.stop());
   for (const [claims, reason] of [[{ sub: "ann", exp: 1_600_000_000 }, "token expired"], [{ sub: 1 }, "invalid token"]]) {
-    const it = createClient(t, telling, { query: `?token=${telling.sign(claims)}` });
-    it.connect();
-    const disconnected = await it.events.next("disconnected");
+    const client = createClient(t, closing, { query: `?token=${closing.sign(claims)}` });
+    client.connect();
+    const disconnected = await client.events.next("disconnected");
     assert.deepEqual([disconnected.code, disconnected.reason], [3500, reason]);
   }
 });
@@ -133,13 +133,13 @@ test("one connection of a user too many is 3504", async (t) => {
   assert.equal((await second.events.next("disconnected")).code, 3504);
 });
 
-test("calls wait for the connection, and ready() says when it is there", async (t) => {
-  const it = createClient(t, hub, { token: hub.sign({ sub: "ann" }) });
-  await assert.rejects(it.ready(), { code: 3 });
-  const published = it.publish("news", "early");
-  it.connect();
-  await it.ready(5000);
+test("calls wait for the connection, and ready() resolves when it is open", async (t) => {
+  const client = createClient(t, hub, { token: hub.sign({ sub: "ann" }) });
+  await assert.rejects(client.ready(), { code: 3 });
+  const published = client.publish("news", "early");
+  client.connect();
+  await client.ready(5000);
   assert.deepEqual(await published, {});
-  it.disconnect();
-  assert.equal((await it.events.next("disconnected")).code, 0);
+  client.disconnect();
+  assert.equal((await client.events.next("disconnected")).code, 0);
 });
