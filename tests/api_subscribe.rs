@@ -46,7 +46,6 @@ async fn api_subscribe_uses_known_client_info() {
     assert_eq!(ann.receive_publication().await, 4);
     let ping = json!({"id": 1, "ping": {}});
     assert_eq!(bob.request(ping.clone()).await, ping, "other users are not subscribed");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -63,7 +62,6 @@ async fn api_subscription_survives_new_tokens_and_ends_by_the_api() {
     assert_eq!(ann.receive_publication().await, 1);
     hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     assert_eq!(ann.receive().await["push"]["unsubscribe"]["code"], 2000);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -80,7 +78,6 @@ async fn api_subscribe_leaves_the_subscription_of_a_client_as_it_is() {
     assert_eq!(ann.receive_publication().await, 1);
     let reply = ann.request(json!({"id": 1, "unsubscribe": {"channel": "news"}})).await;
     assert_eq!(reply, json!({"id": 1, "unsubscribe": {}}));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -92,7 +89,6 @@ async fn api_subscribe_refuses_channels_of_other_users_and_unknown_namespaces() 
     }
     subscribe_user(&hub, json!({"user": "ann", "channel": "news"})).await;
     assert_eq!(receive_subscribe_push(&mut ann).await["channel"], "news", "the first and only push");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -107,7 +103,6 @@ async fn excluded_client_receives_nothing_and_sees_no_gap() {
     hub.publish("news", json!(2)).await;
     assert_eq!(ann.receive_publication().await, 2);
     assert_eq!((bob.receive_publication().await, bob.receive_publication().await), (json!(1), json!(2)));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -120,7 +115,6 @@ async fn excluded_client_recovers_everything_but_the_excluded_publication() {
     let missed = &result["publications"];
     assert_eq!(result["recovered"], true, "{result}");
     assert_eq!(*missed, json!([{"data": 2, "offset": 2, "time": missed[0]["time"]}]));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -137,5 +131,4 @@ async fn api_unsubscribe_takes_effect_after_an_earlier_api_subscribe() {
         assert_eq!(receive_subscribe_push(&mut ann).await["channel"], "news");
         assert_eq!(ann.receive().await["push"]["unsubscribe"]["code"], 2000);
     }
-    hub.stop().await;
 }

@@ -1,5 +1,5 @@
-//! What the memory broker's histories cost: publications a second in a loop, and resident bytes of each that is kept beside
-//! what it carries. `cargo run --release --example history`
+//! The cost of the memory broker's histories: publications per second in a loop, and resident bytes of each publication that
+//! a history keeps, data included. `cargo run --release --example history`
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{
@@ -24,12 +24,12 @@ use wardcast::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long each is measured, and how often; the best of them is what the machine can do.
+/// How long each case is measured, and how often. The best result counts: others are slowed down by other programs.
 const SPAN: Duration = Duration::from_millis(500);
 const SPANS: usize = 5;
 const DATA: &[u8] = b"{\"text\":\"what people say to each other is about so long\"}";
 
-/// Hubs that take everything and do nothing.
+/// Hubs that accept everything and do nothing.
 struct DiscardingHubs;
 
 impl Deliver for DiscardingHubs {
@@ -51,7 +51,7 @@ impl Deliver for DiscardingHubs {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // First: what was freed before would be taken again, and not be seen.
+    // Memory is measured first: memory that an earlier case had freed would be reused, and would not show.
     println!("{:<44} {:>12}", format!("kept, {} bytes of data", DATA.len()), "bytes each");
     for (count, each) in [(1_000, 1_000), (10_000, 100), (100_000, 10)] {
         println!("{:<44} {:>12.1}", format!("{count} channels with {each}"), resident_bytes_each(count, each)?);
@@ -80,14 +80,14 @@ fn channels(count: usize) -> Result<Vec<Channel>, Box<dyn Error>> {
 fn publish(broker: &MemoryBroker, channel: &Channel, retention: Option<Retention>) -> Result<(), Box<dyn Error>> {
     let publication = Publication::new(channel.clone(), Bytes::from_static(DATA));
     let options = PublishOptions { retention, ..PublishOptions::default() };
-    broker.publish(publication, options).now_or_never().ok_or("it waits")??;
+    broker.publish(publication, options).now_or_never().ok_or("the memory broker waits")??;
     Ok(())
 }
 
 fn publications_per_second(retention: Option<Retention>, count: usize) -> Result<f64, Box<dyn Error>> {
     let (broker, channels) = (broker(), channels(count)?);
     for channel in &channels {
-        broker.subscribe(channel.clone()).now_or_never().ok_or("it waits")??;
+        broker.subscribe(channel.clone()).now_or_never().ok_or("the memory broker waits")??;
     }
     let mut best = 0.0_f64;
     for _ in 0..SPANS {
@@ -104,12 +104,12 @@ fn publications_per_second(retention: Option<Retention>, count: usize) -> Result
     Ok(best)
 }
 
-/// Resident bytes that each publication adds, channels and all.
+/// The resident bytes that each publication adds, with its data and its share of the channel's own memory.
 fn resident_bytes_each(count: usize, each: usize) -> Result<f64, Box<dyn Error>> {
     let (broker, channels) = (broker(), channels(count)?);
     let retention = Retention { size: each, ttl: Duration::from_secs(300), meta_ttl: Duration::from_secs(3600) };
     let before = resident_bytes()?;
-    // In turns, as it happens: no list grows in one go.
+    // The channels take turns, as in practice: no list grows without the others growing between.
     for _ in 0..each {
         for channel in &channels {
             publish(&broker, channel, Some(retention))?;

@@ -80,7 +80,6 @@ async fn first_publication_is_whole_and_next_ones_are_deltas() {
     assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(6), 4));
     publish_delta(&hub, 7).await;
     assert_eq!((reader.receive(&mut ann).await, reader.deltas), (data(7), 5));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -102,7 +101,6 @@ async fn excluded_client_receives_next_publication_whole() {
         assert_eq!(other_reader.receive(&mut bob).await, data(number));
     }
     assert_eq!((reader.deltas, other_reader.deltas), (1, 3));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -123,7 +121,6 @@ async fn recovered_publications_are_deltas_too() {
         publish_delta(&hub, number).await;
         assert_eq!(reader.receive(&mut ann).await, data(number));
     }
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -136,5 +133,4 @@ async fn disallowed_delta_type_is_ignored_and_absent_from_reply() {
         publish_delta(&hub, 1).await;
         assert_eq!(ann.receive_publication().await, data(1));
     }
-    hub.stop().await;
 }

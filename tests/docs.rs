@@ -246,7 +246,6 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let logged = fs::read_to_string(path("access.log")).unwrap();
     assert!(!logged.contains("token="), "{logged}");
     drop(nginx);
-    hub.stop().await;
 }
 
 /// Ended with the test, its workers too.

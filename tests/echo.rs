@@ -1,5 +1,5 @@
-//! The transport with nothing behind it: sends back what it gets, over ws and wss. For the Autobahn suite, which judges
-//! the same reading, writing and closing that sessions use.
+//! The transport alone: a server that echoes every message, over ws and wss. The Autobahn suite tests it, and with it the
+//! reading, writing and closing that sessions use.
 //!
 //!     cargo run --example echo -- --port 0 [--message-size BYTES]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for tests")]
@@ -86,10 +86,10 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     Ok(response)
 }
 
-/// The same way in as the server's, with one route.
+/// An HTTP service with the upgrade service of the server, and one route.
 macro_rules! echo {
-    ($socket:ty, $bounds:expr) => {{
-        let bounds = $bounds;
+    ($socket:ty, $limits:expr) => {{
+        let limits = $limits;
         let plain = App::new().default_service(web::to(handshake)).into_factory();
         HttpService::<$socket, _, _, _, _>::build()
             .upgrade(fn_factory(move || async move {
@@ -99,9 +99,9 @@ macro_rules! echo {
                     let app = app.clone();
                     async move {
                         upgrade::handle(app, request, framed, |socket: $socket, read, _| {
-                            let Ok(outbox) = Outbox::new(socket, &bounds) else { return };
+                            let Ok(outbox) = Outbox::new(socket, &limits) else { return };
                             Echo::create(|ctx| {
-                                ctx.add_stream(Inbound::new(outbox.clone(), read, bounds));
+                                ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
                                 Echo { outbox, clock: Clock::default() }
                             });
                         })
@@ -131,7 +131,7 @@ fn argument(name: &str) -> Option<usize> {
 
 fn main() -> std::io::Result<()> {
     let message_bytes = argument("--message-size").unwrap_or(17 << 20);
-    let bounds = TransportLimits {
+    let limits = TransportLimits {
         message_bytes,
         message_fragments: 1 << 20,
         outbox_bytes: 4 * message_bytes,
@@ -145,8 +145,8 @@ fn main() -> std::io::Result<()> {
         let certificate = certificate();
         let server = actix_server::Server::build()
             .workers(1)
-            .listen("ws", plain, move || echo!(TcpStream, bounds).tcp())?
-            .listen("wss", tls, move || echo!(TlsStream<TcpStream>, bounds).rustls_0_23(certificate.clone()))?
+            .listen("ws", plain, move || echo!(TcpStream, limits).tcp())?
+            .listen("wss", tls, move || echo!(TlsStream<TcpStream>, limits).rustls_0_23(certificate.clone()))?
             .run();
         println!("listening ws={ws} wss={wss}");
         server.await

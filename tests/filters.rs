@@ -43,7 +43,6 @@ async fn subscriber_receives_publications_matching_its_filter_and_offsets_skip_t
     }
     publish_tagged(&hub, 5, json!({"city": "bern"})).await;
     assert_eq!(ann.receive_publication().await, 5, "the publications that the filter dropped are no gap");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -58,7 +57,6 @@ async fn recovered_publications_are_filtered_too() {
     assert_eq!(reply["subscribe"]["recovered"], true, "{reply}");
     let missed = reply["subscribe"]["publications"].as_array().unwrap();
     assert_eq!(missed.iter().map(|publication| publication["data"].clone()).collect::<Vec<_>>(), [2, 4]);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -83,7 +81,6 @@ async fn invalid_filter_and_filter_with_delta_are_107() {
     }
     let reply = ann.subscribe_with("news", json!({"tf": tag_equals("bern")})).await;
     assert!(reply["subscribe"].is_object(), "the refused commands left no subscription: {reply}");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -104,5 +101,4 @@ async fn number_of_distinct_filters_is_limited_and_existing_ones_are_shared() {
     clients[0].request(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
     let reply = clients[2].subscribe_with("news", json!({"tf": tag_equals("c")})).await;
     assert!(reply["error"].is_null(), "{reply}");
-    hub.stop().await;
 }

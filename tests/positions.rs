@@ -49,7 +49,6 @@ async fn lost_history_ends_positioned_subscriptions_only() {
     assert_ne!(again["subscribe"]["epoch"], reply["subscribe"]["epoch"]);
     bob.publish("news", json!(3)).await;
     assert_eq!((plain.receive_publication().await, positioned.receive_publication().await), (json!(3), json!(3)));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -64,7 +63,6 @@ async fn gap_in_server_side_subscription_closes_session_with_3010() {
     assert_eq!(ann.receive_publication().await, 1);
     let (code, push) = ann.wait_for_close().await;
     assert_eq!((code, &push.unwrap()["code"]), (Some(3010), &json!(3010)));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -76,7 +74,6 @@ async fn position_check_finds_lost_history_of_silent_channel() {
     lose_oldest_history(&hub, &mut bob).await;
     let push = ann.receive().await;
     assert_eq!(push["push"]["unsubscribe"]["code"], 2500, "{push}");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -104,5 +101,4 @@ async fn position_check_leaves_valid_positions_alone() {
     assert_eq!((&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]), (&json!("lost"), &json!(2500)));
     bob.publish("news", json!(2)).await;
     assert_eq!(ann.receive_publication().await, 2);
-    hub.stop().await;
 }

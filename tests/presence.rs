@@ -55,7 +55,6 @@ async fn presence_follows_subscribe_and_every_kind_of_leave() {
     bob.wait_for_close().await;
     wait_for_event(&mut eve, "leave", "bob").await;
     assert_eq!(present_users(&mut fay).await, ["eve"]);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -73,7 +72,6 @@ async fn immediate_reconnect_leaves_no_stale_presence() {
     drop(last);
     wait_for_event(&mut eve, "leave", "ann").await;
     assert_eq!(present_users(&mut fay).await, ["eve"]);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -94,7 +92,6 @@ async fn joins_and_leaves_are_sent_to_subscribers_that_request_them() {
     hub.publish("news", json!(1)).await;
     assert_eq!(plain.receive_publication().await, 1, "without join_leave it receives publications only");
     assert_eq!(ann.receive_publication().await, 1);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -107,7 +104,6 @@ async fn forced_joins_and_leaves_are_sent_to_every_subscriber() {
     bob.receive().await;
     bob.request(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
     assert_eq!(ann.receive().await["push"]["leave"]["info"]["user"], "bob");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -118,7 +114,6 @@ async fn channel_without_join_leave_sends_none_on_request() {
     let _bob = hub.connect_subscriber("bob", "news").await;
     hub.publish("news", json!(1)).await;
     assert_eq!(ann.receive_publication().await, 1);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -133,5 +128,4 @@ async fn new_subscription_token_updates_presence_info() {
     let members = reply["presence"]["presence"].as_object().cloned().unwrap_or_default();
     let seats: Vec<Value> = members.values().map(|info| info["chan_info"].clone()).collect();
     assert_eq!(seats, [json!({"seat": 5})], "{reply}");
-    hub.stop().await;
 }

@@ -68,7 +68,6 @@ async fn reconnecting_client_receives_missed_then_live_publications() {
     publish_numbers(&mut bob, 6..=6).await;
     let push = ann.receive().await;
     assert_eq!((&push["push"]["pub"]["data"], &push["push"]["pub"]["offset"]), (&json!(6), &json!(6)));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -82,7 +81,6 @@ async fn client_that_missed_nothing_is_recovered_without_publications() {
         let reply = client.subscribe_with("news", recover_from(&epoch, offset)).await;
         assert!(is_recovered(&reply) && recovered_publications(&reply).is_empty(), "{reply}");
     }
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -112,7 +110,6 @@ async fn incomplete_history_is_not_recovered_and_reply_has_newest_position() {
     assert_eq!(recovered_publications(&reply), [(8, 8), (9, 9), (10, 10)]);
     let reply = subscribe_once(&hub, recover_from("", 9)).await;
     assert_eq!(recovered_publications(&reply), [(10, 10)], "an empty epoch matches any");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -128,7 +125,6 @@ async fn failed_strict_recovery_is_112_without_subscription() {
     request["offset"] = json!(4);
     let reply = ann.subscribe_with("news", request).await;
     assert_eq!(recovered_publications(&reply), [(5, 5)], "the refused command left no subscription");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -145,7 +141,6 @@ async fn recovery_over_the_reply_limit_fails_and_client_stays_connected() {
     assert_eq!(reply["subscribe"]["offset"], 5);
     publish_numbers(&mut bob, 6..=6).await;
     assert_eq!(ann.receive_publication().await, 6);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -163,7 +158,6 @@ async fn cache_recovery_returns_newest_publication_only() {
     }
     let reply = subscribe_once(&hub, recover_from(&epoch, 5)).await;
     assert!(is_recovered(&reply) && recovered_publications(&reply).is_empty(), "{reply}");
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -171,7 +165,6 @@ async fn channel_without_history_reports_failed_recovery() {
     let hub = start_hub_with(|_| ()).await;
     let reply = subscribe_once(&hub, json!({"recover": true, "offset": 4, "positioned": true})).await;
     assert_eq!(reply, json!({"id": 1, "subscribe": {}}));
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -193,7 +186,6 @@ async fn connect_recovers_server_side_subscriptions() {
     assert_eq!(reply["connect"]["subs"]["nothing"], Value::Null);
     publish_numbers(&mut bob, 6..=6).await;
     assert_eq!(ann.receive_publication().await, 6);
-    hub.stop().await;
 }
 
 #[actix_rt::test]
@@ -211,7 +203,6 @@ async fn recovered_server_side_subscription_is_marked_recoverable() {
         (&news["recovered"], &news["recoverable"], &news["positioned"]),
         (&json!(true), &json!(true), &json!(true))
     );
-    hub.stop().await;
 }
 
 /// Receives every publication up to the offset `last`, and reconnects or subscribes again after each `stay` live ones.
@@ -255,5 +246,4 @@ async fn clients_reconnecting_under_load_receive_everything_once_in_order() {
         (1..=12).map(|reader| receive_everything(&hub, &epoch, PUBLICATIONS, 7 * reader)),
     );
     tokio::join!(readers, publish_numbers(&mut bob, 1..=PUBLICATIONS));
-    hub.stop().await;
 }

@@ -1,5 +1,5 @@
-//! A hub as the textbook writes it: a session is a `WebsocketContext`, a publication a `do_send` to each. It is here to be
-//! measured beside Wardcast (docs/architecture.md, "Why not the stock context"), and speaks just enough for `wardcast-bench`.
+//! A hub as textbooks write it: each session is a `WebsocketContext`, and a publication is a `do_send` to each session. It
+//! exists to be measured beside Wardcast (docs/architecture.md), and supports only what `wardcast-bench` needs.
 //!
 //!     cargo run --release --example stock     # 127.0.0.1:8100
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program to measure")]

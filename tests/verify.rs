@@ -1,5 +1,5 @@
-//! What a verification costs: verifications a second on one core, by algorithm, through the hub's own `Verifier` with all
-//! that it judges. `cargo run --release --example verify`
+//! The cost of verifying tokens: verifications per second on one core, by algorithm, with all checks of the hub's own
+//! `Verifier`. `cargo run --release --example verify`
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{
@@ -18,11 +18,11 @@ use wardcast::{
     config::Config,
 };
 
-/// How long each is measured, and how often; the best of them is what the machine can do.
+/// How long each algorithm is measured, and how often. The best result counts: others are slowed down by other programs.
 const SPAN: Duration = Duration::from_millis(500);
 const SPANS: usize = 5;
 
-/// A key that signs, and what stands in the file of the one that verifies.
+/// The key that signs, and the content of the key file for verifying.
 type SigningPair = (EncodingKey, Vec<u8>);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -51,7 +51,7 @@ fn key_pair(
     Ok((private(pair.serialize_pem().as_bytes())?, pair.public_key_pem().into_bytes()))
 }
 
-/// What a backend puts into a token: who, until when, for whom, what others see, and a few rights.
+/// The claims of a typical token: issuer, audience, user, times, presence info, channels and capabilities.
 fn claims(now: i64) -> Value {
     json!({
         "iss": "https://id.example.com",

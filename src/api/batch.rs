@@ -33,26 +33,25 @@ pub(super) const BATCH: ApiMethod = ApiMethod {
     details: "A command is an object with one field: the name of a method with its request. `batch` itself cannot be a command. \
         The answer is not wrapped in `result`.",
     request: &[BatchRequest::FIELDS],
-    result: &[Field {
-        name: "replies",
-        kind: JsonType::Array(&JsonType::Object(&[
-            Field {
-                name: "{method}",
-                kind: JsonType::Any,
-                when_absent: Some("if the command failed"),
-                meaning: "The result of the command, under the name of its method.",
-            },
-            Field {
-                name: "error",
-                kind: JsonType::Object(ERROR),
-                when_absent: Some("if the command succeeded"),
-                meaning: "The error of the command: one of its method, 107 if its request is malformed, 104 if it does not name \
+    result: &[Field::always(
+        "replies",
+        JsonType::Array(&JsonType::Object(&[
+            Field::left_out(
+                "{method}",
+                JsonType::Any,
+                "if the command failed",
+                "The result of the command, under the name of its method.",
+            ),
+            Field::left_out(
+                "error",
+                JsonType::Object(ERROR),
+                "if the command succeeded",
+                "The error of the command: one of its method, 107 if its request is malformed, 104 if it does not name \
                     one method, or 106 if it only reads and all results together would be larger than 16 MiB.",
-            },
+            ),
         ])),
-        when_absent: None,
-        meaning: "One reply for each command, in the order of `commands`.",
-    }],
+        "One reply for each command, in the order of `commands`.",
+    )],
     errors: &[
         (ErrorCode::LimitExceeded, "there are more than `limits.broadcast_channels` commands; none was run"),
         (ErrorCode::BadRequest, "`commands` is missing"),

@@ -26,17 +26,15 @@ pub(super) const CHANNELS: ApiMethod = ApiMethod {
     summary: "Lists the channels that have subscribers, with the number of subscribers on all nodes.",
     details: "The body may be empty.",
     request: &[ChannelsRequest::FIELDS],
-    result: &[Field {
-        name: "channels",
-        kind: JsonType::Map(&JsonType::Object(&[Field {
-            name: "num_clients",
-            kind: JsonType::Integer,
-            when_absent: None,
-            meaning: "Number of its subscribers.",
-        }])),
-        when_absent: None,
-        meaning: "The channels by their names.",
-    }],
+    result: &[Field::always(
+        "channels",
+        JsonType::Map(&JsonType::Object(&[Field::always(
+            "num_clients",
+            JsonType::Integer,
+            "Number of its subscribers.",
+        )])),
+        "The channels by their names.",
+    )],
     errors: &[NO_ANSWER, (ErrorCode::BadRequest, "`pattern` is invalid")],
     example: Example {
         request: r#"{"pattern":"n*"}"#,
@@ -75,7 +73,10 @@ async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
 /// Asks all nodes, and returns their answers.
 pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
     let answers = api.broker.survey(question, SURVEY_DEADLINE).await;
-    Ok(answers.inspect_err(|error| log::warn!("could not survey nodes: question={question:?} error={error:?}"))?)
+    let answers = answers.inspect_err(|error| {
+        log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
+    });
+    Ok(answers?)
 }
 
 fn sum_counts(answers: &[Vec<u8>], pattern: &Pattern) -> Result<ChannelsResult, ErrorCode> {

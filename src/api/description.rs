@@ -57,6 +57,23 @@ pub struct Field {
     pub meaning: &'static str,
 }
 
+impl Field {
+    /// A field of a result that is always there.
+    pub(super) const fn always(name: &'static str, kind: JsonType, meaning: &'static str) -> Self {
+        Self { name, kind, when_absent: None, meaning }
+    }
+
+    /// A field of a result that may be left out.
+    pub(super) const fn left_out(
+        name: &'static str,
+        kind: JsonType,
+        when_absent: &'static str,
+        meaning: &'static str,
+    ) -> Self {
+        Self { name, kind, when_absent: Some(when_absent), meaning }
+    }
+}
+
 /// The JSON type of a field.
 #[derive(Clone, Copy)]
 pub enum JsonType {

@@ -31,19 +31,19 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
         `limits.reply_bytes`.",
     request: &[ReadHistoryRequest::FIELDS],
     result: &[
-        Field {
-            name: "publications",
-            kind: JsonType::Array(&JsonType::Object(PUBLICATION)),
-            when_absent: Some("if there are none"),
-            meaning: "The publications, the oldest first, or the newest first with `reverse`.",
-        },
-        Field { name: "epoch", kind: JsonType::String, when_absent: None, meaning: "Epoch of the history." },
-        Field {
-            name: "offset",
-            kind: JsonType::Integer,
-            when_absent: Some("if it is 0"),
-            meaning: "Offset of the newest publication that the channel ever had; 0 if it never had one.",
-        },
+        Field::left_out(
+            "publications",
+            JsonType::Array(&JsonType::Object(PUBLICATION)),
+            "if there are none",
+            "The publications, the oldest first, or the newest first with `reverse`.",
+        ),
+        Field::always("epoch", JsonType::String, "Epoch of the history."),
+        Field::left_out(
+            "offset",
+            JsonType::Integer,
+            "if it is 0",
+            "Offset of the newest publication that the channel ever had; 0 if it never had one.",
+        ),
     ],
     errors: &[
         BROKER_UNAVAILABLE,
@@ -86,26 +86,16 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
 
 /// A publication in the result of `history`.
 const PUBLICATION: &[Field] = &[
-    Field { name: "data", kind: JsonType::Any, when_absent: None, meaning: "Its data." },
-    Field {
-        name: "info",
-        kind: JsonType::Object(super::presence::CLIENT_INFO),
-        when_absent: Some("if it was published with the API key"),
-        meaning: "The client that published it.",
-    },
-    Field { name: "offset", kind: JsonType::Integer, when_absent: None, meaning: "Its offset in the history." },
-    Field {
-        name: "tags",
-        kind: JsonType::Map(&JsonType::String),
-        when_absent: Some("if it has none"),
-        meaning: "Its tags.",
-    },
-    Field {
-        name: "time",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "When it entered the history, in milliseconds since 1970.",
-    },
+    Field::always("data", JsonType::Any, "Its data."),
+    Field::left_out(
+        "info",
+        JsonType::Object(super::presence::CLIENT_INFO),
+        "if it was published with the API key",
+        "The client that published it.",
+    ),
+    Field::always("offset", JsonType::Integer, "Its offset in the history."),
+    Field::left_out("tags", JsonType::Map(&JsonType::String), "if it has none", "Its tags."),
+    Field::always("time", JsonType::Integer, "When it entered the history, in milliseconds since 1970."),
 ];
 
 request_fields! {

@@ -21,12 +21,11 @@ pub(super) const INFO: ApiMethod = ApiMethod {
     summary: "Lists the nodes with their number of clients, users, subscriptions and channels.",
     details: "The body may be empty.",
     request: &[InfoRequest::FIELDS],
-    result: &[Field {
-        name: "nodes",
-        kind: JsonType::Array(&JsonType::Object(NODE)),
-        when_absent: None,
-        meaning: "The live nodes, sorted by name and id.",
-    }],
+    result: &[Field::always(
+        "nodes",
+        JsonType::Array(&JsonType::Object(NODE)),
+        "The live nodes, sorted by name and id.",
+    )],
     errors: &[NO_ANSWER],
     example: Example {
         request: "{}",
@@ -41,39 +40,14 @@ pub(super) const INFO: ApiMethod = ApiMethod {
 };
 
 const NODE: &[Field] = &[
-    Field { name: "uid", kind: JsonType::String, when_absent: None, meaning: "Id of the node, new at each start." },
-    Field {
-        name: "name",
-        kind: JsonType::String,
-        when_absent: None,
-        meaning: "Name of its machine; several nodes may share it.",
-    },
-    Field { name: "version", kind: JsonType::String, when_absent: None, meaning: "Version of its program." },
-    Field {
-        name: "num_clients",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "Number of authenticated connections.",
-    },
-    Field {
-        name: "num_users",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "Number of different users of these connections.",
-    },
-    Field {
-        name: "num_subs",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "Number of subscriptions of these connections.",
-    },
-    Field {
-        name: "num_channels",
-        kind: JsonType::Integer,
-        when_absent: None,
-        meaning: "Number of different channels that have subscribers on the node.",
-    },
-    Field { name: "uptime", kind: JsonType::Integer, when_absent: None, meaning: "Seconds since its start." },
+    Field::always("uid", JsonType::String, "Id of the node, new at each start."),
+    Field::always("name", JsonType::String, "Name of its machine; several nodes may share it."),
+    Field::always("version", JsonType::String, "Version of its program."),
+    Field::always("num_clients", JsonType::Integer, "Number of authenticated connections."),
+    Field::always("num_users", JsonType::Integer, "Number of different users of these connections."),
+    Field::always("num_subs", JsonType::Integer, "Number of subscriptions of these connections."),
+    Field::always("num_channels", JsonType::Integer, "Number of different channels that have subscribers on the node."),
+    Field::always("uptime", JsonType::Integer, "Seconds since its start."),
 ];
 
 request_fields! {

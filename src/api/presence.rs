@@ -27,12 +27,7 @@ pub(super) const PRESENCE: ApiMethod = ApiMethod {
     summary: "Lists the clients that are subscribed to a channel, on all nodes.",
     details: "",
     request: &[ChannelRequest::FIELDS],
-    result: &[Field {
-        name: "presence",
-        kind: JsonType::Map(&JsonType::Object(CLIENT_INFO)),
-        when_absent: None,
-        meaning: "The clients by their ids.",
-    }],
+    result: &[Field::always("presence", JsonType::Map(&JsonType::Object(CLIENT_INFO)), "The clients by their ids.")],
     errors: &[
         BROKER_UNAVAILABLE,
         UNKNOWN_NAMESPACE,
@@ -62,13 +57,8 @@ pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
     details: "",
     request: &[ChannelRequest::FIELDS],
     result: &[
-        Field { name: "num_clients", kind: JsonType::Integer, when_absent: None, meaning: "Number of connections." },
-        Field {
-            name: "num_users",
-            kind: JsonType::Integer,
-            when_absent: None,
-            meaning: "Number of different users of these connections.",
-        },
+        Field::always("num_clients", JsonType::Integer, "Number of connections."),
+        Field::always("num_users", JsonType::Integer, "Number of different users of these connections."),
     ],
     errors: &[BROKER_UNAVAILABLE, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_PRESENCE],
     example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{"num_clients":1,"num_users":1}}"# },
@@ -77,25 +67,10 @@ pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
 
 /// The fields that describe a client to others.
 pub(super) const CLIENT_INFO: &[Field] = &[
-    Field { name: "user", kind: JsonType::String, when_absent: None, meaning: "Its user." },
-    Field {
-        name: "client",
-        kind: JsonType::String,
-        when_absent: Some("if it published over REST"),
-        meaning: "Id of its connection.",
-    },
-    Field {
-        name: "conn_info",
-        kind: JsonType::Any,
-        when_absent: Some("if the token has none"),
-        meaning: "`info` of its token.",
-    },
-    Field {
-        name: "chan_info",
-        kind: JsonType::Any,
-        when_absent: Some("if the subscription has none"),
-        meaning: "`info` of its subscription.",
-    },
+    Field::always("user", JsonType::String, "Its user."),
+    Field::left_out("client", JsonType::String, "if it published over REST", "Id of its connection."),
+    Field::left_out("conn_info", JsonType::Any, "if the token has none", "`info` of its token."),
+    Field::left_out("chan_info", JsonType::Any, "if the subscription has none", "`info` of its subscription."),
 ];
 
 async fn presence(body: &Bytes, api: &ApiContext) -> ApiResult {

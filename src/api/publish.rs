@@ -71,25 +71,14 @@ pub(super) const BROADCAST: ApiMethod = ApiMethod {
     summary: "Publishes the same data to many channels.",
     details: "An error in one channel does not affect the others.",
     request: &[BroadcastRequest::FIELDS, PublishFields::FIELDS],
-    result: &[Field {
-        name: "responses",
-        kind: JsonType::Array(&JsonType::Object(&[
-            Field {
-                name: "result",
-                kind: JsonType::Object(POSITION),
-                when_absent: Some("if it failed"),
-                meaning: "As of `publish`.",
-            },
-            Field {
-                name: "error",
-                kind: JsonType::Object(ERROR),
-                when_absent: Some("if it succeeded"),
-                meaning: "As of `publish`.",
-            },
+    result: &[Field::always(
+        "responses",
+        JsonType::Array(&JsonType::Object(&[
+            Field::left_out("result", JsonType::Object(POSITION), "if it failed", "As of `publish`."),
+            Field::left_out("error", JsonType::Object(ERROR), "if it succeeded", "As of `publish`."),
         ])),
-        when_absent: None,
-        meaning: "One answer for each channel, in the order of `channels`.",
-    }],
+        "One answer for each channel, in the order of `channels`.",
+    )],
     errors: &[
         (ErrorCode::LimitExceeded, "there are more than `limits.broadcast_channels` channels; nothing was published"),
         (
@@ -110,30 +99,20 @@ pub(super) const BROADCAST: ApiMethod = ApiMethod {
 };
 
 const POSITION: &[Field] = &[
-    Field {
-        name: "offset",
-        kind: JsonType::Integer,
-        when_absent: Some("if the channel has no history"),
-        meaning: "Offset of the publication in the history; of a `version` that is not new, the offset of the newest one.",
-    },
-    Field {
-        name: "epoch",
-        kind: JsonType::String,
-        when_absent: Some("if the channel has no history"),
-        meaning: "Epoch of the history.",
-    },
+    Field::left_out(
+        "offset",
+        JsonType::Integer,
+        "if the channel has no history",
+        "Offset of the publication in the history; of a `version` that is not new, the offset of the newest one.",
+    ),
+    Field::left_out("epoch", JsonType::String, "if the channel has no history", "Epoch of the history."),
 ];
 
 /// An error, as answers contain it.
 pub(super) const ERROR: &[Field] = &[
-    Field { name: "code", kind: JsonType::Integer, when_absent: None, meaning: "Its code." },
-    Field { name: "message", kind: JsonType::String, when_absent: None, meaning: "Its text." },
-    Field {
-        name: "temporary",
-        kind: JsonType::Boolean,
-        when_absent: Some("if it is `false`"),
-        meaning: "Whether the same call may succeed later.",
-    },
+    Field::always("code", JsonType::Integer, "Its code."),
+    Field::always("message", JsonType::String, "Its text."),
+    Field::left_out("temporary", JsonType::Boolean, "if it is `false`", "Whether the same call may succeed later."),
 ];
 
 request_fields! {
@@ -269,7 +248,7 @@ pub(super) async fn publish_to_channel(
         .broker
         .publish(publication, options)
         .await
-        .inspect_err(|error| log::debug!("could not publish: error={error:?}"))?;
+        .inspect_err(|error| log::debug!("could not publish error={:?}", error.to_string()))?;
     Ok(PublishResult {
         offset: position.map(|position| position.offset),
         epoch: position.map(|position| position.epoch),

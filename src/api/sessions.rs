@@ -187,7 +187,7 @@ impl SessionTarget {
         let control = Control { user: self.user.unwrap_or_default(), client, whitelist, action };
         control.validate()?;
         let sent = api.broker.send_control(control).await;
-        sent.inspect_err(|error| log::warn!("could not send server API control: error={error:?}"))?;
+        sent.inspect_err(|error| log::warn!("could not send server API control error={:?}", error.to_string()))?;
         empty_result()
     }
 

@@ -12,7 +12,7 @@ use super::{
     json::{JsonMembers, JsonObject, not_null, single_line},
 };
 use crate::{
-    channel::{Channel, Pattern},
+    channel::{Channel, Pattern, PatternError},
     clock::{Millis, NEVER},
     publication::MAX_INFO_BYTES,
 };
@@ -154,10 +154,10 @@ fn capability(rule: &Rule) -> Result<Capability, TokenError> {
         PatternKind::Wildcard => Pattern::wildcard,
         PatternKind::Regex => Pattern::regex,
     };
-    let channels = rule.channels.iter().map(|text| pattern(text)).collect::<Result<_, _>>();
+    let channels = rule.channels.iter().map(|text| pattern(text)).collect::<Result<_, PatternError>>();
     let allows = |right| rule.allow.contains(&right);
     Ok(Capability {
-        channels: channels.map_err(|_| TokenError::InvalidPattern)?,
+        channels: channels?,
         subscribe: allows(Right::Subscribe),
         publish: allows(Right::Publish),
         presence: allows(Right::Presence),

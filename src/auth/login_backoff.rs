@@ -29,12 +29,12 @@ const ATTACKED_USER_FACTOR: u32 = 20;
 
 /// Counts failed logins per user and address, per address, and per user.
 ///
-/// An attempt counts as failed from its start, so that concurrent attempts are all counted; success undoes it. An address that
-/// has no failures is never delayed, so attackers at other addresses cannot lock a user out. All they can do is put the user
-/// under attack: then already the first failure from an address delays the next attempt by a second.
+/// An attempt counts as failed from its start, so that concurrent attempts are all counted; success undoes it. An address is not
+/// delayed for a user for whom it has no failures, unless it has failed often for other users. So attackers at other addresses
+/// cannot lock a user out. All they can achieve is that the user's own first failure delays the next attempt by a second.
 pub struct LoginBackoff {
-    /// Free failures of one user from one address.
-    failures: u32,
+    /// Failures of one user from one address that cause no delay.
+    free_failures: u32,
     max_wait: Millis,
     /// Tables store the hash of a name: names have any length, hashes do not, and attackers cannot predict them.
     hasher: RandomState,
@@ -73,11 +73,11 @@ struct WaitChange {
 }
 
 impl LoginBackoff {
-    /// Creates a backoff: after `failures` failures for one user from one address each further attempt is delayed, by at most
+    /// Creates a backoff: after `free_failures` failures for one user from one address each further attempt is delayed, by at most
     /// `max_wait`.
-    pub fn new(failures: u32, max_wait: Duration) -> Self {
+    pub fn new(free_failures: u32, max_wait: Duration) -> Self {
         let tables = Tables { pairs: table(), addresses: table(), users: table() };
-        Self { failures, max_wait: millis(max_wait), hasher: RandomState::new(), tables: Mutex::new(tables) }
+        Self { free_failures, max_wait: millis(max_wait), hasher: RandomState::new(), tables: Mutex::new(tables) }
     }
 
     /// Starts an attempt.
@@ -96,10 +96,10 @@ impl LoginBackoff {
         }
         let user_record = current_record(users, user, now);
         let _ = user_record.fail(now, 0);
-        let is_attacked = user_record.failures > self.failures.saturating_mul(ATTACKED_USER_FACTOR);
-        let free = if is_attacked { 1 } else { self.failures };
+        let is_attacked = user_record.failures > self.free_failures.saturating_mul(ATTACKED_USER_FACTOR);
+        let free = if is_attacked { 1 } else { self.free_failures };
         let pair_wait = pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
-        let free = self.failures.saturating_mul(ADDRESS_FACTOR);
+        let free = self.free_failures.saturating_mul(ADDRESS_FACTOR);
         let address_wait = address_record.fail(now, self.wait_after(address_record.failures.saturating_add(1), free));
         Ok(LoginAttempt { pair: (user, address), pair_wait, address_wait })
     }
@@ -143,7 +143,7 @@ fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
     table
 }
 
-/// Returns the record of `key`. It is a new one if there is none, or if the last failure was [`FORGET_AFTER`] ago.
+/// Returns the record of `key`. It is a new one if there is none, or if the last failure was more than [`FORGET_AFTER`] ago.
 fn current_record<K: Hash + Eq>(table: &mut LruCache<K, FailureRecord>, key: K, now: Millis) -> &mut FailureRecord {
     let record = table.get_or_insert_mut(key, FailureRecord::default);
     if now.saturating_sub(record.last) > millis(FORGET_AFTER) {

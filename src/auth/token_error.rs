@@ -1,4 +1,4 @@
-//! Why a token is refused: for each reason the text for logs, the remedy, and what a client learns of it.
+//! The reasons to refuse a token: for each one the text for operators, the remedy, and the error that a client receives.
 
 use serde_json::json;
 
@@ -8,13 +8,13 @@ use super::{
     verifier::MAX_TOKEN_BYTES,
 };
 use crate::{
-    channel::ChannelNameError,
+    channel::{ChannelNameError, PatternError},
     clock::format_duration,
     config::{Config, MAX_KEY_ID_BYTES, RequiredClaim},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
 
-/// Why a token is refused. The text is for the operator: logs, `check-token` and the login file.
+/// Why a token is refused. The text is for operators: in logs, and in the errors of `check-token` and the login file.
 ///
 /// A client learns only whether the token has expired (RFC 8725 §3):
 ///
@@ -30,7 +30,7 @@ pub enum TokenError {
     /// `exp` or `expire_at` has passed. The only error of a token that was valid once.
     #[error("expired")]
     Expired,
-    /// A ticket that stands for no token.
+    /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
     /// Longer than [`MAX_TOKEN_BYTES`].
@@ -103,10 +103,10 @@ pub enum TokenError {
     #[error("info is longer than {MAX_INFO_BYTES} bytes")]
     InfoTooLong,
     /// A token with the claim `channel`, where a connection token is needed.
-    #[error("a subscription token opens no connection")]
+    #[error("this is a subscription token, which opens no connection")]
     IsSubscriptionToken,
     /// A token with `channels`, `subs` or `caps`, where a subscription token is needed.
-    #[error("a connection token is no subscription token")]
+    #[error("this is a connection token, not a subscription token")]
     IsConnectionToken,
     /// A subscription token without `channel`.
     #[error("no claim channel")]
@@ -115,7 +115,7 @@ pub enum TokenError {
     #[error("invalid channel name: {0}")]
     InvalidChannelName(#[from] ChannelNameError),
     /// A channel that the user may not be subscribed to, in `channel`, `channels` or `subs`.
-    #[error("a channel of an unknown namespace, against its channel_regex, or limited to other users")]
+    #[error("a channel is in an unknown namespace, does not match its channel_regex, or is limited to other users")]
     ForbiddenChannel,
     /// `channels` is not a list of strings.
     #[error("channels is not a list of strings")]
@@ -139,12 +139,12 @@ pub enum TokenError {
     #[error("caps has more than {MAX_RULES} rules, {MAX_PATTERNS} patterns or {MAX_REGEXES} regular expressions")]
     TooManyPatterns,
     /// A pattern that is too long, or a regular expression that is broken or too large.
-    #[error("caps has an invalid pattern")]
-    InvalidPattern,
+    #[error("caps has an invalid pattern: {0}")]
+    InvalidPattern(#[from] PatternError),
 }
 
 impl TokenError {
-    /// Returns what to do about the refusal, for an operator who holds this configuration.
+    /// Returns the remedy, for an operator who has this configuration.
     pub fn remedy(self, config: &Config) -> String {
         let Config { auth, limits, .. } = config;
         let quoted = |value: &Option<String>| json!(value).to_string();
@@ -185,7 +185,7 @@ impl TokenError {
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",
             Self::MissingChannel => "name the channel in the claim channel",
-            Self::InvalidChannelName(_) => "name channels as clients do when they subscribe",
+            Self::InvalidChannelName(_) => "use the names with which clients subscribe",
             Self::ForbiddenChannel => {
                 "configure the namespace here (--config), and name #USER only in that user's tokens"
             }
@@ -194,7 +194,8 @@ impl TokenError {
             Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
             Self::DuplicateSubscription => "name each channel once in channels and subs together",
             Self::MalformedCaps => CAPS_FORM,
-            Self::TooManyPatterns | Self::InvalidPattern => "simplify caps, or let namespaces allow more",
+            Self::TooManyPatterns => "combine rules with wildcards, or let namespaces allow more",
+            Self::InvalidPattern(_) => "correct or shorten the pattern",
         }
         .to_owned()
     }

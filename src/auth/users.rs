@@ -97,8 +97,8 @@ pub enum UsersFileError {
     #[error("the password of user {0:?} is not an argon2id hash; create one with: wardcast hash-password")]
     PasswordHash(String),
     /// A name that tokens cannot have.
-    #[error("user {0:?} has a name that is empty, longer than {MAX_USER_BYTES} bytes or has control characters")]
-    InvalidName(String),
+    #[error("user {0:?}: {1}")]
+    InvalidName(String, UserNameError),
     /// Two users with the same name.
     #[error("user {0:?} appears twice")]
     DuplicateName(String),
@@ -109,6 +109,11 @@ pub enum UsersFileError {
     #[error("hashing failed")]
     Hashing,
 }
+
+/// A user cannot have this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name must have 1 to {MAX_USER_BYTES} bytes and no control characters")]
+pub struct UserNameError;
 
 /// Why the claims of a user in the login file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -187,9 +192,7 @@ impl UsersSource {
             if !is_complete_hash(&password_hash) {
                 return Err(UsersFileError::PasswordHash(name));
             }
-            if !is_valid_name(&name) {
-                return Err(UsersFileError::InvalidName(name));
-            }
+            check_name(&name).map_err(|error| UsersFileError::InvalidName(name.clone(), error))?;
             let (permissions, max_subscriptions) = (&*self.permissions, self.channels_per_session);
             let context = GrantContext { permissions, max_subscriptions, user: &name, now: 0 };
             let claims = entry.claims(context).map_err(|error| UsersFileError::Claims(name.clone(), error))?;
@@ -277,9 +280,12 @@ fn has_date(value: &toml::Value) -> bool {
     }
 }
 
-/// Returns whether a user may have this name.
-pub fn is_valid_name(text: &str) -> bool {
-    !text.is_empty() && is_valid_user(text)
+/// Checks whether a user may have this name.
+///
+/// # Errors
+/// [`UserNameError`].
+pub fn check_name(text: &str) -> Result<(), UserNameError> {
+    if !text.is_empty() && is_valid_user(text) { Ok(()) } else { Err(UserNameError) }
 }
 
 /// Returns whether the text is a complete argon2id hash. Verifying an incomplete one fails at once: its user could never log in,

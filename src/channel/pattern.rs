@@ -27,10 +27,10 @@ pub enum Pattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Longer than a name or a regular expression may be.
-    #[error("the pattern is too long")]
+    #[error("it is longer than {MAX_BYTES} bytes, or {MAX_REGEX_BYTES} for a regular expression")]
     TooLong,
     /// Not a regular expression, or too large when compiled.
-    #[error("the regular expression is broken or too large")]
+    #[error("it is not a valid regular expression, or too large")]
     InvalidRegex,
 }
 

@@ -70,7 +70,7 @@ pub(super) fn users_file_error(error: &UsersFileError) -> String {
             format!("{error}; create it with: wardcast user add NAME --file {}", path.display())
         }
         UsersFileError::Read { .. } => format!("{error}; the hub must be able to read it"),
-        UsersFileError::InvalidName(_) | UsersFileError::DuplicateName(_) => {
+        UsersFileError::InvalidName(..) | UsersFileError::DuplicateName(_) => {
             format!("{error}; edit the file, or run: wardcast user remove NAME")
         }
         _ => error.to_string(),

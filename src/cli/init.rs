@@ -13,9 +13,7 @@ use crate::auth::users;
 
 /// Writes `wardcast.toml` and `users.toml` into `dir`, unless they exist. Returns how to log in and publish.
 pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> CommandResult {
-    if !users::is_valid_name(user) {
-        return Err("--user: a name must have 1 to 255 bytes and no control characters".into());
-    }
+    users::check_name(user).map_err(|error| format!("--user: {error}"))?;
     let io_error = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     std::fs::create_dir_all(dir).map_err(|error| io_error(dir, error))?;
     let (settings, users) = (dir.join("wardcast.toml"), dir.join("users.toml"));

@@ -37,7 +37,7 @@ pub(super) fn create(config: &Config, arguments: &TokenArguments) -> CommandResu
     let signer = signer(config).ok_or(no_signer)?;
     let claims = claims_from_arguments(&arguments.grants)?;
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
-    let verifier = Verifier::new(config, permissions, Clock::default()).map_err(|bad| bad.to_string())?;
+    let verifier = Verifier::new(config, permissions, Clock::default()).map_err(|error| error.to_string())?;
     let TokenArguments { user, ttl, subscription, .. } = arguments;
     let token = match subscription {
         Some(channel) => signer.sign_subscription(user, channel, *ttl, &claims),

@@ -45,9 +45,7 @@ impl LoginFile {
     }
 
     pub(super) fn add(&self, name: &str, grants: &GrantArguments) -> CommandResult {
-        if !users::is_valid_name(name) {
-            return Err("a name must have 1 to 255 bytes and no control characters".into());
-        }
+        users::check_name(name).map_err(|error| error.to_string())?;
         let claims = token::claims_from_arguments(grants)?;
         // Before the password is typed.
         self.ensure_absent(name, &self.read()?)?;

@@ -1,5 +1,6 @@
-//! What this instance wants from the broker: the first hub that listens to a channel subscribes to it, the last one gives
-//! it back after a linger. Shared by the hubs of the instance; nothing of it is on the delivery path.
+//! The instance's subscriptions at the broker, shared by its hubs. The first hub that holds a channel subscribes the
+//! instance to it. When the last hold is released, the instance unsubscribes after a linger. Deliveries do not pass
+//! here.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -18,11 +19,11 @@ use crate::{
     channel::Channel,
 };
 
-/// Channels that may linger. Over it the one that has been idle longest is given back at once: a client that subscribes
-/// and unsubscribes all the time must not fill the list.
+/// Maximum idle channels. Above it the channel that has been idle longest is unsubscribed at once, so that a client
+/// that subscribes and unsubscribes all the time cannot fill the list.
 const MAX_IDLE_CHANNELS: usize = 10_000;
 
-/// The channels of this instance at its broker.
+/// The channels to which this instance is subscribed at its broker.
 pub struct BrokerSubscriptions {
     broker: SharedBroker,
     linger: Duration,
@@ -32,13 +33,14 @@ pub struct BrokerSubscriptions {
 #[derive(Default)]
 struct HeldChannels {
     by_name: HashMap<Channel, HeldChannel>,
-    /// Channels in the order in which they lost their last holder.
+    /// Channels without a hold, in the order in which they lost their last one.
     idle: VecDeque<(Instant, Channel)>,
 }
 
 struct HeldChannel {
+    /// Number of holds.
     count: usize,
-    /// Ready when the broker has the channel; shared by all who wait for it.
+    /// Ready when the broker delivers the channel. Shared by all callers that wait for it.
     subscribed: Shared<BoxFuture<'static, Result<(), BrokerError>>>,
     idle_since: Option<Instant>,
 }
@@ -56,12 +58,12 @@ impl Drop for ChannelHold {
 }
 
 impl BrokerSubscriptions {
-    /// Asks `broker`; a channel that nobody holds is given back after `linger`.
+    /// Creates the subscriptions at `broker`. A channel without a hold is unsubscribed after `linger`.
     pub fn new(broker: SharedBroker, linger: Duration) -> Arc<Self> {
         Arc::new(Self { broker, linger, channels: Mutex::default() })
     }
 
-    /// What it asks.
+    /// The broker itself, for calls other than subscribing.
     pub(super) fn broker(&self) -> &SharedBroker {
         &self.broker
     }
@@ -75,7 +77,7 @@ impl BrokerSubscriptions {
             let mut channels = self.channels.lock();
             let held = match channels.by_name.entry(channel.clone()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                // Called under the lock: the broker sees subscribe and unsubscribe in the order of the decisions.
+                // Under the lock, so that the broker sees subscribe and unsubscribe in the order of these decisions.
                 Entry::Vacant(entry) => entry.insert(HeldChannel {
                     count: 0,
                     subscribed: self.broker.subscribe(channel.clone()).shared(),
@@ -91,7 +93,8 @@ impl BrokerSubscriptions {
         Ok(hold)
     }
 
-    /// Releases one hold. The last one of a channel leaves it idle; if the broker failed, the next who asks tries again.
+    /// Releases one hold. The last one of a channel leaves it idle; if the broker failed, the next who asks tries
+    /// again.
     fn release(&self, channel: &Channel) {
         let mut channels = self.channels.lock();
         let now = Instant::now();
@@ -115,7 +118,7 @@ impl BrokerSubscriptions {
         }
     }
 
-    /// Gives back what has been idle for long enough.
+    /// Unsubscribes the channels that have been idle for the linger.
     pub(super) fn release_idle(&self) {
         let mut channels = self.channels.lock();
         let now = Instant::now();
@@ -126,7 +129,8 @@ impl BrokerSubscriptions {
         }
     }
 
-    /// Gives a channel back, unless it is held again, or idle since later and further back in the list.
+    /// Unsubscribes a channel that has been idle since `since`. Does nothing if it is held again, or became idle again
+    /// later, since then it is in the list once more.
     fn unsubscribe_if_idle(&self, channels: &mut HeldChannels, since: Instant, channel: &Channel) {
         if channels.by_name.get(channel).is_some_and(|held| held.idle_since == Some(since)) {
             channels.by_name.remove(channel);

@@ -12,8 +12,8 @@ use crate::{
     transport::{ClosePolicy, Outbox, PushError},
 };
 
-/// A close code with its text, and what happens to the backlog. A plain [`Disconnect`] sends the backlog first, whatever
-/// its code is.
+/// A close code with its text, and what happens to the backlog. A plain [`Disconnect`] sends the backlog first,
+/// whatever its code is.
 #[derive(Clone, Copy, Debug)]
 pub struct CloseReason<'a> {
     disconnect: &'a Disconnect,
@@ -43,8 +43,8 @@ impl<'a> From<&'a Disconnect> for CloseReason<'a> {
 }
 
 impl CloseReason<'_> {
-    /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing already:
-    /// the first reason counts.
+    /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing
+    /// already: the first reason counts.
     pub fn close(self, outbox: &Arc<Outbox>, format: Format, client: Uuid, clock: &Clock, metrics: &Metrics) {
         if !outbox.is_closing() {
             record_close(client, self.disconnect.code(), self.disconnect.reason(), metrics);

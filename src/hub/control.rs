@@ -1,4 +1,4 @@
-//! Orders of the server API, as one hub carries them out on its own sessions.
+//! Applies controls of the server API to the sessions of a hub.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::{
     protocol::{Disconnect, UnsubscribeCode},
 };
 
-/// An order that came through the broker, for all hubs of this instance.
+/// Applies a control from the broker to the sessions of a hub. Sent to all hubs of the instance.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub(super) struct ApplyControl(pub(super) Arc<QueuedControl>);
 
-/// The order, and its place among those that wait.
+/// A control and its permit, which is released when all hubs have applied it.
 pub(super) struct QueuedControl {
     pub(super) control: Control,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Hub {
-    /// The sessions that an order means.
+    /// The open sessions of the control's user that match its client id and its whitelist.
     fn matching_sessions(&self, control: &Control) -> Vec<SessionKey> {
         let is_match = |(_, session): &(SessionKey, &HubSession)| {
             let mut text = uuid::Uuid::encode_buffer();
@@ -38,6 +38,7 @@ impl Hub {
         self.registry.sessions_of(&control.user).filter(is_match).map(|(key, _)| key).collect()
     }
 
+    /// Applies a control to one session.
     fn apply_control(&mut self, key: SessionKey, action: &ControlAction) {
         match action {
             ControlAction::Subscribe { channel, info, data, recover_since, expires_at } => {
@@ -51,7 +52,8 @@ impl Hub {
             ControlAction::Unsubscribe { channel } => {
                 let Ok(channel) = Channel::new(channel) else { return };
                 if !self.end_subscription(key, &channel, UnsubscribeCode::ByServer) {
-                    // Its session may be about to receive it, by an order that came before this one: this one comes behind.
+                    // The session may be about to subscribe because of an earlier control. This one then follows it
+                    // through the session, and cannot overtake it.
                     self.send_to_session(key, SessionControl::Unsubscribe(channel));
                 }
             }
@@ -67,22 +69,23 @@ impl Hub {
         }
     }
 
+    /// Sends a control to a session that has to apply it itself.
     fn send_to_session(&self, key: SessionKey, control: SessionControl) {
         let Some(session) = self.registry.session(key) else { return };
-        // A session that waits for a slow broker keeps only as many as its mailbox holds.
+        // While a session waits for a slow broker, its mailbox may fill up.
         if let Err(error) = session.controls.try_send(control) {
-            log::warn!("client {}: an order is lost: {error}", session.client);
+            log::warn!("dropped server API control client={} error={error}", session.client);
         }
     }
 }
 
-/// What was ordered of a session's channel, when all is done that came to the session before.
+/// Ends a subscription because of a control (2000), after the session has done everything that came before the control.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ForceUnsubscribe {
-    /// Who.
+    /// The session.
     pub key: SessionKey,
-    /// What it receives no more.
+    /// The channel.
     pub channel: Channel,
 }
 

@@ -1,4 +1,5 @@
-//! What comes from the broker on its way to sessions, written once for all who read it in the same way, on all workers.
+//! A publication, join or leave on its way from the broker to sessions. Each frame of it is encoded once for all
+//! subscribers with the same delivery options, on all workers.
 
 use std::sync::{
     Arc, OnceLock,
@@ -19,14 +20,15 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// A publication or a movement, for whoever receives its channel.
+/// A publication, join or leave for the subscribers of its channel.
 pub(super) struct Delivery {
     content: DeliveryContent,
     cost_bytes: usize,
-    /// No other delivery has it: a difference is to one certain delivery.
+    /// Unique: a delta applies to exactly one base.
     id: u64,
+    /// For subscriptions without deltas.
     plain: EncodedFrames,
-    /// Only for subscriptions with differences.
+    /// For subscriptions with deltas.
     delta_frames: OnceLock<Box<DeltaFrames>>,
 }
 
@@ -35,22 +37,25 @@ enum DeliveryContent {
     PresenceEvent(Channel, PresenceEvent, Arc<ClientInfo>),
 }
 
-/// A frame in each format.
+/// A frame in each format, encoded when it is first needed.
 #[derive(Default)]
 struct EncodedFrames([OnceLock<Bytes>; 2]);
 
-/// What is written for subscriptions with differences.
+/// The frames for subscriptions with deltas.
 #[derive(Default)]
 struct DeltaFrames {
+    /// With all of the data, for subscribers that do not have the base.
     full: EncodedFrames,
-    encoded: OnceLock<CachedDelta>,
+    /// With the delta.
     delta: EncodedFrames,
+    computed: OnceLock<ComputedDelta>,
 }
 
-/// The difference to the delivery with this number; `None` where the publication itself is shorter.
-struct CachedDelta {
+/// The delta to one base delivery.
+struct ComputedDelta {
     base_id: u64,
-    encoded: Option<Vec<u8>>,
+    /// `None` if the full data is shorter, or too long to compare.
+    delta: Option<Vec<u8>>,
 }
 
 impl EncodedFrames {
@@ -97,8 +102,8 @@ impl Delivery {
         self.publication().and_then(|publication| publication.position)
     }
 
-    /// The frame, its WebSocket header included, for those who receive in this way; `base` is what they got before. `None`: it
-    /// is not for them.
+    /// Returns the frame for subscribers with these options, including its WebSocket header; `None` if they do not
+    /// receive the delivery. `base` is the publication that they received before.
     pub(super) fn frame(&self, options: &DeliveryOptions, base: Option<&Self>) -> Option<&Bytes> {
         let publication = match &self.content {
             DeliveryContent::Publication(publication) => publication,
@@ -142,17 +147,17 @@ impl Delivery {
             .get(format, || format.encode_push(&Push::Publication(PublicationPush { publication, content })))
     }
 
-    /// All hubs deliver a channel in one order, so the first to ask has the base that all have. Should another have missed
-    /// something, it sends the whole.
+    /// The frame with the delta, which the first hub that needs it computes. All hubs deliver a channel in the same
+    /// order, so all have the same base. A hub that has another one, because it missed a delivery, sends the full data.
     fn delta_frame(&self, publication: &Publication, base: &Self, format: Format) -> &Bytes {
         let Some(before) = base.publication() else { return self.full_frame(publication, format) };
-        let delta = self.delta_frames().encoded.get_or_init(|| CachedDelta {
+        let computed = self.delta_frames().computed.get_or_init(|| ComputedDelta {
             base_id: base.id,
-            encoded: DeltaBudget::default().encode_delta(&before.data, &publication.data),
+            delta: DeltaBudget::default().encode_delta(&before.data, &publication.data),
         });
-        match &delta.encoded {
-            Some(encoded) if delta.base_id == base.id => self.delta_frames().delta.get(format, || {
-                let content = protocol::PushData::Delta(encoded);
+        match &computed.delta {
+            Some(delta) if computed.base_id == base.id => self.delta_frames().delta.get(format, || {
+                let content = protocol::PushData::Delta(delta);
                 format.encode_push(&Push::Publication(PublicationPush { publication, content }))
             }),
             _ => self.full_frame(publication, format),

@@ -1,12 +1,11 @@
-//! How much may be compared for the sake of shorter publications: a difference is looked for on the hub's thread, and everybody
-//! whose session lives there waits for it.
+//! Limits the work of computing deltas. It is done on the hub's thread, and all sessions of the thread wait for it.
 
 use crate::delta;
 
-/// Bytes that are compared at a time, what is compared to included. Data made for it takes some 50 ms for each MiB.
+/// Maximum bytes to compare, both sides together. Data made to be slow takes some 50 ms per MiB.
 const MAX_COMPARED_BYTES: usize = 512 * 1024;
 
-/// What may still be compared in one turn.
+/// The bytes that may still be compared.
 pub(super) struct DeltaBudget {
     remaining_bytes: usize,
 }
@@ -18,7 +17,8 @@ impl Default for DeltaBudget {
 }
 
 impl DeltaBudget {
-    /// What makes `after` from `before`; `None` where the whole is shorter, or where it would take too long to find out.
+    /// Computes the delta that turns `before` into `after`; `None` if `after` itself is shorter, or the budget too
+    /// small.
     pub(super) fn encode_delta(&mut self, before: &[u8], after: &[u8]) -> Option<Vec<u8>> {
         self.remaining_bytes = self.remaining_bytes.checked_sub(before.len() + after.len())?;
         delta::encode(before, after)

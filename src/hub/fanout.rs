@@ -1,5 +1,7 @@
-//! Fan-out: publications wait in a bounded queue per hub, are queued to every subscriber first and flushed after, a batch
-//! at a time, and the thread is given back every few milliseconds. With publications waiting, one `writev` carries many.
+//! The fan-out of deliveries from a hub's bounded queue to the outboxes of subscribers.
+//!
+//! The hub takes a batch of deliveries, queues each to all of its subscribers, and then flushes every outbox that it
+//! queued to, so that one `writev` carries many publications. It yields the thread every few milliseconds.
 
 use std::{
     sync::{
@@ -25,16 +27,16 @@ use crate::{
     transport::{FlushOutcome, Outbox, PushError, PushOutcome},
 };
 
-/// Publications, and bytes of them, that are queued to sessions before the sessions are flushed. More would save
-/// system calls and cost latency; it also bounds what a batch adds to an outbox before the socket is asked.
+/// Maximum deliveries of a batch, and their bytes. Larger batches would save system calls and cost latency. The limit
+/// also bounds what a batch adds to an outbox before the first write.
 const BATCH_PUBLICATIONS: usize = 64;
 const BATCH_BYTES: usize = 256 * 1024;
-/// How long the hub keeps the thread: reads, pings and expiry of everybody wait for it.
+/// Maximum time of one run. The reads, pings and expiry of all sessions of the thread wait for it.
 const MAX_RUN: Duration = Duration::from_millis(2);
-/// Sessions that are flushed between two looks at the clock.
+/// Outboxes that are flushed between two looks at the clock.
 const FLUSHES_PER_CLOCK_CHECK: usize = 32;
 
-/// The end of a hub's queue that everybody else has.
+/// The sending end of a hub's queue.
 #[derive(Clone)]
 pub(super) struct DeliverySender {
     sender: UnboundedSender<Arc<Delivery>>,
@@ -44,17 +46,18 @@ pub(super) struct DeliverySender {
 struct QueueState {
     queued_bytes: AtomicUsize,
     limit_bytes: usize,
-    /// A [`DrainQueue`] is under way: one wakes the hub, however many publications wait.
+    /// Whether the hub is awake, or a [`DrainQueue`] is on its way to it. One message is enough for all queued
+    /// deliveries.
     is_woken: AtomicBool,
 }
 
-/// The end that the hub has.
+/// The hub's end of its queue.
 pub(super) struct DeliveryReceiver {
     receiver: UnboundedReceiver<Arc<Delivery>>,
     state: Arc<QueueState>,
 }
 
-/// A queue of at most `limit_bytes`.
+/// Creates a queue of at most `limit_bytes`.
 pub(super) fn delivery_queue(limit_bytes: usize) -> (DeliverySender, DeliveryReceiver) {
     #[expect(clippy::disallowed_methods, reason = "bounded by bytes, which a channel does not count")]
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -64,7 +67,10 @@ pub(super) fn delivery_queue(limit_bytes: usize) -> (DeliverySender, DeliveryRec
 }
 
 impl DeliverySender {
-    /// Keeps room for a publication that will be put.
+    /// Reserves room for a delivery.
+    ///
+    /// # Errors
+    /// The queue has no room for it; nothing is reserved.
     pub(super) fn reserve(&self, bytes: usize) -> Result<(), QueueFull> {
         let before = self.state.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.state.limit_bytes {
@@ -74,48 +80,50 @@ impl DeliverySender {
         Ok(())
     }
 
-    /// Gives reserved room back.
+    /// Releases reserved room.
     pub(super) fn release(&self, bytes: usize) {
         self.state.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Puts a publication for which room is reserved. Tells whether the hub sleeps and has to be sent a [`DrainQueue`].
+    /// Queues a delivery for which room is reserved. Returns whether the hub is asleep, so that the caller must send it
+    /// a [`DrainQueue`].
     #[must_use]
     pub(super) fn send(&self, delivery: Arc<Delivery>) -> bool {
-        // The hub lives as long as its worker; after it nobody is left to deliver to.
+        // An error means that the hub has ended with its worker. Its sessions have ended, too.
         let _ = self.sender.send(delivery);
-        // Either we see that the hub sleeps, or it sees what we sent: see `sleep`.
+        // With the fence in `sleep`: either this thread sees that the hub is asleep, or the hub sees this delivery.
         fence(Ordering::SeqCst);
         !self.state.is_woken.swap(true, Ordering::AcqRel)
     }
 }
 
 impl DeliveryReceiver {
+    /// Takes the next delivery and releases its room.
     fn next(&mut self) -> Option<Arc<Delivery>> {
         let delivery = self.receiver.try_recv().ok()?;
         self.state.queued_bytes.fetch_sub(delivery.cost_bytes(), Ordering::Relaxed);
         Some(delivery)
     }
 
-    /// Goes to sleep; `false` when a publication came in at that moment.
+    /// Marks the hub as asleep. Returns `false` if a delivery was queued meanwhile; then the hub stays awake.
     fn sleep(&mut self) -> bool {
         self.state.is_woken.store(false, Ordering::Relaxed);
-        // Whoever put one before this store did not wake us, so look once more; without the fence the look could come
-        // first, and the wake be lost.
+        // A sender that queued a delivery before this store did not wake the hub, so check the queue once more. Without
+        // the fence the check could come before the store, and the wake-up would be lost.
         fence(Ordering::SeqCst);
         self.receiver.is_empty() || self.state.is_woken.swap(true, Ordering::AcqRel)
     }
 }
 
-/// Publications wait.
+/// Wakes the hub, because deliveries are queued.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct DrainQueue;
 
-/// The fan-out's state between two turns.
+/// The state of the fan-out between two runs.
 pub(super) struct Fanout {
     receiver: DeliveryReceiver,
-    /// Sessions that were queued to and not flushed yet.
+    /// Outboxes to which this batch was queued and that are not flushed yet.
     unflushed: Vec<(SessionKey, Arc<Outbox>)>,
     batch_publications: usize,
     batch_bytes: usize,
@@ -126,7 +134,7 @@ impl Fanout {
         Self { receiver, unflushed: Vec::new(), batch_publications: 0, batch_bytes: 0 }
     }
 
-    /// The next publication, unless the batch is full.
+    /// Takes the next delivery, unless the batch is full.
     fn next(&mut self) -> Option<Arc<Delivery>> {
         if self.batch_publications >= BATCH_PUBLICATIONS || self.batch_bytes >= BATCH_BYTES {
             return None;
@@ -147,16 +155,17 @@ impl Handler<DrainQueue> for Hub {
 }
 
 impl Hub {
-    /// Works for a turn, then lets everybody else run before the next.
+    /// Fans out for at most [`MAX_RUN`]. If deliveries are left, continues after the other tasks of the thread have
+    /// run.
     fn run_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
         if !self.fan_out_until(Instant::now() + MAX_RUN) {
-            // Deferred until the runtime has polled sockets and timers; between turns the mailbox is served too.
+            // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
             ctx.spawn(others.map(|(), hub, ctx| hub.run_fanout(ctx)));
         }
     }
 
-    /// Whether everything is done.
+    /// Fans out until the queue is empty or the deadline is reached. Returns whether the queue is empty.
     fn fan_out_until(&mut self, deadline: Instant) -> bool {
         loop {
             if let Some(delivery) = self.fanout.next() {
@@ -182,7 +191,8 @@ impl Hub {
         }
     }
 
-    /// Whether a delivery is for those who receive its channel now, and notes where the channel stands with it.
+    /// Advances the position of a delivery's channel. Returns whether the delivery goes to the subscribers: not if the
+    /// channel has none here, and not if it is a duplicate. A gap ends the positioned subscriptions first.
     fn advance_position(&mut self, delivery: &Delivery) -> bool {
         let channel = delivery.channel();
         let Some(state) = self.registry.channel_state_mut(channel) else { return false };
@@ -194,7 +204,8 @@ impl Hub {
         true
     }
 
-    /// Something is missing: whoever was promised to be told of it has to come again.
+    /// Ends the positioned subscriptions of a channel with a gap, so that their clients subscribe again (2500). A
+    /// client cannot ask for a server-side subscription again; its session is closed 3010 instead.
     pub(super) fn end_positioned(&mut self, channel: &Channel) {
         let positioned = self.registry.groups(channel).filter(|(_, options, _)| options.is_positioned);
         let keys: Vec<SessionKey> = positioned.flat_map(|(_, _, sessions)| sessions.map(|(key, _)| key)).collect();
@@ -243,7 +254,7 @@ impl Hub {
         outcome
     }
 
-    /// What a delivery has changed beside the outboxes.
+    /// Applies the changes that a delivery brings beyond the outboxes.
     fn apply_outcome(&mut self, delivery: &Arc<Delivery>, outcome: FanoutOutcome) {
         let channel = delivery.channel();
         self.metrics.deliveries.inc_by(outcome.delivered);
@@ -255,7 +266,7 @@ impl Hub {
             state.last_delivery = outcome.needs_delta_base.then(|| delivery.clone());
         }
         for key in outcome.excluded {
-            // It has not got what the next difference is to.
+            // The excluded client does not have the base of the next delta.
             self.registry.change_one(key, channel, DeliveryOptions::forget_base);
         }
         outcome.refused.into_iter().for_each(|(key, error)| self.handle_push_error(key, error));
@@ -274,9 +285,10 @@ impl Hub {
         }
     }
 
-    /// An outbox took nothing: the session is closed for it.
+    /// Closes a session whose outbox refused a frame.
     pub(super) fn handle_push_error(&mut self, key: SessionKey, error: PushError) {
-        // A connection that is closing needs nothing more; if it has failed, its session sees the end of its stream.
+        // Nothing is left to do for a connection that is closing. If it has failed, its session sees the end of the
+        // stream.
         if let Some(reason) = CloseReason::from_push_error(error) {
             self.close(key, reason);
         }
@@ -297,7 +309,7 @@ mod tests {
         Delivery::new(Publication::new(channel, Bytes::from_static(b"1")))
     }
 
-    /// Publishes a few, waits until they are taken, and again: each round may meet the hub as it falls asleep.
+    /// Each round queues two deliveries and waits until they are taken. In any of them the hub may be falling asleep.
     #[test]
     fn no_wake_up_is_lost_when_a_publication_meets_a_hub_falling_asleep() {
         const ROUNDS: usize = 50_000;
@@ -320,7 +332,7 @@ mod tests {
             }
         });
         while taken.load(Ordering::Relaxed) < 2 * ROUNDS {
-            woken.recv_timeout(Duration::from_secs(10)).expect("a wake for what waits");
+            woken.recv_timeout(Duration::from_secs(10)).expect("a wake-up for queued deliveries");
             loop {
                 taken.fetch_add(std::iter::from_fn(|| receiver.next()).count(), Ordering::Release);
                 if receiver.sleep() {

@@ -1,4 +1,4 @@
-//! The hubs of this instance, one per worker: where the broker delivers to, and the door for whoever is not a session.
+//! The handle of all hubs of this instance, one per worker. The broker delivers to it, and the server asks it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,22 +25,22 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// Orders that may wait for the hubs: over it they are refused, or a flood of them would be memory.
+/// Maximum controls that wait for hubs. Above it they are refused, so that a flood of them does not fill the memory.
 const MAX_QUEUED_CONTROLS: usize = 1024;
 
-/// All hubs, as they have started.
+/// All hubs of this instance that have started.
 pub struct Hubs {
     hubs: ArcSwap<Vec<(DeliverySender, Addr<Hub>)>>,
     metrics: Arc<Metrics>,
-    /// The id of this instance, of this run.
+    /// The id of this instance; a new one for each run.
     node: Arc<str>,
     started_at: Instant,
-    /// Places for orders that not every hub has carried out yet.
+    /// One for each control that not every hub has applied yet.
     control_permits: Arc<Semaphore>,
 }
 
 impl Hubs {
-    /// None yet; each worker starts its own. `node` is the id of this instance.
+    /// Creates the handle without hubs; each worker starts its own. `node` is the id of this instance.
     pub fn new(metrics: Arc<Metrics>, node: Arc<str>) -> Arc<Self> {
         Arc::new(Self {
             hubs: ArcSwap::default(),
@@ -55,21 +55,22 @@ impl Hubs {
         self.hubs.rcu(|hubs| hubs.iter().cloned().chain([(sender.clone(), hub.clone())]).collect::<Vec<_>>());
     }
 
-    /// Whether every hub answers. A panic in an actor that is not a session kills it in silence.
+    /// Returns whether there are hubs and all of them answer. The health check needs this because a panic ends a hub
+    /// without a trace.
     pub async fn all_respond(&self) -> bool {
         let hubs = self.hubs.load_full();
         let answers = join_all(hubs.iter().map(|(_, hub)| hub.send(CheckHealth))).await;
         !answers.is_empty() && answers.iter().all(Result::is_ok)
     }
 
-    /// Tells every hub that the instance stops.
+    /// Has every hub close its sessions, because the instance stops.
     pub fn shut_down(&self, shutdown: CloseAllSessions) {
         self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(shutdown));
     }
 }
 
 impl Hubs {
-    /// To every hub, or to none.
+    /// Queues a delivery to every hub, or to none if one queue is full.
     fn enqueue_for_all(&self, delivery: Arc<Delivery>) -> Result<(), QueueFull> {
         let hubs = self.hubs.load();
         for (index, (sender, _)) in hubs.iter().enumerate() {
@@ -152,7 +153,7 @@ async fn node_info_json(hubs: Vec<Addr<Hub>>, node: &str, started_at: Instant) -
     serde_json::to_vec(&node).unwrap_or_default()
 }
 
-/// The machine's name, or the container's, where the kernel tells it; it may change.
+/// The host name of the machine or container, if the kernel has one. It may change at any time.
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
@@ -172,7 +173,7 @@ mod tests {
         Publication::new(Channel::new("news").unwrap(), Bytes::from(vec![b'1'; bytes]))
     }
 
-    /// Starts one hub for each limit; their queues are not drained before the test awaits something.
+    /// Starts one hub for each limit. Their queues are not drained until the test awaits something.
     fn hubs_with_queues_of(limits_bytes: &[usize]) -> Arc<Hubs> {
         let hubs = Hubs::new(Arc::new(Metrics::default()), "node".into());
         for limit_bytes in limits_bytes {

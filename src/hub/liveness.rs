@@ -1,5 +1,7 @@
-//! Looking after sessions as the wheel comes by: pings and pongs, the first-message deadline, expiry by the wall clock
-//! wherever it jumps, messages that never end, and connections that do not go when they are closed.
+//! The periodic work of a hub. At each tick the timing wheel names the sessions to look at: they are pinged, and closed
+//! when they miss a deadline (first message, pong, end of a message, end of a close) or when their token or a
+//! subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
+//! tick.
 
 use std::{
     sync::Arc,
@@ -9,7 +11,10 @@ use std::{
 use actix::{Actor, Recipient};
 use uuid::Uuid;
 
-use super::{CloseReason, Hub, KeepAlive, SessionControl, SessionKey, timing_wheel::TICK};
+use super::{
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionKey,
+    timing_wheel::{TICK, Tick},
+};
 use crate::{
     clock::{Millis, NEVER, millis},
     config::Config,
@@ -17,63 +22,53 @@ use crate::{
     transport::Outbox,
 };
 
-/// A wall clock that moves this much against the monotonic one has jumped.
+/// Change of the wall clock against the monotonic clock from which on it counts as a jump.
 const CLOCK_JUMP_MILLIS: Millis = 500;
 
-/// One session, as the hub knows it.
+/// A session, as the hub knows it.
 pub(super) struct HubSession {
     pub(super) outbox: Arc<Outbox>,
     keep_alive: KeepAlive,
-    /// When the first of its subscriptions ends by itself.
+    /// When the first of its subscriptions expires.
     pub(super) first_subscription_expiry: Millis,
     pub(super) client: Uuid,
     pub(super) format: Format,
     pub(super) controls: Recipient<SessionControl>,
-    /// The tick of the last place in the wheel; older places are void.
-    scheduled_tick: u64,
+    /// The tick at which the session is looked at. Entries in the timing wheel for other ticks are void.
+    scheduled_tick: Tick,
     deadline: Deadline,
 }
 
-/// What the session is waited for, besides its expiry.
+/// The next deadline of a session's keep-alive.
 #[derive(Clone, Copy)]
 enum Deadline {
+    /// When the session must have authenticated.
     FirstMessage(Instant),
+    /// When the next ping is sent.
     NextPing(Instant),
+    /// A ping was sent.
     Pong { by: Instant, next_ping: Instant },
 }
 
 impl HubSession {
-    pub(super) fn new(
-        outbox: Arc<Outbox>,
-        keep_alive: KeepAlive,
-        client: Uuid,
-        format: Format,
-        controls: Recipient<SessionControl>,
-    ) -> Self {
+    /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
+    pub(super) fn new(Register { outbox, keep_alive, client, format, controls, .. }: Register) -> Self {
         let deadline = Deadline::NextPing(Instant::now());
-        Self {
-            outbox,
-            keep_alive,
-            first_subscription_expiry: NEVER,
-            client,
-            format,
-            controls,
-            scheduled_tick: 0,
-            deadline,
-        }
+        let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
+        Self { outbox, keep_alive, first_subscription_expiry, client, format, controls, scheduled_tick, deadline }
     }
 
-    /// Tells whether it is to be kept alive in another way than before.
+    /// Sets how the session is kept alive, and returns whether that changes.
     pub(super) fn set_keep_alive(&mut self, keep_alive: KeepAlive) -> bool {
         std::mem::replace(&mut self.keep_alive, keep_alive) != keep_alive
     }
 
-    /// Whether its connection is being closed.
+    /// Returns whether its connection is closing.
     pub(super) fn is_closing(&self) -> bool {
         self.outbox.is_closing()
     }
 
-    /// Whether it has said who it is, and is not being closed.
+    /// Returns whether the session is authenticated and not closing.
     pub(super) fn is_authenticated(&self) -> bool {
         self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
     }
@@ -91,18 +86,34 @@ impl HubSession {
     }
 }
 
-/// Intervals, and what the hub remembers between two turns.
+/// The intervals, and the state that is kept from tick to tick.
 pub(super) struct Liveness {
     ping_interval: Duration,
     pong_timeout: Duration,
     first_message_timeout: Duration,
     max_message_age: Duration,
     started_at: Instant,
-    /// Wall clock minus monotonic clock at the last turn.
+    /// The wall clock minus the monotonic clock, at the last tick.
     clock_offset: Millis,
     ticks: u32,
-    /// While the instance stops: who is still to be told, and how many at a turn.
-    pub(super) closing_waves: Option<(Vec<SessionKey>, usize)>,
+    /// `Some` during a shutdown.
+    pub(super) closing_waves: Option<ClosingWaves>,
+}
+
+/// The sessions that a shutdown has still to close.
+pub(super) struct ClosingWaves {
+    remaining: Vec<SessionKey>,
+    /// Sessions to close at each tick.
+    wave_size: usize,
+}
+
+impl ClosingWaves {
+    /// Spreads the close of these sessions over a time, one wave per tick.
+    pub(super) fn new(remaining: Vec<SessionKey>, spread_over: Duration) -> Self {
+        let waves = (spread_over.as_millis() / TICK.as_millis()).max(1) as usize;
+        let wave_size = remaining.len().div_ceil(waves).max(1);
+        Self { remaining, wave_size }
+    }
 }
 
 impl Liveness {
@@ -119,15 +130,15 @@ impl Liveness {
         }
     }
 
-    /// Whether the wall clock has jumped since the last turn.
+    /// Returns whether the wall clock has jumped since the last tick.
     fn has_clock_jumped(&mut self, now: Millis) -> bool {
         let clock_offset = now - millis(self.started_at.elapsed());
         let before = std::mem::replace(&mut self.clock_offset, clock_offset);
         (clock_offset - before).abs() > CLOCK_JUMP_MILLIS
     }
 
-    /// A first ping somewhere in the second half of the interval, so that clients that came together do not answer
-    /// together.
+    /// Delay of a session's first ping: somewhere in the second half of the interval, so that clients that connected at
+    /// the same time do not answer at the same time.
     fn first_ping_delay(&self, key: SessionKey) -> Duration {
         let spread = key.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         self.ping_interval / 2 + self.ping_interval.mul_f64(spread as f64 / f64::from(u16::MAX) / 2.0)
@@ -135,7 +146,7 @@ impl Liveness {
 }
 
 impl Hub {
-    /// A session is new or has changed: what is due, and when.
+    /// Starts the keep-alive of a session that is new, or is to be kept alive in another way.
     pub(super) fn start_keep_alive(&mut self, key: SessionKey) {
         let now = Instant::now();
         let Some(session) = self.registry.session_mut(key) else { return };
@@ -159,7 +170,7 @@ impl Hub {
         session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
     }
 
-    /// One turn of the wheel.
+    /// Does the work of one tick.
     pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
         let (tick, keys) = self.wheel.advance();
         for key in keys {
@@ -181,6 +192,7 @@ impl Hub {
         self.close_next_wave();
     }
 
+    /// Acts on the deadlines that a session has reached, and schedules it for the next one.
     fn check_deadlines(&mut self, key: SessionKey) {
         let (now, now_millis) = (Instant::now(), self.clock.now());
         let Some(session) = self.registry.session_mut(key) else { return };
@@ -214,7 +226,7 @@ impl Hub {
         session.deadline =
             Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping: now + self.liveness.ping_interval };
         let outbox = session.outbox.clone();
-        // Only what comes after this ping answers it.
+        // Only a pong that arrives from now on answers this ping.
         outbox.take_pong();
         let pushed = outbox.push(now_millis, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, now_millis));
         if let Err(error) = pushed {
@@ -232,15 +244,14 @@ impl Hub {
 
     /// During a shutdown, closes the next wave of sessions; after the last wave, those that have registered meanwhile.
     fn close_next_wave(&mut self) {
-        let Some((mut to_close, wave_size)) = self.liveness.closing_waves.take() else { return };
-        let wave = if to_close.is_empty() {
+        let Some(ClosingWaves { remaining, wave_size }) = &mut self.liveness.closing_waves else { return };
+        let wave = if remaining.is_empty() {
             let is_open = |key: &SessionKey| self.registry.session(*key).is_some_and(|session| !session.is_closing());
             self.registry.keys().filter(is_open).collect()
         } else {
-            to_close.split_off(to_close.len().saturating_sub(wave_size))
+            remaining.split_off(remaining.len().saturating_sub(*wave_size))
         };
         wave.into_iter().for_each(|key| self.close(key, &Disconnect::SHUTDOWN));
-        self.liveness.closing_waves = Some((to_close, wave_size));
     }
 }
 
@@ -280,7 +291,7 @@ mod tests {
     async fn shutdown_closes_sessions_in_waves_with_3001() {
         let hub = start_test_hub();
         let mut sessions = connect_sessions(&hub, 40).await;
-        // One session per tick: the ticks of the clock beside those of the test do not come to 30 in time.
+        // One session per tick. The hub's own ticks, 100 ms apart, are too few to close the other 30 meanwhile.
         hub.send(CloseAllSessions { spread_over: 40 * TICK }).await.unwrap();
         hub.send(RunTicks(10)).await.unwrap();
         let closing = count_closing(&sessions);

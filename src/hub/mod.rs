@@ -1,6 +1,9 @@
-//! One hub per worker thread: an actor that knows the sessions of its thread and what they listen to, fans publications
-//! out to their outboxes, and has the one wheel that pings, expires and gives up. Sessions, API and server talk to it by
-//! the messages below; it talks to the broker through [`BrokerSubscriptions`] only.
+//! The hub: one actor per worker thread that knows the sessions of its thread and their subscriptions. It fans
+//! publications out to their outboxes ([`fanout`]), pings and expires them ([`liveness`]), and applies controls of the
+//! server API ([`control`]).
+//!
+//! Sessions, the server and the [`Hubs`] handle talk to it by messages ([`messages`], [`subscription`]). It talks to
+//! the broker only through [`BrokerSubscriptions`].
 
 mod broker_subscriptions;
 mod close_reason;
@@ -11,6 +14,7 @@ mod fanout;
 mod fanout_outcome;
 mod hubs;
 mod liveness;
+mod messages;
 mod position_poller;
 mod presence;
 mod registry;
@@ -19,180 +23,39 @@ mod subscription;
 mod testing;
 mod timing_wheel;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use actix::prelude::*;
-use bytes::Bytes;
-use uuid::Uuid;
 
 use self::{
     fanout::Fanout,
-    liveness::HubSession,
+    liveness::{ClosingWaves, HubSession, Liveness},
     position_poller::PositionPoller,
     registry::Registry,
     subscription::{CatchUpBuffer, ChannelState},
     timing_wheel::TimingWheel,
 };
 use crate::{
-    channel::Channel,
-    clock::{Clock, Millis},
+    clock::Clock,
     config::{Config, Limits},
     metrics::Metrics,
-    protocol::Format,
-    transport::Outbox,
 };
 
 pub use broker_subscriptions::BrokerSubscriptions;
 pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
+pub use messages::{
+    BeginClose, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
+    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
+};
 pub use subscription::{
     ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
     RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource,
     SubscriptionTerms, Unsubscribe, Visibility,
 };
 
-/// Names a session, for as long as the process lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionKey(u64);
-
-impl SessionKey {
-    /// A key that nobody had before.
-    pub fn unique() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// How a session is kept alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepAlive {
-    /// Nobody yet: it has until the first-message deadline.
-    Unauthenticated,
-    /// Native ping frames, which browsers answer by themselves.
-    NativePing,
-    /// `{}` both ways, as SDKs expect.
-    ProtocolPing,
-}
-
-/// A connection begins to be looked after.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Register {
-    /// Its name.
-    pub key: SessionKey,
-    /// Where its frames go.
-    pub outbox: Arc<Outbox>,
-    /// How it is kept alive at first.
-    pub keep_alive: KeepAlive,
-    /// Whose it is, if that is known already.
-    pub user: Option<Arc<str>>,
-    /// What others know the connection by.
-    pub client: Uuid,
-    /// How its frames are written.
-    pub format: Format,
-    /// Where it is told what only it can do.
-    pub controls: Recipient<SessionControl>,
-}
-
-/// The server API wants of a session what only the session can do.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "()")]
-pub enum SessionControl {
-    /// Last until another time, and be shown differently.
-    Refresh {
-        /// The new end.
-        expires_at: Millis,
-        /// Raw JSON instead of the token's `info`.
-        info: Option<Bytes>,
-    },
-    /// Receive a channel.
-    Subscribe(Box<ServerApiSubscription>),
-    /// Receive a channel no more, should it have begun to meanwhile.
-    Unsubscribe(Channel),
-}
-
-/// A subscription that the server API brings.
-#[derive(Clone, Debug)]
-pub struct ServerApiSubscription {
-    /// To what.
-    pub channel: Channel,
-    /// Raw JSON that others see of it.
-    pub info: Option<Bytes>,
-    /// Raw JSON for the client itself.
-    pub data: Option<Bytes>,
-    /// Where the client stands, as the API says: offset and epoch.
-    pub since: Option<(u64, String)>,
-    /// When it ends by itself.
-    pub expires_at: Option<Millis>,
-}
-
-/// Something about a session has changed: it became somebody, or began to speak as an SDK does.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct UpdateSession {
-    /// Which.
-    pub key: SessionKey,
-    /// How it is kept alive from now on.
-    pub keep_alive: KeepAlive,
-    /// Whose it is.
-    pub user: Arc<str>,
-}
-
-/// A session closes its connection: it gets nothing more, and is cut if it does not go.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct BeginClose(pub SessionKey);
-
-/// A session's connection is gone.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Unregister(pub SessionKey);
-
-/// Proves that the hub is alive.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct CheckHealth;
-
-/// The channels of this hub and how many sessions each has.
-#[derive(Message)]
-#[rtype(result = "HashMap<Channel, usize>")]
-pub struct CountSubscribers;
-
-/// What this hub has, all in all.
-#[derive(Message)]
-#[rtype(result = "HubStats")]
-pub struct CollectStats;
-
-/// An answer to [`CollectStats`].
-#[derive(Clone, Debug, Default)]
-pub struct HubStats {
-    /// Connections that are somebody.
-    pub clients: usize,
-    /// Whose they are.
-    pub users: HashSet<Arc<str>>,
-    /// Subscriptions of all of them.
-    pub subs: usize,
-    /// Channels that are subscribed to.
-    pub channels: HashSet<Channel>,
-}
-
-/// The instance stops: all sessions are closed 3001 in waves, spread over this time.
-#[derive(Clone, Copy, Message)]
-#[rtype(result = "()")]
-pub struct CloseAllSessions {
-    /// Over how long.
-    pub spread_over: Duration,
-}
-
-/// The actor.
+/// The actor that serves the sessions of one worker thread.
 pub struct Hub {
     registry: Registry<HubSession, ChannelState>,
     fanout: Fanout,
@@ -200,18 +63,18 @@ pub struct Hub {
     broker_subscriptions: Arc<BrokerSubscriptions>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    liveness: liveness::Liveness,
+    liveness: Liveness,
     catch_up_buffer: CatchUpBuffer,
     position_poller: PositionPoller,
     limits: HubLimits,
 }
 
-/// What a hub bounds.
+/// The limits that a hub enforces.
 struct HubLimits {
     channels_per_session: usize,
     recovered_publications: usize,
     filter_nodes_per_channel: usize,
-    /// Longest frame that tells of subscriptions.
+    /// Maximum size of the frames that answer one subscribe request, together.
     reply_bytes: usize,
 }
 
@@ -221,14 +84,14 @@ impl From<&Limits> for HubLimits {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
-            // Who has more waiting than an outbox holds is closed, and would come back for the same.
+            // A client whose outbox overflows is closed, and would reconnect to ask for the same.
             reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
         }
     }
 }
 
 impl Hub {
-    /// Starts a hub on this thread and makes it known to `hubs`.
+    /// Starts a hub on the current thread and adds it to `hubs`.
     pub fn start_on_this_thread(
         hubs: &Hubs,
         broker_subscriptions: Arc<BrokerSubscriptions>,
@@ -242,7 +105,7 @@ impl Hub {
             fanout: Fanout::new(receiver),
             wheel: TimingWheel::default(),
             broker_subscriptions,
-            liveness: liveness::Liveness::new(config, clock.now()),
+            liveness: Liveness::new(config, clock.now()),
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
@@ -254,13 +117,13 @@ impl Hub {
         hub
     }
 
-    /// Takes a session out of everything, and gives back the channels that nobody else here listens to.
+    /// Forgets a session and ends its subscriptions.
     fn remove_session(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
         self.registry.remove(key);
     }
 
-    /// Releases a session's channels and leaves it to the wheel until its connection is gone.
+    /// Ends all subscriptions of a session.
     fn drop_subscriptions(&mut self, key: SessionKey) {
         self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
     }
@@ -285,8 +148,8 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { key, outbox, keep_alive, user, client, format, controls } = register;
-        self.registry.insert(key, HubSession::new(outbox, keep_alive, client, format, controls));
+        let (key, user) = (register.key, register.user.clone());
+        self.registry.insert(key, HubSession::new(register));
         if let Some(user) = user {
             self.registry.set_user(key, user);
         }
@@ -356,9 +219,6 @@ impl Handler<CloseAllSessions> for Hub {
     type Result = ();
 
     fn handle(&mut self, CloseAllSessions { spread_over }: CloseAllSessions, _: &mut Self::Context) {
-        let to_close: Vec<SessionKey> = self.registry.keys().collect();
-        let waves = (spread_over.as_millis() / timing_wheel::TICK.as_millis()).max(1) as usize;
-        let wave_size = to_close.len().div_ceil(waves).max(1);
-        self.liveness.closing_waves = Some((to_close, wave_size));
+        self.liveness.closing_waves = Some(ClosingWaves::new(self.registry.keys().collect(), spread_over));
     }
 }

@@ -1,8 +1,8 @@
 //! Polls the broker for the positions of silent channels. A publication that is lost on its way from the broker would
 //! otherwise go unnoticed until the next one reveals the gap.
 //!
-//! A round begins every `server.position_check_interval`. It asks for each channel that has positioned subscriptions and
-//! has received nothing since the last round.
+//! A round begins every `server.position_check_interval`. It asks for each channel that has positioned subscriptions
+//! and has received nothing since the last round.
 
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,9 @@ impl PositionPoller {
         queries
     }
 
-    /// Compares the positions at the hub and at the broker, and returns whether the channel has a gap. A first difference
-    /// is only suspected: it becomes a gap if it is still there after [`CONFIRM_DELAY`] and the hub has not moved.
+    /// Compares the positions at the hub and at the broker, and returns whether the channel has a gap. A first
+    /// difference is only suspected: it becomes a gap if it is still there after [`CONFIRM_DELAY`] and the hub has not
+    /// moved.
     fn has_gap(&mut self, query: &PositionQuery, at_hub: Position, at_broker: Position, now: Instant) -> bool {
         let differs = at_broker.epoch != at_hub.epoch || at_broker.offset > at_hub.offset;
         let is_confirmed = differs && query.suspected_at == Some(at_hub);

@@ -1,5 +1,8 @@
-//! Who is in a channel, as others see it: told to the broker when a subscription begins and ends, and again and again while
-//! it lasts, so that those of an instance that dies are gone soon. No timer per connection.
+//! Presence, joins and leaves of subscribers at the broker.
+//!
+//! The presence of a subscriber is stored with a time to live and refreshed while the subscription lasts, so that the
+//! subscribers of an instance that has crashed disappear. The refresh is spread over the ticks of the hub; there is no
+//! timer per connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,15 +14,16 @@ use crate::{
     channel::Channel,
 };
 
-/// How long the broker believes that somebody is there.
+/// Time after which the broker forgets a subscriber that is not refreshed.
 const PRESENCE_TTL: Duration = Duration::from_secs(60);
-/// How often it is told again: one lost word costs nothing.
+/// Time between two refreshes of a subscriber. One refresh may get lost without effect.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(25);
-/// So many turns of the wheel, at each of which as many are told again.
+/// Ticks of one round of refreshes. Each tick refreshes an equal part of the sessions.
 const REFRESH_TICKS: usize = (REFRESH_INTERVAL.as_millis() / TICK.as_millis()) as usize;
 
 impl Hub {
-    /// Somebody comes into a channel. Brokers take calls in their order, so nothing here waits.
+    /// Stores the presence of a new subscriber and publishes its join. Does not wait: brokers apply calls in the order
+    /// in which they are made.
     pub(super) fn begin_presence(&self, channel: &Channel, visibility: Option<&Visibility>) {
         let Some(visibility) = visibility else { return };
         self.store_presence(channel, visibility);
@@ -33,7 +37,7 @@ impl Hub {
         }
     }
 
-    /// Somebody is in a channel, still or in another guise.
+    /// Stores the presence of a subscriber, again or with other information.
     pub(super) fn store_presence(&self, channel: &Channel, visibility: &Visibility) {
         if visibility.in_presence {
             run_detached(self.broker_subscriptions.broker().add_presence(
@@ -44,7 +48,7 @@ impl Hub {
         }
     }
 
-    /// Somebody leaves a channel.
+    /// Removes the presence of a subscriber and publishes its leave.
     pub(super) fn end_presence(&self, channel: &Channel, visibility: Option<&Visibility>) {
         let Some(visibility) = visibility else { return };
         if visibility.in_presence {
@@ -60,7 +64,7 @@ impl Hub {
         }
     }
 
-    /// The part of those who are shown whose turn it is.
+    /// Refreshes the presence of the sessions whose turn it is at this tick.
     pub(super) fn refresh_presence(&self, tick: u32) {
         let part = tick as usize % REFRESH_TICKS;
         self.registry
@@ -69,12 +73,13 @@ impl Hub {
     }
 }
 
-/// What cannot be told now is told with the next turn, or ends by itself: no client waits for it.
+/// Runs a call to the broker without waiting for it, since no client does. A presence that could not be stored is
+/// stored by the next refresh; one that could not be removed expires.
 fn run_detached(call: BoxFuture<'static, Result<(), BrokerError>>) {
     use futures_util::FutureExt;
     let log_error = |result: Result<(), BrokerError>| {
         if let Err(error) = result {
-            log::debug!("presence: {error}");
+            log::debug!("presence call failed error={error}");
         }
     };
     let mut call = call;

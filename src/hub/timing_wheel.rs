@@ -1,19 +1,21 @@
-//! One timing wheel per hub instead of a timer per connection: what is due is looked up by time, a tick at a time. Pure.
+//! A timing wheel: names the sessions whose deadline has come, tick by tick. One per hub replaces a timer per
+//! connection. Pure.
 
 use std::time::Duration;
 
 use super::SessionKey;
 
-/// How often the wheel turns, and so how late anything may be.
+/// Time between two ticks, and so the maximum delay of a deadline.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
-/// Ticks that a turn takes: 51 s, more than two ping intervals. What is due later comes by earlier and is put back.
+/// Ticks of one revolution: 51 s, more than two ping intervals. A session with a later deadline is named once per
+/// revolution and scheduled again.
 const SLOTS: u64 = 512;
 
-/// A wheel's time: ticks since it began.
+/// A point in the time of a wheel: the number of ticks since its start.
 pub(super) type Tick = u64;
 
-/// Sessions by the tick at which somebody should look at them.
+/// Sessions by the tick at which they are due.
 pub(super) struct TimingWheel {
     slots: Vec<Vec<SessionKey>>,
     now: Tick,
@@ -26,9 +28,11 @@ impl Default for TimingWheel {
 }
 
 impl TimingWheel {
-    /// Puts a session where it will be looked at `after` that time, or at the end of a turn if that is sooner. Tells when.
-    /// If it stands somewhere already (`scheduled_tick`) and that comes first, it stays there: however often a session changes, it
-    /// has few places. Of several, the last told counts; whoever looks compares.
+    /// Schedules a session `after` this time, or after one revolution if that is sooner, and returns the tick.
+    ///
+    /// If the session is scheduled already (`scheduled_tick`) for an earlier tick, that entry stays and is returned, so
+    /// that a session that changes often has few entries. An entry counts only if its tick is the one that was returned
+    /// last; the caller compares them.
     pub(super) fn schedule(&mut self, key: SessionKey, after: Duration, scheduled_tick: Tick) -> Tick {
         let ticks = after.as_millis().div_ceil(TICK.as_millis()).clamp(1, u128::from(SLOTS) - 1);
         let at = self.now + ticks as Tick;
@@ -39,7 +43,7 @@ impl TimingWheel {
         at
     }
 
-    /// Turns by one tick and gives what stands there.
+    /// Advances by one tick, and returns the tick and the sessions that are scheduled for it.
     pub(super) fn advance(&mut self) -> (Tick, Vec<SessionKey>) {
         self.now += 1;
         (self.now, std::mem::take(&mut self.slots[(self.now % SLOTS) as usize]))
@@ -56,7 +60,7 @@ mod tests {
         let soon = wheel.schedule(SessionKey(1), Duration::from_millis(250), 0);
         let at_once = wheel.schedule(SessionKey(2), Duration::ZERO, 0);
         let far = wheel.schedule(SessionKey(3), Duration::from_secs(86_400), 0);
-        assert_eq!(wheel.schedule(SessionKey(1), Duration::from_secs(1), soon), soon, "what comes first stays");
+        assert_eq!(wheel.schedule(SessionKey(1), Duration::from_secs(1), soon), soon, "the earlier entry stays");
         assert_eq!((soon, at_once, far), (3, 1, SLOTS - 1));
         let mut seen = Vec::new();
         for _ in 0..SLOTS {

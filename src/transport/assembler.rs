@@ -1,21 +1,22 @@
-//! Fragments become messages (RFC 6455 §5.4), and text is UTF-8 across them (§8.1), judged as it comes. Pure.
+//! Assembles fragments into messages (RFC 6455 §5.4) and checks as they arrive that text is UTF-8 across them (§8.1).
+//! Pure.
 
 use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 
 use super::{TransportLimits, reader::Violation};
 
-/// A message of which not all fragments have come.
+/// A message of which not all fragments have arrived.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     is_text: bool,
     payload: BytesMut,
-    /// How much of `payload` is known to be UTF-8; a code point may be split at its end.
+    /// Length of the prefix of `payload` that is valid UTF-8. A code point may be split at its end.
     utf8_bytes: usize,
     fragments: usize,
 }
 
-/// A whole message.
+/// A message of which all fragments have arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AssembledMessage {
     Text(Bytes),
@@ -23,16 +24,16 @@ pub(super) enum AssembledMessage {
 }
 
 impl PartialMessage {
-    /// Bytes held.
+    /// Bytes of the payload so far.
     pub(super) fn len(&self) -> usize {
         self.payload.len()
     }
 }
 
-/// Adds one fragment to what is in hand.
+/// Adds a fragment to the open message, and returns the message if it is complete.
 ///
 /// # Errors
-/// Text that is not UTF-8, or more fragments than allowed.
+/// The fragment continues no message, is not UTF-8 in a text message, or is one more than the limit.
 pub(super) fn add_fragment(
     partial: &mut Option<Box<PartialMessage>>,
     item: Item,
@@ -44,7 +45,9 @@ pub(super) fn add_fragment(
         Item::Continue(fragment) => (fragment, false),
         Item::Last(fragment) => (fragment, true),
     };
-    let Some(open) = partial else { return Err(Violation::Protocol("nothing to continue")) };
+    let Some(open) = partial else {
+        return Err(Violation::Protocol("continuation frame without a message to continue"));
+    };
     open.fragments += 1;
     if open.fragments > limits.message_fragments {
         return Err(Violation::TooBig);
@@ -67,7 +70,8 @@ fn start_message(partial: &mut Option<Box<PartialMessage>>, is_text: bool, first
     first
 }
 
-/// How much of `bytes` is UTF-8; only a code point that is cut by the end may be left over, and not at the message's end.
+/// Returns the length of the prefix of `bytes` that is valid UTF-8. The rest may only be a code point that the end of
+/// the fragment cuts, and nothing in the last fragment.
 fn utf8_prefix(bytes: &[u8], is_last: bool) -> Result<usize, Violation> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes.len()),
@@ -113,7 +117,11 @@ mod tests {
         let text = "aé€𝄞".as_bytes();
         for cut in 0..=text.len() {
             let whole = assemble(&[&text[..cut], b"", &text[cut..]]);
-            assert_eq!(whole, Ok(Some(AssembledMessage::Text(Bytes::from_static("aé€𝄞".as_bytes())))), "cut at {cut}");
+            assert_eq!(
+                whole,
+                Ok(Some(AssembledMessage::Text(Bytes::from_static("aé€𝄞".as_bytes())))),
+                "split at {cut}"
+            );
         }
     }
 
@@ -122,7 +130,11 @@ mod tests {
         for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
             assert_eq!(assemble(&[bad, b"x", b"y"]), Err(Violation::NotUtf8), "{bad:?}");
         }
-        assert_eq!(assemble(&[b"ok", b"\xe2\x82"]), Err(Violation::NotUtf8), "cut off at the end");
+        assert_eq!(
+            assemble(&[b"ok", b"\xe2\x82"]),
+            Err(Violation::NotUtf8),
+            "code point cut at the end of the message"
+        );
     }
 
     #[test]

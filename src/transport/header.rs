@@ -1,59 +1,57 @@
-//! Frame headers, judged as they come in (RFC 6455 §5.2): `actix_http::ws::Codec` would buffer a whole frame before it
-//! looks at the size. Pure.
+//! Parses and checks frame headers as they arrive (RFC 6455 §5.2). `actix_http::ws::Codec` alone would buffer a whole
+//! frame before it looks at its size. Pure.
 
 use super::reader::Violation;
 
-/// Continuation, in the low nibble of a frame's first byte.
+/// Opcodes, in the low four bits of a frame's first byte.
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PONG: u8 = 0xa;
 
-/// What is known of a frame once its header is there.
+/// A complete frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
-    /// Bytes before the payload, mask included.
+    /// Bytes before the payload, including the mask.
     pub(super) header_bytes: usize,
-    /// Bytes of the payload.
     pub(super) payload_bytes: usize,
-    /// Whether it is a close frame.
     pub(super) is_close: bool,
 }
 
 impl FrameHeader {
-    /// Bytes of the whole frame.
+    /// Bytes of header and payload.
     pub(super) fn frame_bytes(self) -> usize {
         self.header_bytes + self.payload_bytes
     }
 }
 
-/// What the reader knows before a frame: whether a fragmented message is open, and what it may still hold.
+/// The state of the message that a frame arrives in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameContext {
-    /// A first fragment came and the last one did not.
+    /// Whether a fragmented message is open: its first fragment has arrived, its last has not.
     pub(super) is_continuing: bool,
-    /// Bytes that the message in hand may still grow by.
+    /// Bytes by which the open message may still grow.
     pub(super) remaining_bytes: usize,
 }
 
-/// Reads the header at the start of `bytes`, or `None` while it is not complete. Every rule is judged as soon as the bytes
-/// it needs are there, so that nothing is buffered for a frame that will be refused.
+/// Parses the header at the start of `bytes`; `None` while it is incomplete. Each rule is checked as soon as its bytes
+/// have arrived, so that nothing is buffered for a frame that will be refused.
 ///
 /// # Errors
-/// The rule that is broken, with its close code.
+/// The broken rule, with its close code.
 pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameHeader>, Violation> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
     check_first_byte(*first, context.is_continuing)?;
     let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
     let [second, rest @ ..] = rest else { return Ok(None) };
     if second & 0x80 == 0 {
-        return Err(Violation::Protocol("client frames are masked"));
+        return Err(Violation::Protocol("client frames must be masked"));
     }
     let is_control = opcode >= CLOSE;
     let (length_bytes, length) = match second & 0x7f {
         _ if is_control && (second & 0x7f > 125 || !is_final) => {
-            return Err(Violation::Protocol("control frames are short and whole"));
+            return Err(Violation::Protocol("control frames must be unfragmented and at most 125 bytes long"));
         }
         126 => match rest.first_chunk::<2>() {
             Some(length) => (2, u64::from(u16::from_be_bytes(*length))),
@@ -66,7 +64,7 @@ pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameH
         short => (0, u64::from(short)),
     };
     if (length_bytes == 2 && length < 126) || (length_bytes == 8 && (length < 65_536 || length >> 63 != 0)) {
-        return Err(Violation::Protocol("lengths take the shortest form"));
+        return Err(Violation::Protocol("payload lengths must be in the shortest form"));
     }
     let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
     if !is_control && payload_bytes > context.remaining_bytes {
@@ -76,21 +74,22 @@ pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameH
     Ok((bytes.len() >= header_bytes).then_some(FrameHeader { header_bytes, payload_bytes, is_close: opcode == CLOSE }))
 }
 
-/// The first byte: reserved bits, opcode, and whether the frame fits into the message in hand (RFC 6455 §5.4).
+/// Checks the first byte: the reserved bits, the opcode, and whether the frame may come at this point of a message (RFC
+/// 6455 §5.4).
 fn check_first_byte(first: u8, is_continuing: bool) -> Result<(), Violation> {
     if first & 0x70 != 0 {
-        return Err(Violation::Protocol("reserved bits are zero"));
+        return Err(Violation::Protocol("reserved bits must be zero"));
     }
     match (first & 0x0f, is_continuing) {
-        (CONTINUATION, false) => Err(Violation::Protocol("nothing to continue")),
-        (TEXT | BINARY, true) => Err(Violation::Protocol("a message begins inside another")),
+        (CONTINUATION, false) => Err(Violation::Protocol("continuation frame without a message to continue")),
+        (TEXT | BINARY, true) => Err(Violation::Protocol("new message inside a fragmented message")),
         (CONTINUATION | TEXT | BINARY | CLOSE..=PONG, _) => Ok(()),
         _ => Err(Violation::Protocol("unknown opcode")),
     }
 }
 
-/// The payload of a close frame, still masked: empty, or a code that may be on the wire and a reason in UTF-8
-/// (RFC 6455 §5.5.1, §7.4).
+/// Checks the payload of a close frame, which is still masked: it must be empty, or a code that is allowed on the wire
+/// and a reason in UTF-8 (RFC 6455 §5.5.1, §7.4).
 pub(super) fn check_close_payload(mask: [u8; 4], masked: &[u8]) -> Result<(), Violation> {
     let payload: Vec<u8> = masked.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     match payload.as_slice() {
@@ -98,14 +97,14 @@ pub(super) fn check_close_payload(mask: [u8; 4], masked: &[u8]) -> Result<(), Vi
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-                Err(Violation::Protocol("this close code never is on the wire"))
+                Err(Violation::Protocol("close code not allowed on the wire"))
             } else if std::str::from_utf8(reason).is_err() {
                 Err(Violation::NotUtf8)
             } else {
                 Ok(())
             }
         }
-        [_] => Err(Violation::Protocol("a close code has two bytes")),
+        [_] => Err(Violation::Protocol("close code of one byte")),
     }
 }
 
@@ -130,7 +129,7 @@ mod tests {
         ] {
             let header = [vec![0x82], field, vec![1, 2, 3, 4]].concat();
             for cut in 0..header.len() {
-                assert_eq!(parse(&header[..cut], FRESH), Ok(None), "{length} cut at {cut}");
+                assert_eq!(parse(&header[..cut], FRESH), Ok(None), "length {length}, cut at {cut}");
             }
             let read = parse(&header, FRESH).unwrap().unwrap();
             assert_eq!((read.payload_bytes, read.header_bytes), (length, header.len()));
@@ -161,7 +160,7 @@ mod tests {
         ] {
             assert_eq!(code(&bytes, FRESH), Some(1002), "{what}");
         }
-        assert_eq!(code(&[0x81], OPEN), Some(1002), "a message inside another");
+        assert_eq!(code(&[0x81], OPEN), Some(1002), "new message inside a fragmented one");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Reading: a stream of whole messages from a socket. What is read lands in one scratch buffer per thread, and from there in
-//! the connection's [`MessageReader`].
+//! The read half of a connection: a stream of whole messages. Bytes are read into one buffer per thread, and from there
+//! fed to the connection's [`MessageReader`].
 
 use std::{
     cell::RefCell,
@@ -18,15 +18,15 @@ use super::{
     reader::{MessageReader, Violation},
 };
 
-/// Bytes that one read may take.
+/// Maximum bytes of one read.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER_BYTES]);
 }
 
-/// The inbound half of a connection: whole messages and control frames, in order. It ends with the connection, after a
-/// close frame, and after a violation.
+/// The stream of a connection's messages and control frames, in order. It ends when the connection ends. After a close
+/// frame or a violation it yields nothing more.
 pub struct Inbound {
     outbox: Arc<Outbox>,
     reader: MessageReader,
@@ -34,12 +34,13 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Reads from the socket of `outbox`, after what was `read` with the handshake.
+    /// Creates the stream of the socket that `outbox` owns. `read` are the bytes that arrived together with the
+    /// handshake.
     pub fn new(outbox: Arc<Outbox>, read: BytesMut, limits: TransportLimits) -> Self {
         Self { outbox, reader: MessageReader::new(read, limits), has_ended: false }
     }
 
-    /// Reads once from the socket. `false` at its end.
+    /// Reads once from the socket. Ready with `false` at the end of the connection.
     fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         READ_BUFFER.with_borrow_mut(|read_buffer| {
             let mut buffer = ReadBuf::new(read_buffer);
@@ -60,7 +61,7 @@ impl Stream for Inbound {
                 Ok(Some(frame)) => {
                     this.has_ended = matches!(frame, Frame::Close(_));
                     if !this.reader.has_open_message() {
-                        // A busy client may never be read to the end of a frame; what counts is that messages end.
+                        // The buffer of a busy client may always end inside a frame. What counts is that messages end.
                         this.outbox.note_incomplete_message(false);
                     }
                     return Poll::Ready(Some(Ok(frame)));
@@ -78,7 +79,8 @@ impl Stream for Inbound {
                 }
             }
         }
-        // Nothing after a close is read as a message (§5.5.1); what still comes is thrown away until the peer is gone.
+        // Nothing after a close is handled (RFC 6455 §5.5.1). Bytes that still arrive are discarded until the peer has
+        // left.
         this.reader.discard();
         while ready!(this.poll_read_more(cx)) {
             this.reader.discard();

@@ -1,6 +1,8 @@
-//! The socket after the 101: what comes in is read strictly by RFC 6455 ([`Inbound`], a stream of whole messages), what
-//! goes out waits in a bounded [`Outbox`] that anybody who holds it may flush. Plain and TLS differ in [`Socket`] only.
-//! Session and hub use it; it knows neither, and nothing of tokens or channels.
+//! The WebSocket connection after the 101 response.
+//!
+//! [`Inbound`] reads strictly by RFC 6455 and is a stream of whole messages. [`Outbox`] queues frames up to a limit;
+//! session and hub share it, and both may flush it. Plain TCP and TLS differ only in [`Socket`]. This module knows
+//! nothing of sessions, hubs, tokens or channels.
 
 mod assembler;
 mod closing;
@@ -20,18 +22,18 @@ pub use outbox::{FlushOutcome, Outbox, PushError, PushOutcome};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 
-/// What one connection may cost.
+/// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct TransportLimits {
-    /// Longest message, fragments added up.
+    /// Maximum size of a message, all fragments together. Above it: closed 1009.
     pub message_bytes: usize,
-    /// Most fragments of one message.
+    /// Maximum fragments of one message. Above it: closed 1009.
     pub message_fragments: usize,
-    /// Most bytes that wait for the peer to read.
+    /// Maximum bytes that wait for the peer to read. Above it: [`PushError::Slow`].
     pub outbox_bytes: usize,
-    /// Bytes that the kernel takes beyond what the peer's window lets it send (TCP_NOTSENT_LOWAT).
+    /// Bytes that the kernel accepts beyond those that the peer's window lets it send (TCP_NOTSENT_LOWAT).
     pub unsent_bytes: u32,
-    /// Bytes sent that the peer's kernel may leave unacknowledged for this long (TCP_USER_TIMEOUT).
+    /// Time for which the peer's kernel may leave sent bytes unacknowledged (TCP_USER_TIMEOUT).
     pub unacknowledged_timeout: Duration,
 }
 

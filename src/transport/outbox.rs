@@ -1,6 +1,8 @@
-//! Writing: a queue of shared frames per connection, counted in bytes, written with `writev` by whoever flushes it. The
-//! usual flush is the hub's, with a waker that does nothing; only when the socket is full a task is started that waits
-//! with a real one, and until it is through the hub only queues.
+//! The write half of a connection: a queue of frames with a limit in bytes, and the state of closing and expiry.
+//!
+//! Frames are shared between connections and written with `writev`. The usual flush comes from the hub and uses a waker
+//! that does nothing. Only when the socket is full is a task started, which waits with a real waker; until it has
+//! written everything, session and hub only queue.
 
 use std::{
     collections::VecDeque,
@@ -23,70 +25,72 @@ use super::{
 };
 use crate::clock::{Clock, Millis, NEVER};
 
-/// Frames that one `writev` carries.
+/// Maximum frames of one `writev`.
 const MAX_SLICES: usize = 64;
-/// What a waiting frame costs beyond its bytes: its place in the queue, and the allocation of one that nobody shares.
+/// Cost of a queued frame beyond its bytes: its place in the queue, and the allocation of a frame that is not shared.
 const FRAME_COST_BYTES: usize = 96;
 
-/// The outbound half of a connection, shared by its session and its hub. Both live on one thread, so the lock is never
-/// contended; it is there because actix messages are `Send`.
+/// The write half of a connection, shared by its session and its hub. It alone knows when the token expires and whether
+/// the connection is closing. Session and hub live on one thread, so the lock is never contended; it is there because
+/// actix messages must be `Send`.
 pub struct Outbox(Mutex<OutboxState>);
 
 struct OutboxState {
     socket: Box<dyn Socket>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
-    /// Bytes that TLS has taken and not yet handed to the kernel; an upper bound, always 0 on plain TCP.
+    /// Upper bound of the bytes that TLS has accepted and not yet passed to the kernel. Always 0 on plain TCP.
     tls_buffered_bytes: usize,
     limit_bytes: usize,
     expires_at: Millis,
     phase: ClosePhase,
-    /// The frame at the front is partly written: nothing else may come before its end.
+    /// Whether the first frame is partly written. Its rest has to come before anything else.
     is_mid_frame: bool,
-    /// The waker of the task that waits for the socket. There is one slot per direction in the kernel's registration, so
-    /// every write while it waits has to use it.
+    /// The waker of the task that waits for the full socket, if there is one. The runtime keeps one write waker per
+    /// socket, so every write must use this one while the task waits.
     write_waker: Option<Waker>,
+    /// Since when a message from the client has been incomplete.
     incomplete_since: Option<Instant>,
     has_pong: bool,
 }
 
-/// What became of a frame that was taken.
+/// What the caller has to do after a frame was queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushOutcome {
-    /// It is the first that waits: whoever pushed it should flush.
+    /// The queue was empty: the caller should flush.
     NeedsFlush,
-    /// Others wait already, and somebody will flush.
+    /// Other frames wait already, and their flush will write this one, too.
     FlushPending,
 }
 
-/// How far a flush came.
+/// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushOutcome {
-    /// Everything is with the kernel, or somebody waits for the socket already.
+    /// The kernel has everything, or a task waits for the full socket already.
     Done,
-    /// The socket was full; a task carries on when it is not.
+    /// The socket is full. A task was started that writes the rest.
     Pending,
 }
 
-/// Why a frame was not taken.
+/// Why a frame was not queued, or the queue not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// The token's time is over.
-    #[error("expired")]
+    /// The token has expired.
+    #[error("token expired")]
     Expired,
-    /// The peer reads too slowly: the limit would be passed.
-    #[error("slow")]
+    /// The peer reads too slowly: the frame would exceed the limit.
+    #[error("outbox limit exceeded")]
     Slow,
-    /// The connection is closing or gone.
-    #[error("closing")]
+    /// The connection is closing, or has failed.
+    #[error("connection closing")]
     Closing,
 }
 
 impl Outbox {
-    /// The outbound half of `socket`.
+    /// Creates the outbox that owns `socket`, and sets the socket's options.
     ///
     /// # Errors
-    /// When the connection is gone already.
+    /// The connection has ended.
     pub fn new(socket: impl Socket, limits: &TransportLimits) -> io::Result<Arc<Self>> {
         socket::set_socket_options(socket.tcp(), limits)?;
         Ok(Arc::new(Self(Mutex::new(OutboxState {
@@ -104,8 +108,8 @@ impl Outbox {
         }))))
     }
 
-    /// Sets when the token expires. From then on no frame is queued and none that is queued is written. A close that has
-    /// started keeps the expiry that it started with.
+    /// Sets when the token expires. From then on no frame is queued and none that is queued is written. A close that
+    /// has started keeps the expiry that it started with.
     pub fn set_expiry(&self, at: Millis) {
         let mut state = self.0.lock();
         if state.phase == ClosePhase::Open {
@@ -124,10 +128,10 @@ impl Outbox {
         state.phase == ClosePhase::Open && now >= state.expires_at
     }
 
-    /// Queues a frame. Does not write, unless there seems to be no room: then the socket is asked first.
+    /// Queues a frame. Writes only if the limit would be exceeded: then the socket may have room for what waits.
     ///
     /// # Errors
-    /// [`PushError`]; the frame is not queued, and the connection is left as it is.
+    /// [`PushError`]. The frame is not queued, and the connection is not closed.
     pub fn push(&self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
         let mut state = self.0.lock();
         if state.phase != ClosePhase::Open {
@@ -153,10 +157,11 @@ impl Outbox {
         Ok(outcome)
     }
 
-    /// Writes what the socket takes. When it is full, a task carries on.
+    /// Writes as much as the socket accepts. If it is full, starts a task that writes the rest.
     ///
     /// # Errors
-    /// [`PushError::Expired`] when the time is over; then nothing was written.
+    /// [`PushError::Expired`] if the token of an open connection has expired; nothing was written.
+    /// [`PushError::Closing`] if writing failed, or the token expired during a close; the connection is aborted.
     pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<FlushOutcome, PushError> {
         let mut state = self.0.lock();
         if state.write_waker.is_some() {
@@ -180,8 +185,9 @@ impl Outbox {
         }
     }
 
-    /// Starts to close the connection: queues `close_frames`, after which the write half of the socket is shut down, and
-    /// flushes. `policy` says what happens to the frames that wait. Does nothing if the connection is closing already.
+    /// Starts to close the connection: queues `close_frames`, after which the write half of the socket is shut down,
+    /// and flushes. `policy` says what happens to the frames that wait. Does nothing if the connection is closing
+    /// already.
     pub fn close(self: &Arc<Self>, close_frames: impl IntoIterator<Item = Bytes>, policy: ClosePolicy, clock: &Clock) {
         let mut state = self.0.lock();
         if state.phase != ClosePhase::Open {
@@ -201,13 +207,15 @@ impl Outbox {
         let _ = self.flush(clock, clock.now());
     }
 
-    /// Ends the connection at once: the queue is dropped, what waits in the kernel too, and whoever reads is woken.
+    /// Ends the connection at once: drops the queue and the bytes that wait in the kernel, and wakes the task that
+    /// reads.
     pub fn abort(&self) {
         self.0.lock().abort();
     }
 
-    /// Nobody reads from the connection any more: what still waits for a socket that is full is dropped with it, or a peer
-    /// that sips could keep it for ever. What the kernel has already is left to arrive.
+    /// Aborts the connection if frames wait for a full socket. For a session that has stopped reading: a peer that
+    /// reads a byte at a time could otherwise keep the frames for ever. If nothing waits, the bytes that the kernel has
+    /// may still arrive.
     pub fn abort_if_waiting(&self) {
         let mut state = self.0.lock();
         if state.write_waker.is_some() {
@@ -215,22 +223,24 @@ impl Outbox {
         }
     }
 
-    /// Whether a full socket is waited for.
+    /// Returns whether a task waits for the full socket.
     pub fn is_blocked(&self) -> bool {
         self.0.lock().write_waker.is_some()
     }
 
-    /// The peer has answered a ping. A flag and not a message to the hub: a flood of answers costs nothing.
+    /// Notes that the client has answered a ping. A flag instead of a message to the hub, so that a flood of pongs
+    /// costs nothing.
     pub fn note_pong(&self) {
         self.0.lock().has_pong = true;
     }
 
-    /// Whether the peer has answered since this was asked last.
+    /// Returns whether the client has answered since the last call.
     pub fn take_pong(&self) -> bool {
         std::mem::take(&mut self.0.lock().has_pong)
     }
 
-    /// Returns whether the connection is closing or closed: nothing more is queued, and nothing that arrives is handled.
+    /// Returns whether the connection is closing or closed: nothing more is queued, and nothing that arrives is
+    /// handled.
     pub fn is_closing(&self) -> bool {
         self.0.lock().phase != ClosePhase::Open
     }
@@ -240,7 +250,7 @@ impl Outbox {
         self.0.lock().phase.abort_at()
     }
 
-    /// How long a message from the peer has been incomplete.
+    /// How long a message from the client has been incomplete; zero if none is.
     pub fn incomplete_message_age(&self) -> Duration {
         self.0.lock().incomplete_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -255,7 +265,7 @@ impl Outbox {
     }
 }
 
-/// Carries on where a flush met a full socket. Ends when everything is written or the connection is cut.
+/// Writes the rest after a flush found the socket full. Ends when everything is written or the connection is aborted.
 async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
     poll_fn(|cx| {
         let mut state = outbox.0.lock();
@@ -279,8 +289,8 @@ impl OutboxState {
         self.queued_bytes + self.tls_buffered_bytes + cost_bytes <= self.limit_bytes
     }
 
-    /// The time is over. Whoever closes an open connection for it can still say so; one that is closing is cut, since what
-    /// waits there may be publications.
+    /// Handles the expiry of the token. An open connection is left to the caller, which can still close it with a close
+    /// frame. A connection that is closing or blocked is aborted, since publications may wait in its queue.
     fn expire(&mut self) -> PushError {
         if self.phase == ClosePhase::Open && self.write_waker.is_none() {
             return PushError::Expired;
@@ -294,8 +304,8 @@ impl OutboxState {
         self.queue.push_back(frame);
     }
 
-    /// Drops the queued frames, so that a close frame may be sent even after the token has expired. Returns `false` if a part
-    /// of them has been written.
+    /// Drops the queued frames, so that a close frame may be sent even after the token has expired. Returns `false` if
+    /// a part of them has been written.
     fn drop_backlog(&mut self) -> bool {
         if self.is_mid_frame || self.write_waker.is_some() || self.tls_buffered_bytes > 0 {
             return false;
@@ -306,7 +316,7 @@ impl OutboxState {
     }
 
     fn clear_queue(&mut self) {
-        // Not `clear`: an idle connection holds no buffer.
+        // A new queue instead of `clear`: an idle connection keeps no buffer.
         self.queue = VecDeque::new();
         self.queued_bytes = 0;
         self.is_mid_frame = false;
@@ -319,15 +329,16 @@ impl OutboxState {
         socket::abort(self.socket.tcp());
     }
 
-    /// Writes what the socket takes now, with whatever waker is right. Outside tokio's budget, which after 128 operations
-    /// would call a socket full that is not.
+    /// Writes as much as the socket accepts, with the waiting task's waker if there is one. Outside of tokio's budget,
+    /// which after 128 operations would report a socket as full that is not.
     fn try_write(&mut self) -> Poll<io::Result<()>> {
         let waker = self.write_waker.clone().unwrap_or_else(|| Waker::noop().clone());
         let mut written = tokio::task::unconstrained(poll_fn(|cx| self.poll_write(cx)));
         Pin::new(&mut written).poll(&mut Context::from_waker(&waker))
     }
 
-    /// Ready when the queue is empty, TLS holds nothing back, and a closing socket is shut down.
+    /// Writes the queue. Ready when the queue is empty, TLS has passed everything to the kernel, and a closing socket
+    /// is shut down.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if matches!(self.phase, ClosePhase::Closed { .. }) {
             return Poll::Ready(Ok(()));
@@ -358,6 +369,7 @@ impl OutboxState {
         Poll::Ready(Ok(()))
     }
 
+    /// Removes written bytes from the front of the queue.
     fn remove_written(&mut self, written: usize) {
         self.queued_bytes -= written;
         let mut left = written;

@@ -1,5 +1,5 @@
-//! Bytes become whole messages, strictly by RFC 6455. Pure: what is read from a socket is fed, messages come out, and bytes
-//! are kept only while a frame or a message is incomplete.
+//! Decodes bytes into whole messages, strictly by RFC 6455. Pure: the caller feeds the bytes that it reads from a
+//! socket and asks for messages. Bytes are kept only while a frame or a message is incomplete.
 
 use actix_http::ws::{self, Frame};
 use bytes::BytesMut;
@@ -12,22 +12,23 @@ use super::{
 };
 use crate::protocol::disconnect;
 
-/// A broken rule of RFC 6455. The connection is failed with its code (§7.1.7) and nothing more is read.
+/// A broken rule of RFC 6455. The connection is failed with its code (§7.1.7), and nothing more is read. The text is
+/// the reason in the close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Framing (§5).
     #[error("{0}")]
     Protocol(&'static str),
     /// Text that is not UTF-8 (§8.1).
-    #[error("text is UTF-8")]
+    #[error("text must be UTF-8")]
     NotUtf8,
-    /// A message over the limit.
-    #[error("message over the limit")]
+    /// A message over a limit.
+    #[error("message exceeds the limit")]
     TooBig,
 }
 
 impl Violation {
-    /// The close code (§7.4.1).
+    /// The close code (RFC 6455 §7.4.1).
     pub fn code(self) -> u16 {
         match self {
             Self::Protocol(_) => disconnect::PROTOCOL_ERROR,
@@ -37,7 +38,7 @@ impl Violation {
     }
 }
 
-/// What has come and is no whole message yet.
+/// The decoder of one connection, with the bytes that are not yet a whole message.
 pub struct MessageReader {
     codec: ws::Codec,
     limits: TransportLimits,
@@ -46,41 +47,41 @@ pub struct MessageReader {
 }
 
 impl MessageReader {
-    /// Begins with what came with the handshake.
+    /// Creates a reader. `read` are the bytes that arrived together with the handshake.
     pub fn new(read: BytesMut, limits: TransportLimits) -> Self {
-        // An empty buffer of the HTTP reader still holds 8 KiB.
+        // An empty buffer of the HTTP reader still owns 8 KiB.
         let buffer = if read.is_empty() { BytesMut::new() } else { read };
         let codec = ws::Codec::new().max_size(limits.message_bytes);
         Self { codec, limits, buffer, partial: None }
     }
 
-    /// Takes what was read.
+    /// Appends bytes from the socket.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether a message has begun and not ended.
+    /// Returns whether a fragmented message has begun and not ended.
     pub fn has_open_message(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// Bytes that are kept for what is not complete.
+    /// Bytes that are kept for an incomplete frame or message.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.len() + self.partial.as_ref().map_or(0, |partial| partial.len())
     }
 
-    /// Whether something is not complete.
+    /// Returns whether a frame or a message is incomplete.
     pub fn is_incomplete(&self) -> bool {
         !self.buffer.is_empty() || self.partial.is_some()
     }
 
-    /// Forgets everything: nothing more is read as a message.
+    /// Drops everything that is buffered.
     pub fn discard(&mut self) {
         self.partial = None;
         self.buffer = BytesMut::new();
     }
 
-    /// The next frame, if it is all there.
+    /// Decodes the next frame; `None` while it is incomplete.
     fn next_frame(&mut self) -> Result<Option<Frame>, Violation> {
         let buffered_bytes = self.partial.as_ref().map_or(0, |partial| partial.len());
         let context = FrameContext {
@@ -97,17 +98,17 @@ impl MessageReader {
                 header::check_close_payload(*mask, &self.buffer[start..end])?;
             }
         }
-        let frame = self.codec.decode(&mut self.buffer).map_err(|_| Violation::Protocol("bad frame"))?;
+        let frame = self.codec.decode(&mut self.buffer).map_err(|_| Violation::Protocol("invalid frame"))?;
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
         Ok(frame)
     }
 
-    /// The next whole message or control frame, if it is all there.
+    /// Decodes the next whole message or control frame; `None` while it is incomplete.
     ///
     /// # Errors
-    /// The rule that is broken; then the connection is failed, and nothing more is to be asked for.
+    /// The broken rule. The caller fails the connection and does not call this again.
     pub fn next_message(&mut self) -> Result<Option<Frame>, Violation> {
         while let Some(frame) = self.next_frame()? {
             match frame {

@@ -1,4 +1,4 @@
-//! `ws` and `wss` differ in one type: a byte stream that can show the TCP connection under it.
+//! The byte streams below a WebSocket: plain TCP and TLS, both with access to the TCP connection below.
 
 use std::{
     io::{self, IoSlice},
@@ -18,16 +18,16 @@ use tokio::{
 
 use super::TransportLimits;
 
-/// A connection's byte stream. `Send`, since actix messages must be, though it never leaves its worker.
+/// A connection's byte stream. It never leaves its worker, but must be `Send` because actix messages are.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The connection itself, for what only the kernel can do.
+    /// The TCP connection, for socket options and for aborting.
     fn tcp(&self) -> &TcpStream;
 
-    /// Bytes that it may have taken from us and not yet given to the kernel.
+    /// Maximum bytes that the stream may have accepted and not yet passed to the kernel.
     fn max_buffered_bytes(&self) -> usize;
 }
 
-/// A TCP connection and who is at its other end: its peer, or whom a proxy that we trust names instead.
+/// A TCP connection with the address of its client: the peer, or the address that a trusted proxy names instead.
 #[derive(Debug)]
 pub struct AcceptedConnection {
     stream: TcpStream,
@@ -35,12 +35,12 @@ pub struct AcceptedConnection {
 }
 
 impl AcceptedConnection {
-    /// A connection of `peer`.
+    /// Creates a connection whose client has the address `peer`.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { stream, peer }
     }
 
-    /// Who is at the other end.
+    /// The address of the client.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -65,7 +65,7 @@ impl AsyncWrite for AcceptedConnection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    // The defaults of these two write one slice at a time: one system call for each publication that waits.
+    // The default bodies of these two write one slice at a time: one system call for each queued frame.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -114,16 +114,17 @@ impl<T: Socket + ActixStream> Socket for TlsStream<T> {
         self.get_ref().0.tcp()
     }
 
-    /// The default limit of rustls' send buffer.
+    /// The default limit of rustls's send buffer.
     fn max_buffered_bytes(&self) -> usize {
         64 * 1024
     }
 }
 
-/// Small frames leave at once, little waits in the kernel, and a peer that acknowledges nothing is given up by it.
+/// Sets the socket options of a connection: small frames leave at once (TCP_NODELAY), the kernel buffers little that it
+/// cannot send (TCP_NOTSENT_LOWAT), and it gives up a peer that acknowledges nothing (TCP_USER_TIMEOUT).
 ///
-/// Left alone, the kernel takes megabytes for a peer that does not read, and no limit of ours counts them: a slow reader
-/// was found after 3.8 s instead of 1.2, and a thousand of them would cost gigabytes.
+/// By default the kernel buffers megabytes for a peer that does not read, and no limit of the server counts them: a
+/// slow reader was found after 3.8 s instead of 1.2 s, and a thousand of them would cost gigabytes.
 pub(super) fn set_socket_options(tcp: &TcpStream, limits: &TransportLimits) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
@@ -131,8 +132,8 @@ pub(super) fn set_socket_options(tcp: &TcpStream, limits: &TransportLimits) -> i
     socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout))
 }
 
-/// Ends a connection at once, what waits in the kernel included. Shutting it down wakes whoever reads; with a linger of
-/// zero the close that follows sends a reset instead of keeping megabytes for a peer that does not read.
+/// Ends a connection at once and drops the bytes that wait in the kernel. The shutdown wakes the task that reads. With
+/// a linger of zero, the close that follows sends a reset instead of keeping megabytes for a peer that does not read.
 pub(super) fn abort(tcp: &TcpStream) {
     let socket = SockRef::from(tcp);
     let _ = socket.set_linger(Some(Duration::ZERO));

@@ -47,7 +47,7 @@ pub(super) struct VerificationKey {
 pub(super) struct VerificationKeys {
     list: Vec<VerificationKey>,
     /// Whether `auth.keys` is not empty. Then a `kid` has to be the id of one of them.
-    has_configured: bool,
+    has_auth_keys: bool,
 }
 
 impl VerificationKeys {
@@ -77,7 +77,7 @@ impl VerificationKeys {
             let problem = "configured twice for the same issuer; give each key a different id (kid)".to_owned();
             return Err(KeyError { key, problem });
         }
-        Ok(Self { list, has_configured: !auth.keys.is_empty() })
+        Ok(Self { list, has_auth_keys: !auth.keys.is_empty() })
     }
 
     /// Returns the errors of all keys. [`Self::read`] reports only the first.
@@ -106,7 +106,7 @@ impl VerificationKeys {
             }
             _ if kid.is_none() => self.list.first().filter(|_| self.list.len() == 1),
             // With only a shared secret, issuers may put any value into `kid`.
-            _ if !self.has_configured => self.list.iter().find(|key| key.id.is_none()),
+            _ if !self.has_auth_keys => self.list.iter().find(|key| key.id.is_none()),
             _ => None,
         }
     }

@@ -210,7 +210,7 @@ fn weak_secrets_are_refused_by_the_length_of_their_hash() {
 fn a_jwk_that_contradicts_the_configuration_is_refused() {
     let jwk = with(with(ec(&P256, "P-256", 32), "alg", "ES256"), "kid", "a");
     let read_with = |more: &str| read(&[format!("{more}\njwk = '{jwk}'")]);
-    let keys = read_with("").unwrap_or_else(|bad| panic!("{bad}"));
+    let keys = read_with("").unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(keys.list[0].id.as_deref(), Some("a"));
     assert!(read_with("id = \"a\"\nalgorithm = \"ES256\"").is_ok());
     assert!(problem(read_with("id = \"b\"")).contains("kid"));
@@ -235,13 +235,13 @@ fn a_jwk_set_yields_its_usable_keys_and_skips_the_others() {
         named(rsa(), "g"),
         json!({"kid": "h", "kty": 7}),
     ];
-    let keys = read_set_of("issuer = \"me\"\npurpose = \"connection\"", &set).unwrap_or_else(|bad| panic!("{bad}"));
+    let keys = read_set_of("issuer = \"me\"\npurpose = \"connection\"", &set).unwrap_or_else(|error| panic!("{error}"));
     let ids: Vec<_> = keys.list.iter().map(|key| key.id.as_deref().unwrap_or_default()).collect();
     assert_eq!(ids, ["a", "b"]);
     assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == KeyPurpose::Connection));
     let keys = read_set_of("algorithm = \"RS256\"", &[named(rsa(), "g"), set[0].clone()]);
     assert_eq!(
-        keys.unwrap_or_else(|bad| panic!("{bad}")).list.len(),
+        keys.unwrap_or_else(|error| panic!("{error}")).list.len(),
         1,
         "the configured algorithm applies to keys without alg"
     );

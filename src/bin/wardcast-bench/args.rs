@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: the commands, their options and their help texts.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use crate::{error::Result, load_driver::Workload, publication_stamp::check_size}
 /// The end of `--help`.
 const EXAMPLES: &str = include_str!("examples.txt");
 
-/// Load generator for a Wardcast hub: measures fan-out, publishing, connecting and idle memory, and the bare system beside it.
+/// Load generator for a Wardcast hub: measures fan-out, publishing, connecting, recovery and idle memory, and a bare server for comparison.
 #[derive(Parser)]
 #[command(name = "wardcast-bench", version, after_help = EXAMPLES, after_long_help = long_help())]
 pub(crate) struct Cli {
-    /// Report as one JSON object (--help lists its fields)
+    /// Print the report as one JSON object (--help lists its fields)
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// No progress on the terminal
+    /// Show no progress on the terminal
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
     /// What to measure.
@@ -31,18 +31,18 @@ pub(crate) enum Command {
     Fanout(FanoutArgs),
     /// Publish as fast as the hub answers, or at a rate, through the server API or over sockets
     Publish(PublishArgs),
-    /// Connect with distinct tokens as fast as the server lets in
+    /// Connect with distinct tokens as fast as the server accepts them
     Connect(ConnectArgs),
-    /// Hold subscribed connections that do nothing, and weigh them
+    /// Hold subscribed connections that do nothing, and measure the server's memory per connection
     Idle(IdleArgs),
-    /// Cut all subscribers of a channel, publish, and time until all are back with what they missed, each checked
+    /// Disconnect all subscribers of a channel, publish, and time until all have reconnected and recovered what they missed
     Recover(RecoverArgs),
-    /// The same fan-out from a bare epoll loop that only writes: what the system itself costs, for comparison
+    /// Run the same fan-out from a bare epoll loop that only writes: the cost of the system itself, for comparison
     Limit(LimitArgs),
-    /// The child process of `limit`
+    /// Run the bare server of `limit` (child process)
     #[command(hide = true)]
     LimitServer,
-    /// The child process that becomes the hub
+    /// Become the hub (child process)
     #[command(hide = true)]
     HubServer {
         /// The hub's binary.
@@ -56,51 +56,53 @@ pub(crate) enum Command {
 /// Options of commands that connect to a hub.
 #[derive(Args)]
 pub(crate) struct HubArgs {
-    /// WebSocket URL, ws:// or wss://; give several to spread the connections over them in turns [default: with a secret
-    /// ws://127.0.0.1:8000/connection/websocket, without one a hub that is started for the run]
+    /// WebSocket URL, ws:// or wss://; repeat it to spread the connections over several in turns [default: with a secret or
+    /// token ws://127.0.0.1:8000/connection/websocket, otherwise a hub that is started for the run]
     #[arg(long)]
     pub(crate) url: Vec<String>,
-    /// Secret (HS256) to sign the tokens of users bench-0, bench-1, … with; better in WARDCAST_BENCH_SECRET
+    /// HS256 secret that signs the tokens of the users bench-0, bench-1, …; safer in WARDCAST_BENCH_SECRET
     #[arg(long)]
     pub(crate) secret: Option<String>,
     /// One token for all connections, instead of --secret
     #[arg(long, conflicts_with = "secret")]
     pub(crate) token: Option<String>,
-    /// Believe any certificate (wss, https)
+    /// Accept any certificate (wss, https)
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Certificates to believe, PEM (wss, https)
+    /// PEM file of the certificates to trust (wss, https)
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub(crate) ca: Option<PathBuf>,
-    /// Process of the server, to measure its CPU and memory; repeat for several [default: who listens at --url's local port]
+    /// Process id of the server, to measure its CPU and memory; repeat it for several [default: the process that listens at
+    /// --url's port, if that is local]
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
-    /// A setting of the hub that is started for the run
+    /// Setting of the hub that is started for the run; repeat it for several
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) hub_set: Vec<String>,
 }
 
-/// Options of who publishes over HTTP.
+/// Options of publishing through the server API.
 #[derive(Args)]
 pub(crate) struct ApiArgs {
-    /// Server to publish to (http:// or https://, its path is chosen unless it has one); the first --url's if not given
+    /// Server to publish to, http:// or https://; without a path, that of the API method is used [default: the server of
+    /// the first --url]
     #[arg(long)]
     pub(crate) publish_url: Option<String>,
-    /// API key of the server; better in WARDCAST_BENCH_API_KEY
+    /// API key of the server; safer in WARDCAST_BENCH_API_KEY
     #[arg(long)]
     pub(crate) api_key: Option<String>,
 }
 
-/// Options of this side's connections.
+/// Options of the simulated clients.
 #[derive(Args)]
 pub(crate) struct ConnectionArgs {
     /// Receiving threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
-    /// Handshakes in flight
+    /// Concurrent handshakes
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) concurrency: u16,
-    /// Connect from so many addresses (127.0.0.1, 127.0.0.2, …); one for every 20,000 connections if not given
+    /// How many addresses to connect from (127.0.0.1, 127.0.0.2, …) [default: one per 20,000 connections]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=250))]
     pub(crate) source_addresses: Option<u16>,
 }
@@ -114,16 +116,16 @@ pub(crate) struct LoadArgs {
     /// Bytes of a publication's data (at least 41, for its stamp)
     #[arg(long, default_value_t = 128)]
     pub(crate) size: usize,
-    /// Publications a second
+    /// Publications per second
     #[arg(long, default_value_t = 20.0, value_parser = positive)]
     pub(crate) rate: f64,
-    /// Instead of a rate: keep K publications outstanding, each until all subscribers have it
+    /// Instead of a rate, keep K publications outstanding, each until all subscribers have received it
     #[arg(long, value_name = "K", conflicts_with = "rate", value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) closed_loop: Option<u16>,
-    /// Measured time
+    /// Measured time, in seconds
     #[arg(long, default_value_t = 10.0, value_parser = positive)]
     pub(crate) seconds: f64,
-    /// Time before that, not measured
+    /// Time before that which is not measured, in seconds
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     pub(crate) warmup: f64,
 }
@@ -139,7 +141,7 @@ impl LoadArgs {
     }
 }
 
-/// `fanout`
+/// Options of `fanout`.
 #[derive(Args)]
 pub(crate) struct FanoutArgs {
     #[command(flatten)]
@@ -153,15 +155,15 @@ pub(crate) struct FanoutArgs {
     /// Channel to subscribe and publish to
     #[arg(long, default_value = "bench")]
     pub(crate) channel: String,
-    /// Publishing connections when there is a rate (with --closed-loop there are K)
+    /// Publishing connections at a rate (with --closed-loop K there are K)
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) publishers: u16,
-    /// More subscribers that never read after their subscribe reply; tells when the server lets them go
+    /// Add K subscribers that never read after their subscribe reply, and report when the server closes them
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) stalled: u16,
 }
 
-/// `publish`
+/// Options of `publish`.
 #[derive(Args)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
@@ -170,13 +172,13 @@ pub(crate) struct PublishArgs {
     pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
-    /// How publications go in
+    /// How to publish: through the server API, or with the publish command of sessions
     #[arg(long, value_enum, default_value_t = PublishOver::Http)]
     pub(crate) over: PublishOver,
-    /// Publishing connections, each with one call under way
+    /// Publishing connections, each with one call at a time
     #[arg(long, short = 'n', default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) connections: u16,
-    /// Calls a second, instead of as many as are answered
+    /// Calls per second, instead of as many as the hub answers
     #[arg(long, value_parser = positive)]
     pub(crate) rate: Option<f64>,
     /// Bytes of a publication's data (at least 41, for its stamp)
@@ -185,19 +187,19 @@ pub(crate) struct PublishArgs {
     /// Channels to publish to, in turns (bench-0, bench-1, …)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) channels: u16,
-    /// Publications in a call, through the API's batch
+    /// Publications per call, with the API method batch
     #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) batch: u16,
-    /// Publish to all channels with each call, through the API's broadcast
+    /// Publish to all channels with each call, with the API method broadcast
     #[arg(long, conflicts_with = "batch")]
     pub(crate) broadcast: bool,
     /// Subscribers of each channel
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) subscribers: u16,
-    /// Measured time
+    /// Measured time, in seconds
     #[arg(long, default_value_t = 10.0, value_parser = positive)]
     pub(crate) seconds: f64,
-    /// Time before that, not measured
+    /// Time before that which is not measured, in seconds
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     pub(crate) warmup: f64,
 }
@@ -205,13 +207,13 @@ pub(crate) struct PublishArgs {
 /// How `publish` publishes.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum PublishOver {
-    /// Through the server API, with its key.
+    /// Through the server API, with its key
     Http,
-    /// With the publish command of a session, each with a token of its own.
+    /// With the publish command of sessions, each with its own token
     Socket,
 }
 
-/// `connect`
+/// Options of `connect`.
 #[derive(Args)]
 pub(crate) struct ConnectArgs {
     #[command(flatten)]
@@ -221,12 +223,12 @@ pub(crate) struct ConnectArgs {
     /// Connections to make
     #[arg(long, short = 'n', default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
-    /// Close each as soon as its first push is there, instead of keeping all open
+    /// Close each connection as soon as it has received its first push, instead of keeping all open
     #[arg(long)]
     pub(crate) close: bool,
 }
 
-/// `idle`
+/// Options of `idle`.
 #[derive(Args)]
 pub(crate) struct IdleArgs {
     #[command(flatten)]
@@ -236,18 +238,18 @@ pub(crate) struct IdleArgs {
     /// Connections to hold
     #[arg(long, short = 'n', default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: u32,
-    /// Spread the subscriptions over so many channels (bench-0, bench-1, …); 1 is the one channel bench
+    /// How many channels to spread the subscriptions over (bench-0, bench-1, …); with 1 it is the channel bench
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) channels: u32,
-    /// Subscribe with positions
+    /// Subscribe with a position
     #[arg(long)]
     pub(crate) positioned: bool,
-    /// Seconds to wait before weighing
+    /// Seconds to wait before the server's memory is read
     #[arg(long, default_value_t = 3.0, value_parser = positive)]
     pub(crate) settle: f64,
 }
 
-/// `recover`
+/// Options of `recover`.
 #[derive(Args)]
 pub(crate) struct RecoverArgs {
     #[command(flatten)]
@@ -259,16 +261,16 @@ pub(crate) struct RecoverArgs {
     /// Subscribers
     #[arg(long, short = 'n', default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: u32,
-    /// Channel to subscribe and publish to, one with a history
+    /// Channel to subscribe and publish to, which must have a history
     #[arg(long, default_value = "bench")]
     pub(crate) channel: String,
-    /// Publications while all are away
+    /// Publications while all clients are disconnected
     #[arg(long, value_name = "M", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) missed: u16,
-    /// How many come back at a time [default: all]
+    /// How many clients reconnect at a time [default: all]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) returning: Option<u32>,
-    /// Publications a second before they are cut, while they come back, and after
+    /// Publications per second before the clients are disconnected, while they reconnect, and after that
     #[arg(long, default_value_t = 5.0, value_parser = positive)]
     pub(crate) rate: f64,
     /// Bytes of a publication's data (at least 41, for its stamp)
@@ -277,15 +279,15 @@ pub(crate) struct RecoverArgs {
     /// Publishing connections
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) publishers: u16,
-    /// Time before they are cut, and time after the last is back
+    /// Seconds before the clients are disconnected, and again after the last has reconnected
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     pub(crate) seconds: f64,
-    /// Time that they are away, at least
+    /// Minimum time that the clients stay disconnected, in seconds
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     pub(crate) away: f64,
 }
 
-/// `limit`
+/// Options of `limit`.
 #[derive(Args)]
 pub(crate) struct LimitArgs {
     #[command(flatten)]
@@ -294,13 +296,14 @@ pub(crate) struct LimitArgs {
     pub(crate) load: LoadArgs,
 }
 
-/// What an option says, or else a variable: secrets have no place on a command line, which everyone on a machine can read.
+/// The value of an option or else of an environment variable. Secrets belong in variables: every user of a machine can read
+/// its command lines.
 #[expect(clippy::disallowed_methods, reason = "this program has no configuration to load, only its command line")]
 pub(crate) fn or_variable(option: Option<&str>, variable: &str) -> Option<String> {
     option.map(str::to_owned).or_else(|| std::env::var(variable).ok())
 }
 
-/// Examples, and the list of figures.
+/// The examples and the list of fields.
 fn long_help() -> String {
     format!("{EXAMPLES}\n\n{}", crate::report_fields::help())
 }
@@ -308,6 +311,6 @@ fn long_help() -> String {
 fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number < 1e6 => Ok(number),
-        _ => Err("a number above 0 is needed".to_owned()),
+        _ => Err("the number must be above 0 and below 1,000,000".to_owned()),
     }
 }

@@ -127,11 +127,15 @@ impl Clients {
     fn wait_until_open(&self, run: &Run) -> Result<()> {
         let (mut counted, mut last_progress_at) = (0, Instant::now());
         let mut results = self.shared.results.lock();
-        while results.opened_threads < self.options.threads && !run.terminal.is_interrupted() {
-            self.shared.changed.wait_for(&mut results, Duration::from_millis(200));
+        loop {
+            // A thread may fail and then report that it has opened the rest, so check this first.
             if let Some(error) = results.error.take() {
                 return Err(error);
             }
+            if results.opened_threads == self.options.threads || run.terminal.is_interrupted() {
+                return Ok(());
+            }
+            self.shared.changed.wait_for(&mut results, Duration::from_millis(200));
             let count = self.shared.opened.get() + self.shared.failed.get();
             if count > counted {
                 (counted, last_progress_at) = (count, Instant::now());
@@ -147,7 +151,6 @@ impl Clients {
                 return no_progress(format_args!("opening connections ({so_far} of {wanted} were answered)"));
             }
         }
-        Ok(())
     }
 
     /// Disconnects all clients, which behave as `Reconnect`, and waits until that is done.

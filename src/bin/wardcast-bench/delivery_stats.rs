@@ -48,11 +48,6 @@ impl Counter {
     pub(crate) fn add(&self, value: u64) {
         self.0.fetch_add(value, Ordering::Release);
     }
-
-    /// Subtracts from the number.
-    pub(crate) fn subtract(&self, value: u64) {
-        self.0.fetch_sub(value, Ordering::Release);
-    }
 }
 
 /// The state.
@@ -70,8 +65,8 @@ pub(crate) struct SharedState {
     pub(crate) opened: Counter,
     /// Clients that failed to.
     pub(crate) failed: Counter,
-    /// Clients that are live now, or will reconnect.
-    pub(crate) live: Counter,
+    /// Clients that became live and have ended for good.
+    pub(crate) ended: Counter,
     /// Disconnected clients that became live again or failed to.
     pub(crate) reconnected: Counter,
     /// Deliveries of this program's publications.

@@ -10,7 +10,7 @@ use crate::args::{ApiArgs, ConnectionArgs, HubArgs, or_variable};
 use crate::clients::{ClientBehavior, ClientOptions};
 use crate::error::{Context, Result, fail};
 use crate::http_transport::{HttpConnection, HttpTransport, PublishMethod};
-use crate::process::{listening_process, raise_file_limit_to_maximum};
+use crate::process::{listening_process, raise_file_limit};
 use crate::{child_process::ChildProcess, connection::SocketOptions, run::Run, target_url::TargetUrl, tls};
 
 /// The secret of tokens, if it is not an option.
@@ -190,7 +190,7 @@ impl<'a> HubUnderTest<'a> {
 
 /// Becomes the hub, which ends with this program whatever ends that.
 pub(crate) fn exec_hub(program: &Path, arguments: &[String]) -> Result<()> {
-    raise_file_limit_to_maximum()?;
+    raise_file_limit(0)?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("prctl")?;
     Err(Command::new(program).args(arguments).exec()).context(format_args!("starting {}", program.display()))
 }

@@ -308,7 +308,7 @@ impl<'a> LoadDriver<'a> {
         }
         let progress = &self.progress;
         self.run.terminal.show_progress(|| progress.line(counts, options.connections > 0));
-        if options.connections > 0 && shared.live.get() == 0 {
+        if options.connections > 0 && shared.ended.get() == shared.opened.get() {
             return fail("every connection has been closed");
         }
         if self.last_progress.1.elapsed() > NO_PROGRESS_TIMEOUT {

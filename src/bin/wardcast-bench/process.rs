@@ -85,31 +85,19 @@ pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
     pids.iter().map(resident).sum()
 }
 
-/// Raises this process' soft limit of open files, if `sockets` sockets need that.
+/// Raises this process' soft limit of open files to the hard limit.
 ///
 /// # Errors
-/// The hard limit is too low.
+/// The hard limit is too low for this many sockets.
 pub(crate) fn raise_file_limit(sockets: usize) -> Result<()> {
     let needed = (sockets + OTHER_FILES) as u64;
-    let limit = getrlimit(Resource::Nofile);
-    // `None` is no limit.
-    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
-    if needed > hard {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Some(hard) = maximum.filter(|hard| *hard < needed) {
         return fail(format!(
             "{sockets} sockets need {needed} open files, and `ulimit -Hn` is {hard} here: run `ulimit -n {needed}` first (as \
              root, or raise nofile in /etc/security/limits.conf), and the same for the hub; or use fewer connections"
         ));
     }
-    if needed > soft {
-        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum });
-        raised.context(format_args!("raising `ulimit -n` to {needed}"))?;
-    }
-    Ok(())
-}
-
-/// Raises this process' soft limit of open files to the hard limit.
-pub(crate) fn raise_file_limit_to_maximum() -> Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("raising `ulimit -n`")
 }
 

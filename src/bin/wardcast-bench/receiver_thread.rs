@@ -169,18 +169,15 @@ impl ReceiverThread {
         } else {
             self.stats.add_client();
             self.shared.opened.add(1);
-            self.shared.live.add(1);
         }
         let Some(websocket) = client.websocket.as_ref() else { return };
         results.to_101.record(client.connecting_at, websocket.upgraded_at.unwrap_or_default());
         results.to_live.record(client.connecting_at, now);
-        match self.options.behavior {
-            ClientBehavior::ConnectAndClose => {
-                client.websocket.take().into_iter().for_each(|websocket| websocket.close());
-                self.shared.live.subtract(1);
-            }
-            ClientBehavior::Stall => results.ports.extend(websocket.connection.local_port()),
-            ClientBehavior::Receive | ClientBehavior::Reconnect | ClientBehavior::Connect => {}
+        if self.options.behavior == ClientBehavior::Stall {
+            results.ports.extend(websocket.connection.local_port());
+        }
+        if self.options.behavior == ClientBehavior::ConnectAndClose {
+            client.websocket.take().into_iter().for_each(|websocket| websocket.close());
         }
     }
 
@@ -203,12 +200,9 @@ impl ReceiverThread {
             self.shared.failed.add(1);
         }
         let mut results = self.shared.results.lock();
-        let may_fail = match self.options.behavior {
-            ClientBehavior::Receive | ClientBehavior::Stall => false,
-            ClientBehavior::Reconnect => self.has_disconnected,
-            ClientBehavior::Connect | ClientBehavior::ConnectAndClose => true,
-        };
-        if !may_fail {
+        let behavior = self.options.behavior;
+        let may_fail = matches!(behavior, ClientBehavior::Connect | ClientBehavior::ConnectAndClose);
+        if !may_fail && !self.has_disconnected {
             let number = self.clients[index].number;
             let target = &self.options.target(number).authority;
             results.error = Some(BenchError(format!("connection {number} to {target}: {reason}")));
@@ -222,6 +216,6 @@ impl ReceiverThread {
         let client = &mut self.clients[index];
         client.end();
         self.stats.remove_client(&client.newest);
-        self.shared.live.subtract(1);
+        self.shared.ended.add(1);
     }
 }

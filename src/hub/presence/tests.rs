@@ -85,7 +85,7 @@ async fn presence_of_every_visible_subscription_is_stored_once_in_25_seconds() {
         sessions.push(session);
     }
     assert_eq!(broker.0.lock().len(), VISIBLE, "when they subscribe");
-    // The turn of these sessions is in the first ticks of a round. In the middle of it the clock's own ticks change nothing.
+    // These sessions are refreshed in the first ticks of a round. In its middle the hub's own ticks refresh none of them.
     hub.send(RunTicks(100)).await.unwrap();
     broker.0.lock().clear();
     hub.send(RunTicks(10 * 25)).await.unwrap();

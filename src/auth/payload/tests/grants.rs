@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    auth::{Capability, ServerSideSubscription},
-    channel::Pattern,
+    auth::{Capability, ServerSideSubscription, grants::CAPS_FORM},
+    channel::{Pattern, PatternError},
 };
 
 #[test]
@@ -102,6 +102,16 @@ fn caps_become_capabilities() {
 }
 
 #[test]
+fn the_form_in_the_remedy_names_every_match_and_every_right() {
+    let form = CAPS_FORM.strip_prefix("a rule is ").expect("a rule").replace('…', "\"a\"");
+    for kind in ["exact", "wildcard", "regex"] {
+        let rule: Value = form.replace("exact|wildcard|regex", kind).parse().expect("JSON");
+        let caps = grants_of(json!({"caps": [rule]})).expect("grants").caps;
+        assert!(caps[0].subscribe && caps[0].publish && caps[0].presence && caps[0].history, "{kind}");
+    }
+}
+
+#[test]
 fn malformed_caps_refuse_the_token() {
     for caps in [
         json!({"channels": ["a"], "allow": ["sub"]}),
@@ -143,9 +153,10 @@ fn rules_patterns_and_regular_expressions_are_limited() {
 #[test]
 fn an_oversized_or_broken_pattern_is_refused() {
     let caps = |pattern: &str, kind: &str| json!({"caps": [{"channels": [pattern], "match": kind, "allow": ["sub"]}]});
-    assert_eq!(error_of(caps(&"x".repeat(256), "exact")), TokenError::InvalidPattern);
+    assert_eq!(error_of(caps(&"x".repeat(256), "exact")), TokenError::InvalidPattern(PatternError::TooLong));
     for expression in ["((((a{99}){99}){99}){99})", "(", "a)|(b", &"(a|".repeat(300), &"x".repeat(600)] {
-        assert_eq!(error_of(caps(expression, "regex")), TokenError::InvalidPattern, "{expression:.40}");
+        let error = error_of(caps(expression, "regex"));
+        assert!(matches!(error, TokenError::InvalidPattern(_)), "{expression:.40}: {error}");
     }
     let grants = grants_of(caps("(a*)*(a*)*(a*)*b", "regex")).expect("grants");
     assert!(!grants.caps[0].channels[0].matches(&"a".repeat(255)), "in linear time");

@@ -66,7 +66,7 @@ fn secret(text: &str) -> EncodingKey {
 }
 
 /// Signs a token with exactly this header and payload.
-fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
+fn signed(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>, key: &EncodingKey, algorithm: Algorithm) -> String {
     let message = format!("{}.{}", part(header), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).expect("a signature");
     format!("{message}.{signature}")
@@ -79,8 +79,8 @@ fn hs256(header: &str) -> String {
 fn is_good(verifier: &Verifier, token: &str) -> bool {
     match verifier.verify(token) {
         Ok(claims) => &*claims.user == "ann",
-        Err(refusal) => {
-            assert_ne!(refusal, TokenError::Expired);
+        Err(error) => {
+            assert_ne!(error, TokenError::Expired);
             false
         }
     }

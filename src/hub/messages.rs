@@ -1,0 +1,153 @@
+//! The messages that a hub receives from sessions and from the [`Hubs`](super::Hubs) handle, and the controls that it
+//! sends to sessions. The messages about subscriptions are in [`subscription`](super::subscription).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{channel::Channel, clock::Millis, protocol::Format, transport::Outbox};
+
+/// Identifies a session. Unique within the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey(pub(super) u64);
+
+impl SessionKey {
+    /// Returns a key that was never returned before.
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// How a session is kept alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// Not pinged. It is closed 3502 unless it authenticates within `auth.first_message_timeout`.
+    Unauthenticated,
+    /// By native ping frames, which browsers answer automatically.
+    NativePing,
+    /// By the protocol's own pings, `{}` in both directions, as SDKs expect.
+    ProtocolPing,
+}
+
+/// Registers a session with the hub of its thread.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    /// The session.
+    pub key: SessionKey,
+    /// The write half of its connection.
+    pub outbox: Arc<Outbox>,
+    /// How it is kept alive at first.
+    pub keep_alive: KeepAlive,
+    /// Its user, if it is authenticated already.
+    pub user: Option<Arc<str>>,
+    /// Its client id.
+    pub client: Uuid,
+    /// The format of its frames.
+    pub format: Format,
+    /// Receives the controls that only the session can apply.
+    pub controls: Recipient<SessionControl>,
+}
+
+/// Updates a session that has authenticated, has new claims, or has become an SDK session. Its token's expiry is in its
+/// outbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct UpdateSession {
+    /// The session.
+    pub key: SessionKey,
+    /// How it is kept alive from now on.
+    pub keep_alive: KeepAlive,
+    /// Its user.
+    pub user: Arc<str>,
+}
+
+/// Ends the subscriptions of a session whose outbox is closing, and has its connection aborted if the peer does not
+/// leave.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct BeginClose(pub SessionKey);
+
+/// Removes a session whose connection has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Unregister(pub SessionKey);
+
+/// A control of the server API that only the session itself can apply.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub enum SessionControl {
+    /// Change when the session expires, and perhaps what other clients see of its user.
+    Refresh {
+        /// The new expiry.
+        expires_at: Millis,
+        /// Raw JSON that replaces the token's `info`.
+        info: Option<Bytes>,
+    },
+    /// Subscribe to a channel.
+    Subscribe(Box<ServerApiSubscription>),
+    /// Unsubscribe from a channel, if a [`Subscribe`](Self::Subscribe) that came before has subscribed to it meanwhile.
+    Unsubscribe(Channel),
+}
+
+/// A server-side subscription that the server API adds.
+#[derive(Clone, Debug)]
+pub struct ServerApiSubscription {
+    /// The channel.
+    pub channel: Channel,
+    /// Raw JSON that other clients see of the subscription.
+    pub info: Option<Bytes>,
+    /// Raw JSON that is sent to the client in the subscribe push.
+    pub data: Option<Bytes>,
+    /// The position that the client has, as the API call states it: offset and epoch.
+    pub since: Option<(u64, String)>,
+    /// When the subscription expires.
+    pub expires_at: Option<Millis>,
+}
+
+/// Answered by every hub that is alive.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CheckHealth;
+
+/// Counts the sessions that are subscribed to each channel of the hub.
+#[derive(Message)]
+#[rtype(result = "HashMap<Channel, usize>")]
+pub struct CountSubscribers;
+
+/// Collects the figures of the hub for the API method `info`.
+#[derive(Message)]
+#[rtype(result = "HubStats")]
+pub struct CollectStats;
+
+/// The answer to [`CollectStats`].
+#[derive(Clone, Debug, Default)]
+pub struct HubStats {
+    /// Number of authenticated connections.
+    pub clients: usize,
+    /// Their users, without anonymous ones.
+    pub users: HashSet<Arc<str>>,
+    /// Number of subscriptions.
+    pub subs: usize,
+    /// Channels that have subscribers.
+    pub channels: HashSet<Channel>,
+}
+
+/// Closes all sessions with 3001 because the instance stops. They are closed in waves, so that their clients do not all
+/// reconnect elsewhere at the same moment. Sessions that register later are closed after the last wave.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CloseAllSessions {
+    /// Time from the first wave to the last.
+    pub spread_over: Duration,
+}
