@@ -1,5 +1,5 @@
-//! The build script. Compiles the Protobuf schema of the client protocol, and exports the commit of the build for `--version`
-//! and the log. Without git, the variable `WARDCAST_COMMIT` names the commit.
+//! The build script. Compiles the Protobuf schema of the client protocol, and exports the commit of the build for
+//! `--version` and the log. Without git, the variable `WARDCAST_COMMIT` names the commit.
 
 use std::{
     env,
@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     compile_schema()
 }
 
-/// Compiles the schema into OUT_DIR. The server writes Protobuf with the generated code, and tests read with it. `protoc` is
-/// not needed.
+/// Compiles the schema into OUT_DIR. The server writes Protobuf with the generated code, and tests read with it.
+/// `protoc` is not needed.
 fn compile_schema() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={SCHEMA}");
     let files = protox::compile([SCHEMA], ["src/protocol"])?;
@@ -35,7 +35,8 @@ fn export_commit() {
     println!("cargo::rustc-env=WARDCAST_COMMIT={commit}");
 }
 
-/// Returns the commit that is checked out. Ignores a repository around this directory: its commits are not of these sources.
+/// Returns the commit that is checked out. Ignores a repository around this directory: its commits are not of these
+/// sources.
 fn checked_out_commit() -> Option<String> {
     // A directory, or a file in a worktree.
     let is_repository = Path::new(".git").exists();
@@ -44,8 +45,8 @@ fn checked_out_commit() -> Option<String> {
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
     for name in watched.into_iter().chain(branch) {
         let path = PathBuf::from(git(&["rev-parse", "--git-path", &name])?);
-        // Cargo rebuilds each time if a watched path does not exist. A packed branch has no file: its folder is watched, where
-        // the next commit creates one.
+        // Cargo rebuilds each time if a watched path does not exist. A packed branch has no file: its folder is
+        // watched, where the next commit creates one.
         if let Some(existing) =
             path.ancestors().find(|path| path.exists()).filter(|existing| *existing == path || name.contains('/'))
         {

@@ -4,7 +4,8 @@
 
 use std::process::ExitCode;
 
-/// mimalloc returns memory after bursts and is compact for many small allocations. docs/architecture.md has the measurements.
+/// mimalloc returns memory after bursts and is compact for many small allocations. docs/architecture.md has the
+/// measurements.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

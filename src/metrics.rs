@@ -1,4 +1,5 @@
-//! Metrics: one set per instance, shared by all its parts and served at `/metrics`. The fan-out updates them once per batch.
+//! Metrics: one set per instance, shared by all its parts and served at `/metrics`. The fan-out updates them once per
+//! batch.
 
 use std::fmt;
 

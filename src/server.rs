@@ -1,5 +1,5 @@
-//! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A server has
-//! one listener and one broker, and per worker a hub and two instances of the HTTP application.
+//! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A
+//! server has one listener and one broker, and per worker a hub and two instances of the HTTP application.
 
 mod listener;
 pub mod proxy;
@@ -127,8 +127,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
 }
 
 impl RunningServer {
-    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`, and aborts
-    /// the connections that are still open when `server.drain` ends.
+    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`,
+    /// and aborts the connections that are still open when `server.drain` ends.
     pub async fn stop(self) {
         let drain = self.http.config.server.drain;
         let deadline = Instant::now() + drain;
@@ -146,7 +146,8 @@ impl RunningServer {
         self.http.connection_limit.in_use()
     }
 
-    /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is configured.
+    /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
+    /// configured.
     ///
     /// # Errors
     /// The files cannot be used. The old certificate stays in use.

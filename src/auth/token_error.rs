@@ -33,7 +33,7 @@ pub enum TokenError {
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
-    /// Longer than [`MAX_TOKEN_BYTES`].
+    /// Longer than `MAX_TOKEN_BYTES`.
     #[error("longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
     /// Not `header.payload.signature`.
@@ -135,7 +135,7 @@ pub enum TokenError {
     /// `caps` is not a list of rules.
     #[error("caps is malformed")]
     MalformedCaps,
-    /// More than [`MAX_RULES`], [`MAX_PATTERNS`] or [`MAX_REGEXES`].
+    /// More than `MAX_RULES`, `MAX_PATTERNS` or `MAX_REGEXES`.
     #[error("caps has more than {MAX_RULES} rules, {MAX_PATTERNS} patterns or {MAX_REGEXES} regular expressions")]
     TooManyPatterns,
     /// A pattern that is too long, or a regular expression that is broken or too large.

@@ -1,5 +1,5 @@
-//! The configuration of this process: loaded, checked together with the files that it names, and printed. Only this module reads
-//! its environment variables `WARDCAST_*`.
+//! The configuration of this process: loaded, checked together with the files that it names, and printed. Only this
+//! module reads its environment variables `WARDCAST_*`.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -42,7 +42,8 @@ impl ConfigInputs {
         config::load(self.sources()).map_err(|errors| errors.to_string())
     }
 
-    /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors together.
+    /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors
+    /// together.
     pub(super) fn load_checked(&self) -> Result<Config, String> {
         let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
         errors.extend(config.iter().flat_map(|config| check_files(config, &errors, &sources)).collect::<Vec<_>>());

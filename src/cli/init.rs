@@ -1,5 +1,5 @@
-//! `init`: generates a configuration with random secrets and a demo user, once. Later runs leave it unchanged. Several hubs may
-//! share it.
+//! `init`: generates a configuration with random secrets and a demo user, once. Later runs leave it unchanged. Several
+//! hubs may share it.
 
 use std::{
     fs::OpenOptions,
@@ -69,7 +69,8 @@ fn kept_users_notice(users: &Path) -> String {
     )
 }
 
-/// Quotes a text for TOML. For the characters of names and paths, basic strings of TOML are the same as strings of JSON.
+/// Quotes a text for TOML. For the characters of names and paths, basic strings of TOML are the same as strings of
+/// JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -9,7 +9,8 @@ const OWN_FILES: u64 = 256;
 /// The beginning of 2025, before the first version of Wardcast.
 const EARLIEST_PLAUSIBLE_TIME: Millis = 1_735_689_600_000;
 
-/// Raises the limit of open files for the configured connections. Returns a warning if the machine does not permit enough.
+/// Raises the limit of open files for the configured connections. Returns a warning if the machine does not permit
+/// enough.
 pub(super) fn raise_open_file_limit(config: &Config) -> Option<String> {
     let wanted = (config.limits.connections as u64).saturating_add(OWN_FILES);
     let wanted = wanted.saturating_add(config.limits.http_connections as u64);

@@ -1,5 +1,5 @@
-//! The command line, for operators and for containers. Results are printed to stdout, everything else to stderr. The exit code
-//! is 0 (success), 1 (failure) or 2 (invalid arguments).
+//! The command line, for operators and for containers. Results are printed to stdout, everything else to stderr. The
+//! exit code is 0 (success), 1 (failure) or 2 (invalid arguments).
 
 mod advice;
 mod arguments;
@@ -118,8 +118,8 @@ fn print_error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Escapes untrusted text for a terminal: control characters, which a terminal executes, and characters that are invisible or
-/// change the direction of the text.
+/// Escapes untrusted text for a terminal: control characters, which a terminal executes, and characters that are
+/// invisible or change the direction of the text.
 fn escape_control(text: &str) -> String {
     let is_tricky = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

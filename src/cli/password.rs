@@ -1,5 +1,5 @@
-//! Reads passwords: twice and without echo from a terminal, or one line from a pipe. Never from an argument: all users of the
-//! machine can read arguments.
+//! Reads passwords: twice and without echo from a terminal, or one line from a pipe. Never from an argument: all users
+//! of the machine can read arguments.
 
 use std::io::{self, BufRead, IsTerminal, Read, Stdin};
 

@@ -20,8 +20,9 @@ pub(super) fn random_password() -> Result<String, String> {
     Ok(random_hex()?[..16].to_owned())
 }
 
-/// Generates the secrets that are not set, for a development run. If `auth.keys` are configured, generates `login.key` instead
-/// of `auth.hmac_secret`: its tokens have a `kid`, so tokens without one are still verified with the configured keys.
+/// Generates the secrets that are not set, for a development run. If `auth.keys` are configured, generates `login.key`
+/// instead of `auth.hmac_secret`: its tokens have a `kid`, so tokens without one are still verified with the configured
+/// keys.
 pub(super) fn fill_missing(config: &mut Config) -> Result<(), String> {
     let has_login_id = config.auth.keys.iter().any(|key| key.id == "login");
     let signing_secret = match (config.auth.keys.is_empty(), config.auth.hmac_secret.is_empty()) {

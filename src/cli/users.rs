@@ -1,5 +1,5 @@
-//! `user`: edits the login file. A change keeps the comments and the layout of the file, is checked as a hub would check the file, and
-//! replaces the file atomically: a hub that reads it meanwhile gets the old one or the new one.
+//! `user`: edits the login file. A change keeps the comments and the layout of the file, is checked as a hub would
+//! check the file, and replaces the file atomically: a hub that reads it meanwhile gets the old one or the new one.
 
 use std::{
     fs::{self, OpenOptions},
@@ -122,7 +122,8 @@ impl LoginFile {
         })
     }
 
-    /// Changes the file, if a hub would accept the result. A lock on the directory prevents two changes from overwriting each other.
+    /// Changes the file, if a hub would accept the result. A lock on the directory prevents two changes from
+    /// overwriting each other.
     fn change(&self, edit: impl FnOnce(&mut DocumentMut) -> Result<(), String>) -> Result<(), String> {
         let io_error = |error: io::Error| self.error(&error.to_string());
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -143,7 +144,8 @@ impl LoginFile {
         changed
     }
 
-    /// Creates the new file: with the owner and the mode of the old one, or without an old one readable only by its owner.
+    /// Creates the new file: with the owner and the mode of the old one, or without an old one readable only by its
+    /// owner.
     fn write(&self, fresh: &Path, text: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         if let Ok(before) = fs::metadata(&self.path) {

@@ -172,7 +172,8 @@ impl LoginConfig {
         self.users_file.is_some() || !self.demo_password.is_empty()
     }
 
-    /// Returns whether a login may get its token in a cookie: it is enabled, and `doors` (`auth.doors`) accept the cookie.
+    /// Returns whether a login may get its token in a cookie: it is enabled, and `doors` (`auth.doors`) accept the
+    /// cookie.
     pub fn can_set_cookie(&self, doors: &[Door]) -> bool {
         self.cookie && doors.contains(&Door::Cookie)
     }

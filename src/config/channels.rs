@@ -1,4 +1,5 @@
-//! `[channels]` and `[[namespaces]]`: the options of channels, and what clients may do in them without a grant in their token.
+//! `[channels]` and `[[namespaces]]`: the options of channels, and what clients may do in them without a grant in their
+//! token.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use super::{load, value};
 use crate::channel::Pattern;
 
-/// The options of channels: `[channels]` for channels without a namespace, and the same keys in each of `[[namespaces]]`.
+/// The options of channels: `[channels]` for channels without a namespace, and the same keys in each of
+/// `[[namespaces]]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]

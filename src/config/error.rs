@@ -1,4 +1,5 @@
-//! Errors of a configuration. All of them are collected and reported together, each with its key, its source and a remedy.
+//! Errors of a configuration. All of them are collected and reported together, each with its key, its source and a
+//! remedy.
 
 use std::fmt;
 

@@ -7,8 +7,8 @@ use super::source::parse_file;
 /// The text of `config/default.toml`.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with the
-/// types.
+/// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
+/// the types.
 const SECRET_KEYS: [&str; 5] = ["auth.hmac_secret", "api.key", "login.key", "login.demo_password", "broker.redis.url"];
 
 /// Minimum similarity of two names, from 0 to 1, for a suggestion: "bnid" and "bind" have 0.93.
@@ -56,8 +56,8 @@ pub(super) fn describe_unknown(path: &[String]) -> String {
     format!("unknown key; {suggestion}valid keys here: {}", valid.join(", "))
 }
 
-/// Returns the most similar key. The same name in another section wins, then a key of the same section that contains this
-/// name or is contained in it, then a similar spelling.
+/// Returns the most similar key. The same name in another section wins, then a key of the same section that contains
+/// this name or is contained in it, then a similar spelling.
 fn suggest(path: &[String]) -> Option<String> {
     let (name, section) = path.split_last()?;
     let keys = all_keys();

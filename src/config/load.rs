@@ -1,6 +1,6 @@
-//! Loads the configuration: defaults < file of the environment < `--config FILE` < `WARDCAST_<SECTION>__<KEY>` < flags. Each
-//! value is checked separately on top of the defaults, so that all errors are reported together, each with its key, its source
-//! and a remedy.
+//! Loads the configuration: defaults < file of the environment < `--config FILE` < `WARDCAST_<SECTION>__<KEY>` < flags.
+//! Each value is checked separately on top of the defaults, so that all errors are reported together, each with its
+//! key, its source and a remedy.
 
 use std::{collections::BTreeMap, path::Path, str::FromStr};
 

@@ -1,5 +1,6 @@
-//! The configuration. `config/default.toml` has every key with its default and its description; it is embedded in the binary
-//! and is the only source of defaults. These types mirror its sections. Every module may read them; none changes them.
+//! The configuration. `config/default.toml` has every key with its default and its description; it is embedded in the
+//! binary and is the only source of defaults. These types mirror its sections. Every module may read them; none changes
+//! them.
 
 mod auth;
 mod channels;

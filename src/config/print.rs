@@ -1,5 +1,5 @@
-//! Prints the configuration in force as TOML, in the order of `config/default.toml`: without secrets, and with the source of
-//! each value that is not a default.
+//! Prints the configuration in force as TOML, in the order of `config/default.toml`: without secrets, and with the
+//! source of each value that is not a default.
 
 use toml::Value;
 use toml_edit::{DocumentMut, Item, Table};

@@ -64,8 +64,8 @@ fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     (1 + before.iter().filter(|byte| **byte == b'\n').count(), 1 + before.len() - line_start)
 }
 
-/// Reads a variable: `WARDCAST_SERVER__TLS__CERT` sets `server.tls.cert`. A variable without `__` is not configuration, like
-/// `WARDCAST_ENV`, unless it would name a key with `__`: then it is an error.
+/// Reads a variable: `WARDCAST_SERVER__TLS__CERT` sets `server.tls.cert`. A variable without `__` is not configuration,
+/// like `WARDCAST_ENV`, unless it would name a key with `__`: then it is an error.
 pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Setting, ConfigError>> {
     let key = name.strip_prefix("WARDCAST_")?;
     let source = format!("the variable {name}");

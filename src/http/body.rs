@@ -1,5 +1,5 @@
-//! The extractor for request bodies, bounded in length and in time. A handler names it after the extractors that authorize
-//! the request: actix-web runs extractors in order, so an unauthorized request is never buffered.
+//! The extractor for request bodies, bounded in length and in time. A handler names it after the extractors that
+//! authorize the request: actix-web runs extractors in order, so an unauthorized request is never buffered.
 
 use std::time::Duration;
 

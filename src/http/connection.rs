@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 
 /// The response to this many requests says `Connection: close`.
 const MAX_REQUESTS: u32 = 200;
-/// How long each request above [`MAX_REQUESTS`] waits. actix-http answers pipelined requests even after `Connection: close`,
-/// and buffers without a bound the responses that the peer does not read; the delay keeps that buffer small.
+/// How long each request above [`MAX_REQUESTS`] waits. actix-http answers pipelined requests even after `Connection:
+/// close`, and buffers without a bound the responses that the peer does not read; the delay keeps that buffer small.
 const EXCESS_REQUEST_DELAY: Duration = Duration::from_millis(100);
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -15,11 +15,12 @@ use actix_web::{
 
 use super::origin_policy::{OriginCheck, OriginPolicy};
 
-/// Seconds for which a browser may cache a preflight response. A change of `origins.allowed` takes effect within this time.
+/// Seconds for which a browser may cache a preflight response. A change of `origins.allowed` takes effect within this
+/// time.
 const PREFLIGHT_MAX_AGE: usize = 600;
 
-/// Adds CORS to `scope`. Only listed origins may send cookies: a browser adds them to the requests of every page, so `"*"`
-/// must not allow them.
+/// Adds CORS to `scope`. Only listed origins may send cookies: a browser adds them to the requests of every page, so
+/// `"*"` must not allow them.
 pub fn wrap<T, B>(origin_policy: &Arc<OriginPolicy>, scope: Scope<T>) -> impl HttpServiceFactory + use<T, B>
 where
     T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>

@@ -1,5 +1,6 @@
-//! The address, scheme and host of a request, as seen by its client. Any client can send forwarded headers, so they are used
-//! only when the peer is one of `server.trusted_proxies`; actix-web's `connection_info()` uses them for every peer.
+//! The address, scheme and host of a request, as seen by its client. Any client can send forwarded headers, so they are
+//! used only when the peer is one of `server.trusted_proxies`; actix-web's `connection_info()` uses them for every
+//! peer.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -38,9 +39,9 @@ fn peer_address(head: &RequestHead) -> IpAddr {
     head.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical())
 }
 
-/// Returns the client's address from `X-Forwarded-For`. Each proxy appends the address of its peer, so the list is read from
-/// its end: the first address that is not a trusted proxy was appended by a trusted one. Everything before it may be forged.
-/// `None` if that address cannot be parsed.
+/// Returns the client's address from `X-Forwarded-For`. Each proxy appends the address of its peer, so the list is read
+/// from its end: the first address that is not a trusted proxy was appended by a trusted one. Everything before it may
+/// be forged. `None` if that address cannot be parsed.
 fn forwarded_address(headers: &HeaderMap, server: &ServerConfig) -> Option<IpAddr> {
     let values: Option<Vec<&str>> = headers.get_all(&FORWARDED_FOR).map(|value| value.to_str().ok()).collect();
     let values = values?;

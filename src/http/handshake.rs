@@ -1,5 +1,5 @@
-//! The WebSocket handshake: checks of RFC 6455 §4.2, limits, credentials, and the response. A 101 carries its result, an
-//! [`Admission`], in its extensions.
+//! The WebSocket handshake: checks of RFC 6455 §4.2, limits, credentials, and the response. A 101 carries its result,
+//! an [`Admission`], in its extensions.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! `POST /auth/login`: exchanges a user name and a password for a token. The response has the token in its body or, if the
-//! request asks for it and `login.cookie` allows it, in a cookie instead. `POST /auth/logout` deletes the cookie. The login
-//! is enabled when `login.users_file` is set, or in development `login.demo_password`.
+//! `POST /auth/login`: exchanges a user name and a password for a token. The response has the token in its body or, if
+//! the request asks for it and `login.cookie` allows it, in a cookie instead. `POST /auth/logout` deletes the cookie.
+//! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ struct LoginResponse {
     expires_in: u64,
 }
 
-/// Handles a login. An unknown user and a wrong password have the same status, body and duration, and the same delay of the
-/// next attempt.
+/// Handles a login. An unknown user and a wrong password have the same status, body and duration, and the same delay of
+/// the next attempt.
 pub(super) async fn login(
     source: RequestSource,
     request: HttpRequest,
@@ -112,8 +112,8 @@ pub(super) async fn logout(source: RequestSource, context: Data<HttpContext>) ->
     Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, expired)).finish())
 }
 
-/// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for pages
-/// of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
+/// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for
+/// pages of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
 fn set_cookie_value(name: &str, value: &str, max_age: Duration) -> String {
     format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={}", max_age.as_secs())
 }

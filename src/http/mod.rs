@@ -1,5 +1,5 @@
-//! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport` and
-//! `session` take over.
+//! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport`
+//! and `session` take over.
 
 mod body;
 pub mod connection;

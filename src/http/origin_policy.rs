@@ -1,5 +1,5 @@
-//! Checks the `Origin` of requests. Browsers let any page open a WebSocket to any host, and send that host's cookies with it;
-//! only the `Origin` header tells which page it was (RFC 6455 §10.2).
+//! Checks the `Origin` of requests. Browsers let any page open a WebSocket to any host, and send that host's cookies
+//! with it; only the `Origin` header tells which page it was (RFC 6455 §10.2).
 
 use std::sync::Arc;
 
@@ -90,8 +90,8 @@ impl OriginCheck {
         }
     }
 
-    /// Requires an origin for which the browser may send or store cookies: `"*"` is not enough, since a browser does so for
-    /// every page.
+    /// Requires an origin for which the browser may send or store cookies: `"*"` is not enough, since a browser does so
+    /// for every page.
     ///
     /// # Errors
     /// As [`OriginCheck::require_allowed`].

@@ -1,4 +1,5 @@
-//! The extractor in front of every `/auth` handler: charges the rate limit and checks the origin before the body is read.
+//! The extractor in front of every `/auth` handler: charges the rate limit and checks the origin before the body is
+//! read.
 
 use std::future::{Ready, ready};
 
@@ -7,8 +8,8 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 use super::{HttpContext, HttpError, forwarded, origin_policy::OriginCheck};
 use crate::address::ClientAddress;
 
-/// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and one
-/// address must not use them up.
+/// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and
+/// one address must not use them up.
 pub(super) struct RequestSource {
     pub(super) address: ClientAddress,
     pub(super) origin_check: OriginCheck,

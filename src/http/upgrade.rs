@@ -1,6 +1,6 @@
-//! The upgrade service: a second instance of the application, for requests that ask to upgrade. Routing, extractors and the
-//! handshake stay ordinary actix-web. A 101 with an [`Admission`] hands the socket to a session; any other response is
-//! written unchanged and closes the connection.
+//! The upgrade service: a second instance of the application, for requests that ask to upgrade. Routing, extractors and
+//! the handshake stay ordinary actix-web. A 101 with an [`Admission`] hands the socket to a session; any other response
+//! is written unchanged and closes the connection.
 
 use std::{rc::Rc, time::Duration};
 
@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use super::HttpError;
 use crate::auth::Admission;
 
-/// Marks a request that came through the upgrade service, where a 101 starts a session. A chunked request with an `Upgrade`
-/// header has no marker: actix-http passes it to the plain application.
+/// Marks a request that came through the upgrade service, where a 101 starts a session. A chunked request with an
+/// `Upgrade` header has no marker: actix-http passes it to the plain application.
 #[derive(Clone, Copy)]
 pub struct UpgradeMarker;
 
@@ -31,8 +31,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum body of a refusal; a longer one is sent empty.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
-/// Calls `app` with a request that asks to upgrade. If the response carries an [`Admission`], passes it to `start_session`
-/// with the socket and the bytes that were read after the handshake.
+/// Calls `app` with a request that asks to upgrade. If the response carries an [`Admission`], passes it to
+/// `start_session` with the socket and the bytes that were read after the handshake.
 pub async fn handle<A, T>(
     app: Rc<A>,
     request: Request,
@@ -65,7 +65,8 @@ pub async fn handle<A, T>(
     }
 }
 
-/// Writes an ordinary response and closes the connection: the peer may already have sent WebSocket frames after its request.
+/// Writes an ordinary response and closes the connection: the peer may already have sent WebSocket frames after its
+/// request.
 async fn write_refusal<T: AsyncRead + AsyncWrite + Unpin>(
     framed: &mut Framed<T, h1::Codec>,
     mut head: actix_http::Response<()>,

@@ -287,6 +287,16 @@ mod tests {
         sessions.iter().filter(|session| session.outbox.is_closing()).count()
     }
 
+    #[test]
+    fn clock_jump_is_detected_once_in_either_direction() {
+        let mut liveness = Liveness::new(&Config::default(), 1_000_000);
+        assert!(!liveness.has_clock_jumped(1_000_000));
+        for jumped in [1_010_000, 900_000] {
+            assert!(liveness.has_clock_jumped(jumped));
+            assert!(!liveness.has_clock_jumped(jumped));
+        }
+    }
+
     #[actix_rt::test]
     async fn shutdown_closes_sessions_in_waves_with_3001() {
         let hub = start_test_hub();

@@ -1,5 +1,5 @@
-//! The listener. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and after a
-//! handshake to a session. `ws` and `wss` use the same services over different byte streams.
+//! The listener. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
+//! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
     io,
@@ -28,8 +28,8 @@ use crate::{
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
-/// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an unauthenticated
-/// connection.
+/// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an
+/// unauthenticated connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the listening socket.
@@ -100,7 +100,8 @@ fn build_app(
         .app_data(components.http.clone())
         .app_data(components.api.clone())
         .configure(move |service| {
-            // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others on.
+            // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
+            // on.
             if let Some(page) = &page {
                 page.routes(service);
             }

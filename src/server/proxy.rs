@@ -1,6 +1,6 @@
-//! The PROXY protocol, version 2: a load balancer that forwards TCP connections sends the client's address in a header in front
-//! of their bytes. With `server.proxy_protocol`, connections from `server.trusted_proxies` must begin with this header. It is
-//! never read from other peers, which could otherwise choose the address that their limits apply to.
+//! The PROXY protocol, version 2: a load balancer that forwards TCP connections sends the client's address in a header
+//! in front of their bytes. With `server.proxy_protocol`, connections from `server.trusted_proxies` must begin with
+//! this header. It is never read from other peers, which could otherwise choose the address that their limits apply to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -41,7 +41,8 @@ pub enum ProxyHeaderError {
     Timeout,
 }
 
-/// Accepts a connection: finds its client address, from the PROXY header if there must be one. `None` closes the connection.
+/// Accepts a connection: finds its client address, from the PROXY header if there must be one. `None` closes the
+/// connection.
 pub(super) async fn accept(
     mut stream: TcpStream,
     server: &config::ServerConfig,
@@ -63,8 +64,9 @@ pub(super) async fn accept(
     }
 }
 
-/// Reads exactly the header; the bytes after it are TLS or HTTP. Returns the source address of the client, or `None` if the
-/// connection is the proxy's own. Does not check whether the peer is trusted, and has no timeout. Public for fuzzing.
+/// Reads exactly the header; the bytes after it are TLS or HTTP. Returns the source address of the client, or `None` if
+/// the connection is the proxy's own. Does not check whether the peer is trusted, and has no timeout. Public for
+/// fuzzing.
 ///
 /// # Errors
 /// [`ProxyHeaderError`], except `Timeout`.
@@ -86,8 +88,8 @@ pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     source_address(command, family, &rest[..length]).ok_or(ProxyHeaderError::Malformed)
 }
 
-/// Returns the source address in a header. The inner `None` is a connection of the proxy itself: a health check (LOCAL), or
-/// one without an address (AF_UNSPEC).
+/// Returns the source address in a header. The inner `None` is a connection of the proxy itself: a health check
+/// (LOCAL), or one without an address (AF_UNSPEC).
 fn source_address(command: u8, family: u8, rest: &[u8]) -> Option<Option<SocketAddr>> {
     match (command, family) {
         (0x20, _) | (0x21, 0x00) => Some(None),

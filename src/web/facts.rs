@@ -1,4 +1,4 @@
-//! `/demo/hub.json`: what the page has to know of the hub. Anybody may read it, so nothing in it is secret.
+//! `/demo/hub.json`: the facts about the hub that the demo page needs. Everyone can read it, so it contains no secret.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -11,18 +11,18 @@ struct Facts<'a> {
     /// The first of `server.websocket_paths`.
     websocket_path: &'a str,
     doors: &'a [Door],
-    /// Whether there is a login.
+    /// Whether `POST /auth/login` exists.
     login: bool,
-    /// Whether a login may ask for the cookie.
+    /// Whether a login may request the cookie.
     login_cookie: bool,
     anonymous: AnonymousAccess,
-    /// Seconds by which clients are told a shorter time than they have.
+    /// Seconds by which the time to live that clients are sent is shorter than the real one.
     refresh_margin: u64,
-    /// The longest `data` of a publication.
+    /// Maximum length of the `data` of a publication, in bytes.
     publication_bytes: usize,
 }
 
-/// The facts of `config`, as they are sent.
+/// Returns the JSON body of `/demo/hub.json`.
 pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
     let auth = &config.auth;
     let facts = Facts {
@@ -35,6 +35,6 @@ pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
         refresh_margin: auth.refresh_margin.as_secs(),
         publication_bytes: config.limits.publication_bytes,
     };
-    // Nothing in it can fail to be written.
+    // Serializing these field types cannot fail.
     serde_json::to_vec(&facts).unwrap_or_default().into()
 }

@@ -82,3 +82,27 @@ impl ChannelPresence {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: usize) -> Arc<ClientInfo> {
+        let client = format!("client-{number}");
+        Arc::new(ClientInfo { user: "ann".to_owned(), client, conn_info: None, chan_info: None })
+    }
+
+    #[test]
+    fn thousand_clients_are_present_until_they_expire_and_are_then_dropped() {
+        let mut presence = ChannelPresence::default();
+        for number in 0..1000 {
+            presence.add(client(number), Duration::from_secs(60), 0);
+        }
+        assert_eq!(presence.clients(59_999).len(), 1000);
+        for number in 1000..3000 {
+            presence.add(client(number), Duration::from_secs(60), 60_000);
+        }
+        assert_eq!(presence.clients(60_000).len(), 2000);
+        assert_eq!(presence.expires_at.len(), 2000, "expired entries are still stored");
+    }
+}

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use super::{BrokerKind, Config, ConfigError, Environment, KeyConfig, RequiredClaim, find_weakness};
 use crate::origin::{Origin, OriginPattern};
 
-/// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed offline.
+/// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed
+/// offline.
 const MIN_SECRET_BYTES: usize = 32;
 /// Minimum length of the demo user's password. Only this machine can reach a development hub.
 const MIN_DEMO_PASSWORD_BYTES: usize = 8;
@@ -108,7 +109,8 @@ fn check_demo_password(config: &Config, environment: Environment, errors: &mut E
     );
 }
 
-/// Checks that each entry of `auth.keys` is complete. The verifier checks the keys themselves when it reads their files.
+/// Checks that each entry of `auth.keys` is complete. The verifier checks the keys themselves when it reads their
+/// files.
 fn check_keys(config: &Config, errors: &mut ErrorCollector) {
     for (index, key) in config.auth.keys.iter().enumerate() {
         let name = if key.id.is_empty() { format!("auth.keys[{index}]") } else { format!("auth.keys {:?}", key.id) };

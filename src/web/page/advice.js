@@ -1,61 +1,61 @@
-// What went wrong, and what to do next, in words. An advice is {title, text, action?}; the actions are the page's:
-// "login", "connect", "switch".
+// Explains errors: what went wrong and what to do next. An advice is {title, text, action?}; the page implements the actions
+// "login", "connect" and "switch".
 
-import { Refused, clockAhead } from "./hub.js";
-import { duration } from "./token.js";
+import { RequestError, clockAhead } from "./hub.js";
+import { formatDuration } from "./token.js";
 
 const RESTARTED =
-  "If the hub was restarted: in development each start makes new secrets, and tokens of the run before are worth nothing. " +
+  "If the hub was restarted: in development each start creates new secrets, and older tokens are invalid. " +
   "Log in again with the password that its terminal prints now.";
 
 const seconds = (number) => `${number} second${number === 1 ? "" : "s"}`;
 
 export const UNREACHABLE = {
   title: "The hub does not answer",
-  text: "Is it running? Start it again in its terminal; this page looks for it by itself and keeps its subscriptions.",
+  text: "Is it running? Start it again in its terminal. This page reconnects automatically and keeps its subscriptions.",
 };
 
 export const OFFLINE = {
   title: "This computer is offline",
-  text: "The page connects again as soon as the network is back.",
+  text: "The page reconnects as soon as the network is available.",
 };
 
 export const EXPIRED = {
-  title: "The token's time is over",
-  text: "The hub ends a session the moment its token ends, without grace. Log in again, or paste a newer token.",
+  title: "The token has expired",
+  text: "The hub ends a session when its token expires, without a grace period. Log in again, or paste a newer token.",
   action: "login",
 };
 
-export const NOT_TAKEN = {
-  title: "The hub does not take this token",
-  text: `Its signature or its claims are not what the hub asks for. ${RESTARTED}`,
+export const TOKEN_NOT_ACCEPTED = {
+  title: "The hub does not accept this token",
+  text: `Its signature or its claims do not match the hub's configuration. ${RESTARTED}`,
   action: "login",
 };
 
-const busyHub = (wait) => ({
-  title: "Too many at once",
-  text: `The hub has a limit on how fast or how many. Try again in ${seconds(wait || 5)}.`,
+const limitReached = (wait) => ({
+  title: "Too many requests or connections",
+  text: `A limit of the hub is reached. Try again in ${seconds(wait || 5)}.`,
 });
 
-const foreign = {
-  title: "This page's origin is not let in",
+const ORIGIN_NOT_ALLOWED = {
+  title: "This page's origin is not allowed",
   text:
-    "Add it to origins.allowed in the hub's configuration, or set server.public_url if a balancer in front changes the name. " +
-    `This page is from ${location.origin}.`,
+    "Add it to origins.allowed in the hub's configuration, or set server.public_url if a load balancer in front changes the host name. " +
+    `The origin of this page is ${location.origin}.`,
 };
 
-/** An answer over HTTP, to anything. */
-function forAnswer(refused) {
-  if (refused.status === 0) return navigator.onLine ? UNREACHABLE : OFFLINE;
-  if (refused.status === 403) return foreign;
-  if (refused.status === 429 || refused.status === 503) return busyHub(refused.retryAfter);
-  if (refused.code === 109) return EXPIRED;
-  if (refused.status === 401) return NOT_TAKEN;
-  return { title: "That did not work", text: `The hub says: ${refused.message}.` };
+/** Explains an HTTP error of any request. */
+function forHttp(error) {
+  if (error.status === 0) return navigator.onLine ? UNREACHABLE : OFFLINE;
+  if (error.status === 403) return ORIGIN_NOT_ALLOWED;
+  if (error.status === 429 || error.status === 503) return limitReached(error.retryAfter);
+  if (error.code === 109) return EXPIRED;
+  if (error.status === 401) return TOKEN_NOT_ACCEPTED;
+  return { title: "That did not work", text: `The hub says: ${error.message}.` };
 }
 
 export function forLogin(error) {
-  if (!(error instanceof Refused)) return surprise(error);
+  if (!(error instanceof RequestError)) return forUnexpected(error);
   if (error.status === 401) {
     return {
       title: "Wrong user or password",
@@ -76,42 +76,42 @@ export function forLogin(error) {
       text: "Set login.users_file in its configuration, or paste a token: wardcast token --user ann prints one.",
     };
   }
-  return forAnswer(error);
+  return forHttp(error);
 }
 
 export function forTicket(error) {
-  if (error?.status !== 404) return error instanceof Refused ? forAnswer(error) : surprise(error);
-  return { title: "There are no tickets here", text: "Choose another door in step 2." };
+  if (error?.status !== 404) return error instanceof RequestError ? forHttp(error) : forUnexpected(error);
+  return { title: "This hub has no tickets", text: "Choose another way to send the token in step 2." };
 }
 
-/** A command or a publish that got an error. */
+/** Explains the error of a command or of a publish request. */
 export function forCommand(error, channel) {
-  const what = `“${channel}”`;
+  const name = `“${channel}”`;
   switch (error.code) {
     case 102:
       return {
-        title: `No namespace for ${what}`,
+        title: `No namespace for ${name}`,
         text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Plain names have none.",
       };
     case 101:
       return { title: "A token is required", text: "Send a valid token with the command (auth.require_token_per_message).", action: "login" };
     case 103:
       return {
-        title: `No right to ${what}`,
+        title: `No permission for ${name}`,
         text:
-          "Neither the token's caps nor the hub's configuration grants it: see channels.allow_subscribe and " +
+          "Neither the token's caps nor the hub's configuration permits it: see channels.allow_subscribe and " +
           "channels.allow_publish.",
       };
     case 104:
       return { title: "The hub does not know this method", text: "This page may be of another version: reload it." };
     case 105:
-      return { title: `Already subscribed to ${what}`, text: "A connection subscribes to a channel once." };
+      return { title: `Already subscribed to ${name}`, text: "A connection subscribes to a channel once." };
     case 106:
-      return { title: "As many channels as there may be", text: "Unsubscribe from one first (limits.channels_per_session)." };
+      return { title: "Too many channels", text: "Unsubscribe from one first (limits.channels_per_session)." };
     case 107:
       return {
-        title: "The hub cannot make sense of it",
-        text: "A channel's name has at most 255 bytes and no *, control characters or doubled spaces; data has its limit, too.",
+        title: "The hub cannot read the request",
+        text: "A channel name has at most 255 bytes and no *, control characters or double spaces. The data has a limit, too.",
       };
     case 108:
       return {
@@ -121,101 +121,101 @@ export function forCommand(error, channel) {
     case 109:
       return EXPIRED;
     case 112:
-      return { title: "The missed publications are gone", text: "Subscribe again without a position." };
+      return { title: "The missed publications are no longer available", text: "Subscribe again without a position." };
     case 100:
-      return { title: "The hub could not do it just now", text: "Its broker may be away for a moment. Try again soon." };
+      return { title: "The hub failed for the moment", text: "Its broker may be unavailable. Try again soon." };
     case 111:
-      return { title: "Too fast", text: "The hub takes so many a second. Try again in a moment." };
+      return { title: "Too fast", text: "The hub limits commands and publications per second. Try again in a moment." };
     case 0:
-      return { title: "Not connected", text: `${error.message ?? "There is no connection"}: connect first, or wait until it is back.` };
+      return { title: "Not connected", text: `${error.message ?? "There is no connection"}: connect first, or wait for the page to reconnect.` };
     default:
-      return error instanceof Refused ? forAnswer(error) : { title: `Error ${error.code}`, text: `The hub says: ${error.message}.` };
+      return error instanceof RequestError ? forHttp(error) : { title: `Error ${error.code}`, text: `The hub says: ${error.message}.` };
   }
 }
 
 const CLOSES = {
-  3001: { title: "The hub is going down", text: "It told its clients to come back: this page does, by itself." },
-  3004: { title: "The hub could not subscribe to the token's channels", text: "Its broker may be unavailable. The page connects again." },
+  3001: { title: "The hub is shutting down", text: "The page reconnects automatically." },
+  3004: { title: "The hub could not subscribe to the token's channels", text: "Its broker may be unavailable. The page reconnects automatically." },
   3005: EXPIRED,
   3006: { ...EXPIRED, title: "A subscription of the token has expired" },
   3008: {
     title: "This page read too slowly",
-    text: "More waited for it than limits.outbox_bytes allows. It connects again by itself; unsubscribe from what is too loud.",
+    text: "More bytes were queued for it than limits.outbox_bytes allows. It reconnects automatically; unsubscribe from busy channels.",
   },
-  3010: { title: "A publication is missing", text: "The page connects again to recover it." },
-  3012: { title: "No answer to a ping", text: "The network stood still, or the computer slept. The page connects again by itself." },
-  3013: { title: "Too many commands", text: "The page asked faster than limits.commands_per_second. It connects again by itself." },
-  3500: NOT_TAKEN,
+  3010: { title: "A publication is missing", text: "The page reconnects to recover it." },
+  3012: { title: "No answer to a ping", text: "The network was interrupted, or the computer slept. The page reconnects automatically." },
+  3013: { title: "Too many commands", text: "The page sent more than limits.commands_per_second. It reconnects automatically." },
+  3500: TOKEN_NOT_ACCEPTED,
   3501: { title: "The hub could not read a command", text: "This page may be of another version: reload it.", action: "connect" },
   3502: {
-    title: "Nobody said who this is",
+    title: "The connection was not authenticated",
     text: "The token did not arrive within auth.first_message_timeout. Connect again.",
     action: "connect",
   },
-  3503: { title: "The hub ended the session", text: "Somebody with the API key ordered it.", action: "connect" },
+  3503: { title: "The hub ended the session", text: "The server API disconnected this user.", action: "connect" },
   3504: {
     title: "Too many connections of this user",
     text: "Close another tab or client, then connect (limits.connections_per_user).",
     action: "connect",
   },
   3505: {
-    title: "The token brings too many channels",
+    title: "The token subscribes to too many channels",
     text: "More than limits.channels_per_session. Ask for a token with fewer.",
     action: "login",
   },
   3506: { title: "Text on a Protobuf connection, or the reverse", text: "This page may be of another version: reload it.", action: "connect" },
   3508: { title: "Not available", text: "The hub has no send command.", action: "connect" },
-  3509: { title: "Too many errors", text: "The hub had enough of messages it cannot read. Connect again.", action: "connect" },
+  3509: { title: "Too many errors", text: "The page sent too many messages that the hub cannot read. Connect again.", action: "connect" },
 };
 
-/** A connection that was closed with a code. */
+/** Explains the close code of a connection. */
 export function forClose(code, reason) {
   if (code === 3500 && reason === "token expired") return EXPIRED;
   if (CLOSES[code]) return CLOSES[code];
-  const stays = code >= 3000 && ((code >= 3500 && code < 4000) || code >= 4500);
-  const text = `The hub said: ${reason || "nothing"} (${code}).`;
-  if (stays) return { title: "The hub ended the session", text, action: "connect" };
-  return { title: "The connection was lost", text: "The page connects again by itself and keeps its subscriptions." };
+  const isFinal = code >= 3000 && ((code >= 3500 && code < 4000) || code >= 4500);
+  const text = `Reason: ${reason || "none given"} (${code}).`;
+  if (isFinal) return { title: "The hub ended the session", text, action: "connect" };
+  return { title: "The connection was lost", text: "The page reconnects automatically and keeps its subscriptions." };
 }
 
-/** A handshake that was refused while hub and token seem good: a browser tells no more. */
-export const REFUSED = {
+/** A handshake was refused although the hub answers and the token is valid. A browser does not tell a page more. */
+export const HANDSHAKE_REFUSED = {
   title: "The handshake was refused",
   text:
-    "The hub answers and takes the token, but the browser got no WebSocket. A limit on connections, a foreign Origin or a proxy " +
-    "that passes no WebSockets may be why: the browser's network tab and the hub's log tell. The page goes on trying.",
+    "The hub answers and accepts the token, but the browser got no WebSocket. Possible causes: a limit on connections, an origin " +
+    "that is not allowed, or a proxy that does not pass WebSockets. See the browser's network tab and the hub's log. The page keeps trying.",
 };
 
-/** An address with a login in it, opened by somebody who is logged in. */
+/** The page was opened with a login in its address while a user is logged in. */
 export const anotherLogin = (user, now) => ({
-  title: `This address brings a login of “${user}”`,
-  text: `You are “${now}” here, and stay so. After a restart of the hub, use it; if it did not come from your terminal, do not.`,
+  title: `This address contains a login of “${user}”`,
+  text: `You are still logged in as “${now}”. Use the new login after a restart of the hub, but only if the address came from your terminal.`,
   action: "switch",
 });
 
-/** The same where the browser brings the cookie. */
-export const NO_COOKIE = {
+/** The same when the browser sends the cookie. */
+export const COOKIE_NOT_ACCEPTED = {
   title: "The cookie did not open the connection",
-  text: `It is gone, its time is over, or the hub does not take it; Safari keeps it over https only. ${RESTARTED}`,
+  text: `It does not exist, has expired, or the hub does not accept it. Safari stores it over https only. ${RESTARTED}`,
   action: "login",
 };
 
-export const BACK = { title: "Connected again", text: "Subscriptions are as they were. What was published meanwhile was not heard." };
+export const RECONNECTED = { title: "Connected again", text: "The subscriptions are restored. Publications in between were missed." };
 export const OTHER_HUB = {
-  title: "Connected again, to a hub that has started since",
-  text: "Subscriptions are as they were. What was published meanwhile was not heard.",
+  title: "Connected again, to another or restarted hub",
+  text: "The subscriptions are restored. Publications in between were missed.",
 };
 
-/** Clocks: tokens end by the hub's. Null when the two agree. */
-export function aboutClock(claims) {
+/** Explains a difference between this computer's clock and the hub's, by which tokens expire. Null if they agree. */
+export function forClocks(claims) {
   if (clockAhead === null || Math.abs(clockAhead) < 5000) return null;
-  const by = duration(Math.abs(clockAhead));
+  const by = formatDuration(Math.abs(clockAhead));
   const now = Date.now() + clockAhead;
-  const text = `This computer's clock is ${by} ${clockAhead > 0 ? "behind" : "ahead of"} the hub's. Times here go by the hub's.`;
-  if (claims?.nbf * 1000 > now) return `${text} The token is not good yet: one of the two clocks is wrong.`;
-  return `${text} A backend with this clock would sign tokens that ${clockAhead > 0 ? "end too early" : "live too long or are refused"}.`;
+  const text = `This computer's clock is ${by} ${clockAhead > 0 ? "behind" : "ahead of"} the hub's. Times on this page follow the hub's.`;
+  if (claims?.nbf * 1000 > now) return `${text} The token is not valid yet: one of the two clocks is wrong.`;
+  return `${text} A backend with this clock would sign tokens that ${clockAhead > 0 ? "expire too early" : "live too long or are refused"}.`;
 }
 
-export function surprise(error) {
+export function forUnexpected(error) {
   return { title: "Something unexpected happened", text: `${error?.message ?? error}. Reload the page.` };
 }

@@ -1,129 +1,130 @@
-// Where the page begins: what it remembers, what the address brings, what the hub is like, and who listens to what.
+// Starts the page: restores the identity, reads the login from the address, loads what the hub supports, and registers the event
+// handlers.
 
 import * as advice from "./advice.js";
-import { dataOf, publish, subscribe, unsubscribe } from "./channels.js";
+import { parseData, publish, subscribe, unsubscribe } from "./channels.js";
 import { Choices } from "./choices.js";
 import { connect, disconnect } from "./connection.js";
-import { $, chosen, show } from "./dom.js";
+import { $, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
-import { askToRefresh, logIn, logOut, paste, submitRefresh } from "./identity.js";
-import { recall } from "./keep.js";
+import { startRefresh, logIn, logOut, usePastedToken, submitRefresh } from "./identity.js";
+import { loadIdentity } from "./storage.js";
 import { Log } from "./log.js";
-import { about, become, draw, isOver, page, say, sayClock, tick, url } from "./state.js";
-import { Code, unnotice } from "./view.js";
+import { showCode, setIdentity, draw, isExpired, page, showNotice, showClockNotice, drawExpiry, socketUrl } from "./state.js";
+import { CodePanel, hideNotice } from "./view.js";
 
-function chosenAnew() {
-  // Once both choices fit each other again.
+function handleChoice() {
+  // After both choices have been adapted to each other.
   queueMicrotask(() => {
     draw();
-    about({ name: "connect" });
+    showCode({ name: "connect" });
   });
 }
 
 /**
- * `#login=USER:PASSWORD`, as the terminal prints it: taken, and gone from the address bar and from the tab's history. (A
- * browser's list of visited pages keeps it: what is for one run of a hub may stand there.) Anybody can make such a link, so it
- * ends no session by itself, and what it fills in is never sent by itself.
+ * Reads `#login=USER:PASSWORD`, as the terminal prints it, and removes it from the address bar and from the tab's history. (The
+ * browser's list of visited pages keeps it, which is acceptable for a password that is valid for one run of a hub.) Anyone can
+ * create such a link, so it neither ends a session nor submits the form.
  */
-function takeLogin() {
-  const said = location.hash.match(/^#login=([^:]*):(.*)$/);
+function readAddressLogin() {
+  const found = location.hash.match(/^#login=([^:]*):(.*)$/);
   if (!location.hash.startsWith("#login")) return;
   history.replaceState(null, "", location.pathname + location.search);
-  if (!said) return;
+  if (!found) return;
   try {
-    brought = said.slice(1).map(decodeURIComponent);
+    addressLogin = found.slice(1).map(decodeURIComponent);
   } catch {
     return;
   }
-  if (page.who) say(advice.anotherLogin(brought[0], page.who.user), "info");
-  else fillIn();
+  if (page.identity) showNotice(advice.anotherLogin(addressLogin[0], page.identity.user), "info");
+  else fillInLogin();
 }
 
-/** User and password of the last such address. */
-let brought = null;
+/** The user and password of the last such address. */
+let addressLogin = null;
 
-function fillIn() {
-  [$("username").value, $("password").value] = brought;
-  brought = null;
+function fillInLogin() {
+  [$("username").value, $("password").value] = addressLogin;
+  addressLogin = null;
   document.querySelector('input[name="source"][value="login"]').click();
-  $("login-hint").textContent = "Filled in from this page's address. Log in if it is the one that your terminal printed.";
+  $("login-hint").textContent = "Filled in from this page's address. Log in if your terminal printed that address.";
   $("login").focus();
 }
 
-function takeOver() {
-  logOut({ isWished: true });
-  fillIn();
+function switchLogin() {
+  logOut();
+  fillInLogin();
 }
 
-async function learn() {
+async function loadFacts() {
   try {
-    page.facts = await hub.facts();
+    page.facts = await hub.fetchFacts();
   } catch (error) {
-    say(advice.forTicket(error));
-    setTimeout(learn, 3000);
+    showNotice(advice.forTicket(error));
+    setTimeout(loadFacts, 3000);
     return;
   }
   $("version").textContent = `v${page.facts.version}`;
   if (!page.facts.login) {
-    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend signs, or one that wardcast token --user ann prints.";
+    $("paste-hint").textContent = "This hub has no login. Paste a token that your backend has signed, or one that wardcast token --user ann prints.";
     document.querySelector('input[name="source"][value="paste"]').click();
   }
-  page.choices.know(page.facts, url());
-  if ($("notice-title").textContent === advice.UNREACHABLE.title) unnotice();
-  const clock = advice.aboutClock(null);
-  if (clock) sayClock(clock);
-  become(page.who);
-  if (page.who && isOver()) say(advice.EXPIRED);
-  about({ name: "connect" });
+  page.choices.setFacts(page.facts, socketUrl());
+  if ($("notice-title").textContent === advice.UNREACHABLE.title) hideNotice();
+  const clock = advice.forClocks(null);
+  if (clock) showClockNotice(clock);
+  setIdentity(page.identity);
+  if (page.identity && isExpired()) showNotice(advice.EXPIRED);
+  showCode({ name: "connect" });
 }
 
-function source() {
-  const isLogin = chosen("source") === "login";
-  show($("login-form"), isLogin);
-  show($("paste-form"), !isLogin);
+function showSourceForm() {
+  const isLogin = selectedValue("source") === "login";
+  setShown($("login-form"), isLogin);
+  setShown($("paste-form"), !isLogin);
 }
 
-function listen() {
+function addHandlers() {
   $("login-form").addEventListener("submit", logIn);
-  $("paste-form").addEventListener("submit", paste);
-  for (const radio of document.querySelectorAll('input[name="source"]')) radio.addEventListener("change", source);
-  for (const radio of document.querySelectorAll('input[name="over"]')) radio.addEventListener("change", draw);
-  $("logout").addEventListener("click", () => logOut({ isWished: true }));
+  $("paste-form").addEventListener("submit", usePastedToken);
+  for (const radio of document.querySelectorAll('input[name="source"]')) radio.addEventListener("change", showSourceForm);
+  for (const radio of document.querySelectorAll('input[name="transport"]')) radio.addEventListener("change", draw);
+  $("logout").addEventListener("click", () => logOut());
   $("connect").addEventListener("click", connect);
   $("disconnect").addEventListener("click", disconnect);
   $("subscribe-form").addEventListener("submit", subscribe);
   $("publish-form").addEventListener("submit", publish);
   $("publish-data").addEventListener("input", ({ target }) => {
-    $("data-kind").textContent = dataOf(target.value).kind;
+    $("data-kind").textContent = parseData(target.value).kind;
     $("publish").textContent = "Publish";
   });
-  $("refresh").addEventListener("click", askToRefresh);
+  $("refresh").addEventListener("click", startRefresh);
   $("refresh-form").addEventListener("submit", submitRefresh);
   $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
-  // However it was left: nothing that was typed waits in it for whoever opens it next.
+  // Clears the typed password and token, however the dialog was closed.
   $("refresh-dialog").addEventListener("close", () => $("refresh-form").reset());
-  addEventListener("hashchange", takeLogin);
-  addEventListener("online", () => page.link?.hurry());
-  addEventListener("offline", () => say(advice.OFFLINE));
-  // Logged out in another tab: here, too.
-  addEventListener("storage", () => page.who && page.who.where !== "memory" && !recall() && logOut({ isWished: true }));
-  setInterval(tick, 1000);
+  addEventListener("hashchange", readAddressLogin);
+  addEventListener("online", () => page.client?.reconnectNow());
+  addEventListener("offline", () => showNotice(advice.OFFLINE));
+  // A logout in another tab applies here, too.
+  addEventListener("storage", () => page.identity && page.identity.storedIn !== "memory" && !loadIdentity() && logOut());
+  setInterval(drawExpiry, 1000);
 }
 
 Object.assign(page, {
-  who: recall(),
+  identity: loadIdentity(),
   log: new Log(),
-  code: new Code(() => page.who?.token ?? null),
-  choices: new Choices(chosenAnew),
+  code: new CodePanel(() => page.identity?.token ?? null),
+  choices: new Choices(handleChoice),
   actions: {
-    login: { label: "Sign in again", run: () => logOut({ isWished: false }) },
+    login: { label: "Sign in again", run: () => logOut({ keepsSubscriptions: true }) },
     connect: { label: "Connect", run: connect },
-    switch: { label: "Log out and use it", run: takeOver },
+    switch: { label: "Log out and use it", run: switchLogin },
   },
   unsubscribe,
 });
-listen();
-source();
-become(page.who);
-takeLogin();
-learn();
+addHandlers();
+showSourceForm();
+setIdentity(page.identity);
+readAddressLogin();
+loadFacts();

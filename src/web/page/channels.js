@@ -1,55 +1,55 @@
 // Subscribing and publishing.
 
 import { forCommand } from "./advice.js";
-import { $, busy, chosen } from "./dom.js";
+import { $, runBusy, selectedValue } from "./dom.js";
 import * as hub from "./hub.js";
-import { about, draw, page, say } from "./state.js";
+import { showCode, draw, page, showNotice } from "./state.js";
 
 export async function subscribe(event) {
   event.preventDefault();
   const channel = $("subscribe-channel").value;
-  await busy($("subscribe"), async () => {
+  await runBusy($("subscribe"), async () => {
     try {
-      await page.link.subscribe(channel);
+      await page.client.subscribe(channel);
       $("subscribe-channel").value = "";
-      about({ name: "subscribe", channel });
+      showCode({ name: "subscribe", channel });
     } catch (error) {
-      say(forCommand(error, channel));
+      showNotice(forCommand(error, channel));
     }
     draw();
   });
 }
 
 export async function unsubscribe(channel) {
-  about({ name: "unsubscribe", channel });
+  showCode({ name: "unsubscribe", channel });
   $("subscribe-channel").focus();
-  await page.link.unsubscribe(channel).catch((error) => say(forCommand(error, channel)));
+  await page.client.unsubscribe(channel).catch((error) => showNotice(forCommand(error, channel)));
 }
 
-/** JSON as it is, anything else as a string. */
-export function dataOf(text) {
+/** Parses JSON; anything else becomes a string. */
+export function parseData(text) {
   try {
     return { data: JSON.parse(text), kind: "JSON" };
   } catch {
-    return { data: text, kind: "sent as a string: it is no JSON" };
+    return { data: text, kind: "not JSON: sent as a string" };
   }
 }
 
 export async function publish(event) {
   event.preventDefault();
-  const [channel, over] = [$("publish-channel").value, chosen("over")];
-  const { data } = dataOf($("publish-data").value);
-  await busy($("publish"), async () => {
+  const [channel, transport] = [$("publish-channel").value, selectedValue("transport")];
+  const { data } = parseData($("publish-data").value);
+  await runBusy($("publish"), async () => {
     try {
-      if (over === "rest") await hub.publish(channel, data, page.who.token);
-      else await page.link.command("publish", { channel, data });
-      if (over === "rest") page.log.note(`published to ${channel} over REST`);
-      about({ name: "publish", channel, data, over });
-      if (!page.link?.channels.includes(channel)) {
-        say({ title: `Published, and not heard here`, text: `This page has no subscription to “${channel}”.` }, "info");
+      if (transport === "rest") await hub.publish(channel, data, page.identity.token);
+      else await page.client.command("publish", { channel, data });
+      if (transport === "rest") page.log.note(`published to ${channel} over REST`);
+      showCode({ name: "publish", channel, data, transport });
+      if (!page.client?.channels.includes(channel)) {
+        showNotice({ title: `Published, but not received here`, text: `This page has no subscription to “${channel}”.` }, "info");
       }
     } catch (error) {
-      say(forCommand(error, channel));
+      showNotice(forCommand(error, channel));
     }
   });
 }

@@ -1,80 +1,80 @@
-// The two choices that this page is about: where the token is kept, and the door through which it gets in. Each option says
-// what it costs, and one that cannot be had says why.
+// The two choices that this page demonstrates: where the token is stored, and how it is sent. Each option says what it costs; an
+// unavailable one says why.
 
-import { DOORS, first, nameOf, whyNot } from "./doors.js";
+import { TOKEN_WAYS, first, nameOf, whyNot } from "./token_ways.js";
 import { $, make } from "./dom.js";
-import { KEEPS, choices, remember } from "./keep.js";
+import { STORAGES, loadChoices, saveChoice } from "./storage.js";
 
-function option(group, { id, name }, about, isChosen, problem) {
+function createOption(group, { id, name }, description, isChosen, problem) {
   const input = make("input", { type: "radio", name: group, value: id, checked: isChosen, disabled: Boolean(problem) });
-  const texts = make("span", { className: "choice-text" }, make("strong", {}, name), make("small", {}, ...about));
+  const texts = make("span", { className: "choice-text" }, make("strong", {}, name), make("small", {}, ...description));
   if (problem) texts.append(make("small", { className: "problem" }, problem));
   return make("label", { className: problem ? "choice off" : "choice" }, input, texts);
 }
 
 export class Choices {
   /** "memory", "session", "local" or "cookie". */
-  keep = "memory";
-  door = null;
+  storage = "memory";
+  way = null;
   #facts = null;
   #url = "";
-  /** Where the token of this page is; null before there is one. */
-  #where = null;
-  #changed;
+  /** Where the current token is stored; null without one. */
+  #storedIn = null;
+  #onChange;
 
-  /** `changed` is called after each choice. */
-  constructor(changed) {
-    this.#changed = changed;
-    const { keep, door } = choices();
-    if (KEEPS.some((one) => one.id === keep)) this.keep = keep;
-    this.door = door ?? null;
-    $("keeps").addEventListener("change", ({ target }) => this.#choose("keep", target.value));
-    $("doors").addEventListener("change", ({ target }) => this.#choose("door", target.value));
+  /** `onChange` is called after each choice. */
+  constructor(onChange) {
+    this.#onChange = onChange;
+    const { storage, way } = loadChoices();
+    if (STORAGES.some((one) => one.id === storage)) this.storage = storage;
+    this.way = way ?? null;
+    $("storages").addEventListener("change", ({ target }) => this.#select("storage", target.value));
+    $("ways").addEventListener("change", ({ target }) => this.#select("way", target.value));
     this.draw();
   }
 
-  /** What the hub is like. */
-  know(facts, url) {
+  /** Applies what the hub supports. */
+  setFacts(facts, url) {
     this.#facts = facts;
     this.#url = url;
     this.draw();
   }
 
-  #choose(what, value) {
-    this[what] = value;
-    remember({ [what]: value });
-    this.#changed();
+  #select(choice, value) {
+    this[choice] = value;
+    saveChoice({ [choice]: value });
+    this.#onChange();
     this.draw();
   }
 
-  stand(where) {
-    this.#where = where;
+  setStoredIn(storedIn) {
+    this.#storedIn = storedIn;
     this.draw();
   }
 
-  /** Why a place to keep the token cannot be had; null when it can. */
-  whyNoKeep(keep) {
-    if (keep !== "cookie" || !this.#facts || this.#facts.login_cookie) return null;
-    return "Off here: login.cookie is false, or the cookie door is closed.";
+  /** Returns why the token cannot be stored in this place; null if it can. */
+  whyNoStorage(storage) {
+    if (storage !== "cookie" || !this.#facts || this.#facts.login_cookie) return null;
+    return 'Disabled on this hub: login.cookie is false, or auth.doors does not contain "cookie".';
   }
 
   draw() {
-    if (this.whyNoKeep(this.keep)) this.keep = "memory";
-    const where = this.#where ?? this.keep;
-    if (this.door === null || whyNot(this.door, this.#facts, where)) this.door = first(this.#facts, where);
-    // Drawing anew must not take the focus from who chooses with the arrow keys.
+    if (this.whyNoStorage(this.storage)) this.storage = "memory";
+    const storedIn = this.#storedIn ?? this.storage;
+    if (this.way === null || whyNot(this.way, this.#facts, storedIn)) this.way = first(this.#facts, storedIn);
+    // Drawing again must not take the focus from a user who chooses with the arrow keys.
     const focused = document.activeElement?.closest?.(".choices") ? document.activeElement : null;
-    $("keeps").replaceChildren(
-      $("keeps").firstElementChild,
-      ...KEEPS.map((keep) => option("keep", keep, [keep.risk], keep.id === this.keep, this.whyNoKeep(keep.id))),
+    $("storages").replaceChildren(
+      $("storages").firstElementChild,
+      ...STORAGES.map((storage) => createOption("storage", storage, [storage.risk], storage.id === this.storage, this.whyNoStorage(storage.id))),
     );
-    const about = (door) => (door.example ? [`${door.cost} `, make("code", {}, door.example(this.#url))] : [door.cost]);
-    $("doors").replaceChildren(
-      $("doors").firstElementChild,
-      ...DOORS.map((door) => option("door", door, about(door), door.id === this.door, whyNot(door.id, this.#facts, where))),
+    const describe = (way) => (way.example ? [`${way.cost} `, make("code", {}, way.example(this.#url))] : [way.cost]);
+    $("ways").replaceChildren(
+      $("ways").firstElementChild,
+      ...TOKEN_WAYS.map((way) => createOption("way", way, describe(way), way.id === this.way, whyNot(way.id, this.#facts, storedIn))),
     );
-    $("keep-summary").textContent = KEEPS.find((keep) => keep.id === this.keep).name;
-    $("door-summary").textContent = this.door ? nameOf(this.door) : "none that this page can use";
+    $("storage-summary").textContent = STORAGES.find((storage) => storage.id === this.storage).name;
+    $("way-summary").textContent = this.way ? nameOf(this.way) : "no way that this page can use";
     if (focused) document.querySelector(`input[name="${focused.name}"][value="${focused.value}"]`)?.focus();
   }
 }

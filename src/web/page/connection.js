@@ -1,97 +1,97 @@
-// The page's connection: opening it, and finding out what became of it.
+// The page's connection: opens it, and explains how it ended.
 
 import * as advice from "./advice.js";
-import { plan, whyNot } from "./doors.js";
+import { planConnection, whyNot } from "./token_ways.js";
 import { $ } from "./dom.js";
 import * as hub from "./hub.js";
-import { dropCookie } from "./identity.js";
-import { Link } from "./link.js";
-import { about, draw, isOver, page, say, url } from "./state.js";
+import { removeCookie } from "./identity.js";
+import { HubClient } from "./client.js";
+import { showCode, draw, isExpired, page, showNotice, socketUrl } from "./state.js";
 import { redact } from "./token.js";
-import { showCounts, showState, unnotice } from "./view.js";
+import { showCounts, showState, hideNotice } from "./view.js";
 
-async function openPlan() {
-  if (isOver()) throw new hub.Refused(401, { code: 109 });
-  const { token } = page.who;
-  const ticket = page.door === "ticket" ? (await hub.ticket(token)).ticket : null;
-  return plan(page.door, url(), { token, ticket });
+async function planNext() {
+  if (isExpired()) throw new hub.RequestError(401, { code: 109 });
+  const { token } = page.identity;
+  const ticket = page.way === "ticket" ? (await hub.fetchTicket(token)).ticket : null;
+  return planConnection(page.way, socketUrl(), { token, ticket });
 }
 
 export function connect() {
-  if (!page.who || !page.choices.door) return;
-  unnotice();
-  page.door = page.choices.door;
-  const channels = page.link?.channels ?? [];
-  page.link?.close();
-  page.link = new Link(openPlan);
-  const on = (name, handle) => page.link.addEventListener(name, ({ detail }) => handle(detail));
-  on("state", (state) => (showState(state, page.link.isReturning), draw()));
-  on("frame", ({ direction, text }) => page.log.frame(direction, redact(redact(text, page.who?.token), page.next)));
-  on("ready", ready);
+  if (!page.identity || !page.choices.way) return;
+  hideNotice();
+  page.way = page.choices.way;
+  const channels = page.client?.channels ?? [];
+  page.client?.close();
+  page.client = new HubClient(planNext);
+  const on = (name, handle) => page.client.addEventListener(name, ({ detail }) => handle(detail));
+  on("state", (state) => (showState(state, page.client.isReturning), draw()));
+  on("frame", ({ direction, text }) => page.log.frame(direction, redact(redact(text, page.identity?.token), page.nextToken)));
+  on("ready", handleReady);
   on("channels", draw);
-  on("pub", heard);
-  on("refused", ({ channel, error }) => say(advice.forCommand(error, channel)));
-  on("denied", (error) => error.code === 109 && over(advice.EXPIRED));
-  on("ended", ({ channel, code }) => {
-    if (code < 2500) say({ title: `The hub ended the subscription to “${channel}”`, text: "The token does not allow it any more, or somebody with the API key ordered it." }, "info");
+  on("publication", countPublication);
+  on("subscribe-error", ({ channel, error }) => showNotice(advice.forCommand(error, channel)));
+  on("connect-error", (error) => error.code === 109 && giveUp(advice.EXPIRED));
+  on("unsubscribed", ({ channel, code }) => {
+    if (code < 2500) showNotice({ title: `The hub ended the subscription to “${channel}”`, text: "The token no longer permits it, or the server API ended it." }, "info");
   });
-  on("gone", gone);
-  for (const channel of channels.length ? channels : ["news"]) page.link.subscribe(channel);
-  page.link.connect();
-  about({ name: "connect", channel: page.link.channels[0] });
+  on("closed", handleClose);
+  for (const channel of channels.length ? channels : ["news"]) page.client.subscribe(channel);
+  page.client.connect();
+  showCode({ name: "connect", channel: page.client.channels[0] });
 }
 
-function heard({ channel }) {
+function countPublication({ channel }) {
   page.counts.set(channel, (page.counts.get(channel) ?? 0) + 1);
   showCounts(page.counts);
 }
 
-function ready({ session, isBack, isOtherHub }) {
-  if (page.who?.endsAt == null && session.ttl) {
-    page.who.endsAt = hub.now() + session.ttl * 1000;
-    page.total = session.ttl * 1000;
+function handleReady({ session, isReconnect, isOtherHub }) {
+  if (page.identity?.expiresAt == null && session.ttl) {
+    page.identity.expiresAt = hub.now() + session.ttl * 1000;
+    page.lifetime = session.ttl * 1000;
   }
-  if (isBack) say(isOtherHub ? advice.OTHER_HUB : advice.BACK, "good");
+  if (isReconnect) showNotice(isOtherHub ? advice.OTHER_HUB : advice.RECONNECTED, "good");
   else if (document.activeElement === document.body || !document.activeElement.checkVisibility?.()) $("publish").focus();
 }
 
-/** The end: nothing is tried again until somebody does something. */
-function over(what) {
-  page.link?.close();
-  say(what);
+/** Gives up: the page does not reconnect until the user does something. */
+function giveUp(cause) {
+  page.client?.close();
+  showNotice(cause);
 }
 
-async function gone({ code, reason, error, isOver: isFinal, wasReady, failures }) {
-  const mine = page.link;
-  if (isOver()) return over(advice.EXPIRED);
-  if (isFinal) return over(page.door === "cookie" && code === 3500 ? advice.NO_COOKIE : advice.forClose(code, reason));
-  if (code !== 1006 || (wasReady && navigator.onLine)) return say(advice.forClose(code, reason), "info");
-  const cause = await why(error, failures);
-  // Meanwhile it may have come back, or been given up.
-  if (mine !== page.link || page.link.isReady || page.link.state === "idle") return;
-  if (cause.action === "login") over(cause);
-  else say(cause);
+async function handleClose({ code, reason, error, isFinal, wasReady, failures }) {
+  const client = page.client;
+  if (isExpired()) return giveUp(advice.EXPIRED);
+  if (isFinal) return giveUp(page.way === "cookie" && code === 3500 ? advice.COOKIE_NOT_ACCEPTED : advice.forClose(code, reason));
+  if (code !== 1006 || (wasReady && navigator.onLine)) return showNotice(advice.forClose(code, reason), "info");
+  const cause = await findCause(error, failures);
+  // The connection may have been restored or closed in the meantime.
+  if (client !== page.client || page.client.isReady || page.client.state === "idle") return;
+  if (cause.action === "login") giveUp(cause);
+  else showNotice(cause);
 }
 
-/** A script learns of a refused handshake only that it was one (1006): the hub is asked in other ways. */
-async function why(error, failures) {
+/** Finds out why a handshake failed. A script sees only 1006, so the page asks the hub over HTTP. */
+async function findCause(error, failures) {
   if (!navigator.onLine) return advice.OFFLINE;
   if (error) return advice.forTicket(error);
   try {
-    page.facts = await hub.facts();
-    page.choices.know(page.facts, url());
-    if (whyNot(page.door, page.facts, page.who.where)) return { title: "This door is closed now", text: "Disconnect and choose another in step 2." };
-    if (page.door === "cookie") return failures > 1 ? advice.NO_COOKIE : advice.REFUSED;
-    await dropCookie();
-    if (page.facts.doors.includes("ticket")) await hub.ticket(page.who.token);
-    return advice.REFUSED;
+    page.facts = await hub.fetchFacts();
+    page.choices.setFacts(page.facts, socketUrl());
+    if (whyNot(page.way, page.facts, page.identity.storedIn)) return { title: "The hub no longer accepts tokens sent in this way", text: "Disconnect and choose another way in step 2." };
+    if (page.way === "cookie") return failures > 1 ? advice.COOKIE_NOT_ACCEPTED : advice.HANDSHAKE_REFUSED;
+    await removeCookie();
+    if (page.facts.doors.includes("ticket")) await hub.fetchTicket(page.identity.token);
+    return advice.HANDSHAKE_REFUSED;
   } catch (refused) {
     return advice.forTicket(refused);
   }
 }
 
 export function disconnect() {
-  page.link?.close();
+  page.client?.close();
   showState("idle");
   draw();
   $("connect").focus();

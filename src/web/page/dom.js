@@ -1,8 +1,8 @@
-// The page's elements by their ids, and new ones. All text becomes text: nothing here, or anywhere, makes markup of it.
+// Finds and creates elements. Text stays text: no code of this page turns it into markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element with properties and children; strings among these become text. */
+/** Creates an element with properties and children; strings become text nodes. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -13,18 +13,18 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Shows an element exactly if `is_shown`. */
-export function show(element, isShown) {
+/** Shows an element if `isShown`, else hides it. */
+export function setShown(element, isShown) {
   element.hidden = !isShown;
 }
 
-/** The value of the radio button that is chosen. */
-export function chosen(name) {
+/** Returns the value of the selected radio button. */
+export function selectedValue(name) {
   return document.querySelector(`input[name="${name}"]:checked`)?.value;
 }
 
-/** Runs `work` with `button` off, so that it happens once; says that it is under way. */
-export async function busy(button, work) {
+/** Runs `work` once, with `button` marked as busy until it has finished. */
+export async function runBusy(button, work) {
   if (button.disabled || button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");
   try {

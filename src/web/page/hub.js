@@ -1,7 +1,7 @@
-// The hub over HTTP: what it is like, the login, tickets and the plain form of publishing.
+// The hub's HTTP endpoints: facts, login, tickets and publishing.
 
-/** An answer that is not a yes, or none at all (status 0). */
-export class Refused extends Error {
+/** An error response, or no response at all (status 0). */
+export class RequestError extends Error {
   constructor(status, { code = 0, message = "" } = {}, retryAfter = 0) {
     super(message || `status ${status}`);
     this.status = status;
@@ -10,12 +10,12 @@ export class Refused extends Error {
   }
 }
 
-/** An answer that does not come. */
-const PATIENCE_MS = 10_000;
+/** How long to wait for a response. */
+const TIMEOUT_MS = 10_000;
 
 const BASE = new URL("./", document.baseURI);
 
-/** Milliseconds by which the hub's clock is ahead of ours; null until it is known. */
+/** Milliseconds by which the hub's clock is ahead of this computer's; null until it is known. */
 export let clockAhead = null;
 
 export const now = () => Date.now() + (clockAhead ?? 0);
@@ -28,29 +28,29 @@ export function socketUrl(path) {
   return url.href;
 }
 
-async function ask(path, options = {}) {
+async function fetchJson(path, options = {}) {
   const sent = Date.now();
   let response;
   try {
-    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
     response = await fetch(httpUrl(path), { cache: "no-store", credentials: "same-origin", signal, ...options });
   } catch {
-    throw new Refused(0);
+    throw new RequestError(0);
   }
   compareClocks(response.headers.get("date"), sent, Date.now());
   const body = await response.json().catch(() => null);
   if (!response.ok || body?.error) {
     const retryAfter = Number(response.headers.get("retry-after")) || 0;
-    throw new Refused(response.ok ? 200 : response.status, body?.error ?? {}, retryAfter);
+    throw new RequestError(response.ok ? 200 : response.status, body?.error ?? {}, retryAfter);
   }
   return body;
 }
 
-/** The header is cut to seconds: half of one is added, and the way there is taken for half of the time. */
+/** The Date header has whole seconds, so half a second is added; the hub is assumed to have sent it halfway between both times. */
 function compareClocks(date, sent, received) {
-  const told = Date.parse(date ?? "");
-  if (Number.isNaN(told)) return;
-  const ahead = told + 500 - (sent + received) / 2;
+  const hubTime = Date.parse(date ?? "");
+  if (Number.isNaN(hubTime)) return;
+  const ahead = hubTime + 500 - (sent + received) / 2;
   clockAhead = Math.abs(ahead) < 1500 ? 0 : Math.round(ahead);
 }
 
@@ -60,17 +60,17 @@ const json = (body) => ({
   body: JSON.stringify(body),
 });
 
-export const facts = () => ask("/demo/hub.json");
-export const logout = () => ask("/auth/logout", { method: "POST" });
-export const ticket = (token) => ask("/auth/ticket", { method: "POST", headers: { authorization: `Bearer ${token}` } });
+export const fetchFacts = () => fetchJson("/demo/hub.json");
+export const logout = () => fetchJson("/auth/logout", { method: "POST" });
+export const fetchTicket = (token) => fetchJson("/auth/ticket", { method: "POST", headers: { authorization: `Bearer ${token}` } });
 
-/** {access_token?, expires_in}: no token where the cookie has it. */
+/** Returns {access_token?, expires_in}; with `cookie` there is no token in it. */
 export function login(username, password, cookie) {
-  return ask("/auth/login", json(cookie ? { username, password, cookie } : { username, password }));
+  return fetchJson("/auth/login", json(cookie ? { username, password, cookie } : { username, password }));
 }
 
 export function publish(channel, data, token) {
   const request = json(data);
   request.headers.authorization = `Bearer ${token}`;
-  return ask(`/v1/channels/${encodeURIComponent(channel)}/messages`, request);
+  return fetchJson(`/v1/channels/${encodeURIComponent(channel)}/messages`, request);
 }

@@ -1,132 +1,132 @@
-// Who this page is: login, a pasted token, refresh, log out.
+// The page's identity: login, a pasted token, refresh, logout.
 
 import * as advice from "./advice.js";
-import { $, busy, chosen, show } from "./dom.js";
+import { $, runBusy, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
-import { forget, keepCookie, keepToken } from "./keep.js";
-import { about, become, isOver, page, say } from "./state.js";
-import { claimsOf, isToken } from "./token.js";
-import { showState, unnotice } from "./view.js";
+import { removeToken, recordCookie, storeToken } from "./storage.js";
+import { showCode, setIdentity, isExpired, page, showNotice } from "./state.js";
+import { readClaims, isToken } from "./token.js";
+import { showState, hideNotice } from "./view.js";
 
-/** A new token by user and password, kept where it was chosen. Gives the identity. */
-async function fetchToken(username, password, where) {
+/** Logs in and stores the token where the user has chosen. Returns the identity. */
+async function obtainIdentity(username, password, where) {
   const isCookie = where === "cookie";
   const answer = await hub.login(username, password, isCookie);
-  if (isCookie) return keepCookie(username, hub.now() + answer.expires_in * 1000);
-  await dropCookie();
-  return keepToken(where, answer.access_token);
+  if (isCookie) return recordCookie(username, hub.now() + answer.expires_in * 1000);
+  await removeCookie();
+  return storeToken(where, answer.access_token);
 }
 
-/** An old cookie would come with every handshake, and be refused for what is brought by another door. */
-export async function dropCookie() {
+/** Removes an old cookie: the browser would send it with every handshake. */
+export async function removeCookie() {
   if (page.facts?.doors.includes("cookie")) await hub.logout().catch(() => {});
 }
 
 export async function logIn(event) {
   event.preventDefault();
-  await busy($("login"), async () => {
+  await runBusy($("login"), async () => {
     try {
-      const identity = await fetchToken($("username").value, $("password").value, page.choices.keep);
-      unnotice();
-      become(identity);
-      about({ name: "login", cookie: identity.where === "cookie" });
+      const identity = await obtainIdentity($("username").value, $("password").value, page.choices.storage);
+      hideNotice();
+      setIdentity(identity);
+      showCode({ name: "login", cookie: identity.storedIn === "cookie" });
       $("connect").focus();
     } catch (error) {
-      say(advice.forLogin(error));
+      showNotice(advice.forLogin(error));
       $("password").select();
     }
   });
 }
 
-export async function paste(event) {
+export async function usePastedToken(event) {
   event.preventDefault();
   const token = $("pasted").value.trim().replace(/^bearer\s+/i, "");
   if (!isToken(token)) {
-    say({ title: "That is no token", text: "A JWT has three parts with dots between them. Copy it whole, without quotes." });
+    showNotice({ title: "That is not a token", text: "A JWT has three parts separated by dots. Copy all of it, without quotes." });
     return;
   }
-  if (page.choices.keep === "cookie") {
-    say({ title: "A page cannot put a token into this cookie", text: "That is the point of it: only the hub's login does. Log in, or keep it elsewhere." });
+  if (page.choices.storage === "cookie") {
+    showNotice({ title: "A page cannot store a token in this cookie", text: "Only the hub's login can set it. Log in, or store the token elsewhere." });
     return;
   }
   $("pasted").value = "";
-  await dropCookie();
-  unnotice();
-  become(keepToken(page.choices.keep, token));
-  if (isOver()) say(advice.EXPIRED);
+  await removeCookie();
+  hideNotice();
+  setIdentity(storeToken(page.choices.storage, token));
+  if (isExpired()) showNotice(advice.EXPIRED);
   $("connect").focus();
 }
 
-/** Everywhere: variable, storages, and the cookie by the hub, which alone can. */
-export async function logOut({ isWished }) {
-  page.link?.close();
-  // Who only logs in again keeps the subscriptions.
-  if (isWished) page.link = null;
-  const user = page.who?.user;
-  forget();
-  if (isWished) $("password").value = "";
-  become(null);
+/** Removes the token from the variable and the storages; the hub removes the cookie. */
+export async function logOut({ keepsSubscriptions = false } = {}) {
+  page.client?.close();
+  // A user who only logs in again keeps the subscriptions.
+  if (!keepsSubscriptions) page.client = null;
+  const user = page.identity?.user;
+  removeToken();
+  if (!keepsSubscriptions) $("password").value = "";
+  setIdentity(null);
   showState("idle");
   if (user) $("username").value = user;
-  $(chosen("source") === "paste" ? "pasted" : user ? "password" : "username").select();
-  await dropCookie();
+  $(selectedValue("source") === "paste" ? "pasted" : user ? "password" : "username").select();
+  await removeCookie();
 }
 
-/** By the login while this page knows the password; else it asks for that, or for a token. */
-export function askToRefresh() {
+/** Refreshes with the password of the login form if it is still there; otherwise asks for it, or for a token. */
+export function startRefresh() {
   const canLogIn = page.facts?.login ?? false;
-  if (canLogIn && $("password").value && $("username").value === page.who.user) return refresh($("password").value, "");
-  $("refresh-user").textContent = page.who.user;
+  if (canLogIn && $("password").value && $("username").value === page.identity.user) return refresh($("password").value, "");
+  $("refresh-user").textContent = page.identity.user;
   $("refresh-text").textContent = canLogIn
     ? "With the password, or with a newer token of the same user."
     : "Paste a newer token of the same user.";
-  show($("refresh-password-field"), canLogIn);
-  show($("refresh-token-field"), page.who.where !== "cookie");
+  setShown($("refresh-password-field"), canLogIn);
+  setShown($("refresh-token-field"), page.identity.storedIn !== "cookie");
   $("refresh-dialog").showModal();
 }
 
 async function refresh(password, pasted) {
-  await busy($("refresh"), async () => {
+  await runBusy($("refresh"), async () => {
     try {
-      if (page.who.where === "cookie") await renewCookie(password);
-      else await renewToken(pasted || (await hub.login(page.who.user, password, false)).access_token);
+      if (page.identity.storedIn === "cookie") await renewCookie(password);
+      else await renewToken(pasted || (await hub.login(page.identity.user, password, false)).access_token);
     } catch (error) {
-      const said = { title: "The token was not refreshed", text: `${error.message ?? error}. The session goes on with the old one.` };
-      say(error instanceof hub.Refused ? advice.forLogin(error) : said);
+      const advised = { title: "The token was not refreshed", text: `${error.message ?? error}. The session continues with the old one.` };
+      showNotice(error instanceof hub.RequestError ? advice.forLogin(error) : advised);
     } finally {
-      page.next = null;
+      page.nextToken = null;
     }
   });
 }
 
-/** The session first: what the hub does not take is not kept. */
+/** Sends the token first and stores it only if the hub accepts it. */
 async function renewToken(token) {
-  if (!isToken(token)) throw new Error("That is no token");
-  if (String(claimsOf(token)?.sub ?? "") !== page.who.user) throw new Error("That token is another user's; log out first");
-  page.next = token;
-  const { link, who } = page;
-  const isLive = link?.isReady ?? false;
-  const isSdk = link?.session?.isSdk ?? false;
-  if (isLive) await link.refresh(token);
-  become(keepToken(who.where, token));
-  about({ name: "refresh", isSdk });
-  const text = isLive ? "The hub took it over the open socket; nothing was interrupted." : "It will be used from the next connection on.";
-  say({ title: "The session has a new token", text }, "good");
+  if (!isToken(token)) throw new Error("That is not a token");
+  if (String(readClaims(token)?.sub ?? "") !== page.identity.user) throw new Error("That token belongs to another user; log out first");
+  page.nextToken = token;
+  const { client, identity } = page;
+  const isConnected = client?.isReady ?? false;
+  const isSdk = client?.session?.isSdk ?? false;
+  if (isConnected) await client.refresh(token);
+  setIdentity(storeToken(identity.storedIn, token));
+  showCode({ name: "refresh", isSdk });
+  const text = isConnected ? "The hub accepted it on the open connection." : "The next connection will use it.";
+  showNotice({ title: "The session has a new token", text }, "good");
 }
 
 async function renewCookie(password) {
-  const { user } = page.who;
+  const { user } = page.identity;
   const answer = await hub.login(user, password, true);
-  become(keepCookie(user, hub.now() + answer.expires_in * 1000));
-  about({ name: "login", cookie: true });
-  const isLive = page.link?.isReady ?? false;
-  if (isLive) {
-    const isBack = new Promise((resolve) => page.link.addEventListener("ready", resolve, { once: true }));
-    page.link.connect();
-    await isBack;
+  setIdentity(recordCookie(user, hub.now() + answer.expires_in * 1000));
+  showCode({ name: "login", cookie: true });
+  const isConnected = page.client?.isReady ?? false;
+  if (isConnected) {
+    const reconnected = new Promise((resolve) => page.client.addEventListener("ready", resolve, { once: true }));
+    page.client.connect();
+    await reconnected;
   }
-  const text = isLive ? "Only a handshake brings it, so the page has connected again." : "It will be used from the next connection on.";
-  say({ title: "There is a new cookie", text }, "good");
+  const text = isConnected ? "A cookie is sent only in the handshake, so the page has reconnected." : "The next connection will use it.";
+  showNotice({ title: "The cookie was renewed", text }, "good");
 }
 
 export function submitRefresh(event) {

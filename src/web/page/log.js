@@ -1,20 +1,20 @@
-// The live log: what goes over the socket, both ways. Bounded in lines and in the length of each, and all of it is text.
+// The live log of everything that the socket sends and receives. Limited in lines and in their length; all of it is text.
 
-import { $, make, show } from "./dom.js";
+import { $, make, setShown } from "./dom.js";
 
-/** Lines that are kept, and as many wait to be drawn; the oldest go. */
+/** Maximum lines, and maximum lines that wait to be drawn; the oldest are dropped. */
 export const LINES = 500;
-/** Characters of one line that are shown. */
+/** Maximum characters of a line. */
 const CHARACTERS = 2000;
 
-const cut = (text) => (text.length > CHARACTERS ? `${text.slice(0, CHARACTERS)}… (${text.length} characters)` : text);
+const shorten = (text) => (text.length > CHARACTERS ? `${text.slice(0, CHARACTERS)}… (${text.length} characters)` : text);
 
-function time() {
+function formatTime() {
   const now = new Date();
   return `${now.toTimeString().slice(0, 8)}.${String(now.getMilliseconds()).padStart(3, "0")}`;
 }
 
-const KINDS = ["subscribe", "unsubscribe", "publish", "refresh", "connect", "ping"];
+const COMMANDS = ["subscribe", "unsubscribe", "publish", "refresh", "connect", "ping"];
 
 function parse(text) {
   try {
@@ -25,52 +25,52 @@ function parse(text) {
   }
 }
 
-function pushed(push) {
+function summarizePush(push) {
   const { channel } = push;
-  if (push.pub) return { kind: "pub", what: "publication", channel, detail: JSON.stringify(push.pub.data), by: push.pub.info?.user };
-  if (push.connect) return { what: "connected", detail: `client ${push.connect.client}` };
-  if (push.disconnect) return { kind: "error", what: "disconnect", detail: `${push.disconnect.code} ${push.disconnect.reason}` };
-  if (push.unsubscribe) return { what: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
+  if (push.pub) return { kind: "pub", label: "publication", channel, detail: JSON.stringify(push.pub.data), by: push.pub.info?.user };
+  if (push.connect) return { label: "connected", detail: `client ${push.connect.client}` };
+  if (push.disconnect) return { kind: "error", label: "disconnect", detail: `${push.disconnect.code} ${push.disconnect.reason}` };
+  if (push.unsubscribe) return { label: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
   const kind = Object.keys(push).find((key) => key !== "channel") ?? "push";
-  return { what: kind, channel, detail: JSON.stringify(push[kind]) };
+  return { label: kind, channel, detail: JSON.stringify(push[kind]) };
 }
 
-/** What a frame means, in short: {kind, what, channel?, detail}. */
-function meaning(text, direction) {
+/** Summarizes a frame: {kind, label, channel?, detail}. */
+function summarize(text, direction) {
   const message = parse(text);
-  if (!message) return { what: /^authorization:/i.test(text) ? "token" : "text", detail: text };
-  if (Object.keys(message).length === 0) return { kind: "ping", what: direction === "in" ? "ping" : "pong", detail: "" };
-  if (message.push) return pushed(message.push);
-  if (message.error) return { kind: "error", what: `error ${message.error.code}`, detail: message.error.message };
-  const name = KINDS.find((kind) => message[kind]);
-  if (!name) return { what: "reply", detail: text };
+  if (!message) return { label: /^authorization:/i.test(text) ? "token" : "text", detail: text };
+  if (Object.keys(message).length === 0) return { kind: "ping", label: direction === "in" ? "ping" : "pong", detail: "" };
+  if (message.push) return summarizePush(message.push);
+  if (message.error) return { kind: "error", label: `error ${message.error.code}`, detail: message.error.message };
+  const name = COMMANDS.find((kind) => message[kind]);
+  if (!name) return { label: "reply", detail: text };
   const { channel, data } = message[name];
-  if (direction === "in") return { what: `${name} done`, detail: name === "connect" ? `client ${message.connect.client}` : "" };
-  return { what: name, channel, detail: data === undefined ? "" : JSON.stringify(data) };
+  if (direction === "in") return { label: `${name} done`, detail: name === "connect" ? `client ${message.connect.client}` : "" };
+  return { label: name, channel, detail: data === undefined ? "" : JSON.stringify(data) };
 }
 
 const ARROWS = { in: ["←", "received"], out: ["→", "sent"], note: ["·", "note"] };
 
-function line({ time, direction, text, note, kind }) {
-  const [arrow, said] = ARROWS[direction];
-  const about = note === undefined ? meaning(text, direction) : { what: note, kind };
-  const item = make("li", { className: `${direction} ${about.kind ?? ""}` });
+function createItem({ time, direction, text, note, kind }) {
+  const [arrow, arrowName] = ARROWS[direction];
+  const summary = note === undefined ? summarize(text, direction) : { label: note, kind };
+  const item = make("li", { className: `${direction} ${summary.kind ?? ""}` });
   item.append(
     make("time", {}, time),
-    make("span", { className: "arrow", title: said, "aria-label": said, role: "img" }, arrow),
-    make("span", { className: "what" }, about.what),
+    make("span", { className: "arrow", title: arrowName, "aria-label": arrowName, role: "img" }, arrow),
+    make("span", { className: "label" }, summary.label),
   );
-  if (about.channel) item.append(make("span", { className: "channel" }, about.channel));
-  if (about.detail) item.append(make("code", { className: "detail" }, cut(about.detail)));
-  if (about.by) item.append(make("span", { className: "by" }, `by ${about.by}`));
-  if (text !== undefined) item.append(make("code", { className: "raw" }, cut(text)));
+  if (summary.channel) item.append(make("span", { className: "channel" }, summary.channel));
+  if (summary.detail) item.append(make("code", { className: "detail" }, shorten(summary.detail)));
+  if (summary.by) item.append(make("span", { className: "by" }, `by ${summary.by}`));
+  if (text !== undefined) item.append(make("code", { className: "raw" }, shorten(text)));
   return item;
 }
 
 export class Log {
   #isPaused = false;
-  #isDue = false;
-  /** What is not drawn yet: once a frame at most, and not while it is paused. */
+  #isDrawScheduled = false;
+  /** Entries that are not drawn yet. Drawn at most once per frame, and not while paused. */
   #waiting = [];
 
   constructor() {
@@ -84,24 +84,24 @@ export class Log {
 
   /** `direction` is "in" or "out". */
   frame(direction, text) {
-    this.#add({ time: time(), direction, text });
+    this.#add({ time: formatTime(), direction, text });
   }
 
   note(note, kind = "") {
-    this.#add({ time: time(), direction: "note", note, kind });
+    this.#add({ time: formatTime(), direction: "note", note, kind });
   }
 
   #add(entry) {
     this.#waiting.push(entry);
     if (this.#waiting.length > LINES) this.#waiting.shift();
-    this.#soon();
+    this.#scheduleDraw();
   }
 
-  #soon() {
-    if (this.#isDue) return;
-    this.#isDue = true;
+  #scheduleDraw() {
+    if (this.#isDrawScheduled) return;
+    this.#isDrawScheduled = true;
     requestAnimationFrame(() => {
-      this.#isDue = false;
+      this.#isDrawScheduled = false;
       this.#draw();
     });
   }
@@ -111,11 +111,11 @@ export class Log {
       const list = $("log");
       const box = list.parentElement;
       const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-      const items = this.#waiting.splice(0).map(line);
+      const items = this.#waiting.splice(0).map(createItem);
       for (const item of items) this.#filter(item);
       list.append(...items);
       while (list.childElementCount > LINES) list.firstElementChild.remove();
-      // Whoever has scrolled up is reading.
+      // A user who has scrolled up is reading.
       if (isAtEnd) box.scrollTop = box.scrollHeight;
     }
     this.#count();
@@ -124,7 +124,7 @@ export class Log {
   #pause(isPaused) {
     this.#isPaused = isPaused;
     $("log-pause").setAttribute("aria-pressed", String(isPaused));
-    this.#soon();
+    this.#scheduleDraw();
   }
 
   #clear() {
@@ -135,7 +135,7 @@ export class Log {
 
   #filter(item) {
     const wanted = $("log-filter").value.trim().toLowerCase();
-    show(item, !wanted || item.textContent.toLowerCase().includes(wanted));
+    setShown(item, !wanted || item.textContent.toLowerCase().includes(wanted));
   }
 
   #filterAll() {
@@ -144,7 +144,7 @@ export class Log {
 
   #count() {
     const lines = $("log").childElementCount;
-    show($("log-empty"), lines === 0);
+    setShown($("log-empty"), lines === 0);
     const last = lines === LINES ? `the last ${LINES} lines` : `${lines} line${lines === 1 ? "" : "s"}`;
     $("log-count").textContent = this.#isPaused ? `paused, ${this.#waiting.length} waiting` : lines ? last : "";
   }

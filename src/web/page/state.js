@@ -1,92 +1,92 @@
-// What all parts of the page share: its state, and how it is drawn and told.
+// The state that all parts of the page share, and the functions that draw it.
 
-import { aboutClock } from "./advice.js";
-import { nameOf } from "./doors.js";
-import { $, chosen, show } from "./dom.js";
+import { forClocks } from "./advice.js";
+import { nameOf } from "./token_ways.js";
+import { $, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
-import { claimsOf } from "./token.js";
-import { notice, showExpiry, showSubscriptions } from "./view.js";
+import { readClaims } from "./token.js";
+import { drawNotice, showExpiry, showSubscriptions } from "./view.js";
 
 export const page = {
-  /** What /demo/hub.json says; null until it has said it. */
+  /** The content of /demo/hub.json; null until it is loaded. */
   facts: null,
-  /** {where, token, user, endsAt}, see keep.js; null when nobody is logged in. */
-  who: null,
-  /** How long the token lived when we got it. */
-  total: 0,
-  /** The connection, and the door through which its token gets in. */
-  link: null,
-  door: null,
-  /** Publications heard, by channel. */
+  /** {storedIn, token, user, expiresAt}, see storage.js; null without a login. */
+  identity: null,
+  /** The token's lifetime when the page got it, in milliseconds. */
+  lifetime: 0,
+  /** The connection, and how its token is sent. */
+  client: null,
+  way: null,
+  /** Received publications, by channel. */
   counts: new Map(),
-  /** The parts with a face, and what an advice may offer to do, by name: {label, run}. */
+  /** The visible parts, and the actions that an advice may offer, by name: {label, run}. */
   log: null,
   code: null,
   choices: null,
   actions: {},
   unsubscribe: null,
-  /** A token on its way in, not to be shown either. */
-  next: null,
+  /** A token that a refresh is sending; it is redacted in the log, too. */
+  nextToken: null,
 };
 
-export const url = () => hub.socketUrl(page.facts?.websocket_path ?? "/connection/websocket");
-export const isOver = () => page.who?.endsAt != null && page.who.endsAt <= hub.now();
+export const socketUrl = () => hub.socketUrl(page.facts?.websocket_path ?? "/connection/websocket");
+export const isExpired = () => page.identity?.expiresAt != null && page.identity.expiresAt <= hub.now();
 const margin = () => (page.facts?.refresh_margin ?? 30) * 1000;
 
-/** Tells an advice: "error", "good" or "info". */
-export function say(what, kind = "error") {
-  const isNew = notice(what, kind, page.actions[what.action] ?? null);
-  if (isNew) page.log.note(what.title, kind);
+/** Shows an advice as "error", "good" or "info", and logs its title. */
+export function showNotice(advice, kind = "error") {
+  const isNew = drawNotice(advice, kind, page.actions[advice.action] ?? null);
+  if (isNew) page.log.note(advice.title, kind);
 }
 
 export function draw() {
-  const isIn = page.who !== null;
-  const isLinked = page.link !== null && page.link.state !== "idle";
-  const isReady = page.link?.isReady ?? false;
-  show($("identity-body"), !isIn);
-  show($("logout"), isIn);
-  const where = { memory: "in memory", session: "in session storage", local: "in local storage", cookie: "in a cookie" };
-  $("identity-summary").textContent = isIn ? `${page.who.user || "nobody in particular"}, token ${where[page.who.where]}` : "";
-  show($("connect-body"), !isLinked);
-  $("connect").disabled = !isIn || page.choices.door === null;
-  show($("connect-hint"), !isIn || page.choices.door === null);
-  $("connect-hint").textContent = isIn ? "No open door fits: keep the token elsewhere (step 1)." : "Sign in first: a connection needs a token.";
-  $("connect-summary").textContent = isLinked ? `through ${nameOf(page.door).toLowerCase()}` : "";
-  show($("disconnect"), isLinked);
-  show($("refresh"), isIn);
-  const isRest = chosen("over") === "rest";
-  $("publish").disabled = isRest ? !page.who?.token : !isReady;
+  const isIn = page.identity !== null;
+  const isActive = page.client !== null && page.client.state !== "idle";
+  const isReady = page.client?.isReady ?? false;
+  setShown($("identity-body"), !isIn);
+  setShown($("logout"), isIn);
+  const places = { memory: "in memory", session: "in session storage", local: "in local storage", cookie: "in a cookie" };
+  $("identity-summary").textContent = isIn ? `${page.identity.user || "anonymous"}, token ${places[page.identity.storedIn]}` : "";
+  setShown($("connect-body"), !isActive);
+  $("connect").disabled = !isIn || page.choices.way === null;
+  setShown($("connect-hint"), !isIn || page.choices.way === null);
+  $("connect-hint").textContent = isIn ? "The hub accepts no way to send this token: store it elsewhere (step 1)." : "Sign in first: a connection needs a token.";
+  $("connect-summary").textContent = isActive ? `token sent by ${nameOf(page.way).toLowerCase()}` : "";
+  setShown($("disconnect"), isActive);
+  setShown($("refresh"), isIn);
+  const isRest = selectedValue("transport") === "rest";
+  $("publish").disabled = isRest ? !page.identity?.token : !isReady;
   $("subscribe").disabled = !isReady;
-  const rest = document.querySelector('input[name="over"][value="rest"]');
-  rest.disabled = page.who?.where === "cookie";
-  rest.closest("label").title = rest.disabled ? "This page does not hold the token" : "";
+  const rest = document.querySelector('input[name="transport"][value="rest"]');
+  rest.disabled = page.identity?.storedIn === "cookie";
+  rest.closest("label").title = rest.disabled ? "This page does not have the token" : "";
   $("channels-summary").textContent = isReady || isRest ? "" : "once connected";
-  showSubscriptions(page.link?.channels ?? [], page.counts, page.unsubscribe);
+  showSubscriptions(page.client?.channels ?? [], page.counts, page.unsubscribe);
   page.code.draw();
-  tick();
+  drawExpiry();
 }
 
-export function tick() {
-  showExpiry(page.who?.endsAt ?? null, page.total, margin());
+export function drawExpiry() {
+  showExpiry(page.identity?.expiresAt ?? null, page.lifetime, margin());
 }
 
 /** Shows the code of an action, see code.js. */
-export function about(action) {
-  const isLinked = page.link !== null && page.link.state !== "idle";
-  page.code.of({ door: isLinked ? page.door : page.choices.door, url: url(), user: page.who?.user || $("username").value || "ann", ...action });
+export function showCode(action) {
+  const isActive = page.client !== null && page.client.state !== "idle";
+  page.code.setAction({ way: isActive ? page.way : page.choices.way, url: socketUrl(), user: page.identity?.user || $("username").value || "ann", ...action });
 }
 
-export function sayClock(clock) {
-  say({ title: "The clocks differ", text: clock }, "info");
+export function showClockNotice(clock) {
+  showNotice({ title: "The clocks differ", text: clock }, "info");
 }
 
-/** Somebody else, or nobody. */
-export function become(identity) {
-  page.who = identity;
-  page.total = page.who?.endsAt ? page.who.endsAt - hub.now() : 0;
-  page.choices.stand(page.who?.where ?? null);
-  const clock = aboutClock(page.who?.token ? claimsOf(page.who.token) : null);
+/** Sets the identity, or removes it with null. */
+export function setIdentity(identity) {
+  page.identity = identity;
+  page.lifetime = page.identity?.expiresAt ? page.identity.expiresAt - hub.now() : 0;
+  page.choices.setStoredIn(page.identity?.storedIn ?? null);
+  const clock = forClocks(page.identity?.token ? readClaims(page.identity.token) : null);
   $("clock").textContent = clock ?? "";
-  if (clock && page.who) sayClock(clock);
+  if (clock && page.identity) showClockNotice(clock);
   draw();
 }

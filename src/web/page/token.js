@@ -1,15 +1,15 @@
-// Tokens as far as a page may look into them: what they say, and never whether they are good. That is the hub's to judge.
+// Reads tokens without verifying them; only the hub verifies.
 
-/** Stands where a token would, so that code can be shown around. */
+/** Replaces the token, so that code can be shown to others. */
 export const PLACEHOLDER = "TOKEN";
 
-/** Three parts of base64url: what the hub takes for a token by its shape. */
+/** Returns whether a text has the shape of a JWT: three parts of base64url. */
 export function isToken(text) {
   return text.length <= 8192 && /^[\w-]+\.[\w-]+\.[\w-]*$/.test(text);
 }
 
-/** The claims, or null when they cannot be read. */
-export function claimsOf(token) {
+/** Returns the claims, or null if they cannot be read. */
+export function readClaims(token) {
   try {
     const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
     const bytes = Uint8Array.from(atob(part), (character) => character.charCodeAt(0));
@@ -20,20 +20,20 @@ export function claimsOf(token) {
   }
 }
 
-/** When the session of a token ends, in milliseconds since the epoch; null when it does not say. */
-export function endOf(token) {
-  const claims = claimsOf(token);
+/** Returns when the session of a token ends, in milliseconds since the epoch; null if the token does not say. */
+export function readExpiry(token) {
+  const claims = readClaims(token);
   const seconds = claims?.expire_at ?? claims?.exp;
   return Number.isFinite(seconds) ? seconds * 1000 : null;
 }
 
-/** A text without the token in it. */
+/** Returns the text with the token replaced. */
 export function redact(text, token) {
   return token ? text.replaceAll(token, PLACEHOLDER) : text;
 }
 
 /** "14:32", "2 h 05 min", "3 d 4 h". */
-export function duration(milliseconds) {
+export function formatDuration(milliseconds) {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   const two = (number) => String(number).padStart(2, "0");
   const [minutes, hours, days] = [Math.floor(seconds / 60), Math.floor(seconds / 3600), Math.floor(seconds / 86400)];

@@ -1,9 +1,9 @@
-// What the page shows of its state: the session and its time, notices, subscriptions, the code of the last action.
+// Draws the session and its remaining time, notices, subscriptions, and the code of the last action.
 
 import { codeOf } from "./code.js";
-import { $, make, show } from "./dom.js";
+import { $, make, setShown } from "./dom.js";
 import { now } from "./hub.js";
-import { PLACEHOLDER, duration } from "./token.js";
+import { PLACEHOLDER, formatDuration } from "./token.js";
 
 const STATES = {
   idle: "Not connected",
@@ -12,66 +12,66 @@ const STATES = {
   waiting: "Reconnecting…",
 };
 
-/** `isBack`: it was connected before. Then it reads the same with each try, or a screen reader would say every one of them. */
-export function showState(state, isBack = false) {
-  const said = state === "connecting" && isBack ? "waiting" : state;
+/** `isReturning`: it was connected before. The text then stays the same for every attempt, or a screen reader would read each. */
+export function showState(state, isReturning = false) {
+  const shown = state === "connecting" && isReturning ? "waiting" : state;
   $("state").dataset.state = state;
-  if ($("state-text").textContent !== STATES[said]) $("state-text").textContent = STATES[said];
+  if ($("state-text").textContent !== STATES[shown]) $("state-text").textContent = STATES[shown];
 }
 
-/** The time that is left, by the hub's clock; `total` is how long it was. */
-export function showExpiry(endsAt, total, margin) {
-  show($("expiry"), endsAt !== null);
-  if (endsAt === null) return;
-  const left = endsAt - now();
+/** Shows the remaining time by the hub's clock; `lifetime` is the token's whole lifetime. */
+export function showExpiry(expiresAt, lifetime, margin) {
+  setShown($("expiry"), expiresAt !== null);
+  if (expiresAt === null) return;
+  const left = expiresAt - now();
   $("expiry-label").textContent = left > 0 ? "Expires in" : "Token";
-  $("expiry-time").textContent = left > 0 ? duration(left) : "expired";
-  $("expiry-bar").value = total > 0 ? Math.min(1, Math.max(0, left / total)) : 0;
-  $("expiry").dataset.level = left <= 0 ? "over" : left <= margin ? "soon" : "fine";
+  $("expiry-time").textContent = left > 0 ? formatDuration(left) : "expired";
+  $("expiry-bar").value = lifetime > 0 ? Math.min(1, Math.max(0, left / lifetime)) : 0;
+  $("expiry").dataset.level = left <= 0 ? "expired" : left <= margin ? "soon" : "fine";
 }
 
-let act = null;
-let leaving = null;
-/** Good news needs no answer: it leaves by itself, and stays in the log. */
-const GOOD_MS = 8000;
+let noticeAction = null;
+let hideTimer = null;
+/** Good news disappears after this time; the log keeps it. */
+const GOOD_NOTICE_MS = 8000;
 
-/** An advice, until another comes or it is dismissed. `kind` is "error", "good" or "info". Gives whether it is new. */
-export function notice(advice, kind = "error", action = null) {
+/** Shows an advice until the next one, or until it is dismissed. `kind` is "error", "good" or "info". Returns whether it is new. */
+export function drawNotice(advice, kind = "error", action = null) {
   if ($("notice").hidden === false && $("notice-title").textContent === advice.title && kind === $("notice").dataset.kind) {
-    // Said already: a reader need not hear it with each try.
+    // Shown already: a screen reader need not read it again for every attempt.
     if ($("notice-text").textContent === advice.text) return false;
   }
-  act = action;
+  noticeAction = action;
   $("notice").dataset.kind = kind;
   $("notice-title").textContent = advice.title;
   $("notice-text").textContent = advice.text;
-  show($("notice-action"), action !== null);
+  setShown($("notice-action"), action !== null);
   if (action) $("notice-action").textContent = action.label;
-  show($("notice"), true);
-  clearTimeout(leaving);
-  if (kind === "good") leaving = setTimeout(unnotice, GOOD_MS);
+  setShown($("notice"), true);
+  clearTimeout(hideTimer);
+  if (kind === "good") hideTimer = setTimeout(hideNotice, GOOD_NOTICE_MS);
   return true;
 }
 
-export function unnotice() {
-  act = null;
-  show($("notice"), false);
+export function hideNotice() {
+  noticeAction = null;
+  setShown($("notice"), false);
 }
 
-$("notice-close").addEventListener("click", unnotice);
+$("notice-close").addEventListener("click", hideNotice);
 $("notice-action").addEventListener("click", () => {
-  const { run } = act ?? {};
-  unnotice();
+  const { run } = noticeAction ?? {};
+  hideNotice();
   run?.();
 });
 
-let drawn = null;
+let drawnChannels = null;
 
-/** `counts` is a map of channels to how many publications came. */
+/** `counts` maps channels to the number of received publications. */
 export function showSubscriptions(channels, counts, unsubscribe) {
-  // Left alone if it is the same: a reader or the focus may be in it.
-  if (drawn !== channels.join("\n")) {
-    drawn = channels.join("\n");
+  // Unchanged lists are not drawn again: a screen reader or the focus may be in them.
+  if (drawnChannels !== channels.join("\n")) {
+    drawnChannels = channels.join("\n");
     const items = channels.map((channel) => {
       const button = make("button", { type: "button", className: "small quiet", "aria-label": `Unsubscribe from ${channel}` }, "Unsubscribe");
       button.addEventListener("click", () => unsubscribe(channel));
@@ -84,14 +84,14 @@ export function showSubscriptions(channels, counts, unsubscribe) {
   showCounts(counts);
 }
 
-let isCounting = false;
+let isCountScheduled = false;
 
-/** Once a frame at most, however many come. */
+/** Draws at most once per frame, however many publications arrive. */
 export function showCounts(counts) {
-  if (isCounting) return;
-  isCounting = true;
+  if (isCountScheduled) return;
+  isCountScheduled = true;
   requestAnimationFrame(() => {
-    isCounting = false;
+    isCountScheduled = false;
     for (const item of $("subscriptions").children) {
       const count = counts.get(item.querySelector(".channel")?.textContent) ?? 0;
       const text = count === 1 ? "1 message" : `${count} messages`;
@@ -102,38 +102,38 @@ export function showCounts(counts) {
 
 const TABS = ["js", "sdk", "curl"];
 
-/** The panel with the code of the last action. */
-export class Code {
+/** The panel that shows the code of the last action. */
+export class CodePanel {
   #action = { name: "connect" };
   #tab = "js";
   #token;
 
-  /** `token` gives the token of this page, or null. */
+  /** `token` returns the token of this page, or null. */
   constructor(token) {
     this.#token = token;
     for (const tab of TABS) {
-      $(`tab-${tab}`).addEventListener("click", () => this.#choose(tab));
-      $(`tab-${tab}`).addEventListener("keydown", (event) => this.#move(event, tab));
+      $(`tab-${tab}`).addEventListener("click", () => this.#selectTab(tab));
+      $(`tab-${tab}`).addEventListener("keydown", (event) => this.#moveFocus(event, tab));
     }
     $("code-secret").addEventListener("change", () => this.draw());
     $("code-copy").addEventListener("click", () => this.#copy());
   }
 
-  of(action) {
+  setAction(action) {
     this.#action = action;
     this.draw();
   }
 
   draw() {
-    const withSecret = $("code-secret").checked;
-    const code = codeOf(this.#action, (withSecret && this.#token()) || PLACEHOLDER);
+    const showsToken = $("code-secret").checked;
+    const code = codeOf(this.#action, (showsToken && this.#token()) || PLACEHOLDER);
     $("code-summary").textContent = code.title;
     $("code").textContent = code[this.#tab];
-    const note = withSecret && this.#token() ? "Your token is in it: whoever reads it is you, until it expires." : code.note;
+    const note = showsToken && this.#token() ? "This code contains your token: anyone who reads it can act as you until the token expires." : code.note;
     $("code-note").textContent = note;
   }
 
-  #choose(chosen) {
+  #selectTab(chosen) {
     this.#tab = chosen;
     for (const tab of TABS) {
       const isChosen = tab === chosen;
@@ -145,13 +145,13 @@ export class Code {
   }
 
   /** Arrow keys, as in every list of tabs (ARIA Authoring Practices). */
-  #move(event, tab) {
+  #moveFocus(event, tab) {
     const at = TABS.indexOf(tab);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1 + TABS.length, Home: 0, End: TABS.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     const next = TABS[to % TABS.length];
-    this.#choose(next);
+    this.#selectTab(next);
     $(`tab-${next}`).focus();
   }
 
@@ -161,9 +161,9 @@ export class Code {
       await navigator.clipboard.writeText($("code").textContent);
       button.textContent = "Copied";
     } catch {
-      // No clipboard without TLS, or not allowed: then it is marked, and a key copies it.
+      // The clipboard needs TLS and a permission. Without them the code is selected, and a key copies it.
       getSelection().selectAllChildren($("code"));
-      button.textContent = "Marked: copy it";
+      button.textContent = "Selected: copy it";
     }
     setTimeout(() => (button.textContent = "Copy"), 2000);
   }

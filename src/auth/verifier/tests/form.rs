@@ -58,7 +58,7 @@ fn tokens_without_exactly_three_parts_are_refused() {
 fn a_token_over_8_kib_is_refused_before_decoding() {
     let padded = |length: usize| {
         let payload = json!({"sub": "ann", "exp": payload()["exp"], "x": "x".repeat(length)});
-        signed(GOOD, &payload.to_string(), &secret(SECRET), Algorithm::HS256)
+        signed(GOOD, payload.to_string(), &secret(SECRET), Algorithm::HS256)
     };
     let (short, long) = (padded(5900), padded(6100));
     assert!(short.len() <= MAX_TOKEN_BYTES && long.len() > MAX_TOKEN_BYTES);

@@ -8,7 +8,7 @@ fn a_kid_selects_only_among_configured_keys() {
     let verifier = verifier(&config);
     let token = |kid: &str| {
         let header = format!(r#"{{"alg":"RS256"{kid}}}"#);
-        signed(&header, &payload().to_string(), &RSA.private, Algorithm::RS256)
+        signed(&header, payload().to_string(), &RSA.private, Algorithm::RS256)
     };
     assert!(is_good(&verifier, &token(r#","kid":"a""#)));
     let long = format!(r#","kid":"{}""#, "a".repeat(5000));
@@ -41,7 +41,7 @@ fn a_kid_over_255_bytes_is_refused_even_if_any_kid_is_accepted() {
 
 #[test]
 fn a_missing_kid_selects_the_only_key_and_none_of_several() {
-    let token = signed(r#"{"alg":"EdDSA"}"#, &payload().to_string(), &ED25519.private, Algorithm::EdDSA);
+    let token = signed(r#"{"alg":"EdDSA"}"#, payload().to_string(), &ED25519.private, Algorithm::EdDSA);
     let (one, _files) = with_pems(&[("a", "EdDSA", &ED25519.public_pem)]);
     assert!(is_good(&verifier(&one), &token));
     let (two, _files) = with_pems(&[("a", "EdDSA", &ED25519.public_pem), ("b", "ES256", &P256.public_pem)]);
@@ -63,7 +63,7 @@ fn a_key_past_not_after_verifies_nothing() {
     let clock = Clock::default();
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(&config, permissions, clock.clone()).expect("good keys");
-    let token = signed(r#"{"alg":"EdDSA","kid":"a"}"#, &payload().to_string(), &ED25519.private, Algorithm::EdDSA);
+    let token = signed(r#"{"alg":"EdDSA","kid":"a"}"#, payload().to_string(), &ED25519.private, Algorithm::EdDSA);
     assert!(is_good(&verifier, &token));
     let claims = verifier.verify(&token).expect("good");
     assert_eq!(claims.expires_at, over, "its sessions expire with the key");
@@ -82,7 +82,7 @@ fn the_same_key_id_under_two_issuers_selects_by_issuer() {
     let token = |issuer: Value, alg: &str, key: &EncodingKey, algorithm| {
         let mut payload = payload();
         payload["iss"] = issuer;
-        signed(&format!(r#"{{"alg":"{alg}","kid":"k"}}"#), &payload.to_string(), key, algorithm)
+        signed(format!(r#"{{"alg":"{alg}","kid":"k"}}"#), payload.to_string(), key, algorithm)
     };
     let of_one = |issuer| token(issuer, "EdDSA", &ED25519.private, Algorithm::EdDSA);
     let of_two = |issuer| token(issuer, "ES256", &P256.private, Algorithm::ES256);
@@ -100,11 +100,11 @@ fn a_key_with_an_issuer_refuses_tokens_of_other_issuers() {
     let verifier = verifier(&config);
     let token = |iss: &str| {
         let payload = json!({"sub": "ann", "exp": payload()["exp"], "iss": iss});
-        signed(r#"{"alg":"EdDSA","kid":"k"}"#, &payload.to_string(), &ED25519.private, Algorithm::EdDSA)
+        signed(r#"{"alg":"EdDSA","kid":"k"}"#, payload.to_string(), &ED25519.private, Algorithm::EdDSA)
     };
     assert!(is_good(&verifier, &token("one")));
     assert!(!is_good(&verifier, &token("two")));
-    let none = signed(r#"{"alg":"EdDSA","kid":"k"}"#, &payload().to_string(), &ED25519.private, Algorithm::EdDSA);
+    let none = signed(r#"{"alg":"EdDSA","kid":"k"}"#, payload().to_string(), &ED25519.private, Algorithm::EdDSA);
     assert!(!is_good(&verifier, &none));
 }
 
@@ -112,7 +112,7 @@ fn a_key_with_an_issuer_refuses_tokens_of_other_issuers() {
 fn key_purpose_limits_the_kind_of_token() {
     let (mut config, _files) = with_pems(&[("k", "EdDSA", &ED25519.public_pem)]);
     let token = |payload: Value| {
-        signed(r#"{"alg":"EdDSA","kid":"k"}"#, &payload.to_string(), &ED25519.private, Algorithm::EdDSA)
+        signed(r#"{"alg":"EdDSA","kid":"k"}"#, payload.to_string(), &ED25519.private, Algorithm::EdDSA)
     };
     let connection = token(payload());
     let mut payload = payload();
@@ -140,8 +140,8 @@ fn the_login_key_signs_connection_tokens_only() {
     assert!(is_good(&verifier, &hs256(GOOD)), "tokens of the backend remain valid");
     let mut payload = payload();
     payload["channel"] = json!("news");
-    let token = |header: &str, key: &str| signed(header, &payload.to_string(), &secret(key), Algorithm::HS256);
+    let token = |header: &str, key: &str| signed(header, payload.to_string(), &secret(key), Algorithm::HS256);
     assert!(verifier.verify_subscription(&token(r#"{"alg":"HS256","kid":"login"}"#, OTHER)).is_err());
     assert!(verifier.verify_subscription(&token(GOOD, SECRET)).is_ok());
-    assert!(!is_good(&verifier, &signed(GOOD, &self::payload().to_string(), &secret(OTHER), Algorithm::HS256)));
+    assert!(!is_good(&verifier, &signed(GOOD, self::payload().to_string(), &secret(OTHER), Algorithm::HS256)));
 }

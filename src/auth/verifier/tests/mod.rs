@@ -73,7 +73,7 @@ fn signed(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>, key: &EncodingKey
 }
 
 fn hs256(header: &str) -> String {
-    signed(header, &payload().to_string(), &secret(SECRET), Algorithm::HS256)
+    signed(header, payload().to_string(), &secret(SECRET), Algorithm::HS256)
 }
 
 fn is_good(verifier: &Verifier, token: &str) -> bool {

@@ -19,7 +19,7 @@ fn every_algorithm_verifies_what_its_private_key_signed() {
         let (name, pair) = (format!("{algorithm:?}"), test_key_pairs::signing(algorithm));
         let (config, _files) = with_pems(&[("k", &name, &pair.public_pem)]);
         let header = format!(r#"{{"alg":"{name}","kid":"k"}}"#);
-        let token = signed(&header, &payload().to_string(), &pair.private, algorithm);
+        let token = signed(&header, payload().to_string(), &pair.private, algorithm);
         assert!(is_good(&verifier(&config), &token), "{name}");
         let other = token.replacen(&part(payload().to_string()), &part(r#"{"sub":"eve","exp":1}"#), 1);
         assert!(!is_good(&verifier(&config), &other), "{name}: another payload");
@@ -28,7 +28,7 @@ fn every_algorithm_verifies_what_its_private_key_signed() {
         let (name, text) = (format!("{algorithm:?}"), "0123456789".repeat(7)[..bytes].to_owned());
         let (config, _files) = with_pems(&[("k", &name, &format!("{text}\n"))]);
         let header = format!(r#"{{"alg":"{name}","kid":"k"}}"#);
-        assert!(is_good(&verifier(&config), &signed(&header, &payload().to_string(), &secret(&text), algorithm)));
+        assert!(is_good(&verifier(&config), &signed(&header, payload().to_string(), &secret(&text), algorithm)));
     }
 }
 
@@ -36,14 +36,14 @@ fn every_algorithm_verifies_what_its_private_key_signed() {
 fn another_algorithm_of_the_same_family_is_refused() {
     let token = |alg: &str, algorithm| {
         let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
-        signed(&header, &payload().to_string(), &RSA.private, algorithm)
+        signed(&header, payload().to_string(), &RSA.private, algorithm)
     };
     let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
     assert!(is_good(&verifier(&config), &token("RS256", Algorithm::RS256)));
     assert!(!is_good(&verifier(&config), &token("RS512", Algorithm::RS512)));
     assert!(!is_good(&verifier(&config), &token("PS256", Algorithm::PS256)));
     assert!(!is_good(&verifier(&config), &token("RS256", Algorithm::PS256)));
-    let long = signed(r#"{"alg":"HS512"}"#, &payload().to_string(), &secret(SECRET), Algorithm::HS512);
+    let long = signed(r#"{"alg":"HS512"}"#, payload().to_string(), &secret(SECRET), Algorithm::HS512);
     assert!(!is_good(&verifier(&self::config()), &long));
 }
 
@@ -52,7 +52,7 @@ fn a_header_with_another_algorithm_than_the_key_is_refused_despite_a_valid_signa
     let (config, _files) = with_pems(&[("k", "RS256", &RSA.public_pem)]);
     for alg in ["RS512", "PS256", "HS256", "ES256", "EdDSA", "none", "rs256"] {
         let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
-        let token = signed(&header, &payload().to_string(), &RSA.private, Algorithm::RS256);
+        let token = signed(&header, payload().to_string(), &RSA.private, Algorithm::RS256);
         assert!(!is_good(&verifier(&config), &token), "{alg}");
     }
     assert!(!is_good(&verifier(&self::config()), &hs256(r#"{"alg":"HS512"}"#)));
@@ -64,7 +64,7 @@ fn a_public_key_is_never_used_as_an_hmac_secret() {
     let der = String::from_utf8_lossy(&RSA.public_der).into_owned();
     for material in [RSA.public_pem.as_str(), RSA.public_pem.trim(), &der] {
         for header in [r#"{"alg":"HS256","kid":"k"}"#, r#"{"alg":"RS256","kid":"k"}"#, r#"{"alg":"HS256"}"#] {
-            let token = signed(header, &payload().to_string(), &secret(material), Algorithm::HS256);
+            let token = signed(header, payload().to_string(), &secret(material), Algorithm::HS256);
             assert!(!is_good(&verifier(&config), &token), "{header}");
         }
     }
@@ -111,7 +111,7 @@ fn an_all_zero_signature_is_refused_by_every_curve() {
 #[test]
 fn an_ecdsa_signature_in_der_is_refused() {
     let (config, _files) = with_pems(&[("k", "ES256", &P256.public_pem)]);
-    let token = signed(r#"{"alg":"ES256","kid":"k"}"#, &payload().to_string(), &P256.private, Algorithm::ES256);
+    let token = signed(r#"{"alg":"ES256","kid":"k"}"#, payload().to_string(), &P256.private, Algorithm::ES256);
     let (message, signature) = token.rsplit_once('.').expect("a signature");
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     let integer = |half: &[u8]| [&[2, 33, 0][..], half].concat();

@@ -1,0 +1,232 @@
+// A connection to the hub that reconnects: commands and their replies, subscriptions that survive a reconnect, backoff with
+// jitter. It does not depend on the page and reports by events: state, ready, frame, publication, closed and others.
+
+/** Minimum and maximum reconnect delay. Each delay is random, so that the clients of a dead hub do not all reconnect at once. */
+const BACKOFF_MS = [500, 15_000];
+/** Time to wait for the session, or for a reply. */
+const REPLY_TIMEOUT_MS = 10_000;
+
+/** Returns whether a close code forbids to reconnect. */
+const forbidsReconnect = (code) => (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000) || code === 3005;
+
+export class HubClient extends EventTarget {
+  #planConnection;
+  #socket = null;
+  #pending = new Map();
+  #lastId = 1;
+  #timer = null;
+  #failures = 0;
+  #channels = new Set();
+  state = "idle";
+  /** The `connect` push or reply of the session. */
+  session = null;
+
+  /** `plan` returns {url, protocols, first}, or a promise of it, for each attempt. */
+  constructor(plan) {
+    super();
+    this.#planConnection = plan;
+  }
+
+  get channels() {
+    return [...this.#channels];
+  }
+
+  /** Whether this is a further attempt: after a failure, or after a session. */
+  get isReturning() {
+    return this.#failures > 0 || this.session !== null;
+  }
+
+  get isReady() {
+    return this.state === "ready";
+  }
+
+  connect() {
+    this.#failures = 0;
+    this.#open();
+  }
+
+  /** Closes the connection for good. */
+  close() {
+    this.#closeSocket();
+    this.#setState("idle");
+  }
+
+  /** Reconnects now instead of waiting. */
+  reconnectNow() {
+    if (this.state === "waiting") this.#open();
+  }
+
+  send(text) {
+    this.#socket.send(text);
+    this.#emit("frame", { direction: "out", text });
+  }
+
+  /** Sends a command; resolves with its reply, rejects with {code, message}. */
+  command(name, body, id = ++this.#lastId) {
+    if (!this.isReady) return Promise.reject({ code: 0, message: "not connected" });
+    this.send(JSON.stringify({ id, [name]: body }));
+    return this.#awaitReply(id);
+  }
+
+  /** Subscribes now if there is a session, and again in every later session. */
+  async subscribe(channel) {
+    this.#channels.add(channel);
+    if (!this.isReady) return {};
+    try {
+      return await this.command("subscribe", { channel });
+    } catch (error) {
+      // 105: the session is subscribed already, by its token or by an earlier command.
+      if (error.code === 105) return {};
+      // After a temporary error the next session tries again.
+      if (error.code !== 0 && !error.temporary) this.#channels.delete(channel);
+      throw error;
+    } finally {
+      this.#emit("channels");
+    }
+  }
+
+  unsubscribe(channel) {
+    this.#channels.delete(channel);
+    this.#emit("channels");
+    return this.isReady ? this.command("unsubscribe", { channel }) : Promise.resolve({});
+  }
+
+  /** Sends a newer token, as a command or as text depending on the kind of session. */
+  refresh(token) {
+    if (this.session?.isSdk) return this.command("refresh", { token });
+    this.send(`Authorization: Bearer ${token}`);
+    return this.#awaitReply("session");
+  }
+
+  #awaitReply(id) {
+    return new Promise((resolve, reject) => {
+      const late = setTimeout(() => this.#completeRequest(id, { error: { code: 0, message: "no reply in time" } }), REPLY_TIMEOUT_MS);
+      this.#pending.set(id, { resolve, reject, late });
+    });
+  }
+
+  #completeRequest(id, reply) {
+    const waiting = this.#pending.get(id);
+    if (!waiting) return;
+    clearTimeout(waiting.late);
+    this.#pending.delete(id);
+    if (reply.error) waiting.reject(reply.error);
+    else waiting.resolve(reply);
+  }
+
+  async #open() {
+    this.#closeSocket();
+    this.#setState("connecting");
+    let plan;
+    const attempt = (this.#socket = {});
+    try {
+      plan = await this.#planConnection();
+      if (this.#socket !== attempt) return;
+      this.#useSocket(new WebSocket(plan.url, plan.protocols ?? []), plan);
+    } catch (error) {
+      if (this.#socket === attempt) this.#handleClose({ code: 1006, reason: "", error, wasReady: false });
+    }
+  }
+
+  #useSocket(socket, { first }) {
+    this.#socket = socket;
+    let disconnectPush = null;
+    this.#timer = setTimeout(() => socket.close(), REPLY_TIMEOUT_MS);
+    const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
+    socket.onopen = ifCurrent(() => first && this.send(first));
+    socket.onmessage = ifCurrent(({ data }) => {
+      for (const line of String(data).split("\n")) if (line) disconnectPush = this.#handleMessage(line) ?? disconnectPush;
+    });
+    socket.onclose = ifCurrent(({ code, reason }) => {
+      // The disconnect push is more reliable than a close frame that a proxy may have replaced.
+      const { code: pushedCode, reason: pushedReason } = disconnectPush ?? { code, reason };
+      this.#handleClose({ code: code === 1006 ? pushedCode : code, reason: reason || pushedReason, wasReady: this.isReady });
+    });
+  }
+
+  /** Handles one message. Returns the `disconnect` push, which explains the close that follows. */
+  #handleMessage(line) {
+    this.#emit("frame", { direction: "in", text: line });
+    let message;
+    try {
+      message = JSON.parse(line);
+    } catch {
+      return null;
+    }
+    if (message === null || typeof message !== "object") return null;
+    if (Object.keys(message).length === 0) {
+      // A ping of an SDK session.
+      this.send("{}");
+    } else if (message.id) {
+      if (message.connect) this.#startSession({ ...message.connect, isSdk: true });
+      else if (!this.isReady && message.error) this.#emit("connect-error", message.error);
+      this.#completeRequest(message.id, message);
+    } else if (message.push?.connect) {
+      this.#startSession(message.push.connect);
+    } else if (message.push) {
+      this.#handlePush(message.push);
+      return message.push.disconnect ?? null;
+    }
+    return null;
+  }
+
+  #startSession(session) {
+    clearTimeout(this.#timer);
+    const before = this.session;
+    this.session = session;
+    if (this.isReady) {
+      this.#completeRequest("session", session);
+      return;
+    }
+    this.#failures = 0;
+    this.#setState("ready");
+    const isReconnect = before !== null;
+    this.#emit("ready", { session, isReconnect, isOtherHub: isReconnect && before.node !== session.node });
+    for (const channel of this.#channels) {
+      this.subscribe(channel).catch((error) => this.#emit("subscribe-error", { channel, error }));
+    }
+  }
+
+  #handlePush(push) {
+    const { channel } = push;
+    if (push.pub) this.#emit("publication", { channel, ...push.pub });
+    if (push.subscribe) this.#channels.add(channel);
+    if (push.unsubscribe) {
+      this.#channels.delete(channel);
+      this.#emit("unsubscribed", { channel, ...push.unsubscribe });
+      if (push.unsubscribe.code >= 2500) this.subscribe(channel).catch(() => {});
+    }
+    if (push.subscribe || push.unsubscribe) this.#emit("channels");
+  }
+
+  #handleClose(how) {
+    this.#closeSocket();
+    this.#failures += 1;
+    const isFinal = forbidsReconnect(how.code);
+    const maximum = Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** (this.#failures - 1));
+    const wait = Math.round(maximum / 2 + (Math.random() * maximum) / 2);
+    if (isFinal) this.#setState("idle");
+    else {
+      this.#timer = setTimeout(() => this.#open(), wait);
+      this.#setState("waiting");
+    }
+    this.#emit("closed", { ...how, isFinal, failures: this.#failures });
+  }
+
+  #closeSocket() {
+    clearTimeout(this.#timer);
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket?.close) socket.close();
+    for (const id of [...this.#pending.keys()]) this.#completeRequest(id, { error: { code: 0, message: "the connection ended" } });
+  }
+
+  #setState(state) {
+    this.state = state;
+    this.#emit("state", state);
+  }
+
+  #emit(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}
