@@ -164,6 +164,7 @@ fn host_name() -> Option<String> {
 mod tests {
     use std::time::Duration;
 
+    use actix::prelude::*;
     use bytes::Bytes;
 
     use super::*;
@@ -185,6 +186,28 @@ mod tests {
             Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()));
         }
         hubs
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Stop;
+
+    impl Handler<Stop> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+            ctx.stop();
+        }
+    }
+
+    #[actix_rt::test]
+    async fn all_hubs_respond_only_if_there_are_hubs_and_none_has_ended() {
+        assert!(!hubs_with_queues_of(&[]).all_respond().await);
+        let hubs = hubs_with_queues_of(&[1000, 1000]);
+        assert!(hubs.all_respond().await);
+        let ended = hubs.hubs.load()[1].1.clone();
+        ended.send(Stop).await.unwrap();
+        assert!(!hubs.all_respond().await);
     }
 
     #[actix_rt::test]
