@@ -188,3 +188,27 @@ async fn connect_of_a_session_that_is_subscribed_already_recovers_nothing() {
     worker.publish("news", "2").await;
     assert_eq!(client.receive().await["push"]["pub"]["data"], 2);
 }
+
+#[actix_rt::test]
+async fn history_is_read_if_the_position_of_a_channel_is_lost_while_the_broker_is_slow() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    worker.broker.answer(2);
+    let mut first = worker.connect(json!({"channels": ["news"]})).await;
+    assert!(first.receive().await["push"]["connect"].is_object());
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+
+    // The position of "news" is known on this hub, until its only subscriber unsubscribes.
+    let mut second = worker.connect(json!({"channels": ["news", "other"]})).await;
+    worker.broker.wait_for_calls(&["subscribe", "read_history", "subscribe"]).await;
+    first.send(&[json!({"id": 1, "unsubscribe": {"channel": "news"}})]).await;
+    assert_eq!(first.receive().await, json!({"id": 1, "unsubscribe": {}}));
+    worker.broker.answer(4);
+    let greeting = second.receive().await["push"]["connect"].take();
+    let news = &greeting["subs"]["news"];
+    assert!(news["epoch"].is_string() && news["offset"] == 1, "{greeting}");
+    worker
+        .broker
+        .wait_for_calls(&["subscribe", "read_history", "subscribe", "read_history", "read_history", "read_history"])
+        .await;
+}

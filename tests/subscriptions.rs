@@ -30,6 +30,19 @@ async fn private_channel_requires_subscription_token() {
 }
 
 #[actix_rt::test]
+async fn subscription_with_its_own_token_survives_new_claims_of_the_session() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    let reply = subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 600)).await;
+    assert!(reply["subscribe"].is_object(), "{reply}");
+    let token = hub.token_for("ann", Duration::from_secs(120));
+    let reply = client.request(json!({"id": 2, "refresh": {"token": token}})).await;
+    assert!(reply["refresh"].is_object(), "{reply}");
+    hub.publish("$secret", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+}
+
+#[actix_rt::test]
 async fn bad_subscription_token_is_103_and_expired_one_109_and_session_continues() {
     let hub = start_hub().await;
     let mut client = hub.connect("ann").await;

@@ -1,135 +1,135 @@
-// A newcomer on the demo page.
+// The first steps of a new user on the demo page: login, connect, publish, subscribe, refresh.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, fine, hears, logIn, newcomer, paste, publish, subscribed, tab, told, withBrowser, withHub } from "./support.mjs";
+import { connect, assertNoProblems, waitForPublication, logIn, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
-/** A refused request shows in the console as an error; there it is expected. */
+/** The console shows refused requests as errors; tests that expect them allow this pattern. */
 const REFUSED = /status of 4\d\d|WebSocket connection to .* failed/;
-const DOORS = ["message", "subprotocol", "ticket", "query", "connect"];
+const WAYS = ["message", "subprotocol", "ticket", "query", "connect"];
 
-test("three clicks after the terminal's address there is a message, and nothing was refused", () =>
+test("three clicks on the page opened from the terminal's address publish and receive a message without errors", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
-    assert.equal(new URL(page.url()).hash, "", "the password stays in the address bar");
+    const page = await openDemoPage(hub);
+    assert.equal(new URL(page.url()).hash, "", "the password is still in the address bar");
     assert.equal(await page.evaluate(() => document.activeElement.id), "login");
     await page.getByRole("button", { name: "Log in", exact: true }).click();
     await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
     await page.getByRole("button", { name: "Publish hello" }).click();
-    await hears(page, '{"text":"hello"}');
+    await waitForPublication(page, '{"text":"hello"}');
     await publish(hub, "news", { from: "the backend" });
-    await hears(page, '{"from":"the backend"}');
-    fine(page);
+    await waitForPublication(page, '{"from":"the backend"}');
+    assertNoProblems(page);
   }));
 
-test("the token gets in through every door that a browser has, and every cookie stays where it is", () =>
+test("the page connects in every way to send a token that a browser supports and sets no cookie", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await logIn(page);
-    for (const door of DOORS) {
-      await connect(page, door);
-      await publish(hub, "news", { through: door });
-      await hears(page, `{"through":"${door}"}`);
+    for (const way of WAYS) {
+      await connect(page, way);
+      await publish(hub, "news", { way });
+      await waitForPublication(page, `{"way":"${way}"}`);
       assert.match(await page.locator("#connect-summary").textContent(), /token sent by/);
       await page.getByRole("button", { name: "Disconnect" }).click();
       assert.equal(await page.locator("#state-text").textContent(), "Not connected");
     }
     assert.deepEqual(await page.context().cookies(), []);
-    for (const off of ["cookie", "header"]) assert.ok(await page.locator(`input[value=${off}][name=way]`).isDisabled(), off);
-    fine(page);
+    for (const way of ["cookie", "header"]) assert.ok(await page.locator(`input[value=${way}][name=way]`).isDisabled(), way);
+    assertNoProblems(page);
   }));
 
-test("a closed door is shown with why, and another is taken", () =>
+test("a disabled way to send the token shows the reason, and the page uses another one", () =>
   withHub({ settings: { "auth.doors": '["query"]' } }, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await logIn(page);
     await page.locator("#ways-more summary").click();
     const ticket = page.locator("label.choice", { has: page.locator("input[value=ticket]") });
     assert.match(await ticket.textContent(), /Disabled on this hub/);
     await connect(page);
     assert.equal(await page.locator("#connect-summary").textContent(), "token sent by query string");
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("a reload keeps the token or loses it, as was chosen, and a log out forgets it everywhere", () =>
+test("a reload keeps or loses the token depending on its storage, and logout removes it everywhere", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
-    for (const [keep, survives] of [["memory", false], ["session", true], ["local", true], ["cookie", true]]) {
-      if (keep !== "memory") await page.getByLabel("Password").first().fill("right horse");
+    const page = await openDemoPage(hub);
+    for (const [storage, survives] of [["memory", false], ["session", true], ["local", true], ["cookie", true]]) {
+      if (storage !== "memory") await page.getByLabel("Password").first().fill("right horse");
       await page.getByLabel("User").fill("demo");
       if (!(await page.locator("#storages").isVisible())) await page.locator("#step-identity summary").click();
-      await page.locator(`input[name=storage][value=${keep}]`).check();
+      await page.locator(`input[name=storage][value=${storage}]`).check();
       await logIn(page);
-      const stored = await page.evaluate(() => [sessionStorage, localStorage].map((store) => store.getItem("wardcast.token")?.split(".").length ?? 0));
-      assert.deepEqual(stored, [keep === "session" ? 3 : 0, keep === "local" ? 3 : 0], keep);
+      const stored = await page.evaluate(() => [sessionStorage, localStorage].map((area) => area.getItem("wardcast.token")?.split(".").length ?? 0));
+      assert.deepEqual(stored, [storage === "session" ? 3 : 0, storage === "local" ? 3 : 0], storage);
       const cookies = await page.context().cookies();
-      assert.equal(cookies.length, keep === "cookie" ? 1 : 0, keep);
-      if (keep === "cookie") assert.ok(cookies[0].httpOnly && cookies[0].secure && cookies[0].sameSite === "Strict");
+      assert.equal(cookies.length, storage === "cookie" ? 1 : 0, storage);
+      if (storage === "cookie") assert.ok(cookies[0].httpOnly && cookies[0].secure && cookies[0].sameSite === "Strict");
       await page.reload();
       await page.locator("#version", { hasText: "v" }).waitFor();
-      assert.equal(await page.getByRole("button", { name: "Log out" }).isVisible(), survives, keep);
+      assert.equal(await page.getByRole("button", { name: "Log out" }).isVisible(), survives, storage);
       if (!survives) continue;
       await connect(page);
-      await publish(hub, "news", { kept: keep });
-      await hears(page, `{"kept":"${keep}"}`);
+      await publish(hub, "news", { storage });
+      await waitForPublication(page, `{"storage":"${storage}"}`);
       await Promise.all([page.waitForResponse(/auth\/logout/), page.getByRole("button", { name: "Log out" }).click()]);
-      assert.deepEqual(await page.context().cookies(), [], keep);
-      const left = await page.evaluate(() => [...Object.keys(sessionStorage), ...Object.keys(localStorage)]);
-      assert.deepEqual(left, ["wardcast.choices"], keep);
+      assert.deepEqual(await page.context().cookies(), [], storage);
+      const keys = await page.evaluate(() => [...Object.keys(sessionStorage), ...Object.keys(localStorage)]);
+      assert.deepEqual(keys, ["wardcast.choices"], storage);
     }
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("with the cookie no script ever holds the token, and a refresh brings a new one by a new connection", () =>
+test("with the cookie no script gets the token, and a refresh reconnects with a new cookie", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     const [answer] = await Promise.all([page.waitForResponse(/auth\/login/), logIn(page, "cookie")]);
     assert.deepEqual(Object.keys(await answer.json()).sort(), ["expires_in", "token_type"]);
     await connect(page);
     assert.equal(await page.locator("#connect-summary").textContent(), "token sent by cookie");
     assert.ok(await page.locator("input[value=rest]").isDisabled());
     await page.getByRole("button", { name: "Refresh the token" }).click();
-    await told(page, "The cookie was renewed");
-    await subscribed(page).nth(1).waitFor({ state: "attached" });
+    await waitForNotice(page, "The cookie was renewed");
+    await subscribeReplies(page).nth(1).waitFor({ state: "attached" });
     await publish(hub, "news", "after the refresh");
-    await hears(page, "after the refresh");
-    fine(page);
+    await waitForPublication(page, "after the refresh");
+    assertNoProblems(page);
   }));
 
-test("a refresh gives the session more time over the open socket, by password or by a pasted token", () =>
+test("a refresh by password or pasted token extends the session over the open socket", () =>
   withHub({}, async (hub) => {
-    for (const door of ["message", "connect"]) {
-      const page = await tab(`http://${hub.address}/`);
+    for (const way of ["message", "connect"]) {
+      const page = await openTab(`http://${hub.address}/`);
       await paste(page, hub.sign({ sub: "demo" }, { ttl: 60 }));
-      await connect(page, door);
+      await connect(page, way);
       assert.match(await page.locator("#expiry-time").textContent(), /^(1:00|0:5\d)$/);
       await page.getByRole("button", { name: "Refresh the token" }).click();
       await page.getByLabel("Newer token").fill(hub.sign({ sub: "demo" }, { ttl: 7200 }));
       await page.getByRole("dialog").getByRole("button", { name: "Refresh" }).click();
-      await told(page, "The session has a new token");
+      await waitForNotice(page, "The session has a new token");
       assert.match(await page.locator("#expiry-time").textContent(), /^(1 h 59|2 h 00) min$/);
       await page.getByRole("button", { name: "Refresh the token" }).click();
       await page.getByLabel("Password of demo").fill("right horse");
       await page.getByRole("dialog").getByRole("button", { name: "Refresh" }).click();
       await page.locator("#expiry-time", { hasText: /^1[45]:/ }).waitFor();
-      // A plain session is greeted again, an SDK session gets its reply.
-      const [what, times] = door === "message" ? ["connected", 3] : ["refresh done", 2];
-      await page.locator("#log .label", { hasText: what }).nth(times - 1).waitFor();
-      assert.equal(await page.locator("#log .out .label", { hasText: /^(token|connect)$/ }).count(), door === "message" ? 3 : 1);
-      fine(page);
+      // A plain session gets another connect push, an SDK session gets a reply.
+      const [label, times] = way === "message" ? ["connected", 3] : ["refresh done", 2];
+      await page.locator("#log .label", { hasText: label }).nth(times - 1).waitFor();
+      assert.equal(await page.locator("#log .out .label", { hasText: /^(token|connect)$/ }).count(), way === "message" ? 3 : 1);
+      assertNoProblems(page);
       await page.context().close();
     }
   }));
 
-test("no token and no password is shown unless it is asked for", () =>
+test("the page shows no token or password until the user asks for it", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await logIn(page, "session");
     const token = await page.evaluate(() => sessionStorage.getItem("wardcast.token"));
-    for (const door of DOORS) {
-      await connect(page, door);
+    for (const way of WAYS) {
+      await connect(page, way);
       await page.getByRole("button", { name: "Disconnect" }).click();
     }
     await page.getByLabel("Raw").check();
@@ -137,48 +137,48 @@ test("no token and no password is shown unless it is asked for", () =>
     assert.ok(!text.includes(token) && !text.includes("right horse"));
     await page.getByLabel("Show my token").check();
     assert.ok((await page.locator("#code").textContent()).includes(token));
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("what others publish is text, however it looks", () =>
+test("publications that look like markup are shown as text", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await logIn(page);
     await connect(page);
     await page.getByLabel("Raw").check();
     const hostile = ['<img src=x onerror="window.hit=1">', "<script>window.hit=1</script>", "</code><svg onload=window.hit=1>", "\u202e\u0000 ${1} `", { constructor: 1, __proto__: null }, "x".repeat(60_000)];
     for (const data of hostile) await publish(hub, "news", data);
     await publish(hub, "news", "the last");
-    await hears(page, "the last");
+    await waitForPublication(page, "the last");
     const found = await page.evaluate(() => [window.hit, document.querySelectorAll("#log img, #log svg, #log script").length]);
     assert.deepEqual(found, [undefined, 0]);
     assert.ok((await page.locator("#log").textContent()).includes('onerror="window.hit=1"') || (await page.locator("#log").textContent()).includes('onerror=\\"window.hit=1\\"'));
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("the log keeps its last lines, waits while it is paused, and can be filtered and cleared", () =>
+test("the log keeps the last 500 lines and can be paused, filtered and cleared", () =>
   withHub({ settings: { "limits.publications_per_second": "0" } }, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await logIn(page);
     await connect(page);
     for (let at = 0; at < 520; at += 1) await publish(hub, "news", { at });
-    await hears(page, '{"at":519}');
+    await waitForPublication(page, '{"at":519}');
     assert.equal(await page.locator("#log li").count(), 500);
     await page.getByRole("button", { name: "Pause" }).click();
     await publish(hub, "news", "meanwhile");
     await page.locator("#log-count", { hasText: "1 waiting" }).waitFor();
     await page.getByRole("button", { name: "Pause" }).click();
-    await hears(page, "meanwhile");
+    await waitForPublication(page, "meanwhile");
     await page.getByLabel("Filter the log").fill("meanwhile");
     assert.equal(await page.locator("#log li:visible").count(), 1);
     await page.getByRole("button", { name: "Clear" }).click();
     assert.equal(await page.locator("#log li").count(), 0);
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("a session subscribes, publishes over socket and REST, and is told what it may not", () =>
+test("a user subscribes, publishes over socket and REST, and sees why a subscription failed", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub, { expects: REFUSED });
+    const page = await openDemoPage(hub, { expects: REFUSED });
     await logIn(page);
     await connect(page);
     await page.getByLabel("Channel to subscribe to").fill("chat room");
@@ -188,13 +188,13 @@ test("a session subscribes, publishes over socket and REST, and is told what it 
     await page.getByLabel(/^Data/).fill("not JSON, and <b>fine</b>");
     await page.getByLabel("REST", { exact: true }).check();
     await page.getByRole("button", { name: "Publish", exact: true }).click();
-    await hears(page, '"not JSON, and <b>fine</b>"');
+    await waitForPublication(page, '"not JSON, and <b>fine</b>"');
     await page.getByRole("button", { name: "Unsubscribe from chat room" }).click();
     await page.locator("#log .label", { hasText: "unsubscribe done" }).waitFor();
     for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot read the request"]]) {
       await page.getByLabel("Channel to subscribe to").fill(channel);
       await page.getByRole("button", { name: "Subscribe", exact: true }).click();
-      await told(page, title);
+      await waitForNotice(page, title);
     }
-    fine(page);
+    assertNoProblems(page);
   }));

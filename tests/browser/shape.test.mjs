@@ -1,12 +1,12 @@
-// The demo page for everybody: small screens, keyboards, screen readers, eyes.
+// Accessibility of the demo page: small screens, keyboard, screen readers, contrast.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, fine, hears, logIn, newcomer, publish, told, withBrowser, withHub } from "./support.mjs";
+import { connect, assertNoProblems, waitForPublication, logIn, openDemoPage, publish, waitForNotice, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
-/** The states that are looked at, each from the one before. */
+/** The checked states of the page, each reached from the one before. */
 const STATES = [
   ["fresh", async () => {}],
   ["all choices open", async (page) => {
@@ -15,7 +15,7 @@ const STATES = [
   ["a wrong password", async (page) => {
     await page.getByLabel("Password").first().fill("wrong horse");
     await page.getByRole("button", { name: "Log in", exact: true }).click();
-    await told(page, "Wrong user or password");
+    await waitForNotice(page, "Wrong user or password");
   }],
   ["logged in", async (page) => {
     await page.getByLabel("Password").first().fill("right horse");
@@ -24,7 +24,7 @@ const STATES = [
   ["connected, with messages", async (page, hub) => {
     await connect(page);
     await publish(hub, "news", { long: "x".repeat(3000) });
-    await hears(page, '{"long"');
+    await waitForPublication(page, '{"long"');
     await page.getByLabel("Raw").check();
   }],
   ["a long name", async (page) => {
@@ -34,40 +34,41 @@ const STATES = [
   }],
 ];
 
-async function through(hub, options, look) {
-  const page = await newcomer(hub, { expects: /status of 401/, ...options });
+/** Brings a page through all states and calls `check` in each. */
+async function checkStates(hub, options, check) {
+  const page = await openDemoPage(hub, { expects: /status of 401/, ...options });
   for (const [state, reach] of STATES) {
     await reach(page, hub);
-    await look(page, state);
+    await check(page, state);
   }
-  fine(page);
+  assertNoProblems(page);
   await page.context().close();
 }
 
-test("nothing is wider than the screen, from 320 pixels on, also with letters twice as big", () =>
+test("nothing is wider than the screen from 320 pixels on, or at 360 pixels with text of double size", () =>
   withHub({}, async (hub) => {
     for (const width of [320, 360, 900, 1280]) {
-      await through(hub, { viewport: { width, height: 800 } }, async (page, state) => {
+      await checkStates(hub, { viewport: { width, height: 800 } }, async (page, state) => {
         for (const size of ["100%", ...(width === 360 ? ["200%"] : [])]) {
           await page.evaluate((size) => (document.documentElement.style.fontSize = size), size);
           const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-          assert.ok(wide <= 0, `${state} at ${width}, letters ${size}: ${wide} pixels too wide`);
+          assert.ok(wide <= 0, `${state} at ${width}, text size ${size}: ${wide} pixels too wide`);
         }
         await page.evaluate(() => (document.documentElement.style.fontSize = ""));
       });
     }
   }));
 
-test("every control has a name for a screen reader, and every id and label its partner", () =>
+test("every control has an accessible name, every id is unique, and every reference to an id resolves", () =>
   withHub({}, async (hub) => {
     const roles = ["button", "textbox", "searchbox", "radio", "checkbox", "tab", "tabpanel", "region", "log", "list", "group", "radiogroup", "DisclosureTriangle", "main", "progressbar"];
-    await through(hub, {}, async (page, state) => {
+    await checkStates(hub, {}, async (page, state) => {
       const session = await page.context().newCDPSession(page);
       const { nodes } = await session.send("Accessibility.getFullAXTree");
       const named = nodes.filter((node) => !node.ignored && roles.includes(node.role?.value));
       assert.ok(named.length > 20, `${state}: ${named.length}`);
       for (const node of named.filter((node) => !["main", "list", "group"].includes(node.role.value))) {
-        assert.ok(node.name?.value, `${state}: a ${node.role.value} without a name`);
+        assert.ok(node.name?.value, `${state}: ${node.role.value} without an accessible name`);
       }
       const broken = await page.evaluate(() => {
         const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
@@ -81,9 +82,9 @@ test("every control has a name for a screen reader, and every id and label its p
     });
   }));
 
-test("the tab key reaches every control in the order of the page, shows where it is, and gets out again", () =>
+test("the Tab key reaches every control in page order with a visible focus and leaves the page at the end", () =>
   withHub({}, async (hub) => {
-    await through(hub, {}, async (page, state) => {
+    await checkStates(hub, {}, async (page, state) => {
       await page.evaluate(() => (document.activeElement.blur(), getSelection().removeAllRanges(), scrollTo(0, 0)));
       const wanted = await page.evaluate(() => {
         const all = [...document.querySelectorAll("a[href], button, input, textarea, summary, [tabindex='0']")];
@@ -103,45 +104,45 @@ test("the tab key reaches every control in the order of the page, shows where it
           return [element.dataset.at, ring.some((one) => getComputedStyle(one).outlineStyle !== "none")];
         });
         reached.push(at);
-        assert.ok(isShown, `${state}: nothing shows that control ${at} has the focus`);
+        assert.ok(isShown, `${state}: control ${at} has no visible focus`);
         await page.keyboard.press("Tab");
       }
       assert.deepEqual(reached, wanted, state);
       const after = await page.evaluate(() => document.activeElement?.dataset.at ?? "out");
-      assert.ok(["out", "0"].includes(after), `${state}: trapped at ${after}`);
+      assert.ok(["out", "0"].includes(after), `${state}: the focus is trapped at control ${after}`);
       await page.evaluate(() => document.querySelectorAll("[data-at]").forEach((element) => element.removeAttribute("data-at")));
     });
   }));
 
-test("a keyboard alone gets from the terminal's address to a message, and moves among the tabs", () =>
+test("the keyboard alone publishes a message and moves among the tabs", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => document.activeElement.id === "connect");
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => document.activeElement.id === "publish");
     await page.keyboard.press("Enter");
-    await hears(page, '{"text":"hello"}');
+    await waitForPublication(page, '{"text":"hello"}');
     await page.locator("#tab-js").focus();
     for (const [key, tab] of [["ArrowRight", "tab-sdk"], ["ArrowRight", "tab-curl"], ["ArrowRight", "tab-js"], ["End", "tab-curl"], ["Home", "tab-js"]]) {
       await page.keyboard.press(key);
       assert.equal(await page.evaluate(() => document.activeElement.id), tab);
       assert.equal(await page.locator(`#${tab}`).getAttribute("aria-selected"), "true");
     }
-    fine(page);
+    assertNoProblems(page);
   }));
 
-test("what is read aloud is the state and what went wrong, not every frame", () =>
+test("screen readers announce the connection state and notices, but not log lines", () =>
   withHub({}, async (hub) => {
-    const page = await newcomer(hub);
+    const page = await openDemoPage(hub);
     const live = await page.evaluate(() => [...document.querySelectorAll("[role=status], [role=alert], [role=log], [aria-live]")].map((element) => element.id));
     assert.deepEqual(live.sort(), ["notice", "state"]);
     assert.deepEqual(await page.evaluate(() => [document.documentElement.lang, document.querySelectorAll("h1").length, document.querySelectorAll("main").length]), ["en", 1, 1]);
-    fine(page);
+    assertNoProblems(page);
   }));
 
-/** Text whose contrast with what is behind it is under 4.5 (WCAG 2.2, 1.4.3), but for what is switched off. */
-function faint() {
+/** Finds text with a contrast under 4.5 to its background (WCAG 2.2, 1.4.3), except in disabled controls. Runs in the page. */
+function findLowContrast() {
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const pixel = (colour, under) => {
     context.globalAlpha = 1;
@@ -151,12 +152,12 @@ function faint() {
     context.fillRect(0, 0, 1, 1);
     return `rgb(${[...context.getImageData(0, 0, 1, 1).data].slice(0, 3).join(" ")})`;
   };
-  const light = (colour) => {
+  const luminance = (colour) => {
     const [r, g, b] = colour.match(/\d+/g).map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  const behind = (element) => {
-    const under = element.parentElement ? behind(element.parentElement) : "white";
+  const background = (element) => {
+    const under = element.parentElement ? background(element.parentElement) : "white";
     return pixel(getComputedStyle(element).backgroundColor, under);
   };
   const found = [];
@@ -164,21 +165,21 @@ function faint() {
     const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
     const isOff = element.closest(":disabled, .off, .hidden, .skip") || element.parentElement?.querySelector(":scope > input:disabled");
     if (!hasText || isOff || !element.checkVisibility()) continue;
-    const under = behind(element);
-    const [one, two] = [light(pixel(getComputedStyle(element).color, under)), light(under)].sort((a, b) => b - a);
+    const under = background(element);
+    const [one, two] = [luminance(pixel(getComputedStyle(element).color, under)), luminance(under)].sort((a, b) => b - a);
     const contrast = (one + 0.05) / (two + 0.05);
     if (contrast < 4.5) found.push(`${element.className || element.id || element.tagName}: ${contrast.toFixed(2)}`);
   }
   return [...new Set(found)];
 }
 
-test("every text stands out from its ground, in light and in dark", () =>
+test("all text has enough contrast in light and dark, and nothing moves with reduced motion", () =>
   withHub({}, async (hub) => {
     for (const colorScheme of ["light", "dark"]) {
-      await through(hub, { colorScheme, reducedMotion: "reduce" }, async (page, state) => {
-        assert.deepEqual(await page.evaluate(faint), [], `${state}, ${colorScheme}`);
+      await checkStates(hub, { colorScheme, reducedMotion: "reduce" }, async (page, state) => {
+        assert.deepEqual(await page.evaluate(findLowContrast), [], `${state}, ${colorScheme}`);
         const moving = await page.evaluate(() => document.getAnimations().length);
-        assert.equal(moving, 0, `${state}: moves though asked not to`);
+        assert.equal(moving, 0, `${state}: animated in spite of reduced motion`);
       });
     }
   }));

@@ -1,4 +1,4 @@
-// What the tests in a browser are written in: a browser, a page of a hub, and what must never happen on one.
+// Helpers of the browser tests: a browser, hubs, pages that record problems, and the steps of a user.
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
@@ -30,7 +30,7 @@ export function withBrowser() {
   });
 }
 
-/** Runs `test` with a development hub that knows the user demo. */
+/** Runs `test` with a development hub that has the user demo. */
 export async function withHub(options, test) {
   const hub = await startHub(BINARY, { users: { demo: PASSWORD }, ...options });
   try {
@@ -40,15 +40,15 @@ export async function withHub(options, test) {
   }
 }
 
-/** The same hub again, as far as others can tell: same address, same secrets unless changed. */
-export const again = (hub, options = {}) =>
+/** Starts a stopped hub again, with the same address and, unless `options` changes them, the same secrets. */
+export const restartHub = (hub, options = {}) =>
   startHub(BINARY, { users: { demo: PASSWORD }, settings: { "server.bind": hub.address }, ...options });
 
 /**
- * A tab of its own profile on `url`. `page.problems` collects what must not be there: errors, refusals by the policy, and
- * requests to others.
+ * Opens `url` in a new tab with a new profile. `page.problems` collects errors, warnings, violations of the security policy, and
+ * requests to other hosts. `expects` is a pattern of console messages that are not problems.
  */
-export async function tab(url, { expects = null, ...options } = {}) {
+export async function openTab(url, { expects = null, ...options } = {}) {
   const context = await the.browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
@@ -60,7 +60,7 @@ export async function tab(url, { expects = null, ...options } = {}) {
   });
   page.on("request", (request) => {
     const { host } = new URL(url);
-    if (host && new URL(request.url()).host !== host) page.problems.push(`asks ${request.url()}`);
+    if (host && new URL(request.url()).host !== host) page.problems.push(`requests ${request.url()}`);
   });
   await page.addInitScript(() =>
     document.addEventListener("securitypolicyviolation", (event) => console.error(`refused by the policy: ${event.violatedDirective}`)),
@@ -69,17 +69,17 @@ export async function tab(url, { expects = null, ...options } = {}) {
   return page;
 }
 
-/** The page, with the login as the terminal's address brings it. */
-export async function newcomer(hub, options) {
-  const page = await tab(`http://${hub.address}/#login=demo:${encodeURIComponent(PASSWORD)}`, options);
+/** Opens the demo page at the address that the terminal prints, which contains the login. */
+export async function openDemoPage(hub, options) {
+  const page = await openTab(`http://${hub.address}/#login=demo:${encodeURIComponent(PASSWORD)}`, options);
   await page.locator("#version", { hasText: "v" }).waitFor();
   return page;
 }
 
-export async function logIn(page, keep) {
-  if (keep) {
+export async function logIn(page, storage) {
+  if (storage) {
     await page.locator("#step-identity summary").click();
-    await page.locator(`input[name=storage][value=${keep}]`).check();
+    await page.locator(`input[name=storage][value=${storage}]`).check();
   }
   await page.getByRole("button", { name: "Log in", exact: true }).click();
   await page.getByRole("button", { name: "Log out" }).waitFor();
@@ -91,33 +91,35 @@ export async function paste(page, token) {
   await page.getByRole("button", { name: "Use this token" }).click();
 }
 
-export async function connect(page, door) {
-  if (door) {
+export async function connect(page, way) {
+  if (way) {
     if (!(await page.locator("#ways").isVisible())) await page.locator("#ways-more summary").click();
-    await page.locator(`input[name=way][value=${door}]`).check();
+    await page.locator(`input[name=way][value=${way}]`).check();
   }
-  const before = await subscribed(page).count();
+  const before = await subscribeReplies(page).count();
   await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
-  await connected(page);
-  // What is published from here on is heard.
-  await subscribed(page).nth(before).waitFor({ state: "attached" });
+  await waitUntilConnected(page);
+  // From here on the page receives publications.
+  await subscribeReplies(page).nth(before).waitFor({ state: "attached" });
 }
 
-/** The lines of the log that say so. */
-export const subscribed = (page) => page.locator("#log .label", { hasText: /^subscribe done$/ });
+/** Returns the log lines of successful subscriptions. */
+export const subscribeReplies = (page) => page.locator("#log .label", { hasText: /^subscribe done$/ });
 
-export const connected = (page) => page.locator('#state[data-state="ready"]').waitFor();
+export const waitUntilConnected = (page) => page.locator('#state[data-state="ready"]').waitFor();
 
-/** Waits for a publication in the log. */
-export const hears = (page, text) => page.locator("#log li.pub", { hasText: text }).first().waitFor();
+/** Waits until the log shows a publication with this text. */
+export const waitForPublication = (page, text) => page.locator("#log li.pub", { hasText: text }).first().waitFor();
 
-export async function told(page, title) {
+/** Waits until a notice with this title is shown. */
+export async function waitForNotice(page, title) {
   await page.locator("#notice-title", { hasText: title }).waitFor();
 }
 
-export const fine = (page) => assert.deepEqual(page.problems, []);
+/** Checks that the page had no problems. */
+export const assertNoProblems = (page) => assert.deepEqual(page.problems, []);
 
-/** By the server API. */
+/** Publishes with the server API. */
 export async function publish(hub, channel, data) {
   const answer = await fetch(`http://${hub.address}/api/publish`, {
     method: "POST",
@@ -127,14 +129,14 @@ export async function publish(hub, channel, data) {
   assert.deepEqual(await answer.json(), { result: {} });
 }
 
-/** Until it holds; what it asks is asked of a server, so each look waits for an answer. */
-export async function eventually(what, holds) {
+/** Waits until `holds` resolves to true. Each check waits for an answer of the browser, so it does not spin. */
+export async function waitUntil(what, holds) {
   const deadline = Date.now() + PATIENCE_MS;
-  while (!(await holds())) assert.ok(Date.now() < deadline, `never: ${what}`);
+  while (!(await holds())) assert.ok(Date.now() < deadline, `timed out: ${what}`);
 }
 
-/** A blank page of a stranger: another origin than the hub's. */
-export async function stranger() {
+/** Serves a blank page of another origin than the hub's. */
+export async function startBlankPage() {
   const server = createServer((_, response) => response.setHeader("content-type", "text/html").end("<!doctype html><title>blank</title>"));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };

@@ -1,24 +1,24 @@
-// What npm `centrifuge` does with channels: listens, publishes, and is told no.
+// npm `centrifuge` and channels: subscribing, publishing, and errors.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { WebSocket } from "ws";
 
-import { api, client, connected, hub as start, soon, subscribed, subscription } from "./support.mjs";
+import { api, client, connected, hub as start, withDeadline, subscribed, subscription } from "./support.mjs";
 
 let hub;
 before(async () => (hub = await start()));
 after(() => hub.stop());
 
-/** The data of so many publications. */
+/** Returns the data of the next `count` publications. */
 async function data(subscription, count) {
   const all = [];
-  while (all.length < count) all.push((await subscription.heard.next("publication")).data);
+  while (all.length < count) all.push((await subscription.events.next("publication")).data);
   return all;
 }
 
-test("two clients hear their own and each other's publications, and those of REST", async (t) => {
+test("two clients receive their own, each other's and REST publications", async (t) => {
   const [ann, bob] = [await connected(t, hub, "ann"), await connected(t, hub, "bob")];
   const [anns, bobs] = [await subscribed(ann, "two"), await subscribed(bob, "two")];
   await anns.publish("of ann");
@@ -30,18 +30,18 @@ test("two clients hear their own and each other's publications, and those of RES
   assert.deepEqual(await data(bobs, 4), all);
 });
 
-test("a publication says whose it is, and what the token shows of her; REST's says nothing", async (t) => {
+test("a client's publication carries its client id, user and token info; one over REST carries none", async (t) => {
   const ann = await connected(t, hub, "ann", { token: hub.sign({ sub: "ann", info: { name: "Ann" } }) });
   const news = await subscribed(ann, "whose");
   await news.publish(1);
-  const { info, channel } = await news.heard.next("publication");
+  const { info, channel } = await news.events.next("publication");
   assert.deepEqual(info, { client: ann.greeting.client, user: "ann", connInfo: { name: "Ann" } });
   assert.equal(channel, "whose");
   await api(hub, "publish", { channel: "whose", data: 2 });
-  assert.equal((await news.heard.next("publication")).info, undefined);
+  assert.equal((await news.events.next("publication")).info, undefined);
 });
 
-test("data of every kind arrives as it was sent", async (t) => {
+test("every kind of JSON data arrives unchanged", async (t) => {
   const news = await subscribed(await connected(t, hub), "kinds");
   const kinds = [
     null, true, false, 0, -0.5, 1e300, 2 ** 53 - 1, "", "text", "zwei\nZeilen\r\n\t\"\\", "\u2028\u2029\u0000\u001f",
@@ -51,31 +51,31 @@ test("data of every kind arrives as it was sent", async (t) => {
   assert.deepEqual(await data(news, kinds.length), kinds);
 });
 
-test("numbers beyond 2^53 and JSON over several lines reach a plain client as they were written", async (t) => {
+test("a plain client receives large numbers digit for digit and multi-line JSON on one line", async (t) => {
   const socket = new WebSocket(`ws://${hub.address}/socket?token=${hub.sign({ sub: "plain" })}`);
   t.after(() => socket.close());
   const frames = [];
-  let woken = () => {};
-  socket.onmessage = ({ data }) => (frames.push(...data.split("\n")), woken());
-  const hear = async () => {
-    while (!frames.length) await soon(new Promise((resolve) => (woken = resolve)), "a frame");
+  let wake = () => {};
+  socket.onmessage = ({ data }) => (frames.push(...data.split("\n")), wake());
+  const nextLine = async () => {
+    while (!frames.length) await withDeadline(new Promise((resolve) => (wake = resolve)), "a frame");
     return frames.shift();
   };
-  assert.match(await hear(), /"connect"/);
+  assert.match(await nextLine(), /"connect"/);
   socket.send('{"id":1,"subscribe":{"channel":"exact"}}');
-  assert.equal(await hear(), '{"id":1,"subscribe":{}}');
+  assert.equal(await nextLine(), '{"id":1,"subscribe":{}}');
   const news = await subscribed(await connected(t, hub), "exact");
   const body = '{"channel":"exact","data":{"n":\r\n[12345678901234567890,1.10]}}';
   await fetch(`http://${hub.address}/api/publish`, { method: "POST", headers: { "X-API-Key": hub.key }, body });
-  assert.equal(await hear(), '{"push":{"channel":"exact","pub":{"data":{"n":  [12345678901234567890,1.10]}}}}');
+  assert.equal(await nextLine(), '{"push":{"channel":"exact","pub":{"data":{"n":  [12345678901234567890,1.10]}}}}');
   assert.deepEqual(await data(news, 1), [{ n: [12345678901234567890, 1.1] }]);
 });
 
-test("who has unsubscribed hears nothing, and who subscribes again hears what comes then", async (t) => {
+test("an unsubscribed client receives nothing until it subscribes again", async (t) => {
   const ann = await connected(t, hub);
   const news = await subscribed(ann, "again");
   news.unsubscribe();
-  assert.deepEqual(await news.heard.next("unsubscribed"), { channel: "again", code: 0, reason: "unsubscribe called" });
+  assert.deepEqual(await news.events.next("unsubscribed"), { channel: "again", code: 0, reason: "unsubscribe called" });
   await api(hub, "publish", { channel: "again", data: "missed" });
   news.subscribe();
   await news.ready(5000);
@@ -90,32 +90,32 @@ test("who has unsubscribed hears nothing, and who subscribes again hears what co
   assert.deepEqual(await data(news, 1), ["still"]);
 });
 
-test("a token's channels are the client's own: subscribed with their data, and heard", async (t) => {
+test("channels of the connection token become server-side subscriptions with their data", async (t) => {
   const claims = { sub: "ann", channels: ["brought"], subs: { told: { data: { hello: 1 } } } };
   const ann = client(t, hub, { token: hub.sign(claims) });
   ann.connect();
-  const [first, second] = [await ann.heard.next("subscribed"), await ann.heard.next("subscribed")];
+  const [first, second] = [await ann.events.next("subscribed"), await ann.events.next("subscribed")];
   assert.deepEqual([first.channel, second.channel, second.data], ["brought", "told", { hello: 1 }]);
   await api(hub, "publish", { channel: "brought", data: "to you" });
   await ann.publish("told", "to me");
-  const [one, two] = [await ann.heard.next("publication"), await ann.heard.next("publication")];
+  const [one, two] = [await ann.events.next("publication"), await ann.events.next("publication")];
   assert.deepEqual([one.channel, one.data, two.channel, two.data], ["brought", "to you", "told", "to me"]);
 });
 
-test("a token's channels come through the door of the URL, too", async (t) => {
+test("channels of a token in the URL become server-side subscriptions, too", async (t) => {
   const ann = client(t, hub, { query: `?token=${hub.sign({ sub: "ann", channels: ["brought"] })}` });
   ann.connect();
-  assert.equal((await ann.heard.next("subscribed")).channel, "brought");
+  assert.equal((await ann.events.next("subscribed")).channel, "brought");
   await api(hub, "publish", { channel: "brought", data: 1 });
-  assert.equal((await ann.heard.next("publication")).data, 1);
+  assert.equal((await ann.events.next("publication")).data, 1);
 });
 
-test("what is refused ends a subscription with its code: 102, 103, 105, 106, 107", async (t) => {
+test("refused subscriptions end with 102, 103, 105, 106 or 107", async (t) => {
   const narrow = await start({ "limits.channels_per_session": 2 });
   t.after(() => narrow.stop());
   const ann = client(t, narrow, { token: narrow.sign({ sub: "ann", channels: ["brought"] }) });
   ann.connect();
-  await ann.heard.next("connected");
+  await ann.events.next("connected");
   await subscribed(ann, "second");
   for (const [channel, code] of [
     ["nowhere:1", 102], ["dialog#bob,eve", 103], ["$secret", 103], ["brought", 105], ["third", 106], ["a*", 107],
@@ -123,14 +123,14 @@ test("what is refused ends a subscription with its code: 102, 103, 105, 106, 107
   ]) {
     const refused = subscription(ann, channel);
     refused.subscribe();
-    const unsubscribed = await refused.heard.next("unsubscribed");
+    const unsubscribed = await refused.events.next("unsubscribed");
     assert.equal(unsubscribed.code, code, `${channel}: ${JSON.stringify(unsubscribed)}`);
     await assert.rejects(refused.ready(), { code: 7 });
   }
   assert.equal(ann.state, "connected");
 });
 
-test("what is refused rejects a publication with its code, and the next one is fine", async (t) => {
+test("refused publications fail with their code, and the next one succeeds", async (t) => {
   const narrow = await start({ "channels.allow_publish": "subscriber", "limits.publication_bytes": 100 });
   t.after(() => narrow.stop());
   const ann = await connected(t, narrow);
@@ -143,13 +143,13 @@ test("what is refused rejects a publication with its code, and the next one is f
   assert.deepEqual(await ann.publish("news", 1), {});
 });
 
-test("a message over the limit ends the client, as its SDK wants it", async (t) => {
+test("a message over the limit disconnects the client for good", async (t) => {
   const ann = await connected(t, hub);
   await assert.rejects(ann.publish("news", "x".repeat(100_000)));
-  assert.equal((await ann.heard.next("disconnected")).code, 3);
+  assert.equal((await ann.events.next("disconnected")).code, 3);
 });
 
-test("presence, history and rpc are 108, and the client goes on", async (t) => {
+test("presence, history and rpc fail with 108, and the client stays connected", async (t) => {
   const ann = await connected(t, hub);
   const news = await subscribed(ann, "empty");
   for (const call of [
@@ -163,23 +163,23 @@ test("presence, history and rpc are 108, and the client goes on", async (t) => {
   assert.deepEqual(await data(news, 1), [1]);
 });
 
-test("send is 3508, since nobody takes it", async (t) => {
+test("the send command closes the connection with 3508", async (t) => {
   const ann = await connected(t, hub);
   await ann.send({ to: "nobody" });
-  assert.equal((await ann.heard.next("disconnected")).code, 3508);
+  assert.equal((await ann.events.next("disconnected")).code, 3508);
 });
 
-test("a subscription that asks for what the hub does not have is an ordinary one", async (t) => {
+test("a subscription with options that the channel does not support is an ordinary one", async (t) => {
   const options = { positioned: true, recoverable: true, joinLeave: true, delta: "fossil", data: { a: 1 } };
   const news = subscription(await connected(t, hub), "fancy", options);
   news.subscribe();
-  const context = await news.heard.next("subscribed");
+  const context = await news.events.next("subscribed");
   assert.deepEqual([context.positioned, context.recoverable, context.wasRecovering], [false, false, false]);
   await news.publish({ b: 2 });
   assert.deepEqual(await data(news, 1), [{ b: 2 }]);
 });
 
-test("a batch of commands in one frame is answered one by one", async (t) => {
+test("every command of a batch in one frame gets its reply", async (t) => {
   const ann = await connected(t, hub);
   const news = await subscribed(ann, "batch");
   ann.startBatching();
@@ -192,12 +192,12 @@ test("a batch of commands in one frame is answered one by one", async (t) => {
   assert.deepEqual(await data(news, 50), numbers);
 });
 
-test("128 subscriptions in the frame of the connect command are all there", async (t) => {
+test("128 subscriptions in the frame of the connect command all succeed", async (t) => {
   const ann = client(t, hub, { token: hub.sign({ sub: "ann" }) });
   const all = Array.from({ length: 128 }, (_, number) => subscription(ann, `many${number}`));
   for (const one of all) one.subscribe();
   ann.connect();
-  for (const one of all) await one.heard.next("subscribed");
+  for (const one of all) await one.events.next("subscribed");
   await api(hub, "broadcast", { channels: all.map((one) => one.channel), data: "all" });
-  for (const one of all) assert.equal((await one.heard.next("publication")).data, "all");
+  for (const one of all) assert.equal((await one.events.next("publication")).data, "all");
 });

@@ -1,4 +1,4 @@
-"""A hub as a process of its own, for tests that are written in Python: tests/support/hub.mjs is the same in JavaScript.
+"""Starts a hub as a process for tests in Python, like tests/support/hub.mjs in JavaScript.
 
     hub = Hub({"auth.reject": "close"})
     hub.address, hub.key; hub.sign({"sub": "ann"}); hub.api("publish", {...}); hub.stop()
@@ -19,15 +19,15 @@ import time
 import urllib.request
 
 SECRET = "the secret of the tests in Python, long enough"
-# Nothing that is waited for takes longer.
+# Maximum time of every wait.
 PATIENCE_SECONDS = 20
 
-# A `timeout` around us says TERM: leave by the way that ends hubs.
+# `timeout` sends TERM: exit normally, so that atexit stops the hubs.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 class Hub:
-    """Is there when it is made; ends with the tests at the latest."""
+    """A running hub; stopped at the latest when the tests exit."""
 
     def __init__(self, settings=None):
         settings = {"server.bind": "127.0.0.1:0", "auth.hmac_secret": SECRET, **(settings or {})}
@@ -51,7 +51,7 @@ class Hub:
 
     @staticmethod
     def sign(claims, ttl=3600, secret=SECRET):
-        """A token, HS256; claims win over `ttl`, in seconds."""
+        """Returns a token signed with HS256; `ttl` is in seconds, and an `exp` claim takes precedence."""
 
         def part(raw):
             return base64.urlsafe_b64encode(raw).rstrip(b"=")
@@ -61,7 +61,7 @@ class Hub:
         return (text + b"." + part(hmac.digest(secret.encode(), text, hashlib.sha256))).decode()
 
     def api(self, method, request):
-        """A method of the server API."""
+        """Calls a method of the server API."""
         url = f"http://{self.address}/api/{method}"
         call = urllib.request.Request(url, json.dumps(request).encode(), {"X-API-Key": self.key})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call, timeout=PATIENCE_SECONDS) as answer:

@@ -1,9 +1,9 @@
-// A line between clients and a hub, which can be cut: who is on it knows nothing of the other end until it is mended.
+// A TCP proxy between clients and a hub that can be cut. While it is cut, it closes every connection.
 
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-/** Counts the `bytes` that the hub has said; `address` is the near end, as a hub's. Is gone with the test. */
+/** Starts a proxy to the hub, closed when the test ends. `address` is the proxy's; `bytes` counts the bytes from the hub. */
 export async function line(t, hub) {
   const [host, port] = hub.address.split(":");
   const ends = new Set();

@@ -1,10 +1,10 @@
-"""A line between clients and a hub, which can be cut: line.mjs is the same in JavaScript."""
+"""A TCP proxy between clients and a hub that can be cut, like line.mjs."""
 
 import asyncio
 
 
 class Line:
-    """`address` is the near end, as a hub's; `bytes` is what the hub has said."""
+    """`address` is the proxy's; `bytes` counts the bytes from the hub."""
 
     def __init__(self, hub):
         self.hub = hub
@@ -62,5 +62,5 @@ class Line:
                 await sink.drain()
         except ConnectionError:
             pass
-        # What has ended at one end has ended at the other.
+        # When one end closes, close the other.
         sink.close()

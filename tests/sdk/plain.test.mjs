@@ -1,24 +1,24 @@
-// Three lines of JavaScript beside the SDKs: no library, no answering of pings in sight.
+// Plain sessions: clients without a library that never answer pings in their code, together with SDK clients.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { SOCKETS, api, connected, hub as start, soon, subscribed } from "./support.mjs";
+import { SOCKETS, api, connected, hub as start, withDeadline, subscribed } from "./support.mjs";
 
 let hub;
 before(async () => (hub = await start({ "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
 after(() => hub.stop());
 
-/** What a socket hears, line by line. */
+/** Returns a function that resolves with the next line that the socket receives. */
 function lines(t, socket) {
-  const heard = [];
-  let woken = () => {};
-  socket.addEventListener("message", ({ data }) => (heard.push(...data.split("\n").map(JSON.parse)), woken()));
-  socket.addEventListener("close", ({ code }) => (heard.push({ closed: code }), woken()));
+  const received = [];
+  let wake = () => {};
+  socket.addEventListener("message", ({ data }) => (received.push(...data.split("\n").map(JSON.parse)), wake()));
+  socket.addEventListener("close", ({ code }) => (received.push({ closed: code }), wake()));
   t.after(() => socket.close());
   return async () => {
-    while (!heard.length) await soon(new Promise((resolve) => (woken = resolve)), "a line");
-    return heard.shift();
+    while (!received.length) await withDeadline(new Promise((resolve) => (wake = resolve)), "a line");
+    return received.shift();
   };
 }
 
@@ -33,39 +33,39 @@ const doors = {
   },
 };
 
-test("plain clients of every door talk with an SDK, and outlive pings that they do not see", async (t) => {
+test("plain clients of every way to send a token exchange messages with an SDK and outlive WebSocket pings", async (t) => {
   const all = [];
   for (const [socketName, WebSocket] of Object.entries(SOCKETS)) {
     for (const [door, open] of Object.entries(doors)) {
       const socket = open(WebSocket);
-      const hear = lines(t, socket);
-      const greeting = await hear();
-      assert.equal(greeting.push?.connect?.ping, undefined, "pings are the WebSocket's own");
+      const nextLine = lines(t, socket);
+      const greeting = await nextLine();
+      assert.equal(greeting.push?.connect?.ping, undefined, "a plain session uses WebSocket pings");
       socket.send('{"id":1,"subscribe":{"channel":"news"}}');
-      assert.deepEqual(await hear(), { id: 1, subscribe: {} });
-      all.push({ name: `${door} (${socketName})`, socket, hear });
+      assert.deepEqual(await nextLine(), { id: 1, subscribe: {} });
+      all.push({ name: `${door} (${socketName})`, socket, nextLine });
     }
   }
-  // A client's pings begin at a random point of half an interval: at its third the others have had two.
+  // The first ping is sent after a random delay of at most half an interval: at the third ping here, every other client has had two.
   const watch = new SOCKETS.ws(`ws://${hub.address}/?token=${token()}`);
   t.after(() => watch.close());
   let pings = 0;
-  await soon(new Promise((resolve) => watch.on("ping", () => ++pings === 3 && resolve())), "three pings");
+  await withDeadline(new Promise((resolve) => watch.on("ping", () => ++pings === 3 && resolve())), "three pings");
   const news = await subscribed(await connected(t, hub), "news");
   await news.publish("of the SDK");
-  for (const { name, hear } of all) assert.equal((await hear()).push?.pub.data, "of the SDK", name);
-  assert.equal((await news.heard.next("publication")).data, "of the SDK");
+  for (const { name, nextLine } of all) assert.equal((await nextLine()).push?.pub.data, "of the SDK", name);
+  assert.equal((await news.events.next("publication")).data, "of the SDK");
   for (const { name, socket } of all) {
     socket.send(JSON.stringify({ id: 2, publish: { channel: "news", data: name } }));
-    const { data, info } = await news.heard.next("publication");
+    const { data, info } = await news.events.next("publication");
     assert.deepEqual([data, info.user], [name, "plain"]);
   }
 });
 
-test("what a plain client hears of a publication over REST is its data alone", async (t) => {
+test("a plain client receives only the data of a publication over REST", async (t) => {
   const socket = new SOCKETS.ws(`ws://${hub.address}/?token=${hub.sign({ sub: "plain", channels: ["brought"] })}`);
-  const hear = lines(t, socket);
-  assert.deepEqual((await hear()).push.connect.subs, { brought: {} });
+  const nextLine = lines(t, socket);
+  assert.deepEqual((await nextLine()).push.connect.subs, { brought: {} });
   await api(hub, "publish", { channel: "brought", data: 1 });
-  assert.deepEqual(await hear(), { push: { channel: "brought", pub: { data: 1 } } });
+  assert.deepEqual(await nextLine(), { push: { channel: "brought", pub: { data: 1 } } });
 });

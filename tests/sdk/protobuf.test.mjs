@@ -1,21 +1,21 @@
-// What npm `centrifuge` does in JSON it does in Protobuf: gets in, talks with JSON, refreshes, is told no, is given channels.
+// npm `centrifuge` in JSON and in Protobuf: connecting, exchanging messages between formats, refresh, errors, API controls.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { FORMATS, SOCKETS, api, client, connected, hub as start, inBothFormats, soon, subscribed, subscription, values } from "./support.mjs";
+import { FORMATS, SOCKETS, api, client, connected, hub as start, inBothFormats, withDeadline, subscribed, subscription, values } from "./support.mjs";
 
 let hub;
 before(async () => (hub = await start({ "channels.history_size": 10, "server.ping_interval": "1s", "server.pong_timeout": "500ms" })));
 after(() => hub.stop());
 
 for (const [name, websocket] of Object.entries(SOCKETS)) {
-  inBothFormats(`a client gets in by each of its doors and publishes to itself (${name})`, async (t, format, channel) => {
+  inBothFormats(`a client connects with a token option, URL or getToken and publishes to itself (${name})`, async (t, format, channel) => {
     const token = hub.sign({ sub: "ann" });
     for (const options of [{ token }, { query: `?token=${token}` }, { getToken: async () => token }]) {
       const ann = client(t, hub, { format, websocket, ...options });
       ann.connect();
-      await ann.heard.next("connected");
+      await ann.events.next("connected");
       const news = await subscribed(ann, channel);
       await news.publish(format.data({ by: "ann" }));
       assert.deepEqual(await values(news, 1), [{ by: "ann" }]);
@@ -23,7 +23,7 @@ for (const [name, websocket] of Object.entries(SOCKETS)) {
   });
 }
 
-test("clients of both formats hear each other, whatever they say", async (t) => {
+test("clients of both formats receive each other's data unchanged", async (t) => {
   const listening = [];
   for (const format of FORMATS) {
     listening.push([await subscribed(await connected(t, hub, format.name, { format }), "both"), format]);
@@ -35,7 +35,7 @@ test("clients of both formats hear each other, whatever they say", async (t) => 
   for (const [news] of listening) assert.deepEqual(await values(news, 2 * kinds.length), [...kinds, ...kinds]);
 });
 
-inBothFormats("data that is no JSON is nobody's to read, and is 107", async (t, format, channel) => {
+inBothFormats("data that is not JSON fails with 107", async (t, format, channel) => {
   const news = await subscribed(await connected(t, hub, "ann", { format }), channel);
   if (format.name === "Protobuf") {
     for (const data of ["", "{", "1 2", "\ufeff1"]) await assert.rejects(news.publish(Buffer.from(data)), { code: 107 }, data);
@@ -45,12 +45,12 @@ inBothFormats("data that is no JSON is nobody's to read, and is 107", async (t, 
   assert.deepEqual(await values(news, 1), ["fine"]);
 });
 
-inBothFormats("what is refused has its code, and the client goes on", async (t, format, channel) => {
+inBothFormats("refused commands fail with their codes, and the client stays connected", async (t, format, channel) => {
   const ann = await connected(t, hub, "ann", { format });
   for (const [name, code] of [["nowhere:1", 102], ["$secret", 103], ["dialog#bob,eve", 103], ["a*", 107]]) {
     const refused = subscription(ann, name);
     refused.subscribe();
-    assert.equal((await refused.heard.next("unsubscribed")).code, code, name);
+    assert.equal((await refused.events.next("unsubscribed")).code, code, name);
   }
   for (const [call, code] of [
     [() => ann.publish("nowhere:1", format.data(1)), 102], [() => ann.history(channel, { limit: 1 }), 103],
@@ -58,19 +58,19 @@ inBothFormats("what is refused has its code, and the client goes on", async (t, 
   ]) {
     await assert.rejects(call(), { code });
   }
-  await ann.send(format.data("nobody takes it"));
-  assert.equal((await ann.heard.next("disconnected")).code, 3508);
+  await ann.send(format.data("not available"));
+  assert.equal((await ann.events.next("disconnected")).code, 3508);
   const thief = client(t, hub, { format, token: "a.b.c" });
   thief.connect();
-  assert.equal((await thief.heard.next("disconnected")).code, 3500);
+  assert.equal((await thief.events.next("disconnected")).code, 3500);
 });
 
-inBothFormats("tokens and subscription tokens that end are refreshed, beside pings", async (t, format, channel) => {
+inBothFormats("connection and subscription tokens are refreshed while pings are exchanged", async (t, format, channel) => {
   const calls = { client: 0, subscription: 0 };
   const secret = `$${channel}`;
   const ann = client(t, hub, { format, getToken: async () => (calls.client++, hub.sign({ sub: "ann" }, { ttl: 3 })) });
   ann.connect();
-  await ann.heard.next("connected");
+  await ann.events.next("connected");
   let third;
   const done = new Promise((resolve) => (third = resolve));
   const getToken = async () => {
@@ -78,71 +78,71 @@ inBothFormats("tokens and subscription tokens that end are refreshed, beside pin
     return hub.sign({ sub: "ann", channel: secret }, { ttl: 3 });
   };
   const news = await subscribed(ann, secret, { getToken });
-  await soon(done, "three tokens");
+  await withDeadline(done, "three tokens");
   await api(hub, "publish", { channel: secret, data: "still" });
   assert.deepEqual(await values(news, 1), ["still"]);
-  assert.ok(calls.client > 2 && !ann.heard.had("connecting") && !news.heard.had("subscribing"));
+  assert.ok(calls.client > 2 && !ann.events.has("connecting") && !news.events.has("subscribing"));
 });
 
-inBothFormats("tokens that have ended are 109, and the next ones are taken", async (t, format, channel) => {
+inBothFormats("expired tokens fail with 109, and the next ones are accepted", async (t, format, channel) => {
   const secret = `$${channel}`;
   const tokens = [hub.sign({ sub: "ann", exp: 1_600_000_000 }), hub.sign({ sub: "ann" })];
   const ann = client(t, hub, { format, getToken: async () => tokens.shift() });
   ann.connect();
-  assert.equal((await ann.heard.next("error")).error.code, 109);
-  await ann.heard.next("connected");
+  assert.equal((await ann.events.next("error")).error.code, 109);
+  await ann.events.next("connected");
   const opens = { sub: "ann", channel: secret };
   const opening = [hub.sign({ ...opens, exp: 1_600_000_000 }), hub.sign(opens)];
   const news = subscription(ann, secret, { getToken: async () => opening.shift(), minResubscribeDelay: 20 });
   news.subscribe();
-  assert.equal((await news.heard.next("error")).error.code, 109);
-  await news.heard.next("subscribed");
+  assert.equal((await news.events.next("error")).error.code, 109);
+  await news.events.next("subscribed");
 });
 
-inBothFormats("the API gives a user a channel with its data and what was missed, and takes it again", async (t, format, channel) => {
+inBothFormats("the server API subscribes a user with data and recovery, and unsubscribes it", async (t, format, channel) => {
   const ann = await connected(t, hub, channel, { format });
   await api(hub, "publish", { channel, data: 1 });
   const { offset, epoch } = await api(hub, "publish", { channel, data: 2 });
   await api(hub, "publish", { channel, data: 3 });
   await api(hub, "subscribe", { user: channel, channel, data: { hello: 1 }, recover_since: { offset, epoch } });
-  const given = await ann.heard.next("subscribed");
+  const given = await ann.events.next("subscribed");
   assert.deepEqual([given.channel, format.value(given.data), given.recoverable], [channel, { hello: 1 }, true]);
   await api(hub, "publish", { channel, data: 4 });
   assert.deepEqual(await values(ann, 2), [3, 4]);
   await api(hub, "unsubscribe", { user: channel, channel });
-  assert.equal((await ann.heard.next("unsubscribed")).channel, channel);
+  assert.equal((await ann.events.next("unsubscribed")).channel, channel);
   await api(hub, "publish", { channel, data: 5 });
   await api(hub, "subscribe", { user: channel, client: ann.greeting.client, channel });
-  assert.equal((await ann.heard.next("subscribed")).channel, channel);
+  assert.equal((await ann.events.next("subscribed")).channel, channel);
   await api(hub, "publish", { channel, data: 6 });
   assert.deepEqual(await values(ann, 1), [6]);
 });
 
-inBothFormats("a token's channels are there from the beginning, and new claims bring and take", async (t, format, channel) => {
+inBothFormats("channels of the token are subscribed on connect, and a refresh adds and removes channels", async (t, format, channel) => {
   const [old, young] = [`${channel}-old`, `${channel}-young`];
   const claims = [{ sub: "ann", subs: { [old]: { data: { a: 1 } } } }, { sub: "ann", channels: [young] }];
   const getToken = async () => hub.sign(claims.shift() ?? { sub: "ann" }, { ttl: claims.length ? 3 : 60 });
   const ann = client(t, hub, { format, getToken });
   ann.connect();
-  const { channel: first, data } = await ann.heard.next("subscribed");
+  const { channel: first, data } = await ann.events.next("subscribed");
   assert.deepEqual([first, format.value(data)], [old, { a: 1 }]);
-  assert.equal((await ann.heard.next("unsubscribed")).channel, old);
-  assert.equal((await ann.heard.next("subscribed")).channel, young);
+  assert.equal((await ann.events.next("unsubscribed")).channel, old);
+  assert.equal((await ann.events.next("subscribed")).channel, young);
   await ann.publish(young, format.data("news"));
   assert.deepEqual(await values(ann, 1), ["news"]);
 });
 
-inBothFormats("orders of the API reach the client: unsubscribe, refresh, disconnect", async (t, format, channel) => {
+inBothFormats("unsubscribe, refresh and disconnect of the server API reach the client", async (t, format, channel) => {
   const ann = await connected(t, hub, channel, { format });
   const [news, sport] = [await subscribed(ann, `${channel}-news`), await subscribed(ann, `${channel}-sport`)];
   await api(hub, "unsubscribe", { user: channel, channel: news.channel });
-  assert.equal((await news.heard.next("unsubscribed")).code, 2000);
+  assert.equal((await news.events.next("unsubscribed")).code, 2000);
   await api(hub, "refresh", { user: channel, expire_at: Math.floor(Date.now() / 1000) + 60 });
   await api(hub, "publish", { channel: sport.channel, data: 1 });
   assert.deepEqual(await values(sport, 1), [1]);
   await api(hub, "disconnect", { user: channel, disconnect: { code: 3000, reason: "moved" } });
-  assert.deepEqual(await ann.heard.next("connecting"), { code: 3000, reason: "moved" });
-  await ann.heard.next("connected");
+  assert.deepEqual(await ann.events.next("connecting"), { code: 3000, reason: "moved" });
+  await ann.events.next("connected");
   await api(hub, "disconnect", { user: channel, whitelist: ["nobody"] });
-  assert.equal((await ann.heard.next("disconnected")).code, 3503);
+  assert.equal((await ann.events.next("disconnected")).code, 3503);
 });

@@ -1,17 +1,18 @@
-// The README's code for SDKs, run as it stands there against a real hub; only its two hosts are replaced.
+// Runs the README's SDK code unchanged against a real hub, except for its two hosts, and checks the syntax of every JavaScript
+// block in the documentation.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { after, before, test } from "node:test";
 
-import { api, connected, hub as start, soon, subscribed } from "./support.mjs";
+import { api, connected, hub as start, withDeadline, subscribed } from "./support.mjs";
 
 const folder = new URL("readme/", import.meta.url);
-// Inside node_modules, where a copy finds the SDK as an application would.
+// Inside node_modules, where the copies can import the SDK as an application would.
 const copies = new URL(`node_modules/.readme-${process.pid}/`, import.meta.url);
-// What Node before 22 does not have, and browsers do.
+// Browsers have WebSocket; Node before 22 does not.
 const browser = 'import { WebSocket } from "ws";\nglobalThis.WebSocket ??= WebSocket;\n';
 
 let hub;
@@ -28,59 +29,76 @@ after(async () => {
   await hub.stop();
 });
 
-/** Runs a file of the README; what it prints can be waited for. */
+/** Runs a file of the README. Returns a function that waits until the output matches a pattern. */
 function run(t, name) {
   const hosts = { "wss://hub.example.com": `ws://${hub.address}`, "https://app.example.com": `http://127.0.0.1:${backend.address().port}` };
   let text = readFileSync(new URL(name, folder), "utf8");
-  for (const [host, ours] of Object.entries(hosts)) text = text.replaceAll(host, ours);
+  for (const [host, local] of Object.entries(hosts)) text = text.replaceAll(host, local);
   const copy = new URL(name, copies);
   writeFileSync(copy, name.endsWith(".mjs") ? browser + text : text);
   const command = name.endsWith(".mjs") ? [process.execPath] : [process.env.WARDCAST_PYTHON, "-u"];
   const child = spawn(command[0], [...command.slice(1), copy.pathname], { env: { PATH: process.env.PATH, NO_PROXY: "*" } });
   t.after(() => child.kill());
   let output = "";
-  let woken = () => {};
+  let wake = () => {};
   for (const stream of [child.stdout, child.stderr]) {
-    stream.on("data", (text) => ((output += text), woken()));
+    stream.on("data", (text) => ((output += text), wake()));
   }
-  child.once("exit", () => (output += "(it has ended)"));
+  child.once("exit", () => (output += "(exited)"));
   return async (pattern) => {
     while (!pattern.test(output)) {
-      const more = new Promise((resolve) => (woken = resolve));
-      await soon(more, `${pattern}; instead: ${output}`);
+      const more = new Promise((resolve) => (wake = resolve));
+      await withDeadline(more, `${pattern}; output instead: ${output}`);
     }
     return output;
   };
 }
 
-test("an SDK with getToken publishes and hears", async (t) => {
-  const says = run(t, "sdk.mjs");
-  await says(/\{ hello: 'world' \}/);
+test("SDK code with getToken publishes and receives", async (t) => {
+  const waitForOutput = run(t, "sdk.mjs");
+  await waitForOutput(/\{ hello: 'world' \}/);
   await api(hub, "publish", { channel: "news", data: "of REST" });
-  await says(/of REST/);
+  await waitForOutput(/of REST/);
 });
 
-test("an SDK with a token in the URL publishes, and hears what the token brings", async (t) => {
+test("SDK code with a token in the URL publishes and receives publications of the token's channels", async (t) => {
   const news = await subscribed(await connected(t, hub), "news");
-  const says = run(t, "query.mjs");
-  // Who publishes has been connected: before, an SDK knows nothing of the channels and drops what comes.
-  assert.deepEqual((await news.heard.next("publication")).data, { hello: "world" });
+  const waitForOutput = run(t, "query.mjs");
+  // A client that has published is connected. Before that, the SDK does not know the channels and drops publications.
+  assert.deepEqual((await news.events.next("publication")).data, { hello: "world" });
   await api(hub, "publish", { channel: "brought", data: "to you" });
-  await says(/brought to you/);
+  await waitForOutput(/brought to you/);
 });
 
-test("the SDK of Python with get_token publishes and hears", async (t) => {
-  const says = run(t, "sdk.py");
-  await says(/\{'hello': 'world'\}/);
+test("Python SDK code with get_token publishes and receives", async (t) => {
+  const waitForOutput = run(t, "sdk.py");
+  await waitForOutput(/\{'hello': 'world'\}/);
   await api(hub, "publish", { channel: "news", data: "of REST" });
-  await says(/of REST/);
+  await waitForOutput(/of REST/);
 });
 
-test("the README has no other code for SDKs than what is run here", () => {
+test("every SDK block of the README is run by these tests", () => {
   const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
   const blocks = [...readme.matchAll(/^```(?:js|javascript|python|py)\n([^]*?)^```$/gm)].map(([, block]) => block);
   const files = readdirSync(folder).map((name) => readFileSync(new URL(name, folder), "utf8"));
   for (const block of blocks.filter((block) => /centrifuge/i.test(block))) {
-    assert.ok(files.includes(block), `not a file of tests/sdk/readme/:\n${block}`);
+    assert.ok(files.includes(block), `not a file of tests/sdk/readme:\n${block}`);
   }
+});
+
+test("every JavaScript block of the README and docs parses", () => {
+  const root = new URL("../../", import.meta.url);
+  const docs = readdirSync(new URL("docs/", root)).filter((name) => name.endsWith(".md"));
+  let checked = 0;
+  for (const name of ["README.md", ...docs.map((name) => `docs/${name}`)]) {
+    const text = readFileSync(new URL(name, root), "utf8");
+    for (const [, block] of text.matchAll(/^```(?:js|javascript)\n([^]*?)^```$/gm)) {
+      const file = new URL(`block-${checked}.mjs`, copies);
+      writeFileSync(file, block);
+      const { status, stderr } = spawnSync(process.execPath, ["--check", file.pathname], { encoding: "utf8" });
+      assert.equal(status, 0, `${name}: ${stderr}\n${block}`);
+      checked += 1;
+    }
+  }
+  assert.ok(checked >= 3, `only ${checked} JavaScript blocks found`);
 });

@@ -1,4 +1,4 @@
-// What these tests are written in: SDK clients of a hub, and their events one after the other.
+// Helpers of the SDK tests: hubs, SDK clients, and their events in order.
 
 import { test } from "node:test";
 
@@ -8,13 +8,13 @@ import { WebSocket } from "ws";
 
 import { PATIENCE_MS, startHub } from "../support/hub.mjs";
 
-/** The built hub, named by `run`. */
+/** The path of the built hub, set by `run`. */
 export const BINARY = process.env.WARDCAST;
 
-/** The implementations of WebSocket that there are here, by name. */
+/** The available WebSocket implementations, by name. */
 export const SOCKETS = { ws: WebSocket, ...(globalThis.WebSocket && { native: globalThis.WebSocket }) };
 
-/** What a client speaks: its SDK, and what data is there. In Protobuf data is bytes, which are JSON all the same. */
+/** The formats: the SDK class, and how to convert data. In Protobuf, data is bytes that contain JSON. */
 export const FORMATS = [
   { name: "JSON", Centrifuge, data: (value) => value, value: (data) => data },
   {
@@ -25,63 +25,63 @@ export const FORMATS = [
   },
 ];
 
-/** The same test for each format, with a channel of its own. */
+/** Defines a test for each format, each with a channel of its own. */
 export function inBothFormats(name, body) {
   for (const format of FORMATS) test(`${name} (${format.name})`, (t) => body(t, format, `of-${format.name}-${serial++}`));
 }
 let serial = 0;
 
-/** A hub; see `startHub`. */
+/** Starts a hub; see `startHub`. */
 export const hub = (settings = {}) => startHub(BINARY, { settings });
 
-/** What `promise` comes to, if it does so before `deadline`, in the time of `Date.now()`. */
-export async function soon(promise, what, deadline = Date.now() + PATIENCE_MS) {
+/** Resolves like `promise`; rejects at `deadline`, in milliseconds since the epoch. */
+export async function withDeadline(promise, what, deadline = Date.now() + PATIENCE_MS) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`never: ${what}`)), deadline - Date.now());
+    timer = setTimeout(() => reject(new Error(`timed out: ${what}`)), deadline - Date.now());
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Events of a client or a subscription. Those that have not been asked for wait. */
+/** Queues the events of a client or a subscription. */
 export class Events {
   static #names = [
     "connecting", "connected", "disconnected", "subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error",
   ];
-  #heard = [];
+  #received = [];
   #woken = () => {};
 
   constructor(emitter) {
     for (const name of Events.#names) {
       emitter.on(name, (context) => {
-        this.#heard.push([name, context]);
+        this.#received.push([name, context]);
         this.#woken();
       });
     }
   }
 
-  /** The next event of this name, which is forgotten with all before it. */
+  /** Resolves with the next event of this name; removes it and all earlier events. */
   async next(name) {
-    const seen = () => this.#heard.map(([name, context]) => `${name} ${JSON.stringify(context)}`).join(", ");
-    // One for all: a client that comes and goes wakes us for ever.
+    const seen = () => this.#received.map(([name, context]) => `${name} ${JSON.stringify(context)}`).join(", ");
+    // One deadline for the whole wait: other events must not extend it.
     const deadline = Date.now() + PATIENCE_MS;
     for (;;) {
-      const found = this.#heard.findIndex((event) => event[0] === name);
-      if (found >= 0) return this.#heard.splice(0, found + 1)[found][1];
+      const found = this.#received.findIndex((event) => event[0] === name);
+      if (found >= 0) return this.#received.splice(0, found + 1)[found][1];
       const woken = new Promise((resolve) => (this.#woken = resolve));
-      await soon(woken, name, deadline).catch((error) => {
-        throw new Error(`${error.message}; instead: ${seen()}`);
+      await withDeadline(woken, name, deadline).catch((error) => {
+        throw new Error(`${error.message}; received instead: ${seen()}`);
       });
     }
   }
 
-  /** Whether there was an event of this name that nobody has asked for. */
-  had(name) {
-    return this.#heard.some((event) => event[0] === name);
+  /** Returns whether an event of this name is queued. */
+  has(name) {
+    return this.#received.some((event) => event[0] === name);
   }
 }
 
-/** An SDK client that leaves with the test; `query` is put behind the URL. It comes back sooner than it would by itself. */
+/** Creates an SDK client with short reconnect delays, disconnected when the test ends; `query` is appended to the URL. */
 export function client(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
   const client = new format.Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
     websocket: WebSocket,
@@ -90,43 +90,43 @@ export function client(t, hub, { query = "", format = FORMATS[0], ...options } =
     ...options,
   });
   t.after(() => client.disconnect());
-  client.heard = new Events(client);
+  client.events = new Events(client);
   client.format = format;
   return client;
 }
 
-/** The same, connected as `user`. */
+/** Creates a client and connects it as `user`. */
 export async function connected(t, hub, user = "ann", options = {}) {
   const it = client(t, hub, { token: hub.sign({ sub: user }), ...options });
   it.connect();
-  it.greeting = await it.heard.next("connected");
+  it.greeting = await it.events.next("connected");
   return it;
 }
 
-/** A subscription of this client that listens. */
+/** Creates a subscription and subscribes it. */
 export async function subscribed(client, channel, options) {
   const it = subscription(client, channel, options);
   it.subscribe();
-  await it.heard.next("subscribed");
+  await it.events.next("subscribed");
   return it;
 }
 
-/** One that does not listen yet. */
+/** Creates a subscription without subscribing it. */
 export function subscription(client, channel, options) {
   const it = client.newSubscription(channel, options);
-  it.heard = new Events(it);
+  it.events = new Events(it);
   it.format = client.format;
   return it;
 }
 
-/** The data of so many publications that a client or a subscription hears. */
+/** Returns the data of the next `count` publications of a client or a subscription. */
 export async function values(listener, count) {
   const all = [];
-  while (all.length < count) all.push(listener.format.value((await listener.heard.next("publication")).data));
+  while (all.length < count) all.push(listener.format.value((await listener.events.next("publication")).data));
   return all;
 }
 
-/** A method of the server API. */
+/** Calls a method of the server API. */
 export async function api(hub, method, request) {
   const answer = await fetch(`http://${hub.address}/api/${method}`, {
     method: "POST",

@@ -1,4 +1,4 @@
-"""What these tests are written in: clients of PyPI `centrifuge-python`, and their events one after the other."""
+"""Helpers of the SDK tests: clients of PyPI `centrifuge-python`, and their events in order."""
 
 import asyncio
 import json
@@ -12,15 +12,15 @@ from line import Line
 
 
 class Events(ClientEventHandler, SubscriptionEventHandler):
-    """Events of a client or a subscription. Those that have not been asked for wait."""
+    """Queues the events of a client or a subscription."""
 
     def __init__(self):
         self.heard = []
         self.woken = asyncio.Event()
 
     async def next(self, name):
-        """The next event of this name, which is forgotten with all before it."""
-        # One deadline for all: a client that comes and goes wakes us for ever.
+        """Returns the next event of this name; removes it and all earlier events."""
+        # One deadline for the whole wait: other events must not extend it.
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             for number, (heard, context) in enumerate(self.heard):
@@ -31,10 +31,10 @@ class Events(ClientEventHandler, SubscriptionEventHandler):
             try:
                 await asyncio.wait_for(self.woken.wait(), deadline - asyncio.get_running_loop().time())
             except asyncio.TimeoutError:
-                raise AssertionError(f"never: {name}; instead: {self.heard}") from None
+                raise AssertionError(f"timed out: {name}; received instead: {self.heard}") from None
 
-    def had(self, name):
-        """Whether there was an event of this name that nobody has asked for."""
+    def has(self, name):
+        """Returns whether an event of this name is queued."""
         return any(heard == name for heard, _ in self.heard)
 
 
@@ -52,7 +52,7 @@ for _name in ["connecting", "connected", "disconnected", "subscribing", "subscri
 
 
 class Tests(unittest.IsolatedAsyncioTestCase):
-    """Tests of one hub with `settings`; clients leave with their test."""
+    """Tests that share one hub with `settings`; clients are disconnected when their test ends."""
 
     settings = {}
     uses_protobuf = False
@@ -66,17 +66,17 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         cls.hub.stop()
 
     async def asyncSetUp(self):
-        # Hubs are started and stopped by calls that block: no news.
+        # Starting and stopping hubs blocks the event loop; asyncio need not report it.
         asyncio.get_running_loop().slow_callback_duration = PATIENCE_SECONDS
 
     def hub_with(self, settings):
-        """Another hub, for this test."""
+        """Starts another hub for this test."""
         hub = Hub(settings)
         self.addCleanup(hub.stop)
         return hub
 
     def client(self, hub=None, query="", **options):
-        """A client that comes back sooner than it would by itself; `query` is put behind the URL."""
+        """Creates a client with short reconnect delays; `query` is appended to the URL."""
         url = f"ws://{(hub or self.hub).address}/connection/websocket{query}"
         options = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2, "proxy": None,
                    "use_protobuf": self.uses_protobuf, **options}
@@ -100,36 +100,36 @@ class Tests(unittest.IsolatedAsyncioTestCase):
     async def api(self, method, request, hub=None):
         return await asyncio.to_thread((hub or self.hub).api, method, request)
 
-    async def hears(self, subscription, data, hub=None):
-        """A publication sent now comes."""
+    async def expect_publication(self, subscription, data, hub=None):
+        """Publishes with the server API and checks that the subscription receives it."""
         await self.api("publish", {"channel": subscription.channel, "data": data}, hub)
         self.assertEqual(await self.values(subscription, 1), [data])
 
     def data(self, value):
-        """Data as the format of these tests has it: in Protobuf it is bytes, which are JSON all the same."""
+        """Converts a value to data of the format under test: in Protobuf, bytes that contain JSON."""
         return json.dumps(value).encode() if self.uses_protobuf else value
 
     def value(self, data):
         return json.loads(data) if self.uses_protobuf else data
 
     async def values(self, listener, count):
-        """The data of so many publications that a client or a subscription hears."""
+        """Returns the data of the next `count` publications of a client or a subscription."""
         return [self.value((await listener.events.next("publication")).pub.data) for _ in range(count)]
 
     async def publish(self, channel, values, hub=None, **options):
-        """Publications one after the other."""
+        """Publishes values one after another."""
         for value in values:
             await self.api("publish", {"channel": channel, "data": value, **options}, hub)
 
     async def line(self, hub=None):
-        """A line to the hub that is gone with the test."""
+        """Opens a proxy to the hub, closed when the test ends."""
         line = await Line(hub or self.hub).open()
         self.addAsyncCleanup(line.close)
         return line
 
 
 def in_both_formats(tests):
-    """The same tests once for each format, in the place of this class."""
+    """Replaces a class of tests by one class for each format."""
     module = sys.modules[tests.__module__]
     for name, uses_protobuf in (("Json", False), ("Protobuf", True)):
         named = type(f"{tests.__name__}In{name}", (tests,), {"uses_protobuf": uses_protobuf, "__module__": module.__name__})

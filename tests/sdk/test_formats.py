@@ -1,4 +1,4 @@
-"""What PyPI `centrifuge-python` gets of channels that remember, in JSON and in Protobuf: each test runs once for either."""
+"""PyPI `centrifuge-python` and channels with history and presence. Each test runs in JSON and in Protobuf."""
 
 import asyncio
 
@@ -7,25 +7,25 @@ from centrifuge import DeltaType, Filter, ReplyError, StreamPosition
 from hub import Hub
 from support import Events, Tests, in_both_formats
 
-REMEMBERING = {"channels.history_size": 10, "channels.allow_history": "user", "limits.recovered_publications": 8,
+WITH_HISTORY = {"channels.history_size": 10, "channels.allow_history": "user", "limits.recovered_publications": 8,
                "channels.presence": "true", "channels.allow_presence": "user", "channels.join_leave": "true",
                "channels.allowed_delta_types": '["fossil"]'}
 
 
-class Remembering(Tests):
-    settings = REMEMBERING
+class HistoryTests(Tests):
+    settings = WITH_HISTORY
 
     def channel(self):
-        """One of this test alone."""
+        """Returns a channel name of this test alone."""
         return self.id().rsplit(".", 1)[1][:200]
 
-    async def refused(self, code, call):
+    async def expect_error(self, code, call):
         with self.assertRaises(ReplyError) as raised:
             await call
         self.assertEqual(raised.exception.code, code)
 
-    async def listening(self, hub=None, **options):
-        """A subscription that has heard 1 and 2 over a line."""
+    async def subscribe_over_line(self, hub=None, **options):
+        """Returns a proxy and a subscription over it that has received 1 and 2."""
         line = await self.line(hub)
         client = await self.connected(hub=line)
         news = await self.subscribed(client, self.channel(), **options)
@@ -33,8 +33,8 @@ class Remembering(Tests):
         self.assertEqual(await self.values(news, 2), [1, 2])
         return line, news
 
-    async def mended(self, line, news):
-        """Whether it was recovering when it was there again, and has recovered."""
+    async def restore(self, line, news):
+        """Restores the connection. Returns the subscribed event's was_recovering and recovered."""
         line.mend()
         context = await news.events.next("subscribed")
         return context.was_recovering, context.recovered
@@ -45,8 +45,8 @@ class Remembering(Tests):
 
 
 @in_both_formats
-class Channels(Remembering):
-    async def test_clients_hear_their_own_publications_and_those_of_rest(self):
+class Channels(HistoryTests):
+    async def test_clients_receive_their_own_and_rest_publications(self):
         ann = await self.connected()
         news = await self.subscribed(ann, self.channel())
         kinds = [None, False, 0, -0.5, "", "two\nlines\r\n\t\"\\", "Grüße, 世界, 🦊\u2028\0", [], {}, {"a": [1, {"ü": None}]}]
@@ -57,18 +57,18 @@ class Channels(Remembering):
         self.assertEqual([self.value(pub.data) for pub in pubs], kinds + kinds)
         self.assertEqual([pub.info and pub.info.client for pub in (pubs[0], pubs[-1])], [ann.greeting.client, None])
 
-    async def test_what_is_refused_has_its_code(self):
+    async def test_refused_commands_fail_with_their_codes(self):
         ann = await self.connected()
         for channel, code in [("nowhere:1", 102), ("$secret", 103), ("a*", 107)]:
             refused = ann.new_subscription(channel, events=Events())
             await refused.subscribe()
             self.assertEqual((await refused.events.next("unsubscribed")).code, code, channel)
-        await self.refused(107, ann.publish("a*", self.data(1)))
+        await self.expect_error(107, ann.publish("a*", self.data(1)))
         thief = self.client(token="a.b.c")
         await thief.connect()
         self.assertEqual((await thief.events.next("disconnected")).code, 3500)
 
-    async def test_tokens_and_subscription_tokens_that_end_are_refreshed(self):
+    async def test_connection_and_subscription_tokens_are_refreshed(self):
         calls, third = {"client": 0, "subscription": 0}, asyncio.Event()
         secret = "$" + self.channel()
 
@@ -85,12 +85,12 @@ class Channels(Remembering):
         ann = await self.connected(token="", get_token=get_token)
         news = await self.subscribed(ann, secret, get_token=get_subscription_token)
         await asyncio.wait_for(third.wait(), 20)
-        await self.hears(news, "still")
+        await self.expect_publication(news, "still")
         self.assertGreater(calls["client"], 2)
-        self.assertFalse(ann.events.had("connecting") or news.events.had("subscribing"))
+        self.assertFalse(ann.events.has("connecting") or news.events.has("subscribing"))
 
-    async def test_a_tokens_channels_are_recovered_with_the_connection(self):
-        forced = self.hub_with({**REMEMBERING, "channels.force_recovery": "true"})
+    async def test_server_side_subscriptions_recover_on_reconnect(self):
+        forced = self.hub_with({**WITH_HISTORY, "channels.force_recovery": "true"})
         line = await self.line(forced)
         ann = self.client(line, token=Hub.sign({"sub": "ann", "channels": [self.channel()]}))
         await ann.connect()
@@ -107,7 +107,7 @@ class Channels(Remembering):
         await self.publish(first.channel, [6], forced)
         self.assertEqual(await self.values(ann, 4), [3, 4, 5, 6])
 
-    async def test_a_tokens_channel_of_which_there_is_nothing_to_say_is_subscribed_all_the_same(self):
+    async def test_server_side_subscription_without_options_is_subscribed(self):
         bare = self.hub_with({})
         ann = self.client(bare, token=Hub.sign({"sub": "ann", "channels": ["brought"]}))
         await ann.connect()
@@ -115,19 +115,19 @@ class Channels(Remembering):
         await self.publish("brought", [1], bare)
         self.assertEqual(await self.values(ann, 1), [1])
 
-    async def test_the_api_gives_a_channel_with_its_data_and_takes_it_again(self):
+    async def test_server_api_subscribes_with_data_and_unsubscribes(self):
         ann = await self.connected(self.channel())
-        order = {"user": self.channel(), "channel": self.channel()}
+        target = {"user": self.channel(), "channel": self.channel()}
         await self.publish(self.channel(), [1])
-        await self.api("subscribe", {**order, "data": {"hello": 1}})
+        await self.api("subscribe", {**target, "data": {"hello": 1}})
         given = await ann.events.next("subscribed")
         self.assertEqual((given.channel, self.value(given.data)), (self.channel(), {"hello": 1}))
         await self.publish(self.channel(), [2])
         self.assertEqual(await self.values(ann, 1), [2])
-        await self.api("unsubscribe", order)
+        await self.api("unsubscribe", target)
         self.assertEqual((await ann.events.next("unsubscribed")).channel, self.channel())
 
-    async def test_an_order_to_go_is_3503_and_a_code_below_3500_is_come_back_from(self):
+    async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
         ann = await self.connected(self.channel())
         await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 3000, "reason": "moved"}})
         self.assertEqual((await ann.events.next("connecting")).code, 3000)
@@ -137,8 +137,8 @@ class Channels(Remembering):
 
 
 @in_both_formats
-class Memory(Remembering):
-    async def test_a_history_is_read_page_by_page_forwards_and_backwards(self):
+class History(HistoryTests):
+    async def test_history_is_read_page_by_page_in_both_directions(self):
         ann, channel = await self.connected(), self.channel()
         await self.publish(channel, range(1, 13), tags={"kind": "number"})
         top = await ann.history(channel)
@@ -154,23 +154,23 @@ class Memory(Remembering):
             self.assertEqual({pub.tags["kind"] for pub in page.publications} - {"number"}, set())
             self.assertEqual((page.offset, page.epoch), (12, top.epoch))
 
-    async def test_positions_that_are_none_are_112_and_a_limit_below_0_is_107(self):
+    async def test_invalid_positions_fail_with_112_and_a_negative_limit_with_107(self):
         ann, channel = await self.connected(), self.channel()
         await self.publish(channel, [1])
         epoch = (await ann.history(channel)).epoch
         for offset, of in [(1, "no epoch"), (2, epoch), (2**64 - 1, epoch)]:
-            await self.refused(112, ann.history(channel, limit=1, since=StreamPosition(offset=offset, epoch=of)))
-        await self.refused(107, ann.history(channel, limit=-1))
+            await self.expect_error(112, ann.history(channel, limit=1, since=StreamPosition(offset=offset, epoch=of)))
+        await self.expect_error(107, ann.history(channel, limit=-1))
 
-    async def test_history_and_presence_are_103_for_who_may_not_ask_and_108_where_there_are_none(self):
+    async def test_history_and_presence_fail_with_103_without_permission_and_108_where_disabled(self):
         closed = self.hub_with({"channels.history_size": 10, "channels.presence": "true"})
         without = self.hub_with({"channels.allow_history": "user", "channels.allow_presence": "user"})
         for hub, code in [(closed, 103), (without, 108)]:
             news = await self.subscribed(await self.connected(hub=hub), self.channel())
             for call in (news.history(limit=1), news.presence(), news.presence_stats()):
-                await self.refused(code, call)
+                await self.expect_error(code, call)
 
-    async def test_presence_tells_who_is_there(self):
+    async def test_presence_returns_every_subscriber(self):
         ann = await self.connected(token=Hub.sign({"sub": "ann", "info": {"name": "Ann"}}))
         bob = await self.connected("bob")
         secret = "$" + self.channel()
@@ -188,7 +188,7 @@ class Memory(Remembering):
         await bob.publish("elsewhere", self.data(1))
         self.assertEqual((await ann.presence_stats(secret)).num_clients, 1)
 
-    async def test_joins_and_leaves_are_heard_by_who_asks_for_them(self):
+    async def test_only_subscribers_that_request_joins_and_leaves_receive_them(self):
         watching = await self.subscribed(await self.connected("watch"), self.channel(), join_leave=True)
         bob = await self.connected("bob")
         bobs = await self.subscribed(bob, self.channel())
@@ -197,9 +197,9 @@ class Memory(Remembering):
             while (context := await watching.events.next(event)).info.user != "bob":
                 pass
             self.assertEqual(context.info.client, bob.greeting.client)
-        self.assertFalse(bobs.events.had("join"))
+        self.assertFalse(bobs.events.has("join"))
 
-    async def test_a_filter_lets_through_what_its_tags_match_live_and_recovered(self):
+    async def test_tags_filter_passes_matching_publications_live_and_recovered(self):
         either = Filter.any(Filter.all(Filter.eq("kind", "tick"), Filter.gte("price", "10")), Filter.eq("kind", "end"))
         line = await self.line()
         news = await self.subscribed(await self.connected(hub=line), self.channel(), tags_filter=either, recoverable=True)
@@ -210,51 +210,51 @@ class Memory(Remembering):
         await self.cut(line, news)
         for value, tags in ticks:
             await self.publish(news.channel, [value + 10], tags=tags)
-        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.restore(line, news), (True, True))
         self.assertEqual(await self.values(news, 2), [12, 14])
 
 
 @in_both_formats
-class Recovery(Remembering):
-    async def test_who_was_cut_off_hears_what_was_missed_in_order_and_once(self):
-        line, news = await self.listening(recoverable=True)
+class Recovery(HistoryTests):
+    async def test_reconnecting_client_receives_every_missed_publication_once_and_in_order(self):
+        line, news = await self.subscribe_over_line(recoverable=True)
         await self.cut(line, news)
         await self.publish(news.channel, range(3, 10))
-        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.restore(line, news), (True, True))
         await self.publish(news.channel, [10])
         pubs = [(await news.events.next("publication")).pub for _ in range(8)]
         self.assertEqual([(self.value(pub.data), pub.offset) for pub in pubs], [(n, n) for n in range(3, 11)])
         await self.cut(line, news)
-        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.restore(line, news), (True, True))
         await self.publish(news.channel, [11])
         self.assertEqual(await self.values(news, 1), [11])
 
-    async def test_what_cannot_be_recovered_is_not(self):
-        line, news = await self.listening(recoverable=True)
+    async def test_recovery_fails_beyond_its_limits(self):
+        line, news = await self.subscribe_over_line(recoverable=True)
         for first, last in [(3, 13), (14, 22)]:
             await self.cut(line, news)
             await self.publish(news.channel, range(first, last + 1))
-            self.assertEqual(await self.mended(line, news), (True, False))
+            self.assertEqual(await self.restore(line, news), (True, False))
         await self.cut(line, news)
         await self.publish(news.channel, [23])
         await self.api("history_remove", {"channel": news.channel})
-        self.assertEqual(await self.mended(line, news), (True, False))
+        self.assertEqual(await self.restore(line, news), (True, False))
         await self.publish(news.channel, [24])
         self.assertEqual(await self.values(news, 1), [24])
 
-    async def test_a_hub_that_was_started_anew_has_another_epoch(self):
+    async def test_restarted_hub_has_another_epoch(self):
         key = {"api.key": "the API key of these tests, long enough"}
-        first = Hub({**REMEMBERING, **key})
-        line, news = await self.listening(first, recoverable=True)
+        first = Hub({**WITH_HISTORY, **key})
+        line, news = await self.subscribe_over_line(first, recoverable=True)
         await self.cut(line, news)
         await asyncio.to_thread(first.stop)
-        second = await asyncio.to_thread(self.hub_with, {**REMEMBERING, **key, "server.bind": first.address})
+        second = await asyncio.to_thread(self.hub_with, {**WITH_HISTORY, **key, "server.bind": first.address})
         await self.publish(news.channel, [1, 2], second)
-        self.assertEqual(await self.mended(line, news), (True, False))
+        self.assertEqual(await self.restore(line, news), (True, False))
         await self.publish(news.channel, [3], second)
         self.assertEqual(await self.values(news, 1), [3])
 
-    async def test_a_client_that_loads_its_state_is_told_112_when_it_has_to_do_so_again(self):
+    async def test_client_with_get_state_loads_its_state_again_after_112(self):
         loaded = []
 
         async def get_state(channel):
@@ -268,23 +268,23 @@ class Recovery(Remembering):
         news = await self.subscribed(ann, self.channel(), get_state=get_state, min_resubscribe_delay=0.01)
         await self.cut(line, news)
         await self.publish(news.channel, range(6, 17))
-        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.restore(line, news), (True, True))
         await self.publish(news.channel, [17])
         self.assertEqual((await self.values(news, 1), loaded), ([17], [5, 16]))
 
-    async def test_a_cache_gives_the_newest_publication(self):
-        cache = self.hub_with({**REMEMBERING, "channels.force_recovery": "true", "channels.force_recovery_mode": "cache"})
-        line, news = await self.listening(cache)
+    async def test_cache_mode_sends_the_newest_publication(self):
+        cache = self.hub_with({**WITH_HISTORY, "channels.force_recovery": "true", "channels.force_recovery_mode": "cache"})
+        line, news = await self.subscribe_over_line(cache)
         await self.cut(line, news)
         await self.publish(news.channel, range(3, 21), cache)
-        self.assertEqual(await self.mended(line, news), (True, True))
+        self.assertEqual(await self.restore(line, news), (True, True))
         await self.publish(news.channel, [21], cache)
         self.assertEqual(await self.values(news, 2), [20, 21])
 
     async def test_a_live_gap_ends_a_subscription_with_2500_and_it_subscribes_again_by_itself(self):
         little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384}
-        forgetful = self.hub_with({**REMEMBERING, **little})
-        _, news = await self.listening(forgetful, positioned=True)
+        forgetful = self.hub_with({**WITH_HISTORY, **little})
+        _, news = await self.subscribe_over_line(forgetful, positioned=True)
         others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
         await self.api("broadcast", others, forgetful)
         await self.publish(news.channel, [3], forgetful)
@@ -295,7 +295,7 @@ class Recovery(Remembering):
 
 
 @in_both_formats
-class Deltas(Remembering):
+class Deltas(HistoryTests):
     @staticmethod
     def boards(first, last):
         """Of which little changes from one to the next."""
@@ -314,7 +314,7 @@ class Deltas(Remembering):
             await self.cut(line, news)
         await self.publish(self.channel(), self.boards(21, 28), delta=True)
         for line, news in ((thin, small), (wide, full)):
-            self.assertEqual(await self.mended(line, news), (True, True))
+            self.assertEqual(await self.restore(line, news), (True, True))
         await self.publish(self.channel(), self.boards(29, 30), delta=True)
         for news in (small, full):
             self.assertEqual(await self.values(news, 10), self.boards(21, 30))

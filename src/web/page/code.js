@@ -96,7 +96,7 @@ function publishCode(transport, channel, data, token) {
     js: transport === "rest" ? rest : `ws.send(${commandText(2, { publish: { channel, data } })});`,
     sdk: `await client.publish(${toJson(channel)}, ${toJson(data)});`,
     curl: `curl ${url} -H ${shellQuote(`Authorization: Bearer ${token}`)} -H 'Content-Type: application/json' -d ${shellQuote(toJson(data))}`,
-    note: "A backend sends its API key instead: the header X-API-Key in place of Authorization.",
+    note: "A backend publishes over REST with its API key: the header X-API-Key instead of Authorization.",
   };
 }
 
