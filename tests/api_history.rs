@@ -194,6 +194,22 @@ async fn history_response_is_cut_to_the_size_limit() {
 }
 
 #[actix_rt::test]
+async fn history_reply_to_a_client_is_cut_to_half_of_its_outbox() {
+    let hub = start_hub_with(|config| {
+        enable_history_and_presence(config);
+        config.limits.outbox_bytes = 32_768;
+    })
+    .await;
+    for _ in 0..5 {
+        hub.call_api("publish", json!({"channel": "news", "data": "x".repeat(7_000)})).await;
+    }
+    let mut ann = hub.connect("ann").await;
+    let reply = ann.request(json!({"id": 1, "history": {"channel": "news", "limit": 100}})).await;
+    assert_eq!(reply["history"]["publications"].as_array().unwrap().len(), 2);
+    assert_eq!(reply["history"]["offset"], 5);
+}
+
+#[actix_rt::test]
 async fn client_reads_history_and_presence_it_may_read() {
     let hub = start_hub_with(enable_history_and_presence).await;
     let epoch = publish_all(&hub, 7).await;

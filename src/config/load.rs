@@ -187,7 +187,8 @@ pub(super) fn set_value(table: &mut Table, path: &[String], value: Value) {
 
 /// Returns the message of serde without its terms for Rust types.
 fn in_terms_of_configuration(error: &toml::de::Error) -> String {
-    error.message().replace("unknown variant", "unknown value").replace("unknown field", "unknown key")
+    let terms = [("unknown variant", "unknown value"), ("unknown field", "unknown key"), ("a sequence", "a list")];
+    terms.iter().fold(error.message().to_owned(), |text, (rust, plain)| text.replace(rust, plain))
 }
 
 /// Checks one value on top of the defaults.
