@@ -105,17 +105,14 @@ mod tests {
         assert_eq!(presence.clients(60_000).len(), 2000);
         assert_eq!(presence.expires_at.len(), 2000, "expired entries are still stored");
     }
+
     #[test]
     fn memory_is_released_when_most_clients_have_left() {
         let mut presence = ChannelPresence::default();
         (0..1000).for_each(|number| presence.add(client(number), Duration::from_secs(60), 0));
         let full = presence.expires_at.capacity();
         (0..500).for_each(|number| presence.remove(&client(number).client));
-        assert_eq!(
-            presence.expires_at.capacity(),
-            full,
-            "memory for as many clients is kept while half of them are left"
-        );
+        assert!(presence.expires_at.capacity() > full / 2, "no reallocation while half of the clients are left");
         (500..990).for_each(|number| presence.remove(&client(number).client));
         assert!(presence.expires_at.capacity() < full / 8);
         assert_eq!(presence.clients(0).len(), 10);
