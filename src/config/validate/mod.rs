@@ -278,6 +278,8 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
     );
     let seconds = [("auth.ticket_ttl", auth.ticket_ttl), ("login.backoff", login.backoff)];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
+    let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
+    check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);
 }
 
 fn check_limits(config: &Config, errors: &mut ErrorCollector) {
@@ -340,6 +342,7 @@ fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.message_bytes",
         format!("must be at least limits.publication_bytes + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
     );
+    errors.require(redis.max_nodes >= 1, "broker.redis.max_nodes", "must be at least 1");
     for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
     {
         errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
