@@ -35,7 +35,7 @@ pub mod delta;
 pub mod address;
 // Web origins and the patterns of `origins.allowed`.
 pub mod origin;
-// The wall clock, which tests can set.
+// The wall clock for dates, and the monotonic clock for everything that has a length. Tests move them.
 pub mod clock;
 // Limits of concurrent connections.
 pub mod connection_limit;

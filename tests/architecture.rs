@@ -165,6 +165,16 @@ fn every_test_named_in_the_threat_model_exists() {
 }
 
 #[test]
+fn only_the_clock_modules_read_the_wall_clock() {
+    // Everything else gets a `WallTime`, which nothing that has a length can be measured with by mistake.
+    let names_it = |source: &Source| ["SystemTime", "UNIX_EPOCH"].iter().any(|name| source.code.contains(name));
+    let with_it: Vec<String> = sources("src").into_iter().filter(names_it).map(|source| source.path).collect();
+    assert_eq!(with_it, ["src/clock.rs", "src/bin/wardcast-bench/clock.rs"]);
+    // Clippy refuses it in the tests, too. This fails if the lint is removed.
+    assert!(fs::read_to_string(repository().join("clippy.toml")).unwrap().contains("std::time::SystemTime::now"));
+}
+
+#[test]
 fn unsafe_code_is_forbidden() {
     // The lint refuses `unsafe`, and `forbid` cannot be overridden in the source. This fails if the lint is removed.
     assert_eq!(manifest()["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
