@@ -26,6 +26,7 @@ use crate::{
         users::{Users, UsersFileError},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    certificate::CertificateError,
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
@@ -36,13 +37,10 @@ use crate::{
     session, web,
 };
 
-pub use tls::CertificateError;
-
-/// How long a stopping server tries to tell the other nodes. If they are not told, they notice later by themselves.
-const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
 const MAX_TLS_HANDSHAKES: usize = 4096;
+/// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +62,8 @@ pub enum ServerStartError {
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] UsersFileError),
-    /// `broker.redis.url`.
-    #[error("broker.redis: {0}")]
+    /// `broker.redis`.
+    #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
     /// A worker thread could not be started.
     #[error("cannot start the workers: {0}")]

@@ -107,7 +107,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not.
+    /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
+    /// works if a publication has just been accepted: that a connection is open proves nothing.
     fn check_ready(&self) -> BrokerFuture<()>;
 }
 
@@ -183,6 +184,14 @@ pub enum BrokerError {
     /// No node has answered a survey, not even this one.
     #[error("no node has answered the survey in time")]
     NoAnswer,
+    /// The broker cannot be used at the moment. Only [`Broker::check_ready`] returns it.
+    #[error("broker not ready: {detail}")]
+    NotReady {
+        /// What does not work, for everyone who may ask for the readiness.
+        problem: &'static str,
+        /// The cause, with addresses, for the hub's log.
+        detail: String,
+    },
 }
 
 /// The error that a client or a caller of the server API receives.
@@ -191,7 +200,7 @@ impl From<BrokerError> for ErrorCode {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
             BrokerError::NotAvailable => Self::NotAvailable,
-            BrokerError::Unavailable(_) | BrokerError::NoAnswer => Self::Internal,
+            BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }
 }

@@ -153,7 +153,7 @@ pub fn start_broker(url: &str, prefix: &str) -> Instance {
     start_broker_with(url, |config| config.prefix = prefix.to_owned())
 }
 
-/// An instance with a changed configuration.
+/// An instance with short deadlines and a changed configuration.
 pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> Instance {
     trace_log::start();
     let mut config = Config::default().broker.redis;

@@ -178,6 +178,7 @@ async fn forged_heartbeats_are_bounded_and_do_not_displace_nodes() {
     let few = |config: &mut RedisConfig| config.max_nodes = 10;
     let (first, second) = (start_broker_with(&server.url(), few), start_broker_with(&server.url(), few));
     first.wait_for_nodes(2).await;
+    second.wait_for_nodes(2).await;
     for number in 0..100 {
         let forged = heartbeat(&format!("forged.{number}"), "forged", "nowhere", b'h');
         assert_eq!(server.publish(CONTROL, &forged).await, 2);
