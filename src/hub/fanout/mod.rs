@@ -32,7 +32,7 @@ use crate::{
 pub(super) use self::delivery_queue::{DeliverySender, delivery_queue};
 
 /// Maximum time of one run. The reads, pings and expiry of all sessions of the thread wait for it.
-const MAX_RUN: Duration = Duration::from_millis(2);
+const MAX_RUN: Duration = Duration::from_micros(500);
 /// Maximum deliveries that are taken from the queue between two pieces of work.
 const TAKEN_AT_ONCE: usize = 1024;
 
@@ -59,6 +59,15 @@ impl Fanout {
             self.schedule.add(delivery.channel(), delivery.clone(), delivery.cost_bytes());
         }
     }
+
+    /// Returns the next piece of work. A delivery that is to be queued gives back its room.
+    fn next_step(&mut self) -> Option<Step<Arc<Delivery>>> {
+        let step = self.schedule.next_step();
+        if let Some(Step::Queue(_, delivery)) = &step {
+            self.receiver.release(delivery);
+        }
+        step
+    }
 }
 
 impl Handler<DrainQueue> for Hub {
@@ -84,7 +93,7 @@ impl Hub {
     fn fan_out_until(&mut self, deadline: Instant) -> bool {
         loop {
             self.fanout.take_deliveries();
-            match self.fanout.schedule.next_step() {
+            match self.fanout.next_step() {
                 Some(Step::Queue(flow, delivery)) => self.queue_to_subscribers(flow, &delivery),
                 Some(Step::Flush(flow, count)) => self.flush(flow, count),
                 None if self.fanout.receiver.sleep() => return true,
@@ -97,7 +106,6 @@ impl Hub {
     }
 
     fn queue_to_subscribers(&mut self, flow: FlowId, delivery: &Arc<Delivery>) {
-        self.fanout.receiver.release(delivery);
         self.catch_up_buffer.store(delivery);
         if self.advance_position(delivery) {
             let outcome = self.queue_to_groups(flow, delivery);
@@ -205,5 +213,29 @@ impl Hub {
         if let Some(reason) = CloseReason::from_push_error(error) {
             self.close(key, reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::publication::Publication;
+
+    #[test]
+    fn delivery_keeps_its_room_in_the_queue_while_it_waits_in_its_flow() {
+        let delivery = Delivery::new(Publication::new(Channel::new("news").unwrap(), Bytes::from_static(b"1")));
+        let (sender, receiver) = delivery_queue(2 * delivery.cost_bytes());
+        let mut fanout = Fanout::new(receiver);
+        for _ in 0..2 {
+            sender.reserve(delivery.cost_bytes()).unwrap();
+            let _ = sender.send(delivery.clone());
+        }
+        fanout.take_deliveries();
+        assert!(sender.reserve(delivery.cost_bytes()).is_err());
+        assert!(matches!(fanout.next_step(), Some(Step::Queue(..))));
+        assert!(sender.reserve(delivery.cost_bytes()).is_ok());
+        assert!(sender.reserve(delivery.cost_bytes()).is_err(), "the second one waits");
     }
 }

@@ -34,8 +34,8 @@ const FLUSH_COST: i64 = 16;
 const DELIVERY_COST: i64 = 4;
 /// Bytes that cost a flush as much as queueing a frame.
 const BYTES_PER_COST: usize = 1024;
-/// The work of a flow's turn: 32 flushes of small frames, about 0.2 ms.
-const QUANTUM: i64 = 32 * FLUSH_COST;
+/// The work of a flow's turn: 16 flushes of small frames, about 0.1 ms.
+const QUANTUM: i64 = 16 * FLUSH_COST;
 
 /// Capacity above which the memory of flows is freed when the last of them is removed.
 const KEPT_CAPACITY: usize = 1024;
