@@ -18,9 +18,9 @@ use crate::process::{listening_process, raise_file_limit};
 use crate::{child_process::ChildProcess, connection::SocketOptions, run::Run, target_url::TargetUrl, tls, tls::Trust};
 
 /// The secret of tokens, if it is not an option.
-const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
+pub(crate) const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
 /// The API key, if it is not an option.
-const API_KEY_VARIABLE: &str = "WARDCAST_BENCH_API_KEY";
+pub(crate) const API_KEY_VARIABLE: &str = "WARDCAST_BENCH_API_KEY";
 /// The hub that is measured if there is a secret but no URL.
 const DEFAULT_URL: &str = "ws://127.0.0.1:8000/connection/websocket";
 /// The end of what a hub prints when it starts in development.
