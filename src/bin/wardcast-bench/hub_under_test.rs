@@ -1,6 +1,5 @@
 //! The hub of a run: the one that the options name, or else one that is started for the run.
 
-use std::time::{SystemTime, UNIX_EPOCH};
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -15,7 +14,9 @@ use crate::clients::{ClientBehavior, ClientOptions};
 use crate::error::{Context, Result, fail};
 use crate::http_transport::{HttpConnection, HttpTransport, PublishMethod};
 use crate::process::{listening_process, raise_file_limit};
-use crate::{child_process::ChildProcess, connection::SocketOptions, run::Run, target_url::TargetUrl, tls, tls::Trust};
+use crate::{
+    child_process::ChildProcess, clock, connection::SocketOptions, run::Run, target_url::TargetUrl, tls, tls::Trust,
+};
 
 /// The secret of tokens, if it is not an option.
 pub(crate) const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
@@ -263,7 +264,7 @@ fn random_secret() -> String {
 
 /// Signs `count` tokens with the HS256 secret, for the users `bench-0`, `bench-1` and so on.
 fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = clock::unix_seconds();
     let key = EncodingKey::from_secret(secret.as_bytes());
     let sign = |user| {
         let claims = serde_json::json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS});
