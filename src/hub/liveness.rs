@@ -1,6 +1,6 @@
 //! The periodic work of a hub. At each tick the timing wheel names the sessions to look at: they are pinged, and closed
-//! when they miss a deadline (first message, pong, end of a message, end of a close) or when their token or a
-//! subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
+//! when they miss a deadline (first message, pong, progress of a full socket, end of a message, end of a close) or when
+//! their token or a subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
 //! tick.
 
 use std::{
@@ -73,9 +73,16 @@ impl HubSession {
         self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
     }
 
-    /// Time until the first of an open session's deadlines: keep-alive, token expiry, or the expiry of a subscription.
-    fn next_deadline(&self, now: Instant, now_millis: Millis) -> Duration {
+    /// Returns whether the socket is full and nothing has left the outbox for `max_stall`.
+    fn is_stalled(&self, now: Instant, max_stall: Duration) -> bool {
+        self.outbox.stalled_since().is_some_and(|since| now >= since + max_stall)
+    }
+
+    /// Time until the first of an open session's deadlines: keep-alive, a stalled outbox, token expiry, or the expiry of a
+    /// subscription.
+    fn next_deadline(&self, now: Instant, now_millis: Millis, max_stall: Duration) -> Duration {
         let (Deadline::FirstMessage(at) | Deadline::NextPing(at) | Deadline::Pong { by: at, .. }) = self.deadline;
+        let at = self.outbox.stalled_since().map_or(at, |since| at.min(since + max_stall));
         let expiry = self.outbox.expires_at().min(self.first_subscription_expiry);
         let until_expiry = Duration::from_millis(expiry.saturating_sub(now_millis).max(0).unsigned_abs());
         at.saturating_duration_since(now).min(until_expiry)
@@ -92,6 +99,7 @@ pub(super) struct Liveness {
     pong_timeout: Duration,
     first_message_timeout: Duration,
     max_message_age: Duration,
+    max_outbox_stall: Duration,
     started_at: Instant,
     /// The wall clock minus the monotonic clock, at the last tick.
     clock_offset: Millis,
@@ -123,6 +131,7 @@ impl Liveness {
             pong_timeout: config.server.pong_timeout,
             first_message_timeout: config.auth.first_message_timeout,
             max_message_age: config.limits.message_age,
+            max_outbox_stall: config.limits.outbox_stall,
             started_at: Instant::now(),
             clock_offset: now,
             ticks: 0,
@@ -161,11 +170,11 @@ impl Hub {
 
     /// Puts a session into the timing wheel at its next deadline.
     pub(super) fn schedule(&mut self, key: SessionKey) {
-        let (now, now_millis) = (Instant::now(), self.clock.now());
+        let (now, now_millis, max_stall) = (Instant::now(), self.clock.now(), self.liveness.max_outbox_stall);
         let Some(session) = self.registry.session_mut(key) else { return };
         let after = match session.outbox.abort_at() {
             Some(abort_at) => abort_at.saturating_duration_since(now),
-            None => session.next_deadline(now, now_millis),
+            None => session.next_deadline(now, now_millis, max_stall),
         };
         session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
     }
@@ -207,8 +216,13 @@ impl Hub {
             _ if session.outbox.has_expired(now_millis) => return self.close(key, CloseReason::EXPIRED),
             _ if now_millis >= session.first_subscription_expiry => self.end_expired_subscriptions(key, now_millis),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
+            _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),
             Deadline::Pong { next_ping, .. } if session.outbox.take_pong() => {
                 session.deadline = Deadline::NextPing(next_ping)
+            }
+            // The ping waits behind what the client has to read first, and its pong may wait behind commands.
+            Deadline::Pong { by, next_ping } if now >= by && session.outbox.is_blocked() => {
+                session.deadline = Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping };
             }
             Deadline::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),
             _ if session.outbox.incomplete_message_age() > self.liveness.max_message_age => {

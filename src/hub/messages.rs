@@ -78,6 +78,11 @@ pub struct UpdateSession {
 #[rtype(result = "()")]
 pub struct BeginClose(pub SessionKey);
 
+/// Has a session looked at when its outbox will have stalled for too long. Sent when the session pauses its reading.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WatchStall(pub SessionKey);
+
 /// Removes a session whose connection has ended.
 #[derive(Message)]
 #[rtype(result = "()")]

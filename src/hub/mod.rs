@@ -47,7 +47,7 @@ pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
     BeginClose, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
-    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
+    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession, WatchStall,
 };
 pub use subscription::{
     ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
@@ -84,8 +84,7 @@ impl From<&Limits> for HubLimits {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
-            // A client whose outbox overflows is closed, and would reconnect to ask for the same.
-            reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
+            reply_bytes: limits.client_reply_bytes(),
         }
     }
 }
@@ -177,6 +176,14 @@ impl Handler<BeginClose> for Hub {
 
     fn handle(&mut self, BeginClose(key): BeginClose, _: &mut Self::Context) {
         self.await_disconnect(key);
+    }
+}
+
+impl Handler<WatchStall> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, WatchStall(key): WatchStall, _: &mut Self::Context) {
+        self.schedule(key);
     }
 }
 

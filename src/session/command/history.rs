@@ -29,7 +29,7 @@ impl Session {
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
         let (services, format) = (self.services.clone(), self.format);
-        let max_bytes = self.max_reply_bytes();
+        let max_bytes = self.services.config.limits.client_reply_bytes();
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };
