@@ -19,7 +19,7 @@ pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
         HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
-        read_history_page,
+        page_limit, read_history_page,
     },
     node_info::NodeInfo,
 };
