@@ -343,7 +343,7 @@ async fn paused_session_is_disconnected_by_the_api() {
 async fn paused_session_follows_controls_and_receives_publications() {
     let hub = start_history_hub(|_| ()).await;
     let (mut client, replies) = connect_paused(&hub).await;
-    let expire_at = hub.clock.now() / 1000 + 7200;
+    let expire_at = hub.clock.now().unix_seconds() + 7200;
     hub.call_api("refresh", json!({"user": "ann", "expire_at": expire_at})).await;
     hub.call_api("subscribe", json!({"user": "ann", "channel": "added"})).await;
     hub.wait_for_channels(&[("live", 1), ("added", 1)]).await;

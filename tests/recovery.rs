@@ -213,7 +213,7 @@ async fn connect_recovers_subscriptions_one_by_one_while_they_fit_into_the_reply
         [true, false, true, false, true]
     );
     for (result, size) in results.iter().zip(sizes) {
-        let parts = size as usize / 10_000 + 1;
+        let parts = size / 10_000 + 1;
         let expected = if result["recovered"] == true { (parts, 0) } else { (0, parts) };
         let publications = result["publications"].as_array().map_or(0, Vec::len);
         assert_eq!((publications, result["offset"].as_u64().unwrap_or(0) as usize), expected, "{result}");

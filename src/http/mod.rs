@@ -43,7 +43,7 @@ pub use origin_policy::OriginPolicy;
 pub struct HttpContext {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The wall clock.
+    /// The clocks.
     pub clock: Clock,
     /// The origins whose pages may use this server.
     pub origin_policy: Arc<OriginPolicy>,

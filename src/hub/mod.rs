@@ -47,7 +47,7 @@ pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
     BeginClose, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
-    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession, WatchStall,
+    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
     ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
@@ -104,7 +104,7 @@ impl Hub {
             fanout: Fanout::new(receiver),
             wheel: TimingWheel::default(),
             broker_subscriptions,
-            liveness: Liveness::new(config, clock.now()),
+            liveness: Liveness::new(config, Instant::now(), clock.now()),
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
@@ -176,14 +176,6 @@ impl Handler<BeginClose> for Hub {
 
     fn handle(&mut self, BeginClose(key): BeginClose, _: &mut Self::Context) {
         self.await_disconnect(key);
-    }
-}
-
-impl Handler<WatchStall> for Hub {
-    type Result = ();
-
-    fn handle(&mut self, WatchStall(key): WatchStall, _: &mut Self::Context) {
-        self.schedule(key);
     }
 }
 

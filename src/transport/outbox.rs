@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes};
@@ -24,7 +24,7 @@ use super::{
     closing::{ClosePhase, ClosePolicy},
     socket,
 };
-use crate::clock::{Clock, Millis, NEVER};
+use crate::clock::{Clock, NEVER, WallTime};
 
 /// Maximum frames of one `writev`.
 const MAX_SLICES: usize = 64;
@@ -50,7 +50,7 @@ struct OutboxState {
     limit_bytes: usize,
     /// Queued bytes up to the end of the last reply; 0 when the socket has accepted all replies.
     reply_backlog_bytes: usize,
-    expires_at: Millis,
+    expires_at: WallTime,
     phase: ClosePhase,
     /// Whether the first frame is partly written. Its rest has to come before anything else.
     is_mid_frame: bool,
@@ -132,7 +132,7 @@ impl Outbox {
 
     /// Sets when the token expires. From then on no frame is queued and none that is queued is written. A close that
     /// has started keeps the expiry that it started with.
-    pub fn set_expiry(&self, at: Millis) {
+    pub fn set_expiry(&self, at: WallTime) {
         let mut state = self.0.lock();
         if state.phase == ClosePhase::Open {
             state.expires_at = at;
@@ -140,12 +140,12 @@ impl Outbox {
     }
 
     /// When the token expires, in milliseconds since the epoch.
-    pub fn expires_at(&self) -> Millis {
+    pub fn expires_at(&self) -> WallTime {
         self.0.lock().expires_at
     }
 
     /// Returns whether the token of an open connection has expired.
-    pub fn has_expired(&self, now: Millis) -> bool {
+    pub fn has_expired(&self, now: WallTime) -> bool {
         let state = self.0.lock();
         state.phase == ClosePhase::Open && now >= state.expires_at
     }
@@ -154,7 +154,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`PushError`]. The frame is not queued, and the connection is not closed.
-    pub fn push(&self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
+    pub fn push(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
         self.0.lock().push(now, frame)
     }
 
@@ -163,7 +163,7 @@ impl Outbox {
     ///
     /// # Errors
     /// As [`Outbox::push`].
-    pub fn push_reply(&self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
+    pub fn push_reply(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
         let mut state = self.0.lock();
         let outcome = state.push(now, frame)?;
         state.reply_backlog_bytes = state.queued_bytes;
@@ -175,7 +175,7 @@ impl Outbox {
     /// # Errors
     /// [`PushError::Expired`] if the token of an open connection has expired; nothing was written.
     /// [`PushError::Closing`] if writing failed, or the token expired during a close; the connection is aborted.
-    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<FlushOutcome, PushError> {
+    pub fn flush(self: &Arc<Self>, clock: &Clock, now: WallTime) -> Result<FlushOutcome, PushError> {
         let mut state = self.0.lock();
         if state.blocked.is_some() {
             return Ok(FlushOutcome::Done);
@@ -283,10 +283,10 @@ impl Outbox {
         self.0.lock().phase.abort_at()
     }
 
-    /// How long a message from the client has been incomplete; zero if none is, or if nothing is read.
-    pub fn incomplete_message_age(&self) -> Duration {
+    /// Since when a message from the client has been incomplete; `None` if none is, or if nothing is read.
+    pub fn incomplete_since(&self) -> Option<Instant> {
         let state = self.0.lock();
-        state.incomplete_since.filter(|_| !state.is_reading_paused).map_or(Duration::ZERO, |since| since.elapsed())
+        state.incomplete_since.filter(|_| !state.is_reading_paused)
     }
 
     pub(super) fn note_incomplete_message(&self, is_incomplete: bool) {
@@ -344,7 +344,7 @@ async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
 }
 
 impl OutboxState {
-    fn push(&mut self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
+    fn push(&mut self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
         if self.phase != ClosePhase::Open {
             return Err(PushError::Closing);
         }

@@ -117,7 +117,7 @@ impl TestHub {
     /// A token that expired a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
-        before.set_back(Duration::from_secs(120));
+        before.step_back(Duration::from_secs(120));
         mark_secret(
             Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), &UserClaims::default()).unwrap(),
         )
@@ -138,7 +138,7 @@ impl TestHub {
 
     /// A token with exactly these claims. Numbers in its dates (`exp`, `expire_at`, `nbf`, `iat`) are seconds from now.
     pub fn token_with_claims(&self, mut claims: Value) -> String {
-        let now = self.clock.now() / 1000;
+        let now = self.clock.now().unix_seconds();
         for date in ["exp", "expire_at", "nbf", "iat"] {
             if let Some(seconds) = claims.get(date).and_then(Value::as_i64) {
                 claims[date] = json!(now + seconds);
@@ -241,9 +241,7 @@ impl TestHub {
 
     /// The value of a counter or gauge of `/metrics`; 0 if it is not there yet.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = http::get(self.address, "/metrics").send().await.body;
-        let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with(' '));
-        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        metric(self.address, name).await
     }
 
     /// The number of open connections.
@@ -281,6 +279,13 @@ impl TestHub {
     pub fn running(&self) -> &RunningServer {
         self.running.as_ref().unwrap()
     }
+}
+
+/// The value of a counter or gauge of `/metrics` at an address; 0 if it is not there yet.
+pub async fn metric(address: SocketAddr, name: &str) -> f64 {
+    let text = http::get(address, "/metrics").send().await.body;
+    let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with(' '));
+    line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
 /// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is

@@ -3,7 +3,7 @@
 //!
 //! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
 //! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
-//! `http_transport`); what both build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
+//! `http_transport`); the `probe` beside both; what all build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
 //! `report_fields`, `remedies`).
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
@@ -30,6 +30,11 @@ mod http_transport;
 mod load_driver;
 mod socket_transport;
 
+mod probe;
+mod probe_operations;
+mod probe_stats;
+
+mod certificate;
 mod connection;
 mod http;
 mod target_url;
@@ -89,7 +94,7 @@ fn execute(cli: &Cli) -> Result<Option<Report>> {
         Command::Idle(args) => measure(cli, "idle", |run| connect_idle::idle(args, run)),
         Command::Recover(args) => measure(cli, "recover", |run| recover::run(args, run)),
         Command::Limit(args) => measure(cli, "limit", |run| limit::run(args, run)),
-        Command::LimitServer => limit_server::run().map(|()| None),
+        Command::LimitServer { tls } => limit_server::run(*tls).map(|()| None),
         Command::HubServer { program, arguments } => hub_under_test::exec_hub(program, arguments).map(|()| None),
     }
 }

@@ -26,7 +26,7 @@ use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource, WatchStall},
+    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource},
     protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand},
 };
 
@@ -138,7 +138,6 @@ impl Session {
             return false;
         }
         self.services.metrics.reading_pauses.inc();
-        self.services.hub.do_send(WatchStall(self.key));
         true
     }
 
