@@ -8,6 +8,7 @@ pub mod protobuf;
 pub mod raw;
 pub mod redis;
 pub mod slow_broker;
+pub mod slow_link;
 pub mod tls;
 pub mod trace_log;
 
@@ -269,6 +270,11 @@ impl TestHub {
             self.running().metrics.broker_up.get() == i64::from(is_available)
         })
         .await;
+    }
+
+    /// Waits until the hub knows so many nodes, itself included.
+    pub async fn wait_for_nodes(&self, count: i64) {
+        events::wait_until(&format!("{count} nodes"), async || self.running().metrics.nodes.get() == count).await;
     }
 
     pub async fn stop(mut self) {
