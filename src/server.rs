@@ -3,16 +3,14 @@
 
 mod listener;
 pub mod proxy;
+mod stop;
 mod tls;
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
 };
 
 use actix_web::web::Data;
@@ -30,7 +28,7 @@ use crate::{
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
     http,
-    hub::{BrokerSubscriptions, CloseAllSessions, Hub, Hubs},
+    hub::{BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     session, web,
@@ -76,6 +74,8 @@ pub struct RunningServer {
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
     handle: actix_server::ServerHandle,
+    /// The socket of the listener, which a stop closes before the server ends.
+    listener: TcpListener,
     http: Data<http::HttpContext>,
     certificate: Option<Arc<tls::Certificate>>,
 }
@@ -99,7 +99,7 @@ struct Components {
 /// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
-    let address = listener.local_addr()?;
+    let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
     let http = components.http.clone();
@@ -123,24 +123,10 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, http, certificate })
+    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, listener: own_listener, http, certificate })
 }
 
 impl RunningServer {
-    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`,
-    /// and aborts the connections that are still open when `server.drain` ends.
-    pub async fn stop(self) {
-        let drain = self.http.config.server.drain;
-        let deadline = Instant::now() + drain;
-        self.http.is_stopping.store(true, Ordering::Relaxed);
-        self.handle.pause().await;
-        self.http.hubs.shut_down(CloseAllSessions { spread_over: drain / 2 });
-        while self.connections() > 0 && Instant::now() < deadline {
-            actix_rt::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.handle.stop(false).await;
-    }
-
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.http.connection_limit.in_use()
@@ -211,7 +197,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
-            is_stopping: AtomicBool::new(false),
+            stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),

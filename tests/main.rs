@@ -80,6 +80,7 @@ mod two_hubs;
 mod bench;
 mod command_line;
 mod lifecycle;
+mod stopping;
 
 // The fuzz targets.
 mod fuzzing;

@@ -2,32 +2,39 @@
 //! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
+    future::ready,
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
     time::Duration,
 };
 
-use actix_http::HttpService;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
+use actix_http::{ConnectionType, HttpService};
+use actix_service::{
+    IntoServiceFactory, ServiceFactory, ServiceFactoryExt,
+    boxed::{self, BoxService},
+    fn_factory, fn_service, map_config,
+};
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::{
-    App, Error,
+    App, Error, ResponseError,
     body::BoxBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
-    web,
+    web::{self, Data},
 };
 use tokio::net::TcpStream;
 
 use super::{Components, ServerStartError, proxy};
 use crate::{
-    api, http, session,
+    api,
+    http::{self, HttpContext, HttpError},
+    session,
     transport::{AcceptedConnection, Socket},
 };
 
 /// Connections that the kernel queues until they are accepted.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an
 /// unauthenticated connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,36 +53,104 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartErro
 }
 
 /// The service for `ws` and `http`.
-pub(super) fn plain_service(
-    components: &Components,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
-    accept(components)
+pub(super) fn plain_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
+    over_plain(&components.http, connection_service::<AcceptedConnection>(components))
+}
+
+/// The service for `wss` and `https`.
+pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) -> impl ConnectionServiceFactory + use<> {
+    over_tls(&components.http, tls, connection_service::<TlsStream<AcceptedConnection>>(components))
+}
+
+/// Creates a service that answers every request with 503, because the listener is closing.
+pub(super) async fn refusing_service(
+    http: &Data<HttpContext>,
+    tls: Option<rustls::ServerConfig>,
+) -> Result<BoxService<TcpStream, (), ()>, ()> {
+    Ok(match tls {
+        None => boxed::service(over_plain(http, refusal(http)).new_service(()).await?),
+        Some(tls) => boxed::service(over_tls(http, tls, refusal(http)).new_service(()).await?),
+    })
+}
+
+/// Handles TCP connections.
+pub(super) trait ConnectionServiceFactory:
+    ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>
+{
+}
+impl<F: ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory
+    for F
+{
+}
+
+/// Serves HTTP over plain TCP.
+fn over_plain<F, E>(context: &Data<HttpContext>, http: F) -> impl ConnectionServiceFactory + use<F, E>
+where
+    F: ServiceFactory<(AcceptedConnection, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
+{
+    accept(context)
         .map(|socket: AcceptedConnection| {
             let peer = socket.peer();
             (socket, Some(peer))
         })
-        .and_then(connection_service::<AcceptedConnection>(components).map_err(|_| ()))
+        .and_then(http.map_err(|_| ()))
 }
 
-/// The service for `wss` and `https`.
-pub(super) fn tls_service(
-    components: &Components,
+/// Serves HTTP over TLS.
+fn over_tls<F, E>(
+    context: &Data<HttpContext>,
     tls: rustls::ServerConfig,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
-    accept(components)
+    http: F,
+) -> impl ConnectionServiceFactory + use<F, E>
+where
+    F: ServiceFactory<
+            (TlsStream<AcceptedConnection>, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = E,
+            InitError = (),
+        >,
+{
+    accept(context)
         .and_then(Acceptor::new(tls).map_err(|_| ()))
         .map(|socket: TlsStream<AcceptedConnection>| {
             let peer = socket.get_ref().0.peer();
             (socket, Some(peer))
         })
-        .and_then(connection_service::<TlsStream<AcceptedConnection>>(components).map_err(|_| ()))
+        .and_then(http.map_err(|_| ()))
+}
+
+/// The HTTP service of [`refusing_service`].
+fn refusal<T: ByteStream>(
+    context: &Data<HttpContext>,
+) -> actix_http::h1::H1Service<
+    T,
+    impl ServiceFactory<
+        actix_http::Request,
+        Config = (),
+        Response = actix_http::Response<BoxBody>,
+        Error = actix_http::Response<BoxBody>,
+        InitError = (),
+    > + use<T>,
+    BoxBody,
+> {
+    let stop = context.clone();
+    HttpService::<T, _, _>::build()
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .client_disconnect_timeout(Duration::ZERO)
+        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), stop.stop.watch(), data))
+        .h1(fn_service(|_: actix_http::Request| {
+            let mut response = HttpError::stopping().error_response();
+            response.head_mut().set_connection_type(ConnectionType::Close);
+            ready(Ok(response.into()))
+        }))
 }
 
 /// Finds the client address of a connection: from its socket, or from the PROXY header of a trusted proxy.
 fn accept(
-    components: &Components,
+    context: &Data<HttpContext>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
-    let (config, metrics) = (components.http.config.clone(), components.http.metrics.clone());
+    let (config, metrics) = (context.config.clone(), context.metrics.clone());
     fn_service(move |stream: TcpStream| {
         let (config, metrics) = (config.clone(), metrics.clone());
         async move { proxy::accept(stream, &config.server, &metrics).await.ok_or(()) }
@@ -135,10 +210,12 @@ fn connection_service<T: ByteStream>(
     let plain =
         build_app(components).into_factory().map_err(|error: Error| actix_http::Response::from(error.error_response()));
     let components = components.clone();
+    let (at_connect, at_stop) = (components.http.clone(), components.http.clone());
     HttpService::<T, _, _, _, _>::build()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(Duration::ZERO)
-        .on_connect_ext(|socket: &T, data| http::connection::prepare(socket.tcp(), data))
+        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .graceful_shutdown_signal(move || at_stop.stop.watch().finishing())
         .upgrade(fn_factory(move || {
             let components = components.clone();
             async move {
