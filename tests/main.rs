@@ -73,6 +73,7 @@ mod control_messages;
 mod session_control;
 
 // Brokers, and several hubs on one.
+mod balancer;
 mod broker;
 mod two_hubs;
 

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod events;
 pub mod generated;
+pub mod haproxy;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
