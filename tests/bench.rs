@@ -7,12 +7,13 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
 use wardcast::config::AllowSubscribe;
 
-use crate::support::{API_KEY, SECRET, TestHub, poll_until, start_hub, start_hub_with, tls::Certificate};
+use crate::support::{API_KEY, SECRET, TestHub, metric, poll_until, start_hub, start_hub_with, tls::Certificate};
 
 fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
@@ -75,6 +76,61 @@ async fn fanout_delivers_every_publication_to_every_subscriber_and_ends_the_hub_
     ["delivery", "publish_answer"].iter().for_each(|name| assert_percentiles_ordered(&report, name));
     let hub = report["server_pids"].as_str().unwrap();
     assert!(!Path::new("/proc").join(hub).exists(), "the hub {hub} still runs");
+}
+
+/// The rows of the probe that a hub answers.
+const PROBED: [&str; 5] = ["delivery", "publish", "command", "ping", "handshake"];
+
+#[actix_rt::test]
+async fn probe_times_each_operation_beside_the_load_and_is_not_counted_with_it() {
+    let run = "fanout -n 20 --rate 50 --seconds 1 --warmup 0.1 --probe";
+    let report = report(bench(run)).await;
+    assert_eq!(count(&report, "deliveries"), 20 * count(&report, "publications"), "{report}");
+    PROBED
+        .iter()
+        .chain(&["echo", "timer"])
+        .for_each(|name| assert_percentiles_ordered(&report, &format!("probe_{name}")));
+    let timed = |name: &str| report["probe_operations"][name].as_u64().unwrap();
+    assert!(timed("publish") >= 25 && timed("delivery") == timed("publish"), "one subscriber: {report}");
+    let begun: u64 = ["publish", "command", "ping", "handshake", "echo"].into_iter().map(timed).sum();
+    assert_eq!(timed("timer"), begun, "{report}");
+    assert_eq!([&report["probe_unanswered"], &report["probe_failures"]], [&serde_json::json!({}); 2], "{report}");
+}
+
+#[actix_rt::test]
+async fn probe_of_limit_times_the_machine_alone() {
+    let report = report(bench("limit -n 10 --rate 50 --seconds 0.5 --warmup 0.1 --probe")).await;
+    assert_eq!(count(&report, "deliveries"), 10 * count(&report, "publications"), "{report}");
+    ["echo", "timer"].iter().for_each(|name| assert_percentiles_ordered(&report, &format!("probe_{name}")));
+    assert_eq!(report["probe_operations"]["echo"], report["probe_operations"]["timer"], "{report}");
+    assert!(PROBED.iter().all(|name| report[format!("probe_{name}_max_ms")].is_null()), "{report}");
+}
+
+#[actix_rt::test]
+async fn hub_that_stalls_shows_in_every_row_that_it_answers() {
+    const STALL: Duration = Duration::from_millis(400);
+    // An operation may become due a period after the stall began, and the longest period is 50 ms.
+    const AT_LEAST: Duration = Duration::from_millis(300);
+    let hub = HubProcess::start("");
+    let mut fanout = bench("fanout -n 10 --rate 100 --seconds 3 --warmup 0.1 --probe");
+    fanout.args(["--url", &format!("ws://{}/connection/websocket", hub.address)]);
+    fanout.env("WARDCAST_BENCH_SECRET", SECRET).env("WARDCAST_BENCH_API_KEY", API_KEY);
+    let stall = async {
+        // More than in the warm-up, so that the measured time has begun.
+        poll_until("publications", async || metric(hub.address, "wardcast_publications_total").await > 40.0).await;
+        hub.signal("-STOP");
+        tokio::time::sleep(STALL).await;
+        hub.signal("-CONT");
+    };
+    let (report, ()) = tokio::join!(report(fanout), stall);
+    for name in PROBED.map(|name| format!("probe_{name}")).into_iter().chain(["delivery".to_owned()]) {
+        let max = report[format!("{name}_max_ms")].as_f64().unwrap();
+        assert!(max >= AT_LEAST.as_millis() as f64, "{name}: {report}");
+    }
+    // What was due during the stall is late, but not left out: none of a rate of 30/s and none of 50/s.
+    let timed = |name: &str| report["probe_operations"][name].as_u64().unwrap();
+    assert!(timed("delivery") >= 88 && timed("command") >= 147 && timed("ping") >= 147, "{report}");
+    assert_eq!([&report["probe_unanswered"], &report["probe_failures"]], [&serde_json::json!({}); 2], "{report}");
 }
 
 #[actix_rt::test]
@@ -236,16 +292,10 @@ async fn soft_file_limit_is_raised_for_bench_and_for_the_hub_it_starts() {
 
 #[actix_rt::test]
 async fn hub_at_its_file_limit_is_reported_as_such() {
-    let hub = format!("ulimit -n 60; exec {} --set server.bind=127.0.0.1:0", env!("CARGO_BIN_EXE_wardcast"));
-    let mut command = Command::new("sh");
-    command.args(["-c", &hub]).env_clear().env("WARDCAST_AUTH__HMAC_SECRET", SECRET);
-    let mut hub = KillOnDrop(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
-    let mut banner = BufReader::new(hub.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let address = banner.find_map(|line| Some(line.split_once("ws://")?.1.split('/').next()?.to_owned())).unwrap();
+    let hub = HubProcess::start("ulimit -n 60; ");
     let mut connect = bench("connect -n 200");
-    connect.args(["--url", &format!("ws://{address}/socket")]).env("WARDCAST_BENCH_SECRET", SECRET);
-    let pid = hub.0.id().to_string();
-    assert_fails_with(connect, &[&pid, "of 60 files open", "ulimit -n"]).await;
+    connect.args(["--url", &format!("ws://{}/socket", hub.address)]).env("WARDCAST_BENCH_SECRET", SECRET);
+    assert_fails_with(connect, &[&hub.pid(), "of 60 files open", "ulimit -n"]).await;
 }
 
 #[actix_rt::test]
@@ -272,6 +322,34 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         _ = self.0.kill();
         _ = self.0.wait();
+    }
+}
+
+/// A hub that is a process of its own, with the secrets of the tests.
+struct HubProcess {
+    child: KillOnDrop,
+    address: SocketAddr,
+}
+
+impl HubProcess {
+    /// Starts the hub from a shell that has executed `setup`.
+    fn start(setup: &str) -> Self {
+        let hub = format!("{setup}exec {} --set server.bind=127.0.0.1:0", env!("CARGO_BIN_EXE_wardcast"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &hub]).env_clear().stdout(Stdio::piped()).stderr(Stdio::null());
+        command.env("WARDCAST_AUTH__HMAC_SECRET", SECRET).env("WARDCAST_API__KEY", API_KEY);
+        let mut child = KillOnDrop(command.spawn().unwrap());
+        let mut banner = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let address = banner.find_map(|line| line.split_once("ws://")?.1.split('/').next()?.parse().ok()).unwrap();
+        Self { child, address }
+    }
+
+    fn pid(&self) -> String {
+        self.child.0.id().to_string()
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.pid()]).status().unwrap().success());
     }
 }
 

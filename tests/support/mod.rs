@@ -241,9 +241,7 @@ impl TestHub {
 
     /// The value of a counter or gauge of `/metrics`; 0 if it is not there yet.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = http::get(self.address, "/metrics").send().await.body;
-        let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with(' '));
-        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        metric(self.address, name).await
     }
 
     /// The number of open connections.
@@ -281,6 +279,13 @@ impl TestHub {
     pub fn running(&self) -> &RunningServer {
         self.running.as_ref().unwrap()
     }
+}
+
+/// The value of a counter or gauge of `/metrics` at an address; 0 if it is not there yet.
+pub async fn metric(address: SocketAddr, name: &str) -> f64 {
+    let text = http::get(address, "/metrics").send().await.body;
+    let line = text.lines().find(|line| line.starts_with(name) && line[name.len()..].starts_with(' '));
+    line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
 /// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is

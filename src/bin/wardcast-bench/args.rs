@@ -128,6 +128,10 @@ pub(crate) struct LoadArgs {
     /// Time before that which is not measured, in seconds
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     pub(crate) warmup: f64,
+    /// Beside the load, do a few operations per second on connections of their own, and time them: publish to a channel with
+    /// one subscriber, a command, a ping, a handshake, and an echo without the hub (`limit`: only the echo)
+    #[arg(long)]
+    pub(crate) probe: bool,
 }
 
 impl LoadArgs {

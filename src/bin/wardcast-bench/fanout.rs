@@ -2,6 +2,7 @@
 
 use crate::clients::{ClientBehavior, ClientOptions, Clients};
 use crate::load_driver::{Load, LoadDriver};
+use crate::probe::{PROBE_SOCKETS, Probe};
 use crate::{
     args::FanoutArgs, clock, error::Result, http_transport::PublishMethod, hub_under_test::HubUnderTest,
     measurement::ServerMonitor, process::raise_file_limit, run::Run,
@@ -14,10 +15,11 @@ const STALLED_RECEIVE_BYTES: usize = 4096;
 pub(crate) fn run(args: &FanoutArgs, run: &mut Run) -> Result<()> {
     let (workload, publishers) = args.load.workload(args.publishers)?;
     let (connections, stalled) = (args.load.connections as usize, usize::from(args.stalled));
-    raise_file_limit(connections + stalled + publishers)?;
+    raise_file_limit(connections + stalled + publishers + if args.load.probe { PROBE_SOCKETS } else { 0 })?;
     let hub = HubUnderTest::select(run, &args.hub, Some(&args.api), &[])?;
     let channels = vec![args.channel.clone()];
-    let transport = hub.http_transport((run, &args.api), (PublishMethod::Publish, 1), &channels, publishers)?;
+    let transport =
+        hub.http_transport((run.poll.registry(), &args.api), (PublishMethod::Publish, 1), &channels, publishers)?;
     let options = hub.client_options(ClientBehavior::Receive, connections, &args.clients)?;
     let options = ClientOptions { publishers, channels, ..options };
     run.report.set("connections", connections);
@@ -27,7 +29,10 @@ pub(crate) fn run(args: &FanoutArgs, run: &mut Run) -> Result<()> {
     let load = Load { transport, workload, publishers, size: args.load.size };
     let phases = |driver: &mut LoadDriver<'_>| {
         let stalled = (args.stalled > 0).then(|| StalledClients::open(args, &hub, driver.run)).transpose()?;
+        let shared = driver.clients.shared.clone();
+        let probe = args.load.probe.then(|| Probe::start(&hub, (&args.api, &args.channel), shared)).transpose()?;
         driver.measure_fanout(&args.load)?;
+        probe.map_or(Ok(()), |probe| probe.finish(driver.run))?;
         // The result is read before this program closes anything.
         stalled.map_or(Ok(()), |stalled| stalled.report(driver.run))
     };

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use mio::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use uuid::Uuid;
 
@@ -131,10 +132,10 @@ impl<'a> HubUnderTest<'a> {
     }
 
     /// The method of the server API that publishes to these channels, `publications` at a time, as a transport for this many
-    /// publishers.
+    /// publishers, whose numbers are the tokens of their sockets.
     pub(crate) fn http_transport(
         &self,
-        (run, args): (&Run, &ApiArgs),
+        (registry, args): (&Registry, &ApiArgs),
         (method, publications): (PublishMethod, u32),
         channels: &[String],
         publishers: usize,
@@ -158,7 +159,7 @@ impl<'a> HubUnderTest<'a> {
             method,
             publications,
             channels: channels.to_vec(),
-            registry: run.poll.registry().try_clone().context("epoll")?,
+            registry: registry.try_clone().context("epoll")?,
             publishers: (0..publishers).map(|_| HttpConnection::default()).collect(),
             next_channel: 0,
         }))

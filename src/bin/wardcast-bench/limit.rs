@@ -6,7 +6,8 @@ use mio::{Events, Token};
 use crate::clients::{ClientBehavior, ClientOptions};
 use crate::connection::{Connection, ReadBuffer, wait_for_events};
 use crate::error::{BenchError, Context, Result};
-use crate::load_driver::{Load, PublishAnswer, PublishTransport};
+use crate::load_driver::{Load, LoadDriver, PublishAnswer, PublishTransport};
+use crate::probe::{PROBE_SOCKETS, Probe};
 use crate::{
     args::LimitArgs, child_process::ChildProcess, clock::NO_PROGRESS_TIMEOUT, connection::SocketOptions,
     process::raise_file_limit, run::Run, target_url::TargetUrl,
@@ -50,7 +51,7 @@ impl PublishTransport for ControlConnection {
 pub(crate) fn run(args: &LimitArgs, run: &mut Run) -> Result<()> {
     let (workload, publishers) = args.load.workload(PUBLISHERS)?;
     let connections = args.load.connections as usize;
-    raise_file_limit(connections)?;
+    raise_file_limit(connections + if args.load.probe { PROBE_SOCKETS } else { 0 })?;
     let (server, mut lines) = ChildProcess::start("limit-server", |_| {})?;
     let port = lines.next().and_then(std::io::Result::ok).and_then(|line| line.parse::<u16>().ok());
     let port = port.ok_or_else(|| BenchError("the comparison server did not print its port".to_owned()))?;
@@ -61,5 +62,11 @@ pub(crate) fn run(args: &LimitArgs, run: &mut Run) -> Result<()> {
     let options = ClientOptions::new(ClientBehavior::Receive, connections, &args.clients);
     let clients = run.open_clients(ClientOptions { publishers, targets: vec![target], ..options })?;
     let load = Load { transport, workload, publishers, size: args.load.size };
-    run.drive(clients, load, |driver| driver.measure_fanout(&args.load)).map(drop)
+    let phases = |driver: &mut LoadDriver<'_>| {
+        let shared = driver.clients.shared.clone();
+        let probe = args.load.probe.then(|| Probe::start_without_hub(shared)).transpose()?;
+        driver.measure_fanout(&args.load)?;
+        probe.map_or(Ok(()), |probe| probe.finish(driver.run))
+    };
+    run.drive(clients, load, phases).map(drop)
 }

@@ -3,7 +3,7 @@
 //!
 //! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
 //! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
-//! `http_transport`); what both build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
+//! `http_transport`); the `probe` beside both; what all build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
 //! `report_fields`, `remedies`).
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
@@ -29,6 +29,10 @@ mod simulated_client;
 mod http_transport;
 mod load_driver;
 mod socket_transport;
+
+mod probe;
+mod probe_operations;
+mod probe_stats;
 
 mod connection;
 mod http;

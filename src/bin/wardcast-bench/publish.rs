@@ -41,7 +41,7 @@ pub(crate) fn run(args: &PublishArgs, run: &mut Run) -> Result<()> {
     let options = ClientOptions { channels: channels.clone(), ..options };
     let transport: Box<dyn PublishTransport> = match args.over {
         PublishOver::Http => {
-            hub.http_transport((run, &args.api), (method, publications.into()), &channels, publishers)?
+            hub.http_transport((run.poll.registry(), &args.api), (method, publications.into()), &channels, publishers)?
         }
         PublishOver::Socket => Box::new(SocketTransport::connect(&hub, publishers, channels, &run.poll)?),
     };

@@ -21,7 +21,8 @@ pub(crate) fn run(args: &RecoverArgs, run: &mut Run) -> Result<()> {
     raise_file_limit(connections + publishers)?;
     let hub = HubUnderTest::select(run, &args.hub, Some(&args.api), KEEP_HISTORY)?;
     let channels = vec![args.channel.clone()];
-    let transport = hub.http_transport((run, &args.api), (PublishMethod::Publish, 1), &channels, publishers)?;
+    let transport =
+        hub.http_transport((run.poll.registry(), &args.api), (PublishMethod::Publish, 1), &channels, publishers)?;
     let reconnect_concurrency = args.returning.unwrap_or(args.connections) as usize;
     let options = hub.client_options(ClientBehavior::Reconnect, connections, &args.clients)?;
     let options = ClientOptions { publishers, channels, is_positioned: true, reconnect_concurrency, ..options };

@@ -44,6 +44,7 @@ const CONNECTING: Text = "Connecting";
 const RECOVERING: Text = "Recovering";
 const PUBLISHING: Text = "Publishing";
 const DELIVERING: Text = "Delivering";
+const PROBE: Text = "Probe, beside the load";
 const STALLED: Text = "Stalled subscribers";
 const SERVER: Text = "Server";
 const MACHINE: Text = "Machine";
@@ -90,6 +91,22 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(DELIVERING, "received_bytes", "received", "bytes", "in the whole run"),
     field(DELIVERING, "connections_closed", "connections closed", BY_REASON, "live connections that ended, by reason"),
     field(DELIVERING, "delivery", "publish to delivery", MILLISECONDS, "the same, for every subscriber"),
+    field(PROBE, "probe_delivery", "quiet channel", MILLISECONDS, "publish to delivery, one subscriber, 30/s"),
+    field(PROBE, "probe_publish", "REST publish", MILLISECONDS, "the answer to the same publications"),
+    field(PROBE, "probe_command", "command's reply", MILLISECONDS, "50/s on a session of its own"),
+    field(PROBE, "probe_ping", "ping", MILLISECONDS, "of the WebSocket, to its pong; 50/s"),
+    field(PROBE, "probe_handshake", "handshake", MILLISECONDS, "connect, TLS if any, 101, first push; 20/s"),
+    field(
+        PROBE,
+        "probe_echo",
+        "echo without the hub",
+        MILLISECONDS,
+        "from another thread: what the machine adds to all; 50/s",
+    ),
+    field(PROBE, "probe_timer", "the probe's own delay", MILLISECONDS, "how late it began what was due, part of all"),
+    field(PROBE, "probe_operations", "timed", BY_REASON, "operations that were measured, by row"),
+    field(PROBE, "probe_unanswered", "unanswered", BY_REASON, "of these, timed until the probe gave up, by row"),
+    field(PROBE, "probe_failures", "failed", BY_REASON, "operations and connections of the probe, not timed"),
     field(STALLED, "stalled_reset", "received a reset", "", ""),
     field(STALLED, "stalled_reset_last_seconds", "last reset after", "s", ""),
     field(STALLED, "stalled_watched", "watched", "", "whose server side is in this machine's socket table"),

@@ -14,6 +14,8 @@ pub(crate) struct WebSocket {
     pub(crate) connection: Connection,
     /// The clock when 101 was read; `None` before that.
     pub(crate) upgraded_at: Option<u64>,
+    /// The number that the last pong carried, and the clock when it was read; `None` if it carried something else.
+    pub(crate) last_pong: Option<(u64, u64)>,
 }
 
 impl WebSocket {
@@ -27,7 +29,7 @@ impl WebSocket {
     ) -> Result<Self> {
         let request = token.map(|token| http::upgrade_request(target, token)).unwrap_or_default();
         let connection = Connection::open(target, options, &request, event_source).context("connecting")?;
-        Ok(Self { connection, upgraded_at: token.is_none().then_some(0) })
+        Ok(Self { connection, upgraded_at: token.is_none().then_some(0), last_pong: None })
     }
 
     /// Writes and reads as much as the socket allows. `on_message` is given every message, what to append frames to, and
@@ -41,8 +43,8 @@ impl WebSocket {
         is_closing: bool,
         mut on_message: impl FnMut(&[u8], &mut BytesMut, u64) -> Result<()>,
     ) -> Result<()> {
-        let upgraded_at = &mut self.upgraded_at;
-        let is_open = self.connection.on_ready(buffer, is_closing, |bytes, out, now| {
+        let Self { connection, upgraded_at, last_pong } = self;
+        let is_open = connection.on_ready(buffer, is_closing, |bytes, out, now| {
             let mut parsed = 0;
             if upgraded_at.is_none() {
                 let Some(length) = http::check_upgrade(bytes, false)? else { return Ok(0) };
@@ -58,7 +60,7 @@ impl WebSocket {
                         messages.try_for_each(|message| on_message(message, out, now))?;
                     }
                     OpCode::Ping => write_frame(out, OpCode::Pong, payload),
-                    OpCode::Pong => {}
+                    OpCode::Pong => *last_pong = read_number(payload).map(|number| (number, now)),
                     OpCode::Close => return fail(describe_close(payload)),
                     other => return fail(format!("a frame with opcode {other}")),
                 }
@@ -121,6 +123,11 @@ fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>> {
     };
     let end = length.saturating_add(header);
     Ok(bytes.get(header..end).map(|payload| (OpCode::from(first & 0x0f), payload, end)))
+}
+
+/// The number that the payload of a pong consists of.
+fn read_number(payload: &[u8]) -> Option<u64> {
+    std::str::from_utf8(payload).ok()?.parse().ok()
 }
 
 /// Code and reason of a close frame, in the words that it is counted under.
