@@ -76,7 +76,7 @@ pub struct RunningServer {
     handle: actix_server::ServerHandle,
     /// The socket of the listener, which a stop closes before the server ends.
     listener: TcpListener,
-    http: Data<http::HttpContext>,
+    components: Components,
     certificate: Option<Arc<tls::Certificate>>,
 }
 
@@ -102,7 +102,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
-    let http = components.http.clone();
+    let (http, own_components) = (components.http.clone(), components.clone());
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -123,13 +123,18 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, listener: own_listener, http, certificate })
+    let (metrics, components, listener) = (http.metrics.clone(), own_components, own_listener);
+    Ok(RunningServer { address, metrics, handle, listener, components, certificate })
 }
 
 impl RunningServer {
+    fn http(&self) -> &http::HttpContext {
+        &self.components.http
+    }
+
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.http.connection_limit.in_use()
+        self.http().connection_limit.in_use()
     }
 
     /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
@@ -146,7 +151,7 @@ impl RunningServer {
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.http.login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        self.http().login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
 

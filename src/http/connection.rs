@@ -7,6 +7,7 @@ use actix_web::{
     Error,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
+    http::StatusCode,
     middleware::Next,
 };
 use socket2::SockRef;
@@ -49,7 +50,9 @@ pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Res
     let mut response = next.call(request).await?;
     let is_stopping =
         response.request().conn_data().is_some_and(|connection: &HttpConnection| connection.stop.is_stopping());
-    if number >= MAX_REQUESTS || is_stopping {
+    // A 101 with `Connection: close` beside `upgrade` would contradict itself.
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if (number >= MAX_REQUESTS || is_stopping) && !is_upgrade {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response)

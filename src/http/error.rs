@@ -99,7 +99,7 @@ impl HttpError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).with_retry_after(DEFAULT_RETRY_AFTER)
     }
 
-    /// 503 for an instance that is stopping. Another one, or the next run of this one, can serve the request.
+    /// 503 for a handshake with an instance that is stopping. Another one, or its next run, can serve the client.
     pub fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, "this instance is stopping; try again")
             .with_retry_after(STOP_RETRY_AFTER)

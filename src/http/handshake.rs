@@ -62,10 +62,10 @@ pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> Http
 
 /// Decides on a handshake. Cheap checks come first, so that a client over a limit costs no signature verification.
 async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Result<HttpResponse, HandshakeRefusal> {
-    validate_request(request)?;
     if context.stop.phase() >= StopPhase::Closing {
         return Err(refuse("stopping", HttpError::stopping()));
     }
+    validate_request(request)?;
     let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
     context
         .handshake_rates

@@ -2,22 +2,21 @@
 //! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
-    future::ready,
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
     time::Duration,
 };
 
-use actix_http::{ConnectionType, HttpService};
+use actix_http::HttpServiceBuilder;
 use actix_service::{
-    IntoServiceFactory, ServiceFactory, ServiceFactoryExt,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt,
     boxed::{self, BoxService},
     fn_factory, fn_service, map_config,
 };
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::{
-    App, Error, ResponseError,
+    App, Error,
     body::BoxBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
@@ -28,7 +27,7 @@ use tokio::net::TcpStream;
 use super::{Components, ServerStartError, proxy};
 use crate::{
     api,
-    http::{self, HttpContext, HttpError},
+    http::{self, HttpContext},
     session,
     transport::{AcceptedConnection, Socket},
 };
@@ -62,14 +61,16 @@ pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) ->
     over_tls(&components.http, tls, connection_service::<TlsStream<AcceptedConnection>>(components))
 }
 
-/// Creates a service that answers every request with 503, because the listener is closing.
-pub(super) async fn refusing_service(
-    http: &Data<HttpContext>,
+/// Creates the service of the connections that the kernel has queued when the listener closes. It has no hub, so it
+/// serves everything but handshakes, which are refused by then.
+pub(super) async fn queued_service(
+    components: &Components,
     tls: Option<rustls::ServerConfig>,
 ) -> Result<BoxService<TcpStream, (), ()>, ()> {
+    let http = &components.http;
     Ok(match tls {
-        None => boxed::service(over_plain(http, refusal(http)).new_service(()).await?),
-        Some(tls) => boxed::service(over_tls(http, tls, refusal(http)).new_service(()).await?),
+        None => boxed::service(over_plain(http, http_service(components)).new_service(()).await?),
+        Some(tls) => boxed::service(over_tls(http, tls, http_service(components)).new_service(()).await?),
     })
 }
 
@@ -118,32 +119,6 @@ where
             (socket, Some(peer))
         })
         .and_then(http.map_err(|_| ()))
-}
-
-/// The HTTP service of [`refusing_service`].
-fn refusal<T: ByteStream>(
-    context: &Data<HttpContext>,
-) -> actix_http::h1::H1Service<
-    T,
-    impl ServiceFactory<
-        actix_http::Request,
-        Config = (),
-        Response = actix_http::Response<BoxBody>,
-        Error = actix_http::Response<BoxBody>,
-        InitError = (),
-    > + use<T>,
-    BoxBody,
-> {
-    let stop = context.clone();
-    HttpService::<T, _, _>::build()
-        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
-        .client_disconnect_timeout(Duration::ZERO)
-        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), stop.stop.watch(), data))
-        .h1(fn_service(|_: actix_http::Request| {
-            let mut response = HttpError::stopping().error_response();
-            response.head_mut().set_connection_type(ConnectionType::Close);
-            ready(Ok(response.into()))
-        }))
 }
 
 /// Finds the client address of a connection: from its socket, or from the PROXY header of a trusted proxy.
@@ -207,15 +182,9 @@ fn connection_service<T: ByteStream>(
     actix_http::h1::ExpectHandler,
     impl ServiceFactory<UpgradeRequest<T>, Config = (), Response = (), Error = Error, InitError = ()> + use<T>,
 > {
-    let plain =
-        build_app(components).into_factory().map_err(|error: Error| actix_http::Response::from(error.error_response()));
+    let plain = plain_app(components);
     let components = components.clone();
-    let (at_connect, at_stop) = (components.http.clone(), components.http.clone());
-    HttpService::<T, _, _, _, _>::build()
-        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
-        .client_disconnect_timeout(Duration::ZERO)
-        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), at_connect.stop.watch(), data))
-        .graceful_shutdown_signal(move || at_stop.stop.watch().finishing())
+    http_builder(&components)
         .upgrade(fn_factory(move || {
             let components = components.clone();
             async move {
@@ -233,5 +202,53 @@ fn connection_service<T: ByteStream>(
                 }))
             }
         }))
-        .h1(map_config(plain, move |()| AppConfig::default()))
+        .h1(plain)
+}
+
+/// The service of a connection without handshakes.
+fn http_service<T: ByteStream>(
+    components: &Components,
+) -> actix_http::h1::H1Service<
+    T,
+    impl ServiceFactory<
+        actix_http::Request,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_http::Response<BoxBody>,
+        InitError = (),
+    > + use<T>,
+    BoxBody,
+> {
+    http_builder(components).h1(plain_app(components))
+}
+
+/// The application for requests that do not ask to upgrade.
+fn plain_app(
+    components: &Components,
+) -> impl ServiceFactory<
+    actix_http::Request,
+    Config = (),
+    Response = ServiceResponse<BoxBody>,
+    Error = actix_http::Response<BoxBody>,
+    InitError = (),
+> + use<> {
+    let app = build_app(components).into_factory();
+    let app = app.map_err(|error: Error| actix_http::Response::from(error.error_response()));
+    map_config(app, |()| AppConfig::default())
+}
+
+/// The times and the stop of an HTTP connection.
+fn http_builder<T, S>(components: &Components) -> HttpServiceBuilder<T, S>
+where
+    T: ByteStream,
+    S: ServiceFactory<actix_http::Request, Config = (), InitError = ()>,
+    S::Error: Into<actix_http::Response<BoxBody>> + 'static,
+    <S::Service as Service<actix_http::Request>>::Future: 'static,
+{
+    let (at_connect, at_stop) = (components.http.clone(), components.http.clone());
+    HttpServiceBuilder::default()
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .client_disconnect_timeout(Duration::ZERO)
+        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .graceful_shutdown_signal(move || at_stop.stop.watch().finishing())
 }

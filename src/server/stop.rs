@@ -8,22 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_rt::task::JoinHandle;
 use actix_service::Service;
-use futures_util::future::join_all;
 use socket2::SockRef;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 
 use super::{RunningServer, listener};
-use crate::{http::StopPhase, hub::CloseAllSessions};
+use crate::{
+    http::{HttpContext, StopPhase},
+    hub::CloseAllSessions,
+};
 
 /// Interval at which the stop checks its progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the connections that the kernel has queued are looked for before the listening socket closes. Within it
-/// actix-server's acceptor, which gives no sign of it, stops to accept.
+/// How long the stop accepts the connections that the kernel queues, before it closes the listening socket. Within this
+/// time actix-server's acceptor stops accepting; it gives no sign when.
 const QUEUE_SWEEP: Duration = Duration::from_millis(50);
-/// Maximum time to refuse a queued connection, from its PROXY header to the end of its response.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Minimum time from the close of the listener until HTTP connections on which no request has begun are closed: a
 /// client whose connection was accepted just before is still sending its first one.
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
@@ -33,21 +32,21 @@ impl RunningServer {
     /// closes the listener, closes the sessions with 3001, spread over half of the remaining time, and waits for the
     /// answers to requests that have begun. Connections that are still open when `server.drain` ends are aborted.
     pub async fn stop(self) {
-        let server = &self.http.config.server;
-        let deadline = Instant::now() + server.drain;
-        self.http.stop.enter(StopPhase::Draining);
-        actix_rt::time::sleep(server.drain_delay).await;
-        self.http.stop.enter(StopPhase::Closing);
-        let refusals = self.close_listener().await;
+        let HttpContext { config, stop, hubs, .. } = self.http();
+        let (drain, drain_delay) = (config.server.drain, config.server.drain_delay);
+        let deadline = Instant::now() + drain;
+        stop.enter(StopPhase::Draining);
+        actix_rt::time::sleep(drain_delay).await;
+        stop.enter(StopPhase::Closing);
+        let queued = self.close_listener().await;
         let closed_at = Instant::now();
-        log::info!("listener closed connections={} refused={}", self.connections(), refusals.len());
-        self.http.hubs.shut_down(CloseAllSessions { spread_over: server.drain.saturating_sub(server.drain_delay) / 2 });
+        log::info!("listener closed connections={} queued={queued}", self.connections());
+        hubs.shut_down(CloseAllSessions { spread_over: drain.saturating_sub(drain_delay) / 2 });
         self.await_sessions(deadline).await;
-        join_all(refusals).await;
         let first_requests = (closed_at + FIRST_REQUEST_TIME).min(deadline);
         actix_rt::time::sleep(first_requests.saturating_duration_since(Instant::now())).await;
-        self.http.stop.enter(StopPhase::Finishing);
-        self.http.stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
+        stop.enter(StopPhase::Finishing);
+        stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
         // A handshake that had begun may have become a session.
         self.await_sessions(deadline).await;
         self.handle.stop(false).await;
@@ -59,30 +58,33 @@ impl RunningServer {
         }
     }
 
-    /// Closes the listening socket, so that the kernel refuses new connections. Connections that wait in its queue get
-    /// a 503; otherwise the kernel would reset them. Returns the tasks that answer.
-    async fn close_listener(&self) -> Vec<JoinHandle<()>> {
+    /// Closes the listening socket, so that the kernel refuses new connections. Serves the connections that wait in its
+    /// queue, which the kernel would reset, and returns their number.
+    async fn close_listener(&self) -> usize {
         self.handle.pause().await;
         let tls = self.certificate.as_ref().map(|certificate| certificate.server_config());
-        let Ok(service) = listener::refusing_service(&self.http, tls).await else { return Vec::new() };
-        let (service, mut refusals) = (Rc::new(service), Vec::new());
-        let mut refuse_queued = || {
+        let service = listener::queued_service(&self.components, tls).await.map(Rc::new);
+        let mut count = 0;
+        let mut serve_queued = || {
+            let Ok(service) = &service else { return };
             for stream in iter::from_fn(|| accept_queued(&self.listener)).take(listener::BACKLOG as usize) {
-                let service = service.clone();
-                refusals.push(actix_rt::spawn(async move {
-                    let _ = timeout(REFUSAL_TIMEOUT, service.call(stream)).await;
-                }));
+                let (service, open) = (service.clone(), self.http().stop.watch());
+                actix_rt::spawn(async move {
+                    let _ = service.call(stream).await;
+                    drop(open);
+                });
+                count += 1;
             }
         };
         let sweep_ends = Instant::now() + QUEUE_SWEEP;
         while Instant::now() < sweep_ends {
-            refuse_queued();
+            serve_queued();
             actix_rt::time::sleep(QUEUE_SWEEP / 10).await;
         }
-        refuse_queued();
+        serve_queued();
         // Fails only if the socket is not listening. Closing it is not enough: the acceptor has it, too.
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Read);
-        refusals
+        count
     }
 }
 
