@@ -35,12 +35,14 @@ pub mod delta;
 pub mod address;
 // Web origins and the patterns of `origins.allowed`.
 pub mod origin;
-// The wall clock, which tests can set.
+// The wall clock for dates, and the monotonic clock for everything that has a length. Tests move them.
 pub mod clock;
 // Limits of concurrent connections.
 pub mod connection_limit;
 // Rate limits.
 pub mod rate_limit;
+// Certificates and keys in PEM files.
+pub mod certificate;
 // Prometheus metrics.
 pub mod metrics;
 // Configuration: loading, validating and printing.

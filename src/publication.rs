@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{channel::Channel, clock::Millis, position::Position, tags::Tags};
+use crate::{channel::Channel, clock::WallTime, position::Position, tags::Tags};
 
 /// One publication, as the broker transports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct Publication {
     pub position: Option<Position>,
     /// Names and values that filters compare.
     pub tags: Tags,
-    /// When the broker stored it in the history; 0 without a history.
-    pub time: Millis,
+    /// When the broker stored it in the history; the default without a history.
+    pub time: WallTime,
     /// Whether to send it as a delta to the previous publication, to subscribers that negotiated deltas.
     pub use_delta: bool,
     /// A connection that does not receive it, usually the one that caused it.
@@ -55,7 +55,7 @@ impl Publication {
             info: None,
             position: None,
             tags: Tags::default(),
-            time: 0,
+            time: WallTime::default(),
             use_delta: false,
             exclude: None,
         }

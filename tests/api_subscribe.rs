@@ -69,7 +69,7 @@ async fn api_subscribe_leaves_the_subscription_of_a_client_as_it_is() {
     let hub = start_history_hub(|_| ()).await;
     let mut ann = hub.connect("ann").await;
     ann.subscribe_with("news", json!({})).await;
-    let expire_at = hub.clock.now() / 1000 + 60;
+    let expire_at = hub.clock.now().unix_seconds() + 60;
     subscribe_user(&hub, json!({"user": "ann", "channel": "news", "expire_at": expire_at})).await;
     subscribe_user(&hub, json!({"user": "ann", "channel": "other"})).await;
     assert_eq!(receive_subscribe_push(&mut ann).await["channel"], "other", "the first and only push");

@@ -163,8 +163,52 @@ async fn clients_and_publishers_use_tls_when_the_url_says_so() {
 }
 
 #[actix_rt::test]
+async fn every_command_measures_its_own_hub_over_tls() {
+    const SHORT: &str = "--seconds 0.5 --warmup 0.1";
+    let certificate = Certificate::new();
+    let (cert, key) = (certificate.cert_path(), certificate.key_path());
+    let files = format!("--hub-set server.tls.cert={} --hub-set server.tls.key={}", cert.display(), key.display());
+    for (command, name, expected) in [
+        (format!("fanout -n 5 --rate 50 {SHORT} --tls --probe"), "deliveries_lost", 0),
+        (format!("fanout -n 5 --rate 50 {SHORT} {files}"), "deliveries_lost", 0),
+        (format!("publish -n 2 {SHORT} --over socket --subscribers 2 --tls"), "deliveries_lost", 0),
+        ("connect -n 20 --tls".to_owned(), "connected", 20),
+        ("idle -n 20 --settle 0.1 --tls".to_owned(), "connected", 20),
+        ("recover -n 10 --missed 5 --rate 50 --seconds 0.2 --away 0.01 --tls".to_owned(), "recovered", 10),
+    ] {
+        let report = report(bench(&command)).await;
+        assert_eq!(count(&report, name), expected, "{command}: {report}");
+        assert_eq!(report["url"].as_str().and_then(|url| url.split_once(':')).map(|(scheme, _)| scheme), Some("wss"));
+        assert_eq!(report["failures"].as_object().map_or(0, serde_json::Map::len), 0, "{command}: {report}");
+        if command.contains("--probe") {
+            PROBED.iter().for_each(|name| assert_percentiles_ordered(&report, &format!("probe_{name}")));
+            assert_eq!(report["probe_failures"], serde_json::json!({}), "{report}");
+        }
+    }
+    let not_its_own = bench("connect -n 2 --tls --token t");
+    assert_fails_with(not_its_own, &["--tls"]).await;
+}
+
+#[actix_rt::test]
+async fn certificate_made_for_a_run_is_removed_as_soon_as_the_hub_has_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = bench("idle -n 3 --settle 600 --tls");
+    command.env("TMPDIR", folder.path()).stdout(Stdio::null());
+    let run = KillOnDrop(command.spawn().unwrap());
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    poll_until("the certificate", async || files() == 1).await;
+    poll_until("its end", async || files() == 0).await;
+    assert!(Path::new(&format!("/proc/{}", run.0.id())).exists());
+}
+
+#[actix_rt::test]
 async fn closed_loop_and_limit_lose_no_deliveries() {
-    for command in ["fanout -n 10 --closed-loop 4", "limit -n 10 --rate 50", "limit -n 10 --closed-loop 4"] {
+    for command in [
+        "fanout -n 10 --closed-loop 4",
+        "limit -n 10 --rate 50",
+        "limit -n 10 --closed-loop 4",
+        "limit -n 10 --closed-loop 4 --size 3000 --tls",
+    ] {
         let report = report(bench(&format!("{command} --seconds 0.3 --warmup 0.1"))).await;
         assert!(count(&report, "publications") > 0, "{command}");
         assert_eq!(count(&report, "deliveries"), 10 * count(&report, "publications"), "{command}");

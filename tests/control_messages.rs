@@ -63,7 +63,7 @@ async fn unsubscribe_and_disconnect_controls_name_target_and_code() {
 #[actix_rt::test]
 async fn refresh_control_sets_expiry_and_expired_flag_closes_session() {
     let mut setup = start_hub_and_listen().await;
-    let now = setup.hub.clock.now() / 1000;
+    let now = setup.hub.clock.now().unix_seconds();
     for (request, expires_at) in [
         (json!({}), None),
         (json!({"expire_at": 0, "expired": false}), None),

@@ -84,7 +84,7 @@ async fn expired_client_that_does_not_read_is_disconnected_on_time() {
 async fn session_expiry_follows_jumps_of_the_wall_clock() {
     let hub = start_hub().await;
     let mut client = connect_for_seconds(&hub, 7200).await;
-    hub.clock.set_back(Duration::from_secs(3600));
+    hub.clock.step_back(Duration::from_secs(3600));
     hub.publish("news", json!("before expiry")).await;
     assert_eq!(client.receive_publication().await, json!("before expiry"));
     hub.clock.advance(Duration::from_secs(3 * 3600));
@@ -144,7 +144,7 @@ async fn subscription_expiry_follows_jumps_of_the_wall_clock() {
     let mut client = connect_for_seconds(&hub, 36_000).await;
     let granted = hub.token_with_claims(json!({"sub": "ann", "channel": "$desk", "exp": 7200}));
     client.subscribe_with("$desk", json!({"token": granted})).await;
-    hub.clock.set_back(Duration::from_secs(3600));
+    hub.clock.step_back(Duration::from_secs(3600));
     hub.publish("$desk", json!("before expiry")).await;
     assert_eq!(client.receive_publication().await, json!("before expiry"));
     hub.clock.advance(Duration::from_secs(2 * 3600));

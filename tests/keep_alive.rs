@@ -1,6 +1,6 @@
 //! Pings and pongs of plain and SDK sessions, and the deadlines that end connections without an answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -48,22 +48,45 @@ async fn unanswered_close_does_not_hold_the_connection() {
 }
 
 #[actix_rt::test]
-async fn message_that_never_ends_is_closed_by_deadline() {
+async fn message_that_never_ends_is_closed_at_its_deadline_not_at_a_ping() {
+    const AGE: Duration = Duration::from_millis(700);
     let hub = start_hub_with(|config| {
-        ping_often(config);
-        config.limits.message_age = Duration::from_millis(500);
+        // Only the deadline of the message can close it while the test waits.
+        config.server.ping_interval = Duration::from_secs(600);
+        config.limits.message_age = AGE;
     })
     .await;
     let mut slow = hub.connect_raw("ann").await;
-    slow.send(&raw::frame(raw::TEXT, b"a first fragment")).await;
-    let mut code = None;
-    while let Some(frame) = slow.next().await {
-        if frame.opcode == raw::PING {
-            slow.send(&raw::frame(raw::FIN | raw::PONG, &frame.payload)).await;
-        }
-        code = frame.close_code().or(code);
+    slow.send(&raw::frame(raw::TEXT, br#"{"id":1,"#)).await;
+    slow.send(&raw::frame(raw::FIN | raw::CONTINUATION, br#""ping":{}}"#)).await;
+    assert_eq!(slow.next().await.expect("a reply").text(), r#"{"id":1,"ping":{}}"#);
+    let begun = Instant::now();
+    slow.send(&raw::frame(raw::TEXT, br#"{"id":2,"#)).await;
+    assert_eq!(slow.wait_for_close().await, Some(3501));
+    assert!(begun.elapsed() >= AGE, "{:?}", begun.elapsed());
+}
+
+#[actix_rt::test]
+async fn pings_come_at_their_interval_while_pongs_have_more_time() {
+    let hub = start_hub_with(|config| {
+        config.server.ping_interval = Duration::from_millis(100);
+        config.server.pong_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let (mut mute, mut pings) = (hub.connect_raw("ann").await, 0);
+    while mute.next().await.expect("a ping or a close").opcode == raw::PING {
+        pings += 1;
     }
-    assert_eq!(code, Some(3501));
+    assert!(pings > 3, "{pings}");
+    assert_eq!(hub.running().metrics.closes_with_code(3012), 1, "the first unanswered ping sets the deadline");
+    let mut lazy = hub.connect_raw("bob").await;
+    for number in 1..=40 {
+        let frame = lazy.next().await.expect("a ping");
+        assert_eq!(frame.opcode, raw::PING, "one pong answers all pings before it");
+        if number % 4 == 0 {
+            lazy.send(&raw::frame(raw::FIN | raw::PONG, &frame.payload)).await;
+        }
+    }
 }
 
 #[actix_rt::test]

@@ -49,6 +49,7 @@ mod rate_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.
+mod clock_steps;
 mod delivery;
 mod deltas;
 mod filters;

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 use wardcast::{
-    clock::{Clock, Millis},
+    clock::{Clock, WallTime},
     transport::{ClosePolicy, FlushOutcome, Outbox, PushError, PushOutcome, Socket, TransportLimits},
 };
 
@@ -51,8 +51,13 @@ async fn outbox_on<S: Socket>(wrap: impl FnOnce(TcpStream) -> S) -> OutboxAndPee
 }
 
 impl OutboxAndPeer {
-    fn now(&self) -> Millis {
+    fn now(&self) -> WallTime {
         self.clock.now()
+    }
+
+    /// The time that many seconds from now.
+    fn time_in(&self, seconds: u64) -> WallTime {
+        self.now().saturating_add(Duration::from_secs(seconds))
     }
 
     fn push(&self, bytes: usize) -> Result<PushOutcome, PushError> {
@@ -126,7 +131,7 @@ async fn queued_frames_are_written_when_peer_resumes_reading() {
 #[actix_rt::test]
 async fn expired_outbox_accepts_and_writes_nothing() {
     let mut pair = outbox_and_peer().await;
-    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.set_expiry(pair.time_in(60));
     pair.push(10).unwrap();
     pair.clock.advance(Duration::from_secs(60));
     assert_eq!(pair.push(10), Err(PushError::Expired));
@@ -138,7 +143,7 @@ async fn expired_outbox_accepts_and_writes_nothing() {
 #[actix_rt::test]
 async fn blocked_outbox_writes_nothing_after_expiry_when_peer_resumes_reading() {
     let mut pair = outbox_and_peer().await;
-    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.set_expiry(pair.time_in(60));
     let accepted = pair.fill();
     pair.clock.advance(Duration::from_secs(60));
     let read = pair.read_until_close().await;
@@ -168,7 +173,7 @@ async fn close_that_drains_backlog_ends_with_the_close_frames() {
 #[actix_rt::test]
 async fn closing_outbox_writes_nothing_after_expiry() {
     let mut pair = outbox_and_peer().await;
-    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.set_expiry(pair.time_in(60));
     let accepted = pair.fill();
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
     pair.clock.advance(Duration::from_secs(60));
@@ -210,7 +215,7 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
         }
     }
     let pair = outbox_and_peer().await;
-    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.set_expiry(pair.time_in(60));
     pair.fill();
     let alive = Arc::new(AtomicUsize::new(0));
     let frame = || {
@@ -307,13 +312,13 @@ async fn aborting_close_sends_neither_backlog_nor_close_frame() {
 async fn close_keeps_its_deadline_and_its_expiry() {
     let pair = outbox_and_peer().await;
     assert_eq!(pair.outbox.abort_at(), None);
-    pair.outbox.set_expiry(pair.now() + 60_000);
+    pair.outbox.set_expiry(pair.time_in(60));
     pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
     let deadline = pair.outbox.abort_at().expect("a deadline");
     let expiry = pair.outbox.expires_at();
-    pair.outbox.set_expiry(pair.now() - 1);
+    pair.outbox.set_expiry(WallTime::default());
     pair.outbox.close([], ClosePolicy::Abort, &pair.clock);
     pair.outbox.abort();
     assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
-    assert!(!pair.outbox.has_expired(pair.now() + 120_000), "only an open connection expires");
+    assert!(!pair.outbox.has_expired(pair.time_in(120)), "only an open connection expires");
 }

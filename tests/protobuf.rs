@@ -156,7 +156,7 @@ async fn server_side_subscriptions_and_their_end_are_pushed_in_protobuf() {
     hub.call_api("unsubscribe", json!({"user": "ann", "channel": "news"})).await;
     let push = client.receive().await.push.unwrap();
     assert_eq!((push.channel.as_str(), push.unsubscribe.unwrap().code), ("news", 2000));
-    hub.call_api("refresh", json!({"user": "ann", "expire_at": hub.clock.now() / 1000 + 7200})).await;
+    hub.call_api("refresh", json!({"user": "ann", "expire_at": hub.clock.now().unix_seconds() + 7200})).await;
     assert!(client.receive().await.push.unwrap().refresh.unwrap().ttl > 7000);
     hub.call_api("disconnect", json!({"user": "ann", "disconnect": {"code": 4500, "reason": "gone"}})).await;
     let (code, push) = client.wait_for_close().await;

@@ -9,6 +9,7 @@ use prost::Message;
 use uuid::Uuid;
 use wardcast::{
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
     protocol::{
         ConnectResult, Disconnect, ErrorCode, Expiry, Format, HistoryResult, PresenceStats, PublicationPush, Push,
@@ -48,7 +49,7 @@ fn publication() -> Publication {
         info: Some(ann()),
         position: Some(position()),
         tags: wardcast::tags::Tags::new([("b", "2"), ("a", "1")]).unwrap(),
-        time: 1_700_000_000_000,
+        time: WallTime::from_unix_seconds(1_700_000_000),
         ..Publication::new(news(), r#"{"é":1}"#.into())
     }
 }

@@ -52,7 +52,7 @@ async fn subscription_token_that_expires_while_the_broker_is_slow_is_109_and_not
 #[actix_rt::test]
 async fn server_side_subscription_that_expires_while_the_broker_is_slow_closes_with_3006() {
     let worker = Worker::start(|_| ());
-    let expire_at = worker.clock.now() / 1000 + 60;
+    let expire_at = worker.clock.now().unix_seconds() + 60;
     let mut client = worker.connect(json!({"subs": {"news": {"override": {}, "expire_at": expire_at}}})).await;
     worker.broker.wait_for_calls(&["subscribe"]).await;
     worker.clock.advance(Duration::from_secs(61));

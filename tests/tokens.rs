@@ -9,7 +9,10 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, Publ
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use wardcast::config::{Config, KeyConfig, Secret};
+use wardcast::{
+    clock::Clock,
+    config::{Config, KeyConfig, Secret},
+};
 
 use crate::support::{Client, TestHub, mark_secret, start_hub_with};
 
@@ -95,7 +98,7 @@ impl TestKeys {
 }
 
 fn claims(hub: &TestHub) -> Value {
-    json!({"sub": "ann", "exp": hub.clock.now() / 1000 + 600})
+    json!({"sub": "ann", "exp": hub.clock.now().unix_seconds() + 600})
 }
 
 /// The same token with another header, which its signature does not cover.
@@ -202,7 +205,7 @@ async fn expired_key_ends_its_sessions_and_accepts_no_token() {
     let keys = TestKeys::new();
     let hub = keys
         .start_hub(|config| {
-            let not_after = humantime::format_rfc3339(std::time::SystemTime::now() + Duration::from_secs(120));
+            let not_after = Clock::default().now().saturating_add(Duration::from_secs(120));
             config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{not_after}\""));
         })
         .await;

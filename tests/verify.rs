@@ -78,7 +78,7 @@ fn measure(algorithm: Algorithm, (private, public): &SigningPair) -> Result<(usi
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(&config, permissions, clock.clone())?;
     let header = Header { kid: Some("k".to_owned()), ..Header::new(algorithm) };
-    let token = jsonwebtoken::encode(&header, &claims(clock.now() / 1000), private)?;
+    let token = jsonwebtoken::encode(&header, &claims(clock.now().unix_seconds()), private)?;
     let mut best = 0.0_f64;
     for _ in 0..SPANS {
         let begin = Instant::now();

@@ -231,7 +231,7 @@ impl Conversation {
         let mut value = claims.next().expect("claims").unwrap();
         let rest = rest[claims.byte_offset()..].strip_prefix('}').expect("a brace after the claims");
         // Shifts the dates within `subs`. `token_with_claims` shifts the others.
-        let now = self.hub.clock.now() / 1000;
+        let now = self.hub.clock.now().unix_seconds();
         for options in value["subs"].as_object_mut().into_iter().flat_map(|subs| subs.values_mut()) {
             if let Some(seconds) = options["expire_at"].as_i64() {
                 options["expire_at"] = json!(now + seconds);

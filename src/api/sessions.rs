@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
+    clock::WallTime,
     protocol::{Disconnect, ErrorCode},
 };
 
@@ -212,7 +213,7 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
         info: request.info.map(|info| single_line_string(body, info)),
         data: request.data.map(|data| single_line_string(body, data)),
         recover_since: request.recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
-        expires_at: to_millis(request.expire_at),
+        expires_at: date(request.expire_at),
     };
     target.send_control(Vec::new(), action, api).await
 }
@@ -243,7 +244,7 @@ async fn disconnect(body: &Bytes, api: &ApiContext) -> ApiResult {
 async fn refresh(body: &Bytes, api: &ApiContext) -> ApiResult {
     let target: SessionTarget = parse_object(body)?;
     let RefreshRequest { expired, expire_at, info } = parse_object(body)?;
-    let expires_at = to_millis(expire_at);
+    let expires_at = date(expire_at);
     let is_expired = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= api.clock.now());
     let action = if is_expired {
         disconnect_with(&Disconnect::EXPIRED)
@@ -257,9 +258,9 @@ fn disconnect_with(disconnect: &Disconnect) -> ControlAction {
     ControlAction::Disconnect { code: disconnect.code(), reason: disconnect.reason().to_owned() }
 }
 
-/// Returns seconds as milliseconds. Some clients of the API write an unset time as 0.
-fn to_millis(seconds: Option<i64>) -> Option<i64> {
-    seconds.filter(|seconds| *seconds != 0).map(|seconds| seconds.saturating_mul(1000))
+/// Returns the date that a request names. Some clients of the API write an unset date as 0.
+fn date(seconds: Option<i64>) -> Option<WallTime> {
+    seconds.filter(|seconds| *seconds != 0).map(WallTime::from_unix_seconds)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The claims of a verified token.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{
     channel::{Channel, Pattern},
-    clock::{Millis, NEVER, millis},
+    clock::{NEVER, WallTime},
 };
 
 /// The claims of a connection token that a session keeps. Small, and shared by reference.
@@ -17,7 +17,7 @@ pub struct Claims {
     pub user: Arc<str>,
     /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them. From then on the
     /// session accepts and sends nothing.
-    pub expires_at: Millis,
+    pub expires_at: WallTime,
     /// `info`: raw JSON, visible to other clients.
     pub info: Option<Bytes>,
     /// `caps`, `channels` and `subs`, which most tokens do not have.
@@ -58,7 +58,7 @@ pub struct ServerSideSubscription {
     /// `data`: raw JSON for the client itself.
     pub data: Option<Bytes>,
     /// `expire_at`, or [`NEVER`].
-    pub expires_at: Millis,
+    pub expires_at: WallTime,
 }
 
 /// The claims of a subscription token.
@@ -71,7 +71,7 @@ pub struct SubscriptionClaims {
     /// `info`: raw JSON, visible to other clients in addition to that of the connection.
     pub info: Option<Bytes>,
     /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them.
-    pub expires_at: Millis,
+    pub expires_at: WallTime,
 }
 
 impl Claims {
@@ -88,13 +88,13 @@ impl Claims {
 
 /// Seconds since the epoch (RFC 7519 §2), rounded down, from 0 to [`Self::LATEST`].
 #[derive(Clone, Copy)]
-pub(super) struct NumericDate(Millis);
+pub(super) struct NumericDate(WallTime);
 
 impl NumericDate {
-    /// Far beyond any real date, and far enough below the maximum of [`Millis`] that arithmetic cannot overflow.
+    /// Far beyond any real date, and far enough below [`NEVER`] that arithmetic cannot overflow.
     const LATEST: f64 = 1e12;
 
-    pub(super) fn millis(self) -> Millis {
+    pub(super) fn time(self) -> WallTime {
         self.0
     }
 }
@@ -105,6 +105,6 @@ impl<'de> Deserialize<'de> for NumericDate {
         if !(0.0..=Self::LATEST).contains(&seconds) {
             return Err(D::Error::custom("no date"));
         }
-        Ok(Self(millis(Duration::from_secs(seconds.floor() as u64))))
+        Ok(Self(WallTime::from_unix_seconds(seconds.floor() as i64)))
     }
 }

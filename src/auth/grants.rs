@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     channel::{Channel, Pattern, PatternError},
-    clock::{Millis, NEVER},
+    clock::{NEVER, WallTime},
     publication::MAX_INFO_BYTES,
 };
 
@@ -40,7 +40,7 @@ pub(super) struct GrantContext<'a> {
     pub(super) max_subscriptions: usize,
     /// The user of the token. Channels that are limited to other users are refused.
     pub(super) user: &'a str,
-    pub(super) now: Millis,
+    pub(super) now: WallTime,
 }
 
 impl RawGrants<'_> {
@@ -91,7 +91,7 @@ fn subscriptions(
         }
         let line = |raw| single_line(raw, MAX_INFO_BYTES).ok_or(TokenError::SubscriptionInfoTooLong);
         let (info, data) = (entry.info.map(line).transpose()?, entry.data.map(line).transpose()?);
-        let expires_at = entry.expire_at.map_or(NEVER, NumericDate::millis);
+        let expires_at = entry.expire_at.map_or(NEVER, NumericDate::time);
         // An expired entry is left out; the others of the token are not at fault.
         if expires_at > context.now {
             subscriptions.push(ServerSideSubscription { channel, info, data, expires_at });

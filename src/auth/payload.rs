@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    clock::{Millis, NEVER, millis},
+    clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, RequiredClaim},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
@@ -48,7 +48,7 @@ pub(super) struct Payload<'a> {
 
 /// What a payload is checked against.
 pub(super) struct Expectations<'a> {
-    pub(super) now: Millis,
+    pub(super) now: WallTime,
     pub(super) auth: &'a config::AuthConfig,
     /// The issuer of the key that verified the token, if the key has one.
     pub(super) issuer: Option<&'a str>,
@@ -102,21 +102,21 @@ impl<'a> Payload<'a> {
     }
 
     /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
-    fn check_registered_claims(&self, expected: &Expectations<'_>) -> Result<Millis, TokenError> {
+    fn check_registered_claims(&self, expected: &Expectations<'_>) -> Result<WallTime, TokenError> {
         let Expectations { now, auth, .. } = *expected;
         if let Some(claim) = auth.required_claims.iter().find(|claim| !self.has_claim(**claim)) {
             return Err(TokenError::MissingClaim(*claim));
         }
-        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::millis);
+        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::time);
         let expires_at = end(self.exp).min(end(self.expire_at));
         if expires_at <= now {
             return Err(TokenError::Expired);
         }
-        if self.exp.is_some_and(|exp| exp.millis().saturating_sub(now) > millis(auth.max_ttl)) {
+        if self.exp.is_some_and(|exp| exp.time().saturating_duration_since(now) > auth.max_ttl) {
             return Err(TokenError::TtlTooLong);
         }
-        let latest_start = now.saturating_add(millis(auth.clock_skew));
-        if [self.nbf, self.iat].into_iter().flatten().any(|start| start.millis() > latest_start) {
+        let latest_start = now.saturating_add(auth.clock_skew);
+        if [self.nbf, self.iat].into_iter().flatten().any(|start| start.time() > latest_start) {
             return Err(TokenError::NotYetValid);
         }
         let iss = self.iss.as_deref();

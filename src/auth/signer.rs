@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
-    clock::{Clock, millis},
+    clock::Clock,
     config::{self, Secret},
 };
 
@@ -87,11 +87,11 @@ impl Signer {
     }
 
     fn encode(&self, user: &str, ttl: Duration, claims: &UserClaims, channel: Option<&str>) -> Result<String, Error> {
-        let now = self.clock.now().div_euclid(1000);
+        let now = self.clock.now().unix_seconds();
         let claims = IssuedClaims {
             sub: user,
             iat: now,
-            exp: now.saturating_add(millis(ttl).div_euclid(1000)),
+            exp: now.saturating_add_unsigned(ttl.as_secs()),
             iss: self.issuer.as_deref(),
             aud: self.audience.as_deref(),
             channel,

@@ -17,7 +17,10 @@ use super::{
     grants::{GrantContext, RawGrants},
     payload::is_valid_user,
 };
-use crate::publication::{MAX_INFO_BYTES, MAX_USER_BYTES};
+use crate::{
+    clock::WallTime,
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
+};
 
 pub use crate::config::MAX_PASSWORD_BYTES;
 
@@ -194,7 +197,7 @@ impl UsersSource {
             }
             check_name(&name).map_err(|error| UsersFileError::InvalidName(name.clone(), error))?;
             let (permissions, max_subscriptions) = (&*self.permissions, self.channels_per_session);
-            let context = GrantContext { permissions, max_subscriptions, user: &name, now: 0 };
+            let context = GrantContext { permissions, max_subscriptions, user: &name, now: WallTime::default() };
             let claims = entry.claims(context).map_err(|error| UsersFileError::Claims(name.clone(), error))?;
             if by_name.insert(name.clone(), Arc::new(User { password_hash, claims })).is_some() {
                 return Err(UsersFileError::DuplicateName(name));

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
     channel::Channel,
+    clock::WallTime,
     protocol::{Disconnect, ErrorCode},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
@@ -45,8 +46,8 @@ pub enum ControlAction {
         /// The client already has the publications up to this position, and receives the later ones.
         #[serde(rename = "since")]
         recover_since: Option<RecoverSince>,
-        /// Milliseconds since the Unix epoch. `None`: the subscription lasts as long as the session.
-        expires_at: Option<i64>,
+        /// `None`: the subscription lasts as long as the session.
+        expires_at: Option<WallTime>,
     },
     /// Unsubscribe from a channel, with an unsubscribe push (2000).
     Unsubscribe {
@@ -62,8 +63,8 @@ pub enum ControlAction {
     },
     /// Replace the expiry of the session's token.
     Refresh {
-        /// Milliseconds since the Unix epoch. `None`: the session does not expire.
-        expires_at: Option<i64>,
+        /// `None`: the session does not expire.
+        expires_at: Option<WallTime>,
         /// Raw JSON that replaces what other clients see of the user.
         info: Option<String>,
     },
@@ -200,7 +201,7 @@ mod tests {
             info: text(info),
             data: text(data),
             recover_since,
-            expires_at: Some(i64::MIN),
+            expires_at: Some(WallTime::from_unix_millis(i64::MIN)),
         })
     }
 
@@ -215,7 +216,7 @@ mod tests {
             subscribe("chat:1", Some("{}"), Some(&format!("\"{}\"", "x".repeat(4094))), &"x".repeat(64)),
             refresh("null"),
             refresh(&format!("\"{}\"", "x".repeat(4094))),
-            control(ControlAction::Refresh { expires_at: Some(i64::MIN), info: None }),
+            control(ControlAction::Refresh { expires_at: Some(WallTime::from_unix_millis(i64::MIN)), info: None }),
             Control { user: "é".repeat(127), client: Some("c".to_owned()), whitelist: excluded, ..close(3503, "go") },
         ] {
             assert_eq!(good.validate(), Ok(()), "{good:?}");

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     io::{self, IsTerminal, Read},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -18,7 +18,7 @@ use crate::{
         credentials::{FirstMessage, parse_first_message, strip_bearer},
     },
     channel::Pattern,
-    clock::{Clock, Millis, NEVER},
+    clock::{Clock, NEVER, WallTime},
     config::{Config, Environment},
 };
 
@@ -88,7 +88,7 @@ enum VerifiedClaims {
 }
 
 impl VerifiedClaims {
-    fn expires_at(&self) -> Millis {
+    fn expires_at(&self) -> WallTime {
         match self {
             Self::Connection(claims) => claims.expires_at,
             Self::Subscription(claims) => claims.expires_at,
@@ -101,7 +101,7 @@ struct TokenReport<'a> {
     claims: Option<Value>,
     is_subscription: bool,
     result: Result<VerifiedClaims, TokenError>,
-    now: Millis,
+    now: WallTime,
     config: &'a Config,
     environment: Environment,
 }
@@ -112,7 +112,7 @@ impl TokenReport<'_> {
         let verdict = match &self.result {
             Ok(claims) => {
                 let end = claims.expires_at();
-                json!({"good": true, "expires_in": (end != NEVER).then(|| (end - self.now) / 1000)})
+                json!({"good": true, "expires_in": (end != NEVER).then(|| end.saturating_duration_since(self.now).as_secs())})
             }
             Err(error) => {
                 json!({"good": false, "reason": error.to_string(), "remedy": error.remedy(self.config)})
@@ -150,13 +150,12 @@ impl TokenReport<'_> {
     }
 
     fn date_text(&self, seconds: f64) -> String {
-        /// The year 10000, which the date format cannot show.
-        const TOO_LATE: u64 = 253_402_300_800;
-        let Some(since) = Duration::try_from_secs_f64(seconds).ok().filter(|since| since.as_secs() < TOO_LATE) else {
+        // A cast saturates.
+        let date = WallTime::from_unix_seconds(seconds as i64);
+        if seconds.is_nan() || seconds < 0.0 || date > WallTime::LATEST_DATE {
             return "no date".to_owned();
-        };
-        let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + since);
-        let away = since.as_secs() as i64 - self.now / 1000;
+        }
+        let away = date.unix_seconds() - self.now.unix_seconds();
         let span = format_span(away.unsigned_abs());
         if away > 0 { format!("{date}, in {span}") } else { format!("{date}, {span} ago") }
     }
@@ -164,7 +163,7 @@ impl TokenReport<'_> {
     fn verified_text(&self, claims: &VerifiedClaims) -> String {
         let expiry = match claims.expires_at() {
             NEVER => "never expires".to_owned(),
-            end => format!("expires in {}", format_span(((end - self.now) / 1000).unsigned_abs())),
+            end => format!("expires in {}", format_span(end.saturating_duration_since(self.now).as_secs())),
         };
         match claims {
             VerifiedClaims::Subscription(claims) => {

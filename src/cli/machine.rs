@@ -2,12 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{clock::Millis, config::Config};
+use crate::{clock::WallTime, config::Config};
 
 /// Files that a hub opens besides its connections: listener, log, Redis, and the event queue of each worker.
 const OWN_FILES: u64 = 256;
 /// The beginning of 2025, before the first version of Wardcast.
-const EARLIEST_PLAUSIBLE_TIME: Millis = 1_735_689_600_000;
+const EARLIEST_PLAUSIBLE_TIME: WallTime = WallTime::from_unix_seconds(1_735_689_600);
 
 /// Raises the limit of open files for the configured connections. Returns a warning if the machine does not permit
 /// enough.
@@ -40,7 +40,7 @@ fn open_files_warning(limit: u64, connections: usize) -> String {
 }
 
 /// Returns a warning if the clock is not set.
-pub(super) fn check_clock(now: Millis) -> Option<String> {
+pub(super) fn check_clock(now: WallTime) -> Option<String> {
     (now < EARLIEST_PLAUSIBLE_TIME).then(|| {
         "the system clock is before 2025, so the hub accepts expired tokens, and refuses new ones as not valid yet; set the \
          clock (timedatectl set-ntp true)"
@@ -55,8 +55,8 @@ mod tests {
 
     #[test]
     fn clock_before_2025_is_a_warning() {
-        assert!(check_clock(0).is_some_and(|warning| warning.contains("timedatectl")));
-        assert!(check_clock(EARLIEST_PLAUSIBLE_TIME - 1).is_some());
+        assert!(check_clock(WallTime::default()).is_some_and(|warning| warning.contains("timedatectl")));
+        assert!(check_clock(WallTime::from_unix_millis(EARLIEST_PLAUSIBLE_TIME.unix_millis() - 1)).is_some());
         assert_eq!(check_clock(Clock::default().now()), None);
     }
 }

@@ -6,7 +6,7 @@ use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
 use super::{Secret, value};
-use crate::clock::Millis;
+use crate::clock::WallTime;
 
 /// `[auth]`: which tokens are accepted, and how they are sent.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -59,7 +59,7 @@ pub struct KeyConfig {
     pub jwks: Option<PathBuf>,
     /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
-    pub not_after: Option<Millis>,
+    pub not_after: Option<WallTime>,
     /// Its tokens must have this issuer.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,

@@ -4,16 +4,12 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    time::UNIX_EPOCH,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 
-use crate::{
-    channel::Pattern,
-    clock::{Millis, millis},
-};
+use crate::{channel::Pattern, clock::WallTime};
 
 /// Text that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -98,7 +94,7 @@ pub(super) fn optional_pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Re
 }
 
 /// Parses a time in the format of RFC 3339, as text or as a TOML datetime; `""` means not set.
-pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
+pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WallTime>, D::Error> {
     let text = match toml::Value::deserialize(deserializer)? {
         toml::Value::String(text) => text,
         toml::Value::Datetime(instant) => instant.to_string(),
@@ -107,7 +103,6 @@ pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Re
     if text.is_empty() {
         return Ok(None);
     }
-    let instant = humantime::parse_rfc3339_weak(&text)
-        .map_err(|_| D::Error::custom(format!("{text:?} is not a time like \"2027-01-01T00:00:00Z\"")))?;
-    Ok(Some(millis(instant.duration_since(UNIX_EPOCH).unwrap_or_default())))
+    let time = WallTime::parse_rfc3339(&text);
+    time.map(Some).ok_or_else(|| D::Error::custom(format!("{text:?} is not a time like \"2027-01-01T00:00:00Z\"")))
 }

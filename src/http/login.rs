@@ -66,7 +66,7 @@ pub(super) async fn login(
     }
     let attempt = context
         .login_backoff
-        .begin(context.clock.now(), &username, source.address)
+        .begin(context.clock.monotonic_now(), &username, source.address)
         .map_err(|wait| HttpError::too_many("too many failed logins", wait))?;
     // No queue: a flood of logins would fill it, and each one costs a hash.
     let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {

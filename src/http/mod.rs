@@ -45,7 +45,7 @@ pub use stop::{StopPhase, StopProgress};
 pub struct HttpContext {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The wall clock.
+    /// The clocks.
     pub clock: Clock,
     /// The origins whose pages may use this server.
     pub origin_policy: Arc<OriginPolicy>,

@@ -1,8 +1,6 @@
 //! `POST /auth/ticket`: exchanges a token for a ticket, which opens one connection within `auth.ticket_ttl`. The URL of
 //! a WebSocket is logged on its way, with the credentials in it; a ticket from a log is expired or already used.
 
-use std::time::Duration;
-
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{StatusCode, header::AUTHORIZATION},
@@ -13,7 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{HttpContext, HttpError, request_source::RequestSource};
-use crate::{auth::credentials, broker::BrokerError, clock::millis, config::Door, protocol::ErrorCode};
+use crate::{auth::credentials, broker::BrokerError, config::Door, protocol::ErrorCode};
 
 /// Random bytes of a ticket: too many to guess one.
 const TICKET_BYTES: usize = 32;
@@ -53,8 +51,8 @@ pub(super) async fn issue_ticket(
     let mut random = [0; TICKET_BYTES];
     getrandom::fill(&mut random).map_err(|_| HttpError::internal())?;
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
-    let left = claims.expires_at.saturating_sub(context.clock.now());
-    let ttl = Duration::from_millis(left.clamp(0, millis(context.config.auth.ticket_ttl)).unsigned_abs());
+    let left = claims.expires_at.saturating_duration_since(context.clock.now());
+    let ttl = left.min(context.config.auth.ticket_ttl);
     let stored = context.broker.put_ticket(ticket.clone(), Bytes::copy_from_slice(token.as_bytes()), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))

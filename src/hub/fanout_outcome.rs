@@ -6,12 +6,12 @@ use super::{
     delivery::Delivery,
     subscription::{DeliveryOptions, DeltaState},
 };
-use crate::{clock::Millis, transport::PushError};
+use crate::{clock::WallTime, transport::PushError};
 
 /// What is left to do for a delivery after its frames are queued.
 #[derive(Default)]
 pub(super) struct FanoutOutcome {
-    pub(super) now: Millis,
+    pub(super) now: WallTime,
     pub(super) delivered: u64,
     /// Sessions whose outbox refused the frame.
     pub(super) refused: Vec<(SessionKey, PushError)>,

@@ -16,21 +16,21 @@ use super::{
     timing_wheel::{TICK, Tick},
 };
 use crate::{
-    clock::{Millis, NEVER, millis},
+    clock::{NEVER, WallTime},
     config::Config,
     protocol::{Disconnect, Format, frame},
     transport::Outbox,
 };
 
 /// Change of the wall clock against the monotonic clock from which on it counts as a jump.
-const CLOCK_JUMP_MILLIS: Millis = 500;
+const CLOCK_JUMP: Duration = Duration::from_millis(500);
 
 /// A session, as the hub knows it.
 pub(super) struct HubSession {
     pub(super) outbox: Arc<Outbox>,
     keep_alive: KeepAlive,
     /// When the first of its subscriptions expires.
-    pub(super) first_subscription_expiry: Millis,
+    pub(super) first_subscription_expiry: WallTime,
     pub(super) client: Uuid,
     pub(super) format: Format,
     pub(super) controls: Recipient<SessionControl>,
@@ -46,7 +46,7 @@ enum Deadline {
     FirstMessage(Instant),
     /// When the next ping is sent.
     NextPing(Instant),
-    /// A ping was sent.
+    /// Pings were sent, and none of them is answered. The first of them sets `by`.
     Pong { by: Instant, next_ping: Instant },
 }
 
@@ -73,12 +73,25 @@ impl HubSession {
         self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
     }
 
-    /// Time until the first of an open session's deadlines: keep-alive, token expiry, or the expiry of a subscription.
-    fn next_deadline(&self, now: Instant, now_millis: Millis) -> Duration {
-        let (Deadline::FirstMessage(at) | Deadline::NextPing(at) | Deadline::Pong { by: at, .. }) = self.deadline;
+    /// Time until the first of an open session's deadlines: keep-alive, end of a message, token expiry, or the expiry of a
+    /// subscription.
+    ///
+    /// The deadline of a message that has not begun yet is the one it would have if it began now. So the hub looks at each
+    /// session at least once per `max_message_age`, which is before the deadline of any message that begins meanwhile, and
+    /// need not be told of fragments.
+    fn time_to_next_deadline(&self, max_message_age: Duration, now: Instant, wall_now: WallTime) -> Duration {
+        let keep_alive = match self.deadline {
+            Deadline::FirstMessage(at) | Deadline::NextPing(at) => at,
+            Deadline::Pong { by, next_ping } => by.min(next_ping),
+        };
+        let message = self.outbox.incomplete_since().unwrap_or(now) + max_message_age;
         let expiry = self.outbox.expires_at().min(self.first_subscription_expiry);
-        let until_expiry = Duration::from_millis(expiry.saturating_sub(now_millis).max(0).unsigned_abs());
-        at.saturating_duration_since(now).min(until_expiry)
+        keep_alive.min(message).saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
+    }
+
+    /// Returns whether a message from the client has been incomplete for too long.
+    fn is_message_overdue(&self, max_message_age: Duration, now: Instant) -> bool {
+        self.outbox.incomplete_since().is_some_and(|since| now.saturating_duration_since(since) >= max_message_age)
     }
 
     fn encode_ping(&self) -> bytes::Bytes {
@@ -92,9 +105,8 @@ pub(super) struct Liveness {
     pong_timeout: Duration,
     first_message_timeout: Duration,
     max_message_age: Duration,
-    started_at: Instant,
-    /// The wall clock minus the monotonic clock, at the last tick.
-    clock_offset: Millis,
+    /// When the last tick was, by both clocks.
+    last_tick: (Instant, WallTime),
     ticks: u32,
     /// `Some` during a shutdown.
     pub(super) closing_waves: Option<ClosingWaves>,
@@ -117,24 +129,24 @@ impl ClosingWaves {
 }
 
 impl Liveness {
-    pub(super) fn new(config: &Config, now: Millis) -> Self {
+    pub(super) fn new(config: &Config, now: Instant, wall_now: WallTime) -> Self {
         Self {
             ping_interval: config.server.ping_interval,
             pong_timeout: config.server.pong_timeout,
             first_message_timeout: config.auth.first_message_timeout,
             max_message_age: config.limits.message_age,
-            started_at: Instant::now(),
-            clock_offset: now,
+            last_tick: (now, wall_now),
             ticks: 0,
             closing_waves: None,
         }
     }
 
     /// Returns whether the wall clock has jumped since the last tick.
-    fn has_clock_jumped(&mut self, now: Millis) -> bool {
-        let clock_offset = now - millis(self.started_at.elapsed());
-        let before = std::mem::replace(&mut self.clock_offset, clock_offset);
-        (clock_offset - before).abs() > CLOCK_JUMP_MILLIS
+    fn has_clock_jumped(&mut self, now: Instant, wall_now: WallTime) -> bool {
+        let (before, wall_before) = std::mem::replace(&mut self.last_tick, (now, wall_now));
+        let expected = wall_before.saturating_add(now.saturating_duration_since(before));
+        let jump = wall_now.saturating_duration_since(expected).max(expected.saturating_duration_since(wall_now));
+        jump > CLOCK_JUMP
     }
 
     /// Delay of a session's first ping: somewhere in the second half of the interval, so that clients that connected at
@@ -161,11 +173,11 @@ impl Hub {
 
     /// Puts a session into the timing wheel at its next deadline.
     pub(super) fn schedule(&mut self, key: SessionKey) {
-        let (now, now_millis) = (Instant::now(), self.clock.now());
+        let (now, wall_now) = (Instant::now(), self.clock.now());
         let Some(session) = self.registry.session_mut(key) else { return };
         let after = match session.outbox.abort_at() {
             Some(abort_at) => abort_at.saturating_duration_since(now),
-            None => session.next_deadline(now, now_millis),
+            None => session.time_to_next_deadline(self.liveness.max_message_age, now, wall_now),
         };
         session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
     }
@@ -178,8 +190,7 @@ impl Hub {
                 self.check_deadlines(key);
             }
         }
-        let now = self.clock.now();
-        if self.liveness.has_clock_jumped(now) {
+        if self.liveness.has_clock_jumped(Instant::now(), self.clock.now()) {
             let all: Vec<SessionKey> = self.registry.keys().collect();
             all.into_iter().for_each(|key| self.check_deadlines(key));
         }
@@ -194,7 +205,7 @@ impl Hub {
 
     /// Acts on the deadlines that a session has reached, and schedules it for the next one.
     fn check_deadlines(&mut self, key: SessionKey) {
-        let (now, now_millis) = (Instant::now(), self.clock.now());
+        let (now, wall_now) = (Instant::now(), self.clock.now());
         let Some(session) = self.registry.session_mut(key) else { return };
         if let Some(abort_at) = session.outbox.abort_at() {
             if now < abort_at {
@@ -203,32 +214,40 @@ impl Hub {
             session.outbox.abort();
             return self.remove_session(key);
         }
+        if let Deadline::Pong { next_ping, .. } = session.deadline
+            && session.outbox.take_pong()
+        {
+            session.deadline = Deadline::NextPing(next_ping);
+        }
         match session.deadline {
-            _ if session.outbox.has_expired(now_millis) => return self.close(key, CloseReason::EXPIRED),
-            _ if now_millis >= session.first_subscription_expiry => self.end_expired_subscriptions(key, now_millis),
+            _ if session.outbox.has_expired(wall_now) => return self.close(key, CloseReason::EXPIRED),
+            _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
-            Deadline::Pong { next_ping, .. } if session.outbox.take_pong() => {
-                session.deadline = Deadline::NextPing(next_ping)
-            }
             Deadline::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),
-            _ if session.outbox.incomplete_message_age() > self.liveness.max_message_age => {
+            _ if session.is_message_overdue(self.liveness.max_message_age, now) => {
                 return self.close(key, &Disconnect::BAD_REQUEST);
             }
-            Deadline::NextPing(at) if now >= at => return self.send_ping(key, now_millis),
+            Deadline::NextPing(at) | Deadline::Pong { next_ping: at, .. } if now >= at => {
+                return self.send_ping(key, now, wall_now);
+            }
             _ => {}
         }
         self.schedule(key);
     }
 
-    fn send_ping(&mut self, key: SessionKey, now_millis: Millis) {
+    fn send_ping(&mut self, key: SessionKey, now: Instant, wall_now: WallTime) {
         let Some(session) = self.registry.session_mut(key) else { return };
-        let now = Instant::now();
-        session.deadline =
-            Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping: now + self.liveness.ping_interval };
-        let outbox = session.outbox.clone();
-        // Only a pong that arrives from now on answers this ping.
-        outbox.take_pong();
-        let pushed = outbox.push(now_millis, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, now_millis));
+        let (outbox, next_ping) = (session.outbox.clone(), now + self.liveness.ping_interval);
+        let by = match session.deadline {
+            Deadline::Pong { by, .. } => by,
+            Deadline::NextPing(_) | Deadline::FirstMessage(_) => {
+                // Only a pong that arrives from now on answers this ping.
+                outbox.take_pong();
+                now + self.liveness.pong_timeout
+            }
+        };
+        session.deadline = Deadline::Pong { by, next_ping };
+        let pushed = outbox.push(wall_now, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, wall_now));
         if let Err(error) = pushed {
             self.handle_push_error(key, error);
         }
@@ -289,12 +308,18 @@ mod tests {
 
     #[test]
     fn clock_jump_is_detected_once_in_either_direction() {
-        let mut liveness = Liveness::new(&Config::default(), 1_000_000);
-        assert!(!liveness.has_clock_jumped(1_000_000));
-        for jumped in [1_010_000, 900_000] {
-            assert!(liveness.has_clock_jumped(jumped));
-            assert!(!liveness.has_clock_jumped(jumped));
+        let (mut now, date) = (Instant::now(), WallTime::from_unix_seconds);
+        let mut liveness = Liveness::new(&Config::default(), now, date(1000));
+        assert!(!liveness.has_clock_jumped(now, date(1000)));
+        for jumped in [1010, 900] {
+            assert!(liveness.has_clock_jumped(now, date(jumped)));
+            assert!(!liveness.has_clock_jumped(now, date(jumped)));
         }
+        // A tick that comes late, because the machine was busy, is not a jump.
+        now += Duration::from_secs(5);
+        assert!(!liveness.has_clock_jumped(now, date(905)));
+        // The monotonic clock does not count the time for which the machine was suspended.
+        assert!(liveness.has_clock_jumped(now + TICK, date(905 + 3600)));
     }
 
     #[actix_rt::test]

@@ -14,7 +14,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{channel::Channel, clock::Millis, protocol::Format, transport::Outbox};
+use crate::{channel::Channel, clock::WallTime, protocol::Format, transport::Outbox};
 
 /// Identifies a session. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ pub enum SessionControl {
     /// Change when the session expires, and perhaps what other clients see of its user.
     Refresh {
         /// The new expiry.
-        expires_at: Millis,
+        expires_at: WallTime,
         /// Raw JSON that replaces the token's `info`.
         info: Option<Bytes>,
     },
@@ -112,7 +112,7 @@ pub struct ServerApiSubscription {
     /// The position that the client has, as the API call states it: offset and epoch.
     pub since: Option<(u64, String)>,
     /// When the subscription expires.
-    pub expires_at: Option<Millis>,
+    pub expires_at: Option<WallTime>,
 }
 
 /// Answered by every hub that is alive.

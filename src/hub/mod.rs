@@ -105,7 +105,7 @@ impl Hub {
             fanout: Fanout::new(receiver),
             wheel: TimingWheel::default(),
             broker_subscriptions,
-            liveness: Liveness::new(config, clock.now()),
+            liveness: Liveness::new(config, Instant::now(), clock.now()),
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),

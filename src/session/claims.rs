@@ -6,7 +6,7 @@ use super::{Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
     auth::{Claims, ServerSideSubscription, TokenError},
     channel::Channel,
-    clock::{Millis, NEVER, millis},
+    clock::{NEVER, WallTime},
     config::Door,
     hub::{Reauthorize, SubscriptionSource, UpdateSession},
     protocol::{Disconnect, ErrorCode, Expiry},
@@ -90,13 +90,13 @@ impl Session {
 
     /// Returns how an expiry is sent to the client: as the seconds after which it should refresh. That is the time that is
     /// left less `auth.refresh_margin`, but at least half of it.
-    pub(super) fn client_expiry(&self, expires_at: Millis) -> Expiry {
+    pub(super) fn client_expiry(&self, expires_at: WallTime) -> Expiry {
         if expires_at == NEVER {
             return Expiry::NEVER;
         }
-        let left = expires_at.saturating_sub(self.services.clock.now()).max(0);
-        let margin = millis(self.services.config.auth.refresh_margin).min(left / 2);
-        Expiry::after(u32::try_from((left - margin) / 1000).unwrap_or(u32::MAX).max(1))
+        let left = expires_at.saturating_duration_since(self.services.clock.now());
+        let margin = self.services.config.auth.refresh_margin.min(left / 2);
+        Expiry::after(u32::try_from((left - margin).as_secs()).unwrap_or(u32::MAX).max(1))
     }
 }
 

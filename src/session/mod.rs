@@ -48,7 +48,7 @@ pub struct Services {
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<KeyedLimit<Arc<str>>>,
-    /// The wall clock.
+    /// The clocks.
     pub clock: Clock,
     /// The metrics.
     pub metrics: Arc<Metrics>,

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes};
@@ -23,7 +23,7 @@ use super::{
     closing::{ClosePhase, ClosePolicy},
     socket,
 };
-use crate::clock::{Clock, Millis, NEVER};
+use crate::clock::{Clock, NEVER, WallTime};
 
 /// Maximum frames of one `writev`.
 const MAX_SLICES: usize = 64;
@@ -42,7 +42,7 @@ struct OutboxState {
     /// Upper bound of the bytes that TLS has accepted and not yet passed to the kernel. Always 0 on plain TCP.
     tls_buffered_bytes: usize,
     limit_bytes: usize,
-    expires_at: Millis,
+    expires_at: WallTime,
     phase: ClosePhase,
     /// Whether the first frame is partly written. Its rest has to come before anything else.
     is_mid_frame: bool,
@@ -110,7 +110,7 @@ impl Outbox {
 
     /// Sets when the token expires. From then on no frame is queued and none that is queued is written. A close that
     /// has started keeps the expiry that it started with.
-    pub fn set_expiry(&self, at: Millis) {
+    pub fn set_expiry(&self, at: WallTime) {
         let mut state = self.0.lock();
         if state.phase == ClosePhase::Open {
             state.expires_at = at;
@@ -118,12 +118,12 @@ impl Outbox {
     }
 
     /// When the token expires, in milliseconds since the epoch.
-    pub fn expires_at(&self) -> Millis {
+    pub fn expires_at(&self) -> WallTime {
         self.0.lock().expires_at
     }
 
     /// Returns whether the token of an open connection has expired.
-    pub fn has_expired(&self, now: Millis) -> bool {
+    pub fn has_expired(&self, now: WallTime) -> bool {
         let state = self.0.lock();
         state.phase == ClosePhase::Open && now >= state.expires_at
     }
@@ -132,7 +132,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`PushError`]. The frame is not queued, and the connection is not closed.
-    pub fn push(&self, now: Millis, frame: Bytes) -> Result<PushOutcome, PushError> {
+    pub fn push(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
         let mut state = self.0.lock();
         if state.phase != ClosePhase::Open {
             return Err(PushError::Closing);
@@ -162,7 +162,7 @@ impl Outbox {
     /// # Errors
     /// [`PushError::Expired`] if the token of an open connection has expired; nothing was written.
     /// [`PushError::Closing`] if writing failed, or the token expired during a close; the connection is aborted.
-    pub fn flush(self: &Arc<Self>, clock: &Clock, now: Millis) -> Result<FlushOutcome, PushError> {
+    pub fn flush(self: &Arc<Self>, clock: &Clock, now: WallTime) -> Result<FlushOutcome, PushError> {
         let mut state = self.0.lock();
         if state.write_waker.is_some() {
             return Ok(FlushOutcome::Done);
@@ -250,9 +250,9 @@ impl Outbox {
         self.0.lock().phase.abort_at()
     }
 
-    /// How long a message from the client has been incomplete; zero if none is.
-    pub fn incomplete_message_age(&self) -> Duration {
-        self.0.lock().incomplete_since.map_or(Duration::ZERO, |since| since.elapsed())
+    /// Since when a message from the client has been incomplete; `None` if none is.
+    pub fn incomplete_since(&self) -> Option<Instant> {
+        self.0.lock().incomplete_since
     }
 
     pub(super) fn note_incomplete_message(&self, is_incomplete: bool) {

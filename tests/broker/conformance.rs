@@ -6,6 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use futures_util::future::join_all;
 use wardcast::{
     broker::{BrokerError, Control, ControlAction, PublishOptions, RecoverSince, SurveyQuestion},
+    clock::WallTime,
     publication::{ClientInfo, Publication},
 };
 
@@ -159,11 +160,14 @@ pub async fn control_arrives_unchanged(instance: Instance) {
             info: Some("{\"role\":\"é\"}".to_owned()),
             data: Some("null".to_owned()),
             recover_since: Some(RecoverSince { offset: u64::MAX, epoch: "abcdefgh".to_owned() }),
-            expires_at: Some(i64::MAX),
+            expires_at: Some(WallTime::from_unix_millis(i64::MAX)),
         }),
         control(ControlAction::Unsubscribe { channel: "чат:日本 1".to_owned() }),
         control(ControlAction::Disconnect { code: 3503, reason: "line\none".to_owned() }),
-        control(ControlAction::Refresh { expires_at: Some(1), info: Some("{\"name\": 1}".to_owned()) }),
+        control(ControlAction::Refresh {
+            expires_at: Some(WallTime::from_unix_millis(1)),
+            info: Some("{\"name\": 1}".to_owned()),
+        }),
         Control {
             client: None,
             whitelist: Vec::new(),

@@ -177,7 +177,7 @@ pub async fn history_returns_every_field_of_a_publication(instance: Instance) {
     let position = instance.broker.publish(sent.clone(), options).await.unwrap().position;
     let received = instance.wait_for_publications(1).await;
     let time = received[0].time;
-    assert!((before..=instance.clock.now()).contains(&time), "{time}");
+    assert!((before..=instance.clock.now()).contains(&time), "{time:?}");
     assert_eq!(received, [Publication { position, time, ..sent }]);
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.publications, received);
 }

@@ -35,6 +35,10 @@ pub async fn presence_ends_with_removal_or_expiry(instance: Instance) {
     instance.remove_presence("room", "never").await;
     instance.remove_presence("nowhere", "a").await;
     assert_eq!(instance.present_clients("room").await, ["a", "c"]);
+    // A step of the wall clock neither ends nor extends presence.
+    instance.clock.step_forward(61 * MINUTE);
+    assert_eq!(instance.present_clients("room").await, ["a", "c"]);
+    instance.clock.step_back(3600 * MINUTE);
     instance.advance_clock(Duration::from_secs(59));
     instance.add_presence("room", "c", MINUTE).await;
     instance.advance_clock(Duration::from_secs(1));

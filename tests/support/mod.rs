@@ -117,7 +117,7 @@ impl TestHub {
     /// A token that expired a minute ago.
     pub fn expired_token(&self, user: &str) -> String {
         let before = Clock::default();
-        before.set_back(Duration::from_secs(120));
+        before.step_back(Duration::from_secs(120));
         mark_secret(
             Signer::new(&self.config.auth, before).sign(user, Duration::from_secs(60), &UserClaims::default()).unwrap(),
         )
@@ -138,7 +138,7 @@ impl TestHub {
 
     /// A token with exactly these claims. Numbers in its dates (`exp`, `expire_at`, `nbf`, `iat`) are seconds from now.
     pub fn token_with_claims(&self, mut claims: Value) -> String {
-        let now = self.clock.now() / 1000;
+        let now = self.clock.now().unix_seconds();
         for date in ["exp", "expire_at", "nbf", "iat"] {
             if let Some(seconds) = claims.get(date).and_then(Value::as_i64) {
                 claims[date] = json!(now + seconds);

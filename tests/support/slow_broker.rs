@@ -228,7 +228,7 @@ impl Worker {
     /// A token with these claims for user ann; a number for a date counts from now.
     pub fn token(&self, mut claims: Value) -> String {
         claims["sub"] = json!("ann");
-        claims["exp"] = json!(self.clock.now() / 1000 + claims["exp"].as_i64().unwrap());
+        claims["exp"] = json!(self.clock.now().unix_seconds() + claims["exp"].as_i64().unwrap());
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
     }

@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 
 use self::{jwk::Jwk, material::KeyMaterial};
 use crate::{
-    clock::{Millis, NEVER},
+    clock::{NEVER, WallTime},
     config::{self, KeyPurpose, Secret},
 };
 
@@ -39,7 +39,7 @@ pub(super) struct VerificationKey {
     pub(super) algorithm: Algorithm,
     pub(super) purpose: KeyPurpose,
     /// From then on the key verifies nothing, and the sessions of its tokens expire.
-    pub(super) not_after: Millis,
+    pub(super) not_after: WallTime,
     pub(super) material: DecodingKey,
 }
 

@@ -41,7 +41,11 @@ pub(crate) enum Command {
     Limit(LimitArgs),
     /// Run the bare server of `limit` (child process)
     #[command(hide = true)]
-    LimitServer,
+    LimitServer {
+        /// TLS for subscribers.
+        #[arg(long)]
+        tls: bool,
+    },
     /// Become the hub (child process)
     #[command(hide = true)]
     HubServer {
@@ -79,6 +83,10 @@ pub(crate) struct HubArgs {
     /// Setting of the hub that is started for the run; repeat it for several
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) hub_set: Vec<String>,
+    /// TLS for the hub that is started for the run, with a certificate that is made for it. (For another certificate:
+    /// --hub-set server.tls.cert=FILE --hub-set server.tls.key=FILE)
+    #[arg(long)]
+    pub(crate) tls: bool,
 }
 
 /// Options of publishing through the server API.
@@ -294,6 +302,9 @@ pub(crate) struct RecoverArgs {
 /// Options of `limit`.
 #[derive(Args)]
 pub(crate) struct LimitArgs {
+    /// TLS for the connections of subscribers
+    #[arg(long)]
+    pub(crate) tls: bool,
     #[command(flatten)]
     pub(crate) clients: ConnectionArgs,
     #[command(flatten)]

@@ -1,7 +1,8 @@
 //! The monotonic clock of this program, in nanoseconds since its first use: small enough to be sent inside a publication.
+//! And the wall clock, for the dates in tokens.
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a run waits for any progress before it ends with an error: longer than any delay worth measuring.
 pub(crate) const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -11,6 +12,12 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// Nanoseconds since the first call. A `u64` of them lasts 584 years.
 pub(crate) fn now() -> u64 {
     START.elapsed().as_nanos() as u64
+}
+
+/// Seconds since 1970, for the dates in tokens.
+#[expect(clippy::disallowed_methods, reason = "the one place of this program that reads the wall clock")]
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Sleeps. Only for the time that a server needs to settle before its memory is read, which no event announces.

@@ -106,6 +106,15 @@ impl Connection {
         Ok(self.is_connected)
     }
 
+    /// Returns whether TCP is connected and the TLS handshake, if there is one, is done.
+    ///
+    /// # Errors
+    /// Why connecting failed.
+    pub(crate) fn is_established(&mut self) -> Result<bool> {
+        let is_handshaking = self.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+        Ok(self.is_connected()? && !is_handshaking)
+    }
+
     /// The local port.
     pub(crate) fn local_port(&self) -> Option<u16> {
         Some(self.tcp.local_addr().ok()?.port())

@@ -1,19 +1,22 @@
 //! The hub of a run: the one that the options name, or else one that is started for the run.
 
-use std::time::{SystemTime, UNIX_EPOCH};
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use mio::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
 use crate::args::{ApiArgs, ConnectionArgs, HubArgs, or_variable};
+use crate::certificate::{CertificateFile, RunCertificate};
 use crate::clients::{ClientBehavior, ClientOptions};
 use crate::error::{Context, Result, fail};
 use crate::http_transport::{HttpConnection, HttpTransport, PublishMethod};
 use crate::process::{listening_process, raise_file_limit};
-use crate::{child_process::ChildProcess, connection::SocketOptions, run::Run, target_url::TargetUrl, tls};
+use crate::{
+    child_process::ChildProcess, clock, connection::SocketOptions, run::Run, target_url::TargetUrl, tls, tls::Trust,
+};
 
 /// The secret of tokens, if it is not an option.
 const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
@@ -25,6 +28,9 @@ const DEFAULT_URL: &str = "ws://127.0.0.1:8000/connection/websocket";
 const BANNER_END: &str = "Ctrl-C stops";
 /// How much of what a hub prints is read until that end.
 const MAX_BANNER_LINES: usize = 200;
+/// The settings of a hub that name the files of its certificate and of its key.
+const TLS_CERT: &str = "server.tls.cert=";
+const TLS_KEY: &str = "server.tls.key=";
 /// The lifetime of tokens: longer than any run.
 const TOKEN_SECONDS: u64 = 3600;
 /// How to start a hub with known secrets.
@@ -40,6 +46,8 @@ pub(crate) struct HubUnderTest<'a> {
     pub(crate) targets: Vec<TargetUrl>,
     secret: Option<String>,
     api_key: Option<String>,
+    /// The certificate of a hub that was started with TLS.
+    certificate: Option<CertificateDer<'static>>,
     /// The hub that was started for the run, which ends with this value.
     _process: Option<ChildProcess>,
 }
@@ -52,18 +60,23 @@ impl<'a> HubUnderTest<'a> {
             targets: Vec::new(),
             secret: or_variable(args.secret.as_deref(), SECRET_VARIABLE).filter(|_| args.token.is_none()),
             api_key: or_variable(api.and_then(|api| api.api_key.as_deref()), API_KEY_VARIABLE),
+            certificate: None,
             _process: None,
         };
         run.pids.clone_from(&args.pid);
         if args.url.is_empty() && args.token.is_none() && hub.secret.is_none() {
             hub.start(run, settings)?;
-        } else if !args.hub_set.is_empty() {
-            return fail("--hub-set is for a hub that is started for the run: give no --url and no secret with it");
+        } else if !args.hub_set.is_empty() || args.tls {
+            return fail(
+                "--hub-set and --tls are for a hub that is started for the run: give no --url and no secret with them",
+            );
         } else {
             let urls = if args.url.is_empty() { &[DEFAULT_URL.to_owned()][..] } else { &args.url };
             hub.targets = urls.iter().map(|url| TargetUrl::parse(url)).collect::<Result<_>>()?;
             hub.find_processes(run);
         }
+        let origins: Vec<String> = hub.targets.iter().map(TargetUrl::origin).collect();
+        run.report.set("url", origins.join(", "));
         if !run.pids.is_empty() {
             let pids: Vec<String> = run.pids.iter().map(u32::to_string).collect();
             run.report.set("server_pids", pids.join(", "));
@@ -82,20 +95,24 @@ impl<'a> HubUnderTest<'a> {
             ));
         }
         let (secret, key) = (random_secret(), random_secret());
-        let settings = settings.iter().copied().chain(self.args.hub_set.iter().map(String::as_str));
+        let certificate_file = self.choose_certificate()?;
+        let tls = certificate_file.iter().flat_map(|file| {
+            let path = file.path().display();
+            [format!("{TLS_CERT}{path}"), format!("{TLS_KEY}{path}")]
+        });
+        let settings =
+            settings.iter().map(|setting| (*setting).to_owned()).chain(self.args.hub_set.iter().cloned()).chain(tls);
         let (child, lines) = ChildProcess::start("hub-server", |command| {
             command.arg(&program).args(["--set", "server.bind=127.0.0.1:0", "--set", "log.level=warn"]);
-            command.args(settings.flat_map(|setting| ["--set", setting]));
+            command.args(settings.flat_map(|setting| ["--set".to_owned(), setting]));
             command.env("WARDCAST_ENV", "development").env_remove("RUST_LOG");
             command.env("WARDCAST_AUTH__HMAC_SECRET", &secret).env("WARDCAST_API__KEY", &key);
         })?;
-        let mut address = None;
+        let mut url = None;
         for line in lines.take(MAX_BANNER_LINES).map_while(std::io::Result::ok) {
-            if let Some((_, rest)) = line.split_once("ws://").filter(|_| address.is_none()) {
-                address = rest.split('/').next().map(str::to_owned);
-            }
-            if let Some(address) = address.take_if(|_| line.contains(BANNER_END)) {
-                self.targets = vec![TargetUrl::parse(&format!("ws://{address}/connection/websocket"))?];
+            url = url.or_else(|| find_websocket_url(&line).map(str::to_owned));
+            if let Some(url) = url.take_if(|_| line.contains(BANNER_END)) {
+                self.targets = vec![TargetUrl::parse(&url)?];
                 run.pids = vec![child.id()];
                 run.report.add_note(format!("measured a hub started for this run ({})", program.display()));
                 (self.secret, self.api_key, self._process) = (Some(secret), Some(key), Some(child));
@@ -103,6 +120,22 @@ impl<'a> HubUnderTest<'a> {
             }
         }
         fail("the hub did not start; its own error message is above")
+    }
+
+    /// Determines the certificate of the hub that is started: none, the one of --hub-set, or for --tls one that is made now.
+    /// Returns the file of the latter, which the hub reads when it starts.
+    fn choose_certificate(&mut self) -> Result<Option<CertificateFile>> {
+        if let Some(file) = self.args.hub_set.iter().rev().find_map(|setting| setting.strip_prefix(TLS_CERT)) {
+            self.certificate = Some(tls::read_certificate(Path::new(file))?);
+            return Ok(None);
+        }
+        if !self.args.tls {
+            return Ok(None);
+        }
+        let made = RunCertificate::generate()?;
+        let file = CertificateFile::write(&made)?;
+        self.certificate = Some(made.certificate);
+        Ok(Some(file))
     }
 
     /// Finds the processes of hubs on this machine by their ports, if no option names them.
@@ -180,14 +213,30 @@ impl<'a> HubUnderTest<'a> {
         Ok(ClientOptions { targets, tokens, socket: self.socket_options(&self.targets)?, ..options })
     }
 
+    /// The certificates that connections accept: those that an option names, or that of the hub that was started.
+    fn trust(&self) -> Result<Trust<'_>> {
+        match (&self.args.ca, self.args.insecure, &self.certificate) {
+            (Some(file), ..) => Ok(Trust::SignedBy(file)),
+            (None, true, _) => Ok(Trust::Any),
+            (None, false, Some(certificate)) => Ok(Trust::Only(certificate.clone())),
+            (None, false, None) => fail("wss and https need --ca FILE (PEM) or --insecure"),
+        }
+    }
+
     /// Options of sockets, with a TLS configuration if one of the targets needs it.
     pub(crate) fn socket_options(&self, targets: &[TargetUrl]) -> Result<SocketOptions> {
         let tls = match targets.iter().any(|target| target.is_tls) {
-            true => Some(tls::client_config(self.args.ca.as_deref(), self.args.insecure)?),
+            true => Some(tls::client_config(self.trust()?)?),
             false => None,
         };
         Ok(SocketOptions { tls, ..SocketOptions::default() })
     }
+}
+
+/// The WebSocket URL in a line of a hub's banner, without its query.
+fn find_websocket_url(line: &str) -> Option<&str> {
+    let start = ["ws://", "wss://"].iter().find_map(|scheme| line.find(scheme))?;
+    line[start..].split(['?', '"', ' ']).next()
 }
 
 /// Becomes the hub, which ends with this program whatever ends that.
@@ -204,11 +253,25 @@ fn random_secret() -> String {
 
 /// Signs `count` tokens with the HS256 secret, for the users `bench-0`, `bench-1` and so on.
 fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = clock::unix_seconds();
     let key = EncodingKey::from_secret(secret.as_bytes());
     let sign = |user| {
         let claims = serde_json::json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS});
         encode(&Header::new(Algorithm::HS256), &claims, &key).context("signing a token")
     };
     (0..count).map(sign).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_is_found_in_the_banner_with_its_scheme_and_path() {
+        let line = |url: &str| format!("   ws = new WebSocket(\"{url}?token=a.b.c\")");
+        for url in ["ws://127.0.0.1:8000/connection/websocket", "wss://127.0.0.1:41234/live"] {
+            assert_eq!(find_websocket_url(&line(url)), Some(url));
+        }
+        assert_eq!(find_websocket_url("  Page     https://127.0.0.1:8000/"), None);
+    }
 }

@@ -10,7 +10,7 @@ use crate::load_driver::{Load, LoadDriver, PublishAnswer, PublishTransport};
 use crate::probe::{PROBE_SOCKETS, Probe};
 use crate::{
     args::LimitArgs, child_process::ChildProcess, clock::NO_PROGRESS_TIMEOUT, connection::SocketOptions,
-    process::raise_file_limit, run::Run, target_url::TargetUrl,
+    process::raise_file_limit, run::Run, target_url::TargetUrl, tls, tls::Trust,
 };
 
 /// Publishers at a fixed rate. They share one connection and are answered at once, so more would change nothing.
@@ -52,15 +52,22 @@ pub(crate) fn run(args: &LimitArgs, run: &mut Run) -> Result<()> {
     let (workload, publishers) = args.load.workload(PUBLISHERS)?;
     let connections = args.load.connections as usize;
     raise_file_limit(connections + if args.load.probe { PROBE_SOCKETS } else { 0 })?;
-    let (server, mut lines) = ChildProcess::start("limit-server", |_| {})?;
+    let (server, mut lines) = ChildProcess::start("limit-server", |command| {
+        command.args(args.tls.then_some("--tls"));
+    })?;
     let port = lines.next().and_then(std::io::Result::ok).and_then(|line| line.parse::<u16>().ok());
     let port = port.ok_or_else(|| BenchError("the comparison server did not print its port".to_owned()))?;
-    let target = TargetUrl::parse(&format!("ws://127.0.0.1:{port}"))?;
+    let control = TargetUrl::parse(&format!("ws://127.0.0.1:{port}"))?;
     run.pids = vec![server.id()];
     run.report.set("connections", connections);
-    let transport = Box::new(ControlConnection::open(&target, run)?);
+    let transport = Box::new(ControlConnection::open(&control, run)?);
     let options = ClientOptions::new(ClientBehavior::Receive, connections, &args.clients);
-    let clients = run.open_clients(ClientOptions { publishers, targets: vec![target], ..options })?;
+    // The server is this program's own, and so is its certificate.
+    let tls = args.tls.then(|| tls::client_config(Trust::Any)).transpose()?;
+    let (target, socket) =
+        (TargetUrl { is_tls: args.tls, ..control }, SocketOptions { tls, ..SocketOptions::default() });
+    run.report.set("url", target.origin());
+    let clients = run.open_clients(ClientOptions { publishers, targets: vec![target], socket, ..options })?;
     let load = Load { transport, workload, publishers, size: args.load.size };
     let phases = |driver: &mut LoadDriver<'_>| {
         let shared = driver.clients.shared.clone();

@@ -3,15 +3,17 @@
 
 use std::io::{self, IoSlice, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustls::{ServerConfig, ServerConnection};
 use wardcast::protocol::frame::encode_text;
 
 use crate::error::{Context, Result};
-use crate::{clock::NO_PROGRESS_TIMEOUT, connection::wait_for_events, connection::write_out};
+use crate::{clock::NO_PROGRESS_TIMEOUT, connection::wait_for_events, connection::write_out, tls};
 
 const LISTENER: Token = Token(0);
 /// The first connection, over which the parent process publishes.
@@ -24,6 +26,7 @@ const MAX_SLICES: usize = 1024;
 /// A subscriber.
 struct SubscriberSocket {
     stream: TcpStream,
+    tls: Option<Box<ServerConnection>>,
     /// Bytes that the socket had no room for.
     out: BytesMut,
 }
@@ -35,12 +38,14 @@ struct LimitServer {
     input: Vec<u8>,
     /// `None` where a connection has ended.
     subscribers: Vec<Option<SubscriberSocket>>,
+    /// For the connections of subscribers.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// Runs the server until its parent process closes the control connection or ends.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(has_tls: bool) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("prctl")?;
-    let mut server = LimitServer::listen()?;
+    let mut server = LimitServer::listen(has_tls)?;
     println!("{}", server.listener.local_addr().context("listening")?.port());
     let mut events = Events::with_capacity(1024);
     loop {
@@ -49,7 +54,7 @@ pub(crate) fn run() -> Result<()> {
             match event.token() {
                 LISTENER => server.accept()?,
                 CONTROL if !server.publish_waiting()? => return Ok(()),
-                Token(number) if number >= FIRST && event.is_writable() => server.drain_subscriber(number - FIRST),
+                Token(number) if number >= FIRST => server.drain_subscriber(number - FIRST),
                 Token(_) => {}
             }
         }
@@ -57,11 +62,12 @@ pub(crate) fn run() -> Result<()> {
 }
 
 impl LimitServer {
-    fn listen() -> Result<Self> {
+    fn listen(has_tls: bool) -> Result<Self> {
         let poll = Poll::new().context("epoll")?;
         let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("listening")?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).context("epoll")?;
-        Ok(Self { poll, listener, control: None, input: Vec::new(), subscribers: Vec::new() })
+        let tls = has_tls.then(tls::server_config).transpose()?;
+        Ok(Self { poll, listener, control: None, input: Vec::new(), subscribers: Vec::new(), tls })
     }
 
     fn accept(&mut self) -> Result<()> {
@@ -79,7 +85,13 @@ impl LimitServer {
             if is_first {
                 self.control = Some(stream);
             } else {
-                self.subscribers.push(Some(SubscriberSocket { stream, out: BytesMut::new() }));
+                let mut tls = self.tls.clone().map(|config| ServerConnection::new(config).map(Box::new));
+                if let Some(Ok(tls)) = &mut tls {
+                    // As `out` has none.
+                    tls.set_buffer_limit(None);
+                }
+                let tls = tls.transpose().context("TLS")?;
+                self.subscribers.push(Some(SubscriberSocket { stream, tls, out: BytesMut::new() }));
             }
         }
     }
@@ -109,13 +121,34 @@ impl LimitServer {
     }
 
     fn drain_subscriber(&mut self, number: usize) {
-        self.subscribers[number].take_if(|SubscriberSocket { stream, out }| write_out(stream, out).is_err());
+        self.subscribers[number].take_if(|subscriber| subscriber.drain().is_err());
     }
 }
 
 impl SubscriberSocket {
+    /// Goes on with the TLS handshake, if there is one, and writes what waits.
+    fn drain(&mut self) -> io::Result<()> {
+        let Self { stream, tls, out } = self;
+        let Some(tls) = tls else { return write_out(stream, out) };
+        loop {
+            match tls.read_tls(stream) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => tls.process_new_packets().map_err(io::Error::other).map(drop)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        write_records(tls, stream)
+    }
+
     /// Writes all `frames` with one `writev`. The rest waits until the socket has room.
     fn send(&mut self, frames: &[IoSlice<'_>]) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            // Without a limit it takes everything, and puts frames that fit into one record together.
+            let taken = tls.writer().write_vectored(frames)?;
+            debug_assert_eq!(taken, frames.iter().map(|frame| frame.len()).sum::<usize>());
+            return write_records(tls, &mut self.stream);
+        }
         let mut written = 0;
         if self.out.is_empty() {
             match self.stream.write_vectored(frames) {
@@ -131,6 +164,17 @@ impl SubscriberSocket {
         }
         Ok(())
     }
+}
+
+/// Writes as much of what `tls` has encrypted as the socket takes.
+fn write_records(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while tls.wants_write() {
+        match tls.write_tls(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            result => result.map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 /// Takes all complete messages from `input`, as frames like those of a hub.

@@ -34,6 +34,7 @@ mod probe;
 mod probe_operations;
 mod probe_stats;
 
+mod certificate;
 mod connection;
 mod http;
 mod target_url;
@@ -93,7 +94,7 @@ fn execute(cli: &Cli) -> Result<Option<Report>> {
         Command::Idle(args) => measure(cli, "idle", |run| connect_idle::idle(args, run)),
         Command::Recover(args) => measure(cli, "recover", |run| recover::run(args, run)),
         Command::Limit(args) => measure(cli, "limit", |run| limit::run(args, run)),
-        Command::LimitServer => limit_server::run().map(|()| None),
+        Command::LimitServer { tls } => limit_server::run(*tls).map(|()| None),
         Command::HubServer { program, arguments } => hub_under_test::exec_hub(program, arguments).map(|()| None),
     }
 }

@@ -51,6 +51,7 @@ const MACHINE: Text = "Machine";
 
 /// All fields, in the order of the table.
 pub(crate) const REPORT_FIELDS: &[ReportField] = &[
+    field(RUN, "url", "server", "", "where clients connect to, without the path"),
     field(RUN, "connections", "connections", "", "requested"),
     field(RUN, "channels", "channels", "", "subscribed or published to"),
     field(RUN, "size_bytes", "data of a publication", "bytes", ""),

@@ -114,7 +114,7 @@ impl SimulatedClient {
             Ok(())
         })?;
         // The server of `limit` speaks no HTTP and expects no subscription.
-        if options.tokens.is_empty() && websocket.connection.is_connected()? {
+        if options.tokens.is_empty() && websocket.connection.is_established()? {
             self.state = ClientState::Live;
         }
         self.websocket = Some(websocket);

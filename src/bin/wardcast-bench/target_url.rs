@@ -49,6 +49,11 @@ impl TargetUrl {
         })
     }
 
+    /// Scheme, host and port: what a report says of it, without a query that may hold a secret.
+    pub(crate) fn origin(&self) -> String {
+        format!("{}://{}", if self.is_tls { "wss" } else { "ws" }, self.authority)
+    }
+
     /// The same server with another path.
     pub(crate) fn with_path(&self, path: &str) -> Self {
         Self { path: path.to_owned(), ..self.clone() }

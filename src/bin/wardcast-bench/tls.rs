@@ -1,4 +1,4 @@
-//! The certificates that a run with TLS accepts: those that a CA file signed, or with `--insecure` any.
+//! The certificates that a run with TLS accepts, and TLS of the server of `limit`.
 
 use std::{path::Path, sync::Arc};
 
@@ -6,26 +6,53 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+};
 
+use crate::certificate::RunCertificate;
 use crate::error::{Context, Result, fail};
+
+/// The certificates that a run accepts.
+pub(crate) enum Trust<'a> {
+    /// Those that are in a PEM file, or that one of them signed.
+    SignedBy(&'a Path),
+    /// This one, whatever its names: that of a server which this program has started.
+    Only(CertificateDer<'static>),
+    /// Any, for test servers that sign their own.
+    Any,
+}
 
 /// The TLS configuration that all connections of a run share. No session is resumed, so that every handshake costs its
 /// full price.
-pub(crate) fn client_config(ca: Option<&Path>, is_insecure: bool) -> Result<Arc<ClientConfig>> {
+pub(crate) fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().context("TLS")?;
-    let mut config = match (ca, is_insecure) {
-        (Some(file), _) => builder.with_root_certificates(read_roots(file)?).with_no_client_auth(),
-        (None, true) => {
-            let verifier = Arc::new(AcceptAnyCertificate(provider));
+    let expected = match trust {
+        Trust::SignedBy(file) => Err(read_roots(file)?),
+        Trust::Only(certificate) => Ok(Some(certificate)),
+        Trust::Any => Ok(None),
+    };
+    let mut config = match expected {
+        Err(roots) => builder.with_root_certificates(roots).with_no_client_auth(),
+        Ok(expected) => {
+            let verifier = Arc::new(KnownServerVerifier { expected, provider });
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
-        (None, false) => return fail("wss and https need --ca FILE (PEM) or --insecure"),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The TLS configuration of the server of `limit`, with a certificate that is made for it.
+pub(crate) fn server_config() -> Result<Arc<ServerConfig>> {
+    let RunCertificate { certificate, key } = RunCertificate::generate()?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("TLS")?.with_no_client_auth();
+    let mut config = builder.with_single_cert(vec![certificate], key).context("TLS")?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -38,20 +65,33 @@ fn read_roots(file: &Path) -> Result<RootCertStore> {
     if roots.is_empty() { fail(format!("{what}: the file has no certificate")) } else { Ok(roots) }
 }
 
-/// Accepts any certificate, for test servers that sign their own. The signatures of the handshake are still checked.
-#[derive(Debug)]
-struct AcceptAnyCertificate(Arc<CryptoProvider>);
+/// The first certificate in a PEM file: the one of a server that is started with this file.
+pub(crate) fn read_certificate(file: &Path) -> Result<CertificateDer<'static>> {
+    CertificateDer::from_pem_file(file).context(file.display())
+}
 
-impl ServerCertVerifier for AcceptAnyCertificate {
+/// Accepts one certificate, or any, without regard to names and signers. The signatures of the handshake are still checked,
+/// so the server has the certificate's key.
+#[derive(Debug)]
+struct KnownServerVerifier {
+    /// `None` to accept any.
+    expected: Option<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for KnownServerVerifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> std::result::Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match self.expected.as_ref().is_none_or(|expected| expected == certificate) {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -60,7 +100,7 @@ impl ServerCertVerifier for AcceptAnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -69,10 +109,28 @@ impl ServerCertVerifier for AcceptAnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_known_certificate_is_accepted() {
+        let [known, other] = [(); 2].map(|()| RunCertificate::generate().unwrap().certificate);
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = |expected| KnownServerVerifier { expected, provider: provider.clone() };
+        let name = ServerName::try_from("192.0.2.1").unwrap();
+        let accepts = |verifier: KnownServerVerifier, certificate| {
+            verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        assert!(accepts(verifier(Some(known.clone())), &known) && !accepts(verifier(Some(known.clone())), &other));
+        assert!(accepts(verifier(None), &other));
     }
 }

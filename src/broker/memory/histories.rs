@@ -8,7 +8,7 @@ use super::history::ChannelHistory;
 use crate::{
     broker::{BrokerError, Retention},
     channel::Channel,
-    clock::{Millis, millis},
+    clock::MonotonicTime,
 };
 
 /// The slot of an entry that does not exist: the neighbour of the first and of the last one of a list.
@@ -40,7 +40,7 @@ impl LruList {
 struct Entry {
     channel: Channel,
     history: ChannelHistory,
-    last_used: Millis,
+    last_used: MonotonicTime,
     /// Index of the list that it is in.
     list: usize,
     newer: usize,
@@ -52,8 +52,8 @@ impl Entry {
         self.channel.as_str().len() + self.history.cost_bytes()
     }
 
-    fn is_expired(&self, now: Millis) -> bool {
-        self.last_used.saturating_add(millis(self.history.meta_ttl())) <= now
+    fn is_expired(&self, now: MonotonicTime) -> bool {
+        self.last_used.saturating_add(self.history.meta_ttl()) <= now
     }
 }
 
@@ -74,7 +74,7 @@ impl Histories {
         &mut self,
         channel: &Channel,
         retention: Retention,
-        now: Millis,
+        now: MonotonicTime,
         work: impl FnOnce(&mut ChannelHistory) -> Result<T, BrokerError>,
     ) -> Result<T, BrokerError> {
         if let Some(slot) = self.slots.get(channel).copied()
@@ -96,7 +96,7 @@ impl Histories {
         result
     }
 
-    fn create(&mut self, channel: &Channel, retention: Retention, now: Millis) -> Result<usize, BrokerError> {
+    fn create(&mut self, channel: &Channel, retention: Retention, now: MonotonicTime) -> Result<usize, BrokerError> {
         let history = ChannelHistory::new(retention)
             .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))?;
         let entry =
@@ -125,7 +125,7 @@ impl Histories {
     }
 
     /// Drops expired publications and histories from the next `count` slots.
-    pub(super) fn sweep(&mut self, now: Millis, count: usize) {
+    pub(super) fn sweep(&mut self, now: MonotonicTime, count: usize) {
         let slots = self.entries.capacity();
         for _ in 0..count.min(slots) {
             let slot = self.next_sweep_slot % slots;
@@ -140,7 +140,7 @@ impl Histories {
 
     /// Returns how urgently the next history of this shard should be evicted, the smallest value first: whether it ever had
     /// a publication, then when it was last used.
-    pub(super) fn eviction_candidate(&self) -> Option<(bool, Millis)> {
+    pub(super) fn eviction_candidate(&self) -> Option<(bool, MonotonicTime)> {
         let first = self.lru_lists.iter().find_map(|list| self.entries.get(list.oldest));
         first.map(|entry| (entry.list == 1, entry.last_used))
     }
@@ -205,6 +205,7 @@ mod tests {
     use super::{super::record::HistoryRecord, *};
     use crate::{
         broker::{HistoryRequest, Version},
+        clock::WallTime,
         publication::Publication,
     };
 
@@ -215,7 +216,7 @@ mod tests {
         Clear,
         Sweep,
         Evict,
-        MoveClock(Millis),
+        AdvanceClock { millis: u64 },
     }
 
     fn call() -> impl Strategy<Value = (usize, Call)> {
@@ -226,7 +227,7 @@ mod tests {
             1 => Just(Call::Clear),
             2 => Just(Call::Sweep),
             1 => Just(Call::Evict),
-            3 => (-40_000..40_000_i64).prop_map(Call::MoveClock),
+            3 => (0..40_000_u64).prop_map(|millis| Call::AdvanceClock { millis }),
         ];
         (0..5_usize, call)
     }
@@ -253,7 +254,7 @@ mod tests {
     proptest! {
         #[test]
         fn counted_bytes_match_the_stored_histories(calls in prop::collection::vec(call(), 1..80)) {
-            let (mut histories, mut now) = (Histories::default(), 1_000_000);
+            let (mut histories, mut now) = (Histories::default(), MonotonicTime::START);
             let (ttl, meta_ttl) = (Duration::from_secs(20), Duration::from_secs(60));
             for (number, call) in calls {
                 let channel = Channel::new(&format!("c{number}")).expect("a valid name");
@@ -263,7 +264,7 @@ mod tests {
                         let publication = Publication::new(channel.clone(), Bytes::from(vec![b'7'; bytes]));
                         let version = version.map(|number| Version { number, epoch: "".into() });
                         let append = |history: &mut ChannelHistory| {
-                            history.append(HistoryRecord::new(&publication, now), version, max_bytes);
+                            history.append(HistoryRecord::new(&publication, WallTime::default(), now), version, max_bytes);
                             Ok(())
                         };
                         histories.with_channel(&channel, retention(size), now, append).expect("randomness");
@@ -277,7 +278,7 @@ mod tests {
                     Call::Clear => histories.clear(&channel),
                     Call::Sweep => histories.sweep(now, 3),
                     Call::Evict => histories.evict_first(),
-                    Call::MoveClock(millis) => now += millis,
+                    Call::AdvanceClock { millis } => now = now.saturating_add(Duration::from_millis(millis)),
                 }
                 let stored: usize = histories.entries.iter().map(|(_, entry)| entry.cost_bytes()).sum();
                 prop_assert_eq!(histories.bytes(), stored);

@@ -6,7 +6,7 @@ use super::record::HistoryRecord;
 use crate::{
     broker::{HistoryRequest, Retention, Version},
     channel::Channel,
-    clock::{Millis, millis},
+    clock::MonotonicTime,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -82,7 +82,7 @@ impl ChannelHistory {
     }
 
     /// Applies a retention to the stored and to later publications.
-    pub(super) fn set_retention(&mut self, retention: Retention, now: Millis) {
+    pub(super) fn set_retention(&mut self, retention: Retention, now: MonotonicTime) {
         // First by the old retention: what has expired does not return under a longer one.
         self.drop_expired(now);
         if self.retention != retention {
@@ -95,9 +95,9 @@ impl ChannelHistory {
     }
 
     /// Drops expired publications.
-    pub(super) fn drop_expired(&mut self, now: Millis) {
-        let ttl = millis(self.retention.ttl);
-        while self.records.front().is_some_and(|oldest| oldest.time().saturating_add(ttl) <= now) {
+    pub(super) fn drop_expired(&mut self, now: MonotonicTime) {
+        let ttl = self.retention.ttl;
+        while self.records.front().is_some_and(|oldest| oldest.stored_at().saturating_add(ttl) <= now) {
             self.drop_oldest();
         }
         if self.records.capacity() > 16 && self.records.len() < self.records.capacity() / 4 {

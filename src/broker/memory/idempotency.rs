@@ -6,11 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    broker::PublishReceipt,
-    channel::Channel,
-    clock::{Millis, millis},
-};
+use crate::{broker::PublishReceipt, channel::Channel, clock::MonotonicTime};
 
 /// How long a key is kept: longer than a publisher retries.
 const TTL: Duration = Duration::from_secs(300);
@@ -20,7 +16,7 @@ pub(super) type IdempotencyKey = (Channel, Arc<str>);
 
 /// The keys of the last five minutes. Above the limit the oldest one is dropped.
 pub(super) struct IdempotencyCache {
-    receipts: HashMap<IdempotencyKey, (PublishReceipt, Millis)>,
+    receipts: HashMap<IdempotencyKey, (PublishReceipt, MonotonicTime)>,
     /// Oldest first. All keys live equally long, so this is also the order in which they expire.
     by_age: VecDeque<IdempotencyKey>,
     max_keys: usize,
@@ -32,12 +28,12 @@ impl IdempotencyCache {
     }
 
     /// Returns the receipt of the publication with this key.
-    pub(super) fn find(&self, key: &IdempotencyKey, now: Millis) -> Option<PublishReceipt> {
+    pub(super) fn find(&self, key: &IdempotencyKey, now: MonotonicTime) -> Option<PublishReceipt> {
         self.receipts.get(key).filter(|(_, until)| now < *until).map(|(receipt, _)| *receipt)
     }
 
     /// Stores the receipt of a publication under its key.
-    pub(super) fn remember(&mut self, key: IdempotencyKey, receipt: PublishReceipt, now: Millis) {
+    pub(super) fn remember(&mut self, key: IdempotencyKey, receipt: PublishReceipt, now: MonotonicTime) {
         // Expired keys go first. Otherwise a key that is stored again after its expiry would keep its old place in the
         // queue, and be dropped too early.
         let is_expired =
@@ -45,7 +41,7 @@ impl IdempotencyCache {
         while self.by_age.front().is_some_and(|key| is_expired(key, self)) {
             self.forget_oldest();
         }
-        if self.receipts.insert(key.clone(), (receipt, now.saturating_add(millis(TTL)))).is_none() {
+        if self.receipts.insert(key.clone(), (receipt, now.saturating_add(TTL))).is_none() {
             self.by_age.push_back(key);
         }
         if self.by_age.len() > self.max_keys {
@@ -64,6 +60,13 @@ impl IdempotencyCache {
 mod tests {
     use super::*;
 
+    /// The time when a key that is stored at the start expires.
+    const END: MonotonicTime = MonotonicTime::from_millis(TTL.as_millis() as u64);
+
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_millis(millis)
+    }
+
     fn key(channel: &str, key: &str) -> IdempotencyKey {
         (Channel::new(channel).expect("a valid name"), key.into())
     }
@@ -72,13 +75,13 @@ mod tests {
     fn key_is_dropped_when_it_expires_or_is_the_oldest_over_the_limit() {
         let mut keys = IdempotencyCache::new(2);
         let is_known = |keys: &IdempotencyCache, name: &str, now| keys.find(&key("news", name), now).is_some();
-        keys.remember(key("news", "a"), PublishReceipt::default(), 0);
-        keys.remember(key("news", "b"), PublishReceipt::default(), 1);
-        assert!(is_known(&keys, "a", millis(TTL) - 1) && !is_known(&keys, "a", millis(TTL)));
-        assert_eq!(keys.find(&key("other", "a"), 0), None, "a key is valid in one channel only");
-        keys.remember(key("news", "c"), PublishReceipt::default(), 2);
-        assert!(!is_known(&keys, "a", 2) && is_known(&keys, "b", 2) && is_known(&keys, "c", 2));
-        keys.remember(key("news", "d"), PublishReceipt::default(), millis(TTL) + 2);
+        keys.remember(key("news", "a"), PublishReceipt::default(), at(0));
+        keys.remember(key("news", "b"), PublishReceipt::default(), at(1));
+        assert!(is_known(&keys, "a", at(END.millis() - 1)) && !is_known(&keys, "a", END));
+        assert_eq!(keys.find(&key("other", "a"), at(0)), None, "a key is valid in one channel only");
+        keys.remember(key("news", "c"), PublishReceipt::default(), at(2));
+        assert!(!is_known(&keys, "a", at(2)) && is_known(&keys, "b", at(2)) && is_known(&keys, "c", at(2)));
+        keys.remember(key("news", "d"), PublishReceipt::default(), at(END.millis() + 2));
         assert_eq!((keys.receipts.len(), keys.by_age.len()), (1, 1), "expired keys are dropped");
     }
 
@@ -86,12 +89,12 @@ mod tests {
     fn key_repeated_after_expiry_becomes_the_newest() {
         let mut keys = IdempotencyCache::new(2);
         for name in ["a", "b"] {
-            keys.remember(key("news", name), PublishReceipt::default(), 0);
+            keys.remember(key("news", name), PublishReceipt::default(), at(0));
         }
         for name in ["a", "c"] {
-            keys.remember(key("news", name), PublishReceipt::default(), millis(TTL));
+            keys.remember(key("news", name), PublishReceipt::default(), END);
         }
-        assert!(["a", "c"].iter().all(|name| keys.find(&key("news", name), millis(TTL)).is_some()));
+        assert!(["a", "c"].iter().all(|name| keys.find(&key("news", name), END).is_some()));
         assert_eq!((keys.receipts.len(), keys.by_age.len()), (2, 2));
     }
 }

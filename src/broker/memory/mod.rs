@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    clock::{Clock, Millis},
+    clock::{Clock, MonotonicTime},
     config::Limits,
     publication::{ClientInfo, Publication},
 };
@@ -119,7 +119,7 @@ impl MemoryBroker {
         publication: Publication,
         PublishOptions { retention, idempotency_key, version }: PublishOptions,
     ) -> Result<PublishReceipt, BrokerError> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic_now();
         let key = idempotency_key.map(|key| (publication.channel.clone(), key));
         if let Some(receipt) = key.as_ref().and_then(|key| self.idempotency.lock().find(key, now)) {
             return Ok(receipt);
@@ -147,7 +147,7 @@ impl MemoryBroker {
         publication: Publication,
         retention: Retention,
         version: Option<Version>,
-        now: Millis,
+        now: MonotonicTime,
     ) -> Result<PublishReceipt, BrokerError> {
         let channel = publication.channel.clone();
         self.update_histories(histories, |histories| {
@@ -156,9 +156,10 @@ impl MemoryBroker {
                     return Ok(PublishReceipt { position: Some(history.position()) });
                 }
                 let position = Some(history.next_position());
-                let record = HistoryRecord::new(&publication, now);
+                let time = self.clock.now();
+                let record = HistoryRecord::new(&publication, time, now);
                 if subscribed.contains(&channel) {
-                    self.deliver.deliver_publication(Publication { position, time: now, ..publication })?;
+                    self.deliver.deliver_publication(Publication { position, time, ..publication })?;
                 }
                 // At most half of all bytes, so that one channel does not evict all others.
                 history.append(record, version, self.max_history_bytes / 2);
@@ -173,7 +174,7 @@ impl MemoryBroker {
         request: HistoryRequest,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic_now();
         let page = self.update_histories(&mut self.shards.lock(channel).histories, |histories| {
             histories.with_channel(channel, retention, now, |history| {
                 Ok(HistoryPage { publications: history.page(channel, &request), top: history.position() })
@@ -198,7 +199,9 @@ impl MemoryBroker {
         if calls.is_multiple_of(SWEEP_INTERVAL)
             && let Some(mut shard) = self.shards.all()[calls / SWEEP_INTERVAL % SHARDS].try_lock()
         {
-            self.update_histories(&mut shard.histories, |histories| histories.sweep(self.clock.now(), SWEEP_CHANNELS));
+            self.update_histories(&mut shard.histories, |histories| {
+                histories.sweep(self.clock.monotonic_now(), SWEEP_CHANNELS)
+            });
         }
         if self.history_bytes() > self.max_history_bytes
             && let Some(_only_one) = self.eviction_lock.try_lock()
@@ -253,7 +256,7 @@ impl Broker for MemoryBroker {
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic_now();
         self.presence.lock(&channel).entry(channel).or_default().add(client, ttl, now);
         completed(Ok(()))
     }
@@ -270,7 +273,7 @@ impl Broker for MemoryBroker {
     }
 
     fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic_now();
         let clients = self.presence.lock(&channel).get(&channel).map(|presence| presence.clients(now));
         completed(Ok(clients.unwrap_or_default()))
     }
@@ -299,11 +302,12 @@ impl Broker for MemoryBroker {
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
         let is_valid = is_valid_ticket_id(&id);
-        completed(if is_valid { self.tickets.lock().put(id, value, ttl) } else { Err(invalid_ticket_id()) })
+        let now = self.clock.monotonic_now();
+        completed(if is_valid { self.tickets.lock().put(id, value, ttl, now) } else { Err(invalid_ticket_id()) })
     }
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
-        completed(Ok(self.tickets.lock().take(&id)))
+        completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

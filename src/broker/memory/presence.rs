@@ -9,15 +9,12 @@ use std::{
 
 use hashbrown::HashMap;
 
-use crate::{
-    clock::{Millis, millis},
-    publication::ClientInfo,
-};
+use crate::{clock::MonotonicTime, publication::ClientInfo};
 
 /// The clients that are present in a channel, each with the time at which its entry expires.
 #[derive(Default)]
 pub(super) struct ChannelPresence {
-    expires_at: HashMap<PresentClient, Millis, foldhash::fast::RandomState>,
+    expires_at: HashMap<PresentClient, MonotonicTime, foldhash::fast::RandomState>,
     /// At this number of entries the next [`Self::add`] first drops the expired ones.
     expire_at_len: usize,
 }
@@ -47,14 +44,14 @@ impl Eq for PresentClient {}
 
 impl ChannelPresence {
     /// Stores that a client is present for `ttl`. The latest call for a client replaces the earlier ones.
-    pub(super) fn add(&mut self, client: Arc<ClientInfo>, ttl: Duration, now: Millis) {
+    pub(super) fn add(&mut self, client: Arc<ClientInfo>, ttl: Duration, now: MonotonicTime) {
         if self.expires_at.len() >= self.expire_at_len {
             self.drop_expired(now);
             self.expire_at_len = (self.expires_at.len() * 2).max(16);
         }
         // Removed first, because an insert would keep the old key, with the old information about the client.
         self.expires_at.remove(client.client.as_str());
-        self.expires_at.insert(PresentClient(client), now.saturating_add(millis(ttl)));
+        self.expires_at.insert(PresentClient(client), now.saturating_add(ttl));
     }
 
     /// Removes the client with this id.
@@ -65,7 +62,7 @@ impl ChannelPresence {
         }
     }
 
-    fn drop_expired(&mut self, now: Millis) {
+    fn drop_expired(&mut self, now: MonotonicTime) {
         self.expires_at.retain(|_, expires_at| now < *expires_at);
     }
 
@@ -74,7 +71,7 @@ impl ChannelPresence {
     }
 
     /// Returns the clients whose entries have not expired.
-    pub(super) fn clients(&self, now: Millis) -> Vec<Arc<ClientInfo>> {
+    pub(super) fn clients(&self, now: MonotonicTime) -> Vec<Arc<ClientInfo>> {
         self.expires_at
             .iter()
             .filter(|(_, expires_at)| now < **expires_at)
@@ -94,27 +91,28 @@ mod tests {
 
     #[test]
     fn thousand_clients_are_present_until_they_expire_and_are_then_dropped() {
-        let mut presence = ChannelPresence::default();
+        let (mut presence, ttl) = (ChannelPresence::default(), Duration::from_secs(60));
+        let (start, end) = (MonotonicTime::START, MonotonicTime::START.saturating_add(ttl));
         for number in 0..1000 {
-            presence.add(client(number), Duration::from_secs(60), 0);
+            presence.add(client(number), ttl, start);
         }
-        assert_eq!(presence.clients(59_999).len(), 1000);
+        assert_eq!(presence.clients(start.saturating_add(ttl - Duration::from_millis(1))).len(), 1000);
         for number in 1000..3000 {
-            presence.add(client(number), Duration::from_secs(60), 60_000);
+            presence.add(client(number), ttl, end);
         }
-        assert_eq!(presence.clients(60_000).len(), 2000);
+        assert_eq!(presence.clients(end).len(), 2000);
         assert_eq!(presence.expires_at.len(), 2000, "expired entries are still stored");
     }
 
     #[test]
     fn memory_is_released_when_most_clients_have_left() {
-        let mut presence = ChannelPresence::default();
-        (0..1000).for_each(|number| presence.add(client(number), Duration::from_secs(60), 0));
+        let (mut presence, start) = (ChannelPresence::default(), MonotonicTime::START);
+        (0..1000).for_each(|number| presence.add(client(number), Duration::from_secs(60), start));
         let full = presence.expires_at.capacity();
         (0..500).for_each(|number| presence.remove(&client(number).client));
         assert!(presence.expires_at.capacity() > full / 2, "no reallocation while half of the clients are left");
         (500..990).for_each(|number| presence.remove(&client(number).client));
         assert!(presence.expires_at.capacity() < full / 8);
-        assert_eq!(presence.clients(0).len(), 10);
+        assert_eq!(presence.clients(start).len(), 10);
     }
 }

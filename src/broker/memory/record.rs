@@ -10,7 +10,7 @@ use crate::{
         self as encoding, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA,
     },
     channel::Channel,
-    clock::Millis,
+    clock::{MonotonicTime, WallTime},
     position::Position,
     publication::{ClientInfo, Publication},
     tags::Tags,
@@ -24,23 +24,43 @@ const OVERHEAD_BYTES: usize = 96;
 pub(super) struct HistoryRecord {
     /// The parts that the flags announce, each after its length, then the data.
     block: Bytes,
-    time: Millis,
+    /// The date that its receivers see.
+    time: WallTime,
+    stored_at: SixByteTime,
     flags: u8,
+}
+
+/// A [`MonotonicTime`] in six bytes, which are enough for 8,900 years: with eight of them a record would grow to 56 bytes.
+#[derive(Clone, Copy)]
+struct SixByteTime([u8; 6]);
+
+impl From<MonotonicTime> for SixByteTime {
+    fn from(time: MonotonicTime) -> Self {
+        let [bytes @ .., _, _] = time.millis().to_le_bytes();
+        Self(bytes)
+    }
+}
+
+impl From<SixByteTime> for MonotonicTime {
+    fn from(SixByteTime([a, b, c, d, e, f]): SixByteTime) -> Self {
+        Self::from_millis(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
 }
 
 impl HistoryRecord {
     /// Copies a publication. Its data may be a slice of a large message, which the history must not keep alive.
-    pub(super) fn new(publication: &Publication, time: Millis) -> Self {
+    pub(super) fn new(publication: &Publication, time: WallTime, stored_at: MonotonicTime) -> Self {
         let tags = Some(publication.tags.packed().as_bytes()).filter(|tags| !tags.is_empty());
         let mut block = Vec::with_capacity(encoding::length(publication, tags));
         encoding::write(&mut block, publication, tags);
         // The block has exactly this capacity, so boxing it neither copies nor wastes memory.
-        Self { block: block.into_boxed_slice().into(), time, flags: encoding::flags(publication) }
+        let block = block.into_boxed_slice().into();
+        Self { block, time, stored_at: stored_at.into(), flags: encoding::flags(publication) }
     }
 
-    /// Returns when it was published.
-    pub(super) fn time(&self) -> Millis {
-        self.time
+    /// Returns when it was stored, by which it expires.
+    pub(super) fn stored_at(&self) -> MonotonicTime {
+        self.stored_at.into()
     }
 
     /// Returns the bytes that the record costs.
@@ -94,6 +114,8 @@ mod tests {
             tags in btree_map(".{0,9}", ".{0,200}", 0..3),
             exclude in option::of(any::<u128>()),
             use_delta in any::<bool>(),
+            time in any::<i64>(),
+            stored_at in 0..1_u64 << 48,
         ) {
             let info = client.map(|(user, client, conn_info, chan_info)| {
                 Arc::new(ClientInfo { user, client, conn_info, chan_info })
@@ -104,12 +126,14 @@ mod tests {
                 info,
                 position: Some(position),
                 tags: Tags::new(tags).expect("valid tags"),
-                time: 5,
+                time: WallTime::from_unix_millis(time),
                 use_delta,
                 exclude: exclude.map(Uuid::from_u128),
                 ..Publication::new(channel.clone(), data.into_bytes().into())
             };
-            let record = HistoryRecord::new(&published, 5);
+            let stored_at = MonotonicTime::from_millis(stored_at);
+            let record = HistoryRecord::new(&published, published.time, stored_at);
+            prop_assert_eq!(record.stored_at(), stored_at);
             prop_assert_eq!(record.publication(channel, position), published);
         }
     }
@@ -123,7 +147,11 @@ mod tests {
     fn record_does_not_keep_the_message_buffer_alive() {
         let message = Bytes::from(vec![b'7'; 65_536]);
         let channel = Channel::new("news").expect("a valid name");
-        let record = HistoryRecord::new(&Publication::new(channel, message.slice(..1)), 0);
+        let record = HistoryRecord::new(
+            &Publication::new(channel, message.slice(..1)),
+            WallTime::default(),
+            MonotonicTime::START,
+        );
         assert!(!message.as_ptr_range().contains(&record.block.as_ptr()) && record.block.len() == 1);
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    clock::{Millis, NEVER},
+    clock::{NEVER, WallTime},
 };
 
 pub(super) use self::subscribers::GroupPlace;
@@ -65,12 +65,12 @@ impl<'a> SessionChannels<'a> {
         self.0.iter().map(|held| (&held.channel, &held.source))
     }
 
-    pub(super) fn has_expired(&self, channel: &Channel, now: Millis) -> bool {
+    pub(super) fn has_expired(&self, channel: &Channel, now: WallTime) -> bool {
         self.source(channel).is_some_and(|source| now >= source.expires_at())
     }
 
     /// Returns when the first of the subscriptions expires.
-    pub(super) fn earliest_expiry(&self) -> Millis {
+    pub(super) fn earliest_expiry(&self) -> WallTime {
         self.0.iter().map(|held| held.source.expires_at()).min().unwrap_or(NEVER)
     }
 

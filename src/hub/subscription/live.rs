@@ -8,7 +8,7 @@ use actix::prelude::*;
 use super::{Ended, ExtendSubscription, GetSubscription, Reauthorize, Subscription, SubscriptionSource, Unsubscribe};
 use crate::{
     channel::Channel,
-    clock::Millis,
+    clock::WallTime,
     hub::{Hub, SessionKey},
     protocol::{Disconnect, Push, UnsubscribeCode},
     publication::ClientInfo,
@@ -72,7 +72,7 @@ impl Hub {
 
     /// Ends the subscriptions of a session that have expired. A server-side one ends the session: its client cannot ask for
     /// it again.
-    pub(in crate::hub) fn end_expired_subscriptions(&mut self, key: SessionKey, now: Millis) {
+    pub(in crate::hub) fn end_expired_subscriptions(&mut self, key: SessionKey, now: WallTime) {
         let Some(channels) = self.registry.channels_of(key) else { return };
         let expired = || channels.iter().filter(|(_, source)| source.expires_at() <= now);
         if expired().any(|(_, source)| source.is_server_side()) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::clock::{Millis, NEVER};
+use crate::clock::{NEVER, WallTime};
 
 /// Why a session is subscribed to a channel. Nearly all subscriptions are of the first kind, which holds nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum SubscriptionSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionTerms {
     /// When the subscription expires.
-    pub expires_at: Millis,
+    pub expires_at: WallTime,
     /// Raw JSON that other clients see of the subscription.
     pub info: Option<Bytes>,
 }
@@ -37,7 +37,7 @@ impl SubscriptionSource {
     }
 
     /// Returns when the subscription expires.
-    pub(in crate::hub) fn expires_at(&self) -> Millis {
+    pub(in crate::hub) fn expires_at(&self) -> WallTime {
         self.terms().map_or(NEVER, |terms| terms.expires_at)
     }
 

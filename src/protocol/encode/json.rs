@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     channel::Channel,
+    clock::WallTime,
     protocol::{
         push::{PublicationPush, Push, PushData},
         reply::{ConnectResult, Expiry, HistoryResult, RefreshResult, Reply, SubscribeResult},
@@ -195,7 +196,7 @@ fn write_publication(object: &mut ObjectWriter<'_>, PublicationPush { publicatio
     if !publication.tags.is_empty() {
         object.value("tags", &publication.tags);
     }
-    if publication.time != 0 {
+    if publication.time != WallTime::default() {
         object.value("time", &publication.time);
     }
     object.flag("delta", matches!(content, PushData::Delta(_)));

@@ -162,7 +162,7 @@ fn publication(PublicationPush { publication, content }: &PublicationPush<'_>) -
         offset: publication.position.map_or(0, |position| position.offset),
         tags: publication.tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         delta,
-        time: publication.time,
+        time: publication.time.unix_millis(),
         channel: String::new(),
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{CommandFailure, CommandOutcome};
 use crate::{
     auth::Claims,
-    clock::Millis,
+    clock::WallTime,
     hub::ReplyBuilder,
     protocol::{self, Disconnect, ErrorCode, Push, RefreshResult},
     session::Session,
@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// Applies a refresh of the server API: another expiry, and perhaps other `info` of the user.
-    pub(in crate::session) fn apply_refresh(&mut self, expires_at: Millis, info: Option<Bytes>) {
+    pub(in crate::session) fn apply_refresh(&mut self, expires_at: WallTime, info: Option<Bytes>) {
         let Some(claims) = self.auth_state.claims() else { return };
         let info = info.or_else(|| claims.info.clone());
         let claims = Arc::new(Claims { expires_at, info, ..Claims::clone(claims) });

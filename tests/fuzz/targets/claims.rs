@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, LazyLock},
-    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -13,12 +12,12 @@ use serde_json::value::RawValue;
 use wardcast::{
     auth::{Claims, Permissions, SubscriptionClaims, TokenError, Verifier},
     channel::Channel,
-    clock::{Clock, Millis, NEVER, millis},
+    clock::{Clock, NEVER, WallTime},
     config::{AnonymousAccess, Config, Secret},
 };
 
 /// The current time for the corpus: in January 2027.
-const NOW: Millis = 1_800_000_000_000;
+const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 const SECRET: &str = "a secret of the fuzz targets, 32 bytes or more";
 const VALID_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -51,13 +50,8 @@ fn setup(change: impl FnOnce(&mut Config)) -> VerifierSetup {
     config.auth.hmac_secret = Secret::new(SECRET);
     change(&mut config);
     let clock = Clock::default();
-    let ahead = NOW - clock.now();
-    let by = Duration::from_millis(ahead.unsigned_abs());
-    if ahead > 0 {
-        clock.advance(by)
-    } else {
-        clock.set_back(by)
-    }
+    clock.step_forward(NOW.saturating_duration_since(clock.now()));
+    clock.step_back(clock.now().saturating_duration_since(NOW));
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Verifier::new(&config, permissions.clone(), clock.clone()).expect("a good key");
     VerifierSetup { config, permissions, verifier, clock }
@@ -161,9 +155,9 @@ impl VerifierSetup {
         &self,
         payload: &[u8],
         user: &str,
-        expires_at: Millis,
-        before: Millis,
-        after: Millis,
+        expires_at: WallTime,
+        before: WallTime,
+        after: WallTime,
     ) -> HashSet<String> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).expect("an object");
         let sub: String = serde_json::from_str(members["sub"].get()).expect("text");
@@ -171,16 +165,15 @@ impl VerifierSetup {
         assert!(user.len() <= 255 && !user.contains(char::is_control), "{user:?}");
         assert!(!user.is_empty() || self.config.auth.anonymous != AnonymousAccess::Never);
         let end = |name: &str| {
-            members
-                .get(name)
-                .map_or(NEVER, |raw| serde_json::from_str::<f64>(raw.get()).expect("a number") as Millis * 1000)
+            let seconds = |raw: &&RawValue| serde_json::from_str::<f64>(raw.get()).expect("a number") as i64;
+            members.get(name).map_or(NEVER, |raw| WallTime::from_unix_seconds(seconds(raw)))
         };
         assert_eq!(expires_at, end("exp").min(end("expire_at")));
         assert!(expires_at > before, "over already");
-        assert!(end("exp") == NEVER || end("exp") <= after + millis(self.config.auth.max_ttl), "lives too long");
+        assert!(end("exp") == NEVER || end("exp") <= after.saturating_add(self.config.auth.max_ttl), "lives too long");
         assert!(end("exp") != NEVER || self.config.auth.required_claims.is_empty(), "no exp");
         for begin in ["nbf", "iat"] {
-            assert!(end(begin) == NEVER || end(begin) <= after + millis(self.config.auth.clock_skew), "{begin}");
+            assert!(end(begin) == NEVER || end(begin) <= after.saturating_add(self.config.auth.clock_skew), "{begin}");
         }
         members.into_iter().filter(|(_, raw)| raw.get() != "null").map(|(name, _)| name).collect()
     }

@@ -19,7 +19,7 @@ fn channels_and_subs_become_subscriptions() {
         channel: Channel::new("b").expect("a name"),
         info: Some(r#"{"x":1}"#.into()),
         data: Some("[2]".into()),
-        expires_at: in_seconds(30) * 1000,
+        expires_at: date_in(30),
     };
     assert_eq!(subscriptions.last(), Some(&last));
     assert_eq!(grants_of(json!({"subs": {"a": {"expire_at": in_seconds(-1)}}})), None, "expired");

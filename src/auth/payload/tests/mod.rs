@@ -8,10 +8,14 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{auth::Grants, channel::ChannelNameError, config::Config};
 
-const NOW: Millis = 1_800_000_000_000;
+const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
 fn in_seconds(seconds: i64) -> i64 {
-    NOW / 1000 + seconds
+    NOW.unix_seconds() + seconds
+}
+
+fn date_in(seconds: i64) -> WallTime {
+    WallTime::from_unix_seconds(in_seconds(seconds))
 }
 
 /// Returns a payload with `sub` "ann", an `exp` in a minute, and these claims.
@@ -73,7 +77,7 @@ fn error_of_text(text: &str) -> TokenError {
 fn a_valid_payload_yields_its_claims() {
     let claims =
         claims_of(payload(json!({"info": {"name": "Ann"}, "meta": {"x": [1]}, "other": 1}))).expect("a valid payload");
-    assert_eq!((&*claims.user, claims.expires_at), ("ann", in_seconds(60) * 1000));
+    assert_eq!((&*claims.user, claims.expires_at), ("ann", date_in(60)));
     assert_eq!(claims.info.as_deref(), Some(&br#"{"name":"Ann"}"#[..]));
     assert_eq!(claims.grants, None);
 }
@@ -97,7 +101,7 @@ fn exp_has_no_leeway_and_fractions_are_floored() {
         assert_eq!(claims_of(payload(json!({"exp": exp}))), Err(TokenError::Expired));
     }
     let exp = in_seconds(2) as f64 + 0.9;
-    assert_eq!(claims_of(payload(json!({"exp": exp}))).expect("a valid payload").expires_at, in_seconds(2) * 1000);
+    assert_eq!(claims_of(payload(json!({"exp": exp}))).expect("a valid payload").expires_at, date_in(2));
     assert_eq!(claims_of(payload(json!({"exp": in_seconds(0) as f64 + 0.9}))), Err(TokenError::Expired));
 }
 
@@ -115,15 +119,15 @@ fn without_required_exp_a_token_may_never_expire() {
     let lasting = |config: &mut Config| config.auth.required_claims.clear();
     assert_eq!(claims_with(json!({"sub": "ann"}), lasting).expect("a valid payload").expires_at, NEVER);
     let short = json!({"sub": "ann", "expire_at": in_seconds(30)});
-    assert_eq!(claims_with(short, lasting).expect("a valid payload").expires_at, in_seconds(30) * 1000);
+    assert_eq!(claims_with(short, lasting).expect("a valid payload").expires_at, date_in(30));
 }
 
 #[test]
 fn expire_at_only_shortens() {
     let expires_at =
         |expire_at: Value| claims_of(payload(json!({"expire_at": expire_at}))).map(|claims| claims.expires_at);
-    assert_eq!(expires_at(json!(in_seconds(30))), Ok(in_seconds(30) * 1000));
-    assert_eq!(expires_at(json!(in_seconds(90_000))), Ok(in_seconds(60) * 1000));
+    assert_eq!(expires_at(json!(in_seconds(30))), Ok(date_in(30)));
+    assert_eq!(expires_at(json!(in_seconds(90_000))), Ok(date_in(60)));
     assert_eq!(expires_at(json!(in_seconds(0))), Err(TokenError::Expired));
     assert_eq!(expires_at(json!(0)), Err(TokenError::Expired));
     for bad in [json!(null), json!("soon"), json!(-1), json!(1e300)] {
@@ -144,7 +148,7 @@ fn nbf_and_iat_beyond_the_clock_skew_are_refused() {
 
 #[test]
 fn a_clock_jump_of_an_hour_makes_no_token_valid() {
-    let claims_at = |now: Millis| {
+    let claims_at = |now: WallTime| {
         with_expectations(
             |_| (),
             |expected| {
@@ -154,9 +158,9 @@ fn a_clock_jump_of_an_hour_makes_no_token_valid() {
         )
     };
     assert!(claims_at(NOW).is_ok());
-    assert_eq!(claims_at(NOW + 3_600_000), Err(TokenError::Expired));
-    assert_eq!(claims_at(NOW - 3_600_000), Err(TokenError::NotYetValid));
-    for now in [Millis::MIN, 0, Millis::MAX] {
+    assert_eq!(claims_at(date_in(3600)), Err(TokenError::Expired));
+    assert_eq!(claims_at(date_in(-3600)), Err(TokenError::NotYetValid));
+    for now in [WallTime::from_unix_millis(i64::MIN), WallTime::default(), NEVER] {
         assert!(claims_at(now).is_err(), "{now}");
     }
 }
@@ -287,7 +291,7 @@ fn a_subscription_token_yields_its_channel_and_opens_no_connection() {
     assert_eq!(error_of(json!({"channel": null})), TokenError::MalformedPayload);
     assert_eq!(error_of(json!({"channel": ""})), TokenError::IsSubscriptionToken);
     let claims = subscription_claims(&token).expect("a valid payload");
-    assert_eq!((&*claims.user, claims.channel.as_str(), claims.expires_at), ("ann", "chat:1", in_seconds(60) * 1000));
+    assert_eq!((&*claims.user, claims.channel.as_str(), claims.expires_at), ("ann", "chat:1", date_in(60)));
     assert_eq!(claims.info.as_deref(), Some(&br#"{"x":1}"#[..]));
 }
 
@@ -348,7 +352,7 @@ proptest! {
         let map = json.as_object_mut().expect("an object");
         map.extend(others.into_iter().map(|(name, value)| (name, json!({"v": value}))));
         let claims = claims_of(json).expect("a valid payload");
-        prop_assert_eq!((&*claims.user, claims.expires_at), (&*user, in_seconds(ttl) * 1000));
+        prop_assert_eq!((&*claims.user, claims.expires_at), (&*user, date_in(ttl)));
         let granted = claims.grants.map_or(0, |grants| grants.subscriptions.len());
         prop_assert_eq!(granted, channels.len());
     }

@@ -58,7 +58,7 @@ fn part(json: impl AsRef<[u8]>) -> String {
 }
 
 fn payload() -> Value {
-    json!({"sub": "ann", "exp": Clock::default().now() / 1000 + 60})
+    json!({"sub": "ann", "exp": Clock::default().now().unix_seconds() + 60})
 }
 
 fn secret(text: &str) -> EncodingKey {
