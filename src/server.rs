@@ -176,8 +176,8 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), node.clone());
-        let broker = start_broker(&config, &hubs, &metrics, &node, &clock)?;
+        let hubs = Hubs::new(metrics.clone(), &node);
+        let broker = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
@@ -250,17 +250,17 @@ fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
-    node: &Arc<str>,
     clock: &Clock,
 ) -> Result<SharedBroker, ServerStartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
+            metrics.nodes.set(1);
             Ok(Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
-            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
+            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone())?)
         }
     }
 }

@@ -50,7 +50,7 @@ async fn connected_sockets() -> (TcpStream, TcpStream) {
 #[actix_rt::test]
 async fn repeated_delivery_from_broker_is_sent_once() {
     let (config, clock, metrics) = (Config::default(), Clock::default(), Arc::new(Metrics::default()));
-    let hubs = Hubs::new(metrics.clone(), "node".into());
+    let hubs = Hubs::new(metrics.clone(), "node");
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
     let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
     let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock, metrics);

@@ -26,13 +26,15 @@ const QUEUE_SWEEP: Duration = Duration::from_millis(50);
 /// Minimum time from the close of the listener until HTTP connections on which no request has begun are closed: a
 /// client whose connection was accepted just before is still sending its first one.
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
+/// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl RunningServer {
     /// Stops the server within `server.drain`. For `server.drain_delay` it is not ready and serves everything; then it
     /// closes the listener, closes the sessions with 3001, spread over half of the remaining time, and waits for the
     /// answers to requests that have begun. Connections that are still open when `server.drain` ends are aborted.
     pub async fn stop(self) {
-        let HttpContext { config, stop, hubs, .. } = self.http();
+        let HttpContext { config, stop, hubs, broker, .. } = self.http();
         let (drain, drain_delay) = (config.server.drain, config.server.drain_delay);
         let deadline = Instant::now() + drain;
         stop.enter(StopPhase::Draining);
@@ -49,6 +51,10 @@ impl RunningServer {
         stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
         // A handshake that had begun may have become a session.
         self.await_sessions(deadline).await;
+        // Last, because the node answers surveys for its sessions until then.
+        if !matches!(actix_rt::time::timeout(GOODBYE_TIMEOUT, broker.announce_stop()).await, Ok(Ok(()))) {
+            log::warn!("could not tell the other nodes that this one stops");
+        }
         self.handle.stop(false).await;
     }
 
