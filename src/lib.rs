@@ -41,6 +41,8 @@ pub mod clock;
 pub mod connection_limit;
 // Rate limits.
 pub mod rate_limit;
+// Certificates and keys in PEM files.
+pub mod certificate;
 // Prometheus metrics.
 pub mod metrics;
 // Configuration: loading, validating and printing.

@@ -26,6 +26,7 @@ use crate::{
         users::{Users, UsersFileError},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    certificate::CertificateError,
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
@@ -35,8 +36,6 @@ use crate::{
     rate_limit::KeyedRateLimiter,
     session, web,
 };
-
-pub use tls::CertificateError;
 
 /// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
 const MAX_TLS_HANDSHAKES: usize = 4096;
@@ -61,8 +60,8 @@ pub enum ServerStartError {
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] UsersFileError),
-    /// `broker.redis.url`.
-    #[error("broker.redis: {0}")]
+    /// `broker.redis`.
+    #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
     /// A worker thread could not be started.
     #[error("cannot start the workers: {0}")]

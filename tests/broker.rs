@@ -10,7 +10,9 @@ mod outages;
 mod presence;
 mod proxy;
 mod repetition;
+mod roles;
 mod tickets;
+mod tls;
 
 use fixture::{memory_instance, redis_instance};
 

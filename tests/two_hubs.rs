@@ -1,6 +1,6 @@
 //! Two hubs on one Redis: a publication on either one reaches the subscribers of both, also after outages of the Redis.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use serde_json::json;
@@ -124,7 +124,8 @@ async fn redis_outage_is_reported_and_closes_no_session() {
     }
     assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "a hub without Redis is alive");
     let body = http::get(one.address, "/health/ready").send().await.body;
-    assert!(body.contains("see the log") && !body.contains("127.0.0.1"), "the endpoint is public: {body}");
+    let problem = "\"problem\":\"cannot publish and receives no publications; see the log of this instance\"";
+    assert!(body.contains(problem) && !body.contains("127.0.0.1"), "the endpoint is public: {body}");
     assert_eq!(one.call_api("publish", json!({"channel": "news", "data": 1})).await["error"]["code"], 100);
     let mut bob = one.connect("bob").await;
     let reply = bob.request(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
@@ -138,6 +139,46 @@ async fn redis_outage_is_reported_and_closes_no_session() {
     one.publish("news", json!("recovered")).await;
     assert_eq!(ann.receive_publication().await, json!("recovered"), "over the old subscription");
     bob.subscribe("other").await;
+}
+
+#[actix_rt::test]
+async fn commands_on_a_frozen_redis_get_error_100_within_the_timeout_and_the_session_goes_on() {
+    let redis = RedisServer::start().await;
+    let hub = start_hub_on(&redis, |config| config.broker.redis.timeout = Duration::from_millis(700)).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect_subscriber("bob", "news").await);
+    redis.freeze();
+    let since = Instant::now();
+    let subscribe = ann.request(json!({"id": 1, "subscribe": {"channel": "news-2"}}));
+    let publish = bob.request(json!({"id": 2, "publish": {"channel": "news", "data": 1}}));
+    let api = hub.call_api("publish", json!({"channel": "news", "data": 2}));
+    let (subscribed, published, from_api) = tokio::join!(subscribe, publish, api);
+    println!("answered after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_millis(1700), "{:?}", since.elapsed());
+    for reply in [subscribed, published, from_api] {
+        assert_eq!(reply["error"]["code"], 100, "{reply}");
+    }
+    assert_eq!(ann.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
+    redis.resume();
+    poll_until("the hub is ready", async || is_ready(&hub).await).await;
+    ann.subscribe("news-2").await;
+    hub.publish("news-2", json!("hello")).await;
+    assert_eq!(ann.receive_publication().await, json!("hello"));
+}
+
+#[actix_rt::test]
+async fn hub_on_a_demoted_master_answers_error_100_and_is_not_ready() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let (late, early) = (start_one_hub(&old).await, start_one_hub(&new).await);
+    let mut ann = early.connect_subscriber("ann", "news").await;
+    old.demote(&new).await;
+    for number in 0..50 {
+        let response = late.call_api("publish", json!({"channel": "news", "data": number})).await;
+        assert_eq!(response["error"]["code"], 100, "publication {number}: {response}");
+    }
+    assert!(!is_ready(&late).await && is_ready(&early).await);
+    assert_eq!(http::get(late.address, "/health/live").send().await.status, 200);
+    early.publish("news", json!("arrives")).await;
+    assert_eq!(ann.receive_publication().await, json!("arrives"));
 }
 
 #[actix_rt::test]

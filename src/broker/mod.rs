@@ -100,7 +100,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not.
+    /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
+    /// works if a publication has just been accepted: that a connection is open proves nothing.
     fn check_ready(&self) -> BrokerFuture<()>;
 }
 
@@ -179,6 +180,14 @@ pub enum BrokerError {
     /// This kind of broker does not support the call: error 108.
     #[error("not supported by this kind of broker")]
     NotAvailable,
+    /// The broker cannot be used at the moment. Only [`Broker::check_ready`] returns it.
+    #[error("broker not ready: {detail}")]
+    NotReady {
+        /// What does not work, for everyone who may ask for the readiness.
+        problem: &'static str,
+        /// The cause, with addresses, for the hub's log.
+        detail: String,
+    },
     /// Some instances did not answer a survey.
     #[error("only {answered} of {asked} instances answered")]
     Incomplete {
@@ -195,7 +204,9 @@ impl From<BrokerError> for ErrorCode {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
             BrokerError::NotAvailable => Self::NotAvailable,
-            BrokerError::Unavailable(_) | BrokerError::Incomplete { .. } => Self::Internal,
+            BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::Incomplete { .. } => {
+                Self::Internal
+            }
         }
     }
 }

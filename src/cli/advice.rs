@@ -5,10 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use crate::{
-    auth::users::UsersFileError,
-    server::{CertificateError, ServerStartError},
-};
+use crate::{auth::users::UsersFileError, certificate::CertificateError, server::ServerStartError};
 
 /// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{CliError, CommandResult, advice};
 use crate::{
     auth::{Permissions, Verifier, users::Users},
-    broker::redis::{self, RedisBroker},
+    broker::redis::{RedisBroker, RedisConfigError},
     config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
     server,
 };
@@ -72,11 +72,10 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
         }
     }
     if config.broker.kind == BrokerKind::Redis
-        && !is_known("broker.redis.url")
-        && let Err(redis::BrokerStartError::Url(problem)) = RedisBroker::check_url(&config.broker.redis)
+        && !is_known("broker.redis")
+        && let Err(RedisConfigError { key, problem }) = RedisBroker::check_config(&config.broker.redis)
     {
-        let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
-        add("broker.redis.url", format!("is not a valid URL: {problem}; write it as {form}"));
+        add(key, problem);
     }
     errors
 }

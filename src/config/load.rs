@@ -115,7 +115,8 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
     }
     let config = match Config::deserialize(Value::Table(table.clone())) {
         Ok(config) => {
-            let found = validate::validate(&config, environment).into_iter();
+            let unused = validate::unused_redis_keys(&config, &table);
+            let found = validate::validate(&config, environment).into_iter().chain(unused);
             errors.extend(found.map(|error| ConfigError { source: setting_sources.of(&error.key), ..error }));
             Some(config)
         }
@@ -273,6 +274,25 @@ mod tests {
         );
         assert!(text.contains("WARDCAST_SERVER__BIND") && text.contains("WARDCAST_LOG__LEVEL"), "{text}");
         assert!(!text.contains("12345"), "a secret must not be quoted: {text}");
+    }
+
+    #[test]
+    fn redis_settings_without_the_redis_broker_are_errors_that_name_key_and_remedy() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "[broker.redis]\npool_size = 9\ntls.ca = \"ca.pem\"\n").unwrap();
+        let variables = [("WARDCAST_BROKER__REDIS__URL", "redis://redis:6379")];
+        let errors = load(Sources { file: Some(file.path()), ..sources(&variables) }).unwrap_err();
+        let text = errors.to_string();
+        assert_eq!(errors.0.len(), 3, "{text}");
+        for part in ["broker.redis.pool_size (", ":2)", "broker.redis.tls.ca (", "set broker.type = \"redis\""] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert!(text.contains("broker.redis.url (from the variable WARDCAST_BROKER__REDIS__URL)"), "{text}");
+        assert!(!text.contains("redis://redis"), "{text}");
+        std::fs::write(&file, crate::config::DEFAULTS).unwrap();
+        load(Sources { file: Some(file.path()), ..sources(&[]) }).expect("all defaults, written out");
+        let redis = [("WARDCAST_BROKER__TYPE", "redis"), variables[0]];
+        load(sources(&redis)).expect("the redis broker");
     }
 
     #[test]

@@ -155,6 +155,9 @@ pub enum BrokerKind {
 pub struct RedisConfig {
     /// A secret, because it may contain a password.
     pub url: Secret,
+    #[serde(deserialize_with = "value::optional_text")]
+    pub username: Option<String>,
+    pub password: Secret,
     pub prefix: String,
     pub pool_size: usize,
     #[serde(with = "value::duration")]
@@ -164,6 +167,20 @@ pub struct RedisConfig {
     #[serde(with = "value::duration")]
     pub linger: Duration,
     pub message_bytes: usize,
+    pub tls: RedisTlsConfig,
+}
+
+/// `[broker.redis.tls]`: certificates for a URL that begins with `rediss://`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct RedisTlsConfig {
+    #[serde(deserialize_with = "value::optional_path")]
+    pub ca: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub cert: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub key: Option<PathBuf>,
 }
 
 /// `[limits]`: a maximum for everything that clients and other services can make the hub store or do.

@@ -89,7 +89,13 @@ mod tests {
                 ("WARDCAST_SERVER__BIND", "127.0.0.1:1"),
                 ("WARDCAST_AUTH__KEYS", &jwk),
             ],
-            &[("log.level", "debug"), ("broker.redis.url", &url), ("api.key", secret), ("login.demo_password", secret)],
+            &[
+                ("log.level", "debug"),
+                ("broker.type", "redis"),
+                ("broker.redis.url", &url),
+                ("api.key", secret),
+                ("login.demo_password", secret),
+            ],
         );
         for line in [
             "hmac_secret = \"<set>\"  # from the variable WARDCAST_AUTH__HMAC_SECRET\n",

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::HttpContext;
+use crate::broker::BrokerError;
 
 /// A part that has not answered within this time is not ready.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,9 +59,10 @@ async fn check_hubs(context: &HttpContext) -> Result<(), String> {
 
 async fn check_broker(context: &HttpContext) -> Result<(), String> {
     context.broker.check_ready().await.map_err(|error| {
-        // Only in the log: anyone may call this endpoint, and the error names Redis' address.
+        // The cause is only in the log: anyone may call this endpoint, and the cause names Redis' address.
         log::warn!("broker is not ready error={:?}", error.to_string());
-        "is not ready; see the log of this instance".to_owned()
+        let problem = if let BrokerError::NotReady { problem, .. } = error { problem } else { "is not ready" };
+        format!("{problem}; see the log of this instance")
     })
 }
 

@@ -1,6 +1,6 @@
-//! Certificates: read from PEM files, checked, and replaced in a running server.
+//! The certificate of the listener, which can be replaced while the server runs.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -9,28 +9,11 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use crate::config;
-
-/// Why a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// A file cannot be read or is not PEM.
-    #[error("{}: {problem}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        problem: String,
-    },
-    /// The certificate and the key do not match, or the type of the key is not supported.
-    #[error("{0}")]
-    Pair(#[from] rustls::Error),
-    /// The operating system failed to provide memory or random bytes.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
+use crate::{
+    certificate::{self, CertificateError},
+    config,
+};
 
 /// The current certificate and the files that it was read from.
 #[derive(Debug)]
@@ -53,13 +36,13 @@ impl Certificate {
     /// Reads the configured certificate; `None` if none is configured.
     pub(super) fn from_config(tls: &config::TlsConfig) -> Result<Option<Arc<Self>>, CertificateError> {
         let (Some(cert), Some(key)) = (tls.cert.clone(), tls.key.clone()) else { return Ok(None) };
-        let current = Arc::new(CurrentCertificate(ArcSwap::from_pointee(read(&cert, &key)?)));
+        let current = Arc::new(CurrentCertificate(ArcSwap::from_pointee(certificate::read_pair(&cert, &key)?)));
         Ok(Some(Arc::new(Self { cert, key, current })))
     }
 
     /// Reads the files again. Keeps the old certificate if they cannot be used.
     pub(super) fn reload(&self) -> Result<(), CertificateError> {
-        let fresh = read(&self.cert, &self.key)?;
+        let fresh = certificate::read_pair(&self.cert, &self.key)?;
         self.current.0.store(Arc::new(fresh));
         Ok(())
     }
@@ -72,20 +55,4 @@ impl Certificate {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config
     }
-}
-
-fn read(cert: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, CertificateError> {
-    let bad = |path: &PathBuf, problem: &dyn ToString| CertificateError::File {
-        path: path.clone(),
-        problem: problem.to_string(),
-    };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|error| bad(cert, &error))?;
-    if chain.is_empty() {
-        return Err(bad(cert, &"the file contains no certificate"));
-    }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
-    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())?;
-    certified.keys_match()?;
-    Ok(certified)
 }

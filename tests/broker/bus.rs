@@ -165,14 +165,21 @@ async fn message_over_the_size_limit_is_not_published() {
 
 #[test]
 fn only_an_invalid_url_prevents_the_start() {
-    for url in ["", "redis", "http://localhost", "redis://me:hunter22@host:port", "rediss://me:hunter22@localhost"] {
+    for url in [
+        "",
+        "redis",
+        "http://localhost",
+        "redis://me:hunter22@host:port",
+        "rediss://me:hunter22@localhost/#insecure",
+        "redis://me@localhost",
+    ] {
         let mut config = Config::default().broker.redis;
         config.url = Secret::new(url);
         mark_secret("hunter22");
         let hubs = Arc::new(RecordingHubs::default());
         let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default(), "node".into());
         let why = started.err().map(|error| error.to_string()).unwrap();
-        assert!(why.contains("broker.redis.url") && !why.contains("hunter22"), "{why}");
+        assert!(why.contains("broker.redis.") && !why.contains("hunter22"), "{why}");
         println!("{why}");
     }
 }

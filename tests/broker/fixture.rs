@@ -18,7 +18,7 @@ use wardcast::{
     },
     channel::Channel,
     clock::Clock,
-    config::{Config, Limits, Secret},
+    config::{Config, Limits, RedisConfig, Secret},
     metrics::Metrics,
     position::Position,
     publication::{ClientInfo, Publication},
@@ -143,12 +143,17 @@ pub async fn start_ready_broker(url: &str) -> Instance {
 
 /// An instance on a Redis that may be down, with short deadlines.
 pub fn start_broker(url: &str, prefix: &str) -> Instance {
+    start_broker_with(url, |config| config.prefix = prefix.to_owned())
+}
+
+/// An instance with short deadlines and a changed configuration.
+pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> Instance {
     trace_log::start();
     let mut config = Config::default().broker.redis;
     config.url = Secret::new(url);
-    config.prefix = prefix.to_owned();
     config.timeout = TIMEOUT;
     config.probe_interval = Duration::from_millis(500);
+    change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
     Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }

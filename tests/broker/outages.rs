@@ -7,12 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use wardcast::broker::{BrokerError, SurveyQuestion};
 
 use super::{
     fixture::{
-        Instance, TIMEOUT, channel, start_broker, start_pair, start_ready_broker, wait_until, wait_until_delivered,
+        Instance, TIMEOUT, channel, disconnect_user, publication, start_broker, start_broker_with, start_pair,
+        start_ready_broker, wait_until, wait_until_delivered,
     },
     proxy::{Proxy, ProxyMode},
 };
@@ -51,7 +53,12 @@ async fn subscriptions_survive_a_redis_crash() {
 
 #[tokio::test]
 async fn two_thousand_channels_survive_a_redis_crash() {
-    let (mut server, subscriber, publisher) = start_subscriber_and_publisher().await;
+    let mut server = RedisServer::start().await;
+    // All of them are requested at once, and a busy machine takes a while.
+    let patient = start_broker_with(&server.url(), |config| config.timeout = TIMEOUT * 10);
+    let (subscriber, publisher) = (patient, start_ready_broker(&server.url()).await);
+    subscriber.wait_until_ready().await;
+    subscriber.subscribe("news").await;
     let names: Vec<String> = (0..2_000).map(|n| format!("c{n}")).collect();
     let since = Instant::now();
     try_join_all(names.iter().map(|name| subscriber.broker.subscribe(channel(name)))).await.unwrap();
@@ -230,6 +237,67 @@ async fn silent_connection_is_detected_by_timeout() {
     proxy.set(ProxyMode::Pass);
     println!("delivered after {:?}", wait_until_delivered(&publisher, &subscriber, "news").await);
     subscriber.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn every_call_on_a_frozen_redis_fails_within_the_timeout() {
+    let (server, instance, _) = start_subscriber_and_publisher().await;
+    server.freeze();
+    let failed_after = async |call: BoxFuture<'static, bool>| {
+        let since = Instant::now();
+        assert!(call.await, "a call succeeds on a frozen redis");
+        since.elapsed()
+    };
+    let broker = || instance.broker.clone();
+    let ticket = Bytes::from_static(b"value");
+    // All at once, before anything has noticed the outage, and again during it.
+    for round in ["first", "second"] {
+        let calls = [
+            ("subscribe", broker().subscribe(channel("more")).map(|result| result.is_err()).boxed()),
+            ("publish", broker().publish(publication("news", "1"), Default::default()).map(|r| r.is_err()).boxed()),
+            ("control", broker().send_control(disconnect_user("ann")).map(|result| result.is_err()).boxed()),
+            ("put", broker().put_ticket("id".to_owned(), ticket.clone(), TIMEOUT).map(|r| r.is_err()).boxed()),
+            ("take", broker().take_ticket("id".to_owned()).map(|result| result.is_err()).boxed()),
+            ("survey", broker().survey(SurveyQuestion::Info, TIMEOUT).map(|result| result.is_err()).boxed()),
+            ("ready", broker().check_ready().map(|result| result.is_err()).boxed()),
+        ];
+        let ended = join_all(calls.map(async |(name, call)| (name, failed_after(call).await))).await;
+        println!("{round}: {ended:?}");
+        assert!(ended.iter().all(|(_, after)| *after < TIMEOUT + Duration::from_secs(1)), "{ended:?}");
+    }
+    server.resume();
+    instance.wait_until_ready().await;
+    let subscribed: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:c:*"]).await;
+    assert_eq!(subscribed, ["wardcast:c:{news}"], "a subscription that has failed is not made up for");
+    instance.subscribe("more").await;
+}
+
+#[tokio::test]
+async fn redis_that_accepts_connections_and_never_answers_is_reported_and_recovers() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    proxy.set(ProxyMode::BlackHole);
+    let instance = start_broker(&proxy.url(), "wardcast");
+    println!("{}", instance.wait_for_outage("no reply within").await);
+    assert!(instance.broker.subscribe(channel("news")).await.is_err());
+    proxy.set(ProxyMode::Pass);
+    instance.wait_until_ready().await;
+}
+
+/// Readiness comes with the first probe that arrives, not with a connection: it does not alternate.
+#[tokio::test]
+async fn subscriptions_that_are_deaf_from_the_start_are_never_ready() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    proxy.set(ProxyMode::Deaf);
+    let instance = start_broker(&proxy.url(), "wardcast");
+    wait_until("two new connections", async || {
+        assert_eq!(instance.metrics.broker_up.get(), 0);
+        instance.metrics.broker_reconnects.get() >= 2
+    })
+    .await;
+    proxy.set(ProxyMode::Pass);
+    instance.wait_until_ready().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! A proxy before Redis that fails in ways a process does not: it drops the messages that Redis pushes and passes the rest, or
-//! it passes nothing and closes nothing.
+//! it passes nothing and closes nothing. It can also lead new connections to another Redis, as a name or a load balancer does
+//! after a failover.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU16, Ordering},
     },
 };
 
@@ -33,6 +34,7 @@ pub enum ProxyMode {
 pub struct Proxy {
     address: SocketAddr,
     mode: Arc<AtomicU8>,
+    target: Arc<AtomicU16>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,12 +44,22 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mode = Arc::new(AtomicU8::new(ProxyMode::Pass as u8));
-        let accepting = tokio::spawn(accept(listener, port, mode.clone()));
-        Self { address, mode, accepting }
+        let target = Arc::new(AtomicU16::new(port));
+        let accepting = tokio::spawn(accept(listener, target.clone(), mode.clone()));
+        Self { address, mode, target, accepting }
     }
 
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Leads new connections to the Redis on this port. Open ones stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.target.store(port, Ordering::SeqCst);
     }
 
     /// Changes the mode, also of the open connections.
@@ -62,9 +74,9 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, mode: Arc<AtomicU8>) {
+async fn accept(listener: TcpListener, target: Arc<AtomicU16>, mode: Arc<AtomicU8>) {
     while let Ok((client, _)) = listener.accept().await {
-        let Ok(redis) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+        let Ok(redis) = TcpStream::connect(("127.0.0.1", target.load(Ordering::SeqCst))).await else { continue };
         let (from_client, to_client) = client.into_split();
         let (from_redis, to_redis) = redis.into_split();
         tokio::spawn(pass(from_client, to_redis, mode.clone()));

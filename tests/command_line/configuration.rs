@@ -6,7 +6,7 @@ use super::{
     LOOPBACK,
     process::{Process, run, wardcast},
 };
-use crate::support::{API_KEY, KillOnDrop, SECRET, mark_secret};
+use crate::support::{API_KEY, KillOnDrop, SECRET, mark_secret, tls::Authority};
 
 #[test]
 fn config_check_reports_every_start_error_including_those_in_files() {
@@ -40,6 +40,20 @@ fn config_check_reports_every_start_error_including_those_in_files() {
     assert_eq!(start.stderr, result.stderr, "a start must report the same errors");
     let fine = run(&mut wardcast(&["config", "check"]));
     assert_eq!((fine.code, fine.stdout.as_str()), (Some(0), "the configuration is valid for development"));
+}
+
+#[test]
+fn config_check_and_start_report_faults_in_the_tls_files_of_redis() {
+    let authority = Authority::new();
+    let garbage = authority.root_path().with_file_name("garbage.pem");
+    fs::write(&garbage, "not PEM").unwrap();
+    let ca = format!("broker.redis.tls.ca={}", garbage.display());
+    let settings = ["--set", "broker.type=redis", "--set", "broker.redis.url=rediss://localhost", "--set", &ca];
+    let check = run(&mut wardcast(&[&["config", "check"], &settings[..]].concat()));
+    check.assert_failed_with(&["broker.redis.tls.ca (from the flag --set broker.redis.tls.ca)", "no certificate"]);
+    assert_eq!(run(&mut wardcast(&settings)).stderr, check.stderr, "a start must report the same errors");
+    let unused = run(&mut wardcast(&["config", "check", "--set", "broker.redis.url=redis://localhost"]));
+    unused.assert_failed_with(&["broker.redis.url", "set broker.type = \"redis\", or remove this key"]);
 }
 
 #[test]

@@ -4,27 +4,58 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
 };
 
 use tempfile::TempDir;
 
+use super::tls::Authority;
+
 pub struct RedisServer {
     directory: TempDir,
     port: u16,
+    /// The second listener of a server with TLS.
+    tls_port: u16,
+    arguments: Vec<String>,
     process: Child,
 }
 
 impl RedisServer {
     /// Starts a server and waits until it accepts connections.
     pub async fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// Starts a server that also listens for TLS, with a certificate of this authority.
+    pub async fn start_with_tls(authority: &Authority, requires_client_certificate: bool) -> Self {
+        let pair = authority.issue("redis");
+        let path = |path: PathBuf| path.display().to_string();
+        let files = [path(pair.cert), path(pair.key), path(authority.root_path())];
+        let clients = if requires_client_certificate { "yes" } else { "no" };
+        Self::start_with(|tls_port| {
+            let port = tls_port.to_string();
+            let [cert, key, root] = &files;
+            let arguments = [
+                ["--tls-port", &port],
+                ["--tls-cert-file", cert],
+                ["--tls-key-file", key],
+                ["--tls-ca-cert-file", root],
+                ["--tls-auth-clients", clients],
+            ];
+            arguments.as_flattened().iter().map(|argument| (*argument).to_owned()).collect()
+        })
+    }
+
+    fn start_with(arguments: impl Fn(u16) -> Vec<String>) -> Self {
         // Another test may take the free port before the server listens on it. Then try the next one.
         for _ in 0..10 {
-            let port = free_port();
+            let (port, tls_port) = (free_port(), free_port());
             let directory = tempfile::tempdir().unwrap();
-            if let Some(process) = spawn(&directory, port) {
-                return Self { directory, port, process };
+            let arguments = arguments(tls_port);
+            if let Some(process) = spawn(&directory, port, &arguments) {
+                return Self { directory, port, tls_port, arguments, process };
             }
         }
         panic!("redis-server does not start; is it installed?");
@@ -42,8 +73,27 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// The value for `broker.redis.url` of a server with TLS.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://localhost:{}", self.tls_port)
+    }
+
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// Makes the server a replica of this one, as a failover does with the old master.
+    pub async fn demote(&self, master: &Self) {
+        self.run::<()>(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]).await;
+    }
+
+    /// Makes the server a master again.
+    pub async fn promote(&self) {
+        self.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     }
 
     /// Kills the server at once, as a crash does.
@@ -54,7 +104,7 @@ impl RedisServer {
 
     /// Starts the killed server again on its port, empty, and waits until it accepts connections.
     pub async fn restart(&mut self) {
-        let process = spawn(&self.directory, self.port);
+        let process = spawn(&self.directory, self.port, &self.arguments);
         self.process = process.unwrap_or_else(|| panic!("redis-server does not start again on port {}", self.port));
     }
 
@@ -106,10 +156,11 @@ fn free_port() -> u16 {
 
 /// Starts a server and waits until its log says that it accepts connections; `None` if it exits before, because another
 /// process has the port.
-fn spawn(directory: &TempDir, port: u16) -> Option<Child> {
+fn spawn(directory: &TempDir, port: u16, arguments: &[String]) -> Option<Child> {
     let mut process = Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
         .arg(directory.path())
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

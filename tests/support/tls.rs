@@ -1,4 +1,4 @@
-//! Certificates for localhost, made for one test.
+//! Certificates for localhost, and authorities that issue them, made for one test.
 
 use std::path::PathBuf;
 
@@ -47,4 +47,46 @@ fn write_certificate(directory: &tempfile::TempDir) -> CertificateDer<'static> {
     std::fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     made.cert.der().clone()
+}
+
+/// A certificate authority.
+pub struct Authority {
+    directory: tempfile::TempDir,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+/// The files of a certificate.
+pub struct PairFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        // Another name than that of the certificates, which would otherwise look self-signed.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "the authority of the tests");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(directory.path().join("root.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { directory, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// The file of the authority's own certificate.
+    pub fn root_path(&self) -> PathBuf {
+        self.directory.path().join("root.pem")
+    }
+
+    /// Issues a certificate for localhost into files with this name.
+    pub fn issue(&self, name: &str) -> PairFiles {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let path = |kind: &str| self.directory.path().join(format!("{name}-{kind}.pem"));
+        let files = PairFiles { cert: path("cert"), key: path("key") };
+        std::fs::write(&files.cert, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
 }

@@ -1,26 +1,23 @@
 //! Makes all connections to Redis: for subscriptions, for publishing, and those of the pool. One place makes them, so that
-//! none is made without its timeouts.
+//! none is made without its timeouts and its check of the server's role.
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::{Manager, Pool, Runtime};
+use deadpool_redis::{Connection, Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    PushKind, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::BrokerStartError;
+use super::{RedisConfigError, client, role::RoleCheck};
 use crate::config;
-
-/// The kernel closes a connection that does not answer a keep-alive or accept its bytes for this long. The broker's own
-/// deadlines are shorter; this one also ends connections that no call is waiting for.
-const TCP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connects to the configured Redis.
 pub(super) struct Connector {
     client: Client,
     pool: Pool,
+    role: RoleCheck,
     timeout: Duration,
 }
 
@@ -32,19 +29,20 @@ pub(super) struct RedisConnection {
 }
 
 impl Connector {
-    /// Reads the URL. Nothing is connected: the pool connects when it is first used.
-    pub(super) fn new(config: &config::RedisConfig) -> Result<Self, BrokerStartError> {
-        let client = Client::open(connection_info(config)?).map_err(url_error)?;
-        let manager = Manager::new_with_config(connection_info(config)?, connection_config(config.timeout));
-        let pool = Pool::builder(manager.map_err(url_error)?)
+    /// Reads the address and the certificates. Nothing is connected: the pool connects when it is first used. To find out
+    /// the server's role, `role_key` may be written.
+    pub(super) fn new(config: &config::RedisConfig, role_key: &str) -> Result<Self, RedisConfigError> {
+        let client = client::new(config)?;
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), connection_config(config.timeout));
+        let pool = Pool::builder(manager.map_err(client::url_error)?)
             .max_size(config.pool_size)
             .wait_timeout(Some(config.timeout))
             .create_timeout(Some(config.timeout))
             .recycle_timeout(Some(config.timeout))
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(url_error)?;
-        Ok(Self { client, pool, timeout: config.timeout })
+            .map_err(client::url_error)?;
+        Ok(Self { client, pool, role: RoleCheck::new(role_key), timeout: config.timeout })
     }
 
     /// Returns the host and port, or the path of a socket: the parts of the URL that may be logged.
@@ -52,7 +50,10 @@ impl Connector {
         self.client.get_connection_info().addr().to_string()
     }
 
-    /// Opens a connection. What Redis pushes over it goes to `push`.
+    /// Opens a connection to a master. What Redis pushes over it goes to `push`.
+    ///
+    /// # Errors
+    /// A text for the operator. Name resolution, TCP, TLS, the handshake and the role have one deadline together.
     pub(super) async fn connect(
         &self,
         push: impl Fn(PushInfo) + Send + Sync + 'static,
@@ -67,8 +68,38 @@ impl Connector {
             }
             Ok::<(), ()>(())
         });
-        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        connected.map(|redis| RedisConnection { redis, closed }).map_err(|error| format!("connecting: {error}"))
+        let connected = timeout(self.timeout, async {
+            let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
+            let mut redis = connected.map_err(|error| self.error_text(&error))?;
+            self.role.ask(&mut redis).await?;
+            Ok(RedisConnection { redis, closed })
+        });
+        let connected = connected.await.unwrap_or_else(|_| Err(no_reply(self.timeout)));
+        connected.map_err(|error: String| format!("connecting: {error}"))
+    }
+
+    /// Asks whether the server still is a master, and so also whether it answers at all.
+    pub(super) async fn check_role(&self, redis: &mut MultiplexedConnection) -> Result<(), String> {
+        self.send_to_master(redis, Pipeline::new(), 0).await.map(drop)
+    }
+
+    /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
+    /// that is an error.
+    pub(super) async fn send_to_master(
+        &self,
+        redis: &mut MultiplexedConnection,
+        mut commands: Pipeline,
+        count: usize,
+    ) -> Result<Vec<Value>, String> {
+        commands.add_command(self.role.question());
+        // The connection has a response timeout.
+        let sent = redis.send_packed_commands(&commands, 0, count + 1).await;
+        let mut replies = sent.map_err(|error| self.error_text(&error))?;
+        if replies.len() != count + 1 {
+            return Err(format!("{} replies to {} commands", replies.len(), count + 1));
+        }
+        self.role.judge(replies.pop().unwrap_or_default())?;
+        Ok(replies)
     }
 
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
@@ -76,29 +107,35 @@ impl Connector {
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
         let reply = timeout(limit, async {
             let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
-            command.query_async(&mut connection).await.map_err(|error| error.to_string())
+            let mut commands = Pipeline::with_capacity(2);
+            commands.add_command(command.clone());
+            match self.send_to_master(&mut connection, commands, 1).await {
+                Ok(mut replies) => {
+                    let reply = replies.pop().unwrap_or_default().extract_error().map_err(|error| error.to_string())?;
+                    redis::from_redis_value(reply).map_err(|error| error.to_string())
+                }
+                Err(error) => {
+                    // The pool would hand it out again, and a new connection may lead to another server.
+                    drop(Connection::take(connection));
+                    Err(error)
+                }
+            }
         });
-        reply.await.unwrap_or_else(|_| Err(format!("no reply within {limit:?}")))
+        reply.await.unwrap_or_else(|_| Err(no_reply(limit)))
+    }
+
+    fn error_text(&self, error: &RedisError) -> String {
+        if error.is_timeout() { no_reply(self.timeout) } else { error.to_string() }
     }
 }
 
-fn url_error(error: impl ToString) -> BrokerStartError {
-    BrokerStartError::Url(error.to_string())
+fn no_reply(limit: Duration) -> String {
+    format!("no reply within {limit:?}")
 }
 
-fn connection_info(config: &config::RedisConfig) -> Result<ConnectionInfo, BrokerStartError> {
-    let info = config.url.expose().into_connection_info().map_err(url_error)?;
-    // RESP3 even if the URL says otherwise: in RESP2 a connection that has subscribed accepts no other commands.
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(socket2::TcpKeepalive::new().with_time(TCP_TIMEOUT).with_interval(TCP_TIMEOUT / 3))
-        .set_user_timeout(TCP_TIMEOUT);
-    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
-}
-
+/// The callers limit the time to connect: [`Connector::connect`] and the pool.
 fn connection_config(timeout: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout))
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(timeout))
 }
 
 /// Delays between attempts to connect. They double from 50 to 500 ms, and up to half of each is taken off at random, so that

@@ -108,6 +108,20 @@ impl DesiredSubscriptions {
         }
     }
 
+    /// Reports that a caller no longer waits for a channel: its deadline has passed. The channel is not desired any more,
+    /// unless another caller waits for it or had received its confirmation.
+    pub(super) fn give_up(&self, channel: &Channel) {
+        let mut state = self.state.lock();
+        if let Some(desired) = state.channels.get_mut(channel) {
+            desired.waiters.retain(|waiter| !waiter.is_closed());
+            if desired.waiters.is_empty() && !desired.is_acknowledged {
+                desired.is_desired = false;
+                state.queue_change(channel);
+                self.changed.notify_one();
+            }
+        }
+    }
+
     /// Waits until there may be changes.
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
@@ -280,6 +294,30 @@ mod tests {
         assert_eq!(apply_all(&subscriptions), [subscribes(&["kept"])]);
         assert_eq!(subscriptions.end_outage(), 1);
         assert!(subscriptions.subscribe(channel("new")).is_ok());
+    }
+
+    #[test]
+    fn caller_that_gives_up_ends_the_subscription_unless_another_needs_it() {
+        let subscriptions = DesiredSubscriptions::default();
+        let late = subscriptions.subscribe(channel("a")).unwrap();
+        let mut other = subscriptions.subscribe(channel("a")).unwrap();
+        drop(late);
+        subscriptions.give_up(&channel("a"));
+        assert_eq!(apply_all(&subscriptions), [subscribes(&["a"])]);
+        assert_eq!(other.try_recv(), Ok(Ok(())));
+        subscriptions.give_up(&channel("a"));
+        assert_eq!(apply_all(&subscriptions), [], "its confirmation was received");
+
+        drop(subscriptions.subscribe(channel("b")).unwrap());
+        let requested = subscriptions.take_changes(500).unwrap();
+        subscriptions.give_up(&channel("b"));
+        subscriptions.confirm(&requested.subscribe);
+        let unsubscribe_b = SubscriptionChanges { subscribe: vec![], unsubscribe: vec![channel("b")] };
+        assert_eq!(apply_all(&subscriptions), [unsubscribe_b]);
+
+        drop(subscriptions.subscribe(channel("c")).unwrap());
+        subscriptions.give_up(&channel("c"));
+        assert_eq!(apply_all(&subscriptions), [], "redis was not asked for it yet");
     }
 
     #[test]

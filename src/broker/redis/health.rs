@@ -1,12 +1,12 @@
 //! The state of the two connections: whether each works, and why not. Subscriber and publisher report it; readiness, the
-//! gauge `wardcast_broker_up` and the log show it. An outage is logged once as a warning, and once when it has ended, however
-//! many attempts fail in between.
+//! gauge `wardcast_broker_up` and the log show it. A connection works when a publication has passed it, not when it is open. An
+//! outage is logged once as a warning, and once when it has ended, however many attempts fail in between.
 
 use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 
-use crate::metrics::Metrics;
+use crate::{broker::BrokerError, metrics::Metrics};
 
 /// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,17 +83,23 @@ impl RedisHealth {
 
     /// Returns why a connection does not work, as a text for the operator.
     pub(super) fn fault_of(&self, link: RedisLink) -> Option<String> {
-        let state = self.state.lock();
+        let error = self.state.lock().faults[link as usize].clone()?;
         let effect = match link {
             RedisLink::Subscriptions => "receives no publications from",
             RedisLink::Publishing => "cannot publish to",
         };
-        state.faults[link as usize].as_ref().map(|error| format!("{effect} redis at {}: {error}", self.address))
+        Some(format!("{effect} redis at {}: {error}", self.address))
     }
 
-    /// Returns why the broker cannot be used, as a text for the operator.
-    pub(super) fn fault(&self) -> Option<String> {
-        self.fault_of(RedisLink::Subscriptions).or_else(|| self.fault_of(RedisLink::Publishing))
+    /// Returns why the broker cannot be used.
+    pub(super) fn fault(&self) -> Option<BrokerError> {
+        let (problem, detail) = match (self.fault_of(RedisLink::Subscriptions), self.fault_of(RedisLink::Publishing)) {
+            (None, None) => return None,
+            (Some(fault), None) => ("receives no publications", fault),
+            (None, Some(fault)) => ("cannot publish", fault),
+            (Some(one), Some(other)) => ("cannot publish and receives no publications", format!("{one}; {other}")),
+        };
+        Some(BrokerError::NotReady { problem, detail })
     }
 }
 
@@ -105,14 +111,20 @@ mod tests {
     fn redis_is_up_when_both_connections_are() {
         let metrics = Arc::new(Metrics::default());
         let health = RedisHealth::new("localhost:6379".to_owned(), metrics.clone());
-        assert!(health.fault().is_some());
+        let problem = || match health.fault() {
+            Some(BrokerError::NotReady { problem, .. }) => problem,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(problem(), "cannot publish and receives no publications");
         health.report_up(RedisLink::Publishing, None);
-        assert!(health.fault().unwrap().contains("receives no publications"));
+        assert_eq!(problem(), "receives no publications");
         assert_eq!(metrics.broker_up.get(), 0);
         health.report_up(RedisLink::Subscriptions, Some(3));
         assert_eq!((health.fault(), metrics.broker_up.get()), (None, 1));
         health.report_down(RedisLink::Publishing, "connection refused");
-        assert_eq!(health.fault().unwrap(), "cannot publish to redis at localhost:6379: connection refused");
+        let error = health.fault().unwrap().to_string();
+        assert_eq!(error, "broker not ready: cannot publish to redis at localhost:6379: connection refused");
+        assert_eq!(problem(), "cannot publish");
         assert_eq!((health.fault_of(RedisLink::Subscriptions), metrics.broker_up.get()), (None, 0));
     }
 }

@@ -10,8 +10,10 @@
 //! ```
 //!
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
-//! again at least every half second, and [`health`] reports the state.
+//! again at least every half second, and [`health`] reports the state. A Redis that is not a master is an outage, too
+//! ([`role`]).
 
+mod client;
 mod connect;
 mod desired_subscriptions;
 mod envelope;
@@ -20,6 +22,8 @@ mod inbox;
 mod names;
 mod probe;
 mod publisher;
+mod ready;
+mod role;
 mod subscriber;
 mod survey;
 mod tickets;
@@ -33,7 +37,8 @@ use bytes::Bytes;
 use futures_util::future::FutureExt;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::{mpsc, oneshot},
+    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use self::{
@@ -69,12 +74,22 @@ pub struct RedisBroker {
 /// Why the broker did not start. A Redis that does not answer is not a reason: the broker keeps trying to connect.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerStartError {
-    /// The URL is invalid. The text does not contain it, because it may carry a password.
-    #[error("broker.redis.url cannot be used: {0}")]
-    Url(String),
+    /// `broker.redis` is invalid.
+    #[error(transparent)]
+    Config(#[from] RedisConfigError),
     /// The system gives no thread, or no runtime for it.
     #[error("cannot start the redis thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// Why the configuration of Redis, or a file that it names, cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct RedisConfigError {
+    /// The key.
+    pub key: &'static str,
+    /// The problem and its remedy. It does not contain the URL or a password.
+    pub problem: String,
 }
 
 /// What the broker's tasks share.
@@ -91,6 +106,8 @@ struct RedisContext {
     publisher: Publisher,
     surveys: SurveyRegistry,
     probe: SubscriptionProbe,
+    /// Held by the check of the readiness that runs.
+    ready_turn: AsyncMutex<()>,
     /// Messages received so far, valid or not: a connection that receives is not deaf.
     received: AtomicU64,
     deliver: Arc<dyn Deliver>,
@@ -98,19 +115,19 @@ struct RedisContext {
 }
 
 impl RedisBroker {
-    /// Checks that [`Self::start`] would accept the URL. Nothing is connected.
+    /// Checks that [`Self::start`] would accept the URL and the files. Nothing is connected.
     ///
     /// # Errors
-    /// [`BrokerStartError::Url`].
-    pub fn check_url(config: &config::RedisConfig) -> Result<(), BrokerStartError> {
-        Connector::new(config).map(drop)
+    /// [`RedisConfigError`].
+    pub fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
+        client::new(config).map(drop)
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
     /// most `queue_bytes` wait to be published (`limits.hub_queue_bytes`). `node` is the id of this instance.
     ///
     /// # Errors
-    /// [`BrokerStartError`]: the URL is invalid, or there is no thread.
+    /// [`BrokerStartError`]: the configuration is invalid, or there is no thread.
     pub fn start(
         config: &config::RedisConfig,
         queue_bytes: usize,
@@ -119,10 +136,11 @@ impl RedisBroker {
         node: Arc<str>,
     ) -> Result<Arc<Self>, BrokerStartError> {
         let instance = format!("{node}.{:08x}", getrandom::u32().unwrap_or_else(|_| std::process::id()));
-        let connector = Connector::new(config)?;
+        let names = RedisNames::new(&config.prefix, &instance);
+        let connector = Connector::new(config, names.role_key())?;
         let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
         let context = Arc::new(RedisContext {
-            names: RedisNames::new(&config.prefix, &instance),
+            names,
             instance,
             health: RedisHealth::new(connector.address(), metrics.clone()),
             connector,
@@ -133,6 +151,7 @@ impl RedisBroker {
             publisher,
             surveys: SurveyRegistry::new(),
             probe: SubscriptionProbe::new(),
+            ready_turn: AsyncMutex::default(),
             received: AtomicU64::default(),
             deliver,
             metrics,
@@ -225,8 +244,20 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
-        let requested = self.context.subscriptions.subscribe(channel);
-        async move { requested?.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
+        let context = self.context.clone();
+        let requested = context.subscriptions.subscribe(channel.clone());
+        let deadline = Instant::now() + context.timeout;
+        async move {
+            match timeout_at(deadline, requested?).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(stopped_error())),
+                Err(_) => {
+                    context.subscriptions.give_up(&channel);
+                    let limit = context.timeout;
+                    Err(BrokerError::Unavailable(format!("redis confirmed no subscription within {limit:?}")))
+                }
+            }
+        }
+        .boxed()
     }
 
     fn unsubscribe(&self, channel: Channel) {
@@ -259,11 +290,8 @@ impl Broker for RedisBroker {
 
     fn check_ready(&self) -> BrokerFuture<()> {
         if let Some(fault) = self.context.health.fault() {
-            return completed(Err(BrokerError::Unavailable(fault)));
+            return completed(Err(fault));
         }
-        self.spawn(async move |context| {
-            let pinged = context.connector.query(&redis::cmd("PING"), context.timeout).await;
-            pinged.map_err(|error| BrokerError::Unavailable(format!("redis does not answer commands: {error}")))
-        })
+        self.spawn(async move |context| ready::check(&context).await)
     }
 }

@@ -1,5 +1,5 @@
 //! Builds and parses all names in Redis: the PUB/SUB channel of every Wardcast channel, the three channels that an instance
-//! always subscribes to, and the keys of tickets. No other module builds a name.
+//! always subscribes to, one that nobody subscribes to, and the keys of tickets and of the role check. No other module builds a name.
 //!
 //! With the prefix `wardcast`, publications of the channel `news` go over `wardcast:c:{news}`. The braces make the channel's
 //! name a hash tag, which keeps everything about a channel in one slot of a cluster. Braces and `%` within the name are
@@ -19,6 +19,8 @@ pub(super) struct RedisNames {
     control: String,
     replies: String,
     probe: String,
+    publish_check: String,
+    role_key: String,
 }
 
 /// Where a message comes from: what its PUB/SUB channel is for.
@@ -44,6 +46,8 @@ impl RedisNames {
             control: format!("{prefix}:control"),
             replies: format!("{replies_prefix}{}", escape(instance)),
             probe: format!("{prefix}:probe:{}", escape(instance)),
+            publish_check: format!("{prefix}:publish-check"),
+            role_key: format!("{prefix}:role-check"),
             replies_prefix,
         }
     }
@@ -71,6 +75,16 @@ impl RedisNames {
     /// Returns the PUB/SUB channel that only this instance uses, to receive its own probes.
     pub(super) fn probe_channel(&self) -> &str {
         &self.probe
+    }
+
+    /// Returns the PUB/SUB channel without subscribers that checks publish to.
+    pub(super) fn publish_check_channel(&self) -> &str {
+        &self.publish_check
+    }
+
+    /// Returns the key that is written to find out whether the server accepts writes.
+    pub(super) fn role_key(&self) -> &str {
+        &self.role_key
     }
 
     /// Returns the PUB/SUB channels that the instance is always subscribed to.

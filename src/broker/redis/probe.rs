@@ -12,7 +12,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{RedisContext, envelope, envelope::DropReason};
+use super::{
+    RedisContext,
+    connect::ReconnectBackoff,
+    envelope::{self, DropReason},
+    health::RedisLink,
+};
 
 /// How many intervals a probe may take while other messages arrive. It may only be late behind them, and a new connection
 /// would lose what is on its way and be no faster.
@@ -47,10 +52,11 @@ impl SubscriptionProbe {
     }
 }
 
-/// Sends probes until one does not arrive, and returns the reason. A probe that cannot be sent proves nothing: that is not the
-/// fault of the subscriptions.
-pub(super) async fn run_until_deaf(context: &RedisContext) -> String {
-    let interval = context.probe_interval;
+/// Sends probes until one does not arrive, and returns the reason. When the first one has arrived, the subscriptions work. A
+/// probe that cannot be sent proves nothing: that is not the fault of the subscriptions.
+pub(super) async fn run_until_deaf(context: &RedisContext, channels: usize) -> String {
+    let mut backoff = ReconnectBackoff::default();
+    let mut has_arrived_before = false;
     loop {
         let sent = Instant::now();
         let (nonce, arrival) = context.probe.start();
@@ -61,11 +67,15 @@ pub(super) async fn run_until_deaf(context: &RedisContext) -> String {
                 return format!("deaf: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
             }
             Ok(_) => {
+                has_arrived_before = true;
+                context.health.report_up(RedisLink::Subscriptions, Some(channels));
                 context.metrics.probe_microseconds.set(micros(sent.elapsed()));
                 log::trace!("subscription probe arrived after={:.1?}", sent.elapsed());
             }
         }
-        sleep_until(sent + interval).await;
+        // The instance becomes ready with the first probe, so that one is repeated as soon as publishing may work.
+        let pause = if has_arrived_before { context.probe_interval } else { backoff.next_delay(Duration::ZERO) };
+        sleep_until(sent + pause).await;
     }
 }
 

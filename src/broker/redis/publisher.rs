@@ -2,7 +2,8 @@
 //! queue. Calls reach Redis in their order, because a batch is sent when the one before it has been answered. What is queued
 //! meanwhile becomes the next batch, so a busy instance pays for one round trip and one system call per hundreds of commands.
 //!
-//! Nothing is sent twice: a publish that was in flight when the connection broke fails, although it may have arrived.
+//! Redis has accepted a publication if it has answered, and is a master after it: see [`role`](super::role). Nothing is sent
+//! twice: a publish that was in flight when the connection broke fails, although it may have arrived.
 
 use std::{
     future::Future,
@@ -22,7 +23,7 @@ use tokio::{
 
 use super::{
     RedisContext,
-    connect::{ReconnectBackoff, RedisConnection},
+    connect::{Connector, ReconnectBackoff, RedisConnection},
     health::RedisLink,
 };
 use crate::broker::BrokerError;
@@ -147,7 +148,7 @@ impl PublisherTask {
         let mut backoff = ReconnectBackoff::default();
         let mut outage = None;
         loop {
-            let connected = self.reject_jobs_until(outage.as_deref(), context.connector.connect(|_| ())).await;
+            let connected = self.reject_jobs_until(outage.as_deref(), connect(&context)).await;
             let mut uptime = Duration::ZERO;
             let error = match connected {
                 Ok(connection) => {
@@ -189,10 +190,11 @@ impl PublisherTask {
                 }
             }
             let batch = take_batch(&mut self.unsent);
-            match send_batch(&mut redis, batch, self.context.timeout).await {
-                Ok(None) => health.report_up(RedisLink::Publishing, None),
+            match send_batch(&self.context.connector, &mut redis, batch).await {
+                Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
                 // The connection works, and Redis would refuse over a new one, too. The next probe tries again soon.
-                Ok(Some(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
+                Ok(BatchOutcome::Refused(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
+                Ok(BatchOutcome::Abandoned) => (),
                 Err(error) => return error,
             }
         }
@@ -212,46 +214,73 @@ fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
     mem::replace(unsent, later)
 }
 
-/// Sends one batch, and completes its jobs. Returns what Redis refused, if it did.
+/// Opens a connection over which Redis has accepted a publication. That it is open proves nothing: writes may be paused
+/// (`CLIENT PAUSE`, a failover), or the user may not publish.
+async fn connect(context: &RedisContext) -> Result<RedisConnection, String> {
+    let mut connection = context.connector.connect(|_| ()).await?;
+    let mut commands = Pipeline::with_capacity(2);
+    commands.cmd("PUBLISH").arg(context.names.publish_check_channel()).arg("");
+    let replies = send(&context.connector, &mut connection.redis, commands, 1).await?;
+    replies.into_iter().try_for_each(|reply| receiver_count(reply).map(drop))?;
+    Ok(connection)
+}
+
+/// What became of a batch.
+enum BatchOutcome {
+    /// Redis has accepted every command.
+    Published,
+    /// Redis has refused commands, for this reason.
+    Refused(String),
+    /// No caller waited any more, so nothing was sent.
+    Abandoned,
+}
+
+/// Sends one batch, and completes its jobs.
 ///
 /// # Errors
-/// The connection has failed.
+/// The connection has failed, or does not lead to a master.
 async fn send_batch(
+    connector: &Connector,
     redis: &mut MultiplexedConnection,
     mut batch: Vec<PublishJob>,
-    limit: Duration,
-) -> Result<Option<String>, String> {
+) -> Result<BatchOutcome, String> {
     // A caller that has stopped waiting has reported a failure. Its message must not be sent after that.
     batch.retain(|job| !job.result.is_closed());
     if batch.is_empty() {
-        return Ok(None);
+        return Ok(BatchOutcome::Abandoned);
     }
-    let mut pipeline = Pipeline::with_capacity(batch.len());
+    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
     for job in &mut batch {
         pipeline.add_command(mem::take(&mut job.command));
     }
-    let sent = match timeout(limit, redis.send_packed_commands(&pipeline, 0, batch.len())).await {
-        Ok(Ok(replies)) if replies.len() == batch.len() => Ok(replies),
-        Ok(Ok(replies)) => Err(format!("publishing: {} replies to {} commands", replies.len(), batch.len())),
-        Ok(Err(error)) => Err(format!("publishing: {error}")),
-        Err(_) => Err(format!("publishing: no reply within {limit:?}")),
-    };
-    match sent {
+    match send(connector, redis, pipeline, batch.len()).await {
         Ok(replies) => {
-            let mut refusal = None;
+            let mut outcome = BatchOutcome::Published;
             for (job, reply) in batch.into_iter().zip(replies) {
                 match receiver_count(reply) {
                     Ok(receivers) => job.complete(Ok(receivers)),
-                    Err(error) => job.fail(refusal.insert(error)),
+                    Err(error) => {
+                        job.fail(&error);
+                        outcome = BatchOutcome::Refused(error);
+                    }
                 }
             }
-            Ok(refusal)
+            Ok(outcome)
         }
         Err(error) => {
             batch.into_iter().for_each(|job| job.fail(&error));
             Err(error)
         }
     }
+}
+
+async fn send(
+    connector: &Connector,
+    redis: &mut MultiplexedConnection,
+    commands: Pipeline,
+    count: usize,
+) -> Result<Vec<Value>, String> {
+    connector.send_to_master(redis, commands, count).await.map_err(|error| format!("publishing: {error}"))
 }
 
 fn receiver_count(reply: Value) -> Result<i64, String> {

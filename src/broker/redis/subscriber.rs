@@ -1,6 +1,6 @@
 //! The subscription connection and its supervisor. Nothing else uses this connection, because redis-rs could give its
 //! confirmations to a command that waits for another reply. The supervisor keeps Redis in agreement with the
-//! [`DesiredSubscriptions`](super::desired_subscriptions::DesiredSubscriptions), pings, and probes. After any failure it
+//! [`DesiredSubscriptions`](super::desired_subscriptions::DesiredSubscriptions), asks for its role, and probes. After any failure it
 //! connects again, and subscribes again to all channels.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 };
 
 use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{
     RedisContext,
@@ -39,9 +39,8 @@ pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) 
                 }
                 was_connected = true;
                 let channels = context.subscriptions.end_outage();
-                context.health.report_up(RedisLink::Subscriptions, Some(channels));
                 let since = Instant::now();
-                let error = connection.run_until_failure(&context).await;
+                let error = connection.run_until_failure(&context, channels).await;
                 uptime = since.elapsed();
                 context.subscriptions.reset();
                 context.health.report_down(RedisLink::Subscriptions, &error);
@@ -88,38 +87,29 @@ async fn connect_and_subscribe(context: &RedisContext, inbox: &Arc<BusInbox>) ->
 
 impl SubscribedConnection {
     /// Uses the connection until it fails, and returns the reason.
-    async fn run_until_failure(self, context: &RedisContext) -> String {
+    async fn run_until_failure(self, context: &RedisContext, channels: usize) -> String {
         let RedisConnection { mut redis, closed } = self.connection;
         tokio::select! {
             error = keep_subscribed(context, &mut redis) => error,
             () = closed.notified() => "the connection was closed".to_owned(),
-            error = probe::run_until_deaf(context) => error,
+            error = probe::run_until_deaf(context, channels) => error,
         }
     }
 }
 
-/// Subscribes, unsubscribes and pings, one command at a time, until a command fails.
+/// Subscribes, unsubscribes, and asks for the role of the server, one command at a time, until one fails.
 async fn keep_subscribed(context: &RedisContext, redis: &mut MultiplexedConnection) -> String {
-    let mut pings = interval_at(Instant::now() + context.probe_interval, context.probe_interval);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = interval_at(Instant::now() + context.probe_interval, context.probe_interval);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let result = tokio::select! {
             () = context.subscriptions.wait_for_change() => apply_changes(context, redis).await,
-            _ = pings.tick() => ping(redis, context.timeout).await,
+            // Also a ping: a frozen Redis keeps its connections open, and only a deadline distinguishes it from an idle one.
+            _ = checks.tick() => context.connector.check_role(redis).await.map_err(|error| format!("ping: {error}")),
         };
         if let Err(error) = result {
             return error;
         }
-    }
-}
-
-/// A frozen Redis keeps its connections open. Only a deadline distinguishes it from an idle one. An error such as LOADING is
-/// an answer, too.
-async fn ping(redis: &mut MultiplexedConnection, limit: Duration) -> Result<(), String> {
-    match timeout(limit, redis.send_packed_command(&redis::cmd("PING"))).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("ping: {error}")),
-        Err(_) => Err(format!("ping: no reply within {limit:?}")),
     }
 }
 

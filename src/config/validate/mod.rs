@@ -1,12 +1,15 @@
 //! Checks the configuration as a whole: rules between values, and bounds. Each error names its key and a remedy.
 
 mod channels;
+mod redis;
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
-use super::{BrokerKind, Config, ConfigError, Environment, KeyConfig, RequiredClaim, find_weakness};
+pub(super) use redis::unused_redis_keys;
+
+use super::{Config, ConfigError, Environment, KeyConfig, RequiredClaim, find_weakness};
 use crate::origin::{Origin, OriginPattern};
 
 /// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed
@@ -20,8 +23,6 @@ pub const MAX_PASSWORD_BYTES: usize = 1024;
 const MAX_NAMESPACE_BYTES: usize = 64;
 /// Maximum length of a `kid`. Tokens with a longer one are refused.
 pub(crate) const MAX_KEY_ID_BYTES: usize = 255;
-/// Maximum size of a Redis message without its publication.
-const MAX_ENVELOPE_BYTES: usize = 4096;
 
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -39,7 +40,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_login(config, environment, &mut errors);
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
-    check_redis(config, &mut errors);
+    redis::check_redis(config, &mut errors);
     errors.0
 }
 
@@ -316,34 +317,6 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         "limits.publication_bytes",
         "must be at most half of limits.reply_bytes and a quarter of limits.history_bytes",
     );
-}
-
-fn check_redis(config: &Config, errors: &mut ErrorCollector) {
-    if config.broker.kind != BrokerKind::Redis {
-        return;
-    }
-    let redis = &config.broker.redis;
-    errors.require(
-        redis.url.expose().starts_with("redis://") || redis.url.expose().starts_with("unix:"),
-        "broker.redis.url",
-        "must begin with redis://, or with unix: for a socket",
-    );
-    errors.require(
-        !redis.prefix.is_empty()
-            && redis.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
-        "broker.redis.prefix",
-        "must have only letters, digits, '-', '_' and '.', and at least one",
-    );
-    errors.require(redis.pool_size >= 1, "broker.redis.pool_size", "must be at least 1");
-    errors.require(
-        redis.message_bytes >= config.limits.publication_bytes + MAX_ENVELOPE_BYTES,
-        "broker.redis.message_bytes",
-        format!("must be at least limits.publication_bytes + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
-    );
-    for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
-    {
-        errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tests of the validation: which configurations are errors, and what the errors say.
 
 use super::*;
+use crate::config::BrokerKind;
 use crate::config::Secret;
 
 fn errors(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
@@ -198,4 +199,21 @@ fn history_and_presence_over_redis_are_errors() {
             "{reported}"
         );
     }
+}
+
+#[test]
+fn redis_tls_without_tls_url_or_with_half_a_pair_is_an_error() {
+    let reported = |url: &str, change: fn(&mut crate::config::RedisTlsConfig)| {
+        errors(Environment::Development, |config| {
+            config.broker.kind = BrokerKind::Redis;
+            config.broker.redis.url = Secret::new(url);
+            change(&mut config.broker.redis.tls);
+        })
+    };
+    assert_eq!(reported("rediss://localhost", |_| ()), "");
+    let with_plain_url = reported("redis://localhost", |tls| tls.ca = Some("ca.pem".into()));
+    assert!(with_plain_url.contains("broker.redis.tls.ca") && with_plain_url.contains("rediss://"), "{with_plain_url}");
+    let half = reported("rediss://localhost", |tls| tls.key = Some("key.pem".into()));
+    assert!(half.contains("broker.redis.tls ") && half.contains("belong together"), "{half}");
+    assert!(reported("http://localhost", |_| ()).contains("broker.redis.url"));
 }

@@ -1,0 +1,63 @@
+//! PEM files of certificates and keys: read, and checked at once, so that a fault is found at start.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read or is not PEM.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        problem: String,
+    },
+    /// The certificate and the key do not match, or the type of the key is not supported.
+    #[error("{0}")]
+    Pair(#[from] rustls::Error),
+    /// The operating system failed to provide memory or random bytes.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl CertificateError {
+    fn file(path: &Path, problem: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.to_string() }
+    }
+}
+
+/// Reads a certificate with its chain, and its private key.
+pub(crate) fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
+    let chain = read_chain(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| CertificateError::file(key, error))?;
+    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())?;
+    certified.keys_match()?;
+    Ok(certified)
+}
+
+/// Reads the certificates of authorities.
+pub(crate) fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let roots = read_chain(file)?;
+    for root in &roots {
+        RootCertStore::empty().add(root.clone()).map_err(|error| CertificateError::file(file, error))?;
+    }
+    Ok(roots)
+}
+
+/// Reads a certificate with its chain. There is at least one.
+pub(crate) fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| CertificateError::file(file, error))?;
+    if certificates.is_empty() {
+        return Err(CertificateError::file(file, "the file contains no certificate"));
+    }
+    Ok(certificates)
+}

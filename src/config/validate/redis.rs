@@ -1,0 +1,77 @@
+//! Checks `[broker.redis]`.
+
+use std::time::Duration;
+
+use toml::Table;
+
+use super::{
+    super::{
+        BrokerKind, Config, ConfigError,
+        keys::{all_keys, default_table, lookup},
+    },
+    ErrorCollector,
+};
+
+/// Maximum size of a Redis message without its publication.
+const MAX_ENVELOPE_BYTES: usize = 4096;
+
+/// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
+/// otherwise run without its Redis, and nobody would notice until a second instance starts.
+pub(crate) fn unused_redis_keys(config: &Config, table: &Table) -> Vec<ConfigError> {
+    if config.broker.kind == BrokerKind::Redis {
+        return Vec::new();
+    }
+    let defaults = default_table();
+    let is_redis = |path: &Vec<String>| path.len() > 2 && path[0] == "broker" && path[1] == "redis";
+    let changed = all_keys().into_iter().filter(is_redis).filter(|path| lookup(table, path) != lookup(&defaults, path));
+    let error = |path: Vec<String>| {
+        let problem = "has no effect with broker.type = \"memory\"; set broker.type = \"redis\", or remove this key";
+        ConfigError::new(path.join("."), "the whole configuration", problem)
+    };
+    changed.map(error).collect()
+}
+
+pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
+    if config.broker.kind != BrokerKind::Redis {
+        return;
+    }
+    let redis = &config.broker.redis;
+    let has_scheme = |scheme: &str| redis.url.expose().starts_with(scheme);
+    errors.require(
+        has_scheme("redis://") || has_scheme("rediss://") || has_scheme("unix:"),
+        "broker.redis.url",
+        "must begin with redis://, with rediss:// for TLS, or with unix: for a socket",
+    );
+    for (key, is_set) in [
+        ("broker.redis.tls.ca", redis.tls.ca.is_some()),
+        ("broker.redis.tls.cert", redis.tls.cert.is_some()),
+        ("broker.redis.tls.key", redis.tls.key.is_some()),
+    ] {
+        errors.require(
+            !is_set || has_scheme("rediss://"),
+            key,
+            "is for TLS only; begin broker.redis.url with rediss://, or remove this key",
+        );
+    }
+    errors.require(
+        redis.tls.cert.is_some() == redis.tls.key.is_some(),
+        "broker.redis.tls",
+        "cert and key belong together: set both PEM files or neither",
+    );
+    errors.require(
+        !redis.prefix.is_empty()
+            && redis.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+        "broker.redis.prefix",
+        "must have only letters, digits, '-', '_' and '.', and at least one",
+    );
+    errors.require(redis.pool_size >= 1, "broker.redis.pool_size", "must be at least 1");
+    errors.require(
+        redis.message_bytes >= config.limits.publication_bytes + MAX_ENVELOPE_BYTES,
+        "broker.redis.message_bytes",
+        format!("must be at least limits.publication_bytes + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
+    );
+    for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
+    {
+        errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
+    }
+}

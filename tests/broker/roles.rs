@@ -1,0 +1,140 @@
+//! A Redis that is not a master, or accepts no writes: nothing is published into the void, and the instance is not ready.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wardcast::broker::{BrokerError, SharedBroker};
+
+use super::{
+    fixture::{Instance, start_broker, start_broker_with, start_ready_broker, wait_until, wait_until_delivered},
+    proxy::Proxy,
+};
+use crate::support::{mark_secret, redis::RedisServer};
+
+/// Two masters, and an instance behind a proxy before each of them. Only the second is subscribed to "news".
+async fn start_after_half_a_failover() -> ([RedisServer; 2], Proxy, Instance, Instance) {
+    let servers = [RedisServer::start().await, RedisServer::start().await];
+    let proxy = Proxy::start(servers[0].port()).await;
+    let (late, early) = (start_ready_broker(&proxy.url()).await, start_ready_broker(&servers[1].url()).await);
+    early.subscribe("news").await;
+    (servers, proxy, late, early)
+}
+
+async fn put_ticket(broker: &SharedBroker) -> Result<(), BrokerError> {
+    broker.put_ticket("ticket".to_owned(), Bytes::from_static(b"value"), Duration::from_secs(10)).await
+}
+
+#[tokio::test]
+async fn publication_on_a_demoted_master_fails_or_arrives() {
+    let (servers, proxy, late, early) = start_after_half_a_failover().await;
+    servers[0].demote(&servers[1]).await;
+    let mut accepted = Vec::new();
+    for number in 0..50 {
+        if late.publish("news", &number.to_string()).await.is_ok() {
+            accepted.push(number.to_string());
+        }
+    }
+    println!("{} of 50 accepted", accepted.len());
+    println!("{}", late.wait_for_outage("receives no publications").await);
+    assert!(late.broker.subscribe(super::fixture::channel("more")).await.is_err());
+    assert!(put_ticket(&late.broker).await.is_err());
+    proxy.lead_to(servers[1].port());
+    late.wait_until_ready().await;
+    wait_until_delivered(&late, &early, "news").await;
+    let arrived = early.data_received("news");
+    assert!(accepted.iter().all(|data| arrived.contains(data)), "{accepted:?} accepted, {arrived:?} arrived");
+    put_ticket(&late.broker).await.unwrap();
+}
+
+#[tokio::test]
+async fn subscriptions_move_to_the_new_master() {
+    let (servers, proxy, late, early) = start_after_half_a_failover().await;
+    late.subscribe("old").await;
+    servers[0].demote(&servers[1]).await;
+    late.wait_for_outage("replica of").await;
+    proxy.lead_to(servers[1].port());
+    wait_until_delivered(&early, &late, "old").await;
+}
+
+#[tokio::test]
+async fn idle_instance_notices_that_its_redis_is_a_replica() {
+    let (server, master) = (RedisServer::start().await, RedisServer::start().await);
+    let instance = start_ready_broker(&server.url()).await;
+    server.demote(&master).await;
+    wait_until("the gauge shows it", async || instance.metrics.broker_up.get() == 0).await;
+    server.promote().await;
+    instance.wait_until_ready().await;
+}
+
+/// Each user may ask for the role in one way only.
+#[tokio::test]
+async fn replica_is_recognised_with_each_right_that_the_user_may_have() {
+    for (denied, expected) in
+        [(&[][..], "replica of"), (&["-role"][..], "replica of"), (&["-role", "-info"][..], "it refuses writes")]
+    {
+        let (server, master) = (RedisServer::start().await, RedisServer::start().await);
+        let user = ["ACL", "SETUSER", "hub", "on", ">long enough", "allkeys", "allchannels", "+@all"];
+        server.run::<()>(&[&user, denied].concat()).await;
+        let instance = start_broker_with(&server.url(), |config| {
+            config.username = Some("hub".to_owned());
+            config.password = wardcast::config::Secret::new(mark_secret("long enough"));
+        });
+        instance.wait_until_ready().await;
+        server.demote(&master).await;
+        let error = instance.wait_for_outage(expected).await;
+        println!("{denied:?}: {error}");
+        assert!(instance.publish("news", "1").await.is_err());
+        server.promote().await;
+        instance.wait_until_ready().await;
+        instance.publish("news", "1").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn user_without_any_right_to_ask_for_the_role_gets_no_connection() {
+    let server = RedisServer::start().await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-role", "-info", "-set"]).await;
+    let instance = start_broker(&server.url(), "wardcast");
+    println!("{}", instance.wait_for_outage("grant it +role").await);
+    server.run::<()>(&["ACL", "SETUSER", "default", "+role"]).await;
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn revoked_right_to_ask_for_the_role_is_replaced_by_another() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-role"]).await;
+    println!("{}", instance.wait_for_outage("may not ask for the role").await);
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    wait_until_delivered(&instance, &instance, "news").await;
+}
+
+#[tokio::test]
+async fn paused_writes_make_the_instance_ready_only_after_a_publication() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["CLIENT", "PAUSE", "3000", "WRITE"]).await;
+    println!("{}", instance.wait_for_outage("cannot publish").await);
+    let mut changes = 0;
+    wait_until("a publication is accepted", async || {
+        let is_ready = instance.broker.check_ready().await.is_ok();
+        changes += u32::from(is_ready);
+        let published = instance.publish("news", "1").await;
+        assert!(!is_ready || published.is_ok(), "ready, and then {published:?}");
+        is_ready
+    })
+    .await;
+    assert_eq!((changes, instance.metrics.broker_reconnects.get()), (1, 0));
+}
+
+/// The check itself publishes, so that an instance is not ready until the next probe has failed.
+#[tokio::test]
+async fn first_check_during_paused_writes_finds_the_instance_not_ready() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["CLIENT", "PAUSE", "3000", "WRITE"]).await;
+    let ready = instance.broker.check_ready().await;
+    assert!(matches!(ready, Err(BrokerError::NotReady { problem: "cannot publish", .. })), "{ready:?}");
+}
