@@ -17,7 +17,7 @@ use crate::support::{
     API_KEY, KillOnDrop, SECRET, TestHub, metric, poll_until, start_hub, start_hub_with, tls::Certificate,
 };
 
-fn bench(arguments: &str) -> Command {
+pub fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
     command.args(arguments.split_whitespace()).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command.stdin(Stdio::null());
@@ -32,12 +32,12 @@ fn bench_at(hub: &TestHub, arguments: &str) -> Command {
     command
 }
 
-async fn run(mut command: Command) -> Output {
+pub async fn run(mut command: Command) -> Output {
     actix_rt::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 /// The JSON object that a run reports.
-async fn report(mut command: Command) -> Value {
+pub async fn report(mut command: Command) -> Value {
     command.arg("--json");
     let output = run(command).await;
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -45,7 +45,7 @@ async fn report(mut command: Command) -> Value {
 }
 
 /// Asserts that a run fails with an error message that has all of these `parts` and no secret.
-async fn assert_fails_with(command: Command, parts: &[&str]) {
+pub async fn assert_fails_with(command: Command, parts: &[&str]) {
     let output = run(command).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{stderr}");
@@ -58,7 +58,7 @@ async fn notes_of(command: Command) -> String {
     report(command).await["notes"].to_string()
 }
 
-fn count(report: &Value, name: &str) -> u64 {
+pub fn count(report: &Value, name: &str) -> u64 {
     report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"))
 }
 
@@ -390,7 +390,7 @@ impl HubProcess {
 }
 
 /// A run under `ulimit`.
-fn bench_with_ulimit(limit: &str, arguments: &str) -> Command {
+pub fn bench_with_ulimit(limit: &str, arguments: &str) -> Command {
     let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_wardcast-bench")]).args(arguments.split(' ')).env_clear();

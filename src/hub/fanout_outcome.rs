@@ -85,7 +85,7 @@ mod tests {
         let mut found: Vec<_> = groups
             .flat_map(|(_, options, sessions)| {
                 let now = (options.delta, options.skip_up_to);
-                sessions.map(move |(key, ())| (key.0, now)).collect::<Vec<_>>()
+                sessions.map(move |(_, key, ())| (key.0, now)).collect::<Vec<_>>()
             })
             .collect();
         found.sort_by_key(|(key, _)| *key);

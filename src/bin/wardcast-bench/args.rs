@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{error::Result, load_driver::Workload, publication_stamp::check_size};
+use crate::{compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials};
 
 /// The end of `--help`.
 const EXAMPLES: &str = include_str!("examples.txt");
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Recover(RecoverArgs),
     /// Run the same fan-out from a bare epoll loop that only writes: the cost of the system itself, for comparison
     Limit(LimitArgs),
+    /// Run these measurements in turn on the bare loop, on Wardcast and on a Centrifugo binary, and compare them
+    Compare(CompareArgs),
     /// Run the bare server of `limit` (child process)
     #[command(hide = true)]
     LimitServer {
@@ -57,6 +59,23 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Its name on the command line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Fanout(_) => "fanout",
+            Self::Publish(_) => "publish",
+            Self::Connect(_) => "connect",
+            Self::Idle(_) => "idle",
+            Self::Recover(_) => "recover",
+            Self::Limit(_) => "limit",
+            Self::Compare(_) => "compare",
+            Self::LimitServer { .. } => "limit-server",
+            Self::HubServer { .. } => "hub-server",
+        }
+    }
+}
+
 /// Options of commands that connect to a hub.
 #[derive(Args)]
 pub(crate) struct HubArgs {
@@ -70,6 +89,9 @@ pub(crate) struct HubArgs {
     /// One token for all connections, instead of --secret
     #[arg(long, conflicts_with = "secret")]
     pub(crate) token: Option<String>,
+    /// How clients send their tokens
+    #[arg(long, value_enum, default_value_t = SendToken::Query)]
+    pub(crate) send_token: SendToken,
     /// Accept any certificate (wss, https)
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -87,6 +109,26 @@ pub(crate) struct HubArgs {
     /// --hub-set server.tls.cert=FILE --hub-set server.tls.key=FILE)
     #[arg(long)]
     pub(crate) tls: bool,
+}
+
+/// How clients send their tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum SendToken {
+    /// In the query of the handshake
+    #[default]
+    Query,
+    /// With the connect command, as SDKs do, and as other servers of the same protocol need it
+    Connect,
+}
+
+impl SendToken {
+    /// Credentials that send `token` in this way.
+    pub(crate) fn credentials(self, token: &str) -> Credentials<'_> {
+        match self {
+            Self::Query => Credentials::Query(token),
+            Self::Connect => Credentials::ConnectCommand(token),
+        }
+    }
 }
 
 /// Options of publishing through the server API.
@@ -235,9 +277,12 @@ pub(crate) struct ConnectArgs {
     /// Connections to make
     #[arg(long, short = 'n', default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
-    /// Close each connection as soon as it has received its first push, instead of keeping all open
+    /// Close each connection as soon as it is connected (and subscribed), instead of keeping all open
     #[arg(long)]
     pub(crate) close: bool,
+    /// Subscribe each connection to this channel, too
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
 }
 
 /// Options of `idle`.
@@ -309,6 +354,26 @@ pub(crate) struct LimitArgs {
     pub(crate) clients: ConnectionArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// Options of `compare`.
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    /// Centrifugo binary (version 6) to compare with; without it, only the bare loop and Wardcast are measured
+    #[arg(long, value_name = "PATH")]
+    pub(crate) centrifugo: Option<PathBuf>,
+    /// How many times everything is measured, with the order of the servers reversed each time
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub(crate) rounds: u16,
+    /// Measure only these
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = PossibleValuesParser::new(compare::names()))]
+    pub(crate) only: Vec<String>,
+    /// Measure with few connections for a moment: to try the command out, not for figures
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print the result as Markdown
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
 }
 
 /// The value of an option or else of an environment variable. Secrets belong in variables: every user of a machine can read

@@ -5,8 +5,9 @@ use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering, thread::JoinHandle};
 
 use crate::error::{BenchError, Context, Result, fail, no_progress};
 use crate::{
-    args::ConnectionArgs, clock::NO_PROGRESS_TIMEOUT, connection::SocketOptions, delivery_stats::SharedState,
-    process::file_limit_reached, receiver_thread::ReceiverThread, report::thousands, run::Run, target_url::TargetUrl,
+    args::ConnectionArgs, args::SendToken, clock::NO_PROGRESS_TIMEOUT, connection::SocketOptions,
+    delivery_stats::SharedState, process::file_limit_reached, receiver_thread::ReceiverThread, report::thousands,
+    run::Run, target_url::TargetUrl, websocket::Credentials,
 };
 
 /// How many connections share a source address by default: an address has about 28,000 ports.
@@ -41,6 +42,8 @@ pub(crate) struct ClientOptions {
     pub(crate) targets: Vec<TargetUrl>,
     /// Their tokens, in turns; none for the server of `limit`, which asks for none.
     pub(crate) tokens: Vec<String>,
+    /// How they send their tokens.
+    pub(crate) send_token: SendToken,
     /// The channels that they subscribe to, in turns; none to stay unsubscribed.
     pub(crate) channels: Vec<String>,
     /// Whether they subscribe with a position.
@@ -79,9 +82,10 @@ impl ClientOptions {
         &self.targets[client_number % self.targets.len()]
     }
 
-    /// The token of a client.
-    pub(crate) fn token(&self, client_number: usize) -> Option<&str> {
-        Some(self.tokens.get(client_number % self.tokens.len().max(1))?)
+    /// The token of a client, and how it sends it.
+    pub(crate) fn credentials(&self, client_number: usize) -> Credentials<'_> {
+        let token = self.tokens.get(client_number % self.tokens.len().max(1));
+        token.map_or(Credentials::None, |token| self.send_token.credentials(token))
     }
 
     /// The channel of a client.

@@ -14,13 +14,18 @@ pub(crate) fn now() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-/// Seconds since 1970, for the dates in tokens.
+/// Seconds since 1970, for the dates in tokens and reports.
 #[expect(clippy::disallowed_methods, reason = "the one place of this program that reads the wall clock")]
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Sleeps. Only for the time that a server needs to settle before its memory is read, which no event announces.
+/// Seconds since 1970 as date and time of UTC, such as `2026-11-27T14:00:00Z`.
+pub(crate) fn format_utc(unix_seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_seconds)).to_string()
+}
+
+/// Sleeps. Only for the time that a server needs to start, or to settle before its memory is read, which no event announces.
 #[expect(
     clippy::disallowed_methods,
     reason = "only the main thread calls this, and only while nothing is measured; no connection waits for it"

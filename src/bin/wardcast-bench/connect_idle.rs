@@ -18,6 +18,7 @@ pub(crate) fn connect(args: &ConnectArgs, run: &mut Run) -> Result<()> {
     raise_file_limit(at_once)?;
     let hub = HubUnderTest::select(run, &args.hub, None, &[])?;
     let options = hub.client_options(behavior, count, &args.clients)?;
+    let options = ClientOptions { channels: args.channel.iter().cloned().collect(), ..options };
     run.report.set("connections", count);
     run.report.set("concurrency", args.clients.concurrency);
 
@@ -41,7 +42,8 @@ pub(crate) fn connect(args: &ConnectArgs, run: &mut Run) -> Result<()> {
         run.report.set_number("server_cpu_us_per_connect", server.total as f64 / 1000.0 / tried.max(1) as f64);
     }
     run.report.set_percentiles("to_101", &results.to_101);
-    run.report.set_percentiles("to_first_push", &results.to_live);
+    let to_live = if args.channel.is_some() { "to_subscribed" } else { "to_first_push" };
+    run.report.set_percentiles(to_live, &results.to_live);
     run.report_ends(&results);
     Ok(())
 }
@@ -66,6 +68,8 @@ pub(crate) fn idle(args: &IdleArgs, run: &mut Run) -> Result<()> {
     run.report.set_number("opening_seconds", start.elapsed().as_secs_f64());
     let connected = clients.shared.opened.get();
     run.report.set("connected", connected);
+    // What the connects left behind, such as a collection of garbage, is not idle.
+    run.terminal.wait(SETTLE_TIME);
     let (cpu, idle_since) = (CpuTime::read(&run.pids)?, Instant::now());
     run.terminal.wait(Duration::from_secs_f64(args.settle));
     let seconds = idle_since.elapsed().as_secs_f64();
@@ -74,6 +78,7 @@ pub(crate) fn idle(args: &IdleArgs, run: &mut Run) -> Result<()> {
     if !run.pids.is_empty() {
         let used = CpuTime::read(&run.pids)?.since(&cpu).total;
         run.report.set_number("server_cores_busy_idle", used as f64 / 1e9 / seconds);
+        run.report.set_number("server_cpu_idle_ms_per_second", used as f64 / 1e6 / seconds);
     }
     let shared = clients.close()?;
     let results = shared.results.lock();

@@ -12,12 +12,13 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How much of a response's body an error message quotes.
 const QUOTED_CHARS: usize = 300;
 
-/// The request that upgrades a connection to `target`, with the token in the query.
-pub(crate) fn upgrade_request(target: &TargetUrl, token: &str) -> Vec<u8> {
+/// The request that upgrades a connection to `target`, with a token in the query, if there is one.
+pub(crate) fn upgrade_request(target: &TargetUrl, token: Option<&str>) -> Vec<u8> {
     let TargetUrl { path, authority, .. } = target;
     let separator = if path.contains('?') { '&' } else { '?' };
+    let query = token.map(|token| format!("{separator}token={token}")).unwrap_or_default();
     format!(
-        "GET {path}{separator}token={token} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
+        "GET {path}{query} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()

@@ -8,7 +8,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
-use crate::args::{ApiArgs, ConnectionArgs, HubArgs, or_variable};
+use crate::args::{ApiArgs, ConnectionArgs, HubArgs, SendToken, or_variable};
 use crate::certificate::{CertificateFile, RunCertificate};
 use crate::clients::{ClientBehavior, ClientOptions};
 use crate::error::{Context, Result, fail};
@@ -152,6 +152,11 @@ impl<'a> HubUnderTest<'a> {
         }
     }
 
+    /// How clients send their tokens.
+    pub(crate) fn send_token(&self) -> SendToken {
+        self.args.send_token
+    }
+
     /// Tokens for `count` connections.
     pub(crate) fn tokens(&self, count: usize) -> Result<Vec<String>> {
         match (&self.args.token, &self.secret) {
@@ -209,8 +214,8 @@ impl<'a> HubUnderTest<'a> {
         if options.source_addresses > 1 && !self.targets.iter().all(TargetUrl::is_ipv4_loopback) {
             return fail("several source addresses need a --url on 127.0.0.0/8");
         }
-        let (targets, tokens) = (self.targets.clone(), self.tokens(connections)?);
-        Ok(ClientOptions { targets, tokens, socket: self.socket_options(&self.targets)?, ..options })
+        let (targets, tokens, send_token) = (self.targets.clone(), self.tokens(connections)?, self.send_token());
+        Ok(ClientOptions { targets, tokens, send_token, socket: self.socket_options(&self.targets)?, ..options })
     }
 
     /// The certificates that connections accept: those that an option names, or that of the hub that was started.
@@ -247,7 +252,7 @@ pub(crate) fn exec_hub(program: &Path, arguments: &[String]) -> Result<()> {
 }
 
 /// Random text that is long enough for a secret.
-fn random_secret() -> String {
+pub(crate) fn random_secret() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 

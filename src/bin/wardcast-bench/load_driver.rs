@@ -133,6 +133,11 @@ impl<'a> LoadDriver<'a> {
         }
     }
 
+    /// Ends publishing. The publishers' connections end with the result.
+    pub(crate) fn into_load(self) -> Load {
+        self.load
+    }
+
     /// Publishes for `time` or until Ctrl-C, then waits until everything is answered and delivered. Returns how long that
     /// took.
     pub(crate) fn run_for(&mut self, phase: &'static str, time: Duration) -> Result<Duration> {

@@ -9,6 +9,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// A load average per core above which a run's figures need care.
 const BUSY_LOAD: f64 = 0.5;
 
+/// A share of the machine whose use by others affects the figures.
+pub(crate) const OTHERS_SHARE_NOTED: f64 = 0.15;
+
 /// Counters of the whole machine at one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct MachineCounters {
@@ -60,6 +63,13 @@ pub(crate) fn report_machine(report: &mut Report) {
     }
 }
 
+/// An amount of memory by its name in /proc/meminfo, in bytes; the largest number if it is unknown.
+pub(crate) fn memory_bytes(name: &str) -> u64 {
+    let memory = read_file("/proc/meminfo");
+    let line = memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(u64::MAX, |kib| kib * 1024)
+}
+
 /// The text of a file of /proc, or nothing.
 pub(crate) fn read_file(path: impl AsRef<std::path::Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -89,5 +99,6 @@ mod tests {
         let netstat = "TcpExt: A ListenOverflows B\nTcpExt: 1 23 4\nIpExt: X\nIpExt: 5";
         assert_eq!([netstat, ""].map(|netstat| tcp_counter(netstat, "ListenOverflows")), [Some(23), None]);
         assert!(MachineCounters::read().busy_ticks > 0);
+        assert!(memory_bytes("MemTotal") > memory_bytes("MemAvailable") && memory_bytes("NoSuch") == u64::MAX);
     }
 }

@@ -4,7 +4,7 @@
 //! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
 //! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
 //! `http_transport`); the `probe` beside both; what all build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
-//! `report_fields`, `remedies`).
+//! `report_fields`, `remedies`). `compare` runs the other commands on several servers in turn.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
 
@@ -16,6 +16,8 @@ mod limit;
 mod limit_server;
 mod publish;
 mod recover;
+
+mod compare;
 
 mod measurement;
 mod run;
@@ -58,8 +60,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::error::{BenchError, Result};
-use crate::{report::Report, run::Run};
+use crate::error::{BenchError, Result, fail};
+use crate::{report::Report, run::Run, terminal::Terminal};
 
 /// The exit code of a program that Ctrl-C ended, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -67,12 +69,23 @@ const INTERRUPTED: u8 = 130;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What a command prints, and how the program ends.
+struct Outcome {
+    text: String,
+    is_interrupted: bool,
+    has_failed: bool,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(&cli) {
-        Ok(Some(report)) => {
-            println!("{}", if cli.json { report.to_json() } else { report.to_table() });
-            if report.interrupted { INTERRUPTED.into() } else { ExitCode::SUCCESS }
+        Ok(Some(Outcome { text, is_interrupted, has_failed })) => {
+            println!("{text}");
+            match (is_interrupted, has_failed) {
+                (true, _) => INTERRUPTED.into(),
+                (_, true) => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            }
         }
         Ok(None) => ExitCode::SUCCESS,
         Err(BenchError(message)) => {
@@ -85,23 +98,49 @@ fn main() -> ExitCode {
     }
 }
 
-/// Executes a command. Child processes have nothing to report.
-fn execute(cli: &Cli) -> Result<Option<Report>> {
+/// Executes a command. Child processes have nothing to print.
+fn execute(cli: &Cli) -> Result<Option<Outcome>> {
     match &cli.command {
-        Command::Fanout(args) => measure(cli, "fanout", |run| fanout::run(args, run)),
-        Command::Publish(args) => measure(cli, "publish", |run| publish::run(args, run)),
-        Command::Connect(args) => measure(cli, "connect", |run| connect_idle::connect(args, run)),
-        Command::Idle(args) => measure(cli, "idle", |run| connect_idle::idle(args, run)),
-        Command::Recover(args) => measure(cli, "recover", |run| recover::run(args, run)),
-        Command::Limit(args) => measure(cli, "limit", |run| limit::run(args, run)),
-        Command::LimitServer { tls } => limit_server::run(*tls).map(|()| None),
-        Command::HubServer { program, arguments } => hub_under_test::exec_hub(program, arguments).map(|()| None),
+        Command::LimitServer { tls } => return limit_server::run(*tls).map(|()| None),
+        Command::HubServer { program, arguments } => {
+            return hub_under_test::exec_hub(program, arguments).map(|()| None);
+        }
+        _ => {}
     }
+    let terminal = Terminal::open(cli.quiet || cli.json)?;
+    let outcome = match &cli.command {
+        Command::Compare(args) => {
+            let comparison = compare::run(args, &terminal)?;
+            let text = match (cli.json, args.markdown) {
+                (true, _) => comparison.to_json(),
+                (_, true) => comparison.to_markdown(),
+                _ => comparison.to_table(),
+            };
+            Outcome { text, is_interrupted: comparison.interrupted, has_failed: !comparison.failures.is_empty() }
+        }
+        command => {
+            let report = measure(command, terminal)?;
+            let text = if cli.json { report.to_json() } else { report.to_table() };
+            Outcome { text, is_interrupted: report.interrupted, has_failed: false }
+        }
+    };
+    Ok(Some(outcome))
 }
 
-fn measure(cli: &Cli, command: &'static str, execute: impl Fn(&mut Run) -> Result<()>) -> Result<Option<Report>> {
-    let mut run = Run::open(command, cli.quiet || cli.json)?;
-    let result = execute(&mut run);
+/// Executes a command that measures one server.
+fn measure(command: &Command, terminal: Terminal) -> Result<Report> {
+    let mut run = Run::open(command.name(), terminal)?;
+    let result = match command {
+        Command::Fanout(args) => fanout::run(args, &mut run),
+        Command::Publish(args) => publish::run(args, &mut run),
+        Command::Connect(args) => connect_idle::connect(args, &mut run),
+        Command::Idle(args) => connect_idle::idle(args, &mut run),
+        Command::Recover(args) => recover::run(args, &mut run),
+        Command::Limit(args) => limit::run(args, &mut run),
+        Command::Compare(_) | Command::LimitServer { .. } | Command::HubServer { .. } => {
+            fail(format!("{} does not measure one server", command.name()))
+        }
+    };
     run.terminal.clear_progress();
-    result.map(|()| Some(run.finish()))
+    result.map(|()| run.finish())
 }

@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 use std::{sync::mpsc, thread::JoinHandle};
 
 use crate::error::{BenchError, Context, Result};
-use crate::machine::{MachineCounters, cores};
+use crate::machine::{MachineCounters, OTHERS_SHARE_NOTED, cores};
 use crate::process::{CpuTime, CpuUsage, ports_closed_by_server, resident_bytes};
 use crate::{args::LoadArgs, clock, load_driver::LoadDriver, report::decimal, run::Run};
 
 /// Often enough to see a burst, and cheap although the table of 20,000 sockets may be read each time.
 const MONITOR_INTERVAL: Duration = Duration::from_millis(500);
-/// A share of the machine whose use by others affects the figures.
-const OTHERS_SHARE_NOTED: f64 = 0.15;
 /// A share of a thread's time above which the thread is as good as always busy.
 const BUSY_SHARE: f64 = 0.95;
 

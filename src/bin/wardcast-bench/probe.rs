@@ -56,6 +56,7 @@ impl Probe {
             Ok(ProbeTarget {
                 url: hub.targets[0].clone(),
                 tokens: hub.tokens(PROBE_USERS)?,
+                send_token: hub.send_token(),
                 socket: hub.socket_options(&hub.targets)?,
                 registry: poll.registry().try_clone().context("epoll")?,
             })

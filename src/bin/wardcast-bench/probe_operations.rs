@@ -15,8 +15,8 @@ use crate::error::{BenchError, Context, Result};
 use crate::load_driver::{PublishAnswer, PublishTransport};
 use crate::probe_stats::{ProbeStats, ProbeTime};
 use crate::publication_stamp::{PublicationStamp, StampFinder};
-use crate::websocket::{WebSocket, write_frame};
-use crate::{http_transport::HttpTransport, target_url::TargetUrl};
+use crate::websocket::{WebSocket, is_connect_message, write_frame};
+use crate::{args::SendToken, http_transport::HttpTransport, target_url::TargetUrl};
 
 /// Connections that publish to the quiet channel. A publication waits only if all of them wait for answers.
 pub(crate) const PROBE_PUBLISHERS: usize = 4;
@@ -44,6 +44,8 @@ pub(crate) struct ProbeTarget {
     pub(crate) url: TargetUrl,
     /// The tokens of its sessions and handshakes, in turns.
     pub(crate) tokens: Vec<String>,
+    /// How they send their tokens.
+    pub(crate) send_token: SendToken,
     /// With a TLS configuration, if the URL needs one.
     pub(crate) socket: SocketOptions,
     /// Where sockets are registered.
@@ -54,7 +56,7 @@ impl ProbeTarget {
     /// Begins to connect, with the token number `user`.
     fn open(&self, user: usize, token: Token) -> Result<WebSocket> {
         let user_token = self.tokens[user % self.tokens.len()].as_str();
-        WebSocket::open(&self.url, Some(user_token), &self.socket, (&self.registry, token))
+        WebSocket::open(&self.url, self.send_token.credentials(user_token), &self.socket, (&self.registry, token))
     }
 }
 
@@ -62,7 +64,7 @@ impl ProbeTarget {
 struct ProbeSession {
     target: ProbeTarget,
     token: Token,
-    /// Sent after the connect push: what the session needs before it is live. Its reply makes the session live.
+    /// Sent after the connect push or reply: what the session needs before it is live. Its reply makes the session live.
     setup: Option<String>,
     websocket: Option<WebSocket>,
     is_live: bool,
@@ -73,7 +75,7 @@ struct ProbeSession {
 impl ProbeSession {
     /// Begins to connect. With a `channel` the session subscribes to it.
     fn open(target: ProbeTarget, token: Token, channel: Option<&str>) -> Result<Self> {
-        let setup = channel.map(|channel| serde_json::json!({"id": 1, "subscribe": {"channel": channel}}).to_string());
+        let setup = channel.map(|channel| serde_json::json!({"id": 2, "subscribe": {"channel": channel}}).to_string());
         let websocket = Some(target.open(token.0, token)?);
         Ok(Self { target, token, setup, websocket, is_live: false, unsent: Vec::new() })
     }
@@ -136,7 +138,7 @@ impl ProbeSession {
                 return Err(BenchError(format!("subscribing to the quiet channel: answered {error}")));
             }
             match setup {
-                Some(command) if reply.pointer("/push/connect").is_some() => {
+                Some(command) if is_connect_message(&reply) => {
                     write_frame(out, OpCode::Text, command.as_bytes());
                 }
                 _ => *is_live = true,

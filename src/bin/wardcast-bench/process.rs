@@ -101,6 +101,11 @@ pub(crate) fn raise_file_limit(sockets: usize) -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("raising `ulimit -n`")
 }
 
+/// The hard limit of open files, to which this program raises the limit of its own and of the servers that it starts.
+pub(crate) fn hard_file_limit() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// Says which of `pids` has reached its limit of open files and what to do, if one has.
 pub(crate) fn file_limit_reached(pids: &[u32]) -> Option<String> {
     pids.iter().find_map(|pid| {

@@ -1,7 +1,7 @@
 //! `publish`: how many publications per second a hub accepts, through its server API or from sessions, and how soon it answers.
 
 use crate::args::{PublishArgs, PublishOver};
-use crate::clients::{ClientBehavior, ClientOptions, Clients};
+use crate::clients::{ClientBehavior, ClientOptions};
 use crate::error::{Result, fail};
 use crate::load_driver::{Load, LoadDriver, PublishTransport, Workload};
 use crate::{
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &PublishArgs, run: &mut Run) -> Result<()> {
         PublishOver::Socket => Box::new(SocketTransport::connect(&hub, publishers, channels, &run.poll)?),
     };
     run.report.set("publications_per_call", publications);
-    let clients = Clients::open(options, run)?;
+    let clients = run.open_clients(options)?;
     let workload = args.rate.map_or(Workload::ClosedLoopCalls(args.connections), Workload::Rate);
     let load = Load { transport, workload, publishers, size: args.size };
     let phases = |driver: &mut LoadDriver<'_>| {

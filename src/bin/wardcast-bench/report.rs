@@ -63,6 +63,24 @@ impl Report {
         }
     }
 
+    /// The value of a field that is a number.
+    pub(crate) fn number(&self, name: &str) -> Option<f64> {
+        self.values.get(name)?.as_f64()
+    }
+
+    /// The value of a field that is a text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name)?.as_str()
+    }
+
+    /// The value of a field that is a count, or the sum of counts by reason; 0 if it was not counted.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        match self.values.get(name) {
+            Some(Value::Object(counts)) => counts.values().filter_map(Value::as_u64).sum(),
+            value => value.and_then(Value::as_u64).unwrap_or(0),
+        }
+    }
+
     /// The report as one JSON object.
     pub(crate) fn to_json(&self) -> String {
         let mut object = serde_json::json!({

@@ -66,7 +66,13 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(CONNECTING, "connects_per_second", "connects", "/s", ""),
     field(CONNECTING, "failures", "failed", BY_REASON, "connections that never became live, by reason"),
     field(CONNECTING, "to_101", "connect to 101", MILLISECONDS, ""),
-    field(CONNECTING, "to_first_push", "connect to first push", MILLISECONDS, "the hub accepted the token"),
+    field(
+        CONNECTING,
+        "to_first_push",
+        "connect to first push",
+        MILLISECONDS,
+        "or connect reply: the hub accepted the token",
+    ),
     field(CONNECTING, "to_subscribed", "connect to subscribed", MILLISECONDS, ""),
     field(RECOVERING, "returned", "reconnected", "", "disconnected clients that became live again"),
     field(RECOVERING, "returning_seconds", "reconnecting took", "s", "until the last client received what it missed"),
@@ -123,6 +129,7 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(SERVER, "server_cpu_system_us_per_delivery", "  of it in the kernel", "µs", ""),
     field(SERVER, "server_cores_busy", "busy cores", "", ""),
     field(SERVER, "server_cores_busy_idle", "busy cores when idle", "", "with idle connections"),
+    field(SERVER, "server_cpu_idle_ms_per_second", "CPU when idle", "ms/s", "with idle connections"),
     field(SERVER, "settled_seconds", "memory read after", "s", ""),
     field(SERVER, "server_rss_before_kib", "memory before", "KiB", "resident, without connections"),
     field(SERVER, "server_rss_idle_kib", "memory with connections", "KiB", "resident, with idle connections"),
@@ -137,6 +144,33 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(MACHINE, "cores", "cores", "", ""),
     field(MACHINE, "processor", "processor", "", ""),
     field(MACHINE, "kernel", "kernel", "", ""),
+];
+
+/// The label and the unit of a field by its name in JSON, or `None` if there is no such field.
+pub(crate) fn find_label(json_name: &str) -> Option<(String, &'static str)> {
+    REPORT_FIELDS.iter().find_map(|field| {
+        let index = field.json_names().position(|name| name == json_name)?;
+        let percentile = (field.unit == MILLISECONDS).then(|| format!(", {}", PERCENTILES[index].1));
+        Some((format!("{}{}", field.label, percentile.unwrap_or_default()), field.unit))
+    })
+}
+
+/// The fields of the JSON object of `compare`.
+const COMPARISON_FIELDS: &[(Text, Text)] = &[
+    ("schema, run, version", "1, \"compare\", of wardcast-bench"),
+    ("interrupted", "whether Ctrl-C ended the comparison early"),
+    ("date, rounds, quick", "when it began (UTC), and --rounds and --quick"),
+    ("versions", "of wardcast, centrifugo and redis, null if it took no part"),
+    ("machine", "cores, processor, kernel and memory_mib"),
+    ("others_cores_busy_max", "the most cores that other programs kept busy during one measurement"),
+    ("notes", "what makes figures less comparable, such as lost deliveries"),
+    ("failures", "measurements that failed, with their errors; the exit code is then 1"),
+    ("rows", "one object per figure, with the following fields"),
+    ("  measurement, title", "the name for --only, and what it is in words"),
+    ("  field, label, unit", "the field of the list above that it is, with its label and unit"),
+    ("  more_is_better", "whether a larger number is better"),
+    ("  connections", "how many there were"),
+    ("  bare_loop, wardcast, centrifugo", "{median, min, max, rounds}, or null if it was not measured"),
 ];
 
 /// The list of fields for `--help`.
@@ -158,6 +192,8 @@ pub(crate) fn help() -> String {
         let about = [label.trim(), about].join(if about.is_empty() { "" } else { ": " });
         text += &line(&format!("{name}{ends}"), about);
     }
+    text += "\n\ncompare --json prints another object:";
+    text.extend(COMPARISON_FIELDS.iter().map(|(name, about)| line(name, (*about).to_owned())));
     text
 }
 

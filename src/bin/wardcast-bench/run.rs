@@ -31,10 +31,10 @@ pub(crate) struct Run {
 
 impl Run {
     /// Begins a run.
-    pub(crate) fn open(command: &'static str, is_quiet: bool) -> Result<Self> {
+    pub(crate) fn open(command: &'static str, terminal: Terminal) -> Result<Self> {
         let poll = Poll::new().context("epoll")?;
         let waker = Arc::new(Waker::new(poll.registry(), CLIENTS_TOKEN).context("epoll")?);
-        let (terminal, mut report) = (Terminal::open(is_quiet)?, Report::new(command));
+        let mut report = Report::new(command);
         machine::report_machine(&mut report);
         Ok(Self { terminal, report, pids: Vec::new(), poll, waker, counters_at_start: MachineCounters::read() })
     }
@@ -58,7 +58,9 @@ impl Run {
     pub(crate) fn open_clients(&mut self, options: ClientOptions) -> Result<Clients> {
         let before = resident_bytes(&self.pids)?;
         let clients = Clients::open(options, self)?;
-        self.terminal.wait(SETTLE_TIME);
+        if clients.options.connections > 0 {
+            self.terminal.wait(SETTLE_TIME);
+        }
         self.report_memory(before, clients.shared.opened.get())?;
         Ok(clients)
     }
@@ -85,9 +87,13 @@ impl Run {
     ) -> Result<(T, Arc<SharedState>)> {
         self.report.set("size_bytes", load.size);
         self.report.set("pace", load.workload.describe());
-        let result = phases(&mut LoadDriver::new(self, &clients, load));
+        let mut driver = LoadDriver::new(self, &clients, load);
+        let result = phases(&mut driver);
+        // The server of `limit` ends with its publisher, and must not end before its clients.
+        let load = driver.into_load();
         let has_clients = clients.options.connections > 0;
         let shared = clients.close()?;
+        drop(load);
         let results = shared.results.lock();
         // If the run failed, the reasons why connections ended may say why.
         let value = match result {

@@ -20,7 +20,7 @@ const MAX_TAIL_BYTES: usize = 64;
 /// How far a client has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ClientState {
-    /// It waits for the connect push, which proves that the hub accepts the token.
+    /// It waits for the connect push or the connect reply, which proves that the hub accepts the token.
     Connecting,
     /// It has sent its subscribe command.
     Subscribing,
@@ -69,8 +69,8 @@ impl SimulatedClient {
 
     /// Begins to connect, and registers the socket.
     pub(crate) fn connect(&mut self, options: &ClientOptions, event_source: (&Registry, Token)) -> Result<()> {
-        let (target, token) = (options.target(self.number), options.token(self.number));
-        let websocket = WebSocket::open(target, token, &options.socket_options(self.number), event_source)?;
+        let (target, credentials) = (options.target(self.number), options.credentials(self.number));
+        let websocket = WebSocket::open(target, credentials, &options.socket_options(self.number), event_source)?;
         self.websocket = Some(Box::new(websocket));
         self.state = ClientState::Connecting;
         self.connecting_at = clock::now();
@@ -121,7 +121,7 @@ impl SimulatedClient {
         Ok(())
     }
 
-    /// Handles everything but deliveries: the connect push, the subscribe reply and errors.
+    /// Handles everything but deliveries: the connect push or reply, the subscribe reply and errors.
     fn on_reply(
         &mut self,
         message: &[u8],
@@ -133,7 +133,10 @@ impl SimulatedClient {
             serde_json::from_slice(message).context(format_args!("a text that is not a reply: {}", quote(message)))?;
         match (self.state, reply) {
             (_, Reply { error: Some(_), .. }) => return fail(format!("answered {}", quote(message))),
-            (ClientState::Connecting, Reply { push: Some(Push { connect: Some(_) }), .. }) => {
+            (
+                ClientState::Connecting,
+                Reply { push: Some(Push { connect: Some(_) }), .. } | Reply { connect: Some(_), .. },
+            ) => {
                 self.state = ClientState::Live;
                 if let Some(channel) = options.channel(self.number) {
                     let command = self.subscribe_command(channel, options.is_positioned);
@@ -152,7 +155,7 @@ impl SimulatedClient {
         Ok(())
     }
 
-    /// The subscribe command, with id 1. If the client has a position it asks for recovery.
+    /// The subscribe command, with the id after that of the connect command. If the client has a position it asks for recovery.
     fn subscribe_command(&self, channel: &str, is_positioned: bool) -> String {
         let mut request = serde_json::json!({ "channel": channel });
         if is_positioned {
@@ -164,7 +167,7 @@ impl SimulatedClient {
             request["epoch"] = epoch.as_str().into();
             request["offset"] = (*offset).into();
         }
-        serde_json::json!({"id": 1, "subscribe": request}).to_string()
+        serde_json::json!({"id": 2, "subscribe": request}).to_string()
     }
 
     /// Takes over the position of a subscribe reply, and records the publications that were recovered.
@@ -198,6 +201,8 @@ struct Reply<'a> {
     #[serde(borrow)]
     error: Option<&'a RawValue>,
     push: Option<Push<'a>>,
+    #[serde(borrow)]
+    connect: Option<&'a RawValue>,
     subscribe: Option<SubscribeResult<'a>>,
 }
 

@@ -6,14 +6,19 @@ use serde_json::Value;
 
 use crate::error::{Context, Result};
 use crate::load_driver::{PublishAnswer, PublishTransport};
-use crate::{connection::ReadBuffer, hub_under_test::HubUnderTest, websocket::WebSocket};
+use crate::{
+    connection::ReadBuffer, hub_under_test::HubUnderTest, websocket::WebSocket, websocket::is_connect_message,
+};
+
+/// The id of the connect command. Publish commands count on from it.
+const FIRST_ID: u64 = 1;
 
 /// The session of one publisher.
 struct PublishSession {
     websocket: WebSocket,
-    /// Whether the connect push was received.
+    /// Whether the connect push or reply was received.
     is_connected: bool,
-    /// A command that waits for the connect push.
+    /// A command that waits until the session is connected.
     unsent_command: Option<String>,
     last_command_id: u64,
 }
@@ -37,8 +42,13 @@ impl SocketTransport {
         let (tokens, options) = (hub.tokens(publishers)?, hub.socket_options(&hub.targets)?);
         let open = |number: usize| {
             let (target, token) = (&hub.targets[number % hub.targets.len()], &tokens[number % tokens.len()]);
-            let websocket = WebSocket::open(target, Some(token), &options, (poll.registry(), Token(number)))?;
-            Ok(PublishSession { websocket, is_connected: false, unsent_command: None, last_command_id: 0 })
+            let websocket = WebSocket::open(
+                target,
+                hub.send_token().credentials(token),
+                &options,
+                (poll.registry(), Token(number)),
+            )?;
+            Ok(PublishSession { websocket, is_connected: false, unsent_command: None, last_command_id: FIRST_ID })
         };
         Ok(Self { sessions: (0..publishers).map(open).collect::<Result<_>>()?, channels, next_channel: 0 })
     }
@@ -67,7 +77,7 @@ impl PublishTransport for SocketTransport {
         let is_closing = event.is_read_closed() || event.is_error();
         let outcome = websocket.on_ready(buffer, is_closing, |message, _, _| {
             let value: Value = serde_json::from_slice(message).context("a message that is not JSON")?;
-            if value.pointer("/push/connect").is_some() {
+            if is_connect_message(&value) {
                 *is_connected = true;
             } else if value.get("id").and_then(Value::as_u64) == Some(*last_command_id) {
                 answer = Some(match value.get("error") {

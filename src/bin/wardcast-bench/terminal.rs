@@ -13,8 +13,11 @@ use crate::error::{Context, Result};
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The progress line, and whether the user wants the run to end.
+#[derive(Clone)]
 pub(crate) struct Terminal {
     is_enabled: bool,
+    /// The beginning of each progress line.
+    prefix: String,
     /// When the progress line was drawn; `None` if there is none on the screen.
     drawn_at: Cell<Option<Instant>>,
     interrupted: Arc<AtomicBool>,
@@ -27,7 +30,12 @@ impl Terminal {
         let interrupted = Arc::new(AtomicBool::new(false));
         handle_signals(interrupted.clone()).context("starting the signal thread")?;
         let is_enabled = !is_quiet && std::io::stderr().is_terminal();
-        Ok(Self { is_enabled, drawn_at: Cell::new(None), interrupted })
+        Ok(Self { is_enabled, prefix: String::new(), drawn_at: Cell::new(None), interrupted })
+    }
+
+    /// The same terminal for a run that is part of another one. Its progress lines begin with `prefix`.
+    pub(crate) fn for_part(&self, prefix: String) -> Self {
+        Self { prefix, ..self.clone() }
     }
 
     /// Returns whether the run should end.
@@ -40,7 +48,7 @@ impl Terminal {
         if self.is_enabled && self.drawn_at.get().is_none_or(|at| at.elapsed() >= REDRAW_INTERVAL) {
             self.drawn_at.set(Some(Instant::now()));
             // A terminal that is gone must not end the measurement.
-            _ = write!(std::io::stderr(), "\r\x1b[K{}", line());
+            _ = write!(std::io::stderr(), "\r\x1b[K{}{}", self.prefix, line());
         }
     }
 

@@ -3,15 +3,32 @@
 use actix_http::ws::{OpCode, Parser};
 use bytes::BytesMut;
 use mio::{Registry, Token};
+use serde_json::Value;
 
 use crate::connection::{Connection, ReadBuffer};
 use crate::error::{Context, Result, fail};
 use crate::{connection::SocketOptions, http, target_url::TargetUrl};
 
+/// The id of the connect command.
+const CONNECT_ID: u32 = 1;
+
+/// How a client proves who it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Credentials<'a> {
+    /// Not at all. The server of `limit` speaks no HTTP and sends frames at once.
+    None,
+    /// A token in the query of the handshake.
+    Query(&'a str),
+    /// A token in the connect command, as SDKs send it.
+    ConnectCommand(&'a str),
+}
+
 /// The client.
 pub(crate) struct WebSocket {
     /// The connection below it.
     pub(crate) connection: Connection,
+    /// The connect command, until it is sent.
+    connect_command: Option<Box<str>>,
     /// The clock when 101 was read; `None` before that.
     pub(crate) upgraded_at: Option<u64>,
     /// The number that the last pong carried, and the clock when it was read; `None` if it carried something else.
@@ -19,17 +36,23 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    /// Begins to connect, and registers the socket. Without a token the server is the one of `limit`, which speaks no HTTP
-    /// and sends frames at once.
+    /// Begins to connect, and registers the socket.
     pub(crate) fn open(
         target: &TargetUrl,
-        token: Option<&str>,
+        credentials: Credentials<'_>,
         options: &SocketOptions,
         event_source: (&Registry, Token),
     ) -> Result<Self> {
-        let request = token.map(|token| http::upgrade_request(target, token)).unwrap_or_default();
+        let (request, upgraded_at, connect_command) = match credentials {
+            Credentials::None => (Vec::new(), Some(0), None),
+            Credentials::Query(token) => (http::upgrade_request(target, Some(token)), None, None),
+            Credentials::ConnectCommand(token) => {
+                let command = serde_json::json!({"id": CONNECT_ID, "connect": {"token": token}});
+                (http::upgrade_request(target, None), None, Some(command.to_string().into()))
+            }
+        };
         let connection = Connection::open(target, options, &request, event_source).context("connecting")?;
-        Ok(Self { connection, upgraded_at: token.is_none().then_some(0), last_pong: None })
+        Ok(Self { connection, connect_command, upgraded_at, last_pong: None })
     }
 
     /// Writes and reads as much as the socket allows. `on_message` is given every message, what to append frames to, and
@@ -43,12 +66,14 @@ impl WebSocket {
         is_closing: bool,
         mut on_message: impl FnMut(&[u8], &mut BytesMut, u64) -> Result<()>,
     ) -> Result<()> {
-        let Self { connection, upgraded_at, last_pong } = self;
+        let Self { connection, upgraded_at, last_pong, connect_command } = self;
         let is_open = connection.on_ready(buffer, is_closing, |bytes, out, now| {
             let mut parsed = 0;
             if upgraded_at.is_none() {
                 let Some(length) = http::check_upgrade(bytes, false)? else { return Ok(0) };
                 (parsed, *upgraded_at) = (length, Some(now));
+                let command = connect_command.take();
+                command.into_iter().for_each(|command| write_frame(out, OpCode::Text, command.as_bytes()));
             }
             while let Some((opcode, payload, length)) = split_frame(&bytes[parsed..])? {
                 match opcode {
@@ -89,6 +114,12 @@ impl WebSocket {
         write_frame(&mut self.connection.out, OpCode::Close, &1000u16.to_be_bytes());
         let _ = self.connection.flush();
     }
+}
+
+/// Returns whether a message says that the session is connected: the push after a token in the handshake, or the reply to
+/// the connect command.
+pub(crate) fn is_connect_message(message: &Value) -> bool {
+    message.pointer("/push/connect").is_some() || message.get("connect").is_some()
 }
 
 /// Appends a masked frame to `out`.

@@ -26,8 +26,9 @@ pub(super) use self::subscribers::GroupPlace;
 
 type Hasher = foldhash::fast::RandomState;
 
-/// A session's index in the slab: a delivery finds a session by it, without a hash.
-type Slot = u32;
+/// A session's index in the slab: a delivery finds a session by it, without a hash. When the session is removed, another
+/// one gets it.
+pub(super) type Slot = u32;
 
 /// Sessions of type `M`, their users, and their channels, each with a state of type `S`. Every channel name is stored once;
 /// its subscriptions share the text. The entries of sessions lie side by side, and the indexes hold four or eight bytes for
@@ -127,6 +128,11 @@ impl<M, S> Registry<M, S> {
         self.entry(key).map(|entry| &entry.session)
     }
 
+    /// Returns the session that has a slot now.
+    pub(super) fn session_at(&self, slot: Slot) -> Option<(SessionKey, &M)> {
+        self.at(slot).map(|entry| (entry.key, &entry.session))
+    }
+
     pub(super) fn session_mut(&mut self, key: SessionKey) -> Option<&mut M> {
         self.entry_mut(key).map(|entry| &mut entry.session)
     }
@@ -162,10 +168,11 @@ impl<M, S> Registry<M, S> {
     pub(super) fn groups(
         &self,
         channel: &Channel,
-    ) -> impl Iterator<Item = (u32, &DeliveryOptions, impl Iterator<Item = (SessionKey, &M)>)> {
+    ) -> impl Iterator<Item = (u32, &DeliveryOptions, impl Iterator<Item = (Slot, SessionKey, &M)>)> {
         let groups = self.channels.get(channel).into_iter().flat_map(Subscribers::groups);
         groups.map(|(number, options, slots)| {
-            let sessions = slots.iter().filter_map(|slot| self.at(*slot).map(|entry| (entry.key, &entry.session)));
+            let sessions =
+                slots.iter().filter_map(|slot| self.at(*slot).map(|entry| (*slot, entry.key, &entry.session)));
             (number, options, sessions)
         })
     }

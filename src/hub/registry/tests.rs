@@ -51,8 +51,9 @@ fn check(registry: &Registry<(), u8>, model: &Model) {
             model.iter().filter_map(|(s, held)| held.get(&c).map(|w| (*w, *s))).collect();
         let channel = channel(c);
         let groups = registry.groups(&channel);
-        let found: Vec<(u64, u64)> =
-            groups.flat_map(|(_, options, sessions)| sessions.map(|(key, ())| (options.skip_up_to, key.0))).collect();
+        let found: Vec<(u64, u64)> = groups
+            .flat_map(|(_, options, sessions)| sessions.map(|(_, key, ())| (options.skip_up_to, key.0)))
+            .collect();
         assert_eq!(found.len(), expected.len());
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
         assert_eq!(registry.has_subscribers(&channel), !expected.is_empty());

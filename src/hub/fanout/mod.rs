@@ -1,0 +1,241 @@
+//! The fan-out of deliveries from a hub's bounded queue to the outboxes of subscribers.
+//!
+//! The hub takes what is queued into the flows of a [`Schedule`], which names the next piece of work: to queue a
+//! delivery to its subscribers, or to flush the outboxes of some sessions. It yields the thread every few milliseconds.
+
+mod delivery_queue;
+mod schedule;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+
+use self::{
+    delivery_queue::DeliveryReceiver,
+    schedule::{FlowId, Schedule, Step},
+};
+use super::{
+    CloseReason, Hub, SessionKey,
+    delivery::Delivery,
+    fanout_outcome::FanoutOutcome,
+    subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
+};
+use crate::{
+    channel::Channel,
+    protocol::{Disconnect, UnsubscribeCode},
+    transport::{FlushOutcome, PushError},
+};
+
+pub(super) use self::delivery_queue::{DeliverySender, delivery_queue};
+
+/// Maximum time of one run. The reads, pings and expiry of all sessions of the thread wait for it.
+const MAX_RUN: Duration = Duration::from_micros(500);
+/// Maximum deliveries that are taken from the queue between two pieces of work.
+const TAKEN_AT_ONCE: usize = 1024;
+
+/// Wakes the hub, because deliveries are queued.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct DrainQueue;
+
+/// The state of the fan-out between two runs.
+pub(super) struct Fanout {
+    receiver: DeliveryReceiver,
+    schedule: Schedule<Channel, Arc<Delivery>>,
+}
+
+impl Fanout {
+    pub(super) fn new(receiver: DeliveryReceiver) -> Self {
+        Self { receiver, schedule: Schedule::default() }
+    }
+
+    /// Takes deliveries from the queue into the flows of their channels, where they keep their room in the queue.
+    fn take_deliveries(&mut self) {
+        for _ in 0..TAKEN_AT_ONCE {
+            let Some(delivery) = self.receiver.next() else { break };
+            self.schedule.add(delivery.channel(), delivery.clone(), delivery.cost_bytes());
+        }
+    }
+
+    /// Returns the next piece of work. A delivery that is to be queued gives back its room.
+    fn next_step(&mut self) -> Option<Step<Arc<Delivery>>> {
+        let step = self.schedule.next_step();
+        if let Some(Step::Queue(_, delivery)) = &step {
+            self.receiver.release(delivery);
+        }
+        step
+    }
+}
+
+impl Handler<DrainQueue> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: DrainQueue, ctx: &mut Self::Context) {
+        self.run_fanout(ctx);
+    }
+}
+
+impl Hub {
+    /// Fans out for at most [`MAX_RUN`]. If deliveries are left, continues after the other tasks of the thread have
+    /// run.
+    fn run_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
+        if !self.fan_out_until(Instant::now() + MAX_RUN) {
+            // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
+            let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.spawn(others.map(|(), hub, ctx| hub.run_fanout(ctx)));
+        }
+    }
+
+    /// Fans out until nothing is left or the deadline is reached. Returns whether nothing is left.
+    fn fan_out_until(&mut self, deadline: Instant) -> bool {
+        loop {
+            self.fanout.take_deliveries();
+            match self.fanout.next_step() {
+                Some(Step::Queue(flow, delivery)) => self.queue_to_subscribers(flow, &delivery),
+                Some(Step::Flush(flow, count)) => self.flush(flow, count),
+                None if self.fanout.receiver.sleep() => return true,
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+    }
+
+    fn queue_to_subscribers(&mut self, flow: FlowId, delivery: &Arc<Delivery>) {
+        self.catch_up_buffer.store(delivery);
+        if self.advance_position(delivery) {
+            let outcome = self.queue_to_groups(flow, delivery);
+            self.apply_outcome(delivery, outcome);
+        }
+    }
+
+    /// Advances the position of a delivery's channel. Returns whether the delivery goes to the subscribers: not if the
+    /// channel has none here, and not if it is a duplicate. A gap ends the positioned subscriptions first.
+    fn advance_position(&mut self, delivery: &Delivery) -> bool {
+        let channel = delivery.channel();
+        let Some(state) = self.registry.channel_state_mut(channel) else { return false };
+        match state.advance(delivery.position()) {
+            PositionCheck::Duplicate => return false,
+            PositionCheck::Gap => self.end_positioned(channel),
+            PositionCheck::Next | PositionCheck::Unpositioned => {}
+        }
+        true
+    }
+
+    /// Ends the positioned subscriptions of a channel with a gap, so that their clients subscribe again (2500). A
+    /// client cannot ask for a server-side subscription again; its session is closed 3010 instead.
+    pub(super) fn end_positioned(&mut self, channel: &Channel) {
+        let positioned = self.registry.groups(channel).filter(|(_, options, _)| options.is_positioned);
+        let keys: Vec<SessionKey> = positioned.flat_map(|(_, _, sessions)| sessions.map(|(_, key, _)| key)).collect();
+        for key in keys {
+            let source = self.registry.channels_of(key).and_then(|channels| channels.source(channel));
+            if source.is_some_and(SubscriptionSource::is_server_side) {
+                self.close(key, &Disconnect::INSUFFICIENT_STATE);
+            } else {
+                self.end_subscription(key, channel, UnsubscribeCode::InsufficientState);
+            }
+        }
+    }
+
+    fn queue_to_groups(&mut self, flow: FlowId, delivery: &Delivery) -> FanoutOutcome {
+        let now = self.clock.now();
+        let mut outcome = FanoutOutcome { now, ..FanoutOutcome::default() };
+        let channel = delivery.channel();
+        let base = self.registry.channel_state(channel).and_then(|state| state.last_delivery.clone());
+        let excluded = delivery.publication().and_then(|publication| publication.exclude);
+        for (group, options, sessions) in self.registry.groups(channel) {
+            let frame = delivery.frame(options, base.as_deref());
+            outcome.note_group(group, options, delivery, frame.is_some());
+            let Some(frame) = frame else { continue };
+            for (slot, key, session) in sessions {
+                if now >= session.first_subscription_expiry {
+                    outcome.with_expired_subscription.push(key);
+                    if self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, now)) {
+                        continue;
+                    }
+                }
+                if excluded == Some(session.client) {
+                    outcome.excluded.push(key);
+                    continue;
+                }
+                match session.outbox.push(now, frame.clone()) {
+                    Ok(_) => {
+                        self.fanout.schedule.await_flush(flow, slot);
+                        outcome.delivered += 1;
+                    }
+                    Err(error) => outcome.refused.push((key, error)),
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Applies the changes that a delivery brings beyond the outboxes.
+    fn apply_outcome(&mut self, delivery: &Arc<Delivery>, outcome: FanoutOutcome) {
+        let channel = delivery.channel();
+        self.metrics.deliveries.inc_by(outcome.delivered);
+        outcome.changes.into_iter().for_each(|(group, options)| self.registry.change_group(channel, group, options));
+        if let Some(state) = self.registry.channel_state_mut(channel)
+            && delivery.publication().is_some()
+            && (outcome.needs_delta_base || state.last_delivery.is_some())
+        {
+            state.last_delivery = outcome.needs_delta_base.then(|| delivery.clone());
+        }
+        for key in outcome.excluded {
+            // The excluded client does not have the base of the next delta.
+            self.registry.change_one(key, channel, DeliveryOptions::forget_base);
+        }
+        outcome.refused.into_iter().for_each(|(key, error)| self.handle_push_error(key, error));
+        outcome.with_expired_subscription.into_iter().for_each(|key| self.end_expired_subscriptions(key, outcome.now));
+    }
+
+    fn flush(&mut self, flow: FlowId, count: usize) {
+        let now = self.clock.now();
+        for _ in 0..count {
+            let Some(slot) = self.fanout.schedule.take_waiting(flow) else { return };
+            let Some((key, session)) = self.registry.session_at(slot) else { continue };
+            match session.outbox.flush(&self.clock, now) {
+                Ok(FlushOutcome::Done) => {}
+                Ok(FlushOutcome::Pending) => drop(self.metrics.full_sockets.inc()),
+                Err(error) => self.handle_push_error(key, error),
+            }
+        }
+    }
+
+    /// Closes a session whose outbox refused a frame.
+    pub(super) fn handle_push_error(&mut self, key: SessionKey, error: PushError) {
+        // Nothing is left to do for a connection that is closing. If it has failed, its session sees the end of the
+        // stream.
+        if let Some(reason) = CloseReason::from_push_error(error) {
+            self.close(key, reason);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::publication::Publication;
+
+    #[test]
+    fn delivery_keeps_its_room_in_the_queue_while_it_waits_in_its_flow() {
+        let delivery = Delivery::new(Publication::new(Channel::new("news").unwrap(), Bytes::from_static(b"1")));
+        let (sender, receiver) = delivery_queue(2 * delivery.cost_bytes());
+        let mut fanout = Fanout::new(receiver);
+        for _ in 0..2 {
+            sender.reserve(delivery.cost_bytes()).unwrap();
+            let _ = sender.send(delivery.clone());
+        }
+        fanout.take_deliveries();
+        assert!(sender.reserve(delivery.cost_bytes()).is_err());
+        assert!(matches!(fanout.next_step(), Some(Step::Queue(..))));
+        assert!(sender.reserve(delivery.cost_bytes()).is_ok());
+        assert!(sender.reserve(delivery.cost_bytes()).is_err(), "the second one waits");
+    }
+}
