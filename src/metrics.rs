@@ -26,6 +26,7 @@ pub struct Metrics {
     pub refused_bus_messages: Family<ReasonLabel, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
+    pub nodes: Gauge,
     pub probe_microseconds: Gauge,
 }
 
@@ -117,6 +118,7 @@ impl Metrics {
             "Times that the Redis subscription connection was re-established",
             self.broker_reconnects.clone(),
         );
+        registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
         registry.register(
             "broker_probe_microseconds",
             "Round-trip time of the last probe through Redis, from publish to arrival",

@@ -39,6 +39,8 @@ use crate::{
 
 /// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
 const MAX_TLS_HANDSHAKES: usize = 4096;
+/// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +139,10 @@ impl RunningServer {
         while self.connections() > 0 && Instant::now() < deadline {
             actix_rt::time::sleep(Duration::from_millis(20)).await;
         }
+        // Last, because the node answers surveys for its sessions until then.
+        if !matches!(actix_rt::time::timeout(GOODBYE_TIMEOUT, self.http.broker.announce_stop()).await, Ok(Ok(()))) {
+            log::warn!("could not tell the other nodes that this one stops");
+        }
         self.handle.stop(false).await;
     }
 
@@ -185,8 +191,8 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), node.clone());
-        let broker = start_broker(&config, &hubs, &metrics, &node, &clock)?;
+        let hubs = Hubs::new(metrics.clone(), &node);
+        let broker = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
@@ -259,17 +265,17 @@ fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
-    node: &Arc<str>,
     clock: &Clock,
 ) -> Result<SharedBroker, ServerStartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
+            metrics.nodes.set(1);
             Ok(Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
-            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
+            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone())?)
         }
     }
 }

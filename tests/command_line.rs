@@ -1,6 +1,7 @@
 //! The command line, as operators and containers use it: the built binary in its own process.
 
 mod configuration;
+mod nodes;
 mod process;
 mod tokens;
 mod users;

@@ -165,6 +165,9 @@ pub struct RedisConfig {
     #[serde(with = "value::duration")]
     pub probe_interval: Duration,
     #[serde(with = "value::duration")]
+    pub heartbeat_interval: Duration,
+    pub max_nodes: usize,
+    #[serde(with = "value::duration")]
     pub linger: Duration,
     pub message_bytes: usize,
     pub tls: RedisTlsConfig,

@@ -289,7 +289,7 @@ mod tests {
     };
 
     fn start_test_hub() -> Addr<Hub> {
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node".into());
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node");
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, crate::clock::Clock::default());
         start_hub(&hubs, Arc::new(broker))
     }

@@ -273,6 +273,11 @@ impl TestHub {
         .await;
     }
 
+    /// Waits until the hub knows so many nodes, itself included.
+    pub async fn wait_for_nodes(&self, count: i64) {
+        events::wait_until(&format!("{count} nodes"), async || self.running().metrics.nodes.get() == count).await;
+    }
+
     pub async fn stop(mut self) {
         self.running.take().unwrap().stop().await;
     }

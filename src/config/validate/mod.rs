@@ -279,6 +279,8 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
     );
     let seconds = [("auth.ticket_ttl", auth.ticket_ttl), ("login.backoff", login.backoff)];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
+    let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
+    check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);
 }
 
 fn check_limits(config: &Config, errors: &mut ErrorCollector) {

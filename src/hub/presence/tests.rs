@@ -5,7 +5,10 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::{
-    broker::{Broker, Control, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SurveyQuestion},
+    broker::{
+        Broker, Control, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SurveyQuestion,
+        SurveyResult,
+    },
     hub::{
         Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
         testing::{RunTicks, TestSession, start_hub},
@@ -50,7 +53,10 @@ impl Broker for RecordingBroker {
     fn presence(&self, _: Channel) -> Answer<Vec<Arc<ClientInfo>>> {
         unreachable!()
     }
-    fn survey(&self, _: SurveyQuestion, _: Duration) -> Answer<Vec<Vec<u8>>> {
+    fn survey(&self, _: SurveyQuestion, _: Duration) -> Answer<SurveyResult> {
+        unreachable!()
+    }
+    fn announce_stop(&self) -> Answer<()> {
         unreachable!()
     }
     fn send_control(&self, _: Control) -> Answer<()> {
@@ -72,7 +78,7 @@ async fn presence_of_every_visible_subscription_is_stored_once_per_250_ticks() {
     const VISIBLE: usize = 5;
     const ROUNDS: usize = 200;
     let broker = Arc::new(RecordingBroker::default());
-    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node".into()), broker.clone());
+    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node"), broker.clone());
     let mut sessions = Vec::new();
     for number in 0..VISIBLE {
         let session = TestSession::connect(&hub).await;
