@@ -34,6 +34,7 @@ mod handshake;
 mod keep_alive;
 mod origins;
 mod outbox;
+mod pipelining;
 mod proxies;
 mod slow_consumers;
 mod tls;

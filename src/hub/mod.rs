@@ -84,8 +84,7 @@ impl From<&Limits> for HubLimits {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
-            // A client whose outbox overflows is closed, and would reconnect to ask for the same.
-            reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
+            reply_bytes: limits.client_reply_bytes(),
         }
     }
 }

@@ -52,8 +52,9 @@ disconnects! {
     /// A subscription that the token or the server API brought has expired.
     SUBSCRIPTION_EXPIRED = 3006, "subscription expired",
         "Reconnect with a new token.";
-    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. The connection is
-    /// reset without a close frame, so the client sees code 1006; log and metrics have 3008.
+    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. Or it has read
+    /// nothing of what waits for `limits.outbox_stall`. The connection is reset without a close frame, so the client sees code
+    /// 1006; log and metrics have 3008.
     SLOW = 3008, "slow",
         "Reconnect; subscribe to less, publish less, or raise `limits.outbox_bytes`.";
     /// A publication is missing in a channel that the token or the server API brought, and that has positions.

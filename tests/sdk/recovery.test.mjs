@@ -77,6 +77,32 @@ testInBothFormats("repeated cuts during publishing lose and repeat nothing", asy
   assert.deepEqual(received, numbers(3, 300));
 });
 
+testInBothFormats("several large recoveries at once succeed on the first connection of a client behind a slow link", async (t, format, channel) => {
+  const wide = await startHub({ "channels.history_size": 100 });
+  t.after(() => wide.stop());
+  const proxy = await startProxy(t, wide, { bytesPerSecond: 1_000_000 });
+  const client = await connectClient(t, proxy, "ann", { format });
+  const subscriptions = [];
+  for (const name of ["a", "b", "c", "d"]) subscriptions.push(await subscribe(client, `${channel}-${name}`, { recoverable: true }));
+  proxy.cut();
+  await client.events.waitFor("connecting");
+  for (const { channel } of subscriptions) {
+    // Half an outbox in each channel.
+    for (let number = 1; number <= 8; number++) await api(wide, "publish", { channel, data: [number, "x".repeat(60_000)] });
+  }
+  proxy.restore();
+  await client.events.waitFor("connected");
+  for (const subscription of subscriptions) {
+    const { recovered, wasRecovering } = await subscription.events.waitFor("subscribed");
+    assert.deepEqual([wasRecovering, recovered], [true, true]);
+    assert.deepEqual((await receiveData(subscription, 8)).map(([number]) => number), numbers(1, 8));
+    await publish(wide, subscription.channel, 9, 9);
+    assert.deepEqual(await receiveData(subscription, 1), [9]);
+    assert.ok(!subscription.events.has("subscribed"), "subscribed once");
+  }
+  assert.ok(!client.events.has("connecting"), "not closed");
+});
+
 testInBothFormats("recovery fails beyond the history size or the recovery limit, and after history_remove", async (t, format, channel) => {
   const { proxy, news } = await subscribeThroughProxy(t, hub, format, channel);
   const away = async (from, to) => {

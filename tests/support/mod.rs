@@ -9,6 +9,7 @@ pub mod protobuf;
 pub mod raw;
 pub mod redis;
 pub mod slow_broker;
+pub mod slow_link;
 pub mod tls;
 pub mod trace_log;
 

@@ -273,6 +273,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("server.pong_timeout", server.pong_timeout),
             ("server.position_check_interval", server.position_check_interval),
             ("auth.first_message_timeout", auth.first_message_timeout),
+            ("limits.outbox_stall", config.limits.outbox_stall),
             ("login.token_ttl", login.token_ttl),
             ("auth.max_ttl", auth.max_ttl),
         ],
