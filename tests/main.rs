@@ -72,6 +72,7 @@ mod control_messages;
 mod session_control;
 
 // Brokers, and several hubs on one.
+mod balancer;
 mod broker;
 mod two_hubs;
 
@@ -80,6 +81,7 @@ mod bench;
 mod bench_compare;
 mod command_line;
 mod lifecycle;
+mod stopping;
 
 // The fuzz targets.
 mod fuzzing;

@@ -4,6 +4,7 @@ pub mod child_process;
 pub mod client;
 pub mod events;
 pub mod generated;
+pub mod haproxy;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
@@ -75,7 +76,7 @@ pub fn config() -> Config {
     let mut config = Config::default();
     config.server.bind = ([127, 0, 0, 1], 0).into();
     config.server.workers = 2;
-    config.server.drain = Duration::from_secs(2);
+    (config.server.drain, config.server.drain_delay) = (Duration::from_secs(2), Duration::ZERO);
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
     config.channels.allow_subscribe = AllowSubscribe::User;
