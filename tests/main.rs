@@ -13,10 +13,7 @@ mod support;
 
 // The structure of the source, and the documentation.
 mod architecture;
-mod codes_docs;
-mod configuration_docs;
 mod docs;
-mod server_api_docs;
 
 // Authentication and permissions.
 mod anonymous;

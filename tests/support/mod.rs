@@ -1,5 +1,6 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
+pub mod child_process;
 pub mod client;
 pub mod events;
 pub mod generated;
@@ -25,6 +26,7 @@ use wardcast::{
 
 use self::{raw::RawClient, redis::RedisServer};
 
+pub use child_process::KillOnDrop;
 pub use client::Client;
 pub use trace_log::mark_secret;
 
