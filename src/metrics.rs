@@ -23,9 +23,11 @@ pub struct Metrics {
     pub deliveries: Counter,
     pub deliveries_dropped: Counter,
     pub full_sockets: Counter,
+    pub reading_pauses: Counter,
     pub refused_bus_messages: Family<ReasonLabel, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
+    pub nodes: Gauge,
     pub probe_microseconds: Gauge,
 }
 
@@ -107,6 +109,11 @@ impl Metrics {
             self.full_sockets.clone(),
         );
         registry.register(
+            "reading_paused",
+            "Times that a client's commands had to wait until it had read the replies to earlier ones",
+            self.reading_pauses.clone(),
+        );
+        registry.register(
             "bus_refused",
             "Redis messages dropped as malformed or foreign, by reason",
             self.refused_bus_messages.clone(),
@@ -117,6 +124,7 @@ impl Metrics {
             "Times that the Redis subscription connection was re-established",
             self.broker_reconnects.clone(),
         );
+        registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
         registry.register(
             "broker_probe_microseconds",
             "Round-trip time of the last probe through Redis, from publish to arrival",

@@ -3,16 +3,14 @@
 
 mod listener;
 pub mod proxy;
+mod stop;
 mod tls;
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
 };
 
 use actix_web::web::Data;
@@ -31,7 +29,7 @@ use crate::{
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
     http,
-    hub::{BrokerSubscriptions, CloseAllSessions, Hub, Hubs},
+    hub::{BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     session, web,
@@ -75,7 +73,9 @@ pub struct RunningServer {
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
     handle: actix_server::ServerHandle,
-    http: Data<http::HttpContext>,
+    /// The socket of the listener, which a stop closes before the server ends.
+    listener: TcpListener,
+    components: Components,
     certificate: Option<Arc<tls::Certificate>>,
 }
 
@@ -98,10 +98,10 @@ struct Components {
 /// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
-    let address = listener.local_addr()?;
+    let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
-    let http = components.http.clone();
+    let (http, own_components) = (components.http.clone(), components.clone());
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -122,27 +122,18 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, http, certificate })
+    let (metrics, components, listener) = (http.metrics.clone(), own_components, own_listener);
+    Ok(RunningServer { address, metrics, handle, listener, components, certificate })
 }
 
 impl RunningServer {
-    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`,
-    /// and aborts the connections that are still open when `server.drain` ends.
-    pub async fn stop(self) {
-        let drain = self.http.config.server.drain;
-        let deadline = Instant::now() + drain;
-        self.http.is_stopping.store(true, Ordering::Relaxed);
-        self.handle.pause().await;
-        self.http.hubs.shut_down(CloseAllSessions { spread_over: drain / 2 });
-        while self.connections() > 0 && Instant::now() < deadline {
-            actix_rt::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.handle.stop(false).await;
+    fn http(&self) -> &http::HttpContext {
+        &self.components.http
     }
 
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.http.connection_limit.in_use()
+        self.http().connection_limit.in_use()
     }
 
     /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
@@ -159,7 +150,7 @@ impl RunningServer {
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.http.login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        self.http().login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
 
@@ -185,8 +176,8 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), node.clone());
-        let broker = start_broker(&config, &hubs, &metrics, &node, &clock)?;
+        let hubs = Hubs::new(metrics.clone(), &node);
+        let broker = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
@@ -210,7 +201,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
-            is_stopping: AtomicBool::new(false),
+            stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
@@ -259,17 +250,17 @@ fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
-    node: &Arc<str>,
     clock: &Clock,
 ) -> Result<SharedBroker, ServerStartError> {
     match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
+            metrics.nodes.set(1);
             Ok(Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())))
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
-            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone(), node.clone())?)
+            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone())?)
         }
     }
 }

@@ -14,7 +14,7 @@ use wardcast::{
     auth::{Permissions, Verifier},
     broker::{
         Broker, BrokerError, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
-        Retention, SurveyQuestion,
+        Retention, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::Clock,
@@ -118,8 +118,12 @@ impl Broker for WriteRecorder {
         self.0.lock().unwrap().push("unsubscribe");
     }
 
-    fn survey(&self, _: SurveyQuestion, _: Duration) -> BoxFuture<'static, Result<Vec<Vec<u8>>, BrokerError>> {
-        ready(Ok(Vec::new())).boxed()
+    fn survey(&self, _: SurveyQuestion, _: Duration) -> BoxFuture<'static, Result<SurveyResult, BrokerError>> {
+        ready(Ok(SurveyResult::default())).boxed()
+    }
+
+    fn announce_stop(&self) -> BoxFuture<'static, Result<(), BrokerError>> {
+        ready(Ok(())).boxed()
     }
 
     fn send_control(&self, _: Control) -> BoxFuture<'static, Result<(), BrokerError>> {

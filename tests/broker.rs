@@ -6,6 +6,7 @@ mod conformance;
 mod fixture;
 mod history;
 mod model;
+mod nodes;
 mod outages;
 mod presence;
 mod proxy;
@@ -48,9 +49,9 @@ every_broker! {
     conformance::last_call_decides_whether_a_channel_is_received
     conformance::every_valid_channel_name_works
     conformance::large_data_arrives
-    conformance::survey_returns_the_answer_of_every_instance
-    conformance::unanswered_survey_is_an_error
-    conformance::long_survey_answer_arrives_whole
+    conformance::survey_names_the_node_of_each_answer
+    conformance::survey_without_any_answer_is_an_error
+    conformance::stop_can_be_announced
     conformance::control_arrives_unchanged
     tickets::ticket_is_taken_once
     tickets::concurrent_takes_of_one_ticket_succeed_once

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use wardcast::{
     broker::{
-        Broker, Control, Deliver, PresenceEvent, PublishOptions, QueueFull, Retention, SurveyQuestion,
+        Broker, Control, Deliver, NodeIdentity, PresenceEvent, PublishOptions, QueueFull, Retention, SurveyQuestion,
         memory::MemoryBroker,
     },
     channel::Channel,
@@ -43,6 +43,10 @@ impl Deliver for DiscardingHubs {
 
     fn deliver_control(&self, _: Control) -> Result<(), QueueFull> {
         Ok(())
+    }
+
+    fn node(&self) -> NodeIdentity {
+        NodeIdentity { uid: "node".to_owned(), name: "node".to_owned() }
     }
 
     fn answer_survey(&self, _: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {

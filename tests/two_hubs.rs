@@ -24,6 +24,8 @@ async fn start_one_hub(redis: &RedisServer) -> TestHub {
 async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
     let redis = RedisServer::start().await;
     let (one, two) = (start_one_hub(&redis).await, start_one_hub(&redis).await);
+    one.wait_for_nodes(2).await;
+    two.wait_for_nodes(2).await;
     (redis, one, two)
 }
 
@@ -77,12 +79,10 @@ async fn info_of_each_hub_lists_both_hubs() {
     assert_eq!((from_one.len(), clients), (2, 3));
     assert_ne!(from_one[0]["uid"], from_one[1]["uid"]);
     two.stop().await;
-    // Polls, because Redis reports no event when an instance has left. Until then the response is an error: the stopped
-    // instance does not answer.
-    poll_until("the stopped hub is not listed", async || {
-        one.call_api("info", json!({})).await["result"]["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1)
-    })
-    .await;
+    one.wait_for_nodes(1).await;
+    let info = one.call_api("info", json!({})).await;
+    assert_eq!(info["result"]["nodes"][0]["num_clients"], 1, "{info}");
+    assert_eq!((info["result"]["nodes"].as_array().unwrap().len(), &info["result"]["unreachable"]), (1, &json!(null)));
 }
 
 #[actix_rt::test]
@@ -127,6 +127,11 @@ async fn redis_outage_is_reported_and_closes_no_session() {
     let problem = "\"problem\":\"cannot publish and receives no publications; see the log of this instance\"";
     assert!(body.contains(problem) && !body.contains("127.0.0.1"), "the endpoint is public: {body}");
     assert_eq!(one.call_api("publish", json!({"channel": "news", "data": 1})).await["error"]["code"], 100);
+    let info = one.call_api("info", json!({})).await["result"].clone();
+    let (nodes, unreachable) = (info["nodes"].as_array().unwrap(), info["unreachable"].as_array().unwrap());
+    assert_eq!((nodes.len(), unreachable.len(), &nodes[0]["name"]), (1, 1, &unreachable[0]["name"]), "{info}");
+    let channels = one.call_api("channels", json!({})).await["result"].clone();
+    assert_eq!(channels, json!({"channels": {}, "unreachable": unreachable}), "ann is connected to the other hub");
     let mut bob = one.connect("bob").await;
     let reply = bob.request(json!({"id": 1, "subscribe": {"channel": "other"}})).await;
     assert_eq!(reply["error"], json!({"code": 100, "message": "internal server error", "temporary": true}));
@@ -136,6 +141,11 @@ async fn redis_outage_is_reported_and_closes_no_session() {
         hub.wait_for_broker(true).await;
         assert!(is_ready(hub).await);
     }
+    poll_until("both hubs answer", async || {
+        let info = one.call_api("info", json!({})).await;
+        info["result"]["nodes"].as_array().unwrap().len() == 2 && info["result"]["unreachable"].is_null()
+    })
+    .await;
     one.publish("news", json!("recovered")).await;
     assert_eq!(ann.receive_publication().await, json!("recovered"), "over the old subscription");
     bob.subscribe("other").await;

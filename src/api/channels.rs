@@ -1,6 +1,6 @@
 //! `channels`: the channels that have subscribers, on all nodes together.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,15 +9,13 @@ use super::{
     ApiContext,
     description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
     request::{parse_optional_object, to_result},
+    survey::{NO_ANSWER, UNREACHABLE, survey_nodes},
 };
-use crate::{broker::SurveyQuestion, channel::Pattern, protocol::ErrorCode};
-
-/// How long the nodes have to answer.
-const SURVEY_DEADLINE: Duration = Duration::from_secs(2);
-
-/// The error of all methods that ask the nodes.
-pub(super) const NO_ANSWER: (ErrorCode, &str) =
-    (ErrorCode::Internal, "the broker is unavailable, or a node has not answered within 2 s");
+use crate::{
+    broker::{NodeIdentity, SurveyQuestion},
+    channel::Pattern,
+    protocol::ErrorCode,
+};
 
 /// `channels`.
 pub(super) const CHANNELS: ApiMethod = ApiMethod {
@@ -26,15 +24,18 @@ pub(super) const CHANNELS: ApiMethod = ApiMethod {
     summary: "Lists the channels that have subscribers, with the number of subscribers on all nodes.",
     details: "The body may be empty.",
     request: &[ChannelsRequest::FIELDS],
-    result: &[Field::always(
-        "channels",
-        JsonType::Map(&JsonType::Object(&[Field::always(
-            "num_clients",
-            JsonType::Integer,
-            "Number of its subscribers.",
-        )])),
-        "The channels by their names.",
-    )],
+    result: &[
+        Field::always(
+            "channels",
+            JsonType::Map(&JsonType::Object(&[Field::always(
+                "num_clients",
+                JsonType::Integer,
+                "Number of its subscribers on the nodes that have answered.",
+            )])),
+            "The channels by their names.",
+        ),
+        UNREACHABLE,
+    ],
     errors: &[NO_ANSWER, (ErrorCode::BadRequest, "`pattern` is invalid")],
     example: Example {
         request: r#"{"pattern":"n*"}"#,
@@ -56,6 +57,8 @@ request_fields! {
 #[derive(Serialize)]
 struct ChannelsResult {
     channels: BTreeMap<String, ChannelClients>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreachable: Vec<NodeIdentity>,
 }
 
 #[derive(Default, Serialize)]
@@ -67,27 +70,17 @@ async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ChannelsRequest { pattern } = parse_optional_object(body)?;
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
-    to_result(sum_counts(&survey_nodes(SurveyQuestion::Channels, api).await?, &pattern)?)
+    let (answers, unreachable) = survey_nodes(SurveyQuestion::Channels, api).await?;
+    to_result(ChannelsResult { channels: sum_counts(answers, &pattern), unreachable })
 }
 
-/// Asks all nodes, and returns their answers.
-pub(super) async fn survey_nodes(question: SurveyQuestion, api: &ApiContext) -> Result<Vec<Vec<u8>>, ErrorCode> {
-    let answers = api.broker.survey(question, SURVEY_DEADLINE).await;
-    let answers = answers.inspect_err(|error| {
-        log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
-    });
-    Ok(answers?)
-}
-
-fn sum_counts(answers: &[Vec<u8>], pattern: &Pattern) -> Result<ChannelsResult, ErrorCode> {
+fn sum_counts(answers: Vec<BTreeMap<String, u64>>, pattern: &Pattern) -> BTreeMap<String, ChannelClients> {
     let mut channels: BTreeMap<String, ChannelClients> = BTreeMap::new();
-    for answer in answers {
-        let counts: BTreeMap<String, u64> = serde_json::from_slice(answer).map_err(|_| ErrorCode::Internal)?;
-        for (name, count) in counts.into_iter().filter(|(name, _)| pattern.matches(name)) {
-            channels.entry(name).or_default().num_clients += count;
-        }
+    for (name, count) in answers.into_iter().flatten().filter(|(name, _)| pattern.matches(name)) {
+        let sum = &mut channels.entry(name).or_default().num_clients;
+        *sum = sum.saturating_add(count);
     }
-    Ok(ChannelsResult { channels })
+    channels
 }
 
 #[cfg(test)]
@@ -96,9 +89,12 @@ mod tests {
 
     #[test]
     fn subscriber_counts_of_all_nodes_are_added() {
-        let answers = [br#"{"a":1,"b":2}"#.to_vec(), br#"{"a":3}"#.to_vec()];
-        let sum = sum_counts(&answers, &Pattern::exact("a").unwrap()).unwrap();
-        assert_eq!(sum.channels.len(), 1);
-        assert_eq!(sum.channels["a"].num_clients, 4);
+        let counts = |counts: &[(&str, u64)]| counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let answers = vec![counts(&[("a", 1), ("b", 2)]), counts(&[("a", 3)])];
+        let sum = sum_counts(answers, &Pattern::exact("a").unwrap());
+        assert_eq!(sum.len(), 1);
+        assert_eq!(sum["a"].num_clients, 4);
+        let forged = vec![counts(&[("a", u64::MAX)]), counts(&[("a", 3)])];
+        assert_eq!(sum_counts(forged, &Pattern::exact("a").unwrap())["a"].num_clients, u64::MAX);
     }
 }

@@ -5,14 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiContext,
-    channels::{NO_ANSWER, survey_nodes},
     description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
     request::{parse_optional_object, to_result},
+    survey::{NO_ANSWER, NODE_NAME, NODE_UID, UNREACHABLE, sort_nodes, survey_nodes},
 };
-use crate::{
-    broker::{NodeInfo, SurveyQuestion},
-    protocol::ErrorCode,
-};
+use crate::broker::{NodeIdentity, NodeInfo, SurveyQuestion};
 
 /// `info`.
 pub(super) const INFO: ApiMethod = ApiMethod {
@@ -21,11 +18,14 @@ pub(super) const INFO: ApiMethod = ApiMethod {
     summary: "Lists the nodes with their number of clients, users, subscriptions and channels.",
     details: "The body may be empty.",
     request: &[InfoRequest::FIELDS],
-    result: &[Field::always(
-        "nodes",
-        JsonType::Array(&JsonType::Object(NODE)),
-        "The live nodes, sorted by name and id.",
-    )],
+    result: &[
+        Field::always(
+            "nodes",
+            JsonType::Array(&JsonType::Object(NODE)),
+            "The live nodes that have answered, sorted by name and id.",
+        ),
+        UNREACHABLE,
+    ],
     errors: &[NO_ANSWER],
     example: Example {
         request: "{}",
@@ -40,8 +40,8 @@ pub(super) const INFO: ApiMethod = ApiMethod {
 };
 
 const NODE: &[Field] = &[
-    Field::always("uid", JsonType::String, "Id of the node, new at each start."),
-    Field::always("name", JsonType::String, "Name of its machine; several nodes may share it."),
+    NODE_UID,
+    NODE_NAME,
     Field::always("version", JsonType::String, "Version of its program."),
     Field::always("num_clients", JsonType::Integer, "Number of authenticated connections."),
     Field::always("num_users", JsonType::Integer, "Number of different users of these connections."),
@@ -60,13 +60,13 @@ request_fields! {
 #[derive(Serialize)]
 struct InfoResult {
     nodes: Vec<NodeInfo>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreachable: Vec<NodeIdentity>,
 }
 
 async fn info(body: &Bytes, api: &ApiContext) -> ApiResult {
     let InfoRequest {} = parse_optional_object(body)?;
-    let answers = survey_nodes(SurveyQuestion::Info, api).await?;
-    let nodes = answers.iter().map(|answer| serde_json::from_slice(answer)).collect::<Result<Vec<NodeInfo>, _>>();
-    let mut nodes = nodes.map_err(|_| ErrorCode::Internal)?;
-    nodes.sort_by(|one, other| (&one.name, &one.uid).cmp(&(&other.name, &other.uid)));
-    to_result(InfoResult { nodes })
+    let (mut nodes, unreachable) = survey_nodes::<NodeInfo>(SurveyQuestion::Info, api).await?;
+    sort_nodes(&mut nodes, |info| &info.node);
+    to_result(InfoResult { nodes, unreachable })
 }

@@ -15,6 +15,7 @@ mod presence;
 mod publish;
 mod request;
 mod sessions;
+mod survey;
 
 use std::sync::Arc;
 

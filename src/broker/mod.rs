@@ -9,6 +9,7 @@ pub mod memory;
 mod node_info;
 mod publication_encoding;
 pub mod redis;
+mod survey;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +20,10 @@ pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
         HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
-        read_history_page,
+        page_limit, read_history_page,
     },
-    node_info::NodeInfo,
+    node_info::{NodeIdentity, NodeInfo},
+    survey::{NodeAnswer, SurveyQuestion, SurveyResult},
 };
 use crate::{
     channel::Channel,
@@ -84,9 +86,14 @@ pub trait Broker: Send + Sync {
     /// Stops receiving a channel. Publications that are already on their way may still arrive.
     fn unsubscribe(&self, channel: Channel);
 
-    /// Asks every live instance, this one included, and collects the answers that arrive within `timeout`. Missing answers
-    /// make the result an error, because a part of the answers looks like all of them.
-    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<Vec<Vec<u8>>>;
+    /// Asks every live node, this one included, and waits at most `timeout` for the answers. Completes with the nodes that
+    /// have answered and those that have not. It is an error if no node has answered. A node that is not known to be alive
+    /// is not asked.
+    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult>;
+
+    /// Tells the other nodes that this one stops: from then on it is not alive for them, and answers no surveys. Completes
+    /// when the broker has accepted the message.
+    fn announce_stop(&self) -> BrokerFuture<()>;
 
     /// Sends a control to every live instance, this one included. Completes when the broker has accepted the control, not
     /// when the sessions have applied it.
@@ -130,17 +137,11 @@ pub trait Deliver: Send + Sync {
     /// [`QueueFull`]: no hub has received it.
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull>;
 
-    /// Answers a survey for this instance.
-    fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>>;
-}
+    /// Returns which node this is.
+    fn node(&self) -> NodeIdentity;
 
-/// What one instance can ask all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SurveyQuestion {
-    /// Which channels have subscribers, and how many. The answer is a JSON object of numbers.
-    Channels,
-    /// The state of the instance. The answer is a [`NodeInfo`] as JSON.
-    Info,
+    /// Answers a survey for this node.
+    fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>>;
 }
 
 /// Maximum length of a ticket's id, because Redis stores it as part of a key.
@@ -180,6 +181,9 @@ pub enum BrokerError {
     /// This kind of broker does not support the call: error 108.
     #[error("not supported by this kind of broker")]
     NotAvailable,
+    /// No node has answered a survey, not even this one.
+    #[error("no node has answered the survey in time")]
+    NoAnswer,
     /// The broker cannot be used at the moment. Only [`Broker::check_ready`] returns it.
     #[error("broker not ready: {detail}")]
     NotReady {
@@ -187,14 +191,6 @@ pub enum BrokerError {
         problem: &'static str,
         /// The cause, with addresses, for the hub's log.
         detail: String,
-    },
-    /// Some instances did not answer a survey.
-    #[error("only {answered} of {asked} instances answered")]
-    Incomplete {
-        /// Instances that answered.
-        answered: usize,
-        /// Instances that were asked.
-        asked: usize,
     },
 }
 
@@ -204,9 +200,7 @@ impl From<BrokerError> for ErrorCode {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
             BrokerError::NotAvailable => Self::NotAvailable,
-            BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::Incomplete { .. } => {
-                Self::Internal
-            }
+            BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }
 }

@@ -1,14 +1,22 @@
-//! The state of one instance, as it answers a survey: written by the hubs, read by the server API.
+//! Nodes: which one, and the state of each as it answers a survey. Written by the hubs, read by the server API.
 
 use serde::{Deserialize, Serialize};
 
-/// One instance, as its answer to [`SurveyQuestion::Info`](super::SurveyQuestion::Info).
+/// Which node: one run of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeInfo {
+pub struct NodeIdentity {
     /// Id of this run of the instance.
     pub uid: String,
     /// Host name, which several instances may share.
     pub name: String,
+}
+
+/// One node, as its answer to [`SurveyQuestion::Info`](super::SurveyQuestion::Info).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Which node it is.
+    #[serde(flatten)]
+    pub node: NodeIdentity,
     /// Version of Wardcast.
     pub version: String,
     /// Authenticated connections.

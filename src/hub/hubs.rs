@@ -18,7 +18,7 @@ use super::{
     fanout::{DeliverySender, DrainQueue},
 };
 use crate::{
-    broker::{Control, Deliver, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
+    broker::{Control, Deliver, NodeIdentity, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
     channel::Channel,
     metrics::Metrics,
     protocol,
@@ -32,16 +32,16 @@ const MAX_QUEUED_CONTROLS: usize = 1024;
 pub struct Hubs {
     hubs: ArcSwap<Vec<(DeliverySender, Addr<Hub>)>>,
     metrics: Arc<Metrics>,
-    /// The id of this instance; a new one for each run.
-    node: Arc<str>,
+    node: NodeIdentity,
     started_at: Instant,
     /// One for each control that not every hub has applied yet.
     control_permits: Arc<Semaphore>,
 }
 
 impl Hubs {
-    /// Creates the handle without hubs; each worker starts its own. `node` is the id of this instance.
-    pub fn new(metrics: Arc<Metrics>, node: Arc<str>) -> Arc<Self> {
+    /// Creates the handle without hubs; each worker starts its own. `uid` is the id of this run of the instance.
+    pub fn new(metrics: Arc<Metrics>, uid: &str) -> Arc<Self> {
+        let node = NodeIdentity { uid: uid.to_owned(), name: host_name().unwrap_or_else(|| uid.to_owned()) };
         Arc::new(Self {
             hubs: ArcSwap::default(),
             metrics,
@@ -110,13 +110,17 @@ impl Deliver for Hubs {
         Ok(())
     }
 
+    fn node(&self) -> NodeIdentity {
+        self.node.clone()
+    }
+
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         let hubs: Vec<Addr<Hub>> = self.hubs.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
             SurveyQuestion::Info => {
                 let (node, started_at) = (self.node.clone(), self.started_at);
-                async move { node_info_json(hubs, &node, started_at).await }.boxed()
+                async move { node_info_json(hubs, node, started_at).await }.boxed()
             }
         }
     }
@@ -131,7 +135,7 @@ async fn channels_json(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
     serde_json::to_vec(&sum).unwrap_or_default()
 }
 
-async fn node_info_json(hubs: Vec<Addr<Hub>>, node: &str, started_at: Instant) -> Vec<u8> {
+async fn node_info_json(hubs: Vec<Addr<Hub>>, node: NodeIdentity, started_at: Instant) -> Vec<u8> {
     let stats = join_all(hubs.iter().map(|hub| hub.send(CollectStats))).await;
     let (mut clients, mut subs, mut users, mut channels) = (0, 0, HashSet::new(), HashSet::new());
     for stats in stats.into_iter().flatten() {
@@ -140,9 +144,8 @@ async fn node_info_json(hubs: Vec<Addr<Hub>>, node: &str, started_at: Instant) -
         users.extend(stats.users);
         channels.extend(stats.channels);
     }
-    let node = NodeInfo {
-        uid: node.to_owned(),
-        name: host_name().unwrap_or_else(|| node.to_owned()),
+    let info = NodeInfo {
+        node,
         version: protocol::VERSION.to_owned(),
         num_clients: clients,
         num_users: users.len() as u64,
@@ -150,10 +153,10 @@ async fn node_info_json(hubs: Vec<Addr<Hub>>, node: &str, started_at: Instant) -
         num_channels: channels.len() as u64,
         uptime: started_at.elapsed().as_secs(),
     };
-    serde_json::to_vec(&node).unwrap_or_default()
+    serde_json::to_vec(&info).unwrap_or_default()
 }
 
-/// The host name of the machine or container, if the kernel has one. It may change at any time.
+/// The host name of the machine or container, if the kernel has one.
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
@@ -176,7 +179,7 @@ mod tests {
 
     /// Starts one hub for each limit. Their queues are not drained until the test awaits something.
     fn hubs_with_queues_of(limits_bytes: &[usize]) -> Arc<Hubs> {
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node".into());
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node");
         for limit_bytes in limits_bytes {
             let mut config = Config::default();
             config.limits.hub_queue_bytes = *limit_bytes;

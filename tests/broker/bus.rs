@@ -1,12 +1,9 @@
 //! Several instances on one Redis, and other writers on the same Redis.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use wardcast::{
-    broker::{BrokerError, Control, ControlAction, SurveyQuestion, redis::RedisBroker},
+    broker::{BrokerError, Control, ControlAction, redis::RedisBroker},
     config::{Config, Secret},
 };
 
@@ -44,34 +41,8 @@ async fn prefixes_separate_installations() {
     one.wait_for_publications(1).await;
     other.wait_for_publications(1).await;
     assert_eq!((one.data_received("news"), other.data_received("news")), (vec!["1".to_owned()], vec!["2".to_owned()]));
-    let answers = one.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(answers.len(), 1);
-}
-
-#[tokio::test]
-async fn survey_asks_all_instances_and_reports_a_silent_one() {
-    // Both have the same node id, as cloned machines may have.
-    let (_server, first, second) = start_pair().await;
-    let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(answers, [b"{\"news\":1}", b"{\"news\":1}"]);
-    second.hubs.is_silent.store(true, Ordering::Relaxed);
-    let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_millis(500)).await;
-    assert_eq!(answers, Err(BrokerError::Incomplete { answered: 1, asked: 2 }));
-    drop(second);
-    wait_until("a survey does not ask the instance that has stopped", async || {
-        let answers = first.broker.survey(SurveyQuestion::Channels, Duration::from_secs(1)).await;
-        answers.is_ok_and(|answers| answers.len() == 1)
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn concurrent_surveys_are_bounded() {
-    let instance = redis_instance().await;
-    instance.hubs.is_silent.store(true, Ordering::Relaxed);
-    let surveys = (0..40).map(|_| instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(2)));
-    let answers = futures_util::future::join_all(surveys).await;
-    assert_eq!(answers.iter().filter(|answer| **answer == Err(BrokerError::Busy)).count(), 24);
+    let (answers, unreachable) = one.survey_all(Duration::from_secs(10)).await;
+    assert_eq!((answers.len(), unreachable, one.metrics.nodes.get()), (1, 0, 1));
 }
 
 /// A control as JSON.
@@ -177,7 +148,7 @@ fn only_an_invalid_url_prevents_the_start() {
         config.url = Secret::new(url);
         mark_secret("hunter22");
         let hubs = Arc::new(RecordingHubs::default());
-        let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default(), "node".into());
+        let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default());
         let why = started.err().map(|error| error.to_string()).unwrap();
         assert!(why.contains("broker.redis.") && !why.contains("hunter22"), "{why}");
         println!("{why}");

@@ -5,13 +5,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, Control, ControlAction, PublishOptions, RecoverSince, SurveyQuestion},
+    broker::{BrokerError, Control, ControlAction, NodeAnswer, PublishOptions, RecoverSince, SurveyResult},
     clock::WallTime,
     publication::{ClientInfo, Publication},
 };
 
 use super::fixture::{
-    Instance, channel, client_info, disconnect_user, memory_instance, publication, redis_instance, wait_until,
+    Instance, channel, client_info, disconnect_user, memory_instance, node, publication, redis_instance, wait_until,
 };
 
 pub async fn publication_reaches_subscriber_unchanged(instance: Instance) {
@@ -124,27 +124,21 @@ pub async fn large_data_arrives(instance: Instance) {
     assert!(received.iter().all(|publication| publication.data == data));
 }
 
-pub async fn survey_returns_the_answer_of_every_instance(instance: Instance) {
-    let surveys = (0..10).map(|_| instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)));
-    for answers in join_all(surveys).await {
-        assert_eq!(answers.unwrap(), [b"{\"news\":1}"]);
+pub async fn survey_names_the_node_of_each_answer(instance: Instance) {
+    let answer = NodeAnswer { node: node(), answer: b"{\"news\":1}".to_vec() };
+    let expected = SurveyResult { answers: vec![answer], unreachable: Vec::new() };
+    for result in join_all((0..10).map(|_| instance.survey(Duration::from_secs(10)))).await {
+        assert_eq!(result, Ok(expected.clone()));
     }
 }
 
-pub async fn unanswered_survey_is_an_error(instance: Instance) {
+pub async fn survey_without_any_answer_is_an_error(instance: Instance) {
     instance.hubs.is_silent.store(true, Ordering::Relaxed);
-    let answers = instance.broker.survey(SurveyQuestion::Channels, Duration::from_millis(300)).await;
-    assert_eq!(answers, Err(BrokerError::Incomplete { answered: 0, asked: 1 }));
+    assert_eq!(instance.survey(Duration::from_millis(300)).await, Err(BrokerError::NoAnswer));
 }
 
-pub async fn long_survey_answer_arrives_whole(instance: Instance) {
-    // Longer than `broker.redis.message_bytes`, and not a multiple of the length of a part.
-    let answer: Vec<u8> = (0..5_000_001_u32).map(|n| n as u8).collect();
-    *instance.hubs.channels.lock() = Some(answer.clone());
-    let answers = instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(20)).await.unwrap();
-    assert!(answers == [answer], "{:?} bytes", answers.iter().map(Vec::len).collect::<Vec<_>>());
-    *instance.hubs.channels.lock() = Some(Vec::new());
-    assert_eq!(instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(20)).await, Ok(vec![Vec::new()]));
+pub async fn stop_can_be_announced(instance: Instance) {
+    assert_eq!(instance.broker.announce_stop().await, Ok(()));
 }
 
 pub async fn control_arrives_unchanged(instance: Instance) {
@@ -201,13 +195,12 @@ async fn over_redis_full_hub_queue_loses_only_what_does_not_fit() {
     instance.hubs.has_full_queue.store(true, Ordering::Relaxed);
     instance.publish("news", "1").await.unwrap();
     instance.broker.send_control(disconnect_user("ann")).await.unwrap();
-    // The question of a survey takes the same way as the publication, which therefore has been dropped when it is answered.
-    instance.broker.survey(SurveyQuestion::Channels, Duration::from_secs(10)).await.unwrap();
+    // The control takes the same way as the publication, which therefore has been dropped before it.
+    wait_until("the control is dropped", async || instance.dropped_count("no_room_for_order") == 1).await;
     instance.hubs.has_full_queue.store(false, Ordering::Relaxed);
     instance.publish("news", "2").await.unwrap();
     instance.broker.send_control(disconnect_user("bob")).await.unwrap();
     instance.wait_for_publications(1).await;
     assert_eq!(instance.data_received("news"), ["2"]);
     assert_eq!(instance.wait_for_controls(1).await, [disconnect_user("bob")]);
-    assert_eq!(instance.dropped_count("no_room_for_order"), 1);
 }

@@ -13,8 +13,9 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
-        BrokerError, Control, ControlAction, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-        PublishReceipt, QueueFull, Retention, SharedBroker, SurveyQuestion, memory::MemoryBroker, redis::RedisBroker,
+        BrokerError, Control, ControlAction, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PresenceEvent,
+        PublishOptions, PublishReceipt, QueueFull, Retention, SharedBroker, SurveyQuestion, SurveyResult,
+        memory::MemoryBroker, redis::RedisBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -83,6 +84,10 @@ impl Deliver for RecordingHubs {
         self.record(&self.controls, control)
     }
 
+    fn node(&self) -> NodeIdentity {
+        node()
+    }
+
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         let answer = match question {
             SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
@@ -127,10 +132,12 @@ pub async fn redis_instance() -> Instance {
     Instance { _server: Some(server), ..instance }
 }
 
-/// Two instances on one Redis.
+/// Two instances on one Redis that know each other.
 pub async fn start_pair() -> (RedisServer, Instance, Instance) {
     let server = RedisServer::start().await;
     let (first, second) = (start_ready_broker(&server.url()).await, start_ready_broker(&server.url()).await);
+    first.wait_for_nodes(2).await;
+    second.wait_for_nodes(2).await;
     (server, first, second)
 }
 
@@ -155,7 +162,7 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     config.probe_interval = Duration::from_millis(500);
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
-    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone(), "node".into()).unwrap();
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
     Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
 }
 
@@ -227,6 +234,22 @@ impl Instance {
         self.controls()
     }
 
+    /// Asks all live nodes.
+    pub async fn survey(&self, timeout: Duration) -> Result<SurveyResult, BrokerError> {
+        self.broker.survey(SurveyQuestion::Channels, timeout).await
+    }
+
+    /// Asks all live nodes; returns the answers and the number of nodes without one.
+    pub async fn survey_all(&self, timeout: Duration) -> (Vec<Vec<u8>>, usize) {
+        let result = self.survey(timeout).await.unwrap();
+        (result.answers.into_iter().map(|answer| answer.answer).collect(), result.unreachable.len())
+    }
+
+    /// Waits until it knows so many nodes, itself included.
+    pub async fn wait_for_nodes(&self, count: i64) {
+        wait_until(&format!("{count} nodes"), async || self.metrics.nodes.get() == count).await;
+    }
+
     pub async fn wait_until_ready(&self) {
         wait_until("ready", async || self.broker.check_ready().await.is_ok()).await;
     }
@@ -289,6 +312,11 @@ pub fn publication(name: &str, data: &str) -> Publication {
 pub fn client_info(client: &str) -> ClientInfo {
     let info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
     ClientInfo { user: "é".to_owned(), client: client.to_owned(), conn_info: info.clone(), chan_info: info }
+}
+
+/// The identity of every instance, as if their machines were cloned.
+pub fn node() -> NodeIdentity {
+    NodeIdentity { uid: "node".to_owned(), name: "host".to_owned() }
 }
 
 /// The control that closes all connections of a user.

@@ -25,7 +25,7 @@ use wardcast::{
     auth::{Admission, HandshakeAuth, Permissions, Verifier},
     broker::{
         Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-        PublishReceipt, Retention, SurveyQuestion, memory::MemoryBroker,
+        PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -152,8 +152,12 @@ impl Broker for SlowBroker {
         self.unsubscribed.send_modify(|unsubscribed| unsubscribed.extend([channel]));
     }
 
-    fn survey(&self, question: SurveyQuestion, deadline: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
+    fn survey(&self, question: SurveyQuestion, deadline: Duration) -> BrokerFuture<SurveyResult> {
         self.inner.survey(question, deadline)
+    }
+
+    fn announce_stop(&self) -> BrokerFuture<()> {
+        self.inner.announce_stop()
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
@@ -196,6 +200,7 @@ impl Handler<SessionControl> for SessionStub {
 pub struct Worker {
     services: Rc<Services>,
     pub broker: Arc<SlowBroker>,
+    pub hubs: Arc<Hubs>,
     pub hub: Addr<Hub>,
     pub clock: Clock,
 }
@@ -206,7 +211,7 @@ impl Worker {
         change(&mut config);
         let config = Arc::new(config);
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
-        let hubs = Hubs::new(metrics.clone(), "node".into());
+        let hubs = Hubs::new(metrics.clone(), "node");
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
@@ -222,7 +227,11 @@ impl Worker {
             config,
             node: "node".into(),
         });
-        Self { services, broker, hub, clock }
+        Self { services, broker, hubs, hub, clock }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.services.config
     }
 
     /// A token with these claims for user ann; a number for a date counts from now.

@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-    PublishReceipt, Retention, SurveyQuestion, Version, completed, invalid_ticket_id, is_valid_ticket_id,
+    PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -287,13 +287,13 @@ impl Broker for MemoryBroker {
         self.shards.lock(&channel).subscribed.remove(&channel);
     }
 
-    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
-        let answer = self.deliver.answer_survey(question);
-        async move {
-            let answer = tokio::time::timeout(timeout, answer).await;
-            answer.map(|answer| vec![answer]).map_err(|_| BrokerError::Incomplete { answered: 0, asked: 1 })
-        }
-        .boxed()
+    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
+        let deliver = self.deliver.clone();
+        async move { SurveyResult::ask_own_hubs(&*deliver, question, timeout).await.with_an_answer() }.boxed()
+    }
+
+    fn announce_stop(&self) -> BrokerFuture<()> {
+        completed(Ok(()))
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use super::{
     RedisContext,
-    envelope::{self, BusMessage, DropReason, SurveyId},
+    envelope::{self, AnswerPart, BusMessage, DropReason, SurveyId},
+    heartbeat,
 };
 use crate::{
     broker::{Control, QueueFull, SurveyQuestion},
@@ -23,7 +24,7 @@ use crate::{
 /// Dropped publications are logged at most once per interval. Each one is counted.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A survey question from another instance, or from this one.
+/// A survey question from another instance.
 pub(super) struct ReceivedQuestion {
     pub(super) id: SurveyId,
     pub(super) asker: String,
@@ -74,14 +75,26 @@ impl BusInbox {
         match envelope::decode(source, Bytes::from(message))? {
             BusMessage::Publication(publication) => self.deliver_publication(publication),
             BusMessage::Question { id, asker, question } => {
-                let queued = self.questions.try_send(ReceivedQuestion { id, asker, question });
-                queued.map_err(|_| DropReason("too_many_questions"))?;
+                // A survey asks the own hubs without the bus.
+                if asker != self.context.instance {
+                    let queued = self.questions.try_send(ReceivedQuestion { id, asker, question });
+                    queued.map_err(|_| DropReason("too_many_questions"))?;
+                }
             }
-            BusMessage::Answer { id, part } => self.context.surveys.add_part(&id, part)?,
+            BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
+            BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
             BusMessage::Probe { nonce } => self.context.probe.receive(nonce)?,
         }
         Ok(())
+    }
+
+    /// Passes an answer to its survey. One that comes too late is still a sign of life.
+    fn receive_answer(&self, id: &SurveyId, part: AnswerPart) -> Result<(), DropReason> {
+        if !self.context.nodes.record_answer(&part.instance) {
+            return Err(DropReason("stray_answer"));
+        }
+        self.context.surveys.add_part(id, part)
     }
 
     fn deliver_control(&self, control: Control) -> Result<(), DropReason> {

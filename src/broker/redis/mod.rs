@@ -1,12 +1,14 @@
-//! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, and survey questions and
-//! answers; keys hold tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does runs on a
-//! separate thread, so that no worker waits for Redis.
+//! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
+//! questions and answers; keys hold tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
 //!  publish ───▶ publisher ──▶ its connection ──▶ Redis ──▶ subscription connection ──▶ inbox ──▶ hubs
 //!  subscribe ─▶ desired subscriptions ◀── subscriber (supervises and probes that connection) ─┘  │
-//!  survey ────▶ pool ──▶ question … survey (answers of this and of other instances) ◀────────────┘
-//!  control ───▶ publisher ──▶ … ──▶ inbox ──▶ hubs            tickets ──▶ pool
+//!  survey ────▶ pool ──▶ question … survey (answers of the other nodes) ◀────────────────────────┤
+//!  heartbeat ─▶ publisher ──▶ … ──▶ nodes (those that are alive, which a survey asks) ◀──────────┤
+//!  control ───▶ publisher ──▶ … ──▶ hubs ◀───────────────────────────────────────────────────────┘
+//!  tickets ───▶ pool
 //! ```
 //!
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
@@ -18,8 +20,10 @@ mod connect;
 mod desired_subscriptions;
 mod envelope;
 mod health;
+mod heartbeat;
 mod inbox;
 mod names;
+mod nodes;
 mod probe;
 mod publisher;
 mod ready;
@@ -45,15 +49,17 @@ use self::{
     connect::Connector,
     desired_subscriptions::DesiredSubscriptions,
     health::RedisHealth,
+    heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
+    nodes::NodeRegistry,
     probe::SubscriptionProbe,
     publisher::{PublishJob, Publisher, PublisherTask},
     survey::SurveyRegistry,
 };
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-    PublishReceipt, Retention, SurveyQuestion, completed, invalid_ticket_id, is_valid_ticket_id,
+    PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -101,10 +107,13 @@ struct RedisContext {
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
+    heartbeat_interval: Duration,
     health: RedisHealth,
     subscriptions: DesiredSubscriptions,
     publisher: Publisher,
     surveys: SurveyRegistry,
+    nodes: NodeRegistry,
+    announcer: Announcer,
     probe: SubscriptionProbe,
     /// Held by the check of the readiness that runs.
     ready_turn: AsyncMutex<()>,
@@ -124,7 +133,7 @@ impl RedisBroker {
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
-    /// most `queue_bytes` wait to be published (`limits.hub_queue_bytes`). `node` is the id of this instance.
+    /// most `queue_bytes` wait to be published (`limits.hub_queue_bytes`).
     ///
     /// # Errors
     /// [`BrokerStartError`]: the configuration is invalid, or there is no thread.
@@ -133,9 +142,9 @@ impl RedisBroker {
         queue_bytes: usize,
         deliver: Arc<dyn Deliver>,
         metrics: Arc<Metrics>,
-        node: Arc<str>,
     ) -> Result<Arc<Self>, BrokerStartError> {
-        let instance = format!("{node}.{:08x}", getrandom::u32().unwrap_or_else(|_| std::process::id()));
+        let instance =
+            format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
         let names = RedisNames::new(&config.prefix, &instance);
         let connector = Connector::new(config, names.role_key())?;
         let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
@@ -147,9 +156,12 @@ impl RedisBroker {
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
+            heartbeat_interval: config.heartbeat_interval,
             subscriptions: DesiredSubscriptions::default(),
             publisher,
             surveys: SurveyRegistry::new(),
+            nodes: NodeRegistry::new(config, metrics.clone()),
+            announcer: Announcer::default(),
             probe: SubscriptionProbe::new(),
             ready_turn: AsyncMutex::default(),
             received: AtomicU64::default(),
@@ -193,6 +205,7 @@ async fn run_tasks(context: Arc<RedisContext>, jobs: mpsc::Receiver<PublishJob>)
     tokio::join!(
         subscriber::supervise(context.clone(), inbox),
         publisher.run(),
+        heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context, questions)
     );
 }
@@ -264,8 +277,12 @@ impl Broker for RedisBroker {
         self.context.subscriptions.unsubscribe(&channel);
     }
 
-    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<Vec<Vec<u8>>> {
+    fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
         self.spawn(async move |context| survey::run_survey(&context, question, timeout).await)
+    }
+
+    fn announce_stop(&self) -> BrokerFuture<()> {
+        self.spawn(async move |context| heartbeat::announce_stop(&context).await)
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {

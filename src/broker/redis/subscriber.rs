@@ -39,9 +39,12 @@ pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) 
                 }
                 was_connected = true;
                 let channels = context.subscriptions.end_outage();
+                context.nodes.start_listening();
+                context.announcer.request_hello();
                 let since = Instant::now();
                 let error = connection.run_until_failure(&context, channels).await;
                 uptime = since.elapsed();
+                context.nodes.stop_listening();
                 context.subscriptions.reset();
                 context.health.report_down(RedisLink::Subscriptions, &error);
             }

@@ -1,11 +1,11 @@
-//! Surveys: questions to all instances. The reply to PUBLISH says how many instances received the question, this one included.
-//! Each of them publishes its answer to the replies channel of the asking instance, which counts the answers. A long answer is
-//! sent in parts. Everything is limited: concurrent surveys of this instance and of others, the size of an answer, and the size
-//! of all answers.
+//! Surveys: questions to all nodes that are alive by the list of [`nodes`](super::nodes). Each of the others publishes its
+//! answer to the replies channel of the asking node; the asking node asks its own hubs directly. A long answer is sent in
+//! parts. A survey ends when all have answered, or after its timeout; it waits only briefly for a node that has missed the last
+//! one. Everything is limited: concurrent surveys of this node and of others, the size of an answer, and the size of all
+//! answers.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -15,16 +15,19 @@ use tokio::{
 use super::{
     RedisContext,
     envelope::{self, AnswerPart, DropReason, SurveyId},
-    health::RedisLink,
     inbox::ReceivedQuestion,
+    nodes::LiveNode,
 };
-use crate::broker::{BrokerError, SurveyQuestion};
+use crate::broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult};
 
 /// Maximum number of concurrent surveys of this instance. Above it: [`BrokerError::Busy`].
 const MAX_OWN_SURVEYS: usize = 16;
 /// Maximum number of questions that are answered at the same time. Above it they wait in the inbox's queue, which holds as
 /// many, and above that they are dropped.
 pub(super) const MAX_ANSWERING: usize = 16;
+/// How long a survey waits for nodes that have missed the last one, or whose heartbeat is late. A live node answers within
+/// milliseconds, and its answer, even a late one, ends the suspicion.
+const SUSPECT_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum time to answer a question, so that a hub that hangs does not hold its permit forever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of parts of one survey that wait for its task. Their bytes are limited, too.
@@ -54,10 +57,10 @@ impl SurveyRegistry {
         Self { pending: Mutex::default(), permits: Semaphore::new(MAX_OWN_SURVEYS) }
     }
 
-    /// Passes a received part of an answer to its survey.
+    /// Passes a received part of an answer to its survey, unless the survey has ended.
     pub(super) fn add_part(&self, id: &SurveyId, part: AnswerPart) -> Result<(), DropReason> {
         let mut pending = self.pending.lock();
-        let survey = pending.get_mut(id).ok_or(DropReason("stray_answer"))?;
+        let Some(survey) = pending.get_mut(id) else { return Ok(()) };
         survey.cost_bytes = survey.cost_bytes.saturating_add(part.bytes.len() + PART_OVERHEAD_BYTES);
         if survey.cost_bytes > MAX_ANSWERS_BYTES {
             return Err(DropReason("too_long_answers"));
@@ -87,72 +90,112 @@ impl Drop for SurveyHandle<'_> {
 }
 
 impl SurveyHandle<'_> {
-    async fn collect_answers(&mut self, asked: usize, deadline: Instant) -> Result<Vec<Vec<u8>>, BrokerError> {
-        let mut assembler = AnswerAssembler::default();
-        while assembler.answers.len() < asked {
-            let Ok(Some(part)) = timeout_at(deadline, self.parts.recv()).await else {
-                return Err(BrokerError::Incomplete { answered: assembler.answers.len(), asked });
-            };
-            assembler.add(part);
+    /// Collects answers until every node has answered, or until `deadline`. Once only suspect nodes are missing, it waits no
+    /// longer than [`SUSPECT_TIMEOUT`] after now.
+    async fn collect_answers(&mut self, answers: &mut AnswerAssembler, deadline: Instant) {
+        let suspect_deadline = deadline.min(Instant::now() + SUSPECT_TIMEOUT);
+        while !answers.missing.is_empty() {
+            let waits_for_suspects = answers.missing.values().all(|partial| partial.node.is_suspect);
+            let until = if waits_for_suspects { suspect_deadline } else { deadline };
+            let Ok(Some(part)) = timeout_at(until, self.parts.recv()).await else { return };
+            answers.add(part);
         }
-        Ok(assembler.answers)
     }
 }
 
-/// Joins the parts of answers to one survey.
-#[derive(Default)]
+/// Joins the parts of the answers to one survey.
 struct AnswerAssembler {
-    answers: Vec<Vec<u8>>,
-    /// For each instance the bytes of its answer so far, and the number of the next part; `None` once the answer is complete.
-    partial: HashMap<Bytes, Option<(Vec<u8>, u32)>>,
+    complete: Vec<NodeAnswer>,
+    /// The nodes that have not answered completely, by their instances.
+    missing: HashMap<String, PartialAnswer>,
+}
+
+struct PartialAnswer {
+    node: LiveNode,
+    bytes: Vec<u8>,
+    /// The number of the next part.
+    next_part: u32,
 }
 
 impl AnswerAssembler {
+    fn new(asked: Vec<LiveNode>) -> Self {
+        let partial = |node: LiveNode| PartialAnswer { node, bytes: Vec::new(), next_part: 0 };
+        let missing = asked.into_iter().map(|node| (node.instance.clone(), partial(node)));
+        Self { complete: Vec::new(), missing: missing.collect() }
+    }
+
     /// Adds a part. Parts arrive in their order, because they are sent one after the other and Redis keeps the order. Any
-    /// other part is ignored: it is forged, or a part before it is missing.
+    /// other part is ignored: it is forged, or a part before it is missing. So are the parts of nodes that were not asked.
     fn add(&mut self, AnswerPart { instance, number, is_last, bytes }: AnswerPart) {
-        let partial = self.partial.entry(instance).or_insert_with(|| Some((Vec::new(), 0)));
-        let Some((answer, next)) = partial else { return };
-        if number != *next {
+        let Some(partial) = self.missing.get_mut(&instance).filter(|partial| partial.next_part == number) else {
             return;
-        }
-        *next = next.saturating_add(1);
-        answer.extend_from_slice(&bytes);
+        };
+        partial.next_part = partial.next_part.saturating_add(1);
+        partial.bytes.extend_from_slice(&bytes);
         if is_last {
-            self.answers.extend(partial.take().map(|(answer, _)| answer));
+            let completed = self.missing.remove(&instance);
+            self.complete
+                .extend(completed.map(|partial| NodeAnswer { node: partial.node.identity, answer: partial.bytes }));
         }
     }
 }
 
-/// Asks every instance, and collects the answers.
+/// Asks every live node, and collects the answers. This node answers without Redis.
 pub(super) async fn run_survey(
     context: &RedisContext,
     question: SurveyQuestion,
     limit: Duration,
-) -> Result<Vec<Vec<u8>>, BrokerError> {
+) -> Result<SurveyResult, BrokerError> {
     let deadline = Instant::now() + limit;
     let _permit = context.surveys.permits.try_acquire().map_err(|_| BrokerError::Busy)?;
-    if let Some(fault) = context.health.fault_of(RedisLink::Subscriptions) {
-        return Err(BrokerError::Unavailable(fault));
+    let own = SurveyResult::ask_own_hubs(&*context.deliver, question, limit);
+    let (mut result, others) = tokio::join!(own, ask_other_nodes(context, question, deadline));
+    result.answers.extend(others.answers);
+    result.unreachable.extend(others.unreachable);
+    result.with_an_answer()
+}
+
+/// Asks the other nodes that are alive. Without Redis, none of them can be reached.
+async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadline: Instant) -> SurveyResult {
+    let mut answers = AnswerAssembler::new(context.nodes.live_nodes());
+    if !answers.missing.is_empty() {
+        let mut survey = context.surveys.register();
+        match send_question(context, &survey.id, question, deadline).await {
+            Ok(()) => survey.collect_answers(&mut answers, deadline).await,
+            Err(error) => {
+                log::warn!("survey question not sent question={question:?} error={error:?}");
+                let unreachable = answers.missing.into_values().map(|partial| partial.node.identity).collect();
+                return SurveyResult { answers: Vec::new(), unreachable };
+            }
+        }
     }
-    let mut survey = context.surveys.register();
+    // A node that has said goodbye meanwhile is not missed.
+    let unreachable = context.nodes.record_missed(answers.missing.into_keys());
+    SurveyResult { answers: answers.complete, unreachable }
+}
+
+async fn send_question(
+    context: &RedisContext,
+    id: &SurveyId,
+    question: SurveyQuestion,
+    deadline: Instant,
+) -> Result<(), String> {
+    if !context.nodes.is_listening() {
+        return Err("the subscriptions to redis are not connected".to_owned());
+    }
     let mut publish = redis::cmd("PUBLISH");
-    publish.arg(context.names.control_channel()).arg(envelope::encode_question(
-        &survey.id,
-        &context.instance,
-        question,
-    ));
-    let asked = context.connector.query(&publish, limit).await;
-    match asked.map_err(|error| BrokerError::Unavailable(format!("survey: {error}")))? {
-        0 => Err(super::no_receiver_error()),
-        asked => survey.collect_answers(asked, deadline).await,
-    }
+    publish.arg(context.names.control_channel()).arg(envelope::encode_question(id, &context.instance, question));
+    context.connector.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
 }
 
 /// Answers questions, forever, each in its own task.
 pub(super) async fn answer_questions(context: Arc<RedisContext>, mut questions: mpsc::Receiver<ReceivedQuestion>) {
     let permits = Arc::new(Semaphore::new(MAX_ANSWERING));
     while let Some(question) = questions.recv().await {
+        // Nodes that do not know this one expect no answer.
+        if !context.announcer.is_announced() {
+            continue;
+        }
         // The semaphore is never closed.
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let context = context.clone();
@@ -186,26 +229,42 @@ async fn answer_question(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::NodeIdentity;
 
     fn part(instance: &'static str, number: u32, is_last: bool, bytes: &'static str) -> AnswerPart {
-        AnswerPart { instance: instance.into(), number, is_last, bytes: bytes.into() }
+        AnswerPart { instance: instance.to_owned(), number, is_last, bytes: bytes.into() }
+    }
+
+    fn assembler_for(instances: &[&str]) -> AnswerAssembler {
+        let node = |instance: &&str| LiveNode {
+            instance: (*instance).to_owned(),
+            identity: NodeIdentity { uid: (*instance).to_owned(), name: String::new() },
+            is_suspect: false,
+        };
+        AnswerAssembler::new(instances.iter().map(node).collect())
+    }
+
+    fn complete(assembler: &AnswerAssembler) -> Vec<(&str, &[u8])> {
+        assembler.complete.iter().map(|answer| (answer.node.uid.as_str(), answer.answer.as_slice())).collect()
     }
 
     #[test]
     fn answer_parts_of_several_instances_are_joined() {
-        let mut assembler = AnswerAssembler::default();
+        let mut assembler = assembler_for(&["a", "b", "c"]);
         for part in
             [part("a", 0, false, "1"), part("b", 0, true, "x"), part("a", 1, false, "2"), part("a", 2, true, "3")]
         {
             assembler.add(part);
         }
-        assert_eq!(assembler.answers, [b"x".to_vec(), b"123".to_vec()]);
+        assert_eq!(complete(&assembler), [("b", &b"x"[..]), ("a", b"123")]);
+        assert_eq!(assembler.missing.into_keys().collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]
-    fn repeated_and_out_of_order_answer_parts_are_ignored() {
-        let mut assembler = AnswerAssembler::default();
+    fn repeated_out_of_order_and_foreign_answer_parts_are_ignored() {
+        let mut assembler = assembler_for(&["a"]);
         for part in [
+            part("b", 0, true, "not asked"),
             part("a", 1, true, "early"),
             part("a", 0, false, "1"),
             part("a", 0, true, "twice"),
@@ -216,7 +275,7 @@ mod tests {
         ] {
             assembler.add(part);
         }
-        assert_eq!(assembler.answers, [b"12".to_vec()]);
+        assert_eq!(complete(&assembler), [("a", &b"12"[..])]);
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.message_bytes",
         format!("must be at least limits.publication_bytes + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
     );
+    errors.require(redis.max_nodes >= 1, "broker.redis.max_nodes", "must be at least 1");
     for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
     {
         errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     broker::{
-        Control, SurveyQuestion,
+        Control, NodeIdentity, SurveyQuestion,
         publication_encoding::{self as encoding, write_field},
     },
     publication::Publication,
@@ -28,6 +28,7 @@ const QUESTION: u8 = b'q';
 const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
+const HEARTBEAT: u8 = b'h';
 
 /// Bytes of a part besides the instance and the answer, rounded up.
 const ANSWER_OVERHEAD: usize = 64;
@@ -58,6 +59,8 @@ pub(super) enum BusMessage {
     },
     /// For the local sessions of a user.
     Control(Control),
+    /// A sign of life of another node, or of this one.
+    Heartbeat(Heartbeat),
     /// A probe that this instance has sent.
     Probe {
         /// The number that it was sent with.
@@ -69,13 +72,35 @@ pub(super) enum BusMessage {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AnswerPart {
     /// The instance that answers.
-    pub(super) instance: Bytes,
+    pub(super) instance: String,
     /// Counted from 0.
     pub(super) number: u32,
     /// No part follows.
     pub(super) is_last: bool,
     /// Bytes of the answer.
     pub(super) bytes: Bytes,
+}
+
+/// A sign of life of a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Heartbeat {
+    /// The node's id with the random part.
+    pub(super) instance: String,
+    /// Which node it is.
+    pub(super) node: NodeIdentity,
+    /// What it says.
+    pub(super) kind: HeartbeatKind,
+}
+
+/// What a node says in a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeartbeatKind {
+    /// It can receive now, and wants to know the other nodes.
+    Hello,
+    /// It is still alive.
+    Alive,
+    /// It stops.
+    Goodbye,
 }
 
 /// Why a message of the bus was dropped. The text is the label of the metric.
@@ -136,6 +161,20 @@ pub(super) fn encode_control(control: &Control) -> Vec<u8> {
     bytes
 }
 
+/// Encodes a heartbeat.
+pub(super) fn encode_heartbeat(instance: &str, node: &NodeIdentity, kind: HeartbeatKind) -> Vec<u8> {
+    let mut bytes = begin_message(HEARTBEAT, 16 + instance.len() + node.uid.len() + node.name.len());
+    for field in [instance, &node.uid, &node.name] {
+        write_field(&mut bytes, field.as_bytes());
+    }
+    bytes.push(match kind {
+        HeartbeatKind::Hello => b'h',
+        HeartbeatKind::Alive => b'a',
+        HeartbeatKind::Goodbye => b'g',
+    });
+    bytes
+}
+
 /// Encodes a probe.
 pub(super) fn encode_probe(nonce: u64) -> Vec<u8> {
     let mut bytes = begin_message(PROBE, 16);
@@ -169,6 +208,10 @@ mod tests {
         MessageSource::Channel(Channel::new("news").unwrap())
     }
 
+    fn sample_node(uid: &str, name: &str) -> NodeIdentity {
+        NodeIdentity { uid: uid.to_owned(), name: name.to_owned() }
+    }
+
     fn sample_control(channel: &str) -> Control {
         let action = ControlAction::Unsubscribe { channel: channel.to_owned() };
         Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action }
@@ -196,6 +239,11 @@ mod tests {
         );
         let sent = sample_control("unsubscribe");
         assert_eq!(decode(MessageSource::Control, encode_control(&sent).into()), Ok(BusMessage::Control(sent)));
+        for kind in [HeartbeatKind::Hello, HeartbeatKind::Alive, HeartbeatKind::Goodbye] {
+            let heartbeat = Heartbeat { instance: "a.1".to_owned(), node: sample_node("a", "é 1"), kind };
+            let encoded = encode_heartbeat(&heartbeat.instance, &heartbeat.node, kind);
+            assert_eq!(decode(MessageSource::Control, encoded.into()), Ok(BusMessage::Heartbeat(heartbeat)));
+        }
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
     }
 
@@ -211,7 +259,7 @@ mod tests {
                 else {
                     panic!("a valid message")
                 };
-                assert_eq!((part.number, &part.instance[..]), (numbers, &b"b"[..]));
+                assert_eq!((part.number, part.instance.as_str()), (numbers, "b"));
                 numbers += 1;
                 assert_eq!(part.is_last, numbers == parts);
                 joined.extend(part.bytes);
@@ -291,6 +339,32 @@ mod tests {
     }
 
     #[test]
+    fn forged_heartbeats_are_dropped_with_their_reason() {
+        let alive = |instance: &str, uid: &str, name: &str| {
+            encode_heartbeat(instance, &sample_node(uid, name), HeartbeatKind::Alive)
+        };
+        let mut unknown_kind = alive("a.1", "a", "host");
+        *unknown_kind.last_mut().unwrap() = b'?';
+        let (longest, too_long) = ("x".repeat(255), "x".repeat(256));
+        assert!(decode(MessageSource::Control, alive(&longest, &longest, &longest).into()).is_ok());
+        for (source, message, why) in [
+            (MessageSource::Control, alive("", "a", "host"), "instance"),
+            (MessageSource::Control, alive(&too_long, "a", "host"), "instance"),
+            (MessageSource::Control, alive("a\n1", "a", "host"), "instance"),
+            (MessageSource::Control, alive("a.1", "", "host"), "node"),
+            (MessageSource::Control, alive("a.1", "a", &too_long), "node"),
+            (MessageSource::Control, alive("a.1", "a", "\u{1b}[2J"), "node"),
+            (MessageSource::Control, unknown_kind, "flags"),
+            (MessageSource::Control, [alive("a.1", "a", "host"), vec![0]].concat(), "trailing"),
+            (MessageSource::Control, begin_message(HEARTBEAT, 0), "truncated"),
+            (MessageSource::Replies, alive("a.1", "a", "host"), "misplaced"),
+            (news(), alive("a.1", "a", "host"), "misplaced"),
+        ] {
+            assert_eq!(reason(source, message), why);
+        }
+    }
+
+    #[test]
     fn deeply_nested_json_is_decoded() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         assert!(decode(news(), encode_publication(&sample(&deep, None)).into()).is_ok());
@@ -298,8 +372,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..5_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE][kind];
+        fn decoding_never_panics(kind in 0..6_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

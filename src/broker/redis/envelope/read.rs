@@ -8,12 +8,12 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::{
-    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, MAGIC, PROBE, PUBLICATION,
-    QUESTION, SurveyId, VERSION,
+    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
+    HeartbeatKind, MAGIC, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
 };
 use crate::{
     broker::{
-        Control, SurveyQuestion,
+        Control, NodeIdentity, SurveyQuestion,
         publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
     },
     channel::Channel,
@@ -21,8 +21,8 @@ use crate::{
     tags::Tags,
 };
 
-/// Maximum length of an instance's id in a message, because it becomes part of a PUB/SUB channel's name.
-const MAX_INSTANCE_BYTES: usize = 255;
+/// Maximum length of an id or a name of a node in a message. Some become part of a PUB/SUB channel's name, and lists keep them.
+const MAX_NODE_TEXT_BYTES: usize = 255;
 /// Maximum length of an encoded control. Everything that [`Control::validate`] accepts is shorter, even if every character is
 /// escaped.
 pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
@@ -30,6 +30,8 @@ pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
 const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
 const NOT_TEXT: DropReason = DropReason("not_text");
+const INSTANCE: DropReason = DropReason("instance");
+const NODE: DropReason = DropReason("node");
 
 /// Decodes a message that came from `source`.
 pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
@@ -47,8 +49,9 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (QUESTION, MessageSource::Control) => reader.decode_question(),
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
         (CONTROL, MessageSource::Control) => reader.decode_control(),
+        (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE, _) => Err(DropReason("misplaced")),
+        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(DropReason("misplaced")),
         _ => Err(DropReason("kind")),
     }
 }
@@ -73,6 +76,13 @@ impl EnvelopeReader {
     fn read_text(&mut self) -> Result<String, DropReason> {
         let field = self.read_field()?;
         std::str::from_utf8(&field).map(str::to_owned).map_err(|_| NOT_TEXT)
+    }
+
+    /// Reads an id or a name of a node, which may be in a log line.
+    fn read_node_text(&mut self, invalid: DropReason) -> Result<String, DropReason> {
+        let text = self.read_text()?;
+        let is_valid = (1..=MAX_NODE_TEXT_BYTES).contains(&text.len()) && !text.contains(char::is_control);
+        if is_valid { Ok(text) } else { Err(invalid) }
     }
 
     fn read_id(&mut self) -> Result<SurveyId, DropReason> {
@@ -114,10 +124,7 @@ impl EnvelopeReader {
     }
 
     fn decode_question(mut self) -> Result<BusMessage, DropReason> {
-        let (id, asker) = (self.read_id()?, self.read_text()?);
-        if asker.is_empty() || asker.len() > MAX_INSTANCE_BYTES {
-            return Err(DropReason("instance"));
-        }
+        let (id, asker) = (self.read_id()?, self.read_node_text(INSTANCE)?);
         let question = match self.read_byte()? {
             b'c' => SurveyQuestion::Channels,
             b'i' => SurveyQuestion::Info,
@@ -127,12 +134,7 @@ impl EnvelopeReader {
     }
 
     fn decode_answer(mut self) -> Result<BusMessage, DropReason> {
-        let (id, instance) = (self.read_id()?, self.read_field()?);
-        if instance.is_empty() || instance.len() > MAX_INSTANCE_BYTES {
-            return Err(DropReason("instance"));
-        }
-        // A copy, because the survey keeps it, and a slice would keep the whole message in memory.
-        let instance = Bytes::copy_from_slice(&instance);
+        let (id, instance) = (self.read_id()?, self.read_node_text(INSTANCE)?);
         let number = self.0.try_get_u32().map_err(|_| TRUNCATED)?;
         let is_last = match self.read_byte()? {
             0 => false,
@@ -149,6 +151,18 @@ impl EnvelopeReader {
         let control: Control = serde_json::from_slice(&self.0).map_err(|_| DropReason("order"))?;
         control.validate().map_err(|_| DropReason("order"))?;
         Ok(BusMessage::Control(control))
+    }
+
+    fn decode_heartbeat(mut self) -> Result<BusMessage, DropReason> {
+        let instance = self.read_node_text(INSTANCE)?;
+        let node = NodeIdentity { uid: self.read_node_text(NODE)?, name: self.read_node_text(NODE)? };
+        let kind = match self.read_byte()? {
+            b'h' => HeartbeatKind::Hello,
+            b'a' => HeartbeatKind::Alive,
+            b'g' => HeartbeatKind::Goodbye,
+            _ => return Err(DropReason("flags")),
+        };
+        self.finish(BusMessage::Heartbeat(Heartbeat { instance, node, kind }))
     }
 
     fn decode_probe(mut self) -> Result<BusMessage, DropReason> {

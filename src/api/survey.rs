@@ -1,0 +1,66 @@
+//! What the methods that ask all nodes have in common: the survey, its error, and the nodes that have not answered.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    ApiContext,
+    description::{Field, JsonType},
+};
+use crate::{
+    broker::{NodeIdentity, SurveyQuestion},
+    protocol::ErrorCode,
+};
+
+/// How long the nodes have to answer.
+const SURVEY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The error of all methods that ask the nodes.
+pub(super) const NO_ANSWER: (ErrorCode, &str) = (ErrorCode::Internal, "no node has answered within 2 s");
+
+/// The field `uid` of a node.
+pub(super) const NODE_UID: Field = Field::always("uid", JsonType::String, "Id of the node, new at each start.");
+/// The field `name` of a node.
+pub(super) const NODE_NAME: Field =
+    Field::always("name", JsonType::String, "Name of its machine; several nodes may share it.");
+
+/// The field `unreachable` in the results of all methods that ask the nodes.
+pub(super) const UNREACHABLE: Field = Field::left_out(
+    "unreachable",
+    JsonType::Array(&JsonType::Object(&[NODE_UID, NODE_NAME])),
+    "if all have answered",
+    "Live nodes that have not answered, sorted by name and id. The result lacks what they would have added.",
+);
+
+/// Asks all live nodes. Returns the answers, and the nodes without a valid answer, which the log names, too.
+pub(super) async fn survey_nodes<T: DeserializeOwned>(
+    question: SurveyQuestion,
+    api: &ApiContext,
+) -> Result<(Vec<T>, Vec<NodeIdentity>), ErrorCode> {
+    let result = api.broker.survey(question, SURVEY_DEADLINE).await;
+    let result = result.inspect_err(|error| {
+        log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
+    })?;
+    let mut unreachable = result.unreachable;
+    let mut answers = Vec::with_capacity(result.answers.len());
+    for answer in result.answers {
+        match serde_json::from_slice(&answer.answer) {
+            Ok(valid) => answers.push(valid),
+            Err(_) => unreachable.push(answer.node),
+        }
+    }
+    sort_nodes(&mut unreachable, |node| node);
+    for NodeIdentity { uid, name } in &unreachable {
+        log::warn!("node did not answer survey question={question:?} uid={uid:?} name={name:?}");
+    }
+    Ok((answers, unreachable))
+}
+
+/// Sorts by name and id.
+pub(super) fn sort_nodes<T>(nodes: &mut [T], identity: impl Fn(&T) -> &NodeIdentity) {
+    nodes.sort_by(|one, other| {
+        let (one, other) = (identity(one), identity(other));
+        (&one.name, &one.uid).cmp(&(&other.name, &other.uid))
+    });
+}
