@@ -363,6 +363,26 @@ async fn paused_session_follows_controls_and_receives_publications() {
 }
 
 #[actix_rt::test]
+async fn api_unsubscribe_of_a_live_channel_withdraws_its_recovery_that_waits() {
+    let hub = start_history_hub(|_| ()).await;
+    let (mut client, replies) = connect_paused(&hub).await;
+    hub.call_api("subscribe", json!({"user": "ann", "channel": "live", "recover_since": {"offset": 0}})).await;
+    hub.call_api("unsubscribe", json!({"user": "ann", "channel": "live"})).await;
+    hub.wait_for_channels(&[]).await;
+    let (mut replied, mut pushed) = (0, Vec::new());
+    while replied < replies {
+        let message = client.receive().await;
+        replied += usize::from(message["id"].is_u64());
+        pushed.extend(message["push"].as_object().into_iter().flat_map(|push| push.keys()).cloned());
+    }
+    let ping = json!({"id": 7, "ping": {}});
+    assert_eq!(client.request(ping.clone()).await, ping, "no subscribe push");
+    pushed.retain(|key| key != "channel");
+    assert_eq!(pushed, ["unsubscribe"]);
+    hub.wait_for_channels(&[]).await;
+}
+
+#[actix_rt::test]
 async fn close_frame_behind_commands_is_answered_when_their_replies_are_read() {
     let hub = start_history_hub(|_| ()).await;
     let (mut client, replies) = connect_paused(&hub).await;

@@ -51,11 +51,10 @@ impl Hub {
             }
             ControlAction::Unsubscribe { channel } => {
                 let Ok(channel) = Channel::new(channel) else { return };
-                if !self.end_subscription(key, &channel, UnsubscribeCode::ByServer) {
-                    // The session may be about to subscribe because of an earlier control. This one then follows it
-                    // through the session, and cannot overtake it.
-                    self.send_to_session(key, SessionControl::Unsubscribe(channel));
-                }
+                self.end_subscription(key, &channel, UnsubscribeCode::ByServer);
+                // The session may be about to subscribe because of an earlier control, even if it was subscribed. This
+                // one then follows it through the session, and cannot overtake it.
+                self.send_to_session(key, SessionControl::Unsubscribe(channel));
             }
             ControlAction::Disconnect { code, reason } => {
                 if let Some(disconnect) = Disconnect::custom(*code, reason) {

@@ -167,27 +167,23 @@ impl Hub {
     }
 }
 
-/// Fails the recoveries for which frames of at most `max_bytes` together have no room.
+/// Fails the recoveries for which frames of at most `max_bytes` together have no room. Each recovery is measured in frames
+/// of its subscription alone: in those of all, the cost would grow with the square of the subscriptions.
 fn keep_recoveries_that_fit(max_bytes: usize, subscriptions: &mut [Subscription<Ready>], reply: Option<&ReplyBuilder>) {
     let recoveries: Vec<Option<Recovery>> =
         subscriptions.iter_mut().map(|subscription| subscription.stage.outcome.recovery.take()).collect();
     let base_bytes = total_bytes(&build_frames(subscriptions, reply));
     let mut left_bytes = max_bytes.saturating_sub(base_bytes + LENGTH_FIELDS_BYTES);
-    let mut fitting = Vec::with_capacity(recoveries.len());
     for (index, recovery) in recoveries.into_iter().enumerate() {
-        let recovery = recovery.filter(|recovery| recovery.min_bytes() <= left_bytes);
-        if recovery.is_none() {
-            fitting.push(None);
-            continue;
+        let Some(recovery) = recovery.filter(|recovery| recovery.min_bytes() <= left_bytes) else { continue };
+        let alone = &mut subscriptions[index..=index];
+        let bytes_without = total_bytes(&build_frames(alone, reply));
+        alone[0].stage.outcome.recovery = Some(recovery);
+        let bytes = total_bytes(&build_frames(alone, reply)).saturating_sub(bytes_without);
+        match left_bytes.checked_sub(bytes) {
+            Some(left) => left_bytes = left,
+            None => alone[0].stage.outcome.recovery = None,
         }
-        subscriptions[index].stage.outcome.recovery = recovery;
-        let bytes = total_bytes(&build_frames(subscriptions, reply)).saturating_sub(base_bytes);
-        let recovery = subscriptions[index].stage.outcome.recovery.take().filter(|_| bytes <= left_bytes);
-        left_bytes -= if recovery.is_some() { bytes } else { 0 };
-        fitting.push(recovery);
-    }
-    for (subscription, recovery) in subscriptions.iter_mut().zip(fitting) {
-        subscription.stage.outcome.recovery = recovery;
     }
 }
 
@@ -203,4 +199,59 @@ fn build_frames(subscriptions: &[Subscription<Ready>], reply: Option<&ReplyBuild
     };
     let outcomes: Vec<&SubscribeOutcome> = stages().map(|stage| &stage.outcome).collect();
     stages().filter_map(announcement).chain(reply.map(|reply| reply(&outcomes))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::{
+        channel::Channel,
+        config::RecoveryMode,
+        hub::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, SubscriptionSource},
+        position::Epoch,
+    };
+
+    const MISSED_BYTES: usize = 100;
+
+    fn recovered(number: usize) -> Subscription<Ready> {
+        let channel = Channel::new(&format!("news:{number}")).unwrap();
+        let epoch = RequestedEpoch::parse("");
+        let recover = RecoveryRequest { offset: 0, epoch, mode: RecoveryMode::Stream, required: false };
+        let options = SubscriptionOptions { recover: Some(recover), ..SubscriptionOptions::default() };
+        let start = StartPosition::recovered(Position { offset: 1, epoch: Epoch::parse("AAAAAAAA").unwrap() });
+        let missed = vec![Publication::new(channel.clone(), Bytes::from(vec![b'1'; MISSED_BYTES]))];
+        let outcome = SubscribeOutcome::new(channel.clone(), &options, Some(&start), missed);
+        Subscription::new(channel, SubscriptionSource::Client, options).next_stage(|requested| Ready {
+            requested,
+            hold: None,
+            start: Some(start),
+            outcome,
+            is_new: true,
+        })
+    }
+
+    #[test]
+    fn cost_of_a_reply_that_is_too_long_grows_with_its_subscriptions_and_not_with_their_square() {
+        const COUNT: usize = 1000;
+        let encoded = Arc::new(AtomicUsize::new(0));
+        let counted = encoded.clone();
+        let reply: ReplyBuilder = Box::new(move |outcomes| {
+            counted.fetch_add(outcomes.len(), Ordering::Relaxed);
+            let data = |outcome: &&SubscribeOutcome| if outcome.is_recovered() { MISSED_BYTES } else { 0 };
+            Bytes::from(vec![b'1'; outcomes.iter().map(data).sum()])
+        });
+        let mut subscriptions: Vec<_> = (0..COUNT).map(recovered).collect();
+        let max_bytes = LENGTH_FIELDS_BYTES + MISSED_BYTES * COUNT / 2 + 1;
+        keep_recoveries_that_fit(max_bytes, &mut subscriptions, Some(&reply));
+        let is_recovered = |subscription: &Subscription<Ready>| subscription.stage.outcome.is_recovered();
+        assert!(subscriptions[..COUNT / 2].iter().all(is_recovered));
+        assert!(!subscriptions[COUNT / 2..].iter().any(is_recovered));
+        let encoded = encoded.load(Ordering::Relaxed);
+        assert!(encoded <= 3 * COUNT, "{encoded} outcomes encoded");
+    }
 }

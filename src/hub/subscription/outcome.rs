@@ -50,7 +50,8 @@ struct MissedPublication {
     wants_deltas: bool,
 }
 
-/// Builds a frame that reports these outcomes. It is called again if the frame is too long.
+/// Builds a frame that reports these outcomes. If the frame is too long, it is called again, also with single outcomes to
+/// measure their recoveries: what a recovery adds to the frame must not depend on the other outcomes.
 pub type ReplyBuilder = Box<dyn Fn(&[&SubscribeOutcome]) -> Bytes + Send>;
 
 impl SubscribeOutcome {
