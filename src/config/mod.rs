@@ -76,6 +76,8 @@ pub struct ServerConfig {
     #[serde(with = "value::duration")]
     pub drain: Duration,
     #[serde(with = "value::duration")]
+    pub drain_delay: Duration,
+    #[serde(with = "value::duration")]
     pub ping_interval: Duration,
     #[serde(with = "value::duration")]
     pub pong_timeout: Duration,

@@ -46,7 +46,7 @@ pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
-    BeginClose, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
+    AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
@@ -171,10 +171,10 @@ impl Handler<UpdateSession> for Hub {
     }
 }
 
-impl Handler<BeginClose> for Hub {
+impl Handler<AwaitDisconnect> for Hub {
     type Result = ();
 
-    fn handle(&mut self, BeginClose(key): BeginClose, _: &mut Self::Context) {
+    fn handle(&mut self, AwaitDisconnect(key): AwaitDisconnect, _: &mut Self::Context) {
         self.await_disconnect(key);
     }
 }

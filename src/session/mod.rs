@@ -28,8 +28,8 @@ use crate::{
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
     hub::{
-        BeginClose, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription, SessionControl,
-        SessionKey, Unregister, record_close,
+        AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
+        SessionControl, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Disconnect, Format, Push, Reply, frame},
@@ -294,6 +294,6 @@ impl Session {
         self.commands = CommandBuffer::default();
         self.recovering_subscriptions = Vec::new();
         self.unauthenticated_permits = None;
-        self.services.hub.do_send(BeginClose(self.key));
+        self.services.hub.do_send(AwaitDisconnect(self.key));
     }
 }

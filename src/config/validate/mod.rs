@@ -209,6 +209,12 @@ fn check_listener(config: &Config, environment: Environment, errors: &mut ErrorC
         "server.proxy_protocol",
         "requires server.trusted_proxies: PROXY headers are read from these addresses only",
     );
+    errors.require(
+        server.drain_delay <= server.drain / 2,
+        "server.drain_delay",
+        "must be at most half of server.drain, which includes it: the rest is for closing the sessions; shorten it, or \
+         raise server.drain",
+    );
 }
 
 fn check_origins(config: &Config, errors: &mut ErrorCollector) {
