@@ -23,6 +23,7 @@ pub struct Metrics {
     pub deliveries: Counter,
     pub deliveries_dropped: Counter,
     pub full_sockets: Counter,
+    pub reading_pauses: Counter,
     pub refused_bus_messages: Family<ReasonLabel, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
@@ -106,6 +107,11 @@ impl Metrics {
             "sockets_full",
             "Times that a socket was full, so that its outbox had to wait",
             self.full_sockets.clone(),
+        );
+        registry.register(
+            "reading_paused",
+            "Times that a client's commands had to wait until it had read the replies to earlier ones",
+            self.reading_pauses.clone(),
         );
         registry.register(
             "bus_refused",

@@ -28,7 +28,7 @@ pub struct Publication {
     pub exclude: Option<Uuid>,
 }
 
-/// Maximum length of a user, in a token and in a control.
+/// Maximum length of a user.
 pub const MAX_USER_BYTES: usize = 255;
 /// Maximum length of `info`, which every publication of its owner carries, and of `data` of a subscription.
 pub const MAX_INFO_BYTES: usize = 4096;
@@ -44,6 +44,12 @@ pub struct ClientInfo {
     pub conn_info: Option<Bytes>,
     /// `info` of the subscription: raw JSON.
     pub chan_info: Option<Bytes>,
+}
+
+/// Returns whether a text may be a user: in a token, in the login file, and in a control. The empty text is valid and means no
+/// user.
+pub fn is_valid_user(text: &str) -> bool {
+    text.len() <= MAX_USER_BYTES && !text.contains(char::is_control)
 }
 
 impl Publication {

@@ -3,16 +3,14 @@
 
 mod listener;
 pub mod proxy;
+mod stop;
 mod tls;
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
 };
 
 use actix_web::web::Data;
@@ -31,7 +29,7 @@ use crate::{
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
     http,
-    hub::{BrokerSubscriptions, CloseAllSessions, Hub, Hubs},
+    hub::{BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     session, web,
@@ -39,8 +37,6 @@ use crate::{
 
 /// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
 const MAX_TLS_HANDSHAKES: usize = 4096;
-/// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
-const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +73,9 @@ pub struct RunningServer {
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
     handle: actix_server::ServerHandle,
-    http: Data<http::HttpContext>,
+    /// The socket of the listener, which a stop closes before the server ends.
+    listener: TcpListener,
+    components: Components,
     certificate: Option<Arc<tls::Certificate>>,
 }
 
@@ -100,10 +98,10 @@ struct Components {
 /// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
-    let address = listener.local_addr()?;
+    let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
-    let http = components.http.clone();
+    let (http, own_components) = (components.http.clone(), components.clone());
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -124,31 +122,18 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(RunningServer { address, metrics: http.metrics.clone(), handle, http, certificate })
+    let (metrics, components, listener) = (http.metrics.clone(), own_components, own_listener);
+    Ok(RunningServer { address, metrics, handle, listener, components, certificate })
 }
 
 impl RunningServer {
-    /// Stops the server: refuses new connections, closes the sessions with 3001, spread over half of `server.drain`,
-    /// and aborts the connections that are still open when `server.drain` ends.
-    pub async fn stop(self) {
-        let drain = self.http.config.server.drain;
-        let deadline = Instant::now() + drain;
-        self.http.is_stopping.store(true, Ordering::Relaxed);
-        self.handle.pause().await;
-        self.http.hubs.shut_down(CloseAllSessions { spread_over: drain / 2 });
-        while self.connections() > 0 && Instant::now() < deadline {
-            actix_rt::time::sleep(Duration::from_millis(20)).await;
-        }
-        // Last, because the node answers surveys for its sessions until then.
-        if !matches!(actix_rt::time::timeout(GOODBYE_TIMEOUT, self.http.broker.announce_stop()).await, Ok(Ok(()))) {
-            log::warn!("could not tell the other nodes that this one stops");
-        }
-        self.handle.stop(false).await;
+    fn http(&self) -> &http::HttpContext {
+        &self.components.http
     }
 
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.http.connection_limit.in_use()
+        self.http().connection_limit.in_use()
     }
 
     /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
@@ -165,7 +150,7 @@ impl RunningServer {
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.http.login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        self.http().login_users.as_ref().map_or(Ok(false), |users| users.reload())
     }
 }
 
@@ -216,7 +201,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
-            is_stopping: AtomicBool::new(false),
+            stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),

@@ -6,14 +6,16 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
 use wardcast::config::AllowSubscribe;
 
-use crate::support::{API_KEY, SECRET, TestHub, metric, poll_until, start_hub, start_hub_with, tls::Certificate};
+use crate::support::{
+    API_KEY, KillOnDrop, SECRET, TestHub, metric, poll_until, start_hub, start_hub_with, tls::Certificate,
+};
 
 pub fn bench(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast-bench"));
@@ -357,16 +359,6 @@ async fn killed_run_ends_the_hub_it_started() {
     run.0.kill().unwrap();
     let status = || fs::read_to_string(format!("/proc/{hub}/status")).unwrap_or_default();
     poll_until("the hub to end", async || status().is_empty() || status().contains("State:\tZ")).await;
-}
-
-/// A child process that is killed at the end of its test.
-pub struct KillOnDrop(pub Child);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
 }
 
 /// A hub that is a process of its own, with the secrets of the tests.

@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::Value;
 
-use crate::bench::{KillOnDrop, assert_fails_with, bench, bench_with_ulimit, count, report, run};
-use crate::support::poll_until;
+use crate::bench::{assert_fails_with, bench, bench_with_ulimit, count, report, run};
+use crate::support::{KillOnDrop, poll_until};
 
 const WARDCAST: &str = env!("CARGO_BIN_EXE_wardcast");
 /// What a peer does when it is not asked for its version: it becomes a hub with Centrifugo's settings.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
-use crate::support::{API_KEY, Client, SECRET, http, mark_secret, poll_until, raw};
+use crate::support::{API_KEY, Client, KillOnDrop, SECRET, http, mark_secret, poll_until, raw};
 
 const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
@@ -256,13 +256,10 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
     // A full stdout blocks the hub while it prints its banner.
     let (_reader, mut stdout) = std::io::pipe().unwrap();
     stdout.write_all(&[b' '; 1 << 16]).unwrap();
-    let mut hub = wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(hub.stderr.take().unwrap()).lines();
+    let mut hub = KillOnDrop(wardcast(&LOOPBACK).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(hub.0.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("server started")));
-    let are_handled = [SIGINT, SIGTERM, SIGHUP].map(|signal| handles_signal(hub.id(), signal));
-    hub.kill().unwrap();
-    hub.wait().unwrap();
-    assert_eq!(are_handled, [true; 3]);
+    assert_eq!([SIGINT, SIGTERM, SIGHUP].map(|signal| handles_signal(hub.0.id(), signal)), [true; 3]);
 }
 
 #[test]

@@ -170,6 +170,14 @@ handshake() {
 }
 # Sends requests one after the other until it is killed. A hub responds with 404, a load balancer without hubs with 503.
 probe() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$url/nothing"; done >"$scratch/probes"; }
+# publish API_KEY: prints the answer and its status.
+publish() { curl -s --max-time 10 "$url/api/publish" -H "X-API-Key: $1" -d '{"channel":"news","data":1}' -w ' %{http_code}\n'; }
+# Publishes one after the other until it is killed.
+publish_steadily() { while :; do publish "$1"; done >"$scratch/published"; }
+restart_each_hub() {
+    local id
+    for id in $(containers hub); do docker restart "$id" && all_healthy 4 || return 1; done
+}
 generated() { in_hub cat /var/lib/wardcast/wardcast.toml | /usr/bin/python3 -c "import sys, tomllib; print(tomllib.loads(sys.stdin.read())$1)"; }
 jwt() {
     /usr/bin/python3 - "$1" <<'PYTHON'
@@ -206,6 +214,7 @@ no_query_string_is_logged() {
     [[ $log == *" GET /connection/websocket 101 "* && $log == *" GET /socket 503 "* ]] || { echo "log lines are missing: $log"; return 1; }
     ! grep -E '\?|token|probe|leak|%3[fF]' <<<"$log"
 }
+is_not_ready() { ! docker exec "$1" wardcast health >/dev/null 2>&1; }
 balancer_is() { [[ $(status "$url/health/ready") == "$1" ]]; }
 demo_page_is_served() {
     is "$(status "$url/")" 200 && grep -q '<title>Wardcast</title>' "$scratch/body" || return 1
@@ -233,6 +242,16 @@ check_compose() {
     check "the load balancer forwards the demo page" demo_page_is_served
     check "the load balancer serves its own health and hides internal paths of the hubs" balancer_hides_internal_paths
 
+    publish_steadily "$key" & local publishing=$!
+    check "both hubs restart, one after the other" restart_each_hub
+    kill $publishing; wait $publishing 2>/dev/null
+    check "no publish failed meanwhile" is "$(sort -u "$scratch/published")" '{"result":{}} 200'
+    docker stop "$(first redis)" >/dev/null
+    await 15 is_not_ready "$(first hub)" && await 5 balancer_is 503
+    check "without Redis, publishing through the load balancer answers error 100" is "$(publish "$key")" '{"error":{"code":100,"message":"internal server error"}} 200'
+    docker start "$(first redis)" >/dev/null
+    check "all four are healthy after the outage" all_healthy 4
+
     probe & local probing=$!
     check "--scale hub=4" up --scale hub=4
     check "all six are healthy" all_healthy 6
@@ -243,6 +262,7 @@ check_compose() {
 
     containers hub | xargs docker kill >/dev/null
     check "without a hub, the load balancer is not ready" await 10 balancer_is 503
+    check "and answers error 100 itself" is "$(publish "$key")" '{"error":{"code":100,"message":"internal server error"}} 503'
     status "$url/socket?token=leak" >/dev/null
     { exec 3<>"/dev/tcp/localhost/$WARDCAST_PORT" && printf 'GET /socket?token=leak HTTP/9.9x\r\n\r\n' >&3 && cat <&3 && exec 3>&-; } >/dev/null
     check "its log has no query string, in error lines either" no_query_string_is_logged

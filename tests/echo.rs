@@ -25,7 +25,7 @@ use wardcast::{
     connection_limit::{ConnectionLimit, KeyedLimit},
     http::upgrade,
     protocol::{Format, frame},
-    transport::{ClosePolicy, Inbound, Outbox, TransportLimits, Violation},
+    transport::{ClosePolicy, Inbound, InboundEvent, Outbox, TransportLimits, Violation},
 };
 
 struct Echo {
@@ -44,14 +44,14 @@ impl Actor for Echo {
     type Context = Context<Self>;
 }
 
-impl StreamHandler<Result<Frame, Violation>> for Echo {
-    fn handle(&mut self, item: Result<Frame, Violation>, _: &mut Self::Context) {
+impl StreamHandler<Result<InboundEvent, Violation>> for Echo {
+    fn handle(&mut self, item: Result<InboundEvent, Violation>, _: &mut Self::Context) {
         match item {
-            Ok(Frame::Text(text)) => self.send(frame::encode_text(&text)),
-            Ok(Frame::Binary(binary)) => self.send(frame::encode_binary(&binary)),
-            Ok(Frame::Ping(payload)) => self.send(frame::encode_pong(&payload)),
-            Ok(Frame::Pong(_) | Frame::Continuation(_)) => {}
-            Ok(Frame::Close(reason)) => {
+            Ok(InboundEvent::Frame(Frame::Text(text))) => self.send(frame::encode_text(&text)),
+            Ok(InboundEvent::Frame(Frame::Binary(binary))) => self.send(frame::encode_binary(&binary)),
+            Ok(InboundEvent::Frame(Frame::Ping(payload))) => self.send(frame::encode_pong(&payload)),
+            Ok(InboundEvent::Frame(Frame::Pong(_) | Frame::Continuation(_)) | InboundEvent::Drained) => {}
+            Ok(InboundEvent::Frame(Frame::Close(reason))) => {
                 let close = frame::encode_close(reason.map(|reason| reason.code.into()), "");
                 self.outbox.close([close], ClosePolicy::SendBacklog, &self.clock);
             }

@@ -13,10 +13,7 @@ mod support;
 
 // The structure of the source, and the documentation.
 mod architecture;
-mod codes_docs;
-mod configuration_docs;
 mod docs;
-mod server_api_docs;
 
 // Authentication and permissions.
 mod anonymous;
@@ -37,6 +34,7 @@ mod handshake;
 mod keep_alive;
 mod origins;
 mod outbox;
+mod pipelining;
 mod proxies;
 mod slow_consumers;
 mod tls;
@@ -74,6 +72,7 @@ mod control_messages;
 mod session_control;
 
 // Brokers, and several hubs on one.
+mod balancer;
 mod broker;
 mod two_hubs;
 
@@ -82,6 +81,7 @@ mod bench;
 mod bench_compare;
 mod command_line;
 mod lifecycle;
+mod stopping;
 
 // The fuzz targets.
 mod fuzzing;

@@ -129,6 +129,40 @@ async fn queued_frames_are_written_when_peer_resumes_reading() {
 }
 
 #[actix_rt::test]
+async fn reading_pauses_for_replies_above_the_low_water_mark_and_not_for_publications() {
+    let pair = outbox_and_peer().await;
+    pair.fill();
+    while pair.push(LIMIT / 10).is_ok() {}
+    assert!(!pair.outbox.pause_reading(), "publications fill the outbox");
+
+    let mut pair = self::outbox_and_peer().await;
+    let mut accepted = pair.fill();
+    // The rest of the frames that filled the socket may be below the mark.
+    accepted += LIMIT / 4;
+    pair.outbox.push_reply(pair.now(), vec![b'x'; LIMIT / 4].into()).unwrap();
+    assert!(pair.outbox.pause_reading());
+    let mut read = vec![0; accepted];
+    timeout(PATIENCE, pair.peer.read_exact(&mut read)).await.expect("all of it").unwrap();
+    assert!(!pair.outbox.must_drain());
+}
+
+#[actix_rt::test]
+async fn outbox_is_stalled_while_the_peer_reads_nothing() {
+    let mut pair = outbox_and_peer().await;
+    assert_eq!(pair.outbox.stalled_since(), None);
+    let accepted = pair.fill();
+    let full_since = pair.outbox.stalled_since().expect("a full socket");
+    pair.push(LIMIT / 4).unwrap();
+    pair.flush().unwrap();
+    assert_eq!(pair.outbox.stalled_since(), Some(full_since), "a push is no progress");
+    let mut read = vec![0; 1000];
+    for _ in 0..(accepted + LIMIT / 4) / read.len() {
+        timeout(PATIENCE, pair.peer.read_exact(&mut read)).await.expect("bytes in time").unwrap();
+    }
+    assert!(pair.outbox.stalled_since().is_none_or(|since| since > full_since), "bytes have left");
+}
+
+#[actix_rt::test]
 async fn expired_outbox_accepts_and_writes_nothing() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.time_in(60));

@@ -109,7 +109,7 @@ async fn closed_connection_frees_a_permit_of_its_user() {
     assert_eq!(sdk.wait_for_close().await.0, Some(3504));
     let mut text = hub.connect_without_token().await;
     text.send_text(&hub.token_message("ann")).await;
-    assert_eq!(text.wait_for_close().await.0, Some(3013));
+    assert_eq!(text.wait_for_close().await.0, Some(3504));
     let _bob = hub.connect("bob").await;
     drop(first);
     hub.wait_for_connections(2).await;

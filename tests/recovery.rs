@@ -189,6 +189,43 @@ async fn connect_recovers_server_side_subscriptions() {
 }
 
 #[actix_rt::test]
+async fn connect_recovers_subscriptions_one_by_one_while_they_fit_into_the_reply() {
+    let hub = start_history_hub(|config| config.limits.outbox_bytes = 256 * 1024).await;
+    let mut bob = hub.connect("bob").await;
+    // A reply may have 128 KiB: "b" is too long, and "d" has no room beside "a" and "c".
+    let (channels, sizes) = (["a", "b", "c", "d", "e"], [60_000, 140_000, 60_000, 30_000, 1000]);
+    let mut subs = json!({});
+    for (channel, size) in channels.into_iter().zip(sizes) {
+        let reply = bob.subscribe_with(channel, json!({"positioned": true})).await;
+        subs[channel] = recover_from(reply["subscribe"]["epoch"].as_str().unwrap(), 0);
+        bob.request(json!({"id": 1, "unsubscribe": {"channel": channel}})).await;
+        for part in 0..size / 10_000 + 1 {
+            let bytes = if part == 0 { size % 10_000 } else { 10_000 };
+            bob.publish(channel, json!("x".repeat(bytes))).await;
+        }
+    }
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": channels}));
+    let mut ann = hub.connect_without_token().await;
+    let reply = ann.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
+    let results = channels.map(|channel| reply["connect"]["subs"][channel].clone());
+    assert_eq!(
+        results.each_ref().map(|result| result["recovered"].as_bool().unwrap_or_default()),
+        [true, false, true, false, true]
+    );
+    for (result, size) in results.iter().zip(sizes) {
+        let parts = size / 10_000 + 1;
+        let expected = if result["recovered"] == true { (parts, 0) } else { (0, parts) };
+        let publications = result["publications"].as_array().map_or(0, Vec::len);
+        assert_eq!((publications, result["offset"].as_u64().unwrap_or(0) as usize), expected, "{result}");
+    }
+    // All are subscribed.
+    for channel in channels {
+        bob.publish(channel, json!("live")).await;
+        assert_eq!(ann.receive().await["push"]["channel"], channel);
+    }
+}
+
+#[actix_rt::test]
 async fn recovered_server_side_subscription_is_marked_recoverable() {
     let hub = start_history_hub(|_| ()).await;
     let mut bob = hub.connect("bob").await;

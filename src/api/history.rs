@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
+    broker::{HistoryRequest, Retention, SincePosition, page_limit, read_history_page},
     protocol::{self, ErrorCode, HistoryResult},
 };
 
@@ -48,7 +48,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
     errors: &[
         BROKER_UNAVAILABLE,
         UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid, or `limit` is negative"),
+        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
         NO_HISTORY,
         (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`, or has not reached its offset"),
     ],
@@ -103,7 +103,7 @@ request_fields! {
     struct ReadHistoryRequest {
         /// Channel whose history is read.
         channel: Option<String> = (JsonType::String, None),
-        /// Maximum publications, at most `limits.history_publications`.
+        /// Maximum publications, at most `limits.history_publications`. Negative: that many.
         limit: Option<i64> = (JsonType::Integer, Some("`0`: the position alone")),
         /// Position after which to read, or before which with `reverse`.
         #[serde(default, deserialize_with = "deserialize_object")]
@@ -118,9 +118,8 @@ async fn history(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ReadHistoryRequest { channel, limit, since, reverse } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
-    let limit = usize::try_from(limit.unwrap_or_default()).map_err(|_| ErrorCode::BadRequest)?;
     let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
-    let limit = limit.min(api.config.limits.history_publications);
+    let limit = page_limit(limit.unwrap_or_default(), api.config.limits.history_publications);
     let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default() };
     let max_bytes = api.config.limits.reply_bytes;
     let page = read_history_page(&*api.broker, channel, request, retention, max_bytes).await?;

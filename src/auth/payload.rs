@@ -14,7 +14,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, RequiredClaim},
-    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
+    publication::{MAX_INFO_BYTES, is_valid_user},
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -149,11 +149,6 @@ impl<'a> Payload<'a> {
         let line = |info| single_line(info, MAX_INFO_BYTES).ok_or(TokenError::InfoTooLong);
         self.info.map(line).transpose()
     }
-}
-
-/// Returns whether a text may be the user of a token. The empty text is valid and means no user.
-pub(super) fn is_valid_user(text: &str) -> bool {
-    text.len() <= MAX_USER_BYTES && !text.chars().any(char::is_control)
 }
 
 /// Returns the `iss` of a payload whose signature has not been verified. It may only choose among keys that share one id.

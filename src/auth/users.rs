@@ -15,11 +15,10 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     Permissions, TokenError,
     grants::{GrantContext, RawGrants},
-    payload::is_valid_user,
 };
 use crate::{
     clock::WallTime,
-    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
 
 pub use crate::config::MAX_PASSWORD_BYTES;

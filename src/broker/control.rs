@@ -6,7 +6,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     protocol::{Disconnect, ErrorCode},
-    publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
+    publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
 
 /// Maximum length of a client id. The hub's own ids are shorter.
@@ -83,8 +83,8 @@ pub struct RecoverSince {
 /// Why a [`Control`] is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
-    /// The user is empty, has over 255 bytes, or contains control characters.
-    #[error("the user must have 1 to 255 bytes and no control characters")]
+    /// The user is empty, too long, or contains control characters.
+    #[error("the user must have 1 to {MAX_USER_BYTES} bytes and no control characters")]
     InvalidUser,
     /// A client id that no connection can have.
     #[error("a client id must have 1 to 64 bytes")]
@@ -125,7 +125,7 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub fn validate(&self) -> Result<(), ControlError> {
-        if self.user.is_empty() || self.user.len() > MAX_USER_BYTES || self.user.contains(char::is_control) {
+        if self.user.is_empty() || !is_valid_user(&self.user) {
             return Err(ControlError::InvalidUser);
         }
         if self.whitelist.len() > MAX_WHITELIST {

@@ -120,6 +120,12 @@ impl HistoryPage {
     }
 }
 
+/// Returns how many publications a page has for which a client or a caller of the server API names `limit`: at most `max`, and
+/// that many if the limit is negative, as SDKs ask for all.
+pub fn page_limit(limit: i64, max: usize) -> usize {
+    usize::try_from(limit).map_or(max, |limit| limit.min(max))
+}
+
 /// Reads one page of a channel's history for a client or for a caller of the server API. Publications at the end of the page
 /// that would make it larger than `max_bytes` are left out.
 ///

@@ -20,7 +20,7 @@ pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
         HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
-        read_history_page,
+        page_limit, read_history_page,
     },
     node_info::{NodeIdentity, NodeInfo},
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},

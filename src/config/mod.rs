@@ -76,6 +76,8 @@ pub struct ServerConfig {
     #[serde(with = "value::duration")]
     pub drain: Duration,
     #[serde(with = "value::duration")]
+    pub drain_delay: Duration,
+    #[serde(with = "value::duration")]
     pub ping_interval: Duration,
     #[serde(with = "value::duration")]
     pub pong_timeout: Duration,
@@ -197,6 +199,8 @@ pub struct Limits {
     pub message_age: Duration,
     pub publication_bytes: usize,
     pub outbox_bytes: usize,
+    #[serde(with = "value::duration")]
+    pub outbox_stall: Duration,
     pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
     pub history_bytes: usize,
@@ -219,6 +223,14 @@ pub struct Limits {
     pub waiting_per_address: usize,
     pub tickets: usize,
     pub tickets_per_second: u32,
+}
+
+impl Limits {
+    /// Maximum bytes of a reply to a client: a longer one would fill its outbox, and the client would be closed for its own
+    /// command.
+    pub fn client_reply_bytes(&self) -> usize {
+        self.reply_bytes.min(self.outbox_bytes / 2)
+    }
 }
 
 /// `[log]`: the log on stderr.

@@ -31,6 +31,8 @@ pub struct HttpError {
 
 /// `Retry-After` where the end of a limit or an outage is unknown.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// `Retry-After` of an instance that is stopping: a load balancer knows another one by then.
+const STOP_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct HttpErrorBody<'a> {
@@ -95,6 +97,12 @@ impl HttpError {
     /// 503 for a part of the server that is temporarily unavailable, with the default `Retry-After`.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).with_retry_after(DEFAULT_RETRY_AFTER)
+    }
+
+    /// 503 for a handshake with an instance that is stopping. Another one, or its next run, can serve the client.
+    pub fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, "this instance is stopping; try again")
+            .with_retry_after(STOP_RETRY_AFTER)
     }
 
     /// 500.

@@ -20,7 +20,8 @@ use actix_web::{
 };
 
 use super::{
-    HttpContext, HttpError, forwarded, origin_policy::OriginCheck, ticket::redeem_ticket, upgrade::UpgradeMarker,
+    HttpContext, HttpError, StopPhase, forwarded, origin_policy::OriginCheck, ticket::redeem_ticket,
+    upgrade::UpgradeMarker,
 };
 use crate::{
     address::ClientAddress,
@@ -61,6 +62,9 @@ pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> Http
 
 /// Decides on a handshake. Cheap checks come first, so that a client over a limit costs no signature verification.
 async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Result<HttpResponse, HandshakeRefusal> {
+    if context.stop.phase() >= StopPhase::Closing {
+        return Err(refuse("stopping", HttpError::stopping()));
+    }
     validate_request(request)?;
     let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
     context

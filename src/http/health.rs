@@ -1,17 +1,17 @@
 //! Health endpoints: whether the instance is alive, whether all its parts are ready, and its metrics.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use actix_web::{
     HttpResponse,
     http::header::{CACHE_CONTROL, CONTENT_TYPE},
     web::Data,
 };
-use futures_util::future::join3;
+use futures_util::future::join;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::HttpContext;
+use super::{HttpContext, StopPhase};
 use crate::broker::BrokerError;
 
 /// A part that has not answered within this time is not ready.
@@ -31,13 +31,16 @@ pub(super) async fn live() -> HttpResponse {
 
 /// `GET /health/ready`: 200 when every part is ready, otherwise 503 with the problems.
 pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
-    let (server, hubs, broker) = join3(
-        check("server", check_server(&context)),
-        check("hubs", check_hubs(&context)),
-        check("broker", check_broker(&context)),
-    )
-    .await;
-    let parts = [server, hubs, broker];
+    if context.stop.phase() > StopPhase::Running {
+        // At once: a load balancer has to know before the listener closes, and a broker may take long to answer.
+        return respond(&[ComponentHealth { name: "server", problem: Some("is stopping".to_owned()) }]);
+    }
+    let server = ComponentHealth { name: "server", problem: None };
+    let (hubs, broker) = join(check("hubs", check_hubs(&context)), check("broker", check_broker(&context))).await;
+    respond(&[server, hubs, broker])
+}
+
+fn respond(parts: &[ComponentHealth]) -> HttpResponse {
     let is_ready = parts.iter().all(|part| part.problem.is_none());
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     let status = if is_ready { "ready" } else { "not ready" };
@@ -47,10 +50,6 @@ pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
 async fn check(name: &'static str, checked: impl Future<Output = Result<(), String>>) -> ComponentHealth {
     let result = timeout(HEALTH_CHECK_TIMEOUT, checked).await;
     ComponentHealth { name, problem: result.unwrap_or_else(|_| Err("does not respond".to_owned())).err() }
-}
-
-async fn check_server(context: &HttpContext) -> Result<(), String> {
-    if context.is_stopping.load(Ordering::Relaxed) { Err("is stopping".to_owned()) } else { Ok(()) }
 }
 
 async fn check_hubs(context: &HttpContext) -> Result<(), String> {

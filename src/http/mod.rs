@@ -11,11 +11,12 @@ pub mod health;
 mod login;
 pub mod origin_policy;
 mod request_source;
+pub mod stop;
 pub mod ticket;
 pub mod unread_body;
 pub mod upgrade;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use actix_service::Service as _;
 use actix_web::{
@@ -38,6 +39,7 @@ use crate::{
 pub use body::RequestBody;
 pub use error::HttpError;
 pub use origin_policy::OriginPolicy;
+pub use stop::{StopPhase, StopProgress};
 
 /// The state of all HTTP handlers, shared by all instances of the application: each worker has two.
 pub struct HttpContext {
@@ -59,8 +61,8 @@ pub struct HttpContext {
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
-    /// Whether the server is stopping, for readiness.
-    pub is_stopping: AtomicBool,
+    /// How far the stop of this instance has come.
+    pub stop: StopProgress,
     /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).

@@ -1,6 +1,6 @@
 //! The periodic work of a hub. At each tick the timing wheel names the sessions to look at: they are pinged, and closed
-//! when they miss a deadline (first message, pong, end of a message, end of a close) or when their token or a
-//! subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
+//! when they miss a deadline (first message, pong, progress of a full socket, end of a message, end of a close) or when
+//! their token or a subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
 //! tick.
 
 use std::{
@@ -73,20 +73,27 @@ impl HubSession {
         self.keep_alive != KeepAlive::Unauthenticated && !self.is_closing()
     }
 
-    /// Time until the first of an open session's deadlines: keep-alive, end of a message, token expiry, or the expiry of a
-    /// subscription.
+    /// Returns whether the socket is full and nothing has left the outbox for `max_stall`.
+    fn is_stalled(&self, now: Instant, max_stall: Duration) -> bool {
+        self.outbox.stalled_since().is_some_and(|since| now >= since + max_stall)
+    }
+
+    /// Time until the first of an open session's deadlines: keep-alive, end of a message, a stalled outbox, token
+    /// expiry, or the expiry of a subscription.
     ///
-    /// The deadline of a message that has not begun yet is the one it would have if it began now. So the hub looks at each
-    /// session at least once per `max_message_age`, which is before the deadline of any message that begins meanwhile, and
-    /// need not be told of fragments.
-    fn time_to_next_deadline(&self, max_message_age: Duration, now: Instant, wall_now: WallTime) -> Duration {
+    /// The deadline of a message that has not begun yet is the one it would have if it began now, and so is that of a stall.
+    /// So the hub looks at each session before any deadline that begins meanwhile, and need not be told of fragments and
+    /// full sockets.
+    fn time_to_next_deadline(&self, limits: &Liveness, now: Instant, wall_now: WallTime) -> Duration {
         let keep_alive = match self.deadline {
             Deadline::FirstMessage(at) | Deadline::NextPing(at) => at,
             Deadline::Pong { by, next_ping } => by.min(next_ping),
         };
-        let message = self.outbox.incomplete_since().unwrap_or(now) + max_message_age;
+        let message = self.outbox.incomplete_since().unwrap_or(now) + limits.max_message_age;
+        let stall = self.outbox.stalled_since().unwrap_or(now) + limits.max_outbox_stall;
         let expiry = self.outbox.expires_at().min(self.first_subscription_expiry);
-        keep_alive.min(message).saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
+        let first = keep_alive.min(message).min(stall);
+        first.saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
     }
 
     /// Returns whether a message from the client has been incomplete for too long.
@@ -105,6 +112,7 @@ pub(super) struct Liveness {
     pong_timeout: Duration,
     first_message_timeout: Duration,
     max_message_age: Duration,
+    max_outbox_stall: Duration,
     /// When the last tick was, by both clocks.
     last_tick: (Instant, WallTime),
     ticks: u32,
@@ -135,6 +143,7 @@ impl Liveness {
             pong_timeout: config.server.pong_timeout,
             first_message_timeout: config.auth.first_message_timeout,
             max_message_age: config.limits.message_age,
+            max_outbox_stall: config.limits.outbox_stall,
             last_tick: (now, wall_now),
             ticks: 0,
             closing_waves: None,
@@ -177,7 +186,7 @@ impl Hub {
         let Some(session) = self.registry.session_mut(key) else { return };
         let after = match session.outbox.abort_at() {
             Some(abort_at) => abort_at.saturating_duration_since(now),
-            None => session.time_to_next_deadline(self.liveness.max_message_age, now, wall_now),
+            None => session.time_to_next_deadline(&self.liveness, now, wall_now),
         };
         session.scheduled_tick = self.wheel.schedule(key, after, session.scheduled_tick);
     }
@@ -223,6 +232,11 @@ impl Hub {
             _ if session.outbox.has_expired(wall_now) => return self.close(key, CloseReason::EXPIRED),
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
+            _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),
+            // The ping waits behind what the client has to read first, and its pong may wait behind commands.
+            Deadline::Pong { by, next_ping } if now >= by && session.outbox.is_blocked() => {
+                session.deadline = Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping };
+            }
             Deadline::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),
             _ if session.is_message_overdue(self.liveness.max_message_age, now) => {
                 return self.close(key, &Disconnect::BAD_REQUEST);

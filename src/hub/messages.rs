@@ -76,7 +76,7 @@ pub struct UpdateSession {
 /// leave.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct BeginClose(pub SessionKey);
+pub struct AwaitDisconnect(pub SessionKey);
 
 /// Removes a session whose connection has ended.
 #[derive(Message)]

@@ -46,7 +46,7 @@ pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
-    BeginClose, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
+    AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
@@ -84,8 +84,7 @@ impl From<&Limits> for HubLimits {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
-            // A client whose outbox overflows is closed, and would reconnect to ask for the same.
-            reply_bytes: limits.reply_bytes.min(limits.outbox_bytes / 2),
+            reply_bytes: limits.client_reply_bytes(),
         }
     }
 }
@@ -172,10 +171,10 @@ impl Handler<UpdateSession> for Hub {
     }
 }
 
-impl Handler<BeginClose> for Hub {
+impl Handler<AwaitDisconnect> for Hub {
     type Result = ();
 
-    fn handle(&mut self, BeginClose(key): BeginClose, _: &mut Self::Context) {
+    fn handle(&mut self, AwaitDisconnect(key): AwaitDisconnect, _: &mut Self::Context) {
         self.await_disconnect(key);
     }
 }

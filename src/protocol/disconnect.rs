@@ -52,8 +52,9 @@ disconnects! {
     /// A subscription that the token or the server API brought has expired.
     SUBSCRIPTION_EXPIRED = 3006, "subscription expired",
         "Reconnect with a new token.";
-    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. The connection is
-    /// reset without a close frame, so the client sees code 1006; log and metrics have 3008.
+    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. Or it has read
+    /// nothing of what waits for `limits.outbox_stall`. The connection is reset without a close frame, so the client sees code
+    /// 1006; log and metrics have 3008.
     SLOW = 3008, "slow",
         "Reconnect; subscribe to less, publish less, or raise `limits.outbox_bytes`.";
     /// A publication is missing in a channel that the token or the server API brought, and that has positions.
@@ -62,8 +63,7 @@ disconnects! {
     /// The client has not answered a ping within `server.pong_timeout`.
     NO_PONG = 3012, "no pong",
         "Reconnect. If it happens often, look for a proxy that cuts silent connections.";
-    /// The client went on sending over `limits.commands_per_second`, or its user had `limits.connections_per_user` connections
-    /// when its token came as the first message.
+    /// The client went on sending over `limits.commands_per_second`.
     TOO_MANY_REQUESTS = 3013, "too many requests",
         "Reconnect, and send more slowly.";
     /// The token has a wrong signature or wrong claims or is another user's, or a subscription token is for another channel or
@@ -83,7 +83,7 @@ disconnects! {
     /// The server API has closed the connection and named no other code.
     FORCED = 3503, "force disconnect",
         "Ask the backend why.";
-    /// The user had `limits.connections_per_user` connections when the client sent `connect`.
+    /// The user had `limits.connections_per_user` connections when the client sent its token, in `connect` or as text.
     CONNECTION_LIMIT = 3504, "connection limit",
         "Close another connection of the user, or raise the limit.";
     /// The token brings more channels than `limits.channels_per_session` allows.
@@ -100,7 +100,7 @@ disconnects! {
         "Correct the client.";
 }
 
-/// The close codes of RFC 6455 that the hub sends when a client breaks its rules. The reason names the broken rule.
+/// The close codes of RFC 6455 that the hub sends when a client breaks its rules. A reason that is left out names the broken rule.
 pub const VIOLATIONS: &[CodeInfo] = &[
     CodeInfo {
         code: PROTOCOL_ERROR as u32,
@@ -111,14 +111,14 @@ pub const VIOLATIONS: &[CodeInfo] = &[
     },
     CodeInfo {
         code: INVALID_UTF8 as u32,
-        text: "",
+        text: INVALID_UTF8_REASON,
         sent_when: "A text message is not UTF-8.",
         sdk_reaction: close_reaction(INVALID_UTF8),
         advice: "Correct the client.",
     },
     CodeInfo {
         code: MESSAGE_TOO_BIG as u32,
-        text: "",
+        text: MESSAGE_TOO_BIG_REASON,
         sent_when: "A message is larger than `limits.message_bytes` or has more than `limits.message_fragments` fragments.",
         sdk_reaction: close_reaction(MESSAGE_TOO_BIG),
         advice: "Send smaller messages, or raise the limit.",
@@ -129,8 +129,12 @@ pub const VIOLATIONS: &[CodeInfo] = &[
 pub const PROTOCOL_ERROR: u16 = 1002;
 /// Close code for text that is not UTF-8.
 pub const INVALID_UTF8: u16 = 1007;
+/// Its reason.
+pub const INVALID_UTF8_REASON: &str = "text must be UTF-8";
 /// Close code for a message that is too big.
 pub const MESSAGE_TOO_BIG: u16 = 1009;
+/// Its reason.
+pub const MESSAGE_TOO_BIG_REASON: &str = "message exceeds the limit";
 
 impl Disconnect {
     /// A reason that a backend gives through the server API. `None` if it must not be on the wire: a code is 3000 to 4999, a

@@ -8,26 +8,32 @@ use std::{
     time::Duration,
 };
 
-use actix_http::HttpService;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
+use actix_http::HttpServiceBuilder;
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt,
+    boxed::{self, BoxService},
+    fn_factory, fn_service, map_config,
+};
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::{
     App, Error,
     body::BoxBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
-    web,
+    web::{self, Data},
 };
 use tokio::net::TcpStream;
 
 use super::{Components, ServerStartError, proxy};
 use crate::{
-    api, http, session,
+    api,
+    http::{self, HttpContext},
+    session,
     transport::{AcceptedConnection, Socket},
 };
 
 /// Connections that the kernel queues until they are accepted.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an
 /// unauthenticated connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,36 +52,80 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartErro
 }
 
 /// The service for `ws` and `http`.
-pub(super) fn plain_service(
+pub(super) fn plain_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
+    over_plain(&components.http, connection_service::<AcceptedConnection>(components))
+}
+
+/// The service for `wss` and `https`.
+pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) -> impl ConnectionServiceFactory + use<> {
+    over_tls(&components.http, tls, connection_service::<TlsStream<AcceptedConnection>>(components))
+}
+
+/// Creates the service of the connections that the kernel has queued when the listener closes. It has no hub, so it
+/// serves everything but handshakes, which are refused by then.
+pub(super) async fn queued_service(
     components: &Components,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
-    accept(components)
+    tls: Option<rustls::ServerConfig>,
+) -> Result<BoxService<TcpStream, (), ()>, ()> {
+    let http = &components.http;
+    Ok(match tls {
+        None => boxed::service(over_plain(http, http_service(components)).new_service(()).await?),
+        Some(tls) => boxed::service(over_tls(http, tls, http_service(components)).new_service(()).await?),
+    })
+}
+
+/// Handles TCP connections.
+pub(super) trait ConnectionServiceFactory:
+    ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>
+{
+}
+impl<F: ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory
+    for F
+{
+}
+
+/// Serves HTTP over plain TCP.
+fn over_plain<F, E>(context: &Data<HttpContext>, http: F) -> impl ConnectionServiceFactory + use<F, E>
+where
+    F: ServiceFactory<(AcceptedConnection, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
+{
+    accept(context)
         .map(|socket: AcceptedConnection| {
             let peer = socket.peer();
             (socket, Some(peer))
         })
-        .and_then(connection_service::<AcceptedConnection>(components).map_err(|_| ()))
+        .and_then(http.map_err(|_| ()))
 }
 
-/// The service for `wss` and `https`.
-pub(super) fn tls_service(
-    components: &Components,
+/// Serves HTTP over TLS.
+fn over_tls<F, E>(
+    context: &Data<HttpContext>,
     tls: rustls::ServerConfig,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
-    accept(components)
+    http: F,
+) -> impl ConnectionServiceFactory + use<F, E>
+where
+    F: ServiceFactory<
+            (TlsStream<AcceptedConnection>, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = E,
+            InitError = (),
+        >,
+{
+    accept(context)
         .and_then(Acceptor::new(tls).map_err(|_| ()))
         .map(|socket: TlsStream<AcceptedConnection>| {
             let peer = socket.get_ref().0.peer();
             (socket, Some(peer))
         })
-        .and_then(connection_service::<TlsStream<AcceptedConnection>>(components).map_err(|_| ()))
+        .and_then(http.map_err(|_| ()))
 }
 
 /// Finds the client address of a connection: from its socket, or from the PROXY header of a trusted proxy.
 fn accept(
-    components: &Components,
+    context: &Data<HttpContext>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
-    let (config, metrics) = (components.http.config.clone(), components.http.metrics.clone());
+    let (config, metrics) = (context.config.clone(), context.metrics.clone());
     fn_service(move |stream: TcpStream| {
         let (config, metrics) = (config.clone(), metrics.clone());
         async move { proxy::accept(stream, &config.server, &metrics).await.ok_or(()) }
@@ -132,13 +182,9 @@ fn connection_service<T: ByteStream>(
     actix_http::h1::ExpectHandler,
     impl ServiceFactory<UpgradeRequest<T>, Config = (), Response = (), Error = Error, InitError = ()> + use<T>,
 > {
-    let plain =
-        build_app(components).into_factory().map_err(|error: Error| actix_http::Response::from(error.error_response()));
+    let plain = plain_app(components);
     let components = components.clone();
-    HttpService::<T, _, _, _, _>::build()
-        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
-        .client_disconnect_timeout(Duration::ZERO)
-        .on_connect_ext(|socket: &T, data| http::connection::prepare(socket.tcp(), data))
+    http_builder(&components)
         .upgrade(fn_factory(move || {
             let components = components.clone();
             async move {
@@ -156,5 +202,53 @@ fn connection_service<T: ByteStream>(
                 }))
             }
         }))
-        .h1(map_config(plain, move |()| AppConfig::default()))
+        .h1(plain)
+}
+
+/// The service of a connection without handshakes.
+fn http_service<T: ByteStream>(
+    components: &Components,
+) -> actix_http::h1::H1Service<
+    T,
+    impl ServiceFactory<
+        actix_http::Request,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_http::Response<BoxBody>,
+        InitError = (),
+    > + use<T>,
+    BoxBody,
+> {
+    http_builder(components).h1(plain_app(components))
+}
+
+/// The application for requests that do not ask to upgrade.
+fn plain_app(
+    components: &Components,
+) -> impl ServiceFactory<
+    actix_http::Request,
+    Config = (),
+    Response = ServiceResponse<BoxBody>,
+    Error = actix_http::Response<BoxBody>,
+    InitError = (),
+> + use<> {
+    let app = build_app(components).into_factory();
+    let app = app.map_err(|error: Error| actix_http::Response::from(error.error_response()));
+    map_config(app, |()| AppConfig::default())
+}
+
+/// The times and the stop of an HTTP connection.
+fn http_builder<T, S>(components: &Components) -> HttpServiceBuilder<T, S>
+where
+    T: ByteStream,
+    S: ServiceFactory<actix_http::Request, Config = (), InitError = ()>,
+    S::Error: Into<actix_http::Response<BoxBody>> + 'static,
+    <S::Service as Service<actix_http::Request>>::Future: 'static,
+{
+    let (at_connect, at_stop) = (components.http.clone(), components.http.clone());
+    HttpServiceBuilder::default()
+        .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .client_disconnect_timeout(Duration::ZERO)
+        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .graceful_shutdown_signal(move || at_stop.stop.watch().finishing())
 }

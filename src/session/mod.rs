@@ -28,12 +28,12 @@ use crate::{
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
     hub::{
-        BeginClose, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, SessionControl, SessionKey, Unregister,
-        record_close,
+        AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
+        SessionControl, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Disconnect, Format, Push, Reply, frame},
-    transport::{ClosePolicy, Inbound, Outbox, PushError, Socket, TransportLimits, Violation},
+    transport::{ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, TransportLimits, Violation},
 };
 
 /// What all sessions of one worker share.
@@ -70,6 +70,8 @@ pub struct Session {
     auth_state: AuthState,
     /// The commands that are not handled yet.
     commands: CommandBuffer,
+    /// Subscriptions of the server API with recovery, which wait until the client has read its replies.
+    recovering_subscriptions: Vec<ServerApiSubscription>,
     /// Messages so far that were no commands.
     protocol_errors: u32,
     command_rate: RateLimiter,
@@ -106,6 +108,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
             commands: CommandBuffer::default(),
+            recovering_subscriptions: Vec::new(),
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,
@@ -141,43 +144,14 @@ impl Actor for Session {
     }
 }
 
-impl StreamHandler<Result<Frame, Violation>> for Session {
-    fn handle(&mut self, item: Result<Frame, Violation>, ctx: &mut Self::Context) {
+impl StreamHandler<Result<InboundEvent, Violation>> for Session {
+    fn handle(&mut self, item: Result<InboundEvent, Violation>, ctx: &mut Self::Context) {
         if self.has_expired() {
             return self.close(CloseReason::EXPIRED);
         }
         match item {
-            Ok(Frame::Text(message)) if self.format == Format::Json => {
-                self.commands.fill(message);
-                self.process_commands(ctx);
-            }
-            Ok(Frame::Binary(message)) if self.format == Format::Protobuf => {
-                self.commands.fill(message);
-                self.process_commands(ctx);
-            }
-            Ok(Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_))
-                if self.charge_command() == RateVerdict::Flooding =>
-            {
-                self.close(&Disconnect::TOO_MANY_REQUESTS);
-            }
-            Ok(Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_)) => {
-                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
-                self.flush();
-            }
-            // A client that does not read gets no pongs. It needs one only for its latest ping (RFC 6455 §5.5.3).
-            Ok(Frame::Ping(_)) if self.outbox.is_blocked() => {}
-            Ok(Frame::Ping(_)) if self.charge_command() == RateVerdict::Flooding => {
-                self.close(&Disconnect::TOO_MANY_REQUESTS)
-            }
-            Ok(Frame::Ping(payload)) => {
-                self.send(frame::encode_pong(&payload));
-                self.flush();
-            }
-            Ok(Frame::Pong(_)) => self.outbox.note_pong(),
-            Ok(Frame::Close(reason)) => {
-                let code = reason.map(|reason| reason.code.into());
-                self.send_close_frame(frame::encode_close(code, ""));
-            }
+            Ok(InboundEvent::Frame(frame)) => self.handle_frame(frame, ctx),
+            Ok(InboundEvent::Drained) => self.process_commands(ctx),
             Err(violation) => {
                 let (code, reason) = (violation.code(), violation.to_string());
                 record_close(self.client, code, &reason, &self.services.metrics);
@@ -200,11 +174,16 @@ impl Handler<SessionControl> for Session {
                 self.apply_refresh(expires_at, info);
                 self.flush();
             }
+            SessionControl::Subscribe(subscription) if subscription.since.is_some() => {
+                self.queue_recovering_subscription(*subscription);
+                self.process_commands(ctx);
+            }
             SessionControl::Subscribe(subscription) => {
                 let outcome = self.add_server_side_subscription(*subscription);
                 self.finish_then_continue(outcome, ctx);
             }
             SessionControl::Unsubscribe(channel) => {
+                self.recovering_subscriptions.retain(|waiting| waiting.channel != channel);
                 self.services.hub.do_send(ForceUnsubscribe { key: self.key, channel })
             }
         }
@@ -212,6 +191,42 @@ impl Handler<SessionControl> for Session {
 }
 
 impl Session {
+    fn handle_frame(&mut self, frame: Frame, ctx: &mut Context<Self>) {
+        match frame {
+            Frame::Text(message) if self.format == Format::Json => {
+                self.commands.fill(message);
+                self.process_commands(ctx);
+            }
+            Frame::Binary(message) if self.format == Format::Protobuf => {
+                self.commands.fill(message);
+                self.process_commands(ctx);
+            }
+            Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_)
+                if self.charge_command() == RateVerdict::Flooding =>
+            {
+                self.close(&Disconnect::TOO_MANY_REQUESTS);
+            }
+            Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_) => {
+                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
+                self.flush();
+            }
+            // A client that does not read gets no pongs. It needs one only for its latest ping (RFC 6455 §5.5.3).
+            Frame::Ping(_) if self.outbox.is_blocked() => {}
+            Frame::Ping(_) if self.charge_command() == RateVerdict::Flooding => {
+                self.close(&Disconnect::TOO_MANY_REQUESTS)
+            }
+            Frame::Ping(payload) => {
+                self.send(frame::encode_pong(&payload));
+                self.flush();
+            }
+            Frame::Pong(_) => self.outbox.note_pong(),
+            Frame::Close(reason) => {
+                let code = reason.map(|reason| reason.code.into());
+                self.send_close_frame(frame::encode_close(code, ""));
+            }
+        }
+    }
+
     /// Counts a command, or a frame of the client that is treated as one.
     fn charge_command(&mut self) -> RateVerdict {
         self.command_rate.charge(self.services.config.limits.commands_per_second)
@@ -229,7 +244,7 @@ impl Session {
 
     /// Queues a frame for the client.
     fn send(&mut self, frame: Bytes) {
-        if let Err(error) = self.outbox.push(self.services.clock.now(), frame) {
+        if let Err(error) = self.outbox.push_reply(self.services.clock.now(), frame) {
             self.handle_push_error(error);
         }
     }
@@ -277,7 +292,8 @@ impl Session {
     /// Drops the client's commands, and has the hub end the subscriptions and abort the connection if its peer does not leave.
     fn enter_closing(&mut self) {
         self.commands = CommandBuffer::default();
+        self.recovering_subscriptions = Vec::new();
         self.unauthenticated_permits = None;
-        self.services.hub.do_send(BeginClose(self.key));
+        self.services.hub.do_send(AwaitDisconnect(self.key));
     }
 }

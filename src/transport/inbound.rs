@@ -15,6 +15,7 @@ use tokio::io::ReadBuf;
 
 use super::{
     Outbox, TransportLimits,
+    outbox::ReadState,
     reader::{MessageReader, Violation},
 };
 
@@ -25,8 +26,18 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER_BYTES]);
 }
 
+/// What the stream of a connection yields.
+#[derive(Debug)]
+pub enum InboundEvent {
+    /// A whole message, or a control frame.
+    Frame(Frame),
+    /// The reading was paused, and goes on: the outbox has room for replies again.
+    Drained,
+}
+
 /// The stream of a connection's messages and control frames, in order. It ends when the connection ends. After a close
-/// frame or a violation it yields nothing more.
+/// frame or a violation it yields nothing more. While the reading is paused ([`Outbox::pause_reading`]), it yields
+/// nothing and the socket is not read, so that the peer's TCP stops sending.
 pub struct Inbound {
     outbox: Arc<Outbox>,
     reader: MessageReader,
@@ -52,11 +63,16 @@ impl Inbound {
 }
 
 impl Stream for Inbound {
-    type Item = Result<Frame, Violation>;
+    type Item = Result<InboundEvent, Violation>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        while !this.has_ended && !this.outbox.is_closing() {
+        while !this.has_ended {
+            match ready!(this.outbox.poll_read_state(cx)) {
+                ReadState::Open => {}
+                ReadState::Drained => return Poll::Ready(Some(Ok(InboundEvent::Drained))),
+                ReadState::Closing => break,
+            }
             match this.reader.next_message() {
                 Ok(Some(frame)) => {
                     this.has_ended = matches!(frame, Frame::Close(_));
@@ -64,7 +80,7 @@ impl Stream for Inbound {
                         // The buffer of a busy client may always end inside a frame. What counts is that messages end.
                         this.outbox.note_incomplete_message(false);
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(InboundEvent::Frame(frame))));
                 }
                 Ok(None) => {
                     this.outbox.note_incomplete_message(this.reader.is_incomplete());

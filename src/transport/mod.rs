@@ -5,6 +5,7 @@
 //! nothing of sessions, hubs, tokens or channels.
 
 mod assembler;
+mod blocked;
 mod closing;
 mod header;
 mod inbound;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use crate::config;
 
 pub use closing::ClosePolicy;
-pub use inbound::Inbound;
+pub use inbound::{Inbound, InboundEvent};
 pub use outbox::{FlushOutcome, Outbox, PushError, PushOutcome};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Socket, TransportLimits,
+    blocked::Blocked,
     closing::{ClosePhase, ClosePolicy},
     socket,
 };
@@ -29,6 +30,11 @@ use crate::clock::{Clock, NEVER, WallTime};
 const MAX_SLICES: usize = 64;
 /// Cost of a queued frame beyond its bytes: its place in the queue, and the allocation of a frame that is not shared.
 const FRAME_COST_BYTES: usize = 96;
+/// The low-water mark as a part of the limit. A reply of at most half the limit ([`Limits::client_reply_bytes`]) is queued
+/// on top of a quarter, which leaves a quarter for publications.
+///
+/// [`Limits::client_reply_bytes`]: crate::config::Limits::client_reply_bytes
+const LOW_WATER_DIVISOR: usize = 4;
 
 /// The write half of a connection, shared by its session and its hub. It alone knows when the token expires and whether
 /// the connection is closing. Session and hub live on one thread, so the lock is never contended; it is there because
@@ -42,13 +48,16 @@ struct OutboxState {
     /// Upper bound of the bytes that TLS has accepted and not yet passed to the kernel. Always 0 on plain TCP.
     tls_buffered_bytes: usize,
     limit_bytes: usize,
+    /// Queued bytes up to the end of the last reply; 0 when the socket has accepted all replies.
+    reply_backlog_bytes: usize,
     expires_at: WallTime,
     phase: ClosePhase,
     /// Whether the first frame is partly written. Its rest has to come before anything else.
     is_mid_frame: bool,
-    /// The waker of the task that waits for the full socket, if there is one. The runtime keeps one write waker per
-    /// socket, so every write must use this one while the task waits.
-    write_waker: Option<Waker>,
+    /// Exists while a task waits for the full socket. Boxed: few connections have it, and all would pay for the memory.
+    blocked: Option<Box<Blocked>>,
+    /// Whether the session takes no command, and nothing is read, until the replies have room.
+    is_reading_paused: bool,
     /// Since when a message from the client has been incomplete.
     incomplete_since: Option<Instant>,
     has_pong: bool,
@@ -70,6 +79,17 @@ pub enum FlushOutcome {
     Done,
     /// The socket is full. A task was started that writes the rest.
     Pending,
+}
+
+/// Whether a connection may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadState {
+    /// It may.
+    Open,
+    /// It may again: the reading was paused until now.
+    Drained,
+    /// The connection is closing. What arrives is discarded.
+    Closing,
 }
 
 /// Why a frame was not queued, or the queue not written.
@@ -99,10 +119,12 @@ impl Outbox {
             queued_bytes: 0,
             tls_buffered_bytes: 0,
             limit_bytes: limits.outbox_bytes,
+            reply_backlog_bytes: 0,
             expires_at: NEVER,
             phase: ClosePhase::Open,
             is_mid_frame: false,
-            write_waker: None,
+            blocked: None,
+            is_reading_paused: false,
             incomplete_since: None,
             has_pong: false,
         }))))
@@ -133,27 +155,18 @@ impl Outbox {
     /// # Errors
     /// [`PushError`]. The frame is not queued, and the connection is not closed.
     pub fn push(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
+        self.0.lock().push(now, frame)
+    }
+
+    /// Queues a frame that answers the client. Until it has left, [`Outbox::pause_reading`] may hold up the client's
+    /// next command.
+    ///
+    /// # Errors
+    /// As [`Outbox::push`].
+    pub fn push_reply(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
         let mut state = self.0.lock();
-        if state.phase != ClosePhase::Open {
-            return Err(PushError::Closing);
-        }
-        if now >= state.expires_at {
-            return Err(PushError::Expired);
-        }
-        if !state.has_space_for(&frame) {
-            if let Poll::Ready(Err(_)) = state.try_write() {
-                return Err(PushError::Closing);
-            }
-            if !state.has_space_for(&frame) {
-                return Err(PushError::Slow);
-            }
-        }
-        let outcome = if state.queue.is_empty() && state.write_waker.is_none() {
-            PushOutcome::NeedsFlush
-        } else {
-            PushOutcome::FlushPending
-        };
-        state.enqueue(frame);
+        let outcome = state.push(now, frame)?;
+        state.reply_backlog_bytes = state.queued_bytes;
         Ok(outcome)
     }
 
@@ -164,7 +177,7 @@ impl Outbox {
     /// [`PushError::Closing`] if writing failed, or the token expired during a close; the connection is aborted.
     pub fn flush(self: &Arc<Self>, clock: &Clock, now: WallTime) -> Result<FlushOutcome, PushError> {
         let mut state = self.0.lock();
-        if state.write_waker.is_some() {
+        if state.blocked.is_some() {
             return Ok(FlushOutcome::Done);
         }
         if now >= state.expires_at {
@@ -177,7 +190,7 @@ impl Outbox {
                 Err(PushError::Closing)
             }
             Poll::Pending => {
-                state.write_waker = Some(Waker::noop().clone());
+                state.blocked = Some(Box::new(Blocked::new()));
                 drop(state);
                 actix_rt::spawn(write_when_ready(self.clone(), clock.clone()));
                 Ok(FlushOutcome::Pending)
@@ -203,6 +216,7 @@ impl Outbox {
         }
         close_frames.into_iter().for_each(|frame| state.enqueue(frame));
         state.phase = state.phase.closing();
+        state.wake_paused_reader();
         drop(state);
         let _ = self.flush(clock, clock.now());
     }
@@ -218,14 +232,33 @@ impl Outbox {
     /// may still arrive.
     pub fn abort_if_waiting(&self) {
         let mut state = self.0.lock();
-        if state.write_waker.is_some() {
+        if state.blocked.is_some() {
             state.abort();
         }
     }
 
     /// Returns whether a task waits for the full socket.
     pub fn is_blocked(&self) -> bool {
-        self.0.lock().write_waker.is_some()
+        self.0.lock().blocked.is_some()
+    }
+
+    /// When the last byte left an outbox whose socket is full, or when the socket became full; `None` if it is not.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.0.lock().blocked.as_ref().map(|blocked| blocked.progress_at)
+    }
+
+    /// Pauses the reading if the client has to read its replies first: some of them have not left, and more than the
+    /// low-water mark is queued. Returns whether the reading is paused now. The caller has flushed. When there is room,
+    /// the stream of the connection goes on with [`InboundEvent::Drained`](super::InboundEvent::Drained).
+    pub fn pause_reading(&self) -> bool {
+        let mut state = self.0.lock();
+        state.is_reading_paused |= state.must_drain();
+        state.is_reading_paused
+    }
+
+    /// Returns whether replies fill the outbox, so that the client's next command has to wait.
+    pub fn must_drain(&self) -> bool {
+        self.0.lock().must_drain()
     }
 
     /// Notes that the client has answered a ping. A flag instead of a message to the hub, so that a flood of pongs
@@ -250,14 +283,36 @@ impl Outbox {
         self.0.lock().phase.abort_at()
     }
 
-    /// Since when a message from the client has been incomplete; `None` if none is.
+    /// Since when a message from the client has been incomplete; `None` if none is, or if nothing is read.
     pub fn incomplete_since(&self) -> Option<Instant> {
-        self.0.lock().incomplete_since
+        let state = self.0.lock();
+        state.incomplete_since.filter(|_| !state.is_reading_paused)
     }
 
     pub(super) fn note_incomplete_message(&self, is_incomplete: bool) {
         let mut state = self.0.lock();
         state.incomplete_since = is_incomplete.then(|| state.incomplete_since.unwrap_or_else(Instant::now));
+    }
+
+    /// Ready when the connection may be read: at once, unless the reading is paused.
+    pub(super) fn poll_read_state(&self, cx: &Context<'_>) -> Poll<ReadState> {
+        let mut state = self.0.lock();
+        if state.phase != ClosePhase::Open {
+            return Poll::Ready(ReadState::Closing);
+        }
+        if !state.is_reading_paused {
+            return Poll::Ready(ReadState::Open);
+        }
+        if state.must_drain()
+            && let Some(blocked) = &mut state.blocked
+        {
+            blocked.read_waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.is_reading_paused = false;
+        // The rest of a message could not be read meanwhile.
+        state.incomplete_since = state.incomplete_since.map(|_| Instant::now());
+        Poll::Ready(ReadState::Drained)
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -269,7 +324,9 @@ impl Outbox {
 async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
     poll_fn(|cx| {
         let mut state = outbox.0.lock();
-        state.write_waker = Some(cx.waker().clone());
+        if let Some(blocked) = &mut state.blocked {
+            blocked.write_waker.clone_from(cx.waker());
+        }
         if clock.now() >= state.expires_at {
             state.expire();
         }
@@ -277,22 +334,66 @@ async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
         if written.is_err() {
             state.abort();
         }
-        state.write_waker = None;
+        state.wake_paused_reader();
+        state.blocked = None;
+        // A client that has just read a full socket is alive, although it may not have come to the last ping.
+        state.has_pong = true;
         Poll::Ready(())
     })
     .await;
 }
 
 impl OutboxState {
+    fn push(&mut self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
+        if self.phase != ClosePhase::Open {
+            return Err(PushError::Closing);
+        }
+        if now >= self.expires_at {
+            return Err(PushError::Expired);
+        }
+        if !self.has_space_for(&frame) {
+            if let Poll::Ready(Err(_)) = self.try_write() {
+                return Err(PushError::Closing);
+            }
+            if !self.has_space_for(&frame) {
+                return Err(PushError::Slow);
+            }
+        }
+        let outcome = if self.queue.is_empty() && self.blocked.is_none() {
+            PushOutcome::NeedsFlush
+        } else {
+            PushOutcome::FlushPending
+        };
+        self.enqueue(frame);
+        Ok(outcome)
+    }
+
     fn has_space_for(&self, frame: &Bytes) -> bool {
-        let cost_bytes = (self.queue.len() + 1) * FRAME_COST_BYTES + frame.len();
-        self.queued_bytes + self.tls_buffered_bytes + cost_bytes <= self.limit_bytes
+        self.backlog_bytes() + FRAME_COST_BYTES + frame.len() <= self.limit_bytes
+    }
+
+    /// What counts against the limit.
+    fn backlog_bytes(&self) -> usize {
+        self.queued_bytes + self.tls_buffered_bytes + self.queue.len() * FRAME_COST_BYTES
+    }
+
+    /// Returns whether replies have not left, and more than the low-water mark is queued. Publications alone never hold
+    /// up a command: it may be the `unsubscribe` that ends them.
+    fn must_drain(&self) -> bool {
+        let low_water_bytes = self.limit_bytes / LOW_WATER_DIVISOR;
+        self.phase == ClosePhase::Open && self.reply_backlog_bytes > 0 && self.backlog_bytes() > low_water_bytes
+    }
+
+    fn wake_paused_reader(&mut self) {
+        if let Some(waker) = self.blocked.as_mut().and_then(|blocked| blocked.read_waker.take()) {
+            waker.wake();
+        }
     }
 
     /// Handles the expiry of the token. An open connection is left to the caller, which can still close it with a close
     /// frame. A connection that is closing or blocked is aborted, since publications may wait in its queue.
     fn expire(&mut self) -> PushError {
-        if self.phase == ClosePhase::Open && self.write_waker.is_none() {
+        if self.phase == ClosePhase::Open && self.blocked.is_none() {
             return PushError::Expired;
         }
         self.abort();
@@ -307,7 +408,7 @@ impl OutboxState {
     /// Drops the queued frames, so that a close frame may be sent even after the token has expired. Returns `false` if
     /// a part of them has been written.
     fn drop_backlog(&mut self) -> bool {
-        if self.is_mid_frame || self.write_waker.is_some() || self.tls_buffered_bytes > 0 {
+        if self.is_mid_frame || self.blocked.is_some() || self.tls_buffered_bytes > 0 {
             return false;
         }
         self.clear_queue();
@@ -318,7 +419,7 @@ impl OutboxState {
     fn clear_queue(&mut self) {
         // A new queue instead of `clear`: an idle connection keeps no buffer.
         self.queue = VecDeque::new();
-        self.queued_bytes = 0;
+        (self.queued_bytes, self.reply_backlog_bytes) = (0, 0);
         self.is_mid_frame = false;
     }
 
@@ -326,20 +427,35 @@ impl OutboxState {
         self.clear_queue();
         self.tls_buffered_bytes = 0;
         self.phase = self.phase.closed();
+        self.wake_paused_reader();
         socket::abort(self.socket.tcp());
     }
 
     /// Writes as much as the socket accepts, with the waiting task's waker if there is one. Outside of tokio's budget,
     /// which after 128 operations would report a socket as full that is not.
     fn try_write(&mut self) -> Poll<io::Result<()>> {
-        let waker = self.write_waker.clone().unwrap_or_else(|| Waker::noop().clone());
+        let waker = self.blocked.as_ref().map_or_else(|| Waker::noop().clone(), |blocked| blocked.write_waker.clone());
         let mut written = tokio::task::unconstrained(poll_fn(|cx| self.poll_write(cx)));
         Pin::new(&mut written).poll(&mut Context::from_waker(&waker))
     }
 
+    /// Writes the queue, and wakes the task that reads if the replies have room again.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let queued_bytes = self.queued_bytes;
+        let written = self.poll_write_queue(cx);
+        let has_progress = self.queued_bytes < queued_bytes;
+        if let Some(blocked) = self.blocked.as_mut().filter(|_| has_progress) {
+            blocked.progress_at = Instant::now();
+        }
+        if !self.must_drain() {
+            self.wake_paused_reader();
+        }
+        written
+    }
+
     /// Writes the queue. Ready when the queue is empty, TLS has passed everything to the kernel, and a closing socket
     /// is shut down.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if matches!(self.phase, ClosePhase::Closed { .. }) {
             return Poll::Ready(Ok(()));
         }
@@ -372,6 +488,7 @@ impl OutboxState {
     /// Removes written bytes from the front of the queue.
     fn remove_written(&mut self, written: usize) {
         self.queued_bytes -= written;
+        self.reply_backlog_bytes = self.reply_backlog_bytes.saturating_sub(written);
         let mut left = written;
         while let Some(front) = self.queue.front_mut().filter(|front| left >= front.len() && left > 0) {
             left -= front.len();

@@ -20,10 +20,10 @@ pub enum Violation {
     #[error("{0}")]
     Protocol(&'static str),
     /// Text that is not UTF-8 (§8.1).
-    #[error("text must be UTF-8")]
+    #[error("{}", disconnect::INVALID_UTF8_REASON)]
     NotUtf8,
     /// A message over a limit.
-    #[error("message exceeds the limit")]
+    #[error("{}", disconnect::MESSAGE_TOO_BIG_REASON)]
     TooBig,
 }
 

@@ -6,7 +6,7 @@ use super::{
     LOOPBACK,
     process::{Process, run, wardcast},
 };
-use crate::support::{API_KEY, SECRET, mark_secret, tls::Authority};
+use crate::support::{API_KEY, KillOnDrop, SECRET, mark_secret, tls::Authority};
 
 #[test]
 fn config_check_reports_every_start_error_including_those_in_files() {
@@ -161,11 +161,8 @@ fn closed_stdout_is_no_error_and_full_disk_is() {
 fn hub_runs_when_its_banner_is_not_read() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut hub = wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut log = std::io::BufRead::lines(std::io::BufReader::new(hub.stderr.take().unwrap()));
-    let has_warning = log.any(|line| line.unwrap().contains("cannot print the token"));
-    let is_alive = hub.try_wait().unwrap().is_none();
-    hub.kill().unwrap();
-    hub.wait().unwrap();
-    assert!(has_warning && is_alive);
+    let mut hub = KillOnDrop(wardcast(&LOOPBACK).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap());
+    let mut log = std::io::BufRead::lines(std::io::BufReader::new(hub.0.stderr.take().unwrap()));
+    assert!(log.any(|line| line.unwrap().contains("cannot print the token")));
+    assert!(hub.0.try_wait().unwrap().is_none(), "the hub has exited");
 }

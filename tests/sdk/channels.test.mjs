@@ -27,11 +27,11 @@ test("a client's publication carries its client id, user and token info; one ove
   const ann = await connectClient(t, hub, "ann", { token: hub.sign({ sub: "ann", info: { name: "Ann" } }) });
   const news = await subscribe(ann, "whose");
   await news.publish(1);
-  const { info, channel } = await news.events.next("publication");
+  const { info, channel } = await news.events.waitFor("publication");
   assert.deepEqual(info, { client: ann.connectedEvent.client, user: "ann", connInfo: { name: "Ann" } });
   assert.equal(channel, "whose");
   await api(hub, "publish", { channel: "whose", data: 2 });
-  assert.equal((await news.events.next("publication")).info, undefined);
+  assert.equal((await news.events.waitFor("publication")).info, undefined);
 });
 
 test("every kind of JSON data arrives unchanged", async (t) => {
@@ -68,7 +68,7 @@ test("an unsubscribed client receives nothing until it subscribes again", async 
   const ann = await connectClient(t, hub);
   const news = await subscribe(ann, "again");
   news.unsubscribe();
-  assert.deepEqual(await news.events.next("unsubscribed"), { channel: "again", code: 0, reason: "unsubscribe called" });
+  assert.deepEqual(await news.events.waitFor("unsubscribed"), { channel: "again", code: 0, reason: "unsubscribe called" });
   await api(hub, "publish", { channel: "again", data: "missed" });
   news.subscribe();
   await news.ready(5000);
@@ -87,20 +87,20 @@ test("channels of the connection token become server-side subscriptions with the
   const claims = { sub: "ann", channels: ["server-side"], subs: { "with-data": { data: { hello: 1 } } } };
   const ann = createClient(t, hub, { token: hub.sign(claims) });
   ann.connect();
-  const [first, second] = [await ann.events.next("subscribed"), await ann.events.next("subscribed")];
+  const [first, second] = [await ann.events.waitFor("subscribed"), await ann.events.waitFor("subscribed")];
   assert.deepEqual([first.channel, second.channel, second.data], ["server-side", "with-data", { hello: 1 }]);
   await api(hub, "publish", { channel: "server-side", data: "to you" });
   await ann.publish("with-data", "to me");
-  const [one, two] = [await ann.events.next("publication"), await ann.events.next("publication")];
+  const [one, two] = [await ann.events.waitFor("publication"), await ann.events.waitFor("publication")];
   assert.deepEqual([one.channel, one.data, two.channel, two.data], ["server-side", "to you", "with-data", "to me"]);
 });
 
 test("channels of a token in the URL become server-side subscriptions, too", async (t) => {
   const ann = createClient(t, hub, { query: `?token=${hub.sign({ sub: "ann", channels: ["server-side"] })}` });
   ann.connect();
-  assert.equal((await ann.events.next("subscribed")).channel, "server-side");
+  assert.equal((await ann.events.waitFor("subscribed")).channel, "server-side");
   await api(hub, "publish", { channel: "server-side", data: 1 });
-  assert.equal((await ann.events.next("publication")).data, 1);
+  assert.equal((await ann.events.waitFor("publication")).data, 1);
 });
 
 test("refused subscriptions end with 102, 103, 105, 106 or 107", async (t) => {
@@ -108,7 +108,7 @@ test("refused subscriptions end with 102, 103, 105, 106 or 107", async (t) => {
   t.after(() => narrow.stop());
   const ann = createClient(t, narrow, { token: narrow.sign({ sub: "ann", channels: ["server-side"] }) });
   ann.connect();
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
   await subscribe(ann, "second");
   for (const [channel, code] of [
     ["nowhere:1", 102], ["dialog#bob,eve", 103], ["$secret", 103], ["server-side", 105], ["third", 106], ["a*", 107],
@@ -116,7 +116,7 @@ test("refused subscriptions end with 102, 103, 105, 106 or 107", async (t) => {
   ]) {
     const refused = createSubscription(ann, channel);
     refused.subscribe();
-    const unsubscribed = await refused.events.next("unsubscribed");
+    const unsubscribed = await refused.events.waitFor("unsubscribed");
     assert.equal(unsubscribed.code, code, `${channel}: ${JSON.stringify(unsubscribed)}`);
     await assert.rejects(refused.ready(), { code: 7 });
   }
@@ -139,7 +139,7 @@ test("refused publications fail with their code, and the next one succeeds", asy
 test("a message over the limit disconnects the client for good", async (t) => {
   const ann = await connectClient(t, hub);
   await assert.rejects(ann.publish("news", "x".repeat(100_000)));
-  assert.equal((await ann.events.next("disconnected")).code, 3);
+  assert.equal((await ann.events.waitFor("disconnected")).code, 3);
 });
 
 test("presence, history and rpc fail with 108, and the client stays connected", async (t) => {
@@ -159,14 +159,14 @@ test("presence, history and rpc fail with 108, and the client stays connected", 
 test("the send command closes the connection with 3508", async (t) => {
   const ann = await connectClient(t, hub);
   await ann.send({ a: 1 });
-  assert.equal((await ann.events.next("disconnected")).code, 3508);
+  assert.equal((await ann.events.waitFor("disconnected")).code, 3508);
 });
 
 test("a subscription with options that the channel does not support is an ordinary one", async (t) => {
   const options = { positioned: true, recoverable: true, joinLeave: true, delta: "fossil", data: { a: 1 } };
-  const news = createSubscription(await connectClient(t, hub), "fancy", options);
+  const news = createSubscription(await connectClient(t, hub), "with-options", options);
   news.subscribe();
-  const context = await news.events.next("subscribed");
+  const context = await news.events.waitFor("subscribed");
   assert.deepEqual([context.positioned, context.recoverable, context.wasRecovering], [false, false, false]);
   await news.publish({ b: 2 });
   assert.deepEqual(await receiveData(news, 1), [{ b: 2 }]);
@@ -190,7 +190,7 @@ test("128 subscriptions in the frame of the connect command all succeed", async 
   const all = Array.from({ length: 128 }, (_, number) => createSubscription(ann, `many${number}`));
   for (const one of all) one.subscribe();
   ann.connect();
-  for (const one of all) await one.events.next("subscribed");
+  for (const one of all) await one.events.waitFor("subscribed");
   await api(hub, "broadcast", { channels: all.map((one) => one.channel), data: "all" });
-  for (const one of all) assert.equal((await one.events.next("publication")).data, "all");
+  for (const one of all) assert.equal((await one.events.waitFor("publication")).data, "all");
 });

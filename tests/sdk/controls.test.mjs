@@ -14,13 +14,13 @@ after(() => hub.stop());
 test("disconnect closes with 3503 for good, and the range of a custom code decides whether the client reconnects", async (t) => {
   const ann = await connectClient(t, hub, "sent away");
   await api(hub, "disconnect", { user: "sent away" });
-  assert.equal((await ann.events.next("disconnected")).code, 3503);
+  assert.equal((await ann.events.waitFor("disconnected")).code, 3503);
   for (const [code, event] of [
     [3000, "connecting"], [3999, "disconnected"], [4000, "connecting"], [4500, "disconnected"],
   ]) {
     const ann = await connectClient(t, hub, "moved");
     await api(hub, "disconnect", { user: "moved", disconnect: { code, reason: "moved" } });
-    assert.deepEqual(await ann.events.next(event), { code, reason: "moved" });
+    assert.deepEqual(await ann.events.waitFor(event), { code, reason: "moved" });
     ann.disconnect();
   }
 });
@@ -29,19 +29,19 @@ test("unsubscribe ends one subscription with 2000, and others continue", async (
   const ann = await connectClient(t, hub, "two channels");
   const [news, sport] = [await subscribe(ann, "news"), await subscribe(ann, "sport")];
   await api(hub, "unsubscribe", { user: "two channels", channel: "news" });
-  const { code, reason } = await news.events.next("unsubscribed");
+  const { code, reason } = await news.events.waitFor("unsubscribed");
   assert.deepEqual([code, reason], [2000, "unsubscribed by the server"]);
   await expectPublication(hub, sport, 1);
   news.subscribe();
-  await news.events.next("subscribed");
+  await news.events.waitFor("subscribed");
   await expectPublication(hub, news, 2);
 });
 
 test("unsubscribe ends a server-side subscription, too", async (t) => {
   const ann = await connectClient(t, hub, "x", { token: hub.sign({ sub: "server-side", channels: ["own"] }) });
-  await ann.events.next("subscribed");
+  await ann.events.waitFor("subscribed");
   await api(hub, "unsubscribe", { user: "server-side", channel: "own" });
-  assert.equal((await ann.events.next("unsubscribed")).channel, "own");
+  assert.equal((await ann.events.waitFor("unsubscribed")).channel, "own");
 });
 
 test("refresh keeps the client connected, and refresh with expired makes it reconnect", async (t) => {
@@ -52,9 +52,9 @@ test("refresh keeps the client connected, and refresh with expired makes it reco
   await api(hub, "refresh", { user: "refreshed", expire_at: Math.floor(Date.now() / 1000) + 60 });
   await expectPublication(hub, news, 1);
   await api(hub, "refresh", { user: "refreshed", expired: true });
-  assert.equal((await ann.events.next("connecting")).code, 3005);
-  await ann.events.next("connected");
-  await news.events.next("subscribed");
+  assert.equal((await ann.events.waitFor("connecting")).code, 3005);
+  await ann.events.waitFor("connected");
+  await news.events.waitFor("subscribed");
   await expectPublication(hub, news, 2);
   assert.equal(asked, 1, "the token is still valid");
 });
@@ -67,20 +67,20 @@ test("a stopping hub closes with 3001, and clients reconnect to its successor wi
   const [news, doors] = [await subscribe(own, "news"), await subscribe(door, "news")];
   const stopped = first.stop();
   for (const client of [own, door]) {
-    const { code, reason } = await client.events.next("connecting");
+    const { code, reason } = await client.events.waitFor("connecting");
     assert.deepEqual([code, reason], [3001, "shutdown"]);
   }
   await stopped;
   const second = await startHub({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
   t.after(() => second.stop());
-  for (const client of [own, door]) await client.events.next("connected");
-  for (const subscription of [news, doors]) await subscription.events.next("subscribed");
+  for (const client of [own, door]) await client.events.waitFor("connected");
+  for (const subscription of [news, doors]) await subscription.events.waitFor("subscribed");
   await api(second, "publish", { channel: "news", data: "of the second" });
   for (const subscription of [news, doors]) {
-    assert.equal((await subscription.events.next("publication")).data, "of the second");
+    assert.equal((await subscription.events.waitFor("publication")).data, "of the second");
   }
   await api(second, "publish", { channel: "server-side", data: "after the restart" });
-  assert.equal((await door.events.next("publication")).channel, "server-side");
+  assert.equal((await door.events.waitFor("publication")).channel, "server-side");
 });
 
 test("a client reconnects to the successor of a killed hub", async (t) => {
@@ -88,10 +88,10 @@ test("a client reconnects to the successor of a killed hub", async (t) => {
   const ann = await connectClient(t, first, "ann");
   const news = await subscribe(ann, "news");
   await first.stop("SIGKILL");
-  assert.equal((await ann.events.next("connecting")).code, 1);
+  assert.equal((await ann.events.waitFor("connecting")).code, 1);
   const second = await startHub({ "server.bind": first.address, "api.key": "the API key of these tests, long enough" });
   t.after(() => second.stop());
-  await news.events.next("subscribed");
+  await news.events.waitFor("subscribed");
   await expectPublication(second, news, "back");
 });
 
@@ -119,8 +119,8 @@ test("a client that does not answer pings is closed with 3012 and reconnects", a
     }
   }
   const ann = await connectClient(t, hub, "ann", { websocket: Mute });
-  assert.deepEqual(await ann.events.next("connecting"), { code: 3012, reason: "no pong" });
-  await ann.events.next("connected");
+  assert.deepEqual(await ann.events.waitFor("connecting"), { code: 3012, reason: "no pong" });
+  await ann.events.waitFor("connected");
 });
 
 test("a client notices a frozen hub by its missing pings and reconnects when it continues", async (t) => {
@@ -128,7 +128,7 @@ test("a client notices a frozen hub by its missing pings and reconnects when it 
   t.after(() => (process.kill(frozen.pid, "SIGCONT"), frozen.stop()));
   const ann = await connectClient(t, frozen, "ann", { maxServerPingDelay: 500, timeout: 1000 });
   process.kill(frozen.pid, "SIGSTOP");
-  assert.deepEqual(await ann.events.next("connecting"), { code: 2, reason: "no ping" });
+  assert.deepEqual(await ann.events.waitFor("connecting"), { code: 2, reason: "no ping" });
   process.kill(frozen.pid, "SIGCONT");
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
 });

@@ -53,7 +53,7 @@ testInBothFormats("history returns the publisher's info and the tags", async (t,
   await news.publish(format.data("of ann"));
   await api(hub, "publish", { channel, data: "of REST", tags: { kind: "news", empty: "" } });
   for (const [own, tagged] of [
-    [await news.events.next("publication"), await news.events.next("publication")], (await news.history({ limit: 2 })).publications,
+    [await news.events.waitFor("publication"), await news.events.waitFor("publication")], (await news.history({ limit: 2 })).publications,
   ]) {
     const { client, user, connInfo } = own.info;
     assert.deepEqual([client, user, format.value(connInfo)], [ann.connectedEvent.client, "ann", { name: "Ann" }]);
@@ -146,7 +146,7 @@ testInBothFormats("only subscribers that request joins and leaves receive them",
   const news = await subscribe(ann, channel);
   const next = async (event, user) => {
     let context;
-    while (context?.info.user !== user) context = await watching.events.next(event);
+    while (context?.info.user !== user) context = await watching.events.waitFor(event);
     return context;
   };
   const { info } = await next("join", "ann");
@@ -174,7 +174,7 @@ testInBothFormats("forced joins and leaves reach every subscriber, also of serve
   for (const listener of [owner, news]) {
     for (const event of ["join", "leave"]) {
       let context;
-      while (context?.info.user !== "bob") context = await listener.events.next(event);
+      while (context?.info.user !== "bob") context = await listener.events.waitFor(event);
       assert.deepEqual([context.channel, context.info.client], [channel, bob.connectedEvent.client]);
     }
   }
@@ -186,13 +186,13 @@ testInBothFormats("a client that reconnects quickly appears once in presence", a
   const news = await subscribe(ann, channel);
   for (let times = 0; times < 3; times++) {
     proxy.cut();
-    await news.events.next("subscribing");
+    await news.events.waitFor("subscribing");
     proxy.restore();
-    await news.events.next("subscribed");
+    await news.events.waitFor("subscribed");
   }
-  const { client } = await ann.events.next("connected").then(async (first) => {
+  const { client } = await ann.events.waitFor("connected").then(async (first) => {
     let last = first;
-    while (ann.events.has("connected")) last = await ann.events.next("connected");
+    while (ann.events.has("connected")) last = await ann.events.waitFor("connected");
     return last;
   });
   // The hub may still be removing the entry of the previous connection.
@@ -238,7 +238,7 @@ testInBothFormats("a tags filter passes matching publications, live and recovere
   for (const [name, [tagsFilter, expected]] of Object.entries(filters)) {
     const news = createSubscription(await connectClient(t, hub, name, { format }), channel, { tagsFilter, since: { offset: 1, epoch } });
     news.subscribe();
-    assert.equal((await news.events.next("subscribed")).recovered, true);
+    assert.equal((await news.events.waitFor("subscribed")).recovered, true);
     const left = expected.filter((number) => number !== 6);
     const recovered = await receiveData(news, left.length);
     assert.deepEqual(recovered, left, name);
@@ -253,7 +253,7 @@ testInBothFormats("an invalid tags filter ends the subscription with 107", async
   for (const [number, tagsFilter] of [leaf("a", "like", "b"), { op: "xor", nodes: [leaf("a", "eq", "b")] }, deep, broad].entries()) {
     const news = createSubscription(ann, `${channel}-${number}`, { tagsFilter });
     news.subscribe();
-    assert.equal((await news.events.next("unsubscribed")).code, 107);
+    assert.equal((await news.events.waitFor("unsubscribed")).code, 107);
   }
   assert.equal(ann.state, "connected");
 });

@@ -54,10 +54,10 @@ test("plain clients of every way to send a token exchange messages with an SDK a
   const news = await subscribe(await connectClient(t, hub), "news");
   await news.publish("of the SDK");
   for (const { name, nextLine } of all) assert.equal((await nextLine()).push?.pub.data, "of the SDK", name);
-  assert.equal((await news.events.next("publication")).data, "of the SDK");
+  assert.equal((await news.events.waitFor("publication")).data, "of the SDK");
   for (const { name, socket } of all) {
     socket.send(JSON.stringify({ id: 2, publish: { channel: "news", data: name } }));
-    const { data, info } = await news.events.next("publication");
+    const { data, info } = await news.events.waitFor("publication");
     assert.deepEqual([data, info.user], [name, "plain"]);
   }
 });

@@ -15,7 +15,7 @@ for (const [name, websocket] of Object.entries(SOCKETS)) {
     for (const options of [{ token }, { query: `?token=${token}` }, { getToken: async () => token }]) {
       const ann = createClient(t, hub, { format, websocket, ...options });
       ann.connect();
-      await ann.events.next("connected");
+      await ann.events.waitFor("connected");
       const news = await subscribe(ann, channel);
       await news.publish(format.data({ by: "ann" }));
       assert.deepEqual(await receiveData(news, 1), [{ by: "ann" }]);
@@ -24,15 +24,15 @@ for (const [name, websocket] of Object.entries(SOCKETS)) {
 }
 
 test("clients of both formats receive each other's data unchanged", async (t) => {
-  const listening = [];
+  const subscribers = [];
   for (const format of FORMATS) {
-    listening.push([await subscribe(await connectClient(t, hub, format.name, { format }), "both"), format]);
+    subscribers.push([await subscribe(await connectClient(t, hub, format.name, { format }), "both"), format]);
   }
   const kinds = [null, false, 0, -0.5, "", "zwei\nZeilen\r\n\t\"\\", "\u2028\u0000", "Grüße, 世界, 🦊", [], {}, { a: [1, { "": "\n" }] }];
-  for (const [news, format] of listening) {
+  for (const [news, format] of subscribers) {
     for (const kind of kinds) await news.publish(format.data(kind));
   }
-  for (const [news] of listening) assert.deepEqual(await receiveData(news, 2 * kinds.length), [...kinds, ...kinds]);
+  for (const [news] of subscribers) assert.deepEqual(await receiveData(news, 2 * kinds.length), [...kinds, ...kinds]);
 });
 
 testInBothFormats("data that is not JSON fails with 107", async (t, format, channel) => {
@@ -50,7 +50,7 @@ testInBothFormats("refused commands fail with their codes, and the client stays 
   for (const [name, code] of [["nowhere:1", 102], ["$secret", 103], ["dialog#bob,eve", 103], ["a*", 107]]) {
     const refused = createSubscription(ann, name);
     refused.subscribe();
-    assert.equal((await refused.events.next("unsubscribed")).code, code, name);
+    assert.equal((await refused.events.waitFor("unsubscribed")).code, code, name);
   }
   for (const [call, code] of [
     [() => ann.publish("nowhere:1", format.data(1)), 102], [() => ann.history(channel, { limit: 1 }), 103],
@@ -59,10 +59,10 @@ testInBothFormats("refused commands fail with their codes, and the client stays 
     await assert.rejects(call(), { code });
   }
   await ann.send(format.data("not available"));
-  assert.equal((await ann.events.next("disconnected")).code, 3508);
+  assert.equal((await ann.events.waitFor("disconnected")).code, 3508);
   const thief = createClient(t, hub, { format, token: "a.b.c" });
   thief.connect();
-  assert.equal((await thief.events.next("disconnected")).code, 3500);
+  assert.equal((await thief.events.waitFor("disconnected")).code, 3500);
 });
 
 testInBothFormats("connection and subscription tokens are refreshed while pings are exchanged", async (t, format, channel) => {
@@ -70,7 +70,7 @@ testInBothFormats("connection and subscription tokens are refreshed while pings 
   const secret = `$${channel}`;
   const ann = createClient(t, hub, { format, getToken: async () => (calls.client++, hub.sign({ sub: "ann" }, { ttl: 3 })) });
   ann.connect();
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
   let third;
   const done = new Promise((resolve) => (third = resolve));
   const getToken = async () => {
@@ -89,14 +89,14 @@ testInBothFormats("expired tokens fail with 109, and the next ones are accepted"
   const tokens = [hub.sign({ sub: "ann", exp: 1_600_000_000 }), hub.sign({ sub: "ann" })];
   const ann = createClient(t, hub, { format, getToken: async () => tokens.shift() });
   ann.connect();
-  assert.equal((await ann.events.next("error")).error.code, 109);
-  await ann.events.next("connected");
+  assert.equal((await ann.events.waitFor("error")).error.code, 109);
+  await ann.events.waitFor("connected");
   const opens = { sub: "ann", channel: secret };
   const opening = [hub.sign({ ...opens, exp: 1_600_000_000 }), hub.sign(opens)];
   const news = createSubscription(ann, secret, { getToken: async () => opening.shift(), minResubscribeDelay: 20 });
   news.subscribe();
-  assert.equal((await news.events.next("error")).error.code, 109);
-  await news.events.next("subscribed");
+  assert.equal((await news.events.waitFor("error")).error.code, 109);
+  await news.events.waitFor("subscribed");
 });
 
 testInBothFormats("the server API subscribes a user with data and recovery, and unsubscribes it", async (t, format, channel) => {
@@ -105,15 +105,15 @@ testInBothFormats("the server API subscribes a user with data and recovery, and 
   const { offset, epoch } = await api(hub, "publish", { channel, data: 2 });
   await api(hub, "publish", { channel, data: 3 });
   await api(hub, "subscribe", { user: channel, channel, data: { hello: 1 }, recover_since: { offset, epoch } });
-  const given = await ann.events.next("subscribed");
+  const given = await ann.events.waitFor("subscribed");
   assert.deepEqual([given.channel, format.value(given.data), given.recoverable], [channel, { hello: 1 }, true]);
   await api(hub, "publish", { channel, data: 4 });
   assert.deepEqual(await receiveData(ann, 2), [3, 4]);
   await api(hub, "unsubscribe", { user: channel, channel });
-  assert.equal((await ann.events.next("unsubscribed")).channel, channel);
+  assert.equal((await ann.events.waitFor("unsubscribed")).channel, channel);
   await api(hub, "publish", { channel, data: 5 });
   await api(hub, "subscribe", { user: channel, client: ann.connectedEvent.client, channel });
-  assert.equal((await ann.events.next("subscribed")).channel, channel);
+  assert.equal((await ann.events.waitFor("subscribed")).channel, channel);
   await api(hub, "publish", { channel, data: 6 });
   assert.deepEqual(await receiveData(ann, 1), [6]);
 });
@@ -124,10 +124,10 @@ testInBothFormats("channels of the token are subscribed on connect, and a refres
   const getToken = async () => hub.sign(claims.shift() ?? { sub: "ann" }, { ttl: claims.length ? 3 : 60 });
   const ann = createClient(t, hub, { format, getToken });
   ann.connect();
-  const { channel: first, data } = await ann.events.next("subscribed");
+  const { channel: first, data } = await ann.events.waitFor("subscribed");
   assert.deepEqual([first, format.value(data)], [old, { a: 1 }]);
-  assert.equal((await ann.events.next("unsubscribed")).channel, old);
-  assert.equal((await ann.events.next("subscribed")).channel, young);
+  assert.equal((await ann.events.waitFor("unsubscribed")).channel, old);
+  assert.equal((await ann.events.waitFor("subscribed")).channel, young);
   await ann.publish(young, format.data("news"));
   assert.deepEqual(await receiveData(ann, 1), ["news"]);
 });
@@ -136,13 +136,13 @@ testInBothFormats("unsubscribe, refresh and disconnect of the server API reach t
   const ann = await connectClient(t, hub, channel, { format });
   const [news, sport] = [await subscribe(ann, `${channel}-news`), await subscribe(ann, `${channel}-sport`)];
   await api(hub, "unsubscribe", { user: channel, channel: news.channel });
-  assert.equal((await news.events.next("unsubscribed")).code, 2000);
+  assert.equal((await news.events.waitFor("unsubscribed")).code, 2000);
   await api(hub, "refresh", { user: channel, expire_at: Math.floor(Date.now() / 1000) + 60 });
   await api(hub, "publish", { channel: sport.channel, data: 1 });
   assert.deepEqual(await receiveData(sport, 1), [1]);
   await api(hub, "disconnect", { user: channel, disconnect: { code: 3000, reason: "moved" } });
-  assert.deepEqual(await ann.events.next("connecting"), { code: 3000, reason: "moved" });
-  await ann.events.next("connected");
+  assert.deepEqual(await ann.events.waitFor("connecting"), { code: 3000, reason: "moved" });
+  await ann.events.waitFor("connected");
   await api(hub, "disconnect", { user: channel, whitelist: ["another client"] });
-  assert.equal((await ann.events.next("disconnected")).code, 3503);
+  assert.equal((await ann.events.waitFor("disconnected")).code, 3503);
 });

@@ -3,8 +3,20 @@
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-/** Starts a proxy to the hub, closed when the test ends. `address` is the proxy's; `bytes` counts the bytes from the hub. */
-export async function startProxy(t, hub) {
+/** Passes on what arrives, at most so many bytes per second: each chunk holds up the next one for the time that it takes. */
+function throttle(from, to, bytesPerSecond) {
+  from.on("data", (chunk) => {
+    to.write(chunk);
+    from.pause();
+    setTimeout(() => from.resume(), (1000 * chunk.length) / bytesPerSecond);
+  });
+}
+
+/**
+ * Starts a proxy to the hub, closed when the test ends. `address` is the proxy's; `bytes` counts the bytes from the hub, which
+ * arrive at a rate of at most `bytesPerSecond`.
+ */
+export async function startProxy(t, hub, { bytesPerSecond } = {}) {
   const [host, port] = hub.address.split(":");
   const ends = new Set();
   let isCut = false;
@@ -16,7 +28,8 @@ export async function startProxy(t, hub) {
       ends.add(one);
       one.on("error", () => {});
       one.on("close", () => (ends.delete(one), other.destroy()));
-      one.pipe(other);
+      if (bytesPerSecond && one === far) throttle(far, near, bytesPerSecond);
+      else one.pipe(other);
     }
   });
   const cut = () => ((isCut = true), ends.forEach((end) => end.destroy()));

@@ -65,7 +65,7 @@ test("SDK code with a token in the URL publishes and receives publications of th
   const news = await subscribe(await connectClient(t, hub), "news");
   const waitForOutput = run(t, "query.mjs");
   // A client that has published is connected. Before that, the SDK does not know the channels and drops publications.
-  assert.deepEqual((await news.events.next("publication")).data, { hello: "world" });
+  assert.deepEqual((await news.events.waitFor("publication")).data, { hello: "world" });
   await api(hub, "publish", { channel: "server-side", data: "to you" });
   await waitForOutput(/server-side to you/);
 });

@@ -32,24 +32,24 @@ async function subscribeThroughProxy(t, hub, format, channel, options = { recove
 /** Restores the proxy. Returns what the subscribed event says about recovery. */
 async function restore(proxy, news) {
   proxy.restore();
-  const { wasRecovering, recovered, hasRecoveredPublications } = await news.events.next("subscribed");
+  const { wasRecovering, recovered, hasRecoveredPublications } = await news.events.waitFor("subscribed");
   return [wasRecovering, recovered, hasRecoveredPublications];
 }
 
 testInBothFormats("a reconnecting client receives every missed publication once and in order, then live ones", async (t, format, channel) => {
   const { proxy, news } = await subscribeThroughProxy(t, hub, format, channel);
   proxy.cut();
-  assert.equal((await news.events.next("subscribing")).code, 1);
+  assert.equal((await news.events.waitFor("subscribing")).code, 1);
   await publish(hub, channel, 3, 9);
   assert.deepEqual(await restore(proxy, news), [true, true, true]);
   for (const number of numbers(3, 9)) {
-    const { data, offset } = await news.events.next("publication");
+    const { data, offset } = await news.events.waitFor("publication");
     assert.deepEqual([format.value(data), offset], [number, number]);
   }
   await publish(hub, channel, 10, 11);
   assert.deepEqual(await receiveData(news, 2), [10, 11]);
   proxy.cut();
-  await news.events.next("subscribing");
+  await news.events.waitFor("subscribing");
   assert.deepEqual(await restore(proxy, news), [true, true, false]);
   await publish(hub, channel, 12, 12);
   assert.deepEqual(await receiveData(news, 1), [12]);
@@ -77,11 +77,37 @@ testInBothFormats("repeated cuts during publishing lose and repeat nothing", asy
   assert.deepEqual(received, numbers(3, 300));
 });
 
+testInBothFormats("several large recoveries at once succeed on the first connection of a client behind a slow link", async (t, format, channel) => {
+  const wide = await startHub({ "channels.history_size": 100 });
+  t.after(() => wide.stop());
+  const proxy = await startProxy(t, wide, { bytesPerSecond: 1_000_000 });
+  const client = await connectClient(t, proxy, "ann", { format });
+  const subscriptions = [];
+  for (const name of ["a", "b", "c", "d"]) subscriptions.push(await subscribe(client, `${channel}-${name}`, { recoverable: true }));
+  proxy.cut();
+  await client.events.waitFor("connecting");
+  for (const { channel } of subscriptions) {
+    // Half an outbox in each channel.
+    for (let number = 1; number <= 8; number++) await api(wide, "publish", { channel, data: [number, "x".repeat(60_000)] });
+  }
+  proxy.restore();
+  await client.events.waitFor("connected");
+  for (const subscription of subscriptions) {
+    const { recovered, wasRecovering } = await subscription.events.waitFor("subscribed");
+    assert.deepEqual([wasRecovering, recovered], [true, true]);
+    assert.deepEqual((await receiveData(subscription, 8)).map(([number]) => number), numbers(1, 8));
+    await publish(wide, subscription.channel, 9, 9);
+    assert.deepEqual(await receiveData(subscription, 1), [9]);
+    assert.ok(!subscription.events.has("subscribed"), "subscribed once");
+  }
+  assert.ok(!client.events.has("connecting"), "not closed");
+});
+
 testInBothFormats("recovery fails beyond the history size or the recovery limit, and after history_remove", async (t, format, channel) => {
   const { proxy, news } = await subscribeThroughProxy(t, hub, format, channel);
   const away = async (from, to) => {
     proxy.cut();
-    await news.events.next("subscribing");
+    await news.events.waitFor("subscribing");
     await publish(hub, channel, from, to);
   };
   for (const [from, to] of [[3, 13], [14, 22]]) {
@@ -118,7 +144,7 @@ testInBothFormats("a client recovers from a position that it stored elsewhere", 
   const { epoch } = await ann.history(channel);
   const news = createSubscription(ann, channel, { since: { offset: 2, epoch } });
   news.subscribe();
-  assert.equal((await news.events.next("subscribed")).recovered, true);
+  assert.equal((await news.events.waitFor("subscribed")).recovered, true);
   assert.deepEqual(await receiveData(news, 2), [3, 4]);
 });
 
@@ -136,7 +162,7 @@ testInBothFormats("a client with getState loads its state again after 112", asyn
   await publish(hub, channel, 6, 6);
   assert.deepEqual(await receiveData(news, 1), [6]);
   proxy.cut();
-  await news.events.next("subscribing");
+  await news.events.waitFor("subscribing");
   await publish(hub, channel, 7, 17);
   assert.deepEqual(await restore(proxy, news), [true, true, false]);
   await publish(hub, channel, 18, 18);
@@ -148,14 +174,14 @@ testInBothFormats("in cache mode a subscriber receives only the newest publicati
   t.after(() => cache.stop());
   const { proxy, news } = await subscribeThroughProxy(t, cache, format, channel, {});
   proxy.cut();
-  await news.events.next("subscribing");
+  await news.events.waitFor("subscribing");
   await publish(cache, channel, 3, 20);
   assert.deepEqual(await restore(proxy, news), [true, true, true]);
   await publish(cache, channel, 21, 21);
   assert.deepEqual(await receiveData(news, 2), [20, 21]);
   const fresh = createSubscription(await connectClient(t, cache, "bob", { format }), channel, { since: { offset: 0, epoch: "" } });
   fresh.subscribe();
-  assert.equal((await fresh.events.next("subscribed")).recovered, true);
+  assert.equal((await fresh.events.waitFor("subscribed")).recovered, true);
   assert.deepEqual(await receiveData(fresh, 1), [21]);
 });
 
@@ -178,8 +204,8 @@ testInBothFormats("a live gap ends a positioned subscription with 2500, and the 
     assert.deepEqual(await receiveData(news, 1), [1]);
     await evictHistories(hub);
     await publish(hub, news.channel, 2, 2);
-    assert.equal((await news.events.next("subscribing")).code, 2500);
-    const { wasRecovering, recovered } = await news.events.next("subscribed");
+    assert.equal((await news.events.waitFor("subscribing")).code, 2500);
+    const { wasRecovering, recovered } = await news.events.waitFor("subscribed");
     assert.deepEqual([wasRecovering, recovered], [name === "recoverable", false]);
     await publish(hub, news.channel, 3, 3);
     assert.deepEqual(await receiveData(news, 1), [3]);
@@ -194,8 +220,8 @@ testInBothFormats("the position check finds a lost publication of a silent chann
   await publish(hub, channel, 1, 1);
   assert.deepEqual(await receiveData(news, 1), [1]);
   await evictHistories(hub);
-  assert.equal((await news.events.next("subscribing")).code, 2500);
-  await news.events.next("subscribed");
+  assert.equal((await news.events.waitFor("subscribing")).code, 2500);
+  await news.events.waitFor("subscribed");
 });
 
 testInBothFormats("server-side subscriptions recover on reconnect, and a gap closes the connection with 3010", async (t, format, channel) => {
@@ -204,21 +230,21 @@ testInBothFormats("server-side subscriptions recover on reconnect, and a gap clo
   const proxy = await startProxy(t, hub);
   const ann = createClient(t, proxy, { format, token: hub.sign({ sub: "ann", channels: [channel] }) });
   ann.connect();
-  const first = await ann.events.next("subscribed");
+  const first = await ann.events.waitFor("subscribed");
   assert.deepEqual([first.recoverable, first.positioned, first.wasRecovering], [true, true, false]);
   await publish(hub, channel, 1, 2);
   assert.deepEqual(await receiveData(ann, 2), [1, 2]);
   proxy.cut();
-  await ann.events.next("connecting");
+  await ann.events.waitFor("connecting");
   await publish(hub, channel, 3, 5);
   proxy.restore();
-  const { recovered, hasRecoveredPublications } = await ann.events.next("subscribed");
+  const { recovered, hasRecoveredPublications } = await ann.events.waitFor("subscribed");
   assert.deepEqual([recovered, hasRecoveredPublications], [true, true]);
   assert.deepEqual(await receiveData(ann, 3), [3, 4, 5]);
   await evictHistories(hub);
   await publish(hub, channel, 6, 6);
-  assert.equal((await ann.events.next("connecting")).code, 3010);
-  const again = await ann.events.next("subscribed");
+  assert.equal((await ann.events.waitFor("connecting")).code, 3010);
+  const again = await ann.events.waitFor("subscribed");
   assert.deepEqual([again.wasRecovering, again.recovered], [true, false]);
   await publish(hub, channel, 7, 7);
   assert.deepEqual(await receiveData(ann, 1), [7]);
@@ -229,6 +255,6 @@ test("a client that unsubscribes and subscribes again recovers, too", async (t) 
   news.unsubscribe();
   await publish(hub, "left", 3, 4);
   news.subscribe();
-  assert.equal((await news.events.next("subscribed")).recovered, true);
+  assert.equal((await news.events.waitFor("subscribed")).recovered, true);
   assert.deepEqual(await receiveData(news, 2), [3, 4]);
 });

@@ -62,7 +62,7 @@ export class Events {
   }
 
   /** Resolves with the next event of this name; removes it and all earlier events. */
-  async next(name) {
+  async waitFor(name) {
     const seen = () => this.#received.map(([name, context]) => `${name} ${JSON.stringify(context)}`).join(", ");
     // One deadline for the whole wait: other events must not extend it.
     const deadline = Date.now() + PATIENCE_MS;
@@ -100,7 +100,7 @@ export function createClient(t, hub, { query = "", format = FORMATS[0], ...optio
 export async function connectClient(t, hub, user = "ann", options = {}) {
   const it = createClient(t, hub, { token: hub.sign({ sub: user }), ...options });
   it.connect();
-  it.connectedEvent = await it.events.next("connected");
+  it.connectedEvent = await it.events.waitFor("connected");
   return it;
 }
 
@@ -108,7 +108,7 @@ export async function connectClient(t, hub, user = "ann", options = {}) {
 export async function subscribe(client, channel, options) {
   const it = createSubscription(client, channel, options);
   it.subscribe();
-  await it.events.next("subscribed");
+  await it.events.waitFor("subscribed");
   return it;
 }
 
@@ -123,7 +123,7 @@ export function createSubscription(client, channel, options) {
 /** Returns the data of the next `count` publications of a client or a subscription. */
 export async function receiveData(listener, count) {
   const all = [];
-  while (all.length < count) all.push(listener.format.value((await listener.events.next("publication")).data));
+  while (all.length < count) all.push(listener.format.value((await listener.events.waitFor("publication")).data));
   return all;
 }
 
@@ -142,5 +142,5 @@ export async function api(hub, method, request) {
 /** Publishes with the server API and checks that the subscription receives it. */
 export async function expectPublication(hub, subscription, data) {
   await api(hub, "publish", { channel: subscription.channel, data });
-  assert.equal((await subscription.events.next("publication")).data, data);
+  assert.equal((await subscription.events.waitFor("publication")).data, data);
 }

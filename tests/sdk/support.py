@@ -18,7 +18,7 @@ class Events(ClientEventHandler, SubscriptionEventHandler):
         self.heard = []
         self.woken = asyncio.Event()
 
-    async def next(self, name):
+    async def wait_for(self, name):
         """Returns the next event of this name; removes it and all earlier events."""
         # One deadline for the whole wait: other events must not extend it.
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
@@ -88,13 +88,13 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         options = {"token": Hub.sign({"sub": user}), **options}
         client = self.create_client(hub, **options)
         await client.connect()
-        client.connected_event = await client.events.next("connected")
+        client.connected_event = await client.events.wait_for("connected")
         return client
 
     async def subscribe(self, client, channel, **options):
         subscription = client.new_subscription(channel, events=Events(), **options)
         await subscription.subscribe()
-        await subscription.events.next("subscribed")
+        await subscription.events.wait_for("subscribed")
         return subscription
 
     async def api(self, method, request, hub=None):
@@ -114,7 +114,7 @@ class Tests(unittest.IsolatedAsyncioTestCase):
 
     async def receive_data(self, listener, count):
         """Returns the data of the next `count` publications of a client or a subscription."""
-        return [self.decode((await listener.events.next("publication")).pub.data) for _ in range(count)]
+        return [self.decode((await listener.events.wait_for("publication")).pub.data) for _ in range(count)]
 
     async def publish(self, channel, values, hub=None, **options):
         """Publishes values one after another."""

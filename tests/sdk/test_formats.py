@@ -36,12 +36,12 @@ class HistoryTests(Tests):
     async def restore(self, proxy, news):
         """Restores the connection. Returns the subscribed event's was_recovering and recovered."""
         proxy.restore()
-        context = await news.events.next("subscribed")
+        context = await news.events.wait_for("subscribed")
         return context.was_recovering, context.recovered
 
     async def cut(self, proxy, news):
         proxy.cut()
-        self.assertEqual((await news.events.next("subscribing")).code, 1)
+        self.assertEqual((await news.events.wait_for("subscribing")).code, 1)
 
 
 @in_both_formats
@@ -53,7 +53,7 @@ class Channels(HistoryTests):
         for kind in kinds:
             await news.publish(self.encode(kind))
         await self.publish(news.channel, kinds)
-        pubs = [(await news.events.next("publication")).pub for _ in kinds + kinds]
+        pubs = [(await news.events.wait_for("publication")).pub for _ in kinds + kinds]
         self.assertEqual([self.decode(pub.data) for pub in pubs], kinds + kinds)
         self.assertEqual([pub.info and pub.info.client for pub in (pubs[0], pubs[-1])], [ann.connected_event.client, None])
 
@@ -62,11 +62,11 @@ class Channels(HistoryTests):
         for channel, code in [("nowhere:1", 102), ("$secret", 103), ("a*", 107)]:
             refused = ann.new_subscription(channel, events=Events())
             await refused.subscribe()
-            self.assertEqual((await refused.events.next("unsubscribed")).code, code, channel)
+            self.assertEqual((await refused.events.wait_for("unsubscribed")).code, code, channel)
         await self.expect_error(107, ann.publish("a*", self.encode(1)))
         thief = self.create_client(token="a.b.c")
         await thief.connect()
-        self.assertEqual((await thief.events.next("disconnected")).code, 3500)
+        self.assertEqual((await thief.events.wait_for("disconnected")).code, 3500)
 
     async def test_connection_and_subscription_tokens_are_refreshed(self):
         calls, third = {"client": 0, "subscription": 0}, asyncio.Event()
@@ -94,15 +94,15 @@ class Channels(HistoryTests):
         proxy = await self.open_proxy(forced)
         ann = self.create_client(proxy, token=Hub.sign({"sub": "ann", "channels": [self.channel()]}))
         await ann.connect()
-        first = await ann.events.next("subscribed")
+        first = await ann.events.wait_for("subscribed")
         self.assertEqual((first.channel, first.recoverable, first.was_recovering), (self.channel(), True, False))
         await self.publish(first.channel, [1, 2], forced)
         self.assertEqual(await self.receive_data(ann, 2), [1, 2])
         proxy.cut()
-        await ann.events.next("connecting")
+        await ann.events.wait_for("connecting")
         await self.publish(first.channel, [3, 4, 5], forced)
         proxy.restore()
-        again = await ann.events.next("subscribed")
+        again = await ann.events.wait_for("subscribed")
         self.assertEqual((again.was_recovering, again.recovered), (True, True))
         await self.publish(first.channel, [6], forced)
         self.assertEqual(await self.receive_data(ann, 4), [3, 4, 5, 6])
@@ -111,7 +111,7 @@ class Channels(HistoryTests):
         bare = self.start_hub({})
         ann = self.create_client(bare, token=Hub.sign({"sub": "ann", "channels": ["server-side"]}))
         await ann.connect()
-        self.assertEqual((await ann.events.next("subscribed")).channel, "server-side")
+        self.assertEqual((await ann.events.wait_for("subscribed")).channel, "server-side")
         await self.publish("server-side", [1], bare)
         self.assertEqual(await self.receive_data(ann, 1), [1])
 
@@ -120,20 +120,20 @@ class Channels(HistoryTests):
         target = {"user": self.channel(), "channel": self.channel()}
         await self.publish(self.channel(), [1])
         await self.api("subscribe", {**target, "data": {"hello": 1}})
-        given = await ann.events.next("subscribed")
+        given = await ann.events.wait_for("subscribed")
         self.assertEqual((given.channel, self.decode(given.data)), (self.channel(), {"hello": 1}))
         await self.publish(self.channel(), [2])
         self.assertEqual(await self.receive_data(ann, 1), [2])
         await self.api("unsubscribe", target)
-        self.assertEqual((await ann.events.next("unsubscribed")).channel, self.channel())
+        self.assertEqual((await ann.events.wait_for("unsubscribed")).channel, self.channel())
 
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
         ann = await self.connect_client(self.channel())
         await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 3000, "reason": "moved"}})
-        self.assertEqual((await ann.events.next("connecting")).code, 3000)
-        await ann.events.next("connected")
+        self.assertEqual((await ann.events.wait_for("connecting")).code, 3000)
+        await ann.events.wait_for("connected")
         await self.api("disconnect", {"user": self.channel()})
-        self.assertEqual((await ann.events.next("disconnected")).code, 3503)
+        self.assertEqual((await ann.events.wait_for("disconnected")).code, 3503)
 
 
 @in_both_formats
@@ -194,7 +194,7 @@ class History(HistoryTests):
         bobs = await self.subscribe(bob, self.channel())
         await bobs.unsubscribe()
         for event in ("join", "leave"):
-            while (context := await watching.events.next(event)).info.user != "bob":
+            while (context := await watching.events.wait_for(event)).info.user != "bob":
                 pass
             self.assertEqual(context.info.client, bob.connected_event.client)
         self.assertFalse(bobs.events.has("join"))
@@ -222,7 +222,7 @@ class Recovery(HistoryTests):
         await self.publish(news.channel, range(3, 10))
         self.assertEqual(await self.restore(proxy, news), (True, True))
         await self.publish(news.channel, [10])
-        pubs = [(await news.events.next("publication")).pub for _ in range(8)]
+        pubs = [(await news.events.wait_for("publication")).pub for _ in range(8)]
         self.assertEqual([(self.decode(pub.data), pub.offset) for pub in pubs], [(n, n) for n in range(3, 11)])
         await self.cut(proxy, news)
         self.assertEqual(await self.restore(proxy, news), (True, True))
@@ -288,8 +288,8 @@ class Recovery(HistoryTests):
         others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
         await self.api("broadcast", others, forgetful)
         await self.publish(news.channel, [3], forgetful)
-        self.assertEqual((await news.events.next("subscribing")).code, 2500)
-        await news.events.next("subscribed")
+        self.assertEqual((await news.events.wait_for("subscribing")).code, 2500)
+        await news.events.wait_for("subscribed")
         await self.publish(news.channel, [4], forgetful)
         self.assertEqual(await self.receive_data(news, 1), [4])
 

@@ -51,35 +51,35 @@ class Connecting(Tests):
     async def test_invalid_token_closes_with_3500_for_good(self):
         ann = self.create_client(token=Hub.sign({"sub": "ann"}, secret="another secret than the hub's, long enough"))
         await ann.connect()
-        context = await ann.events.next("disconnected")
+        context = await ann.events.wait_for("disconnected")
         self.assertEqual((context.code, context.reason), (3500, "invalid token"))
 
     async def test_expired_token_fails_with_109_and_the_next_one_connects(self):
         get_token = answering(Hub.sign({"sub": "ann", "exp": EXPIRED}), Hub.sign({"sub": "ann"}))
         ann = self.create_client(get_token=get_token)
         await ann.connect()
-        self.assertEqual((await ann.events.next("error")).error.code, 109)
-        await ann.events.next("connected")
+        self.assertEqual((await ann.events.wait_for("error")).error.code, 109)
+        await ann.events.wait_for("connected")
 
     async def test_unauthorized_from_get_token_disconnects_for_good_and_other_errors_are_retried(self):
         lost = self.create_client(get_token=answering(UnauthorizedError()))
         await lost.connect()
-        self.assertEqual((await lost.events.next("disconnected")).code, 1)
+        self.assertEqual((await lost.events.wait_for("disconnected")).code, 1)
         found = self.create_client(get_token=answering(RuntimeError("backend away"), Hub.sign({"sub": "ann"})))
         await found.connect()
-        await found.events.next("error")
-        await found.events.next("connected")
+        await found.events.wait_for("error")
+        await found.events.wait_for("connected")
 
     async def test_invalid_token_in_url_closes_with_3500_if_auth_reject_is_close(self):
         telling = self.start_hub({"auth.reject": "close"})
         ann = self.create_client(telling, query="?token=a.b.c")
         await ann.connect()
-        self.assertEqual((await ann.events.next("disconnected")).code, 3500)
+        self.assertEqual((await ann.events.wait_for("disconnected")).code, 3500)
 
     async def test_client_without_token_is_closed_with_3501(self):
         anonymous = self.create_client()
         await anonymous.connect()
-        self.assertEqual((await anonymous.events.next("disconnected")).code, 3501)
+        self.assertEqual((await anonymous.events.wait_for("disconnected")).code, 3501)
 
 
 class Channels(Tests):
@@ -90,7 +90,7 @@ class Channels(Tests):
         await bob.publish("two", "of bob")
         await self.api("publish", {"channel": "two", "data": "of REST"})
         for subscription in (anns, bobs):
-            pubs = [(await subscription.events.next("publication")).pub for _ in range(3)]
+            pubs = [(await subscription.events.wait_for("publication")).pub for _ in range(3)]
             self.assertEqual([pub.data for pub in pubs], ["of ann", "of bob", "of REST"])
             self.assertEqual([pub.info and pub.info.user for pub in pubs], ["ann", "bob", None])
             self.assertEqual(pubs[0].info.client, ann.connected_event.client)
@@ -101,7 +101,7 @@ class Channels(Tests):
                  "Grüße, 世界, 🦊, \ud83d", [], {}, [[[None]]], {"": {"a b": [1, {"ü": "\n"}]}}, "x" * 30_000]
         for kind in kinds:
             await news.publish(kind)
-        self.assertEqual([(await news.events.next("publication")).pub.data for _ in kinds], kinds)
+        self.assertEqual([(await news.events.wait_for("publication")).pub.data for _ in kinds], kinds)
 
     async def test_unsubscribed_client_receives_nothing_until_it_subscribes_again(self):
         news = await self.subscribe(await self.connect_client(), "again")
@@ -116,10 +116,10 @@ class Channels(Tests):
         for options in ({"token": Hub.sign(claims)}, {"query": f"?token={Hub.sign(claims)}"}):
             ann = self.create_client(**options)
             await ann.connect()
-            first, second = await ann.events.next("subscribed"), await ann.events.next("subscribed")
+            first, second = await ann.events.wait_for("subscribed"), await ann.events.wait_for("subscribed")
             self.assertEqual((first.channel, second.channel, second.data), ("server-side", "with-data", {"hello": 1}))
             await self.api("publish", {"channel": "server-side", "data": "to you"})
-            heard = await ann.events.next("publication")
+            heard = await ann.events.wait_for("publication")
             self.assertEqual((heard.channel, heard.pub.data), ("server-side", "to you"))
 
     async def test_refused_subscriptions_end_with_their_code(self):
@@ -130,7 +130,7 @@ class Channels(Tests):
                               ("third", 106), ("a*", 107)]:
             refused = ann.new_subscription(channel, events=Events())
             await refused.subscribe()
-            self.assertEqual((await refused.events.next("unsubscribed")).code, code, channel)
+            self.assertEqual((await refused.events.wait_for("unsubscribed")).code, code, channel)
         await ann.ready()
 
     async def test_unavailable_methods_fail_with_108_and_the_client_stays_connected(self):
@@ -151,8 +151,8 @@ class Channels(Tests):
         ann = await self.connect_client()
         with self.assertRaises(Exception):
             await ann.publish("news", "x" * 100_000)
-        self.assertEqual((await ann.events.next("connecting")).code, 3)
-        await ann.events.next("connected")
+        self.assertEqual((await ann.events.wait_for("connecting")).code, 3)
+        await ann.events.wait_for("connected")
 
 
 class Tokens(Tests):
@@ -179,17 +179,17 @@ class Tokens(Tests):
         tokens = answering(Hub.sign({"sub": "ann"}, ttl=2), stuck, Hub.sign({"sub": "ann"}))
         ann = await self.connect_client(token="", get_token=tokens)
         news = await self.subscribe(ann, "late")
-        context = await ann.events.next("connecting")
+        context = await ann.events.wait_for("connecting")
         self.assertEqual((context.code, context.reason), (3005, "connection expired"))
-        self.assertEqual((await ann.events.next("error")).error.code, 109)
-        await news.events.next("subscribed")
+        self.assertEqual((await ann.events.wait_for("error")).error.code, 109)
+        await news.events.wait_for("subscribed")
         await self.expect_publication(news, "back")
         stuck.set_result("")
 
     async def test_refresh_with_invalid_token_closes_with_3500(self):
         tokens = answering(Hub.sign({"sub": "ann"}, ttl=3), "a.b.c")
         ann = await self.connect_client(token="", get_token=tokens)
-        self.assertEqual((await ann.events.next("disconnected")).code, 3500)
+        self.assertEqual((await ann.events.wait_for("disconnected")).code, 3500)
 
     async def test_subscription_token_permits_its_channel_and_is_refreshed(self):
         third = asyncio.Event()
@@ -211,14 +211,14 @@ class Tokens(Tests):
         ann = await self.connect_client()
         secret = ann.new_subscription("$x", events=Events(), get_token=answering("a.b.c"))
         await secret.subscribe()
-        self.assertEqual((await secret.events.next("unsubscribed")).code, 103)
+        self.assertEqual((await secret.events.wait_for("unsubscribed")).code, 103)
         await self.expect_publication(await self.subscribe(ann, "stays"), 1)
 
     async def test_subscription_token_of_another_channel_closes_with_3500(self):
         ann = await self.connect_client()
         token = Hub.sign({"sub": "ann", "channel": "$y"})
         await ann.new_subscription("$x", get_token=answering(token)).subscribe()
-        self.assertEqual((await ann.events.next("disconnected")).code, 3500)
+        self.assertEqual((await ann.events.wait_for("disconnected")).code, 3500)
 
 
 class Controls(Tests):
@@ -227,17 +227,17 @@ class Controls(Tests):
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
         ann = await self.connect_client("away")
         await self.api("disconnect", {"user": "away", "disconnect": {"code": 3000, "reason": "moved"}})
-        context = await ann.events.next("connecting")
+        context = await ann.events.wait_for("connecting")
         self.assertEqual((context.code, context.reason), (3000, "moved"))
-        await ann.events.next("connected")
+        await ann.events.wait_for("connected")
         await self.api("disconnect", {"user": "away"})
-        self.assertEqual((await ann.events.next("disconnected")).code, 3503)
+        self.assertEqual((await ann.events.wait_for("disconnected")).code, 3503)
 
     async def test_unsubscribe_ends_one_subscription_with_2000(self):
         ann = await self.connect_client("two")
         news, sport = await self.subscribe(ann, "news"), await self.subscribe(ann, "sport")
         await self.api("unsubscribe", {"user": "two", "channel": "news"})
-        self.assertEqual((await news.events.next("unsubscribed")).code, 2000)
+        self.assertEqual((await news.events.wait_for("unsubscribed")).code, 2000)
         await self.expect_publication(sport, 1)
 
     async def test_refresh_keeps_the_client_connected(self):
@@ -252,19 +252,19 @@ class Controls(Tests):
         own = await self.connect_client(hub=first)
         door = self.create_client(first, query=f"?token={Hub.sign({'sub': 'bob', 'channels': ['server-side']})}")
         await door.connect()
-        await door.events.next("subscribed")
+        await door.events.wait_for("subscribed")
         news = await self.subscribe(own, "news")
         stopping = asyncio.to_thread(first.stop)
         stopped = asyncio.ensure_future(stopping)
         for client in (own, door):
-            self.assertEqual((await client.events.next("connecting")).code, 3001)
+            self.assertEqual((await client.events.wait_for("connecting")).code, 3001)
         await stopped
         second = await asyncio.to_thread(self.start_hub, {"server.bind": first.address, "api.key": key})
-        await news.events.next("subscribed")
+        await news.events.wait_for("subscribed")
         await self.expect_publication(news, "of the second", second)
-        await door.events.next("subscribed")
+        await door.events.wait_for("subscribed")
         await self.api("publish", {"channel": "server-side", "data": 1}, second)
-        self.assertEqual((await door.events.next("publication")).channel, "server-side")
+        self.assertEqual((await door.events.wait_for("publication")).channel, "server-side")
 
     async def test_client_that_answers_pings_stays_connected(self):
         ann = await self.connect_client()
@@ -287,6 +287,6 @@ class Controls(Tests):
         self.addCleanup(frozen.process.send_signal, signal.SIGCONT)
         ann = await self.connect_client(hub=frozen, max_server_ping_delay=0.5, timeout=1)
         frozen.process.send_signal(signal.SIGSTOP)
-        self.assertEqual((await ann.events.next("connecting")).code, 2)
+        self.assertEqual((await ann.events.wait_for("connecting")).code, 2)
         frozen.process.send_signal(signal.SIGCONT)
-        await ann.events.next("connected")
+        await ann.events.wait_for("connected")

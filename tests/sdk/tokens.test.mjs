@@ -35,7 +35,7 @@ test("a client refreshes repeatedly before its token expires and stays connected
   const tokens = counted(() => hub.sign({ sub: "ann" }, { ttl: 3 }));
   const ann = createClient(t, hub, { getToken: tokens.getToken });
   ann.connect();
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
   const news = await subscribe(ann, "refreshed");
   await tokens.call(5);
   await expectPublication(hub, news, "after more than one token");
@@ -47,7 +47,7 @@ test("a client with a token in the URL refreshes with getToken", async (t) => {
   const first = hub.sign({ sub: "ann" }, { ttl: 3 });
   const ann = createClient(t, hub, { query: `?token=${first}`, token: first, getToken: tokens.getToken });
   ann.connect();
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
   await tokens.call(1);
   await expectPublication(hub, await subscribe(ann, "url"), 1);
   assert.ok(!ann.events.has("connecting"));
@@ -63,8 +63,8 @@ test("a refresh disconnects for good with UnauthorizedError, an invalid, an expi
     const answers = [async () => hub.sign({ sub: "ann" }, { ttl: 3 }), second];
     const ann = createClient(t, hub, { getToken: () => answers.shift()() });
     ann.connect();
-    await ann.events.next("connected");
-    assert.equal((await ann.events.next("disconnected")).code, code);
+    await ann.events.waitFor("connected");
+    assert.equal((await ann.events.waitFor("disconnected")).code, code);
   }
 });
 
@@ -73,13 +73,13 @@ test("a client that refreshes too late gets 3005, then 109, and reconnects with 
   const answers = [async () => hub.sign({ sub: "ann" }, { ttl: 2 }), () => stuck.promise, async () => hub.sign({ sub: "ann" })];
   const ann = createClient(t, hub, { getToken: () => answers.shift()() });
   ann.connect();
-  await ann.events.next("connected");
+  await ann.events.waitFor("connected");
   const news = await subscribe(ann, "late");
-  const { code, reason } = await ann.events.next("connecting");
+  const { code, reason } = await ann.events.waitFor("connecting");
   assert.deepEqual([code, reason], [3005, "connection expired"]);
-  assert.equal((await ann.events.next("error")).error.code, 109);
-  await ann.events.next("connected");
-  await news.events.next("subscribed");
+  assert.equal((await ann.events.waitFor("error")).error.code, 109);
+  await ann.events.waitFor("connected");
+  await news.events.waitFor("subscribed");
   await expectPublication(hub, news, "back");
   stuck.resolve(hub.sign({ sub: "ann" }));
 });
@@ -88,8 +88,8 @@ test("a client without getToken disconnects as unauthorized before its token exp
   for (const options of [(token) => ({ token }), (token) => ({ query: `?token=${token}` })]) {
     const ann = createClient(t, hub, options(hub.sign({ sub: "ann" }, { ttl: 3 })));
     ann.connect();
-    assert.equal((await ann.events.next("error")).type, "configuration");
-    assert.equal((await ann.events.next("disconnected")).code, 1);
+    assert.equal((await ann.events.waitFor("error")).type, "configuration");
+    assert.equal((await ann.events.waitFor("disconnected")).code, 1);
   }
 });
 
@@ -121,11 +121,11 @@ test("a subscription with an expired token ends with 2501 and subscribes again w
   const options = { getToken: () => answers.shift()(), minResubscribeDelay: 20 };
   const secret = createSubscription(ann, "$ended", options);
   secret.subscribe();
-  await secret.events.next("subscribed");
-  assert.equal((await secret.events.next("subscribing")).code, 2501);
+  await secret.events.waitFor("subscribed");
+  assert.equal((await secret.events.waitFor("subscribing")).code, 2501);
   // Its current token has expired, and so has the next one.
-  for (const code of [109, 109]) assert.equal((await secret.events.next("error")).error.code, code);
-  await secret.events.next("subscribed");
+  for (const code of [109, 109]) assert.equal((await secret.events.waitFor("error")).error.code, code);
+  await secret.events.waitFor("subscribed");
   await expectPublication(hub, secret, "back");
 });
 
@@ -139,14 +139,14 @@ test("an invalid subscription token fails with 103, and one of another channel o
   ]) {
     const secret = createSubscription(ann, "$x", { getToken });
     secret.subscribe();
-    assert.equal((await secret.events.next("unsubscribed")).code, code);
+    assert.equal((await secret.events.waitFor("unsubscribed")).code, code);
     ann.removeSubscription(secret);
   }
   await expectPublication(hub, await subscribe(ann, "stays"), 1);
   for (const claims of [{ sub: "ann", channel: "$y" }, { sub: "bob", channel: "$x" }]) {
     const thief = await connectClient(t, hub);
     createSubscription(thief, "$x", { getToken: async () => hub.sign(claims) }).subscribe();
-    assert.equal((await thief.events.next("disconnected")).code, 3500);
+    assert.equal((await thief.events.waitFor("disconnected")).code, 3500);
   }
 });
 
@@ -154,9 +154,9 @@ test("added and removed channels of a refreshed token reach the client as events
   const claims = [{ sub: "ann", channels: ["old"] }, { sub: "ann", channels: ["new"] }];
   const ann = createClient(t, hub, { getToken: async () => hub.sign(claims.shift() ?? { sub: "ann" }, { ttl: claims.length ? 3 : 60 }) });
   ann.connect();
-  assert.equal((await ann.events.next("subscribed")).channel, "old");
-  assert.equal((await ann.events.next("unsubscribed")).channel, "old");
-  assert.equal((await ann.events.next("subscribed")).channel, "new");
+  assert.equal((await ann.events.waitFor("subscribed")).channel, "old");
+  assert.equal((await ann.events.waitFor("unsubscribed")).channel, "old");
+  assert.equal((await ann.events.waitFor("subscribed")).channel, "new");
   await api(hub, "publish", { channel: "new", data: 1 });
-  assert.equal((await ann.events.next("publication")).channel, "new");
+  assert.equal((await ann.events.waitFor("publication")).channel, "new");
 });

@@ -52,7 +52,8 @@ impl Client {
         Self::connect_over(Box::new(stream), &format!("wss://localhost{path}"), &[]).await
     }
 
-    async fn connect_over(stream: Box<dyn Stream>, url: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+    /// Connects over an open stream, with TLS below it or not.
+    pub async fn connect_over(stream: Box<dyn Stream>, url: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let mut request = url.into_client_request()?;
         for (name, value) in headers {
             let name: tokio_tungstenite::tungstenite::http::HeaderName = name.parse().unwrap();
@@ -180,7 +181,7 @@ pub async fn tls_stream(address: SocketAddr, root: CertificateDer<'static>) -> s
 }
 
 /// Starts TLS on an open connection and trusts only `root`.
-pub async fn tls_over(stream: TcpStream, root: CertificateDer<'static>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn tls_over<S: Stream>(stream: S, root: CertificateDer<'static>) -> std::io::Result<TlsStream<S>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -1,13 +1,16 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
+pub mod child_process;
 pub mod client;
 pub mod events;
 pub mod generated;
+pub mod haproxy;
 pub mod http;
 pub mod protobuf;
 pub mod raw;
 pub mod redis;
 pub mod slow_broker;
+pub mod slow_link;
 pub mod tls;
 pub mod trace_log;
 
@@ -23,6 +26,7 @@ use wardcast::{
 
 use self::{raw::RawClient, redis::RedisServer};
 
+pub use child_process::KillOnDrop;
 pub use client::Client;
 pub use trace_log::mark_secret;
 
@@ -72,7 +76,7 @@ pub fn config() -> Config {
     let mut config = Config::default();
     config.server.bind = ([127, 0, 0, 1], 0).into();
     config.server.workers = 2;
-    config.server.drain = Duration::from_secs(2);
+    (config.server.drain, config.server.drain_delay) = (Duration::from_secs(2), Duration::ZERO);
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
     config.channels.allow_subscribe = AllowSubscribe::User;

@@ -16,8 +16,11 @@ pub struct ProtobufClient {
 
 impl ProtobufClient {
     pub async fn connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
-        let client = Client::connect_with(address, path, headers).await?;
-        Ok(Self { client, received: VecDeque::new() })
+        Ok(Self::new(Client::connect_with(address, path, headers).await?))
+    }
+
+    pub fn new(client: Client) -> Self {
+        Self { client, received: VecDeque::new() }
     }
 
     pub async fn send(&mut self, command: Command) {

@@ -200,6 +200,7 @@ impl Handler<SessionControl> for SessionStub {
 pub struct Worker {
     services: Rc<Services>,
     pub broker: Arc<SlowBroker>,
+    pub hubs: Arc<Hubs>,
     pub hub: Addr<Hub>,
     pub clock: Clock,
 }
@@ -226,7 +227,11 @@ impl Worker {
             config,
             node: "node".into(),
         });
-        Self { services, broker, hub, clock }
+        Self { services, broker, hubs, hub, clock }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.services.config
     }
 
     /// A token with these claims for user ann; a number for a date counts from now.

@@ -172,6 +172,16 @@ fn a_short_or_long_coordinate_is_refused_before_a_library_sees_it() {
 }
 
 #[test]
+fn an_ed25519_key_of_another_length_in_a_file_is_refused() {
+    for length in [0, 31, 33, 64] {
+        let key = KeyMaterial::Ed25519(vec![7; length]).into_decoding_key(Algorithm::EdDSA);
+        assert!(key.is_err(), "{length} bytes");
+    }
+    let point = ED25519.public_der[12..].to_vec();
+    assert!(KeyMaterial::Ed25519(point).into_decoding_key(Algorithm::EdDSA).is_ok());
+}
+
+#[test]
 fn weak_rsa_keys_are_refused() {
     let of = |bits: usize, e: &[u8]| {
         let n = vec![0xff; bits / 8];

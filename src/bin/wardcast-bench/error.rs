@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::clock::NO_PROGRESS_TIMEOUT;
+
 /// Why a run, or one of its connections, ended early.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -15,9 +17,10 @@ pub(crate) fn fail<T>(message: impl Into<String>) -> Result<T> {
     Err(BenchError(message.into()))
 }
 
-/// The error of a run in which nothing happened for [`crate::clock::NO_PROGRESS_TIMEOUT`].
+/// The error of a run in which nothing happened for [`NO_PROGRESS_TIMEOUT`].
 pub(crate) fn no_progress<T>(activity: impl Display) -> Result<T> {
-    fail(format!("no progress for 30 s while {activity}; the run ends here"))
+    let seconds = NO_PROGRESS_TIMEOUT.as_secs();
+    fail(format!("no progress for {seconds} s while {activity}; the run ends here"))
 }
 
 /// Says what was being done when an error occurred.

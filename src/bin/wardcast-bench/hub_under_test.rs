@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// The secret of tokens, if it is not an option.
-const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
+pub(crate) const SECRET_VARIABLE: &str = "WARDCAST_BENCH_SECRET";
 /// The API key, if it is not an option.
-const API_KEY_VARIABLE: &str = "WARDCAST_BENCH_API_KEY";
+pub(crate) const API_KEY_VARIABLE: &str = "WARDCAST_BENCH_API_KEY";
 /// The hub that is measured if there is a secret but no URL.
 const DEFAULT_URL: &str = "ws://127.0.0.1:8000/connection/websocket";
 /// The end of what a hub prints when it starts in development.
@@ -108,18 +108,12 @@ impl<'a> HubUnderTest<'a> {
             command.env("WARDCAST_ENV", "development").env_remove("RUST_LOG");
             command.env("WARDCAST_AUTH__HMAC_SECRET", &secret).env("WARDCAST_API__KEY", &key);
         })?;
-        let mut url = None;
-        for line in lines.take(MAX_BANNER_LINES).map_while(std::io::Result::ok) {
-            url = url.or_else(|| find_websocket_url(&line).map(str::to_owned));
-            if let Some(url) = url.take_if(|_| line.contains(BANNER_END)) {
-                self.targets = vec![TargetUrl::parse(&url)?];
-                run.pids = vec![child.id()];
-                run.report.add_note(format!("measured a hub started for this run ({})", program.display()));
-                (self.secret, self.api_key, self._process) = (Some(secret), Some(key), Some(child));
-                return Ok(());
-            }
-        }
-        fail("the hub did not start; its own error message is above")
+        let url = read_banner(lines.take(MAX_BANNER_LINES).map_while(std::io::Result::ok))?;
+        self.targets = vec![TargetUrl::parse(&url)?];
+        run.pids = vec![child.id()];
+        run.report.add_note(format!("measured a hub started for this run ({})", program.display()));
+        (self.secret, self.api_key, self._process) = (Some(secret), Some(key), Some(child));
+        Ok(())
     }
 
     /// Determines the certificate of the hub that is started: none, the one of --hub-set, or for --tls one that is made now.
@@ -238,6 +232,23 @@ impl<'a> HubUnderTest<'a> {
     }
 }
 
+/// Reads the banner of a hub up to its end, and returns the WebSocket URL. The hub writes no more after that.
+fn read_banner(lines: impl Iterator<Item = String>) -> Result<String> {
+    let (mut url, mut has_ended) = (None, false);
+    for line in lines {
+        url = url.or_else(|| find_websocket_url(&line).map(str::to_owned));
+        has_ended = line.contains(BANNER_END);
+        if has_ended {
+            break;
+        }
+    }
+    match url {
+        Some(url) if has_ended => Ok(url),
+        _ if has_ended => fail("the hub printed no WebSocket URL: is it a wardcast of this version?"),
+        _ => fail("the hub did not start; its own error message is above"),
+    }
+}
+
 /// The WebSocket URL in a line of a hub's banner, without its query.
 fn find_websocket_url(line: &str) -> Option<&str> {
     let start = ["ws://", "wss://"].iter().find_map(|scheme| line.find(scheme))?;
@@ -278,5 +289,16 @@ mod tests {
             assert_eq!(find_websocket_url(&line(url)), Some(url));
         }
         assert_eq!(find_websocket_url("  Page     https://127.0.0.1:8000/"), None);
+    }
+
+    #[test]
+    fn banner_is_read_to_its_end_only() {
+        let read = |lines: &[&str]| read_banner(lines.iter().map(|line| (*line).to_owned()));
+        assert_eq!(read(&["a", "ws://h/a?token=t", "ws://h/b?token=t", BANNER_END, "c"]), Ok("ws://h/a".to_owned()));
+        assert!(read(&["ws://h/a?token=t"]).is_err_and(|error| error.0.contains("did not start")));
+        // The hub runs and writes nothing more, so that a further line would be awaited for ever.
+        let mut lines = ["a".to_owned(), BANNER_END.to_owned()].into_iter();
+        let endless = std::iter::from_fn(|| Some(lines.next().expect("no line is read after the end")));
+        assert!(read_banner(endless).is_err_and(|error| error.0.contains("no WebSocket URL")));
     }
 }

@@ -124,7 +124,15 @@ pub(crate) fn add_notes(report: &mut Report, reasons: &BTreeMap<String, u64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use wardcast::protocol::ErrorCode;
+    use wardcast::protocol::disconnect::{Disconnect, VIOLATIONS};
+
     use super::*;
+    use crate::args::Cli;
+    use crate::hub_under_test::{API_KEY_VARIABLE, SECRET_VARIABLE};
 
     #[test]
     fn reasons_lead_to_the_setting_to_change() {
@@ -144,6 +152,70 @@ mod tests {
             assert!(find_remedy(reason).is_some_and(|remedy| remedy.contains(setting)), "{reason}");
         }
         assert_eq!(find_remedy("connecting: No route to host (os error 113)"), None);
+    }
+
+    /// The text of all files of the hub below a folder of the source.
+    fn hub_source(folder: &str) -> String {
+        let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("bin"));
+        let text = |path: PathBuf| match path.is_dir() {
+            true => hub_source(path.to_str().unwrap()),
+            false => fs::read_to_string(&path).unwrap_or_default(),
+        };
+        paths.map(text).collect()
+    }
+
+    #[test]
+    fn words_of_a_reason_are_those_of_the_hub_the_system_or_this_program() {
+        let (source, recover) = (hub_source("src"), include_str!("simulated_client.rs"));
+        // Each form of a word, and how it is known that there is such a one.
+        let is_known = |word: &str| {
+            let number = |start: &str| word.strip_prefix(start)?.trim_end_matches(')').parse::<u32>().ok();
+            if let Some(code) = number("close ") {
+                return Disconnect::ALL.iter().chain(VIOLATIONS).any(|info| info.code == code);
+            }
+            if let Some(code) = number("\"code\":") {
+                return ErrorCode::ALL.iter().any(|(error, _)| error.code() == code);
+            }
+            // Of the system, of HTTP and TLS, and of this program, which puts what it did before the error.
+            let others = ["(os error ", "HTTP/1.1 ", "certificate", "connecting:", "socket", "end of stream without"];
+            others.iter().any(|start| word.starts_with(start)) || source.contains(word) || recover.contains(word)
+        };
+        for word in REMEDIES.iter().flat_map(|(words, _)| *words) {
+            assert!(is_known(word), "nobody says {word:?}");
+        }
+    }
+
+    #[test]
+    fn remedies_name_settings_and_options_that_exist() {
+        let defaults: toml::Table = include_str!("../../../config/default.toml").parse().unwrap();
+        let is_setting = |section: &str, key: &str| defaults.get(section).is_some_and(|keys| keys.get(key).is_some());
+        let options = <Cli as clap::CommandFactory>::command();
+        let is_option = |name: &str| {
+            let mut commands = options.get_subcommands();
+            commands.any(|command| command.get_arguments().any(|argument| argument.get_long() == Some(name)))
+        };
+        let is_punctuation = |letter: char| !letter.is_alphanumeric() && !"._-[".contains(letter);
+        let mut checked = 0;
+        for (_, remedy) in REMEDIES {
+            for word in remedy.split(is_punctuation).map(|word| word.trim_end_matches('.')) {
+                let exists = match (word.strip_prefix("--"), word.strip_prefix("WARDCAST_"), word.split_once('.')) {
+                    (Some(option), ..) => is_option(option),
+                    (None, Some(variable), _) if variable.starts_with("BENCH_") => {
+                        [SECRET_VARIABLE, API_KEY_VARIABLE].contains(&word)
+                    }
+                    (None, Some(variable), _) => variable
+                        .split_once("__")
+                        .is_some_and(|(section, key)| is_setting(&section.to_lowercase(), &key.to_lowercase())),
+                    // Of the system's settings, the names have more parts or other sections.
+                    (None, None, Some((section, key))) if section != "net" => is_setting(section, key),
+                    _ => continue,
+                };
+                assert!(exists, "there is no {word}: {remedy}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 40, "{checked}");
     }
 
     #[test]

@@ -209,6 +209,12 @@ fn check_listener(config: &Config, environment: Environment, errors: &mut ErrorC
         "server.proxy_protocol",
         "requires server.trusted_proxies: PROXY headers are read from these addresses only",
     );
+    errors.require(
+        server.drain_delay <= server.drain / 2,
+        "server.drain_delay",
+        "must be at most half of server.drain, which includes it: the rest is for closing the sessions; shorten it, or \
+         raise server.drain",
+    );
 }
 
 fn check_origins(config: &Config, errors: &mut ErrorCollector) {
@@ -273,6 +279,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("server.pong_timeout", server.pong_timeout),
             ("server.position_check_interval", server.position_check_interval),
             ("auth.first_message_timeout", auth.first_message_timeout),
+            ("limits.outbox_stall", config.limits.outbox_stall),
             ("login.token_ttl", login.token_ttl),
             ("auth.max_ttl", auth.max_ttl),
         ],

@@ -68,6 +68,15 @@ fn proxy_protocol_requires_trusted_proxies() {
 }
 
 #[test]
+fn drain_delay_is_at_most_half_of_the_drain() {
+    for (delay, is_valid) in [(0, true), (4, true), (5, false)] {
+        let reported = errors(Environment::Development, |config| config.server.drain_delay = delay * SECOND);
+        assert_eq!(!reported.contains("server.drain_delay"), is_valid, "{delay} s of 8 s: {reported}");
+    }
+    assert!(errors(Environment::Development, |config| config.server.drain = SECOND).contains("raise server.drain"));
+}
+
+#[test]
 fn login_cookie_requires_a_valid_name_and_the_cookie_door() {
     for wrong in ["", "a b", "a=b", "a;b", "\u{e9}"] {
         assert!(errors(Environment::Development, |config| config.auth.cookie = wrong.into()).contains("auth.cookie"));

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription, recovery::StartPosition,
+    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription, outcome::Recovery,
+    recovery::StartPosition,
 };
 use crate::{
     hub::{Hub, SessionKey, liveness::HubSession},
@@ -13,6 +14,9 @@ use crate::{
     protocol::{Disconnect, Format},
     publication::Publication,
 };
+
+/// What the length fields of a frame and of the message in it grow by, at most, when the message grows.
+const LENGTH_FIELDS_BYTES: usize = 16;
 
 impl Subscription<Requested> {
     /// Makes a subscription ready that needs nothing from the broker: its channel is at `here` on this hub.
@@ -46,7 +50,7 @@ impl Subscription<CatchingUp> {
 
 impl Ready {
     fn lacks_required_recovery(&self) -> bool {
-        self.requested.options.recover.is_some_and(|recover| recover.required) && !self.outcome.is_recovered
+        self.requested.options.recover.is_some_and(|recover| recover.required) && !self.outcome.is_recovered()
     }
 }
 
@@ -117,7 +121,7 @@ impl Hub {
             return Err(SubscribeError::Unrecoverable);
         }
         for frame in frames {
-            if let Err(refused) = outbox.push(now, frame) {
+            if let Err(refused) = outbox.push_reply(now, frame) {
                 self.handle_push_error(key, refused);
                 return Err(SubscribeError::Closing);
             }
@@ -128,17 +132,18 @@ impl Hub {
         Ok(())
     }
 
-    /// Builds the frames that report the subscriptions to the client. If they are longer than a reply may be, or than an
-    /// outbox holds, no recovery succeeds: the client knows how to go on from there.
+    /// Builds the frames that report the subscriptions to the client. If they are longer than a reply may be, those
+    /// recoveries succeed that fit into it, in the order of the request. A client knows how to go on from the others.
     fn reply_frames(&self, subscriptions: &mut [Subscription<Ready>], reply: Option<&ReplyBuilder>) -> Vec<Bytes> {
-        let fits = |bytes: usize| bytes <= self.limits.reply_bytes;
-        if fits(subscriptions.iter().map(|subscription| subscription.stage.outcome.min_bytes()).sum()) {
+        let max_bytes = self.limits.reply_bytes;
+        let min_bytes = |subscription: &Subscription<Ready>| subscription.stage.outcome.min_bytes();
+        if subscriptions.iter().map(min_bytes).sum::<usize>() <= max_bytes {
             let frames = build_frames(subscriptions, reply);
-            if fits(frames.iter().map(Bytes::len).sum()) {
+            if total_bytes(&frames) <= max_bytes {
                 return frames;
             }
         }
-        subscriptions.iter_mut().for_each(|subscription| subscription.stage.outcome.fail_recovery());
+        keep_recoveries_that_fit(max_bytes, subscriptions, reply);
         build_frames(subscriptions, reply)
     }
 
@@ -160,6 +165,34 @@ impl Hub {
             state.polled_retention = state.polled_retention.or(options.retention.filter(|_| options.is_positioned));
         }
     }
+}
+
+/// Fails the recoveries for which frames of at most `max_bytes` together have no room.
+fn keep_recoveries_that_fit(max_bytes: usize, subscriptions: &mut [Subscription<Ready>], reply: Option<&ReplyBuilder>) {
+    let recoveries: Vec<Option<Recovery>> =
+        subscriptions.iter_mut().map(|subscription| subscription.stage.outcome.recovery.take()).collect();
+    let base_bytes = total_bytes(&build_frames(subscriptions, reply));
+    let mut left_bytes = max_bytes.saturating_sub(base_bytes + LENGTH_FIELDS_BYTES);
+    let mut fitting = Vec::with_capacity(recoveries.len());
+    for (index, recovery) in recoveries.into_iter().enumerate() {
+        let recovery = recovery.filter(|recovery| recovery.min_bytes() <= left_bytes);
+        if recovery.is_none() {
+            fitting.push(None);
+            continue;
+        }
+        subscriptions[index].stage.outcome.recovery = recovery;
+        let bytes = total_bytes(&build_frames(subscriptions, reply)).saturating_sub(base_bytes);
+        let recovery = subscriptions[index].stage.outcome.recovery.take().filter(|_| bytes <= left_bytes);
+        left_bytes -= if recovery.is_some() { bytes } else { 0 };
+        fitting.push(recovery);
+    }
+    for (subscription, recovery) in subscriptions.iter_mut().zip(fitting) {
+        subscription.stage.outcome.recovery = recovery;
+    }
+}
+
+fn total_bytes(frames: &[Bytes]) -> usize {
+    frames.iter().map(Bytes::len).sum()
 }
 
 fn build_frames(subscriptions: &[Subscription<Ready>], reply: Option<&ReplyBuilder>) -> Vec<Bytes> {

@@ -20,13 +20,26 @@ pub struct SubscribeOutcome {
     pub channel: Channel,
     /// The client asked for recovery, in a channel that has positions.
     pub was_recovering: bool,
-    /// The client gets all publications that it has missed.
-    pub is_recovered: bool,
     /// From where on the client receives live publications, if it learns that.
     live_from: Option<Position>,
+    /// What a client gets that has missed something; `None` if it does not get all of it.
+    pub(super) recovery: Option<Recovery>,
+}
+
+/// A successful recovery.
+#[derive(Debug)]
+pub(super) struct Recovery {
     /// The offset that the client named, if it gets all publications after it.
-    recovered_from: Option<u64>,
+    since: Option<u64>,
     missed: Vec<MissedPublication>,
+}
+
+impl Recovery {
+    /// Returns a lower bound of the bytes that the missed publications take in a frame.
+    pub(super) fn min_bytes(&self) -> usize {
+        let bytes = |missed: &MissedPublication| missed.delta.as_ref().map_or(missed.publication.data.len(), Vec::len);
+        self.missed.iter().map(bytes).sum()
+    }
 }
 
 #[derive(Debug)]
@@ -49,42 +62,40 @@ impl SubscribeOutcome {
         missed: Vec<Publication>,
     ) -> Self {
         let recover = options.recover.filter(|_| start.is_some());
-        let is_recovered = recover.is_some() && start.is_some_and(|start| start.is_recovered);
+        let recovered = recover.filter(|_| start.is_some_and(|start| start.is_recovered));
         let is_reported = options.is_positioned || options.is_recoverable;
         Self {
             channel,
             was_recovering: recover.is_some(),
-            is_recovered,
             live_from: start.filter(|_| is_reported).map(StartPosition::client_position),
-            recovered_from: recover
-                .filter(|recover| is_recovered && recover.mode == RecoveryMode::Stream)
-                .map(|recover| recover.offset),
-            missed: if is_recovered { encode_missed(missed, options) } else { Vec::new() },
+            recovery: recovered.map(|recover| Recovery {
+                since: (recover.mode == RecoveryMode::Stream).then_some(recover.offset),
+                missed: encode_missed(missed, options),
+            }),
         }
     }
 
-    /// Turns the outcome into a failed recovery: its publications would be too long for a reply.
-    pub(super) fn fail_recovery(&mut self) {
-        self.is_recovered = false;
-        self.recovered_from = None;
-        self.missed = Vec::new();
+    /// Returns whether the client gets all publications that it has missed.
+    pub fn is_recovered(&self) -> bool {
+        self.recovery.is_some()
     }
 
     /// Returns a lower bound of the bytes that the missed publications take in a frame.
     pub(super) fn min_bytes(&self) -> usize {
-        let bytes = |missed: &MissedPublication| missed.delta.as_ref().map_or(missed.publication.data.len(), Vec::len);
-        self.missed.iter().map(bytes).sum()
+        self.recovery.as_ref().map_or(0, Recovery::min_bytes)
     }
 
     /// Returns from where on the client receives, if it learns that: after a recovery of all publications this is the
     /// position that the client named.
     pub fn position(&self) -> Option<Position> {
-        self.live_from.map(|live| Position { offset: self.recovered_from.unwrap_or(live.offset), ..live })
+        let since = self.recovery.as_ref().and_then(|recovery| recovery.since);
+        self.live_from.map(|live| Position { offset: since.unwrap_or(live.offset), ..live })
     }
 
     /// Returns the missed publications, the oldest first.
     pub fn missed_publications(&self) -> Vec<PublicationPush<'_>> {
-        let pushes = self.missed.iter().map(|missed| PublicationPush {
+        let missed = self.recovery.as_ref().map_or(&[][..], |recovery| &recovery.missed);
+        let pushes = missed.iter().map(|missed| PublicationPush {
             publication: &missed.publication,
             content: match &missed.delta {
                 Some(delta) => PushData::Delta(delta),

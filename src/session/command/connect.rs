@@ -38,7 +38,7 @@ impl Session {
                 let change = self.adopt_claims(claims);
                 self.send_connect_push(change)
             }
-            Some(_) => self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS)),
+            Some(_) => self.fail(0, CommandFailure::Close(Disconnect::CONNECTION_LIMIT)),
             None => self.fail(0, CommandFailure::Close(Disconnect::INVALID_TOKEN)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{ChannelRight, Claims},
-    broker::{HistoryRequest, Retention, SincePosition, read_history_page},
+    broker::{HistoryRequest, Retention, SincePosition, page_limit, read_history_page},
     channel::Channel,
     protocol::{self, ErrorCode, HistoryCommand, HistoryResult},
     session::Session,
@@ -21,15 +21,14 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(&command.channel)?;
-        let limit = usize::try_from(command.limit).map_err(|_| ErrorCode::BadRequest)?;
-        let limit = limit.min(self.services.config.limits.history_publications);
+        let limit = page_limit(command.limit.into(), self.services.config.limits.history_publications);
         let options = self.services.permissions.channel_options(&channel)?;
         let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
         let (services, format) = (self.services.clone(), self.format);
-        let max_bytes = self.max_reply_bytes();
+        let max_bytes = self.services.config.limits.client_reply_bytes();
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };

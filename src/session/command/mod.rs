@@ -26,7 +26,7 @@ use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    hub::{CloseReason, GetSubscription, SubscriptionSource},
+    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource},
     protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand},
 };
 
@@ -34,6 +34,14 @@ use crate::{
 /// most take a microsecond, but a token that comes with one takes up to a third of a millisecond to verify (ES384).
 const TURN: Duration = Duration::from_millis(2);
 const COMMANDS_PER_TURN: usize = 64;
+
+/// What a session handles next.
+enum Next {
+    /// A command of the client.
+    Command(Result<Bytes, MalformedCommand>),
+    /// A subscription of the server API with recovery.
+    Subscription(ServerApiSubscription),
+}
 
 /// What a command has come to.
 pub(super) enum CommandOutcome {
@@ -81,14 +89,24 @@ impl CommandOutcome {
 }
 
 impl Session {
-    /// Handles the commands that are in the buffer, until one has to wait.
+    /// Handles the commands that are in the buffer, until one has to wait, or the client has to read the replies first.
+    /// Controls of the server API that wait for room come first.
     pub(super) fn process_commands(&mut self, ctx: &mut Context<Self>) {
         let end = Instant::now() + TURN;
         for number in 0..COMMANDS_PER_TURN {
             if number > 0 && Instant::now() >= end {
                 break;
             }
-            let Some(message) = self.commands.next(self.format) else { return self.flush() };
+            if self.pause_if_replies_wait() {
+                return;
+            }
+            let next = match self.next_recovering_subscription() {
+                Some(subscription) => Next::Subscription(subscription),
+                None => match self.commands.next(self.format) {
+                    Some(message) => Next::Command(message),
+                    None => return self.flush(),
+                },
+            };
             // The command before may have waited for a broker: the token may have expired, or the hub closed the session.
             if self.has_expired() {
                 return self.close(CloseReason::EXPIRED);
@@ -96,7 +114,10 @@ impl Session {
             if self.outbox.is_closing() {
                 return self.enter_closing();
             }
-            let outcome = self.handle_message(message);
+            let outcome = match next {
+                Next::Subscription(subscription) => self.add_server_side_subscription(subscription),
+                Next::Command(message) => self.handle_message(message),
+            };
             if self.finish_or_wait(outcome, ctx) {
                 return self.flush();
             }
@@ -104,6 +125,20 @@ impl Session {
         self.flush();
         let other_tasks = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
         ctx.wait(other_tasks.map(|(), session, ctx| session.process_commands(ctx)));
+    }
+
+    /// Stops reading the client if it has to read its replies before they may become more. Otherwise the replies to commands
+    /// sent at once would together exceed the outbox, and the client would be closed however fast it reads.
+    fn pause_if_replies_wait(&mut self) -> bool {
+        if !self.outbox.must_drain() {
+            return false;
+        }
+        self.flush();
+        if !self.outbox.pause_reading() {
+            return false;
+        }
+        self.services.metrics.reading_pauses.inc();
+        true
     }
 
     /// Answers what did not begin with a message, then goes on with messages.
@@ -261,12 +296,6 @@ impl Session {
             permissions.may(right, &claims, &channel, source.is_some())?;
             Ok(source)
         }
-    }
-
-    /// Returns the maximum bytes of a reply. It has to fit into the outbox too, or the client would be closed for its command.
-    fn max_reply_bytes(&self) -> usize {
-        let limits = &self.services.config.limits;
-        limits.reply_bytes.min(limits.outbox_bytes / 2)
     }
 
     fn fail(&mut self, id: u32, failure: CommandFailure) -> CommandOutcome {

@@ -24,7 +24,7 @@ impl Session {
         channel: &str,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let max_bytes = self.max_reply_bytes();
+        let max_bytes = self.services.config.limits.client_reply_bytes();
         self.read_presence(id, channel, claims, move |format, clients| {
             let bytes = |client: &Arc<ClientInfo>| {
                 let raw = [&client.conn_info, &client.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();

@@ -98,6 +98,28 @@ impl Session {
         })
     }
 
+    /// Keeps a subscription of the server API until the client has room for what it has missed.
+    pub(in crate::session) fn queue_recovering_subscription(&mut self, subscription: ServerApiSubscription) {
+        if self.recovering_subscriptions.len() < self.services.config.limits.channels_per_session {
+            self.recovering_subscriptions.push(subscription);
+        } else {
+            log_refused(self.client, &subscription.channel, &SubscribeError::LimitExceeded);
+        }
+    }
+
+    /// Takes the oldest of these subscriptions.
+    pub(super) fn next_recovering_subscription(&mut self) -> Option<ServerApiSubscription> {
+        if self.recovering_subscriptions.is_empty() {
+            return None;
+        }
+        let next = self.recovering_subscriptions.remove(0);
+        if self.recovering_subscriptions.is_empty() {
+            // An idle session keeps no buffer.
+            self.recovering_subscriptions = Vec::new();
+        }
+        Some(next)
+    }
+
     /// Adds a subscription of the server API. It lasts until the API ends it or it expires.
     pub(in crate::session) fn add_server_side_subscription(
         &mut self,

@@ -46,7 +46,7 @@ impl SubscribeResultTemplate {
             is_positioned: self.is_positioned || was_recovering,
             position: outcome.position(),
             publications: outcome.missed_publications(),
-            is_recovered: outcome.is_recovered,
+            is_recovered: outcome.is_recovered(),
             was_recovering,
             data: self.data.as_ref(),
             has_delta: self.has_deltas,

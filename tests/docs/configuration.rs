@@ -28,9 +28,9 @@ the source of each.
 #[test]
 fn configuration_page_is_generated_from_the_default_files() {
     let files = [
-        include_str!("../config/default.toml"),
-        include_str!("../config/development.toml"),
-        include_str!("../config/production.toml"),
+        include_str!("../../config/default.toml"),
+        include_str!("../../config/development.toml"),
+        include_str!("../../config/production.toml"),
     ];
     let [defaults, development, production] = files.map(|file| file.parse::<DocumentMut>().unwrap());
     let page = Page { environments: [("development", development), ("production", production)] };

@@ -1,0 +1,132 @@
+//! Hubs behind HAProxy with the shipped configuration: restarts and outages, as clients and publishers see them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use actix_rt::task::JoinHandle;
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::sync::watch;
+use wardcast::config::Config;
+
+use crate::support::{
+    API_KEY, Client, TestHub, haproxy::HaProxy, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
+};
+
+/// The settings of docker-compose.yml: the default times of a stop.
+fn configure(config: &mut Config) {
+    let Config { server, .. } = Config::default();
+    (config.server.drain, config.server.drain_delay) = (server.drain, server.drain_delay);
+    config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    config.limits.handshakes_per_second = 0;
+}
+
+async fn start_hub_behind(redis: &RedisServer, bind: Option<SocketAddr>) -> TestHub {
+    start_hub_on(redis, |config| {
+        configure(config);
+        bind.into_iter().for_each(|address| config.server.bind = address);
+    })
+    .await
+}
+
+async fn publish(balancer: SocketAddr) -> http::Response {
+    let request = http::post(balancer, "/api/publish").header("X-API-Key", API_KEY);
+    request.json(json!({"channel": "news", "data": 1})).send().await
+}
+
+/// Publishes through the load balancer until the test is over; returns the number of publications.
+fn start_publisher(balancer: SocketAddr, is_over: watch::Receiver<bool>) -> JoinHandle<u32> {
+    actix_rt::spawn(async move {
+        let mut count = 0;
+        while !*is_over.borrow() {
+            let response = publish(balancer).await;
+            assert_eq!((response.status, response.body.as_str()), (200, r#"{"result":{}}"#), "{response:?}");
+            count += 1;
+            actix_rt::time::sleep(Duration::from_millis(5)).await;
+        }
+        count
+    })
+}
+
+/// Keeps a client subscribed through the load balancer until the test is over. It connects again as soon as it is closed,
+/// and the first attempt must succeed. Returns how often it was closed.
+fn start_client(balancer: SocketAddr, path: String, mut is_over: watch::Receiver<bool>) -> JoinHandle<u32> {
+    actix_rt::spawn(async move {
+        for closed in 0.. {
+            let mut client = Client::connect(balancer, &path).await.unwrap_or_else(|error| panic!("{error}"));
+            client.receive_connect_push().await;
+            client.subscribe("news").await;
+            tokio::select! {
+                (code, _) = client.wait_for_close() => assert_eq!(code, Some(3001)),
+                _ = is_over.wait_for(|is_over| *is_over) => return closed,
+            }
+        }
+        unreachable!("the test is over at some time")
+    })
+}
+
+#[actix_rt::test]
+async fn rolling_restart_behind_haproxy_fails_no_publish_and_no_reconnect() {
+    let redis = RedisServer::start().await;
+    let mut hubs = vec![start_hub_behind(&redis, None).await, start_hub_behind(&redis, None).await];
+    let balancer = HaProxy::start(&hubs.iter().map(|hub| hub.address).collect::<Vec<_>>()).await;
+    let is_over = watch::Sender::new(false);
+    let publishers: Vec<_> = (0..2).map(|_| start_publisher(balancer.address, is_over.subscribe())).collect();
+    let path = hubs[0].path_for("ann");
+    let clients: Vec<_> = (0..20).map(|_| start_client(balancer.address, path.clone(), is_over.subscribe())).collect();
+    poll_until("all clients are connected", async || hubs.iter().map(TestHub::connections).sum::<usize>() == 20).await;
+    for _ in 0..2 {
+        let hub = hubs.remove(0);
+        let address = hub.address;
+        hub.stop().await;
+        hubs.push(start_hub_behind(&redis, Some(address)).await);
+        balancer.wait_for_ready_hubs(2).await;
+    }
+    is_over.send_replace(true);
+    let published: Vec<u32> = join_all(publishers).await.into_iter().map(Result::unwrap).collect();
+    assert!(published.iter().all(|count| *count > 100), "the load was steady: {published:?}");
+    let closed: Vec<u32> = join_all(clients).await.into_iter().map(Result::unwrap).collect();
+    assert!(closed.iter().sum::<u32>() >= 20, "each hub's clients were closed: {closed:?}");
+}
+
+#[actix_rt::test]
+async fn redis_outage_behind_haproxy_answers_error_100_in_json() {
+    let mut redis = RedisServer::start().await;
+    let hub = start_hub_behind(&redis, None).await;
+    let balancer = HaProxy::start(&[hub.address]).await;
+    let mut open = Client::connect(balancer.address, &hub.path_for("ann")).await.unwrap();
+    open.receive_connect_push().await;
+    assert_eq!(publish(balancer.address).await.json(), json!({"result": {}}));
+    redis.kill();
+    balancer.wait_for_ready_hubs(0).await;
+    let failed = publish(balancer.address).await;
+    assert_eq!((failed.status, failed.json()["error"]["code"].clone()), (200, json!(100)), "{failed:?}");
+    assert_eq!(open.request(json!({"id": 1, "ping": {}})).await, json!({"id": 1, "ping": {}}));
+    let mut new = Client::connect(balancer.address, &hub.path_for("bob")).await.unwrap();
+    new.receive_connect_push().await;
+    redis.restart().await;
+    balancer.wait_for_ready_hubs(1).await;
+    assert_eq!(publish(balancer.address).await.json(), json!({"result": {}}));
+    drop((open, new));
+    hub.stop().await;
+    let none = publish(balancer.address).await;
+    assert_eq!((none.status, none.json()["error"]["code"].clone()), (503, json!(100)), "{none:?}");
+    assert_eq!(none.header("retry-after"), Some("1"), "{none:?}");
+}
+
+#[actix_rt::test]
+async fn handshake_that_a_full_hub_refuses_is_retried_on_another_hub() {
+    let start = async |connections| {
+        start_hub_with(|config| {
+            configure(config);
+            config.limits.connections = connections;
+        })
+        .await
+    };
+    let (full, other) = (start(1).await, start(100).await);
+    let balancer = HaProxy::start(&[full.address, other.address]).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(Client::connect(balancer.address, &full.path_for("ann")).await.unwrap());
+    }
+    assert_eq!((full.connections(), other.connections()), (1, 5));
+}

@@ -1,0 +1,259 @@
+//! README.md and docs/ say what is true: links lead somewhere, examples are played or loaded by the real thing, and what is
+//! listed is complete.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wardcast::{
+    config::{self, BrokerKind, Environment, Secret, Sources},
+    metrics::Metrics,
+};
+
+use crate::support::{
+    Client, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
+};
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README.md and the pages of docs/, each with its path below the repository.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut paths = vec![PathBuf::from("README.md")];
+    let entries = fs::read_dir(repository().join("docs")).unwrap();
+    paths.extend(entries.map(|entry| Path::new("docs").join(entry.unwrap().file_name())));
+    paths.sort();
+    let read = |path: PathBuf| (fs::read_to_string(repository().join(&path)).unwrap(), path);
+    paths.into_iter().map(read).map(|(text, path)| (path, text)).collect()
+}
+
+/// The fenced code blocks of a page in this language, without the indentation of the list that they may be part of.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Option<(usize, Option<String>)> = None;
+    for line in page.lines() {
+        let indentation = line.len() - line.trim_start().len();
+        match (&mut open, line.trim_start().strip_prefix("```")) {
+            (None, Some(info)) => open = Some((indentation, (info == language).then(String::new))),
+            (Some(_), Some(_)) => found.extend(open.take().and_then(|(_, block)| block)),
+            (Some((indentation, Some(block))), None) => {
+                block.push_str(line.get(*indentation..).unwrap_or_default());
+                block.push('\n');
+            }
+            _ => {}
+        }
+    }
+    assert!(open.is_none(), "a code block without an end");
+    found
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let headings = page.lines().filter(|line| {
+        is_code ^= line.trim_start().starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    let kept = |character: &char| character.is_alphanumeric() || ['-', '_', ' '].contains(character);
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).map(|character| if character == ' ' { '-' } else { character }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let mut broken = Vec::new();
+    for (path, text) in pages() {
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let linked = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let is_good = match fs::read_to_string(repository().join(linked)) {
+                Ok(page) => anchor.is_empty() || anchors(&page).contains(anchor),
+                Err(_) => false,
+            };
+            if !is_good {
+                broken.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+/// The lines are played against a hub by `wire.rs`.
+#[test]
+fn protocol_examples_are_lines_of_the_golden_conversations() {
+    let files = fs::read_dir(repository().join("tests/golden")).unwrap();
+    let golden: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap() + "\n").collect();
+    let golden: BTreeSet<&str> = golden.lines().collect();
+    let page = fs::read_to_string(repository().join("docs/client-protocol.md")).unwrap();
+    let examples = blocks(&page, "golden");
+    assert!(examples.len() > 8, "{} examples", examples.len());
+    let foreign: Vec<&str> =
+        examples.iter().flat_map(|block| block.lines()).filter(|line| !golden.contains(line)).collect();
+    assert!(foreign.is_empty(), "not in tests/golden:\n{}", foreign.join("\n"));
+}
+
+#[test]
+fn configuration_examples_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for (path, text) in pages() {
+        for example in blocks(&text, "toml") {
+            let file = folder.path().join("example.toml");
+            // What stands for a secret or for a file of the reader's is made good; everything else is as the page has it.
+            fs::write(&file, example.replace('…', "0123456789abcdef0123456789abcdef")).unwrap();
+            let secrets = ["AUTH__HMAC_SECRET", "API__KEY"].map(|name| (format!("WARDCAST_{name}"), hex_secret(name)));
+            let environment = Environment::Production;
+            let sources = Sources { environment, file: Some(&file), variables: secrets.to_vec(), flags: Vec::new() };
+            let loaded = config::load(sources);
+            assert!(loaded.is_ok(), "{}: {}\n{example}", path.display(), loaded.unwrap_err());
+            count += 1;
+        }
+    }
+    assert!(count > 6, "{count} examples");
+}
+
+/// A secret of 32 bytes, another one for each name.
+fn hex_secret(name: &str) -> String {
+    name.bytes().cycle().take(32).enumerate().map(|(index, byte)| format!("{:02x}", byte ^ index as u8)).collect()
+}
+
+#[test]
+fn deploying_lists_exactly_the_metrics_that_exist() {
+    let metrics = Metrics::default();
+    // A family without a sample is not encoded.
+    metrics.count_close(3001);
+    metrics.count_error(100);
+    metrics.count_refused_handshake("rate");
+    metrics.count_refused_bus_message("version");
+    let text = metrics.encode().unwrap();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let existing: BTreeSet<String> =
+        types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `wardcast_"));
+    let listed: BTreeSet<String> =
+        rows.map(|row| format!("wardcast_{}", row.split(['`', '{']).next().unwrap())).collect();
+    assert_eq!(listed, existing);
+}
+
+#[actix_rt::test]
+async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let rights = blocks(&page, "redis-acl");
+    let [rights] = rights.as_slice() else { panic!("one block of rights: {rights:?}") };
+    let rules: Vec<&str> = rights.split_whitespace().skip(1).collect();
+    let redis = RedisServer::start().await;
+    let _: String = redis.run(&[&["ACL", "SETUSER"], rules.as_slice()].concat()).await;
+    let url = format!("redis://wardcast:change-me@127.0.0.1:{}", redis.port());
+    let start = || async {
+        let hub = start_hub_with(|config| {
+            config.broker.kind = BrokerKind::Redis;
+            config.broker.redis.url = Secret::new(url.clone());
+        });
+        let hub = hub.await;
+        let is_ready = async || http::get(hub.address, "/health/ready").send().await.status == 200;
+        poll_until("the hub is ready", is_ready).await;
+        hub
+    };
+    let (one, two) = (start().await, start().await);
+    let mut ann = two.connect_subscriber("ann", "news").await;
+    one.publish("news", json!(1)).await;
+    assert_eq!(ann.receive_publication().await, 1);
+    let channels = one.call_api("channels", json!({})).await;
+    assert_eq!(channels["result"]["channels"]["news"]["num_clients"], 1, "{channels}");
+    let bearer = format!("Bearer {}", one.token("bob"));
+    let ticket = http::post(one.address, "/auth/ticket").header("Authorization", &bearer).send().await.json();
+    let path = format!("/connection/websocket?ticket={}", ticket["ticket"].as_str().unwrap());
+    let mut bob = two.connect_to(&path, &[]).await;
+    assert_eq!(bob.request(json!({"id": 1, "ping": {}})).await, json!({"id": 1, "ping": {}}));
+    ann.request(json!({"id": 2, "unsubscribe": {"channel": "news"}})).await;
+    one.stop().await;
+    two.stop().await;
+    let denied: Vec<Vec<redis::Value>> = redis.run(&["ACL", "LOG"]).await;
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+/// A real nginx with the configuration of docs/deploying.md: only its port, its paths and the hub's address are replaced.
+#[actix_rt::test]
+async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let configurations = blocks(&page, "nginx");
+    let [configuration] = configurations.as_slice() else { panic!("one configuration: {configurations:?}") };
+    let hub = start_hub_with(|config| {
+        config.server.behind_tls = true;
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let (certificate, folder) = (Certificate::new(), tempfile::tempdir().unwrap());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut text = configuration.clone();
+    for (documented, used) in [
+        ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+        ("/etc/nginx/tls/fullchain.pem", certificate.cert_path().display().to_string()),
+        ("/etc/nginx/tls/privkey.pem", certificate.key_path().display().to_string()),
+        ("/var/log/nginx/wardcast.log", path("access.log")),
+        ("server 127.0.0.1:8000;", format!("server {};", hub.address)),
+        ("server 127.0.0.1:8001;", String::new()),
+    ] {
+        assert!(text.contains(documented), "{documented}");
+        text = text.replace(documented, &used);
+    }
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {};\n", path(kind))).concat();
+    let frame = format!(
+        "daemon off;\npid {};\nerror_log {};\nevents {{}}\nhttp {{\n{temporary}{text}}}\n",
+        path("nginx.pid"),
+        path("error.log")
+    );
+    fs::write(path("nginx.conf"), frame).unwrap();
+    let nginx = Command::new("nginx").args(["-p", &path(""), "-c", &path("nginx.conf")]).spawn();
+    let nginx = Nginx(nginx.expect("nginx is installed: tests/run does it"));
+    let address = ([127, 0, 0, 1], port).into();
+    poll_until("nginx listens", async || TcpStream::connect(address).is_ok()).await;
+
+    let token = hub.token("ann");
+    let path_of_ann = format!("/connection/websocket?token={token}");
+    let mut ann = Client::connect_tls(address, &path_of_ann, certificate.root()).await.unwrap();
+    ann.receive_connect_push().await;
+    ann.subscribe("news").await;
+    hub.publish("news", json!("through nginx")).await;
+    assert_eq!(ann.receive_publication().await, "through nginx");
+    for (path, status) in [("/api/info", "404"), ("/metrics", "404"), ("/health/ready", "404"), ("/nothing", "404")] {
+        let mut stream = tls_stream(address, certificate.root()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: hub.example.com\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        let _ = stream.read_to_string(&mut response).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
+    }
+    drop(ann);
+    poll_until("nginx logs the request", async || {
+        fs::read_to_string(path("access.log")).unwrap_or_default().contains("/connection/websocket")
+    })
+    .await;
+    let logged = fs::read_to_string(path("access.log")).unwrap();
+    assert!(!logged.contains("token="), "{logged}");
+    drop(nginx);
+}
+
+/// Ended with the test, its workers too.
+struct Nginx(Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
