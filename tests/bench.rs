@@ -136,6 +136,28 @@ async fn hub_that_stalls_shows_in_every_row_that_it_answers() {
 }
 
 #[actix_rt::test]
+async fn probe_reports_its_sessions_that_ended_and_goes_on_with_new_ones() {
+    const CLOSED: &str = "close 3503 force disconnect";
+    let hub = start_hub().await;
+    let fanout = bench_at(&hub, "fanout -n 40 --rate 50 --seconds 2 --warmup 0.1 --probe");
+    let disconnect = async {
+        poll_until("publications", async || hub.metric("wardcast_publications_total").await > 40.0).await;
+        // The probe connects as some of them, and eight subscribers of the load stay.
+        for user in 0..32 {
+            hub.call_api("disconnect", serde_json::json!({"user": format!("bench-{user}")})).await;
+        }
+    };
+    let (report, ()) = tokio::join!(report(fanout), disconnect);
+    assert_eq!(report["connections_closed"][CLOSED], 32, "{report}");
+    // The quiet subscriber, the session of commands and that of pings. A handshake may have met it, too.
+    assert!(report["probe_failures"][CLOSED].as_u64().unwrap() >= 3, "{report}");
+    let timed = |name: &str| report["probe_operations"][name].as_u64().unwrap();
+    assert!(timed("command") >= 95 && timed("ping") >= 95 && timed("delivery") >= 55, "{report}");
+    let unanswered = report["probe_unanswered"].as_object().unwrap();
+    assert!(unanswered.values().map(|count| count.as_u64().unwrap()).sum::<u64>() < 50, "{report}");
+}
+
+#[actix_rt::test]
 async fn server_closes_stalled_subscriber_and_delivers_to_the_others() {
     let run = "fanout -n 5 --size 8000 --rate 200 --seconds 1.5 --warmup 0.1 --stalled 1";
     let report = report(bench(&format!("{run} --hub-set limits.outbox_bytes=131072"))).await;
