@@ -216,7 +216,6 @@ impl Outbox {
         }
         close_frames.into_iter().for_each(|frame| state.enqueue(frame));
         state.phase = state.phase.closing();
-        state.wake_paused_reader();
         drop(state);
         let _ = self.flush(clock, clock.now());
     }
@@ -427,7 +426,7 @@ impl OutboxState {
         self.clear_queue();
         self.tls_buffered_bytes = 0;
         self.phase = self.phase.closed();
-        self.wake_paused_reader();
+        // This wakes the tasks that read and write, too.
         socket::abort(self.socket.tcp());
     }
 
