@@ -7,7 +7,7 @@ mod claims;
 mod command;
 mod rate_limiter;
 
-use std::{rc::Rc, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use actix_web_actors::ws::Frame;
@@ -71,7 +71,8 @@ pub struct Session {
     /// The commands that are not handled yet.
     commands: CommandBuffer,
     /// Subscriptions of the server API with recovery, which wait until the client has read its replies.
-    recovering_subscriptions: Vec<ServerApiSubscription>,
+    #[expect(clippy::box_collection, reason = "few sessions have any, and all would pay for the memory")]
+    recovering_subscriptions: Option<Box<VecDeque<ServerApiSubscription>>>,
     /// Messages so far that were no commands.
     protocol_errors: u32,
     command_rate: RateLimiter,
@@ -108,7 +109,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
             commands: CommandBuffer::default(),
-            recovering_subscriptions: Vec::new(),
+            recovering_subscriptions: None,
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,
@@ -183,7 +184,9 @@ impl Handler<SessionControl> for Session {
                 self.finish_then_continue(outcome, ctx);
             }
             SessionControl::Unsubscribe(channel) => {
-                self.recovering_subscriptions.retain(|waiting| waiting.channel != channel);
+                if let Some(waiting) = &mut self.recovering_subscriptions {
+                    waiting.retain(|subscription| subscription.channel != channel);
+                }
                 self.services.hub.do_send(ForceUnsubscribe { key: self.key, channel })
             }
         }
@@ -292,7 +295,7 @@ impl Session {
     /// Drops the client's commands, and has the hub end the subscriptions and abort the connection if its peer does not leave.
     fn enter_closing(&mut self) {
         self.commands = CommandBuffer::default();
-        self.recovering_subscriptions = Vec::new();
+        self.recovering_subscriptions = None;
         self.unauthenticated_permits = None;
         self.services.hub.do_send(AwaitDisconnect(self.key));
     }

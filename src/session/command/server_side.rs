@@ -100,8 +100,9 @@ impl Session {
 
     /// Keeps a subscription of the server API until the client has room for what it has missed.
     pub(in crate::session) fn queue_recovering_subscription(&mut self, subscription: ServerApiSubscription) {
-        if self.recovering_subscriptions.len() < self.services.config.limits.channels_per_session {
-            self.recovering_subscriptions.push(subscription);
+        let waiting = self.recovering_subscriptions.get_or_insert_default();
+        if waiting.len() < self.services.config.limits.channels_per_session {
+            waiting.push_back(subscription);
         } else {
             log_refused(self.client, &subscription.channel, &SubscribeError::LimitExceeded);
         }
@@ -109,15 +110,11 @@ impl Session {
 
     /// Takes the oldest of these subscriptions.
     pub(super) fn next_recovering_subscription(&mut self) -> Option<ServerApiSubscription> {
-        if self.recovering_subscriptions.is_empty() {
-            return None;
+        let next = self.recovering_subscriptions.as_mut()?.pop_front();
+        if next.is_none() {
+            self.recovering_subscriptions = None;
         }
-        let next = self.recovering_subscriptions.remove(0);
-        if self.recovering_subscriptions.is_empty() {
-            // An idle session keeps no buffer.
-            self.recovering_subscriptions = Vec::new();
-        }
-        Some(next)
+        next
     }
 
     /// Adds a subscription of the server API. It lasts until the API ends it or it expires.

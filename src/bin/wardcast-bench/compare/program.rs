@@ -86,7 +86,7 @@ mod tests {
         {
             assert_eq!(parse_version(text), version);
         }
-        let binary = b"\0dep\tx\nmod\tgithub.com/centrifugal/centrifugo/v6\tv6.9.1\th1:abc=\n";
+        let binary = b"github.com/centrifugal/centrifugo/v6\tvery old\0mod\tgithub.com/centrifugal/centrifugo/v6\tv6.9.1\th1:abc=\n";
         assert_eq!(find_module_version(binary).as_deref(), Some("6.9.1"));
         assert_eq!(find_module_version(b"github.com/centrifugal/centrifugo/v6\tin text"), None);
     }
