@@ -34,7 +34,7 @@ pub struct TransportLimits {
     pub outbox_bytes: usize,
     /// Bytes that the kernel accepts beyond those that the peer's window lets it send (TCP_NOTSENT_LOWAT).
     pub unsent_bytes: u32,
-    /// Time for which the peer's kernel may leave sent bytes unacknowledged (TCP_USER_TIMEOUT).
+    /// Time for which the peer's kernel may leave sent bytes unacknowledged, or its window closed (TCP_USER_TIMEOUT).
     pub unacknowledged_timeout: Duration,
 }
 
@@ -45,7 +45,10 @@ impl From<&config::Config> for TransportLimits {
             message_fragments: config.limits.message_fragments,
             outbox_bytes: config.limits.outbox_bytes,
             unsent_bytes: config.limits.unsent_bytes,
-            unacknowledged_timeout: config.server.ping_interval + config.server.pong_timeout,
+            // Longer than `outbox_stall`: the kernel, too, would end the connection of a client that does not read, but
+            // sooner, and with neither a code nor a log line.
+            unacknowledged_timeout: config.server.ping_interval.max(config.limits.outbox_stall)
+                + config.server.pong_timeout,
         }
     }
 }
