@@ -1,5 +1,5 @@
 //! Every list of codes agrees with the codes that are declared in src/protocol: docs/codes.md is generated from them, and the
-//! README's short list, the demo page's advice and the remedies of the load generator name no other code.
+//! README's short list and the demo page's advice name no other code.
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
@@ -41,17 +41,6 @@ fn readme_names_only_codes_that_exist() {
         }
     }
     assert!(count > 5, "{count} codes");
-}
-
-#[test]
-fn load_generator_names_only_codes_that_exist() {
-    let remedies = read("src/bin/wardcast-bench/remedies.rs");
-    for (before, known) in [("\"close ", closes()), ("\\\"code\\\":", errors())] {
-        let named: BTreeSet<u32> = remedies.split(before).skip(1).map(|rest| numbers(rest)[0]).collect();
-        assert!(named.len() > 3, "{named:?}");
-        let unknown: Vec<u32> = named.into_iter().filter(|code| !known.iter().any(|info| info.code == *code)).collect();
-        assert!(unknown.is_empty(), "remedies.rs: {unknown:?} are not declared");
-    }
 }
 
 #[test]

@@ -98,6 +98,8 @@ impl LimitServer {
 
     /// Publishes everything that waits on the control connection. Returns whether that is still open.
     fn publish_waiting(&mut self) -> Result<bool> {
+        // A client is live once the kernel has connected it. If it still waits to be accepted, it would miss a publication.
+        self.accept()?;
         let Some(control) = &mut self.control else {
             return Ok(true);
         };

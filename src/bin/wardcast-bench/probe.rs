@@ -148,7 +148,7 @@ impl ProbeThread {
         self.stats.measured_from = u64::MAX;
         while !self.operations.iter().all(|operation| operation.is_ready()) {
             // Before the run an error ends it.
-            self.handle_events(&mut events)?.map_or(Ok(()), Err)?;
+            self.handle_events(&mut events)?.into_iter().try_for_each(Err)?;
         }
         // If the other side no longer waits, it also stops the thread.
         _ = ready.send(());
@@ -194,15 +194,14 @@ impl ProbeThread {
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec).context("timerfd").map(drop)
     }
 
-    /// Waits for events and handles them. Returns the last error of an operation, if there was one.
-    fn handle_events(&mut self, events: &mut Events) -> Result<Option<BenchError>> {
+    /// Waits for events and handles them. Returns the errors of operations.
+    fn handle_events(&mut self, events: &mut Events) -> Result<Vec<BenchError>> {
         wait_for_events(&mut self.poll, events, POLL_TIMEOUT)?;
-        let mut failure = None;
+        let mut failures = Vec::new();
         for event in events.iter().filter(|event| event.token() != TIMER) {
             let operation = &mut self.operations[event.token().0 / TOKENS_EACH];
-            let outcome = operation.on_event(event, &mut self.buffer, &mut self.stats);
-            failure = outcome.err().or(failure);
+            failures.extend(operation.on_event(event, &mut self.buffer, &mut self.stats).err());
         }
-        Ok(failure)
+        Ok(failures)
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     publication::Publication,
 };
 
-/// Dropped publications are logged at most once per interval. Each one is counted.
+/// Dropped publications are logged at most once per interval, and so are dropped controls. Each one is counted.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A survey question from another instance.
@@ -35,20 +35,38 @@ pub(super) struct ReceivedQuestion {
 pub(super) struct BusInbox {
     context: Arc<RedisContext>,
     questions: mpsc::Sender<ReceivedQuestion>,
-    dropped: Mutex<DropLog>,
+    dropped_publications: DropLog,
+    dropped_controls: DropLog,
 }
 
-/// Publications dropped since the last log line about them.
+/// Messages dropped since the last log line about them.
 #[derive(Default)]
 struct DropLog {
-    count: u64,
-    last_logged: Option<Instant>,
+    state: Mutex<(u64, Option<Instant>)>,
+}
+
+impl DropLog {
+    /// Counts a dropped message. Returns how many to log now, unless the last log line was just written.
+    fn count(&self, now: Instant) -> Option<u64> {
+        let (count, last_logged) = &mut *self.state.lock();
+        *count += 1;
+        if last_logged.is_some_and(|last| now.duration_since(last) < DROP_LOG_INTERVAL) {
+            return None;
+        }
+        *last_logged = Some(now);
+        Some(std::mem::take(count))
+    }
 }
 
 impl BusInbox {
     /// Creates an inbox that passes survey questions to `questions`.
     pub(super) fn new(context: Arc<RedisContext>, questions: mpsc::Sender<ReceivedQuestion>) -> Arc<Self> {
-        Arc::new(Self { context, questions, dropped: Mutex::default() })
+        Arc::new(Self {
+            context,
+            questions,
+            dropped_publications: DropLog::default(),
+            dropped_controls: DropLog::default(),
+        })
     }
 
     /// Handles one push. Confirmations of the broker's own commands are ignored.
@@ -99,19 +117,31 @@ impl BusInbox {
 
     fn deliver_control(&self, control: Control) -> Result<(), DropReason> {
         self.context.deliver.deliver_control(control).map_err(|QueueFull| {
-            log::warn!("dropped control from redis error={:?}", QueueFull.to_string());
+            if let Some(count) = self.dropped_controls.count(Instant::now()) {
+                log::warn!("dropped controls from redis count={count} error={:?}", QueueFull.to_string());
+            }
             DropReason("no_room_for_order")
         })
     }
 
     fn deliver_publication(&self, publication: Publication) {
-        if let Err(QueueFull) = self.context.deliver.deliver_publication(publication) {
-            let mut dropped = self.dropped.lock();
-            dropped.count += 1;
-            if dropped.last_logged.is_none_or(|last| last.elapsed() >= DROP_LOG_INTERVAL) {
-                log::warn!("dropped publications from redis count={} error={:?}", dropped.count, QueueFull.to_string());
-                *dropped = DropLog { count: 0, last_logged: Some(Instant::now()) };
-            }
+        if let Err(QueueFull) = self.context.deliver.deliver_publication(publication)
+            && let Some(count) = self.dropped_publications.count(Instant::now())
+        {
+            log::warn!("dropped publications from redis count={count} error={:?}", QueueFull.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flood_of_dropped_messages_is_logged_once_per_second_with_its_number() {
+        let (dropped, start) = (DropLog::default(), Instant::now());
+        let logged = |millis| dropped.count(start + Duration::from_millis(millis));
+        let lines: Vec<_> = (0..3000).filter_map(|millis| logged(millis).map(|count| (millis, count))).collect();
+        assert_eq!(lines, [(0, 1), (1000, 1000), (2000, 1000)]);
     }
 }

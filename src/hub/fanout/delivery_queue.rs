@@ -40,13 +40,14 @@ pub(in crate::hub) fn delivery_queue(limit_bytes: usize) -> (DeliverySender, Del
 }
 
 impl DeliverySender {
-    /// Reserves room for a delivery.
+    /// Reserves room for a delivery. The queue of a hub that has ended always has room: nothing releases it any more, and the
+    /// other hubs go on.
     ///
     /// # Errors
     /// The queue has no room for it; nothing is reserved.
     pub(in crate::hub) fn reserve(&self, bytes: usize) -> Result<(), QueueFull> {
         let before = self.state.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.state.limit_bytes {
+        if before.saturating_add(bytes) > self.state.limit_bytes && !self.sender.is_closed() {
             self.release(bytes);
             return Err(QueueFull);
         }
@@ -137,6 +138,19 @@ mod tests {
             }
         }
         publisher.join().unwrap();
+    }
+
+    #[test]
+    fn queue_of_hub_that_has_ended_refuses_nothing() {
+        let delivery = delivery();
+        let (sender, receiver) = delivery_queue(2 * delivery.cost_bytes());
+        for _ in 0..2 {
+            sender.reserve(delivery.cost_bytes()).unwrap();
+            let _ = sender.send(delivery.clone());
+        }
+        assert_eq!(sender.reserve(delivery.cost_bytes()), Err(QueueFull));
+        drop(receiver);
+        assert_eq!(sender.reserve(delivery.cost_bytes()), Ok(()));
     }
 
     #[test]

@@ -28,6 +28,10 @@ const ROUND_BYTES: usize = 256 * 1024;
 /// all of them gets their deliveries with one flush.
 const QUEUED_AHEAD: usize = 64;
 
+/// Maximum pieces of work of new flows while an old one waits. Without a limit, publications to ever new channels that
+/// take all of the hub's time would starve all busy channels, and finished flows would never be removed.
+const NEW_TURNS: usize = 64;
+
 /// The cost of a flush, most of which is a system call, in the cost of queueing a frame to an outbox.
 const FLUSH_COST: i64 = 16;
 /// The cost of a delivery, however many subscribers it has: to find them and to encode the frame.
@@ -73,6 +77,8 @@ struct Lists {
     /// New flows whose deliveries are queued.
     queued: VecDeque<FlowId>,
     old: VecDeque<FlowId>,
+    /// Pieces of work of the other two lists since the last one of `old`.
+    new_turns: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -171,11 +177,16 @@ impl<K: Clone + Eq + Hash, D> Schedule<K, D> {
             match flow.next_work() {
                 Some(Work::Queue) => {
                     if let Some(delivery) = flow.take_delivery() {
+                        self.lists.note_work(list);
                         return Some(Step::Queue(id, delivery));
                     }
                 }
                 Some(Work::Flush) if list == List::New => self.lists.move_front(list, List::Queued),
-                Some(Work::Flush) => return Some(Step::Flush(id, flow.begin_flushes())),
+                Some(Work::Flush) => {
+                    let count = flow.begin_flushes();
+                    self.lists.note_work(list);
+                    return Some(Step::Flush(id, count));
+                }
                 None if list == List::Old => self.remove_front_of_old(),
                 None => self.lists.move_front(list, List::Old),
             }
@@ -221,9 +232,18 @@ impl<K: Clone + Eq + Hash, D> Schedule<K, D> {
 impl Lists {
     /// The flow whose turn it is.
     fn front(&self) -> Option<(List, FlowId)> {
+        let old = self.old.front().map(|id| (List::Old, *id));
+        if self.new_turns >= NEW_TURNS && old.is_some() {
+            return old;
+        }
         let new = if self.queued.len() < QUEUED_AHEAD { self.new.front() } else { None };
         let first = new.map(|id| (List::New, *id)).or_else(|| self.queued.front().map(|id| (List::Queued, *id)));
-        first.or_else(|| self.old.front().map(|id| (List::Old, *id)))
+        first.or(old)
+    }
+
+    /// Notes that a flow of a list does a piece of work.
+    fn note_work(&mut self, list: List) {
+        self.new_turns = if list == List::Old { 0 } else { self.new_turns.saturating_add(1) };
     }
 
     fn list(&mut self, list: List) -> &mut VecDeque<FlowId> {

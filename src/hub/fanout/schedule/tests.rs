@@ -386,3 +386,25 @@ proptest! {
         prop_assert_eq!(received, expected);
     }
 }
+
+/// A broadcast to personal channels that never ends: there are two new channels for each piece of work that is done.
+#[test]
+fn endless_new_channels_neither_starve_busy_one_nor_fill_memory() {
+    let mut hub = Simulation::new([(HOT, (0..1000).collect())]);
+    for _ in 0..3 {
+        hub.publish(HOT);
+    }
+    hub.run_until(|event| matches!(event, Event::Flushed(..)));
+    let (mut events, mut most_flows) = (Vec::new(), 0);
+    for name in 1..=20_000 {
+        hub.publish(name);
+        if name % 2 == 0 {
+            events.extend(hub.step());
+        }
+        most_flows = most_flows.max(hub.schedule.flows.len() - hub.schedule.lists.new.len());
+    }
+    assert!(flushes_of(&events, HOT) > 900, "{} of 1000 sessions", flushes_of(&events, HOT));
+    assert!(most_flows <= 4 * NEW_TURNS, "{most_flows} flows without work are kept");
+    hub.run();
+    hub.assert_nothing_left();
+}
