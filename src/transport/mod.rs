@@ -19,7 +19,7 @@ use crate::config;
 
 pub use closing::ClosePolicy;
 pub use inbound::{Inbound, InboundEvent};
-pub use outbox::{FlushOutcome, Outbox, PushError, PushOutcome};
+pub use outbox::{FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 

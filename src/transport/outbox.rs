@@ -63,15 +63,6 @@ struct OutboxState {
     has_pong: bool,
 }
 
-/// What the caller has to do after a frame was queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PushOutcome {
-    /// The queue was empty: the caller should flush.
-    NeedsFlush,
-    /// Other frames wait already, and their flush will write this one, too.
-    FlushPending,
-}
-
 /// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushOutcome {
@@ -154,7 +145,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`PushError`]. The frame is not queued, and the connection is not closed.
-    pub fn push(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
+    pub fn push(&self, now: WallTime, frame: Bytes) -> Result<(), PushError> {
         self.0.lock().push(now, frame)
     }
 
@@ -163,11 +154,11 @@ impl Outbox {
     ///
     /// # Errors
     /// As [`Outbox::push`].
-    pub fn push_reply(&self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
+    pub fn push_reply(&self, now: WallTime, frame: Bytes) -> Result<(), PushError> {
         let mut state = self.0.lock();
-        let outcome = state.push(now, frame)?;
+        state.push(now, frame)?;
         state.reply_backlog_bytes = state.queued_bytes;
-        Ok(outcome)
+        Ok(())
     }
 
     /// Writes as much as the socket accepts. If it is full, starts a task that writes the rest.
@@ -343,7 +334,7 @@ async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
 }
 
 impl OutboxState {
-    fn push(&mut self, now: WallTime, frame: Bytes) -> Result<PushOutcome, PushError> {
+    fn push(&mut self, now: WallTime, frame: Bytes) -> Result<(), PushError> {
         if self.phase != ClosePhase::Open {
             return Err(PushError::Closing);
         }
@@ -358,13 +349,8 @@ impl OutboxState {
                 return Err(PushError::Slow);
             }
         }
-        let outcome = if self.queue.is_empty() && self.blocked.is_none() {
-            PushOutcome::NeedsFlush
-        } else {
-            PushOutcome::FlushPending
-        };
         self.enqueue(frame);
-        Ok(outcome)
+        Ok(())
     }
 
     fn has_space_for(&self, frame: &Bytes) -> bool {
