@@ -55,7 +55,7 @@ impl Node {
         (uids(&info["result"]["nodes"]).into_iter().collect(), uids(&info["result"]["unreachable"]))
     }
 
-    /// Polls, because the process reports it to nobody.
+    /// Polls, because the process does not report the change.
     async fn wait_for_nodes(&self, count: usize) {
         let line = format!("wardcast_nodes {count}");
         poll_until(&line, async || {

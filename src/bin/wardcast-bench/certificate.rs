@@ -1,4 +1,4 @@
-//! A certificate for one run, made for the server that the run starts. Nobody else trusts it.
+//! A certificate for one run, made for the server that the run starts. Only the clients of the run trust it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ impl CertificateFile {
 
 impl Drop for CertificateFile {
     fn drop(&mut self) {
-        // Somebody may have removed it already.
+        // The file may have been removed already.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -182,7 +182,7 @@ mod tests {
             others.iter().any(|start| word.starts_with(start)) || source.contains(word) || recover.contains(word)
         };
         for word in REMEDIES.iter().flat_map(|(words, _)| *words) {
-            assert!(is_known(word), "nobody says {word:?}");
+            assert!(is_known(word), "no source contains {word:?}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! Builds and parses all names in Redis: the PUB/SUB channel of every Wardcast channel, the three channels that an instance
-//! always subscribes to, one that nobody subscribes to, and the keys of tickets and of the role check. No other module builds a name.
+//! always subscribes to, one without subscribers, and the keys of tickets and of the role check. No other module builds a name.
 //!
 //! With the prefix `wardcast`, publications of the channel `news` go over `wardcast:c:{news}`. The braces make the channel's
 //! name a hash tag, which keeps everything about a channel in one slot of a cluster. Braces and `%` within the name are

@@ -16,7 +16,7 @@ use super::{
 const MAX_ENVELOPE_BYTES: usize = 4096;
 
 /// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
-/// otherwise run without its Redis, and nobody would notice until a second instance starts.
+/// otherwise run without its Redis, which shows only when a second instance starts.
 pub(crate) fn unused_redis_keys(config: &Config, table: &Table) -> Vec<ConfigError> {
     if config.broker.kind == BrokerKind::Redis {
         return Vec::new();

@@ -42,7 +42,7 @@ impl Simulation {
         *number += 1;
     }
 
-    /// Does the next piece of work; without events if there is none.
+    /// Does the next piece of work. Returns no events if no delivery and no session waits.
     fn step(&mut self) -> Vec<Event> {
         match self.schedule.next_step() {
             None => Vec::new(),
@@ -332,7 +332,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    /// Whatever is published and whoever subscribes, every session receives what was queued to it while it was subscribed:
+    /// In any order of publications, subscribes and unsubscribes, every session receives what was queued to it while it was subscribed:
     /// everything, once, and each channel in order. Nothing is left in the end.
     #[test]
     fn every_session_receives_everything_once_and_each_channel_in_order(actions in proptest::collection::vec(action(), 0..300)) {
