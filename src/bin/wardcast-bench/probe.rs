@@ -1,4 +1,4 @@
-//! The probe: beside a load it measures what others feel who share the hub with it. A thread of its own does a few operations
+//! The probe: beside a load it measures the latency of other clients of the hub. A thread of its own does a few operations
 //! per second on connections of its own, each at its time whatever became of the ones before.
 
 use std::sync::atomic::{AtomicBool, Ordering};
