@@ -3,6 +3,7 @@
 mod configuration;
 mod nodes;
 mod process;
+mod secrets;
 mod tokens;
 mod users;
 
