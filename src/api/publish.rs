@@ -158,7 +158,7 @@ request_fields! {
         /// Epoch of the version, at most 64 bytes. Versions of different epochs are not compared.
         version_epoch: Option<String> = (JsonType::String, Some("empty")),
         /// Sends the publication as a delta to subscribers who use deltas.
-        delta: Option<bool> = (JsonType::Boolean, Some("`false`")),
+        delta: Option<bool> = (JsonType::Boolean, Some("as the channel's `delta_publish`; `false` does not switch that off")),
         /// Client id of a connection that does not get the publication.
         exclude: Option<String> = (JsonType::String, Some("none")),
     }
@@ -239,7 +239,7 @@ pub(super) async fn publish_to_channel(
         return Err(ErrorCode::NotAvailable.into());
     }
     api.metrics.publications.inc();
-    let info = info.map(Arc::new);
+    let (info, use_delta) = (info.map(Arc::new), use_delta || options.delta_publish);
     let publication = Publication { info, tags, use_delta, exclude, ..Publication::new(channel, data) };
     let options = PublishOptions { retention, idempotency_key, version };
     let PublishReceipt { position, .. } = api

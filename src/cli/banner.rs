@@ -44,6 +44,11 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     let (key, password) = (config.api.key.expose(), config.login.demo_password.expose());
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
     let mut lines = Vec::new();
+    // The lines are for a page of the hub itself: its Content-Security-Policy and the browser's rules for local networks permit
+    // connections to the origin at which the browser has opened it, be it localhost or 127.0.0.1, and to no other.
+    let origin = r#"location.origin.replace("http", "ws")"#;
+    let page =
+        if config.web.demo_page { "the page above".to_owned() } else { format!("{http}://{address}/health/live") };
     if config.web.demo_page {
         let filled_in = if password.is_empty() {
             String::new()
@@ -61,10 +66,12 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     lines.push(("Token", validity));
     let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = match config.auth.doors.contains(&Door::Query) {
-        true => "Paste this into the console of a browser:",
-        false => {
-            "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a token:"
-        }
+        true => format!(
+            "Open {page} and paste into its console (F12; type \"allow pasting\" first if the browser asks for it):"
+        ),
+        false => "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a \
+                  token:"
+            .to_owned(),
     };
     Ok(format!(
         r#"
@@ -73,9 +80,11 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
 {table}
 {bold}1. Listen.{end} {listen}
 
-   ws = new WebSocket("{ws}://{address}{path}?token={token}")
+   ws = new WebSocket({origin} + "{path}?token={token}")
    ws.onmessage = (message) => console.log(message.data)
    ws.onopen = () => ws.send('{{"id":1,"subscribe":{{"channel":"news"}}}}')
+
+   Other clients: {ws}://{address}{path}, with the same token.
 
 {bold}2. Publish.{end} In another terminal:
 
@@ -128,10 +137,24 @@ mod tests {
     #[test]
     fn printed_commands_match_the_configuration() {
         let tls = banner(PLAIN, |config| config.server.tls.cert = Some("cert.pem".into()));
-        assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/"), "{tls}");
+        assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/connection/"), "{tls}");
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
         assert!(closed.contains("does not list \"query\""), "{closed}");
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
-        assert!(path.contains("ws://127.0.0.1:8000/live?token="), "{path}");
+        assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live,"), "{path}");
+    }
+
+    #[test]
+    fn lines_to_paste_name_a_page_of_the_hub_and_no_host() {
+        for (has_page, page) in [(true, "the page above"), (false, "http://127.0.0.1:8000/health/live")] {
+            let text = banner(PLAIN, |config| config.web.demo_page = has_page);
+            assert!(text.contains(&format!("Open {page} and paste into its console")), "{text}");
+            let line = text.lines().find(|line| line.contains("new WebSocket")).unwrap();
+            assert!(
+                line.contains(r#"location.origin.replace("http", "ws") + "/connection/websocket?token="#),
+                "{line}"
+            );
+            assert!(!line.contains("127.0.0.1"), "{line}");
+        }
     }
 }

@@ -43,7 +43,8 @@ impl Session {
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
             let retention = channel_options.and_then(Retention::from_options);
-            let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            let use_delta = channel_options.is_some_and(|options| options.delta_publish);
+            let publication = Publication { info: Some(info.into()), use_delta, ..Publication::new(channel, data) };
             services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish)))
         }))
