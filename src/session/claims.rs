@@ -30,12 +30,13 @@ impl Session {
     /// Returns the claims of a token.
     ///
     /// # Errors
-    /// A token that has expired or is not valid yet is error 109. An invalid one, or one of another user than the session's, closes the session.
+    /// A token that has expired or is not valid yet is error 109. An invalid one, or one of another user than the session's,
+    /// closes the session.
     pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             log::debug!("refused token client={} error={:?}", self.client, error.to_string());
             if error.needs_new_token() {
-                CommandFailure::Error(ErrorCode::TokenExpired)
+                ErrorCode::TokenExpired.into()
             } else {
                 CommandFailure::Close(Disconnect::INVALID_TOKEN)
             }
