@@ -3,6 +3,7 @@
 mod configuration;
 mod nodes;
 mod process;
+mod secrets;
 mod tokens;
 mod users;
 
@@ -64,9 +65,8 @@ async fn banner_prints_login_url_and_curl_line_that_work_unchanged() {
     connect_with_token(banner.address, mark_secret(response.json()["access_token"].as_str().unwrap())).await;
     let quoted =
         |start: &str, end: char| banner.text.split_once(start).unwrap().1.split(end).next().unwrap().to_owned();
-    let url = quoted("new WebSocket(\"", '"');
-    let path = url.strip_prefix(&format!("ws://{}", banner.address)).unwrap();
-    let mut client = Client::connect(banner.address, path).await.unwrap();
+    let path = quoted("new WebSocket(location.origin.replace(\"http\", \"ws\") + \"", '"');
+    let mut client = Client::connect(banner.address, &path).await.unwrap();
     client.receive().await;
     client.send_text(&quoted("ws.send('", '\'')).await;
     assert!(client.receive().await["subscribe"].is_object());

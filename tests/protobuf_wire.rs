@@ -94,14 +94,14 @@ fn results(sink: Sink<'_>) {
         ("ping", Reply::Ping),
         ("refresh", Reply::Refresh(&refreshed)),
         ("sub_refresh", Reply::SubRefresh(Expiry::after(1))),
-        ("an error", Reply::Error(ErrorCode::TooManyRequests)),
+        ("an error", Reply::Error(&ErrorCode::TooManyRequests.into())),
     ];
     for (name, reply) in &replies {
         sink(&format!("reply {name}"), in_both_formats(|format| format.encode_reply(300, reply)));
     }
     sink(
         "reply an error without id",
-        in_both_formats(|format| format.encode_reply(0, &Reply::Error(ErrorCode::BadRequest))),
+        in_both_formats(|format| format.encode_reply(0, &Reply::Error(&ErrorCode::BadRequest.into()))),
     );
     let pushes =
         [("connect", Push::Connect(&connected)), ("subscribe", Push::Subscribe(&publication.channel, &subscribed))];

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,11 +15,21 @@ use crate::{
 };
 
 /// Prints the banner to stdout. It is not logged, because it contains secrets.
-pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> {
+pub(super) fn print(config: &Config, address: SocketAddr, generated: &GeneratedSecrets) -> Result<(), String> {
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = render(config, address, if is_plain { PLAIN } else { BOLD })?;
+    let text = render(config, address, generated, if is_plain { PLAIN } else { BOLD })?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
+}
+
+/// Where the secrets come from that the configuration does not set.
+pub(super) enum GeneratedSecrets {
+    /// It sets all of them.
+    None,
+    /// A file that later runs use, too.
+    Kept(PathBuf),
+    /// They were generated for this run.
+    ForThisRun,
 }
 
 /// The escape sequences before and after bold text.
@@ -26,7 +37,7 @@ type Style = (&'static str, &'static str);
 const PLAIN: Style = ("", "");
 const BOLD: Style = ("\x1b[1m", "\x1b[0m");
 
-fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, String> {
+fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, style: Style) -> Result<String, String> {
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
@@ -44,6 +55,11 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     let (key, password) = (config.api.key.expose(), config.login.demo_password.expose());
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
     let mut lines = Vec::new();
+    // The lines are for a page of the hub itself: its Content-Security-Policy and the browser's rules for local networks permit
+    // connections to the origin at which the browser has opened it, be it localhost or 127.0.0.1, and to no other.
+    let origin = r#"location.origin.replace("http", "ws")"#;
+    let page =
+        if config.web.demo_page { "the page above".to_owned() } else { format!("{http}://{address}/health/live") };
     if config.web.demo_page {
         let filled_in = if password.is_empty() {
             String::new()
@@ -61,21 +77,30 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
     lines.push(("Token", validity));
     let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = match config.auth.doors.contains(&Door::Query) {
-        true => "Paste this into the console of a browser:",
-        false => {
-            "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a token:"
-        }
+        true => format!(
+            "Open {page} and paste into its console (F12; type \"allow pasting\" first if the browser asks for it):"
+        ),
+        false => "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a \
+                  token:"
+            .to_owned(),
+    };
+    let generated = match generated {
+        GeneratedSecrets::None => String::new(),
+        GeneratedSecrets::Kept(path) => format!("\nGenerated secrets are kept in {}.", path.display()),
+        GeneratedSecrets::ForThisRun => "\nGenerated secrets are valid for this run only.".to_owned(),
     };
     Ok(format!(
         r#"
-{bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only, and missing secrets are generated for this run.
+{bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only.{generated}
 
 {table}
 {bold}1. Listen.{end} {listen}
 
-   ws = new WebSocket("{ws}://{address}{path}?token={token}")
+   ws = new WebSocket({origin} + "{path}?token={token}")
    ws.onmessage = (message) => console.log(message.data)
    ws.onopen = () => ws.send('{{"id":1,"subscribe":{{"channel":"news"}}}}')
+
+   Other clients: {ws}://{address}{path}, with the same token.
 
 {bold}2. Publish.{end} In another terminal:
 
@@ -94,14 +119,14 @@ fn url_encode(text: &str) -> impl std::fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::secrets, config::Secret};
+    use crate::{cli::secrets, cli::secrets::DevelopmentSecrets, config::Secret};
 
     fn banner(style: Style, change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
         config.web.demo_page = true;
         change(&mut config);
-        secrets::fill_missing(&mut config).unwrap();
-        render(&config, ([127, 0, 0, 1], 8000).into(), style).unwrap()
+        secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
+        render(&config, ([127, 0, 0, 1], 8000).into(), &GeneratedSecrets::None, style).unwrap()
     }
 
     #[test]
@@ -128,10 +153,24 @@ mod tests {
     #[test]
     fn printed_commands_match_the_configuration() {
         let tls = banner(PLAIN, |config| config.server.tls.cert = Some("cert.pem".into()));
-        assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/"), "{tls}");
+        assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/connection/"), "{tls}");
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
         assert!(closed.contains("does not list \"query\""), "{closed}");
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
-        assert!(path.contains("ws://127.0.0.1:8000/live?token="), "{path}");
+        assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live,"), "{path}");
+    }
+
+    #[test]
+    fn lines_to_paste_name_a_page_of_the_hub_and_no_host() {
+        for (has_page, page) in [(true, "the page above"), (false, "http://127.0.0.1:8000/health/live")] {
+            let text = banner(PLAIN, |config| config.web.demo_page = has_page);
+            assert!(text.contains(&format!("Open {page} and paste into its console")), "{text}");
+            let line = text.lines().find(|line| line.contains("new WebSocket")).unwrap();
+            assert!(
+                line.contains(r#"location.origin.replace("http", "ws") + "/connection/websocket?token="#),
+                "{line}"
+            );
+            assert!(!line.contains("127.0.0.1"), "{line}");
+        }
     }
 }

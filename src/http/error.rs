@@ -122,6 +122,11 @@ impl HttpError {
         Self { headers: supported, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
+    /// The message for the caller.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -35,7 +35,7 @@ impl Session {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             log::debug!("refused token client={} error={:?}", self.client, error.to_string());
             match error {
-                TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
+                TokenError::Expired => ErrorCode::TokenExpired.into(),
                 _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),
             }
         })?;

@@ -17,8 +17,8 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     let mut into = schema::Reply { id, ..Default::default() };
     match reply {
         Reply::Error(error) => {
-            let (code, message) = (error.code(), error.to_string());
-            into.error = Some(schema::Error { code, message, temporary: error.is_temporary() });
+            let (code, message) = (error.code(), error.message().to_owned());
+            into.error = Some(schema::Error { code: code.code(), message, temporary: code.is_temporary() });
         }
         Reply::Connect(result) => into.connect = Some(connect_result(result)),
         Reply::Subscribe(result) => into.subscribe = Some(subscribe_result(result)),

@@ -98,7 +98,7 @@ impl Session {
             match subscribed.await.map_err(|_| ErrorCode::Internal)? {
                 Ok(()) | Err(SubscribeError::Closing) => Ok(CommandReply::SentByHub),
                 Err(SubscribeError::AlreadySubscribed) => Err(ErrorCode::AlreadySubscribed.into()),
-                Err(SubscribeError::LimitExceeded) => Err(ErrorCode::LimitExceeded.into()),
+                Err(SubscribeError::LimitExceeded(limit)) => Err(limit.into()),
                 Err(SubscribeError::TokenExpired) => Err(ErrorCode::TokenExpired.into()),
                 Err(SubscribeError::Unrecoverable) => Err(ErrorCode::UnrecoverablePosition.into()),
                 Err(SubscribeError::Broker(error)) => Err(error.into()),
