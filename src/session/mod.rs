@@ -282,13 +282,13 @@ impl Session {
     /// Closes the connection for a reason of the server.
     fn close<'a>(&mut self, reason: impl Into<CloseReason<'a>>) {
         let Services { clock, metrics, .. } = &*self.services;
-        reason.into().close(&self.outbox, self.format, self.client, clock, metrics);
+        reason.into().close(&self.outbox, self.client, clock, metrics);
         self.enter_closing();
     }
 
     /// Closes the connection with a close frame of the WebSocket protocol itself.
     fn send_close_frame(&mut self, frame: Bytes) {
-        self.outbox.close([frame], ClosePolicy::SendBacklog, &self.services.clock);
+        self.outbox.close(frame, ClosePolicy::SendBacklog, &self.services.clock);
         self.enter_closing();
     }
 
