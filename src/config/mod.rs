@@ -28,7 +28,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
-pub(crate) use validate::MAX_KEY_ID_BYTES;
+pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, warnings};
 pub use value::Secret;
 pub(crate) use weakness::{find_weakness, is_published_sample};
