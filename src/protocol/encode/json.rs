@@ -99,9 +99,6 @@ fn write_push(object: &mut ObjectWriter<'_>, push: &Push<'_>) {
         }
         Push::Connect(result) => object.object("connect", |object| write_connect_result(object, result)),
         Push::Refresh(expiry) => object.value("refresh", expiry),
-        Push::Disconnect(disconnect) => {
-            object.object("disconnect", |object| write_reason(object, disconnect.code().into(), disconnect.reason()));
-        }
     }
 }
 

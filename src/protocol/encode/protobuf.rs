@@ -67,10 +67,6 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
         }
         Push::Connect(result) => into.connect = Some(connect_push(result)),
         Push::Refresh(expiry) => into.refresh = Some(schema::Refresh { expires: expiry.expires, ttl: expiry.ttl }),
-        Push::Disconnect(why) => {
-            let (code, reason) = (why.code().into(), why.reason().to_owned());
-            into.disconnect = Some(schema::Disconnect { code, reason });
-        }
     }
     schema::Reply { push: Some(into), ..Default::default() }.encode_length_delimited_to_vec()
 }
