@@ -150,6 +150,23 @@ async fn every_door_reports_expired_token_as_expired() {
 }
 
 #[actix_rt::test]
+async fn every_door_asks_for_another_token_if_nbf_is_in_the_future() {
+    let hub = start_hub().await;
+    for door in ALL_DOORS {
+        let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "nbf": 0}));
+        let credential = make_credential(&hub, door, &token).await;
+        hub.clock.step_back(std::time::Duration::from_secs(60));
+        let expected = match door {
+            Door::Message => closed_with(3500, "invalid token"),
+            Door::Connect => Outcome::Error(109),
+            _ => Outcome::Refused(401, 109),
+        };
+        assert_eq!(try_credential(&hub, door, &credential).await, expected, "{door:?}");
+        hub.clock.step_forward(std::time::Duration::from_secs(60));
+    }
+}
+
+#[actix_rt::test]
 async fn reject_close_reports_reason_with_3500_for_every_handshake_door() {
     let hub = start_hub_with(|config| config.auth.reject = RejectMode::Close).await;
     for door in HANDSHAKE_DOORS {
@@ -197,7 +214,7 @@ async fn connection_over_the_user_limit_is_refused_by_every_door() {
 }
 
 #[actix_rt::test]
-async fn token_with_empty_user_is_accepted_by_every_door_only_if_anonymous_allows_it() {
+async fn token_without_user_is_accepted_by_every_door_only_if_anonymous_allows_it() {
     for anonymous in [AnonymousAccess::Never, AnonymousAccess::Token, AnonymousAccess::Always] {
         let hub = start_hub_with(|config| {
             config.auth.anonymous = anonymous;
@@ -207,11 +224,11 @@ async fn token_with_empty_user_is_accepted_by_every_door_only_if_anonymous_allow
         let empty_user = hub.token_with_claims(json!({"sub": "", "exp": 60}));
         let no_user = hub.token_with_claims(json!({"exp": 60}));
         for door in ALL_DOORS {
-            let outcome = try_credential(&hub, door, &make_credential(&hub, door, &empty_user).await).await;
-            let is_accepted = outcome == Outcome::Authenticated;
-            assert_eq!(is_accepted, anonymous != AnonymousAccess::Never, "{door:?} {anonymous:?}");
-            let outcome = try_credential(&hub, door, &make_credential(&hub, door, &no_user).await).await;
-            assert_ne!(outcome, Outcome::Authenticated, "{door:?}");
+            for token in [&empty_user, &no_user] {
+                let outcome = try_credential(&hub, door, &make_credential(&hub, door, token).await).await;
+                let is_accepted = outcome == Outcome::Authenticated;
+                assert_eq!(is_accepted, anonymous != AnonymousAccess::Never, "{door:?} {anonymous:?}");
+            }
         }
     }
 }

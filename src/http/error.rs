@@ -135,7 +135,7 @@ impl HttpError {
 
 impl From<TokenError> for HttpError {
     fn from(error: TokenError) -> Self {
-        Self::invalid_token(error == TokenError::Expired)
+        Self::invalid_token(error.needs_new_token())
     }
 }
 

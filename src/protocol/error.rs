@@ -46,7 +46,7 @@ code_enum! {
         /// support.
         NotAvailable = 108, "not available", error_reaction(108, false),
             "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
-        /// The token was valid and has expired.
+        /// The token has expired, or is not valid yet (`nbf`).
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";
         /// A rate limit (`limits.commands_per_second`, `limits.publications_per_second`), a full delivery queue
