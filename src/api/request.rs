@@ -11,7 +11,7 @@ use super::{
     ApiContext,
     description::{ApiResult, Field, JsonType, request_fields},
 };
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, WireError};
 use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol};
 
 /// Maximum characters of the parser's message that are sent to the caller. The message quotes the unexpected part of the body,
@@ -86,7 +86,7 @@ pub(super) fn single_line_string(body: &Bytes, raw: &RawValue) -> String {
 }
 
 /// Returns the channel with this name and its options.
-pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), ErrorCode> {
+pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), WireError> {
     let channel = Channel::new(&name.unwrap_or_default())?;
     let options = api.permissions.channel_options(&channel)?;
     Ok((channel, options))

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
     clock::WallTime,
-    protocol::{Disconnect, ErrorCode, WireError},
+    protocol::{DisabledOption, Disconnect, ErrorCode, WireError},
 };
 
 /// From this number on a date is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
@@ -210,8 +210,11 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
     let target: SessionTarget = parse_object(body)?;
     let request: SubscribeRequest<'_> = parse_object(body)?;
     let (channel, options) = find_channel(request.channel, api)?;
-    if request.r#override.is_some() || (request.recover_since.is_some() && !options.has_history()) {
-        return Err(ErrorCode::NotAvailable.into());
+    if request.r#override.is_some() {
+        return Err(ErrorCode::NotAvailable.with_detail("override").into());
+    }
+    if request.recover_since.is_some() && !options.has_history() {
+        return Err(DisabledOption { channel: &channel, name: "history_size" }.into());
     }
     let action = ControlAction::Subscribe {
         channel: channel.as_str().to_owned(),

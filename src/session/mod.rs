@@ -32,7 +32,7 @@ use crate::{
         SessionControl, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
-    protocol::{Disconnect, Format, Push, Reply, frame},
+    protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
     transport::{ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, TransportLimits, Violation},
 };
 
@@ -210,7 +210,13 @@ impl Session {
                 self.close(&Disconnect::TOO_MANY_REQUESTS);
             }
             Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_) => {
-                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
+                let format = self.format;
+                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL, || {
+                    Diagnosis::without_id(match format {
+                        Format::Json => "binary message on a JSON connection",
+                        Format::Protobuf => "text on a Protobuf connection",
+                    })
+                });
                 self.flush();
             }
             // A client that does not read gets no pongs. It needs one only for its latest ping (RFC 6455 §5.5.3).
