@@ -30,7 +30,10 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
     details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
         the channel's name limits it to other users (`#`), or if it has `limits.channels_per_session` channels. Such a \
-        subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it.",
+        subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it. A client that \
+        reconnects and names it in `subs` of `connect`, as SDKs do where it was recoverable, gets it again until its token has ended; \
+        not if the request named `client` or `session`, and not if the hub may have missed an `unsubscribe` meanwhile \
+        (limit: `limits.api_grant_bytes`).",
     request: &[SessionTarget::FIELDS, SubscribeRequest::FIELDS],
     result: &[],
     errors: &[
@@ -53,7 +56,8 @@ pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Ends the subscriptions of a user's sessions to a channel, however they came about.",
     details: "The sessions get an unsubscribe push with code 2000. They may subscribe again if their token or the configuration \
-        allows it.",
+        allows it. A reconnecting client does not get back what `subscribe` had given it, also if the request names one connection \
+        only.",
     request: &[SessionTarget::FIELDS, ChannelRequest::FIELDS],
     result: &[],
     errors: &[
