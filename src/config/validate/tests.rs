@@ -161,7 +161,7 @@ fn demo_password_requires_development_no_users_file_and_strength() {
     assert!(with_users_file.contains("remove one of them"), "{with_users_file}");
     for weak in ["short", "password", "aaaaaaaaaaaa"] {
         let reported = demo(Environment::Development, weak, |_| ());
-        assert!(reported.contains("login.demo_password") && reported.contains("each run generates"), "{reported}");
+        assert!(reported.contains("login.demo_password") && reported.contains("the hub generates"), "{reported}");
     }
     let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
     assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));

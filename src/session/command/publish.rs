@@ -9,7 +9,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{PublishOptions, Retention},
     channel::Channel,
-    protocol::{self, ErrorCode},
+    protocol::{self, ErrorCode, ExceededLimit},
     publication::{ClientInfo, Publication},
     session::{Session, rate_limiter::RateVerdict},
 };
@@ -24,9 +24,7 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let limits = &self.services.config.limits;
-        if data.len() > limits.publication_bytes {
-            return Err(ErrorCode::LimitExceeded.into());
-        }
+        ExceededLimit::check("limits.publication_bytes", limits.publication_bytes, data.len())?;
         let channel = Channel::new(channel)?;
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());

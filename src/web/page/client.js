@@ -130,30 +130,24 @@ export class HubClient extends EventTarget {
 
   #useSocket(socket, { first }) {
     this.#socket = socket;
-    let disconnectPush = null;
     this.#timer = setTimeout(() => socket.close(), REPLY_TIMEOUT_MS);
     const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
     socket.onopen = ifCurrent(() => first && this.send(first));
     socket.onmessage = ifCurrent(({ data }) => {
-      for (const line of String(data).split("\n")) if (line) disconnectPush = this.#handleMessage(line) ?? disconnectPush;
+      for (const line of String(data).split("\n")) if (line) this.#handleMessage(line);
     });
-    socket.onclose = ifCurrent(({ code, reason }) => {
-      // The disconnect push is more reliable than a close frame that a proxy may have replaced.
-      const { code: pushedCode, reason: pushedReason } = disconnectPush ?? { code, reason };
-      this.#handleClose({ code: code === 1006 ? pushedCode : code, reason: reason || pushedReason, wasReady: this.isReady });
-    });
+    socket.onclose = ifCurrent(({ code, reason }) => this.#handleClose({ code, reason, wasReady: this.isReady }));
   }
 
-  /** Handles one message. Returns the `disconnect` push, which explains the close that follows. */
   #handleMessage(line) {
     this.#emit("frame", { direction: "in", text: line });
     let message;
     try {
       message = JSON.parse(line);
     } catch {
-      return null;
+      return;
     }
-    if (message === null || typeof message !== "object") return null;
+    if (message === null || typeof message !== "object") return;
     if (Object.keys(message).length === 0) {
       // A ping of an SDK session.
       this.send("{}");
@@ -165,9 +159,7 @@ export class HubClient extends EventTarget {
       this.#startSession(message.push.connect);
     } else if (message.push) {
       this.#handlePush(message.push);
-      return message.push.disconnect ?? null;
     }
-    return null;
   }
 
   #startSession(session) {

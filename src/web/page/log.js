@@ -29,7 +29,6 @@ function summarizePush(push) {
   const { channel } = push;
   if (push.pub) return { kind: "pub", label: "publication", channel, detail: JSON.stringify(push.pub.data), by: push.pub.info?.user };
   if (push.connect) return { label: "connected", detail: `client ${push.connect.client}` };
-  if (push.disconnect) return { kind: "error", label: "disconnect", detail: `${push.disconnect.code} ${push.disconnect.reason}` };
   if (push.unsubscribe) return { label: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
   const kind = Object.keys(push).find((key) => key !== "channel") ?? "push";
   return { label: kind, channel, detail: JSON.stringify(push[kind]) };
