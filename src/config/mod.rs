@@ -129,6 +129,7 @@ pub struct WebConfig {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ApiConfig {
     pub key: Secret,
+    pub key_in_query: bool,
     pub body_bytes: usize,
 }
 
