@@ -111,7 +111,7 @@ export function forCommand(error, channel) {
     case 107:
       return {
         title: "The hub cannot read the request",
-        text: "A channel name has at most 255 bytes and no *, control characters or double spaces. The data has a limit, too.",
+        text: "A channel name has at most 255 bytes and no *, invisible characters or double spaces. The data has a limit, too.",
       };
     case 108:
       return {
