@@ -14,8 +14,10 @@ fn allow_anonymous_subscribe(config: &mut Config) {
 #[actix_rt::test]
 async fn token_with_empty_user_is_refused_unless_anonymous_sessions_are_enabled() {
     let hub = start_hub_with(allow_anonymous_subscribe).await;
-    let token = hub.token_with_claims(json!({"sub": "", "exp": 60}));
-    assert!(Client::connect(hub.address, &format!("/socket?token={token}")).await.is_err());
+    for claims in [json!({"sub": "", "exp": 60}), json!({"exp": 60})] {
+        let token = hub.token_with_claims(claims);
+        assert!(Client::connect(hub.address, &format!("/socket?token={token}")).await.is_err());
+    }
     let mut client = hub.connect_without_token().await;
     client.send(json!({"id": 1, "connect": {}})).await;
     assert_eq!(client.wait_for_close().await.0, Some(3501));
@@ -37,6 +39,26 @@ async fn token_with_empty_user_gets_anonymous_permissions_only() {
     let mut stranger = hub.connect_without_token().await;
     stranger.send(json!({"id": 1, "connect": {}})).await;
     assert_eq!(stranger.wait_for_close().await.0, Some(3501), "a connect without a token is still refused");
+}
+
+#[actix_rt::test]
+async fn token_without_sub_opens_anonymous_session_where_anonymous_sessions_are_enabled() {
+    for anonymous in [AnonymousAccess::Token, AnonymousAccess::Always] {
+        let hub = start_hub_with(|config| {
+            allow_anonymous_subscribe(config);
+            config.auth.anonymous = anonymous;
+        })
+        .await;
+        let (mut client, _) = hub.connect_with_claims(json!({"exp": 60})).await;
+        client.subscribe("news").await;
+        assert_eq!(client.request(json!({"id": 3, "subscribe": {"channel": "#"}})).await["error"]["code"], 103);
+        let subscription = hub.token_with_claims(json!({"exp": 60, "channel": "$secret"}));
+        let reply = client.subscribe_with("$secret", json!({"token": subscription})).await;
+        assert!(reply["subscribe"].is_object(), "{reply}");
+        let of_ann = hub.token_with_claims(json!({"exp": 60, "channel": "$other", "sub": "ann"}));
+        client.send(json!({"id": 5, "subscribe": {"channel": "$other", "token": of_ann}})).await;
+        assert_eq!(client.wait_for_close().await.0, Some(3500), "a subscription token of a user");
+    }
 }
 
 #[actix_rt::test]

@@ -210,7 +210,7 @@ async fn broadcast_over_the_channel_limit_publishes_nothing() {
     let mut ann = hub.connect_subscriber("ann", "1").await;
     let names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
     let answer = hub.call_api("broadcast", json!({"channels": names, "data": 1})).await;
-    assert_eq!(answer, json!({"error": {"code": 106, "message": "limit exceeded"}}));
+    assert_eq!(answer, json!({"error": {"code": 106, "message": "limit exceeded: limits.broadcast_channels = 10000"}}));
     hub.publish("1", json!("first")).await;
     assert_eq!(ann.receive_publication().await, json!("first"));
 }

@@ -30,7 +30,8 @@ async fn batch_replies_in_the_order_of_its_commands() {
         assert_eq!(answer["replies"][2], json!({"broadcast": {"responses": [{"result": {}}, unknown]}}));
         assert_eq!(answer["replies"][3], json!({"disconnect": {}}));
         assert_eq!(answer["replies"][4], json!({"channels": {"channels": {"news": {"num_clients": 1}}}}));
-        assert_eq!(answer["replies"][5], bad);
+        let malformed = answer["replies"][5]["error"]["message"].as_str().unwrap();
+        assert!(malformed.starts_with("bad request: invalid request body: invalid type"), "{malformed}");
         assert_eq!(answer["replies"][6]["info"]["nodes"][0]["num_clients"], 1);
         assert_eq!((answer["replies"].as_array().unwrap().len(), answer.as_object().unwrap().len()), (7, 1));
         assert_eq!(ann.receive_publication().await, json!({"n": 1}));

@@ -41,14 +41,14 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("transport", &["protocol::frame", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.
-    ("broker", &["protocol::ErrorCode", "protocol::Disconnect"]),
+    ("broker", &["protocol::ErrorCode", "protocol::WireError", "protocol::ExceededLimit", "protocol::Disconnect"]),
     ("hub", &["protocol", "broker", "transport"]),
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
     // Readiness asks hubs and broker, and the broker stores tickets.
     ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Two exceptions, because a refused request looks the same on every path and bodies have the same limits: api responds
     // with http's HttpError and reads bodies with its RequestBody.
-    ("api", &["auth", "broker", "protocol", "http::HttpError", "http::RequestBody"]),
+    ("api", &["auth", "broker", "protocol", "http::HttpError", "http::RequestBody", "http::BodyLimit"]),
     // Serves files, and facts from the configuration. It does not authenticate.
     ("web", &[]),
 ];

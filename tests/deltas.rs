@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wardcast::config::{Config, DeltaType};
 
-use crate::support::{Client, TestHub, start_hub_with};
+use crate::support::{Client, TestHub, http, start_hub_with};
 
 /// Data whose delta to the data of another number is shorter than itself.
 fn data(number: u64) -> Value {
@@ -121,6 +121,37 @@ async fn recovered_publications_are_deltas_too() {
         publish_delta(&hub, number).await;
         assert_eq!(reader.receive(&mut ann).await, data(number));
     }
+}
+
+#[actix_rt::test]
+async fn every_publication_of_a_channel_with_delta_publish_is_a_delta_whoever_publishes_it() {
+    let hub = start_delta_hub(|config| config.channels.delta_publish = true).await;
+    let (mut ann, mut bob, mut plain) =
+        (hub.connect("ann").await, hub.connect("bob").await, hub.connect_subscriber("cat", "news").await);
+    let mut reader = DeltaReader::default();
+    subscribe_with_delta(&mut ann).await;
+    bob.publish("news", data(1)).await;
+    bob.publish("news", data(2)).await;
+    hub.publish("news", data(3)).await;
+    hub.publish_with(json!({"channel": "news", "data": data(4), "delta": false})).await;
+    let response = http::post(hub.address, "/v1/channels/news/messages")
+        .header("Authorization", &hub.bearer("bob"))
+        .header("Content-Type", "application/json")
+        .body(data(5).to_string())
+        .send()
+        .await;
+    assert_eq!(response.status, 200, "{response:?}");
+    for number in 1..=5 {
+        assert_eq!(reader.receive(&mut ann).await, data(number));
+        assert_eq!(plain.receive_publication().await, data(number), "a client without deltas gets it whole");
+    }
+    assert_eq!(reader.deltas, 4, "all but the first");
+    let (mut late, mut late_reader) = (hub.connect("dan").await, DeltaReader::default());
+    let result = late.subscribe_with("news", json!({"delta": "fossil", "recover": true})).await["subscribe"].take();
+    for (publication, number) in result["publications"].as_array().unwrap().iter().zip(1..) {
+        assert_eq!(late_reader.read(publication), data(number));
+    }
+    assert_eq!(late_reader.deltas, 4, "{result}");
 }
 
 #[actix_rt::test]

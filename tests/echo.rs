@@ -53,11 +53,11 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Echo {
             Ok(InboundEvent::Frame(Frame::Pong(_) | Frame::Continuation(_)) | InboundEvent::Drained) => {}
             Ok(InboundEvent::Frame(Frame::Close(reason))) => {
                 let close = frame::encode_close(reason.map(|reason| reason.code.into()), "");
-                self.outbox.close([close], ClosePolicy::SendBacklog, &self.clock);
+                self.outbox.close(close, ClosePolicy::SendBacklog, &self.clock);
             }
             Err(violation) => {
                 let close = frame::encode_close(Some(violation.code()), &violation.to_string());
-                self.outbox.close([close], ClosePolicy::SendBacklog, &self.clock);
+                self.outbox.close(close, ClosePolicy::SendBacklog, &self.clock);
             }
         }
     }

@@ -125,17 +125,6 @@ async fn handshake_with_body_is_refused_and_body_is_not_parsed_as_request() {
 }
 
 #[actix_rt::test]
-async fn ordinary_http_refusal_of_upgrade_closes_the_connection() {
-    let hub = start_hub().await;
-    let next = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
-    assert_refused(&hub, &handshake_replacing(&hub, "Upgrade: websocket", "Upgrade: notwebsocketatall"), "400").await;
-    // actix-http still answers what came in the same read before it closes; nothing after is.
-    let chunked = handshake_with_headers(&hub, "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + next;
-    let response = raw::exchange_until_close(hub.address, chunked.as_bytes()).await.to_lowercase();
-    assert!(response.starts_with("http/1.1 400 ") && response.contains("\r\nconnection: close"), "{response}");
-}
-
-#[actix_rt::test]
 async fn upgrade_to_other_protocol_or_without_upgrade_token_is_400() {
     let hub = start_hub().await;
     for upgrade in ["notwebsocketatall", "h2c", "websocket/13", "h2c, websocket"] {
@@ -207,12 +196,55 @@ async fn bare_newlines_end_lines_as_rfc_9112_allows() {
     assert_eq!(http::exchange(hub.address, handshake.as_bytes()).await.status, 101);
 }
 
+/// Every kind of request that is refused or answered without the upgrade that it asks for: each is the last one of its
+/// connection, however it reaches the handler.
+fn refused_handshakes(hub: &TestHub) -> Vec<(String, &'static str)> {
+    let replacing = |part, instead| handshake_replacing(hub, part, instead);
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    vec![
+        (replacing("Upgrade: websocket", "Upgrade: h2c"), "400"),
+        (replacing("Upgrade: websocket\r\n", ""), "426"),
+        (replacing("Upgrade: websocket", "Upgrade: h2c").replace("/socket", "/health/live"), "200"),
+        (replacing("Upgrade: websocket", "Upgrade: h2c").replace("/socket", "/nothing"), "404"),
+        (replacing("/socket", "/health/live"), "200"),
+        (replacing("/socket", "/nothing"), "404"),
+        (replacing("/socket", "/socket?token=forged"), "401"),
+        (replacing("/socket", "/socket?token=a&token=b"), "400"),
+        (replacing(VERSION, ""), "426"),
+        (replacing(KEY, ""), "400"),
+        (replacing("Connection: Upgrade\r\n", ""), "400"),
+        (replacing("GET /socket", "POST /auth/login"), "404"),
+        (handshake_with_headers(hub, "Origin: https://evil.example\r\n"), "403"),
+        (handshake_with_headers(hub, chunked) + "0\r\n\r\n", "400"),
+        (handshake_with_headers(hub, chunked).replace("Upgrade: websocket", "Upgrade: h2c") + "0\r\n\r\n", "400"),
+        (raw::handshake(hub.address, "/socket").replace("Connection: Upgrade", "Connection: close"), "400"),
+    ]
+}
+
 #[actix_rt::test]
-async fn bytes_after_refused_handshake_are_not_read() {
+async fn nothing_pipelined_behind_refused_handshake_is_answered() {
     let hub = start_hub().await;
-    let next = raw::handshake(hub.address, "/socket") + "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
-    assert_refused(&hub, &(handshake_replacing(&hub, "/socket", "/socket?token=forged") + &next), "401").await;
-    assert_refused(&hub, &(handshake_replacing(&hub, VERSION, "") + &next), "426").await;
+    let request = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (refused, status) in refused_handshakes(&hub) {
+        for next in
+            [request.to_owned(), request.repeat(40), raw::handshake(hub.address, "/socket"), "\0\r\n".to_owned()]
+        {
+            assert_refused(&hub, &(refused.clone() + &next), status).await;
+        }
+    }
+    assert_eq!(hub.connections(), 0);
+}
+
+#[actix_rt::test]
+async fn request_with_connection_close_is_the_last_one_that_is_answered() {
+    let hub = start_hub().await;
+    let request = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
+    let last = request.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let responses =
+        raw::exchange_until_close(hub.address, (request.to_owned() + &last + request + request).as_bytes()).await;
+    assert_eq!(responses.matches("HTTP/1.1 200 ").count(), 2, "{responses}");
+    let old = request.replace("1.1", "1.0");
+    assert!(final_response(&hub, &(old + request)).await.contains(" 200 ok"));
 }
 
 #[actix_rt::test]

@@ -69,6 +69,7 @@ mod api_fields;
 mod api_history;
 mod api_subscribe;
 mod control_messages;
+mod named_limits;
 mod session_control;
 
 // Brokers, and several hubs on one.

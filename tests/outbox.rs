@@ -169,7 +169,7 @@ async fn expired_outbox_accepts_and_writes_nothing() {
     pair.clock.advance(Duration::from_secs(60));
     assert_eq!(pair.push(10), Err(PushError::Expired));
     assert_eq!(pair.flush(), Err(PushError::Expired));
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     assert_eq!(pair.read_until_close().await, b"bye");
 }
 
@@ -187,17 +187,17 @@ async fn blocked_outbox_writes_nothing_after_expiry_when_peer_resumes_reading() 
 async fn close_that_drops_backlog_writes_nothing_into_a_partial_frame() {
     let mut pair = outbox_and_peer().await;
     pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.is_closing());
     let read = pair.read_until_close().await;
     assert!(read.iter().all(|byte| *byte == b'x'), "the close frame came behind a partial frame");
 }
 
 #[actix_rt::test]
-async fn close_that_drains_backlog_ends_with_the_close_frames() {
+async fn close_that_drains_backlog_ends_with_the_close_frame() {
     let mut pair = outbox_and_peer().await;
     let accepted = pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::SendBacklog, &pair.clock);
     assert_eq!(pair.push(1), Err(PushError::Closing));
     let read = pair.read_until_close().await;
     assert_eq!((read.len(), &read[accepted..]), (accepted + 3, &b"bye"[..]));
@@ -208,7 +208,7 @@ async fn closing_outbox_writes_nothing_after_expiry() {
     let mut pair = outbox_and_peer().await;
     pair.outbox.set_expiry(pair.time_in(60));
     let accepted = pair.fill();
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::SendBacklog, &pair.clock);
     pair.clock.advance(Duration::from_secs(60));
     assert!(pair.read_until_close().await.len() < accepted);
 }
@@ -221,7 +221,7 @@ async fn backlog_is_dropped_when_the_session_stops_reading() {
     assert!(pair.read_until_close().await.len() < accepted);
 
     let mut pair = self::outbox_and_peer().await;
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::SendBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::SendBacklog, &pair.clock);
     pair.outbox.abort_if_waiting();
     assert_eq!(pair.read_until_close().await, b"bye", "the kernel has the whole backlog already");
 }
@@ -258,7 +258,7 @@ async fn backlog_of_stalled_peer_is_freed_at_expiry() {
     while pair.outbox.push(pair.now(), frame()).is_ok() {}
     assert!(alive.load(Ordering::Relaxed) > 5, "the outbox holds frames");
     pair.clock.advance(Duration::from_secs(60));
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     assert_eq!(alive.load(Ordering::Relaxed), 0, "the outbox still holds frames");
 }
 
@@ -326,7 +326,7 @@ async fn close_that_drops_backlog_aborts_while_tls_buffers_a_part_of_it() {
     pair.push(LIMIT * 6 / 10).unwrap();
     pair.push(LIMIT / 2).unwrap_err();
     assert!(!pair.outbox.is_blocked(), "no task waits for the socket");
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.abort_at().is_some());
     assert_eq!(pair.push(1), Err(PushError::Closing));
     assert_eq!(pair.read_until_close().await, b"");
@@ -336,7 +336,7 @@ async fn close_that_drops_backlog_aborts_while_tls_buffers_a_part_of_it() {
 async fn aborting_close_sends_neither_backlog_nor_close_frame() {
     let mut pair = outbox_and_peer().await;
     pair.push(10).unwrap();
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::Abort, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::Abort, &pair.clock);
     assert!(pair.outbox.is_closing());
     assert_eq!(pair.read_until_close().await, b"");
 }
@@ -346,11 +346,11 @@ async fn close_keeps_its_deadline_and_its_expiry() {
     let pair = outbox_and_peer().await;
     assert_eq!(pair.outbox.abort_at(), None);
     pair.outbox.set_expiry(pair.time_in(60));
-    pair.outbox.close([Bytes::from_static(b"bye")], ClosePolicy::DropBacklog, &pair.clock);
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     let deadline = pair.outbox.abort_at().expect("a deadline");
     let expiry = pair.outbox.expires_at();
     pair.outbox.set_expiry(WallTime::default());
-    pair.outbox.close([], ClosePolicy::Abort, &pair.clock);
+    pair.outbox.close(Bytes::new(), ClosePolicy::Abort, &pair.clock);
     pair.outbox.abort();
     assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
     assert!(!pair.outbox.has_expired(pair.time_in(120)), "only an open connection expires");

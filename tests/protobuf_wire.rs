@@ -12,8 +12,8 @@ use wardcast::{
     clock::WallTime,
     position::{Epoch, Position},
     protocol::{
-        ConnectResult, Disconnect, ErrorCode, Expiry, Format, HistoryResult, PresenceStats, PublicationPush, Push,
-        PushData, RefreshResult, Reply, SubscribeResult, UnsubscribeCode, schema,
+        ConnectResult, ErrorCode, Expiry, Format, HistoryResult, PresenceStats, PublicationPush, Push, PushData,
+        RefreshResult, Reply, SubscribeResult, UnsubscribeCode, schema,
     },
     publication::{ClientInfo, Publication},
 };
@@ -94,14 +94,14 @@ fn results(sink: Sink<'_>) {
         ("ping", Reply::Ping),
         ("refresh", Reply::Refresh(&refreshed)),
         ("sub_refresh", Reply::SubRefresh(Expiry::after(1))),
-        ("an error", Reply::Error(ErrorCode::TooManyRequests)),
+        ("an error", Reply::Error(&ErrorCode::TooManyRequests.into())),
     ];
     for (name, reply) in &replies {
         sink(&format!("reply {name}"), in_both_formats(|format| format.encode_reply(300, reply)));
     }
     sink(
         "reply an error without id",
-        in_both_formats(|format| format.encode_reply(0, &Reply::Error(ErrorCode::BadRequest))),
+        in_both_formats(|format| format.encode_reply(0, &Reply::Error(&ErrorCode::BadRequest.into()))),
     );
     let pushes =
         [("connect", Push::Connect(&connected)), ("subscribe", Push::Subscribe(&publication.channel, &subscribed))];
@@ -111,7 +111,7 @@ fn results(sink: Sink<'_>) {
 }
 
 fn pushes(sink: Sink<'_>) {
-    let (news, ann, publication, shutdown) = (news(), ann(), publication(), Disconnect::SHUTDOWN);
+    let (news, ann, publication) = (news(), ann(), publication());
     let bare = Publication::new(news.clone(), "null".into());
     let delta = PublicationPush { publication: &publication, content: PushData::Delta(b"9\n9@0,\"") };
     let pushes = [
@@ -122,7 +122,6 @@ fn pushes(sink: Sink<'_>) {
         ("leave", Push::Leave(&news, &ann)),
         ("unsubscribe", Push::Unsubscribe(&news, UnsubscribeCode::InsufficientState)),
         ("refresh", Push::Refresh(Expiry::after(60))),
-        ("disconnect", Push::Disconnect(&shutdown)),
     ];
     pushes
         .iter()

@@ -26,8 +26,7 @@ async fn disconnect_closes_all_connections_of_one_user_only() {
     let (mut one, mut two, mut bob) = (hub.connect("ann").await, hub.connect("ann").await, hub.connect("bob").await);
     call_control(&hub, "disconnect", json!({"user": "ann"})).await;
     for client in [&mut one, &mut two] {
-        let (code, push) = client.wait_for_close().await;
-        assert_eq!((code, &push.unwrap()["reason"]), (Some(3503), &json!("force disconnect")));
+        assert_eq!(client.wait_for_close().await, (Some(3503), "force disconnect".to_owned()));
     }
     bob.subscribe("news").await;
 }
@@ -39,8 +38,7 @@ async fn disconnect_uses_code_and_reason_of_the_backend_and_skips_whitelisted_cl
         (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
     let close = json!({"code": 4501, "reason": "signed in elsewhere"});
     call_control(&hub, "disconnect", json!({"user": "ann", "whitelist": [listed], "disconnect": close})).await;
-    let (code, push) = one.wait_for_close().await;
-    assert_eq!((code, push.unwrap()), (Some(4501), close));
+    assert_eq!(one.wait_for_close().await, (Some(4501), "signed in elsewhere".to_owned()));
     two.subscribe("news").await;
     call_control(&hub, "disconnect", json!({"user": "bob", "client": listed})).await;
     two.subscribe("sport").await;
@@ -58,7 +56,6 @@ async fn disconnect_with_code_3008_or_3005_reaches_client_like_any_other_code() 
         let disconnect = json!({"code": code, "reason": reason});
         call_control(&hub, "disconnect", json!({"user": "u", "disconnect": disconnect})).await;
         assert_eq!(client.receive_publication().await, json!(1));
-        assert_eq!(client.receive().await, json!({"push": {"disconnect": disconnect}}));
         assert_eq!(client.next().await, Err(Closed { code: Some(code), reason: reason.to_owned() }));
     }
 }
@@ -95,11 +92,26 @@ async fn api_refresh_changes_session_expiry_and_connection_info() {
 }
 
 #[actix_rt::test]
-async fn api_refresh_with_past_expiry_closes_session() {
+async fn disconnect_with_code_3000_cuts_the_connection_without_push_or_close_frame() {
     let hub = start_hub().await;
-    let mut client = hub.connect("ann").await;
-    call_control(&hub, "refresh", json!({"user": "ann", "expire_at": hub.clock.now().unix_seconds() - 1})).await;
-    assert_eq!(client.wait_for_close().await.0, Some(3005));
+    for sdk in [false, true] {
+        let mut ann = if sdk { hub.connect_sdk(&hub.token("ann")).await } else { hub.connect("ann").await };
+        let disconnect = json!({"code": 3000, "reason": "x"});
+        call_control(&hub, "disconnect", json!({"user": "ann", "disconnect": disconnect})).await;
+        assert_eq!(ann.next().await, Err(Closed { code: None, reason: "aborted".to_owned() }));
+    }
+    assert_eq!(hub.running().metrics.closes_with_code(3000), 2);
+}
+
+#[actix_rt::test]
+async fn control_with_client_and_session_applies_to_the_session_that_has_both() {
+    let hub = start_hub().await;
+    let ((mut one, first), (mut two, second)) =
+        (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": first, "session": second})).await;
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": first, "session": first})).await;
+    assert_eq!(one.wait_for_close().await.0, Some(3503));
+    two.subscribe("news").await;
 }
 
 #[actix_rt::test]
@@ -151,7 +163,7 @@ async fn controls_require_the_api_key() {
 #[actix_rt::test]
 async fn controls_racing_with_closes_count_each_connection_once_and_leave_nothing_behind() {
     let hub = start_hub_with(|config| config.server.workers = 2).await;
-    let mut pushes = 0;
+    let mut closed = 0;
     for round in 0..15 {
         let mut clients = join_all((0..12).map(|_| hub.connect_subscriber("ann", "news"))).await;
         let leave = clients.iter_mut().enumerate().map(async |(number, client)| match (number + round) % 4 {
@@ -165,13 +177,13 @@ async fn controls_racing_with_closes_count_each_connection_once_and_leave_nothin
         let unsubscribe = call_control(&hub, "unsubscribe", json!({"user": "ann", "channel": "news"}));
         tokio::join!(join_all(leave), disconnect, unsubscribe);
         for client in &mut clients {
-            pushes += u64::from(client.wait_for_close().await.1.is_some());
+            closed += u64::from(client.wait_for_close().await.0.is_some());
         }
         drop(clients);
         hub.wait_for_connections(0).await;
     }
     let counted: u64 = [3500, 3503, 3508].map(|code| hub.running().metrics.closes_with_code(code)).iter().sum();
-    assert_eq!(counted, pushes);
+    assert_eq!(counted, closed);
     assert_eq!(hub.call_api("channels", json!({})).await, json!({"result": {"channels": {}}}));
 }
 

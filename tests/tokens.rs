@@ -268,7 +268,7 @@ async fn every_invalid_token_gets_the_same_response() {
         with("aud", json!("other")),
         with("sub", json!("")),
         with("exp", json!("soon")),
-        with("nbf", json!(9_999_999_999_i64)),
+        with("iat", json!(9_999_999_999_i64)),
         keys.sign("ed", &Header { kid: Some("rsa".to_owned()), ..keys.header("ed") }, &good),
         keys.sign("ed", &Header { kid: Some("unknown".to_owned()), ..keys.header("ed") }, &good),
         mark_secret(with("x", json!(2)) + "A"),

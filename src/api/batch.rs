@@ -15,10 +15,10 @@ use super::{
     ApiContext, ApiError,
     description::{Access, ApiMethod, Example, Field, Handler, JsonType, request_fields},
     methods::find_method,
-    publish::ERROR,
+    publish::{BROADCAST_CHANNELS, ERROR},
     request::parse_object,
 };
-use crate::protocol::{ErrorCode, WireError};
+use crate::protocol::{ErrorCode, ExceededLimit, WireError};
 
 /// Number of commands of a parallel batch that run at the same time. Each may ask all nodes.
 const PARALLEL_COMMANDS: usize = 16;
@@ -104,9 +104,7 @@ impl Serialize for BatchReply {
 pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchResponse, ApiError> {
     let BatchRequest { commands, parallel } = parse_object(body)?;
     let commands = commands.ok_or(ErrorCode::BadRequest)?;
-    if commands.len() > api.config.limits.broadcast_channels {
-        return Err(ErrorCode::LimitExceeded.into());
-    }
+    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, commands.len())?;
     let concurrency = if parallel.unwrap_or_default() { PARALLEL_COMMANDS } else { 1 };
     let mut results = stream::iter(commands).map(|command| run_command(command, api)).buffered(concurrency);
     let (mut replies, mut bytes) = (Vec::new(), 0);
@@ -114,30 +112,30 @@ pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchRes
         let result = result.and_then(|(method, result)| {
             let bytes_after = bytes + result.get().len();
             // A write is always reported: a caller that gets an error for it would repeat it.
-            if bytes_after > MAX_REPLIES_BYTES && method.access == Access::ReadOnly {
-                return Err(ErrorCode::LimitExceeded);
+            if method.access == Access::ReadOnly {
+                ExceededLimit::check("bytes of all replies", MAX_REPLIES_BYTES, bytes_after)?;
             }
             bytes = bytes_after;
             Ok(BatchReply::Result(method, result))
         });
         replies.push(result.unwrap_or_else(|error| {
-            api.metrics.count_error(error.code());
-            BatchReply::Error(error.body())
+            api.metrics.count_error(error.code().code());
+            BatchReply::Error(error)
         }));
     }
     Ok(BatchResponse { replies })
 }
 
-async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(&'static ApiMethod, Box<RawValue>), ErrorCode> {
+async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let BatchCommand(name, request) = serde_json::from_str(command.get()).map_err(|_| ErrorCode::MethodNotFound)?;
     let method = find_method(&name).ok_or(ErrorCode::MethodNotFound)?;
-    let Handler::Single(call) = method.handler else { return Err(ErrorCode::MethodNotFound) };
+    let Handler::Single(call) = method.handler else { return Err(ErrorCode::MethodNotFound.into()) };
     // A copy: a small publication in a queue must not keep the whole batch in memory.
     let request = Bytes::copy_from_slice(request.get().as_bytes());
     match call(&request, api).await {
         Ok(result) => Ok((method, result)),
-        Err(ApiError::Code(error)) => Err(error),
-        Err(ApiError::Http(_)) => Err(ErrorCode::BadRequest),
+        Err(ApiError::Failed(error)) => Err(error),
+        Err(ApiError::Http(error)) => Err(ErrorCode::BadRequest.with_detail(error.message())),
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn post_method(
     };
     match result {
         Ok(result) => Ok(ApiResponse::new(Ok(result), &api.metrics).respond()),
-        Err(ApiError::Code(error)) => Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
+        Err(ApiError::Failed(error)) => Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
         Err(ApiError::Http(error)) => Err(error),
     }
 }

@@ -34,9 +34,9 @@ use crate::{
     broker::SharedBroker,
     clock::Clock,
     config::Config,
-    http::HttpError,
+    http::{BodyLimit, HttpError},
     metrics::Metrics,
-    protocol::{ErrorCode, WireError},
+    protocol::WireError,
     rate_limit::KeyedRateLimiter,
 };
 
@@ -60,22 +60,19 @@ pub struct ApiContext {
 
 /// Adds the routes below `/api`. They find an [`ApiContext`] in the data of the application.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
-    let body_bytes = config.api.body_bytes;
     service.service(
-        web::resource("/api/{method}")
-            .app_data(web::PayloadConfig::new(body_bytes))
-            .route(web::post().to(methods::post_method)),
+        body_limit(config).apply_to(web::resource("/api/{method}")).route(web::post().to(methods::post_method)),
     );
 }
 
 /// Adds the routes below `/v1`: plain publishing, which users may do with their tokens, too.
 pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
-    let body_bytes = config.api.body_bytes;
-    service.service(
-        web::resource("/channels/{channel}/messages")
-            .app_data(web::PayloadConfig::new(body_bytes))
-            .route(web::post().to(messages::post_message)),
-    );
+    let messages = web::resource("/channels/{channel}/messages");
+    service.service(body_limit(config).apply_to(messages).route(web::post().to(messages::post_message)));
+}
+
+fn body_limit(config: &Config) -> BodyLimit {
+    BodyLimit { name: "api.body_bytes", bytes: config.api.body_bytes }
 }
 
 /// The body of an answer: `{"result":…}` or `{"error":…}`. The HTTP status is 200 for both, as clients of this API expect.
@@ -87,14 +84,14 @@ enum ApiResponse<T> {
 }
 
 impl<T: Serialize> ApiResponse<T> {
-    fn new(result: Result<T, ErrorCode>, metrics: &Metrics) -> Self {
-        result.map_or_else(
-            |error| {
-                metrics.count_error(error.code());
-                Self::Error(error.body())
-            },
-            Self::Result,
-        )
+    fn new(result: Result<T, WireError>, metrics: &Metrics) -> Self {
+        match result {
+            Ok(result) => Self::Result(result),
+            Err(error) => {
+                metrics.count_error(error.code().code());
+                Self::Error(error)
+            }
+        }
     }
 
     fn respond(self) -> HttpResponse {
@@ -105,14 +102,14 @@ impl<T: Serialize> ApiResponse<T> {
 /// An error of a method.
 enum ApiError {
     /// The request is well-formed but cannot be fulfilled. HTTP status 200.
-    Code(ErrorCode),
+    Failed(WireError),
     /// The request is malformed. HTTP status 400.
     Http(HttpError),
 }
 
-impl<E: Into<ErrorCode>> From<E> for ApiError {
+impl<E: Into<WireError>> From<E> for ApiError {
     fn from(error: E) -> Self {
-        Self::Code(error.into())
+        Self::Failed(error.into())
     }
 }
 

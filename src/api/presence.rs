@@ -12,7 +12,7 @@ use super::{
     request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
 };
 use crate::{
-    protocol::{self, ErrorCode, PresenceStats},
+    protocol::{self, ErrorCode, ExceededLimit, PresenceStats},
     publication::ClientInfo,
 };
 
@@ -75,9 +75,7 @@ pub(super) const CLIENT_INFO: &[Field] = &[
 
 async fn presence(body: &Bytes, api: &ApiContext) -> ApiResult {
     let result = protocol::encode_presence_result(&read_members(body, api).await?);
-    if result.len() > api.config.limits.reply_bytes {
-        return Err(ErrorCode::LimitExceeded.into());
-    }
+    ExceededLimit::check("limits.reply_bytes", api.config.limits.reply_bytes, result.len())?;
     to_raw_result(result)
 }
 

@@ -20,11 +20,13 @@ use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
     position::Epoch,
-    protocol::{self, ErrorCode},
+    protocol::{self, ErrorCode, ExceededLimit, WireError},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
 
+/// Name of the limit on the channels of a broadcast and on the commands of a batch.
+pub(super) const BROADCAST_CHANNELS: &str = "limits.broadcast_channels";
 /// Maximum length of an idempotency key. The broker remembers many of them.
 pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Maximum length of a version's epoch. Each channel may remember one.
@@ -156,7 +158,7 @@ request_fields! {
         /// Epoch of the version, at most 64 bytes. Versions of different epochs are not compared.
         version_epoch: Option<String> = (JsonType::String, Some("empty")),
         /// Sends the publication as a delta to subscribers who use deltas.
-        delta: Option<bool> = (JsonType::Boolean, Some("`false`")),
+        delta: Option<bool> = (JsonType::Boolean, Some("as the channel's `delta_publish`; `false` does not switch that off")),
         /// Client id of a connection that does not get the publication.
         exclude: Option<String> = (JsonType::String, Some("none")),
     }
@@ -201,9 +203,7 @@ async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
     if request.channels.is_empty() {
         return Err(ErrorCode::BadRequest.into());
     }
-    if request.channels.len() > api.config.limits.broadcast_channels {
-        return Err(ErrorCode::LimitExceeded.into());
-    }
+    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, request.channels.len())?;
     let sent = request.channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
     let responses = join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)).collect();
     to_result(BroadcastResult { responses })
@@ -228,20 +228,18 @@ pub(super) async fn publish_to_channel(
     pending: PendingPublication,
     info: Option<ClientInfo>,
     api: &ApiContext,
-) -> Result<PublishResult, ErrorCode> {
+) -> Result<PublishResult, WireError> {
     let channel = Channel::new(channel)?;
     let options = api.permissions.channel_options(&channel)?;
     let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = pending;
-    if data.len() > api.config.limits.publication_bytes {
-        return Err(ErrorCode::LimitExceeded);
-    }
+    ExceededLimit::check("limits.publication_bytes", api.config.limits.publication_bytes, data.len())?;
     let retention = Retention::from_options(options).filter(|_| !skip_history);
     if version.is_some() && retention.is_none() {
         // Without a history the broker does not remember the newest version.
-        return Err(ErrorCode::NotAvailable);
+        return Err(ErrorCode::NotAvailable.into());
     }
     api.metrics.publications.inc();
-    let info = info.map(Arc::new);
+    let (info, use_delta) = (info.map(Arc::new), use_delta || options.delta_publish);
     let publication = Publication { info, tags, use_delta, exclude, ..Publication::new(channel, data) };
     let options = PublishOptions { retention, idempotency_key, version };
     let PublishReceipt { position, .. } = api

@@ -21,6 +21,8 @@ use crate::{
 /// invalid.
 #[derive(Deserialize)]
 pub(super) struct Payload<'a> {
+    /// The user. Empty if the claim is absent.
+    #[serde(default)]
     sub: String,
     #[serde(default, deserialize_with = "not_null")]
     exp: Option<NumericDate>,
@@ -116,8 +118,10 @@ impl<'a> Payload<'a> {
             return Err(TokenError::TtlTooLong);
         }
         let latest_start = now.saturating_add(auth.clock_skew);
-        if [self.nbf, self.iat].into_iter().flatten().any(|start| start.time() > latest_start) {
-            return Err(TokenError::NotYetValid);
+        for (start, error) in [(self.nbf, TokenError::NotYetValid), (self.iat, TokenError::IssuedInFuture)] {
+            if start.is_some_and(|start| start.time() > latest_start) {
+                return Err(error);
+            }
         }
         let iss = self.iss.as_deref();
         if [auth.issuer.as_deref(), expected.issuer].into_iter().flatten().any(|issuer| iss != Some(issuer)) {
@@ -126,8 +130,10 @@ impl<'a> Payload<'a> {
         if auth.audience.as_ref().is_some_and(|audience| !self.aud.list().contains(audience)) {
             return Err(TokenError::WrongAudience);
         }
-        let may_be_empty = auth.anonymous != AnonymousAccess::Never;
-        if !is_valid_user(&self.sub) || (self.sub.is_empty() && !may_be_empty) {
+        if self.sub.is_empty() && auth.anonymous == AnonymousAccess::Never {
+            return Err(TokenError::MissingUser);
+        }
+        if !is_valid_user(&self.sub) {
             return Err(TokenError::InvalidUser);
         }
         Ok(expires_at)

@@ -16,9 +16,9 @@ use crate::{
 
 /// Why a token is refused. The text is for operators: in logs, and in the errors of `check-token` and the login file.
 ///
-/// A client learns only whether the token has expired (RFC 8725 §3):
+/// A client learns only whether it should get another token (RFC 8725 §3):
 ///
-/// | | [`Expired`](Self::Expired) | any other error |
+/// | | [`Self::needs_new_token`] | any other error |
 /// |---|---|---|
 /// | HTTP request, handshake | 401, code 109 | 401, code 101 |
 /// | handshake with `auth.reject = "close"` | closed 3500, "token expired" | closed 3500, "invalid token" |
@@ -30,6 +30,9 @@ pub enum TokenError {
     /// `exp` or `expire_at` has passed. The only error of a token that was valid once.
     #[error("expired")]
     Expired,
+    /// `nbf` is further ahead than `auth.clock_skew`. The only error of a token that will be valid.
+    #[error("nbf is in the future")]
+    NotYetValid,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
@@ -78,7 +81,7 @@ pub enum TokenError {
     /// Arrays and objects within one another in the payload.
     #[error("the payload is nested more than {MAX_DEPTH} levels deep")]
     PayloadTooDeep,
-    /// The payload is not a JSON object, lacks `sub`, or has a claim twice or of a wrong type.
+    /// The payload is not a JSON object, or has a claim twice or of a wrong type.
     #[error("the payload is malformed, or a claim has a wrong type or appears twice")]
     MalformedPayload,
     /// A claim of `auth.required_claims` is absent or empty.
@@ -87,17 +90,20 @@ pub enum TokenError {
     /// `exp` is further ahead than `auth.max_ttl`.
     #[error("exp is later than auth.max_ttl allows")]
     TtlTooLong,
-    /// `nbf` or `iat` is further ahead than `auth.clock_skew`.
-    #[error("nbf or iat is in the future")]
-    NotYetValid,
+    /// `iat` is further ahead than `auth.clock_skew`.
+    #[error("iat is in the future")]
+    IssuedInFuture,
     /// `iss` is not `auth.issuer`, or not the issuer of the key.
     #[error("iss is not the configured issuer")]
     WrongIssuer,
     /// `aud` does not contain `auth.audience`.
     #[error("aud does not contain auth.audience")]
     WrongAudience,
-    /// `sub` is too long, has control characters, or is empty although every session needs a user.
-    #[error("sub is empty, is longer than {MAX_USER_BYTES} bytes or has control characters")]
+    /// `sub` is absent or empty, although every session needs a user (`auth.anonymous`).
+    #[error("sub is absent or empty, and auth.anonymous is \"never\"")]
+    MissingUser,
+    /// `sub` is too long or has control characters.
+    #[error("sub is longer than {MAX_USER_BYTES} bytes or has control characters")]
     InvalidUser,
     /// `info` is longer than [`MAX_INFO_BYTES`].
     #[error("info is longer than {MAX_INFO_BYTES} bytes")]
@@ -144,6 +150,11 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Returns whether the client should get another token: this one has expired, or is not valid yet.
+    pub fn needs_new_token(self) -> bool {
+        matches!(self, Self::Expired | Self::NotYetValid)
+    }
+
     /// Returns the remedy, for an operator who has this configuration.
     pub fn remedy(self, config: &Config) -> String {
         let Config { auth, limits, .. } = config;
@@ -177,10 +188,13 @@ impl TokenError {
                 let max = format_duration(auth.max_ttl);
                 return format!("exp may be at most {max} from now; choose an earlier one, or raise auth.max_ttl");
             }
-            Self::NotYetValid => "set the clocks of both machines, or raise auth.clock_skew",
+            Self::NotYetValid | Self::IssuedInFuture => "set the clocks of both machines, or raise auth.clock_skew",
             Self::WrongIssuer => return format!("iss must be {}, or that of its key", quoted(&auth.issuer)),
             Self::WrongAudience => return format!("aud must contain {}", quoted(&auth.audience)),
-            Self::InvalidUser => "name the user in sub; an empty one needs auth.anonymous",
+            Self::MissingUser => {
+                "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous sessions"
+            }
+            Self::InvalidUser => "name the user in sub by a shorter id without control characters",
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",

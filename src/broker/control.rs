@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use crate::{
     channel::Channel,
     clock::WallTime,
-    protocol::{Disconnect, ErrorCode},
+    protocol::{Disconnect, ErrorCode, ExceededLimit, WireError},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
 
@@ -98,22 +98,21 @@ pub enum ControlError {
     /// `info` or `data` is not JSON on one line.
     #[error("info and data must be JSON on one line")]
     InvalidJson,
-    /// More than a control may carry: over 1,000 excluded connections, over 4 KiB of `info` or `data`, or an epoch of over
-    /// 64 bytes.
-    #[error("over 1,000 excluded connections, 4096 bytes of info or data, or 64 bytes of epoch")]
-    TooLong,
+    /// More than a control may carry: excluded connections, bytes of `info`, `data` or an epoch.
+    #[error("limit exceeded: {0}")]
+    TooLong(#[from] ExceededLimit),
 }
 
 /// The error that a caller of the server API gets.
-impl From<ControlError> for ErrorCode {
+impl From<ControlError> for WireError {
     fn from(error: ControlError) -> Self {
         match error {
-            ControlError::TooLong => Self::LimitExceeded,
+            ControlError::TooLong(limit) => limit.into(),
             ControlError::InvalidUser
             | ControlError::InvalidClientId
             | ControlError::InvalidChannel
             | ControlError::InvalidClose
-            | ControlError::InvalidJson => Self::BadRequest,
+            | ControlError::InvalidJson => ErrorCode::BadRequest.with_detail(error),
         }
     }
 }
@@ -128,9 +127,7 @@ impl Control {
         if self.user.is_empty() || !is_valid_user(&self.user) {
             return Err(ControlError::InvalidUser);
         }
-        if self.whitelist.len() > MAX_WHITELIST {
-            return Err(ControlError::TooLong);
-        }
+        ExceededLimit::check("ids in whitelist", MAX_WHITELIST, self.whitelist.len())?;
         if self.client.iter().chain(&self.whitelist).any(|client| client.is_empty() || client.len() > MAX_CLIENT_BYTES)
         {
             return Err(ControlError::InvalidClientId);
@@ -138,9 +135,10 @@ impl Control {
         match &self.action {
             ControlAction::Subscribe { channel, info, data, recover_since, .. } => {
                 validate_channel(channel)?;
-                info.iter().chain(data).try_for_each(|raw| validate_json_line(raw))?;
-                let is_short = recover_since.as_ref().is_none_or(|since| since.epoch.len() <= MAX_EPOCH_BYTES);
-                if is_short { Ok(()) } else { Err(ControlError::TooLong) }
+                validate_json_line("bytes of info", info.as_deref())?;
+                validate_json_line("bytes of data", data.as_deref())?;
+                let epoch_bytes = recover_since.as_ref().map_or(0, |since| since.epoch.len());
+                Ok(ExceededLimit::check("bytes of epoch", MAX_EPOCH_BYTES, epoch_bytes)?)
             }
             ControlAction::Unsubscribe { channel } => validate_channel(channel),
             ControlAction::Disconnect { code, reason } => {
@@ -150,7 +148,7 @@ impl Control {
                     Err(ControlError::InvalidClose)
                 }
             }
-            ControlAction::Refresh { info, .. } => info.iter().try_for_each(|raw| validate_json_line(raw)),
+            ControlAction::Refresh { info, .. } => validate_json_line("bytes of info", info.as_deref()),
         }
     }
 }
@@ -160,12 +158,10 @@ fn validate_channel(name: &str) -> Result<(), ControlError> {
 }
 
 /// Checks that `raw` is JSON that can be copied into a reply: without line breaks, which separate replies.
-fn validate_json_line(raw: &str) -> Result<(), ControlError> {
-    match raw {
-        _ if raw.len() > MAX_INFO_BYTES => Err(ControlError::TooLong),
-        _ if raw.contains(['\r', '\n']) || !is_json(raw) => Err(ControlError::InvalidJson),
-        _ => Ok(()),
-    }
+fn validate_json_line(limit: &'static str, raw: Option<&str>) -> Result<(), ControlError> {
+    let Some(raw) = raw else { return Ok(()) };
+    ExceededLimit::check(limit, MAX_INFO_BYTES, raw.len())?;
+    if raw.contains(['\r', '\n']) || !is_json(raw) { Err(ControlError::InvalidJson) } else { Ok(()) }
 }
 
 fn is_json(text: &str) -> bool {
@@ -228,6 +224,7 @@ mod tests {
         let named = |user: &str| Control { user: user.to_owned(), ..close(3503, "go") };
         let only = |client: &str| Control { client: Some(client.to_owned()), ..close(3503, "go") };
         let but = |whitelist| Control { whitelist, ..close(3503, "go") };
+        let over = |name, value| ControlError::TooLong(ExceededLimit { name, value });
         for (bad, why) in [
             (named(""), ControlError::InvalidUser),
             (named(&"x".repeat(256)), ControlError::InvalidUser),
@@ -235,14 +232,14 @@ mod tests {
             (only(""), ControlError::InvalidClientId),
             (only(&"x".repeat(65)), ControlError::InvalidClientId),
             (but(vec![String::new()]), ControlError::InvalidClientId),
-            (but(vec!["x".to_owned(); 1001]), ControlError::TooLong),
+            (but(vec!["x".to_owned(); 1001]), over("ids in whitelist", 1000)),
             (unsubscribe("a*"), ControlError::InvalidChannel),
             (unsubscribe(""), ControlError::InvalidChannel),
             (subscribe("a*", None, None, ""), ControlError::InvalidChannel),
             (subscribe("a", Some("{"), None, ""), ControlError::InvalidJson),
             (subscribe("a", None, Some("[1,\n2]"), ""), ControlError::InvalidJson),
-            (subscribe("a", None, Some(&format!("\"{}\"", "x".repeat(4095))), ""), ControlError::TooLong),
-            (subscribe("a", None, None, &"x".repeat(65)), ControlError::TooLong),
+            (subscribe("a", None, Some(&format!("\"{}\"", "x".repeat(4095))), ""), over("bytes of data", 4096)),
+            (subscribe("a", None, None, &"x".repeat(65)), over("bytes of epoch", 64)),
             (close(2999, ""), ControlError::InvalidClose),
             (close(5000, ""), ControlError::InvalidClose),
             (close(1000, ""), ControlError::InvalidClose),
@@ -253,7 +250,7 @@ mod tests {
             (refresh(""), ControlError::InvalidJson),
             (refresh("[1,\n2]"), ControlError::InvalidJson),
             (refresh("1 2"), ControlError::InvalidJson),
-            (refresh(&format!("\"{}\"", "x".repeat(4095))), ControlError::TooLong),
+            (refresh(&format!("\"{}\"", "x".repeat(4095))), over("bytes of info", 4096)),
         ] {
             assert_eq!(bad.validate(), Err(why), "{bad:?}");
         }

@@ -38,14 +38,23 @@ pub(super) struct Arguments {
     /// Set one key, overriding file and environment: --set server.bind=127.0.0.1:9000. Not for secrets: all users of the machine can read arguments
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(super) settings: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) serve: ServeArguments,
     #[command(subcommand)]
     pub(super) command: Option<CliCommand>,
+}
+
+#[derive(Args)]
+pub(super) struct ServeArguments {
+    /// Development: generate the secrets that are not set for this run only, and keep them nowhere
+    #[arg(long)]
+    pub(super) ephemeral: bool,
 }
 
 #[derive(Subcommand)]
 pub(super) enum CliCommand {
     /// Run the hub (the default)
-    Serve,
+    Serve(ServeArguments),
     /// Print a token for a user, if the hub would accept it
     #[command(after_help = TOKEN_HELP)]
     Token(TokenArguments),

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,11 +15,21 @@ use crate::{
 };
 
 /// Prints the banner to stdout. It is not logged, because it contains secrets.
-pub(super) fn print(config: &Config, address: SocketAddr) -> Result<(), String> {
+pub(super) fn print(config: &Config, address: SocketAddr, generated: &GeneratedSecrets) -> Result<(), String> {
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = render(config, address, if is_plain { PLAIN } else { BOLD })?;
+    let text = render(config, address, generated, if is_plain { PLAIN } else { BOLD })?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
+}
+
+/// Where the secrets come from that the configuration does not set.
+pub(super) enum GeneratedSecrets {
+    /// It sets all of them.
+    None,
+    /// A file that later runs use, too.
+    Kept(PathBuf),
+    /// They were generated for this run.
+    ForThisRun,
 }
 
 /// The escape sequences before and after bold text.
@@ -26,7 +37,7 @@ type Style = (&'static str, &'static str);
 const PLAIN: Style = ("", "");
 const BOLD: Style = ("\x1b[1m", "\x1b[0m");
 
-fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, String> {
+fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, style: Style) -> Result<String, String> {
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
@@ -73,9 +84,14 @@ fn render(config: &Config, address: SocketAddr, style: Style) -> Result<String, 
                   token:"
             .to_owned(),
     };
+    let generated = match generated {
+        GeneratedSecrets::None => String::new(),
+        GeneratedSecrets::Kept(path) => format!("\nGenerated secrets are kept in {}.", path.display()),
+        GeneratedSecrets::ForThisRun => "\nGenerated secrets are valid for this run only.".to_owned(),
+    };
     Ok(format!(
         r#"
-{bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only, and missing secrets are generated for this run.
+{bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only.{generated}
 
 {table}
 {bold}1. Listen.{end} {listen}
@@ -103,14 +119,14 @@ fn url_encode(text: &str) -> impl std::fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::secrets, config::Secret};
+    use crate::{cli::secrets, cli::secrets::DevelopmentSecrets, config::Secret};
 
     fn banner(style: Style, change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
         config.web.demo_page = true;
         change(&mut config);
-        secrets::fill_missing(&mut config).unwrap();
-        render(&config, ([127, 0, 0, 1], 8000).into(), style).unwrap()
+        secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
+        render(&config, ([127, 0, 0, 1], 8000).into(), &GeneratedSecrets::None, style).unwrap()
     }
 
     #[test]

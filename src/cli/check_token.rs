@@ -29,7 +29,7 @@ const DATE_CLAIMS: [&str; 4] = ["exp", "nbf", "iat", "expire_at"];
 
 /// Runs `check-token`.
 pub(super) fn check(inputs: &ConfigInputs, as_json: bool) -> CommandResult {
-    let config = inputs.load()?;
+    let config = inputs.load_with_kept_secrets()?;
     let token = read_token()?;
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let clock = Clock::default();

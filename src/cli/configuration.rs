@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{CliError, CommandResult, advice};
+use super::{CliError, CommandResult, advice, print_error_line, secrets, secrets_file::SecretsFile};
 use crate::{
     auth::{Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
@@ -14,6 +14,8 @@ use crate::{
 /// The sources of the configuration of this process.
 pub(super) struct ConfigInputs {
     pub(super) environment: Environment,
+    /// Where development hubs of this user keep their secrets.
+    pub(super) secrets_file: Option<SecretsFile>,
     file: Option<PathBuf>,
     variables: Vec<(String, String)>,
     flags: Vec<(String, String)>,
@@ -29,7 +31,9 @@ impl ConfigInputs {
         let environment = variable("WARDCAST_ENV").unwrap_or_default().parse();
         let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let named = || variable("WARDCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        Ok(Self { environment, file: file.or_else(named), variables, flags })
+        let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let secrets_file = SecretsFile::of_user(path("XDG_STATE_HOME"), path("HOME"));
+        Ok(Self { environment, secrets_file, file: file.or_else(named), variables, flags })
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -40,6 +44,27 @@ impl ConfigInputs {
     /// Loads the configuration. Does not check the files that it names.
     pub(super) fn load(&self) -> Result<Config, String> {
         config::load(self.sources()).map_err(|errors| errors.to_string())
+    }
+
+    /// Loads the configuration for a command that signs or verifies tokens. In development, a secret that is not set is
+    /// the one that the development hubs of this user have kept; the user is told on stderr, because another hub would
+    /// refuse the tokens.
+    pub(super) fn load_with_kept_secrets(&self) -> Result<Config, String> {
+        let mut config = self.load()?;
+        let file = self.secrets_file.as_ref().filter(|_| self.environment == Environment::Development);
+        if let Some(file) = file.filter(|_| !secrets::has_signing_secret(&config))
+            && let Some(kept) = file.read().map_err(|error| error.to_string())?
+        {
+            secrets::fill_missing(&mut config, &kept);
+            if secrets::has_signing_secret(&config) {
+                let path = file.path();
+                print_error_line(&format!(
+                    "using the secrets of this user's development hubs ({}); for another hub add --config FILE",
+                    path.display()
+                ));
+            }
+        }
+        Ok(config)
     }
 
     /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors
@@ -100,7 +125,7 @@ pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> C
     let values = config::print(inputs.sources()).map_err(|errors| errors.to_string())?;
     let about = match inputs.environment {
         Environment::Development => {
-            "# The configuration in force, in development (WARDCAST_ENV). Each run generates the secrets that are not set."
+            "# The configuration in force, in development (WARDCAST_ENV). A hub generates the secrets that are not set."
         }
         Environment::Production => "# The configuration in force, in production (WARDCAST_ENV).",
     };

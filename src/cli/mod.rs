@@ -11,6 +11,7 @@ mod init;
 mod machine;
 mod password;
 mod secrets;
+mod secrets_file;
 mod serve;
 mod token;
 mod users;
@@ -70,14 +71,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> CommandResult {
-    let inputs = ConfigInputs::from_process(arguments.config, arguments.settings);
-    match arguments.command.unwrap_or(CliCommand::Serve) {
-        CliCommand::Serve => {
-            let inputs = inputs?;
-            serve::serve(inputs.load_checked()?, inputs.environment)?;
+    let Arguments { config, settings, serve, command } = arguments;
+    let inputs = ConfigInputs::from_process(config, settings);
+    if serve.ephemeral && command.is_some() {
+        return Err("--ephemeral is an option of the hub: wardcast --ephemeral, or wardcast serve --ephemeral".into());
+    }
+    match command.unwrap_or(CliCommand::Serve(serve)) {
+        CliCommand::Serve(serve) => {
+            serve::serve(&inputs?, serve.ephemeral)?;
             Ok(String::new())
         }
-        CliCommand::Token(wanted) => token::create(&inputs?.load()?, &wanted),
+        CliCommand::Token(wanted) => token::create(&inputs?.load_with_kept_secrets()?, &wanted),
         CliCommand::CheckToken { json } => check_token::check(&inputs?, json),
         CliCommand::HashPassword => password::hash(),
         CliCommand::User { command } => user(&inputs?, command),

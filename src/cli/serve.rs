@@ -1,17 +1,29 @@
-//! `serve`: sets up the log, generates the secrets of a development run, runs the server and handles signals.
+//! `serve`: sets up the log, completes the secrets of a development run, runs the server and handles signals.
 
 use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{VERSION, advice, banner, machine, secrets};
+use super::{
+    VERSION, advice,
+    banner::{self, GeneratedSecrets},
+    configuration::ConfigInputs,
+    machine,
+    secrets::{self, DevelopmentSecrets},
+    secrets_file::SecretsFileError,
+};
 use crate::{
     clock::Clock,
     config::{self, Config, Environment},
     server::{self, RunningServer},
 };
 
-/// Runs a hub until SIGTERM or SIGINT.
-pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), String> {
+/// Runs a hub until SIGTERM or SIGINT. `ephemeral`: a development hub does not use the secrets of earlier runs, and does
+/// not keep its own.
+pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String> {
+    let (mut config, environment) = (inputs.load_checked()?, inputs.environment);
+    if ephemeral && environment == Environment::Production {
+        return Err("--ephemeral is for development: in production no secret is generated; remove it".to_owned());
+    }
     // At "info", actix-server only logs details about its threads.
     let server_level = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
     env_logger::Builder::new()
@@ -28,9 +40,10 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
         .iter()
         .for_each(|warning| log::log!(level, "open file limit too low text={warning:?}"));
     machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("system clock wrong text={warning:?}"));
-    if environment == Environment::Development {
-        secrets::fill_missing(&mut config)?;
-    }
+    let generated = match environment {
+        Environment::Development => complete_secrets(&mut config, inputs, ephemeral)?,
+        Environment::Production => GeneratedSecrets::None,
+    };
     let system = actix_rt::System::new();
     system.block_on(async move {
         // Before the hub listens: without a handler, a signal would kill the process at once.
@@ -39,8 +52,8 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
         log::info!("server started address={} version={VERSION:?}", running.address);
         if environment == Environment::Development {
             // The hub also runs without its stdout.
-            if let Err(error) = banner::print(&config, running.address) {
-                log::warn!("cannot print the token and the API key of this run error={error:?}");
+            if let Err(error) = banner::print(&config, running.address, &generated) {
+                log::warn!("cannot print the token and the API key error={error:?}");
             }
         }
         signals.wait_for_stop(&running).await;
@@ -48,6 +61,31 @@ pub(super) fn serve(mut config: Config, environment: Environment) -> Result<(), 
         running.stop().await;
         Ok(())
     })
+}
+
+/// Sets the secrets of a development hub that its configuration does not set: those that this user's hubs have kept, or
+/// new ones. If they cannot be kept, they are those of this run.
+fn complete_secrets(config: &mut Config, inputs: &ConfigInputs, ephemeral: bool) -> Result<GeneratedSecrets, String> {
+    if !secrets::is_incomplete(config) {
+        return Ok(GeneratedSecrets::None);
+    }
+    if let Some(file) = inputs.secrets_file.as_ref().filter(|_| !ephemeral) {
+        match file.read_or_create() {
+            Ok(kept) => {
+                secrets::fill_missing(config, &kept);
+                return Ok(GeneratedSecrets::Kept(file.path()));
+            }
+            Err(SecretsFileError::Io { path, error }) => {
+                log::warn!(
+                    "cannot keep the generated secrets, they are for this run only file={path:?} error={:?}",
+                    error.to_string()
+                );
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    secrets::fill_missing(config, &DevelopmentSecrets::generate()?);
+    Ok(GeneratedSecrets::ForThisRun)
 }
 
 /// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the certificate and the login file.

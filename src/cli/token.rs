@@ -14,9 +14,9 @@ use crate::{
     config::Config,
 };
 
-const NO_SIGNING_KEY: &str = "auth.hmac_secret is not set, so no hub would accept the token. Give the hub and this command the \
-    same one: WARDCAST_AUTH__HMAC_SECRET=$(openssl rand -hex 32), or --config FILE with the hub's file. A development hub \
-    without one generates a secret for each run, and prints a token that is valid for that run";
+const NO_SIGNING_KEY: &str = "auth.hmac_secret is not set, and this user has run no development hub that kept its secrets, so no \
+    hub would accept the token. Give this command the configuration of the hub (--config FILE), start a development hub \
+    (wardcast), or give hub and command the same secret: WARDCAST_AUTH__HMAC_SECRET=$(openssl rand -hex 32)";
 
 const PUBLIC_KEYS_ONLY: &str = "the keys in auth.keys can only verify tokens; the owner of the private keys, your backend, signs \
     them. To create tokens with this command set auth.hmac_secret, too (openssl rand -hex 32)";

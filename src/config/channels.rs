@@ -32,6 +32,7 @@ pub struct ChannelOptions {
     pub join_leave: bool,
     pub force_push_join_leave: bool,
     pub allowed_delta_types: Vec<DeltaType>,
+    pub delta_publish: bool,
 }
 
 impl ChannelOptions {

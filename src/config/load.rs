@@ -20,7 +20,7 @@ const PRODUCTION: &str = include_str!("../../config/production.toml");
 /// The environment (`WARDCAST_ENV`). It is read before the configuration and is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
-    /// Listens on loopback only, generates missing secrets for the run, and lets users use channels outside namespaces.
+    /// Listens on loopback only, generates missing secrets, and lets users use channels outside namespaces.
     Development,
     /// Does not start without real secrets, and permits nothing that the configuration does not permit.
     Production,

@@ -28,7 +28,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
-pub(crate) use validate::MAX_KEY_ID_BYTES;
+pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, warnings};
 pub use value::Secret;
 pub(crate) use weakness::{find_weakness, is_published_sample};
@@ -229,7 +229,17 @@ impl Limits {
     /// Maximum bytes of a reply to a client: a longer one would fill its outbox, and the client would be closed for its own
     /// command.
     pub fn client_reply_bytes(&self) -> usize {
-        self.reply_bytes.min(self.outbox_bytes / 2)
+        self.client_reply_limit().1
+    }
+
+    /// Returns what limits the bytes of a reply to a client, and the limit.
+    pub fn client_reply_limit(&self) -> (&'static str, usize) {
+        let half_an_outbox = self.outbox_bytes / 2;
+        if self.reply_bytes > half_an_outbox {
+            ("half of limits.outbox_bytes", half_an_outbox)
+        } else {
+            ("limits.reply_bytes", self.reply_bytes)
+        }
     }
 }
 

@@ -3,18 +3,43 @@
 
 use std::time::Duration;
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::StatusCode};
+use actix_web::{
+    FromRequest, HttpRequest, Resource,
+    dev::{Payload, ServiceFactory, ServiceRequest},
+    error::PayloadError,
+    http::StatusCode,
+    web::PayloadConfig,
+};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout;
 
 use super::HttpError;
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, ExceededLimit};
 
 /// Time within which the whole body must arrive: a body sent slowly holds a connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A whole request body, at most as long as the `PayloadConfig` of its route allows.
+/// Maximum bytes of the request body of a route.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimit {
+    /// Its configuration key, or what it limits.
+    pub name: &'static str,
+    /// The maximum.
+    pub bytes: usize,
+}
+
+impl BodyLimit {
+    /// Limits the bodies that the handlers of a resource read with [`RequestBody`].
+    pub fn apply_to<S>(self, resource: Resource<S>) -> Resource<S>
+    where
+        S: ServiceFactory<ServiceRequest, Config = (), Error = actix_web::Error, InitError = ()>,
+    {
+        resource.app_data(PayloadConfig::new(self.bytes)).app_data(self)
+    }
+}
+
+/// A whole request body, at most as long as the [`BodyLimit`] of its route allows.
 pub struct RequestBody(pub Bytes);
 
 impl FromRequest for RequestBody {
@@ -22,11 +47,12 @@ impl FromRequest for RequestBody {
     type Future = LocalBoxFuture<'static, Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let limit = request.app_data::<BodyLimit>().copied();
         let whole = Bytes::from_request(request, payload);
         Box::pin(async move {
             match timeout(BODY_TIMEOUT, whole).await {
                 Ok(Ok(bytes)) => Ok(Self(bytes)),
-                Ok(Err(error)) if matches!(error.as_error(), Some(PayloadError::Overflow)) => Err(body_too_long()),
+                Ok(Err(error)) if matches!(error.as_error(), Some(PayloadError::Overflow)) => Err(body_too_long(limit)),
                 Ok(Err(_)) => Err(HttpError::bad_request("the request body could not be read")),
                 Err(_) => {
                     let message = format!("the request body did not arrive within {} s", BODY_TIMEOUT.as_secs());
@@ -37,6 +63,8 @@ impl FromRequest for RequestBody {
     }
 }
 
-fn body_too_long() -> HttpError {
-    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, "the body is too long")
+fn body_too_long(limit: Option<BodyLimit>) -> HttpError {
+    let limit = limit.map(|BodyLimit { name, bytes }| format!(": {}", ExceededLimit { name, value: bytes }));
+    let message = format!("the body is too long{}", limit.unwrap_or_default());
+    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, message)
 }

@@ -1,6 +1,11 @@
 //! Limits of one HTTP connection before it becomes a WebSocket, or if it never does.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    rc::Rc,
+    time::Duration,
+};
 
 use actix_http::{ConnectionType, Extensions};
 use actix_web::{
@@ -11,15 +16,15 @@ use actix_web::{
     middleware::Next,
 };
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, oneshot},
+};
 
 use super::stop::StopWatch;
 
 /// The response to this many requests says `Connection: close`.
 const MAX_REQUESTS: u32 = 200;
-/// How long each request above [`MAX_REQUESTS`] waits. actix-http answers pipelined requests even after `Connection:
-/// close`, and buffers without a bound the responses that the peer does not read; the delay keeps that buffer small.
-const EXCESS_REQUEST_DELAY: Duration = Duration::from_millis(100);
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -28,32 +33,82 @@ struct HttpConnection {
     /// Number of its requests so far.
     requests: Cell<u32>,
     stop: StopWatch,
+    end: RefCell<Option<ConnectionEnd>>,
 }
 
-/// Prepares an accepted connection: sets its kernel timeout, and the data by which its requests are limited.
-pub fn prepare(tcp: &TcpStream, stop: StopWatch, data: &mut Extensions) {
-    // Fails only when the client has already disconnected.
-    let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
-    data.insert(HttpConnection { requests: Cell::new(0), stop });
+/// Tells actix-http that the response to the current request is the last one of the connection.
+struct ConnectionEnd {
+    last_response: Rc<Notify>,
+    /// Ends when actix-http has taken note, or when the connection is no longer its own.
+    noted: oneshot::Receiver<Infallible>,
+}
+
+impl ConnectionEnd {
+    async fn announce(self) {
+        self.last_response.notify_one();
+        let _ = self.noted.await;
+    }
+}
+
+/// Connects the data of an HTTP connection with the signal by which actix-http ends it. When actix-http accepts a
+/// connection, it asks first for the data and then for the signal.
+#[derive(Default)]
+pub struct ConnectionSetup {
+    accepted: RefCell<Option<(Rc<Notify>, oneshot::Sender<Infallible>)>>,
+}
+
+impl ConnectionSetup {
+    /// Prepares an accepted connection: sets its kernel timeout, and the data by which its requests are limited.
+    pub fn prepare(&self, tcp: &TcpStream, stop: StopWatch, data: &mut Extensions) {
+        // Fails only when the client has already disconnected.
+        let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let (last_response, (note, noted)) = (Rc::<Notify>::default(), oneshot::channel());
+        self.accepted.replace(Some((last_response.clone(), note)));
+        let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));
+        data.insert(HttpConnection { requests: Cell::new(0), stop, end });
+    }
+
+    /// Returns the signal that ends the prepared connection: actix-http sends the response that has begun, answers none
+    /// of the requests behind it, and closes.
+    pub fn end_signal(&self, stop: StopWatch) -> impl Future<Output = ()> + use<> {
+        let accepted = self.accepted.take();
+        async move {
+            // `_note` is dropped when actix-http has seen this ready, or has dropped it.
+            let Some((last_response, _note)) = accepted else { return stop.finishing().await };
+            tokio::select! {
+                () = last_response.notified() => {}
+                () = stop.finishing() => {}
+            }
+        }
+    }
 }
 
 /// Middleware that limits the requests of a connection: by number, and by the stop of the instance. Wraps the whole
-/// application.
+/// application. A response with `Connection: close` is the last one of its connection (RFC 9112 §9.6): the bytes behind
+/// its request may have been meant for another protocol. actix-http alone would answer all requests that it has read, and
+/// keep the responses in memory.
 ///
 /// # Errors
 /// The errors of the handler.
 pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
     let number = count_request(&request);
-    if number > MAX_REQUESTS {
-        tokio::time::sleep(EXCESS_REQUEST_DELAY).await;
-    }
     let mut response = next.call(request).await?;
-    let is_stopping =
-        response.request().conn_data().is_some_and(|connection: &HttpConnection| connection.stop.is_stopping());
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
-    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if (number >= MAX_REQUESTS || is_stopping) && !is_upgrade {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    let connection = response.request().conn_data::<HttpConnection>();
+    let is_last = number >= MAX_REQUESTS
+        || connection.is_some_and(|connection| connection.stop.is_stopping())
+        || response.response().head().connection_type() == ConnectionType::Close
+        // The client says so, speaks HTTP/1.0, or asked for an upgrade that it does not get.
+        || response.request().head().connection_type() != ConnectionType::KeepAlive;
+    let end = connection.filter(|_| is_last).and_then(|connection| connection.end.take());
+    if is_last {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    if let Some(end) = end {
+        end.announce().await;
     }
     Ok(response)
 }

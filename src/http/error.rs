@@ -122,6 +122,11 @@ impl HttpError {
         Self { headers: supported, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
+    /// The message for the caller.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -130,7 +135,7 @@ impl HttpError {
 
 impl From<TokenError> for HttpError {
     fn from(error: TokenError) -> Self {
-        Self::invalid_token(error == TokenError::Expired)
+        Self::invalid_token(error.needs_new_token())
     }
 }
 

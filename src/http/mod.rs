@@ -36,7 +36,7 @@ use crate::{
     rate_limit::KeyedRateLimiter,
 };
 
-pub use body::RequestBody;
+pub use body::{BodyLimit, RequestBody};
 pub use error::HttpError;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
@@ -91,7 +91,8 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     for path in &context.config.server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
-    let login = web::resource("/login").app_data(web::PayloadConfig::new(MAX_LOGIN_BODY_BYTES));
+    let login_body = BodyLimit { name: "bytes of a login", bytes: MAX_LOGIN_BODY_BYTES };
+    let login = login_body.apply_to(web::resource("/login"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
         .service(web::resource("/logout").route(web::post().to(login::logout)))

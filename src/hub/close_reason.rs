@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     metrics::Metrics,
-    protocol::{Disconnect, Format},
+    protocol::{Disconnect, frame},
     transport::{ClosePolicy, Outbox, PushError},
 };
 
@@ -42,13 +42,23 @@ impl<'a> From<&'a Disconnect> for CloseReason<'a> {
     }
 }
 
-impl CloseReason<'_> {
+impl<'a> CloseReason<'a> {
+    /// Returns how the server API closes a connection: by 3000 it cuts it.
+    pub fn from_server_api(disconnect: &'a Disconnect) -> Self {
+        if disconnect.code() == Disconnect::CONNECTION_CUT.code() {
+            Self { disconnect, policy: ClosePolicy::Abort }
+        } else {
+            disconnect.into()
+        }
+    }
+
     /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing
     /// already: the first reason counts.
-    pub fn close(self, outbox: &Arc<Outbox>, format: Format, client: Uuid, clock: &Clock, metrics: &Metrics) {
+    pub fn close(self, outbox: &Arc<Outbox>, client: Uuid, clock: &Clock, metrics: &Metrics) {
         if !outbox.is_closing() {
-            record_close(client, self.disconnect.code(), self.disconnect.reason(), metrics);
-            outbox.close(format.close_frames(self.disconnect), self.policy, clock);
+            let (code, reason) = (self.disconnect.code(), self.disconnect.reason());
+            record_close(client, code, reason, metrics);
+            outbox.close(frame::encode_close(Some(code), reason), self.policy, clock);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Errors that answer a command or a call of the server API and leave the connection open. Their codes are those of the
 //! Centrifuge protocol, 100 to 399. Higher ones are left to backends.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::codes::{code_enum, error_reaction};
 use crate::channel::ChannelNameError;
@@ -33,8 +33,9 @@ code_enum! {
         /// The session is subscribed to the channel already.
         AlreadySubscribed = 105, "already subscribed", error_reaction(105, false),
             "Subscribe to a channel once for each connection.";
-        /// A limit on size or number: `limits.channels_per_session`, `limits.filter_nodes_per_channel`,
-        /// `limits.publication_bytes`, `limits.reply_bytes`, `limits.broadcast_channels`, or `api.body_bytes` (413).
+        /// A limit on size or number, which the message names with its value: `limits.channels_per_session`,
+        /// `limits.filter_nodes_per_channel`, `limits.publication_bytes`, `limits.reply_bytes`,
+        /// `limits.broadcast_channels`, or `api.body_bytes` (413).
         LimitExceeded = 106, "limit exceeded", error_reaction(106, false),
             "Send less or subscribe to fewer channels, or raise the limit.";
         /// The request is malformed or contradicts itself. A plain session gets it for invalid messages, too, up to
@@ -45,7 +46,7 @@ code_enum! {
         /// support.
         NotAvailable = 108, "not available", error_reaction(108, false),
             "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
-        /// The token was valid and has expired.
+        /// The token has expired, or is not valid yet (`nbf`).
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";
         /// A rate limit (`limits.commands_per_second`, `limits.publications_per_second`), a full delivery queue
@@ -64,9 +65,10 @@ impl ErrorCode {
         matches!(self, Self::Internal | Self::TooManyRequests)
     }
 
-    /// Returns its form in JSON: `{code, message, temporary?}`.
-    pub fn body(self) -> WireError {
-        WireError { code: self.code(), message: self.text(), temporary: self.is_temporary() }
+    /// Returns the error with a message that says more than its text: the field that is wrong, the limit that is exceeded.
+    /// Nothing secret goes in.
+    pub fn with_detail(self, detail: impl fmt::Display) -> WireError {
+        WireError { code: self, message: format!("{}: {detail}", self.text()).into() }
     }
 }
 
@@ -84,13 +86,70 @@ impl From<ChannelNameError> for ErrorCode {
     }
 }
 
-/// An error as JSON.
-#[derive(Debug, Serialize)]
+/// An error as its receiver gets it. In JSON: `{code, message, temporary?}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireError {
-    code: u32,
-    message: &'static str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    temporary: bool,
+    code: ErrorCode,
+    message: Cow<'static, str>,
+}
+
+impl WireError {
+    /// Returns the code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// Returns the message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// The error with the text of its code as message.
+impl<E: Into<ErrorCode>> From<E> for WireError {
+    fn from(error: E) -> Self {
+        let code = error.into();
+        Self { code, message: code.text().into() }
+    }
+}
+
+impl Serialize for WireError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_temporary = self.code.is_temporary();
+        let mut object = serializer.serialize_struct("WireError", 2 + usize::from(is_temporary))?;
+        object.serialize_field("code", &self.code.code())?;
+        object.serialize_field("message", self.message())?;
+        if is_temporary {
+            object.serialize_field("temporary", &true)?;
+        }
+        object.end()
+    }
+}
+
+/// A limit that a request exceeds. Error 106 names it with its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} = {value}")]
+pub struct ExceededLimit {
+    /// Its configuration key, or what a limit without a key counts.
+    pub name: &'static str,
+    /// The maximum.
+    pub value: usize,
+}
+
+impl ExceededLimit {
+    /// Returns the limit as an error if `actual` exceeds it.
+    ///
+    /// # Errors
+    /// The limit.
+    pub fn check(name: &'static str, value: usize, actual: usize) -> Result<(), Self> {
+        if actual > value { Err(Self { name, value }) } else { Ok(()) }
+    }
+}
+
+impl From<ExceededLimit> for WireError {
+    fn from(limit: ExceededLimit) -> Self {
+        ErrorCode::LimitExceeded.with_detail(limit)
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +161,15 @@ mod tests {
         for (error, info) in ErrorCode::ALL {
             assert_eq!(info.sdk_reaction, error_reaction(error.code(), error.is_temporary()), "{error}");
         }
+    }
+
+    #[test]
+    fn exceeded_limit_is_error_106_with_its_name_and_value() {
+        assert_eq!(ExceededLimit::check("limits.connections", 7, 7), Ok(()));
+        let error = WireError::from(ExceededLimit::check("limits.connections", 7, 8).unwrap_err());
+        let json = r#"{"code":106,"message":"limit exceeded: limits.connections = 7"}"#;
+        assert_eq!(serde_json::to_string(&error).unwrap(), json);
+        let json = r#"{"code":100,"message":"internal server error","temporary":true}"#;
+        assert_eq!(serde_json::to_string(&WireError::from(ErrorCode::Internal)).unwrap(), json);
     }
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::{
     command::{self, Command, MalformedCommand},
-    disconnect::Disconnect,
     encode, frame,
     push::Push,
     reply::Reply,
@@ -76,14 +75,5 @@ impl Format {
             Self::Json => frame::JSON_PING,
             Self::Protobuf => frame::PROTOBUF_PING,
         }
-    }
-
-    /// Encodes the last two frames of a connection that the hub closes: a push with the reason, which scripts in a browser can
-    /// read, and the close frame.
-    pub fn close_frames(self, disconnect: &Disconnect) -> [Bytes; 2] {
-        [
-            self.encode_push(&Push::Disconnect(disconnect)),
-            frame::encode_close(Some(disconnect.code()), disconnect.reason()),
-        ]
     }
 }

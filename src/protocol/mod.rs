@@ -26,7 +26,7 @@ pub use command::{
 };
 pub use disconnect::{Disconnect, UnsubscribeCode};
 pub use encode::json::{encode_history_result, encode_presence_result, to_single_line};
-pub use error::{ErrorCode, WireError};
+pub use error::{ErrorCode, ExceededLimit, WireError};
 pub use format::Format;
 pub use push::{PublicationPush, Push, PushData};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};

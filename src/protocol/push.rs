@@ -1,7 +1,7 @@
 //! Pushes: messages to a client that do not answer a command. They are the same values in both formats.
 
 use super::{
-    disconnect::{Disconnect, UnsubscribeCode},
+    disconnect::UnsubscribeCode,
     reply::{ConnectResult, Expiry, SubscribeResult},
 };
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// A push. All but the last three concern a channel.
+/// A push. All but the last two concern a channel.
 #[derive(Debug)]
 pub enum Push<'a> {
     /// A client has subscribed to the channel.
@@ -26,8 +26,6 @@ pub enum Push<'a> {
     Connect(&'a ConnectResult<'a>),
     /// The expiry of the session has changed.
     Refresh(Expiry),
-    /// The hub closes the connection. Sent before the close frame, so that a script in a browser can read the reason.
-    Disconnect(&'a Disconnect),
 }
 
 /// A publication as a client gets it, live or from the history.

@@ -8,14 +8,14 @@ use std::{
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{error::ErrorCode, push::PublicationPush};
+use super::{error::WireError, push::PublicationPush};
 use crate::{position::Position, publication::ClientInfo};
 
 /// A reply to a command.
 #[derive(Debug)]
 pub enum Reply<'a> {
     /// The command failed. With id 0: the message was not a command.
-    Error(ErrorCode),
+    Error(&'a WireError),
     /// Reply to `connect`.
     Connect(&'a ConnectResult<'a>),
     /// Reply to `subscribe`.

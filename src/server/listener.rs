@@ -245,10 +245,12 @@ where
     S::Error: Into<actix_http::Response<BoxBody>> + 'static,
     <S::Service as Service<actix_http::Request>>::Future: 'static,
 {
-    let (at_connect, at_stop) = (components.http.clone(), components.http.clone());
+    let (at_connect, at_end) = (components.http.clone(), components.http.clone());
+    let setup = Rc::new(http::connection::ConnectionSetup::default());
+    let end = setup.clone();
     HttpServiceBuilder::default()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(Duration::ZERO)
-        .on_connect_ext(move |socket: &T, data| http::connection::prepare(socket.tcp(), at_connect.stop.watch(), data))
-        .graceful_shutdown_signal(move || at_stop.stop.watch().finishing())
+        .on_connect_ext(move |socket: &T, data| setup.prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }

@@ -11,8 +11,8 @@ pub(super) enum AuthState {
     Unauthenticated,
     /// The token of the handshake is invalid. The connection was accepted so that the client learns that.
     Rejected {
-        /// It has expired, and was valid before.
-        is_expired: bool,
+        /// Another token may be valid: this one has expired, or is not valid yet.
+        needs_new_token: bool,
     },
     /// A plain session: its token came with the handshake or as text. Protocol errors are answered, and native pings keep it
     /// alive, so that a client needs three lines of JavaScript.

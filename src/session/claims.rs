@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
-    auth::{Claims, ServerSideSubscription, TokenError},
+    auth::{Claims, ServerSideSubscription},
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
@@ -30,13 +30,15 @@ impl Session {
     /// Returns the claims of a token.
     ///
     /// # Errors
-    /// An expired token is error 109. An invalid one, or one of another user than the session's, closes the session.
+    /// A token that has expired or is not valid yet is error 109. An invalid one, or one of another user than the session's,
+    /// closes the session.
     pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             log::debug!("refused token client={} error={:?}", self.client, error.to_string());
-            match error {
-                TokenError::Expired => CommandFailure::Error(ErrorCode::TokenExpired),
-                _ => CommandFailure::Close(Disconnect::INVALID_TOKEN),
+            if error.needs_new_token() {
+                ErrorCode::TokenExpired.into()
+            } else {
+                CommandFailure::Close(Disconnect::INVALID_TOKEN)
             }
         })?;
         match self.auth_state.claims() {

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     address::ClientAddress,
-    auth::{Admission, HandshakeAuth, Permissions, TokenError, Verifier},
+    auth::{Admission, HandshakeAuth, Permissions, Verifier},
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
@@ -103,7 +103,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             auth_state: match admission.auth {
                 HandshakeAuth::Authenticated(claims) => AuthState::Plain(claims),
                 HandshakeAuth::Unauthenticated => AuthState::Unauthenticated,
-                HandshakeAuth::Rejected(error) => AuthState::Rejected { is_expired: error == TokenError::Expired },
+                HandshakeAuth::Rejected(error) => AuthState::Rejected { needs_new_token: error.needs_new_token() },
             },
             command_rate: RateLimiter::default(),
             publication_rate: RateLimiter::default(),
@@ -129,8 +129,8 @@ impl Actor for Session {
         let register = Register { key: self.key, outbox, format, keep_alive, user, client, controls };
         self.services.hub.do_send(register);
         match self.auth_state {
-            AuthState::Rejected { is_expired: true } => self.close(&Disconnect::EXPIRED_TOKEN),
-            AuthState::Rejected { is_expired: false } => self.close(&Disconnect::INVALID_TOKEN),
+            AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
+            AuthState::Rejected { needs_new_token: false } => self.close(&Disconnect::INVALID_TOKEN),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
                 let outcome = self.send_connect_push(ClaimsChange::Unchanged);
                 self.finish_then_continue(outcome, ctx);
@@ -282,13 +282,13 @@ impl Session {
     /// Closes the connection for a reason of the server.
     fn close<'a>(&mut self, reason: impl Into<CloseReason<'a>>) {
         let Services { clock, metrics, .. } = &*self.services;
-        reason.into().close(&self.outbox, self.format, self.client, clock, metrics);
+        reason.into().close(&self.outbox, self.client, clock, metrics);
         self.enter_closing();
     }
 
     /// Closes the connection with a close frame of the WebSocket protocol itself.
     fn send_close_frame(&mut self, frame: Bytes) {
-        self.outbox.close([frame], ClosePolicy::SendBacklog, &self.services.clock);
+        self.outbox.close(frame, ClosePolicy::SendBacklog, &self.services.clock);
         self.enter_closing();
     }
 

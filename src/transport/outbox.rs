@@ -189,10 +189,10 @@ impl Outbox {
         }
     }
 
-    /// Starts to close the connection: queues `close_frames`, after which the write half of the socket is shut down,
+    /// Starts to close the connection: queues `close_frame`, after which the write half of the socket is shut down,
     /// and flushes. `policy` says what happens to the frames that wait. Does nothing if the connection is closing
     /// already.
-    pub fn close(self: &Arc<Self>, close_frames: impl IntoIterator<Item = Bytes>, policy: ClosePolicy, clock: &Clock) {
+    pub fn close(self: &Arc<Self>, close_frame: Bytes, policy: ClosePolicy, clock: &Clock) {
         let mut state = self.0.lock();
         if state.phase != ClosePhase::Open {
             return;
@@ -205,7 +205,7 @@ impl Outbox {
         if !can_send {
             return state.abort();
         }
-        close_frames.into_iter().for_each(|frame| state.enqueue(frame));
+        state.enqueue(close_frame);
         state.phase = state.phase.closing();
         drop(state);
         let _ = self.flush(clock, clock.now());

@@ -64,8 +64,7 @@ fn token_command_without_signing_key_explains_who_signs() {
     let keys = r#"auth.keys=[{"id":"a","algorithm":"ES256","file":"a.pem"}]"#;
     run(&mut wardcast(&["token", "--user", "ann", "--set", keys]))
         .assert_failed_with(&["your backend", "auth.hmac_secret"]);
-    run(&mut wardcast(&["token", "--user", "ann"]))
-        .assert_failed_with(&["--config FILE", "generates a secret for each run"]);
+    run(&mut wardcast(&["token", "--user", "ann"])).assert_failed_with(&["--config FILE", "start a development hub"]);
 }
 
 #[test]

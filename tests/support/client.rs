@@ -120,16 +120,15 @@ impl Client {
         next.map(|message| message.expect("a message"))
     }
 
-    /// Reads until the connection ends; returns the close code, and the disconnect push if there was one.
-    pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Value>) {
-        let mut push = None;
+    /// Reads until the connection ends; returns code and reason of the close frame. No push may announce them.
+    pub async fn wait_for_close(&mut self) -> (Option<u16>, String) {
         loop {
             match self.next().await {
                 Ok(text) => {
                     let value: Value = serde_json::from_str(&text).unwrap();
-                    push = value["push"].get("disconnect").cloned().or(push);
+                    assert!(value["push"].get("disconnect").is_none(), "a push before the close frame: {value}");
                 }
-                Err(closed) => return (closed.code, push),
+                Err(closed) => return (closed.code, closed.reason),
             }
         }
     }

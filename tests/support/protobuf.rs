@@ -4,9 +4,9 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 use prost::Message as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use wardcast::protocol::schema::{Command, Disconnect, PublishRequest, Reply, SubscribeRequest};
+use wardcast::protocol::schema::{Command, PublishRequest, Reply, SubscribeRequest};
 
-use super::Client;
+use super::{Client, client::Closed};
 
 pub struct ProtobufClient {
     pub client: Client,
@@ -42,8 +42,8 @@ impl ProtobufClient {
         self.next().await.unwrap_or_else(|code| panic!("the connection was closed: {code:?}"))
     }
 
-    /// Returns the next reply or push, or the code that the connection was closed with. Answers WebSocket pings on the way.
-    pub async fn next(&mut self) -> Result<Reply, Option<u16>> {
+    /// Returns the next reply or push, or how the connection ended. Answers WebSocket pings on the way.
+    pub async fn next(&mut self) -> Result<Reply, Closed> {
         loop {
             if let Some(reply) = self.received.pop_front() {
                 return Ok(reply);
@@ -55,20 +55,25 @@ impl ProtobufClient {
                     }
                 }
                 Some(Message::Text(text)) => panic!("text on a connection that speaks Protobuf: {text}"),
-                Some(Message::Close(frame)) => return Err(frame.map(|frame| frame.code.into())),
+                Some(Message::Close(frame)) => {
+                    let (code, reason) = frame.map(|frame| (frame.code.into(), frame.reason.to_string())).unzip();
+                    return Err(Closed { code, reason: reason.unwrap_or_default() });
+                }
                 Some(_) => {}
-                None => return Err(None),
+                None => return Err(Closed { code: None, reason: "aborted".to_owned() }),
             }
         }
     }
 
-    /// Reads until the connection ends; returns the close code, and the disconnect push if there was one.
-    pub async fn wait_for_close(&mut self) -> (Option<u16>, Option<Disconnect>) {
-        let mut push = None;
+    /// Reads until the connection ends; returns code and reason of the close frame. No push may announce them.
+    pub async fn wait_for_close(&mut self) -> (Option<u16>, String) {
         loop {
             match self.next().await {
-                Ok(reply) => push = reply.push.and_then(|push| push.disconnect).or(push),
-                Err(code) => return (code, push),
+                Ok(reply) => {
+                    let disconnect = reply.push.and_then(|push| push.disconnect);
+                    assert!(disconnect.is_none(), "a push before the close frame: {disconnect:?}");
+                }
+                Err(closed) => return (closed.code, closed.reason),
             }
         }
     }

@@ -106,6 +106,8 @@ impl<'a> HubUnderTest<'a> {
             command.arg(&program).args(["--set", "server.bind=127.0.0.1:0", "--set", "log.level=warn"]);
             command.args(settings.flat_map(|setting| ["--set".to_owned(), setting]));
             command.env("WARDCAST_ENV", "development").env_remove("RUST_LOG");
+            // It keeps no secrets without a home directory.
+            command.env_remove("HOME").env_remove("XDG_STATE_HOME");
             command.env("WARDCAST_AUTH__HMAC_SECRET", &secret).env("WARDCAST_API__KEY", &key);
         })?;
         let url = read_banner(lines.take(MAX_BANNER_LINES).map_while(std::io::Result::ok))?;

@@ -38,6 +38,11 @@ fn check_options(section: &str, options: &ChannelOptions, config: &Config, error
         "force_push_join_leave",
         "requires join_leave = true",
     );
+    require(
+        !options.allowed_delta_types.is_empty() || !options.delta_publish,
+        "delta_publish",
+        "requires deltas: set allowed_delta_types = [\"fossil\"]",
+    );
     for (key, is_set) in
         [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
     {

@@ -14,9 +14,9 @@ use crate::origin::{Origin, OriginPattern};
 
 /// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed
 /// offline.
-const MIN_SECRET_BYTES: usize = 32;
+pub(crate) const MIN_SECRET_BYTES: usize = 32;
 /// Minimum length of the demo user's password. Only this machine can reach a development hub.
-const MIN_DEMO_PASSWORD_BYTES: usize = 8;
+pub(crate) const MIN_DEMO_PASSWORD_BYTES: usize = 8;
 /// Maximum length of a password. Longer ones are refused before they are hashed.
 pub const MAX_PASSWORD_BYTES: usize = 1024;
 /// Maximum length of a namespace's name, so that the names of its channels are not too long.
@@ -101,7 +101,7 @@ fn check_demo_password(config: &Config, environment: Environment, errors: &mut E
         "cannot be combined with login.users_file, which has the users; remove one of them",
     );
     if let Some(problem) = find_weakness(password, MIN_DEMO_PASSWORD_BYTES) {
-        errors.add(KEY, format!("{problem}; remove it, and each run generates a password and prints it"));
+        errors.add(KEY, format!("{problem}; remove it, and the hub generates a password and prints it"));
     }
     errors.require(
         password.len() <= MAX_PASSWORD_BYTES,

@@ -161,7 +161,7 @@ fn demo_password_requires_development_no_users_file_and_strength() {
     assert!(with_users_file.contains("remove one of them"), "{with_users_file}");
     for weak in ["short", "password", "aaaaaaaaaaaa"] {
         let reported = demo(Environment::Development, weak, |_| ());
-        assert!(reported.contains("login.demo_password") && reported.contains("each run generates"), "{reported}");
+        assert!(reported.contains("login.demo_password") && reported.contains("the hub generates"), "{reported}");
     }
     let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
     assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));
@@ -177,7 +177,7 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
         "history_size = 1000000\nforce_recovery = true\nforce_recovery_mode = \"cache\"",
         "history_size = 1\nforce_positioning = true\nhistory_ttl = \"1s\"\nhistory_meta_ttl = \"1s\"",
         "presence = true\njoin_leave = true\nforce_push_join_leave = true",
-        "allowed_delta_types = [\"fossil\"]\nallow_history = \"subscriber\"",
+        "allowed_delta_types = [\"fossil\"]\ndelta_publish = true\nallow_history = \"subscriber\"",
     ] {
         assert_eq!(reported(fine), "", "{fine}");
     }
@@ -190,6 +190,7 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
         ("force_recovery = true", "set history_size"),
         ("force_recovery_mode = \"cache\"", "set history_size"),
         ("force_push_join_leave = true", "requires join_leave"),
+        ("delta_publish = true", "allowed_delta_types"),
     ] {
         let reported = reported(wrong);
         assert!(reported.contains("namespaces \"chat\"") && reported.contains(word), "{wrong}: {reported}");

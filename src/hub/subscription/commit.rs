@@ -11,7 +11,7 @@ use super::{
 use crate::{
     hub::{Hub, SessionKey, liveness::HubSession},
     position::Position,
-    protocol::{Disconnect, Format},
+    protocol::{Disconnect, ExceededLimit, Format},
     publication::Publication,
 };
 
@@ -68,12 +68,11 @@ impl Hub {
         let (known, new): (Vec<_>, Vec<_>) =
             subscriptions.iter().partition(|subscription| held.contains(&subscription.channel));
         if known.iter().any(|subscription| !subscription.source.is_server_side()) {
-            Err(SubscribeError::AlreadySubscribed)
-        } else if held.len() + new.len() > self.limits.channels_per_session {
-            Err(SubscribeError::LimitExceeded)
-        } else {
-            Ok(session)
+            return Err(SubscribeError::AlreadySubscribed);
         }
+        let (limit, channels) = (self.limits.channels_per_session, held.len() + new.len());
+        ExceededLimit::check("limits.channels_per_session", limit, channels)?;
+        Ok(session)
     }
 
     /// Checks that a new subscription may start now: it may have expired while the broker was slow, and other subscriptions
@@ -87,11 +86,12 @@ impl Hub {
         let Some(filter) = &stage.requested.options.filter else { return Ok(()) };
         let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
         let nodes: usize = filters().map(|filter| filter.nodes()).sum();
-        let is_over_limit = nodes + filter.nodes() > self.limits.filter_nodes_per_channel;
-        if is_over_limit && !filters().any(|held| held == filter) {
-            return Err(SubscribeError::LimitExceeded);
+        let limit = self.limits.filter_nodes_per_channel;
+        let checked = ExceededLimit::check("limits.filter_nodes_per_channel", limit, nodes + filter.nodes());
+        if checked.is_err() && filters().any(|held| held == filter) {
+            return Ok(());
         }
-        Ok(())
+        Ok(checked?)
     }
 
     /// Makes the subscriptions live and sends the client their reply. What was allowed when they were requested is checked

@@ -3,7 +3,7 @@
 use actix::prelude::*;
 
 use super::{ReplyBuilder, Requested, Subscription, SubscriptionSource};
-use crate::{broker::BrokerError, channel::Channel, hub::SessionKey};
+use crate::{broker::BrokerError, channel::Channel, hub::SessionKey, protocol::ExceededLimit};
 
 /// Subscribes a session to channels: to all of them, or to none. The hub queues `reply` in the turn in which the
 /// subscriptions become live, so that no publication overtakes it.
@@ -25,8 +25,8 @@ pub enum SubscribeError {
     #[error("already subscribed")]
     AlreadySubscribed,
     /// Over `limits.channels_per_session` or `limits.filter_nodes_per_channel`.
-    #[error("too many channels or filters")]
-    LimitExceeded,
+    #[error("limit exceeded: {0}")]
+    LimitExceeded(#[from] ExceededLimit),
     /// The session is closing.
     #[error("session is closing")]
     Closing,

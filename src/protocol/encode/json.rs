@@ -37,7 +37,7 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     object(&mut into, |reply_object| {
         reply_object.number("id", id.into());
         match reply {
-            Reply::Error(error) => reply_object.value("error", &error.body()),
+            Reply::Error(error) => reply_object.value("error", error),
             Reply::Connect(result) => reply_object.object("connect", |object| write_connect_result(object, result)),
             Reply::Subscribe(result) => {
                 reply_object.object("subscribe", |object| write_subscribe_result(object, result))
@@ -99,9 +99,6 @@ fn write_push(object: &mut ObjectWriter<'_>, push: &Push<'_>) {
         }
         Push::Connect(result) => object.object("connect", |object| write_connect_result(object, result)),
         Push::Refresh(expiry) => object.value("refresh", expiry),
-        Push::Disconnect(disconnect) => {
-            object.object("disconnect", |object| write_reason(object, disconnect.code().into(), disconnect.reason()));
-        }
     }
 }
 

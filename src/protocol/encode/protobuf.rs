@@ -17,8 +17,8 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     let mut into = schema::Reply { id, ..Default::default() };
     match reply {
         Reply::Error(error) => {
-            let (code, message) = (error.code(), error.to_string());
-            into.error = Some(schema::Error { code, message, temporary: error.is_temporary() });
+            let (code, message) = (error.code(), error.message().to_owned());
+            into.error = Some(schema::Error { code: code.code(), message, temporary: code.is_temporary() });
         }
         Reply::Connect(result) => into.connect = Some(connect_result(result)),
         Reply::Subscribe(result) => into.subscribe = Some(subscribe_result(result)),
@@ -67,10 +67,6 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
         }
         Push::Connect(result) => into.connect = Some(connect_push(result)),
         Push::Refresh(expiry) => into.refresh = Some(schema::Refresh { expires: expiry.expires, ttl: expiry.ttl }),
-        Push::Disconnect(why) => {
-            let (code, reason) = (why.code().into(), why.reason().to_owned());
-            into.disconnect = Some(schema::Disconnect { code, reason });
-        }
     }
     schema::Reply { push: Some(into), ..Default::default() }.encode_length_delimited_to_vec()
 }

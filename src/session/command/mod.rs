@@ -27,7 +27,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
     hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand},
+    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -70,12 +70,12 @@ enum CommandReply {
 /// Why a command failed.
 pub(super) enum CommandFailure {
     /// The client gets an error reply.
-    Error(ErrorCode),
+    Error(WireError),
     /// The session is closed.
     Close(Disconnect),
 }
 
-impl<E: Into<ErrorCode>> From<E> for CommandFailure {
+impl<E: Into<WireError>> From<E> for CommandFailure {
     fn from(error: E) -> Self {
         Self::Error(error.into())
     }
@@ -308,8 +308,8 @@ impl Session {
             Ok(CommandReply::Frame(frame)) => self.send(frame),
             Ok(CommandReply::SentByHub) => {}
             Err(CommandFailure::Error(error)) => {
-                self.services.metrics.count_error(error.code());
-                self.reply(id, &protocol::Reply::Error(error));
+                self.services.metrics.count_error(error.code().code());
+                self.reply(id, &protocol::Reply::Error(&error));
             }
             Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),
         }

@@ -8,7 +8,7 @@ use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    protocol::{self, ErrorCode, Format, PresenceStats},
+    protocol::{self, ErrorCode, ExceededLimit, Format, PresenceStats},
     publication::ClientInfo,
     session::Session,
 };
@@ -24,16 +24,14 @@ impl Session {
         channel: &str,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let max_bytes = self.services.config.limits.client_reply_bytes();
+        let (limit, max_bytes) = self.services.config.limits.client_reply_limit();
         self.read_presence(id, channel, claims, move |format, clients| {
             let bytes = |client: &Arc<ClientInfo>| {
                 let raw = [&client.conn_info, &client.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
                 CLIENT_OVERHEAD + client.user.len() + 2 * client.client.len() + raw
             };
             // A part of the clients would look like all of them.
-            if clients.iter().map(bytes).sum::<usize>() > max_bytes {
-                return Err(ErrorCode::LimitExceeded);
-            }
+            ExceededLimit::check(limit, max_bytes, clients.iter().map(bytes).sum())?;
             Ok(format.encode_reply(id, &protocol::Reply::Presence(clients)))
         })
     }
@@ -57,7 +55,7 @@ impl Session {
         id: u32,
         channel: &str,
         claims: &Arc<Claims>,
-        encode: impl FnOnce(Format, &[Arc<ClientInfo>]) -> Result<Bytes, ErrorCode> + 'static,
+        encode: impl FnOnce(Format, &[Arc<ClientInfo>]) -> Result<Bytes, ExceededLimit> + 'static,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(channel)?;
         if !self.services.permissions.channel_options(&channel)?.presence {

@@ -9,7 +9,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{PublishOptions, Retention},
     channel::Channel,
-    protocol::{self, ErrorCode},
+    protocol::{self, ErrorCode, ExceededLimit},
     publication::{ClientInfo, Publication},
     session::{Session, rate_limiter::RateVerdict},
 };
@@ -24,9 +24,7 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let limits = &self.services.config.limits;
-        if data.len() > limits.publication_bytes {
-            return Err(ErrorCode::LimitExceeded.into());
-        }
+        ExceededLimit::check("limits.publication_bytes", limits.publication_bytes, data.len())?;
         let channel = Channel::new(channel)?;
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());
@@ -45,7 +43,8 @@ impl Session {
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
             let retention = channel_options.and_then(Retention::from_options);
-            let publication = Publication { info: Some(info.into()), ..Publication::new(channel, data) };
+            let use_delta = channel_options.is_some_and(|options| options.delta_publish);
+            let publication = Publication { info: Some(info.into()), use_delta, ..Publication::new(channel, data) };
             services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish)))
         }))

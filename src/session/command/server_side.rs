@@ -13,7 +13,7 @@ use crate::{
         ReplyBuilder, Requested, ServerApiSubscription, Subscribe, SubscribeError, Subscription, SubscriptionSource,
         SubscriptionTerms,
     },
-    protocol::{ClientPosition, Disconnect},
+    protocol::{ClientPosition, Disconnect, ExceededLimit},
     session::{
         Session,
         claims::{ClaimsChange, server_side_subscriptions},
@@ -81,7 +81,7 @@ impl Session {
         CommandOutcome::pending(id, async move {
             match subscribed.await {
                 Ok(Ok(()) | Err(SubscribeError::Closing)) => Ok(CommandReply::SentByHub),
-                Ok(Err(SubscribeError::LimitExceeded)) => Err(CommandFailure::Close(Disconnect::CHANNEL_LIMIT)),
+                Ok(Err(SubscribeError::LimitExceeded(_))) => Err(CommandFailure::Close(Disconnect::CHANNEL_LIMIT)),
                 Ok(Err(SubscribeError::Broker(error))) => {
                     let text = error.to_string();
                     log::debug!("failed to subscribe to channels of token client={client} error={text:?}");
@@ -101,10 +101,10 @@ impl Session {
     /// Keeps a subscription of the server API until the client has room for what it has missed.
     pub(in crate::session) fn queue_recovering_subscription(&mut self, subscription: ServerApiSubscription) {
         let waiting = self.recovering_subscriptions.get_or_insert_default();
-        if waiting.len() < self.services.config.limits.channels_per_session {
-            waiting.push_back(subscription);
-        } else {
-            log_refused(self.client, &subscription.channel, &SubscribeError::LimitExceeded);
+        let limit = self.services.config.limits.channels_per_session;
+        match ExceededLimit::check("limits.channels_per_session", limit, waiting.len() + 1) {
+            Ok(()) => waiting.push_back(subscription),
+            Err(limit) => log_refused(self.client, &subscription.channel, &SubscribeError::from(limit)),
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::{Claims, SubscriptionClaims, TokenError},
+    auth::{Claims, SubscriptionClaims},
     broker::Retention,
     channel::Channel,
     config::{DeltaType, RecoveryMode},
@@ -98,7 +98,7 @@ impl Session {
             match subscribed.await.map_err(|_| ErrorCode::Internal)? {
                 Ok(()) | Err(SubscribeError::Closing) => Ok(CommandReply::SentByHub),
                 Err(SubscribeError::AlreadySubscribed) => Err(ErrorCode::AlreadySubscribed.into()),
-                Err(SubscribeError::LimitExceeded) => Err(ErrorCode::LimitExceeded.into()),
+                Err(SubscribeError::LimitExceeded(limit)) => Err(limit.into()),
                 Err(SubscribeError::TokenExpired) => Err(ErrorCode::TokenExpired.into()),
                 Err(SubscribeError::Unrecoverable) => Err(ErrorCode::UnrecoverablePosition.into()),
                 Err(SubscribeError::Broker(error)) => Err(error.into()),
@@ -109,7 +109,7 @@ impl Session {
     /// Returns the claims of a subscription token.
     ///
     /// # Errors
-    /// 109 if it has expired, 103 if it is invalid. A token for another channel or user closes the session.
+    /// 109 if it has expired or is not valid yet, 103 if it is invalid. A token for another channel or user closes the session.
     pub(super) fn verify_subscription_token(
         &self,
         token: &str,
@@ -119,10 +119,7 @@ impl Session {
         let token = self.services.verifier.verify_subscription(token).map_err(|error| {
             let (client, text) = (self.client, error.to_string());
             log::debug!("refused subscription token client={client} channel={channel:?} error={text:?}");
-            match error {
-                TokenError::Expired => ErrorCode::TokenExpired,
-                _ => ErrorCode::PermissionDenied,
-            }
+            if error.needs_new_token() { ErrorCode::TokenExpired } else { ErrorCode::PermissionDenied }
         })?;
         if token.channel == *channel && token.user == claims.user {
             Ok(token)

@@ -39,7 +39,6 @@ function summarizePush(push) {
     if (push[kind]) return { label: kind, channel, detail: `client ${push[kind].info?.client}`, by: push[kind].info?.user };
   }
   if (push.connect) return { label: "connected", detail: `client ${push.connect.client}` };
-  if (push.disconnect) return { kind: "error", label: "disconnect", detail: `${push.disconnect.code} ${push.disconnect.reason}` };
   if (push.unsubscribe) return { label: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
   const kind = Object.keys(push).find((key) => key !== "channel") ?? "push";
   return { label: kind, channel, detail: JSON.stringify(push[kind]) };
