@@ -5,7 +5,7 @@ import { RequestError, clockAhead } from "./hub.js";
 import { formatDuration } from "./token.js";
 
 const RESTARTED =
-  "If the hub was restarted: in development each start creates new secrets, and older tokens are invalid. " +
+  "If the hub was restarted with other secrets (`--ephemeral` creates new ones), older tokens are invalid. " +
   "Log in again with the password that its terminal prints now.";
 
 /** Quotes the hub's own words, which name the field, the option or the limit. */
@@ -63,7 +63,7 @@ export function forLogin(error) {
     return {
       title: "Wrong user or password",
       text:
-        "The terminal that runs the hub prints both. If the hub was restarted, it prints a new password: use the newest. " +
+        "The terminal that runs the hub prints both. A hub that was restarted with `--ephemeral` has a new password: use the newest. " +
         "With Docker: `docker compose logs init`.",
     };
   }
@@ -155,7 +155,7 @@ export const HANDSHAKE_REFUSED = {
 /** The page was opened with a login in its address while a user is logged in. */
 export const anotherLogin = (user, now) => ({
   title: `This address contains a login of “${user}”`,
-  text: `You are still logged in as “${now}”. Use the new login after a restart of the hub, but only if the address came from your terminal.`,
+  text: `You are still logged in as “${now}”. Use the new login if the hub has other secrets now, but only if the address came from your terminal.`,
   action: "switch",
 });
 

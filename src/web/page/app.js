@@ -24,8 +24,8 @@ function handleChoice() {
 
 /**
  * Reads `#login=USER:PASSWORD`, as the terminal prints it, and removes it from the address bar and from the tab's history. (The
- * browser's list of visited pages keeps it, which is acceptable for a password that is valid for one run of a hub.) Anyone can
- * create such a link, so it neither ends a session nor submits the form.
+ * browser's list of visited pages keeps it, which is acceptable for the password of a hub that only this machine reaches.) Anyone
+ * can create such a link, so it neither ends a session nor submits the form.
  */
 function readAddressLogin() {
   const found = location.hash.match(/^#login=([^:]*):(.*)$/);
