@@ -40,6 +40,7 @@ mod slow_consumers;
 mod tls;
 
 // The client protocol.
+mod channel_names;
 mod commands;
 mod protobuf;
 mod protobuf_wire;

@@ -1,6 +1,7 @@
 //! The banner of a development run: everything that is needed to send a first message.
 
 use std::{
+    fmt,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -30,6 +31,17 @@ pub(super) enum GeneratedSecrets {
     Kept(PathBuf),
     /// They were generated for this run.
     ForThisRun,
+}
+
+impl fmt::Display for GeneratedSecrets {
+    /// Writes a line of its own for the banner, or nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Kept(path) => write!(f, "\nGenerated secrets are kept in {}.", path.display()),
+            Self::ForThisRun => f.write_str("\nGenerated secrets are valid for this run only."),
+        }
+    }
 }
 
 /// The escape sequences before and after bold text.
@@ -62,11 +74,6 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
     // The lines are for a page of the hub itself: its Content-Security-Policy and the browser's rules for local networks permit
     // connections to the origin at which the browser has opened it, be it localhost or 127.0.0.1, and to no other.
     let origin = r#"location.origin.replace("http", "ws")"#;
-    let generated = match generated {
-        GeneratedSecrets::None => String::new(),
-        GeneratedSecrets::Kept(path) => format!("\nGenerated secrets are kept in {}.", path.display()),
-        GeneratedSecrets::ForThisRun => "\nGenerated secrets are valid for this run only.".to_owned(),
-    };
     Ok(format!(
         r#"
 {bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only.{generated}

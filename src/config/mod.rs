@@ -29,7 +29,7 @@ pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
-pub use validate::{MAX_PASSWORD_BYTES, warnings};
+pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
 pub use value::Secret;
 pub(crate) use weakness::{find_weakness, is_published_sample};
 

@@ -50,9 +50,9 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
-    ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
-    RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource,
-    SubscriptionTerms, Unsubscribe, Visibility,
+    ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder,
+    Requested, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions,
+    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.

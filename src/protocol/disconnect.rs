@@ -50,7 +50,7 @@ disconnects! {
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
-    /// The token has expired, or the server API has ended the session.
+    /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.
     EXPIRED = 3005, "connection expired",
         "Reconnect with a new token. Refresh the token before it expires: the `ttl` of the connect reply or push says when.";
     /// A subscription that the token or the server API brought has expired.
@@ -169,7 +169,7 @@ code_enum! {
         /// A publication is missing, and the subscription has positions.
         InsufficientState = 2500, "insufficient state", unsubscribe_reaction(2500),
             "Subscribe again with the last position; the client recovers the publication, or learns that it cannot.";
-        /// The subscription token has expired.
+        /// The subscription token has expired, or `sub_refresh` brought an expired one.
         Expired = 2501, "subscription expired", unsubscribe_reaction(2501),
             "Subscribe again with a new subscription token.";
     }

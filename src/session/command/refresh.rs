@@ -14,10 +14,16 @@ use crate::{
 };
 
 impl Session {
-    /// `refresh`.
+    /// `refresh`. An expired token closes the session 3005: after error 109 SDKs would stop for good, after 3005 they reconnect,
+    /// get 109 for `connect`, and ask for a new token.
     pub(super) fn refresh(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Result<CommandOutcome, CommandFailure> {
         let token = token.ok_or(CommandFailure::Close(Disconnect::BAD_REQUEST))?;
-        let claims = self.verify_token(&token)?;
+        let claims = self.verify_token(&token).map_err(|failure| match failure {
+            CommandFailure::Error(error) if error.code() == ErrorCode::TokenExpired => {
+                CommandFailure::Close(Disconnect::EXPIRED)
+            }
+            other => other,
+        })?;
         let change = self.adopt_claims(claims.clone());
         let client = self.client.to_string();
         let expiry = self.client_expiry(claims.expires_at);

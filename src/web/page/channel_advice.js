@@ -133,7 +133,7 @@ export function forCommand(error, about) {
     case 107:
       return {
         title: "The hub cannot read the request",
-        text: `${says(error.message)} A channel name has at most 255 bytes and no *, control characters or double spaces.`,
+        text: `${says(error.message)} A channel name has at most 255 bytes and no *, invisible characters or double spaces.`,
       };
     case 108:
       return forNotEnabled(error.message, about);
