@@ -59,7 +59,11 @@ pub(in crate::protocol) fn diagnose_json(line: &str) -> Diagnosis {
     let mut members = Members::new();
     let mut deserializer = serde_json::Deserializer::from_str(line);
     let read = deserializer.deserialize_map(MemberVisitor(&mut members)).and_then(|()| deserializer.end());
-    let id = members.iter().find(|(name, _)| name == "id").and_then(|(_, id)| id.get().parse().ok()).unwrap_or(0);
+    let mut ids = members.iter().filter(|(name, _)| name == "id").map(|(_, id)| id.get().parse());
+    let id = match (ids.next(), ids.next()) {
+        (Some(Ok(id)), None) => id,
+        _ => 0,
+    };
     let detail = match read {
         Ok(()) => describe_members(id, &members),
         Err(_) if !line.trim_start().starts_with('{') => "not a JSON object".into(),
@@ -208,7 +212,7 @@ mod tests {
             (r#"{"id":"1","ping":{}}"#, 0, "id is not a number from 1 to 4294967295"),
             (r#"{"id":4294967296,"ping":{}}"#, 0, "id is not a number from 1 to 4294967295"),
             (r#"{"id":5,"ping":{},"rpc":{}}"#, 5, "both ping and rpc"),
-            (r#"{"id":5,"id":6,"ping":{}}"#, 5, "id occurs twice"),
+            (r#"{"id":5,"id":6,"ping":{}}"#, 0, "id occurs twice"),
             (r#"{"id":5,"token":1,"ping":{}}"#, 5, "token has the wrong type"),
             (r#"{"id":6,"subscribe":{"channel":5}}"#, 6, "subscribe.channel has the wrong type"),
             (r#"{"subscribe":{"offset":-1,"channel":"a"},"id":6}"#, 6, "subscribe.offset has the wrong type"),
