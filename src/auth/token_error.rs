@@ -1,16 +1,17 @@
 //! The reasons to refuse a token: for each one the text for operators, the remedy, and the error that a client receives.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{
     grants::{CAPS_FORM, MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
     json::MAX_DEPTH,
-    verifier::MAX_TOKEN_BYTES,
 };
 use crate::{
     channel::{ChannelNameError, PatternError},
     clock::format_duration,
-    config::{Config, MAX_KEY_ID_BYTES, RequiredClaim},
+    config::{AuthConfig, Config, KeyRules, KindRules, MAX_KEY_ID_BYTES, RequiredClaim},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
 
@@ -36,9 +37,9 @@ pub enum TokenError {
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
-    /// Longer than `MAX_TOKEN_BYTES`.
-    #[error("longer than {MAX_TOKEN_BYTES} bytes")]
-    TooLong,
+    /// Longer than `limits.token_bytes`.
+    #[error("longer than {0} bytes (limits.token_bytes)")]
+    TooLong(usize),
     /// Not `header.payload.signature`.
     #[error("not three parts with dots between them")]
     NotThreeParts,
@@ -57,8 +58,8 @@ pub enum TokenError {
     /// A `kid` longer than an id in `auth.keys` can be.
     #[error("kid is longer than {MAX_KEY_ID_BYTES} bytes")]
     KeyIdTooLong,
-    /// `typ` is not the one in `auth.typ`.
-    #[error("typ is not auth.typ")]
+    /// `typ` is not the one that is configured for the key or in `auth.typ`.
+    #[error("typ is not the configured one, or without one in the configuration not \"JWT\" or \"at+jwt\"")]
     WrongType,
     /// `kid` names no key, or is absent although there are several keys.
     #[error("no key has this kid, or there is no kid and several keys")]
@@ -93,18 +94,27 @@ pub enum TokenError {
     /// `iat` is further ahead than `auth.clock_skew`.
     #[error("iat is in the future")]
     IssuedInFuture,
-    /// `iss` is not `auth.issuer`, or not the issuer of the key.
+    /// `iss` is not the issuer of the key, or `auth.issuer`.
     #[error("iss is not the configured issuer")]
     WrongIssuer,
-    /// `aud` does not contain `auth.audience`.
-    #[error("aud does not contain auth.audience")]
+    /// `iss` is the configured issuer, but for a slash at the end. Issuers are compared as they are (RFC 7519 §4.1.1).
+    #[error("iss differs from the configured issuer by the slash at the end")]
+    IssuerSlash,
+    /// `aud` does not contain the audience of the key, or `auth.audience`.
+    #[error("aud does not contain the configured audience")]
     WrongAudience,
+    /// `aud` names an audience, none is configured, and the key is from a JWK set.
+    #[error("aud names an audience, but no audience is configured, and other applications share the provider's keys")]
+    UnexpectedAudience,
     /// `sub` is absent or empty, although every session needs a user (`auth.anonymous`).
     #[error("sub is absent or empty, and auth.anonymous is \"never\"")]
     MissingUser,
     /// `sub` is too long or has control characters.
     #[error("sub is longer than {MAX_USER_BYTES} bytes or has control characters")]
     InvalidUser,
+    /// With the prefix of the key, the user begins with the longer `user_prefix` of another one.
+    #[error("sub names a user of another issuer: it begins with the user_prefix of that issuer's keys")]
+    ForeignUser,
     /// `info` is longer than [`MAX_INFO_BYTES`].
     #[error("info is longer than {MAX_INFO_BYTES} bytes")]
     InfoTooLong,
@@ -158,11 +168,13 @@ impl TokenError {
     /// Returns the remedy, for an operator who has this configuration.
     pub fn remedy(self, config: &Config) -> String {
         let Config { auth, limits, .. } = config;
-        let quoted = |value: &Option<String>| json!(value).to_string();
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
-            Self::TooLong => "put less into info, channels and caps",
+            Self::TooLong(_) => {
+                "raise limits.token_bytes, or put less into the token: a provider that lists all groups of a user can \
+                 usually leave them out"
+            }
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => {
                 "a token is header.payload.signature, whole, without quotes or line breaks: copy it again"
             }
@@ -170,7 +182,10 @@ impl TokenError {
                 "sign with a plain header: alg, and kid and typ where needed"
             }
             Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
-            Self::WrongType => return format!("the header must have the typ {} (auth.typ)", quoted(&auth.typ)),
+            Self::WrongType => {
+                let typ = configured(auth, |rules| rules.typ.as_ref());
+                return format!("the token is of another kind; typ in its header must be {}", typ.unwrap_or_else(|| "\"JWT\" or \"at+jwt\", or absent".to_owned()));
+            }
             Self::UnknownKey if has_keys(config) => "name one of auth.keys in kid, or set auth.hmac_secret for no kid",
             Self::UnknownKey => NO_KEY,
             Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
@@ -189,12 +204,28 @@ impl TokenError {
                 return format!("exp may be at most {max} from now; choose an earlier one, or raise auth.max_ttl");
             }
             Self::NotYetValid | Self::IssuedInFuture => "set the clocks of both machines, or raise auth.clock_skew",
-            Self::WrongIssuer => return format!("iss must be {}, or that of its key", quoted(&auth.issuer)),
-            Self::WrongAudience => return format!("aud must contain {}", quoted(&auth.audience)),
+            Self::WrongIssuer => return format!("iss must be {}", issuers(auth)),
+            Self::IssuerSlash => {
+                return format!(
+                    "set issuer to exactly the iss of the tokens: one of the two ends with a slash; configured is {}",
+                    issuers(auth)
+                );
+            }
+            Self::WrongAudience => {
+                let audience = configured(auth, |rules| rules.audience.as_ref());
+                return format!("aud must contain {}", audience.unwrap_or_default());
+            }
+            Self::UnexpectedAudience => {
+                "if aud is this hub, set it as audience of the key in auth.keys; otherwise the token is for another \
+                 application of the provider"
+            }
             Self::MissingUser => {
                 "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous sessions"
             }
             Self::InvalidUser => "name the user in sub by a shorter id without control characters",
+            Self::ForeignUser => {
+                "name users of this issuer only; a key with purpose = \"subscription\" may name the users of all issuers"
+            }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",
@@ -213,6 +244,29 @@ impl TokenError {
         }
         .to_owned()
     }
+}
+
+/// Lists the values that are configured for tokens, each once: with several, the key of the token decides which one applies.
+fn configured(auth: &AuthConfig, value: fn(&KindRules) -> Option<&String>) -> Option<String> {
+    let rules: Vec<KeyRules> = all_rules(auth).collect();
+    let values = rules.iter().flat_map(|rules| [&rules.connection, &rules.subscription]).filter_map(value);
+    either_of(values)
+}
+
+fn issuers(auth: &AuthConfig) -> String {
+    let rules: Vec<KeyRules> = all_rules(auth).collect();
+    either_of(rules.iter().filter_map(|rules| rules.issuer.as_ref())).unwrap_or_default()
+}
+
+fn all_rules(auth: &AuthConfig) -> impl Iterator<Item = KeyRules> {
+    // The login may have a key of its own, too; its tokens come from the hub itself.
+    let has_secret = auth.keys.is_empty() || !auth.hmac_secret.is_empty();
+    auth.keys.iter().map(Some).chain(has_secret.then_some(None)).map(|key| auth.rules(key))
+}
+
+fn either_of<'a>(values: impl Iterator<Item = &'a String>) -> Option<String> {
+    let quoted: BTreeSet<String> = values.map(|value| json!(value).to_string()).collect();
+    (!quoted.is_empty()).then(|| quoted.into_iter().collect::<Vec<_>>().join(" or "))
 }
 
 fn has_keys(config: &Config) -> bool {

@@ -92,7 +92,7 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     }
     if let Some(path) = &config.login.users_file {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
-        if let Err(bad) = Users::read(path, permissions, config.limits.channels_per_session) {
+        if let Err(bad) = Users::read(path, config, permissions) {
             add("login.users_file", advice::users_file_error(&bad));
         }
     }

@@ -164,7 +164,9 @@ fn demo_password_requires_development_no_users_file_and_strength() {
         assert!(reported.contains("login.demo_password") && reported.contains("the hub generates"), "{reported}");
     }
     let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
-    assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));
+    assert_eq!(demo(Environment::Development, good, jti), "", "tokens of the login have a jti");
+    let nbf = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Nbf);
+    assert!(demo(Environment::Development, good, nbf).contains("auth.required_claims"));
 }
 
 #[test]
