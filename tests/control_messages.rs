@@ -77,18 +77,53 @@ async fn refresh_control_sets_expiry_and_expired_flag_closes_session() {
         let control = setup.call("refresh", request_for_ann(request)).await;
         assert_eq!(control, control_for_ann(json!({"refresh": {"expires_at": expires_at, "info": null}})));
     }
-    let control = setup.call("refresh", json!({"user": "ann", "info": {"name": "Ann"}, "expire_at": i64::MAX})).await;
-    assert_eq!(control, control_for_ann(json!({"refresh": {"expires_at": i64::MAX, "info": "{\"name\":\"Ann\"}"}})));
-    setup.hub.clock.advance(Duration::from_secs(120));
+    let last = 99_999_999_999_i64;
+    let control = setup.call("refresh", json!({"user": "ann", "info": {"name": "Ann"}, "expire_at": last})).await;
+    assert_eq!(control, control_for_ann(json!({"refresh": {"expires_at": last * 1000, "info": "{\"name\":\"Ann\"}"}})));
     let over = control_for_ann(json!({"disconnect": {"code": 3005, "reason": "connection expired"}}));
-    for request in [
-        json!({"expired": true}),
-        json!({"expire_at": now + 60}),
-        json!({"expire_at": -1}),
-        json!({"expire_at": i64::MIN}),
-    ] {
+    for request in [json!({"expired": true}), json!({"expired": true, "expire_at": now - 60})] {
         assert_eq!(setup.call("refresh", request_for_ann(request)).await, over);
     }
+}
+
+#[actix_rt::test]
+async fn expire_at_in_the_past_or_in_milliseconds_is_107_and_changes_nothing() {
+    let hub = start_hub().await;
+    let mut ann = hub.connect("ann").await;
+    let now = hub.clock.now().unix_seconds();
+    for (expire_at, problem) in [
+        (1, "is in the past"),
+        (now, "is in the past"),
+        (-1, "is in the past"),
+        (i64::MIN, "is in the past"),
+        (now * 1000 + 60_000, "is in milliseconds"),
+        (i64::MAX, "is in milliseconds"),
+    ] {
+        for method in ["subscribe", "refresh"] {
+            let answer = hub.call_api(method, json!({"user": "ann", "channel": "news", "expire_at": expire_at})).await;
+            let message = format!(
+                "bad request: expire_at must be a date in the future, in seconds since 1970; {expire_at} {problem}"
+            );
+            assert_eq!(answer, json!({"error": {"code": 107, "message": message}}), "{method}");
+        }
+    }
+    ann.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn control_whose_client_and_session_differ_reaches_nobody_and_is_no_error() {
+    let mut setup = start_hub_and_listen().await;
+    let request =
+        |client: &str, session: &str| json!({"user": "ann", "channel": "news", "client": client, "session": session});
+    for method in ["subscribe", "unsubscribe", "disconnect", "refresh"] {
+        assert_eq!(setup.hub.call_api(method, request("c1", "other")).await, json!({"result": {}}), "{method}");
+        for bad in [request("c1", &"x".repeat(65)), request(&"x".repeat(65), "c1")] {
+            assert_eq!(setup.hub.call_api(method, bad).await["error"]["code"], 107, "{method}");
+        }
+    }
+    // The first control that is sent is this one.
+    let control = setup.call("unsubscribe", request("c1", "c1")).await;
+    assert_eq!((&control["client"], &control["order"]["unsubscribe"]["channel"]), (&json!("c1"), &json!("news")));
 }
 
 fn request_for_ann(mut request: Value) -> Value {
@@ -113,11 +148,8 @@ async fn invalid_controls_are_refused_by_the_api() {
             let answer = hub.call_api(method, json!({"user": user, "channel": "news"})).await;
             assert_eq!(answer["error"]["code"], 107, "{method} {user:.20}");
         }
-        for target in [json!({"client": "a", "session": "b"}), json!({"client": "x".repeat(65)})] {
-            let mut request = request_for_ann(target);
-            request["channel"] = json!("news");
-            assert_eq!(hub.call_api(method, request).await["error"]["code"], 107);
-        }
+        let long_id = json!({"user": "ann", "channel": "news", "client": "x".repeat(65)});
+        assert_eq!(hub.call_api(method, long_id).await["error"]["code"], 107);
     }
     for (channel, code) in [(json!(null), 107), (json!(""), 107), (json!("a*"), 107), (json!("chat:1"), 102)] {
         let answer = hub.call_api("unsubscribe", json!({"user": "ann", "channel": channel})).await;

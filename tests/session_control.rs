@@ -92,11 +92,26 @@ async fn api_refresh_changes_session_expiry_and_connection_info() {
 }
 
 #[actix_rt::test]
-async fn api_refresh_with_past_expiry_closes_session() {
+async fn disconnect_with_code_3000_cuts_the_connection_without_push_or_close_frame() {
     let hub = start_hub().await;
-    let mut client = hub.connect("ann").await;
-    call_control(&hub, "refresh", json!({"user": "ann", "expire_at": hub.clock.now().unix_seconds() - 1})).await;
-    assert_eq!(client.wait_for_close().await.0, Some(3005));
+    for sdk in [false, true] {
+        let mut ann = if sdk { hub.connect_sdk(&hub.token("ann")).await } else { hub.connect("ann").await };
+        let disconnect = json!({"code": 3000, "reason": "x"});
+        call_control(&hub, "disconnect", json!({"user": "ann", "disconnect": disconnect})).await;
+        assert_eq!(ann.next().await, Err(Closed { code: None, reason: "aborted".to_owned() }));
+    }
+    assert_eq!(hub.running().metrics.closes_with_code(3000), 2);
+}
+
+#[actix_rt::test]
+async fn control_with_client_and_session_applies_to_the_session_that_has_both() {
+    let hub = start_hub().await;
+    let ((mut one, first), (mut two, second)) =
+        (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": first, "session": second})).await;
+    call_control(&hub, "disconnect", json!({"user": "ann", "client": first, "session": first})).await;
+    assert_eq!(one.wait_for_close().await.0, Some(3503));
+    two.subscribe("news").await;
 }
 
 #[actix_rt::test]

@@ -18,8 +18,11 @@ use super::{
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
     clock::WallTime,
-    protocol::{Disconnect, ErrorCode},
+    protocol::{Disconnect, ErrorCode, WireError},
 };
+
+/// From this number on a date is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
+const FIRST_MILLISECONDS: i64 = 100_000_000_000;
 
 const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 
@@ -39,7 +42,7 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
         (ErrorCode::LimitExceeded, "`info` or `data` is longer than 4,096 bytes, or the epoch longer than 64 bytes"),
         (
             ErrorCode::BadRequest,
-            "`user`, `client` or `channel` is missing or invalid, or `client` and `session` differ",
+            "`user`, `client`, `session` or `channel` is missing or invalid, or `expire_at` is in the past or in milliseconds",
         ),
         (ErrorCode::NotAvailable, "`override` is given, or `recover_since` for a channel without a history"),
     ],
@@ -59,10 +62,7 @@ pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     errors: &[
         BROKER_UNAVAILABLE,
         UNKNOWN_NAMESPACE,
-        (
-            ErrorCode::BadRequest,
-            "`user`, `client` or `channel` is missing or invalid, or `client` and `session` differ",
-        ),
+        (ErrorCode::BadRequest, "`user`, `client`, `session` or `channel` is missing or invalid"),
     ],
     example: Example { request: r#"{"user":"bob","channel":"news"}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(unsubscribe(body, api))),
@@ -73,7 +73,7 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
     name: "disconnect",
     access: Access::Write,
     summary: "Closes the connections of a user.",
-    details: "A client whose token is still valid may connect again, unless the close code keeps it away: SDKs reconnect after \
+    details: "Code 3000 cuts the connection, as if the network had failed: the client gets no close frame. A client whose token is still valid may connect again, unless the close code keeps it away: SDKs reconnect after \
         all codes but 3500 to 3999 and 4500 to 4999.",
     request: &[SessionTarget::FIELDS, DisconnectRequest::FIELDS],
     result: &[],
@@ -82,8 +82,8 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
         (ErrorCode::LimitExceeded, "`whitelist` has more than 1,000 ids"),
         (
             ErrorCode::BadRequest,
-            "`user`, `client` or an id in `whitelist` is missing or invalid, `client` and `session` differ, or the code or the \
-             reason cannot be in a close frame",
+            "`user`, `client`, `session` or an id in `whitelist` is missing or invalid, or the code or the reason cannot be in a \
+             close frame",
         ),
     ],
     example: Example {
@@ -104,7 +104,10 @@ pub(super) const REFRESH: ApiMethod = ApiMethod {
     errors: &[
         BROKER_UNAVAILABLE,
         (ErrorCode::LimitExceeded, "`info` is longer than 4,096 bytes"),
-        (ErrorCode::BadRequest, "`user` or `client` is missing or invalid, or `client` and `session` differ"),
+        (
+            ErrorCode::BadRequest,
+            "`user`, `client` or `session` is missing or invalid, or `expire_at` is in the past or in milliseconds",
+        ),
     ],
     example: Example { request: r#"{"user":"bob","expire_at":4102444800}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(refresh(body, api))),
@@ -117,7 +120,8 @@ request_fields! {
         user: Option<String> = (JsonType::String, None),
         /// Id of the one connection that is meant, at most 64 bytes.
         client: Option<String> = (JsonType::String, Some("all connections of the user")),
-        /// Another name for `client`: a session has the id of its connection. If both are given they must be equal.
+        /// Id of the one session that is meant: the same as the id of its connection. If `client` is given, too, only a session
+        /// that has both ids is meant; that there is none is no error.
         session: Option<String> = (JsonType::String, Some("all sessions of the user")),
     }
 }
@@ -136,7 +140,7 @@ request_fields! {
         /// Position that the client has. It gets the later publications of the history.
         #[serde(default, deserialize_with = "deserialize_object")]
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
-        /// End of the subscription, in seconds since 1970.
+        /// End of the subscription, in seconds since 1970: in the future.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
         /// Channel options of one subscription. Not supported: it is refused, because to ignore it would be misleading.
         #[serde(borrow)]
@@ -173,7 +177,7 @@ request_fields! {
     struct RefreshRequest<'a> {
         /// Ends the sessions now.
         expired: Option<bool> = (JsonType::Boolean, Some("`false`")),
-        /// End of the sessions, in seconds since 1970. A time in the past ends them now.
+        /// End of the sessions, in seconds since 1970: in the future. Not used with `expired`.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: they do not expire")),
         /// JSON that replaces what others see of the user, as `conn_info`. At most 4,096 bytes.
         #[serde(borrow)]
@@ -184,20 +188,21 @@ request_fields! {
 impl SessionTarget {
     /// Hands a control for these sessions to the broker.
     async fn send_control(self, whitelist: Vec<String>, action: ControlAction, api: &ApiContext) -> ApiResult {
-        let client = self.client_id()?;
-        let control = Control { user: self.user.unwrap_or_default(), client, whitelist, action };
+        let Self { user, client, session } = self;
+        let ids = [client, session].into_iter().flatten().filter(|id| !id.is_empty());
+        let mut control = Control { user: user.unwrap_or_default(), client: None, whitelist, action };
         control.validate()?;
+        for id in ids {
+            let other = control.client.replace(id);
+            control.validate()?;
+            if other.is_some() && other != control.client {
+                // A session has the id of its connection, so none has both.
+                return empty_result();
+            }
+        }
         let sent = api.broker.send_control(control).await;
         sent.inspect_err(|error| log::warn!("could not send server API control error={:?}", error.to_string()))?;
         empty_result()
-    }
-
-    fn client_id(&self) -> Result<Option<String>, ErrorCode> {
-        let non_empty = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
-        match (non_empty(&self.client), non_empty(&self.session)) {
-            (Some(client), Some(session)) if client != session => Err(ErrorCode::BadRequest),
-            (client, session) => Ok(client.or(session)),
-        }
     }
 }
 
@@ -213,7 +218,7 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
         info: request.info.map(|info| single_line_string(body, info)),
         data: request.data.map(|data| single_line_string(body, data)),
         recover_since: request.recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
-        expires_at: date(request.expire_at),
+        expires_at: parse_end(request.expire_at, api)?,
     };
     target.send_control(Vec::new(), action, api).await
 }
@@ -244,12 +249,13 @@ async fn disconnect(body: &Bytes, api: &ApiContext) -> ApiResult {
 async fn refresh(body: &Bytes, api: &ApiContext) -> ApiResult {
     let target: SessionTarget = parse_object(body)?;
     let RefreshRequest { expired, expire_at, info } = parse_object(body)?;
-    let expires_at = date(expire_at);
-    let is_expired = expired.unwrap_or_default() || expires_at.is_some_and(|end| end <= api.clock.now());
-    let action = if is_expired {
+    let action = if expired.unwrap_or_default() {
         disconnect_with(&Disconnect::EXPIRED)
     } else {
-        ControlAction::Refresh { expires_at, info: info.map(|info| single_line_string(body, info)) }
+        ControlAction::Refresh {
+            expires_at: parse_end(expire_at, api)?,
+            info: info.map(|info| single_line_string(body, info)),
+        }
     };
     target.send_control(Vec::new(), action, api).await
 }
@@ -258,25 +264,17 @@ fn disconnect_with(disconnect: &Disconnect) -> ControlAction {
     ControlAction::Disconnect { code: disconnect.code(), reason: disconnect.reason().to_owned() }
 }
 
-/// Returns the date that a request names. Some clients of the API write an unset date as 0.
-fn date(seconds: Option<i64>) -> Option<WallTime> {
-    seconds.filter(|seconds| *seconds != 0).map(WallTime::from_unix_seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn client_and_session_must_name_the_same_connection() {
-        let client_id = |client: &str, session: &str| {
-            let (client, session) = (Some(client.to_owned()), Some(session.to_owned()));
-            SessionTarget { user: None, client, session }.client_id()
-        };
-        assert_eq!(client_id("", ""), Ok(None));
-        assert_eq!(client_id("a", ""), Ok(Some("a".to_owned())));
-        assert_eq!(client_id("", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(client_id("a", "a"), Ok(Some("a".to_owned())));
-        assert_eq!(client_id("a", "b"), Err(ErrorCode::BadRequest));
+/// Returns the date that a request names as `expire_at`. Some clients of the API write an unset date as 0.
+fn parse_end(seconds: Option<i64>, api: &ApiContext) -> Result<Option<WallTime>, WireError> {
+    let Some(seconds) = seconds.filter(|seconds| *seconds != 0) else { return Ok(None) };
+    let bad = |problem| {
+        Err(ErrorCode::BadRequest.with_detail(format_args!(
+            "expire_at must be a date in the future, in seconds since 1970; {seconds} {problem}"
+        )))
+    };
+    match WallTime::from_unix_seconds(seconds) {
+        _ if seconds >= FIRST_MILLISECONDS => bad("is in milliseconds"),
+        end if end <= api.clock.now() => bad("is in the past"),
+        end => Ok(Some(end)),
     }
 }

@@ -42,7 +42,16 @@ impl<'a> From<&'a Disconnect> for CloseReason<'a> {
     }
 }
 
-impl CloseReason<'_> {
+impl<'a> CloseReason<'a> {
+    /// Returns how the server API closes a connection: by 3000 it cuts it.
+    pub fn from_server_api(disconnect: &'a Disconnect) -> Self {
+        if disconnect.code() == Disconnect::CONNECTION_CUT.code() {
+            Self { disconnect, policy: ClosePolicy::Abort }
+        } else {
+            disconnect.into()
+        }
+    }
+
     /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing
     /// already: the first reason counts.
     pub fn close(self, outbox: &Arc<Outbox>, client: Uuid, clock: &Clock, metrics: &Metrics) {

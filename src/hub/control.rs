@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Hub, ServerApiSubscription, SessionControl, SessionKey, liveness::HubSession};
+use super::{CloseReason, Hub, ServerApiSubscription, SessionControl, SessionKey, liveness::HubSession};
 use crate::{
     broker::{Control, ControlAction},
     channel::Channel,
@@ -58,7 +58,7 @@ impl Hub {
             }
             ControlAction::Disconnect { code, reason } => {
                 if let Some(disconnect) = Disconnect::custom(*code, reason) {
-                    self.close(key, &disconnect);
+                    self.close(key, CloseReason::from_server_api(&disconnect));
                 }
             }
             ControlAction::Refresh { expires_at, info } => {

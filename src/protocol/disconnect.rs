@@ -40,6 +40,10 @@ macro_rules! disconnects {
 }
 
 disconnects! {
+    /// The server API has cut the connection (`disconnect` with code 3000), as if the network had failed: without a close frame,
+    /// so the client sees code 1006; log and metrics have 3000.
+    CONNECTION_CUT = 3000, "connection closed",
+        "Reconnect.";
     /// The node shuts down.
     SHUTDOWN = 3001, "shutdown",
         "Reconnect; another node takes the client.";

@@ -134,6 +134,7 @@ export function forCommand(error, channel) {
 }
 
 const CLOSES = {
+  3000: { title: "The connection was cut", text: "The server API cut it. The page reconnects automatically." },
   3001: { title: "The hub is shutting down", text: "The page reconnects automatically." },
   3004: { title: "The hub could not subscribe to the token's channels", text: "Its broker may be unavailable. The page reconnects automatically." },
   3005: EXPIRED,
