@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{CliError, CommandResult, advice, print_error_line, secrets, secrets_file::SecretsFile};
 use crate::{
-    auth::{Permissions, Verifier, users::Users},
+    auth::{KeyError, Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
     config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
     server,
@@ -72,6 +72,13 @@ impl ConfigInputs {
     pub(super) fn load_checked(&self) -> Result<Config, String> {
         let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
         errors.extend(config.iter().flat_map(|config| check_files(config, &errors, &sources)).collect::<Vec<_>>());
+        if self.environment == Environment::Production {
+            let shared = config.iter().flat_map(Verifier::shared_secrets);
+            errors.extend(shared.map(|KeyError { key, problem }| {
+                let source = sources.of(&key);
+                ConfigError::new(key, source, problem)
+            }));
+        }
         match config {
             Some(config) if errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(errors).to_string()),

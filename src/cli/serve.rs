@@ -12,6 +12,7 @@ use super::{
     secrets_file::SecretsFileError,
 };
 use crate::{
+    auth::Verifier,
     clock::Clock,
     config::{self, Config, Environment},
     server::{self, RunningServer},
@@ -34,6 +35,9 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         .map_err(|error| error.to_string())?;
     let clock = Clock::default();
     config::warnings(&config).iter().for_each(|warning| log::warn!("configuration warning text={warning:?}"));
+    // In production they are errors.
+    let shared = Verifier::shared_secrets(&config);
+    shared.iter().for_each(|error| log::warn!("configuration warning text={:?}", error.to_string()));
     // A development hub has few connections.
     let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
     machine::raise_open_file_limit(&config)

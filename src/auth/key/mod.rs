@@ -9,8 +9,8 @@ use std::{collections::HashSet, fs::File, io::Read, path::Path};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 
-use self::{jwk::Jwk, material::KeyMaterial};
 pub(super) use self::shared_secret::shared_secrets;
+use self::{jwk::Jwk, material::KeyMaterial};
 use crate::{
     clock::{NEVER, WallTime},
     config::{self, KeyPurpose, KeyRules, Secret},

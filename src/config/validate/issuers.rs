@@ -77,7 +77,9 @@ pub(super) fn audience_warnings(config: &Config) -> Vec<String> {
             "its tokens are accepted whatever application they are for"
         };
         let issuer = auth.issuer_of(Some(key));
-        format!("no audience is configured for {issuer} in auth.keys: {risk}; set audience to the aud of tokens for this hub")
+        format!(
+            "no audience is configured for {issuer} in auth.keys: {risk}; set audience to the aud of tokens for this hub"
+        )
     };
     without.map(text).collect()
 }
