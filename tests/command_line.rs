@@ -1,6 +1,9 @@
 //! The command line, as operators and containers use it: the built binary in its own process.
 
 mod configuration;
+mod first_start;
+mod health;
+mod help;
 mod nodes;
 mod process;
 mod secrets;
@@ -264,19 +267,6 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
     let response = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
     assert_eq!(response.status, 200, "{response:?}");
     connect_with_token(address, mark_secret(response.json()["access_token"].as_str().unwrap())).await;
-}
-
-#[test]
-fn health_exits_0_for_ready_hub_and_1_otherwise() {
-    let mut hub = Process::start(&mut wardcast(&LOOPBACK));
-    let address = hub.banner().address;
-    let ask = |url: &str| run(&mut wardcast(&["health", "--url", url]));
-    let ready = ask(&format!("http://{address}/health/ready"));
-    assert!(ready.code == Some(0) && ready.stdout.contains("ready"), "{ready:?}");
-    ask(&format!("http://{address}/nothing")).assert_failed_with(&["404"]);
-    ask("https://localhost/").assert_failed_with(&["http://"]);
-    hub.kill();
-    ask(&format!("http://{address}/health/ready")).assert_failed_with(&[&address.to_string()]);
 }
 
 #[actix_rt::test]

@@ -39,6 +39,14 @@ pub struct Users {
     source: Option<UsersSource>,
 }
 
+impl Users {
+    /// Returns whether a user's tokens grant channels (`channels`, `caps`).
+    pub fn grant_channels(&self) -> bool {
+        let current = self.current.load();
+        current.by_name.values().any(|user| user.claims.channels.is_some() || user.claims.caps.is_some())
+    }
+}
+
 /// The file, and what its users are checked against.
 struct UsersSource {
     path: PathBuf,

@@ -5,14 +5,19 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 const MAIN_HELP: &str = r#"Examples:
-  wardcast                                       run a development hub; prints lines to try it
-  wardcast --set server.bind=127.0.0.1:9000      the same on another port
-  wardcast init --dir /etc/wardcast              generate secrets and a demo user for production
-  WARDCAST_ENV=production wardcast --config /etc/wardcast/wardcast.toml
-  wardcast token --user ann --ttl 12h            print a token, signed with the hub's secret
-  wardcast check-token < token.txt               show a token, and whether the hub would accept it
-  wardcast config check --config wardcast.toml   report all errors of a configuration
-  eval "$(wardcast completions bash)"            enable completions in this shell
+  Run a development hub, and print lines to try it; the same on another port:
+    wardcast
+    wardcast --set server.bind=127.0.0.1:9000
+  Print a token, signed with the hub's secret; say whether the hub accepts it:
+    wardcast token --user ann --ttl 12h > token.txt
+    wardcast check-token < token.txt
+  Generate secrets and a demo user for production, check the configuration,
+  and start a hub with it:
+    wardcast init --dir hub
+    WARDCAST_ENV=production wardcast config check --config hub/wardcast.toml
+    WARDCAST_ENV=production wardcast --config hub/wardcast.toml
+  Enable completions in this shell:
+    eval "$(wardcast completions bash)"
 
 Environment:
   WARDCAST_ENV               development (the default) or production
@@ -60,7 +65,7 @@ pub(super) enum CliCommand {
     Token(TokenArguments),
     /// Read a token from standard input; print its contents, and whether the hub would accept it
     #[command(
-        after_help = "Exit code 0 if the hub would accept the token, 1 if not.\n\nExample: wardcast check-token < token.txt"
+        after_help = "Exit code 0 if the hub would accept the token, 1 if not.\n\nExample:\n    wardcast check-token < token.txt"
     )]
     CheckToken {
         /// Print one JSON object instead of text
@@ -70,6 +75,7 @@ pub(super) enum CliCommand {
     /// Read a password from standard input; print its argon2id hash for the login file
     HashPassword,
     /// Edit or list the users of the login file (login.users_file, or --file)
+    #[command(after_help = USER_HELP)]
     User {
         #[command(subcommand)]
         command: UserAction,
@@ -80,6 +86,7 @@ pub(super) enum CliCommand {
         command: ConfigAction,
     },
     /// Generate a configuration with random secrets and a demo user, once
+    #[command(after_help = INIT_HELP)]
     Init {
         /// Directory for wardcast.toml and users.toml
         #[arg(long)]
@@ -91,11 +98,12 @@ pub(super) enum CliCommand {
         #[arg(long, default_value = "http://localhost:8000")]
         base_url: String,
     },
-    /// Check whether a hub is ready; exit code 0 if it is
+    /// Check whether the hub of this configuration is ready; exit code 0 if it is
+    #[command(after_help = HEALTH_HELP)]
     Health {
-        /// URL of the health endpoint; http only
-        #[arg(long, default_value = "http://127.0.0.1:8000/health/ready")]
-        url: String,
+        /// Ask this URL instead; http or https
+        #[arg(long)]
+        url: Option<String>,
     },
     /// Print a completion script for a shell
     Completions {
@@ -104,13 +112,31 @@ pub(super) enum CliCommand {
     },
 }
 
-const TOKEN_HELP: &str = r#"The token is signed with auth.hmac_secret, or with login.key if only that is set. Anyone who has a token can read its contents.
+const TOKEN_HELP: &str = r#"The token is signed with auth.hmac_secret, or with login.key if only that is set; in development, if neither is set, with the secret that this user's development hubs have kept. Anyone who has a token can read its contents.
 
 Examples:
-  wardcast token --user ann --ttl 12h
-  wardcast token --user ann --channel news --info '{"name":"Ann"}'
-  wardcast token --user ann --caps '{"channels":["chat:*"],"match":"wildcard","allow":["sub","pub"]}'
-  wardcast token --user ann --subscription '$payroll'"#;
+    wardcast token --user ann --ttl 12h
+    wardcast token --user ann --channel news --info '{"name":"Ann"}'
+    wardcast token --user ann \
+      --caps '{"channels":["chat:*"],"match":"wildcard","allow":["sub","pub"]}'
+    wardcast token --user ann --subscription '$payroll'"#;
+
+const HEALTH_HELP: &str = r#"The address, TLS and the PROXY header are those of the configuration: give the same --config, variables and --set as to the hub. The certificate is not checked.
+
+Examples:
+    wardcast health
+    wardcast health --url http://127.0.0.1:8000/health/live"#;
+
+const INIT_HELP: &str = r#"Existing files are never changed. Later runs print the start line again.
+
+Example:
+    wardcast init --dir hub --user ann"#;
+
+const USER_HELP: &str = r#"Hubs read the file at start and at SIGHUP.
+
+Examples:
+    wardcast user add ann --file users.toml
+    wardcast user list --file users.toml"#;
 
 #[derive(Args)]
 pub(super) struct TokenArguments {

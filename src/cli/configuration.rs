@@ -68,28 +68,45 @@ impl ConfigInputs {
     }
 
     /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors
-    /// together.
-    pub(super) fn load_checked(&self) -> Result<Config, String> {
+    /// together. Also returns warnings; lines to paste follow a warning on lines of their own.
+    pub(super) fn load_checked(&self) -> Result<(Config, Vec<String>), String> {
         let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
-        errors.extend(config.iter().flat_map(|config| check_files(config, &errors, &sources)).collect::<Vec<_>>());
+        let files = config.as_ref().map(|config| check_files(config, &errors, &sources)).unwrap_or_default();
+        errors.extend(files.errors);
+        let shared_secrets = config.as_ref().map(Verifier::shared_secrets).unwrap_or_default();
         if self.environment == Environment::Production {
-            let shared = config.iter().flat_map(Verifier::shared_secrets);
-            errors.extend(shared.map(|KeyError { key, problem }| {
-                let source = sources.of(&key);
-                ConfigError::new(key, source, problem)
-            }));
+            let error = |error: &KeyError| ConfigError::new(&error.key, sources.of(&error.key), &error.problem);
+            errors.extend(shared_secrets.iter().map(error));
         }
-        match config {
-            Some(config) if errors.is_empty() => Ok(config),
-            _ => Err(ConfigErrors(errors).to_string()),
+        let Some(config) = config.filter(|_| errors.is_empty()) else {
+            return Err(ConfigErrors(errors).to_string());
+        };
+        let mut warnings = config::warnings(&config);
+        warnings.extend(shared_secrets.iter().map(KeyError::to_string));
+        // Development has open channels. An operator who has written "none" knows that tokens have to grant channels.
+        if self.environment == Environment::Production
+            && !sources.is_set_by_operator("channels.allow_subscribe")
+            && !config::opens_channels(&config)
+            && !files.users_have_channels
+        {
+            warnings.push(config::NO_OPEN_CHANNEL.to_owned());
         }
+        Ok((config, warnings))
     }
 }
 
-/// Returns the errors of the files and addresses that the configuration names. Skips keys that already have an error.
-fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources) -> Vec<ConfigError> {
+/// What the files say that the configuration names.
+#[derive(Default)]
+struct FileReport {
+    errors: Vec<ConfigError>,
+    /// Whether the login file grants channels to a user.
+    users_have_channels: bool,
+}
+
+/// Checks the files and addresses that the configuration names. Skips keys that already have an error.
+fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources) -> FileReport {
     let is_known = |key: &str| known.iter().any(|error| error.key.starts_with(key));
-    let mut errors = Vec::new();
+    let (mut errors, mut users_have_channels) = (Vec::new(), false);
     let mut add = |key: &str, problem: String| errors.push(ConfigError::new(key, sources.of(key), problem));
     if !["auth.keys", "auth.hmac_secret", "login.key"].into_iter().any(is_known) {
         Verifier::key_errors(config).into_iter().for_each(|error| add(&error.key, error.problem));
@@ -99,8 +116,9 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     }
     if let Some(path) = &config.login.users_file {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
-        if let Err(bad) = Users::read(path, config, permissions) {
-            add("login.users_file", advice::users_file_error(&bad));
+        match Users::read(path, config, permissions) {
+            Ok(users) => users_have_channels = users.grant_channels(),
+            Err(bad) => add("login.users_file", advice::users_file_error(&bad)),
         }
     }
     if config.broker.kind == BrokerKind::Redis
@@ -109,13 +127,13 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     {
         add(key, problem);
     }
-    errors
+    FileReport { errors, users_have_channels }
 }
 
 /// `config check`.
 pub(super) fn check(inputs: &ConfigInputs) -> CommandResult {
-    let config = inputs.load_checked()?;
-    let warnings = config::warnings(&config).into_iter().map(|warning| format!("warning: {warning}\n"));
+    let (_, warnings) = inputs.load_checked()?;
+    let warnings = warnings.into_iter().map(|warning| format!("warning: {}\n", warning.replace('\n', "\n    ")));
     let environment = match inputs.environment {
         Environment::Development => "development",
         Environment::Production => "production",

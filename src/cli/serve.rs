@@ -12,16 +12,16 @@ use super::{
     secrets_file::SecretsFileError,
 };
 use crate::{
-    auth::Verifier,
     clock::Clock,
-    config::{self, Config, Environment},
+    config::{Config, Environment},
     server::{self, RunningServer},
 };
 
 /// Runs a hub until SIGTERM or SIGINT. `ephemeral`: a development hub does not use the secrets of earlier runs, and does
 /// not keep its own.
 pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String> {
-    let (mut config, environment) = (inputs.load_checked()?, inputs.environment);
+    let environment = inputs.environment;
+    let (mut config, warnings) = inputs.load_checked()?;
     if ephemeral && environment == Environment::Production {
         return Err("--ephemeral is for development: in production no secret is generated; remove it".to_owned());
     }
@@ -34,10 +34,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         .try_init()
         .map_err(|error| error.to_string())?;
     let clock = Clock::default();
-    config::warnings(&config).iter().for_each(|warning| log::warn!("configuration warning text={warning:?}"));
-    // In production they are errors.
-    let shared = Verifier::shared_secrets(&config);
-    shared.iter().for_each(|error| log::warn!("configuration warning text={:?}", error.to_string()));
+    warnings.iter().for_each(|warning| log_warning(warning));
     // A development hub has few connections.
     let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
     machine::raise_open_file_limit(&config)
@@ -65,6 +62,14 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         running.stop().await;
         Ok(())
     })
+}
+
+/// Logs a warning, and below it the lines to paste.
+fn log_warning(warning: &str) {
+    match warning.split_once('\n') {
+        None => log::warn!("configuration warning text={warning:?}"),
+        Some((text, lines)) => log::warn!("configuration warning text={text:?}\n{lines}"),
+    }
 }
 
 /// Sets the secrets of a development hub that its configuration does not set: those that this user's hubs have kept, or

@@ -17,6 +17,9 @@ use super::{
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
 const PRODUCTION: &str = include_str!("../../config/production.toml");
 
+/// The end of the source of a value that comes from an embedded file.
+const BUILT_IN: &str = ", which is built in";
+
 /// The environment (`WARDCAST_ENV`). It is read before the configuration and is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
@@ -82,6 +85,11 @@ impl SettingSources {
         source.unwrap_or_else(|| "the defaults".to_owned())
     }
 
+    /// Returns whether the operator has set a key, not an embedded file.
+    pub fn is_set_by_operator(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|source| !source.ends_with(BUILT_IN))
+    }
+
     /// Returns where a key was set, unless it has its default.
     pub(super) fn get(&self, path: &[String]) -> Option<&String> {
         self.0.get(&path.join("."))
@@ -132,12 +140,13 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
 fn read_settings(sources: Sources<'_>) -> (Vec<Setting>, Vec<ConfigError>) {
     let mut errors = Vec::new();
     let (defaults, name) = match sources.environment {
-        Environment::Development => (DEVELOPMENT, "development.toml, which is built in"),
-        Environment::Production => (PRODUCTION, "production.toml, which is built in"),
+        Environment::Development => (DEVELOPMENT, "development.toml"),
+        Environment::Production => (PRODUCTION, "production.toml"),
     };
-    let mut settings = parse_file(defaults, name).unwrap_or_default();
+    let name = format!("{name}{BUILT_IN}");
+    let mut settings = parse_file(defaults, &name).unwrap_or_default();
     // The user does not have this file, so its line numbers would not help.
-    settings.iter_mut().for_each(|setting| setting.source = name.to_owned());
+    settings.iter_mut().for_each(|setting| setting.source.clone_from(&name));
     if let Some(path) = sources.file {
         let name = path.display().to_string();
         let unreadable = |error| {

@@ -24,14 +24,16 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
-pub use channels::{AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, RecoveryMode};
+pub use channels::{
+    AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
+};
 pub use error::{ConfigError, ConfigErrors};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
-pub use validate::{MAX_PASSWORD_BYTES, warnings};
+pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
 pub use value::Secret;
 pub(crate) use weakness::{find_weakness, is_published_sample};
 
@@ -129,6 +131,7 @@ pub struct WebConfig {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ApiConfig {
     pub key: Secret,
+    pub key_in_query: bool,
     pub body_bytes: usize,
 }
 
@@ -214,6 +217,7 @@ pub struct Limits {
     pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
+    pub api_grant_bytes: usize,
     pub commands_per_second: u32,
     pub publications_per_second: u32,
     pub errors: u32,

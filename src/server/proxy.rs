@@ -15,6 +15,8 @@ use crate::{config, metrics::Metrics, transport::AcceptedConnection};
 
 /// The start of every header. No HTTP request and no TLS hello starts with it.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// The header of a connection that the proxy makes for itself, like a health check: version 2, command LOCAL, no addresses.
+pub(crate) const LOCAL_HEADER: [u8; FIXED_BYTES] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 /// Length of signature, version and command, family, and length field.
 const FIXED_BYTES: usize = 16;
 /// Maximum length of the rest: two addresses and extensions. The specification asks for at most 536

@@ -119,11 +119,16 @@ impl Process {
         Banner { password, address, token: mark_secret(between("token=", '"')), curl, text }
     }
 
-    /// Waits until the log has a line with this phrase.
-    pub(super) fn wait_for_log(&self, phrase: &str) {
+    /// Waits until the log has a line with this phrase, and returns it.
+    pub(super) fn wait_for_log(&self, phrase: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let next = || self.log_lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        while !next().unwrap_or_else(|error| panic!("no {phrase:?} in the log: {error}")).contains(phrase) {}
+        loop {
+            let line = next().unwrap_or_else(|error| panic!("no {phrase:?} in the log: {error}"));
+            if line.contains(phrase) {
+                return line;
+            }
+        }
     }
 
     /// Sends a signal. A hub handles signals before it prints its banner.

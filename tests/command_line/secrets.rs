@@ -151,7 +151,7 @@ fn secrets_file_that_others_can_write_read_or_redirect_stops_the_hub() {
     fs::remove_file(user.file()).unwrap();
     user.start_hub(&[]);
     let kept = fs::read_to_string(user.file()).unwrap();
-    kept.split('"').skip(1).step_by(2).for_each(|secret| drop(mark_secret(secret.to_owned())));
+    kept.split('"').skip(1).step_by(2).for_each(|secret| _ = mark_secret(secret));
     fs::set_permissions(user.file(), fs::Permissions::from_mode(0o640)).unwrap();
     user.refused_start().assert_failed_with(&["is accessible by other users", "run: rm "]);
     run(&mut user.command(&["token", "--user", "ann"])).assert_failed_with(&["is accessible by other users"]);

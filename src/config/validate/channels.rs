@@ -1,10 +1,22 @@
 //! Checks the options of channels: contradictions, bounds, and options that the broker does not support.
 
 use super::{ErrorCollector, SECOND, YEAR};
-use crate::config::{BrokerKind, ChannelOptions, Config, RecoveryMode};
+use crate::config::{AllowSubscribe, BrokerKind, ChannelOptions, Config, KeyPurpose, RecoveryMode};
 
 /// Maximum publications in the history of a channel: searching all of them must not delay other channels.
 const MAX_HISTORY_SIZE: usize = 1_000_000;
+
+/// What to do about a configuration that opens no channel, followed by lines for its file.
+pub const NO_OPEN_CHANNEL: &str = "no channel is open, so users may subscribe only to what their tokens grant, and get error 103 for every \
+    other channel; add the lines below to the configuration file to open all channels without a namespace to users, or \
+    with \"none\" instead of \"user\" if your tokens grant all channels\n[channels]\nallow_subscribe = \"user\"";
+
+/// Returns whether the configuration lets clients subscribe to a channel, or shows that tokens do.
+pub fn opens_channels(config: &Config) -> bool {
+    let mut options = config.namespaces.iter().map(|namespace| &namespace.channels).chain([&config.channels]);
+    options.any(|options| options.allow_subscribe != AllowSubscribe::None)
+        || config.auth.keys.iter().any(|key| key.purpose == KeyPurpose::Subscription)
+}
 
 /// Checks the options of channels without a namespace, and of each namespace.
 pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {

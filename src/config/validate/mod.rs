@@ -8,6 +8,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
+pub use channels::{NO_OPEN_CHANNEL, opens_channels};
 pub(super) use redis::unused_redis_keys;
 
 use super::{Config, ConfigError, Environment, KeyConfig, RequiredClaim, find_weakness};
