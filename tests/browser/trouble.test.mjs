@@ -274,8 +274,8 @@ test("the advice for a refused channel depends on its name", () =>
     await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
     await waitForNotice(page, "No permission for “news”");
     for (const [channel, title, text] of [
-      ["news", "No permission", "see allow_subscribe of [channels]"],
-      ["chat:1", "No permission", "see allow_subscribe of the namespace “chat”"],
+      ["news", "No permission", "see allow_subscribe of [channels]. To try it, start the hub with --set channels.allow_subscribe=user."],
+      ["chat:1", "No permission", "see allow_subscribe of the namespace “chat”. To try it, set allow_subscribe = \"user\" in the namespace “chat”."],
       ["$plans", "needs a subscription token", "wardcast token --user demo --subscription '$plans'"],
       ["$it's", "needs a subscription token", "--subscription '$it'\\''s'"],
       ["dialog#ann,bob", "is limited to its users", "logged in as “demo”. Log in as one of them, or open one of your own: dialog#demo."],
