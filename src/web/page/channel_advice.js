@@ -37,7 +37,7 @@ const quoted = (user) => (user ? `“${user}”` : "an anonymous user");
 
 /** Advice for a name that begins with `$`. `user` may be in a shell command, so it is shown only if it needs no quotes. */
 export function needsToken(channel, user) {
-  const forShell = /^[\w@.-]+$/.test(user) ? user : "USER";
+  const forShell = /^[\w@.-]+$/.test(user ?? "") ? user : "USER";
   return {
     title: `“${channel}” needs a subscription token`,
     text:
@@ -52,7 +52,7 @@ export function needsToken(channel, user) {
 export function forOtherToken(claims, channel, user) {
   const action = { action: "subscriptionToken", channel };
   const owner = String(claims?.sub ?? "");
-  if (claims === null || (claims.channel === channel && owner === user)) return null;
+  if (claims === null || (claims.channel === channel && owner === (user ?? owner))) return null;
   if (claims.channel === undefined) {
     return { title: "That is not a subscription token", text: "It has no claim “channel”: it opens a connection (step 1), but no channel.", ...action };
   }
@@ -61,18 +61,22 @@ export function forOtherToken(claims, channel, user) {
   return { title: `That subscription token is for another ${what}`, text: `It is for ${found}, not for ${wanted}.`, ...action };
 }
 
+/** Advice for a name with users of whom this page's user is none. */
+function forOutsider(channel, user) {
+  const title = `“${channel}” is limited to its users`;
+  const rule = "The names after # are the only users of the channel";
+  if (user === null) return { title, text: `${rule}. A user is the “sub” of a token behind the user_prefix of its key, which this hub sets.` };
+  const own = user ? `, or open one of your own: ${channel.split("#")[0]}#${user}` : "";
+  return { title, text: `${rule}, and this page is logged in as ${quoted(user)}. Log in as one of them${own}.` };
+}
+
 /** Explains error 103. */
 function forDenied({ command, channel, token, user }) {
   const { access, permits } = NEEDS[command];
   const option = `${access} of ${optionsOf(channel)}`;
   const members = usersOf(channel);
-  if (members && !members.includes(user)) {
-    const own = user ? `, or open one of your own: ${channel.split("#")[0]}#${user}` : "";
-    return {
-      title: `“${channel}” is limited to its users`,
-      text: `The names after # are the only users of the channel, and this page is logged in as ${quoted(user)}. Log in as one of them${own}.`,
-    };
-  }
+  const mayBeOutsider = user === null ? !channel.startsWith("$") : !members?.includes(user);
+  if (members && mayBeOutsider) return forOutsider(channel, user);
   if (channel.startsWith("$")) {
     if (command !== "subscribe") {
       return {
@@ -112,7 +116,7 @@ function forExpired({ channel, token }) {
   };
 }
 
-/** Explains the error of a command, or of a publish request. `about`: {command, channel, user, token}; `token` is that of the subscription. */
+/** Explains the error of a command, or of a publish request. `about`: {command, channel, user, token}; `user` is null if it is not known, `token` is that of the subscription. */
 export function forCommand(error, about) {
   const { command, channel } = about;
   switch (error.code) {
