@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod key_rules;
 mod keys;
 mod load;
 mod print;
@@ -23,8 +24,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
-pub use channels::{AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, RecoveryMode};
+pub use channels::{
+    AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
+};
 pub use error::{ConfigError, ConfigErrors};
+pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
 pub use print::print;
@@ -194,6 +198,7 @@ pub struct RedisTlsConfig {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct Limits {
+    pub token_bytes: usize,
     pub message_bytes: usize,
     pub message_fragments: usize,
     #[serde(with = "value::duration")]
@@ -212,6 +217,7 @@ pub struct Limits {
     pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
+    pub api_grant_bytes: usize,
     pub commands_per_second: u32,
     pub publications_per_second: u32,
     pub errors: u32,

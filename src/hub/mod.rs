@@ -5,6 +5,7 @@
 //! Sessions, the server and the [`Hubs`] handle talk to it by messages ([`messages`], [`subscription`]). It talks to
 //! the broker only through [`BrokerSubscriptions`].
 
+mod api_grants;
 mod broker_subscriptions;
 mod close_reason;
 mod control;
@@ -41,6 +42,7 @@ use crate::{
     metrics::Metrics,
 };
 
+pub use api_grants::ApiGrants;
 pub use broker_subscriptions::BrokerSubscriptions;
 pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;

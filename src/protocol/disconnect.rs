@@ -90,7 +90,7 @@ disconnects! {
     /// The user had `limits.connections_per_user` connections when the client sent its token, in `connect` or as text.
     CONNECTION_LIMIT = 3504, "connection limit",
         "Close another connection of the user, or raise the limit.";
-    /// The token brings more channels than `limits.channels_per_session` allows.
+    /// The token, with the personal channels of its user, brings more channels than `limits.channels_per_session` allows.
     CHANNEL_LIMIT = 3505, "channel limit",
         "Issue tokens with fewer channels, or raise the limit.";
     /// The client sent text on a Protobuf connection, or binary data on a JSON connection.

@@ -129,8 +129,8 @@ class Channels(HistoryTests):
 
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
         ann = await self.connect_client(self.channel())
-        await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 3000, "reason": "moved"}})
-        self.assertEqual((await ann.events.wait_for("connecting")).code, 3000)
+        await self.api("disconnect", {"user": self.channel(), "disconnect": {"code": 4000, "reason": "moved"}})
+        self.assertEqual((await ann.events.wait_for("connecting")).code, 4000)
         await ann.events.wait_for("connected")
         await self.api("disconnect", {"user": self.channel()})
         self.assertEqual((await ann.events.wait_for("disconnected")).code, 3503)

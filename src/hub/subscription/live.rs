@@ -20,8 +20,9 @@ use crate::{
 impl Hub {
     /// Replaces the source of a live subscription.
     pub(super) fn replace_source(&mut self, key: SessionKey, channel: &Channel, source: SubscriptionSource) {
-        // The server API changes nothing where the session is subscribed already.
-        if matches!(source, SubscriptionSource::ServerApi(_)) {
+        // The server API, and a client that names its subscriptions in `connect`, change nothing where the session is
+        // subscribed already.
+        if matches!(source, SubscriptionSource::ServerApi(_) | SubscriptionSource::Restored) {
             return;
         }
         let chan_info = source.info().cloned();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{auth::Grants, channel::ChannelNameError, config::Config};
+use crate::{auth::Grants, channel::ChannelNameError, config::Config, publication::MAX_INFO_BYTES};
 
 const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
@@ -34,7 +34,8 @@ fn with_expectations<T>(change: impl FnOnce(&mut Config), use_context: impl FnOn
     use_context(&Expectations {
         now: NOW,
         auth: &config.auth,
-        issuer: None,
+        rules: &config.auth.rules(None),
+        prefixes: &UserPrefixes::new(&config.auth),
         permissions: &permissions,
         max_subscriptions,
     })
@@ -211,6 +212,8 @@ fn configured_issuer_and_audience_must_match_exactly() {
         assert!(claims_of(json!("me"), aud.clone()).is_err(), "{aud}");
     }
     assert_eq!(claims_of(json!("you"), json!("hub")), Err(TokenError::WrongIssuer));
+    assert_eq!(claims_of(json!("me/"), json!("hub")), Err(TokenError::IssuerSlash));
+    assert_eq!(claims_of(json!("me//"), json!("hub")), Err(TokenError::WrongIssuer));
     assert_eq!(claims_of(json!("me"), json!("hu")), Err(TokenError::WrongAudience));
     let error = error_of(json!({"aud": ["hub", 1]}));
     assert_eq!(error, TokenError::MalformedPayload, "a wrong type, although no audience is configured");
@@ -296,8 +299,8 @@ fn a_subscription_token_yields_its_channel_and_opens_no_connection() {
 #[test]
 fn a_subscription_token_passes_the_same_checks_and_names_one_channel() {
     use TokenError::{
-        ForbiddenChannel, InfoTooLong, InvalidChannelName, IsConnectionToken, MalformedPayload, MissingChannel,
-        NotYetValid, TtlTooLong,
+        ForbiddenChannel, InvalidChannelName, IsConnectionToken, MalformedPayload, MissingChannel, NotYetValid,
+        SubscriptionInfoTooLong, TtlTooLong,
     };
     for (more, error) in [
         (json!({}), MissingChannel),
@@ -312,7 +315,7 @@ fn a_subscription_token_passes_the_same_checks_and_names_one_channel() {
         (json!({"channel": "news", "sub": 1}), MalformedPayload),
         (json!({"channel": "news", "nbf": in_seconds(60)}), NotYetValid),
         (json!({"channel": "news", "exp": in_seconds(90_000)}), TtlTooLong),
-        (json!({"channel": "news", "info": "x".repeat(5000)}), InfoTooLong),
+        (json!({"channel": "news", "info": "x".repeat(5000)}), SubscriptionInfoTooLong),
     ] {
         assert_eq!(subscription_claims(&payload(more.clone())), Err(error), "{more}");
     }
