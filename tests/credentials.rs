@@ -30,6 +30,7 @@ async fn token_in_url_is_accepted_under_three_names_on_every_path() {
         format!("/connection/websocket?token={token}"),
         format!("/socket?access_token={token}"),
         format!("/?authorization=Bearer%20{token}"),
+        format!("/socket?token=Bearer+{token}"),
     ] {
         let mut client = Client::connect(hub.address, &path).await.unwrap();
         let connect = client.receive_connect_push().await;
@@ -48,6 +49,34 @@ async fn bare_token_as_subprotocol_is_accepted_and_echoed_for_browsers() {
         client.receive().await;
         assert_authenticated(&hub, client).await;
     }
+}
+
+#[actix_rt::test]
+async fn token_without_answerable_subprotocol_is_400_and_takes_no_place() {
+    let hub = start_hub_with(|config| config.limits.connections_per_user = 1).await;
+    let token = hub.token("ann");
+    for offer in [format!("bearer, {token}"), format!("{token}, chat"), format!("chat, bearer.{token}")] {
+        let answer = hub.try_handshake("/socket", &[("Sec-WebSocket-Protocol", &offer)]).await;
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{answer:?}");
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains("wardcast.v1") && !answer.body.contains(&token), "{message}");
+    }
+    assert_eq!(hub.connections(), 0);
+    let _ann = hub.connect("ann").await;
+}
+
+#[actix_rt::test]
+async fn entry_that_is_no_token_beside_marker_is_401_at_once() {
+    let hub = start_hub().await;
+    for offer in ["wardcast.v1, undefined", "null, wardcast.v1", "centrifuge-json, undefined"] {
+        let answer = hub.try_handshake("/socket", &[("Sec-WebSocket-Protocol", offer)]).await;
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{offer}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"invalid_token\""), "{offer}");
+    }
+    let with_token = hub.try_handshake(&hub.path_for("ann"), &[("Sec-WebSocket-Protocol", "wardcast.v1, chat")]).await;
+    assert_eq!((with_token.status, with_token.header("sec-websocket-protocol")), (101, Some("wardcast.v1")));
+    let sdk = hub.try_handshake("/socket", &[("Sec-WebSocket-Protocol", "centrifuge-json, centrifuge-protobuf")]).await;
+    assert_eq!(sdk.status, 101);
 }
 
 #[actix_rt::test]

@@ -228,9 +228,14 @@ async fn forwarded_scheme_of_trusted_proxy_defines_own_origin() {
     let hub = start_hub_with(|config| trust_proxies(config, "127.0.0.1/32")).await;
     let own = https_origin(hub.address);
     assert_eq!(forwarded_status(&hub, &[("Origin", &own)]).await, 403);
-    assert_eq!(forwarded_status(&hub, &[("Origin", &own), ("X-Forwarded-Proto", "https")]).await, 101);
     let plain = format!("http://{}", hub.address);
-    assert_eq!(forwarded_status(&hub, &[("Origin", &plain), ("X-Forwarded-Proto", "https")]).await, 403);
+    for (scheme, own_status, plain_status) in
+        [("https", 101, 403), ("wss", 101, 403), ("WSS", 101, 403), ("http", 403, 101), ("ws", 403, 101)]
+    {
+        let status =
+            async |origin: &str| forwarded_status(&hub, &[("Origin", origin), ("X-Forwarded-Proto", scheme)]).await;
+        assert_eq!((status(&own).await, status(&plain).await), (own_status, plain_status), "{scheme}");
+    }
     let other_host = [("Origin", "https://evil.com"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "evil.com")];
     assert_eq!(forwarded_status(&hub, &other_host).await, 403, "the host is taken from the Host header");
 }

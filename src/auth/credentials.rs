@@ -11,8 +11,10 @@ use crate::config::Door;
 const TOKEN_PARAMETERS: [&str; 3] = ["token", "access_token", "authorization"];
 /// Query parameter that contains a ticket.
 const TICKET_PARAMETER: &str = "ticket";
-/// Subprotocols that the hub supports and answers if a client offers them.
-const SUBPROTOCOLS: [&str; 3] = ["wardcast.v1", JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL];
+/// Subprotocols that the hub supports and answers if a client offers them: the markers beside a token.
+const SUBPROTOCOLS: [&str; 3] = [OWN_SUBPROTOCOL, JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL];
+/// Offered beside a token by clients that are no SDK.
+const OWN_SUBPROTOCOL: &str = "wardcast.v1";
 /// Offered by SDKs that use JSON.
 pub const JSON_SUBPROTOCOL: &str = "centrifuge-json";
 /// Offered by SDKs that use Protobuf.
@@ -81,6 +83,10 @@ pub enum CredentialError {
     /// More than one cookie of the name in `auth.cookie`. Another host of the domain may have set one of them.
     #[error("more than one cookie with the token; delete them and log in again")]
     MultipleCookies,
+    /// A token in `Sec-WebSocket-Protocol` beside other entries, none of which is a subprotocol of the hub: browsers drop a
+    /// connection if none of the offered subprotocols is answered.
+    #[error("no subprotocol that the hub can answer beside the token; offer [\"{OWN_SUBPROTOCOL}\", TOKEN]")]
+    MissingMarker,
     /// `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error("the query string is not percent-encoded UTF-8")]
     QueryEncoding,
@@ -101,27 +107,62 @@ pub fn find_credentials<'a>(
 ) -> Result<HandshakeCredentials<'a>, CredentialError> {
     let CredentialSources { query, protocols, authorization, cookies } = sources;
     let mut explicit = query_credentials(query, doors)?;
-    let entries: Vec<(&str, &str)> = protocols.iter().filter_map(|entry| Some((*entry, entry_token(entry)?))).collect();
-    if doors.contains(&Door::Subprotocol) {
-        explicit.extend(entries.iter().map(|(_, token)| Credential::Token(Cow::Borrowed(*token))));
-    }
+    let offer = Offer::parse(protocols);
+    let offered_tokens = if doors.contains(&Door::Subprotocol) { offer.tokens.as_slice() } else { &[] };
+    explicit.extend(offered_tokens.iter().map(|token| Credential::Token(Cow::Borrowed(*token))));
     if doors.contains(&Door::Header) && !authorization.is_empty() {
         explicit.push(Credential::Token(bearer_token(authorization)?.into()));
     }
     if explicit.len() > 1 {
         return Err(CredentialError::MultipleTokens);
     }
-    let marker = protocols.iter().find(|entry| SUBPROTOCOLS.contains(entry)).copied();
-    let only_offer = match (protocols, entries.as_slice()) {
-        ([_], [(entry, _)]) if doors.contains(&Door::Subprotocol) => Some(*entry),
-        _ => None,
+    let subprotocol = match (offer.marker, offered_tokens, protocols) {
+        (Some(marker), ..) => Some(marker),
+        (None, [], _) => None,
+        (None, [_], [only]) => Some(*only),
+        (None, ..) => return Err(CredentialError::MissingMarker),
     };
+    let misplaced = || offer.misplaced_token().filter(|_| doors.contains(&Door::Subprotocol));
     let from_cookie = || if doors.contains(&Door::Cookie) { cookie_value(cookies, cookie) } else { Ok(None) };
-    let credential = match explicit.pop() {
+    let credential = match explicit.pop().or_else(|| misplaced().map(|token| Credential::Token(token.into()))) {
         None => from_cookie()?.map(Credential::Cookie),
         explicit => explicit,
     };
-    Ok(HandshakeCredentials { credential, subprotocol: marker.or(only_offer) })
+    Ok(HandshakeCredentials { credential, subprotocol })
+}
+
+/// The entries of `Sec-WebSocket-Protocol` by what they mean.
+struct Offer<'a> {
+    /// The first subprotocol of the hub.
+    marker: Option<&'a str>,
+    /// The tokens.
+    tokens: Vec<&'a str>,
+    /// All other entries.
+    unknown: Vec<&'a str>,
+}
+
+impl<'a> Offer<'a> {
+    fn parse(entries: &[&'a str]) -> Self {
+        let mut offer = Self { marker: None, tokens: Vec::new(), unknown: Vec::new() };
+        for entry in entries {
+            match entry_token(entry) {
+                Some(token) => offer.tokens.push(token),
+                None if SUBPROTOCOLS.contains(entry) => offer.marker = offer.marker.or(Some(*entry)),
+                None => offer.unknown.push(entry),
+            }
+        }
+        offer
+    }
+
+    /// Returns the single entry beside a marker that is neither a subprotocol of the hub nor looks like a token, such as
+    /// `undefined`: a script offers this when it has no token. It counts as a bad token, so that the script learns of its error
+    /// at once, and not by a timeout.
+    fn misplaced_token(&self) -> Option<&'a str> {
+        match (self.marker, self.unknown.as_slice()) {
+            (Some(_), [only]) => Some(*only),
+            _ => None,
+        }
+    }
 }
 
 /// Returns the token in the `Authorization` header.
@@ -178,13 +219,19 @@ fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<Credentia
     Ok(found)
 }
 
+/// Decodes a part of a query as forms and `URLSearchParams` encode it: `+` is a space.
 fn percent_decode(text: &str) -> Result<Cow<'_, str>, CredentialError> {
     let is_broken =
         |after: &str| !after.as_bytes().first_chunk::<2>().is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
     if text.split('%').skip(1).any(is_broken) {
         return Err(CredentialError::QueryEncoding);
     }
-    percent_decode_str(text).decode_utf8().map_err(|_| CredentialError::QueryEncoding)
+    let decoded = if text.contains('+') {
+        percent_decode_str(&text.replace('+', " ")).decode_utf8().map(|decoded| Cow::Owned(decoded.into_owned()))
+    } else {
+        percent_decode_str(text).decode_utf8()
+    };
+    decoded.map_err(|_| CredentialError::QueryEncoding)
 }
 
 /// Returns the token in a subprotocol entry: an entry that looks like a JWT (three base64url parts), or the rest after `bearer.`.

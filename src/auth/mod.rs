@@ -11,6 +11,7 @@ pub mod login_backoff;
 mod payload;
 pub mod permission;
 mod signer;
+mod subscription_options;
 mod token_error;
 pub mod users;
 mod verifier;

@@ -1,9 +1,11 @@
 //! Channel names. Clients subscribe to channels, and publications are published to channels.
 
+mod invisible;
 mod pattern;
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+pub use invisible::is_invisible;
 pub use pattern::{Pattern, PatternError};
 
 /// Maximum length of a name, in bytes of UTF-8.
@@ -21,7 +23,7 @@ pub enum ChannelNameError {
     Length,
     /// A character that misleads readers of logs and pages, or a space at an end or next to another one.
     #[error(
-        "a channel name has no control characters, no '*', no bidirectional overrides, and no leading, trailing or double spaces"
+        "a channel name has no control or other invisible characters, no '*', and no leading, trailing or double spaces"
     )]
     ForbiddenCharacter,
 }
@@ -80,14 +82,10 @@ impl Channel {
     }
 }
 
-/// Returns whether a character may not be in a name: control characters, `*` (a wildcard in grants), bidirectional controls (UAX
-/// #9), line separators, spaces other than U+0020, the byte order mark, and U+FFFD, which replaces broken encodings, so that
-/// different names would become equal.
+/// Returns whether a character may not be in a name: invisible characters, `*` (a wildcard in grants), and U+FFFD, which replaces
+/// broken encodings, so that different names would become equal.
 fn is_forbidden(character: char) -> bool {
-    character.is_control()
-        || character == '*'
-        || (character.is_whitespace() && character != ' ')
-        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
+    matches!(character, '*' | '\u{fffd}') || is_invisible(character)
 }
 
 impl Borrow<str> for Channel {
@@ -173,6 +171,14 @@ mod tests {
             "a\u{202e}b",
             "a\u{2028}b",
             "\u{feff}a",
+            "new\u{ad}s",
+            "new\u{34f}s",
+            "n\u{200b}ews",
+            "news\u{fe0f}",
+            "news\u{e0061}",
+            "chat:\u{115f}",
+            "dialog#4\u{3164}2",
+            "$\u{2800}",
             "\u{fffd}",
         ] {
             assert!(Channel::new(name).is_err(), "{name:?}");

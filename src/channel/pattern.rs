@@ -5,7 +5,7 @@ use std::fmt;
 
 use regex_lite::{Regex, RegexBuilder};
 
-use super::MAX_BYTES;
+use super::{MAX_BYTES, is_invisible};
 
 /// Maximum length of a regular expression.
 const MAX_REGEX_BYTES: usize = 512;
@@ -29,6 +29,9 @@ pub enum PatternError {
     /// Longer than a name or a regular expression may be.
     #[error("it is longer than {MAX_BYTES} bytes, or {MAX_REGEX_BYTES} for a regular expression")]
     TooLong,
+    /// An invisible character, which no channel name has: the pattern would seem to match names that it does not match.
+    #[error("it has a control character or another invisible character")]
+    InvisibleCharacter,
     /// Not a regular expression, or too large when compiled.
     #[error("it is not a valid regular expression, or too large")]
     InvalidRegex,
@@ -38,17 +41,17 @@ impl Pattern {
     /// Creates a pattern that matches exactly this name.
     ///
     /// # Errors
-    /// [`PatternError::TooLong`].
+    /// [`PatternError::TooLong`], [`PatternError::InvisibleCharacter`].
     pub fn exact(name: &str) -> Result<Self, PatternError> {
-        checked_length(name, MAX_BYTES).map(Self::Exact)
+        checked_text(name, MAX_BYTES).map(Self::Exact)
     }
 
     /// Creates a pattern in which `*` matches any text.
     ///
     /// # Errors
-    /// [`PatternError::TooLong`].
+    /// [`PatternError::TooLong`], [`PatternError::InvisibleCharacter`].
     pub fn wildcard(pattern: &str) -> Result<Self, PatternError> {
-        checked_length(pattern, MAX_BYTES).map(Self::Wildcard)
+        checked_text(pattern, MAX_BYTES).map(Self::Wildcard)
     }
 
     /// Creates a pattern from a regular expression that has to match the whole name.
@@ -56,7 +59,7 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`].
     pub fn regex(expression: &str) -> Result<Self, PatternError> {
-        let expression = checked_length(expression, MAX_REGEX_BYTES)?;
+        let expression = checked_text(expression, MAX_REGEX_BYTES)?;
         let compile = |text: &str| RegexBuilder::new(text).size_limit(MAX_COMPILED_BYTES).build();
         // Alone first: the group below would turn "a)|(b", which is not a regular expression, into one.
         compile(&expression).map_err(|_| PatternError::InvalidRegex)?;
@@ -74,8 +77,11 @@ impl Pattern {
     }
 }
 
-fn checked_length(text: &str, bytes: usize) -> Result<Box<str>, PatternError> {
-    if text.len() > bytes { Err(PatternError::TooLong) } else { Ok(text.into()) }
+fn checked_text(text: &str, bytes: usize) -> Result<Box<str>, PatternError> {
+    if text.len() > bytes {
+        return Err(PatternError::TooLong);
+    }
+    if text.chars().any(is_invisible) { Err(PatternError::InvisibleCharacter) } else { Ok(text.into()) }
 }
 
 /// For each star the rest of the name is searched at most once, and both are short.
@@ -151,5 +157,15 @@ mod tests {
             assert!(Pattern::regex(expression).is_err(), "{expression:.40}");
         }
         assert_eq!(Pattern::exact(&"a".repeat(256)), Err(PatternError::TooLong));
+    }
+
+    #[test]
+    fn patterns_with_invisible_characters_are_refused() {
+        for text in ["new\u{ad}s", "news\u{200b}", "a\tb", "\u{feff}", "#4\u{fe0f}2"] {
+            for pattern in [Pattern::exact(text), Pattern::wildcard(text), Pattern::regex(text)] {
+                assert_eq!(pattern, Err(PatternError::InvisibleCharacter), "{text:?}");
+            }
+        }
+        assert!(Pattern::wildcard("chat: *").is_ok() && Pattern::regex("комната:[0-9]+").is_ok());
     }
 }

@@ -27,6 +27,7 @@ use self::{
     arguments::{Arguments, CliCommand, ConfigAction, UserAction},
     configuration::ConfigInputs,
 };
+use crate::channel::is_invisible;
 
 /// The version in `--version` and in the log at start.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARDCAST_COMMIT"), ")");
@@ -125,9 +126,6 @@ fn print_error_line(line: &str) {
 /// Escapes untrusted text for a terminal: control characters, which a terminal executes, and characters that are
 /// invisible or change the direction of the text.
 fn escape_control(text: &str) -> String {
-    let is_tricky = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let show = |c: char| if is_tricky(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    let show = |c: char| if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
     text.chars().map(show).collect()
 }

@@ -18,13 +18,14 @@ pub fn client_address(head: &RequestHead, server: &ServerConfig) -> IpAddr {
     if server.is_trusted_proxy(peer) { forwarded_address(&head.headers, server).unwrap_or(peer) } else { peer }
 }
 
-/// Returns the scheme that the client uses, `http` or `https`, to this server or to a proxy in front of it.
+/// Returns the scheme that the client uses, `http` or `https`, to this server or to a proxy in front of it. Some proxies
+/// forward the scheme of the WebSocket's URL.
 pub fn client_scheme(head: &RequestHead, server: &ServerConfig) -> &'static str {
     let forwarded =
         server.is_trusted_proxy(peer_address(head)).then(|| single_value(&head.headers, &FORWARDED_PROTO)).flatten();
-    match forwarded {
-        Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
-        Some(scheme) if scheme.eq_ignore_ascii_case("http") => "http",
+    match forwarded.map(str::to_ascii_lowercase).as_deref() {
+        Some("https" | "wss") => "https",
+        Some("http" | "ws") => "http",
         _ if server.behind_tls || server.tls.cert.is_some() => "https",
         _ => "http",
     }
@@ -139,12 +140,19 @@ mod tests {
             let headers: Vec<_> = values.iter().map(|value| ("X-Forwarded-Proto", *value)).collect();
             client_of("10.0.0.1:1", &headers).1
         };
-        assert_eq!([proto(&["https"]), proto(&["HTTPS"]), proto(&["http"])], ["https", "https", "http"]);
-        for values in [&["https, http"][..], &["https", "https"], &["gopher"], &[""], &[]] {
+        for (value, scheme) in
+            [("https", "https"), ("HTTPS", "https"), ("wss", "https"), ("http", "http"), ("ws", "http")]
+        {
+            assert_eq!(proto(&[value]), scheme, "{value}");
+        }
+        for values in [&["https, http"][..], &["https", "https"], &["wss, ws"], &["gopher"], &[""], &[]] {
             assert_eq!(proto(values), "http", "{values:?}");
         }
-        let request = TestRequest::default().to_http_request();
         let behind = ServerConfig { behind_tls: true, ..server() };
-        assert_eq!(client_scheme(request.head(), &behind), "https");
+        let request = TestRequest::default().peer_addr("10.0.0.1:1".parse().unwrap());
+        assert_eq!(client_scheme(request.to_http_request().head(), &behind), "https");
+        let request = TestRequest::default().peer_addr("10.0.0.1:1".parse().unwrap());
+        let request = request.append_header(("X-Forwarded-Proto", "ws")).to_http_request();
+        assert_eq!(client_scheme(request.head(), &behind), "http");
     }
 }

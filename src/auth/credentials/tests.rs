@@ -32,10 +32,17 @@ fn is_token(token: &str) -> Result<Option<Credential<'_>>, CredentialError> {
 
 #[test]
 fn three_query_parameters_carry_a_token() {
-    for query in [format!("token={JWT}"), format!("a=b&access_token={JWT}"), format!("authorization=Bearer%20{JWT}")] {
+    for query in [
+        format!("token={JWT}"),
+        format!("a=b&access_token={JWT}"),
+        format!("authorization=Bearer%20{JWT}"),
+        format!("token=Bearer+{JWT}"),
+        format!("access_token=bearer++{JWT}+"),
+    ] {
         assert_eq!(token(&query, &[]), is_token(JWT), "{query}");
     }
     assert_eq!(token("token=", &[]), is_token(""), "an empty token is a token");
+    assert_eq!(token("token=a%2Bb+c", &[]), is_token("a+b c"));
     assert_eq!(token("", &[]), Ok(None));
 }
 
@@ -58,7 +65,6 @@ fn a_known_subprotocol_is_answered_and_a_token_only_when_offered_alone() {
     assert_eq!(answer(&[JWT, "centrifuge-json"]), "centrifuge-json");
     assert_eq!(answer(&[JWT]), JWT);
     assert_eq!(answer(&["bearer.opaque"]), "bearer.opaque");
-    assert_eq!(answer(&["chat", JWT]), "none");
     assert_eq!(answer(&["chat"]), "none");
     assert_eq!(token("", &["wardcast.v1", "bearer.opaque"]), is_token("opaque"));
     assert_eq!(token("", &["v1.proto.example"]), Ok(None), "a name with dots is no token");
@@ -68,6 +74,35 @@ fn a_known_subprotocol_is_answered_and_a_token_only_when_offered_alone() {
         JSON_SUBPROTOCOL,
         "the first one that the client offers"
     );
+}
+
+#[test]
+fn a_token_without_a_subprotocol_that_can_be_answered_is_refused() {
+    for offer in [&["bearer", JWT][..], &[JWT, "chat"], &["chat", "bearer.opaque"], &["Wardcast.v1", JWT]] {
+        assert_eq!(token("", offer), Err(CredentialError::MissingMarker), "{offer:?}");
+    }
+    assert_eq!(token("", &["bearer", "wardcast.v1", JWT]), is_token(JWT));
+    assert!(CredentialError::MissingMarker.to_string().contains("wardcast.v1"));
+    let disabled = CredentialSources { protocols: &["bearer", JWT], ..Default::default() };
+    assert_eq!(find_credentials(disabled, &[Door::Message], COOKIE), Ok(HandshakeCredentials::default()));
+}
+
+#[test]
+fn a_lone_unknown_entry_beside_a_marker_is_a_token() {
+    for marker in SUBPROTOCOLS {
+        for entry in ["undefined", "null", "NaN", "a.b", "a.b.c.d.e"] {
+            assert_eq!(token("", &[marker, entry]), is_token(entry), "{marker} {entry}");
+            assert_eq!(token("", &[entry, marker]), is_token(entry), "{marker} {entry}");
+        }
+        assert_eq!(token("", &[marker, "undefined", "null"]), Ok(None), "two protocols of others");
+        assert_eq!(token("token=a", &[marker, "chat"]), is_token("a"), "the token is elsewhere");
+        assert_eq!(token("", &[marker, "chat", JWT]), is_token(JWT));
+    }
+    assert_eq!(token("", &["undefined"]), Ok(None));
+    let disabled = CredentialSources { protocols: &["wardcast.v1", "undefined"], ..Default::default() };
+    assert_eq!(find_credentials(disabled, &[Door::Message], COOKIE).unwrap().credential, None);
+    let cookie = CredentialSources { cookies: &[b"wardcast_token=T"], ..disabled };
+    assert_eq!(find(cookie).unwrap().credential, Some(Credential::Token("undefined".into())));
 }
 
 #[test]

@@ -121,7 +121,7 @@ async function renewCookie(password) {
   showCode({ name: "login", cookie: true });
   const isConnected = page.client?.isReady ?? false;
   if (isConnected) {
-    const reconnected = new Promise((resolve) => page.client.addEventListener("ready", resolve, { once: true }));
+    const reconnected = new Promise((resolve) => page.client.addEventListener("restored", resolve, { once: true }));
     page.client.connect();
     await reconnected;
   }

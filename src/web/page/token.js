@@ -27,9 +27,9 @@ export function readExpiry(token) {
   return Number.isFinite(seconds) ? seconds * 1000 : null;
 }
 
-/** Returns the text with the token replaced. */
-export function redact(text, token) {
-  return token ? text.replaceAll(token, PLACEHOLDER) : text;
+/** Returns the text with the tokens replaced; those that are null are skipped. */
+export function redact(text, tokens) {
+  return tokens.reduce((rest, token) => (token ? rest.replaceAll(token, PLACEHOLDER) : rest), text);
 }
 
 /** "14:32", "2 h 05 min", "3 d 4 h". */
