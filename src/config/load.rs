@@ -2,7 +2,7 @@
 //! Each value is checked separately on top of the defaults, so that all errors are reported together, each with its
 //! key, its source and a remedy.
 
-use std::{collections::BTreeMap, path::Path, str::FromStr};
+use std::{collections::BTreeMap, io::ErrorKind, path::Path, str::FromStr};
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -183,8 +183,12 @@ fn read_settings(sources: Sources<'_>) -> (Vec<Setting>, Vec<ConfigError>) {
     settings.iter_mut().for_each(|setting| setting.source.clone_from(&name));
     if let Some(path) = sources.file {
         let name = path.display().to_string();
-        let unreadable = |error| {
-            let problem = format!("cannot be read: {error}; name a TOML file that this user can read");
+        let unreadable = |error: std::io::Error| {
+            let remedy = match error.kind() {
+                ErrorKind::PermissionDenied => "run as its owner, or give it to the hub's user: chown USER FILE",
+                _ => "name a TOML file that this user can read",
+            };
+            let problem = format!("cannot be read: {error}; {remedy}");
             ConfigError::new("--config", &name, problem)
         };
         match std::fs::read_to_string(path).map_err(unreadable).and_then(|text| parse_file(&text, &name)) {
