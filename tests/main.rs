@@ -20,6 +20,7 @@ mod anonymous;
 mod credentials;
 mod credentials_by_door;
 mod expiry;
+mod issuers;
 mod login;
 mod permissions;
 mod refresh;

@@ -259,8 +259,8 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
         }
         // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => {
-            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer and \
-                 purpose; all of them are text"
+            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer, \
+                 user_prefix, audience, subscription_audience, typ, subscription_typ and purpose; all of them are text"
                 .to_owned())
         }
         Err(error) => Err(in_terms_of_configuration(&error)),

@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod key_rules;
 mod keys;
 mod load;
 mod print;
@@ -27,6 +28,7 @@ pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
@@ -197,6 +199,7 @@ pub struct RedisTlsConfig {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct Limits {
+    pub token_bytes: usize,
     pub message_bytes: usize,
     pub message_fragments: usize,
     #[serde(with = "value::duration")]
