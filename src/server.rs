@@ -30,7 +30,7 @@ use crate::{
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
     http,
-    hub::{BrokerSubscriptions, Hub, Hubs},
+    hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     session, web,
@@ -177,7 +177,7 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), &node);
+        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()));
         let broker = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
@@ -234,6 +234,7 @@ impl Components {
             refusals: refusals.clone(),
             permissions: self.permissions.clone(),
             user_limit: user_limit.clone(),
+            api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             config: config.clone(),

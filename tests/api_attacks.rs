@@ -9,7 +9,7 @@ use super::api::post_api;
 use crate::support::{
     API_KEY, TestHub,
     http::{self, Response},
-    mark_secret, start_hub,
+    mark_secret, start_hub, start_hub_with,
 };
 
 /// The names of all methods.
@@ -73,7 +73,7 @@ async fn duplicate_api_key_is_refused_in_any_headers() {
 #[actix_rt::test]
 async fn api_key_in_path_query_or_cookie_is_refused() {
     let hub = start_hub().await;
-    let key = mark_secret(API_KEY.replace(' ', "%20"));
+    let key = encoded_key();
     for path in
         [format!("/api/info?api_key={key}"), format!("/api/info?X-API-Key={key}"), format!("/api/info?key={key}")]
     {
@@ -81,6 +81,46 @@ async fn api_key_in_path_query_or_cookie_is_refused() {
     }
     let cookie = format!("X-API-Key={API_KEY}");
     assert_eq!(http::post(hub.address, "/api/info").header("Cookie", &cookie).body("{}").send().await.status, 401);
+}
+
+/// The API key, percent-encoded.
+fn encoded_key() -> String {
+    mark_secret(API_KEY.replace(' ', "%20"))
+}
+
+#[actix_rt::test]
+async fn api_key_in_query_is_accepted_once_where_the_configuration_says_so() {
+    let hub = start_hub_with(|config| config.api.key_in_query = true).await;
+    let (key, publish) = (encoded_key(), r#"{"channel":"news","data":1}"#);
+    for path in [format!("/api/publish?api_key={key}"), format!("/api/publish?a=b&api_key={key}&c")] {
+        assert_eq!(http::post(hub.address, &path).body(publish).send().await.json(), json!({"result": {}}));
+    }
+    let message = http::post(hub.address, &format!("/v1/channels/news/messages?api_key={key}"));
+    assert_eq!(message.json(json!(1)).send().await.json(), json!({"result": {}}));
+    for query in [
+        "api_key=".to_owned(),
+        "api_key=wrong".to_owned(),
+        "api_key=%".to_owned(),
+        format!("api_key={key}x"),
+        format!("API_KEY={key}"),
+        format!("key={key}"),
+        format!("api_key={key}&api_key={key}"),
+        format!("api_key=wrong&api_key={key}"),
+    ] {
+        let refused = http::post(hub.address, &format!("/api/publish?{query}")).body(publish).send().await;
+        assert_eq!(refused.status, 401, "{query}");
+        assert!(!refused.body.contains(&key) && !refused.body.contains(API_KEY), "{refused:?}");
+    }
+    let twice = http::post(hub.address, &format!("/api/publish?api_key={key}")).header("X-API-Key", API_KEY);
+    assert_eq!(twice.body(publish).send().await.status, 401);
+}
+
+#[actix_rt::test]
+async fn api_key_in_query_is_refused_by_default_with_the_option_that_allows_it() {
+    let hub = start_hub().await;
+    let refused = http::post(hub.address, &format!("/api/info?api_key={}", encoded_key())).body("{}").send().await;
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(refused.status == 401 && message.contains("api.key_in_query"), "{message}");
 }
 
 #[actix_rt::test]
@@ -178,7 +218,7 @@ async fn nul_bytes_and_invalid_unicode_are_refused_everywhere() {
 #[actix_rt::test]
 async fn unknown_json_members_are_ignored() {
     let hub = start_hub().await;
-    let body = json!({"channel": "news", "data": 1, "__proto__": {}, "constructor": 1, "": null, "b64data": "AA=="});
+    let body = json!({"channel": "news", "data": 1, "__proto__": {}, "constructor": 1, "": null, "b64other": "AA=="});
     assert_eq!(hub.call_api("publish", body).await, json!({"result": {}}));
     assert_eq!(hub.call_api("disconnect", json!({"user": "ann", "more": [1]})).await, json!({"result": {}}));
 }

@@ -54,9 +54,14 @@ async fn api_pages_through_history() {
         (json!({"limit": 2, "since": {"offset": 4, "epoch": epoch}}), vec![5, 6]),
         (json!({"limit": 2, "since": {"offset": 6, "epoch": ""}, "reverse": true}), vec![5, 4]),
         (json!({"limit": 2, "since": {"offset": 7}}), vec![]),
+        (json!({"limit": 2, "since": {"offset": 8}, "reverse": true}), vec![7, 6]),
+        (json!({"limit": 2, "since": {"offset": 8}}), vec![]),
+        (json!({"limit": 2, "since": {"offset": u64::MAX, "epoch": epoch}}), vec![]),
+        (json!({"limit": 2, "since": {"offset": u64::MAX}, "reverse": true}), vec![]),
     ] {
         let answer = read_history(&hub, request.clone()).await;
         assert_eq!(offsets_and_numbers(&answer["result"]), numbered(expected), "{request}");
+        assert!(answer["result"]["publications"].is_array(), "{answer}");
         assert_eq!((&answer["result"]["offset"], &answer["result"]["epoch"]), (&json!(7), &json!(epoch)));
     }
     assert_eq!(hub.call_api("history_remove", json!({"channel": "news"})).await, json!({"result": {}}));
@@ -65,15 +70,22 @@ async fn api_pages_through_history() {
 }
 
 #[actix_rt::test]
-async fn history_position_that_does_not_exist_is_an_error_code() {
+async fn api_history_of_an_empty_channel_has_all_members() {
+    let hub = start_hub_with(enable_history_and_presence).await;
+    for request in [json!({}), json!({"limit": 5}), json!({"limit": -1, "since": {"offset": 9}})] {
+        let answer = read_history(&hub, request).await;
+        let epoch = answer["result"]["epoch"].as_str().unwrap();
+        assert_eq!(answer["result"], json!({"publications": [], "offset": 0, "epoch": epoch}));
+    }
+}
+
+#[actix_rt::test]
+async fn history_position_of_another_epoch_is_an_error_code() {
     let hub = start_hub_with(enable_history_and_presence).await;
     publish_all(&hub, 3).await;
     for (request, code) in [
         (json!({"limit": 1, "since": {"offset": 1, "epoch": "another_"}}), 112),
         (json!({"limit": 1, "since": {"offset": 1, "epoch": "an epoch that the hub never sent"}}), 112),
-        (json!({"limit": 1, "since": {"offset": 4}}), 112),
-        (json!({"limit": 1, "since": {"offset": u64::MAX}}), 112),
-        (json!({"limit": 1, "since": {"offset": u64::MAX}, "reverse": true}), 112),
     ] {
         assert_eq!(read_history(&hub, request.clone()).await["error"]["code"], code, "{request}");
     }
@@ -222,10 +234,19 @@ async fn client_reads_history_and_presence_it_may_read() {
         (json!({"channel": "a*"}), 107),
         (json!({"channel": "chat:1"}), 102),
         (json!({"channel": "$news"}), 103),
-        (json!({"channel": "news", "limit": 1, "since": {"offset": 9}}), 112),
         (json!({"channel": "news", "limit": 1, "since": {"offset": 1, "epoch": "another_"}}), 112),
     ] {
         assert_eq!(ann.request(json!({"id": 2, "history": request.clone()})).await["error"]["code"], code, "{request}");
+    }
+    for (request, expected) in [
+        (json!({"channel": "news", "limit": -1}), vec![3, 4, 5, 6, 7]),
+        (json!({"channel": "news", "limit": i32::MIN, "reverse": true}), vec![7, 6, 5, 4, 3]),
+        (json!({"channel": "news", "limit": 5, "since": {"offset": 999, "epoch": epoch}}), vec![]),
+        (json!({"channel": "news", "limit": 5, "since": {"offset": 999}, "reverse": true}), vec![]),
+    ] {
+        let reply = ann.request(json!({"id": 2, "history": request.clone()})).await;
+        assert_eq!(offsets_and_numbers(&reply["history"]), numbered(expected), "{request}: {reply}");
+        assert_eq!((&reply["history"]["offset"], &reply["history"]["epoch"]), (&json!(7), &json!(epoch)), "{reply}");
     }
     let published = ann.request(json!({"id": 3, "publish": {"channel": "news", "data": 8}})).await;
     assert_eq!(published, json!({"id": 3, "publish": {}}));

@@ -2,7 +2,10 @@
 //! are not enabled.
 
 use serde_json::json;
-use wardcast::config::{AllowSubscribe, ChannelAccess};
+use wardcast::{
+    config::{AllowSubscribe, ChannelAccess},
+    protocol::schema::{self, PublishRequest, SubRefreshRequest, SubscribeRequest, UnsubscribeRequest},
+};
 
 use crate::support::{raw, start_hub, start_hub_with};
 
@@ -131,6 +134,65 @@ async fn protocol_error_closes_sdk_session_with_3501() {
 }
 
 #[actix_rt::test]
+async fn unsubscribe_of_a_name_that_no_channel_can_have_succeeds() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_sdk(&hub.token("ann")).await;
+    for channel in ["a\u{0}b", "", "a*", " ", &"x".repeat(256), "nowhere:1", "never subscribed"] {
+        let reply = client.request(json!({"id": 5, "unsubscribe": {"channel": channel}})).await;
+        assert_eq!(reply, json!({"id": 5, "unsubscribe": {}}), "{channel:?}");
+    }
+    let mut protobuf = hub.connect_protobuf_sdk("ann").await;
+    let unsubscribe = Some(UnsubscribeRequest { channel: "a\u{0}b".to_owned() });
+    let reply = protobuf.request(schema::Command { id: 5, unsubscribe, ..Default::default() }).await;
+    assert!(reply.id == 5 && reply.unsubscribe.is_some() && reply.error.is_none(), "{reply:?}");
+}
+
+#[actix_rt::test]
+async fn publish_without_data_is_107_and_the_session_continues() {
+    let hub = start_hub().await;
+    for mut client in [hub.connect("ann").await, hub.connect_sdk(&hub.token("ann")).await] {
+        for publish in [json!({"channel": "news"}), json!({}), json!({"channel": "news", "tags": {}})] {
+            let reply = client.request(json!({"id": 4, "publish": publish})).await;
+            assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(4), &json!(107)), "{reply}");
+        }
+        client.publish("news", json!(null)).await;
+    }
+}
+
+/// Map subscriptions, keyed publications and the like are not offered. Answering them as the default type would deliver
+/// something else than the client asked for.
+#[actix_rt::test]
+async fn type_other_than_0_is_108_before_anything_else_is_judged() {
+    let hub = start_hub_with(|config| config.auth.require_token_per_message = true).await;
+    let mut client = hub.connect("ann").await;
+    for method in [
+        json!({"subscribe": {"channel": "m", "type": 1}}),
+        json!({"subscribe": {"channel": "m", "type": -1, "phase": 1, "limit": 5}}),
+        json!({"subscribe": {"channel": "no\nname", "type": 2, "token": "x", "tf": 5, "delta": "fossil"}}),
+        json!({"publish": {"channel": "news", "type": 1, "key": "k", "removed": true}}),
+        json!({"publish": {"channel": "", "type": 1}}),
+        json!({"sub_refresh": {"channel": "news", "type": 2, "track": [{"keys": []}]}}),
+    ] {
+        let mut command = method.clone();
+        command["id"] = json!(5);
+        let reply = client.request(command).await;
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(5), &json!(108)), "{method}: {reply}");
+    }
+    let mut protobuf = hub.connect_protobuf_sdk("ann").await;
+    let subscribe = Some(SubscribeRequest { channel: "m".to_owned(), r#type: 1, ..Default::default() });
+    let publish = Some(PublishRequest { channel: "m".to_owned(), r#type: 1, ..Default::default() });
+    let sub_refresh = Some(SubRefreshRequest { channel: "m".to_owned(), r#type: -1, ..Default::default() });
+    for command in [
+        schema::Command { subscribe, ..Default::default() },
+        schema::Command { publish, ..Default::default() },
+        schema::Command { sub_refresh, ..Default::default() },
+    ] {
+        let reply = protobuf.request(schema::Command { id: 6, ..command }).await;
+        assert_eq!((reply.id, reply.error.map(|error| error.code)), (6, Some(108)));
+    }
+}
+
+#[actix_rt::test]
 async fn disabled_features_are_108_and_send_closes_with_3508() {
     let hub = start_hub().await;
     let mut client = hub.connect_sdk(&hub.token("ann")).await;
@@ -193,7 +255,7 @@ async fn nul_and_lone_surrogates_are_refused_in_names_and_tokens_and_kept_in_dat
     for (name, code) in
         [(r"a\u0000b", 107), (r"\ufeff", 107), (r"\ufffd", 107), (r"a\ud800", 107), (r"\udc00\ud800", 107)]
     {
-        for method in ["subscribe", "unsubscribe", "publish", "sub_refresh"] {
+        for method in ["subscribe", "publish", "sub_refresh"] {
             client.send_text(&format!(r#"{{"id":2,"{method}":{{"channel":"{name}","data":1,"token":"x"}}}}"#)).await;
             assert_eq!(client.receive().await["error"]["code"], code, "{method} {name}");
         }

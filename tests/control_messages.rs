@@ -1,8 +1,6 @@
 //! Controls of the server API as messages to all nodes, read from the Redis channel that carries them; and calls that are
 //! refused before a message is sent.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 

@@ -45,6 +45,8 @@ impl Deliver for DiscardingHubs {
         Ok(())
     }
 
+    fn note_lost_controls(&self) {}
+
     fn node(&self) -> NodeIdentity {
         NodeIdentity { uid: "node".to_owned(), name: "node".to_owned() }
     }

@@ -217,6 +217,7 @@ async fn page_facts_list_enabled_doors_and_no_secret() {
         "login_cookie": true,
         "anonymous": "token",
         "refresh_margin": 30,
+        "message_bytes": 65536,
         "publication_bytes": 65536,
     });
     assert_eq!(response.json(), facts);

@@ -24,7 +24,7 @@ impl TestHub {
     }
 
     /// Connects a client that authenticates with a `connect` command, as the SDKs do.
-    async fn connect_protobuf_sdk(&self, user: &str) -> ProtobufClient {
+    pub async fn connect_protobuf_sdk(&self, user: &str) -> ProtobufClient {
         let mut client = ProtobufClient::connect(self.address, "/connection/websocket", &[PROTOBUF]).await.unwrap();
         let connect = Some(ConnectRequest { token: self.token(user), name: "go".to_owned(), ..Default::default() });
         let reply = client.request(Command { id: 1, connect, ..Default::default() }).await;
@@ -123,7 +123,7 @@ async fn protobuf_client_sends_new_token_by_refresh_or_on_any_command() {
     assert!(result.expires && result.ttl > 7000 && !result.client.is_empty());
     let (token, ping) = (hub.token("ann"), Some(PingRequest {}));
     assert!(sdk.request(Command { id: 3, token, ping, ..Default::default() }).await.ping.is_some());
-    let sub_refresh = Some(SubRefreshRequest { channel: "news".to_owned(), token: hub.token("ann") });
+    let sub_refresh = Some(SubRefreshRequest { channel: "news".to_owned(), token: hub.token("ann"), r#type: 0 });
     let refused = sdk.request(Command { id: 4, sub_refresh, ..Default::default() }).await;
     assert_eq!(refused.error.unwrap().code, 103, "not a subscription token");
     let (token, ping) = (hub.token("bob"), Some(PingRequest {}));
@@ -223,7 +223,7 @@ async fn protobuf_data_that_is_not_json_is_107_and_not_delivered() {
     for data in ["", " ", "{", "nothing", "1 2", "\u{0}", "{\"a\":}"] {
         assert_eq!(ann.publish("news", data).await.error.unwrap().code, 107, "{data:?}");
     }
-    let not_utf8 = Some(PublishRequest { channel: "news".to_owned(), data: vec![b'"', 0xff, b'"'].into() });
+    let not_utf8 = Some(PublishRequest { channel: "news".to_owned(), data: vec![b'"', 0xff, b'"'].into(), r#type: 0 });
     let refused = ann.request(Command { id: 3, publish: not_utf8, ..Default::default() }).await;
     assert_eq!(refused.error.unwrap().code, 107);
     hub.publish("news", json!("real")).await;

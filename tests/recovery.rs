@@ -175,7 +175,7 @@ async fn connect_recovers_server_side_subscriptions() {
     let (epoch, _) = current_position(&hub).await;
     let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "channels": ["news", "other"]}));
     let mut ann = hub.connect_without_token().await;
-    let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 3}, "nothing": {"recover": true}});
+    let subs = json!({"news": {"recover": true, "epoch": epoch, "offset": 3}, "$nothing": {"recover": true}});
     let reply = ann.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
     let news = json!({"subscribe": reply["connect"]["subs"]["news"]});
     assert!(is_recovered(&news), "{reply}");
@@ -183,7 +183,7 @@ async fn connect_recovers_server_side_subscriptions() {
     let other = &reply["connect"]["subs"]["other"];
     assert_eq!(other["recoverable"], true, "{reply}");
     assert_eq!(other["was_recovering"], Value::Null, "{reply}");
-    assert_eq!(reply["connect"]["subs"]["nothing"], Value::Null);
+    assert_eq!(reply["connect"]["subs"]["$nothing"], Value::Null, "ann may not subscribe to it");
     publish_numbers(&mut bob, 6..=6).await;
     assert_eq!(ann.receive_publication().await, 6);
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wardcast::protocol::schema::{Command, RefreshRequest};
 
 use crate::support::{Client, TestHub, deny_by_default, start_hub, start_hub_with};
 
@@ -44,12 +45,22 @@ async fn refresh_without_token_closes_with_3501_and_with_bad_or_other_users_toke
 }
 
 #[actix_rt::test]
-async fn refresh_with_expired_token_is_109_and_session_continues() {
+async fn refresh_with_expired_token_closes_with_3005_and_the_reconnecting_client_gets_109() {
     let hub = start_hub().await;
     let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
-    let reply = client.request(json!({"id": 2, "refresh": {"token": hub.expired_token("ann")}})).await;
-    assert_eq!(reply["error"]["code"], 109);
-    assert_eq!(client.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
+    client.send(json!({"id": 2, "refresh": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(client.wait_for_close().await, (Some(3005), "connection expired".to_owned()));
+    let mut again = hub.connect_without_token().await;
+    let connect = again.request(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(connect["error"]["code"], 109);
+
+    let mut plain = hub.connect("ann").await;
+    plain.send(json!({"id": 2, "refresh": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(plain.wait_for_close().await.0, Some(3005));
+    let mut protobuf = hub.connect_protobuf_sdk("ann").await;
+    let refresh = Some(RefreshRequest { token: hub.expired_token("ann") });
+    protobuf.send(Command { id: 2, refresh, ..Default::default() }).await;
+    assert_eq!(protobuf.wait_for_close().await, (Some(3005), "connection expired".to_owned()));
 }
 
 #[actix_rt::test]

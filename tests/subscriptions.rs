@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wardcast::protocol::schema::{Command, SubRefreshRequest, SubscribeRequest};
 
 use crate::support::{Client, TestHub, start_hub, start_hub_with};
 
@@ -134,10 +135,36 @@ async fn sub_refresh_without_subscription_or_with_bad_token_is_103() {
     subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
     assert_eq!(client.request(refresh(json!(hub.forged_token("ann")))).await["error"]["code"], 103);
     assert_eq!(client.request(refresh(json!(""))).await["error"]["code"], 103);
-    let expired = hub.token_with_claims(subscription_claims("ann", "$secret", -1));
-    assert_eq!(client.request(refresh(json!(expired))).await["error"]["code"], 109);
     client.send(refresh(json!(hub.token_with_claims(subscription_claims("bob", "$secret", 60))))).await;
     assert_eq!(client.wait_for_close().await.0, Some(3500));
+}
+
+#[actix_rt::test]
+async fn expired_token_of_sub_refresh_ends_subscription_with_2501_and_session_continues() {
+    let hub = start_hub().await;
+    let mut client = hub.connect("ann").await;
+    let expired = hub.token_with_claims(subscription_claims("ann", "$secret", -1));
+    let refresh = json!({"id": 3, "sub_refresh": {"channel": "$secret", "token": expired}});
+    assert_eq!(client.request(refresh.clone()).await["error"]["code"], 103, "not subscribed");
+    subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
+    let push = client.request(refresh).await;
+    let ended = json!({"channel": "$secret", "unsubscribe": {"code": 2501, "reason": "subscription expired"}});
+    assert_eq!(push, json!({"push": ended}));
+    assert_eq!(client.receive().await, json!({"id": 3, "sub_refresh": {}}));
+    hub.publish("$secret", json!("not for ann")).await;
+    subscribe_with_token(&hub, &mut client, "$secret", subscription_claims("ann", "$secret", 60)).await;
+    hub.publish("$secret", json!("again")).await;
+    assert_eq!(client.receive_publication().await, json!("again"));
+
+    let mut protobuf = hub.connect_protobuf_sdk("ann").await;
+    let token = |ttl| hub.token_with_claims(subscription_claims("ann", "$desk", ttl));
+    let subscribe = SubscribeRequest { channel: "$desk".to_owned(), token: token(60), ..Default::default() };
+    protobuf.request(Command { id: 2, subscribe: Some(subscribe), ..Default::default() }).await.subscribe.unwrap();
+    let sub_refresh = SubRefreshRequest { channel: "$desk".to_owned(), token: token(-1), r#type: 0 };
+    let push = protobuf.request(Command { id: 3, sub_refresh: Some(sub_refresh), ..Default::default() }).await.push;
+    assert_eq!(push.unwrap().unsubscribe.unwrap().code, 2501);
+    let reply = protobuf.receive().await;
+    assert!(reply.id == 3 && reply.sub_refresh.is_some() && reply.error.is_none(), "{reply:?}");
 }
 
 #[actix_rt::test]

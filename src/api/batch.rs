@@ -104,20 +104,13 @@ impl Serialize for BatchReply {
 pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchResponse, ApiError> {
     let BatchRequest { commands, parallel } = parse_object(body)?;
     let commands = commands.ok_or(ErrorCode::BadRequest)?;
-    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, commands.len())?;
+    check_command_count(commands.len(), api)?;
     let concurrency = if parallel.unwrap_or_default() { PARALLEL_COMMANDS } else { 1 };
     let mut results = stream::iter(commands).map(|command| run_command(command, api)).buffered(concurrency);
-    let (mut replies, mut bytes) = (Vec::new(), 0);
+    let (mut replies, mut admitted) = (Vec::new(), BatchResults::default());
     while let Some(result) = results.next().await {
-        let result = result.and_then(|(method, result)| {
-            let bytes_after = bytes + result.get().len();
-            // A write is always reported: a caller that gets an error for it would repeat it.
-            if method.access == Access::ReadOnly {
-                ExceededLimit::check("bytes of all replies", MAX_REPLIES_BYTES, bytes_after)?;
-            }
-            bytes = bytes_after;
-            Ok(BatchReply::Result(method, result))
-        });
+        let result =
+            result.and_then(|(method, result)| Ok(BatchReply::Result(method, admitted.admit(method, result)?)));
         replies.push(result.unwrap_or_else(|error| {
             api.metrics.count_error(error.code().code());
             BatchReply::Error(error)
@@ -126,12 +119,45 @@ pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchRes
     Ok(BatchResponse { replies })
 }
 
+/// Checks how many commands one request has.
+pub(super) fn check_command_count(count: usize, api: &ApiContext) -> Result<(), ExceededLimit> {
+    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, count)
+}
+
+/// The results of the commands of one request, which are limited together.
+#[derive(Default)]
+pub(super) struct BatchResults {
+    bytes: usize,
+}
+
+impl BatchResults {
+    /// Returns the result of a method if there is room for it. A write is always reported: a caller that gets an error for it
+    /// would repeat it.
+    pub(super) fn admit(&mut self, method: &ApiMethod, result: Box<RawValue>) -> Result<Box<RawValue>, WireError> {
+        let bytes = self.bytes + result.get().len();
+        if method.access == Access::ReadOnly {
+            ExceededLimit::check("bytes of all replies", MAX_REPLIES_BYTES, bytes)?;
+        }
+        self.bytes = bytes;
+        Ok(result)
+    }
+}
+
 async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let BatchCommand(name, request) = serde_json::from_str(command.get()).map_err(|_| ErrorCode::MethodNotFound)?;
-    let method = find_method(&name).ok_or(ErrorCode::MethodNotFound)?;
+    call_method(&name, request.get(), api).await
+}
+
+/// Calls a method that is one of several in a request.
+pub(super) async fn call_method(
+    name: &str,
+    request: &str,
+    api: &ApiContext,
+) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
+    let method = find_method(name).ok_or(ErrorCode::MethodNotFound)?;
     let Handler::Single(call) = method.handler else { return Err(ErrorCode::MethodNotFound.into()) };
-    // A copy: a small publication in a queue must not keep the whole batch in memory.
-    let request = Bytes::copy_from_slice(request.get().as_bytes());
+    // A copy: a small publication in a queue must not keep the whole body in memory.
+    let request = Bytes::copy_from_slice(request.as_bytes());
     match call(&request, api).await {
         Ok(result) => Ok((method, result)),
         Err(ApiError::Failed(error)) => Err(error),

@@ -31,17 +31,15 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
         `limits.reply_bytes`.",
     request: &[ReadHistoryRequest::FIELDS],
     result: &[
-        Field::left_out(
+        Field::always(
             "publications",
             JsonType::Array(&JsonType::Object(PUBLICATION)),
-            "if there are none",
             "The publications, the oldest first, or the newest first with `reverse`.",
         ),
         Field::always("epoch", JsonType::String, "Epoch of the history."),
-        Field::left_out(
+        Field::always(
             "offset",
             JsonType::Integer,
-            "if it is 0",
             "Offset of the newest publication that the channel ever had; 0 if it never had one.",
         ),
     ],
@@ -50,7 +48,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
         UNKNOWN_NAMESPACE,
         (ErrorCode::BadRequest, "`channel` is missing or invalid"),
         NO_HISTORY,
-        (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`, or has not reached its offset"),
+        (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`"),
     ],
     example: Example {
         request: r#"{"channel":"news","limit":2,"reverse":true}"#,

@@ -1,8 +1,12 @@
 //! The API key. It is checked before the body of a request is read.
 
-use std::future::{Ready, ready};
+use std::{
+    borrow::Cow,
+    future::{Ready, ready},
+};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
+use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use super::ApiContext;
@@ -16,11 +20,15 @@ impl FromRequest for ValidApiKey {
     type Future = Ready<Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(if has_valid_key(request) {
-            Ok(Self)
-        } else {
-            Err(HttpError::unauthorized("the API key is missing or wrong; send it as X-API-Key"))
-        })
+        ready(if has_valid_key(request) { Ok(Self) } else { Err(HttpError::unauthorized(refusal(request))) })
+    }
+}
+
+fn refusal(request: &HttpRequest) -> &'static str {
+    if query_keys(request.query_string()).next().is_some() && !takes_key_in_query(request) {
+        "the API key is accepted in the URL only with api.key_in_query; send it as X-API-Key"
+    } else {
+        "the API key is missing or wrong; send it as X-API-Key"
     }
 }
 
@@ -31,7 +39,7 @@ pub(super) fn has_valid_key(request: &HttpRequest) -> bool {
     let mut sent = sent_keys(request);
     match (sent.next(), sent.next()) {
         // In constant time. The length of a random key is no secret.
-        (Some(sent), None) if !key.is_empty() => sent.ct_eq(key).into(),
+        (Some(sent), None) if !key.is_empty() => (*sent).ct_eq(key).into(),
         _ => false,
     }
 }
@@ -41,12 +49,24 @@ pub(super) fn has_key(request: &HttpRequest) -> bool {
     sent_keys(request).next().is_some()
 }
 
-/// Returns the keys in `X-API-Key` and `Authorization: apikey KEY`.
-fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = &[u8]> {
+/// Returns the keys in `X-API-Key`, in `Authorization: apikey KEY`, and with `api.key_in_query` in `?api_key=KEY`.
+fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let headers = request.headers();
     let keys = headers.get_all("x-api-key").map(|value| value.as_bytes());
-    keys.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
+    let keys = keys.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("apikey").then(|| key.trim().as_bytes())
-    }))
+    }));
+    let query = if takes_key_in_query(request) { request.query_string() } else { "" };
+    keys.map(Cow::Borrowed).chain(query_keys(query))
+}
+
+fn takes_key_in_query(request: &HttpRequest) -> bool {
+    request.app_data::<Data<ApiContext>>().is_some_and(|api| api.config.api.key_in_query)
+}
+
+/// Returns the values of the parameter `api_key`, decoded.
+fn query_keys(query: &str) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(name, _)| *name == "api_key").map(|(_, value)| percent_decode_str(value).into())
 }

@@ -9,6 +9,7 @@ mod description;
 mod history;
 mod info;
 mod key;
+mod lines;
 mod messages;
 mod methods;
 mod presence;
@@ -61,11 +62,12 @@ pub struct ApiContext {
     pub metrics: Arc<Metrics>,
 }
 
-/// Adds the routes below `/api`. They find an [`ApiContext`] in the data of the application.
+/// Adds `/api` and the routes below it. They find an [`ApiContext`] in the data of the application.
 pub fn routes(config: &Config, service: &mut ServiceConfig) {
-    service.service(
-        body_limit(config).apply_to(web::resource("/api/{method}")).route(web::post().to(methods::post_method)),
-    );
+    let (calls, method) = (web::resource("/api"), web::resource("/api/{method}"));
+    service
+        .service(body_limit(config).apply_to(calls).route(web::post().to(lines::post_calls)))
+        .service(body_limit(config).apply_to(method).route(web::post().to(methods::post_method)));
 }
 
 /// Adds the routes below `/v1`: plain publishing, which users may do with their tokens, too.

@@ -14,13 +14,13 @@ use super::{
         Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
         request_fields,
     },
-    request::{deserialize_present, parse_object, to_result},
+    request::{deserialize_present, json_or_base64, parse_object, to_result},
 };
 use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
     position::Epoch,
-    protocol::{self, ErrorCode, ExceededLimit, WireError},
+    protocol::{ErrorCode, ExceededLimit, WireError},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -54,7 +54,7 @@ pub(super) const PUBLISH: ApiMethod = ApiMethod {
         TOO_LARGE,
         (
             ErrorCode::BadRequest,
-            "`channel` or `data` is missing, or `channel`, `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
+            "`channel` or `data` is missing, or `channel`, `b64data`, `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
         ),
         NOT_AVAILABLE,
         QUEUE_FULL,
@@ -85,7 +85,7 @@ pub(super) const BROADCAST: ApiMethod = ApiMethod {
         (ErrorCode::LimitExceeded, "there are more than `limits.broadcast_channels` channels; nothing was published"),
         (
             ErrorCode::BadRequest,
-            "`channels` or `data` is missing or empty, or `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
+            "`channels` or `data` is missing or empty, or `b64data`, `tags`, `idempotency_key`, `version_epoch` or `exclude` is invalid",
         ),
     ],
     example: Example {
@@ -123,7 +123,7 @@ request_fields! {
         /// Channel to publish to.
         #[serde(default)]
         channel: String = (JsonType::String, None),
-        /// Data of the publication. `null` is data, too.
+        /// Data of the publication. `null` is data, too. Not needed with `b64data`.
         #[serde(borrow, default, deserialize_with = "deserialize_present")]
         data: Option<&'a RawValue> = (JsonType::Any, None),
     }
@@ -135,7 +135,7 @@ request_fields! {
         /// Channels to publish to, at most `limits.broadcast_channels`.
         #[serde(default)]
         channels: Vec<String> = (JsonType::Array(&JsonType::String), None),
-        /// Data of the publications. `null` is data, too.
+        /// Data of the publications. `null` is data, too. Not needed with `b64data`.
         #[serde(borrow, default, deserialize_with = "deserialize_present")]
         data: Option<&'a RawValue> = (JsonType::Any, None),
     }
@@ -144,6 +144,8 @@ request_fields! {
 request_fields! {
     /// The options of `publish` and `broadcast`. Some clients of the API write unset fields as `0` and `""`.
     struct PublishFields<'a> {
+        /// Data in Base64, instead of `data`. It must be JSON, too.
+        b64data: Option<String> = (JsonType::String, Some("none")),
         /// Keeps the publication out of the history; it gets no offset.
         skip_history: Option<bool> = (JsonType::Boolean, Some("`false`")),
         /// Names and values that subscribers can filter by: at most 32 tags and 4,096 bytes.
@@ -255,9 +257,10 @@ pub(super) async fn publish_to_channel(
 
 /// Reads the options of a request, which are beside its data.
 fn read_publication(body: &Bytes, data: Option<&RawValue>) -> Result<PendingPublication, ApiError> {
-    let data = protocol::to_single_line(body, data.ok_or(ErrorCode::BadRequest)?);
-    let PublishFields { skip_history, tags, idempotency_key, version, version_epoch, delta, exclude } =
+    let PublishFields { b64data, skip_history, tags, idempotency_key, version, version_epoch, delta, exclude } =
         parse_object(body)?;
+    let data = json_or_base64(body, data, b64data.as_deref())?;
+    let data = data.ok_or_else(|| ErrorCode::BadRequest.with_detail("data is missing"))?;
     let text = |text: Option<String>, max_bytes: usize| match text.filter(|text| !text.is_empty()) {
         Some(text) if text.len() > max_bytes => Err(ErrorCode::BadRequest),
         text => Ok(text.map(Arc::from)),

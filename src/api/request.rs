@@ -1,5 +1,6 @@
 //! Request bodies and results. Bodies are JSON objects, parsed strictly; the error says what is wrong with one.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
@@ -11,7 +12,7 @@ use super::{
     ApiContext,
     description::{ApiResult, Field, JsonType, request_fields},
 };
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, WireError};
 use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol};
 
 /// Maximum characters of the parser's message that are sent to the caller. The message quotes the unexpected part of the body,
@@ -55,11 +56,22 @@ pub(super) fn parse_optional_object<T: DeserializeOwned + Default>(body: &[u8]) 
 /// Parses JSON. A wrong type is an HTTP error 400.
 pub(super) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, HttpError> {
     // serde_json skips strings without checking that they are UTF-8.
-    let text = std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))?;
-    serde_json::from_str(text).map_err(|error| {
-        let message: String = error.to_string().chars().take(MAX_PARSER_MESSAGE_CHARS).collect();
-        HttpError::bad_request(format!("invalid request body: {message}"))
-    })
+    serde_json::from_str(as_text(body)?).map_err(|error| invalid_body(&error))
+}
+
+/// Parses JSON values that follow one another, each usually on a line of its own.
+pub(super) fn parse_values(body: &[u8]) -> Result<Vec<&RawValue>, HttpError> {
+    let values = serde_json::Deserializer::from_str(as_text(body)?).into_iter();
+    values.collect::<Result<_, _>>().map_err(|error| invalid_body(&error))
+}
+
+fn as_text(body: &[u8]) -> Result<&str, HttpError> {
+    std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))
+}
+
+fn invalid_body(error: &serde_json::Error) -> HttpError {
+    let message: String = error.to_string().chars().take(MAX_PARSER_MESSAGE_CHARS).collect();
+    HttpError::bad_request(format!("invalid request body: {message}"))
 }
 
 /// Deserializes a field in which `null` is a value. Only a field that is left out is `None`.
@@ -80,9 +92,27 @@ pub(super) fn deserialize_object<'de, D: Deserializer<'de>, T: DeserializeOwned>
     serde_json::from_str(raw.get()).map(Some).map_err(D::Error::custom)
 }
 
-/// Returns raw JSON as a string without line breaks.
-pub(super) fn single_line_string(body: &Bytes, raw: &RawValue) -> String {
-    String::from_utf8_lossy(&protocol::to_single_line(body, raw)).into_owned()
+/// Returns JSON that a request has in place or in Base64, without line breaks. Base64 takes precedence; some clients of the API
+/// write an unset field as `""`.
+pub(super) fn json_or_base64(
+    body: &Bytes,
+    json: Option<&RawValue>,
+    base64: Option<&str>,
+) -> Result<Option<Bytes>, WireError> {
+    let Some(encoded) = base64.filter(|encoded| !encoded.is_empty()) else {
+        return Ok(json.map(|json| protocol::to_single_line(body, json)));
+    };
+    let decoded = BASE64_STANDARD.decode(encoded).map(Bytes::from).ok();
+    let json = decoded.and_then(|decoded| {
+        let json = serde_json::from_str(std::str::from_utf8(&decoded).ok()?).ok()?;
+        Some(protocol::to_single_line(&decoded, json))
+    });
+    json.map(Some).ok_or_else(|| ErrorCode::BadRequest.with_detail("b64data and b64info must be JSON in Base64"))
+}
+
+/// Returns the JSON as a string.
+pub(super) fn json_string(json: &Bytes) -> String {
+    String::from_utf8_lossy(json).into_owned()
 }
 
 /// Returns the channel with this name and its options.

@@ -12,12 +12,14 @@ use super::{
         request_fields,
     },
     request::{
-        ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, single_line_string,
+        ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, json_or_base64, json_string,
+        parse_object,
     },
 };
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
     clock::WallTime,
+    config::OptionOverrides,
     protocol::{Disconnect, ErrorCode, WireError},
 };
 
@@ -33,7 +35,10 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
     details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
         the channel's name limits it to other users (`#`), or if it has `limits.channels_per_session` channels. Such a \
-        subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it.",
+        subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it. A client that \
+        reconnects and names it in `subs` of `connect`, as SDKs do where it was recoverable, gets it again until its token has ended; \
+        not if the request named `client` or `session`, and not if the hub may have missed an `unsubscribe` meanwhile \
+        (limit: `limits.api_grant_bytes`).",
     request: &[SessionTarget::FIELDS, SubscribeRequest::FIELDS],
     result: &[],
     errors: &[
@@ -42,9 +47,9 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
         (ErrorCode::LimitExceeded, "`info` or `data` is longer than 4,096 bytes, or the epoch longer than 64 bytes"),
         (
             ErrorCode::BadRequest,
-            "`user`, `client`, `session` or `channel` is missing or invalid, or `expire_at` is in the past or in milliseconds",
+            "`user`, `client`, `session`, `channel`, `b64info` or `b64data` is missing or invalid, or `expire_at` is in the past or in milliseconds",
         ),
-        (ErrorCode::NotAvailable, "`override` is given, or `recover_since` for a channel without a history"),
+        (ErrorCode::NotAvailable, "`recover_since` is given for a channel without a history"),
     ],
     example: Example { request: r#"{"user":"bob","channel":"news","info":{"role":"reader"}}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(subscribe(body, api))),
@@ -56,7 +61,8 @@ pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Ends the subscriptions of a user's sessions to a channel, however they came about.",
     details: "The sessions get an unsubscribe push with code 2000. They may subscribe again if their token or the configuration \
-        allows it.",
+        allows it. A reconnecting client does not get back what `subscribe` had given it, also if the request names one connection \
+        only.",
     request: &[SessionTarget::FIELDS, ChannelRequest::FIELDS],
     result: &[],
     errors: &[
@@ -134,17 +140,65 @@ request_fields! {
         /// JSON that others see of this subscription, as `chan_info`. At most 4,096 bytes.
         #[serde(borrow)]
         info: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// `info` in Base64, instead of it. It must be JSON, too.
+        b64info: Option<String> = (JsonType::String, Some("none")),
         /// JSON that the client gets with the subscribe push. At most 4,096 bytes.
         #[serde(borrow)]
         data: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// `data` in Base64, instead of it. It must be JSON, too.
+        b64data: Option<String> = (JsonType::String, Some("none")),
         /// Position that the client has. It gets the later publications of the history.
         #[serde(default, deserialize_with = "deserialize_object")]
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
         /// End of the subscription, in seconds since 1970: in the future.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
-        /// Channel options of one subscription. Not supported: it is refused, because to ignore it would be misleading.
-        #[serde(borrow)]
-        r#override: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// Channel options that this subscription has otherwise.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        r#override: Option<RequestedOverrides> = (JsonType::Object(RequestedOverrides::FIELDS), Some("as the channel")),
+    }
+}
+
+request_fields! {
+    /// `override` of a request.
+    #[derive(Default)]
+    struct RequestedOverrides {
+        /// `false`: the subscriber is not in the channel's presence.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        presence: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether others receive its join and leave.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        join_leave: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether it receives joins and leaves.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_push_join_leave: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether it has a position, in a channel with a history.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_positioning: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether its client can recover, in a channel with a history.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_recovery: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+    }
+}
+
+request_fields! {
+    /// The value of an option, in an object as clients of the API write it.
+    struct BooleanOption {
+        /// The value.
+        #[serde(default)]
+        value: bool = (JsonType::Boolean, Some("`false`")),
+    }
+}
+
+impl From<RequestedOverrides> for OptionOverrides {
+    fn from(requested: RequestedOverrides) -> Self {
+        let value = |option: Option<BooleanOption>| option.map(|option| option.value);
+        Self {
+            presence: value(requested.presence),
+            join_leave: value(requested.join_leave),
+            force_push_join_leave: value(requested.force_push_join_leave),
+            force_positioning: value(requested.force_positioning),
+            force_recovery: value(requested.force_recovery),
+        }
     }
 }
 
@@ -210,15 +264,16 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
     let target: SessionTarget = parse_object(body)?;
     let request: SubscribeRequest<'_> = parse_object(body)?;
     let (channel, options) = find_channel(request.channel, api)?;
-    if request.r#override.is_some() || (request.recover_since.is_some() && !options.has_history()) {
+    if request.recover_since.is_some() && !options.has_history() {
         return Err(ErrorCode::NotAvailable.into());
     }
     let action = ControlAction::Subscribe {
         channel: channel.as_str().to_owned(),
-        info: request.info.map(|info| single_line_string(body, info)),
-        data: request.data.map(|data| single_line_string(body, data)),
+        info: json_or_base64(body, request.info, request.b64info.as_deref())?.as_ref().map(json_string),
+        data: json_or_base64(body, request.data, request.b64data.as_deref())?.as_ref().map(json_string),
         recover_since: request.recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
         expires_at: parse_end(request.expire_at, api)?,
+        overrides: request.r#override.unwrap_or_default().into(),
     };
     target.send_control(Vec::new(), action, api).await
 }
@@ -254,7 +309,7 @@ async fn refresh(body: &Bytes, api: &ApiContext) -> ApiResult {
     } else {
         ControlAction::Refresh {
             expires_at: parse_end(expire_at, api)?,
-            info: info.map(|info| single_line_string(body, info)),
+            info: json_or_base64(body, info, None)?.as_ref().map(json_string),
         }
     };
     target.send_control(Vec::new(), action, api).await

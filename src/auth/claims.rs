@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use crate::{
     channel::{Channel, Pattern},
     clock::{NEVER, WallTime},
+    config::OptionOverrides,
 };
 
 /// The claims of a connection token that a session keeps. Small, and shared by reference.
@@ -59,6 +60,8 @@ pub struct ServerSideSubscription {
     pub data: Option<Bytes>,
     /// `expire_at`, or [`NEVER`].
     pub expires_at: WallTime,
+    /// `override`.
+    pub overrides: OptionOverrides,
 }
 
 /// The claims of a subscription token.
@@ -70,8 +73,12 @@ pub struct SubscriptionClaims {
     pub channel: Channel,
     /// `info`: raw JSON, visible to other clients in addition to that of the connection.
     pub info: Option<Bytes>,
+    /// `data`: raw JSON for the client itself.
+    pub data: Option<Bytes>,
     /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them.
     pub expires_at: WallTime,
+    /// `override`.
+    pub overrides: OptionOverrides,
 }
 
 impl Claims {

@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 use super::{
     Capability, Grants, Permissions, ServerSideSubscription, TokenError,
     claims::NumericDate,
-    json::{JsonMembers, JsonObject, not_null, single_line},
+    json::{JsonMembers, JsonObject, not_null},
+    subscription_options::{RawSubscriptionOptions, SubscriptionOptions},
 };
 use crate::{
     channel::{Channel, Pattern, PatternError},
     clock::{NEVER, WallTime},
-    publication::MAX_INFO_BYTES,
 };
 
 /// Maximum number of rules in `caps`. Each publish and subscribe may have to look through all of them.
@@ -69,9 +69,22 @@ struct SubscriptionEntry<'a> {
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
+    b64info: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     data: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    b64data: Option<&'a RawValue>,
+    #[serde(default, borrow, rename = "override")]
+    overrides: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "not_null")]
     expire_at: Option<NumericDate>,
+}
+
+impl<'a> SubscriptionEntry<'a> {
+    fn options(&self) -> RawSubscriptionOptions<'a> {
+        let &Self { info, b64info, data, b64data, overrides, .. } = self;
+        RawSubscriptionOptions { info, b64info, data, b64data, overrides }
+    }
 }
 
 fn subscriptions(
@@ -89,12 +102,11 @@ fn subscriptions(
         if !names.insert(channel.clone()) {
             return Err(TokenError::DuplicateSubscription);
         }
-        let line = |raw| single_line(raw, MAX_INFO_BYTES).ok_or(TokenError::SubscriptionInfoTooLong);
-        let (info, data) = (entry.info.map(line).transpose()?, entry.data.map(line).transpose()?);
+        let SubscriptionOptions { info, data, overrides } = entry.options().validate()?;
         let expires_at = entry.expire_at.map_or(NEVER, NumericDate::time);
         // An expired entry is left out; the others of the token are not at fault.
         if expires_at > context.now {
-            subscriptions.push(ServerSideSubscription { channel, info, data, expires_at });
+            subscriptions.push(ServerSideSubscription { channel, info, data, expires_at, overrides });
         }
     }
     Ok(subscriptions)

@@ -12,6 +12,7 @@ mod payload;
 pub mod permission;
 pub mod refusal_log;
 mod signer;
+mod subscription_options;
 mod token_error;
 pub mod users;
 mod verifier;

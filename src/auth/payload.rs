@@ -8,13 +8,14 @@ use super::{
     Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
-    json::{JsonObject, is_too_deep, not_null, single_line},
+    json::{JsonObject, is_too_deep, not_null},
+    subscription_options::{RawSubscriptionOptions, SubscriptionOptions, json_claim},
 };
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, RequiredClaim},
-    publication::{MAX_INFO_BYTES, is_valid_user},
+    publication::is_valid_user,
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -39,6 +40,8 @@ pub(super) struct Payload<'a> {
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
+    b64info: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     channels: Option<&'a RawValue>,
     #[serde(default, borrow)]
     subs: Option<&'a RawValue>,
@@ -46,6 +49,13 @@ pub(super) struct Payload<'a> {
     caps: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "not_null")]
     channel: Option<String>,
+    // These three have a meaning only in a subscription token.
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    b64data: Option<&'a RawValue>,
+    #[serde(default, borrow, rename = "override")]
+    overrides: Option<&'a RawValue>,
 }
 
 /// What a payload is checked against.
@@ -85,7 +95,8 @@ impl<'a> Payload<'a> {
         };
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
         let grants = raw.validate(context)?;
-        Ok(Claims { info: self.info()?, user: self.sub.into(), expires_at, grants })
+        let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
+        Ok(Claims { info, user: self.sub.into(), expires_at, grants })
     }
 
     /// Checks a subscription token and returns its claims.
@@ -100,7 +111,10 @@ impl<'a> Payload<'a> {
         let channel = Channel::new(self.channel.as_ref().ok_or(TokenError::MissingChannel)?)?;
         let allowed = expected.permissions.may_be_subscribed(&self.sub, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
-        Ok(SubscriptionClaims { info: self.info()?, user: self.sub.into(), channel, expires_at })
+        let Self { info, b64info, data, b64data, overrides, .. } = self;
+        let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
+        let SubscriptionOptions { info, data, overrides } = raw.validate()?;
+        Ok(SubscriptionClaims { user: self.sub.into(), channel, info, data, expires_at, overrides })
     }
 
     /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
@@ -149,11 +163,6 @@ impl<'a> Payload<'a> {
             RequiredClaim::Iss => has_text(&self.iss),
             RequiredClaim::Aud => !self.aud.list().is_empty(),
         }
-    }
-
-    fn info(&self) -> Result<Option<bytes::Bytes>, TokenError> {
-        let line = |info| single_line(info, MAX_INFO_BYTES).ok_or(TokenError::InfoTooLong);
-        self.info.map(line).transpose()
     }
 }
 

@@ -70,13 +70,19 @@ impl ChannelRight {
 pub struct Permissions {
     without_namespace: ChannelOptions,
     namespaces: HashMap<String, ChannelOptions>,
+    /// What precedes the user in the names of the personal channels (`subscribe_to_personal`), like `chat:#`.
+    personal_prefixes: Vec<String>,
 }
 
 impl Permissions {
     /// Creates the permissions of `[channels]` and `[[namespaces]]`.
     pub fn new(without_namespace: &ChannelOptions, namespaces: &[Namespace]) -> Self {
+        let personal = namespaces.iter().filter(|namespace| namespace.channels.subscribe_to_personal);
+        let personal = personal.map(|namespace| format!("{}:#", namespace.name));
+        let without = without_namespace.subscribe_to_personal.then(|| "#".to_owned());
+        let personal_prefixes = without.into_iter().chain(personal).collect();
         let namespaces = namespaces.iter().map(|namespace| (namespace.name.clone(), namespace.channels.clone()));
-        Self { without_namespace: without_namespace.clone(), namespaces: namespaces.collect() }
+        Self { without_namespace: without_namespace.clone(), namespaces: namespaces.collect(), personal_prefixes }
     }
 
     /// Returns the options of a channel.
@@ -95,6 +101,14 @@ impl Permissions {
             Some(regex) if !is_nameless && !regex.matches(name) => Err(PermissionError::InvalidName),
             _ => Ok(options),
         }
+    }
+
+    /// Returns the channels to which the configuration subscribes each session of a user (`subscribe_to_personal`). None for
+    /// anonymous sessions, and for users whose name cannot be the only user in a channel's name.
+    pub fn personal_channels(&self, user: &str) -> impl Iterator<Item = Channel> {
+        let names = self.personal_prefixes.iter().map(move |prefix| format!("{prefix}{user}"));
+        let channels = names.filter_map(|name| Channel::new(&name).ok());
+        channels.filter(move |channel| self.may_be_subscribed(user, channel).is_ok())
     }
 
     /// Checks whether a session with these claims may subscribe on its own request. `token` is a valid subscription token; one

@@ -138,6 +138,12 @@ pub enum TokenError {
     /// `info` or `data` in `subs` is longer than [`MAX_INFO_BYTES`].
     #[error("info or data of a subscription is longer than {MAX_INFO_BYTES} bytes")]
     SubscriptionInfoTooLong,
+    /// `b64info` or `b64data` is not JSON in standard Base64.
+    #[error("b64info or b64data is not JSON in Base64")]
+    InvalidBase64,
+    /// `override` is not an object of options, each with its value in an object.
+    #[error("override is not an object of options with their values")]
+    MalformedOverride,
     /// `caps` is not a list of rules.
     #[error("caps is malformed")]
     MalformedCaps,
@@ -204,9 +210,13 @@ impl TokenError {
                 "configure the namespace here (--config), and name #USER only in that user's tokens"
             }
             Self::MalformedChannels => r#"write channels as a list: ["news","chat:1"]"#,
-            Self::MalformedSubs => r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS}}"#,
+            Self::MalformedSubs => r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#,
             Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
             Self::DuplicateSubscription => "name each channel once in channels and subs together",
+            Self::InvalidBase64 => {
+                "encode JSON with standard Base64 and padding, or use info and data: publications are JSON in both formats"
+            }
+            Self::MalformedOverride => r#"write override as an object: {"presence":{"value":false}}"#,
             Self::MalformedCaps => CAPS_FORM,
             Self::TooManyPatterns => "combine rules with wildcards, or let namespaces allow more",
             Self::InvalidPattern(_) => "correct or shorten the pattern",

@@ -99,14 +99,16 @@ pub struct HistoryPage {
 }
 
 impl HistoryPage {
-    /// Returns whether the requested position belongs to this history: it has the same epoch, and its offset is not beyond
-    /// the top, or at most one beyond it if the request is reversed. The publications after any other position are unknown
-    /// (error 112).
+    /// Returns whether the requested position belongs to this history: it has the same epoch. The publications around any
+    /// other position are unknown (error 112).
     fn is_position_known(&self, request: &HistoryRequest) -> bool {
-        request.since.is_none_or(|since| {
-            let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
-            since.epoch.is_none_or(|epoch| epoch == self.top.epoch) && since.offset <= reached
-        })
+        request.since.and_then(|since| since.epoch).is_none_or(|epoch| epoch == self.top.epoch)
+    }
+
+    /// Returns whether the request starts beyond the top; a reversed one may start directly after it.
+    fn is_beyond_top(&self, request: &HistoryRequest) -> bool {
+        let reached = self.top.offset.saturating_add(u64::from(request.is_reverse));
+        request.since.is_some_and(|since| since.offset > reached)
     }
 
     /// Removes the last publications until the rest costs at most `max_bytes`.
@@ -127,11 +129,10 @@ pub fn page_limit(limit: i64, max: usize) -> usize {
 }
 
 /// Reads one page of a channel's history for a client or for a caller of the server API. Publications at the end of the page
-/// that would make it larger than `max_bytes` are left out.
+/// that would make it larger than `max_bytes` are left out. A page that starts beyond the top is empty.
 ///
 /// # Errors
-/// [`ErrorCode::UnrecoverablePosition`] if the history does not contain the position of the request; otherwise the error of
-/// the broker.
+/// [`ErrorCode::UnrecoverablePosition`] if the history has another epoch than the request; otherwise the error of the broker.
 pub async fn read_history_page(
     broker: &dyn Broker,
     channel: Channel,
@@ -142,6 +143,9 @@ pub async fn read_history_page(
     let mut page = broker.read_history(channel, request, retention).await?;
     if !page.is_position_known(&request) {
         return Err(ErrorCode::UnrecoverablePosition);
+    }
+    if page.is_beyond_top(&request) {
+        page.publications.clear();
     }
     page.truncate_to_bytes(max_bytes);
     Ok(page)

@@ -137,6 +137,9 @@ pub trait Deliver: Send + Sync {
     /// [`QueueFull`]: no hub has received it.
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull>;
 
+    /// Learns that controls may have been lost on their way to this instance.
+    fn note_lost_controls(&self);
+
     /// Returns which node this is.
     fn node(&self) -> NodeIdentity;
 

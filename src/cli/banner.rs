@@ -64,38 +64,16 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
     let token = token.as_deref().unwrap_or("TOKEN");
     let (ws, http, insecure) =
         if config.server.tls.cert.is_some() { ("wss", "https", " --insecure") } else { ("ws", "http", "") };
-    let (key, password) = (config.api.key.expose(), config.login.demo_password.expose());
+    let key = config.api.key.expose();
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
-    let mut lines = Vec::new();
+    let page = format!("{http}://{address}/");
+    let mut rows = login_rows(config, &page, style);
+    rows.extend([("API key", key.to_owned()), ("Token", validity)]);
+    let table: String = rows.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
+    let listen = where_to_listen(config, &page);
     // The lines are for a page of the hub itself: its Content-Security-Policy and the browser's rules for local networks permit
     // connections to the origin at which the browser has opened it, be it localhost or 127.0.0.1, and to no other.
     let origin = r#"location.origin.replace("http", "ws")"#;
-    let page =
-        if config.web.demo_page { "the page above".to_owned() } else { format!("{http}://{address}/health/live") };
-    if config.web.demo_page {
-        let filled_in = if password.is_empty() {
-            String::new()
-        } else {
-            format!("#login={}:{}", users::DEMO_USER, url_encode(password))
-        };
-        lines.push(("Page", format!("{bold}{http}://{address}/{filled_in}{end}")));
-    }
-    match &config.login.users_file {
-        Some(path) => lines.push(("Login", format!("the users of {}", path.display()))),
-        None if password.is_empty() => {}
-        None => lines.push(("Login", format!("user {}, password {password}", users::DEMO_USER))),
-    }
-    lines.push(("API key", key.to_owned()));
-    lines.push(("Token", validity));
-    let table: String = lines.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
-    let listen = match config.auth.doors.contains(&Door::Query) {
-        true => format!(
-            "Open {page} and paste into its console (F12; type \"allow pasting\" first if the browser asks for it):"
-        ),
-        false => "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a \
-                  token:"
-            .to_owned(),
-    };
     Ok(format!(
         r#"
 {bold}Wardcast {VERSION}{end} is running in development: it listens on this machine only.{generated}
@@ -116,6 +94,35 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
 Ctrl-C stops.
 "#
     ))
+}
+
+/// Returns the rows of the demo page and of the login, if the hub has them.
+fn login_rows(config: &Config, page: &str, (bold, end): Style) -> Vec<(&'static str, String)> {
+    let password = config.login.demo_password.expose();
+    let mut rows = Vec::new();
+    if config.web.demo_page {
+        let filled_in = match password {
+            "" => String::new(),
+            password => format!("#login={}:{}", users::DEMO_USER, url_encode(password)),
+        };
+        rows.push(("Page", format!("{bold}{page}{filled_in}{end}")));
+    }
+    match &config.login.users_file {
+        Some(path) => rows.push(("Login", format!("the users of {}", path.display()))),
+        None if password.is_empty() => {}
+        None => rows.push(("Login", format!("user {}, password {password}", users::DEMO_USER))),
+    }
+    rows
+}
+
+/// Returns the sentence before the lines that listen: where to paste them. Every page of the hub will do.
+fn where_to_listen(config: &Config, page: &str) -> String {
+    if !config.auth.doors.contains(&Door::Query) {
+        return "auth.doors does not list \"query\", so the hub refuses these lines; docs/tokens.md has other ways to send a token:"
+            .to_owned();
+    }
+    let page = if config.web.demo_page { "the page above".to_owned() } else { format!("{page}health/live") };
+    format!("Open {page} and paste into its console (F12; type \"allow pasting\" first if the browser asks for it):")
 }
 
 /// Encodes any text for a URL.

@@ -15,6 +15,7 @@ use crate::channel::Pattern;
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ChannelOptions {
     pub allow_subscribe: AllowSubscribe,
+    pub subscribe_to_personal: bool,
     pub allow_publish: ChannelAccess,
     #[serde(deserialize_with = "value::optional_pattern")]
     pub channel_regex: Option<Pattern>,
@@ -39,6 +40,29 @@ impl ChannelOptions {
     /// Returns whether publications are kept in a history, and so have positions.
     pub fn has_history(&self) -> bool {
         self.history_size > 0
+    }
+}
+
+/// `override` of one subscription: options that it has instead of those of its channel. `None`: as the channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptionOverrides {
+    /// Whether the subscriber is in the presence of a channel that has one.
+    pub presence: Option<bool>,
+    /// Whether others receive its join and leave.
+    pub join_leave: Option<bool>,
+    /// Whether it receives joins and leaves without asking for them.
+    pub force_push_join_leave: Option<bool>,
+    /// Whether it has a position without asking for it, in a channel with a history.
+    pub force_positioning: Option<bool>,
+    /// Whether it can recover without asking for it, in a channel with a history.
+    pub force_recovery: Option<bool>,
+}
+
+impl OptionOverrides {
+    /// Returns whether all options are as the channel's.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -23,7 +23,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
-pub use channels::{AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, RecoveryMode};
+pub use channels::{
+    AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
+};
 pub use error::{ConfigError, ConfigErrors};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
@@ -127,6 +129,7 @@ pub struct WebConfig {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ApiConfig {
     pub key: Secret,
+    pub key_in_query: bool,
     pub body_bytes: usize,
 }
 
@@ -211,6 +214,7 @@ pub struct Limits {
     pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
+    pub api_grant_bytes: usize,
     pub commands_per_second: u32,
     pub publications_per_second: u32,
     pub errors: u32,

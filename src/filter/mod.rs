@@ -69,9 +69,6 @@ pub enum FilterError {
     /// `val` or `vals` with a comparison that has none, or the one that it needs is missing.
     #[error("in and nin have vals, ex and nex have neither val nor vals, and the other comparisons have a val")]
     WrongValues,
-    /// A numeric comparison with a value that is not a number.
-    #[error("the val of lt, lte, gt and gte is a decimal number")]
-    NotANumber,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,8 +89,8 @@ enum TagCheck {
     StartsWith(Box<str>),
     EndsWith(Box<str>),
     Contains(Box<str>),
-    /// Is a number in one of these orders to the value.
-    Compares(&'static [Ordering], Decimal<Box<str>>),
+    /// Is a number in one of these orders to the value. `None`: the value is not a number, so no tag is.
+    Compares(&'static [Ordering], Option<Decimal<Box<str>>>),
 }
 
 impl Filter {
@@ -150,9 +147,10 @@ impl TagCheck {
             Self::StartsWith(value) => tag.starts_with(&**value),
             Self::EndsWith(value) => tag.ends_with(&**value),
             Self::Contains(value) => tag.contains(&**value),
-            Self::Compares(orders, value) => {
+            Self::Compares(orders, Some(value)) => {
                 Decimal::parse(tag).is_some_and(|number| orders.contains(&number.compare(value)))
             }
+            Self::Compares(_, None) => false,
         }
     }
 }
@@ -201,10 +199,7 @@ fn compile_comparison(node: FilterNode) -> Result<Expression, FilterError> {
         "ex" | "nex" => val.is_empty() && vals.is_empty(),
         _ => !val.is_empty() && vals.is_empty(),
     };
-    let compares = |orders| {
-        let value = Decimal::parse(&val).ok_or(FilterError::NotANumber)?;
-        Ok(TagCheck::Compares(orders, value.into_owned()))
-    };
+    let compares = |orders| TagCheck::Compares(orders, Decimal::parse(&val).map(Decimal::into_owned));
     let check = match &*cmp {
         "ex" | "nex" => TagCheck::Exists,
         "eq" | "neq" => TagCheck::Equals(val.into()),
@@ -212,10 +207,10 @@ fn compile_comparison(node: FilterNode) -> Result<Expression, FilterError> {
         "sw" => TagCheck::StartsWith(val.into()),
         "ew" => TagCheck::EndsWith(val.into()),
         "ct" => TagCheck::Contains(val.into()),
-        "lt" => compares(&[Ordering::Less])?,
-        "lte" => compares(&[Ordering::Less, Ordering::Equal])?,
-        "gt" => compares(&[Ordering::Greater])?,
-        "gte" => compares(&[Ordering::Greater, Ordering::Equal])?,
+        "lt" => compares(&[Ordering::Less]),
+        "lte" => compares(&[Ordering::Less, Ordering::Equal]),
+        "gt" => compares(&[Ordering::Greater]),
+        "gte" => compares(&[Ordering::Greater, Ordering::Equal]),
         _ => return Err(FilterError::UnknownComparison),
     };
     if !has_right_values {

@@ -25,6 +25,20 @@ pub(super) struct QueuedControl {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
+impl ServerApiSubscription {
+    /// Reads the subscription of a control; `None` if the control gives none, or in a channel that cannot exist.
+    pub(super) fn from_action(action: &ControlAction) -> Option<Self> {
+        let ControlAction::Subscribe { channel, info, data, recover_since, expires_at, overrides } = action else {
+            return None;
+        };
+        let channel = Channel::new(channel).ok()?;
+        let raw = |text: &Option<String>| text.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        let since = recover_since.as_ref().map(|since| (since.offset, since.epoch.clone()));
+        let (info, data, expires_at, overrides) = (raw(info), raw(data), *expires_at, *overrides);
+        Some(Self { channel, info, data, since, expires_at, overrides })
+    }
+}
+
 impl Hub {
     /// The open sessions of the control's user that match its client id and its whitelist.
     fn matching_sessions(&self, control: &Control) -> Vec<SessionKey> {
@@ -41,12 +55,8 @@ impl Hub {
     /// Applies a control to one session.
     fn apply_control(&mut self, key: SessionKey, action: &ControlAction) {
         match action {
-            ControlAction::Subscribe { channel, info, data, recover_since, expires_at } => {
-                let Ok(channel) = Channel::new(channel) else { return };
-                let raw = |text: &Option<String>| text.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
-                let since = recover_since.as_ref().map(|since| (since.offset, since.epoch.clone()));
-                let given =
-                    ServerApiSubscription { channel, info: raw(info), data: raw(data), since, expires_at: *expires_at };
+            ControlAction::Subscribe { .. } => {
+                let Some(given) = ServerApiSubscription::from_action(action) else { return };
                 self.send_to_session(key, SessionControl::Subscribe(Box::new(given)));
             }
             ControlAction::Unsubscribe { channel } => {

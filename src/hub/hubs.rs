@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::Semaphore;
 
 use super::{
-    CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
+    ApiGrants, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
@@ -36,11 +36,12 @@ pub struct Hubs {
     started_at: Instant,
     /// One for each control that not every hub has applied yet.
     control_permits: Arc<Semaphore>,
+    api_grants: Arc<ApiGrants>,
 }
 
 impl Hubs {
     /// Creates the handle without hubs; each worker starts its own. `uid` is the id of this run of the instance.
-    pub fn new(metrics: Arc<Metrics>, uid: &str) -> Arc<Self> {
+    pub fn new(metrics: Arc<Metrics>, uid: &str, api_grants: Arc<ApiGrants>) -> Arc<Self> {
         let node = NodeIdentity { uid: uid.to_owned(), name: host_name().unwrap_or_else(|| uid.to_owned()) };
         Arc::new(Self {
             hubs: ArcSwap::default(),
@@ -48,6 +49,7 @@ impl Hubs {
             node,
             started_at: Instant::now(),
             control_permits: Arc::new(Semaphore::new(MAX_QUEUED_CONTROLS)),
+            api_grants,
         })
     }
 
@@ -61,6 +63,11 @@ impl Hubs {
         let hubs = self.hubs.load_full();
         let answers = join_all(hubs.iter().map(|(_, hub)| hub.send(CheckHealth))).await;
         !answers.is_empty() && answers.iter().all(Result::is_ok)
+    }
+
+    /// Returns what the server API has subscribed users to.
+    pub fn api_grants(&self) -> &Arc<ApiGrants> {
+        &self.api_grants
     }
 
     /// Has every hub close its sessions, because the instance stops.
@@ -104,10 +111,19 @@ impl Deliver for Hubs {
     }
 
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull> {
-        let permit = self.control_permits.clone().try_acquire_owned().map_err(|_| QueueFull)?;
-        let control = Arc::new(QueuedControl { control, _permit: permit });
-        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(ApplyControl(control.clone())));
+        let Ok(permit) = self.control_permits.clone().try_acquire_owned() else {
+            self.api_grants.forget_user(&control.user);
+            return Err(QueueFull);
+        };
+        let queued = Arc::new(QueuedControl { control, _permit: permit });
+        self.api_grants.apply(&queued.control, || {
+            self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(ApplyControl(queued.clone())));
+        });
         Ok(())
+    }
+
+    fn note_lost_controls(&self) {
+        self.api_grants.forget_all();
     }
 
     fn node(&self) -> NodeIdentity {
@@ -179,7 +195,8 @@ mod tests {
 
     /// Starts one hub for each limit. Their queues are not drained until the test awaits something.
     fn hubs_with_queues_of(limits_bytes: &[usize]) -> Arc<Hubs> {
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node");
+        let grants = ApiGrants::new(&Config::default(), Clock::default());
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node", grants);
         for limit_bytes in limits_bytes {
             let mut config = Config::default();
             config.limits.hub_queue_bytes = *limit_bytes;

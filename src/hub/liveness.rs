@@ -296,14 +296,15 @@ mod tests {
     use crate::{
         broker::memory::MemoryBroker,
         hub::{
-            CloseAllSessions, Hubs,
+            ApiGrants, CloseAllSessions, Hubs,
             testing::{RunTicks, TestSession, start_hub},
         },
         metrics::Metrics,
     };
 
     fn start_test_hub() -> Addr<Hub> {
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node");
+        let grants = ApiGrants::new(&Config::default(), crate::clock::Clock::default());
+        let hubs = Hubs::new(Arc::new(Metrics::default()), "node", grants);
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, crate::clock::Clock::default());
         start_hub(&hubs, Arc::new(broker))
     }

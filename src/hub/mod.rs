@@ -5,6 +5,7 @@
 //! Sessions, the server and the [`Hubs`] handle talk to it by messages ([`messages`], [`subscription`]). It talks to
 //! the broker only through [`BrokerSubscriptions`].
 
+mod api_grants;
 mod broker_subscriptions;
 mod close_reason;
 mod control;
@@ -41,6 +42,7 @@ use crate::{
     metrics::Metrics,
 };
 
+pub use api_grants::ApiGrants;
 pub use broker_subscriptions::BrokerSubscriptions;
 pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
@@ -50,9 +52,9 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
-    ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder, Requested,
-    RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions, SubscriptionSource,
-    SubscriptionTerms, Unsubscribe, Visibility,
+    ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder,
+    Requested, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions,
+    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.

@@ -50,7 +50,7 @@ disconnects! {
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
-    /// The token has expired, or the server API has ended the session.
+    /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.
     EXPIRED = 3005, "connection expired",
         "Reconnect with a new token. Refresh the token before it expires: the `ttl` of the connect reply or push says when.";
     /// A subscription that the token or the server API brought has expired.
@@ -90,7 +90,7 @@ disconnects! {
     /// The user had `limits.connections_per_user` connections when the client sent its token, in `connect` or as text.
     CONNECTION_LIMIT = 3504, "connection limit",
         "Close another connection of the user, or raise the limit.";
-    /// The token brings more channels than `limits.channels_per_session` allows.
+    /// The token, with the personal channels of its user, brings more channels than `limits.channels_per_session` allows.
     CHANNEL_LIMIT = 3505, "channel limit",
         "Issue tokens with fewer channels, or raise the limit.";
     /// The client sent text on a Protobuf connection, or binary data on a JSON connection.
@@ -169,7 +169,7 @@ code_enum! {
         /// A publication is missing, and the subscription has positions.
         InsufficientState = 2500, "insufficient state", unsubscribe_reaction(2500),
             "Subscribe again with the last position; the client recovers the publication, or learns that it cannot.";
-        /// The subscription token has expired.
+        /// The subscription token has expired, or `sub_refresh` brought an expired one.
         Expired = 2501, "subscription expired", unsubscribe_reaction(2501),
             "Subscribe again with a new subscription token.";
     }

@@ -69,15 +69,20 @@ impl Session {
         if before.is_none_or(|before| before == claims) {
             return ClaimsChange::Unchanged;
         }
+        self.services.api_grants.note_refresh(&claims.user, claims.expires_at);
         let permissions = self.services.permissions.clone();
         let keep = move |channel: &Channel, source: &SubscriptionSource| match source {
-            SubscriptionSource::Client => permissions.may_subscribe(&claims, channel, None).is_ok(),
+            SubscriptionSource::Client | SubscriptionSource::Restored => {
+                permissions.may_subscribe(&claims, channel, None).is_ok()
+            }
             // It has a token and an expiry of its own, for the same user.
             SubscriptionSource::SubscriptionToken(_) => true,
-            // Only the server API ends it: no token has allowed it.
+            // No token has allowed it: only the server API ends it.
             SubscriptionSource::ServerApi(_) => true,
+            SubscriptionSource::Personal => true,
             SubscriptionSource::ConnectionToken(_) => {
                 server_side_subscriptions(&claims).iter().any(|granted| granted.channel == *channel)
+                    || permissions.personal_channels(&claims.user).any(|personal| personal == *channel)
             }
         };
         self.services.hub.do_send(Reauthorize { key: self.key, keep: Box::new(keep) });

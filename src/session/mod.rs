@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
     hub::{
-        AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
+        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
@@ -50,6 +50,8 @@ pub struct Services {
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<KeyedLimit<Arc<str>>>,
+    /// What the server API has subscribed users to.
+    pub api_grants: Arc<ApiGrants>,
     /// The clocks.
     pub clock: Clock,
     /// The metrics.

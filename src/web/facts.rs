@@ -18,7 +18,8 @@ struct Facts<'a> {
     anonymous: AnonymousAccess,
     /// Seconds by which the time to live that clients are sent is shorter than the real one.
     refresh_margin: u64,
-    /// Maximum length of the `data` of a publication, in bytes.
+    /// Maximum length of a message of a client, and of the `data` of a publication, in bytes.
+    message_bytes: usize,
     publication_bytes: usize,
 }
 
@@ -33,6 +34,7 @@ pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
         login_cookie: has_login && config.login.can_set_cookie(&auth.doors),
         anonymous: auth.anonymous,
         refresh_margin: auth.refresh_margin.as_secs(),
+        message_bytes: config.limits.message_bytes,
         publication_bytes: config.limits.publication_bytes,
     };
     // Serializing these field types cannot fail.

@@ -84,6 +84,8 @@ impl Deliver for RecordingHubs {
         self.record(&self.controls, control)
     }
 
+    fn note_lost_controls(&self) {}
+
     fn node(&self) -> NodeIdentity {
         node()
     }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, assertNoProblems, waitForPublication, logIn, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
+import { EVERYTHING, connect, assertNoProblems, factsOf, waitForPublication, logIn, openDemoPage, paste, publish, subscribe, subscribeReplies, openTab, waitForNotice, waitUntilConnected, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -196,5 +196,105 @@ test("a user subscribes, publishes over socket and REST, and sees why a subscrip
       await page.getByRole("button", { name: "Subscribe", exact: true }).click();
       await waitForNotice(page, title);
     }
+    assertNoProblems(page);
+  }));
+
+test("the page shows the history and the presence of a channel below its subscription, and hides them again", () =>
+  withHub({ settings: EVERYTHING }, async (hub) => {
+    const page = await openDemoPage(hub);
+    await logIn(page);
+    await publish(hub, "news", "before the page");
+    await connect(page);
+    await page.getByRole("button", { name: "Publish hello" }).click();
+    await waitForPublication(page, '{"text":"hello"}');
+    await factsOf(page, "news").filter({ hasText: /^1 message · offset 2$/ }).waitFor();
+    const [history, presence] = ["History of news", "Presence of news"].map((name) => page.getByRole("button", { name }));
+    const details = page.locator("#subscriptions .details");
+    await history.click();
+    await details.getByText(/^Offset 2, epoch \S+: the newest 2$/).waitFor();
+    assert.deepEqual(await details.locator("li").allTextContents(), ['#2{"text":"hello"}by demo', '#1"before the page"']);
+    await presence.click();
+    await details.getByText("1 client of 1 user").waitFor();
+    assert.match(await details.locator("li").textContent(), /^demo[0-9a-f-]{36}this page$/);
+    assert.deepEqual([await history.getAttribute("aria-expanded"), await presence.getAttribute("aria-expanded")], ["false", "true"]);
+    await presence.click();
+    assert.equal(await details.isVisible(), false);
+    assertNoProblems(page);
+  }));
+
+test("a reconnect recovers what was missed, and the page says how much, in every way to send the token", () =>
+  withHub({ settings: EVERYTHING }, async (hub) => {
+    const page = await openDemoPage(hub);
+    await logIn(page);
+    for (const way of ["message", "connect"]) {
+      await connect(page, way);
+      await page.getByRole("button", { name: "Disconnect" }).click();
+      for (const at of [1, 2]) await publish(hub, "news", `missed ${at} ${way}`);
+      await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
+      await page.locator("#log li.pub", { hasText: `missed 2 ${way}` }).waitFor();
+      assert.deepEqual(await page.locator("#log li.pub .label").allTextContents(), Array(way === "message" ? 2 : 4).fill("recovered"));
+      await factsOf(page, "news").filter({ hasText: "recovered 2" }).waitFor();
+      await page.getByRole("button", { name: "Disconnect" }).click();
+    }
+    // A history that no longer holds what was missed.
+    for (let at = 0; at < 25; at += 1) await publish(hub, "news", at);
+    await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
+    await factsOf(page, "news").filter({ hasText: "not recovered" }).waitFor();
+    assertNoProblems(page);
+  }));
+
+test("subscriptions of the token are listed, and a connection that breaks is recovered with them", () =>
+  withHub({ settings: { ...EVERYTHING, "channels.force_recovery": true } }, async (hub) => {
+    const page = await openTab(`http://${hub.address}/`);
+    await paste(page, hub.sign({ sub: "ann", channels: ["alerts"] }));
+    await connect(page, "connect");
+    await factsOf(page, "alerts").filter({ hasText: "subscribed by the hub" }).waitFor();
+    await publish(hub, "alerts", "one");
+    await factsOf(page, "alerts").filter({ hasText: "1 message · offset 1" }).waitFor();
+    const disconnected = await fetch(`http://${hub.address}/api/disconnect`, {
+      method: "POST", headers: { "x-api-key": hub.key }, body: JSON.stringify({ user: "ann", disconnect: { code: 3011, reason: "force reconnect" } }),
+    });
+    assert.equal(disconnected.status, 200);
+    await waitForNotice(page, "Connected again");
+    await waitUntilConnected(page);
+    await factsOf(page, "alerts").filter({ hasText: "nothing missed" }).waitFor();
+    assert.equal(await page.locator("#notice-text").textContent(), "The subscriptions are restored. Nothing was missed.");
+    assertNoProblems(page);
+  }));
+
+test("a channel whose name begins with $ is subscribed with a pasted subscription token, which the page shows to nobody", () =>
+  withHub({}, async (hub) => {
+    const page = await openDemoPage(hub);
+    await logIn(page);
+    await connect(page);
+    const token = hub.sign({ sub: "demo", channel: "$plans" });
+    await page.getByLabel("Channel to subscribe to").fill("$plans");
+    await page.getByLabel("Subscription token").fill(token);
+    await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+    await page.getByRole("button", { name: "Unsubscribe from $plans" }).waitFor();
+    assert.equal(await page.getByLabel("Subscription token").isVisible(), false);
+    await publish(hub, "$plans", "secret plans");
+    await waitForPublication(page, "secret plans");
+    await page.getByLabel("Raw").check();
+    const text = await page.evaluate(() => document.body.textContent + document.querySelector("#subscription-token").value);
+    assert.ok(text.includes("SUBSCRIPTION_TOKEN") && !text.includes(token));
+    // The next connection needs it again.
+    await page.getByRole("button", { name: "Disconnect" }).click();
+    await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
+    await subscribeReplies(page).nth(3).waitFor({ state: "attached" });
+    await publish(hub, "$plans", "more plans");
+    await waitForPublication(page, "more plans");
+    assertNoProblems(page);
+  }));
+
+test("the list of subscriptions keeps the focus and what is open when another one is added", () =>
+  withHub({ settings: EVERYTHING }, async (hub) => {
+    const page = await openDemoPage(hub);
+    await logIn(page);
+    await connect(page);
+    await page.getByRole("button", { name: "History of news" }).click();
+    await page.locator("#subscriptions .details").getByText("Offset 0").waitFor();
+    await subscribe(page, "sport");
+    assert.ok(await page.locator("#subscriptions .details").getByText("Offset 0").isVisible());
     assertNoProblems(page);
   }));

@@ -1,8 +1,10 @@
-// Accessibility of the demo page: small screens, keyboard, screen readers, contrast.
+// Accessibility of the demo page: small screens, keyboard, screen readers, contrast, and the rules of axe-core.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { test } from "node:test";
-import { connect, assertNoProblems, waitForPublication, logIn, openDemoPage, publish, waitForNotice, withBrowser, withHub } from "./support.mjs";
+import { EVERYTHING, connect, assertNoProblems, waitForPublication, logIn, openDemoPage, publish, waitForNotice, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -32,6 +34,22 @@ const STATES = [
     await page.getByRole("button", { name: "Subscribe", exact: true }).click();
     await page.getByRole("button", { name: /Unsubscribe from y/ }).waitFor();
   }],
+  ["a history and a presence", async (page) => {
+    await page.getByRole("button", { name: "History of news" }).click();
+    await page.locator("#subscriptions .details").getByText(/^Offset \d/).waitFor();
+    await page.getByRole("button", { name: "Presence of y" }).click();
+    await page.locator("#subscriptions .details").getByText("1 client").waitFor();
+  }],
+  ["a channel that needs a token", async (page) => {
+    await page.getByLabel("Channel to subscribe to").fill("$plans");
+    await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+    await waitForNotice(page, "needs a subscription token");
+  }],
+  ["reconnected after a message that was too large", async (page) => {
+    await page.getByLabel(/^Data/).fill("x".repeat(70_000));
+    await page.getByRole("button", { name: "Publish", exact: true }).click();
+    await page.locator("#log .label", { hasText: "Connected again" }).waitFor();
+  }],
 ];
 
 /** Brings a page through all states and calls `check` in each. */
@@ -46,7 +64,7 @@ async function checkStates(hub, options, check) {
 }
 
 test("nothing is wider than the screen from 320 pixels on, or at 360 pixels with text of double size", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     for (const width of [320, 360, 900, 1280]) {
       await checkStates(hub, { viewport: { width, height: 800 } }, async (page, state) => {
         for (const size of ["100%", ...(width === 360 ? ["200%"] : [])]) {
@@ -60,7 +78,7 @@ test("nothing is wider than the screen from 320 pixels on, or at 360 pixels with
   }));
 
 test("every control has an accessible name, every id is unique, and every reference to an id resolves", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     const roles = ["button", "textbox", "searchbox", "radio", "checkbox", "tab", "tabpanel", "region", "log", "list", "group", "radiogroup", "DisclosureTriangle", "main", "progressbar"];
     await checkStates(hub, {}, async (page, state) => {
       const session = await page.context().newCDPSession(page);
@@ -83,7 +101,7 @@ test("every control has an accessible name, every id is unique, and every refere
   }));
 
 test("the Tab key reaches every control in page order with a visible focus and leaves the page at the end", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     await checkStates(hub, {}, async (page, state) => {
       await page.evaluate(() => (document.activeElement.blur(), getSelection().removeAllRanges(), scrollTo(0, 0)));
       const wanted = await page.evaluate(() => {
@@ -115,7 +133,7 @@ test("the Tab key reaches every control in page order with a visible focus and l
   }));
 
 test("the keyboard alone publishes a message and moves among the tabs", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     const page = await openDemoPage(hub);
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => document.activeElement.id === "connect");
@@ -133,12 +151,35 @@ test("the keyboard alone publishes a message and moves among the tabs", () =>
   }));
 
 test("screen readers announce the connection state and notices, but not log lines", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     const page = await openDemoPage(hub);
     const live = await page.evaluate(() => [...document.querySelectorAll("[role=status], [role=alert], [role=log], [aria-live]")].map((element) => element.id));
     assert.deepEqual(live.sort(), ["notice", "state"]);
     assert.deepEqual(await page.evaluate(() => [document.documentElement.lang, document.querySelectorAll("h1").length, document.querySelectorAll("main").length]), ["en", 1, 1]);
     assertNoProblems(page);
+  }));
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** Runs axe-core in the page. Returns the violations as text. */
+async function findViolations(page) {
+  const session = await page.context().newCDPSession(page);
+  const run = `${AXE}; axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations)`;
+  // The page's security policy permits no script of others; the developer tools are not subject to it.
+  const { result, exceptionDetails } = await session.send("Runtime.evaluate", { expression: run, awaitPromise: true, returnByValue: true });
+  assert.equal(exceptionDetails, undefined);
+  return result.value.map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).join(", ")}`);
+}
+
+test("axe-core finds no violation in light and dark, on a desktop and on a phone", () =>
+  withHub({ settings: EVERYTHING }, async (hub) => {
+    for (const colorScheme of ["light", "dark"]) {
+      for (const width of [1280, 390]) {
+        await checkStates(hub, { colorScheme, viewport: { width, height: 844 } }, async (page, state) => {
+          assert.deepEqual(await findViolations(page), [], `${state}, ${colorScheme}, ${width} pixels`);
+        });
+      }
+    }
   }));
 
 /** Finds text with a contrast under 4.5 to its background (WCAG 2.2, 1.4.3), except in disabled controls. Runs in the page. */
@@ -174,7 +215,7 @@ function findLowContrast() {
 }
 
 test("all text has enough contrast in light and dark, and nothing moves with reduced motion", () =>
-  withHub({}, async (hub) => {
+  withHub({ settings: EVERYTHING }, async (hub) => {
     for (const colorScheme of ["light", "dark"]) {
       await checkStates(hub, { colorScheme, reducedMotion: "reduce" }, async (page, state) => {
         assert.deepEqual(await page.evaluate(findLowContrast), [], `${state}, ${colorScheme}`);

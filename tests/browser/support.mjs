@@ -30,6 +30,14 @@ export function withBrowser() {
   });
 }
 
+/** Settings of channels with everything that the page can show. */
+export const EVERYTHING = {
+  "channels.history_size": 20,
+  "channels.allow_history": "subscriber",
+  "channels.presence": true,
+  "channels.allow_presence": "subscriber",
+};
+
 /** Runs `test` with a development hub that has the user demo. */
 export async function withHub(options, test) {
   const hub = await startHub(BINARY, { users: { demo: PASSWORD }, ...options });
@@ -116,6 +124,16 @@ export async function waitForNotice(page, title) {
   await page.locator("#notice-title", { hasText: title }).waitFor();
 }
 
+/** Subscribes by the form of the page, and waits until the subscription is listed. */
+export async function subscribe(page, channel) {
+  await page.getByLabel("Channel to subscribe to").fill(channel);
+  await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+  await page.getByRole("button", { name: `Unsubscribe from ${channel}`, exact: true }).waitFor();
+}
+
+/** Returns what the list of subscriptions says about a channel. */
+export const factsOf = (page, channel) => page.locator("#subscriptions > li", { has: page.getByText(channel, { exact: true }) }).locator(".facts");
+
 /** Checks that the page had no problems. */
 export const assertNoProblems = (page) => assert.deepEqual(page.problems, []);
 
@@ -126,7 +144,7 @@ export async function publish(hub, channel, data) {
     headers: { "x-api-key": hub.key },
     body: JSON.stringify({ channel, data }),
   });
-  assert.deepEqual(await answer.json(), { result: {} });
+  assert.equal((await answer.json()).error, undefined);
 }
 
 /** Waits until `holds` resolves to true. Each check waits for an answer of the browser, so it does not spin. */

@@ -18,12 +18,13 @@ fn codes_page_is_generated_from_the_declared_codes() {
 
 #[test]
 fn demo_page_gives_advice_for_every_error_and_close_code() {
-    let advice = read("src/web/page/advice.js");
-    let (commands, rest) = advice.split_once("export function forCommand").unwrap().1.split_once("\n}\n").unwrap();
+    let advice = read("src/web/page/channel_advice.js");
+    let (commands, _) = advice.split_once("export function forCommand").unwrap().1.split_once("\n}\n").unwrap();
     // 0 is the page's own code for a call without a connection.
     let handled = numbers_between(commands, "case ", ":").into_iter().filter(|code| *code != 0);
-    assert_same_codes("forCommand of src/web/page/advice.js", handled, &errors());
-    let closes_of_page = rest.split_once("const CLOSES = {").unwrap().1.split_once("\n};").unwrap().0;
+    assert_same_codes("forCommand of src/web/page/channel_advice.js", handled, &errors());
+    let advice = read("src/web/page/advice.js");
+    let closes_of_page = advice.split_once("const CLOSES = {").unwrap().1.split_once("\n};").unwrap().0;
     let handled = closes_of_page.lines().filter_map(|line| line.trim().split_once(": ")?.0.parse().ok());
     assert_same_codes("CLOSES of src/web/page/advice.js", handled, Disconnect::ALL);
 }

@@ -16,7 +16,7 @@ test("disconnect closes with 3503 for good, and the range of a custom code decid
   await api(hub, "disconnect", { user: "sent away" });
   assert.equal((await ann.events.waitFor("disconnected")).code, 3503);
   for (const [code, event] of [
-    [3000, "connecting"], [3999, "disconnected"], [4000, "connecting"], [4500, "disconnected"],
+    [3011, "connecting"], [3999, "disconnected"], [4000, "connecting"], [4500, "disconnected"],
   ]) {
     const ann = await connectClient(t, hub, "moved");
     await api(hub, "disconnect", { user: "moved", disconnect: { code, reason: "moved" } });

@@ -140,8 +140,8 @@ testInBothFormats("unsubscribe, refresh and disconnect of the server API reach t
   await api(hub, "refresh", { user: channel, expire_at: Math.floor(Date.now() / 1000) + 60 });
   await api(hub, "publish", { channel: sport.channel, data: 1 });
   assert.deepEqual(await receiveData(sport, 1), [1]);
-  await api(hub, "disconnect", { user: channel, disconnect: { code: 3000, reason: "moved" } });
-  assert.deepEqual(await ann.events.waitFor("connecting"), { code: 3000, reason: "moved" });
+  await api(hub, "disconnect", { user: channel, disconnect: { code: 4000, reason: "moved" } });
+  assert.deepEqual(await ann.events.waitFor("connecting"), { code: 4000, reason: "moved" });
   await ann.events.waitFor("connected");
   await api(hub, "disconnect", { user: channel, whitelist: ["another client"] });
   assert.equal((await ann.events.waitFor("disconnected")).code, 3503);

@@ -226,9 +226,9 @@ class Controls(Tests):
 
     async def test_disconnect_is_final_with_3503_and_temporary_with_a_code_below_3500(self):
         ann = await self.connect_client("away")
-        await self.api("disconnect", {"user": "away", "disconnect": {"code": 3000, "reason": "moved"}})
+        await self.api("disconnect", {"user": "away", "disconnect": {"code": 3011, "reason": "moved"}})
         context = await ann.events.wait_for("connecting")
-        self.assertEqual((context.code, context.reason), (3000, "moved"))
+        self.assertEqual((context.code, context.reason), (3011, "moved"))
         await ann.events.wait_for("connected")
         await self.api("disconnect", {"user": "away"})
         self.assertEqual((await ann.events.wait_for("disconnected")).code, 3503)

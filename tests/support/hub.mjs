@@ -44,9 +44,9 @@ function usersFile(binary, users) {
 
 /**
  * Starts a development hub. Resolves when it has printed its banner. `settings` become `--set KEY=VALUE`, `env` its environment,
- * and `users` {name: password} a users file; with `secret: null` the hub generates its own secret.
+ * `config` (TOML) its configuration file, and `users` {name: password} a users file; with `secret: null` the hub generates its own secret.
  */
-export async function startHub(binary, { settings = {}, env = {}, users, secret = SECRET } = {}) {
+export async function startHub(binary, { settings = {}, env = {}, config, users, secret = SECRET } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "wardcast-hub-"));
   folders.add(folder);
   const all = { "server.bind": "127.0.0.1:0", ...settings };
@@ -56,6 +56,11 @@ export async function startHub(binary, { settings = {}, env = {}, users, secret 
     writeFileSync(all["login.users_file"], usersFile(binary, users), { mode: 0o600 });
   }
   const flags = Object.entries(all).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
+  if (config) {
+    const path = join(folder, "wardcast.toml");
+    writeFileSync(path, config, { mode: 0o600 });
+    flags.push("--config", path);
+  }
   const child = spawn(binary, ["serve", ...flags], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ["ignore", "pipe", "pipe"],

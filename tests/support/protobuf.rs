@@ -87,7 +87,7 @@ impl ProtobufClient {
     /// Sends a `publish` command and returns the reply.
     pub async fn publish(&mut self, channel: &str, data: &str) -> Reply {
         let data = data.to_owned().into();
-        let publish = Some(PublishRequest { channel: channel.to_owned(), data });
+        let publish = Some(PublishRequest { channel: channel.to_owned(), data, r#type: 0 });
         self.request(Command { id: 2, publish, ..Default::default() }).await
     }
 

@@ -32,8 +32,8 @@ use wardcast::{
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe,
-        Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
+        Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
     protocol::Format,
@@ -211,7 +211,7 @@ impl Worker {
         change(&mut config);
         let config = Arc::new(config);
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
-        let hubs = Hubs::new(metrics.clone(), "node");
+        let hubs = Hubs::new(metrics.clone(), "node", ApiGrants::new(&config, clock.clone()));
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
@@ -223,6 +223,7 @@ impl Worker {
             refusals: RefusalLog::new(config.clone()),
             permissions,
             user_limit: KeyedLimit::new(0),
+            api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
             metrics,
             config,

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{auth::Grants, clock::NEVER, config::Config};
+use crate::{
+    auth::Grants,
+    clock::NEVER,
+    config::{Config, OptionOverrides},
+};
 
 fn channel(name: &str) -> Channel {
     Channel::new(name).expect("a channel name")
@@ -39,7 +43,14 @@ fn regex(expression: &str) -> Pattern {
 }
 
 fn token(user: &str, name: &str) -> SubscriptionClaims {
-    SubscriptionClaims { user: user.into(), channel: channel(name), info: None, expires_at: NEVER }
+    SubscriptionClaims {
+        user: user.into(),
+        channel: channel(name),
+        info: None,
+        data: None,
+        expires_at: NEVER,
+        overrides: OptionOverrides::default(),
+    }
 }
 
 fn subscribes(permissions: &Permissions, claims: &Claims, name: &str) -> Result<(), PermissionError> {
@@ -104,6 +115,23 @@ fn an_ungranted_channel_is_indistinguishable_from_a_missing_one() {
         assert_eq!(subscribes(&permissions, &user("ann"), name), NO, "{name}");
         assert_eq!(publishes(&permissions, &user("ann"), name, false), NO, "{name}");
     }
+}
+
+#[test]
+fn personal_channels_belong_to_exactly_one_user() {
+    let names = |chat: &str, is_without_namespace: bool, user: &str| {
+        let chat = toml::from_str(&format!("name = \"chat\"\n{chat}")).expect("a namespace");
+        let channels = ChannelOptions { subscribe_to_personal: is_without_namespace, ..Config::default().channels };
+        let permissions = Permissions::new(&channels, &[chat]);
+        permissions.personal_channels(user).map(|channel| channel.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("", true, "42"), ["#42"]);
+    assert_eq!(names("subscribe_to_personal = true", true, "idp:42"), ["#idp:42", "chat:#idp:42"]);
+    assert_eq!(names("subscribe_to_personal = true\nchannel_regex = \"[a-z]+\"", false, "a#b"), ["chat:#a#b"]);
+    for user in ["", "42,43", ",", "4*", "two  spaces", &"x".repeat(255)] {
+        assert_eq!(names("subscribe_to_personal = true", true, user), Vec::<String>::new(), "{user:?}");
+    }
+    assert_eq!(names("", false, "42"), Vec::<String>::new());
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) 
                 uptime = since.elapsed();
                 context.nodes.stop_listening();
                 context.subscriptions.reset();
+                context.deliver.note_lost_controls();
                 context.health.report_down(RedisLink::Subscriptions, &error);
             }
             Err(error) => {

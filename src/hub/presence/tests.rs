@@ -9,8 +9,10 @@ use crate::{
         Broker, Control, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SurveyQuestion,
         SurveyResult,
     },
+    clock::Clock,
+    config::Config,
     hub::{
-        Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
         testing::{RunTicks, TestSession, start_hub},
     },
     metrics::Metrics,
@@ -78,7 +80,8 @@ async fn presence_of_every_visible_subscription_is_stored_once_per_250_ticks() {
     const VISIBLE: usize = 5;
     const ROUNDS: usize = 200;
     let broker = Arc::new(RecordingBroker::default());
-    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node"), broker.clone());
+    let grants = ApiGrants::new(&Config::default(), Clock::default());
+    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node", grants), broker.clone());
     let mut sessions = Vec::new();
     for number in 0..VISIBLE {
         let session = TestSession::connect(&hub).await;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
-use super::{Ended, ExtendSubscription, GetSubscription, Reauthorize, Subscription, SubscriptionSource, Unsubscribe};
+use super::{
+    Ended, ExpireSubscription, ExtendSubscription, GetSubscription, Reauthorize, Subscription, SubscriptionSource,
+    Unsubscribe,
+};
 use crate::{
     channel::Channel,
     clock::WallTime,
@@ -17,8 +20,9 @@ use crate::{
 impl Hub {
     /// Replaces the source of a live subscription.
     pub(super) fn replace_source(&mut self, key: SessionKey, channel: &Channel, source: SubscriptionSource) {
-        // The server API changes nothing where the session is subscribed already.
-        if matches!(source, SubscriptionSource::ServerApi(_)) {
+        // The server API, and a client that names its subscriptions in `connect`, change nothing where the session is
+        // subscribed already.
+        if matches!(source, SubscriptionSource::ServerApi(_) | SubscriptionSource::Restored) {
             return;
         }
         let chan_info = source.info().cloned();
@@ -82,6 +86,13 @@ impl Hub {
         self.end_subscriptions(key, &expired, UnsubscribeCode::Expired);
     }
 
+    /// Returns whether a subscription token may extend a subscription: the client asked for it. A server-side one ends by the
+    /// session's own token, or by the server API.
+    fn is_extendable(&self, key: SessionKey, channel: &Channel) -> bool {
+        let held = self.registry.channels_of(key).and_then(|channels| channels.source(channel));
+        held.is_some_and(|held| !held.is_server_side())
+    }
+
     fn end_subscriptions(&mut self, key: SessionKey, channels: &[Channel], why: UnsubscribeCode) {
         for channel in channels {
             self.end_subscription(key, channel, why);
@@ -115,12 +126,22 @@ impl Handler<ExtendSubscription> for Hub {
 
     fn handle(&mut self, extend: ExtendSubscription, _: &mut Self::Context) -> bool {
         let ExtendSubscription { key, channel, source } = extend;
-        let held = self.registry.channels_of(key).and_then(|channels| channels.source(&channel));
-        // A server-side subscription ends by the session's own token, or by the server API.
-        let is_extendable = held.is_some_and(|held| !held.is_server_side());
+        let is_extendable = self.is_extendable(key, &channel);
         if is_extendable {
             self.replace_source(key, &channel, source);
             self.update_subscription_expiry(key);
+        }
+        is_extendable
+    }
+}
+
+impl Handler<ExpireSubscription> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, ExpireSubscription { key, channel }: ExpireSubscription, _: &mut Self::Context) -> bool {
+        let is_extendable = self.is_extendable(key, &channel);
+        if is_extendable {
+            self.end_subscriptions(key, &[channel], UnsubscribeCode::Expired);
         }
         is_extendable
     }

@@ -74,6 +74,17 @@ pub struct ExtendSubscription {
     pub source: SubscriptionSource,
 }
 
+/// Ends a subscription for which its client has sent an expired subscription token (2501). Answers whether there is a
+/// subscription that such a token may extend.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct ExpireSubscription {
+    /// The session.
+    pub key: SessionKey,
+    /// The channel.
+    pub channel: Channel,
+}
+
 /// Checks all subscriptions of a session against its new claims. Those that the claims do not allow are ended (2000).
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -48,7 +48,8 @@ pub(super) use self::{
 };
 pub use self::{
     messages::{
-        ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError, Unsubscribe,
+        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError,
+        Unsubscribe,
     },
     options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
     outcome::{ReplyBuilder, SubscribeOutcome},

@@ -14,6 +14,11 @@ pub enum SubscriptionSource {
     SubscriptionToken(Box<SubscriptionTerms>),
     /// Server-side: the session's own token names the channel.
     ConnectionToken(Box<SubscriptionTerms>),
+    /// Server-side: the configuration subscribes each session of the user (`subscribe_to_personal`).
+    Personal,
+    /// Server-side: the client asked for it in `connect`, where an earlier connection had it, and its claims or the channel's
+    /// options allow it.
+    Restored,
     /// Server-side: the server API subscribed the session. It lasts whatever newer tokens say, until the API ends it or it
     /// expires.
     ServerApi(Box<SubscriptionTerms>),
@@ -31,13 +36,13 @@ pub struct SubscriptionTerms {
 impl SubscriptionSource {
     fn terms(&self) -> Option<&SubscriptionTerms> {
         match self {
-            Self::Client => None,
+            Self::Client | Self::Personal | Self::Restored => None,
             Self::SubscriptionToken(terms) | Self::ConnectionToken(terms) | Self::ServerApi(terms) => Some(terms),
         }
     }
 
     /// Returns when the subscription expires.
-    pub(in crate::hub) fn expires_at(&self) -> WallTime {
+    pub fn expires_at(&self) -> WallTime {
         self.terms().map_or(NEVER, |terms| terms.expires_at)
     }
 
@@ -48,6 +53,9 @@ impl SubscriptionSource {
 
     /// Returns whether the session is subscribed without the client having asked.
     pub fn is_server_side(&self) -> bool {
-        matches!(self, Self::ConnectionToken(_) | Self::ServerApi(_))
+        match self {
+            Self::Client | Self::SubscriptionToken(_) => false,
+            Self::ConnectionToken(_) | Self::Personal | Self::Restored | Self::ServerApi(_) => true,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
@@ -39,7 +39,7 @@ struct JsonCommand<'a> {
     #[serde(borrow)]
     refresh: Option<JsonChannelAndToken<'a>>,
     #[serde(borrow)]
-    sub_refresh: Option<JsonChannelAndToken<'a>>,
+    sub_refresh: Option<JsonSubRefresh<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +60,8 @@ struct JsonConnect<'a> {
 
 #[derive(Deserialize)]
 struct JsonSubscribe<'a> {
+    #[serde(rename = "type", default)]
+    kind: i32,
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -108,10 +110,22 @@ struct JsonChannelAndToken<'a> {
 
 #[derive(Deserialize)]
 struct JsonPublish<'a> {
+    #[serde(rename = "type", default)]
+    kind: i32,
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct JsonSubRefresh<'a> {
+    #[serde(rename = "type", default)]
+    kind: i32,
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +148,11 @@ struct JsonRpc<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// Deserializes a member in which `null` is a value. Only one that is left out is `None`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
 /// Parses one line of a frame.
 ///
 /// # Errors
@@ -148,15 +167,14 @@ pub(in crate::protocol) fn parse(line: &str) -> Result<Command<'_>, MalformedCom
         json.connect.map(CommandMethod::from),
         json.subscribe.map(CommandMethod::from),
         json.unsubscribe.map(|request| CommandMethod::Unsubscribe { channel: request.channel }),
-        json.publish.map(|request| CommandMethod::Publish { channel: request.channel, data: Some(request.data) }),
+        json.publish.map(CommandMethod::from),
         json.presence.map(|request| CommandMethod::Presence { channel: request.channel }),
         json.presence_stats.map(|request| CommandMethod::PresenceStats { channel: request.channel }),
         json.history.map(CommandMethod::from),
         json.rpc.map(|request| CommandMethod::Rpc { method: request.method, data: request.data }),
         json.send.map(|request| CommandMethod::Send { data: request.data }),
         json.refresh.map(|request| CommandMethod::Refresh { token: non_empty(request.token) }),
-        json.sub_refresh
-            .map(|request| CommandMethod::SubRefresh { channel: request.channel, token: non_empty(request.token) }),
+        json.sub_refresh.map(CommandMethod::from),
         json.ping.map(|_| CommandMethod::Ping),
     ];
     if json.id == 0 && line.trim() == "{}" {
@@ -179,6 +197,18 @@ impl<'a> From<JsonConnect<'a>> for CommandMethod<'a> {
     }
 }
 
+impl<'a> From<JsonPublish<'a>> for CommandMethod<'a> {
+    fn from(json: JsonPublish<'a>) -> Self {
+        Self::Publish { channel: json.channel, data: json.data }.with_type(json.kind)
+    }
+}
+
+impl<'a> From<JsonSubRefresh<'a>> for CommandMethod<'a> {
+    fn from(json: JsonSubRefresh<'a>) -> Self {
+        Self::SubRefresh { channel: json.channel, token: non_empty(json.token) }.with_type(json.kind)
+    }
+}
+
 impl<'a> From<JsonSubscribe<'a>> for CommandMethod<'a> {
     fn from(json: JsonSubscribe<'a>) -> Self {
         Self::Subscribe(SubscribeCommand {
@@ -193,6 +223,7 @@ impl<'a> From<JsonSubscribe<'a>> for CommandMethod<'a> {
             filter: json.tf.map(RawFilter::Json),
             flag: json.flag,
         })
+        .with_type(json.kind)
     }
 }
 
@@ -251,11 +282,31 @@ mod tests {
             r#"{"id":"1","ping":{}}"#,
             r#"{"id":1,"ping":{},"subscribe":{"channel":"a"}}"#,
             r#"{"id":1,"dance":{}}"#,
-            r#"{"id":1,"publish":{"channel":"a"}}"#,
             r#"{"id":1,"id":2,"ping":{}}"#,
             nested.as_str(),
         ] {
             assert_eq!(parse(line).map(|_| ()).unwrap_err(), MalformedCommand, "{line:.60}");
+        }
+    }
+
+    #[test]
+    fn data_may_be_null_and_may_be_missing() {
+        let data = |line: &'static str| match parse(line).unwrap().method {
+            CommandMethod::Publish { data, .. } => data.map(RawValue::get),
+            _ => panic!("a publish"),
+        };
+        assert_eq!(data(r#"{"id":1,"publish":{"channel":"a","data":null}}"#), Some("null"));
+        assert_eq!(data(r#"{"id":1,"publish":{"channel":"a"}}"#), None);
+    }
+
+    #[test]
+    fn type_other_than_0_makes_another_method() {
+        for method in ["subscribe", "publish", "sub_refresh"] {
+            let is_other = |kind: i32| {
+                let line = format!(r#"{{"id":1,"{method}":{{"type":{kind}}}}}"#);
+                matches!(parse(&line).unwrap().method, CommandMethod::OtherType)
+            };
+            assert!(!is_other(0) && is_other(1) && is_other(-1), "{method}");
         }
     }
 

@@ -41,9 +41,11 @@ pub enum CommandMethod<'a> {
     Publish {
         /// The channel.
         channel: Cow<'a, str>,
-        /// The data. `None` if it is not JSON, which only Protobuf allows.
+        /// The data. `None` if it is missing, or is not JSON, which only Protobuf allows.
         data: Option<&'a RawValue>,
     },
+    /// Subscribe, publish or refresh with a `type` other than 0, which is not offered. Nothing else of it is judged.
+    OtherType,
     /// List the clients in a channel.
     Presence {
         /// The channel.
@@ -82,6 +84,13 @@ pub enum CommandMethod<'a> {
     },
     /// Get a reply at once.
     Ping,
+}
+
+impl CommandMethod<'_> {
+    /// Returns the method with the `type` that the command names. Only the default type, 0, is offered.
+    fn with_type(self, kind: i32) -> Self {
+        if kind == 0 { self } else { Self::OtherType }
+    }
 }
 
 /// The parameters of `connect`.
@@ -149,7 +158,7 @@ pub struct ClientPosition<'a> {
 pub struct HistoryCommand<'a> {
     /// The channel.
     pub channel: Cow<'a, str>,
-    /// Maximum publications. 0 asks for the position alone; a negative number is refused later.
+    /// Maximum publications. 0 asks for the position alone, a negative number for as many as one reply may have.
     pub limit: i32,
     /// Offset and epoch of the position after which to read.
     pub since: Option<(u64, Cow<'a, str>)>,

@@ -37,9 +37,9 @@ fn parse_method<'a>(number: u32, value: FieldValue<'a>) -> Result<Option<Command
     let of = |wanted: u32| text_field(value, wanted);
     Ok(Some(match number {
         4 => CommandMethod::Connect(parse_connect(value.bytes()?)?),
-        5 => CommandMethod::Subscribe(parse_subscribe(value.bytes()?)?),
+        5 => CommandMethod::Subscribe(parse_subscribe(value.bytes()?)?).with_type(type_field(value, 15)?),
         6 => CommandMethod::Unsubscribe { channel: of(1)? },
-        7 => CommandMethod::Publish { channel: of(1)?, data: json_field(value, 2)? },
+        7 => CommandMethod::Publish { channel: of(1)?, data: json_field(value, 2)? }.with_type(type_field(value, 3)?),
         8 => CommandMethod::Presence { channel: of(1)? },
         9 => CommandMethod::PresenceStats { channel: of(1)? },
         10 => CommandMethod::History(parse_history(value.bytes()?)?),
@@ -47,7 +47,8 @@ fn parse_method<'a>(number: u32, value: FieldValue<'a>) -> Result<Option<Command
         12 => CommandMethod::Send { data: json_field(value, 1)?.filter(is_not_null) },
         13 => CommandMethod::Rpc { method: of(2)?, data: json_field(value, 1)?.filter(is_not_null) },
         14 => CommandMethod::Refresh { token: non_empty(Some(of(1)?)) },
-        15 => CommandMethod::SubRefresh { channel: of(1)?, token: non_empty(Some(of(2)?)) },
+        15 => CommandMethod::SubRefresh { channel: of(1)?, token: non_empty(Some(of(2)?)) }
+            .with_type(type_field(value, 3)?),
         _ => return Ok(None),
     }))
 }
@@ -66,6 +67,12 @@ fn find_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<FieldValu
 
 fn text_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Cow<'a, str>, MalformedCommand> {
     find_field(value, wanted)?.map_or(Ok(Cow::Borrowed("")), FieldValue::text)
+}
+
+/// Returns an `int32` that is 0 if it is left out.
+fn type_field(value: FieldValue<'_>, wanted: u32) -> Result<i32, MalformedCommand> {
+    let kind = find_field(value, wanted)?.map_or(Ok(0), FieldValue::signed)?;
+    i32::try_from(kind).map_err(|_| MalformedCommand)
 }
 
 fn json_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<&'a RawValue>, MalformedCommand> {

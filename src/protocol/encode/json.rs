@@ -65,10 +65,14 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
     into
 }
 
-/// Encodes the result of `history` alone, for the server API.
+/// Encodes the result of `history` alone, for the server API. All members are there, even without publications.
 pub fn encode_history_result(result: &HistoryResult<'_>) -> Vec<u8> {
     let mut into = Vec::with_capacity(256);
-    object(&mut into, |object| write_history_result(object, result));
+    object(&mut into, |object| {
+        write_publication_array(object, &result.publications);
+        object.value("epoch", &result.position.epoch);
+        object.value("offset", &result.position.offset);
+    });
     into
 }
 
@@ -169,12 +173,18 @@ fn write_refresh_result(object: &mut ObjectWriter<'_>, result: &RefreshResult<'_
 }
 
 fn write_publications(object: &mut ObjectWriter<'_>, publications: &[PublicationPush<'_>]) {
-    if publications.is_empty() {
-        return;
+    if !publications.is_empty() {
+        write_publication_array(object, publications);
     }
+}
+
+fn write_publication_array(object: &mut ObjectWriter<'_>, publications: &[PublicationPush<'_>]) {
     let into = object.key("publications");
+    into.push(b'[');
     for (index, push) in publications.iter().enumerate() {
-        into.push(if index == 0 { b'[' } else { b',' });
+        if index > 0 {
+            into.push(b',');
+        }
         self::object(into, |object| write_publication(object, push));
     }
     into.push(b']');

@@ -48,8 +48,8 @@ impl Session {
         }
     }
 
-    /// `connect`. From here on the session is an SDK session. `positions` are the client's positions in channels that its
-    /// token names.
+    /// `connect`. From here on the session is an SDK session. `positions` are the client's positions in channels of
+    /// server-side subscriptions: those that it has anyway, and those that an earlier connection had.
     pub(super) fn connect(
         &mut self,
         id: u32,
@@ -86,7 +86,7 @@ impl Session {
         self.finish_connect(change, &BTreeMap::new(), |format, result| format.encode_push(&Push::Connect(result)))
     }
 
-    /// Subscribes the session to the channels that its token names, then sends what `encode` makes of the result.
+    /// Subscribes the session to its server-side channels, then sends what `encode` makes of the result.
     fn finish_connect(
         &mut self,
         change: ClaimsChange,
@@ -98,8 +98,8 @@ impl Session {
         let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
         let (client, node, format) = (self.client.to_string(), self.services.node.clone(), self.format);
         let expiry = self.client_expiry(claims.expires_at);
-        let granted = self.token_subscriptions(&claims, positions);
-        let (subscriptions, templates): (Vec<_>, Vec<_>) = granted.unzip();
+        let subscriptions = self.connect_subscriptions(&claims, positions);
+        let (subscriptions, templates): (Vec<_>, Vec<_>) = subscriptions.into_iter().unzip();
         let reply: ReplyBuilder = Box::new(move |outcomes| {
             let subs = templates.iter().zip(outcomes);
             let subs = subs.map(|(template, outcome)| (outcome.channel.as_str(), template.result(outcome))).collect();

@@ -213,6 +213,9 @@ impl Session {
         Command { id, token, method }: Command<'_>,
         message: &Bytes,
     ) -> Result<CommandOutcome, CommandFailure> {
+        if matches!(method, CommandMethod::OtherType) {
+            return Err(ErrorCode::NotAvailable.with_detail("type other than 0").into());
+        }
         let is_token_required = self.services.config.auth.require_token_per_message;
         let (method, token) = match (method, token) {
             (CommandMethod::Connect(command), token)
@@ -251,7 +254,7 @@ impl Session {
         match method {
             CommandMethod::Subscribe(command) => self.subscribe(id, &command, claims),
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
-            CommandMethod::Unsubscribe { channel } => self.unsubscribe(id, &channel),
+            CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {
                 let data = protocol::to_single_line(message, data.ok_or(ErrorCode::BadRequest)?);
                 self.publish(id, &channel, data, claims)
@@ -271,7 +274,9 @@ impl Session {
             CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
             CommandMethod::Send { .. } => Err(CommandFailure::Close(Disconnect::NOT_AVAILABLE)),
             // Handled with their tokens, unless a required token is missing.
-            CommandMethod::Connect(_) | CommandMethod::Refresh { .. } => Err(ErrorCode::BadRequest.into()),
+            CommandMethod::Connect(_) | CommandMethod::Refresh { .. } | CommandMethod::OtherType => {
+                Err(ErrorCode::BadRequest.into())
+            }
         }
     }
 

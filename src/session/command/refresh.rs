@@ -14,16 +14,22 @@ use crate::{
 };
 
 impl Session {
-    /// `refresh`.
+    /// `refresh`. An expired token closes the session 3005: after error 109 SDKs would stop for good, after 3005 they reconnect,
+    /// get 109 for `connect`, and ask for a new token.
     pub(super) fn refresh(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Result<CommandOutcome, CommandFailure> {
         let token = token.ok_or(CommandFailure::Close(Disconnect::BAD_REQUEST))?;
-        let claims = self.verify_token(&token)?;
+        let claims = self.verify_token(&token).map_err(|failure| match failure {
+            CommandFailure::Error(error) if error.code() == ErrorCode::TokenExpired => {
+                CommandFailure::Close(Disconnect::EXPIRED)
+            }
+            other => other,
+        })?;
         let change = self.adopt_claims(claims.clone());
         let client = self.client.to_string();
         let expiry = self.client_expiry(claims.expires_at);
         let result = RefreshResult { client: &client, version: protocol::VERSION, expiry };
         let reply = self.format.encode_reply(id, &protocol::Reply::Refresh(&result));
-        let subscriptions = self.announced_token_subscriptions(&claims);
+        let subscriptions = self.announced_subscriptions(&claims);
         let reply: ReplyBuilder = Box::new(move |_| reply.clone());
         Ok(self.subscribe_then_reply(id, change, subscriptions, reply, ErrorCode::Internal.into()))
     }
@@ -36,7 +42,7 @@ impl Session {
             return Ok(CommandOutcome::Finished);
         }
         self.adopt_claims(claims.clone());
-        let subscriptions = self.announced_token_subscriptions(&claims);
+        let subscriptions = self.announced_subscriptions(&claims);
         Ok(self.request_subscriptions(id, subscriptions, None, CommandFailure::Close(Disconnect::INTERNAL)))
     }
 
@@ -45,6 +51,7 @@ impl Session {
         let Some(claims) = self.auth_state.claims() else { return };
         let info = info.or_else(|| claims.info.clone());
         let claims = Arc::new(Claims { expires_at, info, ..Claims::clone(claims) });
+        self.services.api_grants.note_refresh(&claims.user, expires_at);
         self.set_auth_state(self.auth_state.with_claims(claims));
         self.push(&Push::Refresh(self.client_expiry(expires_at)));
     }

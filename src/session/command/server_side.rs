@@ -1,54 +1,140 @@
-//! Server-side subscriptions: those that a session's token names, and those that the server API adds.
+//! Server-side subscriptions: those that a session's token names, the personal channels of its user, those that the server API
+//! adds, and those that a client had before it reconnected.
 
 use std::{borrow::Cow, collections::BTreeMap, error::Error};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{CommandFailure, CommandOutcome, CommandReply, subscribe::SubscribeResultTemplate};
 use crate::{
-    auth::Claims,
+    auth::{Claims, ServerSideSubscription},
     channel::Channel,
     clock::NEVER,
+    config::OptionOverrides,
     hub::{
         ReplyBuilder, Requested, ServerApiSubscription, Subscribe, SubscribeError, Subscription, SubscriptionSource,
         SubscriptionTerms,
     },
     protocol::{ClientPosition, Disconnect, ExceededLimit},
     session::{
-        Session,
+        Services, Session,
         claims::{ClaimsChange, server_side_subscriptions},
     },
 };
 
+/// A server-side subscription that a session is to have.
+struct ServerSideRequest {
+    channel: Channel,
+    source: SubscriptionSource,
+    /// Raw JSON that the client gets with the result.
+    data: Option<Bytes>,
+    overrides: OptionOverrides,
+}
+
+impl From<&ServerSideSubscription> for ServerSideRequest {
+    fn from(granted: &ServerSideSubscription) -> Self {
+        let ServerSideSubscription { channel, info, data, expires_at, overrides } = granted;
+        let terms = SubscriptionTerms { expires_at: *expires_at, info: info.clone() };
+        Self {
+            channel: channel.clone(),
+            source: SubscriptionSource::ConnectionToken(Box::new(terms)),
+            data: data.clone(),
+            overrides: *overrides,
+        }
+    }
+}
+
+impl From<ServerApiSubscription> for ServerSideRequest {
+    fn from(given: ServerApiSubscription) -> Self {
+        let terms = SubscriptionTerms { expires_at: given.expires_at.unwrap_or(NEVER), info: given.info };
+        let source = SubscriptionSource::ServerApi(Box::new(terms));
+        Self { channel: given.channel, source, data: given.data, overrides: given.overrides }
+    }
+}
+
+impl ServerSideRequest {
+    fn without_terms(channel: Channel, source: SubscriptionSource) -> Self {
+        Self { channel, source, data: None, overrides: OptionOverrides::default() }
+    }
+}
+
 impl Session {
-    /// Returns the subscriptions that a token names, each with the template of its result.
-    pub(super) fn token_subscriptions(
+    /// Returns the subscriptions of a session that connects, each with the template of its result: those of its token, the
+    /// personal channels of its user, and those that its client had before and names in `positions`.
+    pub(super) fn connect_subscriptions(
         &mut self,
         claims: &Claims,
         positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
-    ) -> impl Iterator<Item = (Subscription<Requested>, SubscribeResultTemplate)> {
-        let granted = server_side_subscriptions(claims);
-        self.has_subscription_info |= granted.iter().any(|granted| granted.info.is_some());
-        granted.iter().map(|granted| {
-            let channel = granted.channel.clone();
-            let mut options = self.forced_options(&channel, claims, granted.info.as_ref());
-            let expiry = self.client_expiry(granted.expires_at);
-            let template = SubscribeResultTemplate::new(expiry, granted.data.clone(), &options);
-            if let Some(position) = positions.get(channel.as_str()) {
-                self.request_recovery(&mut options, &channel, position, false);
+    ) -> Vec<(Subscription<Requested>, SubscribeResultTemplate)> {
+        let mut requests = self.granted_requests(claims);
+        // A client cannot have had more, and each costs a look at the rules of its token.
+        let max_subscriptions = self.services.config.limits.channels_per_session;
+        let names = positions.keys().take(max_subscriptions);
+        for channel in names.filter_map(|name| Channel::new(name).ok()) {
+            if requests.len() < max_subscriptions && !requests.iter().any(|request| request.channel == channel) {
+                requests.extend(self.restored_request(channel, claims));
             }
-            let terms = SubscriptionTerms { expires_at: granted.expires_at, info: granted.info.clone() };
-            let source = SubscriptionSource::ConnectionToken(Box::new(terms));
-            (Subscription::new(channel, source, options), template)
-        })
+        }
+        let with_position = requests.into_iter().map(|request| {
+            let position = positions.get(request.channel.as_str());
+            self.server_side_subscription(request, claims, position)
+        });
+        with_position.collect()
     }
 
-    /// Returns the subscriptions that a newer token names. The client gets a push for each that is new.
-    pub(super) fn announced_token_subscriptions(&mut self, claims: &Claims) -> Vec<Subscription<Requested>> {
+    /// Returns the subscriptions that a newer token names, and the personal channels. The client gets a push for each that is
+    /// new.
+    pub(super) fn announced_subscriptions(&mut self, claims: &Claims) -> Vec<Subscription<Requested>> {
         let format = self.format;
-        let no_positions = BTreeMap::new();
-        let granted = self.token_subscriptions(claims, &no_positions);
-        granted.map(|(subscription, template)| subscription.announced_by(template.announcement(format))).collect()
+        let announced = self.granted_requests(claims).into_iter().map(|request| {
+            let (subscription, template) = self.server_side_subscription(request, claims, None);
+            subscription.announced_by(template.announcement(format))
+        });
+        announced.collect()
+    }
+
+    /// Returns the subscriptions that a token names, and then the personal channels of its user.
+    fn granted_requests(&self, claims: &Claims) -> Vec<ServerSideRequest> {
+        let granted = server_side_subscriptions(claims);
+        let is_named = |channel: &Channel| granted.iter().any(|granted| granted.channel == *channel);
+        let personal = self.services.permissions.personal_channels(&claims.user).filter(|channel| !is_named(channel));
+        let personal = personal.map(|channel| ServerSideRequest::without_terms(channel, SubscriptionSource::Personal));
+        granted.iter().map(ServerSideRequest::from).chain(personal).collect()
+    }
+
+    /// Returns a subscription that the client had before: if the server API gave it and has not ended it, or if the client may
+    /// subscribe anyway.
+    fn restored_request(&self, channel: Channel, claims: &Claims) -> Option<ServerSideRequest> {
+        let Services { permissions, api_grants, .. } = &*self.services;
+        if permissions.may_be_subscribed(&claims.user, &channel).is_ok()
+            && let Some(given) = api_grants.find(&claims.user, &channel)
+        {
+            api_grants.note_session(&claims.user, &channel, claims.expires_at);
+            return Some(given.into());
+        }
+        let is_allowed = permissions.may_subscribe(claims, &channel, None).is_ok();
+        is_allowed.then(|| ServerSideRequest::without_terms(channel, SubscriptionSource::Restored))
+    }
+
+    /// Returns a server-side subscription for the hub, with the template of its result.
+    fn server_side_subscription(
+        &mut self,
+        request: ServerSideRequest,
+        claims: &Claims,
+        position: Option<&ClientPosition<'_>>,
+    ) -> (Subscription<Requested>, SubscribeResultTemplate) {
+        let ServerSideRequest { channel, source, data, overrides } = request;
+        self.has_subscription_info |= source.info().is_some();
+        let mut options = self.forced_options(&channel, claims, source.info(), overrides);
+        if source == SubscriptionSource::Personal && options.retention.is_some() {
+            (options.is_positioned, options.is_recoverable) = (true, true);
+        }
+        let template = SubscribeResultTemplate::new(self.client_expiry(source.expires_at()), data, &options);
+        if let Some(position) = position {
+            self.request_recovery(&mut options, &channel, position, false);
+        }
+        (Subscription::new(channel, source, options), template)
     }
 
     /// Sends `reply` when the session has the subscriptions of its token, and none that the token does not allow.
@@ -123,23 +209,17 @@ impl Session {
         request: ServerApiSubscription,
     ) -> CommandOutcome {
         let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
-        let ServerApiSubscription { channel, info, data, since, expires_at } = request;
-        let client = self.client;
+        let (client, channel) = (self.client, request.channel.clone());
         if let Err(error) = self.services.permissions.may_be_subscribed(&claims.user, &channel) {
             log_refused(client, &channel, &error);
             return CommandOutcome::Finished;
         }
-        self.has_subscription_info |= info.is_some();
-        let mut options = self.forced_options(&channel, &claims, info.as_ref());
-        if let Some((offset, epoch)) = since {
-            let position = ClientPosition { wants_recovery: true, epoch: epoch.into(), offset };
-            self.request_recovery(&mut options, &channel, &position, false);
-        }
-        let expires_at = expires_at.unwrap_or(NEVER);
-        let template = SubscribeResultTemplate::new(self.client_expiry(expires_at), data, &options);
-        let source = SubscriptionSource::ServerApi(Box::new(SubscriptionTerms { expires_at, info }));
-        let subscription =
-            Subscription::new(channel.clone(), source, options).announced_by(template.announcement(self.format));
+        self.services.api_grants.note_session(&claims.user, &channel, claims.expires_at);
+        let since = request.since.clone();
+        let position =
+            since.map(|(offset, epoch)| ClientPosition { wants_recovery: true, epoch: epoch.into(), offset });
+        let (subscription, template) = self.server_side_subscription(request.into(), &claims, position.as_ref());
+        let subscription = subscription.announced_by(template.announcement(self.format));
         let subscribe = Subscribe { key: self.key, subscriptions: vec![subscription], reply: None };
         let subscribed = self.services.hub.send(subscribe);
         // The API has its answer already: if this fails, it has to subscribe the session again.

@@ -4,13 +4,14 @@ use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::Claims,
     channel::Channel,
-    hub::ExtendSubscription,
-    protocol::{self, ErrorCode},
+    hub::{ExpireSubscription, ExtendSubscription},
+    protocol::{self, ErrorCode, Expiry},
     session::Session,
 };
 
 impl Session {
-    /// `sub_refresh`.
+    /// `sub_refresh`. An expired token ends the subscription with an unsubscribe push (2501), and the command succeeds: after
+    /// error 109 SDKs would give the subscription up, after the push they subscribe again with a new token.
     pub(super) fn sub_refresh(
         &mut self,
         id: u32,
@@ -19,13 +20,22 @@ impl Session {
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(channel)?;
-        let token = self.verify_subscription_token(token.ok_or(ErrorCode::PermissionDenied)?, &channel, claims)?;
-        let reply = self.format.encode_reply(id, &protocol::Reply::SubRefresh(self.client_expiry(token.expires_at)));
-        let source = self.source_from_token(token);
-        let extended = self.services.hub.send(ExtendSubscription { key: self.key, channel, source });
+        let (hub, key, format) = (self.services.hub.clone(), self.key, self.format);
+        let token = token.ok_or(ErrorCode::PermissionDenied)?;
+        let extension = match self.verify_subscription_token(token, &channel, claims) {
+            Ok(token) => Some((self.client_expiry(token.expires_at), self.source_from_token(token))),
+            Err(CommandFailure::Error(error)) if error.code() == ErrorCode::TokenExpired => None,
+            Err(failure) => return Err(failure),
+        };
         Ok(CommandOutcome::pending(id, async move {
-            let is_extended = extended.await.unwrap_or(false);
-            if is_extended { Ok(CommandReply::Frame(reply)) } else { Err(ErrorCode::PermissionDenied.into()) }
+            let (exists, expiry) = match extension {
+                Some((expiry, source)) => (hub.send(ExtendSubscription { key, channel, source }).await, expiry),
+                None => (hub.send(ExpireSubscription { key, channel }).await, Expiry::NEVER),
+            };
+            if !exists.unwrap_or(false) {
+                return Err(ErrorCode::PermissionDenied.into());
+            }
+            Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::SubRefresh(expiry))))
         }))
     }
 }

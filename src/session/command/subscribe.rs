@@ -9,7 +9,7 @@ use crate::{
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
-    config::{DeltaType, RecoveryMode},
+    config::{BrokerKind, DeltaType, OptionOverrides, RecoveryMode},
     hub::{
         RecoveryRequest, ReplyBuilder, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription,
         SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
@@ -87,10 +87,13 @@ impl Session {
         let token = token.map(|token| self.verify_subscription_token(token, &channel, claims)).transpose()?;
         self.services.permissions.may_subscribe(claims, &channel, token.as_ref())?;
         let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.client_expiry(token.expires_at));
+        let overrides = token.as_ref().map_or(OptionOverrides::default(), |token| token.overrides);
+        let data = token.as_ref().and_then(|token| token.data.clone());
         let source = token.map_or(SubscriptionSource::Client, |token| self.source_from_token(token));
-        let options = self.requested_options(&channel, claims, source.info(), command)?;
+        let forced = self.forced_options(&channel, claims, source.info(), overrides);
+        let options = self.requested_options(&channel, forced, overrides, command)?;
         let format = self.format;
-        let reply = SubscribeResultTemplate::new(expiry, None, &options)
+        let reply = SubscribeResultTemplate::new(expiry, data, &options)
             .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
         let subscriptions = vec![Subscription::new(channel, source, options)];
         let subscribed = self.services.hub.send(Subscribe { key: self.key, subscriptions, reply: Some(reply) });
@@ -135,54 +138,64 @@ impl Session {
         SubscriptionSource::SubscriptionToken(Box::new(terms))
     }
 
-    /// Returns the options that every subscription to a channel has, whatever its client asks for.
+    /// Returns the options that a subscription has, whatever its client asks for: those of its channel, unless a token or the
+    /// server API has overridden them.
     pub(super) fn forced_options(
         &self,
         channel: &Channel,
         claims: &Claims,
         info: Option<&Bytes>,
+        overrides: OptionOverrides,
     ) -> SubscriptionOptions {
         let Ok(channel_options) = self.services.permissions.channel_options(channel) else {
             return SubscriptionOptions::default();
         };
         let retention = Retention::from_options(channel_options);
-        let is_recoverable = retention.is_some() && channel_options.force_recovery;
-        let sends_join_leave = channel_options.join_leave || channel_options.force_push_join_leave;
-        let visibility = (channel_options.presence || sends_join_leave).then(|| Visibility {
+        let is_recoverable = retention.is_some() && overrides.force_recovery.unwrap_or(channel_options.force_recovery);
+        let forces_positioning = overrides.force_positioning.unwrap_or(channel_options.force_positioning);
+        // Nobody could read the presence of a channel that has none.
+        let in_presence = channel_options.presence && overrides.presence.unwrap_or(true);
+        let sends_join_leave = overrides.join_leave.unwrap_or(channel_options.join_leave) && self.has_join_leave();
+        let visibility = (in_presence || sends_join_leave).then(|| Visibility {
             info: Arc::new(ClientInfo {
                 user: claims.user.to_string(),
                 client: self.client.to_string(),
                 conn_info: claims.info.clone(),
                 chan_info: info.cloned(),
             }),
-            in_presence: channel_options.presence,
+            in_presence,
             sends_join_leave,
         });
         SubscriptionOptions {
             retention,
-            is_positioned: is_recoverable || (retention.is_some() && channel_options.force_positioning),
+            is_positioned: is_recoverable || (retention.is_some() && forces_positioning),
             is_recoverable,
-            wants_join_leave: channel_options.force_push_join_leave,
+            wants_join_leave: overrides.force_push_join_leave.unwrap_or(channel_options.force_push_join_leave),
             visibility,
             ..SubscriptionOptions::default()
         }
     }
 
-    /// Returns the options of a subscription for which a client asks. Options that the channel does not have are ignored,
-    /// which the result shows.
+    /// Returns whether the broker transports joins and leaves.
+    fn has_join_leave(&self) -> bool {
+        self.services.config.broker.kind == BrokerKind::Memory
+    }
+
+    /// Returns the options of a subscription for which a client asks, beside those that it has anyway. Options that the channel
+    /// does not have are ignored, which the result shows.
     fn requested_options(
         &self,
         channel: &Channel,
-        claims: &Claims,
-        info: Option<&Bytes>,
+        mut options: SubscriptionOptions,
+        overrides: OptionOverrides,
         command: &SubscribeCommand<'_>,
     ) -> Result<SubscriptionOptions, CommandFailure> {
         let channel_options = self.services.permissions.channel_options(channel)?;
-        let mut options = self.forced_options(channel, claims, info);
         let has_history = options.retention.is_some();
         options.is_recoverable |= has_history && command.is_recoverable;
         options.is_positioned |= has_history && (command.is_positioned || options.is_recoverable);
-        options.wants_join_leave |= channel_options.join_leave && command.wants_join_leave;
+        let has_join_leave = overrides.join_leave.unwrap_or(channel_options.join_leave);
+        options.wants_join_leave |= has_join_leave && command.wants_join_leave;
         // The base of a delta is the publication before it, which a filter may leave out.
         if command.filter.is_some() && !command.delta.is_empty() {
             return Err(ErrorCode::BadRequest.into());

@@ -1,12 +1,15 @@
 // Explains errors: what went wrong and what to do next. An advice is {title, text, action?}; the page implements the actions
-// "login", "connect" and "switch".
+// "login", "connect", "switch" and "subscriptionToken". A text may contain code between backticks.
 
 import { RequestError, clockAhead } from "./hub.js";
 import { formatDuration } from "./token.js";
 
 const RESTARTED =
-  "If the hub was restarted: in development each start creates new secrets, and older tokens are invalid. " +
+  "If the hub was restarted with other secrets (`--ephemeral` creates new ones), older tokens are invalid. " +
   "Log in again with the password that its terminal prints now.";
+
+/** Quotes the hub's own words, which name the field, the option or the limit. */
+export const says = (message) => `The hub says: ${message}.`;
 
 const seconds = (number) => `${number} second${number === 1 ? "" : "s"}`;
 
@@ -23,6 +26,13 @@ export const OFFLINE = {
 export const EXPIRED = {
   title: "The token has expired",
   text: "The hub ends a session when its token expires, without a grace period. Log in again, or paste a newer token.",
+  action: "login",
+};
+
+/** A token whose `nbf` is in the future. The hub's code is that of an expired or an invalid one. */
+export const NOT_YET_VALID = {
+  title: "The token is not valid yet",
+  text: "Its claim “nbf” is in the future. Wait, or correct the clock of the machine that signs the tokens. `wardcast check-token` shows both times.",
   action: "login",
 };
 
@@ -45,13 +55,13 @@ const ORIGIN_NOT_ALLOWED = {
 };
 
 /** Explains an HTTP error of any request. */
-function forHttp(error) {
+export function forHttp(error) {
   if (error.status === 0) return navigator.onLine ? UNREACHABLE : OFFLINE;
   if (error.status === 403) return ORIGIN_NOT_ALLOWED;
   if (error.status === 429 || error.status === 503) return limitReached(error.retryAfter);
   if (error.code === 109) return EXPIRED;
   if (error.status === 401) return TOKEN_NOT_ACCEPTED;
-  return { title: "That did not work", text: `The hub says: ${error.message}.` };
+  return { title: "That did not work", text: says(error.message) };
 }
 
 export function forLogin(error) {
@@ -60,8 +70,8 @@ export function forLogin(error) {
     return {
       title: "Wrong user or password",
       text:
-        "The terminal that runs the hub prints both. If the hub was restarted, it prints a new password: use the newest. " +
-        "With Docker: docker compose logs init.",
+        "The terminal that runs the hub prints both. A hub that was restarted with `--ephemeral` has a new password: use the newest. " +
+        "With Docker: `docker compose logs init`.",
     };
   }
   if (error.status === 429) {
@@ -73,7 +83,7 @@ export function forLogin(error) {
   if (error.status === 404) {
     return {
       title: "This hub has no login",
-      text: "Set login.users_file in its configuration, or paste a token: wardcast token --user ann prints one.",
+      text: "Set login.users_file in its configuration, or paste a token: `wardcast token --user ann` prints one.",
     };
   }
   return forHttp(error);
@@ -82,55 +92,6 @@ export function forLogin(error) {
 export function forTicket(error) {
   if (error?.status !== 404) return error instanceof RequestError ? forHttp(error) : forUnexpected(error);
   return { title: "This hub has no tickets", text: "Choose another way to send the token in step 2." };
-}
-
-/** Explains the error of a command or of a publish request. */
-export function forCommand(error, channel) {
-  const name = `“${channel}”`;
-  switch (error.code) {
-    case 102:
-      return {
-        title: `No namespace for ${name}`,
-        text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Plain names have none.",
-      };
-    case 101:
-      return { title: "A token is required", text: "Send a valid token with the command (auth.require_token_per_message).", action: "login" };
-    case 103:
-      return {
-        title: `No permission for ${name}`,
-        text:
-          "Neither the token's caps nor the hub's configuration permits it: see channels.allow_subscribe and " +
-          "channels.allow_publish.",
-      };
-    case 104:
-      return { title: "The hub does not know this method", text: "This page may be of another version: reload it." };
-    case 105:
-      return { title: `Already subscribed to ${name}`, text: "A connection subscribes to a channel once." };
-    case 106:
-      return { title: "Too many channels", text: "Unsubscribe from one first (limits.channels_per_session)." };
-    case 107:
-      return {
-        title: "The hub cannot read the request",
-        text: "A channel name has at most 255 bytes and no *, invisible characters or double spaces. The data has a limit, too.",
-      };
-    case 108:
-      return {
-        title: "Not enabled",
-        text: "Enable it in the channel's options (channels.history_size, channels.presence). The hub has no rpc.",
-      };
-    case 109:
-      return EXPIRED;
-    case 112:
-      return { title: "The missed publications are no longer available", text: "Subscribe again without a position." };
-    case 100:
-      return { title: "The hub failed for the moment", text: "Its broker may be unavailable. Try again soon." };
-    case 111:
-      return { title: "Too fast", text: "The hub limits commands and publications per second. Try again in a moment." };
-    case 0:
-      return { title: "Not connected", text: `${error.message ?? "There is no connection"}: connect first, or wait for the page to reconnect.` };
-    default:
-      return error instanceof RequestError ? forHttp(error) : { title: `Error ${error.code}`, text: `The hub says: ${error.message}.` };
-  }
 }
 
 const CLOSES = {
@@ -179,6 +140,17 @@ export function forClose(code, reason) {
   return { title: "The connection was lost", text: "The page reconnects automatically and keeps its subscriptions." };
 }
 
+/** The hub closed the connection with 1009. `bytes`: the length of the longest message that was sent over it. */
+export function messageTooBig(bytes, facts) {
+  const inBytes = (number) => `${number.toLocaleString("en")} bytes`;
+  return {
+    title: "The message was too large (1009)",
+    text:
+      `It had ${inBytes(bytes)}. The hub accepts ${inBytes(facts.message_bytes)} (limits.message_bytes) and closes a connection that sends more. ` +
+      `The data of a publication may have ${inBytes(facts.publication_bytes)} (limits.publication_bytes). The page reconnects automatically.`,
+  };
+}
+
 /** A handshake was refused although the hub answers and the token is valid. A browser does not tell a page more. */
 export const HANDSHAKE_REFUSED = {
   title: "The handshake was refused",
@@ -190,7 +162,7 @@ export const HANDSHAKE_REFUSED = {
 /** The page was opened with a login in its address while a user is logged in. */
 export const anotherLogin = (user, now) => ({
   title: `This address contains a login of “${user}”`,
-  text: `You are still logged in as “${now}”. Use the new login after a restart of the hub, but only if the address came from your terminal.`,
+  text: `You are still logged in as “${now}”. Use the new login if the hub has other secrets now, but only if the address came from your terminal.`,
   action: "switch",
 });
 
@@ -199,12 +171,6 @@ export const COOKIE_NOT_ACCEPTED = {
   title: "The cookie did not open the connection",
   text: `It does not exist, has expired, or the hub does not accept it. Safari stores it over https only. ${RESTARTED}`,
   action: "login",
-};
-
-export const RECONNECTED = { title: "Connected again", text: "The subscriptions are restored. Publications in between were missed." };
-export const OTHER_HUB = {
-  title: "Connected again, to another or restarted hub",
-  text: "The subscriptions are restored. Publications in between were missed.",
 };
 
 /** Explains a difference between this computer's clock and the hub's, by which tokens expire. Null if they agree. */

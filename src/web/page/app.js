@@ -2,7 +2,7 @@
 // handlers.
 
 import * as advice from "./advice.js";
-import { parseData, publish, subscribe, unsubscribe } from "./channels.js";
+import { askForToken, handleChannelInput, handleDataInput, publish, readHistory, readPresence, subscribe, unsubscribe } from "./channels.js";
 import { Choices } from "./choices.js";
 import { connect, disconnect } from "./connection.js";
 import { $, selectedValue, setShown } from "./dom.js";
@@ -11,6 +11,7 @@ import { startRefresh, logIn, logOut, usePastedToken, submitRefresh } from "./id
 import { loadIdentity } from "./storage.js";
 import { Log } from "./log.js";
 import { showCode, setIdentity, draw, isExpired, page, showNotice, showClockNotice, drawExpiry, socketUrl } from "./state.js";
+import { SubscriptionList } from "./subscription_list.js";
 import { CodePanel, hideNotice } from "./view.js";
 
 function handleChoice() {
@@ -23,8 +24,8 @@ function handleChoice() {
 
 /**
  * Reads `#login=USER:PASSWORD`, as the terminal prints it, and removes it from the address bar and from the tab's history. (The
- * browser's list of visited pages keeps it, which is acceptable for a password that is valid for one run of a hub.) Anyone can
- * create such a link, so it neither ends a session nor submits the form.
+ * browser's list of visited pages keeps it, which is acceptable for the password of a hub that only this machine reaches.) Anyone
+ * can create such a link, so it neither ends a session nor submits the form.
  */
 function readAddressLogin() {
   const found = location.hash.match(/^#login=([^:]*):(.*)$/);
@@ -94,10 +95,8 @@ function addHandlers() {
   $("disconnect").addEventListener("click", disconnect);
   $("subscribe-form").addEventListener("submit", subscribe);
   $("publish-form").addEventListener("submit", publish);
-  $("publish-data").addEventListener("input", ({ target }) => {
-    $("data-kind").textContent = parseData(target.value).kind;
-    $("publish").textContent = "Publish";
-  });
+  $("subscribe-channel").addEventListener("input", handleChannelInput);
+  $("publish-data").addEventListener("input", handleDataInput);
   $("refresh").addEventListener("click", startRefresh);
   $("refresh-form").addEventListener("submit", submitRefresh);
   $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
@@ -120,8 +119,9 @@ Object.assign(page, {
     login: { label: "Sign in again", run: () => logOut({ keepsSubscriptions: true }) },
     connect: { label: "Connect", run: connect },
     switch: { label: "Log out and use it", run: switchLogin },
+    subscriptionToken: { label: "Enter a token", run: askForToken },
   },
-  unsubscribe,
+  list: new SubscriptionList({ unsubscribe, readHistory, readPresence }),
 });
 addHandlers();
 showSourceForm();

@@ -1,5 +1,8 @@
-// A connection to the hub that reconnects: commands and their replies, subscriptions that survive a reconnect, backoff with
-// jitter. It does not depend on the page and reports by events: state, ready, frame, publication, closed and others.
+// A connection to the hub that reconnects: commands and their replies, subscriptions that survive a reconnect and recover what
+// they missed, backoff with jitter. It does not depend on the page and reports by events: state, ready, frame, publication,
+// closed and others.
+
+import { Subscription } from "./subscription.js";
 
 /** Minimum and maximum reconnect delay. Each delay is random, so that the clients of a dead hub do not all reconnect at once. */
 const BACKOFF_MS = [500, 15_000];
@@ -16,19 +19,23 @@ export class HubClient extends EventTarget {
   #lastId = 1;
   #timer = null;
   #failures = 0;
-  #channels = new Set();
+  /** The code with which the last connection was closed, and the longest text that was sent over it. */
+  #closedBy = null;
+  #longestText = "";
+  /** By channel. */
+  subscriptions;
   state = "idle";
   /** The `connect` push or reply of the session. */
   session = null;
 
-  /** `plan` returns {url, protocols, first}, or a promise of it, for each attempt. */
-  constructor(plan) {
+  /**
+   * `plan` returns {url, protocols, first}, or a promise of it, for each attempt. `subscriptions`: those of an earlier client, which
+   * this one continues.
+   */
+  constructor(plan, subscriptions = new Map()) {
     super();
     this.#planConnection = plan;
-  }
-
-  get channels() {
-    return [...this.#channels];
+    this.subscriptions = subscriptions;
   }
 
   /** Whether this is a further attempt: after a failure, or after a session. */
@@ -58,27 +65,35 @@ export class HubClient extends EventTarget {
 
   send(text) {
     this.#socket.send(text);
+    if (text.length > this.#longestText.length) this.#longestText = text;
     this.#emit("frame", { direction: "out", text });
   }
 
-  /** Sends a command; resolves with its reply, rejects with {code, message}. */
-  command(name, body, id = ++this.#lastId) {
+  /**
+   * Sends a command; resolves with its reply, rejects with {code, message}, and `isClosed` if the connection ended before the
+   * reply. `apply` is called with the reply before anything that the hub has sent after it is handled.
+   */
+  command(name, body, apply = null) {
     if (!this.isReady) return Promise.reject({ code: 0, message: "not connected" });
+    const id = ++this.#lastId;
     this.send(JSON.stringify({ id, [name]: body }));
-    return this.#awaitReply(id);
+    return this.#awaitReply(id, apply);
   }
 
   /** Subscribes now if there is a session, and again in every later session. */
-  async subscribe(channel) {
-    this.#channels.add(channel);
-    if (!this.isReady) return {};
+  async subscribe(channel, token = null) {
+    const subscription = this.subscriptions.get(channel) ?? new Subscription();
+    if (token) subscription.token = token;
+    this.subscriptions.set(channel, subscription);
+    if (!this.isReady) return;
     try {
-      return await this.command("subscribe", { channel });
+      const apply = (reply) => this.#apply(channel, subscription, reply.subscribe);
+      await this.command("subscribe", subscription.request(channel), apply);
     } catch (error) {
       // 105: the session is subscribed already, by its token or by an earlier command.
-      if (error.code === 105) return {};
+      if (error.code === 105) return;
       // After a temporary error the next session tries again.
-      if (error.code !== 0 && !error.temporary) this.#channels.delete(channel);
+      if (error.code !== 0 && !error.temporary) this.subscriptions.delete(channel);
       throw error;
     } finally {
       this.#emit("channels");
@@ -86,9 +101,13 @@ export class HubClient extends EventTarget {
   }
 
   unsubscribe(channel) {
-    this.#channels.delete(channel);
+    this.subscriptions.delete(channel);
     this.#emit("channels");
     return this.isReady ? this.command("unsubscribe", { channel }) : Promise.resolve({});
+  }
+
+  #apply(channel, subscription, result) {
+    for (const publication of subscription.apply(result)) this.#emit("publication", { channel, publication, isRecovered: true });
   }
 
   /** Sends a newer token, as a command or as text depending on the kind of session. */
@@ -98,10 +117,10 @@ export class HubClient extends EventTarget {
     return this.#awaitReply("session");
   }
 
-  #awaitReply(id) {
+  #awaitReply(id, apply = null) {
     return new Promise((resolve, reject) => {
       const late = setTimeout(() => this.#completeRequest(id, { error: { code: 0, message: "no reply in time" } }), REPLY_TIMEOUT_MS);
-      this.#pending.set(id, { resolve, reject, late });
+      this.#pending.set(id, { resolve, reject, late, apply });
     });
   }
 
@@ -110,8 +129,9 @@ export class HubClient extends EventTarget {
     if (!waiting) return;
     clearTimeout(waiting.late);
     this.#pending.delete(id);
-    if (reply.error) waiting.reject(reply.error);
-    else waiting.resolve(reply);
+    if (reply.error) return waiting.reject(reply.error);
+    waiting.apply?.(reply);
+    waiting.resolve(reply);
   }
 
   async #open() {
@@ -130,6 +150,7 @@ export class HubClient extends EventTarget {
 
   #useSocket(socket, { first }) {
     this.#socket = socket;
+    this.#longestText = "";
     this.#timer = setTimeout(() => socket.close(), REPLY_TIMEOUT_MS);
     const ifCurrent = (handle) => (event) => this.#socket === socket && handle(event);
     socket.onopen = ifCurrent(() => first && this.send(first));
@@ -173,26 +194,48 @@ export class HubClient extends EventTarget {
     this.#failures = 0;
     this.#setState("ready");
     const isReconnect = before !== null;
-    this.#emit("ready", { session, isReconnect, isOtherHub: isReconnect && before.node !== session.node });
-    for (const channel of this.#channels) {
-      this.subscribe(channel).catch((error) => this.#emit("subscribe-error", { channel, error }));
-    }
+    const how = { isReconnect, isOtherHub: isReconnect && before.node !== session.node, closedBy: this.#closedBy };
+    this.#emit("ready", { session, ...how });
+    this.#restoreSubscriptions(session.subs ?? {}).then(() => this.isReady && this.session === session && this.#emit("restored", how));
   }
 
-  #handlePush(push) {
-    const { channel } = push;
-    if (push.pub) this.#emit("publication", { channel, ...push.pub });
-    if (push.subscribe) this.#channels.add(channel);
-    if (push.unsubscribe) {
-      this.#channels.delete(channel);
-      this.#emit("unsubscribed", { channel, ...push.unsubscribe });
-      if (push.unsubscribe.code >= 2500) this.subscribe(channel).catch(() => {});
+  /** `granted`: the subscriptions that come with the session, by channel. */
+  async #restoreSubscriptions(granted) {
+    for (const [channel, result] of Object.entries(granted)) this.#addServerSide(channel, result);
+    const others = [...this.subscriptions.keys()].filter((channel) => !Object.hasOwn(granted, channel));
+    await Promise.all(others.map((channel) => this.#subscribeAgain(channel)));
+  }
+
+  #addServerSide(channel, result) {
+    const subscription = this.subscriptions.get(channel) ?? new Subscription();
+    subscription.isServerSide = true;
+    this.subscriptions.set(channel, subscription);
+    this.#apply(channel, subscription, result);
+    this.#emit("channels");
+  }
+
+  #subscribeAgain(channel) {
+    const subscription = this.subscriptions.get(channel);
+    subscription.isServerSide = false;
+    return this.subscribe(channel).catch((error) => this.#emit("subscribe-error", { channel, error, token: subscription.token }));
+  }
+
+  #handlePush({ channel, pub, subscribe, unsubscribe }) {
+    if (pub) {
+      this.subscriptions.get(channel)?.receive(pub);
+      this.#emit("publication", { channel, publication: pub, isRecovered: false });
     }
-    if (push.subscribe || push.unsubscribe) this.#emit("channels");
+    if (subscribe) this.#addServerSide(channel, subscribe);
+    if (!unsubscribe || !this.subscriptions.has(channel)) return;
+    if (unsubscribe.code >= 2500) this.#subscribeAgain(channel);
+    else this.subscriptions.delete(channel);
+    this.#emit("unsubscribed", { channel, ...unsubscribe });
+    this.#emit("channels");
   }
 
   #handleClose(how) {
     this.#closeSocket();
+    this.#closedBy = how.code;
     this.#failures += 1;
     const isFinal = forbidsReconnect(how.code);
     const maximum = Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** (this.#failures - 1));
@@ -202,7 +245,7 @@ export class HubClient extends EventTarget {
       this.#timer = setTimeout(() => this.#open(), wait);
       this.#setState("waiting");
     }
-    this.#emit("closed", { ...how, isFinal, failures: this.#failures });
+    this.#emit("closed", { ...how, isFinal, failures: this.#failures, longestText: this.#longestText });
   }
 
   #closeSocket() {
@@ -210,7 +253,7 @@ export class HubClient extends EventTarget {
     const socket = this.#socket;
     this.#socket = null;
     if (socket?.close) socket.close();
-    for (const id of [...this.#pending.keys()]) this.#completeRequest(id, { error: { code: 0, message: "the connection ended" } });
+    for (const id of [...this.#pending.keys()]) this.#completeRequest(id, { error: { code: 0, message: "the connection ended", isClosed: true } });
   }
 
   #setState(state) {

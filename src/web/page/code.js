@@ -109,7 +109,20 @@ function refreshCode(isSdk, token, user) {
   };
 }
 
-/** {title, js, sdk, curl, note} of an action: {name, way, url, channel, data, transport, user, cookie, isSdk}. */
+/** A command that reads a channel: history or presence. The server API reads the same with its key. */
+function readCode(name, channel, options) {
+  const body = { channel, ...options };
+  const argument = Object.keys(options).length > 0 ? `, ${toJson(options)}` : "";
+  return {
+    title: `${name} of ${channel}`,
+    js: `ws.send(${commandText(4, { [name]: body })});`,
+    sdk: `await client.${name}(${toJson(channel)}${argument});`,
+    curl: `curl ${httpUrl(`/api/${name}`)} -H 'X-API-Key: API_KEY' -d ${shellQuote(toJson(body))}`,
+    note: "A backend reads the same with its API key.",
+  };
+}
+
+/** {title, js, sdk, curl, note} of an action: {name, way, url, channel, data, transport, user, cookie, isSdk, hasToken, options}. */
 export function codeOf(action, token) {
   const { name, way, url, channel = "news", user = "ann" } = action;
   switch (name) {
@@ -117,18 +130,24 @@ export function codeOf(action, token) {
       return { title: "log in", ...loginCode(user, action.cookie) };
     case "publish":
       return { title: `publish to ${channel}`, ...publishCode(action.transport, channel, action.data, token) };
+    case "history":
+    case "presence":
+      return readCode(name, channel, action.options);
     case "subscribe":
-    case "unsubscribe":
+    case "unsubscribe": {
+      const withToken = action.hasToken ? { token: "SUBSCRIPTION_TOKEN" } : {};
+      const sdkOptions = action.hasToken ? `, ${toJson(withToken)}` : "";
       return {
         title: `${name} ${name === "subscribe" ? "to" : "from"} ${channel}`,
-        js: `ws.send(${commandText(2, { [name]: { channel } })});`,
+        js: `ws.send(${commandText(2, { [name]: { channel, ...withToken } })});`,
         sdk:
           name === "subscribe"
-            ? `client.newSubscription(${toJson(channel)}).on("publication", ({ data }) => console.log(data)).subscribe();`
+            ? `client.newSubscription(${toJson(channel)}${sdkOptions}).on("publication", ({ data }) => console.log(data)).subscribe();`
             : `client.getSubscription(${toJson(channel)}).unsubscribe();`,
-        curl: websocatCode(url, token, { id: 2, [name]: { channel } }),
+        curl: websocatCode(url, token, { id: 2, [name]: { channel, ...withToken } }),
         note: "",
       };
+    }
     case "refresh":
       return { title: "refresh the token", ...refreshCode(action.isSdk, token, user) };
     default:

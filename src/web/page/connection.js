@@ -1,68 +1,101 @@
 // The page's connection: opens it, and explains how it ended.
 
 import * as advice from "./advice.js";
+import * as channelAdvice from "./channel_advice.js";
 import { planConnection, whyNot } from "./token_ways.js";
 import { $ } from "./dom.js";
 import * as hub from "./hub.js";
 import { removeCookie } from "./identity.js";
 import { HubClient } from "./client.js";
 import { showCode, draw, isExpired, page, showNotice, socketUrl } from "./state.js";
-import { redact } from "./token.js";
-import { showCounts, showState, hideNotice } from "./view.js";
+import { readClaims, redact } from "./token.js";
+import { showState, hideNotice } from "./view.js";
+
+/** The close code for a message above limits.message_bytes (RFC 6455 §7.4.1). */
+const MESSAGE_TOO_BIG = 1009;
 
 async function planNext() {
   if (isExpired()) throw new hub.RequestError(401, { code: 109 });
   const { token } = page.identity;
   const ticket = page.way === "ticket" ? (await hub.fetchTicket(token)).ticket : null;
-  return planConnection(page.way, socketUrl(), { token, ticket });
+  return planConnection(page.way, socketUrl(), { token, ticket, subs: positionsFromHub() });
+}
+
+/** Returns the positions of the subscriptions that the hub made, which only a connect command can recover. */
+function positionsFromHub() {
+  const found = [...page.client.subscriptions].filter(([, { isServerSide, position }]) => isServerSide && position);
+  return Object.fromEntries(found.map(([channel, { position }]) => [channel, { recover: true, ...position }]));
 }
 
 export function connect() {
   if (!page.identity || !page.choices.way) return;
   hideNotice();
   page.way = page.choices.way;
-  const channels = page.client?.channels ?? [];
   page.client?.close();
-  page.client = new HubClient(planNext);
+  page.client = new HubClient(planNext, page.client?.subscriptions);
   const on = (name, handle) => page.client.addEventListener(name, ({ detail }) => handle(detail));
   on("state", (state) => (showState(state, page.client.isReturning), draw()));
-  on("frame", ({ direction, text }) => page.log.frame(direction, redact(redact(text, page.identity?.token), page.nextToken)));
+  on("frame", ({ direction, text }) => page.log.frame(direction, redact(text, tokens())));
   on("ready", handleReady);
+  on("restored", handleRestored);
   on("channels", draw);
-  on("publication", countPublication);
-  on("subscribe-error", ({ channel, error }) => showNotice(advice.forCommand(error, channel)));
+  on("publication", handlePublication);
+  on("subscribe-error", ({ channel, error, token }) => showCommandError(error, { command: "subscribe", channel, token }));
   on("connect-error", (error) => error.code === 109 && giveUp(advice.EXPIRED));
   on("unsubscribed", ({ channel, code }) => {
     if (code < 2500) showNotice({ title: `The hub ended the subscription to “${channel}”`, text: "The token no longer permits it, or the server API ended it." }, "info");
   });
   on("closed", handleClose);
-  for (const channel of channels.length ? channels : ["news"]) page.client.subscribe(channel);
+  if (page.client.subscriptions.size === 0) page.client.subscribe("news");
   page.client.connect();
-  showCode({ name: "connect", channel: page.client.channels[0] });
+  showCode({ name: "connect", channel: page.client.subscriptions.keys().next().value });
 }
 
-function countPublication({ channel }) {
-  page.counts.set(channel, (page.counts.get(channel) ?? 0) + 1);
-  showCounts(page.counts);
+/** Returns all tokens that this page has sent: the log shows none of them. */
+function tokens() {
+  const ofSubscriptions = [...(page.client?.subscriptions.values() ?? [])].map(({ token }) => token);
+  return [page.identity?.token, page.nextToken, ...ofSubscriptions];
 }
 
-function handleReady({ session, isReconnect, isOtherHub }) {
+function handlePublication({ channel, publication, isRecovered }) {
+  if (isRecovered) page.log.recovered(channel, publication);
+  page.list.scheduleFacts();
+}
+
+/** Explains an error reply to a command. If the connection ended before the reply, its close is explained instead. */
+export function showCommandError(error, { command, channel, token = null }) {
+  if (error.isClosed) return;
+  showNotice(channelAdvice.forCommand(error, { command, channel, token, user: page.identity?.user ?? "" }));
+}
+
+function handleReady({ session }) {
   if (page.identity?.expiresAt == null && session.ttl) {
     page.identity.expiresAt = hub.now() + session.ttl * 1000;
     page.lifetime = session.ttl * 1000;
   }
-  if (isReconnect) showNotice(isOtherHub ? advice.OTHER_HUB : advice.RECONNECTED, "good");
-  else if (document.activeElement === document.body || !document.activeElement.checkVisibility?.()) $("publish").focus();
+  if (document.activeElement === document.body || !document.activeElement.checkVisibility?.()) $("publish").focus();
+}
+
+/** The reason of a close that the user's own message caused stays on the page. */
+function handleRestored({ isReconnect, isOtherHub, closedBy }) {
+  draw();
+  if (!isReconnect) return;
+  const restored = channelAdvice.forReconnect(page.client.subscriptions, isOtherHub);
+  if (closedBy === MESSAGE_TOO_BIG) page.log.note(restored.title, "good");
+  else showNotice(restored, "good");
 }
 
 /** Gives up: the page does not reconnect until the user does something. */
 function giveUp(cause) {
   page.client?.close();
-  showNotice(cause);
+  const isEarly = readClaims(page.identity?.token ?? "")?.nbf * 1000 > hub.now();
+  const isOfToken = cause === advice.EXPIRED || cause === advice.TOKEN_NOT_ACCEPTED;
+  showNotice(isEarly && isOfToken ? advice.NOT_YET_VALID : cause);
 }
 
-async function handleClose({ code, reason, error, isFinal, wasReady, failures }) {
+async function handleClose({ code, reason, error, isFinal, wasReady, failures, longestText }) {
   const client = page.client;
+  if (code === MESSAGE_TOO_BIG) return showNotice(advice.messageTooBig(new Blob([longestText]).size, page.facts));
   if (isExpired()) return giveUp(advice.EXPIRED);
   if (isFinal) return giveUp(page.way === "cookie" && code === 3500 ? advice.COOKIE_NOT_ACCEPTED : advice.forClose(code, reason));
   if (code !== 1006 || (wasReady && navigator.onLine)) return showNotice(advice.forClose(code, reason), "info");

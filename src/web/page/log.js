@@ -4,17 +4,19 @@ import { $, make, setShown } from "./dom.js";
 
 /** Maximum lines, and maximum lines that wait to be drawn; the oldest are dropped. */
 export const LINES = 500;
-/** Maximum characters of a line. */
+/** Maximum characters of a line, and of its summary. */
 const CHARACTERS = 2000;
+const SUMMARY_CHARACTERS = 500;
 
-const shorten = (text) => (text.length > CHARACTERS ? `${text.slice(0, CHARACTERS)}… (${text.length} characters)` : text);
+export const shorten = (text, characters = CHARACTERS) =>
+  text.length > characters ? `${text.slice(0, characters)}… (${text.length} characters)` : text;
 
 function formatTime() {
   const now = new Date();
   return `${now.toTimeString().slice(0, 8)}.${String(now.getMilliseconds()).padStart(3, "0")}`;
 }
 
-const COMMANDS = ["subscribe", "unsubscribe", "publish", "refresh", "connect", "ping"];
+const COMMANDS = ["subscribe", "unsubscribe", "publish", "history", "presence", "refresh", "connect", "ping"];
 
 function parse(text) {
   try {
@@ -25,13 +27,39 @@ function parse(text) {
   }
 }
 
+function summarizePublication(channel, { data, info, offset }, label) {
+  const notes = [info && `by ${info.user || "anonymous"}`, offset && `offset ${offset}`].filter(Boolean);
+  return { kind: "pub", label, channel, detail: JSON.stringify(data), by: notes.join(", ") };
+}
+
 function summarizePush(push) {
   const { channel } = push;
-  if (push.pub) return { kind: "pub", label: "publication", channel, detail: JSON.stringify(push.pub.data), by: push.pub.info?.user };
+  if (push.pub) return summarizePublication(channel, push.pub, "publication");
+  for (const kind of ["join", "leave"]) {
+    if (push[kind]) return { label: kind, channel, detail: `client ${push[kind].info?.client}`, by: push[kind].info?.user };
+  }
   if (push.connect) return { label: "connected", detail: `client ${push.connect.client}` };
   if (push.unsubscribe) return { label: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
   const kind = Object.keys(push).find((key) => key !== "channel") ?? "push";
   return { label: kind, channel, detail: JSON.stringify(push[kind]) };
+}
+
+/** What the reply to a command says. */
+function summarizeReply(name, reply) {
+  const { publications = [], offset = 0, was_recovering, recovered, client, presence = {} } = reply;
+  switch (name) {
+    case "connect":
+      return `client ${client}`;
+    case "subscribe":
+      if (!reply.positioned) return "";
+      return `offset ${offset}${was_recovering ? (recovered ? `, recovered ${publications.length}` : ", not recovered") : ""}`;
+    case "history":
+      return `offset ${offset}, ${publications.length} of its publications`;
+    case "presence":
+      return `clients: ${Object.keys(presence).length}`;
+    default:
+      return "";
+  }
 }
 
 /** Summarizes a frame: {kind, label, channel?, detail}. */
@@ -44,15 +72,15 @@ function summarize(text, direction) {
   const name = COMMANDS.find((kind) => message[kind]);
   if (!name) return { label: "reply", detail: text };
   const { channel, data } = message[name];
-  if (direction === "in") return { label: `${name} done`, detail: name === "connect" ? `client ${message.connect.client}` : "" };
+  if (direction === "in") return { label: `${name} done`, detail: summarizeReply(name, message[name]) };
   return { label: name, channel, detail: data === undefined ? "" : JSON.stringify(data) };
 }
 
 const ARROWS = { in: ["←", "received"], out: ["→", "sent"], note: ["·", "note"] };
 
-function createItem({ time, direction, text, note, kind }) {
+function createItem({ time, direction, text, note, kind, recovered }) {
   const [arrow, arrowName] = ARROWS[direction];
-  const summary = note === undefined ? summarize(text, direction) : { label: note, kind };
+  const summary = recovered ?? (note === undefined ? summarize(text, direction) : { label: note, kind });
   const item = make("li", { className: `${direction} ${summary.kind ?? ""}` });
   item.append(
     make("time", {}, time),
@@ -60,19 +88,25 @@ function createItem({ time, direction, text, note, kind }) {
     make("span", { className: "label" }, summary.label),
   );
   if (summary.channel) item.append(make("span", { className: "channel" }, summary.channel));
-  if (summary.detail) item.append(make("code", { className: "detail" }, shorten(summary.detail)));
-  if (summary.by) item.append(make("span", { className: "by" }, `by ${summary.by}`));
+  if (summary.detail) item.append(make("code", { className: "detail" }, shorten(summary.detail, SUMMARY_CHARACTERS)));
+  if (summary.by) item.append(make("span", { className: "by" }, summary.by));
   if (text !== undefined) item.append(make("code", { className: "raw" }, shorten(text)));
   return item;
 }
 
 export class Log {
   #isPaused = false;
+  /** Whether the newest line is kept in view. A user who has scrolled up is reading. */
+  #isFollowing = true;
   #isDrawScheduled = false;
   /** Entries that are not drawn yet. Drawn at most once per frame, and not while paused. */
   #waiting = [];
 
   constructor() {
+    const box = $("log").parentElement;
+    box.addEventListener("scroll", () => (this.#isFollowing = box.scrollHeight - box.scrollTop - box.clientHeight < 40));
+    // A notice makes the box smaller.
+    new ResizeObserver(() => this.#follow()).observe(box);
     $("log-pause").addEventListener("click", () => this.#pause(!this.#isPaused));
     $("log-clear").addEventListener("click", () => this.#clear());
     $("log-filter").addEventListener("input", () => this.#filterAll());
@@ -84,6 +118,11 @@ export class Log {
   /** `direction` is "in" or "out". */
   frame(direction, text) {
     this.#add({ time: formatTime(), direction, text });
+  }
+
+  /** A publication that was in the reply to a subscribe command. */
+  recovered(channel, publication) {
+    this.#add({ time: formatTime(), direction: "in", recovered: summarizePublication(channel, publication, "recovered") });
   }
 
   note(note, kind = "") {
@@ -108,16 +147,18 @@ export class Log {
   #draw() {
     if (!this.#isPaused) {
       const list = $("log");
-      const box = list.parentElement;
-      const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
       const items = this.#waiting.splice(0).map(createItem);
       for (const item of items) this.#filter(item);
       list.append(...items);
       while (list.childElementCount > LINES) list.firstElementChild.remove();
-      // A user who has scrolled up is reading.
-      if (isAtEnd) box.scrollTop = box.scrollHeight;
+      this.#follow();
     }
     this.#count();
+  }
+
+  #follow() {
+    const box = $("log").parentElement;
+    if (this.#isFollowing) box.scrollTop = box.scrollHeight;
   }
 
   #pause(isPaused) {

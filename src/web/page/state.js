@@ -5,7 +5,7 @@ import { nameOf } from "./token_ways.js";
 import { $, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
 import { readClaims } from "./token.js";
-import { drawNotice, showExpiry, showSubscriptions } from "./view.js";
+import { drawNotice, showExpiry } from "./view.js";
 
 export const page = {
   /** The content of /demo/hub.json; null until it is loaded. */
@@ -17,14 +17,12 @@ export const page = {
   /** The connection, and how its token is sent. */
   client: null,
   way: null,
-  /** Received publications, by channel. */
-  counts: new Map(),
   /** The visible parts, and the actions that an advice may offer, by name: {label, run}. */
   log: null,
   code: null,
   choices: null,
+  list: null,
   actions: {},
-  unsubscribe: null,
   /** A token that a refresh is sending; it is redacted in the log, too. */
   nextToken: null,
 };
@@ -61,7 +59,8 @@ export function draw() {
   rest.disabled = page.identity?.storedIn === "cookie";
   rest.closest("label").title = rest.disabled ? "This page does not have the token" : "";
   $("channels-summary").textContent = isReady || isRest ? "" : "once connected";
-  showSubscriptions(page.client?.channels ?? [], page.counts, page.unsubscribe);
+  $("subscription-token-example").textContent = `wardcast token --user ${page.identity?.user || "ann"} --subscription '$secret'`;
+  page.list.draw(page.client?.subscriptions ?? new Map(), isReady);
   page.code.draw();
   drawExpiry();
 }

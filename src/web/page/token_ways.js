@@ -56,8 +56,8 @@ export function first(facts, storedIn) {
   return TOKEN_WAYS.find((way) => !whyNot(way.id, facts, storedIn))?.id ?? null;
 }
 
-/** Returns how to open a connection in this way: address, subprotocols and the first message. */
-export function planConnection(way, url, { token, ticket }) {
+/** Returns how to open a connection in this way: address, subprotocols and the first message. `subs`: see the connect command. */
+export function planConnection(way, url, { token, ticket, subs }) {
   switch (way) {
     case "query":
       return { url: `${url}?token=${encodeURIComponent(token)}` };
@@ -68,7 +68,7 @@ export function planConnection(way, url, { token, ticket }) {
     case "message":
       return { url, first: `Authorization: Bearer ${token}` };
     case "connect":
-      return { url, first: JSON.stringify({ id: 1, connect: { token, name: "demo page" } }) };
+      return { url, first: JSON.stringify({ id: 1, connect: { token, name: "demo page", subs } }) };
     default:
       return { url };
   }

@@ -1,4 +1,4 @@
-// Draws the session and its remaining time, notices, subscriptions, and the code of the last action.
+// Draws the session and its remaining time, notices, and the code of the last action.
 
 import { codeOf } from "./code.js";
 import { $, make, setShown } from "./dom.js";
@@ -30,7 +30,8 @@ export function showExpiry(expiresAt, lifetime, margin) {
   $("expiry").dataset.level = left <= 0 ? "expired" : left <= margin ? "soon" : "fine";
 }
 
-let noticeAction = null;
+/** Runs the action of the shown advice; null without one. */
+let runAction = null;
 let hideTimer = null;
 /** Good news disappears after this time; the log keeps it. */
 const GOOD_NOTICE_MS = 8000;
@@ -39,12 +40,13 @@ const GOOD_NOTICE_MS = 8000;
 export function drawNotice(advice, kind = "error", action = null) {
   if ($("notice").hidden === false && $("notice-title").textContent === advice.title && kind === $("notice").dataset.kind) {
     // Shown already: a screen reader need not read it again for every attempt.
-    if ($("notice-text").textContent === advice.text) return false;
+    if ($("notice-text").textContent === advice.text.replaceAll("`", "")) return false;
   }
-  noticeAction = action;
+  runAction = action && (() => action.run(advice));
   $("notice").dataset.kind = kind;
   $("notice-title").textContent = advice.title;
-  $("notice-text").textContent = advice.text;
+  // What is between backticks is code.
+  $("notice-text").replaceChildren(...advice.text.split("`").map((part, at) => (at % 2 === 1 ? make("code", {}, part) : part)));
   setShown($("notice-action"), action !== null);
   if (action) $("notice-action").textContent = action.label;
   setShown($("notice"), true);
@@ -54,51 +56,21 @@ export function drawNotice(advice, kind = "error", action = null) {
 }
 
 export function hideNotice() {
-  noticeAction = null;
+  runAction = null;
   setShown($("notice"), false);
 }
 
+// The notice stays on the screen: what scrolls below it must not hide behind it.
+new ResizeObserver(() => {
+  const height = $("notice").hidden ? 0 : $("notice").offsetHeight;
+  document.documentElement.style.setProperty("--notice", `${height}px`);
+}).observe($("notice"));
 $("notice-close").addEventListener("click", hideNotice);
 $("notice-action").addEventListener("click", () => {
-  const { run } = noticeAction ?? {};
+  const run = runAction;
   hideNotice();
   run?.();
 });
-
-let drawnChannels = null;
-
-/** `counts` maps channels to the number of received publications. */
-export function showSubscriptions(channels, counts, unsubscribe) {
-  // Unchanged lists are not drawn again: a screen reader or the focus may be in them.
-  if (drawnChannels !== channels.join("\n")) {
-    drawnChannels = channels.join("\n");
-    const items = channels.map((channel) => {
-      const button = make("button", { type: "button", className: "small quiet", "aria-label": `Unsubscribe from ${channel}` }, "Unsubscribe");
-      button.addEventListener("click", () => unsubscribe(channel));
-      const count = make("span", { className: "hint count" });
-      return make("li", {}, make("span", { className: "channel" }, channel), count, button);
-    });
-    if (items.length === 0) items.push(make("li", { className: "hint" }, "None yet."));
-    $("subscriptions").replaceChildren(...items);
-  }
-  showCounts(counts);
-}
-
-let isCountScheduled = false;
-
-/** Draws at most once per frame, however many publications arrive. */
-export function showCounts(counts) {
-  if (isCountScheduled) return;
-  isCountScheduled = true;
-  requestAnimationFrame(() => {
-    isCountScheduled = false;
-    for (const item of $("subscriptions").children) {
-      const count = counts.get(item.querySelector(".channel")?.textContent) ?? 0;
-      const text = count === 1 ? "1 message" : `${count} messages`;
-      if (item.querySelector(".count")) item.querySelector(".count").textContent = text;
-    }
-  });
-}
 
 const TABS = ["js", "sdk", "curl"];
 

@@ -4,7 +4,7 @@ use wardcast::{
     auth::{Capability, ChannelRight, Claims, Grants, PermissionError, Permissions, SubscriptionClaims},
     channel::{Channel, MAX_BYTES, Pattern},
     clock::NEVER,
-    config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace},
+    config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace, OptionOverrides},
 };
 
 /// Lines: two bytes that choose options, a name, a pattern, a user, a second pattern.
@@ -196,7 +196,9 @@ impl Case<'_> {
             user: user.into(),
             channel,
             info: None,
+            data: None,
             expires_at: NEVER,
+            overrides: OptionOverrides::default(),
         };
         let of_another = token(&format!("{}x", self.user), self.channel.clone());
         assert!(self.permitted(&self.patterns, Some(&of_another))[0].is_err());

@@ -18,6 +18,7 @@ pub(super) fn describe(method: &CommandMethod<'_>) -> String {
         CommandMethod::Send { data } => format!("send {data:?}"),
         CommandMethod::Refresh { token } => format!("refresh {token:?}"),
         CommandMethod::SubRefresh { channel, token } => format!("sub_refresh {channel:?} {token:?}"),
+        CommandMethod::OtherType => "another type".to_owned(),
         CommandMethod::Ping => "ping".to_owned(),
     }
 }

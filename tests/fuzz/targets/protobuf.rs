@@ -36,7 +36,8 @@ fn check_message(message: &[u8]) {
 fn compare_with_json(command: &schema::Command) {
     let written = command.encode_to_vec();
     let meaning = meaning(Format::Protobuf, &written);
-    let publishes_invalid_json = command.publish.as_ref().is_some_and(|publish| raw_json(&publish.data).is_null());
+    let is_invalid = |publish: &schema::PublishRequest| publish.r#type == 0 && raw_json(&publish.data).is_null();
+    let publishes_invalid_json = command.publish.as_ref().is_some_and(is_invalid);
     if publishes_invalid_json && meaning != "none" {
         assert!(meaning.ends_with(" None"), "{meaning}");
     } else if !publishes_invalid_json {
@@ -97,7 +98,7 @@ fn to_text(value: &Value) -> String {
 }
 
 fn publish(request: &schema::PublishRequest) -> Value {
-    object([("channel", json!(request.channel)), ("data", raw_json(&request.data))])
+    object([("channel", json!(request.channel)), ("data", raw_json(&request.data)), ("type", json!(request.r#type))])
 }
 
 fn rpc(request: &schema::RpcRequest) -> Value {
@@ -105,7 +106,7 @@ fn rpc(request: &schema::RpcRequest) -> Value {
 }
 
 fn sub_refresh(request: &schema::SubRefreshRequest) -> Value {
-    object([("channel", json!(request.channel)), ("token", json!(request.token))])
+    object([("channel", json!(request.channel)), ("token", json!(request.token)), ("type", json!(request.r#type))])
 }
 
 fn connect(request: &schema::ConnectRequest) -> Value {
@@ -136,6 +137,7 @@ fn subscribe(request: &schema::SubscribeRequest) -> Value {
         ("delta", json!(request.delta)),
         ("tf", request.tf.as_ref().map(filter).unwrap_or_default()),
         ("flag", json!(request.flag)),
+        ("type", json!(request.r#type)),
     ])
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     auth::{Capability, ServerSideSubscription, grants::CAPS_FORM},
     channel::{Pattern, PatternError},
+    config::OptionOverrides,
 };
 
 #[test]
@@ -20,11 +21,101 @@ fn channels_and_subs_become_subscriptions() {
         info: Some(r#"{"x":1}"#.into()),
         data: Some("[2]".into()),
         expires_at: date_in(30),
+        overrides: OptionOverrides::default(),
     };
     assert_eq!(subscriptions.last(), Some(&last));
     assert_eq!(grants_of(json!({"subs": {"a": {"expire_at": in_seconds(-1)}}})), None, "expired");
     assert_eq!(grants_of(json!({"channels": [], "subs": {}, "caps": []})), None);
     assert_eq!(grants_of(json!({"channels": null, "subs": null, "caps": null})), None);
+}
+
+/// The member `news` of `subs` with these options.
+fn subscription_with(options: Value) -> Result<ServerSideSubscription, TokenError> {
+    let claims = claims_of(payload(json!({"subs": {"news": options}})))?;
+    Ok(claims.grants.expect("grants").subscriptions.remove(0))
+}
+
+#[test]
+fn base64_of_info_and_data_is_decoded_and_takes_precedence_unless_it_is_empty() {
+    let text = |bytes: Option<bytes::Bytes>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).expect("UTF-8"));
+    for (options, info, data) in [
+        (json!({"b64info": "eyJhIjoxfQ==", "b64data": "WzFd"}), Some(r#"{"a":1}"#), Some("[1]")),
+        (json!({"b64info": "eyJhIjoxfQ==", "info": {"b": 2}, "data": 5}), Some(r#"{"a":1}"#), Some("5")),
+        (json!({"b64info": "", "info": {"b": 2}, "b64data": null}), Some(r#"{"b":2}"#), None),
+        (json!({"b64data": "ewogfQo="}), None, Some("{  }")),
+    ] {
+        let subscription = subscription_with(options.clone()).expect("a subscription");
+        assert_eq!((text(subscription.info).as_deref(), text(subscription.data).as_deref()), (info, data), "{options}");
+        let mut claims = options;
+        claims["channel"] = json!("news");
+        let claims = subscription_claims(&payload(claims)).expect("claims");
+        assert_eq!((text(claims.info).as_deref(), text(claims.data).as_deref()), (info, data));
+    }
+    let claims = claims_of(payload(json!({"b64info": "eyJhIjoxfQ==", "info": 1}))).expect("claims");
+    assert_eq!(text(claims.info).as_deref(), Some(r#"{"a":1}"#));
+}
+
+#[test]
+fn base64_of_anything_but_json_refuses_the_token() {
+    let deep =
+        base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{}{}", "[".repeat(33), "]".repeat(33)));
+    for encoded in [json!("***"), json!("e30"), json!("e30_"), json!("AP8="), json!("aGVsbG8="), json!(5), json!(deep)]
+    {
+        for member in ["b64info", "b64data"] {
+            let error = subscription_with(json!({member: encoded})).expect_err("a refusal");
+            assert_eq!(error, TokenError::InvalidBase64, "{member} {encoded}");
+            let claims = subscription_claims(&payload(json!({"channel": "news", member: encoded})));
+            assert_eq!(claims, Err(TokenError::InvalidBase64), "{member} {encoded}");
+        }
+        assert_eq!(error_of(json!({"b64info": encoded})), TokenError::InvalidBase64, "{encoded}");
+    }
+    let long = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("\"{}\"", "x".repeat(4095)));
+    let error = subscription_with(json!({"b64data": long})).expect_err("a refusal");
+    assert_eq!(error, TokenError::SubscriptionInfoTooLong);
+}
+
+#[test]
+fn overrides_are_read_and_unknown_ones_are_ignored() {
+    let value = |value: bool| json!({"value": value});
+    let all = json!({
+        "presence": value(false), "join_leave": value(true), "force_push_join_leave": {}, "force_positioning": null,
+        "force_recovery": value(true), "map_mode": 5,
+    });
+    let expected = OptionOverrides {
+        presence: Some(false),
+        join_leave: Some(true),
+        force_push_join_leave: Some(false),
+        force_positioning: None,
+        force_recovery: Some(true),
+    };
+    assert_eq!(subscription_with(json!({"override": all})).expect("a subscription").overrides, expected);
+    let claims = subscription_claims(&payload(json!({"channel": "news", "override": all}))).expect("claims");
+    assert_eq!(claims.overrides, expected);
+    let none = subscription_with(json!({"override": null})).expect("a subscription").overrides;
+    assert_eq!(none, OptionOverrides::default());
+    for wrong in [
+        json!([]),
+        json!(true),
+        json!({"presence": true}),
+        json!({"presence": [true]}),
+        json!({"presence": value_of("x")}),
+    ] {
+        let error = subscription_with(json!({"override": wrong})).expect_err("a refusal");
+        assert_eq!(error, TokenError::MalformedOverride, "{wrong}");
+        let claims = subscription_claims(&payload(json!({"channel": "news", "override": wrong})));
+        assert_eq!(claims, Err(TokenError::MalformedOverride), "{wrong}");
+    }
+}
+
+fn value_of(text: &str) -> Value {
+    json!({"value": text})
+}
+
+#[test]
+fn connection_token_of_another_system_may_have_data_and_override_of_any_kind() {
+    for claims in [json!({"data": [1], "override": true, "b64data": {}}), json!({"data": "x", "override": [1]})] {
+        assert!(claims_of(payload(claims.clone())).is_ok(), "{claims}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{auth::Grants, channel::ChannelNameError, config::Config};
+use crate::{auth::Grants, channel::ChannelNameError, config::Config, publication::MAX_INFO_BYTES};
 
 const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
@@ -296,8 +296,8 @@ fn a_subscription_token_yields_its_channel_and_opens_no_connection() {
 #[test]
 fn a_subscription_token_passes_the_same_checks_and_names_one_channel() {
     use TokenError::{
-        ForbiddenChannel, InfoTooLong, InvalidChannelName, IsConnectionToken, MalformedPayload, MissingChannel,
-        NotYetValid, TtlTooLong,
+        ForbiddenChannel, InvalidChannelName, IsConnectionToken, MalformedPayload, MissingChannel, NotYetValid,
+        SubscriptionInfoTooLong, TtlTooLong,
     };
     for (more, error) in [
         (json!({}), MissingChannel),
@@ -312,7 +312,7 @@ fn a_subscription_token_passes_the_same_checks_and_names_one_channel() {
         (json!({"channel": "news", "sub": 1}), MalformedPayload),
         (json!({"channel": "news", "nbf": in_seconds(60)}), NotYetValid),
         (json!({"channel": "news", "exp": in_seconds(90_000)}), TtlTooLong),
-        (json!({"channel": "news", "info": "x".repeat(5000)}), InfoTooLong),
+        (json!({"channel": "news", "info": "x".repeat(5000)}), SubscriptionInfoTooLong),
     ] {
         assert_eq!(subscription_claims(&payload(more.clone())), Err(error), "{more}");
     }

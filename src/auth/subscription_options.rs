@@ -1,0 +1,93 @@
+//! The options of a subscription in a token, as Centrifugo names them: `info` and `data`, each also in Base64, and `override`. A
+//! member of `subs` and a subscription token have the same ones.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    TokenError,
+    json::{JsonObject, is_too_deep, single_line},
+};
+use crate::{config::OptionOverrides, publication::MAX_INFO_BYTES};
+
+/// The options, not yet parsed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct RawSubscriptionOptions<'a> {
+    pub(super) info: Option<&'a RawValue>,
+    pub(super) b64info: Option<&'a RawValue>,
+    pub(super) data: Option<&'a RawValue>,
+    pub(super) b64data: Option<&'a RawValue>,
+    /// `override`.
+    pub(super) overrides: Option<&'a RawValue>,
+}
+
+/// The options of a subscription.
+pub(super) struct SubscriptionOptions {
+    pub(super) info: Option<Bytes>,
+    pub(super) data: Option<Bytes>,
+    pub(super) overrides: OptionOverrides,
+}
+
+impl RawSubscriptionOptions<'_> {
+    /// Parses and checks the options.
+    ///
+    /// # Errors
+    /// The first option that is malformed or too long.
+    pub(super) fn validate(self) -> Result<SubscriptionOptions, TokenError> {
+        Ok(SubscriptionOptions {
+            info: json_claim(self.info, self.b64info, TokenError::SubscriptionInfoTooLong)?,
+            data: json_claim(self.data, self.b64data, TokenError::SubscriptionInfoTooLong)?,
+            overrides: self.overrides.map_or(Ok(OptionOverrides::default()), parse_overrides)?,
+        })
+    }
+}
+
+/// Returns the JSON of a claim that may be there as JSON and in Base64, on one line. The Base64 takes precedence unless it is
+/// empty.
+pub(super) fn json_claim(
+    json: Option<&RawValue>,
+    base64: Option<&RawValue>,
+    too_long: TokenError,
+) -> Result<Option<Bytes>, TokenError> {
+    let encoded = base64.map(|text| serde_json::from_str::<String>(text.get())).transpose();
+    let encoded = encoded.map_err(|_| TokenError::InvalidBase64)?.filter(|encoded| !encoded.is_empty());
+    let Some(encoded) = encoded else {
+        return json.map(|json| single_line(json, MAX_INFO_BYTES).ok_or(too_long)).transpose();
+    };
+    let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| TokenError::InvalidBase64)?;
+    let text = std::str::from_utf8(&decoded).ok().filter(|text| !is_too_deep(text.as_bytes()));
+    let json = text.and_then(|text| serde_json::from_str::<&RawValue>(text.trim()).ok());
+    single_line(json.ok_or(TokenError::InvalidBase64)?, MAX_INFO_BYTES).ok_or(too_long).map(Some)
+}
+
+/// `override`: an object of options, each with its value in an object: `{"presence":{"value":false}}`.
+#[derive(Deserialize)]
+struct Overrides {
+    presence: Option<JsonObject<BoolValue>>,
+    join_leave: Option<JsonObject<BoolValue>>,
+    force_push_join_leave: Option<JsonObject<BoolValue>>,
+    force_positioning: Option<JsonObject<BoolValue>>,
+    force_recovery: Option<JsonObject<BoolValue>>,
+}
+
+/// Encoders of Protobuf leave out a `false`.
+#[derive(Deserialize)]
+struct BoolValue {
+    #[serde(default)]
+    value: bool,
+}
+
+fn parse_overrides(raw: &RawValue) -> Result<OptionOverrides, TokenError> {
+    let parsed = serde_json::from_str::<JsonObject<Overrides>>(raw.get());
+    let JsonObject(overrides) = parsed.map_err(|_| TokenError::MalformedOverride)?;
+    let value = |option: Option<JsonObject<BoolValue>>| option.map(|JsonObject(option)| option.value);
+    Ok(OptionOverrides {
+        presence: value(overrides.presence),
+        join_leave: value(overrides.join_leave),
+        force_push_join_leave: value(overrides.force_push_join_leave),
+        force_positioning: value(overrides.force_positioning),
+        force_recovery: value(overrides.force_recovery),
+    })
+}
