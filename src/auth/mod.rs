@@ -11,9 +11,11 @@ pub mod login_backoff;
 mod payload;
 pub mod permission;
 pub mod refusal_log;
+mod remedy;
 mod signer;
 mod subscription_options;
 mod token_error;
+mod user_prefix;
 pub mod users;
 mod verifier;
 
@@ -28,8 +30,9 @@ use crate::{
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use key::KeyError;
 pub use permission::{ChannelRight, PermissionError, Permissions};
-pub use signer::Signer;
+pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
+pub use user_prefix::UserPrefixes;
 pub use verifier::Verifier;
 
 /// The result of a handshake. It reaches the session in the extensions of the 101 response; a response without it opens no
