@@ -262,7 +262,8 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
     assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
-    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
+    let mut command = wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat());
+    let mut hub = Process::start(command.env("WARDCAST_ENV", "development"));
     let address = hub.banner().address;
     let response = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
     assert_eq!(response.status, 200, "{response:?}");
@@ -332,7 +333,7 @@ async fn no_secret_is_logged_at_any_level() {
     let init = run(&mut wardcast(&["init", "--dir", dir]));
     let settings = format!("{dir}/wardcast.toml");
     let mut command = wardcast(&[&LOOPBACK[..], &["--config", &settings, "--set", "log.level=trace"]].concat());
-    let mut hub = Process::start(command.env("RUST_LOG", "trace"));
+    let mut hub = Process::start(command.env("RUST_LOG", "trace").env("WARDCAST_ENV", "development"));
     let Banner { address, token, .. } = hub.banner();
     let made = |arguments: &[&str]| run(&mut wardcast(&[&["--config", &settings], arguments].concat())).stdout;
     let subprotocol = made(&["token", "--user", "subprotocol"]);

@@ -28,12 +28,14 @@ impl ConfigInputs {
             .filter(|(name, _)| name.starts_with("WARDCAST_"))
             .collect();
         let variable = |wanted: &str| variables.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let environment = variable("WARDCAST_ENV").unwrap_or_default().parse();
-        let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let named = || variable("WARDCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = file.or_else(named);
+        let environment =
+            config::find_environment(&variable("WARDCAST_ENV").unwrap_or_default(), file.as_deref(), &flags);
+        let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let secrets_file = SecretsFile::of_user(path("XDG_STATE_HOME"), path("HOME"));
-        Ok(Self { environment, secrets_file, file: file.or_else(named), variables, flags })
+        Ok(Self { environment, secrets_file, file, variables, flags })
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -150,9 +152,9 @@ pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> C
     let values = config::print(inputs.sources()).map_err(|errors| errors.to_string())?;
     let about = match inputs.environment {
         Environment::Development => {
-            "# The configuration in force, in development (WARDCAST_ENV). A hub generates the secrets that are not set."
+            "# The configuration in force, in development. A hub generates the secrets that are not set."
         }
-        Environment::Production => "# The configuration in force, in production (WARDCAST_ENV).",
+        Environment::Production => "# The configuration in force, in production.",
     };
     let hidden = "# \"<set>\" hides a secret. A value without \"from\" is the default.";
     Ok(format!("{about}\n{hidden}\n\n{values}"))

@@ -197,7 +197,10 @@ fn check_listener(config: &Config, environment: Environment, errors: &mut ErrorC
     errors.require(
         loopback || environment == Environment::Production,
         "server.bind",
-        format!("development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production"),
+        format!(
+            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
+             environment = \"production\" at the top of the file"
+        ),
     );
     errors.require(
         loopback || tls || server.behind_tls,
