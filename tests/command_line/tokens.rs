@@ -131,7 +131,7 @@ fn check_token_names_what_the_hub_ignores() {
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         mark_secret(jsonwebtoken::encode(&header, &claims, &key).unwrap())
     };
-    let exp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 60;
+    let exp = wardcast::clock::Clock::default().now().unix_seconds() + 60;
     let claims = json!({"sub": "ann", "exp": exp, "email": "x", "subs": {"news": {"recover": true}}});
     let result = check_token(&sign(claims.clone()), &[]);
     let line = "Ignored: the hub does not know\n  header.x5t, email, subs.news.recover\n";
