@@ -123,6 +123,20 @@ async fn unsubscribe_of_the_server_api_takes_the_grant_away_also_while_its_clien
 }
 
 #[actix_rt::test]
+async fn user_that_the_server_api_has_sent_away_gets_nothing_back() {
+    let hub = start_hub(|_| ()).await;
+    for (close, is_restored) in [(json!({"code": 4000, "reason": "later"}), true), (Value::Null, false)] {
+        let mut ann = hub.connect_sdk(&hub.token("ann")).await;
+        let position = subscribe_ann(&hub, &mut ann, json!({"channel": "closed:1"})).await;
+        hub.call_api("disconnect", json!({"user": "ann", "disconnect": close})).await;
+        ann.wait_for_close().await;
+        let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": position})).await;
+        assert_eq!(subs["closed:1"].is_object(), is_restored, "{close}: {subs}");
+        hub.call_api("unsubscribe", json!({"user": "ann", "channel": "closed:1"})).await;
+    }
+}
+
+#[actix_rt::test]
 async fn grant_is_not_another_users_nor_for_a_session_that_asks_for_nothing() {
     let hub = start_hub(|_| ()).await;
     let mut ann = hub.connect_sdk(&hub.token("ann")).await;
@@ -194,4 +208,30 @@ async fn grant_is_known_to_every_hub_and_forgotten_by_one_that_may_have_missed_a
         connect_with_subs(&two, &two.token("ann"), &asked).await.1.is_null()
     })
     .await;
+}
+
+#[actix_rt::test]
+async fn grant_from_a_redis_connection_that_failed_to_come_up_is_forgotten() {
+    let redis = RedisServer::start().await;
+    let hub =
+        start_hub_on(&redis, |config| config.namespaces = vec![toml::from_str("name = \"closed\"").unwrap()]).await;
+    let mut eve = hub.connect("eve").await;
+    eve.subscribe("news").await;
+    // The hub may subscribe to its own channels, and then not to that of the publications.
+    let own = ["&wardcast:control", "&wardcast:replies:*", "&wardcast:probe:*"];
+    redis.run::<()>(&[&["ACL", "SETUSER", "default", "resetchannels"], &own[..]].concat()).await;
+    redis.run::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let order =
+        json!({"subscribe": {"channel": "closed:1", "info": null, "data": null, "since": null, "expires_at": null}});
+    let control = json!({"user": "ann", "client": null, "whitelist": [], "order": order});
+    let message = [b"WC\x01o", control.to_string().as_bytes()].concat();
+    // It receives some of these between the two.
+    let mut received = 0;
+    while received < 5 {
+        received += redis.publish("wardcast:control", &message).await;
+    }
+    redis.run::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
+    hub.wait_for_broker(true).await;
+    let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": {}})).await;
+    assert!(subs.is_null(), "{subs}");
 }
