@@ -149,20 +149,52 @@ async fn grant_is_not_another_users_nor_for_a_session_that_asks_for_nothing() {
 
 #[actix_rt::test]
 async fn grant_ends_with_the_token_of_its_session_and_a_refresh_extends_it() {
+    enum Extension {
+        None,
+        Refresh,
+        ApiRefresh,
+        Reconnect,
+    }
     let hub = start_hub(|_| ()).await;
     let asked = json!({"closed:1": {"recover": true}});
-    for (is_refreshed, is_restored) in [(false, false), (true, true)] {
+    for (extension, is_restored) in [
+        (Extension::None, false),
+        (Extension::Refresh, true),
+        (Extension::ApiRefresh, true),
+        (Extension::Reconnect, true),
+    ] {
         let mut ann = hub.connect_sdk(&hub.token_for("ann", Duration::from_secs(60))).await;
         subscribe_ann(&hub, &mut ann, json!({"channel": "closed:1"})).await;
-        if is_refreshed {
-            let refresh = json!({"id": 2, "refresh": {"token": hub.token_for("ann", Duration::from_secs(3600))}});
-            assert!(ann.request(refresh).await["refresh"].is_object());
+        let newer = hub.token_for("ann", Duration::from_secs(3600));
+        match extension {
+            Extension::None => {}
+            Extension::Refresh => {
+                assert!(ann.request(json!({"id": 2, "refresh": {"token": newer}})).await["refresh"].is_object());
+            }
+            Extension::ApiRefresh => {
+                let expire_at = hub.clock.now().unix_seconds() + 3600;
+                hub.call_api("refresh", json!({"user": "ann", "expire_at": expire_at})).await;
+                assert!(ann.receive().await["push"]["refresh"].is_object());
+            }
+            Extension::Reconnect => assert!(connect_with_subs(&hub, &newer, &asked).await.1["closed:1"].is_object()),
         }
         drop(ann);
         hub.clock.advance(Duration::from_secs(61));
         let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &asked).await;
         assert_eq!(subs["closed:1"].is_object(), is_restored, "{subs}");
+        hub.call_api("unsubscribe", json!({"user": "ann", "channel": "closed:1"})).await;
     }
+}
+
+#[actix_rt::test]
+async fn grant_in_a_channel_that_is_limited_to_other_users_is_not_restored() {
+    let hub = start_hub(|_| ()).await;
+    for channel in ["dialog#bob", "dialog#ann,bob"] {
+        assert_eq!(hub.call_api("subscribe", json!({"user": "ann", "channel": channel})).await, json!({"result": {}}));
+    }
+    let asked = json!({"dialog#bob": {}, "dialog#ann,bob": {}});
+    let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &asked).await;
+    assert_eq!(subs.as_object().unwrap().keys().collect::<Vec<_>>(), ["dialog#ann,bob"]);
 }
 
 #[actix_rt::test]
@@ -230,6 +262,10 @@ async fn grant_from_a_redis_connection_that_failed_to_come_up_is_forgotten() {
     while received < 5 {
         received += redis.publish("wardcast:control", &message).await;
     }
+    poll_until("the hub gives up the connection that has received them", async || {
+        redis.run::<(String, u64)>(&["PUBSUB", "NUMSUB", "wardcast:control"]).await.1 == 0
+    })
+    .await;
     redis.run::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
     hub.wait_for_broker(true).await;
     let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": {}})).await;

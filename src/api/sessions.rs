@@ -34,7 +34,8 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
     details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
-        the channel's name limits it to other users (`#`), or if it has `limits.channels_per_session` channels. Such a \
+        the channel's name limits it to other users (`#`), if it has `limits.channels_per_session` channels, or if twice as many \
+        controls wait for it. Such a \
         subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it. A client that \
         reconnects and names it in `subs` of `connect`, as SDKs do where it was recoverable, gets it again until its token has ended; \
         not if the request named `client` or `session`, not after a `disconnect` of all connections of the user with a code \
