@@ -55,8 +55,12 @@ impl Session {
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
         let claims = match (&self.auth_state, token.filter(|_| accepts_connect)) {
             (AuthState::Plain(claims), None) => claims.clone(),
-            (AuthState::Unauthenticated | AuthState::Plain(_), Some(token)) => self.verify_token(&token)?,
-            (AuthState::Unauthenticated, None) if accepts_anonymous => Arc::new(Claims::anonymous()),
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::Plain(_), Some(token)) => {
+                self.verify_connect_token(&token)?
+            }
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_anonymous => {
+                Arc::new(Claims::anonymous())
+            }
             _ => return Err(CommandFailure::Close(Disconnect::BAD_REQUEST)),
         };
         if !self.acquire_user_permit(&claims) {
@@ -67,6 +71,15 @@ impl Session {
         Ok(self.finish_connect(change, positions, move |format, result| {
             format.encode_reply(id, &protocol::Reply::Connect(result))
         }))
+    }
+
+    /// Returns the claims of the token of `connect`. Without them, a client that had none is told to get another token.
+    fn verify_connect_token(&mut self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
+        let verified = self.verify_token(token);
+        if matches!((&self.auth_state, &verified), (AuthState::Unauthenticated, Err(CommandFailure::Error(_)))) {
+            self.set_auth_state(AuthState::NeedsNewToken);
+        }
+        verified
     }
 
     /// Tells the client of a plain session that it is connected.
