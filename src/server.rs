@@ -240,7 +240,7 @@ impl Components {
 /// Loads the users of the login; `None` if it is disabled.
 fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, UsersFileError> {
     let users = match &config.login.users_file {
-        Some(path) => Users::read(path, permissions.clone(), config.limits.channels_per_session)?,
+        Some(path) => Users::read(path, config, permissions.clone())?,
         None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose())?,
         None => return Ok(None),
     };

@@ -130,3 +130,20 @@ async fn handshake_that_a_full_hub_refuses_is_retried_on_another_hub() {
     }
     assert_eq!((full.connections(), other.connections()), (1, 5));
 }
+
+#[actix_rt::test]
+async fn token_of_32_kib_passes_the_shipped_balancer_in_url_header_and_subprotocol() {
+    let hub = start_hub_with(configure).await;
+    let balancer = HaProxy::start(&[hub.address]).await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "groups": "x".repeat(24_000)}));
+    assert!((32_000..=hub.config.limits.token_bytes).contains(&token.len()), "{}", token.len());
+    let (bearer, offer) = (format!("Bearer {token}"), format!("wardcast.v1, {token}"));
+    for (path, headers) in [
+        (format!("/socket?token={token}"), vec![]),
+        ("/socket".to_owned(), vec![("Authorization", bearer.as_str())]),
+        ("/socket".to_owned(), vec![("Sec-WebSocket-Protocol", offer.as_str())]),
+    ] {
+        let mut client = Client::connect_with(balancer.address, &path, &headers).await.unwrap();
+        client.receive_connect_push().await;
+    }
+}

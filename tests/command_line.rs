@@ -126,6 +126,51 @@ fn production_does_not_start_without_strong_secret() {
 }
 
 #[test]
+fn one_secret_in_several_roles_is_an_error_in_production() {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text).unwrap();
+    write("secret.txt", &format!("{SECRET}\n"));
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let check = |environment: &str, settings: &str| {
+        write("hub.toml", settings);
+        run(wardcast(&["--config", &path("hub.toml"), "config", "check"]).env("WARDCAST_ENV", environment))
+    };
+    let own = format!("hmac_secret = {SECRET:?}");
+    let key = |id: &str, more: &str| {
+        format!("[[auth.keys]]\nid = {id:?}\nalgorithm = \"HS256\"\nfile = {:?}\n{more}\n", path("secret.txt"))
+    };
+    let jwk = format!("{{\"kty\":\"oct\",\"k\":{:?}}}", base64_url(SECRET));
+    for (settings, names) in [
+        (format!("[auth]\n{own}\n[api]\nkey = {SECRET:?}"), ["api.key", "auth.hmac_secret"]),
+        (format!("[auth]\n{own}\n[login]\nkey = {SECRET:?}"), ["login.key", "auth.hmac_secret"]),
+        (format!("[api]\nkey = {SECRET:?}\n{}", key("a", "")), ["api.key", "auth.keys \"a\""]),
+        (
+            format!("{}{}", key("a", "issuer = \"a\""), key("b", "issuer = \"b\"\nuser_prefix = \"b:\"")),
+            ["auth.keys \"a\"", "auth.keys \"b\""],
+        ),
+        (
+            format!(
+                "[auth]\n{own}\n[[auth.keys]]\nid = \"j\"\nalgorithm = \"HS256\"\njwk = '{jwk}'\nissuer = \"j\"\nuser_prefix = \"j:\""
+            ),
+            ["auth.hmac_secret", "auth.keys \"j\""],
+        ),
+        (format!("[auth]\n{own}\n{}", key("a", "purpose = \"subscription\"")), ["auth.hmac_secret", "auth.keys \"a\""]),
+    ] {
+        let refused = check("production", &settings);
+        refused.assert_failed_with(&[names[0], names[1], "is the same secret as", "openssl rand -hex 32"]);
+        assert!(!refused.stderr.contains(SECRET), "{}", refused.stderr);
+        assert_eq!(check("development", &settings).code, Some(0));
+    }
+    let twice = format!("[auth]\n{own}\n{}", key("a", ""));
+    assert_eq!(check("production", &twice).code, Some(0), "one role: the tokens of one backend, with and without kid");
+}
+
+/// Encodes a text as a JWK has it.
+fn base64_url(text: &str) -> String {
+    base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, text)
+}
+
+#[test]
 fn non_loopback_address_requires_tls_in_production_and_is_refused_in_development() {
     let listen = |environment: &str| {
         let mut command = wardcast(&["--set", "server.bind=0.0.0.0:0"]);
@@ -217,7 +262,8 @@ async fn init_creates_private_files_once_and_a_hub_starts_with_them() {
     assert_eq!(read_created_files(&dir), made);
 
     let settings = format!("{dir}/wardcast.toml");
-    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat()));
+    let mut command = wardcast(&[&LOOPBACK[..], &["--config", &settings]].concat());
+    let mut hub = Process::start(command.env("WARDCAST_ENV", "development"));
     let address = hub.banner().address;
     let response = http::post(address, "/auth/login").json(printed_login(&first)).send().await;
     assert_eq!(response.status, 200, "{response:?}");
@@ -287,7 +333,7 @@ async fn no_secret_is_logged_at_any_level() {
     let init = run(&mut wardcast(&["init", "--dir", dir]));
     let settings = format!("{dir}/wardcast.toml");
     let mut command = wardcast(&[&LOOPBACK[..], &["--config", &settings, "--set", "log.level=trace"]].concat());
-    let mut hub = Process::start(command.env("RUST_LOG", "trace"));
+    let mut hub = Process::start(command.env("RUST_LOG", "trace").env("WARDCAST_ENV", "development"));
     let Banner { address, token, .. } = hub.banner();
     let made = |arguments: &[&str]| run(&mut wardcast(&[&["--config", &settings], arguments].concat())).stdout;
     let subprotocol = made(&["token", "--user", "subprotocol"]);

@@ -150,6 +150,34 @@ async fn every_door_reports_expired_token_as_expired() {
 }
 
 #[actix_rt::test]
+async fn every_door_accepts_token_of_hundreds_of_groups_up_to_token_bytes() {
+    let hub = start_hub().await;
+    let token_of = |bytes: usize| {
+        let groups: Vec<String> = (0..bytes / 28).map(|at| format!("CN=group-{at:04},OU=x")).collect();
+        hub.token_with_claims(json!({"sub": "ann", "exp": 60, "groups": groups}))
+    };
+    for token in [token_of(9_000), token_of(16_384), token_of(32_000)] {
+        assert!(token.len() < hub.config.limits.token_bytes, "{}", token.len());
+        for door in ALL_DOORS {
+            let credential = make_credential(&hub, door, &token).await;
+            let outcome = try_credential(&hub, door, &credential).await;
+            assert_eq!(outcome, Outcome::Authenticated, "{door:?} with {} bytes", token.len());
+        }
+    }
+    let long = token_of(34_000);
+    assert!(long.len() > hub.config.limits.token_bytes, "{}", long.len());
+    for door in ALL_DOORS {
+        let outcome = try_credential(&hub, door, &make_credential(&hub, door, &long).await).await;
+        let expected = if HANDSHAKE_DOORS.contains(&door) {
+            Outcome::Refused(401, 101)
+        } else {
+            closed_with(3500, "invalid token")
+        };
+        assert_eq!(outcome, expected, "{door:?}");
+    }
+}
+
+#[actix_rt::test]
 async fn every_door_asks_for_another_token_if_nbf_is_in_the_future() {
     let hub = start_hub().await;
     for door in ALL_DOORS {

@@ -140,3 +140,22 @@ async fn options_of_tokens_are_obeyed_in_protobuf_too() {
     assert!(result.recoverable && result.positioned && &result.data[..] == b"[1]", "{result:?}");
     assert_eq!(presence(&hub).await, Vec::<Value>::new());
 }
+
+#[actix_rt::test]
+async fn server_api_overrides_options_too_and_a_restored_subscription_keeps_them() {
+    let hub = start_hub(|_| ()).await;
+    let mut ann = hub.connect_sdk(&hub.token("ann")).await;
+    let overrides = json!({"presence": {"value": false}, "force_recovery": {"value": true}, "join_leave": null});
+    let request = json!({"user": "ann", "channel": "news", "override": overrides});
+    assert_eq!(hub.call_api("subscribe", request).await, json!({"result": {}}));
+    let push = ann.receive().await;
+    assert_eq!(push["push"]["subscribe"]["recoverable"], true, "{push}");
+    assert_eq!(presence(&hub).await, Vec::<Value>::new());
+    drop(ann);
+    hub.wait_for_connections(0).await;
+    let mut ann = hub.connect_without_token().await;
+    let connect = json!({"token": hub.token("ann"), "subs": {"news": {}}});
+    let reply = ann.request(json!({"id": 1, "connect": connect})).await;
+    assert_eq!(reply["connect"]["subs"]["news"]["recoverable"], true, "{reply}");
+    assert_eq!(presence(&hub).await, Vec::<Value>::new());
+}

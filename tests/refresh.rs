@@ -142,7 +142,7 @@ async fn command_waits_for_channels_of_its_token() {
 #[actix_rt::test]
 async fn bad_or_other_users_token_on_command_closes_with_3500_and_expired_token_is_109() {
     let hub = start_hub().await;
-    for token in [hub.forged_token("ann"), hub.token("bob"), "x".repeat(9000)] {
+    for token in [hub.forged_token("ann"), hub.token("bob"), "x".repeat(33_000)] {
         let mut client = hub.connect("ann").await;
         client.send(json!({"id": 2, "token": token, "ping": {}})).await;
         assert_eq!(client.wait_for_close().await.0, Some(3500));

@@ -273,7 +273,7 @@ async fn every_invalid_token_gets_the_same_response() {
         keys.sign("ed", &Header { kid: Some("unknown".to_owned()), ..keys.header("ed") }, &good),
         mark_secret(with("x", json!(2)) + "A"),
         "eyJ.e30.e30".to_owned(),
-        "x".repeat(9000),
+        "x".repeat(33_000),
     ] {
         let response = hub.try_handshake(&format!("/socket?token={token}"), &[]).await;
         let mut head: Vec<_> = response.head.lines().filter(|line| !line.to_lowercase().starts_with("date")).collect();

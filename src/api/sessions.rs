@@ -19,6 +19,7 @@ use super::{
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
     clock::WallTime,
+    config::OptionOverrides,
     protocol::{Disconnect, ErrorCode, WireError},
 };
 
@@ -48,7 +49,7 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
             ErrorCode::BadRequest,
             "`user`, `client`, `session`, `channel`, `b64info` or `b64data` is missing or invalid, or `expire_at` is in the past or in milliseconds",
         ),
-        (ErrorCode::NotAvailable, "`override` is given, or `recover_since` for a channel without a history"),
+        (ErrorCode::NotAvailable, "`recover_since` is given for a channel without a history"),
     ],
     example: Example { request: r#"{"user":"bob","channel":"news","info":{"role":"reader"}}"#, answer: EXAMPLE_ANSWER },
     handler: Handler::Single(|body, api| Box::pin(subscribe(body, api))),
@@ -151,9 +152,53 @@ request_fields! {
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
         /// End of the subscription, in seconds since 1970: in the future.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
-        /// Channel options of one subscription. Not supported: it is refused, because to ignore it would be misleading.
-        #[serde(borrow)]
-        r#override: Option<&'a RawValue> = (JsonType::Any, Some("none")),
+        /// Channel options that this subscription has otherwise.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        r#override: Option<RequestedOverrides> = (JsonType::Object(RequestedOverrides::FIELDS), Some("as the channel")),
+    }
+}
+
+request_fields! {
+    /// `override` of a request.
+    #[derive(Default)]
+    struct RequestedOverrides {
+        /// `false`: the subscriber is not in the channel's presence.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        presence: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether others receive its join and leave.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        join_leave: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether it receives joins and leaves.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_push_join_leave: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether it has a position, in a channel with a history.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_positioning: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+        /// Whether its client can recover, in a channel with a history.
+        #[serde(default, deserialize_with = "deserialize_object")]
+        force_recovery: Option<BooleanOption> = (JsonType::Object(BooleanOption::FIELDS), Some("as the channel")),
+    }
+}
+
+request_fields! {
+    /// The value of an option, in an object as clients of the API write it.
+    struct BooleanOption {
+        /// The value.
+        #[serde(default)]
+        value: bool = (JsonType::Boolean, Some("`false`")),
+    }
+}
+
+impl From<RequestedOverrides> for OptionOverrides {
+    fn from(requested: RequestedOverrides) -> Self {
+        let value = |option: Option<BooleanOption>| option.map(|option| option.value);
+        Self {
+            presence: value(requested.presence),
+            join_leave: value(requested.join_leave),
+            force_push_join_leave: value(requested.force_push_join_leave),
+            force_positioning: value(requested.force_positioning),
+            force_recovery: value(requested.force_recovery),
+        }
     }
 }
 
@@ -219,7 +264,7 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
     let target: SessionTarget = parse_object(body)?;
     let request: SubscribeRequest<'_> = parse_object(body)?;
     let (channel, options) = find_channel(request.channel, api)?;
-    if request.r#override.is_some() || (request.recover_since.is_some() && !options.has_history()) {
+    if request.recover_since.is_some() && !options.has_history() {
         return Err(ErrorCode::NotAvailable.into());
     }
     let action = ControlAction::Subscribe {
@@ -228,6 +273,7 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
         data: json_or_base64(body, request.data, request.b64data.as_deref())?.as_ref().map(json_string),
         recover_since: request.recover_since.map(|ApiPosition { offset, epoch }| RecoverSince { offset, epoch }),
         expires_at: parse_end(request.expire_at, api)?,
+        overrides: request.r#override.unwrap_or_default().into(),
     };
     target.send_control(Vec::new(), action, api).await
 }

@@ -10,9 +10,11 @@ mod key;
 pub mod login_backoff;
 mod payload;
 pub mod permission;
+mod remedy;
 mod signer;
 mod subscription_options;
 mod token_error;
+mod user_prefix;
 pub mod users;
 mod verifier;
 
@@ -27,8 +29,9 @@ use crate::{
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use key::KeyError;
 pub use permission::{ChannelRight, PermissionError, Permissions};
-pub use signer::Signer;
+pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
+pub use user_prefix::UserPrefixes;
 pub use verifier::Verifier;
 
 /// The result of a handshake. It reaches the session in the extensions of the 101 response; a response without it opens no

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Claims, Permissions, SubscriptionClaims, TokenError,
+    Claims, Permissions, SubscriptionClaims, TokenError, UserPrefixes,
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
     json::{JsonObject, is_too_deep, not_null},
@@ -14,8 +14,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    config::{self, AnonymousAccess, RequiredClaim},
-    publication::is_valid_user,
+    config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -62,8 +61,10 @@ pub(super) struct Payload<'a> {
 pub(super) struct Expectations<'a> {
     pub(super) now: WallTime,
     pub(super) auth: &'a config::AuthConfig,
-    /// The issuer of the key that verified the token, if the key has one.
-    pub(super) issuer: Option<&'a str>,
+    /// The rules of the key that verified the token.
+    pub(super) rules: &'a KeyRules,
+    /// The prefixes of all keys.
+    pub(super) prefixes: &'a UserPrefixes,
     pub(super) permissions: &'a Permissions,
     /// `limits.channels_per_session`.
     pub(super) max_subscriptions: usize,
@@ -82,44 +83,46 @@ impl<'a> Payload<'a> {
     }
 
     /// Checks a connection token and returns its claims.
-    pub(super) fn into_claims(self, expected: &Expectations<'_>) -> Result<Claims, TokenError> {
-        let expires_at = self.check_registered_claims(expected)?;
+    pub(super) fn into_claims(mut self, expected: &Expectations<'_>) -> Result<Claims, TokenError> {
+        let expires_at = self.check_registered_claims(expected, TokenKind::Connection)?;
         if self.channel.is_some() {
             return Err(TokenError::IsSubscriptionToken);
         }
+        let user = self.take_user(expected)?;
         let context = GrantContext {
             permissions: expected.permissions,
             max_subscriptions: expected.max_subscriptions,
-            user: &self.sub,
+            user: &user,
             now: expected.now,
         };
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
         let grants = raw.validate(context)?;
         let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
-        Ok(Claims { info, user: self.sub.into(), expires_at, grants })
+        Ok(Claims { info, user: user.into(), expires_at, grants })
     }
 
     /// Checks a subscription token and returns its claims.
     pub(super) fn into_subscription_claims(
-        self,
+        mut self,
         expected: &Expectations<'_>,
     ) -> Result<SubscriptionClaims, TokenError> {
-        let expires_at = self.check_registered_claims(expected)?;
+        let expires_at = self.check_registered_claims(expected, TokenKind::Subscription)?;
         if [self.channels, self.subs, self.caps].iter().any(Option::is_some) {
             return Err(TokenError::IsConnectionToken);
         }
         let channel = Channel::new(self.channel.as_ref().ok_or(TokenError::MissingChannel)?)?;
-        let allowed = expected.permissions.may_be_subscribed(&self.sub, &channel);
+        let user = self.take_user(expected)?;
+        let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
         let Self { info, b64info, data, b64data, overrides, .. } = self;
         let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
-        Ok(SubscriptionClaims { user: self.sub.into(), channel, info, data, expires_at, overrides })
+        Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, overrides })
     }
 
     /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
-    fn check_registered_claims(&self, expected: &Expectations<'_>) -> Result<WallTime, TokenError> {
-        let Expectations { now, auth, .. } = *expected;
+    fn check_registered_claims(&self, expected: &Expectations<'_>, kind: TokenKind) -> Result<WallTime, TokenError> {
+        let Expectations { now, auth, rules, .. } = *expected;
         if let Some(claim) = auth.required_claims.iter().find(|claim| !self.has_claim(**claim)) {
             return Err(TokenError::MissingClaim(*claim));
         }
@@ -137,20 +140,31 @@ impl<'a> Payload<'a> {
                 return Err(error);
             }
         }
-        let iss = self.iss.as_deref();
-        if [auth.issuer.as_deref(), expected.issuer].into_iter().flatten().any(|issuer| iss != Some(issuer)) {
-            return Err(TokenError::WrongIssuer);
+        self.check_issuer(rules.issuer.as_deref())?;
+        match &rules.of_kind(kind).audience {
+            Some(audience) if !self.aud.list().contains(audience) => Err(TokenError::WrongAudience),
+            None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
+            _ => Ok(expires_at),
         }
-        if auth.audience.as_ref().is_some_and(|audience| !self.aud.list().contains(audience)) {
-            return Err(TokenError::WrongAudience);
+    }
+
+    fn check_issuer(&self, issuer: Option<&str>) -> Result<(), TokenError> {
+        let Some(issuer) = issuer else { return Ok(()) };
+        match self.iss.as_deref() {
+            Some(iss) if iss == issuer => Ok(()),
+            Some(iss) if iss.strip_suffix('/').unwrap_or(iss) == issuer.strip_suffix('/').unwrap_or(issuer) => {
+                Err(TokenError::IssuerSlash)
+            }
+            _ => Err(TokenError::WrongIssuer),
         }
-        if self.sub.is_empty() && auth.anonymous == AnonymousAccess::Never {
+    }
+
+    /// Returns the name of the user, which `sub` and the key determine.
+    fn take_user(&mut self, expected: &Expectations<'_>) -> Result<String, TokenError> {
+        if self.sub.is_empty() && expected.auth.anonymous == AnonymousAccess::Never {
             return Err(TokenError::MissingUser);
         }
-        if !is_valid_user(&self.sub) {
-            return Err(TokenError::InvalidUser);
-        }
-        Ok(expires_at)
+        expected.prefixes.user(std::mem::take(&mut self.sub), expected.rules)
     }
 
     fn has_claim(&self, claim: RequiredClaim) -> bool {

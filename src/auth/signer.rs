@@ -3,22 +3,36 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, errors::Error};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
     clock::Clock,
-    config::{self, Secret},
+    config::{self, KeyRules, KindRules, Secret, TokenKind},
 };
+
+/// Random bytes of a `jti`: enough that no two tokens have the same.
+const JTI_BYTES: usize = 16;
 
 /// Signs tokens with one HMAC secret.
 pub struct Signer {
     key: EncodingKey,
-    header: Header,
-    issuer: Option<String>,
-    audience: Option<String>,
+    kid: Option<String>,
+    rules: KeyRules,
     clock: Clock,
+}
+
+/// Why a token could not be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// The system has no randomness for the `jti`.
+    #[error("the system provides no random bytes")]
+    NoRandomness,
+    /// The crypto library fails, which it does not for HS256.
+    #[error("signing failed: {0}")]
+    Library(#[from] jsonwebtoken::errors::Error),
 }
 
 #[derive(Serialize)]
@@ -26,6 +40,8 @@ struct IssuedClaims<'a> {
     sub: &'a str,
     iat: i64,
     exp: i64,
+    /// Names this one token.
+    jti: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,22 +68,15 @@ impl Signer {
     }
 
     fn with_key(auth: &config::AuthConfig, secret: &Secret, kid: Option<String>, clock: Clock) -> Self {
-        // The verifier requires `auth.typ` if it is set.
-        let typ = auth.typ.clone().or_else(|| Some("JWT".to_owned()));
-        Self {
-            key: EncodingKey::from_secret(secret.expose().as_bytes()),
-            header: Header { kid, typ, ..Header::new(Algorithm::HS256) },
-            issuer: auth.issuer.clone(),
-            audience: auth.audience.clone(),
-            clock,
-        }
+        let key = EncodingKey::from_secret(secret.expose().as_bytes());
+        Self { key, kid, rules: auth.rules(None), clock }
     }
 
     /// Signs a connection token for `user` that expires after `ttl`.
     ///
     /// # Errors
-    /// If the crypto library fails, which it does not for HS256.
-    pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, Error> {
+    /// [`SigningError`].
+    pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, SigningError> {
         self.encode(user, ttl, claims, None)
     }
 
@@ -82,21 +91,35 @@ impl Signer {
         channel: &str,
         ttl: Duration,
         claims: &UserClaims,
-    ) -> Result<String, Error> {
+    ) -> Result<String, SigningError> {
         self.encode(user, ttl, claims, Some(channel))
     }
 
-    fn encode(&self, user: &str, ttl: Duration, claims: &UserClaims, channel: Option<&str>) -> Result<String, Error> {
+    fn encode(
+        &self,
+        user: &str,
+        ttl: Duration,
+        claims: &UserClaims,
+        channel: Option<&str>,
+    ) -> Result<String, SigningError> {
+        let kind = if channel.is_some() { TokenKind::Subscription } else { TokenKind::Connection };
+        let KindRules { audience, typ } = self.rules.of_kind(kind);
+        // The verifier requires the configured type.
+        let typ = typ.clone().or_else(|| Some("JWT".to_owned()));
+        let header = Header { kid: self.kid.clone(), typ, ..Header::new(Algorithm::HS256) };
+        let mut jti = [0; JTI_BYTES];
+        getrandom::fill(&mut jti).map_err(|_| SigningError::NoRandomness)?;
         let now = self.clock.now().unix_seconds();
         let claims = IssuedClaims {
             sub: user,
             iat: now,
             exp: now.saturating_add_unsigned(ttl.as_secs()),
-            iss: self.issuer.as_deref(),
-            aud: self.audience.as_deref(),
+            jti: BASE64_URL_SAFE_NO_PAD.encode(jti),
+            iss: self.rules.issuer.as_deref(),
+            aud: audience.as_deref(),
             channel,
             claims,
         };
-        jsonwebtoken::encode(&self.header, &claims, &self.key)
+        Ok(jsonwebtoken::encode(&header, &claims, &self.key)?)
     }
 }

@@ -1,16 +1,14 @@
-//! The reasons to refuse a token: for each one the text for operators, the remedy, and the error that a client receives.
+//! The reasons to refuse a token: for each one the text for operators, and the error that a client receives.
 
 use serde_json::json;
 
 use super::{
-    grants::{CAPS_FORM, MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
+    grants::{MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
     json::MAX_DEPTH,
-    verifier::MAX_TOKEN_BYTES,
 };
 use crate::{
     channel::{ChannelNameError, PatternError},
-    clock::format_duration,
-    config::{Config, MAX_KEY_ID_BYTES, RequiredClaim},
+    config::{MAX_KEY_ID_BYTES, RequiredClaim},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
 };
 
@@ -36,9 +34,9 @@ pub enum TokenError {
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
-    /// Longer than `MAX_TOKEN_BYTES`.
-    #[error("longer than {MAX_TOKEN_BYTES} bytes")]
-    TooLong,
+    /// Longer than `limits.token_bytes`.
+    #[error("longer than {0} bytes (limits.token_bytes)")]
+    TooLong(usize),
     /// Not `header.payload.signature`.
     #[error("not three parts with dots between them")]
     NotThreeParts,
@@ -57,8 +55,8 @@ pub enum TokenError {
     /// A `kid` longer than an id in `auth.keys` can be.
     #[error("kid is longer than {MAX_KEY_ID_BYTES} bytes")]
     KeyIdTooLong,
-    /// `typ` is not the one in `auth.typ`.
-    #[error("typ is not auth.typ")]
+    /// `typ` is not the one that is configured for the key or in `auth.typ`.
+    #[error("typ is not the configured one, or without one in the configuration not \"JWT\" or \"at+jwt\"")]
     WrongType,
     /// `kid` names no key, or is absent although there are several keys.
     #[error("no key has this kid, or there is no kid and several keys")]
@@ -93,18 +91,27 @@ pub enum TokenError {
     /// `iat` is further ahead than `auth.clock_skew`.
     #[error("iat is in the future")]
     IssuedInFuture,
-    /// `iss` is not `auth.issuer`, or not the issuer of the key.
+    /// `iss` is not the issuer of the key, or `auth.issuer`.
     #[error("iss is not the configured issuer")]
     WrongIssuer,
-    /// `aud` does not contain `auth.audience`.
-    #[error("aud does not contain auth.audience")]
+    /// `iss` is the configured issuer, but for a slash at the end. Issuers are compared as they are (RFC 7519 §4.1.1).
+    #[error("iss differs from the configured issuer by the slash at the end")]
+    IssuerSlash,
+    /// `aud` does not contain the audience of the key, or `auth.audience`.
+    #[error("aud does not contain the configured audience")]
     WrongAudience,
+    /// `aud` names an audience, none is configured, and the key is from a JWK set.
+    #[error("aud names an audience, but no audience is configured, and other applications share the provider's keys")]
+    UnexpectedAudience,
     /// `sub` is absent or empty, although every session needs a user (`auth.anonymous`).
     #[error("sub is absent or empty, and auth.anonymous is \"never\"")]
     MissingUser,
     /// `sub` is too long or has control characters.
     #[error("sub is longer than {MAX_USER_BYTES} bytes or has control characters")]
     InvalidUser,
+    /// With the prefix of the key, the user begins with the longer `user_prefix` of another one.
+    #[error("sub names a user of another issuer: it begins with the user_prefix of that issuer's keys")]
+    ForeignUser,
     /// `info` is longer than [`MAX_INFO_BYTES`].
     #[error("info is longer than {MAX_INFO_BYTES} bytes")]
     InfoTooLong,
@@ -160,77 +167,4 @@ impl TokenError {
     pub fn needs_new_token(self) -> bool {
         matches!(self, Self::Expired | Self::NotYetValid)
     }
-
-    /// Returns the remedy, for an operator who has this configuration.
-    pub fn remedy(self, config: &Config) -> String {
-        let Config { auth, limits, .. } = config;
-        let quoted = |value: &Option<String>| json!(value).to_string();
-        match self {
-            Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
-            Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
-            Self::TooLong => "put less into info, channels and caps",
-            Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => {
-                "a token is header.payload.signature, whole, without quotes or line breaks: copy it again"
-            }
-            Self::HeaderTooDeep | Self::MalformedHeader => {
-                "sign with a plain header: alg, and kid and typ where needed"
-            }
-            Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
-            Self::WrongType => return format!("the header must have the typ {} (auth.typ)", quoted(&auth.typ)),
-            Self::UnknownKey if has_keys(config) => "name one of auth.keys in kid, or set auth.hmac_secret for no kid",
-            Self::UnknownKey => NO_KEY,
-            Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
-            Self::WrongKeyPurpose => "sign with a key whose purpose allows it; login.key is for connection tokens only",
-            Self::KeyExpired => "sign with a newer key",
-            Self::WrongSignature => OTHER_SECRET,
-            Self::PayloadTooDeep => "nest info and the other claims less deeply",
-            Self::MalformedPayload => {
-                "sub must be a string, dates numbers of seconds since 1970, and each claim there once"
-            }
-            Self::MissingClaim(_) => {
-                return format!("put all of {} into the token", json!(auth.required_claims));
-            }
-            Self::TtlTooLong => {
-                let max = format_duration(auth.max_ttl);
-                return format!("exp may be at most {max} from now; choose an earlier one, or raise auth.max_ttl");
-            }
-            Self::NotYetValid | Self::IssuedInFuture => "set the clocks of both machines, or raise auth.clock_skew",
-            Self::WrongIssuer => return format!("iss must be {}, or that of its key", quoted(&auth.issuer)),
-            Self::WrongAudience => return format!("aud must contain {}", quoted(&auth.audience)),
-            Self::MissingUser => {
-                "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous sessions"
-            }
-            Self::InvalidUser => "name the user in sub by a shorter id without control characters",
-            Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
-            Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
-            Self::IsConnectionToken => "leave out channels, subs and caps",
-            Self::MissingChannel => "name the channel in the claim channel",
-            Self::InvalidChannelName(_) => "use the names with which clients subscribe",
-            Self::ForbiddenChannel => {
-                "configure the namespace here (--config), and name #USER only in that user's tokens"
-            }
-            Self::MalformedChannels => r#"write channels as a list: ["news","chat:1"]"#,
-            Self::MalformedSubs => r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#,
-            Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
-            Self::DuplicateSubscription => "name each channel once in channels and subs together",
-            Self::InvalidBase64 => {
-                "encode JSON with standard Base64 and padding, or use info and data: publications are JSON in both formats"
-            }
-            Self::MalformedOverride => r#"write override as an object: {"presence":{"value":false}}"#,
-            Self::MalformedCaps => CAPS_FORM,
-            Self::TooManyPatterns => "combine rules with wildcards, or let namespaces allow more",
-            Self::InvalidPattern(_) => "correct or shorten the pattern",
-        }
-        .to_owned()
-    }
 }
-
-fn has_keys(config: &Config) -> bool {
-    !config.auth.keys.is_empty() || !config.auth.hmac_secret.is_empty() || !config.login.key.is_empty()
-}
-
-const NO_KEY: &str = "no key is configured here, so no token can be verified: name the hub's file with --config, or set \
-    WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a new one for each run";
-
-const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
-    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)?";

@@ -13,11 +13,12 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Permissions, TokenError,
+    Permissions, TokenError, UserPrefixes,
     grants::{GrantContext, RawGrants},
 };
 use crate::{
     clock::WallTime,
+    config::{Config, KeyRules},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
 
@@ -51,6 +52,9 @@ struct UsersSource {
     path: PathBuf,
     permissions: Arc<Permissions>,
     channels_per_session: usize,
+    /// Those of the login's tokens.
+    rules: KeyRules,
+    prefixes: UserPrefixes,
 }
 
 struct UserList {
@@ -113,7 +117,7 @@ pub enum UsersFileError {
     #[error("user {0:?} appears twice")]
     DuplicateName(String),
     /// Claims that no token can have.
-    #[error("info, channels or caps of user {0:?}: {1}")]
+    #[error("name, info, channels or caps of user {0:?}: {1}")]
     Claims(String, UserClaimsError),
     /// The system has no randomness or no memory.
     #[error("hashing failed")]
@@ -143,16 +147,18 @@ pub enum UserClaimsError {
 }
 
 impl Users {
-    /// Reads the file. What it grants is checked as in a token; `channels_per_session` is the limit of that name.
+    /// Reads the file. Names and what it grants are checked as in a token.
     ///
     /// # Errors
     /// [`UsersFileError`].
-    pub fn read(
-        path: &Path,
-        permissions: Arc<Permissions>,
-        channels_per_session: usize,
-    ) -> Result<Self, UsersFileError> {
-        let source = UsersSource { path: path.to_owned(), permissions, channels_per_session };
+    pub fn read(path: &Path, config: &Config, permissions: Arc<Permissions>) -> Result<Self, UsersFileError> {
+        let source = UsersSource {
+            path: path.to_owned(),
+            permissions,
+            channels_per_session: config.limits.channels_per_session,
+            rules: config.auth.rules(None),
+            prefixes: UserPrefixes::new(&config.auth),
+        };
         Ok(Self { current: ArcSwap::from_pointee(source.read()?), source: Some(source) })
     }
 
@@ -204,8 +210,10 @@ impl UsersSource {
             }
             check_name(&name).map_err(|error| UsersFileError::InvalidName(name.clone(), error))?;
             let (permissions, max_subscriptions) = (&*self.permissions, self.channels_per_session);
-            let context = GrantContext { permissions, max_subscriptions, user: &name, now: WallTime::default() };
-            let claims = entry.claims(context).map_err(|error| UsersFileError::Claims(name.clone(), error))?;
+            let refused = |error: UserClaimsError| UsersFileError::Claims(name.clone(), error);
+            let user = self.prefixes.user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
+            let context = GrantContext { permissions, max_subscriptions, user: &user, now: WallTime::default() };
+            let claims = entry.claims(context).map_err(refused)?;
             if by_name.insert(name.clone(), Arc::new(User { password_hash, claims })).is_some() {
                 return Err(UsersFileError::DuplicateName(name));
             }
@@ -327,7 +335,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, text).unwrap();
         let config = Config::default();
-        Users::read(file.path(), Permissions::new(&config.channels, &config.namespaces).into(), 128)
+        Users::read(file.path(), &config, Permissions::new(&config.channels, &config.namespaces).into())
     }
 
     const HASH: &str =

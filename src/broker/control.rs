@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use crate::{
     channel::Channel,
     clock::WallTime,
+    config::OptionOverrides,
     protocol::{Disconnect, ErrorCode, ExceededLimit, WireError},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
@@ -48,6 +49,10 @@ pub enum ControlAction {
         recover_since: Option<RecoverSince>,
         /// `None`: the subscription lasts as long as the session.
         expires_at: Option<WallTime>,
+        /// Channel options that this subscription has otherwise. Left out if there are none, so that older instances accept the
+        /// control.
+        #[serde(rename = "override", default, skip_serializing_if = "OptionOverrides::is_empty")]
+        overrides: OptionOverrides,
     },
     /// Unsubscribe from a channel, with an unsubscribe push (2000).
     Unsubscribe {
@@ -198,7 +203,16 @@ mod tests {
             data: text(data),
             recover_since,
             expires_at: Some(WallTime::from_unix_millis(i64::MIN)),
+            overrides: OptionOverrides::default(),
         })
+    }
+
+    #[test]
+    fn overrides_are_on_the_bus_only_where_there_are_some() {
+        let plain = subscribe("news", None, None, "");
+        let json = serde_json::to_string(&plain).expect("JSON");
+        assert!(!json.contains("override"), "an older instance refuses unknown fields: {json}");
+        assert_eq!(serde_json::from_str::<Control>(&json).expect("a control"), plain);
     }
 
     #[test]

@@ -14,13 +14,14 @@ const MAIN_HELP: &str = r#"Examples:
   Generate secrets and a demo user for production, check the configuration,
   and start a hub with it:
     wardcast init --dir hub
-    WARDCAST_ENV=production wardcast config check --config hub/wardcast.toml
-    WARDCAST_ENV=production wardcast --config hub/wardcast.toml
+    wardcast config check --config hub/wardcast.toml
+    wardcast --config hub/wardcast.toml
   Enable completions in this shell:
     eval "$(wardcast completions bash)"
 
 Environment:
-  WARDCAST_ENV               development (the default) or production
+  WARDCAST_ENV               development or production; default: environment of
+                             the file, or development
   WARDCAST_CONFIG            the same as --config
   WARDCAST_SECTION__KEY      sets one key, like WARDCAST_SERVER__BIND=127.0.0.1:9000
   RUST_LOG                   sets log levels per module, on top of log.level

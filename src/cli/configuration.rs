@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{CliError, CommandResult, advice, print_error_line, secrets, secrets_file::SecretsFile};
 use crate::{
-    auth::{Permissions, Verifier, users::Users},
+    auth::{KeyError, Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
     config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
     server,
@@ -28,12 +28,14 @@ impl ConfigInputs {
             .filter(|(name, _)| name.starts_with("WARDCAST_"))
             .collect();
         let variable = |wanted: &str| variables.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let environment = variable("WARDCAST_ENV").unwrap_or_default().parse();
-        let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let named = || variable("WARDCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = file.or_else(named);
+        let environment =
+            config::find_environment(&variable("WARDCAST_ENV").unwrap_or_default(), file.as_deref(), &flags);
+        let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let secrets_file = SecretsFile::of_user(path("XDG_STATE_HOME"), path("HOME"));
-        Ok(Self { environment, secrets_file, file: file.or_else(named), variables, flags })
+        Ok(Self { environment, secrets_file, file, variables, flags })
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -73,10 +75,16 @@ impl ConfigInputs {
         let LoadReport { config, mut errors, sources, .. } = config::load_with_errors(self.sources());
         let files = config.as_ref().map(|config| check_files(config, &errors, &sources)).unwrap_or_default();
         errors.extend(files.errors);
+        let shared_secrets = config.as_ref().map(Verifier::shared_secrets).unwrap_or_default();
+        if self.environment == Environment::Production {
+            let error = |error: &KeyError| ConfigError::new(&error.key, sources.of(&error.key), &error.problem);
+            errors.extend(shared_secrets.iter().map(error));
+        }
         let Some(config) = config.filter(|_| errors.is_empty()) else {
             return Err(ConfigErrors(errors).to_string());
         };
         let mut warnings = config::warnings(&config);
+        warnings.extend(shared_secrets.iter().map(KeyError::to_string));
         // Development has open channels. An operator who has written "none" knows that tokens have to grant channels.
         if self.environment == Environment::Production
             && !sources.is_set_by_operator("channels.allow_subscribe")
@@ -110,7 +118,7 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     }
     if let Some(path) = &config.login.users_file {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
-        match Users::read(path, permissions, config.limits.channels_per_session) {
+        match Users::read(path, config, permissions) {
             Ok(users) => users_have_channels = users.grant_channels(),
             Err(bad) => add("login.users_file", advice::users_file_error(&bad)),
         }
@@ -144,9 +152,9 @@ pub(super) fn print(inputs: Result<ConfigInputs, CliError>, defaults: bool) -> C
     let values = config::print(inputs.sources()).map_err(|errors| errors.to_string())?;
     let about = match inputs.environment {
         Environment::Development => {
-            "# The configuration in force, in development (WARDCAST_ENV). A hub generates the secrets that are not set."
+            "# The configuration in force, in development. A hub generates the secrets that are not set."
         }
-        Environment::Production => "# The configuration in force, in production (WARDCAST_ENV).",
+        Environment::Production => "# The configuration in force, in production.",
     };
     let hidden = "# \"<set>\" hides a secret. A value without \"from\" is the default.";
     Ok(format!("{about}\n{hidden}\n\n{values}"))

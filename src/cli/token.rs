@@ -62,8 +62,8 @@ fn remedy(error: TokenError, config: &Config) -> String {
             format!("--ttl may be at most {}, or raise auth.max_ttl", format_duration(config.auth.max_ttl))
         }
         TokenError::MissingClaim(_) => {
-            "this command sets sub, iat and exp, and iss and aud if they are configured; tokens with other claims have to \
-             come from your backend"
+            "this command sets sub, iat, exp and jti, and iss and aud if they are configured; tokens with other claims have \
+             to come from your backend"
                 .to_owned()
         }
         TokenError::WrongKeyPurpose => {

@@ -135,7 +135,7 @@ impl LoginFile {
         let fresh = folder.join(format!(".{name}.{}", std::process::id()));
         let changed = self.write(&fresh, &document.to_string()).map_err(io_error).and_then(|()| {
             let permissions = Arc::new(Permissions::new(&self.config.channels, &self.config.namespaces));
-            let checked = Users::read(&fresh, permissions, self.config.limits.channels_per_session);
+            let checked = Users::read(&fresh, &self.config, permissions);
             checked.map_err(|bad| self.error(&format!("nothing was changed: {}", advice::users_file_error(&bad))))?;
             fs::rename(&fresh, &self.path).and_then(|()| lock.sync_all()).map_err(io_error)
         });

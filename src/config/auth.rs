@@ -18,9 +18,16 @@ pub struct AuthConfig {
     #[serde(deserialize_with = "value::optional_text")]
     pub typ: Option<String>,
     #[serde(deserialize_with = "value::optional_text")]
+    pub subscription_typ: Option<String>,
+    #[serde(deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
     #[serde(deserialize_with = "value::optional_text")]
     pub audience: Option<String>,
+    #[serde(deserialize_with = "value::optional_text")]
+    pub subscription_audience: Option<String>,
+    #[serde(deserialize_with = "value::optional_text")]
+    pub user_prefix: Option<String>,
+    pub shared_subjects: bool,
     pub required_claims: Vec<RequiredClaim>,
     #[serde(with = "value::duration")]
     pub max_ttl: Duration,
@@ -60,9 +67,24 @@ pub struct KeyConfig {
     /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<WallTime>,
-    /// Its tokens must have this issuer.
+    /// Its tokens must have this issuer, instead of `auth.issuer`.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer: Option<String>,
+    /// Precedes `sub` in the names of its users, instead of `auth.user_prefix`.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub user_prefix: Option<String>,
+    /// Its tokens must be for this audience, instead of `auth.audience`.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub audience: Option<String>,
+    /// Its subscription tokens must be for this audience, instead of `audience`.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub subscription_audience: Option<String>,
+    /// Its tokens must have this `typ`, instead of `auth.typ`.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub typ: Option<String>,
+    /// Its subscription tokens must have this `typ`, instead of `typ`.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub subscription_typ: Option<String>,
     /// The kind of tokens that it verifies.
     #[serde(default)]
     pub purpose: KeyPurpose,
@@ -158,10 +180,10 @@ impl AuthConfig {
     /// Returns whether the tokens of the login have all `required_claims`.
     pub fn login_tokens_have_required_claims(&self) -> bool {
         self.required_claims.iter().all(|claim| match claim {
-            RequiredClaim::Exp | RequiredClaim::Iat => true,
+            RequiredClaim::Exp | RequiredClaim::Iat | RequiredClaim::Jti => true,
             RequiredClaim::Iss => self.issuer.is_some(),
             RequiredClaim::Aud => self.audience.is_some(),
-            RequiredClaim::Nbf | RequiredClaim::Jti => false,
+            RequiredClaim::Nbf => false,
         })
     }
 }

@@ -44,7 +44,8 @@ impl ChannelOptions {
 }
 
 /// `override` of one subscription: options that it has instead of those of its channel. `None`: as the channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OptionOverrides {
     /// Whether the subscriber is in the presence of a channel that has one.
     pub presence: Option<bool>,
@@ -56,6 +57,13 @@ pub struct OptionOverrides {
     pub force_positioning: Option<bool>,
     /// Whether it can recover without asking for it, in a channel with a history.
     pub force_recovery: Option<bool>,
+}
+
+impl OptionOverrides {
+    /// Returns whether all options are as the channel's.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An entry of `[[namespaces]]`.

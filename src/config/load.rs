@@ -2,7 +2,7 @@
 //! Each value is checked separately on top of the defaults, so that all errors are reported together, each with its
 //! key, its source and a remedy.
 
-use std::{collections::BTreeMap, path::Path, str::FromStr};
+use std::{collections::BTreeMap, io::ErrorKind, path::Path, str::FromStr};
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -17,11 +17,14 @@ use super::{
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
 const PRODUCTION: &str = include_str!("../../config/production.toml");
 
+/// The key of the environment.
+const ENVIRONMENT: &str = "environment";
 /// The end of the source of a value that comes from an embedded file.
 const BUILT_IN: &str = ", which is built in";
 
-/// The environment (`WARDCAST_ENV`). It is read before the configuration and is not part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The environment. [`find_environment`] determines it before the configuration is loaded, because it selects defaults.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
 pub enum Environment {
     /// Listens on loopback only, generates missing secrets, and lets users use channels outside namespaces.
     Development,
@@ -42,6 +45,36 @@ impl FromStr for Environment {
                 format!("{other:?} is neither \"development\" nor \"production\""),
             )),
         }
+    }
+}
+
+impl TryFrom<String> for Environment {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|error: ConfigError| error.problem)
+    }
+}
+
+/// Determines the environment: `--set environment`, or else `WARDCAST_ENV`, or else the key `environment` of the file, or
+/// else development. Loading the configuration reports what is wrong with file and flags.
+///
+/// # Errors
+/// `WARDCAST_ENV` has another value.
+pub fn find_environment(
+    variable: &str,
+    file: Option<&Path>,
+    flags: &[(String, String)],
+) -> Result<Environment, ConfigError> {
+    let flag = flags.iter().rev().find(|(key, _)| key == ENVIRONMENT).and_then(|(_, text)| text.parse().ok());
+    let in_file = || {
+        let table: Table = std::fs::read_to_string(file?).ok()?.parse().ok()?;
+        table.get(ENVIRONMENT)?.as_str()?.parse().ok()
+    };
+    match flag {
+        Some(environment) => Ok(environment),
+        None if !variable.is_empty() => variable.parse(),
+        None => Ok(in_file().unwrap_or(Environment::Development)),
     }
 }
 
@@ -122,7 +155,8 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
         }
     }
     let config = match Config::deserialize(Value::Table(table.clone())) {
-        Ok(config) => {
+        Ok(mut config) => {
+            config.environment = environment;
             let unused = validate::unused_redis_keys(&config, &table);
             let found = validate::validate(&config, environment).into_iter().chain(unused);
             errors.extend(found.map(|error| ConfigError { source: setting_sources.of(&error.key), ..error }));
@@ -149,8 +183,12 @@ fn read_settings(sources: Sources<'_>) -> (Vec<Setting>, Vec<ConfigError>) {
     settings.iter_mut().for_each(|setting| setting.source.clone_from(&name));
     if let Some(path) = sources.file {
         let name = path.display().to_string();
-        let unreadable = |error| {
-            let problem = format!("cannot be read: {error}; name a TOML file that this user can read");
+        let unreadable = |error: std::io::Error| {
+            let remedy = match error.kind() {
+                ErrorKind::PermissionDenied => "run as its owner, or give it to the hub's user: chown USER FILE",
+                _ => "name a TOML file that this user can read",
+            };
+            let problem = format!("cannot be read: {error}; {remedy}");
             ConfigError::new("--config", &name, problem)
         };
         match std::fs::read_to_string(path).map_err(unreadable).and_then(|text| parse_file(&text, &name)) {
@@ -221,8 +259,8 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
         }
         // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => {
-            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer and \
-                 purpose; all of them are text"
+            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer, \
+                 user_prefix, audience, subscription_audience, typ, subscription_typ and purpose; all of them are text"
                 .to_owned())
         }
         Err(error) => Err(in_terms_of_configuration(&error)),

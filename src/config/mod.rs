@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod key_rules;
 mod keys;
 mod load;
 mod print;
@@ -27,8 +28,9 @@ pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
-pub use load::{Environment, LoadReport, SettingSources, Sources, load, load_with_errors};
+pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
@@ -40,6 +42,7 @@ pub(crate) use weakness::{find_weakness, is_published_sample};
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is a section of config/default.toml and documented there")]
 pub struct Config {
+    pub environment: Environment,
     pub namespaces: Vec<Namespace>,
     pub server: ServerConfig,
     pub auth: AuthConfig,
@@ -196,6 +199,7 @@ pub struct RedisTlsConfig {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct Limits {
+    pub token_bytes: usize,
     pub message_bytes: usize,
     pub message_fragments: usize,
     #[serde(with = "value::duration")]

@@ -28,11 +28,14 @@ pub(super) struct QueuedControl {
 impl ServerApiSubscription {
     /// Reads the subscription of a control; `None` if the control gives none, or in a channel that cannot exist.
     pub(super) fn from_action(action: &ControlAction) -> Option<Self> {
-        let ControlAction::Subscribe { channel, info, data, recover_since, expires_at } = action else { return None };
+        let ControlAction::Subscribe { channel, info, data, recover_since, expires_at, overrides } = action else {
+            return None;
+        };
         let channel = Channel::new(channel).ok()?;
         let raw = |text: &Option<String>| text.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
         let since = recover_since.as_ref().map(|since| (since.offset, since.epoch.clone()));
-        Some(Self { channel, info: raw(info), data: raw(data), since, expires_at: *expires_at })
+        let (info, data, expires_at, overrides) = (raw(info), raw(data), *expires_at, *overrides);
+        Some(Self { channel, info, data, since, expires_at, overrides })
     }
 }
 

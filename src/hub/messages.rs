@@ -14,7 +14,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{channel::Channel, clock::WallTime, protocol::Format, transport::Outbox};
+use crate::{channel::Channel, clock::WallTime, config::OptionOverrides, protocol::Format, transport::Outbox};
 
 /// Identifies a session. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +113,8 @@ pub struct ServerApiSubscription {
     pub since: Option<(u64, String)>,
     /// When the subscription expires.
     pub expires_at: Option<WallTime>,
+    /// Channel options that the subscription has otherwise.
+    pub overrides: OptionOverrides,
 }
 
 /// Answered by every hub that is alive.

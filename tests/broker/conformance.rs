@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use wardcast::{
     broker::{BrokerError, Control, ControlAction, NodeAnswer, PublishOptions, RecoverSince, SurveyResult},
     clock::WallTime,
+    config::OptionOverrides,
     publication::{ClientInfo, Publication},
 };
 
@@ -155,6 +156,7 @@ pub async fn control_arrives_unchanged(instance: Instance) {
             data: Some("null".to_owned()),
             recover_since: Some(RecoverSince { offset: u64::MAX, epoch: "abcdefgh".to_owned() }),
             expires_at: Some(WallTime::from_unix_millis(i64::MAX)),
+            overrides: OptionOverrides { presence: Some(false), force_recovery: Some(true), ..Default::default() },
         }),
         control(ControlAction::Unsubscribe { channel: "чат:日本 1".to_owned() }),
         control(ControlAction::Disconnect { code: 3503, reason: "line\none".to_owned() }),

@@ -40,6 +40,40 @@ test("pasting an expired token or a text that is not a token shows an error", ()
     assertNoProblems(page);
   }));
 
+test("a token of the future is explained as such in every way to send it, although its code is that of an expired or invalid one", () =>
+  withHub({}, async (hub) => {
+    for (const way of ["message", "ticket", "query", "connect"]) {
+      const page = await openTab(`http://${hub.address}/`, { expects: REFUSED });
+      await paste(page, hub.sign({ sub: "ann", nbf: Math.floor(Date.now() / 1000) + 600 }));
+      await page.locator("#ways-more summary").click();
+      await page.locator(`input[name=way][value=${way}]`).check();
+      await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
+      await waitForNotice(page, "The token is not valid yet");
+      assert.equal(await page.locator("#state-text").textContent(), "Not connected");
+      assertNoProblems(page);
+      await page.context().close();
+    }
+  }));
+
+test("a refresh with an expired token or one of another user is refused by the page, and the session goes on", () =>
+  withHub({}, async (hub) => {
+    const page = await openTab(`http://${hub.address}/`);
+    await paste(page, hub.sign({ sub: "ann" }));
+    await connect(page);
+    for (const [token, text] of [
+      [hub.sign({ sub: "ann" }, { ttl: -5 }), "That token has expired"],
+      [hub.sign({ sub: "bob" }), "That token belongs to another user"],
+    ]) {
+      await page.getByRole("button", { name: "Refresh the token" }).click();
+      await page.getByLabel("Newer token").fill(token);
+      await page.getByRole("dialog").getByRole("button", { name: "Refresh" }).click();
+      await page.locator("#notice-text", { hasText: text }).waitFor();
+    }
+    await publish(hub, "news", "still here");
+    await waitForPublication(page, "still here");
+    assertNoProblems(page);
+  }));
+
 test("a session ends when its token expires, and the page says why", () =>
   withHub({}, async (hub) => {
     const page = await openTab(`http://${hub.address}/`);

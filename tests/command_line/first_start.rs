@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     process::{Process, ProcessResult, run, wardcast},
     read_created_files,
 };
-use crate::support::{SECRET, http, mark_secret};
+use crate::support::{Client, SECRET, client::tls_stream, http, mark_secret};
 
 /// The lines of `wardcast.toml` that are examples in comments, without the comment signs.
 fn commented_examples(text: &str) -> String {
@@ -33,8 +34,7 @@ fn production(arguments: &[&str]) -> std::process::Command {
 
 /// Starts a production hub with a file, logs in with the credentials, and subscribes to `news`.
 async fn subscribe_to_news(settings: &str, credentials: &Value) -> Value {
-    let mut command = wardcast(&[&["--config", settings], &LOOPBACK[..]].concat());
-    let hub = Process::start(command.env("WARDCAST_ENV", "production"));
+    let hub = Process::start(&mut wardcast(&[&["--config", settings], &LOOPBACK[..]].concat()));
     let line = hub.wait_for_log("server started");
     let address = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     let response = http::post(address, "/auth/login").json(credentials.clone()).send().await;
@@ -49,8 +49,8 @@ async fn start_after_init_warns_that_no_channel_is_open_with_lines_that_open_one
     let dir = home.path().join("prod");
     let settings = dir.join("wardcast.toml").to_str().unwrap().to_owned();
     let [text, _] = read_created_files(dir.to_str().unwrap());
-    assert!(init.stdout.contains(&format!("WARDCAST_ENV=production wardcast --config {settings}")), "{init:?}");
-    let check = || run(wardcast(&["config", "check", "--config", &settings]).env("WARDCAST_ENV", "production"));
+    assert!(init.stdout.contains(&format!("    wardcast --config {settings}")), "{init:?}");
+    let check = || run(&mut wardcast(&["config", "check", "--config", &settings]));
     let warned = check();
     assert!(warned.code == Some(0) && warned.stdout.contains("warning: no channel is open"), "{warned:?}");
     let credentials = printed_login(&init);
@@ -58,8 +58,7 @@ async fn start_after_init_warns_that_no_channel_is_open_with_lines_that_open_one
     assert_eq!(refused["error"]["code"], 103, "{refused}");
 
     let lines = lines_below_warning(&warned.stdout);
-    let mut hub =
-        Process::start(wardcast(&[&["--config", &settings], &LOOPBACK[..]].concat()).env("WARDCAST_ENV", "production"));
+    let mut hub = Process::start(&mut wardcast(&[&["--config", &settings], &LOOPBACK[..]].concat()));
     hub.wait_for_log("server started");
     let log = hub.kill();
     assert!(log.contains("WARN") && lines_below_warning(&log) == lines, "{log}");
@@ -135,4 +134,108 @@ fn no_warning_where_channels_are_open_or_the_operator_has_decided() {
     }
     let development = run(&mut wardcast(&["config", "check"]));
     assert_eq!(development.stdout, "the configuration is valid for development");
+}
+
+#[test]
+fn environment_is_that_of_flag_variable_or_file_in_this_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wardcast.toml");
+    fs::write(&file, "environment = \"production\"\n[channels]\nallow_subscribe = \"user\"\n").unwrap();
+    let check = |arguments: &[&str], variable: &str| {
+        let mut command = wardcast(&[&["config", "check"], arguments].concat());
+        run(command.env("WARDCAST_ENV", variable).env("WARDCAST_AUTH__HMAC_SECRET", SECRET))
+    };
+    let with_file = ["--config", file.to_str().unwrap()];
+    for (arguments, variable, environment) in [
+        (&[][..], "", "development"),
+        (&with_file, "", "production"),
+        (&with_file, "development", "development"),
+        (&["--set", "environment=production", "--set", "channels.allow_subscribe=user"], "development", "production"),
+    ] {
+        let result = check(arguments, variable);
+        assert_eq!(result.stdout, format!("the configuration is valid for {environment}"), "{result:?}");
+    }
+    check(&["--set", "environment=staging"], "").assert_failed_with(&["--set environment", "\"staging\" is neither"]);
+    run(wardcast(&["config", "check"]).env("WARDCAST_ENVIRONMENT", "production"))
+        .assert_failed_with(&["the variable WARDCAST_ENVIRONMENT", "WARDCAST_ENV"]);
+}
+
+#[test]
+fn commands_beside_a_public_production_hub_need_only_its_file() {
+    let home = tempfile::tempdir().unwrap();
+    run(&mut wardcast(&["init", "--dir", home.path().to_str().unwrap()]));
+    let [text, _] = read_created_files(home.path().to_str().unwrap());
+    let file = home.path().join("wardcast.toml");
+    fs::write(&file, format!("{text}\n[server]\nbind = \"0.0.0.0:443\"\nbehind_tls = true\n")).unwrap();
+    let with_file =
+        |arguments: &[&str]| run(&mut wardcast(&[arguments, &["--config", file.to_str().unwrap()]].concat()));
+    assert_eq!(with_file(&["user", "list"]).stdout, "demo");
+    let made = with_file(&["token", "--user", "demo"]);
+    let mut check = wardcast(&["check-token", "--config", file.to_str().unwrap()]);
+    let checked = Process::start_with_input(&mut check, &made.stdout).wait_for_exit();
+    assert!(checked.code == Some(0) && checked.stdout.contains("in production"), "{checked:?}");
+}
+
+/// The blocks of the section "The first hub in production" in this language.
+fn documented(language: &str) -> Vec<String> {
+    let page = include_str!("../../docs/deploying.md");
+    let section = page.split_once("## The first hub in production\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let start = format!("```{language}\n");
+    section.split(&start).skip(1).map(|block| block.split_once("```").unwrap().0.to_owned()).collect()
+}
+
+/// Plays docs/deploying.md as this user, in a temporary folder, on a free port and with a certificate for localhost.
+#[actix_rt::test]
+async fn first_hub_in_production_works_as_documented() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("wardcast").to_str().unwrap().to_owned();
+    fs::create_dir_all(format!("{folder}/tls")).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let binary = env!("CARGO_BIN_EXE_wardcast");
+    let adapt = |text: &str| {
+        let text = text.replace("sudo -u wardcast wardcast", binary).replace("sudo -u wardcast ", "");
+        let text = text
+            .replace("/etc/wardcast", &folder)
+            .replace("https://hub.example.com", &format!("https://localhost:{port}"));
+        text.replace("0.0.0.0:443", &format!("127.0.0.1:{port}"))
+    };
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        run(command.args(["-c", &adapt(script)]).env_clear().env("PATH", "/usr/bin:/bin"))
+    };
+    let scripts = documented("sh");
+    let [_root, init, _certbot, openssl, check, health] = scripts.as_slice() else { panic!("six blocks: {scripts:?}") };
+    let init = shell(init);
+    let [text, _] = read_created_files(&folder);
+    let made = shell(openssl);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let [settings] = documented("toml").try_into().unwrap();
+    fs::write(format!("{folder}/wardcast.toml"), format!("{text}\n{}", adapt(&settings))).unwrap();
+    assert_eq!(shell(check).stdout, "the configuration is valid for production");
+    let unit =
+        include_str!("../../docs/deploying.md").lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/"));
+    let start = adapt(&format!("exec {}", unit.unwrap().replacen("wardcast", binary, 1)));
+    let hub = Process::start(std::process::Command::new("sh").args(["-c", &start]).env_clear());
+    hub.wait_for_log("server started");
+    assert!(shell(health).stdout.contains("ready"));
+
+    let curl = |path: &str| {
+        let line = init.stdout.lines().find(|line| line.contains(path)).unwrap();
+        let line = line.replacen("curl", &format!("curl -s --cacert {folder}/tls/fullchain.pem"), 1);
+        shell(&format!("{line} -H 'Origin: https://app.example.com'")).stdout
+    };
+    printed_login(&init);
+    let login: Value = curl("/auth/login").parse().unwrap();
+    let token = mark_secret(login["access_token"].as_str().unwrap());
+    let certificate = CertificateDer::from_pem_file(format!("{folder}/tls/fullchain.pem")).unwrap();
+    let address = ([127, 0, 0, 1], port).into();
+    let stream = Box::new(tls_stream(address, certificate).await.unwrap());
+    let url = format!("wss://localhost:{port}/connection/websocket?token={token}");
+    let mut page = Client::connect_over(stream, &url, &[("Origin", "https://app.example.com")]).await.unwrap();
+    page.receive_connect_push().await;
+    let subscribe = documented("js")[0].split_once("ws.send('").unwrap().1.split_once('\'').unwrap().0.to_owned();
+    page.send_text(&subscribe).await;
+    assert!(page.receive().await["subscribe"].is_object());
+    assert_eq!(curl("/api/publish"), r#"{"result":{}}"#);
+    assert_eq!(page.receive_publication().await, json!({"hello": "world"}));
 }

@@ -55,7 +55,7 @@ fn token_that_the_hub_would_refuse_is_not_printed() {
         .assert_failed_with(&["caps", "exact|wildcard|regex"]);
     make_token(&["--caps", "{"]).assert_failed_with(&["--caps is not valid JSON"]);
     make_token(&["--info", "Ann"]).assert_failed_with(&["--info is not valid JSON"]);
-    make_token(&["--set", "auth.required_claims=exp,jti"])
+    make_token(&["--set", "auth.required_claims=exp,nbf"])
         .assert_failed_with(&["auth.required_claims", "from your backend"]);
 }
 

@@ -13,7 +13,8 @@ const INTRODUCTION: &str = r#"# Configuration
 All keys of Wardcast, with their defaults. Later sources override earlier ones:
 
 1. the defaults below
-2. the defaults of the environment: `WARDCAST_ENV=development` (the default) or `WARDCAST_ENV=production`
+2. the defaults of the environment: `WARDCAST_ENV=development` or `WARDCAST_ENV=production`; without the variable, the file's key
+   `environment`, or else development
 3. the TOML file of `--config FILE` or `WARDCAST_CONFIG=FILE`
 4. environment variables: `WARDCAST_<SECTION>__<KEY>`, with two underscores between section and key
 5. `--set KEY=VALUE`, like `--set server.bind=127.0.0.1:9000`
@@ -59,8 +60,9 @@ impl Page {
             assert!(!meaning.is_empty(), "{key} has no comment in config/default.toml");
             let path: Vec<&str> = section.iter().copied().chain([key]).collect();
             let default = self.default_of(&path, item);
-            let variable = match path.len() {
-                1 => String::new(),
+            let variable = match path.as_slice() {
+                ["environment"] => "`WARDCAST_ENV`".to_owned(),
+                [_] => String::new(),
                 _ => format!("`WARDCAST_{}`", path.join("__").to_uppercase()),
             };
             writeln!(text, "| `{key}` | {default} | {variable} | {} |", escape_markdown(&meaning)).unwrap();

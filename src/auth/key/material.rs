@@ -76,7 +76,16 @@ impl KeyMaterial {
                 ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &point).map_err(|_| off_curve())?;
                 Ok(DecodingKey::from_ec_der(&point))
             }
-            (EdDSA, Self::Ed25519(x)) if x.len() == 32 => Ok(DecodingKey::from_ed_der(&x)),
+            (EdDSA, Self::Ed25519(x)) if x.len() == 32 => {
+                if is_of_small_order(&x) {
+                    return Err(
+                        "is a point of small order, for which anyone can forge signatures; create a real key with: \
+                                openssl genpkey -algorithm ed25519"
+                            .to_owned(),
+                    );
+                }
+                Ok(DecodingKey::from_ed_der(&x))
+            }
             (algorithm, other) => Err(format!(
                 "is {}, but {algorithm:?} needs another type of key; set the algorithm of the key",
                 other.kind()
@@ -102,6 +111,25 @@ fn min_secret_bytes(algorithm: Algorithm) -> usize {
         Algorithm::HS384 => 48,
         _ => 32,
     }
+}
+
+/// The points of Ed25519 whose order divides 8, as RFC 8032 §5.1.2 encodes their `y`, without the bit for the sign of `x`. The
+/// last two encode 0 and 1 as p and p + 1. With such a key one signature fits every message, or every eighth one.
+pub(super) const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+fn is_of_small_order(x: &[u8]) -> bool {
+    let mut y = x.to_vec();
+    y.iter_mut().last().into_iter().for_each(|last| *last &= 0x7f);
+    let hex: String = y.iter().map(|byte| format!("{byte:02x}")).collect();
+    SMALL_ORDER.contains(&hex.as_str())
 }
 
 fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {

@@ -3,15 +3,17 @@
 
 mod jwk;
 mod material;
+mod shared_secret;
 
 use std::{collections::HashSet, fs::File, io::Read, path::Path};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 
+pub(super) use self::shared_secret::shared_secrets;
 use self::{jwk::Jwk, material::KeyMaterial};
 use crate::{
     clock::{NEVER, WallTime},
-    config::{self, KeyPurpose, Secret},
+    config::{self, KeyPurpose, KeyRules, Secret},
 };
 
 /// The id of `login.key`.
@@ -33,11 +35,10 @@ pub struct KeyError {
 #[derive(Debug)]
 pub(super) struct VerificationKey {
     pub(super) id: Option<String>,
-    /// The key verifies only tokens of this issuer.
-    pub(super) issuer: Option<String>,
     /// The only algorithm. `alg` of a token has to be the same.
     pub(super) algorithm: Algorithm,
-    pub(super) purpose: KeyPurpose,
+    /// What its tokens must have.
+    pub(super) rules: KeyRules,
     /// From then on the key verifies nothing, and the sessions of its tokens expire.
     pub(super) not_after: WallTime,
     pub(super) material: DecodingKey,
@@ -63,16 +64,16 @@ impl VerificationKeys {
                 let material =
                     KeyMaterial::Secret(secret.expose().as_bytes().to_vec()).into_decoding_key(Algorithm::HS256);
                 let material = material.map_err(|problem| KeyError { key: place.to_owned(), problem })?;
-                let (algorithm, not_after) = (Algorithm::HS256, NEVER);
-                list.push(VerificationKey { id, issuer: None, algorithm, purpose, not_after, material });
+                let rules = KeyRules { purpose, ..auth.rules(None) };
+                list.push(VerificationKey { id, algorithm: Algorithm::HS256, rules, not_after: NEVER, material });
             }
         }
         for configured in &auth.keys {
-            let read = read_entry(configured);
+            let read = read_entry(auth, configured);
             list.extend(read.map_err(|problem| KeyError { key: label(configured), problem })?);
         }
         let mut seen = HashSet::new();
-        if let Some(twice) = list.iter().find(|key| !seen.insert((&key.issuer, &key.id))) {
+        if let Some(twice) = list.iter().find(|key| !seen.insert((&key.rules.issuer, &key.id))) {
             let key = twice.id.as_ref().map_or("the key without an id".to_owned(), |id| format!("the key {id:?}"));
             let problem = "configured twice for the same issuer; give each key a different id (kid)".to_owned();
             return Err(KeyError { key, problem });
@@ -82,7 +83,8 @@ impl VerificationKeys {
 
     /// Returns the errors of all keys. [`Self::read`] reports only the first.
     pub(super) fn errors(auth: &config::AuthConfig, login_key: &Secret) -> Vec<KeyError> {
-        let of = |configured| read_entry(configured).err().map(|problem| KeyError { key: label(configured), problem });
+        let of =
+            |configured| read_entry(auth, configured).err().map(|problem| KeyError { key: label(configured), problem });
         let errors: Vec<KeyError> = auth.keys.iter().filter_map(of).collect();
         if errors.is_empty() { Self::read(auth, login_key).err().into_iter().collect() } else { errors }
     }
@@ -100,7 +102,7 @@ impl VerificationKeys {
             (Some(_), Some(_)) => {
                 let issuer = unverified_issuer();
                 let of = |issuer: Option<&str>| {
-                    self.list.iter().find(|key| key.id.as_deref() == kid && key.issuer.as_deref() == issuer)
+                    self.list.iter().find(|key| key.id.as_deref() == kid && key.rules.issuer.as_deref() == issuer)
                 };
                 of(issuer.as_deref()).or_else(|| of(None))
             }
@@ -124,7 +126,7 @@ fn label(key: &config::KeyConfig) -> String {
 }
 
 /// Reads one entry of `auth.keys`. A JWK set yields several keys.
-fn read_entry(configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, String> {
+fn read_entry(auth: &config::AuthConfig, configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, String> {
     let id = Some(configured.id.clone()).filter(|id| !id.is_empty());
     match (&configured.file, &configured.jwks) {
         (Some(path), None) if configured.jwk.is_empty() => {
@@ -132,9 +134,9 @@ fn read_entry(configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, St
                 configured.algorithm.ok_or("has no algorithm; set it, since it is never taken from a token")?;
             let material = KeyMaterial::from_file(&read_file(path)?, algorithm)?.into_decoding_key(algorithm)?;
             let id = Some(id.ok_or("has no id; set it to the kid of its tokens")?);
-            Ok(vec![verification_key(configured, id, algorithm, material)])
+            Ok(vec![verification_key(auth, configured, id, algorithm, material)])
         }
-        (None, Some(path)) if configured.jwk.is_empty() && id.is_none() => read_jwk_set(configured, path),
+        (None, Some(path)) if configured.jwk.is_empty() && id.is_none() => read_jwk_set(auth, configured, path),
         (None, None) if !configured.jwk.is_empty() => {
             let jwk = Jwk::parse(configured.jwk.expose())?;
             if id.is_some() && jwk.kid.is_some() && id != jwk.kid {
@@ -142,7 +144,7 @@ fn read_entry(configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, St
             }
             let id = Some(id.or_else(|| jwk.kid.clone()).ok_or("has no id; set it to the kid of its tokens")?);
             let (algorithm, material) = resolve_jwk(&jwk, configured.algorithm)?;
-            Ok(vec![verification_key(configured, id, algorithm, material)])
+            Ok(vec![verification_key(auth, configured, id, algorithm, material)])
         }
         _ => Err("must have exactly one of file, jwk and jwks, and no id with jwks".to_owned()),
     }
@@ -150,14 +152,18 @@ fn read_entry(configured: &config::KeyConfig) -> Result<Vec<VerificationKey>, St
 
 /// Reads the usable keys of a JWK set. A set may contain others (RFC 7517 §5): for encryption, or for algorithms that the hub does
 /// not support. They are skipped with a warning.
-fn read_jwk_set(configured: &config::KeyConfig, path: &Path) -> Result<Vec<VerificationKey>, String> {
+fn read_jwk_set(
+    auth: &config::AuthConfig,
+    configured: &config::KeyConfig,
+    path: &Path,
+) -> Result<Vec<VerificationKey>, String> {
     let text = String::from_utf8(read_file(path)?).map_err(|_| "is not JSON".to_owned())?;
     let (mut usable, mut skipped) = (Vec::new(), Vec::new());
     for raw in jwk::parse_set(&text)? {
         let jwk = Jwk::parse(raw.get());
         let kid = jwk.as_ref().ok().and_then(|jwk| jwk.kid.clone());
         match jwk.and_then(|jwk| resolve_jwk(&jwk, configured.algorithm)) {
-            Ok((algorithm, material)) => usable.push(verification_key(configured, kid, algorithm, material)),
+            Ok((algorithm, material)) => usable.push(verification_key(auth, configured, kid, algorithm, material)),
             Err(problem) => skipped.push((kid.unwrap_or_default(), problem)),
         }
     }
@@ -172,20 +178,14 @@ fn read_jwk_set(configured: &config::KeyConfig, path: &Path) -> Result<Vec<Verif
 }
 
 fn verification_key(
+    auth: &config::AuthConfig,
     configured: &config::KeyConfig,
     id: Option<String>,
     algorithm: Algorithm,
     material: DecodingKey,
 ) -> VerificationKey {
-    let config::KeyConfig { issuer, purpose, not_after, .. } = configured;
-    VerificationKey {
-        id,
-        issuer: issuer.clone(),
-        algorithm,
-        purpose: *purpose,
-        not_after: not_after.unwrap_or(NEVER),
-        material,
-    }
+    let not_after = configured.not_after.unwrap_or(NEVER);
+    VerificationKey { id, algorithm, rules: auth.rules(Some(configured)), not_after, material }
 }
 
 /// Returns the algorithm and the key of a JWK, if they agree with the configuration.

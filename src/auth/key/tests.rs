@@ -182,6 +182,32 @@ fn an_ed25519_key_of_another_length_in_a_file_is_refused() {
 }
 
 #[test]
+fn an_ed25519_point_of_small_order_is_refused_in_every_encoding() {
+    let with_sign = |hex: &str, sign: u8| {
+        let mut bytes: Vec<u8> =
+            (0..32).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hexadecimal")).collect();
+        bytes[31] |= sign;
+        bytes
+    };
+    for hex in material::SMALL_ORDER {
+        for sign in [0, 0x80] {
+            let point = with_sign(hex, sign);
+            assert!(
+                problem(read_jwk(None, &with(with(ed25519(), "x", base64(&point)), "alg", "EdDSA")))
+                    .contains("small order")
+            );
+            let der = [&ED25519.public_der[..12], &point].concat();
+            let body = base64::prelude::BASE64_STANDARD.encode(der);
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
+            assert!(problem(read_file_as("EdDSA", pem.as_bytes())).contains("small order"), "{hex}");
+        }
+    }
+    let identity =
+        json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"});
+    assert!(problem(read_jwk(None, &identity)).contains("forge"));
+}
+
+#[test]
 fn weak_rsa_keys_are_refused() {
     let of = |bits: usize, e: &[u8]| {
         let n = vec![0xff; bits / 8];
@@ -248,7 +274,12 @@ fn a_jwk_set_yields_its_usable_keys_and_skips_the_others() {
     let keys = read_set_of("issuer = \"me\"\npurpose = \"connection\"", &set).unwrap_or_else(|error| panic!("{error}"));
     let ids: Vec<_> = keys.list.iter().map(|key| key.id.as_deref().unwrap_or_default()).collect();
     assert_eq!(ids, ["a", "b"]);
-    assert!(keys.list.iter().all(|key| key.issuer.as_deref() == Some("me") && key.purpose == KeyPurpose::Connection));
+    assert!(
+        keys.list
+            .iter()
+            .map(|key| &key.rules)
+            .all(|rules| rules.issuer.as_deref() == Some("me") && rules.purpose == KeyPurpose::Connection)
+    );
     let keys = read_set_of("algorithm = \"RS256\"", &[named(rsa(), "g"), set[0].clone()]);
     assert_eq!(
         keys.unwrap_or_else(|error| panic!("{error}")).list.len(),

@@ -18,6 +18,10 @@ const MAX_MEMBERS: usize = 16;
 /// keys that come with the token, encryption, compression, a nested token.
 const REFUSED_MEMBERS: [&str; 9] = ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"];
 
+/// The types of tokens that may open connections (RFC 7519 §5.1, RFC 9068 §2.1). Providers sign others with the same keys, like
+/// `logout+jwt` (RFC 8725 §3.11).
+const DEFAULT_TYPES: [&str; 2] = ["jwt", "at+jwt"];
+
 /// The parts of a token, still encoded.
 pub(super) struct TokenParts<'a> {
     pub(super) header: &'a str,
@@ -85,13 +89,18 @@ impl JoseHeader {
         Some(Self { alg: alg?, ..header })
     }
 
-    /// Returns whether `typ` is this media type, ignoring case and the prefix `application/` (RFC 7515 §4.1.9).
-    pub(super) fn has_type(&self, typ: &str) -> bool {
+    /// Returns whether `typ` is the expected media type, or without an expected one a type of [`DEFAULT_TYPES`] or absent.
+    /// Ignores case and the prefix `application/` (RFC 7515 §4.1.9).
+    pub(super) fn is_of_type(&self, expected: Option<&str>) -> bool {
         let short = |typ: &str| {
             let typ = typ.to_ascii_lowercase();
             typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
         };
-        self.typ.as_ref().is_some_and(|own| short(own) == short(typ))
+        match (&self.typ, expected) {
+            (None, expected) => expected.is_none(),
+            (Some(own), Some(expected)) => short(own) == short(expected),
+            (Some(own), None) => DEFAULT_TYPES.contains(&short(own).as_str()),
+        }
     }
 }
 
@@ -103,17 +112,33 @@ mod tests {
 
     #[test]
     fn typ_is_compared_without_case_or_application_prefix() {
-        let has_type = |own: &str, typ: &str| {
+        let is_of_type = |own: &str, typ: Option<&str>| {
             let json = format!(r#"{{"alg":"HS256","typ":"{own}"}}"#);
-            JoseHeader::parse(json.as_bytes()).expect("a header").has_type(typ)
+            JoseHeader::parse(json.as_bytes()).expect("a header").is_of_type(typ)
         };
         for own in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"] {
-            assert!(has_type(own, "at+jwt") && has_type(own, "application/AT+jwt"), "{own}");
+            assert!(is_of_type(own, Some("at+jwt")) && is_of_type(own, Some("application/AT+jwt")), "{own}");
+            assert!(is_of_type(own, None), "{own}");
         }
         for own in ["JWT", "at", "at+jwt2", "text/at+jwt", ""] {
-            assert!(!has_type(own, "at+jwt"), "{own}");
+            assert!(!is_of_type(own, Some("at+jwt")), "{own}");
         }
-        assert!(!JoseHeader::parse(br#"{"alg":"HS256"}"#).expect("a header").has_type("at+jwt"));
+        let without = JoseHeader::parse(br#"{"alg":"HS256"}"#).expect("a header");
+        assert!(!without.is_of_type(Some("at+jwt")) && without.is_of_type(None));
+    }
+
+    #[test]
+    fn without_a_configured_typ_only_jwt_and_access_tokens_pass() {
+        let is_allowed = |typ: &str| {
+            let json = format!(r#"{{"alg":"HS256","typ":"{typ}"}}"#);
+            JoseHeader::parse(json.as_bytes()).expect("a header").is_of_type(None)
+        };
+        for typ in ["JWT", "jwt", "application/jwt", "at+jwt", "application/at+jwt"] {
+            assert!(is_allowed(typ), "{typ}");
+        }
+        for typ in ["logout+jwt", "secevent+jwt", "dpop+jwt", "JWS", "JOSE", "id+jwt", "", "application/", "x/jwt"] {
+            assert!(!is_allowed(typ), "{typ}");
+        }
     }
 
     proptest! {

@@ -9,18 +9,15 @@ use jsonwebtoken::Algorithm;
 
 use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
-    Permissions, TokenError,
+    Permissions, TokenError, UserPrefixes,
     claims::{Claims, SubscriptionClaims},
-    key::{KeyError, VerificationKey, VerificationKeys},
+    key::{KeyError, VerificationKey, VerificationKeys, shared_secrets},
     payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
     clock::Clock,
-    config::{self, Config, KeyPurpose},
+    config::{self, Config, KeyRules, TokenKind},
 };
-
-/// Maximum length of a token. It limits how much an unauthenticated client can make the hub decode.
-pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
 pub struct Verifier {
@@ -28,6 +25,9 @@ pub struct Verifier {
     auth: config::AuthConfig,
     permissions: Arc<Permissions>,
     max_subscriptions: usize,
+    /// `limits.token_bytes`: how much an unauthenticated client can make the hub decode.
+    max_token_bytes: usize,
+    prefixes: UserPrefixes,
     clock: Clock,
 }
 
@@ -43,6 +43,8 @@ impl Verifier {
             auth: config.auth.clone(),
             permissions,
             max_subscriptions: config.limits.channels_per_session,
+            max_token_bytes: config.limits.token_bytes,
+            prefixes: UserPrefixes::new(&config.auth),
             clock,
         })
     }
@@ -52,14 +54,19 @@ impl Verifier {
         VerificationKeys::errors(&config.auth, &config.login.key)
     }
 
+    /// Returns an error for each secret of the configuration that has several uses.
+    pub fn shared_secrets(config: &Config) -> Vec<KeyError> {
+        shared_secrets(config)
+    }
+
     /// Returns the claims of a valid connection token. They expire with the token, or at `not_after` of its key if that is
     /// earlier: a key is retired because someone else may have it.
     ///
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let (key, payload) = self.verify_signature(token, KeyPurpose::Connection)?;
-        let claims = Payload::parse(&payload)?.into_claims(&self.expectations(key.issuer.as_deref()))?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+        let claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
@@ -68,9 +75,8 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
-        let (key, payload) = self.verify_signature(token, KeyPurpose::Subscription)?;
-        let expected = self.expectations(key.issuer.as_deref());
-        let claims = Payload::parse(&payload)?.into_subscription_claims(&expected)?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Subscription)?;
+        let claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
@@ -80,26 +86,26 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`].
     pub fn claims_of_unsigned(&self, payload: &[u8]) -> Result<Claims, TokenError> {
-        Payload::parse(payload)?.into_claims(&self.expectations(None))
+        Payload::parse(payload)?.into_claims(&self.expectations(&self.auth.rules(None)))
     }
 
     /// Returns the decoded payload, whose claims are not yet checked, and the key that verified its signature.
-    fn verify_signature(&self, token: &str, purpose: KeyPurpose) -> Result<(&VerificationKey, Vec<u8>), TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLong);
+    fn verify_signature(&self, token: &str, kind: TokenKind) -> Result<(&VerificationKey, Vec<u8>), TokenError> {
+        if token.len() > self.max_token_bytes {
+            return Err(TokenError::TooLong(self.max_token_bytes));
         }
         let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
         let header = JoseHeader::parse(&decode_part(parts.header)?)?;
-        if self.auth.typ.as_deref().is_some_and(|typ| !header.has_type(typ)) {
-            return Err(TokenError::WrongType);
-        }
         let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
         let key = self.keys.select(header.kid.as_deref(), unverified_issuer).ok_or(TokenError::UnknownKey)?;
         if header.alg.parse::<Algorithm>().ok() != Some(key.algorithm) {
             return Err(TokenError::WrongAlgorithm);
         }
-        if key.purpose != KeyPurpose::Any && key.purpose != purpose {
+        if !key.rules.purpose.includes(kind) {
             return Err(TokenError::WrongKeyPurpose);
+        }
+        if !header.is_of_type(key.rules.of_kind(kind).typ.as_deref()) {
+            return Err(TokenError::WrongType);
         }
         if self.clock.now() >= key.not_after {
             return Err(TokenError::KeyExpired);
@@ -111,11 +117,12 @@ impl Verifier {
         }
     }
 
-    fn expectations<'a>(&'a self, issuer: Option<&'a str>) -> Expectations<'a> {
+    fn expectations<'a>(&'a self, rules: &'a KeyRules) -> Expectations<'a> {
         Expectations {
             now: self.clock.now(),
             auth: &self.auth,
-            issuer,
+            rules,
+            prefixes: &self.prefixes,
             permissions: &self.permissions,
             max_subscriptions: self.max_subscriptions,
         }

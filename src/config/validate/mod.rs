@@ -1,6 +1,7 @@
 //! Checks the configuration as a whole: rules between values, and bounds. Each error names its key and a remedy.
 
 mod channels;
+mod issuers;
 mod redis;
 
 use std::{ops::RangeInclusive, time::Duration};
@@ -25,6 +26,11 @@ const MAX_NAMESPACE_BYTES: usize = 64;
 /// Maximum length of a `kid`. Tokens with a longer one are refused.
 pub(crate) const MAX_KEY_ID_BYTES: usize = 255;
 
+/// Minimum of `limits.token_bytes`: tokens of the login are shorter.
+const MIN_TOKEN_BYTES: usize = 8192;
+/// Maximum of `limits.token_bytes`. A URL may have 65534 bytes.
+const MAX_TOKEN_BYTES: usize = 65_000;
+
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -34,6 +40,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_secrets(config, environment, &mut errors);
     check_demo_password(config, environment, &mut errors);
     check_keys(config, &mut errors);
+    issuers::check_issuers(config, &mut errors);
     check_namespaces(config, &mut errors);
     channels::check_channels(config, &mut errors);
     check_listener(config, environment, &mut errors);
@@ -174,6 +181,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
             "auth.required_claims does not list \"exp\": a token without exp never expires; add \"exp\"".to_owned(),
         );
     }
+    warnings.extend(issuers::audience_warnings(config));
     warnings
 }
 
@@ -189,7 +197,10 @@ fn check_listener(config: &Config, environment: Environment, errors: &mut ErrorC
     errors.require(
         loopback || environment == Environment::Production,
         "server.bind",
-        format!("development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production"),
+        format!(
+            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
+             environment = \"production\" at the top of the file"
+        ),
     );
     errors.require(
         loopback || tls || server.behind_tls,
@@ -254,7 +265,7 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
     errors.require(
         !login.is_enabled() || auth.login_tokens_have_required_claims(),
         "auth.required_claims",
-        "lists claims that tokens of the login do not have; remove \"nbf\" and \"jti\", and \"iss\" and \"aud\" unless \
+        "lists claims that tokens of the login do not have; remove \"nbf\", and \"iss\" and \"aud\" unless \
          auth.issuer and auth.audience are set",
     );
     errors.require(login.failures >= 1, "login.failures", "must be at least 1");
@@ -294,6 +305,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
 fn check_limits(config: &Config, errors: &mut ErrorCollector) {
     let limits = &config.limits;
     for (key, value, minimum) in [
+        ("limits.token_bytes", limits.token_bytes, MIN_TOKEN_BYTES),
         ("limits.message_bytes", limits.message_bytes, 1024),
         ("limits.message_fragments", limits.message_fragments, 1),
         ("limits.publication_bytes", limits.publication_bytes, 1),
@@ -316,6 +328,11 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
     ] {
         errors.require(value >= minimum, key, format!("must be at least {minimum}"));
     }
+    errors.require(
+        limits.token_bytes <= MAX_TOKEN_BYTES,
+        "limits.token_bytes",
+        format!("must be at most {MAX_TOKEN_BYTES}: a URL with a longer token could not be read"),
+    );
     let two_publications = limits.publication_bytes.saturating_mul(2);
     errors.require(
         limits.outbox_bytes >= two_publications && limits.hub_queue_bytes >= two_publications,

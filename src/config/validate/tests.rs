@@ -117,6 +117,92 @@ fn production_without_hmac_secret_requires_complete_keys() {
     assert_eq!(errors(Environment::Development, |config| config.auth.keys = vec![named]), "");
 }
 
+/// An entry of `auth.keys` with these settings.
+fn entry(settings: &str) -> KeyConfig {
+    toml::from_str(settings).unwrap_or_else(|error| panic!("{settings}: {error}"))
+}
+
+#[test]
+fn two_issuers_without_different_user_prefixes_are_an_error() {
+    let with = |more: [&str; 2], change: fn(&mut Config)| {
+        errors(Environment::Development, |config| {
+            let key = |(id, more): (&str, &str)| {
+                entry(&format!("id = {id:?}\nalgorithm = \"ES256\"\nfile = \"{id}\"\n{more}"))
+            };
+            config.auth.keys = ["a", "b"].into_iter().zip(more).map(key).collect();
+            change(config);
+        })
+    };
+    let (a, b) = ("issuer = \"a\"", "issuer = \"b\"");
+    let reported = with([a, b], |_| ());
+    assert!(reported.contains("the issuer \"a\" and of the issuer \"b\""), "{reported}");
+    assert!(reported.contains("user_prefix") && reported.contains("auth.shared_subjects = true"), "{reported}");
+    assert_eq!(with([a, a], |_| ()), "", "two keys of one issuer");
+    assert_eq!(with(["", ""], |_| ()), "", "two keys of the operator's own");
+    assert_eq!(with([a, "issuer = \"b\"\nuser_prefix = \"b:\""], |_| ()), "");
+    assert_eq!(with([a, b], |config| config.auth.shared_subjects = true), "");
+    assert_eq!(with([a, "issuer = \"b\"\npurpose = \"subscription\""], |_| ()), "", "it opens no connections");
+    assert_ne!(with([a, b], |config| config.auth.user_prefix = Some("all:".to_owned())), "", "one prefix for both");
+    assert_ne!(with([a, ""], |_| ()), "", "an issuer, and a key of any issuer");
+    assert_eq!(with([a, ""], |config| config.auth.issuer = Some("a".to_owned())), "");
+    let secret = |config: &mut Config| config.auth.hmac_secret = Secret::new("0123456789abcdef0123456789abcdef");
+    assert!(with([a, a], secret).contains("the keys without an issuer and of the issuer \"a\""));
+    let login = |config: &mut Config| config.login.key = Secret::new("0123456789abcdef0123456789abcdef");
+    assert_ne!(with([a, a], login), "", "users of the login, and of an issuer");
+    let sets = errors(Environment::Development, |config| {
+        config.auth.keys = ["a.json", "b.json"].map(|path| entry(&format!("jwks = {path:?}"))).into();
+    });
+    assert!(sets.contains("the JWK set a.json without an issuer"), "{sets}");
+}
+
+#[test]
+fn a_user_prefix_is_the_beginning_of_a_channel_of_one_user() {
+    for (prefix, is_valid) in [
+        ("id:", true),
+        ("a#b", true),
+        ("é", true),
+        ("a,", false),
+        ("a\n", false),
+        ("*", false),
+        (&"x".repeat(65), false),
+    ] {
+        let reported = errors(Environment::Development, |config| config.auth.user_prefix = Some(prefix.to_owned()));
+        assert_eq!(reported.is_empty(), is_valid, "{prefix:?}: {reported}");
+        let key = format!("id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a\"\nuser_prefix = {prefix:?}");
+        let reported = errors(Environment::Development, |config| config.auth.keys = vec![entry(&key)]);
+        assert_eq!(reported.is_empty(), is_valid, "{prefix:?}: {reported}");
+    }
+}
+
+#[test]
+fn a_public_key_without_audience_is_a_warning() {
+    let warned = |keys: &[&str], audience: &str| {
+        let mut config = Config::default();
+        config.auth.keys = keys.iter().map(|key| entry(key)).collect();
+        config.auth.audience = Some(audience.to_owned()).filter(|audience| !audience.is_empty());
+        warnings(&config)
+    };
+    let provider = "jwks = \"a.json\"\nissuer = \"https://id.example.com/\"";
+    let text = warned(&[provider], "").join("\n");
+    assert!(text.contains("https://id.example.com/") && text.contains("set audience"), "{text}");
+    assert_eq!(warned(&[provider, provider], "").len(), 1, "once for each issuer");
+    assert_eq!(warned(&[&format!("{provider}\naudience = \"hub\"")], "").len(), 0);
+    assert_eq!(warned(&[provider], "hub").len(), 0);
+    let public = "id = \"a\"\nalgorithm = \"ES256\"\nfile = \"a.pem\"";
+    assert!(warned(&[public], "").join("\n").contains("accepted whatever application they are for"));
+    let secret = "id = \"a\"\nalgorithm = \"HS256\"\nfile = \"a.txt\"";
+    assert_eq!(warned(&[secret], "").len(), 0, "a secret of one backend");
+    assert_eq!(warned(&[&format!("{secret}\nissuer = \"x\"")], "").len(), 1);
+}
+
+#[test]
+fn token_bytes_has_bounds() {
+    for (bytes, is_valid) in [(8191, false), (8192, true), (65_000, true), (65_001, false)] {
+        let reported = errors(Environment::Development, |config| config.limits.token_bytes = bytes);
+        assert_eq!(reported.is_empty(), is_valid, "{bytes}: {reported}");
+    }
+}
+
 #[test]
 fn namespace_names_are_valid_and_unique() {
     let names = |names: &[&str]| {
@@ -164,7 +250,9 @@ fn demo_password_requires_development_no_users_file_and_strength() {
         assert!(reported.contains("login.demo_password") && reported.contains("the hub generates"), "{reported}");
     }
     let jti = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Jti);
-    assert!(demo(Environment::Development, good, jti).contains("auth.required_claims"));
+    assert_eq!(demo(Environment::Development, good, jti), "", "tokens of the login have a jti");
+    let nbf = |config: &mut Config| config.auth.required_claims.push(RequiredClaim::Nbf);
+    assert!(demo(Environment::Development, good, nbf).contains("auth.required_claims"));
 }
 
 #[test]

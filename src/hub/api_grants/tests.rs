@@ -1,6 +1,7 @@
 //! Tests of the grants: how long each is kept, and what bounds them.
 
 use super::*;
+use crate::config::OptionOverrides;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -22,8 +23,8 @@ impl ApiGrants {
 
     fn subscribe(&self, user: &str, name: &str, expires_at: Option<WallTime>) {
         let channel = name.to_owned();
-        let data = Some("1".to_owned());
-        let action = ControlAction::Subscribe { channel, info: None, data, recover_since: None, expires_at };
+        let (data, overrides) = (Some("1".to_owned()), OptionOverrides::default());
+        let action = ControlAction::Subscribe { channel, info: None, data, recover_since: None, expires_at, overrides };
         self.apply_action(user, None, action);
     }
 
@@ -67,6 +68,7 @@ fn what_one_connection_got_is_not_kept_and_what_one_connection_lost_is_forgotten
         data: None,
         recover_since: None,
         expires_at: None,
+        overrides: OptionOverrides::default(),
     };
     grants.apply_action("ann", Some("c1"), action);
     assert!(!grants.has("ann", "news"));

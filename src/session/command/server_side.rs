@@ -49,7 +49,7 @@ impl From<ServerApiSubscription> for ServerSideRequest {
     fn from(given: ServerApiSubscription) -> Self {
         let terms = SubscriptionTerms { expires_at: given.expires_at.unwrap_or(NEVER), info: given.info };
         let source = SubscriptionSource::ServerApi(Box::new(terms));
-        Self { channel: given.channel, source, data: given.data, overrides: OptionOverrides::default() }
+        Self { channel: given.channel, source, data: given.data, overrides: given.overrides }
     }
 }
 

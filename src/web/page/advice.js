@@ -29,6 +29,13 @@ export const EXPIRED = {
   action: "login",
 };
 
+/** A token whose `nbf` is in the future. The hub's code is that of an expired or an invalid one. */
+export const NOT_YET_VALID = {
+  title: "The token is not valid yet",
+  text: "Its claim “nbf” is in the future. Wait, or correct the clock of the machine that signs the tokens. `wardcast check-token` shows both times.",
+  action: "login",
+};
+
 export const TOKEN_NOT_ACCEPTED = {
   title: "The hub does not accept this token",
   text: `Its signature or its claims do not match the hub's configuration. ${RESTARTED}`,

@@ -8,7 +8,7 @@ import * as hub from "./hub.js";
 import { removeCookie } from "./identity.js";
 import { HubClient } from "./client.js";
 import { showCode, draw, isExpired, page, showNotice, socketUrl } from "./state.js";
-import { redact } from "./token.js";
+import { readClaims, redact } from "./token.js";
 import { showState, hideNotice } from "./view.js";
 
 /** The close code for a message above limits.message_bytes (RFC 6455 §7.4.1). */
@@ -88,7 +88,9 @@ function handleRestored({ isReconnect, isOtherHub, closedBy }) {
 /** Gives up: the page does not reconnect until the user does something. */
 function giveUp(cause) {
   page.client?.close();
-  showNotice(cause);
+  const isEarly = readClaims(page.identity?.token ?? "")?.nbf * 1000 > hub.now();
+  const isOfToken = cause === advice.EXPIRED || cause === advice.TOKEN_NOT_ACCEPTED;
+  showNotice(isEarly && isOfToken ? advice.NOT_YET_VALID : cause);
 }
 
 async function handleClose({ code, reason, error, isFinal, wasReady, failures, longestText }) {

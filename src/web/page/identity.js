@@ -5,7 +5,7 @@ import { $, runBusy, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
 import { removeToken, recordCookie, storeToken } from "./storage.js";
 import { showCode, setIdentity, isExpired, page, showNotice } from "./state.js";
-import { readClaims, isToken } from "./token.js";
+import { readClaims, readExpiry, isToken } from "./token.js";
 import { showState, hideNotice } from "./view.js";
 
 /** Logs in and stores the token where the user has chosen. Returns the identity. */
@@ -91,6 +91,8 @@ async function refresh(password, pasted) {
       if (page.identity.storedIn === "cookie") await renewCookie(password);
       else await renewToken(pasted || (await hub.login(page.identity.user, password, false)).access_token);
     } catch (error) {
+      // The close of the connection is explained instead.
+      if (error.isClosed) return;
       const advised = { title: "The token was not refreshed", text: `${error.message ?? error}. The session continues with the old one.` };
       showNotice(error instanceof hub.RequestError ? advice.forLogin(error) : advised);
     } finally {
@@ -103,6 +105,8 @@ async function refresh(password, pasted) {
 async function renewToken(token) {
   if (!isToken(token)) throw new Error("That is not a token");
   if (String(readClaims(token)?.sub ?? "") !== page.identity.user) throw new Error("That token belongs to another user; log out first");
+  // The hub would end the session for it.
+  if ((readExpiry(token) ?? Infinity) <= hub.now()) throw new Error("That token has expired");
   page.nextToken = token;
   const { client, identity } = page;
   const isConnected = client?.isReady ?? false;

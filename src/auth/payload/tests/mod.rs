@@ -34,7 +34,8 @@ fn with_expectations<T>(change: impl FnOnce(&mut Config), use_context: impl FnOn
     use_context(&Expectations {
         now: NOW,
         auth: &config.auth,
-        issuer: None,
+        rules: &config.auth.rules(None),
+        prefixes: &UserPrefixes::new(&config.auth),
         permissions: &permissions,
         max_subscriptions,
     })
@@ -211,6 +212,8 @@ fn configured_issuer_and_audience_must_match_exactly() {
         assert!(claims_of(json!("me"), aud.clone()).is_err(), "{aud}");
     }
     assert_eq!(claims_of(json!("you"), json!("hub")), Err(TokenError::WrongIssuer));
+    assert_eq!(claims_of(json!("me/"), json!("hub")), Err(TokenError::IssuerSlash));
+    assert_eq!(claims_of(json!("me//"), json!("hub")), Err(TokenError::WrongIssuer));
     assert_eq!(claims_of(json!("me"), json!("hu")), Err(TokenError::WrongAudience));
     let error = error_of(json!({"aud": ["hub", 1]}));
     assert_eq!(error, TokenError::MalformedPayload, "a wrong type, although no audience is configured");

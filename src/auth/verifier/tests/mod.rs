@@ -1,6 +1,7 @@
 //! Attacks on form, header and signature, one per test. Attacks on the claims are in `payload/tests`.
 
 mod form;
+mod issuers;
 mod key_selection;
 mod signature;
 
@@ -17,7 +18,7 @@ use crate::{
         key::test_key_pairs::{self, ED25519, P256, RSA},
         users::UserClaims,
     },
-    config::Secret,
+    config::{KeyPurpose, Secret},
 };
 
 const SECRET: &str = "a secret of the tests, 32 bytes at least";

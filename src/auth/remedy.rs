@@ -1,0 +1,140 @@
+//! What an operator does about a refused token.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::{TokenError, grants::CAPS_FORM};
+use crate::{
+    clock::format_duration,
+    config::{AuthConfig, Config, KeyRules, KindRules},
+};
+
+impl TokenError {
+    /// Returns the remedy, for an operator who has this configuration.
+    pub fn remedy(self, config: &Config) -> String {
+        let Config { auth, limits, .. } = config;
+        match self {
+            Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
+            Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
+            Self::TooLong(_) => TOO_LONG,
+            Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,
+            Self::HeaderTooDeep | Self::MalformedHeader => PLAIN_HEADER,
+            Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
+            Self::WrongType => return wrong_type(auth),
+            Self::UnknownKey if has_keys(config) => "name one of auth.keys in kid, or set auth.hmac_secret for no kid",
+            Self::UnknownKey => NO_KEY,
+            Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
+            Self::WrongKeyPurpose => "sign with a key whose purpose allows it; login.key is for connection tokens only",
+            Self::KeyExpired => "sign with a newer key",
+            Self::WrongSignature => OTHER_SECRET,
+            Self::PayloadTooDeep => "nest info and the other claims less deeply",
+            Self::MalformedPayload => CLAIM_TYPES,
+            Self::MissingClaim(_) => return format!("put all of {} into the token", json!(auth.required_claims)),
+            Self::TtlTooLong => return ttl_too_long(auth),
+            Self::NotYetValid | Self::IssuedInFuture => "set the clocks of both machines, or raise auth.clock_skew",
+            Self::WrongIssuer => return format!("iss must be {}", issuers(auth)),
+            Self::IssuerSlash => return issuer_slash(auth),
+            Self::WrongAudience => return wrong_audience(auth),
+            Self::UnexpectedAudience => UNEXPECTED_AUDIENCE,
+            Self::MissingUser => MISSING_USER,
+            Self::InvalidUser => "name the user in sub by a shorter id without control characters",
+            Self::ForeignUser => FOREIGN_USER,
+            Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
+            Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
+            Self::IsConnectionToken => "leave out channels, subs and caps",
+            Self::MissingChannel => "name the channel in the claim channel",
+            Self::InvalidChannelName(_) => "use the names with which clients subscribe",
+            Self::ForbiddenChannel => FORBIDDEN_CHANNEL,
+            Self::MalformedChannels => r#"write channels as a list: ["news","chat:1"]"#,
+            Self::MalformedSubs => {
+                r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#
+            }
+            Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
+            Self::DuplicateSubscription => "name each channel once in channels and subs together",
+            Self::InvalidBase64 => INVALID_BASE64,
+            Self::MalformedOverride => r#"write override as an object: {"presence":{"value":false}}"#,
+            Self::MalformedCaps => CAPS_FORM,
+            Self::TooManyPatterns => "combine rules with wildcards, or let namespaces allow more",
+            Self::InvalidPattern(_) => "correct or shorten the pattern",
+        }
+        .to_owned()
+    }
+}
+
+/// Lists the values that are configured for tokens, each once: with several, the key of the token decides which one applies.
+fn configured(auth: &AuthConfig, value: fn(&KindRules) -> Option<&String>) -> Option<String> {
+    let rules: Vec<KeyRules> = all_rules(auth).collect();
+    let values = rules.iter().flat_map(|rules| [&rules.connection, &rules.subscription]).filter_map(value);
+    either_of(values)
+}
+
+fn issuers(auth: &AuthConfig) -> String {
+    let rules: Vec<KeyRules> = all_rules(auth).collect();
+    either_of(rules.iter().filter_map(|rules| rules.issuer.as_ref())).unwrap_or_default()
+}
+
+fn all_rules(auth: &AuthConfig) -> impl Iterator<Item = KeyRules> {
+    // The login may have a key of its own, too; its tokens come from the hub itself.
+    let has_secret = auth.keys.is_empty() || !auth.hmac_secret.is_empty();
+    auth.keys.iter().map(Some).chain(has_secret.then_some(None)).map(|key| auth.rules(key))
+}
+
+fn either_of<'a>(values: impl Iterator<Item = &'a String>) -> Option<String> {
+    let quoted: BTreeSet<String> = values.map(|value| json!(value).to_string()).collect();
+    (!quoted.is_empty()).then(|| quoted.into_iter().collect::<Vec<_>>().join(" or "))
+}
+
+fn has_keys(config: &Config) -> bool {
+    !config.auth.keys.is_empty() || !config.auth.hmac_secret.is_empty() || !config.login.key.is_empty()
+}
+
+const NO_KEY: &str = "no key is configured here, so no token can be verified: name the hub's file with --config, or set \
+    WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a new one for each run";
+
+const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
+    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)?";
+
+const TOO_LONG: &str = "raise limits.token_bytes, or put less into the token: a provider that lists all groups of a user can \
+    usually leave them out";
+
+const DAMAGED: &str = "a token is header.payload.signature, whole, without quotes or line breaks: copy it again";
+
+const PLAIN_HEADER: &str = "sign with a plain header: alg, and kid and typ where needed";
+
+const CLAIM_TYPES: &str = "sub must be a string, dates numbers of seconds since 1970, and each claim there once";
+
+const UNEXPECTED_AUDIENCE: &str = "if aud is this hub, set it as audience of the key in auth.keys; otherwise the token is for \
+    another application of the provider";
+
+const MISSING_USER: &str = "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous \
+    sessions";
+
+const FOREIGN_USER: &str = "name users of this issuer only; a key with purpose = \"subscription\" may name the users of all \
+    issuers";
+
+const FORBIDDEN_CHANNEL: &str = "configure the namespace here (--config), and name #USER only in that user's tokens";
+
+const INVALID_BASE64: &str = "encode JSON with standard Base64 and padding, or use info and data: publications are JSON in both \
+    formats";
+
+fn wrong_type(auth: &AuthConfig) -> String {
+    let typ = configured(auth, |rules| rules.typ.as_ref());
+    let typ = typ.unwrap_or_else(|| "\"JWT\" or \"at+jwt\", or absent".to_owned());
+    format!("send another token: typ in the header says what a token is for, and must be {typ}")
+}
+
+fn ttl_too_long(auth: &AuthConfig) -> String {
+    let max = format_duration(auth.max_ttl);
+    format!("exp may be at most {max} from now; choose an earlier one, or raise auth.max_ttl")
+}
+
+fn issuer_slash(auth: &AuthConfig) -> String {
+    let issuers = issuers(auth);
+    format!("set issuer to exactly the iss of the tokens: one of the two ends with a slash; configured is {issuers}")
+}
+
+fn wrong_audience(auth: &AuthConfig) -> String {
+    let audience = configured(auth, |rules| rules.audience.as_ref());
+    format!("aud must contain {}", audience.unwrap_or_default())
+}

@@ -1,0 +1,112 @@
+//! The names of users of several issuers: `user_prefix` and `sub`. A name belongs to the keys with the longest prefix that it
+//! begins with, so no issuer can choose a `sub` that makes its user one of another issuer.
+
+use super::TokenError;
+use crate::{
+    config::{AuthConfig, KeyPurpose, KeyRules},
+    publication::is_valid_user,
+};
+
+/// The prefixes of all keys.
+#[derive(Clone, Debug, Default)]
+pub struct UserPrefixes(Vec<String>);
+
+impl UserPrefixes {
+    /// Creates the prefixes of this configuration.
+    pub fn new(auth: &AuthConfig) -> Self {
+        let of_keys = auth.keys.iter().map(|key| auth.rules(Some(key)).user_prefix);
+        let mut prefixes: Vec<String> = of_keys.chain([auth.rules(None).user_prefix]).collect();
+        // The longest first.
+        prefixes.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        prefixes.dedup();
+        Self(prefixes)
+    }
+
+    /// Returns the name of the user with this `sub` in the tokens of a key; empty for a token without a user.
+    ///
+    /// # Errors
+    /// [`TokenError::InvalidUser`], or [`TokenError::ForeignUser`] if the name belongs to keys with a longer prefix. A key that
+    /// only verifies subscription tokens opens no connections, and may name the users of any key.
+    pub fn user(&self, sub: String, rules: &KeyRules) -> Result<String, TokenError> {
+        if sub.is_empty() {
+            return Ok(sub);
+        }
+        let prefix = &rules.user_prefix;
+        let user = if prefix.is_empty() { sub } else { format!("{prefix}{sub}") };
+        if !is_valid_user(&user) {
+            return Err(TokenError::InvalidUser);
+        }
+        let owner = self.0.iter().find(|prefix| user.starts_with(prefix.as_str()));
+        if rules.purpose != KeyPurpose::Subscription && owner.is_some_and(|owner| owner.len() > prefix.len()) {
+            return Err(TokenError::ForeignUser);
+        }
+        Ok(user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules(prefix: &str, purpose: KeyPurpose) -> KeyRules {
+        KeyRules { user_prefix: prefix.to_owned(), purpose, ..KeyRules::default() }
+    }
+
+    fn prefixes(prefixes: &[&str]) -> UserPrefixes {
+        let mut auth = crate::config::Config::default().auth;
+        let entry = |prefix: &&str| {
+            toml::from_str(&format!("id = \"k\"\nalgorithm = \"HS256\"\nfile = \"f\"\nuser_prefix = {prefix:?}"))
+        };
+        auth.keys = prefixes.iter().map(entry).collect::<Result<_, _>>().expect("entries of auth.keys");
+        UserPrefixes::new(&auth)
+    }
+
+    #[test]
+    fn a_user_belongs_to_the_longest_prefix_that_its_name_begins_with() {
+        let prefixes = prefixes(&["a:", "a:b:", "b:"]);
+        let user = |prefix: &str, sub: &str| prefixes.user(sub.to_owned(), &rules(prefix, KeyPurpose::Any));
+        assert_eq!(user("", "5"), Ok("5".to_owned()));
+        assert_eq!(user("a:", "5"), Ok("a:5".to_owned()));
+        assert_eq!(user("a:b:", "5"), Ok("a:b:5".to_owned()));
+        assert_eq!(user("b:", "a:5"), Ok("b:a:5".to_owned()));
+        for (prefix, sub) in [("", "a:5"), ("", "b:"), ("a:", "b:5"), ("", "a:b:5"), ("a:", "b:")] {
+            assert_eq!(user(prefix, sub), Err(TokenError::ForeignUser), "{prefix:?} {sub:?}");
+        }
+        let of_any = prefixes.user("a:5".to_owned(), &rules("", KeyPurpose::Subscription));
+        assert_eq!(of_any, Ok("a:5".to_owned()), "a key for subscription tokens only");
+    }
+
+    #[test]
+    fn a_token_without_a_user_gets_none_from_a_prefix() {
+        assert_eq!(prefixes(&["a:"]).user(String::new(), &rules("a:", KeyPurpose::Any)), Ok(String::new()));
+    }
+
+    #[test]
+    fn prefix_and_sub_together_have_the_length_of_a_user() {
+        let prefixes = prefixes(&["a:"]);
+        assert!(prefixes.user("x".repeat(253), &rules("a:", KeyPurpose::Any)).is_ok());
+        assert_eq!(prefixes.user("x".repeat(254), &rules("a:", KeyPurpose::Any)), Err(TokenError::InvalidUser));
+    }
+
+    proptest! {
+        #[test]
+        fn keys_with_different_prefixes_never_name_the_same_user(
+            set in proptest::collection::btree_set("[ab:]{1,3}", 2..5),
+            one in 0_usize..5,
+            other in 0_usize..5,
+            (one_sub, other_sub) in ("[ab:]{1,4}", "[ab:]{1,4}"),
+        ) {
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let prefixes = prefixes(&set);
+            let with_none: Vec<&str> = set.iter().copied().chain([""]).collect();
+            let (one, other) = (with_none[one % with_none.len()], with_none[other % with_none.len()]);
+            prop_assume!(one != other);
+            let user = |prefix: &str, sub: &str| prefixes.user(sub.to_owned(), &rules(prefix, KeyPurpose::Any));
+            if let (Ok(one), Ok(other)) = (user(one, &one_sub), user(other, &other_sub)) {
+                prop_assert_ne!(one, other);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What `[auth]` and an entry of `auth.keys` together require of the tokens of a key, and whose tokens they are.
+
+use std::path::Path;
+
+use super::{AuthConfig, KeyConfig, KeyPurpose};
+
+/// The kind of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// It opens connections.
+    Connection,
+    /// It permits one subscription: it has the claim `channel`.
+    Subscription,
+}
+
+/// What the tokens of a key must have. A setting of the key overrides that of `[auth]`, and one for subscription tokens that
+/// for both kinds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRules {
+    /// `iss`.
+    pub issuer: Option<String>,
+    /// Precedes `sub` in the name of the user.
+    pub user_prefix: String,
+    /// Whether the key is from a JWK set, as identity providers publish them. Without a configured audience, its tokens must
+    /// have no `aud`: they are for other applications.
+    pub is_of_key_set: bool,
+    /// The kinds of tokens that the key verifies.
+    pub purpose: KeyPurpose,
+    /// For connection tokens.
+    pub connection: KindRules,
+    /// For subscription tokens.
+    pub subscription: KindRules,
+}
+
+/// What tokens of one kind must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindRules {
+    /// An entry of `aud`.
+    pub audience: Option<String>,
+    /// The header `typ`.
+    pub typ: Option<String>,
+}
+
+impl KeyRules {
+    /// Returns the rules for a kind of token.
+    pub fn of_kind(&self, kind: TokenKind) -> &KindRules {
+        match kind {
+            TokenKind::Connection => &self.connection,
+            TokenKind::Subscription => &self.subscription,
+        }
+    }
+}
+
+impl KeyPurpose {
+    /// Returns whether a key with this purpose verifies tokens of this kind.
+    pub fn includes(self, kind: TokenKind) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Connection => kind == TokenKind::Connection,
+            Self::Subscription => kind == TokenKind::Subscription,
+        }
+    }
+}
+
+/// Who signs tokens, as far as the configuration tells. A `sub` names a user of one issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenIssuer<'a> {
+    /// The operator's own backend, and the login: without a configured issuer.
+    Own,
+    /// A configured issuer.
+    Named(&'a str),
+    /// The provider of a JWK set without a configured issuer.
+    KeySet(&'a Path),
+}
+
+impl AuthConfig {
+    /// Returns the rules of a key of `auth.keys`, or with `None` those of `auth.hmac_secret` and `login.key`.
+    pub fn rules(&self, key: Option<&KeyConfig>) -> KeyRules {
+        let own = |setting: fn(&KeyConfig) -> &Option<String>| key.and_then(|key| setting(key).clone());
+        let audience = own(|key| &key.audience);
+        let typ = own(|key| &key.typ);
+        let subscription = KindRules {
+            audience: own(|key| &key.subscription_audience)
+                .or_else(|| audience.clone())
+                .or_else(|| self.subscription_audience.clone())
+                .or_else(|| self.audience.clone()),
+            typ: own(|key| &key.subscription_typ)
+                .or_else(|| typ.clone())
+                .or_else(|| self.subscription_typ.clone())
+                .or_else(|| self.typ.clone()),
+        };
+        KeyRules {
+            issuer: own(|key| &key.issuer).or_else(|| self.issuer.clone()),
+            user_prefix: own(|key| &key.user_prefix).or_else(|| self.user_prefix.clone()).unwrap_or_default(),
+            is_of_key_set: key.is_some_and(|key| key.jwks.is_some()),
+            purpose: key.map(|key| key.purpose).unwrap_or_default(),
+            connection: KindRules {
+                audience: audience.or_else(|| self.audience.clone()),
+                typ: typ.or_else(|| self.typ.clone()),
+            },
+            subscription,
+        }
+    }
+
+    /// Returns whose tokens a key of `auth.keys` verifies, or with `None` those of `auth.hmac_secret` and `login.key`.
+    pub fn issuer_of<'a>(&'a self, key: Option<&'a KeyConfig>) -> TokenIssuer<'a> {
+        let named = key.and_then(|key| key.issuer.as_deref()).or(self.issuer.as_deref());
+        let key_set = || key.and_then(|key| key.jwks.as_deref()).map_or(TokenIssuer::Own, TokenIssuer::KeySet);
+        named.map_or_else(key_set, TokenIssuer::Named)
+    }
+}
+
+impl std::fmt::Display for TokenIssuer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own => f.write_str("the keys without an issuer"),
+            Self::Named(issuer) => write!(f, "the issuer {issuer:?}"),
+            Self::KeySet(path) => write!(f, "the JWK set {} without an issuer", path.display()),
+        }
+    }
+}
