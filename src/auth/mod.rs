@@ -1,15 +1,17 @@
 //! Authentication and authorization: [`credentials`] → token → [`Verifier`] → [`Claims`] → [`permission`]. Everything except the
-//! login's hashing is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error and no log line
-//! contains a token.
+//! login's hashing and the [`refusal_log`] is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error
+//! and no log line contains a token.
 
 mod claims;
 pub mod credentials;
 mod grants;
+mod ignored_claims;
 mod json;
 mod key;
 pub mod login_backoff;
 mod payload;
 pub mod permission;
+pub mod refusal_log;
 mod remedy;
 mod signer;
 mod subscription_options;
@@ -27,6 +29,7 @@ use crate::{
 };
 
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
+pub use ignored_claims::ignored_members;
 pub use key::KeyError;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
