@@ -48,7 +48,18 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Two exceptions, because a refused request looks the same on every path and bodies have the same limits: api responds
     // with http's HttpError and reads bodies with its RequestBody.
-    ("api", &["auth", "broker", "protocol", "http::HttpError", "http::RequestBody", "http::BodyLimit"]),
+    (
+        "api",
+        &[
+            "auth",
+            "broker",
+            "protocol",
+            "http::HttpError",
+            "http::RequestBody",
+            "http::BodyLimit",
+            "http::connection::CarriesApiKey",
+        ],
+    ),
     // Serves files, and facts from the configuration. It does not authenticate.
     ("web", &[]),
 ];

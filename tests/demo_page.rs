@@ -216,6 +216,7 @@ async fn page_facts_list_enabled_doors_and_no_secret() {
         "login": true,
         "login_cookie": true,
         "anonymous": "token",
+        "user_prefixes": false,
         "refresh_margin": 30,
         "message_bytes": 65536,
         "publication_bytes": 65536,
@@ -224,4 +225,10 @@ async fn page_facts_list_enabled_doors_and_no_secret() {
     let without_login = start_page_hub().await;
     let facts = get(&without_login, "/demo/hub.json").await.json();
     assert_eq!((&facts["login"], &facts["login_cookie"]), (&json!(false), &json!(false)));
+    let with_prefix = start_hub_with(|config| {
+        config.web.demo_page = true;
+        config.auth.user_prefix = Some("idp:".to_owned());
+    })
+    .await;
+    assert_eq!(get(&with_prefix, "/demo/hub.json").await.json()["user_prefixes"], json!(true));
 }

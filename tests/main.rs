@@ -71,6 +71,7 @@ mod api_attacks;
 mod api_base64;
 mod api_batch;
 mod api_bodies;
+mod api_connections;
 mod api_fields;
 mod api_history;
 mod api_lines;

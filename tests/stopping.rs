@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use crate::support::{
-    API_KEY, Client, PATIENCE, TestHub, client::tls_over, http::Response, poll_until, raw, start_hub_with,
+    API_KEY, Client, PATIENCE, TestHub,
+    client::tls_over,
+    http::{self, Response},
+    poll_until, raw, start_hub_with,
     tls::Certificate,
 };
 
@@ -49,23 +52,7 @@ async fn connect(address: SocketAddr) -> Option<TcpStream> {
 /// Sends a request and reads the response. Panics if the connection ends without one.
 async fn exchange(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), request: &str) -> Response {
     stream.write_all(request.as_bytes()).await.unwrap();
-    read_response(stream).await
-}
-
-async fn read_response(stream: &mut (impl AsyncReadExt + Unpin)) -> Response {
-    let mut received = Vec::new();
-    let mut byte = [0];
-    while !received.ends_with(b"\r\n\r\n") {
-        let read = timeout(PATIENCE, stream.read_exact(&mut byte)).await.expect("a response in time");
-        read.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&received)));
-        received.push(byte[0]);
-    }
-    let head = String::from_utf8(received).unwrap();
-    let mut response = Response { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body: String::new() };
-    let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
-    stream.read_exact(&mut body).await.unwrap();
-    response.body = String::from_utf8(body).unwrap();
-    response
+    http::receive(stream).await
 }
 
 /// Sends the request on fresh connections until one is refused; returns the responses.
@@ -140,7 +127,7 @@ async fn check_queued_connections(certificate: Option<&Certificate>) {
     let stopped = begin_stop(hub);
     let answers =
         join_all(queued.into_iter().flatten().zip(requests).map(async |(mut stream, request)| match certificate {
-            None => read_response(&mut stream).await,
+            None => http::receive(&mut stream).await,
             Some(certificate) => exchange(&mut tls_over(stream, certificate.root()).await.unwrap(), &request).await,
         }))
         .await;

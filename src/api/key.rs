@@ -5,12 +5,12 @@ use std::{
     future::{Ready, ready},
 };
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use super::ApiContext;
-use crate::http::HttpError;
+use crate::http::{HttpError, connection::CarriesApiKey};
 
 /// Proof that a request carries the API key.
 pub(super) struct ValidApiKey;
@@ -20,7 +20,17 @@ impl FromRequest for ValidApiKey {
     type Future = Ready<Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(if has_valid_key(request) { Ok(Self) } else { Err(HttpError::unauthorized(refusal(request))) })
+        ready(Self::check(request).ok_or_else(|| HttpError::unauthorized(refusal(request))))
+    }
+}
+
+impl ValidApiKey {
+    /// Checks the API key of a request. One that has it does not count for the number of requests on its connection.
+    pub(super) fn check(request: &HttpRequest) -> Option<Self> {
+        has_valid_key(request).then(|| {
+            request.extensions_mut().insert(CarriesApiKey);
+            Self
+        })
     }
 }
 
@@ -33,7 +43,7 @@ fn refusal(request: &HttpRequest) -> &'static str {
 }
 
 /// Returns whether the request carries the API key exactly once. Without a configured key (`api.key`) no request does.
-pub(super) fn has_valid_key(request: &HttpRequest) -> bool {
+fn has_valid_key(request: &HttpRequest) -> bool {
     let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
     let key = api.config.api.key.expose().as_bytes();
     let mut sent = sent_keys(request);

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ApiContext, ApiResponse,
-    key::{has_key, has_valid_key},
+    key::{ValidApiKey, has_key},
     publish, request,
 };
 use crate::{
@@ -83,7 +83,7 @@ fn authenticate_sender(
     channel: &str,
     api: &ApiContext,
 ) -> Result<Result<Option<Claims>, ErrorCode>, HttpError> {
-    if has_valid_key(request) {
+    if ValidApiKey::check(request).is_some() {
         return Ok(Ok(None));
     }
     let mut headers = request.headers().get_all(AUTHORIZATION);

@@ -9,7 +9,7 @@ use std::{
 
 use actix_http::{ConnectionType, Extensions};
 use actix_web::{
-    Error,
+    Error, HttpMessage, HttpRequest,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
     http::StatusCode,
@@ -23,14 +23,23 @@ use tokio::{
 
 use super::stop::StopWatch;
 
-/// The response to this many requests says `Connection: close`.
+/// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
+/// connections.
 const MAX_REQUESTS: u32 = 200;
+/// Bytes of responses that may wait for the peer to read. Above it, neither the body of the next response is buffered nor the
+/// next pipelined request carried out. So a connection holds these, two responses, and the 16 requests that actix-http reads
+/// ahead.
+pub const MAX_UNREAD_BYTES: usize = 32 * 1024;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// In the extensions of a request: it has carried the API key.
+#[derive(Clone, Copy, Debug)]
+pub struct CarriesApiKey;
+
 /// An HTTP connection.
 struct HttpConnection {
-    /// Number of its requests so far.
+    /// Number of its requests without the API key so far.
     requests: Cell<u32>,
     stop: StopWatch,
     end: RefCell<Option<ConnectionEnd>>,
@@ -91,14 +100,13 @@ impl ConnectionSetup {
 /// # Errors
 /// The errors of the handler.
 pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    let number = count_request(&request);
     let mut response = next.call(request).await?;
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     let connection = response.request().conn_data::<HttpConnection>();
-    let is_last = number >= MAX_REQUESTS
+    let is_last = count_request(response.request()) >= MAX_REQUESTS
         || connection.is_some_and(|connection| connection.stop.is_stopping())
         || response.response().head().connection_type() == ConnectionType::Close
         // The client says so, speaks HTTP/1.0, or asked for an upgrade that it does not get.
@@ -113,10 +121,11 @@ pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Res
     Ok(response)
 }
 
-/// Counts a request. Returns its number on its connection, starting at 1.
-fn count_request(request: &ServiceRequest) -> u32 {
+/// Counts a request, unless it carries the API key. Returns the number of those counted on its connection.
+fn count_request(request: &HttpRequest) -> u32 {
     request.conn_data::<HttpConnection>().map_or(0, |connection| {
-        connection.requests.set(connection.requests.get().saturating_add(1));
+        let counts = !request.extensions().contains::<CarriesApiKey>();
+        connection.requests.set(connection.requests.get().saturating_add(counts.into()));
         connection.requests.get()
     })
 }

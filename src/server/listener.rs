@@ -251,6 +251,7 @@ where
     HttpServiceBuilder::default()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(Duration::ZERO)
+        .h1_write_buffer_size(http::connection::MAX_UNREAD_BYTES)
         .on_connect_ext(move |socket: &T, data| setup.prepare(socket.tcp(), at_connect.stop.watch(), data))
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }

@@ -16,6 +16,8 @@ struct Facts<'a> {
     /// Whether a login may request the cookie.
     login_cookie: bool,
     anonymous: AnonymousAccess,
+    /// Whether a `user_prefix` may precede the `sub` of a token in the name of its user.
+    user_prefixes: bool,
     /// Seconds by which the time to live that clients are sent is shorter than the real one.
     refresh_margin: u64,
     /// Maximum length of a message of a client, and of the `data` of a publication, in bytes.
@@ -33,6 +35,7 @@ pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
         login: has_login,
         login_cookie: has_login && config.login.can_set_cookie(&auth.doors),
         anonymous: auth.anonymous,
+        user_prefixes: auth.user_prefix.is_some() || auth.keys.iter().any(|key| key.user_prefix.is_some()),
         refresh_margin: auth.refresh_margin.as_secs(),
         message_bytes: config.limits.message_bytes,
         publication_bytes: config.limits.publication_bytes,

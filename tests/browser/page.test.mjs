@@ -190,7 +190,7 @@ test("a user subscribes, publishes over socket and REST, and sees why a subscrip
     await page.getByRole("button", { name: "Publish", exact: true }).click();
     await waitForPublication(page, '"not JSON, and <b>fine</b>"');
     await page.getByRole("button", { name: "Unsubscribe from chat room" }).click();
-    await page.locator("#log .label", { hasText: "unsubscribe done" }).waitFor();
+    await page.locator("#log li.in", { hasText: "unsubscribe done" }).locator(".channel", { hasText: "chat room" }).waitFor();
     for (const [channel, title] of [["nowhere:1", "No namespace"], ["a*", "cannot read the request"]]) {
       await page.getByLabel("Channel to subscribe to").fill(channel);
       await page.getByRole("button", { name: "Subscribe", exact: true }).click();

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { startHub } from "../support/hub.mjs";
-import { restartHub, connect, factsOf, waitUntilConnected, waitUntil, assertNoProblems, waitForPublication, logIn, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
+import { restartHub, connect, factsOf, subscribe, waitUntilConnected, waitUntil, assertNoProblems, waitForPublication, logIn, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -274,8 +274,8 @@ test("the advice for a refused channel depends on its name", () =>
     await page.getByRole("button", { name: "Connect and subscribe to news" }).click();
     await waitForNotice(page, "No permission for “news”");
     for (const [channel, title, text] of [
-      ["news", "No permission", "see allow_subscribe of [channels]"],
-      ["chat:1", "No permission", "see allow_subscribe of the namespace “chat”"],
+      ["news", "No permission", "see allow_subscribe of [channels]. To try it, start the hub with --set channels.allow_subscribe=user."],
+      ["chat:1", "No permission", "see allow_subscribe of the namespace “chat”. To try it, set allow_subscribe = \"user\" in the namespace “chat”."],
       ["$plans", "needs a subscription token", "wardcast token --user demo --subscription '$plans'"],
       ["$it's", "needs a subscription token", "--subscription '$it'\\''s'"],
       ["dialog#ann,bob", "is limited to its users", "logged in as “demo”. Log in as one of them, or open one of your own: dialog#demo."],
@@ -296,6 +296,19 @@ test("the advice for a refused channel depends on its name", () =>
     await page.getByLabel("Channel", { exact: true }).fill("dialog#ann");
     await page.getByRole("button", { name: "Publish hello" }).click();
     await waitForNotice(page, "“dialog#ann” is limited to its users");
+    assertNoProblems(page);
+  }));
+
+test("where the hub prefixes users, the advice says so, and the page does not compare the users of tokens", () =>
+  withHub({ users: null, settings: { "auth.user_prefix": "idp:" } }, async (hub) => {
+    const page = await openTab(`http://${hub.address}/`);
+    await paste(page, hub.sign({ sub: "ann" }));
+    await connect(page);
+    await page.getByLabel("Channel to subscribe to").fill("dialog#ann");
+    await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+    await waitForNotice(page, "“dialog#ann” is limited to its users");
+    assert.match(await page.locator("#notice-text").textContent(), /behind the user_prefix of its key/);
+    await subscribe(page, "dialog#idp:ann");
     assertNoProblems(page);
   }));
 

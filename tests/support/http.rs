@@ -91,6 +91,23 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Response {
     Response { status, head: head.to_owned(), body: body.to_owned() }
 }
 
+/// Reads the next response of a connection. Panics if the connection ends without one.
+pub async fn receive(stream: &mut (impl AsyncReadExt + Unpin)) -> Response {
+    let mut received = Vec::new();
+    let mut byte = [0];
+    while !received.ends_with(b"\r\n\r\n") {
+        let read = timeout(PATIENCE, stream.read_exact(&mut byte)).await.expect("a response in time");
+        read.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&received)));
+        received.push(byte[0]);
+    }
+    let head = String::from_utf8(received).unwrap();
+    let mut response = Response { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body: String::new() };
+    let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).await.unwrap();
+    response.body = String::from_utf8(body).unwrap();
+    response
+}
+
 async fn read_response(stream: &mut TcpStream, received: &mut Vec<u8>) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read) = stream.read(&mut buffer).await {

@@ -6,11 +6,11 @@ import { RequestError } from "./hub.js";
 
 /** What a command needs in the configuration: the option that permits it, and the one without which there is nothing to read. */
 const NEEDS = {
-  subscribe: { access: "allow_subscribe" },
-  unsubscribe: { access: "allow_subscribe" },
-  publish: { access: "allow_publish" },
-  history: { access: "allow_history", source: "history_size", example: "100" },
-  presence: { access: "allow_presence", source: "presence", example: "true" },
+  subscribe: { access: "allow_subscribe", permits: "user" },
+  unsubscribe: { access: "allow_subscribe", permits: "user" },
+  publish: { access: "allow_publish", permits: "user" },
+  history: { access: "allow_history", permits: "subscriber", source: "history_size", example: "100" },
+  presence: { access: "allow_presence", permits: "subscriber", source: "presence", example: "true" },
 };
 
 /** Returns the users to which a name limits its channel, or null: those after the first `#`. */
@@ -25,11 +25,19 @@ function optionsOf(channel) {
   return before.includes(":") ? `the namespace “${before.split(":")[0]}”` : "[channels]";
 }
 
+/** Returns how to set options of a channel for a try: as flags, or in the configuration file. */
+function toTry(channel, options) {
+  const [place, all] = [optionsOf(channel), Object.entries(options)];
+  if (place === "[channels]") return `To try it, start the hub with \`${all.map(([name, value]) => `--set channels.${name}=${value}`).join(" ")}\`.`;
+  const inToml = (value) => (/^(\d+|true)$/.test(value) ? value : `"${value}"`);
+  return `To try it, set ${all.map(([name, value]) => `\`${name} = ${inToml(value)}\``).join(" and ")} in ${place}.`;
+}
+
 const quoted = (user) => (user ? `“${user}”` : "an anonymous user");
 
 /** Advice for a name that begins with `$`. `user` may be in a shell command, so it is shown only if it needs no quotes. */
 export function needsToken(channel, user) {
-  const forShell = /^[\w@.-]+$/.test(user) ? user : "USER";
+  const forShell = /^[\w@.-]+$/.test(user ?? "") ? user : "USER";
   return {
     title: `“${channel}” needs a subscription token`,
     text:
@@ -44,7 +52,7 @@ export function needsToken(channel, user) {
 export function forOtherToken(claims, channel, user) {
   const action = { action: "subscriptionToken", channel };
   const owner = String(claims?.sub ?? "");
-  if (claims === null || (claims.channel === channel && owner === user)) return null;
+  if (claims === null || (claims.channel === channel && owner === (user ?? owner))) return null;
   if (claims.channel === undefined) {
     return { title: "That is not a subscription token", text: "It has no claim “channel”: it opens a connection (step 1), but no channel.", ...action };
   }
@@ -53,17 +61,22 @@ export function forOtherToken(claims, channel, user) {
   return { title: `That subscription token is for another ${what}`, text: `It is for ${found}, not for ${wanted}.`, ...action };
 }
 
+/** Advice for a name with users of whom this page's user is none. */
+function forOutsider(channel, user) {
+  const title = `“${channel}” is limited to its users`;
+  const rule = "The names after # are the only users of the channel";
+  if (user === null) return { title, text: `${rule}. A user is the “sub” of a token behind the user_prefix of its key, which this hub sets.` };
+  const own = user ? `, or open one of your own: ${channel.split("#")[0]}#${user}` : "";
+  return { title, text: `${rule}, and this page is logged in as ${quoted(user)}. Log in as one of them${own}.` };
+}
+
 /** Explains error 103. */
 function forDenied({ command, channel, token, user }) {
-  const option = `${NEEDS[command].access} of ${optionsOf(channel)}`;
+  const { access, permits } = NEEDS[command];
+  const option = `${access} of ${optionsOf(channel)}`;
   const members = usersOf(channel);
-  if (members && !members.includes(user)) {
-    const own = user ? `, or open one of your own: ${channel.split("#")[0]}#${user}` : "";
-    return {
-      title: `“${channel}” is limited to its users`,
-      text: `The names after # are the only users of the channel, and this page is logged in as ${quoted(user)}. Log in as one of them${own}.`,
-    };
-  }
+  const mayBeOutsider = user === null ? !channel.startsWith("$") : !members?.includes(user);
+  if (members && mayBeOutsider) return forOutsider(channel, user);
   if (channel.startsWith("$")) {
     if (command !== "subscribe") {
       return {
@@ -81,19 +94,15 @@ function forDenied({ command, channel, token, user }) {
   }
   return {
     title: `No permission for “${channel}”`,
-    text: `Neither the token's caps nor the configuration permits it: see ${option}.`,
+    text: `Neither the token's caps nor the configuration permits it: see ${option}. ${toTry(channel, { [access]: permits })}`,
   };
 }
 
-/** Explains error 108. The hub names the option; what else has to be set is here. */
+/** Explains error 108. The hub names the option that is off; reading also needs the permission. */
 function forNotEnabled(message, { command, channel }) {
-  const { access, source, example } = NEEDS[command];
+  const { access, permits, source, example } = NEEDS[command];
   const title = `${command[0].toUpperCase()}${command.slice(1)} is not enabled for “${channel}”`;
-  if (!source) return { title, text: says(message) };
-  const options = optionsOf(channel);
-  const flags = `start the hub with \`--set channels.${source}=${example} --set channels.${access}=subscriber\``;
-  const remedy = options === "[channels]" ? flags : `set ${source} and ${access} of ${options}`;
-  return { title, text: `${says(message)} To try it, ${remedy}.` };
+  return { title, text: `${says(message)} ${source ? toTry(channel, { [source]: example, [access]: permits }) : ""}` };
 }
 
 /** Explains error 109: with a subscription token it is that token which has expired. */
@@ -107,7 +116,7 @@ function forExpired({ channel, token }) {
   };
 }
 
-/** Explains the error of a command, or of a publish request. `about`: {command, channel, user, token}; `token` is that of the subscription. */
+/** Explains the error of a command, or of a publish request. `about`: {command, channel, user, token}; `user` is null if it is not known, `token` is that of the subscription. */
 export function forCommand(error, about) {
   const { command, channel } = about;
   switch (error.code) {

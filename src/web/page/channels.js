@@ -4,7 +4,7 @@ import { forOtherToken } from "./channel_advice.js";
 import { showCommandError } from "./connection.js";
 import { $, runBusy, selectedValue } from "./dom.js";
 import * as hub from "./hub.js";
-import { showCode, draw, page, showNotice } from "./state.js";
+import { showCode, draw, knownUser, page, showNotice } from "./state.js";
 import { isToken, readClaims } from "./token.js";
 
 /** Publications of a history to show. */
@@ -31,7 +31,7 @@ export async function subscribe(event) {
 
 function findTokenProblem(token, channel) {
   if (!isToken(token)) return { title: "That is not a token", text: "A JWT has three parts separated by dots. Copy all of it, without quotes." };
-  return forOtherToken(readClaims(token), channel, page.identity.user);
+  return forOtherToken(readClaims(token), channel, knownUser());
 }
 
 /** Opens the field for a subscription token if the name needs one. */

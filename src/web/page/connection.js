@@ -7,7 +7,7 @@ import { $ } from "./dom.js";
 import * as hub from "./hub.js";
 import { removeCookie } from "./identity.js";
 import { HubClient } from "./client.js";
-import { showCode, draw, isExpired, page, showNotice, socketUrl } from "./state.js";
+import { showCode, draw, isExpired, knownUser, page, showNotice, socketUrl } from "./state.js";
 import { readClaims, redact } from "./token.js";
 import { showState, hideNotice } from "./view.js";
 
@@ -65,7 +65,7 @@ function handlePublication({ channel, publication, isRecovered }) {
 /** Explains an error reply to a command. If the connection ended before the reply, its close is explained instead. */
 export function showCommandError(error, { command, channel, token = null }) {
   if (error.isClosed) return;
-  showNotice(channelAdvice.forCommand(error, { command, channel, token, user: page.identity?.user ?? "" }));
+  showNotice(channelAdvice.forCommand(error, { command, channel, token, user: knownUser() }));
 }
 
 function handleReady({ session }) {

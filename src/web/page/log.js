@@ -62,17 +62,36 @@ function summarizeReply(name, reply) {
   }
 }
 
+/** The channels of commands that wait for their reply, by id: a reply does not name its channel. */
+const asked = new Map();
+/** Maximum such commands; the oldest are dropped. */
+const ASKED = 200;
+
+/** Returns the channel of a command, or of the command that a reply answers. */
+function channelOf({ id, ...message }, direction) {
+  if (direction === "in") {
+    const channel = asked.get(id);
+    asked.delete(id);
+    return channel;
+  }
+  const channel = Object.values(message).find((body) => body?.channel)?.channel;
+  asked.set(id, channel);
+  if (asked.size > ASKED) asked.delete(asked.keys().next().value);
+  return channel;
+}
+
 /** Summarizes a frame: {kind, label, channel?, detail}. */
 function summarize(text, direction) {
   const message = parse(text);
   if (!message) return { label: /^authorization:/i.test(text) ? "token" : "text", detail: text };
   if (Object.keys(message).length === 0) return { kind: "ping", label: direction === "in" ? "ping" : "pong", detail: "" };
   if (message.push) return summarizePush(message.push);
-  if (message.error) return { kind: "error", label: `error ${message.error.code}`, detail: message.error.message };
+  const channel = channelOf(message, direction);
+  if (message.error) return { kind: "error", label: `error ${message.error.code}`, channel, detail: message.error.message };
   const name = COMMANDS.find((kind) => message[kind]);
   if (!name) return { label: "reply", detail: text };
-  const { channel, data } = message[name];
-  if (direction === "in") return { label: `${name} done`, detail: summarizeReply(name, message[name]) };
+  const { data } = message[name];
+  if (direction === "in") return { label: `${name} done`, channel, detail: summarizeReply(name, message[name]) };
   return { label: name, channel, detail: data === undefined ? "" : JSON.stringify(data) };
 }
 

@@ -28,6 +28,8 @@ export const page = {
 };
 
 export const socketUrl = () => hub.socketUrl(page.facts?.websocket_path ?? "/connection/websocket");
+/** Returns the user as the hub knows it; null if the hub may put a prefix before the `sub` of the token. */
+export const knownUser = () => (page.facts?.user_prefixes ? null : (page.identity?.user ?? ""));
 export const isExpired = () => page.identity?.expiresAt != null && page.identity.expiresAt <= hub.now();
 const margin = () => (page.facts?.refresh_margin ?? 30) * 1000;
 
