@@ -65,7 +65,7 @@ fn parse<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, error: Tok
 
 /// One entry of `subs`. Unknown options are ignored: other servers have some.
 #[derive(Default, Deserialize)]
-struct SubscriptionEntry<'a> {
+pub(super) struct SubscriptionEntry<'a> {
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]

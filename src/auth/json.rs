@@ -5,7 +5,8 @@ use std::{fmt, marker::PhantomData};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+    forward_to_deserialize_any,
 };
 use serde_json::value::RawValue;
 
@@ -62,6 +63,39 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonMembers<T> {
 
         deserializer.deserialize_map(MembersVisitor(PhantomData)).map(Self)
     }
+}
+
+/// Returns the names of the members that a struct with a derived `Deserialize` reads.
+pub(super) fn member_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    /// Does not deserialize anything: it only learns what it is asked for.
+    struct NameCollector<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for NameCollector<'_> {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(Self::Error::custom("only the names are wanted"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+            Err(Self::Error::custom("not a struct"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut names: &'static [&'static str] = &[];
+    let _ = T::deserialize(NameCollector(&mut names));
+    names
 }
 
 /// Deserializes a member that may be absent, but not `null`.

@@ -5,6 +5,7 @@
 mod claims;
 pub mod credentials;
 mod grants;
+mod ignored_claims;
 mod json;
 mod key;
 pub mod login_backoff;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
+pub use ignored_claims::ignored_members;
 pub use key::KeyError;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};

@@ -64,7 +64,7 @@ pub(super) fn json_claim(
 
 /// `override`: an object of options, each with its value in an object: `{"presence":{"value":false}}`.
 #[derive(Deserialize)]
-struct Overrides {
+pub(super) struct Overrides {
     presence: Option<JsonObject<BoolValue>>,
     join_leave: Option<JsonObject<BoolValue>>,
     force_push_join_leave: Option<JsonObject<BoolValue>>,

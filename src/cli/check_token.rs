@@ -11,19 +11,18 @@ use std::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{CliError, CommandResult, configuration::ConfigInputs, escape_control, print_error_line};
+use super::{
+    CliError, CommandResult, configuration::ConfigInputs, escape_control, print_error_line, token_input::find_token,
+};
 use crate::{
-    auth::{
-        Claims, Permissions, SubscriptionClaims, TokenError, Verifier,
-        credentials::{FirstMessage, parse_first_message, strip_bearer},
-    },
+    auth::{Claims, Permissions, SubscriptionClaims, TokenError, Verifier, ignored_members},
     channel::Pattern,
     clock::{Clock, NEVER, WallTime},
-    config::{Config, Environment},
+    config::{ChannelOptions, Config, Environment, TokenKind},
 };
 
 /// Maximum input. The longest valid token is shorter.
-const MAX_INPUT_BYTES: u64 = 64 * 1024;
+const MAX_INPUT_BYTES: u64 = 256 * 1024;
 /// Claims that are dates (RFC 7519 §4.1).
 const DATE_CLAIMS: [&str; 4] = ["exp", "nbf", "iat", "expire_at"];
 
@@ -51,7 +50,7 @@ pub(super) fn check(inputs: &ConfigInputs, as_json: bool) -> CommandResult {
     }
 }
 
-/// Reads a token as it appears in a header, a log line or a script: after `Authorization:` or `Bearer`, or in quotes.
+/// Reads a token as it appears in a header, a URL, a log line or a script.
 fn read_token() -> Result<String, String> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
@@ -60,16 +59,7 @@ fn read_token() -> Result<String, String> {
     let mut text = String::new();
     let read = stdin.lock().take(MAX_INPUT_BYTES).read_to_string(&mut text);
     read.map_err(|error| format!("cannot read standard input: {error}"))?;
-    let text = text.trim();
-    let token = match parse_first_message(text) {
-        FirstMessage::Token(token) => token,
-        _ => strip_bearer(text).unwrap_or(text),
-    };
-    let token = token.trim_matches(['"', '\'', ' ']);
-    if token.is_empty() {
-        return Err("standard input contains no token; usage: wardcast check-token < token.txt".to_owned());
-    }
-    Ok(token.to_owned())
+    find_token(&text).map(str::to_owned)
 }
 
 /// Decodes header and payload without verifying anything.
@@ -118,7 +108,18 @@ impl TokenReport<'_> {
                 json!({"good": false, "reason": error.to_string(), "remedy": error.remedy(self.config)})
             }
         };
-        format!("{}\n", json!({"header": self.header, "claims": self.claims, "kind": kind, "verdict": verdict}))
+        let ignored = self.ignored();
+        format!(
+            "{}\n",
+            json!({"header": self.header, "claims": self.claims, "kind": kind, "ignored": ignored, "verdict": verdict})
+        )
+    }
+
+    /// Returns the names of what the hub ignores in the token.
+    fn ignored(&self) -> Vec<String> {
+        let kind = if self.is_subscription { TokenKind::Subscription } else { TokenKind::Connection };
+        let part = |part: &Option<Value>| part.clone().unwrap_or_default();
+        ignored_members(&part(&self.header), &part(&self.claims), kind)
     }
 
     fn text(&self) -> String {
@@ -132,6 +133,10 @@ impl TokenReport<'_> {
                 }),
                 _ => text += "  cannot be decoded: not base64url, or not a JSON object\n",
             }
+        }
+        let ignored = self.ignored();
+        if !ignored.is_empty() {
+            let _ = writeln!(text, "Ignored: the hub does not know\n  {}", escape_control(&ignored.join(", ")));
         }
         let _ = match &self.result {
             Ok(claims) => write!(text, "Verdict\n  valid: {}", self.verified_text(claims)),
@@ -206,17 +211,33 @@ impl TokenReport<'_> {
             let patterns = escape_control(&join(patterns.collect()));
             let _ = writeln!(text, "  may {} in {patterns}", join(rights.collect()));
         }
-        let channels = &self.config.channels;
-        let (subscribe, publish) = (json!(channels.allow_subscribe), json!(channels.allow_publish));
         let environment = match self.environment {
             Environment::Development => "in development; set WARDCAST_ENV=production to see those of production",
             Environment::Production => "in production",
         };
-        text + &format!(
-            "  in channels without a namespace [channels] applies: allow_subscribe = {subscribe}, \
-             allow_publish = {publish} ({environment})\n"
-        )
+        let _ = writeln!(text, "  and what the configuration allows ({environment}):");
+        let _ = writeln!(text, "    channels without a namespace: {}", options_text(&self.config.channels));
+        for namespace in &self.config.namespaces {
+            let _ = writeln!(text, "    channels {}:…: {}", namespace.name, options_text(&namespace.channels));
+        }
+        if !claims.is_anonymous() {
+            let _ =
+                writeln!(text, "    the channel \"#{}\" and others that name the user", escape_control(&claims.user));
+        }
+        text
     }
+}
+
+/// Lists who may do what in the channels with these options.
+fn options_text(options: &ChannelOptions) -> String {
+    let ChannelOptions { allow_subscribe, allow_publish, allow_history, allow_presence, .. } = options;
+    format!(
+        "allow_subscribe = {}, allow_publish = {}, allow_history = {}, allow_presence = {}",
+        json!(allow_subscribe),
+        json!(allow_publish),
+        json!(allow_history),
+        json!(allow_presence)
+    )
 }
 
 /// Formats a time span in at most two units: "13m 59s", "23h 59m".

@@ -14,6 +14,7 @@ mod secrets;
 mod secrets_file;
 mod serve;
 mod token;
+mod token_input;
 mod users;
 
 use std::{

@@ -91,6 +91,75 @@ fn check_token_shows_times_and_permissions_of_valid_token() {
 }
 
 #[test]
+fn check_token_finds_token_in_header_lines_of_any_case_urls_and_json() {
+    let token = make_token(&[]).stdout;
+    for text in [
+        format!("authorization: Bearer {token}"),
+        format!("AUTHORIZATION: BEARER {token}"),
+        format!("cookie: theme=dark; wardcast_token={token}"),
+        format!("Sec-WebSocket-Protocol: wardcast.v1, {token}"),
+        format!("GET /socket?token={token} HTTP/1.1"),
+        format!("{{\"access_token\":\"{token}\",\"expires_in\":900}}"),
+    ] {
+        assert_eq!(check_token(&text, &[]).code, Some(0), "{text:.40}");
+    }
+    check_token(&format!("{token} {}", make_token(&[]).stdout), &[]).assert_failed_with(&["several tokens"]);
+}
+
+#[test]
+fn check_token_lists_what_namespaces_allow() {
+    let made = make_token(&[]).stdout;
+    let namespaces = "namespaces=[{\"name\":\"chat\",\"allow_subscribe\":\"user\",\"allow_publish\":\"subscriber\"}]";
+    let result = check_token(&made, &["--set", namespaces]);
+    for part in [
+        "channels without a namespace: allow_subscribe = \"user\"",
+        "channels chat:…: allow_subscribe = \"user\", allow_publish = \"subscriber\", allow_history = \"none\"",
+        "the channel \"#ann\"",
+    ] {
+        assert!(result.stdout.contains(part), "no {part:?} in {}", result.stdout);
+    }
+    let chat = make_token(&["--channel", "chat:1", "--set", namespaces]).stdout;
+    assert_eq!(check_token(&chat, &["--set", namespaces]).code, Some(0));
+    let unknown = check_token(&chat, &[]);
+    assert!(unknown.code == Some(1) && unknown.stdout.contains("configure the namespace"), "{unknown:?}");
+}
+
+#[test]
+fn check_token_names_what_the_hub_ignores() {
+    let sign = |claims: Value| {
+        let header = jsonwebtoken::Header { x5t: Some("abc".to_owned()), ..jsonwebtoken::Header::default() };
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        mark_secret(jsonwebtoken::encode(&header, &claims, &key).unwrap())
+    };
+    let exp = wardcast::clock::Clock::default().now().unix_seconds() + 60;
+    let claims = json!({"sub": "ann", "exp": exp, "email": "x", "subs": {"news": {"recover": true}}});
+    let result = check_token(&sign(claims.clone()), &[]);
+    let line = "Ignored: the hub does not know\n  header.x5t, email, subs.news.recover\n";
+    assert!(result.code == Some(0) && result.stdout.contains(line), "{result:?}");
+    let object: Value = check_token(&sign(claims), &["--json"]).stdout.parse().unwrap();
+    assert_eq!(object["ignored"], json!(["header.x5t", "email", "subs.news.recover"]));
+    assert!(!check_token(&make_token(&["--channel", "news"]).stdout, &[]).stdout.contains("Ignored"));
+}
+
+#[test]
+fn check_token_names_the_limit_of_a_long_token_and_the_user_with_its_prefix() {
+    let made = make_token(&["--info", &format!("{:?}", "x".repeat(4000))]).stdout;
+    let claims = json!({"sub": "ann", "exp": 1, "groups": "x".repeat(30_000)});
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let long = mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap());
+    let result = check_token(&long, &[]);
+    assert!(result.stdout.contains("longer than 32768 bytes (limits.token_bytes)"), "{}", result.stderr);
+    assert!(result.stdout.contains("raise limits.token_bytes"), "{}", result.stderr);
+    let result = check_token(&long, &["--set", "limits.token_bytes=60000"]);
+    assert!(result.stdout.contains("refused: expired"), "{}", result.stderr);
+    let result = check_token(&made, &["--set", "auth.user_prefix=own:"]);
+    assert!(result.stdout.contains("valid: opens connections of the user \"own:ann\""), "{}", result.stderr);
+    let issuer = make_token(&["--set", "auth.issuer=https://id.example.com"]).stdout;
+    let result = check_token(&issuer, &["--set", "auth.issuer=https://id.example.com/"]);
+    assert!(result.stdout.contains("one of the two ends with a slash"), "{}", result.stdout);
+}
+
+#[test]
 fn check_token_exits_1_with_reason_and_remedy_for_invalid_token() {
     let made = make_token(&[]).stdout;
     let other = Process::start_with_input(

@@ -39,8 +39,13 @@ impl<'a> Jwk<'a> {
     /// # Errors
     /// What is wrong. serde's own error is not shown: it may quote the key.
     pub(super) fn parse(json: &'a str) -> Result<Self, String> {
-        serde_json::from_str(json)
-            .map_err(|_| "is not a JWK: a JSON object whose members are strings (RFC 7517)".to_owned())
+        serde_json::from_str(json).map_err(|_| match json {
+            pem if pem.contains("-----BEGIN") => {
+                "is PEM, not a JWK; save it as a file, and name that with file".to_owned()
+            }
+            set if set.contains("\"keys\"") => "is a JWK set; save it as a file, and name that with jwks".to_owned(),
+            _ => "is not a JWK: a JSON object whose members are strings (RFC 7517)".to_owned(),
+        })
     }
 
     /// Converts the members to key material.
@@ -114,5 +119,18 @@ pub(super) fn parse_set(json: &str) -> Result<Vec<&RawValue>, String> {
         keys: Vec<&'a RawValue>,
     }
     let set: Result<Set<'_>, _> = serde_json::from_str(json);
-    set.map(|set| set.keys).map_err(|_| "is not a JWK set: {\"keys\":[…]} (RFC 7517 §5)".to_owned())
+    set.map(|set| set.keys).map_err(|_| {
+        let remedy = if json.contains("\"jwks_uri\"") {
+            "; it is the provider's configuration: download the file that its jwks_uri names"
+        } else if json.contains("-----BEGIN CERTIFICATE") {
+            "; it has certificates: download the provider's JWK set instead"
+        } else if json.contains("-----BEGIN") {
+            "; it is PEM: name it with file, and set id and algorithm"
+        } else if json.contains("\"kty\"") {
+            "; it is a single JWK: write {\"keys\":[…]} around it, or put it into jwk"
+        } else {
+            ""
+        };
+        format!("is not a JWK set: {{\"keys\":[…]}} (RFC 7517 §5){remedy}")
+    })
 }

@@ -1,16 +1,20 @@
 //! Key material from PEM (RFC 7468) or the members of a JWK. Checks that it fits the algorithm and is strong enough (RFC 7518 §3,
 //! RFC 8725 §3.5). Errors contain a remedy, and never key material.
 
+use std::path::Path;
+
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 
+use super::{
+    der::{BIT_STRING, INTEGER, OBJECT_IDENTIFIER, SEQUENCE, single_element, take_element},
+    form,
+};
 use crate::config::find_weakness;
 
 /// Shorter RSA keys can be broken with enough money; aws-lc does not verify with longer ones.
 const ALLOWED_RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
-
-const EXPORT_PEM: &str = "create it with: openssl pkey -in private.pem -pubout";
 
 /// Key material without an algorithm. It has no `Debug`, so that nothing can print a secret.
 pub(super) enum KeyMaterial {
@@ -27,26 +31,22 @@ pub(super) enum KeyMaterial {
 }
 
 impl KeyMaterial {
-    /// Parses the content of a key file: the secret itself for HS*, PEM for all other algorithms.
-    pub(super) fn from_file(bytes: &[u8], algorithm: Algorithm) -> Result<Self, String> {
+    /// Parses the content of a key file: the secret itself for HS*, PEM for all other algorithms. The path is for the remedy.
+    pub(super) fn from_file(bytes: &[u8], path: &Path, algorithm: Algorithm) -> Result<Self, String> {
         match algorithm {
             Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
                 let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
                 Ok(Self::Secret(text.strip_suffix(b"\r").unwrap_or(text).to_vec()))
             }
-            _ => Self::from_pem(bytes),
+            _ => Self::from_pem(bytes).ok_or_else(|| form::describe(bytes, path)),
         }
     }
 
-    fn from_pem(pem: &[u8]) -> Result<Self, String> {
+    fn from_pem(pem: &[u8]) -> Option<Self> {
         if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
-            return Err(format!("contains a private key, but verifying needs the public one; {EXPORT_PEM}"));
+            return None;
         }
-        let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .map_err(|_| format!("contains no PEM of a public key (BEGIN PUBLIC KEY); {EXPORT_PEM}"))?;
-        from_spki(&spki).ok_or_else(|| {
-            format!("is not a public key of RSA, P-256, P-384 or Ed25519; {EXPORT_PEM}, from a key of these types")
-        })
+        from_spki(&SubjectPublicKeyInfoDer::from_pem_slice(pem).ok()?)
     }
 
     /// Converts the material to a key for `algorithm`.
@@ -86,20 +86,23 @@ impl KeyMaterial {
                 }
                 Ok(DecodingKey::from_ed_der(&x))
             }
-            (algorithm, other) => Err(format!(
-                "is {}, but {algorithm:?} needs another type of key; set the algorithm of the key",
-                other.kind()
-            )),
+            (algorithm, other) => {
+                let (kind, algorithms) = other.kind();
+                Err(format!("is {kind}, but {algorithm:?} needs another type of key; set algorithm to {algorithms}"))
+            }
         }
     }
 
-    fn kind(&self) -> &'static str {
+    /// Returns the type of the key, and the algorithms for it.
+    fn kind(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Secret(_) => "a secret",
-            Self::Rsa { .. } => "an RSA key",
-            Self::P256(_) => "a P-256 key",
-            Self::P384(_) => "a P-384 key",
-            Self::Ed25519(_) => "an Ed25519 key",
+            Self::Secret(_) => ("a secret", "HS256, HS384 or HS512"),
+            Self::Rsa { .. } => {
+                ("an RSA key", "RS256 (or 384, 512), or PS256 (or 384, 512), as its tokens have it in alg")
+            }
+            Self::P256(_) => ("a P-256 key", "ES256"),
+            Self::P384(_) => ("a P-384 key", "ES384"),
+            Self::Ed25519(_) => ("an Ed25519 key", "EdDSA"),
         }
     }
 }
@@ -179,32 +182,6 @@ fn from_spki(der: &[u8]) -> Option<KeyMaterial> {
         ED25519 => Some(KeyMaterial::Ed25519(key.to_vec())),
         _ => None,
     }
-}
-
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
-
-/// Takes one DER element (X.690 §8.1) with this tag and returns its content.
-fn take_element<'a>(tag: u8, der: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (&[found, length], rest) = der.split_first_chunk::<2>()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(length), rest),
-        0x81 | 0x82 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-            (bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (inside, behind) = rest.split_at_checked(length)?;
-    *der = behind;
-    (found == tag).then_some(inside)
-}
-
-/// Returns the content of the only DER element in `der`, if it has this tag.
-fn single_element(tag: u8, mut der: &[u8]) -> Option<&[u8]> {
-    take_element(tag, &mut der).filter(|_| der.is_empty())
 }
 
 /// Returns a big-endian number without leading zeros.

@@ -1,6 +1,8 @@
 //! The keys that verify tokens, from the configuration and from the files that it names. Each has exactly one algorithm. Weak keys
 //! and keys that do not fit their algorithm are refused at start. A token can only choose among the configured keys.
 
+mod der;
+mod form;
 mod jwk;
 mod material;
 mod shared_secret;
@@ -132,7 +134,7 @@ fn read_entry(auth: &config::AuthConfig, configured: &config::KeyConfig) -> Resu
         (Some(path), None) if configured.jwk.is_empty() => {
             let algorithm =
                 configured.algorithm.ok_or("has no algorithm; set it, since it is never taken from a token")?;
-            let material = KeyMaterial::from_file(&read_file(path)?, algorithm)?.into_decoding_key(algorithm)?;
+            let material = KeyMaterial::from_file(&read_file(path)?, path, algorithm)?.into_decoding_key(algorithm)?;
             let id = Some(id.ok_or("has no id; set it to the kid of its tokens")?);
             Ok(vec![verification_key(auth, configured, id, algorithm, material)])
         }
@@ -203,7 +205,12 @@ fn resolve_jwk(jwk: &Jwk<'_>, configured: Option<Algorithm>) -> Result<(Algorith
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("cannot be read: {error}"))?;
+    read.map_err(|error| match path.to_str() {
+        Some(url) if url.starts_with("https://") || url.starts_with("http://") => {
+            format!("is a URL, but keys are read from files; save it with: curl -fsS {url} -o keys.json")
+        }
+        _ => format!("cannot be read: {error}"),
+    })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("is longer than {MAX_FILE_BYTES} bytes, so it cannot be a key; name another file"));
     }

@@ -54,7 +54,9 @@ fn key_secrets(key: &KeyConfig) -> Vec<Vec<u8>> {
         (Some(path), _) => {
             let algorithm = key.algorithm.filter(|algorithm| is_hmac(*algorithm));
             let file = algorithm.and_then(|algorithm| Some((read_file(path).ok()?, algorithm)));
-            file.and_then(|(bytes, algorithm)| KeyMaterial::from_file(&bytes, algorithm).ok()).into_iter().collect()
+            file.and_then(|(bytes, algorithm)| KeyMaterial::from_file(&bytes, path, algorithm).ok())
+                .into_iter()
+                .collect()
         }
         (None, Some(path)) => {
             let text = read_file(path).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();

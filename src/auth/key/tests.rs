@@ -59,7 +59,9 @@ fn ed25519() -> Value {
 }
 
 fn rsa() -> Value {
-    let Ok(KeyMaterial::Rsa { n, e }) = KeyMaterial::from_file(RSA.public_pem.as_bytes(), Algorithm::RS256) else {
+    let Ok(KeyMaterial::Rsa { n, e }) =
+        KeyMaterial::from_file(RSA.public_pem.as_bytes(), Path::new("rsa.pem"), Algorithm::RS256)
+    else {
         panic!("an RSA key")
     };
     json!({"kty": "RSA", "n": base64(&n), "e": base64(&e)})
@@ -316,4 +318,91 @@ fn a_key_entry_with_contradicting_settings_is_refused() {
     ] {
         assert!(read(&[entry.to_owned()]).is_err(), "{entry}");
     }
+}
+
+/// Runs a program on this input in a directory, and returns its output.
+fn run_shell(dir: &Path, command: &str) -> std::process::Output {
+    std::process::Command::new("sh").arg("-c").arg(command).current_dir(dir).output().expect("a shell")
+}
+
+#[test]
+fn the_remedy_for_every_other_form_of_a_key_is_a_command_that_makes_the_key_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, content: &[u8]| std::fs::write(dir.path().join(name), content).expect("a file");
+    write("private.pem", RSA.private_pem.as_bytes());
+    let made = run_shell(
+        dir.path(),
+        "openssl rsa -in private.pem -traditional -out pkcs1-private.pem
+         openssl rsa -in private.pem -RSAPublicKey_out -out pkcs1.pem
+         openssl rsa -in private.pem -RSAPublicKey_out -outform DER -out pkcs1.der
+         openssl req -x509 -key private.pem -subj /CN=x -out cert.pem
+         openssl x509 -in cert.pem -outform DER -out cert.der
+         openssl req -new -key private.pem -subj /CN=x -out request.pem
+         openssl pkey -in private.pem -pubout -outform DER -out public.der
+         openssl pkey -in private.pem -outform DER -out private.der
+         base64 < public.der > bare.txt; base64 < cert.der > x5c.txt; base64 < pkcs1.der > pkcs1.txt",
+    );
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    write("escaped.pem", RSA.public_pem.trim().replace('\n', "\\n").as_bytes());
+    write("quoted.pem", format!("\"{}\"", RSA.public_pem.replace('\n', "\\n")).as_bytes());
+    for (name, what) in [
+        ("private.pem", "private key"),
+        ("pkcs1-private.pem", "private key"),
+        ("private.der", "private key"),
+        ("pkcs1.pem", "PKCS#1"),
+        ("pkcs1.der", "PKCS#1"),
+        ("pkcs1.txt", "PKCS#1"),
+        ("cert.pem", "certificate"),
+        ("cert.der", "certificate"),
+        ("x5c.txt", "certificate in Base64"),
+        ("request.pem", "certificate request"),
+        ("public.der", "public key in DER"),
+        ("bare.txt", "without the lines BEGIN and END"),
+        ("escaped.pem", "\\n written out"),
+        ("quoted.pem", "\\n written out"),
+    ] {
+        let path = dir.path().join(name);
+        let entry = |path: &Path| format!("id = \"k\"\nalgorithm = \"RS256\"\nfile = {path:?}");
+        let message = problem(read(&[entry(&path)]));
+        assert!(message.contains(what), "{name}: {message}");
+        let command = message.split(" with: ").nth(1).expect(&message);
+        let run = run_shell(dir.path(), command);
+        assert!(run.status.success(), "{name}: {command}: {}", String::from_utf8_lossy(&run.stderr));
+        let fresh = ["public.pem", "key.pem"].map(|name| dir.path().join(name)).into_iter().find(|path| path.exists());
+        let fresh = fresh.unwrap_or_else(|| panic!("{name}: {command} wrote no file"));
+        assert!(read(&[entry(&fresh)]).is_ok(), "{name}: {command}");
+        std::fs::remove_file(fresh).expect("a file");
+    }
+}
+
+#[test]
+fn other_forms_of_keys_are_named() {
+    let utf16: Vec<u8> = [0xff, 0xfe].into_iter().chain("-----BEGIN".bytes().flat_map(|byte| [byte, 0])).collect();
+    for (content, what) in [
+        (&b""[..], "is empty"),
+        (b" \n", "is empty"),
+        (&utf16, "UTF-16"),
+        (b"{\"keys\":[]}", "name it with jwks"),
+        (b"{\"kty\":\"RSA\"}", "put its text into jwk"),
+        (b"-----BEGIN PGP PUBLIC KEY BLOCK-----", "not of a public key"),
+        (b"ssh-rsa AAAA ann@example.com", "ssh-keygen -e -m PKCS8 -f "),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----", "OpenSSH"),
+        (b"\x00\x01\x02\xff", "neither PEM nor DER"),
+        (b"hello", "contains no PEM"),
+    ] {
+        let message = problem(read_file_as("RS256", content));
+        assert!(message.contains(what), "{what}: {message}");
+    }
+    let jwk = |jwk: &str| problem(read(&[format!("id = \"k\"\nalgorithm = \"RS256\"\njwk = '{jwk}'")]));
+    assert!(jwk("{\"keys\":[]}").contains("name that with jwks") && jwk("-----BEGIN").contains("name that with file"));
+    let set = |content: &str| {
+        let file = file(content.as_bytes());
+        problem(read(&[format!("jwks = {:?}", file.path())]))
+    };
+    assert!(set("{\"issuer\":\"x\",\"jwks_uri\":\"y\"}").contains("jwks_uri names"));
+    assert!(set(&rsa().to_string()).contains("single JWK") && set(&RSA.public_pem).contains("name it with file"));
+    let url = problem(read(&["jwks = \"https://id.example.com/jwks.json\"".to_owned()]));
+    assert!(url.contains("curl -fsS https://id.example.com/jwks.json -o keys.json"), "{url}");
+    let message = problem(read_file_as("ES256", RSA.public_pem.as_bytes()));
+    assert!(message.contains("is an RSA key") && message.contains("set algorithm to RS256"), "{message}");
 }

@@ -12,6 +12,8 @@ use crate::{
     config::MAX_KEY_ID_BYTES,
 };
 
+/// The members that are read (RFC 7515 §4.1).
+pub(in crate::auth) const HEADER_MEMBERS: [&str; 3] = ["alg", "kid", "typ"];
 /// Maximum number of header members. The hub's own tokens have two or three.
 const MAX_MEMBERS: usize = 16;
 /// Members that are refused with any value, because they ask for something that the verifier never does: critical extensions,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 
+pub(super) use self::header::HEADER_MEMBERS;
 use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
     Permissions, TokenError, UserPrefixes,
