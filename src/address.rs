@@ -1,6 +1,9 @@
 //! The network address of a client, as limits count it.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 /// An IPv4 address, or an IPv6 network of 64 bits: a household gets a whole one, and so does an attacker for free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +21,15 @@ impl From<IpAddr> for ClientAddress {
     }
 }
 
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +41,7 @@ mod tests {
         assert_ne!(address("2001:db8:1:2::"), address("2001:db8:1:3::"));
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
         assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+        assert_eq!(address("2001:db8:1:2:3::4").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(address("::ffff:192.0.2.1").to_string(), "192.0.2.1");
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     auth::{
         KeyError, Permissions, Signer, Verifier,
         login_backoff::LoginBackoff,
+        refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
     broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
@@ -183,10 +184,12 @@ impl Components {
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
+        let refusals = RefusalLog::new(config.clone());
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
+            refusals: refusals.clone(),
             permissions: permissions.clone(),
             rates: rates(limits.publications_per_second),
             config: config.clone(),
@@ -196,6 +199,7 @@ impl Components {
         let http = Data::new(http::HttpContext {
             origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
             verifier,
+            refusals,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
@@ -219,13 +223,15 @@ impl Components {
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, user_limit, .. } = &**self.http;
+        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, user_limit, .. } =
+            &**self.http;
         let hub =
             Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
         session::Services {
             hub,
             broker: broker.clone(),
             verifier: verifier.clone(),
+            refusals: refusals.clone(),
             permissions: self.permissions.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),

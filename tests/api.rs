@@ -208,3 +208,22 @@ async fn http_connection_is_closed_after_200_requests_and_none_behind_them_is_an
     assert_eq!(responses.matches("HTTP/1.1 200").count(), 200);
     assert_eq!(responses.matches("connection: close").count(), 1);
 }
+
+#[actix_rt::test]
+async fn temporary_errors_of_rest_have_retry_after() {
+    let hub = start_hub_with(|config| config.limits.publications_per_second = 1).await;
+    let publish = async || {
+        let request = http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &hub.bearer("ann"));
+        request.json(json!(1)).send().await
+    };
+    let first = publish().await;
+    assert_eq!((first.json()["error"].is_null(), first.header("retry-after")), (true, None), "{first:?}");
+    let mut last = first;
+    while last.json()["error"].is_null() {
+        last = publish().await;
+    }
+    assert_eq!((last.status, &last.json()["error"]["code"]), (200, &json!(111)), "{last:?}");
+    assert_eq!(last.header("retry-after"), Some("1"), "{last:?}");
+    let denied = post_api(&hub, "publish", r#"{"channel":"unknown:1","data":1}"#).await;
+    assert_eq!((denied.json()["error"]["code"].as_u64(), denied.header("retry-after")), (Some(102), None));
+}

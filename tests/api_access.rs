@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use wardcast::{
     api::{self, Access, ApiContext, METHODS},
-    auth::{Permissions, Verifier},
+    auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt,
         Retention, SurveyQuestion, SurveyResult,
@@ -36,6 +36,7 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
     let context = Data::new(ApiContext {
         broker: broker.clone(),
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+        refusals: RefusalLog::new(config.clone()),
         permissions,
         rates: KeyedRateLimiter::new(0, 0),
         config: config.clone(),

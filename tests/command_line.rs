@@ -6,6 +6,7 @@ mod health;
 mod help;
 mod nodes;
 mod process;
+mod refusals;
 mod secrets;
 mod tokens;
 mod users;

@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{ping_often, raw, start_hub_with};
+use crate::support::{
+    ping_often,
+    raw::{self, RawClient},
+    slow_link::connect_with_small_buffer,
+    start_hub_with,
+};
 
 #[actix_rt::test]
 async fn plain_session_gets_native_pings_and_stays_open_while_it_answers() {
@@ -130,4 +135,42 @@ async fn unsolicited_pongs_do_not_affect_others() {
         hub.publish("news", json!(number)).await;
         assert_eq!(other.receive_publication().await, json!(number));
     }
+}
+
+#[actix_rt::test]
+async fn latest_ping_sent_while_the_socket_is_full_is_answered_before_the_backlog_has_drained() {
+    let hub = start_hub_with(|_| ()).await;
+    let mut client = RawClient { stream: connect_with_small_buffer(hub.address).await };
+    client.send(raw::handshake(hub.address, &hub.path_for("ann")).as_bytes()).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+    client.next().await.expect("a connect push");
+    client.subscribe("live").await;
+    let (data, mut published) = ("x".repeat(60_000), 0);
+    while hub.metric("wardcast_sockets_full_total").await == 0.0 {
+        hub.publish("live", json!(data)).await;
+        published += 1;
+    }
+    for _ in 0..8 {
+        hub.publish("live", json!(data)).await;
+    }
+    for payload in ["first", "second", "latest"] {
+        client.send(&raw::frame(raw::FIN | raw::PING, payload.as_bytes())).await;
+    }
+    // Its effect shows that the hub has read the pings.
+    client.send(&raw::text_frame(r#"{"id":2,"unsubscribe":{"channel":"live"}}"#)).await;
+    hub.wait_for_channels(&[]).await;
+    let mut pongs = Vec::new();
+    for received in 0.. {
+        let frame = client.next().await.expect("an open connection");
+        match frame.opcode {
+            raw::PONG => pongs.push((received, frame.payload)),
+            _ if frame.text() == r#"{"id":2,"unsubscribe":{}}"# => break,
+            _ => assert!(frame.text().contains("pub"), "{frame:?}"),
+        }
+    }
+    let [(received, payload)] = &pongs[..] else { panic!("one pong is expected: {pongs:?}") };
+    assert_eq!(payload, b"latest");
+    assert!(*received < published + 8, "after {received} of {} publications", published + 8);
+    client.send(&raw::frame(raw::FIN | raw::PING, b"again")).await;
+    assert_eq!(client.next().await.map(|frame| frame.payload), Some(b"again".to_vec()));
 }

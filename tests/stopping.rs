@@ -88,6 +88,7 @@ async fn check_fresh_connections(certificate: Option<&Certificate>) {
     for response in ready {
         assert_eq!((response.status, response.header("connection")), (503, Some("close")), "{response:?}");
         assert!(response.body.contains("is stopping"), "{response:?}");
+        assert_eq!(response.header("retry-after"), Some("5"), "{response:?}");
     }
     assert!(published.iter().all(|response| response.status == 200), "{published:?}");
     assert_eq!(handshakes[0].status, 101);

@@ -21,7 +21,7 @@ use super::{
     publish, request,
 };
 use crate::{
-    auth::{ChannelRight, Claims, credentials},
+    auth::{ChannelRight, Claims, credentials, refusal_log::Refusal},
     channel::Channel,
     http::{HttpError, RequestBody},
     protocol::{self, ErrorCode},
@@ -93,7 +93,9 @@ fn authenticate_sender(
     };
     let token = token
         .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
-    let claims = api.verifier.verify(token)?;
+    let claims = api.verifier.verify(token).inspect_err(|error| {
+        api.refusals.record(Refusal::Token(*error), format_args!("path=\"/v1/channels\""));
+    })?;
     Ok(Channel::new(channel)
         .map_err(ErrorCode::from)
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpResponse,
+    http::header::RETRY_AFTER,
     web::{self, ServiceConfig},
 };
 use serde::Serialize;
@@ -31,7 +32,7 @@ pub use self::{
     methods::METHODS,
 };
 use crate::{
-    auth::{Permissions, Verifier},
+    auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -47,6 +48,8 @@ pub struct ApiContext {
     pub broker: SharedBroker,
     /// Verifies the tokens of users on `/v1`.
     pub verifier: Arc<Verifier>,
+    /// Logs refused tokens.
+    pub refusals: Arc<RefusalLog>,
     /// Knows the options of channels, and what users may do there.
     pub permissions: Arc<Permissions>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
@@ -77,6 +80,9 @@ fn body_limit(config: &Config) -> BodyLimit {
     BodyLimit { name: "api.body_bytes", bytes: config.api.body_bytes }
 }
 
+/// `Retry-After` of a temporary error. A rate limit has room again after less, and a broker may be back.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
 /// The body of an answer: `{"result":…}` or `{"error":…}`. The HTTP status is 200 for both, as clients of this API expect.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,7 +103,13 @@ impl<T: Serialize> ApiResponse<T> {
     }
 
     fn respond(self) -> HttpResponse {
-        HttpResponse::Ok().json(self)
+        let mut response = HttpResponse::Ok();
+        if let Self::Error(error) = &self
+            && error.code().is_temporary()
+        {
+            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        response.json(self)
     }
 }
 

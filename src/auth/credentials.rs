@@ -22,6 +22,9 @@ pub const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 /// Prefix of a subprotocol entry whose rest is a token, which need not look like a JWT.
 const BEARER_PREFIX: &str = "bearer.";
 
+/// The ways to send a token in a handshake.
+const HANDSHAKE_DOORS: [Door; 5] = [Door::Query, Door::Ticket, Door::Subprotocol, Door::Header, Door::Cookie];
+
 /// The parts of a handshake that can contain a credential.
 #[derive(Clone, Copy, Default)]
 pub struct CredentialSources<'r, 'a> {
@@ -40,6 +43,8 @@ pub struct CredentialSources<'r, 'a> {
 pub struct HandshakeCredentials<'a> {
     /// Not yet verified. Without one the session waits for a first message.
     pub credential: Option<Credential<'a>>,
+    /// The way in which it was sent.
+    pub door: Option<Door>,
     /// The subprotocol to answer: one of those the hub supports. It is the entry with the token only if nothing else was
     /// offered, since browsers drop a connection if none of the offered subprotocols is answered.
     pub subprotocol: Option<&'a str>,
@@ -95,6 +100,21 @@ pub enum CredentialError {
     AuthorizationHeader,
 }
 
+impl CredentialError {
+    /// Returns the remedy, for an operator or the author of a client.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::MultipleTokens => "send the token in one way only; a proxy may add another one",
+            Self::MultipleCookies => {
+                "let one host only set the cookie, with a name that begins with __Host- (auth.cookie)"
+            }
+            Self::MissingMarker => "connect with new WebSocket(url, [\"wardcast.v1\", token])",
+            Self::QueryEncoding => "encode the token with encodeURIComponent or URLSearchParams",
+            Self::AuthorizationHeader => "send Authorization: Bearer TOKEN, once",
+        }
+    }
+}
+
 /// Finds the credential in the places that `doors` allows. `cookie` is the name of the cookie. An explicit credential takes
 /// precedence over the cookie.
 ///
@@ -109,9 +129,9 @@ pub fn find_credentials<'a>(
     let mut explicit = query_credentials(query, doors)?;
     let offer = Offer::parse(protocols);
     let offered_tokens = if doors.contains(&Door::Subprotocol) { offer.tokens.as_slice() } else { &[] };
-    explicit.extend(offered_tokens.iter().map(|token| Credential::Token(Cow::Borrowed(*token))));
+    explicit.extend(offered_tokens.iter().map(|token| (Door::Subprotocol, Credential::Token((*token).into()))));
     if doors.contains(&Door::Header) && !authorization.is_empty() {
-        explicit.push(Credential::Token(bearer_token(authorization)?.into()));
+        explicit.push((Door::Header, Credential::Token(bearer_token(authorization)?.into())));
     }
     if explicit.len() > 1 {
         return Err(CredentialError::MultipleTokens);
@@ -122,13 +142,23 @@ pub fn find_credentials<'a>(
         (None, [_], [only]) => Some(*only),
         (None, ..) => return Err(CredentialError::MissingMarker),
     };
-    let misplaced = || offer.misplaced_token().filter(|_| doors.contains(&Door::Subprotocol));
+    let misplaced = offer.misplaced_token().filter(|_| doors.contains(&Door::Subprotocol));
     let from_cookie = || if doors.contains(&Door::Cookie) { cookie_value(cookies, cookie) } else { Ok(None) };
-    let credential = match explicit.pop().or_else(|| misplaced().map(|token| Credential::Token(token.into()))) {
-        None => from_cookie()?.map(Credential::Cookie),
-        explicit => explicit,
+    let found = match (explicit.pop(), misplaced) {
+        (Some(explicit), _) => Some(explicit),
+        (None, Some(misplaced)) => Some((Door::Subprotocol, Credential::Token(misplaced.into()))),
+        (None, None) => from_cookie()?.map(|token| (Door::Cookie, Credential::Cookie(token))),
     };
-    Ok(HandshakeCredentials { credential, subprotocol })
+    let (door, credential) = found.unzip();
+    Ok(HandshakeCredentials { credential, door, subprotocol })
+}
+
+/// Returns the first way of a handshake to send a token that `doors` does not list and that the client has used.
+pub fn disabled_door(sources: CredentialSources<'_, '_>, doors: &[Door], cookie: &str) -> Option<Door> {
+    let disabled = HANDSHAKE_DOORS.into_iter().filter(|door| !doors.contains(door));
+    let mut used = disabled
+        .filter(|door| find_credentials(sources, &[*door], cookie).map_or(true, |found| found.credential.is_some()));
+    used.next()
 }
 
 /// The entries of `Sec-WebSocket-Protocol` by what they mean.
@@ -197,7 +227,7 @@ fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>,
 
 /// Returns all tokens and tickets in the query string. A duplicate parameter counts twice: a proxy before the hub may have looked
 /// at the other one.
-fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<Credential<'a>>, CredentialError> {
+fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<(Door, Credential<'a>)>, CredentialError> {
     let (allows_tokens, allows_tickets) = (doors.contains(&Door::Query), doors.contains(&Door::Ticket));
     let mut found = Vec::new();
     if !allows_tokens && !allows_tickets {
@@ -208,12 +238,13 @@ fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<Credentia
         let name = percent_decode(name)?;
         if allows_tokens && TOKEN_PARAMETERS.contains(&&*name) {
             let value = percent_decode(value)?;
-            found.push(Credential::Token(match strip_bearer(&value) {
+            let token = match strip_bearer(&value) {
                 Some(token) => Cow::Owned(token.to_owned()),
                 None => value,
-            }));
+            };
+            found.push((Door::Query, Credential::Token(token)));
         } else if allows_tickets && name == TICKET_PARAMETER {
-            found.push(Credential::Ticket(percent_decode(value)?));
+            found.push((Door::Ticket, Credential::Ticket(percent_decode(value)?)));
         }
     }
     Ok(found)

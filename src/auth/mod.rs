@@ -1,6 +1,6 @@
 //! Authentication and authorization: [`credentials`] → token → [`Verifier`] → [`Claims`] → [`permission`]. Everything except the
-//! login's hashing is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error and no log line
-//! contains a token.
+//! login's hashing and the [`refusal_log`] is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error
+//! and no log line contains a token.
 
 mod claims;
 pub mod credentials;
@@ -11,6 +11,7 @@ mod key;
 pub mod login_backoff;
 mod payload;
 pub mod permission;
+pub mod refusal_log;
 mod remedy;
 mod signer;
 mod subscription_options;

@@ -257,4 +257,17 @@ impl Limits {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct LogConfig {
     pub level: log::LevelFilter,
+    pub refusals: RefusalLogging,
+    #[serde(deserialize_with = "value::duration::deserialize")]
+    pub refusals_interval: Duration,
+}
+
+/// How refused tokens, origins and other credentials are logged.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RefusalLogging {
+    /// Each one, at level info.
+    Each,
+    /// The first one at once, and equal ones as a count, at level warn.
+    Summary,
 }

@@ -11,9 +11,13 @@ use actix_web::{
     http::header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
     },
+    web::Data,
 };
 
-use super::origin_policy::{OriginCheck, OriginPolicy};
+use super::{
+    HttpContext,
+    origin_policy::{self, OriginCheck, OriginPolicy},
+};
 
 /// Seconds for which a browser may cache a preflight response. A change of `origins.allowed` takes effect within this
 /// time.
@@ -35,9 +39,12 @@ where
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .supports_credentials()
         .max_age(PREFLIGHT_MAX_AGE);
-    let origin_policy = origin_policy.clone();
+    let policy = origin_policy.clone();
     scope.wrap(cors).wrap_fn(move |request, service| {
-        let origin_check = origin_policy.check(request.head());
+        let origin_check = policy.check(request.head());
+        if let (Some(refusal), Some(context)) = (origin_check.refusal(), request.app_data::<Data<HttpContext>>()) {
+            origin_policy::record_refusal(context, refusal, request.head());
+        }
         let response = service.call(request);
         async move {
             let mut response = response.await?;

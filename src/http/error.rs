@@ -30,7 +30,7 @@ pub struct HttpError {
 }
 
 /// `Retry-After` where the end of a limit or an outage is unknown.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(super) const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// `Retry-After` of an instance that is stopping: a load balancer knows another one by then.
 const STOP_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -46,9 +46,15 @@ struct HttpErrorDetail<'a> {
 }
 
 impl HttpError {
-    /// An error with a message for the caller.
+    /// An error with a message for the caller. 429 and 503 always have a `Retry-After`.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), headers: &[], retry_after: None }
+        let error = Self { status, code, message: message.into(), headers: &[], retry_after: None };
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                error.with_retry_after(DEFAULT_RETRY_AFTER)
+            }
+            _ => error,
+        }
     }
 
     /// 400.
@@ -91,12 +97,11 @@ impl HttpError {
     /// 503 for a limit that all clients share, with the default `Retry-After`.
     pub fn at_capacity(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message)
-            .with_retry_after(DEFAULT_RETRY_AFTER)
     }
 
     /// 503 for a part of the server that is temporarily unavailable, with the default `Retry-After`.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message).with_retry_after(DEFAULT_RETRY_AFTER)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message)
     }
 
     /// 503 for a handshake with an instance that is stopping. Another one, or its next run, can serve the client.
@@ -174,4 +179,27 @@ impl ResponseError for HttpError {
 /// `Allow`.)
 pub async fn not_found() -> Result<HttpResponse, HttpError> {
     Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "no such path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_429_and_503_has_a_retry_after_of_at_least_a_second() {
+        for (error, seconds) in [
+            (HttpError::too_many("", Duration::from_millis(1)), "1"),
+            (HttpError::too_many("", Duration::from_millis(2001)), "3"),
+            (HttpError::too_many_connections(""), "5"),
+            (HttpError::at_capacity(""), "5"),
+            (HttpError::unavailable(""), "5"),
+            (HttpError::stopping(), "1"),
+            (HttpError::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, ""), "5"),
+            (HttpError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, ""), "5"),
+        ] {
+            let response = error.error_response();
+            assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), seconds, "{error}");
+        }
+        assert!(HttpError::bad_request("").error_response().headers().get(RETRY_AFTER).is_none());
+    }
 }

@@ -20,7 +20,9 @@ use actix_web::{
 };
 
 use super::{
-    HttpContext, HttpError, StopPhase, forwarded, origin_policy::OriginCheck, ticket::redeem_ticket,
+    HttpContext, HttpError, StopPhase, forwarded,
+    origin_policy::{OriginCheck, record_refusal as record_origin_refusal},
+    ticket::redeem_ticket,
     upgrade::UpgradeMarker,
 };
 use crate::{
@@ -28,8 +30,9 @@ use crate::{
     auth::{
         Admission, Claims, HandshakeAuth, TokenError,
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
+        refusal_log::{OriginRefusal, Refusal},
     },
-    config::RejectMode,
+    config::{Door, RejectMode},
     connection_limit::{KeyedPermit, Permit},
     protocol::Format,
 };
@@ -72,6 +75,9 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .charge(&address)
         .map_err(|wait| refuse("rate", HttpError::too_many("too many handshakes from this address", wait)))?;
     let origin_check = context.origin_policy.check(request.head());
+    if let Some(refusal) = origin_check.refusal() {
+        record_origin_refusal(context, refusal, request.head());
+    }
     origin_check.require_allowed().map_err(|error| origin_refusal(origin_check, error))?;
     let address_permit = context
         .address_limit
@@ -82,20 +88,21 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .acquire()
         .ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections; try again soon")))?;
     let protocols = offered_protocols(request)?;
-    let credentials = find_credentials(request, &protocols, context)?;
-    let credential = match credentials.credential {
+    let credentials = find_credentials(request, &protocols, address, context)?;
+    let auth = match (&credentials.credential, credentials.door) {
         // Without an Origin it is no current browser, or one that hides which page it is for.
-        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
-            let error = HttpError::forbidden("the token cookie is only accepted with an Origin header");
-            return Err(refuse("origin", error));
+        (Some(Credential::Cookie(_)), _) if origin_check == OriginCheck::NoOrigin => {
+            let refusal = OriginRefusal::CookieWithoutOrigin;
+            record_origin_refusal(context, refusal, request.head());
+            return Err(refuse("origin", HttpError::forbidden(refusal.to_string())));
         }
         // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
-        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => None,
-        credential => credential,
-    };
-    let auth = match &credential {
-        None => HandshakeAuth::Unauthenticated,
-        Some(credential) => authenticate(credential, context).await?,
+        (Some(Credential::Cookie(_)), _) if origin_check != OriginCheck::Listed => {
+            record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
+            HandshakeAuth::Unauthenticated
+        }
+        (Some(credential), Some(door)) => authenticate(credential, door, address, context).await?,
+        _ => HandshakeAuth::Unauthenticated,
     };
     let (user_permit, unauthenticated_permits) = match &auth {
         HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, context)?, None),
@@ -223,6 +230,7 @@ fn offered_protocols(request: &HttpRequest) -> Result<Vec<&str>, HttpError> {
 fn find_credentials<'a>(
     request: &'a HttpRequest,
     protocols: &[&'a str],
+    address: ClientAddress,
     context: &HttpContext,
 ) -> Result<HandshakeCredentials<'a>, HandshakeRefusal> {
     let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
@@ -230,13 +238,25 @@ fn find_credentials<'a>(
     let auth = &context.config.auth;
     let query = request.query_string();
     let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
-    credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
+    let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
+        context.refusals.record(Refusal::Credentials(error), format_args!("address={address}"));
         let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
         refuse(reason, error.into())
-    })
+    })?;
+    if found.credential.is_none()
+        && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
+    {
+        context.refusals.record(Refusal::DisabledDoor(door), format_args!("address={address}"));
+    }
+    Ok(found)
 }
 
-async fn authenticate(credential: &Credential<'_>, context: &HttpContext) -> Result<HandshakeAuth, HandshakeRefusal> {
+async fn authenticate(
+    credential: &Credential<'_>,
+    door: Door,
+    address: ClientAddress,
+    context: &HttpContext,
+) -> Result<HandshakeAuth, HandshakeRefusal> {
     let verified = match credential {
         Credential::Token(token) => context.verifier.verify(token),
         Credential::Cookie(token) => context.verifier.verify(token),
@@ -249,7 +269,8 @@ async fn authenticate(credential: &Credential<'_>, context: &HttpContext) -> Res
         }
     };
     verified.map(|claims| HandshakeAuth::Authenticated(Arc::new(claims))).or_else(|refusal| {
-        log::debug!("refused token of a handshake error={:?}", refusal.to_string());
+        let source = format_args!("address={address} door={}", serde_json::json!(door));
+        context.refusals.record(Refusal::Token(refusal), source);
         match context.config.auth.reject {
             RejectMode::Close => Ok(HandshakeAuth::Rejected(refusal)),
             RejectMode::Http => Err(refuse("token", refusal.into())),

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use actix_web::{
     HttpResponse,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
     web::Data,
 };
 use futures_util::future::join;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{HttpContext, StopPhase};
+use super::{HttpContext, StopPhase, error::DEFAULT_RETRY_AFTER};
 use crate::broker::BrokerError;
 
 /// A part that has not answered within this time is not ready.
@@ -43,6 +43,9 @@ pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
 fn respond(parts: &[ComponentHealth]) -> HttpResponse {
     let is_ready = parts.iter().all(|part| part.problem.is_none());
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    if !is_ready {
+        response.insert_header((RETRY_AFTER, DEFAULT_RETRY_AFTER.as_secs()));
+    }
     let status = if is_ready { "ready" } else { "not ready" };
     response.insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": status, "parts": parts}))
 }

@@ -26,7 +26,7 @@ use actix_web::{
 
 use crate::{
     address::ClientAddress,
-    auth::{Signer, Verifier, login_backoff::LoginBackoff, users::Users},
+    auth::{Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -51,6 +51,8 @@ pub struct HttpContext {
     pub origin_policy: Arc<OriginPolicy>,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// Logs refused tokens and origins.
+    pub refusals: Arc<RefusalLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
     /// The users of the login, if it is enabled.

@@ -6,11 +6,16 @@ use std::sync::Arc;
 use actix_http::RequestHead;
 use actix_web::http::header::ORIGIN;
 
-use super::{HttpError, forwarded};
+use super::{HttpContext, HttpError, forwarded};
 use crate::{
+    address::ClientAddress,
+    auth::refusal_log::{OriginRefusal, Refusal},
     config::Config,
     origin::{Origin, OriginPattern},
 };
+
+/// Maximum characters of an origin in the log. No real one is longer.
+const MAX_LOGGED_ORIGIN_CHARS: usize = 270;
 
 /// The origins whose pages may use this server.
 #[derive(Debug)]
@@ -77,6 +82,14 @@ impl OriginPolicy {
     }
 }
 
+/// Logs that the page of a request is refused.
+pub(super) fn record_refusal(context: &HttpContext, refusal: OriginRefusal, head: &RequestHead) {
+    let address = ClientAddress::from(forwarded::client_address(head, &context.config.server));
+    let origin = head.headers.get(&ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+    let origin: String = origin.iter().flat_map(|origin| origin.chars()).take(MAX_LOGGED_ORIGIN_CHARS).collect();
+    context.refusals.record(Refusal::Origin(refusal), format_args!("address={address} origin={origin:?}"));
+}
+
 impl OriginCheck {
     /// Requires an origin that may send explicit credentials (a token or a password).
     ///
@@ -85,8 +98,17 @@ impl OriginCheck {
     pub fn require_allowed(self) -> Result<(), HttpError> {
         match self {
             Self::NoOrigin | Self::Listed | Self::Wildcard => Ok(()),
-            Self::Denied => Err(HttpError::forbidden("the origin of this page is not in origins.allowed")),
-            Self::Ambiguous => Err(HttpError::bad_request("several Origin headers; send at most one")),
+            Self::Denied => Err(HttpError::forbidden(OriginRefusal::NotAllowed.to_string())),
+            Self::Ambiguous => Err(HttpError::bad_request(OriginRefusal::Ambiguous.to_string())),
+        }
+    }
+
+    /// Returns why an origin that may not send explicit credentials is refused.
+    pub fn refusal(self) -> Option<OriginRefusal> {
+        match self {
+            Self::NoOrigin | Self::Listed | Self::Wildcard => None,
+            Self::Denied => Some(OriginRefusal::NotAllowed),
+            Self::Ambiguous => Some(OriginRefusal::Ambiguous),
         }
     }
 

@@ -11,7 +11,12 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{HttpContext, HttpError, request_source::RequestSource};
-use crate::{auth::credentials, broker::BrokerError, config::Door, protocol::ErrorCode};
+use crate::{
+    auth::{credentials, refusal_log::Refusal},
+    broker::BrokerError,
+    config::Door,
+    protocol::ErrorCode,
+};
 
 /// Random bytes of a ticket: too many to guess one.
 const TICKET_BYTES: usize = 32;
@@ -43,7 +48,10 @@ pub(super) async fn issue_ticket(
         return Err(HttpError::unauthorized("send the token as Authorization: Bearer"));
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
-    let claims = context.verifier.verify(token)?;
+    let claims = context.verifier.verify(token).inspect_err(|error| {
+        let address = source.address;
+        context.refusals.record(Refusal::Token(*error), format_args!("address={address} path=\"/auth/ticket\""));
+    })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
     let charged = context.ticket_rates.charge(&rate_key);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
-    auth::{Claims, ServerSideSubscription},
+    auth::{Claims, ServerSideSubscription, refusal_log::Refusal},
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
@@ -27,6 +27,11 @@ impl Session {
         self.services.config.auth.doors.contains(&door)
     }
 
+    /// Logs that something of the client is refused.
+    pub(super) fn record_refusal(&self, refusal: Refusal) {
+        self.services.refusals.record(refusal, format_args!("client={}", self.client));
+    }
+
     /// Returns the claims of a token.
     ///
     /// # Errors
@@ -34,7 +39,7 @@ impl Session {
     /// closes the session.
     pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
-            log::debug!("refused token client={} error={:?}", self.client, error.to_string());
+            self.record_refusal(Refusal::Token(error));
             if error.needs_new_token() {
                 ErrorCode::TokenExpired.into()
             } else {

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     address::ClientAddress,
-    auth::{Admission, HandshakeAuth, Permissions, Verifier},
+    auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
@@ -44,6 +44,8 @@ pub struct Services {
     pub broker: SharedBroker,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// Logs refused tokens.
+    pub refusals: Arc<RefusalLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).
@@ -215,21 +217,24 @@ impl Session {
                 self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
                 self.flush();
             }
-            // A client that does not read gets no pongs. It needs one only for its latest ping (RFC 6455 §5.5.3).
-            Frame::Ping(_) if self.outbox.is_blocked() => {}
-            Frame::Ping(_) if self.charge_command() == RateVerdict::Flooding => {
-                self.close(&Disconnect::TOO_MANY_REQUESTS)
-            }
-            Frame::Ping(payload) => {
-                self.send(frame::encode_pong(&payload));
-                self.flush();
-            }
+            Frame::Ping(payload) => self.answer_ping(frame::encode_pong(&payload)),
             Frame::Pong(_) => self.outbox.note_pong(),
             Frame::Close(reason) => {
                 let code = reason.map(|reason| reason.code.into());
                 self.send_close_frame(frame::encode_close(code, ""));
             }
         }
+    }
+
+    fn answer_ping(&mut self, pong: Bytes) {
+        if self.outbox.defer_pong(&pong) {
+            return;
+        }
+        if self.charge_command() == RateVerdict::Flooding {
+            return self.close(&Disconnect::TOO_MANY_REQUESTS);
+        }
+        self.send(pong);
+        self.flush();
     }
 
     /// Counts a command, or a frame of the client that is treated as one.

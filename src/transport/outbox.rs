@@ -161,6 +161,16 @@ impl Outbox {
         Ok(())
     }
 
+    /// Keeps the answer to a ping that arrived while the socket is full; it replaces an earlier one, since a client needs only
+    /// the pong for its latest ping (RFC 6455 §5.5.3). So a client that does not read gets no pongs, however many pings it
+    /// sends. Returns `false` if the socket is not full: then the caller queues the pong.
+    pub fn defer_pong(&self, pong: &Bytes) -> bool {
+        let mut state = self.0.lock();
+        let Some(blocked) = &mut state.blocked else { return false };
+        blocked.pong = Some(pong.clone());
+        true
+    }
+
     /// Writes as much as the socket accepts. If it is full, starts a task that writes the rest.
     ///
     /// # Errors
@@ -390,6 +400,18 @@ impl OutboxState {
         self.queue.push_back(frame);
     }
 
+    /// Queues a control frame before the frames that wait. They may be many, and the client waits for this one.
+    fn enqueue_next(&mut self, frame: Bytes) {
+        if self.phase != ClosePhase::Open {
+            return;
+        }
+        self.queued_bytes += frame.len();
+        if self.reply_backlog_bytes > 0 {
+            self.reply_backlog_bytes += frame.len();
+        }
+        self.queue.insert(usize::from(self.is_mid_frame), frame);
+    }
+
     /// Drops the queued frames, so that a close frame may be sent even after the token has expired. Returns `false` if
     /// a part of them has been written.
     fn drop_backlog(&mut self) -> bool {
@@ -427,10 +449,17 @@ impl OutboxState {
     /// Writes the queue, and wakes the task that reads if the replies have room again.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let queued_bytes = self.queued_bytes;
-        let written = self.poll_write_queue(cx);
+        let mut written = self.poll_write_queue(cx);
         let has_progress = self.queued_bytes < queued_bytes;
         if let Some(blocked) = self.blocked.as_mut().filter(|_| has_progress) {
             blocked.progress_at = Instant::now();
+        }
+        // At most one for each time that the client has read something.
+        if (has_progress || written.is_ready())
+            && let Some(pong) = self.blocked.as_mut().and_then(|blocked| blocked.pong.take())
+        {
+            self.enqueue_next(pong);
+            written = self.poll_write_queue(cx);
         }
         if !self.must_drain() {
             self.wake_paused_reader();

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
-    auth::{Admission, HandshakeAuth, Permissions, Verifier},
+    auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
         PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
@@ -220,6 +220,7 @@ impl Worker {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+            refusals: RefusalLog::new(config.clone()),
             permissions,
             user_limit: KeyedLimit::new(0),
             api_grants: hubs.api_grants().clone(),

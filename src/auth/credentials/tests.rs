@@ -173,6 +173,25 @@ fn a_disabled_way_to_send_a_token_is_ignored() {
 }
 
 #[test]
+fn a_token_sent_in_a_disabled_way_is_noticed() {
+    let disabled = |sources| disabled_door(sources, &[Door::Message, Door::Connect], COOKIE);
+    let sources = CredentialSources::default();
+    assert_eq!(disabled(sources), None);
+    assert_eq!(disabled(CredentialSources { protocols: &[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL], ..sources }), None);
+    for (sources, door) in [
+        (CredentialSources { query: "token=a", ..sources }, Door::Query),
+        (CredentialSources { query: "a=b&ticket=b", ..sources }, Door::Ticket),
+        (CredentialSources { protocols: &["wardcast.v1", JWT], ..sources }, Door::Subprotocol),
+        (CredentialSources { protocols: &["chat", JWT], ..sources }, Door::Subprotocol),
+        (CredentialSources { authorization: &[b"Basic x"], ..sources }, Door::Header),
+        (CredentialSources { cookies: &[b"wardcast_token=T"], ..sources }, Door::Cookie),
+    ] {
+        assert_eq!(disabled(sources), Some(door));
+        assert_eq!(disabled_door(sources, &ALL, COOKIE), None);
+    }
+}
+
+#[test]
 fn debug_output_never_contains_a_credential() {
     let (query, protocols) = (format!("token={JWT}"), [JWT]);
     let ticket = format!("ticket={JWT}");

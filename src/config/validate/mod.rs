@@ -296,7 +296,11 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("auth.max_ttl", auth.max_ttl),
         ],
     );
-    let seconds = [("auth.ticket_ttl", auth.ticket_ttl), ("login.backoff", login.backoff)];
+    let seconds = [
+        ("auth.ticket_ttl", auth.ticket_ttl),
+        ("login.backoff", login.backoff),
+        ("log.refusals_interval", config.log.refusals_interval),
+    ];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
     let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
     check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);

@@ -8,7 +8,8 @@ use super::{CommandFailure, CommandOutcome};
 use crate::{
     auth::{
         Claims,
-        credentials::{self, FirstMessage},
+        credentials::{self, CredentialError, FirstMessage},
+        refusal_log::Refusal,
     },
     config::{AnonymousAccess, Door},
     hub::{KeepAlive, ReplyBuilder},
@@ -27,11 +28,15 @@ impl Session {
     /// Handles `Authorization: Bearer T` as a message: the first one authenticates the client, a later one refreshes.
     pub(super) fn authenticate_by_text(&mut self, text: &str) -> CommandOutcome {
         if !self.accepts_token_by(Door::Message) {
+            self.record_refusal(Refusal::DisabledDoor(Door::Message));
             return self.protocol_error(&Disconnect::BAD_REQUEST);
         }
         let claims = match credentials::parse_first_message(text) {
             FirstMessage::Token(token) => self.verify_token(token).ok(),
-            _ => None,
+            _ => {
+                self.record_refusal(Refusal::Credentials(CredentialError::AuthorizationHeader));
+                None
+            }
         };
         match claims {
             Some(claims) if self.acquire_user_permit(&claims) => {
@@ -53,10 +58,17 @@ impl Session {
     ) -> Result<CommandOutcome, CommandFailure> {
         let accepts_connect = self.accepts_token_by(Door::Connect);
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
+        if token.is_some() && !accepts_connect {
+            self.record_refusal(Refusal::DisabledDoor(Door::Connect));
+        }
         let claims = match (&self.auth_state, token.filter(|_| accepts_connect)) {
             (AuthState::Plain(claims), None) => claims.clone(),
             (AuthState::Unauthenticated | AuthState::Plain(_), Some(token)) => self.verify_token(&token)?,
             (AuthState::Unauthenticated, None) if accepts_anonymous => Arc::new(Claims::anonymous()),
+            (AuthState::Unauthenticated, None) if accepts_connect => {
+                self.record_refusal(Refusal::MissingToken);
+                return Err(CommandFailure::Close(Disconnect::BAD_REQUEST));
+            }
             _ => return Err(CommandFailure::Close(Disconnect::BAD_REQUEST)),
         };
         if !self.acquire_user_permit(&claims) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::{Claims, SubscriptionClaims},
+    auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
     config::{BrokerKind, DeltaType, OptionOverrides, RecoveryMode},
@@ -120,8 +120,8 @@ impl Session {
         claims: &Claims,
     ) -> Result<SubscriptionClaims, CommandFailure> {
         let token = self.services.verifier.verify_subscription(token).map_err(|error| {
-            let (client, text) = (self.client, error.to_string());
-            log::debug!("refused subscription token client={client} channel={channel:?} error={text:?}");
+            let source = format_args!("client={} channel={channel:?}", self.client);
+            self.services.refusals.record(Refusal::SubscriptionToken(error), source);
             if error.needs_new_token() { ErrorCode::TokenExpired } else { ErrorCode::PermissionDenied }
         })?;
         if token.channel == *channel && token.user == claims.user {

@@ -1,0 +1,240 @@
+//! Logs the refusals of clients, each with what to do about it: at once, or counted (`log.refusals`). Clients learn little
+//! (RFC 8725 §3), so operators need the reason. No line contains a token.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{TokenError, credentials::CredentialError};
+use crate::config::{Config, Door, RefusalLogging};
+
+/// What was refused, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// A token for a connection or a request.
+    Token(TokenError),
+    /// A subscription token.
+    SubscriptionToken(TokenError),
+    /// Credentials that contain no token that could be verified.
+    Credentials(CredentialError),
+    /// A token sent in a way that `auth.doors` does not list.
+    DisabledDoor(Door),
+    /// A `connect` without a token.
+    MissingToken,
+    /// A page.
+    Origin(OriginRefusal),
+}
+
+/// Why the page of a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginRefusal {
+    /// `origins.allowed` does not list the origin.
+    #[error("the origin of this page is not in origins.allowed")]
+    NotAllowed,
+    /// Several `Origin` headers: a proxy in front may have checked a different one.
+    #[error("several Origin headers; send at most one")]
+    Ambiguous,
+    /// The browser sends the token in a cookie, but no `Origin`.
+    #[error("the token cookie is only accepted with an Origin header")]
+    CookieWithoutOrigin,
+    /// The browser sends the token in a cookie for a page that only `"*"` allows.
+    #[error("the token cookie is only accepted from an origin that origins.allowed lists; \"*\" is not enough")]
+    CookieOfUnlistedOrigin,
+}
+
+impl Refusal {
+    /// The fixed phrase of the log line.
+    fn phrase(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "refused token",
+            Self::SubscriptionToken(_) => "refused subscription token",
+            Self::Credentials(_) => "refused credentials",
+            Self::DisabledDoor(_) => "ignored token",
+            Self::MissingToken => "refused connect",
+            Self::Origin(_) => "refused origin",
+        }
+    }
+
+    fn error(&self) -> String {
+        match self {
+            Self::Token(error) | Self::SubscriptionToken(error) => error.to_string(),
+            Self::Credentials(error) => error.to_string(),
+            Self::DisabledDoor(door) => format!("auth.doors does not list {}", json!(door)),
+            Self::MissingToken => "no token in connect, and none before it".to_owned(),
+            Self::Origin(error) => error.to_string(),
+        }
+    }
+
+    /// What an operator, or the author of the client, can do.
+    fn remedy(&self, config: &Config) -> String {
+        match self {
+            Self::Token(error) | Self::SubscriptionToken(error) => error.remedy(config),
+            Self::Credentials(error) => error.remedy().to_owned(),
+            Self::DisabledDoor(door) => {
+                let doors = json!(config.auth.doors);
+                format!("send it in one of the ways in auth.doors, {doors}, or add {} there", json!(door))
+            }
+            Self::MissingToken => "give the client a token, or set auth.anonymous = \"always\"".to_owned(),
+            Self::Origin(OriginRefusal::NotAllowed) => {
+                "if the page is yours, list its origin in origins.allowed; if the hub serves it behind a load balancer, \
+                 set server.public_url"
+                    .to_owned()
+            }
+            Self::Origin(OriginRefusal::Ambiguous) => "find out which proxy adds an Origin header".to_owned(),
+            Self::Origin(_) => {
+                "list the origin of the page in origins.allowed, or send the token in another way".to_owned()
+            }
+        }
+    }
+}
+
+/// The log of refusals of one instance.
+#[derive(Debug)]
+pub struct RefusalLog {
+    config: Arc<Config>,
+    summary: Mutex<Summary>,
+    /// For the task that writes the counts.
+    this: Weak<Self>,
+}
+
+impl RefusalLog {
+    /// The log of refusals of an instance with this configuration.
+    pub fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self { config, summary: Mutex::default(), this: this.clone() })
+    }
+
+    /// Logs or counts a refusal. `source` says who was refused, as `key=value`: an address or a client id, and never a
+    /// credential.
+    pub fn record(&self, refusal: Refusal, source: fmt::Arguments<'_>) {
+        let counted = CountedRefusal { refusal, count: 1, source: source.to_string() };
+        match self.config.log.refusals {
+            RefusalLogging::Each => log::info!("{}", self.line(&counted, "")),
+            RefusalLogging::Summary => {
+                let mut summary = self.summary.lock();
+                let first = summary.add(counted);
+                let starts_timer = !std::mem::replace(&mut summary.has_timer, true);
+                drop(summary);
+                first.iter().for_each(|first| self.write(first));
+                if starts_timer {
+                    actix_rt::spawn(write_counts(self.this.clone(), self.config.log.refusals_interval));
+                }
+            }
+        }
+    }
+
+    fn write(&self, counted: &CountedRefusal) {
+        log::warn!("{}", self.line(counted, &format!("count={} ", counted.count)));
+    }
+
+    fn line(&self, CountedRefusal { refusal, source, .. }: &CountedRefusal, count: &str) -> String {
+        let (error, remedy) = (refusal.error(), refusal.remedy(&self.config));
+        format!("{} {count}{source} error={error:?} remedy={remedy:?}", refusal.phrase())
+    }
+}
+
+/// Writes the counts once per interval, until an interval has passed without refusals.
+async fn write_counts(log: Weak<RefusalLog>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(log) = log.upgrade() else { return };
+        let (counted, has_timer) = {
+            let mut summary = log.summary.lock();
+            (summary.end_interval(), summary.has_timer)
+        };
+        counted.iter().for_each(|counted| log.write(counted));
+        if !has_timer {
+            return;
+        }
+    }
+}
+
+/// Equal refusals, counted, with the source of the latest.
+#[derive(Clone, Debug, PartialEq)]
+struct CountedRefusal {
+    refusal: Refusal,
+    count: u64,
+    source: String,
+}
+
+/// The refusals of an interval. It has at most one entry for each reason, of which there are some dozens. Pure.
+#[derive(Debug, Default)]
+struct Summary {
+    counted: Vec<CountedRefusal>,
+    /// Whether a task waits for the end of the interval.
+    has_timer: bool,
+}
+
+impl Summary {
+    /// Adds a refusal. Returns it if it is the first one for its reason, which is logged at once.
+    fn add(&mut self, new: CountedRefusal) -> Option<CountedRefusal> {
+        if let Some(known) = self.counted.iter_mut().find(|known| known.refusal == new.refusal) {
+            known.count += new.count;
+            known.source = new.source;
+            return None;
+        }
+        self.counted.push(CountedRefusal { count: 0, ..new.clone() });
+        Some(new)
+    }
+
+    /// Returns what has been counted in the interval, and forgets the reasons for which there was nothing.
+    fn end_interval(&mut self) -> Vec<CountedRefusal> {
+        self.counted.retain(|counted| counted.count > 0);
+        self.has_timer = !self.counted.is_empty();
+        let counted = self.counted.clone();
+        self.counted.iter_mut().for_each(|counted| counted.count = 0);
+        counted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(refusal: Refusal, count: u64, source: &str) -> CountedRefusal {
+        CountedRefusal { refusal, count, source: source.to_owned() }
+    }
+
+    #[test]
+    fn the_first_refusal_is_logged_at_once_and_equal_ones_are_counted() {
+        let mut summary = Summary::default();
+        let expired = |count, source| refused(Refusal::Token(TokenError::Expired), count, source);
+        let origin = refused(Refusal::Origin(OriginRefusal::NotAllowed), 1, "c");
+        assert_eq!(summary.add(expired(1, "a")), Some(expired(1, "a")));
+        assert_eq!(summary.add(origin.clone()), Some(origin));
+        assert_eq!(summary.add(expired(1, "b")), None);
+        assert_eq!(summary.add(expired(1, "d")), None);
+        assert_eq!(summary.end_interval(), [expired(2, "d")]);
+        assert_eq!((summary.counted.len(), summary.has_timer), (1, true));
+        assert_eq!(summary.add(expired(1, "e")), None, "not twice in an interval");
+        assert_eq!(summary.end_interval(), [expired(1, "e")]);
+        assert_eq!(summary.end_interval(), []);
+        assert_eq!((summary.counted.len(), summary.has_timer), (0, false));
+        assert_eq!(summary.add(expired(1, "f")), Some(expired(1, "f")));
+    }
+
+    #[test]
+    fn every_line_names_the_reason_and_the_remedy() {
+        let log = RefusalLog::new(Arc::new(Config::default()));
+        for refusal in [
+            Refusal::Token(TokenError::Expired),
+            Refusal::SubscriptionToken(TokenError::WrongSignature),
+            Refusal::Credentials(CredentialError::MissingMarker),
+            Refusal::DisabledDoor(Door::Query),
+            Refusal::MissingToken,
+            Refusal::Origin(OriginRefusal::NotAllowed),
+            Refusal::Origin(OriginRefusal::Ambiguous),
+            Refusal::Origin(OriginRefusal::CookieWithoutOrigin),
+            Refusal::Origin(OriginRefusal::CookieOfUnlistedOrigin),
+        ] {
+            let line = log.line(&refused(refusal, 3, "address=192.0.2.1"), "count=3 ");
+            assert!(line.contains(" count=3 address=192.0.2.1 error=\""), "{line}");
+            let remedy = line.split_once(" remedy=\"").expect("a remedy").1;
+            assert!(remedy.len() > 10, "{line}");
+        }
+    }
+}
