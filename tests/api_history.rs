@@ -1,7 +1,7 @@
 //! History and presence over the server API and over a socket: positions, pages, idempotency keys, versions and errors.
 
 use serde_json::{Value, json};
-use wardcast::config::{ChannelAccess, Config};
+use wardcast::config::{ChannelAccess, Config, Namespace};
 
 use crate::support::{API_KEY, TestHub, http, start_hub, start_hub_with};
 
@@ -106,9 +106,32 @@ async fn api_methods_for_disabled_channel_features_are_108() {
         assert_eq!(hub.call_api(method, json!({})).await["error"]["code"], 107, "{method}");
     }
     let since = json!({"user": "ann", "channel": "news", "recover_since": {"offset": 1, "epoch": "abcdefgh"}});
-    assert_eq!(hub.call_api("subscribe", since).await["error"]["code"], 108);
+    let off = |name: &str| json!({"error": {"code": 108, "message": format!("not available: {name} is off")}});
+    assert_eq!(hub.call_api("subscribe", since).await, off("channels.history_size"));
     let versioned = json!({"channel": "news", "data": 1, "version": 1});
-    assert_eq!(hub.call_api("publish", versioned).await["error"]["code"], 108);
+    assert_eq!(hub.call_api("publish", versioned).await, off("channels.history_size"));
+    assert_eq!(hub.call_api("history", json!({"channel": "news"})).await, off("channels.history_size"));
+    assert_eq!(hub.call_api("presence_stats", json!({"channel": "news"})).await, off("channels.presence"));
+}
+
+#[actix_rt::test]
+async fn error_108_names_the_option_that_is_off_and_its_namespace() {
+    let hub = start_hub_with(|config| {
+        config.namespaces = vec![Namespace { name: "chat".to_owned(), channels: config.channels.clone() }];
+    })
+    .await;
+    let mut client = hub.connect("ann").await;
+    for (command, name) in [
+        (json!({"history": {"channel": "news"}}), "channels.history_size"),
+        (json!({"presence": {"channel": "$news"}}), "channels.presence"),
+        (json!({"history": {"channel": "chat:1"}}), "history_size of namespace \"chat\""),
+        (json!({"presence_stats": {"channel": "$chat:1"}}), "presence of namespace \"chat\""),
+    ] {
+        let mut request = command.clone();
+        request["id"] = json!(3);
+        let error = json!({"code": 108, "message": format!("not available: {name} is off")});
+        assert_eq!(client.request(request).await, json!({"id": 3, "error": error}), "{command}");
+    }
 }
 
 #[actix_rt::test]

@@ -114,9 +114,19 @@ async fn subscription_over_the_channel_limit_is_106() {
 async fn protocol_errors_of_plain_session_are_107_until_the_limit_closes_it_with_3509() {
     let hub = start_hub_with(|config| config.limits.errors = 3).await;
     let mut client = hub.connect("ann").await;
-    for text in ["hello", r#"{"id":1}"#, r#"{"id":1,"dance":{}}"#] {
+    for (text, error) in [
+        ("hello", json!({"error": {"code": 107, "message": "bad request: not a JSON object"}})),
+        (
+            r#"{"id":4,"foo":{}}"#,
+            json!({"id": 4, "error": {"code": 107, "message": "bad request: unknown method \"foo\""}}),
+        ),
+        (
+            r#"{"id":6,"subscribe":{"channel":5}}"#,
+            json!({"id": 6, "error": {"code": 107, "message": "bad request: subscribe.channel has the wrong type"}}),
+        ),
+    ] {
         client.send_text(text).await;
-        assert_eq!(client.receive().await, json!({"error": {"code": 107, "message": "bad request"}}));
+        assert_eq!(client.receive().await, error);
     }
     client.subscribe("news").await;
     client.send_text("hello").await;
@@ -153,7 +163,8 @@ async fn publish_without_data_is_107_and_the_session_continues() {
     for mut client in [hub.connect("ann").await, hub.connect_sdk(&hub.token("ann")).await] {
         for publish in [json!({"channel": "news"}), json!({}), json!({"channel": "news", "tags": {}})] {
             let reply = client.request(json!({"id": 4, "publish": publish})).await;
-            assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(4), &json!(107)), "{reply}");
+            let message = "bad request: publish.data is missing";
+            assert_eq!(reply, json!({"id": 4, "error": {"code": 107, "message": message}}));
         }
         client.publish("news", json!(null)).await;
     }

@@ -1,10 +1,11 @@
 //! Tag filters of subscriptions: a client receives the publications that match, live and recovered. A publication that the
 //! filter drops is no gap.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use wardcast::config::DeltaType;
 
-use crate::support::{TestHub, start_hub_with};
+use crate::support::{Client, TestHub, start_hub_with};
 
 async fn start_tag_hub() -> TestHub {
     start_hub_with(|config| {
@@ -57,6 +58,124 @@ async fn recovered_publications_are_filtered_too() {
     assert_eq!(reply["subscribe"]["recovered"], true, "{reply}");
     let missed = reply["subscribe"]["publications"].as_array().unwrap();
     assert_eq!(missed.iter().map(|publication| publication["data"].clone()).collect::<Vec<_>>(), [2, 4]);
+}
+
+/// Unfiltered subscribers on every worker: what all of them have received, every hub has compared with its filters.
+struct Watchers(Vec<Client>);
+
+impl Watchers {
+    async fn connect(hub: &TestHub) -> Self {
+        Self(join_all((0..8).map(|_| hub.connect_subscriber("watcher", "news"))).await)
+    }
+
+    async fn wait_for(&mut self, number: u64) {
+        for watcher in &mut self.0 {
+            while watcher.receive_publication().await != number {}
+        }
+    }
+}
+
+/// Publishes numbers for Rome, which nobody's filter matches, and waits until all hubs have dropped them.
+async fn publish_for_rome(hub: &TestHub, watchers: &mut Watchers, numbers: std::ops::RangeInclusive<u64>) {
+    let last = *numbers.end();
+    for number in numbers {
+        publish_tagged(hub, number, json!({"city": "rome"})).await;
+    }
+    watchers.wait_for(last).await;
+}
+
+async fn subscribe_to_bern(hub: &TestHub) -> (Client, String) {
+    let mut client = hub.connect("ann").await;
+    let reply = client.subscribe_with("news", json!({"tf": tag_equals("bern"), "recoverable": true})).await;
+    (client, reply["subscribe"]["epoch"].as_str().unwrap().to_owned())
+}
+
+async fn recover_from(hub: &TestHub, epoch: &str, offset: u64) -> (Client, Value) {
+    let mut client = hub.connect("ann").await;
+    let members = json!({"tf": tag_equals("bern"), "recover": true, "epoch": epoch, "offset": offset});
+    let reply = client.subscribe_with("news", members).await;
+    (client, reply["subscribe"].clone())
+}
+
+#[actix_rt::test]
+async fn filtered_subscriber_that_missed_nothing_recovers_what_has_left_the_history() {
+    let hub = start_tag_hub().await;
+    let mut watchers = Watchers::connect(&hub).await;
+    let (mut ann, epoch) = subscribe_to_bern(&hub).await;
+    publish_tagged(&hub, 1, json!({"city": "bern"})).await;
+    assert_eq!(ann.receive_publication().await, 1);
+    publish_for_rome(&hub, &mut watchers, 2..=151).await;
+    // The hub has not noticed yet that the connection is cut, and has the first subscription still.
+    let (again, reply) = recover_from(&hub, &epoch, 1).await;
+    assert_eq!(
+        (&reply["recovered"], &reply["offset"], &reply["publications"]),
+        (&json!(true), &json!(151), &Value::Null)
+    );
+    drop((ann, again));
+    hub.wait_for_connections(8).await;
+    for offset in [1, 50, 151] {
+        let (_, reply) = recover_from(&hub, &epoch, offset).await;
+        assert_eq!((&reply["recovered"], &reply["offset"]), (&json!(true), &json!(151)), "{offset}: {reply}");
+    }
+    // Before its first subscription anything may have matched.
+    let (_, reply) = recover_from(&hub, &epoch, 0).await;
+    assert_eq!(reply["recovered"], Value::Null, "{reply}");
+    let mut other = hub.connect("ann").await;
+    let members = json!({"tf": tag_equals("rome"), "recover": true, "epoch": epoch, "offset": 1});
+    assert_eq!(other.subscribe_with("news", members).await["subscribe"]["recovered"], Value::Null);
+}
+
+#[actix_rt::test]
+async fn filtered_subscriber_recovers_the_match_that_the_history_has_and_fails_without_it() {
+    let hub = start_tag_hub().await;
+    let mut watchers = Watchers::connect(&hub).await;
+    let (mut ann, epoch) = subscribe_to_bern(&hub).await;
+    publish_tagged(&hub, 1, json!({"city": "bern"})).await;
+    assert_eq!(ann.receive_publication().await, 1);
+    publish_for_rome(&hub, &mut watchers, 2..=50).await;
+    drop(ann);
+    hub.wait_for_connections(8).await;
+    publish_tagged(&hub, 51, json!({"city": "bern"})).await;
+    publish_for_rome(&hub, &mut watchers, 52..=55).await;
+    let (bob, reply) = recover_from(&hub, &epoch, 1).await;
+    assert_eq!((&reply["recovered"], &reply["publications"][0]["data"]), (&json!(true), &json!(51)), "{reply}");
+    // Its client has everything up to 51 now, and misses nothing while the rest is dropped.
+    publish_for_rome(&hub, &mut watchers, 56..=99).await;
+    drop(bob);
+    hub.wait_for_connections(8).await;
+    let (_, reply) = recover_from(&hub, &epoch, 51).await;
+    assert_eq!((&reply["recovered"], &reply["offset"]), (&json!(true), &json!(99)), "{reply}");
+    let (_, reply) = recover_from(&hub, &epoch, 1).await;
+    assert_eq!(reply["recovered"], Value::Null, "publication 51 has left the history: {reply}");
+}
+
+#[actix_rt::test]
+async fn recovery_of_which_the_filter_drops_everything_sends_the_newest_offset() {
+    let hub = start_tag_hub().await;
+    let mut watchers = Watchers::connect(&hub).await;
+    publish_for_rome(&hub, &mut watchers, 1..=8).await;
+    let mut ann = hub.connect("ann").await;
+    let members = json!({"tf": tag_equals("bern"), "recover": true, "offset": 2});
+    let reply = ann.subscribe_with("news", members).await;
+    let result = &reply["subscribe"];
+    assert_eq!(
+        (&result["recovered"], &result["offset"], &result["publications"]),
+        (&json!(true), &json!(8), &Value::Null)
+    );
+}
+
+#[actix_rt::test]
+async fn without_remembered_filters_a_filtered_subscriber_recovers_only_what_the_history_has() {
+    let hub = start_hub_with(|config| {
+        config.channels.history_size = 10;
+        config.limits.filter_positions = 0;
+    })
+    .await;
+    let mut watchers = Watchers::connect(&hub).await;
+    let (_ann, epoch) = subscribe_to_bern(&hub).await;
+    publish_for_rome(&hub, &mut watchers, 1..=11).await;
+    assert_eq!(recover_from(&hub, &epoch, 0).await.1["recovered"], Value::Null);
+    assert_eq!(recover_from(&hub, &epoch, 1).await.1["recovered"], true);
 }
 
 #[actix_rt::test]

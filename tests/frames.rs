@@ -326,7 +326,8 @@ async fn binary_message_is_protocol_error_and_plain_session_stays_open() {
     let hub = start_hub().await;
     let mut raw = hub.connect_raw("ann").await;
     raw.send(&frame(FIN | BINARY, b"\xff\x00")).await;
-    assert_eq!(raw.next().await.unwrap().text(), r#"{"error":{"code":107,"message":"bad request"}}"#);
+    let refused = r#"{"error":{"code":107,"message":"bad request: binary message on a JSON connection"}}"#;
+    assert_eq!(raw.next().await.unwrap().text(), refused);
     raw.send(&text_frame(r#"{"id":1,"ping":{}}"#)).await;
     assert_eq!(raw.next().await.unwrap().text(), r#"{"id":1,"ping":{}}"#);
 }

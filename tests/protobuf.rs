@@ -288,8 +288,12 @@ async fn malformed_protobuf_is_protocol_error_of_plain_session() {
     for (name, attack) in malformed_messages() {
         plain.send_bytes(attack).await;
         let reply = plain.receive().await;
-        assert_eq!((reply.id, reply.error.map(|error| error.code)), (0, Some(107)), "{name}");
+        assert_eq!(reply.error.map(|error| error.code), Some(107), "{name}");
     }
+    plain.send_bytes(vec![7, 8, 7, 0x2a, 3, 10, 1, 0xff]).await;
+    let reply = plain.receive().await;
+    let message = "bad request: field 1 of subscribe has the wrong type".to_owned();
+    assert_eq!((reply.id, reply.error.unwrap().message), (7, message));
     plain.subscribe("news").await;
 }
 

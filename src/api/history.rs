@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     broker::{HistoryRequest, Retention, SincePosition, page_limit, read_history_page},
-    protocol::{self, ErrorCode, HistoryResult},
+    protocol::{self, DisabledOption, ErrorCode, HistoryResult},
 };
 
 const NO_HISTORY: (ErrorCode, &str) =
@@ -115,7 +115,8 @@ request_fields! {
 async fn history(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ReadHistoryRequest { channel, limit, since, reverse } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
-    let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
+    let retention =
+        Retention::from_options(options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
     let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
     let limit = page_limit(limit.unwrap_or_default(), api.config.limits.history_publications);
     let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default() };
@@ -129,7 +130,7 @@ async fn history_remove(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ChannelRequest { channel } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     if !options.has_history() {
-        return Err(ErrorCode::NotAvailable.into());
+        return Err(DisabledOption { channel: &channel, name: "history_size" }.into());
     }
     api.broker.remove_history(channel).await?;
     empty_result()

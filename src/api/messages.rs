@@ -24,7 +24,7 @@ use crate::{
     auth::{ChannelRight, Claims, credentials, refusal_log::Refusal},
     channel::Channel,
     http::{HttpError, RequestBody},
-    protocol::{self, ErrorCode},
+    protocol::{self, ErrorCode, WireError},
     publication::ClientInfo,
 };
 
@@ -62,7 +62,7 @@ pub(super) async fn post_message(
 
 /// The sender of a message: `None` with the API key, or the claims of a user's token. The error is that of a valid token whose
 /// user may not publish there, or publishes too fast. All of it is checked before the body is read.
-pub(super) struct MessageSender(Result<Option<Claims>, ErrorCode>);
+pub(super) struct MessageSender(Result<Option<Claims>, WireError>);
 
 impl FromRequest for MessageSender {
     type Error = HttpError;
@@ -82,7 +82,7 @@ fn authenticate_sender(
     request: &HttpRequest,
     channel: &str,
     api: &ApiContext,
-) -> Result<Result<Option<Claims>, ErrorCode>, HttpError> {
+) -> Result<Result<Option<Claims>, WireError>, HttpError> {
     if ValidApiKey::check(request).is_some() {
         return Ok(Ok(None));
     }
@@ -97,9 +97,9 @@ fn authenticate_sender(
         api.refusals.record(Refusal::Token(*error), format_args!("path=\"/v1/channels\""));
     })?;
     Ok(Channel::new(channel)
-        .map_err(ErrorCode::from)
+        .map_err(WireError::from)
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
-        .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests))
+        .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
         .map(|()| Some(claims)))
 }
 

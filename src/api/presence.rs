@@ -12,7 +12,7 @@ use super::{
     request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
 };
 use crate::{
-    protocol::{self, ErrorCode, ExceededLimit, PresenceStats},
+    protocol::{self, DisabledOption, ErrorCode, ExceededLimit, PresenceStats},
     publication::ClientInfo,
 };
 
@@ -87,7 +87,7 @@ async fn read_members(body: &Bytes, api: &ApiContext) -> Result<Vec<Arc<ClientIn
     let ChannelRequest { channel } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     if !options.presence {
-        return Err(ErrorCode::NotAvailable.into());
+        return Err(DisabledOption { channel: &channel, name: "presence" }.into());
     }
     Ok(api.broker.presence(channel).await?)
 }

@@ -20,7 +20,7 @@ use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
     position::Epoch,
-    protocol::{ErrorCode, ExceededLimit, WireError},
+    protocol::{DisabledOption, ErrorCode, ExceededLimit, WireError},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -238,7 +238,7 @@ pub(super) async fn publish_to_channel(
     let retention = Retention::from_options(options).filter(|_| !skip_history);
     if version.is_some() && retention.is_none() {
         // Without a history the broker does not remember the newest version.
-        return Err(ErrorCode::NotAvailable.into());
+        return Err(DisabledOption { channel: &channel, name: "history_size" }.into());
     }
     api.metrics.publications.inc();
     let (info, use_delta) = (info.map(Arc::new), use_delta || options.delta_publish);

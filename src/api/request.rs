@@ -116,7 +116,7 @@ pub(super) fn json_string(json: &Bytes) -> String {
 }
 
 /// Returns the channel with this name and its options.
-pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), ErrorCode> {
+pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), WireError> {
     let channel = Channel::new(&name.unwrap_or_default())?;
     let options = api.permissions.channel_options(&channel)?;
     Ok((channel, options))

@@ -20,7 +20,7 @@ use crate::{
     broker::{Control, ControlAction, RecoverSince},
     clock::WallTime,
     config::OptionOverrides,
-    protocol::{Disconnect, ErrorCode, WireError},
+    protocol::{DisabledOption, Disconnect, ErrorCode, WireError},
 };
 
 /// From this number on a date is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
@@ -265,7 +265,7 @@ async fn subscribe(body: &Bytes, api: &ApiContext) -> ApiResult {
     let request: SubscribeRequest<'_> = parse_object(body)?;
     let (channel, options) = find_channel(request.channel, api)?;
     if request.recover_since.is_some() && !options.has_history() {
-        return Err(ErrorCode::NotAvailable.into());
+        return Err(DisabledOption { channel: &channel, name: "history_size" }.into());
     }
     let action = ControlAction::Subscribe {
         channel: channel.as_str().to_owned(),

@@ -6,7 +6,7 @@ use super::{Capability, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Namespace},
-    protocol::ErrorCode,
+    protocol::{ErrorCode, WireError},
 };
 
 /// Why a session may not use a channel.
@@ -24,12 +24,12 @@ pub enum PermissionError {
 }
 
 /// The error that a client or a caller of the server API receives.
-impl From<PermissionError> for ErrorCode {
+impl From<PermissionError> for WireError {
     fn from(error: PermissionError) -> Self {
         match error {
-            PermissionError::UnknownNamespace => Self::UnknownChannel,
-            PermissionError::InvalidName => Self::BadRequest,
-            PermissionError::NotGranted => Self::PermissionDenied,
+            PermissionError::UnknownNamespace => ErrorCode::UnknownChannel.into(),
+            PermissionError::InvalidName => ErrorCode::BadRequest.with_detail(format_args!("channel: {error}")),
+            PermissionError::NotGranted => ErrorCode::PermissionDenied.into(),
         }
     }
 }

@@ -213,6 +213,7 @@ pub struct Limits {
     pub history_bytes: usize,
     pub recovered_publications: usize,
     pub filter_nodes_per_channel: usize,
+    pub filter_positions: usize,
     pub history_publications: usize,
     pub reply_bytes: usize,
     pub idempotency_keys: usize,

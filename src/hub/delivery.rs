@@ -115,12 +115,12 @@ impl Delivery {
                 return options.wants_join_leave.then(|| self.plain.get(options.format, write));
             }
         };
-        if publication.position.is_some_and(|position| position.offset <= options.skip_up_to) {
+        if let Some(filter) = &options.filter
+            && !filter.compare(&publication.tags, publication.position)
+        {
             return None;
         }
-        if let Some(filter) = &options.filter
-            && !filter.matches(&publication.tags)
-        {
+        if publication.position.is_some_and(|position| position.offset <= options.skip_up_to) {
             return None;
         }
         Some(match (options.delta, base) {

@@ -16,6 +16,7 @@ use super::{
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
+    subscription::FilterTracks,
 };
 use crate::{
     broker::{Control, Deliver, NodeIdentity, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
@@ -37,6 +38,7 @@ pub struct Hubs {
     /// One for each control that not every hub has applied yet.
     control_permits: Arc<Semaphore>,
     api_grants: Arc<ApiGrants>,
+    filter_tracks: Arc<FilterTracks>,
 }
 
 impl Hubs {
@@ -50,6 +52,7 @@ impl Hubs {
             started_at: Instant::now(),
             control_permits: Arc::new(Semaphore::new(MAX_QUEUED_CONTROLS)),
             api_grants,
+            filter_tracks: Arc::default(),
         })
     }
 
@@ -68,6 +71,11 @@ impl Hubs {
     /// Returns what the server API has subscribed users to.
     pub fn api_grants(&self) -> &Arc<ApiGrants> {
         &self.api_grants
+    }
+
+    /// Returns what the hubs know of filters.
+    pub(super) fn filter_tracks(&self) -> Arc<FilterTracks> {
+        self.filter_tracks.clone()
     }
 
     /// Has every hub close its sessions, because the instance stops.

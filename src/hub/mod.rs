@@ -33,7 +33,7 @@ use self::{
     liveness::{ClosingWaves, HubSession, Liveness},
     position_poller::PositionPoller,
     registry::Registry,
-    subscription::{CatchUpBuffer, ChannelState},
+    subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
 };
 use crate::{
@@ -67,6 +67,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     liveness: Liveness,
     catch_up_buffer: CatchUpBuffer,
+    filter_tracks: Arc<FilterTracks>,
     position_poller: PositionPoller,
     limits: HubLimits,
 }
@@ -76,6 +77,7 @@ struct HubLimits {
     channels_per_session: usize,
     recovered_publications: usize,
     filter_nodes_per_channel: usize,
+    filter_positions: usize,
     /// Maximum size of the frames that answer one subscribe request, together.
     reply_bytes: usize,
 }
@@ -86,6 +88,7 @@ impl From<&Limits> for HubLimits {
             channels_per_session: limits.channels_per_session,
             recovered_publications: limits.recovered_publications,
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
+            filter_positions: limits.filter_positions,
             reply_bytes: limits.client_reply_bytes(),
         }
     }
@@ -110,6 +113,7 @@ impl Hub {
             clock,
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
+            filter_tracks: hubs.filter_tracks(),
             position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
             limits: HubLimits::from(&config.limits),
         };

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::codes::{code_enum, error_reaction};
-use crate::channel::ChannelNameError;
+use crate::channel::{Channel, ChannelNameError};
 
 code_enum! {
     /// An error that a client or a caller of the server API gets.
@@ -38,12 +38,12 @@ code_enum! {
         /// `limits.broadcast_channels`, or `api.body_bytes` (413).
         LimitExceeded = 106, "limit exceeded", error_reaction(106, false),
             "Send less or subscribe to fewer channels, or raise the limit.";
-        /// The request is malformed or contradicts itself. A plain session gets it for invalid messages, too, up to
-        /// `limits.errors` of them.
+        /// The request is malformed or contradicts itself; the message names the field. A plain session gets it for invalid
+        /// messages, too, up to `limits.errors` of them.
         BadRequest = 107, "bad request", error_reaction(107, false),
             "Correct the request.";
-        /// The feature is not enabled: history or presence of the channel, `rpc`, or something that the broker does not
-        /// support.
+        /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, a `type` other
+        /// than 0, or something that the broker does not support.
         NotAvailable = 108, "not available", error_reaction(108, false),
             "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
         /// The token has expired, or is not valid yet (`nbf`).
@@ -80,9 +80,28 @@ impl fmt::Display for ErrorCode {
 
 impl std::error::Error for ErrorCode {}
 
-impl From<ChannelNameError> for ErrorCode {
-    fn from(_: ChannelNameError) -> Self {
-        Self::BadRequest
+impl From<ChannelNameError> for WireError {
+    fn from(error: ChannelNameError) -> Self {
+        ErrorCode::BadRequest.with_detail(format_args!("channel: {error}"))
+    }
+}
+
+/// An option of a channel that is off. Error 108 names it.
+#[derive(Clone, Copy, Debug)]
+pub struct DisabledOption<'a> {
+    /// The channel.
+    pub channel: &'a Channel,
+    /// The option.
+    pub name: &'static str,
+}
+
+impl From<DisabledOption<'_>> for WireError {
+    fn from(DisabledOption { channel, name }: DisabledOption<'_>) -> Self {
+        let off = ErrorCode::NotAvailable;
+        match channel.namespace() {
+            None => off.with_detail(format_args!("channels.{name} is off")),
+            Some(namespace) => off.with_detail(format_args!("{name} of namespace {namespace:?} is off")),
+        }
     }
 }
 

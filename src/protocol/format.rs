@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    command::{self, Command, MalformedCommand},
+    command::{self, Command, Diagnosis, MalformedCommand},
     encode, frame,
     push::Push,
     reply::Reply,
@@ -50,6 +50,15 @@ impl Format {
         match self {
             Self::Json => command::parse_json(std::str::from_utf8(message).map_err(|_| MalformedCommand)?),
             Self::Protobuf => command::parse_protobuf(message),
+        }
+    }
+
+    /// Finds the fault in a message that is not a command.
+    pub fn diagnose(self, message: &[u8]) -> Diagnosis {
+        match (self, std::str::from_utf8(message)) {
+            (Self::Json, Ok(line)) => command::diagnose_json(line),
+            (Self::Json, Err(_)) => Diagnosis::without_id("not text"),
+            (Self::Protobuf, _) => command::diagnose_protobuf(message),
         }
     }
 

@@ -32,7 +32,7 @@ use crate::{
         SessionControl, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
-    protocol::{Disconnect, Format, Push, Reply, frame},
+    protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
     transport::{ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, TransportLimits, Violation},
 };
 
@@ -214,7 +214,13 @@ impl Session {
                 self.close(&Disconnect::TOO_MANY_REQUESTS);
             }
             Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_) => {
-                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL);
+                let format = self.format;
+                self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL, || {
+                    Diagnosis::without_id(match format {
+                        Format::Json => "binary message on a JSON connection",
+                        Format::Protobuf => "text on a Protobuf connection",
+                    })
+                });
                 self.flush();
             }
             Frame::Ping(payload) => self.answer_ping(frame::encode_pong(&payload)),

@@ -145,12 +145,14 @@ test("a message over the limit disconnects the client for good", async (t) => {
 test("presence, history and rpc fail with 108, and the client stays connected", async (t) => {
   const ann = await connectClient(t, hub);
   const news = await subscribe(ann, "empty");
-  for (const call of [
-    () => ann.presence("empty"), () => ann.presenceStats("empty"), () => ann.history("empty", { limit: 1 }),
-    () => ann.rpc("method", {}), () => news.presence(), () => news.presenceStats(),
-    () => news.history({ limit: 10, since: { offset: 1, epoch: "e" }, reverse: true }),
+  const [presence, history] = ["channels.presence is off", "channels.history_size is off"];
+  for (const [call, why] of [
+    [() => ann.presence("empty"), presence], [() => ann.presenceStats("empty"), presence],
+    [() => ann.history("empty", { limit: 1 }), history], [() => ann.rpc("method", {}), "rpc needs a backend"],
+    [() => news.presence(), presence], [() => news.presenceStats(), presence],
+    [() => news.history({ limit: 10, since: { offset: 1, epoch: "e" }, reverse: true }), history],
   ]) {
-    await assert.rejects(call(), { code: 108, message: "not available" });
+    await assert.rejects(call(), { code: 108, message: `not available: ${why}` });
   }
   await news.publish(1);
   assert.deepEqual(await receiveData(news, 1), [1]);

@@ -1,14 +1,20 @@
 //! Makes the subscriptions of a request live: all of them in one turn of the hub, or none. The client gets its reply before
 //! anything else that they deliver.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription, outcome::Recovery,
+    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription,
+    filter_tracks::{FilterTrack, TrackedFilter},
+    outcome::Recovery,
     recovery::StartPosition,
 };
 use crate::{
+    channel::Channel,
+    filter::Filter,
     hub::{Hub, SessionKey, liveness::HubSession},
     position::Position,
     protocol::{Disconnect, ExceededLimit, Format},
@@ -41,8 +47,13 @@ impl Subscription<CatchingUp> {
                     missed.extend(stored.iter().filter_map(|delivery| delivery.publication().cloned()));
                 });
             }
-            missed.retain(|publication: &Publication| publication.exclude != Some(client));
-            let outcome = SubscribeOutcome::new(channel, &requested.options, start.as_ref(), missed);
+            let is_excluded = |publication: &Publication| publication.exclude == Some(client);
+            let excluded = missed.iter().filter(|publication| is_excluded(publication));
+            let excluded_up_to =
+                excluded.filter_map(|publication| publication.position).map(|position| position.offset).max();
+            missed.retain(|publication| !is_excluded(publication));
+            let mut outcome = SubscribeOutcome::new(channel, &requested.options, start.as_ref(), missed);
+            outcome.excluded_up_to = excluded_up_to.unwrap_or(0);
             Ready { requested, hold: Some(hold), start, outcome, is_new: true }
         })
     }
@@ -85,10 +96,10 @@ impl Hub {
         }
         let Some(filter) = &stage.requested.options.filter else { return Ok(()) };
         let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
-        let nodes: usize = filters().map(|filter| filter.nodes()).sum();
+        let nodes: usize = filters().map(|held| held.filter().nodes()).sum();
         let limit = self.limits.filter_nodes_per_channel;
         let checked = ExceededLimit::check("limits.filter_nodes_per_channel", limit, nodes + filter.nodes());
-        if checked.is_err() && filters().any(|held| held == filter) {
+        if checked.is_err() && filters().any(|held| held.filter() == &**filter) {
             return Ok(());
         }
         Ok(checked?)
@@ -147,13 +158,39 @@ impl Hub {
         build_frames(subscriptions, reply)
     }
 
+    /// Returns the track of a filter for a subscription that starts at a position, and whose filter matches nothing between an
+    /// offset and that position: the track of another subscriber of the channel, or a new one.
+    fn track_filter(
+        &self,
+        channel: &Channel,
+        filter: &Arc<Filter>,
+        at: Position,
+        unmatched_since: Option<u64>,
+    ) -> Arc<FilterTrack> {
+        let unmatched_since = unmatched_since.unwrap_or(at.offset);
+        let held = self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
+        match held.filter(|held| held.filter() == &**filter).find_map(TrackedFilter::track) {
+            Some(track) => {
+                track.extend_back(unmatched_since);
+                track.clone()
+            }
+            None => self.filter_tracks.start(channel, filter, at, unmatched_since, self.limits.filter_positions),
+        }
+    }
+
     fn make_live(&mut self, key: SessionKey, format: Format, subscription: Subscription<Ready>) {
-        let Subscription { channel, source, stage: Ready { requested, hold, start, is_new, .. } } = subscription;
+        let Subscription { channel, source, stage: Ready { requested, hold, start, outcome, is_new } } = subscription;
         if !is_new {
             return self.replace_source(key, &channel, source);
         }
         let options = requested.options;
-        let delivery_options = options.delivery_options(format, start.as_ref().map_or(0, |start| start.skip_up_to));
+        let filter = options.filter.as_ref().map(|filter| {
+            let start = start.as_ref().filter(|_| options.is_positioned);
+            let track = start.map(|start| self.track_filter(&channel, filter, start.at, outcome.unmatched_since()));
+            TrackedFilter::new(filter.clone(), track)
+        });
+        let skip_up_to = start.as_ref().map_or(0, |start| start.skip_up_to);
+        let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
         self.begin_presence(&channel, visibility.as_deref());
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);

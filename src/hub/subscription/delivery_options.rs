@@ -1,10 +1,8 @@
 //! How publications are delivered to a subscription. Few subscriptions of a channel differ in it, so subscribers with equal
 //! delivery options form one group, for which a frame is chosen once.
 
-use std::sync::Arc;
-
-use super::SubscriptionOptions;
-use crate::{filter::Filter, protocol::Format};
+use super::{SubscriptionOptions, filter_tracks::TrackedFilter};
+use crate::protocol::Format;
 
 /// The options of a subscription that a delivery depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub(in crate::hub) struct DeliveryOptions {
     /// It receives joins and leaves.
     pub(in crate::hub) wants_join_leave: bool,
     /// The publications that it receives; `None`: all.
-    pub(in crate::hub) filter: Option<Arc<Filter>>,
+    pub(in crate::hub) filter: Option<TrackedFilter>,
     /// The client has all publications up to this offset, although the channel of this hub is not there yet; 0 for nearly
     /// all.
     pub(in crate::hub) skip_up_to: u64,
@@ -47,13 +45,18 @@ pub(in crate::hub) enum DeltaState {
 
 impl SubscriptionOptions {
     /// Returns the delivery options of a subscription that starts without a delta base.
-    pub(super) fn delivery_options(&self, format: Format, skip_up_to: u64) -> DeliveryOptions {
+    pub(super) fn delivery_options(
+        &self,
+        format: Format,
+        filter: Option<TrackedFilter>,
+        skip_up_to: u64,
+    ) -> DeliveryOptions {
         DeliveryOptions {
             format,
             delta: if self.has_deltas { DeltaState::NeedsBase } else { DeltaState::None },
             is_positioned: self.is_positioned,
             wants_join_leave: self.wants_join_leave,
-            filter: self.filter.clone(),
+            filter,
             skip_up_to,
         }
     }

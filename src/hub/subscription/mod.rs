@@ -26,6 +26,7 @@ mod catch_up;
 mod channel_state;
 mod commit;
 mod delivery_options;
+mod filter_tracks;
 mod live;
 mod messages;
 mod options;
@@ -45,6 +46,7 @@ pub(super) use self::{
     catch_up::CatchUpBuffer,
     channel_state::{ChannelState, PositionCheck},
     delivery_options::{DeliveryOptions, DeltaState},
+    filter_tracks::FilterTracks,
 };
 pub use self::{
     messages::{

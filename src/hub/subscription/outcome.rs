@@ -22,6 +22,8 @@ pub struct SubscribeOutcome {
     pub was_recovering: bool,
     /// From where on the client receives live publications, if it learns that.
     live_from: Option<Position>,
+    /// Offset of the last missed publication from which the client is excluded; 0 if there is none.
+    pub(super) excluded_up_to: u64,
     /// What a client gets that has missed something; `None` if it does not get all of it.
     pub(super) recovery: Option<Recovery>,
 }
@@ -29,7 +31,7 @@ pub struct SubscribeOutcome {
 /// A successful recovery.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    /// The offset that the client named, if it gets all publications after it.
+    /// The offset that the client named, if it gets publications, and all after it that it wants.
     since: Option<u64>,
     missed: Vec<MissedPublication>,
 }
@@ -65,13 +67,15 @@ impl SubscribeOutcome {
         let recover = options.recover.filter(|_| start.is_some());
         let recovered = recover.filter(|_| start.is_some_and(|start| start.is_recovered));
         let is_reported = options.is_positioned || options.is_recoverable;
+        let missed = if recovered.is_some() { encode_missed(missed, options) } else { Vec::new() };
         Self {
             channel,
             was_recovering: recover.is_some(),
+            excluded_up_to: 0,
             live_from: start.filter(|_| is_reported).map(StartPosition::client_position),
             recovery: recovered.map(|recover| Recovery {
-                since: (recover.mode == RecoveryMode::Stream).then_some(recover.offset),
-                missed: encode_missed(missed, options),
+                since: (recover.mode == RecoveryMode::Stream && !missed.is_empty()).then_some(recover.offset),
+                missed,
             }),
         }
     }
@@ -86,11 +90,19 @@ impl SubscribeOutcome {
         self.recovery.as_ref().map_or(0, Recovery::min_bytes)
     }
 
-    /// Returns from where on the client receives, if it learns that: after a recovery of all publications this is the
-    /// position that the client named.
+    /// Returns from where on the client receives, if it learns that: if it gets missed publications, this is the position that
+    /// the client named; if its filter dropped all of them, it need not ask for them again.
     pub fn position(&self) -> Option<Position> {
         let since = self.recovery.as_ref().and_then(|recovery| recovery.since);
         self.live_from.map(|live| Position { offset: since.unwrap_or(live.offset), ..live })
+    }
+
+    /// Returns the offset after which nothing matches the filter up to where the subscription starts: that of the client when it
+    /// has the missed publications that it gets. `None` if it does not learn its offset.
+    pub(super) fn unmatched_since(&self) -> Option<u64> {
+        let missed = self.recovery.as_ref().and_then(|recovery| recovery.missed.last());
+        let newest = missed.and_then(|missed| missed.publication.position);
+        newest.or_else(|| self.position()).map(|position| position.offset.max(self.excluded_up_to))
     }
 
     /// Returns the missed publications, the oldest first.

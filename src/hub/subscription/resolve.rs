@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     CatchingUp, HistoryQuery, ReplyBuilder, Requested, Resolving, Subscribe, SubscribeError, Subscription,
     SubscriptionOptions,
-    options::RecoveryRequest,
+    options::{RecoveryRequest, RequestedEpoch},
     recovery::{self, HistoryRead, LocalState, StartPosition},
 };
 use crate::{
@@ -109,6 +109,17 @@ impl Hub {
         self.registry.channel_state(channel).and_then(|state| state.position)
     }
 
+    /// Moves the position of a client that wants to recover beyond publications that are known not to match its filter.
+    fn skip_what_the_filter_drops(&self, Subscription { channel, stage, .. }: &mut Subscription<Requested>) {
+        let SubscriptionOptions { filter: Some(filter), recover: Some(recover), .. } = &mut stage.options else {
+            return;
+        };
+        if let (RecoveryMode::Stream, RequestedEpoch::Exactly(epoch)) = (recover.mode, recover.epoch) {
+            let since = Position { offset: recover.offset, epoch };
+            recover.offset = self.filter_tracks.advance(channel, filter, since).offset;
+        }
+    }
+
     /// Returns what has to be read of the history, if the subscription is to start from what is known now.
     fn history_query(&self, key: SessionKey, channel: &Channel, requested: &Requested) -> Option<HistoryQuery> {
         let recover = requested.options.possible_recovery();
@@ -200,6 +211,7 @@ impl Handler<Subscribe> for Hub {
             // A session that is subscribed has missed nothing.
             held.for_each(|subscription| subscription.stage.options.recover = None);
         }
+        subscriptions.iter_mut().for_each(|subscription| self.skip_what_the_filter_drops(subscription));
         let request = PendingRequest { key, client, reply, reads: 0 };
         if !subscriptions.iter().any(|subscription| self.needs_broker(key, subscription)) {
             let ready = subscriptions.into_iter().map(|subscription| {

@@ -183,6 +183,25 @@ pub(in crate::protocol) fn parse(line: &str) -> Result<Command<'_>, MalformedCom
     single_method(json.id, json.token, methods.into_iter().flatten())
 }
 
+/// Returns whether a member of a command has the right type.
+pub(super) fn is_member(name: &str, value: &RawValue) -> bool {
+    name_and_value(name, value).is_some_and(|member| is_well_typed(&format!("{{{member}}}")))
+}
+
+/// Returns whether a parameter of a method has the right type.
+pub(super) fn is_parameter(method: &str, name: &str, value: &RawValue) -> bool {
+    let line = name_and_value(name, value).map(|member| format!(r#"{{"{method}":{{{member}}}}}"#));
+    line.is_some_and(|line| is_well_typed(&line))
+}
+
+fn name_and_value(name: &str, value: &RawValue) -> Option<String> {
+    serde_json::to_string(name).ok().map(|name| format!("{name}:{value}"))
+}
+
+fn is_well_typed(command: &str) -> bool {
+    serde_json::from_str::<JsonCommand<'_>>(command).is_ok()
+}
+
 impl<'a> From<JsonConnect<'a>> for CommandMethod<'a> {
     fn from(json: JsonConnect<'a>) -> Self {
         let subs = json.subs.unwrap_or_default().into_iter().map(|(channel, place)| (channel, place.into()));

@@ -1,5 +1,6 @@
 //! The commands of clients. They are the same values in both formats, and borrow their content from the frame.
 
+mod diagnosis;
 mod fields;
 mod filter;
 mod json;
@@ -9,6 +10,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 
+pub use diagnosis::Diagnosis;
+pub(super) use diagnosis::{diagnose_json, diagnose_protobuf};
 pub(super) use fields::read_varint;
 pub use filter::RawFilter;
 pub(super) use json::parse as parse_json;

@@ -33,6 +33,11 @@ pub(in crate::protocol) fn parse(message: &[u8]) -> Result<Command<'_>, Malforme
     single_method(id, token, methods)
 }
 
+/// Returns whether the bytes are the parameters of a method.
+pub(super) fn is_method(number: u32, parameters: &[u8]) -> bool {
+    parse_method(number, FieldValue::Bytes(parameters)).is_ok()
+}
+
 fn parse_method<'a>(number: u32, value: FieldValue<'a>) -> Result<Option<CommandMethod<'a>>, MalformedCommand> {
     let of = |wanted: u32| text_field(value, wanted);
     Ok(Some(match number {

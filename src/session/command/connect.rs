@@ -13,7 +13,7 @@ use crate::{
     },
     config::{AnonymousAccess, Door},
     hub::{KeepAlive, ReplyBuilder},
-    protocol::{self, ClientPosition, ConnectResult, Disconnect, Format, Push},
+    protocol::{self, ClientPosition, ConnectResult, Diagnosis, Disconnect, Format, Push},
     session::{Session, auth_state::AuthState, claims::ClaimsChange},
 };
 
@@ -29,7 +29,7 @@ impl Session {
     pub(super) fn authenticate_by_text(&mut self, text: &str) -> CommandOutcome {
         if !self.accepts_token_by(Door::Message) {
             self.record_refusal(Refusal::DisabledDoor(Door::Message));
-            return self.protocol_error(&Disconnect::BAD_REQUEST);
+            return self.protocol_error(&Disconnect::BAD_REQUEST, || Diagnosis::without_id("not a JSON object"));
         }
         let claims = match credentials::parse_first_message(text) {
             FirstMessage::Token(token) => self.verify_token(token).ok(),

@@ -7,7 +7,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{HistoryRequest, Retention, SincePosition, page_limit, read_history_page},
     channel::Channel,
-    protocol::{self, ErrorCode, HistoryCommand, HistoryResult},
+    protocol::{self, DisabledOption, HistoryCommand, HistoryResult},
     session::Session,
 };
 
@@ -23,7 +23,8 @@ impl Session {
         let channel = Channel::new(&command.channel)?;
         let limit = page_limit(command.limit.into(), self.services.config.limits.history_publications);
         let options = self.services.permissions.channel_options(&channel)?;
-        let retention = Retention::from_options(options).ok_or(ErrorCode::NotAvailable)?;
+        let retention =
+            Retention::from_options(options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);

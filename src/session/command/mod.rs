@@ -27,7 +27,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
     hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, Disconnect, ErrorCode, MalformedCommand, WireError},
+    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, Format, MalformedCommand, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -167,7 +167,11 @@ impl Session {
         if verdict == RateVerdict::Flooding {
             return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
         }
-        let Ok(message) = message else { return self.protocol_error(&Disconnect::BAD_REQUEST) };
+        let Ok(message) = message else {
+            return self.protocol_error(&Disconnect::BAD_REQUEST, || {
+                Diagnosis::without_id("the length of a message is invalid")
+            });
+        };
         if let Some(text) = self.token_text(&message) {
             if verdict == RateVerdict::Limited {
                 return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
@@ -188,19 +192,29 @@ impl Session {
                 let id = command.id;
                 self.authorize_command(command, &message).unwrap_or_else(|failure| self.fail(id, failure))
             }
-            (_, Err(_)) => self.protocol_error(&Disconnect::BAD_REQUEST),
+            (_, Err(_)) => {
+                let format = self.format;
+                self.protocol_error(&Disconnect::BAD_REQUEST, || format.diagnose(&message))
+            }
         }
     }
 
-    /// Handles a message that is not a command. A plain session gets an error reply, until it has sent more of them than
-    /// `limits.errors`; an SDK session and one that is not authenticated are closed with `disconnect`.
-    pub(super) fn protocol_error(&mut self, disconnect: &Disconnect) -> CommandOutcome {
+    /// Handles a message that is not a command. A plain session gets an error reply with what `diagnose` finds, until it has
+    /// sent more of them than `limits.errors`; an SDK session and one that is not authenticated are closed with `disconnect`.
+    pub(super) fn protocol_error(
+        &mut self,
+        disconnect: &Disconnect,
+        diagnose: impl FnOnce() -> Diagnosis,
+    ) -> CommandOutcome {
         self.protocol_errors += 1;
         match self.auth_state {
             AuthState::Plain(_) if self.protocol_errors > self.services.config.limits.errors => {
                 self.close(&Disconnect::TOO_MANY_ERRORS);
             }
-            AuthState::Plain(_) => return self.fail(0, ErrorCode::BadRequest.into()),
+            AuthState::Plain(_) => {
+                let Diagnosis { id, detail } = diagnose();
+                return self.fail(id, ErrorCode::BadRequest.with_detail(detail).into());
+            }
             AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(disconnect),
             AuthState::Rejected { .. } => {}
         }
@@ -256,7 +270,8 @@ impl Session {
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {
-                let data = protocol::to_single_line(message, data.ok_or(ErrorCode::BadRequest)?);
+                let data = data.ok_or_else(|| self.describe_lack_of_data())?;
+                let data = protocol::to_single_line(message, data);
                 self.publish(id, &channel, data, claims)
             }
             CommandMethod::History(command) => self.history(id, &command, claims),
@@ -271,13 +286,20 @@ impl Session {
                 Ok(CommandOutcome::Finished)
             }
             // There is no backend. `send` has no reply that could say so.
-            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.into()),
+            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.with_detail("rpc needs a backend").into()),
             CommandMethod::Send { .. } => Err(CommandFailure::Close(Disconnect::NOT_AVAILABLE)),
             // Handled with their tokens, unless a required token is missing.
             CommandMethod::Connect(_) | CommandMethod::Refresh { .. } | CommandMethod::OtherType => {
                 Err(ErrorCode::BadRequest.into())
             }
         }
+    }
+
+    fn describe_lack_of_data(&self) -> WireError {
+        ErrorCode::BadRequest.with_detail(match self.format {
+            Format::Json => "publish.data is missing",
+            Format::Protobuf => "publish.data is missing, or not JSON",
+        })
     }
 
     /// Checks a right. Asks the hub for the session's subscription if the right depends on it, or if `needs_subscription`;
@@ -288,7 +310,7 @@ impl Session {
         channel: &Channel,
         claims: &Arc<Claims>,
         needs_subscription: bool,
-    ) -> impl Future<Output = Result<Option<SubscriptionSource>, ErrorCode>> + use<> {
+    ) -> impl Future<Output = Result<Option<SubscriptionSource>, WireError>> + use<> {
         let permissions = self.services.permissions.clone();
         let asks_hub = needs_subscription || permissions.depends_on_subscription(right, channel);
         let (key, channel, claims) = (self.key, channel.clone(), claims.clone());

@@ -8,7 +8,7 @@ use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    protocol::{self, ErrorCode, ExceededLimit, Format, PresenceStats},
+    protocol::{self, DisabledOption, ExceededLimit, Format, PresenceStats},
     publication::ClientInfo,
     session::Session,
 };
@@ -59,7 +59,7 @@ impl Session {
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(channel)?;
         if !self.services.permissions.channel_options(&channel)?.presence {
-            return Err(ErrorCode::NotAvailable.into());
+            return Err(DisabledOption { channel: &channel, name: "presence" }.into());
         }
         let allowed = self.check_right(ChannelRight::Presence, &channel, claims, false);
         let (services, format) = (self.services.clone(), self.format);

@@ -198,9 +198,11 @@ impl Session {
         options.wants_join_leave |= has_join_leave && command.wants_join_leave;
         // The base of a delta is the publication before it, which a filter may leave out.
         if command.filter.is_some() && !command.delta.is_empty() {
-            return Err(ErrorCode::BadRequest.into());
+            return Err(ErrorCode::BadRequest.with_detail("subscribe has both tf and delta").into());
         }
-        let filter = command.filter.map(RawFilter::read).transpose().map_err(|_| ErrorCode::BadRequest)?;
+        let filter = command.filter.map(RawFilter::read).transpose();
+        let filter =
+            filter.map_err(|error| ErrorCode::BadRequest.with_detail(format_args!("subscribe.tf: {error}")))?;
         options.filter = filter.map(Arc::new);
         options.has_deltas =
             command.delta == "fossil" && channel_options.allowed_delta_types.contains(&DeltaType::Fossil);
