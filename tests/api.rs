@@ -46,7 +46,7 @@ async fn every_api_call_is_refused_without_configured_key() {
 #[actix_rt::test]
 async fn api_validates_request_bodies() {
     let hub = start_hub_with(|config| {
-        config.limits.publication_bytes = 100;
+        config.api.publication_bytes = 100;
         config.api.body_bytes = 2_000;
     })
     .await;

@@ -100,22 +100,6 @@ async fn calls_have_the_limits_of_a_batch() {
 }
 
 #[actix_rt::test]
-async fn results_of_calls_are_limited_together() {
-    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.connect("ann").await;
-    for number in 0..200 {
-        ann.subscribe(&format!("{number:0>200}")).await;
-    }
-    let calls = r#"{"method":"channels"}"#.repeat(400) + PUBLISH;
-    let replies = post_lines(&hub, &calls).await;
-    assert_eq!(
-        replies[399]["error"],
-        json!({"code": 106, "message": "limit exceeded: bytes of all replies = 16777216"})
-    );
-    assert_eq!(replies[400], json!({"result": {}}), "a write is always reported");
-}
-
-#[actix_rt::test]
 async fn calls_need_the_api_key_and_post() {
     let hub = start_hub().await;
     assert_eq!(http::post(hub.address, "/api").body(PUBLISH).send().await.status, 401);

@@ -160,7 +160,9 @@ async fn probe_reports_its_sessions_that_ended_and_goes_on_with_new_ones() {
 #[actix_rt::test]
 async fn server_closes_stalled_subscriber_and_delivers_to_the_others() {
     let run = "fanout -n 5 --size 8000 --rate 200 --seconds 1.5 --warmup 0.1 --stalled 1";
-    let report = report(bench(&format!("{run} --hub-set limits.outbox_bytes=131072"))).await;
+    let report =
+        report(bench(&format!("{run} --hub-set limits.outbox_bytes=131072 --hub-set api.publication_bytes=65536")))
+            .await;
     assert_eq!(count(&report, "deliveries"), 5 * count(&report, "publications"), "{report}");
     let closed = ["stalled_reset", "stalled_watched", "stalled_let_go"];
     assert_eq!(closed.map(|name| count(&report, name)), [1; 3], "{report}");
@@ -313,8 +315,8 @@ async fn notes_name_the_limit_that_refused_a_handshake() {
 #[actix_rt::test]
 async fn errors_name_the_limit_or_option_that_refused_publish_or_subscribe() {
     const SHORT: &str = "-n 2 --seconds 0.3 --warmup 0.1";
-    let small = start_hub_with(|config| config.limits.publication_bytes = 64).await;
-    assert_fails_with(bench_at(&small, &format!("publish {SHORT}")), &["106", "limits.publication_bytes"]).await;
+    let small = start_hub_with(|config| config.api.publication_bytes = 64).await;
+    assert_fails_with(bench_at(&small, &format!("publish {SHORT}")), &["106", "api.publication_bytes"]).await;
     let bodies = start_hub_with(|config| config.api.body_bytes = 4096).await;
     assert_fails_with(bench_at(&bodies, &format!("publish {SHORT} --batch 100")), &["413", "api.body_bytes"]).await;
     let closed = start_hub_with(|config| config.channels.allow_subscribe = AllowSubscribe::None).await;

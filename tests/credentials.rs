@@ -199,6 +199,27 @@ async fn connect_with_bad_token_closes_with_3500_and_with_expired_token_is_109_a
 }
 
 #[actix_rt::test]
+async fn commands_sent_behind_a_connect_with_expired_token_are_ignored_until_the_next_connect() {
+    let hub = start_hub().await;
+    let mut client = hub.connect_without_token().await;
+    client.send(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    client.send(json!({"id": 2, "subscribe": {"channel": "news"}})).await;
+    client.send(json!({"id": 3, "connect": {"token": hub.token("ann")}})).await;
+    assert_eq!(client.receive().await["error"]["code"], 109);
+    let reply = client.receive().await;
+    assert!(reply["id"] == 3 && reply["connect"]["client"].is_string(), "{reply}");
+    assert_eq!(
+        client.request(json!({"id": 4, "subscribe": {"channel": "news"}})).await,
+        json!({"id": 4, "subscribe": {}})
+    );
+
+    let mut client = hub.connect_without_token().await;
+    client.request(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    client.send_text("garbage").await;
+    assert_eq!(client.wait_for_close().await.0, Some(3501));
+}
+
+#[actix_rt::test]
 async fn garbage_or_command_before_connect_closes_with_3501() {
     let hub = start_hub().await;
     for text in [

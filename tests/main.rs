@@ -54,6 +54,7 @@ mod delivery;
 mod deltas;
 mod filters;
 mod hub_actor;
+mod large_publications;
 mod overrides;
 mod personal_channels;
 mod positions;

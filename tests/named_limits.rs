@@ -10,6 +10,7 @@ fn lower_limits(config: &mut Config) {
     config.limits.channels_per_session = 3;
     config.limits.filter_nodes_per_channel = 1;
     config.limits.publication_bytes = 2000;
+    config.api.publication_bytes = 3000;
     config.limits.broadcast_channels = 4;
     config.limits.reply_bytes = 16_384;
     config.api.body_bytes = 50_000;
@@ -79,7 +80,7 @@ async fn every_limit_of_the_server_api_is_named_with_its_value() {
     let _crowd = crowd(&hub).await;
     let long = "x".repeat(4096);
     for (method, request, limit) in [
-        ("publish", json!({"channel": "news", "data": long}), "limits.publication_bytes = 2000"),
+        ("publish", json!({"channel": "news", "data": long}), "api.publication_bytes = 3000"),
         ("broadcast", json!({"channels": ["a", "b", "c", "d", "e"], "data": 1}), "limits.broadcast_channels = 4"),
         ("batch", json!({"commands": [1, 2, 3, 4, 5]}), "limits.broadcast_channels = 4"),
         ("presence", json!({"channel": "crowd"}), "limits.reply_bytes = 16384"),
@@ -94,7 +95,10 @@ async fn every_limit_of_the_server_api_is_named_with_its_value() {
     assert_eq!(in_batch["replies"][0]["error"], exceeded("bytes of info = 4096"));
     let message = http::post(hub.address, "/v1/channels/news/messages").header("X-API-Key", API_KEY);
     let too_long = message.header("Content-Type", "text/plain").body(long.clone()).send().await;
-    assert_eq!(too_long.json()["error"], exceeded("limits.publication_bytes = 2000"));
+    assert_eq!(too_long.json()["error"], exceeded("api.publication_bytes = 3000"));
+    let message = http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &hub.bearer("ann"));
+    let of_user = message.header("Content-Type", "text/plain").body("x".repeat(2001)).send().await;
+    assert_eq!(of_user.json()["error"], exceeded("limits.publication_bytes = 2000"));
     let body = http::post(hub.address, "/api/publish").header("X-API-Key", API_KEY).body(long.repeat(20)).send().await;
     let error = json!({"code": 106, "message": "the body is too long: api.body_bytes = 50000"});
     assert_eq!((body.status, body.json()["error"].clone()), (413, error));

@@ -32,7 +32,7 @@ pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Maximum length of a version's epoch. Each channel may remember one.
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
 
-const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `limits.publication_bytes`");
+const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `api.publication_bytes`");
 const NOT_AVAILABLE: (ErrorCode, &str) = (
     ErrorCode::NotAvailable,
     "`version` is given, but the channel has no history or `skip_history` is set; with the Redis broker also `idempotency_key`",
@@ -224,7 +224,8 @@ impl PendingPublication {
     }
 }
 
-/// Publishes to any channel whose namespace is configured. Permissions of users are the business of the caller.
+/// Publishes to any channel whose namespace is configured, for the user of `info` or with the API key. Permissions of users are
+/// the business of the caller.
 pub(super) async fn publish_to_channel(
     channel: &str,
     pending: PendingPublication,
@@ -234,7 +235,12 @@ pub(super) async fn publish_to_channel(
     let channel = Channel::new(channel)?;
     let options = api.permissions.channel_options(&channel)?;
     let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = pending;
-    ExceededLimit::check("limits.publication_bytes", api.config.limits.publication_bytes, data.len())?;
+    let (limit, max_bytes) = if info.is_some() {
+        ("limits.publication_bytes", api.config.limits.publication_bytes)
+    } else {
+        ("api.publication_bytes", api.config.api.publication_bytes)
+    };
+    ExceededLimit::check(limit, max_bytes, data.len())?;
     let retention = Retention::from_options(options).filter(|_| !skip_history);
     if version.is_some() && retention.is_none() {
         // Without a history the broker does not remember the newest version.

@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn embedded_files_set_every_key_and_only_known_keys() {
         let config = Config::default();
-        assert_eq!(config.limits.outbox_bytes, 1 << 20);
+        assert_eq!(config.limits.outbox_bytes, 4 << 20);
         for text in [DEVELOPMENT, PRODUCTION] {
             for setting in parse_file(text, "embedded").unwrap() {
                 check_setting(&setting.path, &setting.value).unwrap();

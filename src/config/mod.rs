@@ -134,6 +134,7 @@ pub struct ApiConfig {
     pub key: Secret,
     pub key_in_query: bool,
     pub body_bytes: usize,
+    pub publication_bytes: usize,
 }
 
 /// `[broker]`: how publications reach the hubs.

@@ -9,6 +9,9 @@ use crate::{auth::Claims, hub::KeepAlive};
 pub(super) enum AuthState {
     /// The client has sent no token yet.
     Unauthenticated,
+    /// The client has sent `connect` with a token that has expired or is not valid yet, and was answered with error 109. It
+    /// may have sent other commands with it, and may send `connect` again.
+    NeedsNewToken,
     /// The token of the handshake is invalid. The connection was accepted so that the client learns that.
     Rejected {
         /// Another token may be valid: this one has expired, or is not valid yet.
@@ -25,7 +28,7 @@ impl AuthState {
     pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
         match self {
             Self::Plain(claims) | Self::Sdk(claims) => Some(claims),
-            Self::Unauthenticated | Self::Rejected { .. } => None,
+            Self::Unauthenticated | Self::NeedsNewToken | Self::Rejected { .. } => None,
         }
     }
 
@@ -40,7 +43,7 @@ impl AuthState {
     /// Returns the state with newer claims, of the same kind of session.
     pub(super) fn with_claims(&self, claims: Arc<Claims>) -> Self {
         match self {
-            Self::Unauthenticated | Self::Plain(_) => Self::Plain(claims),
+            Self::Unauthenticated | Self::NeedsNewToken | Self::Plain(_) => Self::Plain(claims),
             Self::Sdk(_) => Self::Sdk(claims),
             Self::Rejected { .. } => self.clone(),
         }
@@ -50,7 +53,7 @@ impl AuthState {
         match self {
             Self::Plain(_) => KeepAlive::NativePing,
             Self::Sdk(_) => KeepAlive::ProtocolPing,
-            Self::Unauthenticated | Self::Rejected { .. } => KeepAlive::Unauthenticated,
+            Self::Unauthenticated | Self::NeedsNewToken | Self::Rejected { .. } => KeepAlive::Unauthenticated,
         }
     }
 }

@@ -144,7 +144,7 @@ impl Actor for Session {
                 let outcome = self.send_connect_push(ClaimsChange::Unchanged);
                 self.finish_then_continue(outcome, ctx);
             }
-            AuthState::Unauthenticated => {}
+            AuthState::Unauthenticated | AuthState::NeedsNewToken => {}
         }
     }
 

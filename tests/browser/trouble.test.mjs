@@ -232,8 +232,8 @@ test("a wrong clock is reported, and times follow the hub's clock", () =>
   }));
 
 test("without a login the page asks for a token, and it waits for a hub that is not reachable yet", () =>
-  // Login tokens have no jti, which this hub requires, so it must have no login.
-  withHub({ users: null, settings: { "auth.required_claims": "exp,jti" } }, async (hub) => {
+  // Login tokens have no nbf, which this hub requires, so it must have no login.
+  withHub({ users: null, settings: { "auth.required_claims": "exp,nbf" } }, async (hub) => {
     const page = await openTab(`http://${hub.address}/`, { expects: REFUSED });
     await page.getByText("This hub has no login").waitFor();
     await page.route(/hub\.json/, (route) => route.abort("connectionrefused"));

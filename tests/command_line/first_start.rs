@@ -128,6 +128,7 @@ fn no_warning_where_channels_are_open_or_the_operator_has_decided() {
         "[channels]\nallow_subscribe = \"anonymous\"\n",
         "[[namespaces]]\nname = \"chat\"\nallow_subscribe = \"user\"\n",
         "[channels]\nallow_subscribe = \"none\"\n",
+        "[channels]\nsubscribe_to_personal = true\n",
         &login,
     ] {
         assert!(!warns(open), "{open}");

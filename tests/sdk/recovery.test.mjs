@@ -186,7 +186,7 @@ testInBothFormats("in cache mode a subscriber receives only the newest publicati
 });
 
 /** Settings with little memory: long publications in some channels evict the history of others. */
-const LITTLE_MEMORY = { ...WITH_HISTORY, "limits.history_bytes": 65_536, "limits.publication_bytes": 16_384 };
+const LITTLE_MEMORY = { ...WITH_HISTORY, "limits.history_bytes": 65_536, "limits.publication_bytes": 16_384, "api.publication_bytes": 16_384 };
 
 async function evictHistories(hub) {
   const channels = ["one", "two", "three", "four", "five", "six"];

@@ -285,7 +285,7 @@ class Recovery(HistoryTests):
         self.assertEqual(await self.receive_data(news, 2), [20, 21])
 
     async def test_a_live_gap_ends_a_subscription_with_2500_and_it_subscribes_again_by_itself(self):
-        little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384}
+        little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384, "api.publication_bytes": 16_384}
         forgetful = self.start_hub({**WITH_HISTORY, **little})
         _, news = await self.subscribe_through_proxy(forgetful, positioned=True)
         others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}

@@ -68,7 +68,7 @@ const REMEDIES: &[(&[&str], &str)] = &[
     ),
     (
         &["\"code\":106"],
-        "too large: raise limits.publication_bytes (and limits.message_bytes for sockets), or lower --size; for a broadcast \
+        "too large: raise api.publication_bytes (for sockets limits.publication_bytes and limits.message_bytes), or lower --size; for a broadcast \
          to many channels raise limits.broadcast_channels",
     ),
     (

@@ -328,6 +328,7 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
         ("limits.tickets", limits.tickets, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
+        ("api.publication_bytes", config.api.publication_bytes, 1),
         ("login.concurrency", config.login.concurrency, 1),
     ] {
         errors.require(value >= minimum, key, format!("must be at least {minimum}"));
@@ -337,17 +338,22 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         "limits.token_bytes",
         format!("must be at most {MAX_TOKEN_BYTES}: a URL with a longer token could not be read"),
     );
-    let two_publications = limits.publication_bytes.saturating_mul(2);
-    errors.require(
-        limits.outbox_bytes >= two_publications && limits.hub_queue_bytes >= two_publications,
-        "limits.publication_bytes",
-        "must be at most half of limits.outbox_bytes and of limits.hub_queue_bytes",
-    );
-    errors.require(
-        limits.reply_bytes >= two_publications && limits.history_bytes / 2 >= two_publications,
-        "limits.publication_bytes",
-        "must be at most half of limits.reply_bytes and a quarter of limits.history_bytes",
-    );
+    for (key, bytes) in [
+        ("limits.publication_bytes", limits.publication_bytes),
+        ("api.publication_bytes", config.api.publication_bytes),
+    ] {
+        let two_publications = bytes.saturating_mul(2);
+        errors.require(
+            limits.outbox_bytes >= two_publications && limits.hub_queue_bytes >= two_publications,
+            key,
+            "must be at most half of limits.outbox_bytes and of limits.hub_queue_bytes",
+        );
+        errors.require(
+            limits.reply_bytes >= two_publications && limits.history_bytes / 2 >= two_publications,
+            key,
+            "must be at most half of limits.reply_bytes and a quarter of limits.history_bytes",
+        );
+    }
 }
 
 #[cfg(test)]

@@ -65,11 +65,16 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "must have only letters, digits, '-', '_' and '.', and at least one",
     );
     errors.require(redis.pool_size >= 1, "broker.redis.pool_size", "must be at least 1");
-    errors.require(
-        redis.message_bytes >= config.limits.publication_bytes + MAX_ENVELOPE_BYTES,
-        "broker.redis.message_bytes",
-        format!("must be at least limits.publication_bytes + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
-    );
+    for (key, bytes) in [
+        ("limits.publication_bytes", config.limits.publication_bytes),
+        ("api.publication_bytes", config.api.publication_bytes),
+    ] {
+        errors.require(
+            redis.message_bytes >= bytes.saturating_add(MAX_ENVELOPE_BYTES),
+            "broker.redis.message_bytes",
+            format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
+        );
+    }
     errors.require(redis.max_nodes >= 1, "broker.redis.max_nodes", "must be at least 1");
     for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
     {

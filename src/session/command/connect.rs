@@ -63,9 +63,13 @@ impl Session {
         }
         let claims = match (&self.auth_state, token.filter(|_| accepts_connect)) {
             (AuthState::Plain(claims), None) => claims.clone(),
-            (AuthState::Unauthenticated | AuthState::Plain(_), Some(token)) => self.verify_token(&token)?,
-            (AuthState::Unauthenticated, None) if accepts_anonymous => Arc::new(Claims::anonymous()),
-            (AuthState::Unauthenticated, None) if accepts_connect => {
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::Plain(_), Some(token)) => {
+                self.verify_connect_token(&token)?
+            }
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_anonymous => {
+                Arc::new(Claims::anonymous())
+            }
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_connect => {
                 self.record_refusal(Refusal::MissingToken);
                 return Err(CommandFailure::Close(Disconnect::BAD_REQUEST));
             }
@@ -79,6 +83,15 @@ impl Session {
         Ok(self.finish_connect(change, positions, move |format, result| {
             format.encode_reply(id, &protocol::Reply::Connect(result))
         }))
+    }
+
+    /// Returns the claims of the token of `connect`. Without them, a client that had none is told to get another token.
+    fn verify_connect_token(&mut self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
+        let verified = self.verify_token(token);
+        if matches!((&self.auth_state, &verified), (AuthState::Unauthenticated, Err(CommandFailure::Error(_)))) {
+            self.set_auth_state(AuthState::NeedsNewToken);
+        }
+        verified
     }
 
     /// Tells the client of a plain session that it is connected.

@@ -185,6 +185,10 @@ impl Session {
             {
                 self.fail(0, CommandFailure::Close(Disconnect::BAD_REQUEST))
             }
+            // Sent before the client had read the error 109 for its `connect`. Some SDKs take a close now as the last word.
+            (AuthState::NeedsNewToken, Ok(Command { method, .. })) if !matches!(method, CommandMethod::Connect(_)) => {
+                CommandOutcome::Finished
+            }
             (_, Ok(Command { id: id @ 1.., .. })) if verdict == RateVerdict::Limited => {
                 self.fail(id, ErrorCode::TooManyRequests.into())
             }
@@ -215,7 +219,7 @@ impl Session {
                 let Diagnosis { id, detail } = diagnose();
                 return self.fail(id, ErrorCode::BadRequest.with_detail(detail).into());
             }
-            AuthState::Unauthenticated | AuthState::Sdk(_) => self.close(disconnect),
+            AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::Sdk(_) => self.close(disconnect),
             AuthState::Rejected { .. } => {}
         }
         CommandOutcome::Finished

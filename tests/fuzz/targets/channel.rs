@@ -43,7 +43,10 @@ fn check_name(name: &str) -> Option<Channel> {
         let is_override =
             matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
         let is_space = character.is_whitespace() && character != ' ';
-        character.is_control() || is_override || is_space || "*\u{61c}\u{feff}\u{fffd}".contains(character)
+        character.is_control()
+            || is_override
+            || is_space
+            || "*\u{61c}\u{ad}\u{34f}\u{3164}\u{fe0f}\u{feff}\u{fffd}".contains(character)
     };
     assert!(!name.chars().any(misleads), "{name:?}");
     // The parts make up the whole name.
@@ -76,8 +79,8 @@ fn check_patterns(pattern: &str, name: &str) {
         let _ = regex.matches(name);
         // An alternative of it and of a character that no name has must match the same names. Otherwise the pattern could
         // break out of its group, by closing it or by a comment.
-        if let Ok(either) = Pattern::regex(&format!("\u{1}|{pattern}"))
-            && name != "\u{1}"
+        if let Ok(either) = Pattern::regex(&format!("\u{fffd}|{pattern}"))
+            && name != "\u{fffd}"
         {
             assert_eq!(either.matches(name), regex.matches(name), "{pattern:?} {name:?}");
         }

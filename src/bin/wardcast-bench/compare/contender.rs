@@ -39,7 +39,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("log.level=warn", "LOG_LEVEL=warn", "neither logs connections"),
     setting("server.ping_interval=25s", "CLIENT_PING_INTERVAL=25s", "the default of both"),
     setting("server.pong_timeout=8s", "CLIENT_PONG_TIMEOUT=8s", "the default of both"),
-    setting("limits.outbox_bytes=1048576", "CLIENT_QUEUE_MAX_SIZE=1048576", "the default of both, for slow clients"),
+    setting(
+        "limits.outbox_bytes=1048576",
+        "CLIENT_QUEUE_MAX_SIZE=1048576",
+        "the default of Centrifugo, for slow clients",
+    ),
+    setting("api.publication_bytes=524288", "", "at most half of an outbox; none is as large"),
     setting(
         "channels.allow_subscribe=user",
         "CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_CLIENT=true",
