@@ -36,7 +36,8 @@ pub(super) const fn unsubscribe_reaction(code: u32) -> &'static str {
 /// Returns what an SDK does when the connection is closed with a code.
 pub(super) const fn close_reaction(code: u16) -> &'static str {
     match code {
-        1009 | 3500..=3999 | 4500..=4999 => "does not reconnect",
+        1009 => "npm `centrifuge` does not reconnect, the others do",
+        3500..=3999 | 4500..=4999 => "does not reconnect",
         _ => "reconnects with backoff",
     }
 }
