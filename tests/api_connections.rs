@@ -60,7 +60,7 @@ async fn connection_is_kept_after_a_client_of_http_1_0() {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     for number in 0..10 {
         let checked = exchange_until_close(hub.address, health_check.as_bytes()).await;
-        assert!(checked.starts_with("HTTP/1.0 200") && checked.contains("connection: close"), "{checked}");
+        assert!(checked.starts_with("HTTP/1.0 200"), "{checked}");
         let response = exchange(&mut stream, &publish(&hub)).await;
         assert_eq!((response.status, response.header("connection")), (200, None), "call {number}");
     }
