@@ -118,6 +118,20 @@ async fn excluded_client_recovers_everything_but_the_excluded_publication() {
 }
 
 #[actix_rt::test]
+async fn one_batch_subscribes_a_user_to_as_many_channels_as_it_may_have_and_unsubscribes_it() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    for (method, push) in [("subscribe", "subscribe"), ("unsubscribe", "unsubscribe")] {
+        let control = |number: u32| json!({method: {"user": "ann", "channel": format!("c{number:03}")}});
+        hub.call_api("batch", json!({"commands": (0..128).map(control).collect::<Vec<_>>()})).await;
+        for number in 0..128 {
+            let received = ann.receive().await["push"].take();
+            assert!(received[push].is_object() && received["channel"] == format!("c{number:03}"), "{received}");
+        }
+    }
+}
+
+#[actix_rt::test]
 async fn api_unsubscribe_takes_effect_after_an_earlier_api_subscribe() {
     let hub = start_history_hub(|_| ()).await;
     let mut ann = hub.connect("ann").await;

@@ -20,6 +20,7 @@ use crate::{
     channel::Channel,
     clock::{Clock, MonotonicTime, NEVER, WallTime},
     config::Config,
+    protocol::may_reconnect,
 };
 
 /// What a grant counts in addition to its texts.
@@ -44,7 +45,7 @@ impl ApiGrants {
     }
 
     /// Keeps or forgets what a control gives or takes, and hands it to the hubs before another control is applied: a user cannot
-    /// keep here what an `unsubscribe` has ended there.
+    /// keep here what an `unsubscribe` or a `disconnect` has ended there.
     pub(super) fn apply(&self, control: &Control, hand_to_hubs: impl FnOnce()) {
         let mut table = self.table.lock();
         match &control.action {
@@ -57,6 +58,10 @@ impl ApiGrants {
                 }
             }
             ControlAction::Unsubscribe { channel } => table.remove(&control.user, channel),
+            // A client that is to stay away gets nothing back, unless other connections of its user stay.
+            ControlAction::Disconnect { code, .. } if !may_reconnect(*code) && control.is_for_all_sessions() => {
+                table.remove_user(&control.user);
+            }
             ControlAction::Disconnect { .. } | ControlAction::Refresh { .. } => {}
         }
         hand_to_hubs();
