@@ -100,6 +100,18 @@ async fn calls_have_the_limits_of_a_batch() {
 }
 
 #[actix_rt::test]
+async fn read_results_over_the_size_limit_of_a_batch_are_106() {
+    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
+    let mut ann = hub.connect("ann").await;
+    for number in 0..200 {
+        ann.subscribe(&format!("{number:0>200}")).await;
+    }
+    let replies = post_lines(&hub, &r#"{"method":"channels"}"#.repeat(400)).await;
+    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
+    assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
+}
+
+#[actix_rt::test]
 async fn calls_need_the_api_key_and_post() {
     let hub = start_hub().await;
     assert_eq!(http::post(hub.address, "/api").body(PUBLISH).send().await.status, 401);

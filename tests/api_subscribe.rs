@@ -92,6 +92,22 @@ async fn api_subscribe_refuses_channels_of_other_users_and_unknown_namespaces() 
 }
 
 #[actix_rt::test]
+async fn api_subscription_survives_a_token_that_names_its_channel_and_a_later_one_that_does_not() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    subscribe_user(&hub, json!({"user": "ann", "channel": "$secret"})).await;
+    receive_subscribe_push(&mut ann).await;
+    for (exp, channels) in [(600, json!(["$secret"])), (601, json!([]))] {
+        let token = hub.token_with_claims(json!({"sub": "ann", "exp": exp, "channels": channels}));
+        assert!(ann.request(json!({"id": 1, "refresh": {"token": token}})).await["refresh"].is_object());
+        hub.publish("$secret", json!(exp)).await;
+        assert_eq!(ann.receive_publication().await, exp);
+    }
+    hub.call_api("unsubscribe", json!({"user": "ann", "channel": "$secret"})).await;
+    assert_eq!(ann.receive().await["push"]["unsubscribe"]["code"], 2000);
+}
+
+#[actix_rt::test]
 async fn excluded_client_receives_nothing_and_sees_no_gap() {
     let hub = start_history_hub(|config| config.channels.force_positioning = true).await;
     let (mut ann, connect) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;

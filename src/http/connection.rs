@@ -12,7 +12,7 @@ use actix_web::{
     Error, HttpMessage, HttpRequest,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::StatusCode,
+    http::{StatusCode, Version},
     middleware::Next,
 };
 use socket2::SockRef;
@@ -105,6 +105,8 @@ pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Res
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
+    // actix-http reuses heads, with the version of an earlier response: one to HTTP/1.0 would end this connection.
+    response.response_mut().head_mut().version = Version::HTTP_11;
     let connection = response.request().conn_data::<HttpConnection>();
     let is_last = count_request(response.request()) >= MAX_REQUESTS
         || connection.is_some_and(|connection| connection.stop.is_stopping())

@@ -1,5 +1,5 @@
-//! What the server API has subscribed users to, kept for clients that reconnect: they name the subscriptions that they had in
-//! `connect`, and get these again. One table for all workers of this instance.
+//! The subscriptions that the server API has given to users, kept for clients that reconnect: a client names in `connect` the
+//! subscriptions that it had, and gets these again. One table for all workers of this instance.
 //!
 //! Every instance sees every control, in the order of the broker, and so keeps the same grants, also of users whose sessions are
 //! elsewhere. But only the instance with a user's session knows when its token ends. And an instance to which the broker has
@@ -23,7 +23,7 @@ use crate::{
     protocol::may_reconnect,
 };
 
-/// What a grant counts in addition to its texts.
+/// Bytes that a grant counts for `limits.api_grant_bytes` in addition to its texts.
 const OVERHEAD_BYTES: usize = 256;
 
 /// The subscriptions that the server API has given to users.
