@@ -100,6 +100,16 @@ async fn calls_have_the_limits_of_a_batch() {
 }
 
 #[actix_rt::test]
+async fn replies_over_the_size_limit_are_106_but_writes_are_reported() {
+    let (hub, _ann) = super::api_batch::start_hub_with_room_for_four_replies().await;
+    let channels = r#"{"method":"channels"}"#.repeat(6);
+    let replies = post_lines(&hub, &(channels + PUBLISH)).await;
+    assert!(replies[..4].iter().all(|reply| reply["result"]["channels"].is_object()), "{replies:?}");
+    let error = json!({"error": {"code": 106, "message": "limit exceeded: api.replies_bytes = 1024"}});
+    assert_eq!(replies[4..], [error.clone(), error, json!({"result": {}})]);
+}
+
+#[actix_rt::test]
 async fn calls_need_the_api_key_and_post() {
     let hub = start_hub().await;
     assert_eq!(http::post(hub.address, "/api").body(PUBLISH).send().await.status, 401);

@@ -26,10 +26,6 @@ use super::stop::StopWatch;
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
 const MAX_REQUESTS: u32 = 200;
-/// Bytes of responses that may wait for the peer to read. Above it, neither the body of the next response is buffered nor the
-/// next pipelined request carried out. So a connection holds these, two responses, and the 16 requests that actix-http reads
-/// ahead.
-pub const MAX_UNREAD_BYTES: usize = 32 * 1024;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
