@@ -103,10 +103,13 @@ async fn calls_have_the_limits_of_a_batch() {
 async fn replies_over_the_size_limit_are_106_but_writes_are_reported() {
     let (hub, _ann) = super::api_batch::start_hub_with_room_for_four_replies().await;
     let channels = r#"{"method":"channels"}"#.repeat(6);
-    let replies = post_lines(&hub, &(channels + PUBLISH)).await;
+    let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let broadcast = json!({"method": "broadcast", "params": {"channels": names, "data": 1}});
+    let replies = post_lines(&hub, &format!("{channels}{broadcast}")).await;
     assert!(replies[..4].iter().all(|reply| reply["result"]["channels"].is_object()), "{replies:?}");
     let error = json!({"error": {"code": 106, "message": "limit exceeded: api.replies_bytes = 1024"}});
-    assert_eq!(replies[4..], [error.clone(), error, json!({"result": {}})]);
+    assert_eq!(replies[4..6], [error.clone(), error]);
+    assert_eq!(replies[6]["result"]["responses"].as_array().unwrap().len(), 50);
 }
 
 #[actix_rt::test]
