@@ -66,6 +66,19 @@ async fn pipelined_calls_with_large_answers_are_all_answered() {
 }
 
 #[actix_rt::test]
+async fn connection_is_kept_after_a_client_of_http_1_0() {
+    let hub = start_hub_with(|config| config.server.workers = 1).await;
+    let health_check = format!("GET /health/live HTTP/1.0\r\nHost: {}\r\n\r\n", hub.address);
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    for number in 0..10 {
+        let checked = exchange_until_close(hub.address, health_check.as_bytes()).await;
+        assert!(checked.starts_with("HTTP/1.0 200"), "{checked}");
+        let response = exchange(&mut stream, &publish(&hub)).await;
+        assert_eq!((response.status, response.header("connection")), (200, None), "call {number}");
+    }
+}
+
+#[actix_rt::test]
 async fn only_requests_without_the_api_key_count_towards_the_end_of_a_connection() {
     let hub = start_hub().await;
     let health = request(&hub, "GET /health/live", "", "");

@@ -92,6 +92,22 @@ async fn api_subscribe_refuses_channels_of_other_users_and_unknown_namespaces() 
 }
 
 #[actix_rt::test]
+async fn api_subscription_survives_a_token_that_names_its_channel_and_a_later_one_that_does_not() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    subscribe_user(&hub, json!({"user": "ann", "channel": "$secret"})).await;
+    receive_subscribe_push(&mut ann).await;
+    for (exp, channels) in [(600, json!(["$secret"])), (601, json!([]))] {
+        let token = hub.token_with_claims(json!({"sub": "ann", "exp": exp, "channels": channels}));
+        assert!(ann.request(json!({"id": 1, "refresh": {"token": token}})).await["refresh"].is_object());
+        hub.publish("$secret", json!(exp)).await;
+        assert_eq!(ann.receive_publication().await, exp);
+    }
+    hub.call_api("unsubscribe", json!({"user": "ann", "channel": "$secret"})).await;
+    assert_eq!(ann.receive().await["push"]["unsubscribe"]["code"], 2000);
+}
+
+#[actix_rt::test]
 async fn excluded_client_receives_nothing_and_sees_no_gap() {
     let hub = start_history_hub(|config| config.channels.force_positioning = true).await;
     let (mut ann, connect) = hub.connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
@@ -115,6 +131,20 @@ async fn excluded_client_recovers_everything_but_the_excluded_publication() {
     let missed = &result["publications"];
     assert_eq!(result["recovered"], true, "{result}");
     assert_eq!(*missed, json!([{"data": 2, "offset": 2, "time": missed[0]["time"]}]));
+}
+
+#[actix_rt::test]
+async fn one_batch_subscribes_a_user_to_as_many_channels_as_it_may_have_and_unsubscribes_it() {
+    let hub = start_history_hub(|_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    for (method, push) in [("subscribe", "subscribe"), ("unsubscribe", "unsubscribe")] {
+        let control = |number: u32| json!({method: {"user": "ann", "channel": format!("c{number:03}")}});
+        hub.call_api("batch", json!({"commands": (0..128).map(control).collect::<Vec<_>>()})).await;
+        for number in 0..128 {
+            let received = ann.receive().await["push"].take();
+            assert!(received[push].is_object() && received["channel"] == format!("c{number:03}"), "{received}");
+        }
+    }
 }
 
 #[actix_rt::test]

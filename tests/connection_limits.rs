@@ -99,6 +99,18 @@ async fn one_address_cannot_hold_all_unauthenticated_permits() {
 }
 
 #[actix_rt::test]
+async fn client_that_is_told_to_get_another_token_keeps_its_unauthenticated_permit() {
+    let hub = start_hub_with(|config| config.limits.waiting = 1).await;
+    let mut ann = hub.connect_without_token().await;
+    let reply = ann.request(json!({"id": 1, "connect": {"token": hub.expired_token("ann")}})).await;
+    assert_eq!(reply["error"]["code"], 109, "{reply}");
+    assert_retry_later(&hub.try_handshake("/socket", &[]).await, 503);
+    let reply = ann.request(json!({"id": 2, "connect": {"token": hub.token("ann")}})).await;
+    assert!(reply["connect"]["client"].is_string(), "{reply}");
+    assert_eq!(hub.try_handshake("/socket", &[]).await.status, 101);
+}
+
+#[actix_rt::test]
 async fn handshakes_over_the_rate_are_429_with_any_credential() {
     let hub = start_hub_with(|config| {
         trust_loopback_proxy(config);

@@ -150,6 +150,50 @@ async fn filtered_subscriber_recovers_the_match_that_the_history_has_and_fails_w
 }
 
 #[actix_rt::test]
+async fn recovery_of_several_matches_says_nothing_of_the_offsets_between_them() {
+    let hub = start_tag_hub().await;
+    let mut watchers = Watchers::connect(&hub).await;
+    let (ann, epoch) = subscribe_to_bern(&hub).await;
+    drop(ann);
+    hub.wait_for_connections(8).await;
+    publish_tagged(&hub, 1, json!({"city": "bern"})).await;
+    publish_tagged(&hub, 2, json!({"city": "bern"})).await;
+    watchers.wait_for(2).await;
+    let (bob, reply) = recover_from(&hub, &epoch, 0).await;
+    assert_eq!(reply["publications"].as_array().map(Vec::len), Some(2), "{reply}");
+    publish_for_rome(&hub, &mut watchers, 3..=20).await;
+    drop(bob);
+    hub.wait_for_connections(8).await;
+    let (_, reply) = recover_from(&hub, &epoch, 2).await;
+    assert_eq!((&reply["recovered"], &reply["offset"]), (&json!(true), &json!(20)), "{reply}");
+    let (_, reply) = recover_from(&hub, &epoch, 1).await;
+    assert_eq!(reply["recovered"], Value::Null, "publication 2 has left the history: {reply}");
+}
+
+#[actix_rt::test]
+async fn match_that_excludes_one_client_is_still_a_match_for_others() {
+    let hub = start_tag_hub().await;
+    let mut watchers = Watchers::connect(&hub).await;
+    let mut ann = Client::connect(hub.address, &hub.path_for("ann")).await.unwrap();
+    let client = ann.receive_connect_push().await["client"].clone();
+    let members = json!({"tf": tag_equals("bern"), "recoverable": true});
+    let reply = ann.subscribe_with("news", members).await;
+    let epoch = reply["subscribe"]["epoch"].as_str().unwrap().to_owned();
+    ann.request(json!({"id": 5, "unsubscribe": {"channel": "news"}})).await;
+    publish_tagged(&hub, 1, json!({"city": "bern"})).await;
+    hub.publish_with(json!({"channel": "news", "data": 2, "tags": {"city": "bern"}, "exclude": client})).await;
+    watchers.wait_for(2).await;
+    let members = json!({"tf": tag_equals("bern"), "recover": true, "epoch": epoch, "offset": 0});
+    let reply = ann.subscribe_with("news", members).await["subscribe"].clone();
+    assert_eq!((&reply["recovered"], reply["publications"].as_array().map(Vec::len)), (&json!(true), Some(1)));
+    publish_for_rome(&hub, &mut watchers, 3..=20).await;
+    drop(ann);
+    hub.wait_for_connections(8).await;
+    let (_, reply) = recover_from(&hub, &epoch, 1).await;
+    assert_eq!(reply["recovered"], Value::Null, "publication 2 has left the history: {reply}");
+}
+
+#[actix_rt::test]
 async fn recovery_of_which_the_filter_drops_everything_sends_the_newest_offset() {
     let hub = start_tag_hub().await;
     let mut watchers = Watchers::connect(&hub).await;

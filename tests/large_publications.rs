@@ -96,6 +96,17 @@ async fn publication_of_1_mib_passes_redis_and_its_base64_the_body_limit() {
 }
 
 #[actix_rt::test]
+async fn broadcast_of_1_mib_reaches_more_channels_than_the_queue_to_redis_holds() {
+    let redis = RedisServer::start().await;
+    let hub = start_hub_on(&redis, |_| ()).await;
+    let mut ann = hub.connect_subscriber("ann", "49").await;
+    let channels: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let answer = hub.call_api("broadcast", json!({"channels": channels, "data": large_data('1')})).await;
+    assert_eq!(answer["result"]["responses"], json!(vec![json!({"result": {}}); 50]));
+    assert_eq!(receive_data(&mut ann).await, large_data('1'));
+}
+
+#[actix_rt::test]
 async fn publication_over_1_mib_is_106_and_one_of_a_user_over_64_kib() {
     let hub = start_hub_with(|_| ()).await;
     let request = json!({"channel": "news", "data": "x".repeat(MEBIBYTE - 1)});

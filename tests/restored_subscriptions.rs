@@ -123,6 +123,20 @@ async fn unsubscribe_of_the_server_api_takes_the_grant_away_also_while_its_clien
 }
 
 #[actix_rt::test]
+async fn user_that_the_server_api_has_sent_away_gets_nothing_back() {
+    let hub = start_hub(|_| ()).await;
+    for (close, is_restored) in [(json!({"code": 4000, "reason": "later"}), true), (Value::Null, false)] {
+        let mut ann = hub.connect_sdk(&hub.token("ann")).await;
+        let position = subscribe_ann(&hub, &mut ann, json!({"channel": "closed:1"})).await;
+        hub.call_api("disconnect", json!({"user": "ann", "disconnect": close})).await;
+        ann.wait_for_close().await;
+        let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": position})).await;
+        assert_eq!(subs["closed:1"].is_object(), is_restored, "{close}: {subs}");
+        hub.call_api("unsubscribe", json!({"user": "ann", "channel": "closed:1"})).await;
+    }
+}
+
+#[actix_rt::test]
 async fn grant_is_not_another_users_nor_for_a_session_that_asks_for_nothing() {
     let hub = start_hub(|_| ()).await;
     let mut ann = hub.connect_sdk(&hub.token("ann")).await;
@@ -135,20 +149,52 @@ async fn grant_is_not_another_users_nor_for_a_session_that_asks_for_nothing() {
 
 #[actix_rt::test]
 async fn grant_ends_with_the_token_of_its_session_and_a_refresh_extends_it() {
+    enum Extension {
+        None,
+        Refresh,
+        ApiRefresh,
+        Reconnect,
+    }
     let hub = start_hub(|_| ()).await;
     let asked = json!({"closed:1": {"recover": true}});
-    for (is_refreshed, is_restored) in [(false, false), (true, true)] {
+    for (extension, is_restored) in [
+        (Extension::None, false),
+        (Extension::Refresh, true),
+        (Extension::ApiRefresh, true),
+        (Extension::Reconnect, true),
+    ] {
         let mut ann = hub.connect_sdk(&hub.token_for("ann", Duration::from_secs(60))).await;
         subscribe_ann(&hub, &mut ann, json!({"channel": "closed:1"})).await;
-        if is_refreshed {
-            let refresh = json!({"id": 2, "refresh": {"token": hub.token_for("ann", Duration::from_secs(3600))}});
-            assert!(ann.request(refresh).await["refresh"].is_object());
+        let newer = hub.token_for("ann", Duration::from_secs(3600));
+        match extension {
+            Extension::None => {}
+            Extension::Refresh => {
+                assert!(ann.request(json!({"id": 2, "refresh": {"token": newer}})).await["refresh"].is_object());
+            }
+            Extension::ApiRefresh => {
+                let expire_at = hub.clock.now().unix_seconds() + 3600;
+                hub.call_api("refresh", json!({"user": "ann", "expire_at": expire_at})).await;
+                assert!(ann.receive().await["push"]["refresh"].is_object());
+            }
+            Extension::Reconnect => assert!(connect_with_subs(&hub, &newer, &asked).await.1["closed:1"].is_object()),
         }
         drop(ann);
         hub.clock.advance(Duration::from_secs(61));
         let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &asked).await;
         assert_eq!(subs["closed:1"].is_object(), is_restored, "{subs}");
+        hub.call_api("unsubscribe", json!({"user": "ann", "channel": "closed:1"})).await;
     }
+}
+
+#[actix_rt::test]
+async fn grant_in_a_channel_that_is_limited_to_other_users_is_not_restored() {
+    let hub = start_hub(|_| ()).await;
+    for channel in ["dialog#bob", "dialog#ann,bob"] {
+        assert_eq!(hub.call_api("subscribe", json!({"user": "ann", "channel": channel})).await, json!({"result": {}}));
+    }
+    let asked = json!({"dialog#bob": {}, "dialog#ann,bob": {}});
+    let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &asked).await;
+    assert_eq!(subs.as_object().unwrap().keys().collect::<Vec<_>>(), ["dialog#ann,bob"]);
 }
 
 #[actix_rt::test]
@@ -194,4 +240,34 @@ async fn grant_is_known_to_every_hub_and_forgotten_by_one_that_may_have_missed_a
         connect_with_subs(&two, &two.token("ann"), &asked).await.1.is_null()
     })
     .await;
+}
+
+#[actix_rt::test]
+async fn grant_from_a_redis_connection_that_failed_to_come_up_is_forgotten() {
+    let redis = RedisServer::start().await;
+    let hub =
+        start_hub_on(&redis, |config| config.namespaces = vec![toml::from_str("name = \"closed\"").unwrap()]).await;
+    let mut eve = hub.connect("eve").await;
+    eve.subscribe("news").await;
+    // The hub may subscribe to its own channels, and then not to that of the publications.
+    let own = ["&wardcast:control", "&wardcast:replies:*", "&wardcast:probe:*"];
+    redis.run::<()>(&[&["ACL", "SETUSER", "default", "resetchannels"], &own[..]].concat()).await;
+    redis.run::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let order =
+        json!({"subscribe": {"channel": "closed:1", "info": null, "data": null, "since": null, "expires_at": null}});
+    let control = json!({"user": "ann", "client": null, "whitelist": [], "order": order});
+    let message = [b"WC\x01o", control.to_string().as_bytes()].concat();
+    // It receives some of these between the two.
+    let mut received = 0;
+    while received < 5 {
+        received += redis.publish("wardcast:control", &message).await;
+    }
+    poll_until("the hub gives up the connection that has received them", async || {
+        redis.run::<(String, u64)>(&["PUBSUB", "NUMSUB", "wardcast:control"]).await.1 == 0
+    })
+    .await;
+    redis.run::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
+    hub.wait_for_broker(true).await;
+    let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": {}})).await;
+    assert!(subs.is_null(), "{subs}");
 }

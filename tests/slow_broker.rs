@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use wardcast::{
-    broker::BrokerError,
+    broker::{BrokerError, Control, ControlAction, Deliver},
     channel::Channel,
-    hub::{SubscribeError, Unsubscribe},
+    hub::{CheckHealth, SubscribeError, Unsubscribe},
 };
 
 use crate::support::{PATIENCE, slow_broker::Worker};
@@ -59,6 +59,32 @@ async fn server_side_subscription_that_expires_while_the_broker_is_slow_closes_w
     worker.broker.answer(1);
     assert_eq!(client.wait_for_close().await, 3006);
     worker.broker.wait_for_unsubscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn session_that_has_no_room_for_an_unsubscribe_of_the_server_api_is_closed() {
+    for (controls, close) in [(8, None), (9, Some(3004))] {
+        let worker = Worker::start(|config| config.limits.channels_per_session = 4);
+        let mut client = worker.connect(json!({})).await;
+        assert!(client.receive().await["push"]["connect"].is_object());
+        client.send(&[json!({"id": 1, "connect": {"subs": {"news": {}}}})]).await;
+        worker.broker.wait_for_calls(&["subscribe"]).await;
+        for number in (0..controls).rev() {
+            let channel = if number == 0 { "news".to_owned() } else { format!("other {number}") };
+            let action = ControlAction::Unsubscribe { channel };
+            let control = Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action };
+            worker.hubs.deliver_control(control).unwrap();
+        }
+        worker.hub.send(CheckHealth).await.unwrap();
+        worker.broker.answer(1);
+        match close {
+            Some(code) => assert_eq!(client.wait_for_close().await, code),
+            None => {
+                assert!(client.receive().await["connect"]["subs"]["news"].is_object());
+                assert_eq!(client.receive().await["push"]["unsubscribe"]["code"], 2000);
+            }
+        }
+    }
 }
 
 #[actix_rt::test]

@@ -54,7 +54,7 @@ pub(super) async fn post_message(
             let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
             publish::publish_to_channel(&channel, publication.with_idempotency_key(key), Some(info), &api).await
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     let mut response = ApiResponse::new(result, &api.metrics).respond();
     response.headers_mut().insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));

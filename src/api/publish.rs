@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use uuid::Uuid;
 
 use super::{
@@ -31,6 +32,11 @@ pub(super) const BROADCAST_CHANNELS: &str = "limits.broadcast_channels";
 pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Maximum length of a version's epoch. Each channel may remember one.
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
+
+/// Bytes that a broadcast publishes in one turn: the broker copies the data for each channel, and with Redis queues it.
+const BROADCAST_TURN_BYTES: usize = 4 << 20;
+/// Cost of a channel of a broadcast beyond the data.
+const CHANNEL_COST_BYTES: usize = 1024;
 
 const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `api.publication_bytes`");
 const NOT_AVAILABLE: (ErrorCode, &str) = (
@@ -206,9 +212,18 @@ async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
         return Err(ErrorCode::BadRequest.into());
     }
     ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, request.channels.len())?;
-    let sent = request.channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
-    let responses = join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)).collect();
+    let mut responses = Vec::with_capacity(request.channels.len());
+    for channels in request.channels.chunks(channels_per_turn(&publication)) {
+        let sent = channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
+        responses.extend(join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)));
+        yield_now().await;
+    }
     to_result(BroadcastResult { responses })
+}
+
+/// Returns to how many channels a broadcast publishes before it waits for the broker and lets other tasks of the worker run.
+fn channels_per_turn(publication: &PendingPublication) -> usize {
+    (BROADCAST_TURN_BYTES / (publication.data.len() + CHANNEL_COST_BYTES)).max(1)
 }
 
 impl PendingPublication {

@@ -34,10 +34,12 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
     details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
-        the channel's name limits it to other users (`#`), or if it has `limits.channels_per_session` channels. Such a \
+        the channel's name limits it to other users (`#`), if it has `limits.channels_per_session` channels, or if twice as many \
+        controls wait for it. Such a \
         subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it. A client that \
         reconnects and names it in `subs` of `connect`, as SDKs do where it was recoverable, gets it again until its token has ended; \
-        not if the request named `client` or `session`, and not if the hub may have missed an `unsubscribe` meanwhile \
+        not if the request named `client` or `session`, not after a `disconnect` of all connections of the user with a code \
+        after which SDKs stay away, and not if the hub may have missed an `unsubscribe` meanwhile \
         (limit: `limits.api_grant_bytes`).",
     request: &[SessionTarget::FIELDS, SubscribeRequest::FIELDS],
     result: &[],
@@ -80,7 +82,8 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Closes the connections of a user.",
     details: "Code 3000 cuts the connection, as if the network had failed: the client gets no close frame. A client whose token is still valid may connect again, unless the close code keeps it away: SDKs reconnect after \
-        all codes but 3500 to 3999 and 4500 to 4999.",
+        all codes but 3500 to 3999 and 4500 to 4999. After one of these, unless the request names connections, a user gets back nothing \
+        that `subscribe` had given.",
     request: &[SessionTarget::FIELDS, DisconnectRequest::FIELDS],
     result: &[],
     errors: &[

@@ -79,6 +79,18 @@ mod tests {
     }
 
     #[test]
+    fn prefix_of_all_other_keys_belongs_to_them() {
+        let mut auth = crate::config::Config::default().auth;
+        auth.user_prefix = Some("id:".to_owned());
+        auth.keys =
+            vec![toml::from_str("id = \"k\"\nalgorithm = \"HS256\"\nfile = \"f\"\nuser_prefix = \"i\"").unwrap()];
+        let prefixes = UserPrefixes::new(&auth);
+        let user = |prefix: &str, sub: &str| prefixes.user(sub.to_owned(), &rules(prefix, KeyPurpose::Any));
+        assert_eq!(user("id:", "5"), Ok("id:5".to_owned()), "of auth.hmac_secret");
+        assert_eq!(user("i", "d:5"), Err(TokenError::ForeignUser));
+    }
+
+    #[test]
     fn a_token_without_a_user_gets_none_from_a_prefix() {
         assert_eq!(prefixes(&["a:"]).user(String::new(), &rules("a:", KeyPurpose::Any)), Ok(String::new()));
     }

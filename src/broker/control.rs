@@ -123,6 +123,11 @@ impl From<ControlError> for WireError {
 }
 
 impl Control {
+    /// Returns whether all sessions of the user apply it.
+    pub fn is_for_all_sessions(&self) -> bool {
+        self.client.is_none() && self.whitelist.is_empty()
+    }
+
     /// Checks that sessions can apply the control. The server API calls it before it sends a control, and an instance
     /// calls it again for a control from the bus, where others can write.
     ///

@@ -85,7 +85,7 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
    ws.onmessage = (message) => console.log(message.data)
    ws.onopen = () => ws.send('{{"id":1,"subscribe":{{"channel":"news"}}}}')
 
-   Other clients: {ws}://{address}{path}, with the same token.
+   Other clients, with the same token: {ws}://{address}{path}
 
 {bold}2. Publish.{end} In another terminal:
 
@@ -171,7 +171,7 @@ mod tests {
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
         assert!(closed.contains("does not list \"query\""), "{closed}");
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
-        assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live,"), "{path}");
+        assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live\n"), "{path}");
     }
 
     #[test]

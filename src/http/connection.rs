@@ -12,7 +12,7 @@ use actix_web::{
     Error, HttpMessage, HttpRequest,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::StatusCode,
+    http::{StatusCode, Version},
     middleware::Next,
 };
 use socket2::SockRef;
@@ -27,9 +27,9 @@ use super::stop::StopWatch;
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
 const MAX_REQUESTS: u32 = 200;
-/// Each of so many requests of a connection waits for another turn of its task. actix-http parses at most 16 pipelined requests
-/// ahead, and more only when one waits: if it answered all of them in one turn, it would forget those behind them until the
-/// connection's keep-alive ends, and close it.
+/// After this many requests of a connection the next one waits for another turn of its task. While 16 pipelined requests wait,
+/// actix-http parses no further ones; if it answers those in one turn, it leaves the others in its buffer until the keep-alive
+/// ends, and closes the connection.
 const REQUESTS_PER_TURN: u32 = 8;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -119,6 +119,8 @@ pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Res
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
+    // actix-http reuses heads, with the version of an earlier response: one to HTTP/1.0 would end this connection.
+    response.response_mut().head_mut().version = Version::HTTP_11;
     let connection = response.request().conn_data::<HttpConnection>();
     let is_last = count_request(response.request()) >= MAX_REQUESTS
         || connection.is_some_and(|connection| connection.stop.is_stopping())

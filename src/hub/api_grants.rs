@@ -1,5 +1,5 @@
-//! What the server API has subscribed users to, kept for clients that reconnect: they name the subscriptions that they had in
-//! `connect`, and get these again. One table for all workers of this instance.
+//! The subscriptions that the server API has given to users, kept for clients that reconnect: a client names in `connect` the
+//! subscriptions that it had, and gets these again. One table for all workers of this instance.
 //!
 //! Every instance sees every control, in the order of the broker, and so keeps the same grants, also of users whose sessions are
 //! elsewhere. But only the instance with a user's session knows when its token ends. And an instance to which the broker has
@@ -20,9 +20,10 @@ use crate::{
     channel::Channel,
     clock::{Clock, MonotonicTime, NEVER, WallTime},
     config::Config,
+    protocol::may_reconnect,
 };
 
-/// What a grant counts in addition to its texts.
+/// Bytes that a grant counts for `limits.api_grant_bytes` in addition to its texts.
 const OVERHEAD_BYTES: usize = 256;
 
 /// The subscriptions that the server API has given to users.
@@ -44,7 +45,7 @@ impl ApiGrants {
     }
 
     /// Keeps or forgets what a control gives or takes, and hands it to the hubs before another control is applied: a user cannot
-    /// keep here what an `unsubscribe` has ended there.
+    /// keep here what an `unsubscribe` or a `disconnect` has ended there.
     pub(super) fn apply(&self, control: &Control, hand_to_hubs: impl FnOnce()) {
         let mut table = self.table.lock();
         match &control.action {
@@ -57,6 +58,10 @@ impl ApiGrants {
                 }
             }
             ControlAction::Unsubscribe { channel } => table.remove(&control.user, channel),
+            // A client that is to stay away gets nothing back, unless other connections of its user stay.
+            ControlAction::Disconnect { code, .. } if !may_reconnect(*code) && control.is_for_all_sessions() => {
+                table.remove_user(&control.user);
+            }
             ControlAction::Disconnect { .. } | ControlAction::Refresh { .. } => {}
         }
         hand_to_hubs();

@@ -78,12 +78,16 @@ impl Hub {
         }
     }
 
-    /// Sends a control to a session that has to apply it itself.
-    fn send_to_session(&self, key: SessionKey, control: SessionControl) {
+    /// Sends a control to a session that has to apply it itself. If too many wait there already, because the broker is slow, a
+    /// session that would keep what the control takes is closed; a reconnecting client gets back only what it may have.
+    fn send_to_session(&mut self, key: SessionKey, control: SessionControl) {
         let Some(session) = self.registry.session(key) else { return };
-        // While a session waits for a slow broker, its mailbox may fill up.
+        let only_adds = matches!(control, SessionControl::Subscribe(_));
         if let Err(error) = session.controls.try_send(control) {
-            log::warn!("dropped server API control client={} error={error}", session.client);
+            log::warn!("dropped server API control client={} error={:?}", session.client, error.to_string());
+            if !only_adds {
+                self.close(key, &Disconnect::INTERNAL);
+            }
         }
     }
 }

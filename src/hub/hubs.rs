@@ -195,7 +195,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{broker::memory::MemoryBroker, clock::Clock, config::Config, hub::BrokerSubscriptions};
+    use crate::{
+        broker::{ControlAction, memory::MemoryBroker},
+        clock::Clock,
+        config::{Config, OptionOverrides},
+        hub::BrokerSubscriptions,
+    };
 
     fn publication(bytes: usize) -> Publication {
         Publication::new(Channel::new("news").unwrap(), Bytes::from(vec![b'1'; bytes]))
@@ -246,6 +251,27 @@ mod tests {
         }
         assert_eq!(hubs.metrics.deliveries_dropped.get(), 100);
         assert_eq!(hubs.deliver_publication(publication(2_500)), Ok(()));
+    }
+
+    #[actix_rt::test]
+    async fn control_that_is_refused_forgets_what_the_server_api_gave_its_user() {
+        let hubs = hubs_with_queues_of(&[1000]);
+        let news = Channel::new("news").unwrap();
+        let subscribe = |user: &str| {
+            let (channel, overrides) = ("news".to_owned(), OptionOverrides::default());
+            let (info, data, recover_since, expires_at) = (None, None, None, None);
+            let action = ControlAction::Subscribe { channel, info, data, recover_since, expires_at, overrides };
+            Control { user: user.to_owned(), client: None, whitelist: Vec::new(), action }
+        };
+        for number in 0..MAX_QUEUED_CONTROLS {
+            assert_eq!(hubs.deliver_control(subscribe(if number == 0 { "ann" } else { "bob" })), Ok(()));
+        }
+        let has_grant = |user: &str| hubs.api_grants().find(user, &news).is_some();
+        assert!(has_grant("ann") && has_grant("bob"));
+        let unsubscribe =
+            Control { action: ControlAction::Unsubscribe { channel: "other".to_owned() }, ..subscribe("ann") };
+        assert_eq!(hubs.deliver_control(unsubscribe), Err(QueueFull));
+        assert!(!has_grant("ann") && has_grant("bob"));
     }
 
     #[actix_rt::test]

@@ -33,11 +33,17 @@ pub(super) const fn unsubscribe_reaction(code: u32) -> &'static str {
     if code >= 2500 { "subscribes again" } else { "stays unsubscribed" }
 }
 
+/// Returns whether SDKs reconnect when the connection is closed with a code of the protocol or of the server API.
+pub const fn may_reconnect(code: u16) -> bool {
+    !matches!(code, 3500..=3999 | 4500..=4999)
+}
+
 /// Returns what an SDK does when the connection is closed with a code.
 pub(super) const fn close_reaction(code: u16) -> &'static str {
     match code {
-        1009 | 3500..=3999 | 4500..=4999 => "does not reconnect",
-        _ => "reconnects with backoff",
+        1009 => "npm `centrifuge` does not reconnect, the others do",
+        _ if may_reconnect(code) => "reconnects with backoff",
+        _ => "does not reconnect",
     }
 }
 

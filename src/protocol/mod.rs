@@ -19,7 +19,7 @@ pub mod schema {
     include!(concat!(env!("OUT_DIR"), "/wardcast.rs"));
 }
 
-pub use codes::CodeInfo;
+pub use codes::{CodeInfo, may_reconnect};
 pub use command::{
     ClientPosition, Command, CommandMethod, ConnectCommand, Diagnosis, HistoryCommand, MalformedCommand, RawFilter,
     SubscribeCommand,

@@ -92,8 +92,8 @@ impl Session {
     /// Changes the state of the session, and tells outbox and hub what follows from it.
     pub(super) fn set_auth_state(&mut self, auth_state: AuthState) {
         self.auth_state = auth_state;
-        self.unauthenticated_permits = None;
         if let Some(claims) = self.auth_state.claims() {
+            self.unauthenticated_permits = None;
             let (key, keep_alive, user) = (self.key, self.keep_alive(), claims.user.clone());
             self.apply_token_expiry();
             self.services.hub.do_send(UpdateSession { key, keep_alive, user });

@@ -62,6 +62,10 @@ pub struct Services {
     pub node: Arc<str>,
 }
 
+/// How many controls of the server API may wait for a session, for each channel of `limits.channels_per_session`: one that
+/// subscribes it, and one that unsubscribes it.
+const CONTROLS_PER_CHANNEL: usize = 2;
+
 /// The actor of one connection.
 pub struct Session {
     key: SessionKey,
@@ -96,6 +100,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
     // This fails if the client has disconnected already.
     let Ok(outbox) = Outbox::new(socket, &limits) else { return };
     Session::create(|ctx| {
+        ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.limits.channels_per_session);
         ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
         Session {
             key: SessionKey::unique(),

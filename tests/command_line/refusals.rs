@@ -97,13 +97,31 @@ async fn development_logs_refusals_after_the_handshake() {
     assert!(!stderr.contains(&token), "{stderr}");
 }
 
+/// Starts a hub in production that logs its refusals in this interval.
+fn start_in_production(interval: &str) -> (Process, SocketAddr) {
+    let interval = format!("log.refusals_interval={interval}");
+    let mut command = configured(&["--set", &interval, "--set", "log.level=info", "--set", "server.behind_tls=true"]);
+    let hub = Process::start(command.env("WARDCAST_ENV", "production"));
+    let line = hub.wait_for_log("server started");
+    let address = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    (hub, address)
+}
+
+#[actix_rt::test]
+async fn equal_refusals_within_an_interval_are_one_line() {
+    let (mut hub, address) = start_in_production("1h");
+    let path = format!("/socket?token={}", forged_token());
+    for _ in 0..20 {
+        assert_eq!(handshake(address, &path, &[]).await, 401);
+    }
+    assert_eq!(handshake(address, "/socket", &[("Origin", "https://evil.example")]).await, 403);
+    hub.wait_for_log("refused origin ");
+    assert_eq!(hub.kill().matches("refused token ").count(), 1);
+}
+
 #[actix_rt::test]
 async fn production_logs_the_first_refusal_and_counts_equal_ones() {
-    let arguments = ["--set", "log.refusals_interval=1s", "--set", "log.level=warn", "--set", "server.behind_tls=true"];
-    let mut command = configured(&[&arguments[..], &["--set", "log.level=info"]].concat());
-    let mut hub = Process::start(command.env("WARDCAST_ENV", "production"));
-    let line = hub.wait_for_log("server started");
-    let address: SocketAddr = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let (mut hub, address) = start_in_production("1s");
     let token = forged_token();
     let path = format!("/socket?token={token}");
     assert_eq!(handshake(address, &path, &[]).await, 401);

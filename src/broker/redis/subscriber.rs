@@ -46,7 +46,6 @@ pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) 
                 uptime = since.elapsed();
                 context.nodes.stop_listening();
                 context.subscriptions.reset();
-                context.deliver.note_lost_controls();
                 context.health.report_down(RedisLink::Subscriptions, &error);
             }
             Err(error) => {
@@ -54,6 +53,8 @@ pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) 
                 context.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
+        // Also after a connection that failed early: it may have received controls.
+        context.deliver.note_lost_controls();
         sleep(backoff.next_delay(uptime)).await;
     }
 }

@@ -78,6 +78,30 @@ fn what_one_connection_got_is_not_kept_and_what_one_connection_lost_is_forgotten
 }
 
 #[test]
+fn disconnect_of_a_whole_user_that_keeps_its_clients_away_forgets_its_grants() {
+    let (grants, _) = grants_with(|_| ());
+    let disconnect = |code, client: Option<&str>, whitelist: &[&str]| {
+        let action = ControlAction::Disconnect { code, reason: String::new() };
+        let whitelist = whitelist.iter().map(|id| (*id).to_owned()).collect();
+        let control = Control { user: "ann".to_owned(), client: client.map(str::to_owned), whitelist, action };
+        grants.apply(&control, || ());
+        grants.has("ann", "news")
+    };
+    for user in ["ann", "bob"] {
+        grants.subscribe(user, "news", None);
+    }
+    for code in [3000, 3005, 4000, 4499] {
+        assert!(disconnect(code, None, &[]), "its clients reconnect after {code}");
+    }
+    assert!(disconnect(3503, Some("c1"), &[]) && disconnect(3503, None, &["c1"]), "other connections stay");
+    for code in [3500, 3503, 4500, 4999] {
+        grants.subscribe("ann", "news", None);
+        assert!(!disconnect(code, None, &[]), "{code}");
+    }
+    assert!(grants.has("bob", "news"));
+}
+
+#[test]
 fn grant_lasts_as_long_as_the_last_token_with_which_a_session_had_it() {
     let (grants, clock) = grants_with(|_| ());
     let after = |seconds: u64| clock.now().saturating_add(Duration::from_secs(seconds));

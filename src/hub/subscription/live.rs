@@ -25,6 +25,11 @@ impl Hub {
         if matches!(source, SubscriptionSource::ServerApi(_) | SubscriptionSource::Restored) {
             return;
         }
+        // What the server API gave would otherwise end with the next token that does not name the channel.
+        let held = self.registry.channels_of(key).and_then(|channels| channels.source(channel));
+        if matches!(held, Some(SubscriptionSource::ServerApi(_))) {
+            return;
+        }
         let chan_info = source.info().cloned();
         let visibility = self.registry.replace_source(key, channel, source);
         if let Some(visibility) = visibility.filter(|visibility| visibility.info.chan_info != chan_info) {

@@ -202,7 +202,7 @@ mod tests {
             ("hello", 0, "not a JSON object"),
             ("", 0, "not a JSON object"),
             ("[1]", 0, "not a JSON object"),
-            (r#"{"id":3,"publish":{"channel":"news""#, 3, "not JSON at column 36"),
+            (r#"{"id":3,"publish":{"channel":"news""#, 3, "not JSON at column 35"),
             (r#"{"id":3,"ping":{}} x"#, 3, "not JSON at column 20"),
             (r#"{"id":4,"foo":{}}"#, 4, r#"unknown method "foo""#),
             (&long, 7, &unknown),

@@ -164,6 +164,8 @@ fn aud_without_configured_audience_is_refused_for_keys_of_a_jwk_set_only() {
     let other_app = json!({"sub": "5", "aud": "another-app"});
     assert_eq!(user_of(&of_set, "one", other_app.clone()), Err(TokenError::UnexpectedAudience));
     assert_eq!(user_of(&of_set, "one", json!({"sub": "5", "aud": ["a", "b"]})), Err(TokenError::UnexpectedAudience));
+    let subscription = token_of("one", json!({"sub": "5", "aud": "another-app", "channel": "$a"}));
+    assert_eq!(verifier(&of_set).verify_subscription(&subscription), Err(TokenError::UnexpectedAudience));
     assert!(user_of(&of_set, "one", json!({"sub": "5"})).is_ok());
     assert!(user_of(&of_set, "one", json!({"sub": "5", "aud": []})).is_ok(), "no audience is named");
     of_set.auth.keys[0].audience = Some("hub".to_owned());
