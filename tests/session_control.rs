@@ -46,6 +46,20 @@ async fn disconnect_uses_code_and_reason_of_the_backend_and_skips_whitelisted_cl
     assert_eq!(two.wait_for_close().await.0, Some(3503));
 }
 
+/// gocent names these two fields so, and sends `null` where its caller did not set them.
+#[actix_rt::test]
+async fn disconnect_takes_the_field_names_of_gocent() {
+    let hub = start_hub().await;
+    let ((mut one, _), (mut two, listed)) =
+        (connect_with_client_id(&hub, "ann").await, connect_with_client_id(&hub, "ann").await);
+    let close = json!({"code": 4001, "reason": "away", "reconnect": false});
+    call_control(&hub, "disconnect", json!({"user": "ann", "Disconnect": close, "ClientWhitelist": [listed]})).await;
+    assert_eq!(one.wait_for_close().await, (Some(4001), "away".to_owned()));
+    two.subscribe("news").await;
+    call_control(&hub, "disconnect", json!({"user": "ann", "Disconnect": null, "ClientWhitelist": null})).await;
+    assert_eq!(two.wait_for_close().await.0, Some(3503));
+}
+
 /// By these codes the hub closes slow and expired connections without sending their backlog. An API call is neither.
 #[actix_rt::test]
 async fn disconnect_with_code_3008_or_3005_reaches_client_like_any_other_code() {

@@ -206,12 +206,13 @@ impl From<RequestedOverrides> for OptionOverrides {
 }
 
 request_fields! {
-    /// A request of `disconnect`, without its target.
+    /// A request of `disconnect`, without its target. The aliases are what gocent writes: Centrifugo reads names in any case.
     struct DisconnectRequest {
         /// Ids of connections that stay, at most 1,000.
+        #[serde(alias = "ClientWhitelist")]
         whitelist: Option<Vec<String>> = (JsonType::Array(&JsonType::String), Some("empty")),
         /// Code and reason of the close frame.
-        #[serde(default, deserialize_with = "deserialize_object")]
+        #[serde(default, alias = "Disconnect", deserialize_with = "deserialize_object")]
         disconnect: Option<DisconnectReason> =
             (JsonType::Object(DisconnectReason::FIELDS), Some("code 3503, `force disconnect`")),
     }

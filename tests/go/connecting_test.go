@@ -9,7 +9,7 @@ import (
 )
 
 // The hub sends clients half of the remaining lifetime of a short token as its ttl, at least one second.
-const short = 3 * time.Second
+const short = 4 * time.Second
 
 func TestClientWithTokenConnects(t *testing.T) {
 	inBothFormats(t, func(t *testing.T, f format) {
@@ -74,17 +74,15 @@ func TestRefreshWithExpiredTokenClosesWith3005AndTheNextTokenConnects(t *testing
 		ann := connectClient(t, f, shared, centrifuge.Config{GetToken: tokens})
 		channel := "refreshed-" + f.name
 		news := ann.subscribe(t, channel, centrifuge.SubscriptionConfig{Recoverable: true})
-		shared.publish(t, channel, 1)
-		news.expectPublications(t, 1)
 		ann.events.waitForCode(t, "connecting", 3005)
+		shared.publish(t, channel, 1)
 		// The client presents the expired token once more, and then asks for another one.
 		ann.events.waitForError(t, 109)
 		ann.events.wait(t, "connected")
 		if again := news.events.wait(t, "subscribed").value.(centrifuge.SubscribedEvent); !again.Recovered {
 			t.Fatalf("%+v", again)
 		}
-		shared.publish(t, channel, 2)
-		news.expectPublications(t, 2)
+		news.expectPublications(t, 1)
 	})
 }
 

@@ -23,7 +23,8 @@ final class TestClient implements AutoCloseable {
     }
 
     /** Creates a client that asks for its tokens, and fails if it asks for one more. */
-    static TestClient withTokens(String... tokens) {
+    @SafeVarargs
+    static TestClient withTokens(Supplier<String>... tokens) {
         return askingFor(answers(tokens));
     }
 
@@ -106,10 +107,11 @@ final class TestClient implements AutoCloseable {
         }
     }
 
-    /** A function that answers with one token after another. */
-    static Supplier<String> answers(String... tokens) {
+    /** A function that answers with one token after another, each signed when it is asked for: a busy machine may start late. */
+    @SafeVarargs
+    private static Supplier<String> answers(Supplier<String>... tokens) {
         var left = new java.util.ArrayDeque<>(java.util.List.of(tokens));
-        return left::removeFirst;
+        return () -> left.removeFirst().get();
     }
 
     private static ConnectionTokenGetter getter(Supplier<String> tokens) {
@@ -129,7 +131,8 @@ final class TestClient implements AutoCloseable {
         });
     }
 
-    static Consumer<SubscriptionOptions> tokens(String... tokens) {
+    @SafeVarargs
+    static Consumer<SubscriptionOptions> tokens(Supplier<String>... tokens) {
         var next = answers(tokens);
         return tokens(channel -> next.get());
     }
