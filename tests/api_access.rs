@@ -1,14 +1,23 @@
-//! The access of each server API method: methods that are described as read-only change nothing, all others change something.
+//! The server API over a broker that answers at once: methods that are described as read-only change nothing, all others change
+//! something; and requests that wait for nothing still let other tasks run.
 
 use std::{
     mem,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use actix_web::{App, test, web::Data};
+use actix_http::Request;
+use actix_web::{
+    App, Error,
+    dev::{Service, ServiceResponse},
+    test,
+    web::Data,
+};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use serde_json::json;
 use wardcast::{
     api::{self, Access, ApiContext, METHODS},
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
@@ -25,16 +34,16 @@ use wardcast::{
 
 use crate::support::{self, API_KEY};
 
-#[actix_rt::test]
-async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
+async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response = ServiceResponse, Error = Error> {
     let mut config = support::config();
     config.channels.history_size = 10;
     config.channels.presence = true;
-    let config = Arc::new(config);
-    let (clock, broker) = (Clock::default(), Arc::new(WriteRecorder::default()));
+    config.api.body_bytes = 1 << 20;
+    config.api.publication_bytes = 1 << 20;
+    let (config, clock) = (Arc::new(config), Clock::default());
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let context = Data::new(ApiContext {
-        broker: broker.clone(),
+        broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
         refusals: RefusalLog::new(config.clone()),
         permissions,
@@ -44,11 +53,20 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
         metrics: Arc::default(),
     });
     let routes = move |service: &mut actix_web::web::ServiceConfig| api::routes(&config, service);
-    let app = test::init_service(App::new().app_data(context).configure(routes)).await;
+    test::init_service(App::new().app_data(context).configure(routes)).await
+}
+
+fn post(path: &str, body: impl Into<Bytes>) -> Request {
+    test::TestRequest::post().uri(path).insert_header(("X-API-Key", API_KEY)).set_payload(body).to_request()
+}
+
+#[actix_rt::test]
+async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
+    let broker = Arc::new(WriteRecorder::default());
+    let app = start_api(broker.clone()).await;
     for method in METHODS {
-        let request = test::TestRequest::post().uri(&format!("/api/{}", method.name));
-        let request = request.insert_header(("X-API-Key", API_KEY)).set_payload(method.example.request);
-        let response = test::call_and_read_body(&app, request.to_request()).await;
+        let request = post(&format!("/api/{}", method.name), method.example.request);
+        let response = test::call_and_read_body(&app, request).await;
         let response = String::from_utf8_lossy(&response);
         assert!(!response.starts_with("{\"error\""), "{}: {response}", method.name);
         let writes = mem::take(&mut *broker.0.lock().unwrap());
@@ -57,6 +75,30 @@ async fn methods_described_as_read_only_change_nothing_and_all_others_do() {
             Access::ReadOnly => assert!(writes.is_empty(), "{name} calls {writes:?}: describe it as Access::Write"),
             Access::Write => assert!(!writes.is_empty(), "{name} changes nothing: describe it as Access::ReadOnly"),
         }
+    }
+}
+
+#[actix_rt::test]
+async fn requests_of_many_calls_or_channels_let_other_tasks_run() {
+    let app = start_api(Arc::default()).await;
+    let (data, channels) = ("x".repeat(100_000), vec!["news"; 5000]);
+    for (path, body) in [
+        ("/api", r#"{"method":"info"}"#.repeat(1000)),
+        ("/api/batch", json!({"commands": vec![json!({"info": {}}); 1000]}).to_string()),
+        ("/api/batch", json!({"parallel": true, "commands": vec![json!({"info": {}}); 2000]}).to_string()),
+        ("/api/broadcast", json!({"channels": channels, "data": data}).to_string()),
+    ] {
+        let mut response = pin!(test::call_service(&app, post(path, body)));
+        let mut turns = 0;
+        let response = loop {
+            tokio::select! {
+                biased;
+                response = &mut response => break response,
+                () = tokio::task::yield_now() => turns += 1,
+            }
+        };
+        assert_eq!(response.status(), 200, "{path}");
+        assert!(turns >= 50, "{turns} turns of other tasks during {path}");
     }
 }
 
