@@ -10,6 +10,6 @@ const client = new Centrifuge("wss://hub.example.com/connection/websocket", {
 })
 const news = client.newSubscription("news")
 news.on("publication", ({ data }) => console.log(data))
-news.on("subscribed", () => news.publish({ hello: "world" }))
+news.on("subscribed", () => news.publish({ hello: "world" }).catch(console.error))   // channels.allow_publish permits it
 news.subscribe()
 client.connect()
