@@ -6,7 +6,10 @@ use std::{
 };
 
 use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +39,12 @@ impl CertificateError {
 /// Reads a certificate with its chain, and its private key.
 pub(crate) fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
     let chain = read_chain(cert)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| CertificateError::file(key, error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            CertificateError::file(key, "the file contains no private key, or only an encrypted one")
+        }
+        error => CertificateError::file(key, error),
+    })?;
     let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())?;
     certified.keys_match()?;
     Ok(certified)

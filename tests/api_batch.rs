@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{start_hub, start_hub_with};
+use crate::support::{Client, TestHub, start_hub, start_hub_with};
 
 #[actix_rt::test]
 async fn batch_replies_in_the_order_of_its_commands() {
@@ -102,32 +102,35 @@ async fn batch_over_the_command_limit_executes_nothing() {
     }
 }
 
+/// Starts a hub on which the replies of one request have room for four results of `channels`, and a subscriber, whose channel
+/// has a long name.
+pub async fn start_hub_with_room_for_four_replies() -> (TestHub, Client) {
+    let hub = start_hub_with(|config| config.api.replies_bytes = 1024).await;
+    let ann = hub.connect_subscriber("ann", &"x".repeat(200)).await;
+    (hub, ann)
+}
+
 #[actix_rt::test]
 async fn batch_replies_over_the_size_limit_are_106() {
-    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.connect("ann").await;
-    for number in 0..200 {
-        ann.subscribe(&format!("{number:0>200}")).await;
+    let (hub, _ann) = start_hub_with_room_for_four_replies().await;
+    for parallel in [true, false] {
+        let commands = vec![json!({"channels": {}}); 40];
+        let answer = hub.call_api("batch", json!({"parallel": parallel, "commands": commands})).await;
+        let replies = answer["replies"].as_array().unwrap();
+        assert!(replies[..4].iter().all(|reply| reply["channels"].is_object()), "{replies:?}");
+        let error = json!({"error": {"code": 106, "message": "limit exceeded: api.replies_bytes = 1024"}});
+        assert_eq!(replies[4..], vec![error; 36], "parallel: {parallel}");
     }
-    let answer = hub.call_api("batch", json!({"parallel": true, "commands": vec![json!({"channels": {}}); 400]})).await;
-    let replies = answer["replies"].as_array().unwrap();
-    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
-    assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
-    assert!(answer.to_string().len() < 18 << 20);
 }
 
 #[actix_rt::test]
 async fn batch_always_reports_writes_even_when_reads_exceed_the_size_limit() {
-    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.connect("ann").await;
-    for number in 0..200 {
-        ann.subscribe(&format!("{number:0>200}")).await;
-    }
-    let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+    let (hub, _ann) = start_hub_with_room_for_four_replies().await;
+    let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
     let broadcast = json!({"broadcast": {"channels": names, "data": 1}});
-    let commands = [vec![json!({"channels": {}}); 400], vec![broadcast; 5]].concat();
+    let commands = [vec![json!({"channels": {}}); 5], vec![broadcast; 5], vec![json!({"channels": {}})]].concat();
     let answer = hub.call_api("batch", json!({"parallel": true, "commands": commands})).await;
     let replies = answer["replies"].as_array().unwrap();
-    assert_eq!(replies[399]["error"]["code"], 106);
-    assert!(replies[400..].iter().all(|reply| reply["broadcast"]["responses"].is_array()));
+    assert_eq!((&replies[4]["error"]["code"], &replies[10]["error"]["code"]), (&json!(106), &json!(106)));
+    assert!(replies[5..10].iter().all(|reply| reply["broadcast"]["responses"].is_array()), "{replies:?}");
 }

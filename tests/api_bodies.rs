@@ -84,6 +84,34 @@ async fn endless_chunked_body_is_cut_off_at_the_limit() {
 }
 
 #[actix_rt::test]
+async fn body_of_a_user_is_limited_by_the_publications_of_users() {
+    let hub = start_hub_with(|config| {
+        config.limits.publication_bytes = 2000;
+        config.api.body_bytes = 10_000;
+    })
+    .await;
+    let (path, bearer) = ("/v1/channels/news/messages", hub.bearer("ann"));
+    let error = json!({"code": 106, "message": "the body is too long: limits.publication_bytes + 1024 = 3024"});
+    let head = request_head(&hub, path, "Content-Length: 3025\r\n");
+    let head = head.replace(&format!("X-API-Key: {API_KEY}"), &format!("Authorization: {bearer}"));
+    // Nothing of the body is sent, so a hub that waited for it would not respond.
+    let announced = http::exchange(hub.address, head.as_bytes()).await;
+    assert_eq!((announced.status, &announced.json()["error"]), (413, &error));
+    let chunked = send_endless_body(&hub, &head.replace("Content-Length: 3025", "Transfer-Encoding: chunked")).await;
+    assert!(chunked.starts_with("HTTP/1.1 413 "), "{chunked}");
+    // The longest data, and as many spaces around it as a body may have.
+    let longest = format!("{0}\"{1}\"{0}", " ".repeat(512), "x".repeat(1998));
+    let post = |name: &str, value: &str, body: &str| {
+        let request = http::post(hub.address, path).header(name, value).header("Content-Type", "application/json");
+        request.body(body).send()
+    };
+    assert_eq!(post("Authorization", &bearer, &longest).await.json(), json!({"result": {}}));
+    assert_eq!(post("Authorization", &bearer, &format!("{longest} ")).await.status, 413);
+    assert_eq!(post("X-API-Key", API_KEY, &format!("{longest:<10000}")).await.json(), json!({"result": {}}));
+    assert_eq!(post("X-API-Key", API_KEY, &format!("{longest:<10001}")).await.status, 413);
+}
+
+#[actix_rt::test]
 async fn endless_body_is_not_read_without_api_key_or_for_other_http_methods() {
     let hub = start_hub().await;
     let chunked =

@@ -53,6 +53,18 @@ async fn pipelined_calls_with_the_api_key_are_all_answered() {
     assert_eq!(responses.matches("HTTP/1.1 200").count(), 1000);
 }
 
+/// The requests are more than actix-http reads ahead, so it stops reading while the answers wait for the socket.
+#[actix_rt::test]
+async fn pipelined_calls_with_large_answers_are_all_answered() {
+    const PAIRS: usize = 600;
+    let hub = start_hub_with(|config| config.channels.history_size = 10).await;
+    hub.publish_with(serde_json::json!({"channel": "large", "data": "x".repeat(60_000)})).await;
+    let pair = publish(&hub) + &call(&hub, "history", r#"{"channel":"large","limit":1}"#);
+    let last = publish(&hub).replace("X-API-Key", "Connection: close\r\nX-API-Key");
+    let responses = exchange_until_close(hub.address, (pair.repeat(PAIRS) + &last).as_bytes()).await;
+    assert_eq!(responses.matches("HTTP/1.1 200").count(), 2 * PAIRS + 1);
+}
+
 #[actix_rt::test]
 async fn connection_is_kept_after_a_client_of_http_1_0() {
     let hub = start_hub_with(|config| config.server.workers = 1).await;

@@ -100,15 +100,16 @@ async fn calls_have_the_limits_of_a_batch() {
 }
 
 #[actix_rt::test]
-async fn read_results_over_the_size_limit_of_a_batch_are_106() {
-    let hub = start_hub_with(|config| config.limits.channels_per_session = 500).await;
-    let mut ann = hub.connect("ann").await;
-    for number in 0..200 {
-        ann.subscribe(&format!("{number:0>200}")).await;
-    }
-    let replies = post_lines(&hub, &r#"{"method":"channels"}"#.repeat(400)).await;
-    let refused = replies.iter().filter(|reply| reply["error"]["code"] == 106).count();
-    assert!(replies.len() == 400 && refused > 0 && refused < 350, "{refused}");
+async fn replies_over_the_size_limit_are_106_but_writes_are_reported() {
+    let (hub, _ann) = super::api_batch::start_hub_with_room_for_four_replies().await;
+    let channels = r#"{"method":"channels"}"#.repeat(6);
+    let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let broadcast = json!({"method": "broadcast", "params": {"channels": names, "data": 1}});
+    let replies = post_lines(&hub, &format!("{channels}{broadcast}")).await;
+    assert!(replies[..4].iter().all(|reply| reply["result"]["channels"].is_object()), "{replies:?}");
+    let error = json!({"error": {"code": 106, "message": "limit exceeded: api.replies_bytes = 1024"}});
+    assert_eq!(replies[4..6], [error.clone(), error]);
+    assert_eq!(replies[6]["result"]["responses"].as_array().unwrap().len(), 50);
 }
 
 #[actix_rt::test]

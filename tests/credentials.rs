@@ -173,14 +173,14 @@ async fn two_tokens_in_one_handshake_are_400() {
 #[actix_rt::test]
 async fn bad_token_or_other_scheme_in_first_message_closes_with_3500() {
     let hub = start_hub().await;
-    for text in [
-        format!("Authorization: Bearer {}", hub.forged_token("ann")),
-        format!("Authorization: Bearer {}", hub.expired_token("ann")),
-        format!("Authorization: Basic {}", mark_secret("YW5uOnNlY3JldA==")),
+    for (text, reason) in [
+        (format!("Authorization: Bearer {}", hub.forged_token("ann")), "invalid token"),
+        (format!("Authorization: Bearer {}", hub.expired_token("ann")), "token expired"),
+        (format!("Authorization: Basic {}", mark_secret("YW5uOnNlY3JldA==")), "invalid token"),
     ] {
         let mut client = hub.connect_without_token().await;
         client.send_text(&text).await;
-        assert_eq!(client.wait_for_close().await, (Some(3500), "invalid token".to_owned()), "{text:.40}");
+        assert_eq!(client.wait_for_close().await, (Some(3500), reason.to_owned()), "{text:.40}");
     }
 }
 

@@ -141,7 +141,7 @@ async fn every_door_reports_expired_token_as_expired() {
         // The token expires, and the ticket does not.
         hub.clock.step_forward(std::time::Duration::from_secs(61));
         let expected = match door {
-            Door::Message => closed_with(3500, "invalid token"),
+            Door::Message => closed_with(3500, "token expired"),
             Door::Connect => Outcome::Error(109),
             _ => Outcome::Refused(401, 109),
         };
@@ -185,7 +185,7 @@ async fn every_door_asks_for_another_token_if_nbf_is_in_the_future() {
         let credential = make_credential(&hub, door, &token).await;
         hub.clock.step_back(std::time::Duration::from_secs(60));
         let expected = match door {
-            Door::Message => closed_with(3500, "invalid token"),
+            Door::Message => closed_with(3500, "token expired"),
             Door::Connect => Outcome::Error(109),
             _ => Outcome::Refused(401, 109),
         };

@@ -114,7 +114,7 @@ async fn publication_over_1_mib_is_106_and_one_of_a_user_over_64_kib() {
     assert_eq!(hub.call_api("publish", request).await["error"]["message"], message);
     for (name, value, message) in [
         ("X-API-Key", API_KEY.to_owned(), None),
-        ("Authorization", hub.bearer("ann"), Some("limit exceeded: limits.publication_bytes = 65536")),
+        ("Authorization", hub.bearer("ann"), Some("the body is too long: limits.publication_bytes + 1024 = 66560")),
     ] {
         let request = http::post(hub.address, "/v1/channels/news/messages").header(name, &value);
         let response = request.json(json!("x".repeat(70_000))).send().await.json();

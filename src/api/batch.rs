@@ -23,8 +23,6 @@ use crate::protocol::{ErrorCode, ExceededLimit, WireError};
 
 /// Number of commands of a parallel batch that run at the same time. Each may ask all nodes.
 const PARALLEL_COMMANDS: usize = 16;
-/// Maximum bytes of all results together. Above it: a read-only command gets error 106.
-const MAX_REPLIES_BYTES: usize = 16 << 20;
 
 /// `batch`.
 pub(super) const BATCH: ApiMethod = ApiMethod {
@@ -48,7 +46,7 @@ pub(super) const BATCH: ApiMethod = ApiMethod {
                 JsonType::Object(ERROR),
                 "if the command succeeded",
                 "The error of the command: one of its method, 107 if its request is malformed, 104 if it does not name \
-                    one method, or 106 if it only reads and all results together would be larger than 16 MiB.",
+                    one method, or 106 if it only reads and all results together would be larger than `api.replies_bytes`.",
             ),
         ])),
         "One reply for each command, in the order of `commands`.",
@@ -108,7 +106,7 @@ pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchRes
     check_command_count(commands.len(), api)?;
     let concurrency = if parallel.unwrap_or_default() { PARALLEL_COMMANDS } else { 1 };
     let mut results = stream::iter(commands).map(|command| run_command(command, api)).buffered(concurrency);
-    let (mut replies, mut admitted) = (Vec::new(), BatchResults::default());
+    let (mut replies, mut admitted) = (Vec::new(), BatchResults::new(api));
     while let Some(result) = results.next().await {
         let result =
             result.and_then(|(method, result)| Ok(BatchReply::Result(method, admitted.admit(method, result)?)));
@@ -126,18 +124,22 @@ pub(super) fn check_command_count(count: usize, api: &ApiContext) -> Result<(), 
 }
 
 /// The results of the commands of one request, which are limited together.
-#[derive(Default)]
 pub(super) struct BatchResults {
     bytes: usize,
+    max_bytes: usize,
 }
 
 impl BatchResults {
+    pub(super) fn new(api: &ApiContext) -> Self {
+        Self { bytes: 0, max_bytes: api.config.api.replies_bytes }
+    }
+
     /// Returns the result of a method if there is room for it. A write is always reported: a caller that gets an error for it
     /// would repeat it.
     pub(super) fn admit(&mut self, method: &ApiMethod, result: Box<RawValue>) -> Result<Box<RawValue>, WireError> {
         let bytes = self.bytes + result.get().len();
         if method.access == Access::ReadOnly {
-            ExceededLimit::check("bytes of all replies", MAX_REPLIES_BYTES, bytes)?;
+            ExceededLimit::check("api.replies_bytes", self.max_bytes, bytes)?;
         }
         self.bytes = bytes;
         Ok(result)

@@ -48,7 +48,7 @@ pub(super) async fn post_calls(
     }
     let calls: Vec<MethodCall<'_>> =
         calls.into_iter().map(|call| parse_object(call.get().as_bytes())).collect::<Result<_, _>>()?;
-    let (mut lines, mut results) = (Vec::new(), BatchResults::default());
+    let (mut lines, mut results) = (Vec::new(), BatchResults::new(&api));
     for MethodCall { id, method, params } in calls {
         let params = params.map_or("{}", RawValue::get);
         let result = call_method(&method, params, &api).await;

@@ -16,14 +16,15 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::{
-    ApiContext, ApiResponse,
+    ApiContext, ApiResponse, body_limit,
     key::{ValidApiKey, has_key},
     publish, request,
 };
 use crate::{
     auth::{ChannelRight, Claims, credentials, refusal_log::Refusal},
     channel::Channel,
-    http::{HttpError, RequestBody},
+    config::Config,
+    http::{BodyLimit, HttpError, RequestBody},
     protocol::{self, ErrorCode, WireError},
     publication::ClientInfo,
 };
@@ -86,6 +87,7 @@ fn authenticate_sender(
     if ValidApiKey::check(request).is_some() {
         return Ok(Ok(None));
     }
+    user_body_limit(&api.config).apply_to_request(request);
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let token = match (headers.next(), headers.next()) {
         (Some(value), None) if !has_key(request) => value.to_str().ok().and_then(credentials::strip_bearer),
@@ -101,6 +103,14 @@ fn authenticate_sender(
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
         .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
         .map(|()| Some(claims)))
+}
+
+/// Returns the limit of a user's body. Data is never shorter than the body, but for the spaces and line breaks around it.
+fn user_body_limit(config: &Config) -> BodyLimit {
+    let bytes = config.limits.publication_bytes.saturating_add(1024);
+    let of_user = BodyLimit { name: "limits.publication_bytes + 1024", bytes };
+    let of_route = body_limit(config);
+    if of_user.bytes < of_route.bytes { of_user } else { of_route }
 }
 
 /// Reads the header `Idempotency-Key`.

@@ -93,7 +93,8 @@ const NO_KEY: &str = "no key is configured here, so no token can be verified: na
     WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a new one for each run";
 
 const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
-    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)?";
+    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)? auth.hmac_secret is used as the text that it is, not \
+    as the bytes of its hexadecimal digits";
 
 const TOO_LONG: &str = "raise limits.token_bytes, or put less into the token: a provider that lists all groups of a user can \
     usually leave them out";

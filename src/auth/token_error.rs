@@ -20,8 +20,8 @@ use crate::{
 /// |---|---|---|
 /// | HTTP request, handshake | 401, code 109 | 401, code 101 |
 /// | handshake with `auth.reject = "close"` | closed 3500, "token expired" | closed 3500, "invalid token" |
-/// | token in a command | error 109 | closed 3500 |
-/// | token as the text of a message | closed 3500 | closed 3500 |
+/// | token in a command | error 109 | closed 3500, "invalid token" |
+/// | token as the text of a message | closed 3500, "token expired" | closed 3500, "invalid token" |
 /// | subscription token in a command | error 109 | error 103 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {

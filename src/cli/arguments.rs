@@ -11,7 +11,7 @@ const MAIN_HELP: &str = r#"Examples:
   Print a token, signed with the hub's secret; say whether the hub accepts it:
     wardcast token --user ann --ttl 12h > token.txt
     wardcast check-token < token.txt
-  Generate secrets and a demo user for production, check the configuration,
+  Generate secrets and a first user for production, check the configuration,
   and start a hub with it:
     wardcast init --dir hub
     wardcast config check --config hub/wardcast.toml
@@ -86,13 +86,13 @@ pub(super) enum CliCommand {
         #[command(subcommand)]
         command: ConfigAction,
     },
-    /// Generate a configuration with random secrets and a demo user, once
+    /// Generate a configuration with random secrets and a first user, once
     #[command(after_help = INIT_HELP)]
     Init {
         /// Directory for wardcast.toml and users.toml
         #[arg(long)]
         dir: PathBuf,
-        /// Name of the demo user
+        /// Name of the first user
         #[arg(long, default_value = "demo")]
         user: String,
         /// URL at which clients will reach the hub; only used in the printed commands

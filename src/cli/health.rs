@@ -38,7 +38,13 @@ pub(super) fn check(inputs: Result<ConfigInputs, CliError>, url: Option<&str>) -
         }
     };
     let response = endpoint.fetch(config.as_ref().map(|config| &config.server));
-    let response = response.map_err(|error| format!("{endpoint}: {error}"))?;
+    let response = response.map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused => format!(
+            "{endpoint}: {error}; no hub listens there: start it, or name its address by the --config, variables and --set \
+             that it was started with, or by --url"
+        ),
+        _ => format!("{endpoint}: {error}"),
+    })?;
     let status_line = response.lines().next().unwrap_or_default();
     let Some(status) = status_line.strip_prefix("HTTP/1.1 ") else {
         let other = if endpoint.tls { "http" } else { "https" };

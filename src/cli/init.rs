@@ -1,4 +1,4 @@
-//! `init`: generates a configuration with random secrets and a demo user, once. Later runs leave it unchanged. Several
+//! `init`: generates a configuration with random secrets and a first user, once. Later runs leave it unchanged. Several
 //! hubs may share it.
 
 use std::{
@@ -34,7 +34,8 @@ const EXAMPLES: &str = r##"
 # tls.cert = "/etc/wardcast/tls/fullchain.pem"
 # tls.key = "/etc/wardcast/tls/privkey.pem"
 
-# Pages. Those of the hub's own origin may connect; list the others.
+# Pages. Those of the hub's own origin may connect; list the others, with scheme, host and port as their addresses have them:
+# http://localhost:3000 and http://127.0.0.1:3000 are different.
 #
 # [origins]
 # allowed = ["https://app.example.com"]
@@ -78,7 +79,7 @@ pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> Co
     Ok(format!(
         r#"Wardcast has generated secrets in {dir}. This is shown only once:
 
-  To open channels and for TLS, edit the comments in {settings}.
+  To open channels, list pages and enable TLS, remove the comment signs in {settings}.
 
   Start a hub:
     {start}

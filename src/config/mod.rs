@@ -135,6 +135,7 @@ pub struct ApiConfig {
     pub key_in_query: bool,
     pub body_bytes: usize,
     pub publication_bytes: usize,
+    pub replies_bytes: usize,
 }
 
 /// `[broker]`: how publications reach the hubs.
@@ -229,6 +230,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     pub handshakes_per_second: u32,
     pub http_connections: usize,
+    pub http_unread_bytes: usize,
     pub waiting: usize,
     pub waiting_per_address: usize,
     pub tickets: usize,

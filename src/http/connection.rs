@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::{
     net::TcpStream,
     sync::{Notify, oneshot},
+    task::yield_now,
 };
 
 use super::stop::StopWatch;
@@ -26,10 +27,10 @@ use super::stop::StopWatch;
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
 const MAX_REQUESTS: u32 = 200;
-/// Bytes of responses that may wait for the peer to read. Above it, neither the body of the next response is buffered nor the
-/// next pipelined request carried out. So a connection holds these, two responses, and the 16 requests that actix-http reads
-/// ahead.
-pub const MAX_UNREAD_BYTES: usize = 32 * 1024;
+/// After this many requests of a connection the next one waits for another turn of its task. While 16 pipelined requests wait,
+/// actix-http parses no further ones; if it answers those in one turn, it leaves the others in its buffer until the keep-alive
+/// ends, and closes the connection.
+const REQUESTS_PER_TURN: u32 = 8;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -41,8 +42,18 @@ pub struct CarriesApiKey;
 struct HttpConnection {
     /// Number of its requests without the API key so far.
     requests: Cell<u32>,
+    /// Number of its requests in the current turn of its task.
+    requests_in_turn: Cell<u32>,
     stop: StopWatch,
     end: RefCell<Option<ConnectionEnd>>,
+}
+
+impl HttpConnection {
+    /// Counts a request in the current turn. Returns whether it has to wait for the next one.
+    fn ends_turn(&self) -> bool {
+        self.requests_in_turn.set((self.requests_in_turn.get() + 1) % REQUESTS_PER_TURN);
+        self.requests_in_turn.get() == 0
+    }
 }
 
 /// Tells actix-http that the response to the current request is the last one of the connection.
@@ -74,7 +85,7 @@ impl ConnectionSetup {
         let (last_response, (note, noted)) = (Rc::<Notify>::default(), oneshot::channel());
         self.accepted.replace(Some((last_response.clone(), note)));
         let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));
-        data.insert(HttpConnection { requests: Cell::new(0), stop, end });
+        data.insert(HttpConnection { requests: Cell::new(0), requests_in_turn: Cell::new(0), stop, end });
     }
 
     /// Returns the signal that ends the prepared connection: actix-http sends the response that has begun, answers none
@@ -100,6 +111,9 @@ impl ConnectionSetup {
 /// # Errors
 /// The errors of the handler.
 pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    if request.request().conn_data().is_some_and(HttpConnection::ends_turn) {
+        yield_now().await;
+    }
     let mut response = next.call(request).await?;
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

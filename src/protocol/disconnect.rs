@@ -75,7 +75,7 @@ disconnects! {
     /// user. In a handshake only with `auth.reject = "close"`.
     INVALID_TOKEN = 3500, "invalid token",
         "Get a valid token: `wardcast check-token` says what is wrong with one.";
-    /// The token of the handshake has expired, with `auth.reject = "close"`.
+    /// A token sent as text has expired, or with `auth.reject = "close"` the token of the handshake.
     EXPIRED_TOKEN = 3500, "token expired",
         "Get a new token and connect again.";
     /// A message is not a command of the protocol, `connect` or `refresh` is out of place or without a token, or a message took

@@ -35,7 +35,7 @@ code_enum! {
             "Subscribe to a channel once for each connection.";
         /// A limit on size or number, which the message names with its value: `limits.channels_per_session`,
         /// `limits.filter_nodes_per_channel`, `limits.publication_bytes`, `api.publication_bytes`,
-        /// `limits.reply_bytes`, `limits.broadcast_channels`, or `api.body_bytes` (413).
+        /// `limits.reply_bytes`, `limits.broadcast_channels`, `api.replies_bytes`, or `api.body_bytes` (413).
         LimitExceeded = 106, "limit exceeded", error_reaction(106, false),
             "Send less or subscribe to fewer channels, or raise the limit.";
         /// The request is malformed or contradicts itself; the message names the field. A plain session gets it for invalid

@@ -251,7 +251,9 @@ where
     HttpServiceBuilder::default()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(Duration::ZERO)
-        .h1_write_buffer_size(http::connection::MAX_UNREAD_BYTES)
+        // Above it actix-http buffers neither the body of the next response nor carries out the next pipelined request. So a
+        // connection holds these, two responses, and the 16 requests that actix-http reads ahead.
+        .h1_write_buffer_size(components.http.config.limits.http_unread_bytes)
         .on_connect_ext(move |socket: &T, data| setup.prepare(socket.tcp(), at_connect.stop.watch(), data))
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }

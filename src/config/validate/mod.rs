@@ -324,11 +324,13 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.channels_per_session", limits.channels_per_session, 1),
         ("limits.connections", limits.connections, 1),
         ("limits.http_connections", limits.http_connections, 1),
+        ("limits.http_unread_bytes", limits.http_unread_bytes, 1024),
         ("limits.waiting", limits.waiting, 1),
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
         ("limits.tickets", limits.tickets, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
         ("api.publication_bytes", config.api.publication_bytes, 1),
+        ("api.replies_bytes", config.api.replies_bytes, 1024),
         ("login.concurrency", config.login.concurrency, 1),
     ] {
         errors.require(value >= minimum, key, format!("must be at least {minimum}"));

@@ -32,19 +32,21 @@ impl Session {
             return self.protocol_error(&Disconnect::BAD_REQUEST, || Diagnosis::without_id("not a JSON object"));
         }
         let claims = match credentials::parse_first_message(text) {
-            FirstMessage::Token(token) => self.verify_token(token).ok(),
+            FirstMessage::Token(token) => self.verify_token(token),
             _ => {
                 self.record_refusal(Refusal::Credentials(CredentialError::AuthorizationHeader));
-                None
+                Err(CommandFailure::Close(Disconnect::INVALID_TOKEN))
             }
         };
         match claims {
-            Some(claims) if self.acquire_user_permit(&claims) => {
+            Ok(claims) if self.acquire_user_permit(&claims) => {
                 let change = self.adopt_claims(claims);
                 self.send_connect_push(change)
             }
-            Some(_) => self.fail(0, CommandFailure::Close(Disconnect::CONNECTION_LIMIT)),
-            None => self.fail(0, CommandFailure::Close(Disconnect::INVALID_TOKEN)),
+            Ok(_) => self.fail(0, CommandFailure::Close(Disconnect::CONNECTION_LIMIT)),
+            // Text has no id that a reply could carry.
+            Err(CommandFailure::Error(_)) => self.fail(0, CommandFailure::Close(Disconnect::EXPIRED_TOKEN)),
+            Err(failure) => self.fail(0, failure),
         }
     }
 
