@@ -152,7 +152,9 @@ impl Endpoint {
 
     fn exchange(&self, mut stream: impl Read + Write) -> io::Result<String> {
         let Self { authority, path, .. } = self;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+        // In one write: after the first bytes, a peer that speaks another protocol may answer and close.
+        stream.write_all(request.as_bytes())?;
         stream.flush()?;
         let mut response = Vec::new();
         match stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response) {
