@@ -23,6 +23,7 @@ use crate::support::{
 
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
 const MISSED: u64 = 8;
+const OUTBOX_BYTES: usize = 1 << 20;
 /// The missed publications of a channel are nearly half an outbox, and those of all channels nearly two.
 const DATA_BYTES: usize = 60_000;
 /// A rate at which the hub fills the outbox long before the client has read it.
@@ -33,6 +34,7 @@ async fn start_history_hub(change: impl FnOnce(&mut Config)) -> TestHub {
         config.channels.history_size = 100;
         config.channels.allow_history = ChannelAccess::User;
         config.channels.allowed_delta_types = vec![DeltaType::Fossil];
+        (config.limits.outbox_bytes, config.api.publication_bytes) = (OUTBOX_BYTES, OUTBOX_BYTES / 2);
         allow_any_rate(config);
         change(config);
     })

@@ -78,7 +78,8 @@ testInBothFormats("repeated cuts during publishing lose and repeat nothing", asy
 });
 
 testInBothFormats("several large recoveries at once succeed on the first connection of a client behind a slow link", async (t, format, channel) => {
-  const wide = await startHub({ "channels.history_size": 100 });
+  const limits = { "limits.outbox_bytes": 1_048_576, "api.publication_bytes": 65_536 };
+  const wide = await startHub({ "channels.history_size": 100, ...limits });
   t.after(() => wide.stop());
   const proxy = await startProxy(t, wide, { bytesPerSecond: 1_000_000 });
   const client = await connectClient(t, proxy, "ann", { format });
