@@ -138,7 +138,7 @@ async fn unsolicited_pongs_do_not_affect_others() {
 }
 
 #[actix_rt::test]
-async fn latest_ping_sent_while_the_socket_is_full_is_answered_before_the_backlog_has_drained() {
+async fn only_the_latest_ping_sent_while_the_socket_is_full_is_answered() {
     let hub = start_hub_with(|_| ()).await;
     let mut client = RawClient { stream: connect_with_small_buffer(hub.address).await };
     client.send(raw::handshake(hub.address, &hub.path_for("ann")).as_bytes()).await;
@@ -159,18 +159,17 @@ async fn latest_ping_sent_while_the_socket_is_full_is_answered_before_the_backlo
     // Its effect shows that the hub has read the pings.
     client.send(&raw::text_frame(r#"{"id":2,"unsubscribe":{"channel":"live"}}"#)).await;
     hub.wait_for_channels(&[]).await;
-    let mut pongs = Vec::new();
-    for received in 0.. {
+    // The pong overtakes the backlog, unless the client reads as fast as the hub writes.
+    let (mut pongs, mut publications, mut is_unsubscribed) = (Vec::new(), 0, false);
+    while pongs.is_empty() || !is_unsubscribed {
         let frame = client.next().await.expect("an open connection");
         match frame.opcode {
-            raw::PONG => pongs.push((received, frame.payload)),
-            _ if frame.text() == r#"{"id":2,"unsubscribe":{}}"# => break,
-            _ => assert!(frame.text().contains("pub"), "{frame:?}"),
+            raw::PONG => pongs.push(frame.payload),
+            _ if frame.text() == r#"{"id":2,"unsubscribe":{}}"# => is_unsubscribed = true,
+            _ => publications += usize::from(frame.text().contains("pub")),
         }
     }
-    let [(received, payload)] = &pongs[..] else { panic!("one pong is expected: {pongs:?}") };
-    assert_eq!(payload, b"latest");
-    assert!(*received < published + 8, "after {received} of {} publications", published + 8);
+    assert_eq!((pongs, publications), (vec![b"latest".to_vec()], published + 8));
     client.send(&raw::frame(raw::FIN | raw::PING, b"again")).await;
     assert_eq!(client.next().await.map(|frame| frame.payload), Some(b"again".to_vec()));
 }
