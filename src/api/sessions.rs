@@ -129,8 +129,8 @@ request_fields! {
         user: Option<String> = (JsonType::String, None),
         /// Id of the one connection that is meant, at most 64 bytes.
         client: Option<String> = (JsonType::String, Some("all connections of the user")),
-        /// Id of the one session that is meant: the same as the id of its connection. If `client` is given, too, only a session
-        /// that has both ids is meant; that there is none is no error.
+        /// Id of a session, which is the id of its connection: only this session. With `client`, only a session that has both ids.
+        /// If no session matches, the result is empty.
         session: Option<String> = (JsonType::String, Some("all sessions of the user")),
     }
 }
@@ -155,7 +155,7 @@ request_fields! {
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
         /// End of the subscription, in seconds since 1970: in the future.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
-        /// Channel options that this subscription has otherwise.
+        /// Channel options that differ for this subscription.
         #[serde(default, deserialize_with = "deserialize_object")]
         r#override: Option<RequestedOverrides> = (JsonType::Object(RequestedOverrides::FIELDS), Some("as the channel")),
     }

@@ -49,7 +49,7 @@ pub enum ControlAction {
         recover_since: Option<RecoverSince>,
         /// `None`: the subscription lasts as long as the session.
         expires_at: Option<WallTime>,
-        /// Channel options that this subscription has otherwise. Left out if there are none, so that older instances accept the
+        /// Channel options that differ for this subscription. Left out if there are none, so that older instances accept the
         /// control.
         #[serde(rename = "override", default, skip_serializing_if = "OptionOverrides::is_empty")]
         overrides: OptionOverrides,

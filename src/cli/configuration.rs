@@ -49,8 +49,8 @@ impl ConfigInputs {
     }
 
     /// Loads the configuration for a command that signs or verifies tokens. In development, a secret that is not set is
-    /// the one that the development hubs of this user have kept; the user is told on stderr, because another hub would
-    /// refuse the tokens.
+    /// replaced by the secret that development hubs have stored for this user. A message on stderr says so, because a hub with
+    /// another secret refuses the tokens.
     pub(super) fn load_with_kept_secrets(&self) -> Result<Config, String> {
         let mut config = self.load()?;
         let file = self.secrets_file.as_ref().filter(|_| self.environment == Environment::Development);

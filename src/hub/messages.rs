@@ -113,7 +113,7 @@ pub struct ServerApiSubscription {
     pub since: Option<(u64, String)>,
     /// When the subscription expires.
     pub expires_at: Option<WallTime>,
-    /// Channel options that the subscription has otherwise.
+    /// Channel options that differ for the subscription.
     pub overrides: OptionOverrides,
 }
 

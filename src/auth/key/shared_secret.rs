@@ -1,4 +1,4 @@
-//! Finds a secret that is used for several purposes: whoever holds it for one of them has the others, too.
+//! Finds a secret that is used for several purposes: a program that knows it for one purpose could act in the others.
 
 use jsonwebtoken::Algorithm;
 
@@ -37,8 +37,8 @@ pub(in crate::auth) fn shared_secrets(config: &Config) -> Vec<KeyError> {
         let same = secrets[..at].iter().find(|(_, other, of_other)| of_other == secret && other != used_for);
         if let Some((other, ..)) = same {
             let problem = format!(
-                "is the same secret as {other}, so that whoever has it for one of them has the other, too; generate another \
-                 one with: openssl rand -hex 32"
+                "is the same secret as {other}: a program that knows one of the two could act as the other; generate a \
+                 separate one with: openssl rand -hex 32"
             );
             errors.push(KeyError { key: key.clone(), problem });
         }

@@ -1,6 +1,6 @@
-//! How far a filter is known to have dropped everything, so that the position of a filtered subscriber moves for what it did
-//! not receive: a client that comes back with the offset of its last publication has missed nothing, even if what its filter
-//! dropped since then has left the history.
+//! Up to which offset a filter has matched no publication. The position of a filtered subscriber thereby moves past the
+//! publications that its filter drops: a client that reconnects with the offset of the last publication that it received has
+//! missed nothing, even if the history no longer has the publications that its filter has dropped since then.
 //!
 //! A hub compares each publication with a filter once for each group of subscribers, and notes the outcome in a track. All
 //! hubs of an instance read the tracks, because a client may come back to another worker.
