@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{chaos, compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials};
+use crate::{
+    chaos, compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials,
+};
 
 /// The end of `--help`.
 const EXAMPLES: &str = include_str!("examples.txt");
@@ -42,6 +44,7 @@ pub(crate) enum Command {
     /// Run these measurements in turn on the bare loop, on Wardcast and on a Centrifugo binary, and compare them
     Compare(CompareArgs),
     /// Break hubs and Redis that are started for it, one failure after the other, and report what clients see and lose
+    #[command(after_long_help = chaos::help())]
     Chaos(ChaosArgs),
     /// Run the bare server of `limit` (child process)
     #[command(hide = true)]

@@ -22,7 +22,7 @@ pub(crate) struct ChaosTable {
     date: u64,
     rate: f64,
     subscribers: u16,
-    versions: [String; 2],
+    versions: String,
     machine: Report,
     rows: Vec<Row>,
     /// Whether Ctrl-C ended it early.
@@ -39,7 +39,8 @@ struct Row {
 impl ChaosTable {
     /// A table without rows.
     pub(super) fn new(args: &ChaosArgs, programs: &Programs) -> Self {
-        let versions = [&programs.wardcast, &programs.redis].map(|program| program.version.clone());
+        let redis = programs.redis.as_ref().map(|redis| format!(", Redis {}", redis.version));
+        let versions = format!("Wardcast {}{}", programs.wardcast.version, redis.unwrap_or_default());
         let mut machine = Report::new("chaos");
         machine::report_machine(&mut machine);
         let (rate, subscribers) = (args.rate, args.subscribers);
@@ -69,7 +70,7 @@ impl ChaosTable {
             let Row { cell, form, .. } = row;
             lines.extend([
                 String::new(),
-                format!("{} ({}): {} {}", cell.name, form.describe(), cell.component, cell.failure),
+                format!("{}: {}, {}; {}", cell.name, cell.component, cell.failure, form.describe()),
             ]);
             match &row.findings {
                 Ok(findings) => lines.extend([
@@ -95,9 +96,7 @@ impl ChaosTable {
         ];
         lines.extend(self.rows.iter().map(|row| {
             let outcome = match &row.findings {
-                Ok(findings) => {
-                    [findings.what_clients_see(), findings.how_long(), findings.what_is_lost()].join(" | ")
-                }
+                Ok(findings) => [findings.what_clients_see(), findings.how_long(), findings.what_is_lost()].join(" | "),
                 Err(BenchError(error)) => format!("not measured: {error} | |"),
             };
             let Row { cell, form, .. } = row;
@@ -157,11 +156,11 @@ impl ChaosTable {
 
     /// When, what, where, and under which load.
     fn circumstances(&self) -> String {
-        let [wardcast, redis] = &self.versions;
         format!(
-            "{}: Wardcast {wardcast}, Redis {redis} on {} cores ({}). {} publications/s to {} channels through all hubs in \
+            "{}: {} on {} cores ({}). {} publications/s to {} channels through all hubs in \
              turn; {} subscribers, half of which recover, with a backoff of {:.1} to {:.0} s. Hub settings: {}.",
             clock::format_utc(self.date),
+            self.versions,
             machine::cores(),
             self.machine.text("processor").unwrap_or_default(),
             self.rate,

@@ -26,8 +26,8 @@ pub(super) const HUB_SETTINGS: [&str; 5] = [
 pub(super) struct Programs {
     /// The hub.
     pub(super) wardcast: Program,
-    /// Redis.
-    pub(super) redis: Program,
+    /// Redis, if it is installed.
+    pub(super) redis: Option<Program>,
 }
 
 /// The deployment. Its processes end with this value.
@@ -40,7 +40,8 @@ pub(super) struct Deployment {
     pub(super) secret: String,
     /// The key of the server API.
     pub(super) api_key: String,
-    _folder: RunFolder,
+    /// Removed at the end.
+    folder: RunFolder,
 }
 
 /// A hub and its networks.
@@ -57,9 +58,9 @@ impl Deployment {
     /// Starts a deployment and waits until all hubs are ready.
     pub(super) async fn start(form: Form, programs: &Programs) -> Result<Self> {
         let folder = RunFolder::create()?;
-        let redis = RedisDeployment::start(form, &programs.redis, &folder).await?;
+        let redis = RedisDeployment::start(form, programs.redis.as_ref(), &folder).await?;
         let (secret, api_key) = (random_secret(), random_secret());
-        let mut deployment = Self { hubs: Vec::new(), redis, secret, api_key, _folder: folder };
+        let mut deployment = Self { hubs: Vec::new(), redis, secret, api_key, folder };
         let count = if form == Form::Memory { 1 } else { HUBS };
         for number in 1..=count {
             let hub = deployment.start_hub(form, number, &programs.wardcast).await?;
@@ -89,7 +90,7 @@ impl Deployment {
                 ("WARDCAST_AUTH__HMAC_SECRET", self.secret.clone()),
                 ("WARDCAST_API__KEY", self.api_key.clone()),
             ],
-            folder: server_folder(&self._folder.0, &name)?,
+            folder: server_folder(&self.folder.0, &name)?,
         };
         let server = Server::start(name, port, command)?;
         let client_network = Proxy::start(server.address()).await?;

@@ -80,10 +80,7 @@ impl SubscriberLog {
     /// Records the end of a connection.
     pub(super) fn record_end(&mut self, reason: String) {
         self.is_live = false;
-        // Each attempt while no hub listens fails alike; the clients see one outage.
-        if reason != "connection refused" {
-            *self.ends.entry(reason).or_default() += 1;
-        }
+        *self.ends.entry(reason).or_default() += 1;
     }
 
     /// Records the end of a subscription.
@@ -242,11 +239,16 @@ impl Findings {
         let mut parts = vec![match (self.disconnected, self.subscribers) {
             (0, _) => "stay connected".to_owned(),
             (some, all) if some == all => format!("{} and reconnect", reasons(&self.ends)),
-            (some, all) => format!("{some} of {all}: {}, and reconnect; the others stay connected", reasons(&self.ends)),
+            (some, all) => {
+                format!("{some} of {all}: {}, and reconnect; the others stay connected", reasons(&self.ends))
+            }
         }];
         parts.extend((!self.told.is_empty()).then(|| counted(&self.told)));
-        let outcomes =
-            [(self.recovered, "recovered"), (self.new_epochs, "not recovered: new epoch"), (self.too_old, "not recovered: position too old")];
+        let outcomes = [
+            (self.recovered, "recovered"),
+            (self.new_epochs, "not recovered: new epoch"),
+            (self.too_old, "not recovered: position too old"),
+        ];
         parts.extend(outcomes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} × {what}")));
         parts.push(match self.refused.is_empty() {
             true => "publishing works".to_owned(),
@@ -360,7 +362,6 @@ mod tests {
     fn clients_that_stay_and_clients_that_reconnect_are_told_apart() {
         let mut ended = subscriber(true, &[0]);
         ended.record_end("close 3001 shutdown".to_owned());
-        ended.record_end("connection refused".to_owned());
         ended.recovered = 1;
         let logs = [ended, subscriber(false, &[0])];
         let see = |logs: &[SubscriberLog]| Findings::new(&publications(&[true]), logs.iter(), true).what_clients_see();

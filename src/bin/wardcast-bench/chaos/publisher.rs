@@ -64,7 +64,8 @@ impl Publishers {
         self.log.borrow_mut().push(Publication { channel, answer: None });
         let answer = timeout(ANSWER_TIMEOUT, self.request(number, &self.channels[channel])).await;
         let answer = answer.unwrap_or_else(|_| Err(BenchError("no answer".to_owned())));
-        self.log.borrow_mut()[number].answer = Some(Answer { at: Instant::now(), refusal: answer.err().map(|error| error.0) });
+        self.log.borrow_mut()[number].answer =
+            Some(Answer { at: Instant::now(), refusal: answer.err().map(|error| error.0) });
     }
 
     /// Sends the request to a hub, and to the next one if that does not take it, as a load balancer does.

@@ -65,11 +65,14 @@ pub(super) struct RedisDeployment {
 
 impl RedisDeployment {
     /// Starts the servers of a form, and waits until they know each other. `None` on the memory broker.
-    pub(super) async fn start(form: Form, program: &Program, run: &RunFolder) -> Result<Option<Self>> {
+    pub(super) async fn start(form: Form, program: Option<&Program>, run: &RunFolder) -> Result<Option<Self>> {
+        if form == Form::Memory {
+            return Ok(None);
+        }
+        let program = program.ok_or_else(|| BenchError("redis-server is not installed".to_owned()))?;
         let launcher = Launcher { program, run };
         let deployment = match form {
-            Form::Memory => return Ok(None),
-            Form::Single => Self::of(vec![launcher.start("redis".to_owned(), persistent()).await?]),
+            Form::Memory | Form::Single => Self::of(vec![launcher.start("redis".to_owned(), persistent()).await?]),
             Form::NoAof => Self::of(vec![launcher.start("redis".to_owned(), volatile()).await?]),
             Form::Sentinel => launcher.start_sentinel().await?,
             Form::Cluster => launcher.start_cluster().await?,
@@ -116,13 +119,14 @@ impl RedisDeployment {
         .await
     }
 
-    /// Promotes a replica of a master, as an operator does, and waits until it is the master.
+    /// Promotes a replica of a master, as an operator does, and waits until the old master follows it.
     pub(super) async fn fail_over(&self, master: usize) -> Result<()> {
         match self.sentinels.first() {
             Some(sentinel) => sentinel.run::<redis::Value>(&["SENTINEL", "FAILOVER", MASTER_NAME]).await?,
             None => self.servers[self.replica_of(master)?].run(&["CLUSTER", "FAILOVER"]).await?,
         };
-        self.wait_for_new_master(master).await.map(drop)
+        self.wait_for_new_master(master).await?;
+        wait("the end of the failover", async || (!self.servers[master].is_master().await).then_some(())).await
     }
 
     /// Moves the slot of a name to another master.
@@ -267,7 +271,12 @@ fn cluster_table(ports: &[(u16, u16)], own: usize) -> String {
         let master = index % MASTERS;
         let myself = if index == own { "myself," } else { "" };
         let role = match index < MASTERS {
-            true => format!("{myself}master - 0 0 {} connected {}-{}", index + 1, first_slot(index), first_slot(index + 1) - 1),
+            true => format!(
+                "{myself}master - 0 0 {} connected {}-{}",
+                index + 1,
+                first_slot(index),
+                first_slot(index + 1) - 1
+            ),
             false => format!("{myself}slave {} 0 0 {} connected", id(master), master + 1),
         };
         format!("{} 127.0.0.1:{port}@{bus_port} {role}\n", id(index))

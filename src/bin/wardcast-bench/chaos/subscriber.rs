@@ -48,6 +48,7 @@ pub(super) struct Subscriber {
     pub(super) addresses: Rc<[SocketAddr]>,
     /// The address that is next.
     pub(super) turn: usize,
+    is_connected: bool,
     position: Option<Position>,
     /// Id of the latest command.
     last_id: u32,
@@ -63,7 +64,8 @@ impl Subscriber {
         token: String,
         (addresses, turn): (Rc<[SocketAddr]>, usize),
     ) -> Self {
-        Self { log, channel, token, addresses, turn, position: None, last_id: CONNECT_ID, subscribe_at: None }
+        let (last_id, is_connected) = (CONNECT_ID, false);
+        Self { log, channel, token, addresses, turn, is_connected, position: None, last_id, subscribe_at: None }
     }
 
     /// Stays subscribed until it is dropped.
@@ -71,7 +73,10 @@ impl Subscriber {
         let mut backoff = MIN_BACKOFF;
         loop {
             let Err(BenchError(reason)) = self.stay_connected(&mut backoff).await;
-            self.log.borrow_mut().record_end(reason);
+            // An attempt that fails while no hub listens is no new event for a user.
+            if self.is_connected {
+                self.log.borrow_mut().record_end(reason);
+            }
             sleep(backoff).await;
             backoff = MAX_BACKOFF.min(2 * backoff);
             self.turn += 1;
@@ -80,6 +85,7 @@ impl Subscriber {
 
     /// Connects, subscribes, and receives until the connection ends. Returns why it has ended.
     async fn stay_connected(&mut self, backoff: &mut Duration) -> Result<std::convert::Infallible> {
+        self.is_connected = false;
         let address = self.addresses[self.turn % self.addresses.len()];
         let connecting = timeout(CONNECT_TIMEOUT, open(address)).await;
         let (mut stream, mut bytes) = connecting.map_err(|_| BenchError("connecting timed out".to_owned()))??;
@@ -129,6 +135,7 @@ impl Subscriber {
         let message: Value =
             serde_json::from_slice(message).context(format_args!("a text that is not a reply: {}", quote(message)))?;
         if let Some(connect) = message.get("connect") {
+            self.is_connected = true;
             self.subscribe(out);
             return Ok(Some(Duration::from_secs(connect["ping"].as_u64().unwrap_or_default())));
         }
@@ -149,7 +156,7 @@ impl Subscriber {
             }
             self.subscribe_at = Some(Instant::now() + RESUBSCRIBE_DELAY);
         } else if let Some(result) = message.get("subscribe") {
-            self.on_subscribed(result);
+            self.on_subscribed(result)?;
         }
         Ok(None)
     }
@@ -172,22 +179,25 @@ impl Subscriber {
         write_frame(out, OpCode::Text, command.to_string().as_bytes());
     }
 
-    fn on_subscribed(&mut self, result: &Value) {
+    fn on_subscribed(&mut self, result: &Value) -> Result<()> {
         let log = self.log.clone();
-        log.borrow_mut().is_live = true;
         if !log.borrow().is_recovering {
-            return;
+            log.borrow_mut().is_live = true;
+            return Ok(());
         }
-        let current = Position {
-            epoch: result["epoch"].as_str().unwrap_or_default().to_owned(),
-            offset: result["offset"].as_u64().unwrap_or_default(),
-        };
+        let Some(epoch) = result["epoch"].as_str() else { return fail("the channel has no history") };
+        let offset = result["offset"].as_u64().unwrap_or_default();
+        let current = Position { epoch: epoch.to_owned(), offset };
         match (&self.position, result["recovered"] == true) {
             // The publications are checked against the position of the subscriber, not against the one that the hub names.
             (Some(_), true) => log.borrow_mut().recovered += 1,
             (Some(previous), false) => {
                 let is_new_epoch = previous.epoch != current.epoch;
-                log.borrow_mut().unrecovered.push(if is_new_epoch { Unrecovered::NewEpoch } else { Unrecovered::TooOld });
+                log.borrow_mut().unrecovered.push(if is_new_epoch {
+                    Unrecovered::NewEpoch
+                } else {
+                    Unrecovered::TooOld
+                });
                 self.position = Some(current);
             }
             (None, _) => self.position = Some(current),
@@ -195,6 +205,8 @@ impl Subscriber {
         for publication in result["publications"].as_array().into_iter().flatten() {
             self.on_publication(publication);
         }
+        log.borrow_mut().is_live = true;
+        Ok(())
     }
 
     fn on_publication(&mut self, publication: &Value) {
