@@ -12,6 +12,7 @@ mod presence;
 mod proxy;
 mod repetition;
 mod roles;
+mod signatures;
 mod tickets;
 mod tls;
 

@@ -101,7 +101,7 @@ async fn send_next(context: &RedisContext) -> bool {
 /// Queues a heartbeat during the call.
 fn send(context: &RedisContext, kind: HeartbeatKind) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let message = envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind);
-    let sent = context.publisher.publish(context.names.control_channel(), &message);
+    let sent = context.publisher.publish(context.names.control_channel(), &context.signer.sign(message));
     async move { sent.await.map(drop) }
 }
 

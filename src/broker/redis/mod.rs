@@ -30,6 +30,7 @@ mod partition;
 mod probe;
 mod publisher;
 mod ready;
+mod refused;
 mod role;
 mod subscriber;
 mod survey;
@@ -51,6 +52,7 @@ use tokio::{
 use self::{
     connect::Connector,
     desired_subscriptions::DesiredSubscriptions,
+    envelope::MessageSigner,
     health::RedisHealth,
     heartbeat::Announcer,
     inbox::BusInbox,
@@ -58,6 +60,7 @@ use self::{
     nodes::NodeRegistry,
     probe::SubscriptionProbe,
     publisher::{PublishJob, Publisher, PublisherTask},
+    refused::RefusedMessages,
     survey::SurveyRegistry,
 };
 use super::{
@@ -66,6 +69,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
+    clock::Clock,
     config,
     metrics::Metrics,
     publication::{ClientInfo, Publication},
@@ -117,6 +121,9 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    /// Signs what this instance sends and stores.
+    signer: MessageSigner,
+    refused: RefusedMessages,
     probe: SubscriptionProbe,
     /// Held by the check of the readiness that runs.
     ready_turn: AsyncMutex<()>,
@@ -165,6 +172,8 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            signer: MessageSigner::new(config, Clock::default()),
+            refused: RefusedMessages::new(metrics.clone()),
             probe: SubscriptionProbe::new(),
             ready_turn: AsyncMutex::default(),
             received: AtomicU64::default(),
@@ -209,7 +218,8 @@ async fn run_tasks(context: Arc<RedisContext>, jobs: mpsc::Receiver<PublishJob>)
         subscriber::supervise(context.clone(), inbox),
         publisher.run(),
         heartbeat::send_heartbeats(context.clone()),
-        survey::answer_questions(context, questions)
+        survey::answer_questions(context.clone(), questions),
+        context.refused.log_forever()
     );
 }
 
@@ -231,7 +241,8 @@ impl Broker for RedisBroker {
             return not_available();
         }
         let name = self.context.names.publication_channel(&publication.channel);
-        let published = self.context.publisher.publish(&name, &envelope::encode_publication(&publication));
+        let message = self.context.signer.sign(envelope::encode_publication(&publication));
+        let published = self.context.publisher.publish(&name, &message);
         published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed()
     }
 
@@ -290,7 +301,8 @@ impl Broker for RedisBroker {
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
         let name = self.context.names.control_channel();
-        let published = self.context.publisher.publish(name, &envelope::encode_control(&control));
+        let message = self.context.signer.sign(envelope::encode_control(&control));
+        let published = self.context.publisher.publish(name, &message);
         async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
     }
 

@@ -60,7 +60,8 @@ pub(super) async fn run_until_deaf(context: &RedisContext, channels: usize) -> S
     loop {
         let sent = Instant::now();
         let (nonce, arrival) = context.probe.start();
-        match context.publisher.publish(context.names.probe_channel(), &envelope::encode_probe(nonce)).await {
+        let message = context.signer.sign(envelope::encode_probe(nonce));
+        match context.publisher.publish(context.names.probe_channel(), &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
             Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
             Ok(_) if !has_arrived(context, arrival, sent).await => {
