@@ -21,8 +21,11 @@
 mod envelope;
 mod heartbeat;
 mod inbox;
+#[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
+#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
+mod partition;
 mod server;
 mod survey;
 mod tickets;
