@@ -7,7 +7,7 @@ use redis::RedisResult;
 use crate::support::{
     mark_secret, poll_until,
     proxy::{Proxy, ProxyMode},
-    redis::{ClusterOptions, DURABLE, RedisCluster, RedisServer, SentinelOptions, SentinelTrio, start_sentinel},
+    redis::{ClusterOptions, RedisCluster, RedisServer, SentinelOptions, SentinelTrio, start_sentinel},
     tls::Authority,
 };
 
@@ -72,7 +72,7 @@ async fn sentinels_and_servers_use_passwords_and_tls() {
 
 #[tokio::test]
 async fn cluster_fails_over_moves_slots_and_changes_roles() {
-    let mut cluster = RedisCluster::start_with(&ClusterOptions { arguments: &DURABLE, ..Default::default() }).await;
+    let mut cluster = RedisCluster::start().await;
     let slot = cluster.slot_of("{news}").await;
     let first = cluster.master_of(slot).await.unwrap();
     cluster.nodes[first].run::<()>(&["SET", "{news}", "1"]).await;
