@@ -125,9 +125,12 @@ async fn apply_changes(context: &RedisContext, redis: &mut MultiplexedConnection
             channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
         };
         if !changes.subscribe.is_empty() {
+            let interrupted = context.subscriptions.acknowledged(&changes.subscribe);
+            context.deliver.note_interrupted(&interrupted);
             let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
             subscribed.map_err(|error| format!("subscribing: {error}"))?;
             context.subscriptions.confirm(&changes.subscribe);
+            context.deliver.note_resubscribed(&interrupted);
         }
         if !changes.unsubscribe.is_empty() {
             let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;
