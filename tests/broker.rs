@@ -9,13 +9,13 @@ mod model;
 mod nodes;
 mod outages;
 mod presence;
-mod proxy;
 mod repetition;
 mod roles;
+mod signatures;
 mod tickets;
 mod tls;
 
-use fixture::{memory_instance, redis_instance};
+use fixture::{memory_instance, redis_instance, unix_socket_instance};
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -33,6 +33,7 @@ macro_rules! every_broker {
     ($($behaviours:tt)*) => {
         test_with! { in_memory = super::memory_instance(); $($behaviours)* }
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
+        test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
     };
 }
 
@@ -70,6 +71,8 @@ every_history_broker! {
     history::first_reader_of_a_channel_creates_its_position
     history::channel_unused_for_meta_ttl_restarts_with_a_new_epoch
     history::removed_history_keeps_its_position
+    history::positions_of_many_channels_are_read_without_creating_a_history
+    history::lost_epoch_is_renewed_once
     history::history_returns_every_field_of_a_publication
     history::channels_have_independent_histories
     history::publication_without_retention_is_delivered_but_not_stored

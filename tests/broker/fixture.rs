@@ -86,6 +86,10 @@ impl Deliver for RecordingHubs {
 
     fn note_lost_controls(&self) {}
 
+    fn note_interrupted(&self, _: &[Channel]) {}
+
+    fn note_resubscribed(&self, _: &[Channel]) {}
+
     fn node(&self) -> NodeIdentity {
         node()
     }
@@ -131,6 +135,13 @@ pub fn memory_instance() -> Instance {
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
+    Instance { _server: Some(server), ..instance }
+}
+
+/// An instance with its own Redis, which it reaches over a unix socket.
+pub async fn unix_socket_instance() -> Instance {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.unix_url()).await;
     Instance { _server: Some(server), ..instance }
 }
 
