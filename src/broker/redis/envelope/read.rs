@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, MAGIC, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, MAGIC, PROBE, PUBLICATION, QUESTION, STORED, SurveyId, VERSION,
 };
 use crate::{
     broker::{
         Control, NodeIdentity, SurveyQuestion,
-        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
+        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
     },
     channel::Channel,
+    clock::WallTime,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -36,13 +38,8 @@ const NODE: DropReason = DropReason("node");
 /// Decodes a message that came from `source`.
 pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
     let mut reader = EnvelopeReader(message);
-    if reader.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
-        return Err(NOT_OURS);
-    }
-    if reader.read_byte()? != VERSION {
-        return Err(DropReason("version"));
-    }
-    match (reader.read_byte()?, source) {
+    match (reader.read_kind()?, source) {
+        (STORED, MessageSource::Channel(channel)) => reader.decode_stored(channel).map(BusMessage::Publication),
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
@@ -51,7 +48,16 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(DropReason("misplaced")),
+        (STORED | PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(DropReason("misplaced")),
+        _ => Err(DropReason("kind")),
+    }
+}
+
+/// Decodes a publication that a history of `channel` has stored. It has no position.
+pub(in crate::broker::redis) fn decode_record(channel: Channel, record: Bytes) -> Result<Publication, DropReason> {
+    let mut reader = EnvelopeReader(record);
+    match reader.read_kind()? {
+        PUBLICATION => reader.decode_publication(channel),
         _ => Err(DropReason("kind")),
     }
 }
@@ -95,21 +101,42 @@ impl EnvelopeReader {
         if self.0.is_empty() { Ok(value) } else { Err(DropReason("trailing")) }
     }
 
+    /// Reads what every message begins with.
+    fn read_kind(&mut self) -> Result<u8, DropReason> {
+        if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
+            return Err(NOT_OURS);
+        }
+        if self.read_byte()? != VERSION {
+            return Err(DropReason("version"));
+        }
+        self.read_byte()
+    }
+
+    /// Decodes the announcement of a stored publication.
+    fn decode_stored(mut self, channel: Channel) -> Result<Publication, DropReason> {
+        let offset = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
+        let epoch = self.read_bytes(Epoch::BYTES)?;
+        let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
+        let publication = decode_record(channel, self.0)?;
+        Ok(Publication { position: Some(Position { offset, epoch }), ..publication })
+    }
+
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {
         if self.read_field()? != channel.as_str() {
             return Err(DropReason("other_channel"));
         }
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
-        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE;
+        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE | HAS_TIME;
         if has(!known) || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
             return Err(DropReason("flags"));
         }
+        let time = if has(HAS_TIME) { self.read_time()? } else { WallTime::default() };
         let info = has(HAS_INFO).then(|| self.read_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
         let tags = if has(HAS_TAGS) { self.read_tags()? } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| self.read_id().map(Uuid::from_bytes)).transpose()?;
         let plain = Publication::new(channel, validate_json(self.0)?);
-        Ok(Publication { info, tags, exclude, use_delta: has(IS_DELTA), ..plain })
+        Ok(Publication { info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
     }
 
     fn read_info(&mut self, has_conn_info: bool, has_chan_info: bool) -> Result<Arc<ClientInfo>, DropReason> {
@@ -117,6 +144,10 @@ impl EnvelopeReader {
         let mut raw = |is_there: bool| is_there.then(|| self.read_field().and_then(validate_json)).transpose();
         let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);
         Ok(Arc::new(ClientInfo { user, client, conn_info, chan_info }))
+    }
+
+    fn read_time(&mut self) -> Result<WallTime, DropReason> {
+        self.0.try_get_i64().map(WallTime::from_unix_millis).map_err(|_| TRUNCATED)
     }
 
     fn read_tags(&mut self) -> Result<Tags, DropReason> {
