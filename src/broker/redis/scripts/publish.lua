@@ -26,7 +26,7 @@ local function finish(epoch, offset)
 end
 
 local fields = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
-local epoch, top, retention = fields[1], tonumber(fields[2] or nil), fields[3]
+local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
 local is_new = not epoch or not top
 if is_new then
     epoch, top, retention = ARGV[5], 0, nil

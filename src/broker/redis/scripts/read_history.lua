@@ -9,10 +9,10 @@ local size, ttl, meta_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first, last, is_reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
 local limit, max_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
 -- The first range is short, because the publications may be large; the next ones are as long as the bytes allow.
-local FIRST_RANGE, MAX_RANGE = 16, 1000
+local FIRST_RANGE, MAX_RANGE = 16, 128
 
 local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
-local epoch, top, retention = fields[1], tonumber(fields[2] or nil), fields[3]
+local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
 if not epoch or not top then
     epoch, top = ARGV[4], 0
     redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ARGV[2])
