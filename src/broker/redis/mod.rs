@@ -33,7 +33,7 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
@@ -48,13 +48,15 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-    PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceEvent,
+    PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed, invalid_ticket_id,
+    is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
     config,
     metrics::Metrics,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
 };
 
@@ -228,6 +230,14 @@ impl Broker for RedisBroker {
     }
 
     fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BrokerFuture<HistoryPage> {
+        not_available()
+    }
+
+    fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
+        ready(channels.iter().map(|_| Err(BrokerError::NotAvailable)).collect()).boxed()
+    }
+
+    fn renew_epoch(&self, _: Channel, _: Epoch) -> BrokerFuture<Option<Position>> {
         not_available()
     }
 
