@@ -168,8 +168,9 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     config.probe_interval = Duration::from_millis(500);
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
-    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
+    let clock = Clock::default();
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
+    Instance { broker, hubs, metrics, clock, _server: None }
 }
 
 impl Instance {

@@ -5,7 +5,7 @@
 mod positions;
 mod read;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use redis::{Cmd, Value};
@@ -20,6 +20,7 @@ use crate::{
         BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, Retention, Version, completed,
     },
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -46,7 +47,8 @@ pub(super) fn publish(
         };
         publication.time = context.clock.now();
         let record = envelope::encode_publication(&publication);
-        let call = publish_call(context, &channel, key, &record, retention, epoch, version.as_ref());
+        let call =
+            publish_call(context, &channel, key, (&record, publication.time), retention, epoch, version.as_ref());
         let reply = server.run_script(call, record.len() + ANNOUNCEMENT_BYTES);
         return async move { parse_receipt(reply.await?) }.boxed();
     }
@@ -65,16 +67,18 @@ fn publish_call(
     context: &RedisContext,
     channel: &Channel,
     idempotency_key: Option<String>,
-    record: &[u8],
+    (record, time): (&[u8], WallTime),
     retention: Retention,
     epoch: Epoch,
     version: Option<&Version>,
 ) -> Cmd {
     let names = &context.names;
-    let mut keys = vec![names.history_key(channel), names.history_meta_key(channel), names.publication_channel(channel)];
+    let mut keys =
+        vec![names.history_key(channel), names.history_meta_key(channel), names.publication_channel(channel)];
     keys.extend(idempotency_key);
     let mut call = scripts::PUBLISH.call(&keys);
-    call.arg(record).arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl));
+    call.arg(record).arg(time.unix_millis());
+    call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl));
     call.arg(epoch.as_str()).arg(names.publish_command()).arg(&envelope::STORED_PREFIX).arg(millis(IDEMPOTENCY_TTL));
     // With 20 digits each, which is what the largest number has, texts compare as their numbers do.
     let number = version.map(|version| format!("{:020}", version.number));

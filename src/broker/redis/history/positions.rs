@@ -1,54 +1,77 @@
-//! Positions of channels, without their publications: for many channels at once after an outage, and replaced where
-//! acknowledged publications are lost.
+//! Positions of channels, without their publications: for many channels at once after an outage, and removed where acknowledged
+//! publications are lost.
 
-use redis::Value;
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
 
 use super::{
-    super::{RedisContext, scripts},
-    history_error, invalid_reply, millis, new_epoch, parse_position,
+    super::{RedisContext, scripts, server::RedisServer},
+    history_error, invalid_reply, millis, parse_position,
 };
 use crate::{
-    broker::{BrokerError, Retention},
+    broker::{BrokerError, ChannelTop, PositionResult, Retention},
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
 };
 
 /// Maximum number of channels of one round trip.
-const BATCH: usize = 500;
+const BATCH_CHANNELS: usize = 500;
 
-/// Reads the position of each channel; `None` if it has none. Creates none, and extends no lifetime.
+/// Reads the position of each channel. Creates none, and extends the lifetimes of those that exist.
 pub(in crate::broker::redis) async fn read_positions(
     context: &RedisContext,
-    channels: &[Channel],
-) -> Result<Vec<Option<Position>>, BrokerError> {
-    let mut positions = vec![None; channels.len()];
-    for (server, indices) in context.group_by_server(channels)? {
-        for batch in indices.chunks(BATCH) {
-            let commands = batch.iter().map(|index| {
-                let mut read = redis::cmd("HMGET");
-                read.arg(context.names.history_meta_key(&channels[*index])).arg("e").arg("o");
-                read
-            });
-            let replies = server.query_many(commands.collect(), context.timeout).await.map_err(history_error)?;
-            for (index, reply) in batch.iter().zip(replies) {
-                positions[*index] = parse_fields(reply)?;
+    channels: Vec<(Channel, Retention)>,
+) -> Vec<PositionResult> {
+    let mut results: Vec<PositionResult> = channels.iter().map(|_| Ok(None)).collect();
+    // There are few servers.
+    let mut by_server: Vec<(Arc<RedisServer>, Vec<usize>)> = Vec::new();
+    for (index, (channel, _)) in channels.iter().enumerate() {
+        match context.server_of(channel) {
+            Ok(server) => match by_server.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &server)) {
+                Some((_, indices)) => indices.push(index),
+                None => by_server.push((server, vec![index])),
+            },
+            Err(error) => results[index] = Err(error),
+        }
+    }
+    for (server, indices) in by_server {
+        for batch in indices.chunks(BATCH_CHANNELS) {
+            let commands = batch.iter().flat_map(|index| position_commands(context, &channels[*index])).collect();
+            match server.query_many(commands, context.timeout).await {
+                Ok(replies) => {
+                    // The second reply of each channel is that of PEXPIRE.
+                    let tops = replies.into_iter().step_by(2).map(parse_top);
+                    batch.iter().zip(tops).for_each(|(index, top)| results[*index] = top);
+                }
+                Err(error) => {
+                    let error = history_error(error);
+                    batch.iter().for_each(|index| results[*index] = Err(error.clone()));
+                }
             }
         }
     }
-    Ok(positions)
+    results
 }
 
-/// Gives a channel a new epoch if it still has the one that has `lost` publications. Returns its position after that; `None` if
-/// it has none.
+fn position_commands(context: &RedisContext, (channel, retention): &(Channel, Retention)) -> [Cmd; 2] {
+    let key = context.names.history_meta_key(channel);
+    let (mut read, mut extend) = (redis::cmd("HMGET"), redis::cmd("PEXPIRE"));
+    read.arg(&key).arg("e").arg("o").arg("t");
+    extend.arg(&key).arg(millis(retention.meta_ttl));
+    [read, extend]
+}
+
+/// Removes the history of a channel whose epoch has `lost` publications. Returns the position of another history that it has.
 pub(in crate::broker::redis) async fn renew_epoch(
     context: &RedisContext,
     channel: Channel,
     lost: Epoch,
-    retention: Retention,
 ) -> Result<Option<Position>, BrokerError> {
-    let mut call = scripts::RENEW_EPOCH
-        .call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
-    call.arg(lost.as_str()).arg(new_epoch()?.as_str()).arg(millis(retention.meta_ttl));
+    let mut call =
+        scripts::RENEW_EPOCH.call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
+    call.arg(lost.as_str());
     let reply: Value = context.server_of(&channel)?.query(&call, context.timeout).await.map_err(history_error)?;
     match reply {
         Value::BulkString(text) if text.is_empty() => Ok(None),
@@ -56,16 +79,40 @@ pub(in crate::broker::redis) async fn renew_epoch(
     }
 }
 
-/// Parses the fields `e` and `o` of a meta hash.
-fn parse_fields(reply: Value) -> Result<Option<Position>, BrokerError> {
-    match reply.extract_error().map_err(|error| history_error(error.to_string()))? {
-        Value::Array(fields) => match &fields[..] {
-            [Value::BulkString(epoch), Value::BulkString(offset)] => {
-                parse_position(&Value::BulkString([epoch.as_slice(), offset].concat())).map(Some)
-            }
-            [_, _] => Ok(None),
-            _ => Err(invalid_reply()),
-        },
-        _ => Err(invalid_reply()),
+/// Parses the fields `e`, `o` and `t` of a meta hash.
+fn parse_top(reply: Value) -> PositionResult {
+    let Value::Array(fields) = reply.extract_error().map_err(|error| history_error(error.to_string()))? else {
+        return Err(invalid_reply());
+    };
+    let [epoch, offset, time] = &fields[..] else { return Err(invalid_reply()) };
+    let (Value::BulkString(epoch), Value::BulkString(offset)) = (epoch, offset) else { return Ok(None) };
+    let position = parse_position(&Value::BulkString([epoch.as_slice(), offset].concat()))?;
+    let time = match time {
+        Value::BulkString(time) => std::str::from_utf8(time).ok().and_then(|time| time.parse().ok()),
+        _ => None,
+    };
+    Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn position_is_read_from_the_fields_of_its_hash() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").unwrap() };
+        let top = |time: Option<i64>| Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }));
+        for (fields, expected) in [
+            (vec![bulk("abcdefgh"), bulk("7"), bulk("-1")], top(Some(-1))),
+            (vec![bulk("abcdefgh"), bulk("7"), Value::Nil], top(None)),
+            (vec![Value::Nil, Value::Nil, Value::Nil], Ok(None)),
+            (vec![Value::Nil, bulk("7"), Value::Nil], Ok(None)),
+            (vec![bulk("abc"), bulk("7"), Value::Nil], Err(invalid_reply())),
+            (vec![bulk("abcdefgh")], Err(invalid_reply())),
+        ] {
+            assert_eq!(parse_top(Value::Array(fields)), expected);
+        }
+        assert_eq!(parse_top(Value::Okay), Err(invalid_reply()));
     }
 }

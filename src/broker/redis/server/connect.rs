@@ -10,7 +10,11 @@ use redis::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::{super::{RedisConfigError, scripts}, client, role::RoleCheck};
+use super::{
+    super::{RedisConfigError, scripts},
+    client,
+    role::RoleCheck,
+};
 use crate::config;
 
 /// Connects to the configured Redis.
@@ -113,13 +117,17 @@ impl Connector {
         let mut commands = Pipeline::new();
         scripts::load_commands().chain(calls).for_each(|command| _ = commands.add_command(command));
         let (loads, count) = (scripts::load_commands().len(), commands.len());
-        let mut replies = redis.send_packed_commands(&commands, 0, count).await.map_err(|error| self.error_text(&error))?;
+        let mut replies =
+            redis.send_packed_commands(&commands, 0, count).await.map_err(|error| self.error_text(&error))?;
         let answers = replies.split_off(loads.min(replies.len()));
         let refusal = replies.into_iter().find(|reply| matches!(reply, Value::ServerError(_)));
-        Ok(answers.into_iter().map(|answer| match &refusal {
-            Some(refusal) if scripts::is_missing(&answer) => refusal.clone(),
-            _ => answer,
-        }).collect())
+        Ok(answers
+            .into_iter()
+            .map(|answer| match &refusal {
+                Some(refusal) if scripts::is_missing(&answer) => refusal.clone(),
+                _ => answer,
+            })
+            .collect())
     }
 
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one

@@ -261,7 +261,8 @@ async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisCo
     let mut commands = Pipeline::new();
     commands.cmd("PUBLISH").arg(context.names.publish_check_channel()).arg("");
     scripts::load_commands().for_each(|load| _ = commands.add_command(load));
-    let mut replies = send(&server.connector, &mut connection.redis, commands, 1 + scripts::load_commands().len()).await?;
+    let mut replies =
+        send(&server.connector, &mut connection.redis, commands, 1 + scripts::load_commands().len()).await?;
     receiver_count(replies.swap_remove(0))?;
     Ok(connection)
 }
