@@ -138,6 +138,13 @@ pub async fn redis_instance() -> Instance {
     Instance { _server: Some(server), ..instance }
 }
 
+/// An instance with its own Redis, which it reaches over a unix socket.
+pub async fn unix_socket_instance() -> Instance {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.unix_url()).await;
+    Instance { _server: Some(server), ..instance }
+}
+
 /// Two instances on one Redis that know each other.
 pub async fn start_pair() -> (RedisServer, Instance, Instance) {
     let server = RedisServer::start().await;
