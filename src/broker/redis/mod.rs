@@ -27,6 +27,7 @@ mod names;
 mod nodes;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
+mod refused;
 mod scripts;
 mod server;
 mod survey;
@@ -42,10 +43,12 @@ use tokio::{
 };
 
 use self::{
+    envelope::MessageSigner,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
+    refused::RefusedMessages,
     server::{RedisServer, ServerQueue},
     survey::SurveyRegistry,
 };
@@ -106,6 +109,9 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    /// Signs what this instance sends and stores.
+    signer: MessageSigner,
+    refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -165,6 +171,8 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            signer: MessageSigner::new(config, clock.clone()),
+            refused: RefusedMessages::new(metrics.clone()),
             deliver,
             clock,
             metrics,
@@ -205,7 +213,8 @@ async fn run_tasks(context: Arc<RedisContext>, queue: ServerQueue) {
     tokio::join!(
         context.server.clone().run(context.clone(), queue, inbox),
         heartbeat::send_heartbeats(context.clone()),
-        survey::answer_questions(context, questions)
+        survey::answer_questions(context.clone(), questions),
+        context.refused.log_forever()
     );
 }
 
@@ -292,7 +301,7 @@ impl Broker for RedisBroker {
             Ok(server) => server,
             Err(error) => return completed(Err(error)),
         };
-        let published = server.publish(name, &envelope::encode_control(&control));
+        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
         async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
     }
 
