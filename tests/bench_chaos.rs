@@ -35,6 +35,19 @@ async fn history_that_ends_with_its_hub_is_reported_as_missed_and_told() {
 }
 
 #[actix_rt::test]
+async fn killed_redis_costs_publishers_errors_and_recovering_subscribers_nothing() {
+    let findings = findings_of("--form single --only redis-kill").await;
+    assert_eq!([&findings["disconnected"], &findings["new_epochs"]], [0, 0], "{findings}");
+    assert!(findings["refused"]["error 100"].as_u64().unwrap() > 0, "{findings}");
+    assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 3.0, "{findings}");
+    assert_eq!(
+        ["lost", "doubled", "missed_and_told"].map(|what| &findings["recovering"][what]),
+        [0, 0, 0],
+        "{findings}"
+    );
+}
+
+#[actix_rt::test]
 async fn table_has_a_row_for_each_cell_in_markdown_and_leaves_no_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = bench("chaos -n 12 --form memory --only client-cut --markdown");

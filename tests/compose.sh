@@ -118,7 +118,7 @@ CARGO
     docker import "$cache/services.tar" services
     # The folders of the official images, with their owners.
     printf 'FROM services\nRUN mkdir /data && chown 999:999 /data && chown 99:99 /var/lib/haproxy\n' |
-        DOCKER_BUILDKIT=0 docker build --network none --tag services -
+        DOCKER_BUILDKIT=0 docker build --network none --tag services - 2>/dev/null
     docker tag services "$(image_of docker-compose.yml 'image: .*redis:')"
     docker tag services "$(image_of docker-compose.yml 'image: .*haproxy:')"
     rm "$scratch/builder.tar"
@@ -184,7 +184,8 @@ watch() {
     /usr/bin/python3 "$tests/compose_watch.py" "ws://localhost:$WARDCAST_PORT" 12 "$1" "$2" "$scratch/stop" >"$scratch/watched" 2>"$scratch/watch.log" &
     watching=$!
 }
-watched() { touch "$scratch/stop"; wait $watching; cat "$scratch/watched"; cat "$scratch/watch.log" >&2; }
+watched() { touch "$scratch/stop"; await 60 has_ended $watching; cat "$scratch/watched"; cat "$scratch/watch.log" >&2; }
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
 # Kills the process of a container, as a crash does. `docker kill` would also tell Docker not to start it again.
 crash() { kill -KILL "$(docker inspect -f '{{.State.Pid}}' "$1")" && await 10 has_crashed "$1"; }
 has_crashed() { [[ $(docker inspect -f '{{.RestartCount}}' "$1") != 0 ]]; }
@@ -276,9 +277,9 @@ check_compose() {
     check "all six are healthy" all_healthy 6
     kill $probing; wait $probing 2>/dev/null
     check "no request was refused meanwhile" is "$(sort -u "$scratch/probes")" 404
+    check "clients that recover have lost nothing through all of this" is "$(watched)" "0 lost, 0 doubled, 0 not recovered"
     await 15 all_hubs_are_used "$token" "$key"
     check "clients are spread over all four hubs, and all receive the publication" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
-    check "clients that recover have lost nothing through all of this" is "$(watched)" "0 lost, 0 doubled, 0 not recovered"
 
     containers hub | xargs docker kill >/dev/null
     check "without a hub, the load balancer is not ready" await 10 balancer_is 503
