@@ -7,6 +7,7 @@ mod control;
 mod history;
 pub mod memory;
 mod node_info;
+mod presence;
 mod publication_encoding;
 pub mod redis;
 mod survey;
@@ -19,10 +20,11 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
-        HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
-        page_limit, read_history_page,
+        HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version, page_limit,
+        read_history_page,
     },
     node_info::{NodeIdentity, NodeInfo},
+    presence::{PresenceCount, PresenceEvent, PresentClient},
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
 };
 use crate::{
@@ -71,14 +73,22 @@ pub trait Broker: Send + Sync {
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()>;
 
-    /// Stores that a client is present in a channel for `ttl`. The next call for the same client replaces this one.
+    /// Stores that a client is present in a channel for `ttl`. The next call for the same client replaces this one. All
+    /// calls about presence, joins, leaves and publications of a channel take effect in the order of the calls.
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()>;
+
+    /// Stores again that these clients are present, like [`Self::add_presence`] for each.
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()>;
 
     /// Removes a client, named by its id, from a channel's presence.
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()>;
 
-    /// Reads which clients are present in a channel, on any instance. Expired entries are left out.
-    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>>;
+    /// Reads which clients are present in a channel, on any live instance. Expired entries are left out. If a reply with all
+    /// clients is certainly larger than `max_bytes`, some are left out, and the reply with the others is larger, too.
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>>;
+
+    /// Counts the clients that [`Self::presence`] returns, without a limit.
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount>;
 
     /// Starts to receive a channel. Publications sent after the future has completed are not missed.
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()>;

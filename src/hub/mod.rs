@@ -32,6 +32,7 @@ use self::{
     fanout::Fanout,
     liveness::{ClosingWaves, HubSession, Liveness},
     position_poller::PositionPoller,
+    presence::PresenceLifetime,
     registry::Registry,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
@@ -69,6 +70,7 @@ pub struct Hub {
     catch_up_buffer: CatchUpBuffer,
     filter_tracks: Arc<FilterTracks>,
     position_poller: PositionPoller,
+    presence_lifetime: PresenceLifetime,
     limits: HubLimits,
 }
 
@@ -115,6 +117,7 @@ impl Hub {
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
             filter_tracks: hubs.filter_tracks(),
             position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
+            presence_lifetime: PresenceLifetime::new(config.broker.presence_ttl),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();

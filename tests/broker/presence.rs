@@ -18,7 +18,7 @@ impl Instance {
     }
 
     async fn present_clients(&self, name: &str) -> Vec<String> {
-        let present = self.broker.presence(channel(name)).await.unwrap();
+        let present = self.broker.presence(channel(name), usize::MAX).await.unwrap();
         let mut clients: Vec<String> = present.iter().map(|present| present.client.clone()).collect();
         clients.sort_unstable();
         clients
@@ -59,7 +59,7 @@ pub async fn reconnecting_client_leaves_no_stale_presence(instance: Instance) {
     // The latest information about a client replaces the earlier one.
     let renamed = Arc::new(ClientInfo { user: "bob".to_owned(), ..client_info("c99") });
     instance.broker.add_presence(channel("room"), renamed.clone(), MINUTE).await.unwrap();
-    assert_eq!(instance.broker.presence(channel("room")).await.unwrap(), [renamed]);
+    assert_eq!(instance.broker.presence(channel("room"), usize::MAX).await.unwrap(), [renamed]);
 }
 
 pub async fn joins_and_leaves_reach_subscribers(instance: Instance) {

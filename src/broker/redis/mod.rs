@@ -58,8 +58,9 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions,
-    PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceCount, PresenceEvent,
+    PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
+    invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -240,11 +241,23 @@ impl Broker for RedisBroker {
         not_available()
     }
 
-    fn publish_presence_event(&self, _: Channel, _: PresenceEvent, _: Arc<ClientInfo>) -> BrokerFuture<()> {
-        not_available()
+    fn publish_presence_event(
+        &self,
+        channel: Channel,
+        event: PresenceEvent,
+        client: Arc<ClientInfo>,
+    ) -> BrokerFuture<()> {
+        let name = self.context.names.publication_channel(&channel);
+        let published =
+            self.context.publisher.publish(&name, &envelope::encode_presence_event(&channel, event, &client));
+        async move { published.await.map(drop) }.boxed()
     }
 
     fn add_presence(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BrokerFuture<()> {
+        not_available()
+    }
+
+    fn refresh_presence(&self, _: Vec<PresentClient>, _: Duration) -> BrokerFuture<()> {
         not_available()
     }
 
@@ -252,7 +265,11 @@ impl Broker for RedisBroker {
         not_available()
     }
 
-    fn presence(&self, _: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+    fn presence(&self, _: Channel, _: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+        not_available()
+    }
+
+    fn count_presence(&self, _: Channel) -> BrokerFuture<PresenceCount> {
         not_available()
     }
 

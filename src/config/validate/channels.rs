@@ -55,13 +55,9 @@ fn check_options(section: &str, options: &ChannelOptions, config: &Config, error
         "delta_publish",
         "requires deltas: set allowed_delta_types = [\"fossil\"]",
     );
-    for (key, is_set) in
-        [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
-    {
-        require(
-            is_memory || !is_set,
-            key,
-            "is not supported with Redis yet; remove it, or set broker.type = \"memory\"",
-        );
-    }
+    require(
+        is_memory || !has_history,
+        "history_size",
+        "is not supported with Redis yet; remove it, or set broker.type = \"memory\"",
+    );
 }

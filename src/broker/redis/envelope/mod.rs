@@ -4,18 +4,23 @@
 //! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
 //! bytes; the last field has no length and ends with the message.
 
+mod presence;
 mod read;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
     broker::{
-        Control, NodeIdentity, SurveyQuestion,
+        Control, NodeIdentity, PresenceEvent, SurveyQuestion,
         publication_encoding::{self as encoding, write_field},
     },
-    publication::Publication,
+    channel::Channel,
+    publication::{ClientInfo, Publication},
 };
 
+pub(super) use presence::{PresentClient, decode_present_client, encode_presence_event, encode_present_client};
 pub(super) use read::decode;
 
 const MAGIC: &[u8; 2] = b"WC";
@@ -23,6 +28,10 @@ const MAGIC: &[u8; 2] = b"WC";
 const VERSION: u8 = 1;
 
 const PUBLICATION: u8 = b'p';
+const JOIN: u8 = b'j';
+const LEAVE: u8 = b'l';
+/// A record in Redis, which no message of the bus is.
+const PRESENT_CLIENT: u8 = b'm';
 const QUESTION: u8 = b'q';
 /// Not `a`, which marked answers that were sent in one piece.
 const ANSWER: u8 = b'r';
@@ -41,6 +50,15 @@ pub(super) type SurveyId = [u8; 16];
 pub(super) enum BusMessage {
     /// For the local subscribers.
     Publication(Publication),
+    /// For the local subscribers that receive joins and leaves.
+    PresenceEvent {
+        /// The channel.
+        channel: Channel,
+        /// Whether the client has joined or left it.
+        event: PresenceEvent,
+        /// The client.
+        client: Arc<ClientInfo>,
+    },
     /// A survey question of another instance, or of this one.
     Question {
         /// Has to be repeated in the answer.
@@ -372,8 +390,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..6_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
+        fn decoding_never_panics(kind in 0..9_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let kind =
+                [PUBLICATION, JOIN, LEAVE, PRESENT_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, MAGIC, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, JOIN, LEAVE, MAGIC, PRESENT_CLIENT, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
 };
 use crate::{
     broker::{
-        Control, NodeIdentity, SurveyQuestion,
+        Control, NodeIdentity, PresenceEvent, SurveyQuestion,
         publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
     },
     channel::Channel,
@@ -30,41 +30,59 @@ pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
 const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
 const NOT_TEXT: DropReason = DropReason("not_text");
-const INSTANCE: DropReason = DropReason("instance");
+pub(super) const INSTANCE: DropReason = DropReason("instance");
 const NODE: DropReason = DropReason("node");
 
 /// Decodes a message that came from `source`.
 pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
-    let mut reader = EnvelopeReader(message);
-    if reader.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
-        return Err(NOT_OURS);
-    }
-    if reader.read_byte()? != VERSION {
-        return Err(DropReason("version"));
-    }
-    match (reader.read_byte()?, source) {
+    let mut reader = EnvelopeReader::new(message);
+    match (reader.read_kind()?, source) {
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
+        (JOIN, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Join),
+        (LEAVE, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Leave),
         (QUESTION, MessageSource::Control) => reader.decode_question(),
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(DropReason("misplaced")),
+        (PUBLICATION | JOIN | LEAVE | PRESENT_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
+            Err(DropReason("misplaced"))
+        }
         _ => Err(DropReason("kind")),
     }
 }
 
 /// The rest of a message that has not been read yet.
-struct EnvelopeReader(Bytes);
+pub(super) struct EnvelopeReader(Bytes);
 
 impl EnvelopeReader {
+    pub(super) fn new(message: Bytes) -> Self {
+        Self(message)
+    }
+
+    /// Reads the head of a message, and returns its kind.
+    pub(super) fn read_kind(&mut self) -> Result<u8, DropReason> {
+        if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
+            return Err(NOT_OURS);
+        }
+        if self.read_byte()? != VERSION {
+            return Err(DropReason("version"));
+        }
+        self.read_byte()
+    }
+
+    /// Reads the channel that a message repeats, so that a message of one channel is not taken for one of another.
+    pub(super) fn expect_channel(&mut self, channel: &Channel) -> Result<(), DropReason> {
+        if self.read_field()? == channel.as_str() { Ok(()) } else { Err(DropReason("other_channel")) }
+    }
+
     fn read_bytes(&mut self, length: usize) -> Result<Bytes, DropReason> {
         if self.0.len() < length { Err(TRUNCATED) } else { Ok(self.0.split_to(length)) }
     }
 
-    fn read_byte(&mut self) -> Result<u8, DropReason> {
+    pub(super) fn read_byte(&mut self) -> Result<u8, DropReason> {
         self.0.try_get_u8().map_err(|_| TRUNCATED)
     }
 
@@ -79,7 +97,7 @@ impl EnvelopeReader {
     }
 
     /// Reads an id or a name of a node, which may be in a log line.
-    fn read_node_text(&mut self, invalid: DropReason) -> Result<String, DropReason> {
+    pub(super) fn read_node_text(&mut self, invalid: DropReason) -> Result<String, DropReason> {
         let text = self.read_text()?;
         let is_valid = (1..=MAX_NODE_TEXT_BYTES).contains(&text.len()) && !text.contains(char::is_control);
         if is_valid { Ok(text) } else { Err(invalid) }
@@ -91,14 +109,12 @@ impl EnvelopeReader {
         Ok(id)
     }
 
-    fn finish<T>(self, value: T) -> Result<T, DropReason> {
+    pub(super) fn finish<T>(self, value: T) -> Result<T, DropReason> {
         if self.0.is_empty() { Ok(value) } else { Err(DropReason("trailing")) }
     }
 
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {
-        if self.read_field()? != channel.as_str() {
-            return Err(DropReason("other_channel"));
-        }
+        self.expect_channel(&channel)?;
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
         let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE;
@@ -112,7 +128,11 @@ impl EnvelopeReader {
         Ok(Publication { info, tags, exclude, use_delta: has(IS_DELTA), ..plain })
     }
 
-    fn read_info(&mut self, has_conn_info: bool, has_chan_info: bool) -> Result<Arc<ClientInfo>, DropReason> {
+    pub(super) fn read_info(
+        &mut self,
+        has_conn_info: bool,
+        has_chan_info: bool,
+    ) -> Result<Arc<ClientInfo>, DropReason> {
         let (user, client) = (self.read_text()?, self.read_text()?);
         let mut raw = |is_there: bool| is_there.then(|| self.read_field().and_then(validate_json)).transpose();
         let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);
