@@ -22,8 +22,11 @@ mod envelope;
 mod health;
 mod heartbeat;
 mod inbox;
+#[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
+#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
+mod partition;
 mod probe;
 mod publisher;
 mod ready;

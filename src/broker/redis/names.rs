@@ -1,21 +1,27 @@
-//! Builds and parses all names in Redis: the PUB/SUB channel of every Wardcast channel, the three channels that an instance
-//! always subscribes to, one without subscribers, and the keys of tickets and of the role check. No other module builds a name.
+//! Builds and parses all names in Redis: the PUB/SUB channels, and the keys. No other module builds a name.
 //!
-//! With the prefix `wardcast`, publications of the channel `news` go over `wardcast:c:{news}`. The braces make the channel's
-//! name a hash tag, which keeps everything about a channel in one slot of a cluster. Braces and `%` within the name are
-//! percent-escaped, because a name that starts with `}` would make an empty tag. So each channel has one name in Redis, and
-//! each such name one channel.
+//! Everything about a channel is named `PREFIX:KIND:{TAG}REST`. Redis Cluster keeps names with the same tag in one slot, so that
+//! a script can use all of them. Without Cluster the tag is the name of the channel, and REST is empty: publications of `news`
+//! go over `wardcast:c:{news}`. With Cluster the tag is that of the channel's [partition](super::partition), and REST is the
+//! name: `wardcast:c:{1234}news`. The key of an idempotency key ends with it, in braces.
+//!
+//! Braces and `%` within names are percent-escaped, because a name that starts with `}` would make an empty tag. So every channel
+//! has one name of each kind in Redis, and each such name one channel.
 
 use std::borrow::Cow;
 
+use super::partition::{Partition, PartitionTable};
 use crate::channel::Channel;
 
 /// The names that one instance uses.
 #[derive(Debug)]
 pub(super) struct RedisNames {
+    prefix: String,
+    /// The instance, escaped.
+    instance: String,
+    /// Of a Cluster.
+    partitions: Option<PartitionTable>,
     publication_prefix: String,
-    ticket_prefix: String,
-    replies_prefix: String,
     control: String,
     replies: String,
     probe: String,
@@ -36,30 +42,97 @@ pub(super) enum MessageSource {
     Probe,
 }
 
+/// What a name of a channel is for. The letter is part of the layout in Redis.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    /// PUB/SUB channel.
+    Publications = b'c',
+    /// Stream of the history.
+    History = b's',
+    /// Hash of the history: epoch, newest offset, newest version.
+    HistoryMeta = b'm',
+    /// Hash of the presence: client ids and their entries.
+    PresenceMembers = b'p',
+    /// Sorted set of the presence: client ids and when they expire.
+    PresenceExpiries = b'e',
+    /// The result of the publish with an idempotency key.
+    Idempotency = b'i',
+}
+
 impl RedisNames {
-    /// Builds the names with `prefix` for the instance with this id.
+    /// Builds the names with `prefix` for the instance with this id. The prefix has no braces.
     pub(super) fn new(prefix: &str, instance: &str) -> Self {
-        let replies_prefix = format!("{prefix}:replies:");
-        Self {
+        Self::with_partitions(prefix, instance, None)
+    }
+
+    /// Builds the names for a Cluster. The channels that an instance is always subscribed to have a name in each partition.
+    pub(super) fn partitioned(prefix: &str, instance: &str, partitions: PartitionTable) -> Self {
+        Self::with_partitions(prefix, instance, Some(partitions))
+    }
+
+    fn with_partitions(prefix: &str, instance: &str, partitions: Option<PartitionTable>) -> Self {
+        let mut names = Self {
+            prefix: prefix.to_owned(),
+            instance: escape(instance).into_owned(),
+            partitions,
             publication_prefix: format!("{prefix}:c:"),
-            ticket_prefix: format!("{prefix}:ticket:"),
             control: format!("{prefix}:control"),
-            replies: format!("{replies_prefix}{}", escape(instance)),
+            replies: String::new(),
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
             role_key: format!("{prefix}:role-check"),
-            replies_prefix,
-        }
+        };
+        names.replies = names.replies_channel_of(instance);
+        names
+    }
+
+    /// Returns the partitions; `None` without Cluster.
+    pub(super) fn partitions(&self) -> Option<&PartitionTable> {
+        self.partitions.as_ref()
     }
 
     /// Returns the PUB/SUB channel for publications of `channel`.
     pub(super) fn publication_channel(&self, channel: &Channel) -> String {
-        format!("{}{{{}}}", self.publication_prefix, escape(channel.as_str()))
+        self.name(Kind::Publications, channel)
+    }
+
+    /// Returns the key of a channel's history: a stream whose ids are the offsets.
+    pub(super) fn history_key(&self, channel: &Channel) -> String {
+        self.name(Kind::History, channel)
+    }
+
+    /// Returns the key of what outlives the publications of a history: a hash.
+    pub(super) fn history_meta_key(&self, channel: &Channel) -> String {
+        self.name(Kind::HistoryMeta, channel)
+    }
+
+    /// Returns the key of a channel's presence: a hash of entries by client id.
+    pub(super) fn presence_members_key(&self, channel: &Channel) -> String {
+        self.name(Kind::PresenceMembers, channel)
+    }
+
+    /// Returns the key of the times at which the entries of a channel's presence expire: a sorted set of client ids.
+    pub(super) fn presence_expiries_key(&self, channel: &Channel) -> String {
+        self.name(Kind::PresenceExpiries, channel)
+    }
+
+    /// Returns the key under which the result of the publish to `channel` with this idempotency key is stored.
+    pub(super) fn idempotency_key(&self, channel: &Channel, key: &str) -> String {
+        format!("{}{{{}}}", self.name(Kind::Idempotency, channel), escape(key))
+    }
+
+    fn name(&self, kind: Kind, channel: &Channel) -> String {
+        let (prefix, kind, name) = (&self.prefix, char::from(kind as u8), escape(channel.as_str()));
+        match &self.partitions {
+            None => format!("{prefix}:{kind}:{{{name}}}"),
+            Some(table) => format!("{prefix}:{kind}:{{{}}}{name}", table.tag(table.partition_of(channel.as_str()))),
+        }
     }
 
     /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
-        format!("{}{id}", self.ticket_prefix)
+        format!("{}:ticket:{id}", self.prefix)
     }
 
     /// Returns the PUB/SUB channel that every instance subscribes to.
@@ -67,14 +140,29 @@ impl RedisNames {
         &self.control
     }
 
-    /// Returns the PUB/SUB channel on which the asking instance waits for answers.
+    /// Returns the same for a Cluster, by the partition that carries it.
+    pub(super) fn control_channel_in(&self, partition: Partition) -> String {
+        format!("{}:{{{}}}", self.control, self.tag(partition))
+    }
+
+    /// Returns the PUB/SUB channel on which the asking instance waits for answers. In a Cluster its partition follows from the
+    /// instance.
     pub(super) fn replies_channel_of(&self, instance: &str) -> String {
-        format!("{}{}", self.replies_prefix, escape(instance))
+        let (prefix, name) = (&self.prefix, escape(instance));
+        match &self.partitions {
+            None => format!("{prefix}:replies:{name}"),
+            Some(table) => format!("{prefix}:replies:{{{}}}{name}", table.tag(table.partition_of(instance))),
+        }
     }
 
     /// Returns the PUB/SUB channel that only this instance uses, to receive its own probes.
     pub(super) fn probe_channel(&self) -> &str {
         &self.probe
+    }
+
+    /// Returns the same for a Cluster, for probes over the master of this partition.
+    pub(super) fn probe_channel_in(&self, partition: Partition) -> String {
+        format!("{}:probe:{{{}}}{}", self.prefix, self.tag(partition), self.instance)
     }
 
     /// Returns the PUB/SUB channel without subscribers that checks publish to.
@@ -87,22 +175,48 @@ impl RedisNames {
         &self.role_key
     }
 
-    /// Returns the PUB/SUB channels that the instance is always subscribed to.
+    /// Returns the PUB/SUB channels that the instance is always subscribed to, without Cluster.
     pub(super) fn own_channels(&self) -> [&str; 3] {
         [&self.control, &self.replies, &self.probe]
     }
 
-    /// Parses the name of a PUB/SUB channel. `None`: no instance builds such a name.
+    fn tag(&self, partition: Partition) -> &str {
+        self.partitions.as_ref().map_or("", |table| table.tag(partition))
+    }
+
+    /// Parses the name of a PUB/SUB channel. `None`: no instance of this installation builds such a name.
     pub(super) fn parse(&self, name: &[u8]) -> Option<MessageSource> {
         let name = std::str::from_utf8(name).ok()?;
         if let Some(tagged) = name.strip_prefix(&self.publication_prefix) {
-            let escaped = tagged.strip_prefix('{')?.strip_suffix('}')?;
-            return Channel::new(&unescape(escaped)?).ok().map(MessageSource::Channel);
+            let (tag, rest) = tagged.strip_prefix('{')?.split_once('}')?;
+            let escaped = if self.partitions.is_some() { rest } else { tag };
+            let channel = Channel::new(&unescape(escaped)?).ok()?;
+            let is_ours = match &self.partitions {
+                None => rest.is_empty(),
+                Some(table) => table.tag(table.partition_of(channel.as_str())) == tag,
+            };
+            return is_ours.then_some(MessageSource::Channel(channel));
+        }
+        if name == self.replies {
+            return Some(MessageSource::Replies);
+        }
+        if self.partitions.is_some() {
+            return self.parse_own_in_partition(name);
         }
         match name {
             _ if name == self.control => Some(MessageSource::Control),
-            _ if name == self.replies => Some(MessageSource::Replies),
             _ if name == self.probe => Some(MessageSource::Probe),
+            _ => None,
+        }
+    }
+
+    /// Control and probes come over any partition.
+    fn parse_own_in_partition(&self, name: &str) -> Option<MessageSource> {
+        let (kind, rest) = name.strip_prefix(&self.prefix)?.split_once('{')?;
+        let (_, rest) = rest.split_once('}')?;
+        match (kind, rest) {
+            (":control:", "") => Some(MessageSource::Control),
+            (":probe:", instance) if instance == self.instance => Some(MessageSource::Probe),
             _ => None,
         }
     }
@@ -110,15 +224,19 @@ impl RedisNames {
 
 const ESCAPES: [(char, &str); 3] = [('%', "%25"), ('{', "%7B"), ('}', "%7D")];
 
-fn escape(name: &str) -> String {
-    let mut escaped = String::with_capacity(name.len());
+/// Escapes what has a meaning in names of Redis. Most names contain nothing of it.
+fn escape(name: &str) -> Cow<'_, str> {
+    if !name.contains(['%', '{', '}']) {
+        return Cow::Borrowed(name);
+    }
+    let mut escaped = String::with_capacity(name.len() + 8);
     for character in name.chars() {
         match ESCAPES.iter().find(|(plain, _)| *plain == character) {
             Some((_, code)) => escaped.push_str(code),
             None => escaped.push(character),
         }
     }
-    escaped
+    Cow::Owned(escaped)
 }
 
 /// Reverses [`escape`], and refuses what it never produces, such as `%41` or an unescaped brace.
@@ -139,7 +257,36 @@ fn unescape(escaped: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::{super::partition::slot_of, *};
+
+    fn clustered() -> RedisNames {
+        RedisNames::partitioned("wardcast", "a{b", PartitionTable::new(1024))
+    }
+
+    fn all_names(names: &RedisNames, channel: &Channel) -> [String; 7] {
+        [
+            names.publication_channel(channel),
+            names.history_key(channel),
+            names.history_meta_key(channel),
+            names.presence_members_key(channel),
+            names.presence_expiries_key(channel),
+            names.idempotency_key(channel, "a"),
+            names.idempotency_key(channel, "}{"),
+        ]
+    }
+
+    fn awkward_name() -> impl Strategy<Value = Channel> {
+        let text = prop_oneof![
+            3 => "[{}%\"' ?\\\\:$#a-c7BD25]{1,12}",
+            1 => "\\PC{1,40}",
+            1 => "[é日{}%]{60,120}",
+        ];
+        text.prop_filter_map("a channel name", |text| Channel::new(&text).ok())
+    }
 
     #[test]
     fn channel_maps_to_one_redis_name_and_back() {
@@ -186,5 +333,63 @@ mod tests {
         assert_eq!(names.replies_channel_of("a{b"), names.own_channels()[1]);
         let sources = names.own_channels().map(|name| names.parse(name.as_bytes()));
         assert_eq!(sources, [Some(MessageSource::Control), Some(MessageSource::Replies), Some(MessageSource::Probe)]);
+    }
+
+    #[test]
+    fn names_of_a_cluster_carry_the_tag_of_their_partition() {
+        let names = clustered();
+        let channel = Channel::new("}a{b}").unwrap();
+        let table = names.partitions().unwrap();
+        let partition = table.partition_of("}a{b}");
+        let tag = table.tag(partition);
+        assert_eq!(names.publication_channel(&channel), format!("wardcast:c:{{{tag}}}%7Da%7Bb%7D"));
+        assert_eq!(names.idempotency_key(&channel, "k{"), format!("wardcast:i:{{{tag}}}%7Da%7Bb%7D{{k%7B}}"));
+        assert_eq!(names.control_channel_in(partition), format!("wardcast:control:{{{tag}}}"));
+        assert_eq!(names.probe_channel_in(partition), format!("wardcast:probe:{{{tag}}}a%7Bb"));
+        for (name, source) in [
+            (names.publication_channel(&channel), MessageSource::Channel(channel)),
+            (names.control_channel_in(partition), MessageSource::Control),
+            (names.probe_channel_in(partition), MessageSource::Probe),
+            (names.replies_channel_of("a{b"), MessageSource::Replies),
+        ] {
+            assert_eq!(names.parse(name.as_bytes()), Some(source), "{name}");
+        }
+        let elsewhere = table.all().find(|other| *other != partition).unwrap();
+        for name in [
+            format!("wardcast:c:{{{}}}%7Da%7Bb%7D", table.tag(elsewhere)),
+            "wardcast:c:{news}".to_owned(),
+            "wardcast:c:{1}".to_owned(),
+            "wardcast:control".to_owned(),
+            "wardcast:control:{1}x".to_owned(),
+            "wardcast:probe:{1}other".to_owned(),
+            names.replies_channel_of("other"),
+        ] {
+            assert_eq!(names.parse(name.as_bytes()), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_channels_or_kinds_share_a_name_in_redis(
+            channels in prop::collection::vec(awkward_name(), 1..20),
+            keys in prop::collection::vec("[{}%a]{0,4}", 2..6),
+        ) {
+            for names in [RedisNames::new("wardcast", "n"), clustered()] {
+                let mut owners = HashMap::new();
+                for channel in &channels {
+                    let stored = all_names(&names, channel).into_iter().enumerate().map(|(kind, name)| (kind.to_string(), name));
+                    let keyed = keys.iter().map(|key| (format!("key {key}"), names.idempotency_key(channel, key)));
+                    let slot = slot_of(names.history_key(channel).as_bytes());
+                    for (kind, name) in stored.filter(|(kind, _)| kind != "5" && kind != "6").chain(keyed) {
+                        prop_assert_eq!(slot_of(name.as_bytes()), slot, "{}", &name);
+                        let owner = (channel.clone(), kind);
+                        let before = owners.insert(name, owner.clone()).unwrap_or_else(|| owner.clone());
+                        prop_assert_eq!(before, owner);
+                    }
+                    let name = names.publication_channel(channel);
+                    prop_assert_eq!(names.parse(name.as_bytes()), Some(MessageSource::Channel(channel.clone())));
+                }
+            }
+        }
     }
 }
