@@ -101,8 +101,9 @@ async fn send_next(context: &RedisContext) -> bool {
 /// Queues a heartbeat during the call.
 fn send(context: &RedisContext, kind: HeartbeatKind) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let message = envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind);
-    let sent = context.publisher.publish(context.names.control_channel(), &message);
-    async move { sent.await.map(drop) }
+    let name = context.names.control_channel();
+    let sent = context.server_of_name(name).map(|server| server.publish(name, &message));
+    async move { sent?.await.map(drop) }
 }
 
 /// Says goodbye to the other nodes, if they know this one. To be called on the broker's thread, so that no heartbeat of its

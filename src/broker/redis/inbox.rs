@@ -2,7 +2,7 @@
 //! publications and controls go to the hubs, which have bounded queues, and everything else into bounded queues of this module.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use super::{
     RedisContext,
     envelope::{self, AnswerPart, BusMessage, DropReason, SurveyId},
     heartbeat,
+    server::RedisServer,
 };
 use crate::broker::{Control, QueueFull, SurveyQuestion};
 
@@ -66,19 +67,19 @@ impl BusInbox {
         })
     }
 
-    /// Handles one push. Confirmations of the broker's own commands are ignored.
-    pub(super) fn receive(&self, push: PushInfo) {
+    /// Handles one push of a server. Confirmations of the broker's own commands are ignored.
+    pub(super) fn receive(&self, server: &RedisServer, push: PushInfo) {
         if push.kind != PushKind::Message {
             return;
         }
-        self.context.received.fetch_add(1, Ordering::Relaxed);
-        if let Err(DropReason(reason)) = self.handle_message(push.data) {
+        server.count_received();
+        if let Err(DropReason(reason)) = self.handle_message(server, push.data) {
             self.context.metrics.count_refused_bus_message(reason);
             log::debug!("dropped bus message reason={reason}");
         }
     }
 
-    fn handle_message(&self, push: Vec<Value>) -> Result<(), DropReason> {
+    fn handle_message(&self, server: &RedisServer, push: Vec<Value>) -> Result<(), DropReason> {
         let mut parts = push.into_iter();
         let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) = (parts.next(), parts.next()) else {
             return Err(DropReason("push"));
@@ -104,7 +105,7 @@ impl BusInbox {
             BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
-            BusMessage::Probe { nonce } => self.context.probe.receive(nonce)?,
+            BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
         }
         Ok(())
     }

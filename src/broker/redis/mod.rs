@@ -3,23 +3,22 @@
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
-//!  publish ───▶ publisher ──▶ its connection ──▶ Redis ──▶ subscription connection ──▶ inbox ──▶ hubs
-//!  subscribe ─▶ desired subscriptions ◀── subscriber (supervises and probes that connection) ─┘  │
-//!  survey ────▶ pool ──▶ question … survey (answers of the other nodes) ◀────────────────────────┤
-//!  heartbeat ─▶ publisher ──▶ … ──▶ nodes (those that are alive, which a survey asks) ◀──────────┤
-//!  control ───▶ publisher ──▶ … ──▶ hubs ◀───────────────────────────────────────────────────────┘
-//!  tickets ───▶ pool
+//!              ┌ server: one Redis, its two connections, its pool ──────────────────────────────┐
+//!  publish ───▶│ publisher ──▶ its connection ──▶ Redis ──▶ subscription connection             │─▶ inbox ──▶ hubs
+//!  subscribe ─▶│ desired subscriptions ◀── subscriber (supervises and probes that connection)   │     │
+//!              └────────────────────────────────────────────────────────────────────────────────┘     │
+//!  survey ────▶ pool of a server ──▶ question … survey (answers of the other nodes) ◀─────────────────┤
+//!  heartbeat ─▶ server ──▶ … ──▶ nodes (those that are alive, which a survey asks) ◀──────────────────┤
+//!  control ───▶ server ──▶ … ──▶ hubs ◀───────────────────────────────────────────────────────────────┘
+//!  tickets ───▶ pool of a server
 //! ```
 //!
+//! Everything that belongs to one Redis server is in [`server`]; the context says which server has a channel.
+//!
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
-//! again at least every half second, and [`health`] reports the state. A Redis that is not a master is an outage, too
-//! ([`role`]).
+//! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
-mod client;
-mod connect;
-mod desired_subscriptions;
 mod envelope;
-mod health;
 mod heartbeat;
 mod inbox;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
@@ -27,37 +26,25 @@ mod names;
 mod nodes;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
-mod probe;
-mod publisher;
-mod ready;
-mod role;
-mod subscriber;
+mod server;
 mod survey;
 mod tickets;
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::FutureExt;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::{Mutex as AsyncMutex, mpsc, oneshot},
-    time::{Instant, timeout_at},
+    sync::{mpsc, oneshot},
 };
 
 use self::{
-    connect::Connector,
-    desired_subscriptions::DesiredSubscriptions,
-    health::RedisHealth,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
-    probe::SubscriptionProbe,
-    publisher::{PublishJob, Publisher, PublisherTask},
+    server::{RedisServer, ServerQueue},
     survey::SurveyRegistry,
 };
 use super::{
@@ -107,24 +94,34 @@ struct RedisContext {
     /// The node's id and a random part. So two instances with the same id do not receive each other's survey answers.
     instance: String,
     names: RedisNames,
-    connector: Connector,
+    server: Arc<RedisServer>,
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
     heartbeat_interval: Duration,
-    health: RedisHealth,
-    subscriptions: DesiredSubscriptions,
-    publisher: Publisher,
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
-    probe: SubscriptionProbe,
-    /// Held by the check of the readiness that runs.
-    ready_turn: AsyncMutex<()>,
-    /// Messages received so far, valid or not: a connection that receives is not deaf.
-    received: AtomicU64,
     deliver: Arc<dyn Deliver>,
     metrics: Arc<Metrics>,
+}
+
+impl RedisContext {
+    /// Returns the server of a channel: its publications, its history and its presence are there.
+    ///
+    /// # Errors
+    /// At the moment no server is responsible for the channel.
+    fn server_of(&self, _channel: &Channel) -> Result<Arc<RedisServer>, BrokerError> {
+        Ok(self.server.clone())
+    }
+
+    /// Returns the server of whatever has no channel but a name, such as a ticket or a user.
+    ///
+    /// # Errors
+    /// At the moment no server is responsible for the name.
+    fn server_of_name(&self, _name: &str) -> Result<Arc<RedisServer>, BrokerError> {
+        Ok(self.server.clone())
+    }
 }
 
 impl RedisBroker {
@@ -133,7 +130,7 @@ impl RedisBroker {
     /// # Errors
     /// [`RedisConfigError`].
     pub fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        client::new(config).map(drop)
+        RedisServer::check_config(config)
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
@@ -150,32 +147,25 @@ impl RedisBroker {
         let instance =
             format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
         let names = RedisNames::new(&config.prefix, &instance);
-        let connector = Connector::new(config, names.role_key())?;
-        let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
+        let (server, queue) = RedisServer::new(config, names.role_key(), queue_bytes, metrics.clone())?;
         let context = Arc::new(RedisContext {
             names,
             instance,
-            health: RedisHealth::new(connector.address(), metrics.clone()),
-            connector,
+            server,
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
             heartbeat_interval: config.heartbeat_interval,
-            subscriptions: DesiredSubscriptions::default(),
-            publisher,
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
-            probe: SubscriptionProbe::new(),
-            ready_turn: AsyncMutex::default(),
-            received: AtomicU64::default(),
             deliver,
             metrics,
         });
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), jobs);
+        let tasks = run_tasks(context.clone(), queue);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
@@ -202,13 +192,11 @@ fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: onesho
     runtime.shutdown_background();
 }
 
-async fn run_tasks(context: Arc<RedisContext>, jobs: mpsc::Receiver<PublishJob>) {
+async fn run_tasks(context: Arc<RedisContext>, queue: ServerQueue) {
     let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
     let inbox = BusInbox::new(context.clone(), question_sender);
-    let publisher = PublisherTask::new(context.clone(), jobs);
     tokio::join!(
-        subscriber::supervise(context.clone(), inbox),
-        publisher.run(),
+        context.server.clone().run(context.clone(), queue, inbox),
         heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context, questions)
     );
@@ -231,8 +219,12 @@ impl Broker for RedisBroker {
         if options != PublishOptions::default() {
             return not_available();
         }
+        let server = match self.context.server_of(&publication.channel) {
+            Ok(server) => server,
+            Err(error) => return completed(Err(error)),
+        };
         let name = self.context.names.publication_channel(&publication.channel);
-        let published = self.context.publisher.publish(&name, &envelope::encode_publication(&publication));
+        let published = server.publish(&name, &envelope::encode_publication(&publication));
         published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed()
     }
 
@@ -277,24 +269,16 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
-        let context = self.context.clone();
-        let requested = context.subscriptions.subscribe(channel.clone());
-        let deadline = Instant::now() + context.timeout;
-        async move {
-            match timeout_at(deadline, requested?).await {
-                Ok(answer) => answer.unwrap_or_else(|_| Err(stopped_error())),
-                Err(_) => {
-                    context.subscriptions.give_up(&channel);
-                    let limit = context.timeout;
-                    Err(BrokerError::Unavailable(format!("redis confirmed no subscription within {limit:?}")))
-                }
-            }
+        match self.context.server_of(&channel) {
+            Ok(server) => server.subscribe(channel).boxed(),
+            Err(error) => completed(Err(error)),
         }
-        .boxed()
     }
 
     fn unsubscribe(&self, channel: Channel) {
-        self.context.subscriptions.unsubscribe(&channel);
+        if let Ok(server) = self.context.server_of(&channel) {
+            server.unsubscribe(&channel);
+        }
     }
 
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
@@ -307,7 +291,11 @@ impl Broker for RedisBroker {
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
         let name = self.context.names.control_channel();
-        let published = self.context.publisher.publish(name, &envelope::encode_control(&control));
+        let server = match self.context.server_of_name(name) {
+            Ok(server) => server,
+            Err(error) => return completed(Err(error)),
+        };
+        let published = server.publish(name, &envelope::encode_control(&control));
         async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
     }
 
@@ -326,9 +314,9 @@ impl Broker for RedisBroker {
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
-        if let Some(fault) = self.context.health.fault() {
+        if let Some(fault) = self.context.server.fault() {
             return completed(Err(fault));
         }
-        self.spawn(async move |context| ready::check(&context).await)
+        self.spawn(async move |context| context.server.check_ready(&context).await)
     }
 }

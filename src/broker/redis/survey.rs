@@ -184,8 +184,10 @@ async fn send_question(
         return Err("the subscriptions to redis are not connected".to_owned());
     }
     let mut publish = redis::cmd("PUBLISH");
-    publish.arg(context.names.control_channel()).arg(envelope::encode_question(id, &context.instance, question));
-    context.connector.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
+    let name = context.names.control_channel();
+    publish.arg(name).arg(envelope::encode_question(id, &context.instance, question));
+    let server = context.server_of_name(name).map_err(|error| error.to_string())?;
+    server.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
 }
 
 /// Answers questions, forever, each in its own task.
@@ -219,9 +221,10 @@ async fn answer_question(
         return Err(format!("the answer has {} bytes; the limit is {MAX_ANSWERS_BYTES}", answer.len()));
     }
     let replies = context.names.replies_channel_of(&asker);
+    let server = context.server_of_name(&replies).map_err(|error| error.to_string())?;
     let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes);
     for part in envelope::encode_answer(&id, &context.instance, &answer, max_part_bytes) {
-        context.publisher.publish(&replies, &part).await.map_err(|error| error.to_string())?;
+        server.publish(&replies, &part).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

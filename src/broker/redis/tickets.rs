@@ -14,19 +14,21 @@ pub(super) async fn put(context: &RedisContext, id: &str, value: &Bytes, ttl: Du
     // Redis refuses an expiry of 0.
     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut set = redis::cmd("SET");
-    set.arg(context.names.ticket_key(id)).arg(value.as_ref()).arg("PX").arg(millis);
-    query(context, &set).await
+    let key = context.names.ticket_key(id);
+    set.arg(&key).arg(value.as_ref()).arg("PX").arg(millis);
+    query(context, &key, &set).await
 }
 
 /// Takes the value that is stored under `id`.
 pub(super) async fn take(context: &RedisContext, id: &str) -> Result<Option<Bytes>, BrokerError> {
     let mut take = redis::cmd("GETDEL");
-    take.arg(context.names.ticket_key(id));
-    let value: Option<Vec<u8>> = query(context, &take).await?;
+    let key = context.names.ticket_key(id);
+    take.arg(&key);
+    let value: Option<Vec<u8>> = query(context, &key, &take).await?;
     Ok(value.map(Bytes::from))
 }
 
-async fn query<T: FromRedisValue>(context: &RedisContext, command: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.connector.query(command, context.timeout).await;
+async fn query<T: FromRedisValue>(context: &RedisContext, key: &str, command: &Cmd) -> Result<T, BrokerError> {
+    let reply = context.server_of_name(key)?.query(command, context.timeout).await;
     reply.map_err(|error| BrokerError::Unavailable(format!("tickets: {error}")))
 }

@@ -10,7 +10,7 @@ use redis::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::{RedisConfigError, client, role::RoleCheck};
+use super::{super::RedisConfigError, client, role::RoleCheck};
 use crate::config;
 
 /// Connects to the configured Redis.

@@ -13,9 +13,12 @@ use tokio::{
 };
 
 use super::{
-    RedisContext,
+    super::{
+        RedisContext,
+        envelope::{self, DropReason},
+    },
+    RedisServer,
     connect::ReconnectBackoff,
-    envelope::{self, DropReason},
     health::RedisLink,
 };
 
@@ -54,21 +57,21 @@ impl SubscriptionProbe {
 
 /// Sends probes until one does not arrive, and returns the reason. When the first one has arrived, the subscriptions work. A
 /// probe that cannot be sent proves nothing: that is not the fault of the subscriptions.
-pub(super) async fn run_until_deaf(context: &RedisContext, channels: usize) -> String {
+pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer, channels: usize) -> String {
     let mut backoff = ReconnectBackoff::default();
     let mut has_arrived_before = false;
     loop {
         let sent = Instant::now();
-        let (nonce, arrival) = context.probe.start();
-        match context.publisher.publish(context.names.probe_channel(), &envelope::encode_probe(nonce)).await {
+        let (nonce, arrival) = server.probe.start();
+        match server.publisher.publish(context.names.probe_channel(), &envelope::encode_probe(nonce)).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
             Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
-            Ok(_) if !has_arrived(context, arrival, sent).await => {
+            Ok(_) if !has_arrived(context, server, arrival, sent).await => {
                 return format!("deaf: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
             }
             Ok(_) => {
                 has_arrived_before = true;
-                context.health.report_up(RedisLink::Subscriptions, Some(channels));
+                server.health.report_up(RedisLink::Subscriptions, Some(channels));
                 context.metrics.probe_microseconds.set(micros(sent.elapsed()));
                 log::trace!("subscription probe arrived after={:.1?}", sent.elapsed());
             }
@@ -79,13 +82,18 @@ pub(super) async fn run_until_deaf(context: &RedisContext, channels: usize) -> S
     }
 }
 
-async fn has_arrived(context: &RedisContext, mut arrival: oneshot::Receiver<()>, sent: Instant) -> bool {
+async fn has_arrived(
+    context: &RedisContext,
+    server: &RedisServer,
+    mut arrival: oneshot::Receiver<()>,
+    sent: Instant,
+) -> bool {
     for round in 1..=MAX_LATE_INTERVALS {
-        let received = context.received.load(Ordering::Relaxed);
+        let received = server.received.load(Ordering::Relaxed);
         if timeout_at(sent + context.probe_interval * round, &mut arrival).await.is_ok() {
             return true;
         }
-        if context.received.load(Ordering::Relaxed) == received {
+        if server.received.load(Ordering::Relaxed) == received {
             return false;
         }
     }

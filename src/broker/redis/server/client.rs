@@ -11,7 +11,7 @@ use redis::{
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
-use super::RedisConfigError;
+use super::super::RedisConfigError;
 use crate::{
     certificate,
     config::{self, RedisTlsConfig},

@@ -15,10 +15,10 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{
-    RedisContext,
+    super::{RedisContext, inbox::BusInbox},
+    RedisServer,
     connect::{ReconnectBackoff, RedisConnection},
     health::RedisLink,
-    inbox::BusInbox,
     probe,
 };
 use crate::channel::Channel;
@@ -27,30 +27,30 @@ use crate::channel::Channel;
 const SUBSCRIBE_BATCH: usize = 500;
 
 /// Keeps this instance subscribed, forever: connects, subscribes, and does both again after a failure.
-pub(super) async fn supervise(context: Arc<RedisContext>, inbox: Arc<BusInbox>) {
+pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServer>, inbox: Arc<BusInbox>) {
     let mut backoff = ReconnectBackoff::default();
     let mut was_connected = false;
     loop {
         let mut uptime = Duration::ZERO;
-        match connect_and_subscribe(&context, &inbox).await {
+        match connect_and_subscribe(&context, &server, &inbox).await {
             Ok(connection) => {
                 if was_connected {
                     context.metrics.broker_reconnects.inc();
                 }
                 was_connected = true;
-                let channels = context.subscriptions.end_outage();
+                let channels = server.subscriptions.end_outage();
                 context.nodes.start_listening();
                 context.announcer.request_hello();
                 let since = Instant::now();
-                let error = connection.run_until_failure(&context, channels).await;
+                let error = connection.run_until_failure(&context, &server, channels).await;
                 uptime = since.elapsed();
                 context.nodes.stop_listening();
-                context.subscriptions.reset();
-                context.health.report_down(RedisLink::Subscriptions, &error);
+                server.subscriptions.reset();
+                server.health.report_down(RedisLink::Subscriptions, &error);
             }
             Err(error) => {
-                context.subscriptions.begin_outage(&error);
-                context.health.report_down(RedisLink::Subscriptions, &error);
+                server.subscriptions.begin_outage(&error);
+                server.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
         // Also after a connection that failed early: it may have received controls.
@@ -75,42 +75,46 @@ impl Drop for PushGuard {
     }
 }
 
-async fn connect_and_subscribe(context: &RedisContext, inbox: &Arc<BusInbox>) -> Result<SubscribedConnection, String> {
+async fn connect_and_subscribe(
+    context: &RedisContext,
+    server: &Arc<RedisServer>,
+    inbox: &Arc<BusInbox>,
+) -> Result<SubscribedConnection, String> {
     let is_open = Arc::new(AtomicBool::new(true));
     let push_guard = PushGuard(is_open.clone());
-    let inbox = inbox.clone();
+    let (inbox, from) = (inbox.clone(), server.clone());
     let push = move |push| {
         if is_open.load(Ordering::Relaxed) {
-            inbox.receive(push);
+            inbox.receive(&from, push);
         }
     };
-    let mut connection = context.connector.connect(push).await?;
+    let mut connection = server.connector.connect(push).await?;
     connection.redis.subscribe(&context.names.own_channels()).await.map_err(|error| format!("subscribing: {error}"))?;
-    apply_changes(context, &mut connection.redis).await?;
+    apply_changes(context, server, &mut connection.redis).await?;
     Ok(SubscribedConnection { connection, _push_guard: push_guard })
 }
 
 impl SubscribedConnection {
     /// Uses the connection until it fails, and returns the reason.
-    async fn run_until_failure(self, context: &RedisContext, channels: usize) -> String {
+    async fn run_until_failure(self, context: &RedisContext, server: &RedisServer, channels: usize) -> String {
         let RedisConnection { mut redis, closed } = self.connection;
         tokio::select! {
-            error = keep_subscribed(context, &mut redis) => error,
+            error = keep_subscribed(context, server, &mut redis) => error,
             () = closed.notified() => "the connection was closed".to_owned(),
-            error = probe::run_until_deaf(context, channels) => error,
+            error = probe::run_until_deaf(context, server, channels) => error,
         }
     }
 }
 
 /// Subscribes, unsubscribes, and asks for the role of the server, one command at a time, until one fails.
-async fn keep_subscribed(context: &RedisContext, redis: &mut MultiplexedConnection) -> String {
+async fn keep_subscribed(context: &RedisContext, server: &RedisServer, redis: &mut MultiplexedConnection) -> String {
     let mut checks = interval_at(Instant::now() + context.probe_interval, context.probe_interval);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let result = tokio::select! {
-            () = context.subscriptions.wait_for_change() => apply_changes(context, redis).await,
+            () = server.subscriptions.wait_for_change() => apply_changes(context, server, redis).await,
             // Also a ping: a frozen Redis keeps its connections open, and only a deadline distinguishes it from an idle one.
-            _ = checks.tick() => context.connector.check_role(redis).await.map_err(|error| format!("ping: {error}")),
+            _ = checks.tick() => server.connector.check_role(redis).await.map_err(|error| format!("ping: {error}")),
         };
         if let Err(error) = result {
             return error;
@@ -119,15 +123,19 @@ async fn keep_subscribed(context: &RedisContext, redis: &mut MultiplexedConnecti
 }
 
 /// Makes Redis agree with the desired subscriptions.
-async fn apply_changes(context: &RedisContext, redis: &mut MultiplexedConnection) -> Result<(), String> {
-    while let Some(changes) = context.subscriptions.take_changes(SUBSCRIBE_BATCH) {
+async fn apply_changes(
+    context: &RedisContext,
+    server: &RedisServer,
+    redis: &mut MultiplexedConnection,
+) -> Result<(), String> {
+    while let Some(changes) = server.subscriptions.take_changes(SUBSCRIBE_BATCH) {
         let names = |channels: &[Channel]| -> Vec<String> {
             channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
         };
         if !changes.subscribe.is_empty() {
             let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
             subscribed.map_err(|error| format!("subscribing: {error}"))?;
-            context.subscriptions.confirm(&changes.subscribe);
+            server.subscriptions.confirm(&changes.subscribe);
         }
         if !changes.unsubscribe.is_empty() {
             let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;

@@ -3,7 +3,7 @@
 
 use tokio::{join, time::timeout};
 
-use super::RedisContext;
+use super::{super::RedisContext, RedisServer};
 use crate::broker::BrokerError;
 
 /// Checks publishing and the pool. One check runs at a time, so that frequent requests for the readiness do not become
@@ -11,8 +11,8 @@ use crate::broker::BrokerError;
 ///
 /// # Errors
 /// [`BrokerError::NotReady`], at the latest after twice the timeout.
-pub(super) async fn check(context: &RedisContext) -> Result<(), BrokerError> {
-    let Ok(_turn) = timeout(context.timeout, context.ready_turn.lock()).await else {
+pub(super) async fn check(context: &RedisContext, server: &RedisServer) -> Result<(), BrokerError> {
+    let Ok(_turn) = timeout(server.timeout, server.ready_turn.lock()).await else {
         return Err(BrokerError::NotReady {
             problem: "does not answer",
             detail: "another check of redis takes too long".to_owned(),
@@ -20,8 +20,8 @@ pub(super) async fn check(context: &RedisContext) -> Result<(), BrokerError> {
     };
     let ping = redis::cmd("PING");
     let (published, pinged) = join!(
-        context.publisher.publish(context.names.publish_check_channel(), b""),
-        context.connector.query::<String>(&ping, context.timeout)
+        server.publisher.publish(context.names.publish_check_channel(), b""),
+        server.connector.query::<String>(&ping, server.timeout)
     );
     published.map_err(|error| BrokerError::NotReady {
         problem: "cannot publish",

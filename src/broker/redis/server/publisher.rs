@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use super::{
-    RedisContext,
+    super::{RedisContext, stopped_error},
+    RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
     health::RedisLink,
 };
@@ -96,7 +97,7 @@ impl Publisher {
         let limit = self.timeout;
         async move {
             match timeout(limit, queued?).await {
-                Ok(result) => result.unwrap_or_else(|_| Err(super::stopped_error())),
+                Ok(result) => result.unwrap_or_else(|_| Err(stopped_error())),
                 Err(_) => Err(BrokerError::Unavailable(format!("redis accepted no publication within {limit:?}"))),
             }
         }
@@ -115,7 +116,7 @@ impl Publisher {
         let queued = self.queue.try_send(PublishJob { command, queued_bytes, result: sender });
         queued.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BrokerError::Busy,
-            mpsc::error::TrySendError::Closed(_) => super::stopped_error(),
+            mpsc::error::TrySendError::Closed(_) => stopped_error(),
         })?;
         Ok(result)
     }
@@ -130,6 +131,7 @@ impl Publisher {
 /// Owns the publishing connection, and sends over it what is queued.
 pub(super) struct PublisherTask {
     context: Arc<RedisContext>,
+    server: Arc<RedisServer>,
     jobs: mpsc::Receiver<PublishJob>,
     /// Taken from the queue, and not sent yet.
     unsent: Vec<PublishJob>,
@@ -137,22 +139,22 @@ pub(super) struct PublisherTask {
 
 impl PublisherTask {
     /// Creates the task. [`Self::run`] connects.
-    pub(super) fn new(context: Arc<RedisContext>, jobs: mpsc::Receiver<PublishJob>) -> Self {
-        Self { context, jobs, unsent: Vec::new() }
+    pub(super) fn new(context: Arc<RedisContext>, server: Arc<RedisServer>, jobs: mpsc::Receiver<PublishJob>) -> Self {
+        Self { context, server, jobs, unsent: Vec::new() }
     }
 
     /// Connects and sends, forever. Jobs wait during the first attempt to connect after a loss. Once that has failed, jobs
     /// fail at once until a later attempt succeeds.
     pub(super) async fn run(mut self) {
-        let context = self.context.clone();
+        let (context, server) = (self.context.clone(), self.server.clone());
         let mut backoff = ReconnectBackoff::default();
         let mut outage = None;
         loop {
-            let connected = self.reject_jobs_until(outage.as_deref(), connect(&context)).await;
+            let connected = self.reject_jobs_until(outage.as_deref(), connect(&context, &server)).await;
             let mut uptime = Duration::ZERO;
             let error = match connected {
                 Ok(connection) => {
-                    context.health.report_up(RedisLink::Publishing, None);
+                    server.health.report_up(RedisLink::Publishing, None);
                     let since = Instant::now();
                     let error = self.send_until_failure(connection).await;
                     (outage, uptime) = (None, since.elapsed());
@@ -160,7 +162,7 @@ impl PublisherTask {
                 }
                 Err(error) => outage.insert(error).clone(),
             };
-            context.health.report_down(RedisLink::Publishing, &error);
+            server.health.report_down(RedisLink::Publishing, &error);
             self.reject_jobs_until(outage.as_deref(), sleep(backoff.next_delay(uptime))).await;
         }
     }
@@ -180,7 +182,7 @@ impl PublisherTask {
 
     /// Sends batches until the connection fails, and returns the reason.
     async fn send_until_failure(&mut self, RedisConnection { mut redis, closed }: RedisConnection) -> String {
-        let health = &self.context.health;
+        let health = &self.server.health;
         loop {
             if self.unsent.is_empty() {
                 tokio::select! {
@@ -190,7 +192,7 @@ impl PublisherTask {
                 }
             }
             let batch = take_batch(&mut self.unsent);
-            match send_batch(&self.context.connector, &mut redis, batch).await {
+            match send_batch(&self.server.connector, &mut redis, batch).await {
                 Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
                 // The connection works, and Redis would refuse over a new one, too. The next probe tries again soon.
                 Ok(BatchOutcome::Refused(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
@@ -216,11 +218,11 @@ fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
 
 /// Opens a connection over which Redis has accepted a publication. That it is open proves nothing: writes may be paused
 /// (`CLIENT PAUSE`, a failover), or the user may not publish.
-async fn connect(context: &RedisContext) -> Result<RedisConnection, String> {
-    let mut connection = context.connector.connect(|_| ()).await?;
+async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisConnection, String> {
+    let mut connection = server.connector.connect(|_| ()).await?;
     let mut commands = Pipeline::with_capacity(2);
     commands.cmd("PUBLISH").arg(context.names.publish_check_channel()).arg("");
-    let replies = send(&context.connector, &mut connection.redis, commands, 1).await?;
+    let replies = send(&server.connector, &mut connection.redis, commands, 1).await?;
     replies.into_iter().try_for_each(|reply| receiver_count(reply).map(drop))?;
     Ok(connection)
 }
