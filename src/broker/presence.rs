@@ -54,6 +54,6 @@ impl PresencePage {
 }
 
 /// Returns the bytes that a client has in a reply, at least.
-fn reply_bytes(ClientInfo { user, client, conn_info, chan_info }: &ClientInfo) -> usize {
+pub(super) fn reply_bytes(ClientInfo { user, client, conn_info, chan_info }: &ClientInfo) -> usize {
     user.len() + client.len() + [conn_info, chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>()
 }

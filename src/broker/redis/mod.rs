@@ -24,6 +24,7 @@ mod inbox;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
+mod presence;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
 mod server;
@@ -44,6 +45,7 @@ use self::{
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
+    presence::PresenceRead,
     server::{RedisServer, ServerQueue},
     survey::SurveyRegistry,
 };
@@ -248,24 +250,26 @@ impl Broker for RedisBroker {
         async move { published.await.map(drop) }.boxed()
     }
 
-    fn add_presence(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BrokerFuture<()> {
-        not_available()
+    fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
+        self.refresh_presence(vec![(channel, client)], ttl)
     }
 
-    fn refresh_presence(&self, _: Vec<PresentClient>, _: Duration) -> BrokerFuture<()> {
-        not_available()
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
+        presence::store(&self.context, clients, ttl).boxed()
     }
 
-    fn remove_presence(&self, _: Channel, _: Arc<str>) -> BrokerFuture<()> {
-        not_available()
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
+        presence::remove(&self.context, &channel, &client).boxed()
     }
 
-    fn presence(&self, _: Channel, _: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        not_available()
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+        let read = PresenceRead::begin(&self.context, channel);
+        self.spawn(async move |context| read?.clients(&context, max_bytes).await)
     }
 
-    fn count_presence(&self, _: Channel) -> BrokerFuture<PresenceCount> {
-        not_available()
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
+        let read = PresenceRead::begin(&self.context, channel);
+        self.spawn(async move |context| read?.count(&context).await)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {

@@ -20,7 +20,7 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-pub(super) use presence::{PresentClient, decode_present_client, encode_presence_event, encode_present_client};
+pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::decode;
 
 const MAGIC: &[u8; 2] = b"WC";
@@ -31,7 +31,7 @@ const PUBLICATION: u8 = b'p';
 const JOIN: u8 = b'j';
 const LEAVE: u8 = b'l';
 /// A record in Redis, which no message of the bus is.
-const PRESENT_CLIENT: u8 = b'm';
+const STORED_CLIENT: u8 = b'm';
 const QUESTION: u8 = b'q';
 /// Not `a`, which marked answers that were sent in one piece.
 const ANSWER: u8 = b'r';
@@ -392,7 +392,7 @@ mod tests {
         #[test]
         fn decoding_never_panics(kind in 0..9_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let kind =
-                [PUBLICATION, JOIN, LEAVE, PRESENT_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
+                [PUBLICATION, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    BusMessage, DropReason, JOIN, LEAVE, PRESENT_CLIENT, begin_message,
+    BusMessage, DropReason, JOIN, LEAVE, STORED_CLIENT, begin_message,
     encoding::{self, HAS_CHAN_INFO, HAS_CONN_INFO, write_field},
     read::{EnvelopeReader, INSTANCE},
 };
@@ -17,7 +17,7 @@ const OVERHEAD: usize = 32;
 
 /// A client that is present in a channel, as Redis stores it.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::broker::redis) struct PresentClient {
+pub(in crate::broker::redis) struct StoredClient {
     /// The instance that has stored it.
     pub(in crate::broker::redis) instance: String,
     /// The client.
@@ -41,13 +41,13 @@ pub(in crate::broker::redis) fn encode_presence_event(
 }
 
 /// Encodes the record of a client that this instance has stored as present.
-pub(in crate::broker::redis) fn encode_present_client(
+pub(in crate::broker::redis) fn encode_stored_client(
     channel: &Channel,
     instance: &str,
     client: &ClientInfo,
 ) -> Vec<u8> {
     let names = channel.as_str().len() + instance.len();
-    let mut bytes = begin_message(PRESENT_CLIENT, OVERHEAD + names + encoding::info_length(client));
+    let mut bytes = begin_message(STORED_CLIENT, OVERHEAD + names + encoding::info_length(client));
     write_field(&mut bytes, channel.as_str().as_bytes());
     write_field(&mut bytes, instance.as_bytes());
     write_client(&mut bytes, client);
@@ -60,18 +60,18 @@ fn write_client(into: &mut Vec<u8>, client: &ClientInfo) {
 }
 
 /// Decodes the record of a client that is present in `channel`.
-pub(in crate::broker::redis) fn decode_present_client(
+pub(in crate::broker::redis) fn decode_stored_client(
     channel: &Channel,
     record: Bytes,
-) -> Result<PresentClient, DropReason> {
+) -> Result<StoredClient, DropReason> {
     let mut reader = EnvelopeReader::new(record);
-    if reader.read_kind()? != PRESENT_CLIENT {
+    if reader.read_kind()? != STORED_CLIENT {
         return Err(DropReason("kind"));
     }
     reader.expect_channel(channel)?;
     let instance = reader.read_node_text(INSTANCE)?;
     let client = reader.read_client()?;
-    reader.finish(PresentClient { instance, client })
+    reader.finish(StoredClient { instance, client })
 }
 
 impl EnvelopeReader {
@@ -124,9 +124,9 @@ mod tests {
                     BusMessage::PresenceEvent { channel: news.clone(), event, client: Arc::new(client.clone()) };
                 assert_eq!(decode(MessageSource::Channel(news.clone()), message.into()), Ok(received));
             }
-            let record = encode_present_client(&news, "a.1", &client);
-            let stored = PresentClient { instance: "a.1".to_owned(), client: Arc::new(client) };
-            assert_eq!(decode_present_client(&news, record.into()), Ok(stored));
+            let record = encode_stored_client(&news, "a.1", &client);
+            let stored = StoredClient { instance: "a.1".to_owned(), client: Arc::new(client) };
+            assert_eq!(decode_stored_client(&news, record.into()), Ok(stored));
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn forged_joins_and_records_are_dropped_with_their_reason() {
         let news = channel("news");
         let join = |client: &ClientInfo| encode_presence_event(&news, PresenceEvent::Join, client);
-        let record = |instance: &str| encode_present_client(&news, instance, &client(None, None));
+        let record = |instance: &str| encode_stored_client(&news, instance, &client(None, None));
         for (message, why) in [
             (join(&client(Some("{"), None)), "not_json"),
             (join(&client(None, Some("1\n"))), "not_json"),
@@ -156,9 +156,9 @@ mod tests {
             (b"hello".to_vec(), "not_ours"),
             (Vec::new(), "not_ours"),
             ([record("a.1"), vec![0]].concat(), "trailing"),
-            (encode_present_client(&channel("other"), "a.1", &client(None, None)), "other_channel"),
+            (encode_stored_client(&channel("other"), "a.1", &client(None, None)), "other_channel"),
         ] {
-            assert_eq!(decode_present_client(&news, record.into()), Err(DropReason(why)));
+            assert_eq!(decode_stored_client(&news, record.into()), Err(DropReason(why)));
         }
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, JOIN, LEAVE, MAGIC, PRESENT_CLIENT, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, JOIN, LEAVE, MAGIC, STORED_CLIENT, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
 };
 use crate::{
     broker::{
@@ -47,7 +47,7 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | JOIN | LEAVE | PRESENT_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
+        (PUBLICATION | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
             Err(DropReason("misplaced"))
         }
         _ => Err(DropReason("kind")),

@@ -1,6 +1,6 @@
 -- Reads a part of the present clients of a channel, small enough that other commands do not wait long.
--- KEYS: 1 the present clients (hash: id, record), 2 their expiries (sorted set: milliseconds, id)
--- ARGV: 1 the cursor of HSCAN, 2 the number of clients
+-- KEYS: present clients (hash: id, record), their expiries (sorted set: id by milliseconds)
+-- ARGV: cursor of HSCAN, number of clients
 -- Returns the next cursor, then the records of the clients that have not expired. A client may be in two parts.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

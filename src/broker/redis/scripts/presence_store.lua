@@ -1,6 +1,6 @@
 -- Stores that clients are present in a channel.
--- KEYS: 1 the present clients (hash: id, record), 2 their expiries (sorted set: milliseconds, id)
--- ARGV: 1 time to live in milliseconds, then the id and the record of each client
+-- KEYS: present clients (hash: id, record), their expiries (sorted set: id by milliseconds)
+-- ARGV: time to live (ms), then id and record of each client
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[1])

@@ -1,0 +1,202 @@
+//! Presence in Redis. A channel has a hash of its present clients, and a sorted set of the times at which they expire; both keys
+//! expire with the last client. So nothing stays in Redis of an instance that has died, and no sweep is needed: what has
+//! expired is skipped by readers, and removed when something is stored.
+//!
+//! Changes go over the publishing connection, so they take effect in the order of the calls, and in order with joins and leaves.
+//! Reads are split into pages, so that a channel with many clients does not hold up others. The first page takes the same
+//! way, behind the changes that the instance has made before.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::{
+    RedisContext,
+    envelope::{self, DropReason, StoredClient},
+    scripts,
+    server::RedisServer,
+};
+use crate::{
+    broker::{
+        BrokerError, PresenceCount, PresentClient,
+        presence::{PresencePage, reply_bytes},
+    },
+    channel::Channel,
+    publication::ClientInfo,
+};
+
+/// Maximum clients, and bytes of clients, that one script stores: a millisecond or two of Redis.
+const STORED_CLIENTS: usize = 500;
+const STORED_BYTES: usize = 256 * 1024;
+/// Clients of the first page of a read, which shares its connection with publishing, ...
+const FIRST_PAGE_CLIENTS: usize = 100;
+/// ... and of the others: about a millisecond of Redis.
+const PAGE_CLIENTS: usize = 500;
+
+/// Stores that clients are present. The call is queued at once; the future completes when Redis has stored them all.
+pub(super) fn store(
+    context: &RedisContext,
+    clients: Vec<PresentClient>,
+    ttl: Duration,
+) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
+    let mut by_channel: HashMap<Channel, Vec<Arc<ClientInfo>>> = HashMap::new();
+    for (channel, client) in clients {
+        by_channel.entry(channel).or_default().push(client);
+    }
+    let calls: Vec<_> = by_channel
+        .iter()
+        .flat_map(|(channel, clients)| parts(clients).map(move |part| (channel, part)))
+        .map(|(channel, part)| change(context, channel, store_call(context, channel, part, ttl)))
+        .collect();
+    async move { join_all(calls).await.into_iter().collect() }
+}
+
+/// Splits clients into parts for one script each.
+fn parts(clients: &[Arc<ClientInfo>]) -> impl Iterator<Item = &[Arc<ClientInfo>]> {
+    let (mut count, mut bytes) = (0, 0);
+    clients.chunk_by(move |client, _| {
+        (count, bytes) = (count + 1, bytes + reply_bytes(client));
+        let is_full = count >= STORED_CLIENTS || bytes >= STORED_BYTES;
+        if is_full {
+            (count, bytes) = (0, 0);
+        }
+        !is_full
+    })
+}
+
+fn store_call(context: &RedisContext, channel: &Channel, clients: &[Arc<ClientInfo>], ttl: Duration) -> Cmd {
+    // Redis refuses an expiry of 0.
+    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+    let mut call = scripts::PRESENCE_STORE.call(&keys(context, channel));
+    call.arg(millis);
+    for client in clients {
+        call.arg(&client.client).arg(envelope::encode_stored_client(channel, &context.instance, client));
+    }
+    call
+}
+
+/// Removes a client. The call is queued at once.
+pub(super) fn remove(
+    context: &RedisContext,
+    channel: &Channel,
+    client: &str,
+) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
+    let mut call = scripts::PRESENCE_REMOVE.call(&keys(context, channel));
+    call.arg(client);
+    change(context, channel, call)
+}
+
+/// Queues a script that changes the presence of a channel.
+fn change(
+    context: &RedisContext,
+    channel: &Channel,
+    call: Cmd,
+) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
+    let queued = context.server_of(channel).map(|server| server.run_script(call));
+    async move { queued?.await.map(drop) }
+}
+
+fn keys(context: &RedisContext, channel: &Channel) -> [String; 2] {
+    [context.names.presence_members_key(channel), context.names.presence_expiries_key(channel)]
+}
+
+/// A read of a channel's presence that has begun.
+pub(super) struct PresenceRead {
+    channel: Channel,
+    server: Arc<RedisServer>,
+    first_page: BoxFuture<'static, Result<Value, BrokerError>>,
+    deadline: Instant,
+}
+
+/// A part of the clients.
+struct Page {
+    records: Vec<Bytes>,
+    /// The cursor of the next part; `None`: there is none.
+    next: Option<Vec<u8>>,
+}
+
+impl PresenceRead {
+    /// Queues the read of the first page behind the changes that were queued before.
+    pub(super) fn begin(context: &RedisContext, channel: Channel) -> Result<Self, BrokerError> {
+        let server = context.server_of(&channel)?;
+        let first_page = server.run_script(page_call(context, &channel, b"0", FIRST_PAGE_CLIENTS)).boxed();
+        Ok(Self { channel, server, first_page, deadline: Instant::now() + context.timeout })
+    }
+
+    /// Returns the clients, as [`Broker::presence`](crate::broker::Broker::presence) says.
+    pub(super) async fn clients(
+        self,
+        context: &RedisContext,
+        max_bytes: usize,
+    ) -> Result<Vec<Arc<ClientInfo>>, BrokerError> {
+        let mut clients = PresencePage::new(max_bytes);
+        self.visit(context, |client| clients.add(client)).await?;
+        Ok(clients.into_clients())
+    }
+
+    /// Counts the clients.
+    pub(super) async fn count(self, context: &RedisContext) -> Result<PresenceCount, BrokerError> {
+        let (mut clients, mut users) = (0, HashSet::new());
+        let count = |client: Arc<ClientInfo>| {
+            clients += 1;
+            if !users.contains(client.user.as_str()) {
+                users.insert(client.user.clone());
+            }
+            true
+        };
+        self.visit(context, count).await?;
+        Ok(PresenceCount { clients, users: users.len() })
+    }
+
+    /// Visits every client of a live instance once, until `visit` returns `false`.
+    async fn visit(
+        self,
+        context: &RedisContext,
+        mut visit: impl FnMut(Arc<ClientInfo>) -> bool,
+    ) -> Result<(), BrokerError> {
+        let live = context.nodes.live_instances();
+        let is_live =
+            |instance: &str| instance == context.instance || live.as_ref().is_none_or(|live| live.contains(instance));
+        let mut seen = HashSet::new();
+        let mut page = self.first_page.await.and_then(Page::parse)?;
+        loop {
+            for record in page.records {
+                match envelope::decode_stored_client(&self.channel, record) {
+                    Ok(StoredClient { instance, client }) => {
+                        if is_live(&instance) && seen.insert(client.client.clone()) && !visit(client) {
+                            return Ok(());
+                        }
+                    }
+                    Err(DropReason(reason)) => context.metrics.count_refused_bus_message(reason),
+                }
+            }
+            let Some(cursor) = page.next else { return Ok(()) };
+            let call = page_call(context, &self.channel, &cursor, PAGE_CLIENTS);
+            let limit = self.deadline.saturating_duration_since(Instant::now());
+            let reply = self.server.query_script(call, limit).await;
+            page = Page::parse(reply.map_err(|error| BrokerError::Unavailable(format!("presence: {error}")))?)?;
+        }
+    }
+}
+
+fn page_call(context: &RedisContext, channel: &Channel, cursor: &[u8], clients: usize) -> Cmd {
+    let mut call = scripts::PRESENCE_PAGE.call(&keys(context, channel));
+    call.arg(cursor).arg(clients);
+    call
+}
+
+impl Page {
+    fn parse(reply: Value) -> Result<Self, BrokerError> {
+        let reply = redis::from_redis_value::<Vec<Vec<u8>>>(reply);
+        let mut values = reply.map_err(|error| BrokerError::Unavailable(format!("presence: {error}")))?.into_iter();
+        let next = values.next().filter(|cursor| cursor != b"0");
+        Ok(Self { records: values.map(Bytes::from).collect(), next })
+    }
+}
