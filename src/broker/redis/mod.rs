@@ -245,9 +245,9 @@ impl Broker for RedisBroker {
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
         let name = self.context.names.publication_channel(&channel);
-        let published =
-            self.context.publisher.publish(&name, &envelope::encode_presence_event(&channel, event, &client));
-        async move { published.await.map(drop) }.boxed()
+        let message = envelope::encode_presence_event(&channel, event, &client);
+        let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
+        async move { queued?.await.map(drop) }.boxed()
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {

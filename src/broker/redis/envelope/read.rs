@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, JOIN, LEAVE, MAGIC, STORED_CLIENT, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, JOIN, LEAVE, MAGIC, PROBE, PUBLICATION, QUESTION, STORED, STORED_CLIENT, SurveyId, VERSION,
 };
 use crate::{
     broker::{
         Control, NodeIdentity, PresenceEvent, SurveyQuestion,
-        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
+        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
     },
     channel::Channel,
+    clock::WallTime,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -37,6 +39,7 @@ const NODE: DropReason = DropReason("node");
 pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
     let mut reader = EnvelopeReader::new(message);
     match (reader.read_kind()?, source) {
+        (STORED, MessageSource::Channel(channel)) => reader.decode_stored(channel).map(BusMessage::Publication),
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
@@ -47,9 +50,19 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
-            Err(DropReason("misplaced"))
-        }
+        (
+            PUBLICATION | STORED | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT,
+            _,
+        ) => Err(DropReason("misplaced")),
+        _ => Err(DropReason("kind")),
+    }
+}
+
+/// Decodes a publication that a history of `channel` has stored. It has no position.
+pub(in crate::broker::redis) fn decode_record(channel: Channel, record: Bytes) -> Result<Publication, DropReason> {
+    let mut reader = EnvelopeReader::new(record);
+    match reader.read_kind()? {
+        PUBLICATION => reader.decode_publication(channel),
         _ => Err(DropReason("kind")),
     }
 }
@@ -60,17 +73,6 @@ pub(super) struct EnvelopeReader(Bytes);
 impl EnvelopeReader {
     pub(super) fn new(message: Bytes) -> Self {
         Self(message)
-    }
-
-    /// Reads the head of a message, and returns its kind.
-    pub(super) fn read_kind(&mut self) -> Result<u8, DropReason> {
-        if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
-            return Err(NOT_OURS);
-        }
-        if self.read_byte()? != VERSION {
-            return Err(DropReason("version"));
-        }
-        self.read_byte()
     }
 
     /// Reads the channel that a message repeats, so that a message of one channel is not taken for one of another.
@@ -113,19 +115,40 @@ impl EnvelopeReader {
         if self.0.is_empty() { Ok(value) } else { Err(DropReason("trailing")) }
     }
 
+    /// Reads what every message begins with.
+    pub(super) fn read_kind(&mut self) -> Result<u8, DropReason> {
+        if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
+            return Err(NOT_OURS);
+        }
+        if self.read_byte()? != VERSION {
+            return Err(DropReason("version"));
+        }
+        self.read_byte()
+    }
+
+    /// Decodes the announcement of a stored publication.
+    fn decode_stored(mut self, channel: Channel) -> Result<Publication, DropReason> {
+        let offset = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
+        let epoch = self.read_bytes(Epoch::BYTES)?;
+        let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
+        let publication = decode_record(channel, self.0)?;
+        Ok(Publication { position: Some(Position { offset, epoch }), ..publication })
+    }
+
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {
         self.expect_channel(&channel)?;
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
-        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE;
+        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE | HAS_TIME;
         if has(!known) || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
             return Err(DropReason("flags"));
         }
+        let time = if has(HAS_TIME) { self.read_time()? } else { WallTime::default() };
         let info = has(HAS_INFO).then(|| self.read_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
         let tags = if has(HAS_TAGS) { self.read_tags()? } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| self.read_id().map(Uuid::from_bytes)).transpose()?;
         let plain = Publication::new(channel, validate_json(self.0)?);
-        Ok(Publication { info, tags, exclude, use_delta: has(IS_DELTA), ..plain })
+        Ok(Publication { info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
     }
 
     pub(super) fn read_info(
@@ -137,6 +160,10 @@ impl EnvelopeReader {
         let mut raw = |is_there: bool| is_there.then(|| self.read_field().and_then(validate_json)).transpose();
         let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);
         Ok(Arc::new(ClientInfo { user, client, conn_info, chan_info }))
+    }
+
+    fn read_time(&mut self) -> Result<WallTime, DropReason> {
+        self.0.try_get_i64().map(WallTime::from_unix_millis).map_err(|_| TRUNCATED)
     }
 
     fn read_tags(&mut self) -> Result<Tags, DropReason> {
