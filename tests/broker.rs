@@ -70,6 +70,8 @@ every_history_broker! {
     history::first_reader_of_a_channel_creates_its_position
     history::channel_unused_for_meta_ttl_restarts_with_a_new_epoch
     history::removed_history_keeps_its_position
+    history::positions_of_many_channels_are_read_without_creating_a_history
+    history::lost_epoch_is_renewed_once
     history::history_returns_every_field_of_a_publication
     history::channels_have_independent_histories
     history::publication_without_retention_is_delivered_but_not_stored

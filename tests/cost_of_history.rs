@@ -47,6 +47,10 @@ impl Deliver for DiscardingHubs {
 
     fn note_lost_controls(&self) {}
 
+    fn note_interrupted(&self, _: &[Channel]) {}
+
+    fn note_resubscribed(&self, _: &[Channel]) {}
+
     fn node(&self) -> NodeIdentity {
         NodeIdentity { uid: "node".to_owned(), name: "node".to_owned() }
     }

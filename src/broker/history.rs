@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::Broker;
 use crate::{
     channel::Channel,
+    clock::WallTime,
     config::ChannelOptions,
     position::{Epoch, Position},
     protocol::ErrorCode,
@@ -87,6 +88,15 @@ impl SincePosition {
         let parsed = (!epoch.is_empty()).then(|| Epoch::parse(epoch).ok_or(ErrorCode::UnrecoverablePosition));
         Ok(Self { offset, epoch: parsed.transpose()? })
     }
+}
+
+/// The newest publication that a channel ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelTop {
+    /// Its position; with offset 0 if the channel never had one.
+    pub position: Position,
+    /// Its time, by which another publication at the same position is recognised. `None`: unknown.
+    pub time: Option<WallTime>,
 }
 
 /// A page of a history.

@@ -20,8 +20,8 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
-        HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version, page_limit,
-        read_history_page,
+        ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
+        page_limit, read_history_page,
     },
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
@@ -29,6 +29,7 @@ pub use self::{
 };
 use crate::{
     channel::Channel,
+    position::{Epoch, Position},
     protocol::ErrorCode,
     publication::{ClientInfo, Publication},
 };
@@ -38,6 +39,9 @@ pub type SharedBroker = Arc<dyn Broker>;
 
 /// The result of a broker call, once it is there.
 pub type BrokerFuture<T> = BoxFuture<'static, Result<T, BrokerError>>;
+
+/// What [`Broker::read_positions`] knows of one channel.
+pub type PositionResult = Result<Option<ChannelTop>, BrokerError>;
 
 fn completed<T: Send + 'static>(result: Result<T, BrokerError>) -> BrokerFuture<T> {
     ready(result).boxed()
@@ -61,6 +65,15 @@ pub trait Broker: Send + Sync {
         request: HistoryRequest,
         retention: Retention,
     ) -> BrokerFuture<HistoryPage>;
+
+    /// Reads the positions of many channels, each of which stays valid for at least its `retention.meta_ttl`. Returns one result
+    /// per channel, in the order of the request; `None`: the channel has no history, and none is created. Completes with errors
+    /// instead of results if the broker fails.
+    fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>>;
+
+    /// Gives a channel that has lost publications a new history without publications, unless its epoch is not `lost` any more.
+    /// So every client learns that its position is void. Returns the position of the channel from then on, if it has one.
+    fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>>;
 
     /// Removes the publications of a channel's history. The channel keeps its position.
     fn remove_history(&self, channel: Channel) -> BrokerFuture<()>;
@@ -149,6 +162,13 @@ pub trait Deliver: Send + Sync {
 
     /// Learns that controls may have been lost on their way to this instance.
     fn note_lost_controls(&self);
+
+    /// Learns that publications of these channels may have been lost on their way to this instance, and that it will be
+    /// subscribed to them again. Called before the broker subscribes again.
+    fn note_interrupted(&self, channels: &[Channel]);
+
+    /// Learns that the instance is subscribed again to channels that were interrupted.
+    fn note_resubscribed(&self, channels: &[Channel]);
 
     /// Returns which node this is.
     fn node(&self) -> NodeIdentity;

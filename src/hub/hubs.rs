@@ -134,6 +134,10 @@ impl Deliver for Hubs {
         self.api_grants.forget_all();
     }
 
+    fn note_interrupted(&self, _: &[Channel]) {}
+
+    fn note_resubscribed(&self, _: &[Channel]) {}
+
     fn node(&self) -> NodeIdentity {
         self.node.clone()
     }

@@ -86,6 +86,10 @@ impl Deliver for RecordingHubs {
 
     fn note_lost_controls(&self) {}
 
+    fn note_interrupted(&self, _: &[Channel]) {}
+
+    fn note_resubscribed(&self, _: &[Channel]) {}
+
     fn node(&self) -> NodeIdentity {
         node()
     }

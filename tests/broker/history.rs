@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, HistoryRequest, PublishOptions, Retention, SincePosition},
+    broker::{BrokerError, ChannelTop, HistoryRequest, PublishOptions, Retention, SincePosition},
     position::{Epoch, Position},
     publication::Publication,
     tags::Tags,
@@ -64,6 +64,31 @@ pub async fn offsets_follow_the_order_of_delivery(instance: Instance) {
         instance.broker.read_history(channel("news"), WHOLE_HISTORY, retention).await.unwrap().publications,
         received
     );
+}
+
+pub async fn positions_of_many_channels_are_read_without_creating_a_history(instance: Instance) {
+    let news = store_numbers(&instance, "news", 3).await;
+    let empty = instance.read_history("empty", WHOLE_HISTORY).await.top;
+    let newest_time = instance.read_history("news", WHOLE_HISTORY).await.publications[2].time;
+    for _ in 0..2 {
+        let names = ["news", "unknown", "empty", "news"].map(|name| (channel(name), KEEP_FIVE));
+        let read = instance.broker.read_positions(names.to_vec()).await;
+        let known = ChannelTop { position: news, time: Some(newest_time) };
+        let expected = [Some(known), None, Some(ChannelTop { position: empty, time: None }), Some(known)];
+        assert_eq!(read, expected.map(Ok));
+    }
+}
+
+pub async fn lost_epoch_is_renewed_once(instance: Instance) {
+    let lost = store_numbers(&instance, "news", 3).await;
+    let other = Epoch::random().unwrap();
+    assert_eq!(instance.broker.renew_epoch(channel("news"), other).await, Ok(Some(lost)), "another epoch is not lost");
+    assert_eq!(instance.broker.renew_epoch(channel("unknown"), other).await, Ok(None));
+    let renewed = instance.broker.renew_epoch(channel("news"), lost.epoch).await.unwrap();
+    let page = instance.read_history("news", WHOLE_HISTORY).await;
+    assert!(page.publications.is_empty() && page.top.offset == 0 && page.top.epoch != lost.epoch, "{page:?}");
+    assert!(renewed.is_none_or(|renewed| renewed == page.top), "{renewed:?}");
+    assert_eq!(instance.broker.renew_epoch(channel("news"), lost.epoch).await, Ok(Some(page.top)));
 }
 
 pub async fn history_keeps_the_newest_publications_and_its_top_position(instance: Instance) {

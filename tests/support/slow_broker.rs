@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
 use futures_util::{
     SinkExt, StreamExt,
-    future::{FutureExt, ready},
+    future::{BoxFuture, FutureExt, ready},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -24,8 +24,9 @@ use wardcast::{
     address::ClientAddress,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
+        PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult,
+        memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -36,6 +37,7 @@ use wardcast::{
         Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
+    position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
     session::{self, Services},
@@ -111,6 +113,14 @@ impl Broker for SlowBroker {
     ) -> BrokerFuture<HistoryPage> {
         let page = self.inner.read_history(channel, request, retention).now_or_never().unwrap();
         self.answer_later("read_history", ready(page))
+    }
+
+    fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
+        self.inner.read_positions(channels)
+    }
+
+    fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>> {
+        self.inner.renew_epoch(channel, lost)
     }
 
     fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {

@@ -9,6 +9,7 @@ use crate::{
     broker::{BrokerError, Retention},
     channel::Channel,
     clock::MonotonicTime,
+    position::{Epoch, Position},
 };
 
 /// The slot of an entry that does not exist: the neighbour of the first and of the last one of a list.
@@ -94,6 +95,22 @@ impl Histories {
         });
         self.link_newest(slot);
         result
+    }
+
+    /// Returns whether a channel has a history that has not expired.
+    pub(super) fn contains(&self, channel: &Channel, now: MonotonicTime) -> bool {
+        self.slots.get(channel).is_some_and(|slot| !self.entries[*slot].is_expired(now))
+    }
+
+    /// Removes the history of a channel if it has this epoch. Returns the position that the channel has then.
+    pub(super) fn remove_epoch(&mut self, channel: &Channel, epoch: Epoch) -> Option<Position> {
+        let slot = self.slots.get(channel).copied()?;
+        let position = self.entries[slot].history.position();
+        if position.epoch == epoch {
+            self.remove(slot);
+            return None;
+        }
+        Some(position)
     }
 
     fn create(&mut self, channel: &Channel, retention: Retention, now: MonotonicTime) -> Result<usize, BrokerError> {

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::record::HistoryRecord;
 use crate::{
-    broker::{HistoryRequest, Retention, Version},
+    broker::{ChannelTop, HistoryRequest, Retention, Version},
     channel::Channel,
     clock::MonotonicTime,
     position::{Epoch, Position},
@@ -38,6 +38,11 @@ impl ChannelHistory {
     /// Returns the position of the newest publication that the channel ever had.
     pub(super) fn position(&self) -> Position {
         self.position_at(self.top)
+    }
+
+    /// Returns the position of the newest publication, and its time if it is still stored.
+    pub(super) fn top(&self) -> ChannelTop {
+        ChannelTop { position: self.position(), time: self.records.back().map(HistoryRecord::time) }
     }
 
     fn position_at(&self, offset: u64) -> Position {

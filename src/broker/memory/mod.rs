@@ -19,12 +19,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use self::{
     histories::Histories,
+    history::ChannelHistory,
     idempotency::IdempotencyCache,
     presence::ChannelPresence,
     record::HistoryRecord,
@@ -32,14 +33,15 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceCount, PresenceEvent,
-    PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version, completed,
-    invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version,
+    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
     clock::{Clock, MonotonicTime},
     config::Limits,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
 };
 
@@ -185,6 +187,15 @@ impl MemoryBroker {
         page
     }
 
+    fn read_top(&self, channel: &Channel, retention: Retention) -> PositionResult {
+        let now = self.clock.monotonic_now();
+        self.update_histories(&mut self.shards.lock(channel).histories, |histories| {
+            let read = |history: &mut ChannelHistory| Ok(history.top());
+            let exists = histories.contains(channel, now);
+            exists.then(|| histories.with_channel(channel, retention, now, read)).transpose()
+        })
+    }
+
     /// Changes the histories of one shard, and keeps the sum of all bytes up to date.
     fn update_histories<T>(&self, histories: &mut Histories, update: impl FnOnce(&mut Histories) -> T) -> T {
         let before = histories.bytes();
@@ -235,6 +246,15 @@ impl Broker for MemoryBroker {
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
         completed(self.read_page(&channel, request, retention))
+    }
+
+    fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
+        ready(channels.iter().map(|(channel, retention)| self.read_top(channel, *retention)).collect()).boxed()
+    }
+
+    fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>> {
+        let histories = &mut self.shards.lock(&channel).histories;
+        completed(Ok(self.update_histories(histories, |histories| histories.remove_epoch(&channel, lost))))
     }
 
     fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {

@@ -58,6 +58,11 @@ impl HistoryRecord {
         Self { block, time, stored_at: stored_at.into(), flags: encoding::flags(publication) }
     }
 
+    /// Returns the date that its receivers see.
+    pub(super) fn time(&self) -> WallTime {
+        self.time
+    }
+
     /// Returns when it was stored, by which it expires.
     pub(super) fn stored_at(&self) -> MonotonicTime {
         self.stored_at.into()

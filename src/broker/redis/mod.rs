@@ -24,9 +24,10 @@ mod inbox;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
-mod presence;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
+mod presence;
+mod scripts;
 mod server;
 mod survey;
 mod tickets;
@@ -34,7 +35,7 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
@@ -50,14 +51,15 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PresenceCount, PresenceEvent,
-    PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
     invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
     config,
     metrics::Metrics,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
 };
 
@@ -231,6 +233,14 @@ impl Broker for RedisBroker {
     }
 
     fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BrokerFuture<HistoryPage> {
+        not_available()
+    }
+
+    fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
+        ready(channels.iter().map(|_| Err(BrokerError::NotAvailable)).collect()).boxed()
+    }
+
+    fn renew_epoch(&self, _: Channel, _: Epoch) -> BrokerFuture<Option<Position>> {
         not_available()
     }
 

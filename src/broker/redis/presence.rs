@@ -53,7 +53,10 @@ pub(super) fn store(
     let calls: Vec<_> = by_channel
         .iter()
         .flat_map(|(channel, clients)| parts(clients).map(move |part| (channel, part)))
-        .map(|(channel, part)| change(context, channel, store_call(context, channel, part, ttl)))
+        .map(|(channel, part)| {
+            let bytes = part.iter().map(|client| reply_bytes(client)).sum();
+            change(context, channel, store_call(context, channel, part, ttl), bytes)
+        })
         .collect();
     async move { join_all(calls).await.into_iter().collect() }
 }
@@ -90,16 +93,17 @@ pub(super) fn remove(
 ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let mut call = scripts::PRESENCE_REMOVE.call(&keys(context, channel));
     call.arg(client);
-    change(context, channel, call)
+    change(context, channel, call, client.len())
 }
 
-/// Queues a script that changes the presence of a channel.
+/// Queues a script that changes the presence of a channel, and has so many bytes of arguments.
 fn change(
     context: &RedisContext,
     channel: &Channel,
     call: Cmd,
+    bytes: usize,
 ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
-    let queued = context.server_of(channel).map(|server| server.run_script(call));
+    let queued = context.server_of(channel).map(|server| server.run_script(call, bytes));
     async move { queued?.await.map(drop) }
 }
 
@@ -126,7 +130,7 @@ impl PresenceRead {
     /// Queues the read of the first page behind the changes that were queued before.
     pub(super) fn begin(context: &RedisContext, channel: Channel) -> Result<Self, BrokerError> {
         let server = context.server_of(&channel)?;
-        let first_page = server.run_script(page_call(context, &channel, b"0", FIRST_PAGE_CLIENTS)).boxed();
+        let first_page = server.run_script(page_call(context, &channel, b"0", FIRST_PAGE_CLIENTS), 0).boxed();
         Ok(Self { channel, server, first_page, deadline: Instant::now() + context.timeout })
     }
 
@@ -180,7 +184,7 @@ impl PresenceRead {
             let Some(cursor) = page.next else { return Ok(()) };
             let call = page_call(context, &self.channel, &cursor, PAGE_CLIENTS);
             let limit = self.deadline.saturating_duration_since(Instant::now());
-            let reply = self.server.query_script(call, limit).await;
+            let reply = self.server.query(&call, limit).await;
             page = Page::parse(reply.map_err(|error| BrokerError::Unavailable(format!("presence: {error}")))?)?;
         }
     }

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, HistoryPage, HistoryRequest, PresenceCount, PublishOptions, PublishReceipt, Retention,
-        SurveyQuestion, SurveyResult,
+        Broker, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PublishOptions, PublishReceipt,
+        Retention, SurveyQuestion, SurveyResult,
     },
     clock::Clock,
     config::Config,
@@ -16,6 +16,7 @@ use crate::{
         testing::{RunTicks, TestSession, start_hub},
     },
     metrics::Metrics,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
 };
 
@@ -46,6 +47,12 @@ impl Broker for RecordingBroker {
         unreachable!()
     }
     fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> Answer<HistoryPage> {
+        unreachable!()
+    }
+    fn read_positions(&self, _: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
+        unreachable!()
+    }
+    fn renew_epoch(&self, _: Channel, _: Epoch) -> Answer<Option<Position>> {
         unreachable!()
     }
     fn remove_history(&self, _: Channel) -> Answer<()> {

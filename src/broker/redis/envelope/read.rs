@@ -50,10 +50,9 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (
-            PUBLICATION | STORED | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT,
-            _,
-        ) => Err(DropReason("misplaced")),
+        (PUBLICATION | STORED | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
+            Err(DropReason("misplaced"))
+        }
         _ => Err(DropReason("kind")),
     }
 }

@@ -155,6 +155,14 @@ impl DesiredSubscriptions {
         (changes != SubscriptionChanges::default()).then_some(changes)
     }
 
+    /// Returns those of `channels` to which this instance was subscribed before.
+    pub(super) fn acknowledged(&self, channels: &[Channel]) -> Vec<Channel> {
+        let state = self.state.lock();
+        let is_acknowledged =
+            |channel: &&Channel| state.channels.get(*channel).is_some_and(|desired| desired.is_acknowledged);
+        channels.iter().filter(is_acknowledged).cloned().collect()
+    }
+
     /// Reports that Redis has confirmed these channels. Must be called before the next changes are taken.
     pub(super) fn confirm(&self, channels: &[Channel]) {
         let mut state = self.state.lock();

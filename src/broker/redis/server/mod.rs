@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
     time::{Instant, timeout_at},
@@ -101,6 +101,16 @@ impl RedisServer {
         message: &[u8],
     ) -> impl Future<Output = Result<i64, BrokerError>> + Send + use<> {
         self.publisher.publish(name, message)
+    }
+
+    /// Queues the call of a script during the call, in order with messages. `bytes` of its arguments count for the queue. The
+    /// future completes with the reply.
+    pub(super) fn run_script(
+        &self,
+        call: Cmd,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.publisher.run_script(call, bytes)
     }
 
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one

@@ -133,9 +133,12 @@ async fn apply_changes(
             channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
         };
         if !changes.subscribe.is_empty() {
+            let interrupted = server.subscriptions.acknowledged(&changes.subscribe);
+            context.deliver.note_interrupted(&interrupted);
             let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
             subscribed.map_err(|error| format!("subscribing: {error}"))?;
             server.subscriptions.confirm(&changes.subscribe);
+            context.deliver.note_resubscribed(&interrupted);
         }
         if !changes.unsubscribe.is_empty() {
             let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;
