@@ -1,5 +1,5 @@
 //! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
-//! `every_history_broker` run against every broker with histories and presence. All other tests are about one kind of broker.
+//! `every_history_broker` run against every broker with histories. All other tests are about one kind of broker.
 
 mod bus;
 mod conformance;
@@ -58,6 +58,12 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    presence::presence_ends_with_removal_or_expiry
+    presence::repeated_presence_lasts_longer
+    presence::reconnecting_client_leaves_no_stale_presence
+    presence::presence_calls_take_effect_in_call_order
+    presence::large_presence_is_read_up_to_a_limit_and_counted_without_one
+    presence::joins_and_leaves_reach_subscribers
     conformance::healthy_broker_is_ready
 }
 
@@ -79,8 +85,5 @@ every_history_broker! {
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
     repetition::failed_publish_does_not_store_its_idempotency_key
     repetition::publication_with_an_old_version_is_skipped
-    presence::presence_ends_with_removal_or_expiry
-    presence::reconnecting_client_leaves_no_stale_presence
-    presence::joins_and_leaves_reach_subscribers
     model::any_sequence_of_calls_matches_the_list_model
 }
