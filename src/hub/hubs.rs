@@ -16,6 +16,7 @@ use super::{
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
+    presence::RestorePresence,
     subscription::FilterTracks,
 };
 use crate::{
@@ -136,7 +137,9 @@ impl Deliver for Hubs {
 
     fn note_interrupted(&self, _: &[Channel]) {}
 
-    fn note_resubscribed(&self, _: &[Channel]) {}
+    fn note_resubscribed(&self, _: &[Channel]) {
+        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(RestorePresence));
+    }
 
     fn node(&self) -> NodeIdentity {
         self.node.clone()

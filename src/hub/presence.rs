@@ -2,10 +2,12 @@
 //!
 //! The presence of a subscriber is stored with a time to live before its client learns that it is subscribed, so that it is
 //! present on every instance from then on. It is refreshed while the subscription lasts, so that the subscribers of an
-//! instance that has crashed disappear. The refresh is spread over the ticks of the hub; there is no timer per connection.
+//! instance that has crashed disappear. The refresh is spread over the ticks of the hub; there is no timer per connection. After
+//! an outage of the broker it takes a second.
 
 use std::{sync::Arc, time::Duration};
 
+use actix::prelude::*;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::{Hub, subscription::Visibility, timing_wheel::TICK};
@@ -17,6 +19,10 @@ use crate::{
 /// Part of the time to live after which a subscriber is refreshed: two refreshes fit into it, so that one may get lost without
 /// effect.
 const REFRESH_AFTER: f64 = 5.0 / 12.0;
+/// Ticks of a round of refreshes after an outage of the broker, which may have lost all presence.
+const RESTORE_TICKS: usize = 10;
+/// How many of these rounds follow an outage. The broker may not accept all calls of the first one yet.
+const RESTORE_ROUNDS: usize = 2;
 
 /// How long presence is stored, and how often it is refreshed.
 pub(super) struct PresenceLifetime {
@@ -24,12 +30,14 @@ pub(super) struct PresenceLifetime {
     ttl: Duration,
     /// Ticks of one round of refreshes. Each tick refreshes an equal part of the sessions.
     refresh_ticks: usize,
+    /// Ticks for which rounds have only [`RESTORE_TICKS`].
+    restore_ticks_left: usize,
 }
 
 impl PresenceLifetime {
     pub(super) fn new(ttl: Duration) -> Self {
         let ticks = ttl.mul_f64(REFRESH_AFTER).as_millis() / TICK.as_millis();
-        Self { ttl, refresh_ticks: usize::try_from(ticks).unwrap_or(usize::MAX).max(1) }
+        Self { ttl, refresh_ticks: usize::try_from(ticks).unwrap_or(usize::MAX).max(1), restore_ticks_left: 0 }
     }
 }
 
@@ -74,15 +82,34 @@ impl Hub {
     }
 
     /// Refreshes the presence of the sessions whose turn it is at this tick.
-    pub(super) fn refresh_presence(&self, tick: u32) {
-        let PresenceLifetime { ttl, refresh_ticks } = self.presence_lifetime;
-        let visible = self.registry.visible_part(tick as usize % refresh_ticks, refresh_ticks);
+    pub(super) fn refresh_presence(&mut self, tick: u32) {
+        let PresenceLifetime { ttl, refresh_ticks, restore_ticks_left } = &mut self.presence_lifetime;
+        let mut round_ticks = *refresh_ticks;
+        if *restore_ticks_left > 0 {
+            *restore_ticks_left -= 1;
+            round_ticks = round_ticks.min(RESTORE_TICKS);
+        }
+        let ttl = *ttl;
+        let visible = self.registry.visible_part(tick as usize % round_ticks, round_ticks);
         let present = visible.filter(|(_, visibility)| visibility.in_presence);
         let clients: Vec<PresentClient> =
             present.map(|(channel, visibility)| (channel.clone(), visibility.info.clone())).collect();
         if !clients.is_empty() {
             run_detached(self.broker_subscriptions.broker().refresh_presence(clients, ttl));
         }
+    }
+}
+
+/// Stores the presence of all sessions again soon, because the broker may have lost it.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) struct RestorePresence;
+
+impl Handler<RestorePresence> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: RestorePresence, _: &mut Self::Context) {
+        self.presence_lifetime.restore_ticks_left = RESTORE_ROUNDS * RESTORE_TICKS;
     }
 }
 
