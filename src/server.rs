@@ -261,7 +261,8 @@ fn start_broker(
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
             let redis = &config.broker.redis;
-            (RedisBroker::start(redis, queue_bytes, hubs.clone(), metrics.clone())?, redis.linger)
+            let broker = RedisBroker::start(redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?;
+            (broker, redis.linger)
         }
     })
 }

@@ -9,13 +9,12 @@ mod model;
 mod nodes;
 mod outages;
 mod presence;
-mod proxy;
 mod repetition;
 mod roles;
 mod tickets;
 mod tls;
 
-use fixture::{memory_instance, redis_instance};
+use fixture::{memory_instance, redis_instance, unix_socket_instance};
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -33,6 +32,7 @@ macro_rules! every_broker {
     ($($behaviours:tt)*) => {
         test_with! { in_memory = super::memory_instance(); $($behaviours)* }
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
+        test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
     };
 }
 

@@ -11,6 +11,9 @@
 
 mod support;
 
+// The tools of the tests themselves.
+mod redis_tools;
+
 // The structure of the source, and the documentation.
 mod architecture;
 mod docs;

@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
+use self::history::IDEMPOTENCY_TTL;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
@@ -211,9 +212,6 @@ pub enum BrokerError {
     /// A queue or a store has reached its limit: error 111, temporary.
     #[error("broker busy: a queue or a store has reached its limit")]
     Busy,
-    /// This kind of broker does not support the call: error 108.
-    #[error("not supported by this kind of broker")]
-    NotAvailable,
     /// No node has answered a survey, not even this one.
     #[error("no node has answered the survey in time")]
     NoAnswer,
@@ -232,7 +230,6 @@ impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
-            BrokerError::NotAvailable => Self::NotAvailable,
             BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }

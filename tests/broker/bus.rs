@@ -148,7 +148,7 @@ fn only_an_invalid_url_prevents_the_start() {
         config.url = Secret::new(url);
         mark_secret("hunter22");
         let hubs = Arc::new(RecordingHubs::default());
-        let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default());
+        let started = RedisBroker::start(&config, 1 << 20, hubs, Clock::default(), Arc::default());
         let why = started.err().map(|error| error.to_string()).unwrap();
         assert!(why.contains("broker.redis.") && !why.contains("hunter22"), "{why}");
         println!("{why}");

@@ -138,6 +138,13 @@ pub async fn redis_instance() -> Instance {
     Instance { _server: Some(server), ..instance }
 }
 
+/// An instance with its own Redis, which it reaches over a unix socket.
+pub async fn unix_socket_instance() -> Instance {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.unix_url()).await;
+    Instance { _server: Some(server), ..instance }
+}
+
 /// Two instances on one Redis that know each other.
 pub async fn start_pair() -> (RedisServer, Instance, Instance) {
     let server = RedisServer::start().await;
@@ -168,8 +175,9 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     config.probe_interval = Duration::from_millis(500);
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
-    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
+    let clock = Clock::default();
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
+    Instance { broker, hubs, metrics, clock, _server: None }
 }
 
 impl Instance {

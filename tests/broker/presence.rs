@@ -315,7 +315,10 @@ async fn foreign_values_in_the_keys_of_presence_are_errors_or_left_out() {
         assert!(failed.clone().unwrap_err().to_string().contains("WRONGTYPE"), "{failed:?}");
     }
     assert_eq!(node.broker.check_ready().await, Ok(()), "the other channels work");
-    node.add_presence("room", "a", MINUTE).await;
+    let clients = ["text", "room", "zoo"].map(|name| (channel(name), client_info("a").into()));
+    let refreshed = node.broker.refresh_presence(clients.to_vec(), MINUTE).await;
+    assert!(refreshed.clone().unwrap_err().to_string().contains("WRONGTYPE"), "{refreshed:?}");
+    assert_eq!(node.present_clients("zoo").await, ["a"]);
     for (client, record) in [("x", "garbage"), ("y", ""), ("z", "WC\u{2}m")] {
         server.run::<()>(&["HSET", "wardcast:p:{room}", client, record]).await;
         server.run::<()>(&["ZADD", "wardcast:e:{room}", "9999999999999", client]).await;

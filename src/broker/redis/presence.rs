@@ -6,11 +6,7 @@
 //! Reads are split into pages, so that a channel with many clients does not hold up others. The first page takes the same
 //! way, behind the changes that the instance has made before.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
@@ -20,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     RedisContext,
     envelope::{self, DropReason, StoredClient},
+    partition::Partition,
     scripts,
     server::RedisServer,
 };
@@ -32,55 +29,73 @@ use crate::{
     publication::ClientInfo,
 };
 
-/// Maximum clients, and bytes of clients, that one script stores: a millisecond or two of Redis.
-const STORED_CLIENTS: usize = 500;
-const STORED_BYTES: usize = 256 * 1024;
+/// Maximum clients, and bytes of clients, that one script stores: at most some milliseconds of Redis.
+const STORED_CLIENTS: usize = 1000;
+const STORED_BYTES: usize = 512 * 1024;
 /// Clients of the first page of a read, which shares its connection with publishing, ...
 const FIRST_PAGE_CLIENTS: usize = 100;
 /// ... and of the others: about a millisecond of Redis.
 const PAGE_CLIENTS: usize = 500;
 
-/// Stores that clients are present. The call is queued at once; the future completes when Redis has stored them all.
+/// Stores that clients are present. The calls are queued at once: one for all clients whose keys may be in one script, unless they
+/// are many. The future completes when Redis has stored them all.
 pub(super) fn store(
     context: &RedisContext,
-    clients: Vec<PresentClient>,
+    mut clients: Vec<PresentClient>,
     ttl: Duration,
 ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
-    let mut by_channel: HashMap<Channel, Vec<Arc<ClientInfo>>> = HashMap::new();
-    for (channel, client) in clients {
-        by_channel.entry(channel).or_default().push(client);
-    }
-    let calls: Vec<_> = by_channel
-        .iter()
-        .flat_map(|(channel, clients)| parts(clients).map(move |part| (channel, part)))
-        .map(|(channel, part)| {
-            let bytes = part.iter().map(|client| reply_bytes(client)).sum();
-            change(context, channel, store_call(context, channel, part, ttl), bytes)
+    // Stable, so that the latest of two entries of a client wins.
+    clients.sort_by_cached_key(|(channel, _)| (place_of(context, channel), channel.clone()));
+    let max_bytes = STORED_BYTES.min(context.message_bytes);
+    let calls = split_for_scripts(&clients, max_bytes, |channel| place_of(context, channel));
+    let calls: Vec<_> = calls
+        .map(|clients| {
+            let bytes = clients.iter().map(|(_, client)| reply_bytes(client)).sum();
+            change(context, &clients[0].0, store_call(context, clients, ttl), bytes)
         })
         .collect();
     async move { join_all(calls).await.into_iter().collect() }
 }
 
-/// Splits clients into parts for one script each.
-fn parts(clients: &[Arc<ClientInfo>]) -> impl Iterator<Item = &[Arc<ClientInfo>]> {
+/// Returns where the keys of a channel are: channels of one place may be in one script.
+fn place_of(context: &RedisContext, channel: &Channel) -> (usize, Option<Partition>) {
+    let server = context.server_of(channel).map_or(0, |server| Arc::as_ptr(&server).addr());
+    (server, context.names.partitions().map(|partitions| partitions.partition_of(channel.as_str())))
+}
+
+/// Splits clients, which are ordered by the places of their channels, into parts for one script each: parts of one place that are
+/// not too large.
+fn split_for_scripts<Place: PartialEq>(
+    clients: &[PresentClient],
+    max_bytes: usize,
+    place_of: impl Fn(&Channel) -> Place,
+) -> impl Iterator<Item = &[PresentClient]> {
     let (mut count, mut bytes) = (0, 0);
-    clients.chunk_by(move |client, _| {
+    clients.chunk_by(move |(channel, client), (next_channel, next)| {
         (count, bytes) = (count + 1, bytes + reply_bytes(client));
-        let is_full = count >= STORED_CLIENTS || bytes >= STORED_BYTES;
-        if is_full {
+        let fits = count < STORED_CLIENTS
+            && bytes + reply_bytes(next) <= max_bytes
+            && (channel == next_channel || place_of(channel) == place_of(next_channel));
+        if !fits {
             (count, bytes) = (0, 0);
         }
-        !is_full
+        fits
     })
 }
 
-fn store_call(context: &RedisContext, channel: &Channel, clients: &[Arc<ClientInfo>], ttl: Duration) -> Cmd {
+/// Returns the script that stores these clients, which are ordered by their channels.
+fn store_call(context: &RedisContext, clients: &[PresentClient], ttl: Duration) -> Cmd {
     // Redis refuses an expiry of 0.
     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
-    let mut call = scripts::PRESENCE_STORE.call(&keys(context, channel));
+    let by_channel = || clients.chunk_by(|(channel, _), (next, _)| channel == next);
+    let keys: Vec<String> = by_channel().flat_map(|clients| keys(context, &clients[0].0)).collect();
+    let mut call = scripts::PRESENCE_STORE.call(&keys);
     call.arg(millis);
-    for client in clients {
-        call.arg(&client.client).arg(envelope::encode_stored_client(channel, &context.instance, client));
+    for clients in by_channel() {
+        call.arg(clients.len());
+        for (channel, client) in clients {
+            call.arg(&client.client).arg(envelope::encode_stored_client(channel, &context.instance, client));
+        }
     }
     call
 }
@@ -202,5 +217,35 @@ impl Page {
         let mut values = reply.map_err(|error| BrokerError::Unavailable(format!("presence: {error}")))?.into_iter();
         let next = values.next().filter(|cursor| cursor != b"0");
         Ok(Self { records: values.map(Bytes::from).collect(), next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients(channel: &str, count: usize, bytes: usize) -> Vec<PresentClient> {
+        let channel = Channel::new(channel).unwrap();
+        let client = |number: usize| ClientInfo {
+            user: String::new(),
+            client: number.to_string(),
+            conn_info: Some(vec![b'1'; bytes].into()),
+            chan_info: None,
+        };
+        (0..count).map(|number| (channel.clone(), Arc::new(client(number)))).collect()
+    }
+
+    #[test]
+    fn clients_are_split_by_place_count_and_bytes() {
+        let lengths = |clients: &[PresentClient], max_bytes| -> Vec<usize> {
+            let place_of = |channel: &Channel| channel.as_str().starts_with('x');
+            split_for_scripts(clients, max_bytes, place_of).map(<[_]>::len).collect()
+        };
+        assert!(lengths(&[], 100).is_empty());
+        assert_eq!(lengths(&clients("a", 2500, 1), usize::MAX), [1000, 1000, 500]);
+        let spread = [clients("a", 300, 1), clients("b", 300, 1), clients("x", 300, 1)].concat();
+        assert_eq!(lengths(&spread, usize::MAX), [600, 300]);
+        assert_eq!(lengths(&clients("a", 10, 99), 300), [3, 3, 3, 1]);
+        assert_eq!(lengths(&clients("a", 3, 99), 1), [1, 1, 1], "one that is larger than the limit is tried alone");
     }
 }

@@ -1,8 +1,8 @@
 -- Functions of the scripts that use a history. They are prepended to those scripts.
 --
 -- The stream's ids are the offsets. An entry has the fields `t`, the time of this server in milliseconds, and `d`, the record.
--- Fields of the meta hash: `e` epoch, `o` offset of the newest publication that the channel ever had, `r` retention of the last
--- use, `v` and `w` the newest version and its epoch.
+-- Fields of the meta hash: `e` epoch; `o` and `t` offset and time (by its publisher) of the newest publication that the channel
+-- ever had; `r` retention of the last use; `v` and `w` the newest version and its epoch.
 
 -- Every so many publications, what has expired is trimmed. Readers skip it until then.
 local TRIM_INTERVAL = 64
@@ -55,7 +55,7 @@ end
 -- Applies a changed retention to what is stored. First by the old one: what has expired does not return under a longer one.
 local function change_retention(stream, meta, top, old, size, ttl)
     local old_ttl = old and tonumber(string.match(old, ':(%d+)$'))
-    trim_expired(stream, top, math.min(old_ttl or ttl, ttl))
+    trim_expired(stream, top, math.min(old_ttl or tonumber(ttl), tonumber(ttl)))
     redis.call('XTRIM', stream, 'MAXLEN', '=', size)
     redis.call('HSET', meta, 'r', size .. ':' .. ttl)
 end

@@ -5,20 +5,20 @@
 -- Returns the epoch, the offset of the newest publication that the channel ever had, the number of the next offset to read (0:
 -- no more), and the offset and the record of each publication. At least one is returned if there is any, however large it is.
 local stream, meta = KEYS[1], KEYS[2]
-local size, ttl, meta_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local size, ttl, meta_ttl = ARGV[1], ARGV[2], ARGV[3]
 local first, last, is_reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
 local limit, max_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
 -- The first range is short, because the publications may be large; the next ones are as long as the bytes allow.
-local FIRST_RANGE, MAX_RANGE = 16, 1000
+local FIRST_RANGE, MAX_RANGE = 16, 128
 
 local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
-local epoch, top, retention = fields[1], tonumber(fields[2] or nil), fields[3]
+local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
 if not epoch or not top then
     epoch, top = ARGV[4], 0
-    redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ARGV[2])
-    redis.call('HDEL', meta, 'v', 'w')
+    redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
+    redis.call('HDEL', meta, 't', 'v', 'w')
     redis.call('DEL', stream)
-elseif retention ~= size .. ':' .. ARGV[2] then
+elseif retention ~= size .. ':' .. ttl then
     change_retention(stream, meta, top, retention, size, ttl)
 end
 redis.call('PEXPIRE', meta, meta_ttl)

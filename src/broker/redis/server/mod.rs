@@ -103,20 +103,25 @@ impl RedisServer {
         self.publisher.publish(name, message)
     }
 
-    /// Queues the call of a script during the call, in order with messages. `bytes` of its arguments count for the queue. The
-    /// future completes with the reply.
-    pub(super) fn run_script(
-        &self,
-        call: Cmd,
-        bytes: usize,
-    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
-        self.publisher.run_script(call, bytes)
-    }
-
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
         self.connector.query(command, limit).await
+    }
+
+    /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
+    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
+        self.connector.query_many(commands, limit).await
+    }
+
+    /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with
+    /// [`Self::publish`]. The future completes with its reply.
+    pub(super) fn run_script(
+        &self,
+        call: Cmd,
+        message_bytes: usize,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.publisher.run_script(call, message_bytes)
     }
 
     /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
