@@ -1,5 +1,5 @@
-//! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
-//! `every_history_broker` run against every broker with histories. All other tests are about one kind of broker.
+//! The conformance suite of the brokers. The behaviours under `every_broker` run against every form of broker: memory and
+//! Redis. All other tests are about one kind of broker.
 
 mod bus;
 mod conformance;
@@ -36,12 +36,6 @@ macro_rules! every_broker {
     };
 }
 
-macro_rules! every_history_broker {
-    ($($behaviours:tt)*) => {
-        test_with! { history_in_memory = super::memory_instance(); $($behaviours)* }
-    };
-}
-
 every_broker! {
     conformance::publication_reaches_subscriber_unchanged
     conformance::only_subscribed_channels_are_delivered
@@ -65,9 +59,6 @@ every_broker! {
     presence::large_presence_is_read_up_to_a_limit_and_counted_without_one
     presence::joins_and_leaves_reach_subscribers
     conformance::healthy_broker_is_ready
-}
-
-every_history_broker! {
     history::offsets_follow_the_order_of_delivery
     history::history_keeps_the_newest_publications_and_its_top_position
     history::expired_publications_are_gone_and_their_offsets_are_not_reused
@@ -83,7 +74,6 @@ every_history_broker! {
     history::publication_without_retention_is_delivered_but_not_stored
     repetition::idempotency_key_publishes_once_per_channel_for_five_minutes
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
-    repetition::failed_publish_does_not_store_its_idempotency_key
     repetition::publication_with_an_old_version_is_skipped
     model::any_sequence_of_calls_matches_the_list_model
 }

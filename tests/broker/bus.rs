@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use wardcast::{
     broker::{BrokerError, Control, ControlAction, redis::RedisBroker},
+    clock::Clock,
     config::{Config, Secret},
 };
 
