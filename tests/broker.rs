@@ -11,6 +11,7 @@ mod outages;
 mod presence;
 mod repetition;
 mod roles;
+mod signatures;
 mod tickets;
 mod tls;
 

@@ -52,7 +52,8 @@ async fn subscriber_is_present_on_every_node_when_its_subscribe_is_answered() {
         for hub in [&one, &two] {
             clients.push(hub.connect_subscriber("ann", "news").await);
             expected.push("ann");
-            assert_eq!((present_users(&one).await, present_users(&two).await), (expected.clone(), expected.clone()));
+            assert_eq!(present_users(&one).await, expected);
+            assert_eq!(present_users(&two).await, expected);
         }
         let stats = two.call_api("presence_stats", json!({"channel": "news"})).await;
         assert_eq!(stats, json!({"result": {"num_clients": 2 * (round + 1), "num_users": 1}}));

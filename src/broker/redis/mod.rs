@@ -28,6 +28,7 @@ mod nodes;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
 mod presence;
+mod refused;
 mod scripts;
 mod server;
 mod survey;
@@ -43,11 +44,13 @@ use tokio::{
 };
 
 use self::{
+    envelope::MessageSigner,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
     presence::PresenceRead,
+    refused::RefusedMessages,
     server::{RedisServer, ServerQueue},
     survey::SurveyRegistry,
 };
@@ -108,6 +111,9 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    /// Signs what this instance sends and stores.
+    signer: MessageSigner,
+    refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -167,6 +173,8 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            signer: MessageSigner::new(config, clock.clone()),
+            refused: RefusedMessages::new(metrics.clone()),
             deliver,
             clock,
             metrics,
@@ -207,7 +215,8 @@ async fn run_tasks(context: Arc<RedisContext>, queue: ServerQueue) {
     tokio::join!(
         context.server.clone().run(context.clone(), queue, inbox),
         heartbeat::send_heartbeats(context.clone()),
-        survey::answer_questions(context, questions)
+        survey::answer_questions(context.clone(), questions),
+        context.refused.log_forever()
     );
 }
 
@@ -254,7 +263,7 @@ impl Broker for RedisBroker {
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
         let name = self.context.names.publication_channel(&channel);
-        let message = envelope::encode_presence_event(&channel, event, &client);
+        let message = self.context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
         let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
         async move { queued?.await.map(drop) }.boxed()
     }
@@ -308,7 +317,7 @@ impl Broker for RedisBroker {
             Ok(server) => server,
             Err(error) => return completed(Err(error)),
         };
-        let published = server.publish(name, &envelope::encode_control(&control));
+        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
         async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
     }
 

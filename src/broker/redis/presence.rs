@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     RedisContext,
-    envelope::{self, DropReason, StoredClient},
+    envelope::{self, StoredClient},
     partition::Partition,
     scripts,
     server::RedisServer,
@@ -94,7 +94,11 @@ fn store_call(context: &RedisContext, clients: &[PresentClient], ttl: Duration) 
     for clients in by_channel() {
         call.arg(clients.len());
         for (channel, client) in clients {
-            call.arg(&client.client).arg(envelope::encode_stored_client(channel, &context.instance, client));
+            call.arg(&client.client).arg(context.signer.sign(envelope::encode_stored_client(
+                channel,
+                &context.instance,
+                client,
+            )));
         }
     }
     call
@@ -187,13 +191,13 @@ impl PresenceRead {
         let mut page = self.first_page.await.and_then(Page::parse)?;
         loop {
             for record in page.records {
-                match envelope::decode_stored_client(&self.channel, record) {
+                match envelope::decode_stored_client(&self.channel, record, &context.signer) {
                     Ok(StoredClient { instance, client }) => {
                         if is_live(&instance) && seen.insert(client.client.clone()) && !visit(client) {
                             return Ok(());
                         }
                     }
-                    Err(DropReason(reason)) => context.metrics.count_refused_bus_message(reason),
+                    Err(reason) => context.refused.count(reason),
                 }
             }
             let Some(cursor) = page.next else { return Ok(()) };

@@ -6,6 +6,7 @@
 
 mod presence;
 mod read;
+mod signature;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::{
 
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
+pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
 
 const MAGIC: &[u8; 2] = b"WC";
 /// To be raised when an old instance would misread a message. It drops and counts the messages of another version.
@@ -238,6 +240,10 @@ mod tests {
         Publication { info: Some(info.into()), ..Publication::new(Channel::new("news").unwrap(), data) }
     }
 
+    fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
+        super::decode(source, message, &MessageSigner::without_key())
+    }
+
     fn news() -> MessageSource {
         MessageSource::Channel(Channel::new("news").unwrap())
     }
@@ -274,7 +280,8 @@ mod tests {
         let stored = Publication { time: WallTime::from_unix_millis(-1), ..sample("3", None) };
         let received = Publication { position: Some(position), ..stored.clone() };
         assert_eq!(decode(news(), announce(&stored, "abcdefgh").into()), Ok(BusMessage::Publication(received)));
-        let record = decode_record(stored.channel.clone(), encode_publication(&stored).into());
+        let record =
+            decode_record(stored.channel.clone(), encode_publication(&stored).into(), &MessageSigner::without_key());
         assert_eq!(record, Ok(stored));
         let (id, asker) = ([7; 16], "a".to_owned());
         let received = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
@@ -342,7 +349,7 @@ mod tests {
         for (source, message, why) in [
             (news(), b"WC\x01p\0\0\0\x04news\x20".to_vec(), "truncated"),
             (news(), b"WC\x01p\0\0\0\x04news\x801".to_vec(), "flags"),
-            (news(), b"WC\x01p\0\0\0\x04news\x40\0\0\0\0\0\0\01".to_vec(), "truncated"),
+            (news(), b"WC\x01p\0\0\0\x04news\x40\0\0\0".to_vec(), "truncated"),
             (news(), announce(&sample("1", None), "abcdefgh")[..21].to_vec(), "not_ours"),
             (news(), announce(&sample("1", None), "abcde gh"), "epoch"),
             (news(), announce(&sample("{", None), "abcdefgh"), "not_json"),

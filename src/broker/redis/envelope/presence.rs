@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    BusMessage, DropReason, JOIN, LEAVE, STORED_CLIENT, begin_message,
+    BusMessage, DropReason, JOIN, LEAVE, MessageSigner, STORED_CLIENT, begin_message,
     encoding::{self, HAS_CHAN_INFO, HAS_CONN_INFO, write_field},
     read::{EnvelopeReader, INSTANCE},
 };
@@ -63,8 +63,9 @@ fn write_client(into: &mut Vec<u8>, client: &ClientInfo) {
 pub(in crate::broker::redis) fn decode_stored_client(
     channel: &Channel,
     record: Bytes,
+    signer: &MessageSigner,
 ) -> Result<StoredClient, DropReason> {
-    let mut reader = EnvelopeReader::new(record);
+    let mut reader = EnvelopeReader::new(signer.verify(record)?.message);
     if reader.read_kind()? != STORED_CLIENT {
         return Err(DropReason("kind"));
     }
@@ -116,23 +117,23 @@ mod tests {
 
     #[test]
     fn joins_leaves_and_records_survive_encoding_and_decoding() {
-        let news = channel("{news} 1");
+        let (news, unsigned) = (channel("{news} 1"), MessageSigner::without_key());
         for client in [client(None, None), client(Some("1"), None), client(None, Some("{\"a\":[]}"))] {
             for event in [PresenceEvent::Join, PresenceEvent::Leave] {
                 let message = encode_presence_event(&news, event, &client);
                 let received =
                     BusMessage::PresenceEvent { channel: news.clone(), event, client: Arc::new(client.clone()) };
-                assert_eq!(decode(MessageSource::Channel(news.clone()), message.into()), Ok(received));
+                assert_eq!(decode(MessageSource::Channel(news.clone()), message.into(), &unsigned), Ok(received));
             }
             let record = encode_stored_client(&news, "a.1", &client);
             let stored = StoredClient { instance: "a.1".to_owned(), client: Arc::new(client) };
-            assert_eq!(decode_stored_client(&news, record.into()), Ok(stored));
+            assert_eq!(decode_stored_client(&news, record.into(), &unsigned), Ok(stored));
         }
     }
 
     #[test]
     fn forged_joins_and_records_are_dropped_with_their_reason() {
-        let news = channel("news");
+        let (news, unsigned) = (channel("news"), MessageSigner::without_key());
         let join = |client: &ClientInfo| encode_presence_event(&news, PresenceEvent::Join, client);
         let record = |instance: &str| encode_stored_client(&news, instance, &client(None, None));
         for (message, why) in [
@@ -144,10 +145,10 @@ mod tests {
             (encode_presence_event(&channel("other"), PresenceEvent::Join, &client(None, None)), "other_channel"),
             (record("a.1"), "misplaced"),
         ] {
-            assert_eq!(decode(MessageSource::Channel(news.clone()), message.into()), Err(DropReason(why)));
+            assert_eq!(decode(MessageSource::Channel(news.clone()), message.into(), &unsigned), Err(DropReason(why)));
         }
         for source in [MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
-            assert_eq!(decode(source, join(&client(None, None)).into()), Err(DropReason("misplaced")));
+            assert_eq!(decode(source, join(&client(None, None)).into(), &unsigned), Err(DropReason("misplaced")));
         }
         for (record, why) in [
             (record(""), "instance"),
@@ -158,7 +159,7 @@ mod tests {
             ([record("a.1"), vec![0]].concat(), "trailing"),
             (encode_stored_client(&channel("other"), "a.1", &client(None, None)), "other_channel"),
         ] {
-            assert_eq!(decode_stored_client(&news, record.into()), Err(DropReason(why)));
+            assert_eq!(decode_stored_client(&news, record.into(), &unsigned), Err(DropReason(why)));
         }
     }
 }

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, JOIN, LEAVE, MAGIC, PROBE, PUBLICATION, QUESTION, STORED, STORED_CLIENT, SurveyId, VERSION,
+    HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT, STORED_PREFIX,
+    SurveyId, VERSION,
 };
 use crate::{
     broker::{
@@ -31,15 +32,26 @@ pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
 
 const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
+const MISPLACED: DropReason = DropReason("misplaced");
 const NOT_TEXT: DropReason = DropReason("not_text");
 pub(super) const INSTANCE: DropReason = DropReason("instance");
 const NODE: DropReason = DropReason("node");
 
 /// Decodes a message that came from `source`.
-pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
-    let mut reader = EnvelopeReader::new(message);
+pub(in crate::broker::redis) fn decode(
+    source: MessageSource,
+    message: Bytes,
+    signer: &MessageSigner,
+) -> Result<BusMessage, DropReason> {
+    if message.starts_with(&STORED_PREFIX) {
+        return decode_stored(source, EnvelopeReader::new(message), signer).map(BusMessage::Publication);
+    }
+    let verified = signer.verify(message)?;
+    if source == MessageSource::Control {
+        signer.require_recent(&verified)?;
+    }
+    let mut reader = EnvelopeReader::new(verified.message);
     match (reader.read_kind()?, source) {
-        (STORED, MessageSource::Channel(channel)) => reader.decode_stored(channel).map(BusMessage::Publication),
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
@@ -50,16 +62,35 @@ pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) ->
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | STORED | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
-            Err(DropReason("misplaced"))
+        (PUBLICATION | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
+            Err(MISPLACED)
         }
         _ => Err(DropReason("kind")),
     }
 }
 
+/// Decodes the announcement of a stored publication. A script of Redis has added the position, so only the rest is signed.
+fn decode_stored(
+    source: MessageSource,
+    mut reader: EnvelopeReader,
+    signer: &MessageSigner,
+) -> Result<Publication, DropReason> {
+    let MessageSource::Channel(channel) = source else { return Err(MISPLACED) };
+    reader.read_bytes(STORED_PREFIX.len())?;
+    let offset = reader.0.try_get_u64().map_err(|_| TRUNCATED)?;
+    let epoch = reader.read_bytes(Epoch::BYTES)?;
+    let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
+    let publication = decode_record(channel, reader.0, signer)?;
+    Ok(Publication { position: Some(Position { offset, epoch }), ..publication })
+}
+
 /// Decodes a publication that a history of `channel` has stored. It has no position.
-pub(in crate::broker::redis) fn decode_record(channel: Channel, record: Bytes) -> Result<Publication, DropReason> {
-    let mut reader = EnvelopeReader::new(record);
+pub(in crate::broker::redis) fn decode_record(
+    channel: Channel,
+    record: Bytes,
+    signer: &MessageSigner,
+) -> Result<Publication, DropReason> {
+    let mut reader = EnvelopeReader::new(signer.verify(record)?.message);
     match reader.read_kind()? {
         PUBLICATION => reader.decode_publication(channel),
         _ => Err(DropReason("kind")),
@@ -123,15 +154,6 @@ impl EnvelopeReader {
             return Err(DropReason("version"));
         }
         self.read_byte()
-    }
-
-    /// Decodes the announcement of a stored publication.
-    fn decode_stored(mut self, channel: Channel) -> Result<Publication, DropReason> {
-        let offset = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
-        let epoch = self.read_bytes(Epoch::BYTES)?;
-        let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
-        let publication = decode_record(channel, self.0)?;
-        Ok(Publication { position: Some(Position { offset, epoch }), ..publication })
     }
 
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {

@@ -46,13 +46,14 @@ pub(super) fn publish(
             Err(error) => return completed(Err(error)),
         };
         publication.time = context.clock.now();
-        let record = envelope::encode_publication(&publication);
+        let record = context.signer.sign(envelope::encode_publication(&publication));
         let call =
             publish_call(context, &channel, key, (&record, publication.time), retention, epoch, version.as_ref());
         let reply = server.run_script(call, record.len() + ANNOUNCEMENT_BYTES);
         return async move { parse_receipt(reply.await?) }.boxed();
     }
-    let (name, message) = (context.names.publication_channel(&channel), envelope::encode_publication(&publication));
+    let name = context.names.publication_channel(&channel);
+    let message = context.signer.sign(envelope::encode_publication(&publication));
     let Some(key) = key else {
         let published = server.publish(&name, &message);
         return published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed();

@@ -78,12 +78,12 @@ async fn read_parts(
         }
         remaining.limit = remaining.limit.saturating_sub(part.records.len());
         for (offset, record) in part.records {
-            match envelope::decode_record(channel.clone(), record) {
+            match envelope::decode_record(channel.clone(), record, &context.signer) {
                 Ok(publication) => {
                     let position = Some(Position { offset, epoch: top.epoch });
                     page.add(offset, Publication { position, ..publication });
                 }
-                Err(envelope::DropReason(reason)) => context.metrics.count_refused_bus_message(reason),
+                Err(reason) => context.refused.count(reason),
             }
         }
         let Some(next) = part.next.filter(|_| remaining.limit > 0) else { break };
