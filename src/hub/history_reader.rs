@@ -20,7 +20,7 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use crate::{
-    broker::{BrokerError, HistoryPage, HistoryRequest, Retention, SharedBroker},
+    broker::{BrokerError, BrokerFuture, HistoryPage, HistoryRequest, Retention, SharedBroker},
     channel::Channel,
     position::Position,
     publication::Publication,
@@ -34,6 +34,8 @@ const MAX_KEPT_BYTES: usize = 8 << 20;
 const PAGE_OVERHEAD: usize = 256;
 
 type PageResult = Result<Arc<HistoryPage>, BrokerError>;
+/// Has the broker read a page.
+type ReadHistory = Box<dyn Fn(Channel, HistoryRequest, Retention) -> BrokerFuture<HistoryPage> + Send + Sync>;
 type SharedRead = Shared<BoxFuture<'static, PageResult>>;
 
 /// Which read this is: those of equal channel and request are shared.
@@ -43,7 +45,7 @@ type ReadKey = (Channel, HistoryRequest);
 pub(super) struct HistoryReader(Arc<State>);
 
 struct State {
-    broker: SharedBroker,
+    read_history: ReadHistory,
     reads: Mutex<HashMap<ReadKey, Reads>>,
     pages: Mutex<KeptPages>,
 }
@@ -71,7 +73,15 @@ struct KeptPage {
 
 impl HistoryReader {
     pub(super) fn new(broker: SharedBroker) -> Self {
-        Self(Arc::new(State { broker, reads: Mutex::default(), pages: Mutex::new(KeptPages::new(Instant::now())) }))
+        Self::with(Box::new(move |channel, request, retention| broker.read_history(channel, request, retention)))
+    }
+
+    fn with(read_history: ReadHistory) -> Self {
+        Self(Arc::new(State {
+            read_history,
+            reads: Mutex::default(),
+            pages: Mutex::new(KeptPages::new(Instant::now())),
+        }))
     }
 
     /// Reads a page of a channel's history. If the caller's hub delivers the channel, it is at `here`.
@@ -91,7 +101,7 @@ impl HistoryReader {
             let read = reads.next.get_or_insert_with(|| state.clone().read_next(key, retention, reads.running.clone()));
             return read.clone().boxed();
         }
-        let mut page = state.broker.read_history(key.0.clone(), request, retention);
+        let mut page = (state.read_history)(key.0.clone(), request, retention);
         if let Poll::Ready(page) = page.poll_unpin(&mut Context::from_waker(noop_waker_ref())) {
             return ready(page.map(Arc::new)).boxed();
         }
@@ -118,18 +128,14 @@ impl State {
             {
                 reads.running = next;
             }
-            let page = self.broker.read_history(key.0.clone(), key.1, retention);
+            let page = (self.read_history)(key.0.clone(), key.1, retention);
             self.finish(key, page).await
         }
         .boxed()
         .shared()
     }
 
-    async fn finish(
-        self: Arc<Self>,
-        key: ReadKey,
-        page: BoxFuture<'static, Result<HistoryPage, BrokerError>>,
-    ) -> PageResult {
+    async fn finish(self: Arc<Self>, key: ReadKey, page: BrokerFuture<HistoryPage>) -> PageResult {
         let page = page.await.map(Arc::new);
         {
             let mut reads = self.reads.lock();
