@@ -11,6 +11,9 @@
 
 mod support;
 
+// The tools of the tests themselves.
+mod redis_tools;
+
 // The structure of the source, and the documentation.
 mod architecture;
 mod docs;
@@ -89,6 +92,7 @@ mod two_hubs;
 
 // The process: its life, its command line, and the load generator.
 mod bench;
+mod bench_chaos;
 mod bench_compare;
 mod command_line;
 mod lifecycle;

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use wardcast::broker::{BrokerError, SurveyQuestion, SurveyResult};
 
-use super::{
-    fixture::{
-        Instance, TIMEOUT, channel, disconnect_user, publication, start_broker, start_broker_with, start_pair,
-        start_ready_broker, wait_until, wait_until_delivered,
-    },
-    proxy::{Proxy, ProxyMode},
+use super::fixture::{
+    Instance, TIMEOUT, channel, disconnect_user, publication, start_broker, start_broker_with, start_pair,
+    start_ready_broker, wait_until, wait_until_delivered,
 };
-use crate::support::redis::RedisServer;
+use crate::support::{
+    proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
+};
 
 /// A subscriber of "news" and a publisher, on one Redis.
 async fn start_subscriber_and_publisher() -> (RedisServer, Instance, Instance) {

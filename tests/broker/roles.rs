@@ -5,11 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use wardcast::broker::{BrokerError, SharedBroker};
 
-use super::{
-    fixture::{Instance, start_broker, start_broker_with, start_ready_broker, wait_until, wait_until_delivered},
-    proxy::Proxy,
-};
-use crate::support::{mark_secret, redis::RedisServer};
+use super::fixture::{Instance, start_broker, start_broker_with, start_ready_broker, wait_until, wait_until_delivered};
+use crate::support::{mark_secret, proxy::Proxy, redis::RedisServer};
 
 /// Two masters, and an instance behind a proxy before each of them. Only the second is subscribed to "news".
 async fn start_after_half_a_failover() -> ([RedisServer; 2], Proxy, Instance, Instance) {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use wardcast::broker::BrokerError;
 
-use super::{
-    fixture::{Instance, TICKETS, TIMEOUT, start_broker, start_pair, start_ready_broker, wait_until},
+use super::fixture::{Instance, TICKETS, TIMEOUT, start_broker, start_pair, start_ready_broker, wait_until};
+use crate::support::{
+    mark_secret,
     proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
 };
-use crate::support::{mark_secret, redis::RedisServer};
 
 const LONG: Duration = Duration::from_secs(60);
 /// The value of a ticket may contain any byte.

@@ -7,12 +7,10 @@ use wardcast::{
     config::{Config, RedisConfig, Secret},
 };
 
-use super::{
-    fixture::{Instance, start_broker_with, wait_until_delivered},
-    proxy::{Proxy, ProxyMode},
-};
+use super::fixture::{Instance, start_broker_with, wait_until_delivered};
 use crate::support::{
     mark_secret,
+    proxy::{Proxy, ProxyMode},
     redis::RedisServer,
     tls::{Authority, PairFiles},
 };

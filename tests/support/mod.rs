@@ -7,6 +7,7 @@ pub mod generated;
 pub mod haproxy;
 pub mod http;
 pub mod protobuf;
+pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod slow_broker;
@@ -298,7 +299,7 @@ pub async fn metric(address: SocketAddr, name: &str) -> f64 {
 
 /// Waits until a condition holds, by checking it every 20 ms. Only for states that the hub reports to nobody: where there is
 /// a reply, a push or a log line to wait for, wait for that.
-pub async fn poll_until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn poll_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "this did not happen: {what}");
