@@ -11,6 +11,8 @@ mod outages;
 mod presence;
 mod repetition;
 mod roles;
+mod sentinels;
+mod server_states;
 mod signatures;
 mod tickets;
 mod tls;

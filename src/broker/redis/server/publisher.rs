@@ -25,6 +25,7 @@ use super::{
     super::{RedisContext, stopped_error},
     RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
+    fault::describe_reply,
     health::RedisLink,
 };
 use crate::broker::BrokerError;
@@ -181,13 +182,17 @@ impl PublisherTask {
     }
 
     /// Sends batches until the connection fails, and returns the reason.
-    async fn send_until_failure(&mut self, RedisConnection { mut redis, closed }: RedisConnection) -> String {
+    async fn send_until_failure(&mut self, connection: RedisConnection) -> String {
         let health = &self.server.health;
+        let (mut redis, mut end) = connection.into_parts();
         loop {
+            if let Some(reason) = end.is_due() {
+                return reason.to_owned();
+            }
             if self.unsent.is_empty() {
                 tokio::select! {
                     biased;
-                    () = closed.notified() => return "the connection was closed".to_owned(),
+                    reason = end.reached() => return reason.to_owned(),
                     _ = self.jobs.recv_many(&mut self.unsent, BATCH_COMMANDS) => (),
                 }
             }
@@ -288,7 +293,7 @@ async fn send(
 fn receiver_count(reply: Value) -> Result<i64, String> {
     match reply {
         Value::Int(receivers) => Ok(receivers),
-        Value::ServerError(error) => Err(format!("publishing: {error}")),
+        Value::ServerError(error) => Err(format!("publishing: {}", describe_reply(&error))),
         _ => Err("publishing: the reply to PUBLISH is not a number".to_owned()),
     }
 }
