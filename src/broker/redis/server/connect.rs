@@ -12,9 +12,9 @@ use redis::{
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    super::RedisConfigError,
+    super::{RedisConfigError, scripts},
     client,
-    fault::{describe, describe_reply, no_reply},
+    fault::{accepted, describe, no_reply},
     role::RoleCheck,
     sentinel::{FollowedMaster, Sentinels},
 };
@@ -198,7 +198,7 @@ impl Connector {
     }
 
     /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
-    /// that is an error.
+    /// that is an error. Scripts that the server does not have are loaded, and run behind the other commands.
     pub(super) async fn send_to_master(
         &self,
         redis: &mut MultiplexedConnection,
@@ -213,27 +213,50 @@ impl Connector {
             return Err(format!("{} replies to {} commands", replies.len(), count + 1));
         }
         self.role.judge(replies.pop().unwrap_or_default())?;
+        let missing: Vec<usize> = (0..count).filter(|index| scripts::is_missing(&replies[*index])).collect();
+        if !missing.is_empty() {
+            let calls = missing.iter().filter_map(|index| commands.cmd_iter().nth(*index).cloned());
+            let answers = self.run_missing(redis, calls.collect()).await?;
+            missing.into_iter().zip(answers).for_each(|(index, answer)| replies[index] = answer);
+        }
         Ok(replies)
+    }
+
+    /// Loads the scripts, and runs those again that were missing: nothing of them has run.
+    async fn run_missing(&self, redis: &mut MultiplexedConnection, calls: Vec<Cmd>) -> Result<Vec<Value>, String> {
+        let mut commands = Pipeline::new();
+        scripts::load_commands().chain(calls).for_each(|command| _ = commands.add_command(command));
+        let (loads, count) = (scripts::load_commands().len(), commands.len());
+        let mut replies =
+            redis.send_packed_commands(&commands, 0, count).await.map_err(|error| describe(&error, self.timeout))?;
+        let answers = replies.split_off(loads.min(replies.len()));
+        let refusal = replies.into_iter().find(|reply| matches!(reply, Value::ServerError(_)));
+        Ok(answers
+            .into_iter()
+            .map(|answer| match &refusal {
+                Some(refusal) if scripts::is_missing(&answer) => refusal.clone(),
+                _ => answer,
+            })
+            .collect())
     }
 
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        let mut commands = Pipeline::with_capacity(2);
-        commands.add_command(command.clone());
-        match self.query_all(commands, limit).await?.pop().unwrap_or_default() {
-            Value::ServerError(error) => Err(describe_reply(&error)),
-            reply => redis::from_redis_value(reply).map_err(|error| error.to_string()),
-        }
+        let reply = accepted(self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default())?;
+        redis::from_redis_value(reply).map_err(|error| error.to_string())
     }
 
-    /// Runs commands over a connection of the pool, in one round trip; returns their replies, errors among them.
-    pub(super) async fn query_all(&self, commands: Pipeline, limit: Duration) -> Result<Vec<Value>, String> {
-        let count = commands.len();
+    /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors. The error is a text for
+    /// the operator; without replies there is one after `limit`.
+    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
         let replies = timeout(limit, async {
             let Some(master) = self.pool.load_full() else { return Err("not connected yet".to_owned()) };
             let mut connection = master.pool.get().await.map_err(|error| self.pool_error(&error))?;
-            let replies = self.send_to_master(&mut connection, commands, count).await;
+            let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
+            let count = commands.len();
+            commands.into_iter().for_each(|command| _ = pipeline.add_command(command));
+            let replies = self.send_to_master(&mut connection, pipeline, count).await;
             if replies.is_err() {
                 // The pool would hand it out again, and a new connection may lead to another server.
                 drop(Connection::take(connection));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{RedisError, ServerError};
+use redis::{RedisError, ServerError, Value};
 
 /// The meaning of an error by its code, and by a part of its details. The first entry that matches counts.
 const MEANINGS: [(&str, &str, &str); 18] = [
@@ -55,9 +55,15 @@ const NO_HELLO: &str = "doesn't support HELLO";
 
 /// Describes an error of a connection whose replies have this time limit.
 pub(super) fn describe(error: &RedisError, limit: Duration) -> String {
-    if error.is_timeout() {
-        return no_reply(limit);
-    }
+    if error.is_timeout() { no_reply(limit) } else { describe_error(error) }
+}
+
+/// Returns a reply, unless it is an error or contains one.
+pub(super) fn accepted(reply: Value) -> Result<Value, String> {
+    reply.extract_error().map_err(|error| describe_error(&error))
+}
+
+fn describe_error(error: &RedisError) -> String {
     let text = error.to_string();
     match error.code() {
         _ if text.contains(NO_HELLO) => TOO_OLD.to_owned(),
