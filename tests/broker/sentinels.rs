@@ -124,7 +124,8 @@ async fn sentinels_that_do_not_answer_are_passed_over() {
         (start_sentinel(&master).await, start_sentinel(&master).await, start_sentinel(&master).await);
     dead.kill();
     frozen.freeze();
-    let instance = start_with_sentinels(&urls(&[dead, frozen, alive]), |_| ());
+    let sentinels = [dead, frozen, alive];
+    let instance = start_with_sentinels(&urls(&sentinels), |_| ());
     instance.wait_until_ready().await;
     instance.subscribe("news").await;
     wait_until_delivered(&instance, &instance, "news").await;
