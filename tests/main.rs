@@ -56,6 +56,7 @@ mod clock_steps;
 mod delivery;
 mod deltas;
 mod filters;
+mod gaps;
 mod hub_actor;
 mod large_publications;
 mod overrides;
@@ -87,6 +88,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod presence_on_nodes;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.

@@ -62,7 +62,7 @@ pub struct PublishReceipt {
 }
 
 /// A request for a page of a history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HistoryRequest {
     /// The page starts after this position, or ends before it if `is_reverse`. `None`: it starts with the oldest
     /// publication, or with the newest one if `is_reverse`.
@@ -74,7 +74,7 @@ pub struct HistoryRequest {
 }
 
 /// A position that a client names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SincePosition {
     /// The offset.
     pub offset: u64,
@@ -162,13 +162,4 @@ pub async fn read_history_page(
     }
     page.truncate_to_bytes(max_bytes);
     Ok(page)
-}
-
-/// A change of a channel's presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceEvent {
-    /// A client has subscribed.
-    Join,
-    /// A client has unsubscribed or disconnected.
-    Leave,
 }

@@ -40,7 +40,7 @@ impl Subscription<CatchingUp> {
         self.next_stage(|CatchingUp { requested, catch_up, hold, history, start }| {
             let mut missed = Vec::new();
             if let Some(StartPosition { from_history, from_buffer, .. }) = &start {
-                let read = history.map(|history| history.publications).unwrap_or_default();
+                let read = history.map(|history| Arc::unwrap_or_clone(history).publications).unwrap_or_default();
                 missed.extend(read.into_iter().take(from_history.end).skip(from_history.start));
                 catch_up.read(|deliveries, _| {
                     let stored = &deliveries[from_buffer.clone()];
@@ -192,7 +192,7 @@ impl Hub {
         let skip_up_to = start.as_ref().map_or(0, |start| start.skip_up_to);
         let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
-        self.begin_presence(&channel, visibility.as_deref());
+        self.announce_join(&channel, visibility.as_deref());
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
         // One hold for each channel is enough: another is dropped here, and with it released.
