@@ -1,6 +1,5 @@
 #!/bin/sh
-# Joins the six nodes of the profile "cluster": three masters, each with a replica. Nodes that are joined already are only told
-# the addresses of the others again, because containers that start again may have other ones.
+# Joins the six nodes of the profile "cluster", once: three masters, each with a replica.
 set -eu
 nodes="redis redis-2 redis-3 redis-4 redis-5 redis-6"
 addresses=
@@ -12,12 +11,6 @@ done
 if redis-cli -h redis cluster info | grep -q "cluster_known_nodes:1.$"; then
     # shellcheck disable=SC2086 # a list
     redis-cli --cluster create $addresses --cluster-replicas 1 --cluster-yes
-else
-    for node in $nodes; do
-        for address in $addresses; do
-            redis-cli -h "$node" cluster meet "${address%:*}" "${address#*:}" >/dev/null
-        done
-    done
 fi
 until redis-cli -h redis cluster info | grep -q "cluster_state:ok"; do sleep 0.2; done
 echo "the cluster is complete"

@@ -5,22 +5,18 @@
 set -eu
 form=$1
 own=/data/$form.conf
+# Its address is fixed (fixed-addresses.yml). A name would not do: it cannot be resolved while its container is stopped.
+first() { getent hosts redis | { read -r address _ && echo "$address"; }; }
 if [ "$form" = sentinels ]; then
     # A Sentinel does not include files.
-    [ -f "$own" ] || cp "/etc/wardcast/$form.conf" "$own"
+    [ -f "$own" ] || { sed "s/FIRST/$(first)/" "/etc/wardcast/$form.conf" >"$own.new" && mv "$own.new" "$own"; }
     exec redis-server "$own" --sentinel
 fi
 if [ ! -f "$own" ]; then
     {
         echo "include /etc/wardcast/$form.conf"
-        case $form in
-        cluster) echo "cluster-announce-hostname $(hostname)" ;;
-        sentinel)
-            echo "replica-announce-ip $(hostname)"
-            # The first one begins as the master. Later the Sentinels decide.
-            [ "$(hostname)" = redis ] || echo "replicaof redis 6379"
-            ;;
-        esac
+        # The first one begins as the master. Later the Sentinels decide.
+        [ "$form" != sentinel ] || [ "$(hostname)" = redis ] || echo "replicaof $(first) 6379"
     } >"$own.new"
     mv "$own.new" "$own"
 fi
