@@ -247,7 +247,7 @@ impl Findings {
         let outcomes = [
             (self.recovered, "recovered"),
             (self.new_epochs, "not recovered: new epoch"),
-            (self.too_old, "not recovered: position too old"),
+            (self.too_old, "not recovered: no history for the position"),
         ];
         parts.extend(outcomes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} × {what}")));
         parts.push(match self.refused.is_empty() {
