@@ -30,6 +30,7 @@ struct Remaining {
     first: u64,
     last: u64,
     limit: usize,
+    max_bytes: usize,
     is_reverse: bool,
     epoch: Option<Epoch>,
 }
@@ -80,17 +81,18 @@ async fn read_parts(
         for (offset, record) in part.records {
             match envelope::decode_record(channel.clone(), record, &context.signer) {
                 Ok(publication) => {
+                    remaining.max_bytes = remaining.max_bytes.saturating_sub(publication.cost_bytes());
                     let position = Some(Position { offset, epoch: top.epoch });
                     page.add(offset, Publication { position, ..publication });
                 }
                 Err(reason) => context.refused.count(reason),
             }
         }
-        let Some(next) = part.next.filter(|_| remaining.limit > 0) else { break };
+        let Some(next) = part.next.filter(|_| !remaining.is_limit_reached()) else { break };
         remaining.skip_to(next, top.epoch);
         part = read_part(context, server, channel, remaining, retention).await?;
     }
-    Ok(Some(HistoryPage { publications: page.finish(remaining.limit == 0), top }))
+    Ok(Some(HistoryPage { publications: page.finish(remaining.is_limit_reached()), top }))
 }
 
 async fn read_part(
@@ -104,20 +106,28 @@ async fn read_part(
         scripts::READ_HISTORY.call(&[context.names.history_key(channel), context.names.history_meta_key(channel)]);
     call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl)).arg(new_epoch()?.as_str());
     call.arg(remaining.epoch.as_ref().map_or("", Epoch::as_str)).arg(remaining.first).arg(remaining.last);
-    call.arg(u8::from(remaining.is_reverse)).arg(remaining.limit.min(i32::MAX as usize)).arg(PART_BYTES);
+    call.arg(u8::from(remaining.is_reverse))
+        .arg(remaining.limit.min(i32::MAX as usize))
+        .arg(PART_BYTES.min(remaining.max_bytes));
     let reply = server.query(&call, context.timeout).await.map_err(history_error)?;
     parse_part(reply).ok_or_else(invalid_reply)
 }
 
 impl Remaining {
-    fn of(HistoryRequest { since, limit, is_reverse }: HistoryRequest) -> Self {
+    fn of(HistoryRequest { since, limit, is_reverse, max_bytes }: HistoryRequest) -> Self {
         let offset = since.map(|since| since.offset);
         let (first, last) = match offset {
             None => (1, MAX_OFFSET),
             Some(offset) if is_reverse => (1, offset.saturating_sub(1).min(MAX_OFFSET)),
             Some(offset) => (offset.saturating_add(1).min(MAX_OFFSET), MAX_OFFSET),
         };
-        Self { first, last, limit, is_reverse, epoch: since.and_then(|since| since.epoch) }
+        let (epoch, max_bytes) = (since.and_then(|since| since.epoch), max_bytes.unwrap_or(usize::MAX));
+        Self { first, last, limit, max_bytes, is_reverse, epoch }
+    }
+
+    /// Returns whether enough has been read.
+    fn is_limit_reached(&self) -> bool {
+        self.limit == 0 || self.max_bytes == 0
     }
 
     fn skip_to(&mut self, next: u64, epoch: Epoch) {
