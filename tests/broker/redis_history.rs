@@ -184,6 +184,11 @@ async fn lost_keys_of_a_channel_never_join_two_histories() {
     let page = instance.read_history("news", WHOLE_HISTORY).await;
     assert_eq!((page.publications.len(), page.top.offset), (0, 0));
     assert_ne!(page.top.epoch, new.epoch);
+    assert_eq!(
+        instance.store("news", "1").await,
+        Position { offset: 1, ..page.top },
+        "the reader's position stays valid"
+    );
     for field in ["e", "o"] {
         store_five(&instance).await;
         server.run::<()>(&["HSET", META, field, "?"]).await;
