@@ -165,12 +165,3 @@ pub async fn read_history_page(
     request.max_bytes.iter().for_each(|max_bytes| page.truncate_to_bytes(*max_bytes));
     Ok(page)
 }
-
-/// A change of a channel's presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceEvent {
-    /// A client has subscribed.
-    Join,
-    /// A client has unsubscribed or disconnected.
-    Leave,
-}
