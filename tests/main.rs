@@ -88,6 +88,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod gaps_over_redis;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.
