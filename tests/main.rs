@@ -89,6 +89,7 @@ mod session_control;
 mod balancer;
 mod broker;
 mod gaps_over_redis;
+mod presence_on_nodes;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.
