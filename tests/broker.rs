@@ -1,5 +1,5 @@
 //! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
-//! `every_history_broker` run against every broker with histories and presence. All other tests are about one kind of broker.
+//! `every_presence_broker` run against every broker with presence. All other tests are about one kind of broker.
 
 mod bus;
 mod conformance;
@@ -11,6 +11,7 @@ mod outages;
 mod presence;
 mod repetition;
 mod roles;
+mod signatures;
 mod tickets;
 mod tls;
 
@@ -36,9 +37,9 @@ macro_rules! every_broker {
     };
 }
 
-macro_rules! every_history_broker {
+macro_rules! every_presence_broker {
     ($($behaviours:tt)*) => {
-        test_with! { history_in_memory = super::memory_instance(); $($behaviours)* }
+        test_with! { presence_in_memory = super::memory_instance(); $($behaviours)* }
     };
 }
 
@@ -59,9 +60,6 @@ every_broker! {
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
     conformance::healthy_broker_is_ready
-}
-
-every_history_broker! {
     history::offsets_follow_the_order_of_delivery
     history::history_keeps_the_newest_publications_and_its_top_position
     history::expired_publications_are_gone_and_their_offsets_are_not_reused
@@ -77,10 +75,12 @@ every_history_broker! {
     history::publication_without_retention_is_delivered_but_not_stored
     repetition::idempotency_key_publishes_once_per_channel_for_five_minutes
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
-    repetition::failed_publish_does_not_store_its_idempotency_key
     repetition::publication_with_an_old_version_is_skipped
+    model::any_sequence_of_calls_matches_the_list_model
+}
+
+every_presence_broker! {
     presence::presence_ends_with_removal_or_expiry
     presence::reconnecting_client_leaves_no_stale_presence
     presence::joins_and_leaves_reach_subscribers
-    model::any_sequence_of_calls_matches_the_list_model
 }

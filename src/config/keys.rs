@@ -9,8 +9,16 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 6] =
-    ["auth.hmac_secret", "api.key", "login.key", "login.demo_password", "broker.redis.url", "broker.redis.password"];
+const SECRET_KEYS: [&str; 8] = [
+    "auth.hmac_secret",
+    "api.key",
+    "login.key",
+    "login.demo_password",
+    "broker.redis.url",
+    "broker.redis.password",
+    "broker.redis.bus_key",
+    "broker.redis.bus_key_accepted",
+];
 
 /// Minimum similarity of two names, from 0 to 1, for a suggestion: "bnid" and "bind" have 0.93.
 const MIN_SIMILARITY: f64 = 0.75;

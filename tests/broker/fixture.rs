@@ -118,7 +118,7 @@ pub struct Instance {
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
     /// Stops when the instance is dropped.
-    _server: Option<RedisServer>,
+    server: Option<RedisServer>,
 }
 
 /// An instance with the memory broker.
@@ -128,21 +128,21 @@ pub fn memory_instance() -> Instance {
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
-    Instance { broker, hubs, metrics: Arc::default(), clock, _server: None }
+    Instance { broker, hubs, metrics: Arc::default(), clock, server: None }
 }
 
 /// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
-    Instance { _server: Some(server), ..instance }
+    Instance { server: Some(server), ..instance }
 }
 
 /// An instance with its own Redis, which it reaches over a unix socket.
 pub async fn unix_socket_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.unix_url()).await;
-    Instance { _server: Some(server), ..instance }
+    Instance { server: Some(server), ..instance }
 }
 
 /// Two instances on one Redis that know each other.
@@ -175,8 +175,9 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     config.probe_interval = Duration::from_millis(500);
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
-    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
+    let clock = Clock::default();
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
+    Instance { broker, hubs, metrics, clock, server: None }
 }
 
 impl Instance {
@@ -216,8 +217,10 @@ impl Instance {
         offsets(&self.read_history(name, WHOLE_HISTORY).await)
     }
 
+    /// Lets time pass, also in the instance's own Redis.
     pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
+        self.server.iter().for_each(|server| server.advance_clock(by));
     }
 
     /// The publications received so far.

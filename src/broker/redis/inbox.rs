@@ -76,9 +76,8 @@ impl BusInbox {
             return;
         }
         server.count_received();
-        if let Err(DropReason(reason)) = self.handle_message(server, push.data) {
-            self.context.metrics.count_refused_bus_message(reason);
-            log::debug!("dropped bus message reason={reason}");
+        if let Err(reason) = self.handle_message(server, push.data) {
+            self.context.refused.count(reason);
         }
     }
 
@@ -91,7 +90,7 @@ impl BusInbox {
             return Err(DropReason("too_long"));
         }
         let source = self.context.names.parse(&name).ok_or(DropReason("name"))?;
-        match envelope::decode(source, Bytes::from(message))? {
+        match envelope::decode(source, Bytes::from(message), &self.context.signer)? {
             BusMessage::Publication(publication) => self.deliver_publication(publication),
             BusMessage::Question { id, asker, question } => {
                 // A survey asks the own hubs without the bus.

@@ -97,6 +97,11 @@ impl RedisNames {
         self.name(Kind::Publications, channel)
     }
 
+    /// Returns the command that publishes to the channels of these names.
+    pub(super) fn publish_command(&self) -> &'static str {
+        if self.partitions.is_some() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
     /// Returns the key of a channel's history: a stream whose ids are the offsets.
     pub(super) fn history_key(&self, channel: &Channel) -> String {
         self.name(Kind::History, channel)

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     RedisContext,
-    envelope::{self, AnswerPart, DropReason, SurveyId},
+    envelope::{self, AnswerPart, DropReason, SIGNED_HEAD_BYTES, SurveyId},
     inbox::ReceivedQuestion,
     nodes::LiveNode,
 };
@@ -185,7 +185,7 @@ async fn send_question(
     }
     let mut publish = redis::cmd("PUBLISH");
     let name = context.names.control_channel();
-    publish.arg(name).arg(envelope::encode_question(id, &context.instance, question));
+    publish.arg(name).arg(context.signer.sign(envelope::encode_question(id, &context.instance, question)));
     let server = context.server_of_name(name).map_err(|error| error.to_string())?;
     server.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
 }
@@ -222,9 +222,9 @@ async fn answer_question(
     }
     let replies = context.names.replies_channel_of(&asker);
     let server = context.server_of_name(&replies).map_err(|error| error.to_string())?;
-    let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes);
+    let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes).saturating_sub(SIGNED_HEAD_BYTES);
     for part in envelope::encode_answer(&id, &context.instance, &answer, max_part_bytes) {
-        server.publish(&replies, &part).await.map_err(|error| error.to_string())?;
+        server.publish(&replies, &context.signer.sign(part)).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

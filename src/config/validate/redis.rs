@@ -12,8 +12,9 @@ use super::{
     ErrorCollector,
 };
 
-/// Maximum size of a Redis message without its publication.
-const MAX_ENVELOPE_BYTES: usize = 4096;
+/// Maximum size of a Redis message without the data of its publication: names, two times `info`, tags of which every character
+/// is escaped, and a signature.
+const MAX_ENVELOPE_BYTES: usize = 40_960;
 
 /// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
 /// otherwise run without its Redis, which shows only when a second instance starts.
@@ -72,9 +73,21 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         errors.require(
             redis.message_bytes >= bytes.saturating_add(MAX_ENVELOPE_BYTES),
             "broker.redis.message_bytes",
-            format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
+            format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication with its tags and infos"),
         );
     }
+    for (key, is_set) in [
+        ("broker.redis.bus_key_accepted", !redis.bus_key_accepted.is_empty()),
+        ("broker.redis.bus_accept_unsigned", redis.bus_accept_unsigned),
+    ] {
+        let problem = "has no effect without broker.redis.bus_key; set that key, or remove this one";
+        errors.require(!is_set || !redis.bus_key.is_empty(), key, problem);
+    }
+    errors.require(
+        redis.bus_key.is_empty() || redis.bus_key != redis.bus_key_accepted,
+        "broker.redis.bus_key_accepted",
+        "is equal to broker.redis.bus_key; set the other key of a change here, or remove it",
+    );
     errors.require(redis.max_nodes >= 1, "broker.redis.max_nodes", "must be at least 1");
     for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
     {

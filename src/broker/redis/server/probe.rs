@@ -63,7 +63,8 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
     loop {
         let sent = Instant::now();
         let (nonce, arrival) = server.probe.start();
-        match server.publisher.publish(context.names.probe_channel(), &envelope::encode_probe(nonce)).await {
+        let message = context.signer.sign(envelope::encode_probe(nonce));
+        match server.publisher.publish(context.names.probe_channel(), &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
             Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
             Ok(_) if !has_arrived(context, server, arrival, sent).await => {
