@@ -28,23 +28,36 @@ async function startRedis() {
   return { socket, stop };
 }
 
+/** Waits until a hub is ready and knows all nodes. */
+async function waitForNodes({ address, output }) {
+  const deadline = Date.now() + PATIENCE_MS;
+  const call = { method: "POST", headers: { "X-API-Key": KEY }, body: "{}" };
+  const nodes = async () => (await (await fetch(`http://${address}/api/info`, call)).json()).result?.nodes.length;
+  while ((await fetch(`http://${address}/health/ready`)).status !== 200 || (await nodes()) !== NODES) {
+    if (Date.now() > deadline) throw new Error(`the hub does not find the other one:\n${output}`);
+  }
+}
+
 /**
  * Starts two hubs on one Redis. The result is like that of `startHub`, but `address` is that of each hub in turn, `addresses`
  * has all of them, and `loseState` empties the Redis.
  */
 export async function startNodes(binary, { settings = {} } = {}) {
   const redis = await startRedis();
-  const all = { "api.key": KEY, ...settings, "broker.type": "redis", "broker.redis.url": `unix://${redis.socket}` };
-  const hubs = await Promise.all(Array.from({ length: NODES }, () => startHub(binary, { settings: all })));
-  const addresses = hubs.map(({ address }) => address);
-  const deadline = Date.now() + PATIENCE_MS;
-  for (const address of addresses) {
-    const call = { method: "POST", headers: { "X-API-Key": KEY }, body: "{}" };
-    const nodes = async () => (await (await fetch(`http://${address}/api/info`, call)).json()).result?.nodes.length;
-    while ((await fetch(`http://${address}/health/ready`)).status !== 200 || (await nodes()) !== NODES) {
-      if (Date.now() > deadline) throw new Error(`the nodes do not find each other:\n${hubs.map(({ output }) => output).join("\n")}`);
-    }
+  const all = { ...settings, "api.key": KEY, "broker.type": "redis", "broker.redis.url": `unix://${redis.socket}` };
+  const hubs = [];
+  const stop = async () => {
+    await Promise.all(hubs.map((hub) => hub.stop()));
+    redis.stop();
+  };
+  try {
+    for (let number = 0; number < NODES; number++) hubs.push(await startHub(binary, { settings: all }));
+    for (const hub of hubs) await waitForNodes(hub);
+  } catch (error) {
+    await stop();
+    throw error;
   }
+  const addresses = hubs.map(({ address }) => address);
   let turn = 0;
   return {
     get address() {
@@ -57,9 +70,6 @@ export async function startNodes(binary, { settings = {} } = {}) {
       const flushed = spawnSync("redis-cli", ["-s", redis.socket, "FLUSHALL"], { encoding: "utf8" });
       if (flushed.stdout.trim() !== "OK") throw new Error(`FLUSHALL: ${flushed.stdout} ${flushed.stderr}`);
     },
-    async stop() {
-      await Promise.all(hubs.map((hub) => hub.stop()));
-      redis.stop();
-    },
+    stop,
   };
 }
