@@ -9,6 +9,7 @@ mod model;
 mod nodes;
 mod outages;
 mod presence;
+mod redis_history;
 mod repetition;
 mod roles;
 mod signatures;

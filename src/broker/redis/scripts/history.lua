@@ -17,6 +17,11 @@ local function text(number)
     return string.format('%.0f', number)
 end
 
+-- Returns whether a meta hash contains a position. Another client may have changed it.
+local function has_position(epoch, top)
+    return epoch and #epoch == 8 and top
+end
+
 local function offset_of(entry)
     return tonumber(string.match(entry[1], '^%d+'))
 end

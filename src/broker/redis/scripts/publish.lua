@@ -27,7 +27,7 @@ end
 
 local fields = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
 local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
-local is_new = not epoch or not top
+local is_new = not has_position(epoch, top)
 if is_new then
     epoch, top, retention = first_epoch, 0, nil
 elseif version ~= '' and fields[5] == version_epoch and fields[4] and version <= fields[4] then

@@ -13,7 +13,7 @@ local FIRST_RANGE, MAX_RANGE = 16, 128
 
 local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
 local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
-if not epoch or not top then
+if not has_position(epoch, top) then
     epoch, top = ARGV[4], 0
     redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
     redis.call('HDEL', meta, 't', 'v', 'w')
