@@ -87,6 +87,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod node_processes;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.
