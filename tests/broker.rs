@@ -12,6 +12,8 @@ mod presence;
 mod redis_history;
 mod repetition;
 mod roles;
+mod sentinels;
+mod server_states;
 mod signatures;
 mod tickets;
 mod tls;

@@ -159,7 +159,7 @@ impl RedisBroker {
         let instance =
             format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
         let names = RedisNames::new(&config.prefix, &instance);
-        let (server, queue) = RedisServer::new(config, names.role_key(), queue_bytes, metrics.clone())?;
+        let (server, queue) = RedisServer::new(config, queue_bytes, metrics.clone())?;
         let context = Arc::new(RedisContext {
             names,
             instance,

@@ -26,7 +26,7 @@ pub(super) struct RedisNames {
     replies: String,
     probe: String,
     publish_check: String,
-    role_key: String,
+    storage_check_key: String,
 }
 
 /// Where a message comes from: what its PUB/SUB channel is for.
@@ -81,7 +81,7 @@ impl RedisNames {
             replies: String::new(),
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
-            role_key: format!("{prefix}:role-check"),
+            storage_check_key: format!("{prefix}:check:{}", escape(instance)),
         };
         names.replies = names.replies_channel_of(instance);
         names
@@ -175,9 +175,9 @@ impl RedisNames {
         &self.publish_check
     }
 
-    /// Returns the key that is written to find out whether the server accepts writes.
-    pub(super) fn role_key(&self) -> &str {
-        &self.role_key
+    /// Returns the key that only this instance writes, to find out whether the server stores anything.
+    pub(super) fn storage_check_key(&self) -> &str {
+        &self.storage_check_key
     }
 
     /// Returns the PUB/SUB channels that the instance is always subscribed to, without Cluster.

@@ -6,7 +6,7 @@ use toml::Table;
 
 use super::{
     super::{
-        BrokerKind, Config, ConfigError,
+        BrokerKind, Config, ConfigError, RedisTlsConfig, Secret,
         keys::{all_keys, default_table, lookup},
     },
     ErrorCollector,
@@ -43,22 +43,8 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.url",
         "must begin with redis://, with rediss:// for TLS, or with unix: for a socket",
     );
-    for (key, is_set) in [
-        ("broker.redis.tls.ca", redis.tls.ca.is_some()),
-        ("broker.redis.tls.cert", redis.tls.cert.is_some()),
-        ("broker.redis.tls.key", redis.tls.key.is_some()),
-    ] {
-        errors.require(
-            !is_set || has_scheme("rediss://"),
-            key,
-            "is for TLS only; begin broker.redis.url with rediss://, or remove this key",
-        );
-    }
-    errors.require(
-        redis.tls.cert.is_some() == redis.tls.key.is_some(),
-        "broker.redis.tls",
-        "cert and key belong together: set both PEM files or neither",
-    );
+    check_tls("broker.redis", &redis.tls, "begin broker.redis.url with rediss://", has_scheme("rediss://"), errors);
+    check_sentinel(config, errors);
     errors.require(
         !redis.prefix.is_empty()
             && redis.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
@@ -93,4 +79,48 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
     {
         errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
     }
+}
+
+fn check_sentinel(config: &Config, errors: &mut ErrorCollector) {
+    let (redis, sentinel) = (&config.broker.redis, &config.broker.redis.sentinel);
+    let has_scheme = |url: &Secret, scheme: &str| url.expose().starts_with(scheme);
+    errors.require(
+        sentinel.urls.iter().all(|url| has_scheme(url, "redis://") || has_scheme(url, "rediss://")),
+        "broker.redis.sentinel.urls",
+        "must have only URLs that begin with redis://, or with rediss:// for TLS",
+    );
+    errors.require(
+        !sentinel.master_name.is_empty(),
+        "broker.redis.sentinel.master_name",
+        "must name the master, as in \"sentinel monitor NAME\" of the sentinels",
+    );
+    let has_tls = sentinel.urls.iter().any(|url| has_scheme(url, "rediss://"));
+    let remedy = "begin an entry of broker.redis.sentinel.urls with rediss://";
+    check_tls("broker.redis.sentinel", &sentinel.tls, remedy, has_tls, errors);
+    if sentinel.urls.is_empty() {
+        for (key, is_set) in [("username", sentinel.username.is_some()), ("password", !sentinel.password.is_empty())] {
+            let problem =
+                "has no effect without broker.redis.sentinel.urls; name the sentinels there, or remove this key";
+            errors.require(!is_set, &format!("broker.redis.sentinel.{key}"), problem);
+        }
+    } else {
+        errors.require(
+            !has_scheme(&redis.url, "unix:"),
+            "broker.redis.url",
+            "must begin with redis:// or rediss://, because sentinels name the master by host and port",
+        );
+    }
+}
+
+/// Checks the certificates of a section. They need a URL with TLS; `remedy` says how to get one.
+fn check_tls(section: &str, tls: &RedisTlsConfig, remedy: &str, has_tls: bool, errors: &mut ErrorCollector) {
+    for (key, is_set) in [("ca", tls.ca.is_some()), ("cert", tls.cert.is_some()), ("key", tls.key.is_some())] {
+        let problem = format!("is for TLS only; {remedy}, or remove this key");
+        errors.require(!is_set || has_tls, &format!("{section}.tls.{key}"), problem);
+    }
+    errors.require(
+        tls.cert.is_some() == tls.key.is_some(),
+        &format!("{section}.tls"),
+        "cert and key belong together: set both PEM files or neither",
+    );
 }

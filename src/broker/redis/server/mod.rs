@@ -7,11 +7,14 @@
 mod client;
 mod connect;
 mod desired_subscriptions;
+mod fault;
 mod health;
 mod probe;
 mod publisher;
 mod ready;
 mod role;
+mod sentinel;
+mod storage;
 mod subscriber;
 
 use std::{
@@ -58,21 +61,19 @@ impl RedisServer {
     /// # Errors
     /// [`RedisConfigError`].
     pub(super) fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        client::new(config).map(drop)
+        Connector::new(config).map(drop)
     }
 
-    /// Creates a server that is not connected yet. To find out its role, `role_key` may be written. At most `queue_bytes`
-    /// wait to be published.
+    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published.
     ///
     /// # Errors
     /// [`RedisConfigError`]: the URL or a file is invalid.
     pub(super) fn new(
         config: &config::RedisConfig,
-        role_key: &str,
         queue_bytes: usize,
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
-        let connector = Connector::new(config, role_key)?;
+        let connector = Connector::new(config)?;
         let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
         let server = Self {
             health: RedisHealth::new(connector.address(), metrics),
@@ -87,11 +88,17 @@ impl RedisServer {
         Ok((Arc::new(server), ServerQueue(jobs)))
     }
 
-    /// Keeps both connections up, forever: connects, subscribes, publishes, and does it again after a failure. What the
-    /// server pushes goes to `inbox`.
+    /// Keeps both connections up, forever: connects, subscribes, publishes, and does it again after a failure or when the
+    /// sentinels name another master. Checks the storage. What the server pushes goes to `inbox`.
     pub(super) async fn run(self: Arc<Self>, context: Arc<RedisContext>, queue: ServerQueue, inbox: Arc<BusInbox>) {
         let publisher = PublisherTask::new(context.clone(), self.clone(), queue.0);
-        tokio::join!(subscriber::supervise(context, self, inbox), publisher.run());
+        let interval = context.probe_interval;
+        tokio::join!(
+            subscriber::supervise(context.clone(), self.clone(), inbox),
+            publisher.run(),
+            storage::keep_checking(&context, &self),
+            self.connector.follow_master(interval)
+        );
     }
 
     /// Queues a message during the call. The future completes when Redis has accepted it, with the number of receivers.

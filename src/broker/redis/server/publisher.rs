@@ -25,6 +25,7 @@ use super::{
     super::{RedisContext, scripts, stopped_error},
     RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
+    fault,
     health::RedisLink,
 };
 use crate::broker::BrokerError;
@@ -218,13 +219,17 @@ impl PublisherTask {
     }
 
     /// Sends batches until the connection fails, and returns the reason.
-    async fn send_until_failure(&mut self, RedisConnection { mut redis, closed }: RedisConnection) -> String {
+    async fn send_until_failure(&mut self, connection: RedisConnection) -> String {
         let health = &self.server.health;
+        let (mut redis, mut end) = connection.into_parts();
         loop {
+            if let Some(reason) = end.is_due() {
+                return reason.to_owned();
+            }
             if self.unsent.is_empty() {
                 tokio::select! {
                     biased;
-                    () = closed.notified() => return "the connection was closed".to_owned(),
+                    reason = end.reached() => return reason.to_owned(),
                     _ = self.jobs.recv_many(&mut self.unsent, BATCH_COMMANDS) => (),
                 }
             }
@@ -330,7 +335,7 @@ async fn send(
 
 /// Returns the reply, unless it is an error.
 fn accepted(reply: Value) -> Result<Value, String> {
-    reply.extract_error().map_err(|error| format!("publishing: {error}"))
+    fault::accepted(reply).map_err(|error| format!("publishing: {error}"))
 }
 
 fn receiver_count(reply: Value) -> Result<i64, String> {

@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
-use redis::aio::MultiplexedConnection;
+use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{
     super::{RedisContext, inbox::BusInbox},
     RedisServer,
     connect::{ReconnectBackoff, RedisConnection},
+    fault::describe,
     health::RedisLink,
     probe,
 };
@@ -89,7 +90,7 @@ async fn connect_and_subscribe(
         }
     };
     let mut connection = server.connector.connect(push).await?;
-    connection.redis.subscribe(&context.names.own_channels()).await.map_err(|error| format!("subscribing: {error}"))?;
+    connection.redis.subscribe(&context.names.own_channels()).await.map_err(|error| subscribe_error(server, &error))?;
     apply_changes(context, server, &mut connection.redis).await?;
     Ok(SubscribedConnection { connection, _push_guard: push_guard })
 }
@@ -97,10 +98,10 @@ async fn connect_and_subscribe(
 impl SubscribedConnection {
     /// Uses the connection until it fails, and returns the reason.
     async fn run_until_failure(self, context: &RedisContext, server: &RedisServer, channels: usize) -> String {
-        let RedisConnection { mut redis, closed } = self.connection;
+        let (mut redis, mut end) = self.connection.into_parts();
         tokio::select! {
             error = keep_subscribed(context, server, &mut redis) => error,
-            () = closed.notified() => "the connection was closed".to_owned(),
+            reason = end.reached() => reason.to_owned(),
             error = probe::run_until_deaf(context, server, channels) => error,
         }
     }
@@ -136,16 +137,20 @@ async fn apply_changes(
             let interrupted = server.subscriptions.acknowledged(&changes.subscribe);
             context.deliver.note_interrupted(&interrupted);
             let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
-            subscribed.map_err(|error| format!("subscribing: {error}"))?;
+            subscribed.map_err(|error| subscribe_error(server, &error))?;
             server.subscriptions.confirm(&changes.subscribe);
             context.deliver.note_resubscribed(&interrupted);
         }
         if !changes.unsubscribe.is_empty() {
             let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;
-            unsubscribed.map_err(|error| format!("unsubscribing: {error}"))?;
+            unsubscribed.map_err(|error| format!("un{}", subscribe_error(server, &error)))?;
         }
         let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
         log::debug!("changed redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
     }
     Ok(())
+}
+
+fn subscribe_error(server: &RedisServer, error: &RedisError) -> String {
+    format!("subscribing: {}", describe(error, server.timeout))
 }
