@@ -89,6 +89,7 @@ mod session_control;
 mod balancer;
 mod broker;
 mod node_processes;
+mod presence_on_nodes;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.

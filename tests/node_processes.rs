@@ -17,6 +17,8 @@ use crate::{
 const HISTORY: &[&str] =
     &["channels.history_size=1000", "limits.publications_per_second=0", "limits.commands_per_second=0"];
 
+const PRESENCE: &[&str] = &["channels.presence=true", "channels.join_leave=true"];
+
 /// Publishes the numbers one after another, on each node in turn.
 async fn publish_in_turn(nodes: &[Node], numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
@@ -294,4 +296,33 @@ async fn killed_node_disappears_from_info_and_leaves_nothing_in_redis() {
     }
     let subscribed = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "wardcast:replies:*"]).await.len();
     poll_until("only the living nodes are subscribed", async || subscribed().await == 2).await;
+}
+
+#[actix_rt::test]
+async fn presence_of_a_killed_node_ends_as_soon_as_the_others_know() {
+    let redis = RedisServer::start().await;
+    // Longer than the test takes.
+    let settings = [PRESENCE, &["broker.redis.heartbeat_interval=500ms", "broker.presence_ttl=120s"]].concat();
+    let mut nodes = start_nodes::<2>(&redis, &settings).await;
+    let mut eve = nodes[1].connect("eve").await;
+    eve.subscribe_with("news", json!({"join_leave": true})).await;
+    assert_eq!(eve.receive().await["push"]["join"]["info"]["user"], "eve");
+    let _ann = nodes[0].connect_subscriber("ann", "news").await;
+    assert_eq!(eve.receive().await["push"]["join"]["info"]["user"], "ann");
+    assert_eq!(nodes[1].present_users("news").await, ["ann", "eve"]);
+    nodes[0].kill();
+    poll_until("ann is gone", async || nodes[1].present_users("news").await == ["eve"]).await;
+    nodes[1].wait_for_nodes(1).await;
+}
+
+#[actix_rt::test]
+async fn presence_of_killed_nodes_leaves_redis_within_its_time_to_live() {
+    let redis = RedisServer::start().await;
+    let mut nodes = start_nodes::<2>(&redis, &[PRESENCE, &["broker.presence_ttl=2s"]].concat()).await;
+    let clients = join_all(nodes.iter().map(|node| node.connect_subscriber("ann", "news"))).await;
+    let kept = async || redis.run::<Vec<String>>(&["KEYS", "wardcast:[pe]:*"]).await;
+    assert!(!kept().await.is_empty());
+    nodes.iter_mut().for_each(Node::kill);
+    poll_until("nothing of presence is left", async || kept().await.is_empty()).await;
+    drop(clients);
 }

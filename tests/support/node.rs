@@ -89,6 +89,15 @@ impl Node {
     pub async fn read_history(&self, channel: &str) -> Vec<(u64, u64)> {
         numbered(&self.call("history", json!({"channel": channel, "limit": -1})).await["publications"])
     }
+
+    /// The users who are present in a channel, in alphabetical order.
+    pub async fn present_users(&self, channel: &str) -> Vec<String> {
+        let presence = self.call("presence", json!({"channel": channel})).await;
+        let members = presence["presence"].as_object().cloned().unwrap_or_default();
+        let mut users: Vec<String> = members.values().map(|info| info["user"].as_str().unwrap().to_owned()).collect();
+        users.sort();
+        users
+    }
 }
 
 impl Deref for Node {
