@@ -102,7 +102,9 @@ class Redis:
         atexit.register(self.stop)
         if not any("ready to accept connections" in line for line in self.process.stdout):
             raise RuntimeError("redis-server does not start")
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        # A full pipe would block the server.
+        self.reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self.reader.start()
 
     def empty(self):
         subprocess.run(["redis-cli", "-s", self.socket, "FLUSHALL"], check=True, stdout=subprocess.DEVNULL)
@@ -110,6 +112,8 @@ class Redis:
     def stop(self):
         self.process.kill()
         self.process.wait()
+        self.reader.join()
+        self.process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self.stop)
 
