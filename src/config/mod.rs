@@ -165,6 +165,8 @@ pub enum BrokerKind {
 pub struct RedisConfig {
     /// A secret, because it may contain a password.
     pub url: Secret,
+    /// Secrets, too.
+    pub urls: Vec<Secret>,
     #[serde(deserialize_with = "value::optional_text")]
     pub username: Option<String>,
     pub password: Secret,

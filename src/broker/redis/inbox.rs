@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, Value};
+use redis::{PushInfo, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -70,11 +70,8 @@ impl BusInbox {
         })
     }
 
-    /// Handles one push of a server. Confirmations of the broker's own commands are ignored.
+    /// Handles one message of a server.
     pub(super) fn receive(&self, server: &RedisServer, push: PushInfo) {
-        if push.kind != PushKind::Message {
-            return;
-        }
         server.count_received();
         if let Err(DropReason(reason)) = self.handle_message(server, push.data) {
             self.context.metrics.count_refused_bus_message(reason);

@@ -26,6 +26,9 @@ mod names;
 mod nodes;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
+mod placement;
+#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
+mod router;
 mod server;
 mod survey;
 mod tickets;
@@ -33,10 +36,11 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::future::{BoxFuture, FutureExt, join_all, ready, try_join_all};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use self::{
@@ -44,7 +48,8 @@ use self::{
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
-    server::{RedisServer, ServerQueue},
+    router::{Router, Routes},
+    server::{DesiredSubscriptions, RedisServer, ServerBoard, ServerQueue},
     survey::SurveyRegistry,
 };
 use super::{
@@ -95,7 +100,8 @@ struct RedisContext {
     /// The node's id and a random part. So two instances with the same id do not receive each other's survey answers.
     instance: String,
     names: RedisNames,
-    server: Arc<RedisServer>,
+    router: Router,
+    board: Arc<ServerBoard>,
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
@@ -112,16 +118,48 @@ impl RedisContext {
     ///
     /// # Errors
     /// At the moment no server is responsible for the channel.
-    fn server_of(&self, _channel: &Channel) -> Result<Arc<RedisServer>, BrokerError> {
-        Ok(self.server.clone())
+    fn server_of(&self, channel: &Channel) -> Result<Arc<RedisServer>, BrokerError> {
+        self.router.server_of(&self.names, channel)
     }
 
-    /// Returns the server of whatever has no channel but a name, such as a ticket or a user.
+    /// Returns the server of a key that belongs to no channel, such as a ticket.
     ///
     /// # Errors
-    /// At the moment no server is responsible for the name.
-    fn server_of_name(&self, _name: &str) -> Result<Arc<RedisServer>, BrokerError> {
-        Ok(self.server.clone())
+    /// At the moment no server is responsible for the key.
+    fn server_of_name(&self, name: &str) -> Result<Arc<RedisServer>, BrokerError> {
+        self.router.server_of_name(name)
+    }
+
+    /// Notes whether this instance is subscribed to everything on a server. It knows whether other nodes are alive only while
+    /// it hears the control channel.
+    fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
+        let control = self.names.control_channel();
+        server.set_subscribed(is_subscribed);
+        if is_subscribed && server.has_own_name(control) {
+            self.nodes.start_listening();
+            self.announcer.request_hello();
+        } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
+            self.nodes.stop_listening();
+        }
+    }
+
+    /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
+    fn subscribe(self: Arc<Self>, channel: Channel) -> BrokerFuture<()> {
+        let change = |subscriptions: &DesiredSubscriptions| subscriptions.subscribe(channel.clone());
+        let requested = self.router.with_subscriptions(&self.names, &channel, change);
+        let deadline = Instant::now() + self.timeout;
+        async move {
+            match timeout_at(deadline, requested?).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(stopped_error())),
+                Err(_) => {
+                    self.router
+                        .with_subscriptions(&self.names, &channel, |subscriptions| subscriptions.give_up(&channel));
+                    let limit = self.timeout;
+                    Err(BrokerError::Unavailable(format!("redis confirmed no subscription within {limit:?}")))
+                }
+            }
+        }
+        .boxed()
     }
 }
 
@@ -131,7 +169,7 @@ impl RedisBroker {
     /// # Errors
     /// [`RedisConfigError`].
     pub fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        RedisServer::check_config(config)
+        server_configs(config).iter().try_for_each(RedisServer::check_config)
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
@@ -148,11 +186,18 @@ impl RedisBroker {
         let instance =
             format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
         let names = RedisNames::new(&config.prefix, &instance);
-        let (server, queue) = RedisServer::new(config, names.role_key(), queue_bytes, metrics.clone())?;
+        let board = Arc::new(ServerBoard::new(metrics.clone()));
+        let mut servers = Vec::new();
+        for config in server_configs(config) {
+            servers.push(RedisServer::new(&config, &names, queue_bytes, &board)?);
+        }
+        let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
+        let router = Router::new(Routes::to_independent(servers), &names);
         let context = Arc::new(RedisContext {
             names,
             instance,
-            server,
+            router,
+            board,
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
@@ -166,7 +211,7 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), queue);
+        let tasks = run_tasks(context.clone(), queues);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
@@ -193,14 +238,23 @@ fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: onesho
     runtime.shutdown_background();
 }
 
-async fn run_tasks(context: Arc<RedisContext>, queue: ServerQueue) {
+async fn run_tasks(context: Arc<RedisContext>, queues: Vec<ServerQueue>) {
     let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
     let inbox = BusInbox::new(context.clone(), question_sender);
+    let routes = context.router.routes();
+    let servers = routes.servers().iter().zip(queues);
+    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
     tokio::join!(
-        context.server.clone().run(context.clone(), queue, inbox),
+        join_all(servers),
         heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context, questions)
     );
+}
+
+/// Returns the configuration of each independent server.
+fn server_configs(config: &config::RedisConfig) -> Vec<config::RedisConfig> {
+    let with_url = |url: &config::Secret| config::RedisConfig { url: url.clone(), ..config.clone() };
+    if config.urls.is_empty() { vec![config.clone()] } else { config.urls.iter().map(with_url).collect() }
 }
 
 fn stopped_error() -> BrokerError {
@@ -262,16 +316,12 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
-        match self.context.server_of(&channel) {
-            Ok(server) => server.subscribe(channel).boxed(),
-            Err(error) => completed(Err(error)),
-        }
+        self.context.clone().subscribe(channel)
     }
 
     fn unsubscribe(&self, channel: Channel) {
-        if let Ok(server) = self.context.server_of(&channel) {
-            server.unsubscribe(&channel);
-        }
+        let RedisContext { router, names, .. } = &*self.context;
+        router.with_subscriptions(names, &channel, |subscriptions| subscriptions.unsubscribe(&channel));
     }
 
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
@@ -284,7 +334,7 @@ impl Broker for RedisBroker {
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
         let name = self.context.names.control_channel();
-        let server = match self.context.server_of_name(name) {
+        let server = match self.context.router.server_for_message(name, &control.user) {
             Ok(server) => server,
             Err(error) => return completed(Err(error)),
         };
@@ -307,9 +357,12 @@ impl Broker for RedisBroker {
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
-        if let Some(fault) = self.context.server.fault() {
+        let routes = self.context.router.routes();
+        if let Some(fault) = routes.servers().iter().find_map(|server| server.fault()) {
             return completed(Err(fault));
         }
-        self.spawn(async move |context| context.server.check_ready(&context).await)
+        self.spawn(async move |_| {
+            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await.map(drop)
+        })
     }
 }

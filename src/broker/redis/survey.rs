@@ -186,7 +186,7 @@ async fn send_question(
     let mut publish = redis::cmd("PUBLISH");
     let name = context.names.control_channel();
     publish.arg(name).arg(envelope::encode_question(id, &context.instance, question));
-    let server = context.server_of_name(name).map_err(|error| error.to_string())?;
+    let server = context.router.server_for_message(name, &context.instance).map_err(|error| error.to_string())?;
     server.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
 }
 
@@ -221,7 +221,7 @@ async fn answer_question(
         return Err(format!("the answer has {} bytes; the limit is {MAX_ANSWERS_BYTES}", answer.len()));
     }
     let replies = context.names.replies_channel_of(&asker);
-    let server = context.server_of_name(&replies).map_err(|error| error.to_string())?;
+    let server = context.router.server_for_message(&replies, &asker).map_err(|error| error.to_string())?;
     let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes);
     for part in envelope::encode_answer(&id, &context.instance, &answer, max_part_bytes) {
         server.publish(&replies, &part).await.map_err(|error| error.to_string())?;

@@ -38,6 +38,8 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Queues commands for the publishing connection.
 pub(super) struct Publisher {
+    /// `PUBLISH`, or `SPUBLISH` in a Cluster.
+    command: &'static str,
     queue: mpsc::Sender<PublishJob>,
     total_queued_bytes: Arc<AtomicUsize>,
     max_queued_bytes: usize,
@@ -79,12 +81,16 @@ impl Publisher {
     /// Creates the queue; the receiver is for [`PublisherTask`]. At most `max_queued_bytes` are queued. A message over
     /// `max_message_bytes` is not published, because its receivers would drop it. No call waits longer than `timeout`.
     pub(super) fn new(
+        command: &'static str,
         max_queued_bytes: usize,
         max_message_bytes: usize,
         timeout: Duration,
     ) -> (Self, mpsc::Receiver<PublishJob>) {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        (Self { queue, total_queued_bytes: Arc::default(), max_queued_bytes, max_message_bytes, timeout }, jobs)
+        (
+            Self { command, queue, total_queued_bytes: Arc::default(), max_queued_bytes, max_message_bytes, timeout },
+            jobs,
+        )
     }
 
     /// Queues a message during the call. The future completes when Redis has accepted it, with the number of receivers.
@@ -111,7 +117,7 @@ impl Publisher {
         }
         let queued_bytes = self.reserve(name.len() + message.len())?;
         let mut command = Cmd::with_capacity(3, name.len() + message.len() + 16);
-        command.arg("PUBLISH").arg(name).arg(message);
+        command.arg(self.command).arg(name).arg(message);
         let (sender, result) = oneshot::channel();
         let queued = self.queue.try_send(PublishJob { command, queued_bytes, result: sender });
         queued.map_err(|error| match error {
@@ -220,8 +226,10 @@ fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
 /// (`CLIENT PAUSE`, a failover), or the user may not publish.
 async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisConnection, String> {
     let mut connection = server.connector.connect(|_| ()).await?;
+    // A master without partitions gets no publications.
+    let Some(name) = server.own_names.load().publish_check.clone() else { return Ok(connection) };
     let mut commands = Pipeline::with_capacity(2);
-    commands.cmd("PUBLISH").arg(context.names.publish_check_channel()).arg("");
+    commands.cmd(context.names.publish_command()).arg(name).arg("");
     let replies = send(&server.connector, &mut connection.redis, commands, 1).await?;
     replies.into_iter().try_for_each(|reply| receiver_count(reply).map(drop))?;
     Ok(connection)
