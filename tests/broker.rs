@@ -11,10 +11,12 @@ mod outages;
 mod presence;
 mod repetition;
 mod roles;
+mod several_servers;
+mod signatures;
 mod tickets;
 mod tls;
 
-use fixture::{memory_instance, redis_instance, unix_socket_instance};
+use fixture::{memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -33,6 +35,7 @@ macro_rules! every_broker {
         test_with! { in_memory = super::memory_instance(); $($behaviours)* }
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
         test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
+        test_with! { over_several_servers = super::several_servers_instance().await; $($behaviours)* }
     };
 }
 

@@ -91,6 +91,7 @@ mod two_hubs;
 
 // The process: its life, its command line, and the load generator.
 mod bench;
+mod bench_chaos;
 mod bench_compare;
 mod command_line;
 mod lifecycle;

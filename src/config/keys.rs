@@ -9,8 +9,17 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 6] =
-    ["auth.hmac_secret", "api.key", "login.key", "login.demo_password", "broker.redis.url", "broker.redis.password"];
+const SECRET_KEYS: [&str; 9] = [
+    "auth.hmac_secret",
+    "api.key",
+    "login.key",
+    "login.demo_password",
+    "broker.redis.url",
+    "broker.redis.urls",
+    "broker.redis.password",
+    "broker.redis.bus_key",
+    "broker.redis.bus_key_accepted",
+];
 
 /// Minimum similarity of two names, from 0 to 1, for a suggestion: "bnid" and "bind" have 0.93.
 const MIN_SIMILARITY: f64 = 0.75;
@@ -108,7 +117,9 @@ mod tests {
     fn secret_keys_lists_exactly_the_keys_of_type_secret() {
         for path in all_keys() {
             let mut table = default_table();
-            set_value(&mut table, &path, Value::String("redis-marker".to_owned()));
+            let marker = Value::String("redis-marker".to_owned());
+            let is_list = lookup(&table, &path).is_some_and(Value::is_array);
+            set_value(&mut table, &path, if is_list { Value::Array(vec![marker]) } else { marker });
             let read = Config::deserialize(Value::Table(table));
             let is_hidden = read.is_ok_and(|config| !format!("{config:?}").contains("redis-marker"));
             assert_eq!(is_hidden, is_secret(&path), "{}", path.join("."));

@@ -242,16 +242,17 @@ fn in_terms_of_configuration(error: &toml::de::Error) -> String {
 /// Checks one value on top of the defaults.
 fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
     let mut table = default_table();
-    let is_number = match lookup(&table, path) {
+    let (is_number, is_list) = match lookup(&table, path) {
         None => return Err(describe_unknown(path)),
         Some(Value::Table(_)) => return Err("is a section, not a key".to_owned()),
-        Some(default) => default.is_integer(),
+        Some(default) => (default.is_integer(), default.is_array()),
     };
     set_value(&mut table, path, value.clone());
     let is_keys = path.last().is_some_and(|key| key == "keys");
     match Config::deserialize(Value::Table(table)) {
         Ok(_) => Ok(()),
         // The error of serde would quote the secret.
+        Err(_) if is_secret(path) && is_list => Err("must be a list of texts in quotes".to_owned()),
         Err(_) if is_secret(path) => Err("must be text in quotes".to_owned()),
         // The error of serde would name Rust types.
         Err(_) if is_number => {

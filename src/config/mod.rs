@@ -182,6 +182,9 @@ pub struct RedisConfig {
     #[serde(with = "value::duration")]
     pub linger: Duration,
     pub message_bytes: usize,
+    pub bus_key: Secret,
+    pub bus_key_accepted: Secret,
+    pub bus_accept_unsigned: bool,
     pub tls: RedisTlsConfig,
 }
 

@@ -47,7 +47,8 @@ fn render(table: &mut Table, path: &mut Vec<String>, report: &LoadReport) {
 
 /// Returns the value, with [`HIDDEN`] in place of each secret.
 fn hide_secrets(path: &[String], value: &Value) -> Value {
-    if is_secret(path) && value.as_str() != Some("") {
+    let is_empty = value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty);
+    if is_secret(path) && !is_empty {
         return Value::String(HIDDEN.to_owned());
     }
     let mut shown = value.clone();
@@ -93,6 +94,7 @@ mod tests {
                 ("log.level", "debug"),
                 ("broker.type", "redis"),
                 ("broker.redis.url", &url),
+                ("broker.redis.urls", &format!("[{url:?}]")),
                 ("api.key", secret),
                 ("login.demo_password", secret),
             ],

@@ -1,6 +1,7 @@
 //! A broker under test, and hubs that only record what the broker delivers to them.
 
 use std::{
+    any::Any,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -117,8 +118,8 @@ pub struct Instance {
     pub metrics: Arc<Metrics>,
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
-    /// Stops when the instance is dropped.
-    _server: Option<RedisServer>,
+    /// Redis, which stops when the instance is dropped.
+    _redis: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// An instance with the memory broker.
@@ -128,21 +129,34 @@ pub fn memory_instance() -> Instance {
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
-    Instance { broker, hubs, metrics: Arc::default(), clock, _server: None }
+    Instance { broker, hubs, metrics: Arc::default(), clock, _redis: None }
 }
 
 /// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
-    Instance { _server: Some(server), ..instance }
+    Instance { _redis: Some(Box::new(server)), ..instance }
 }
 
 /// An instance with its own Redis, which it reaches over a unix socket.
 pub async fn unix_socket_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.unix_url()).await;
-    Instance { _server: Some(server), ..instance }
+    Instance { _redis: Some(Box::new(server)), ..instance }
+}
+
+/// An instance with three Redis servers, among which it spreads the channels.
+pub async fn several_servers_instance() -> Instance {
+    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let instance = start_broker_with("", |config| config.urls = urls(&servers));
+    instance.wait_until_ready().await;
+    Instance { _redis: Some(Box::new(servers)), ..instance }
+}
+
+/// The value for `broker.redis.urls`.
+pub fn urls(servers: &[RedisServer]) -> Vec<Secret> {
+    servers.iter().map(|server| Secret::new(server.url())).collect()
 }
 
 /// Two instances on one Redis that know each other.
@@ -176,7 +190,7 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock: Clock::default(), _server: None }
+    Instance { broker, hubs, metrics, clock: Clock::default(), _redis: None }
 }
 
 impl Instance {

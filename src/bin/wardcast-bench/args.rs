@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials};
+use crate::{
+    chaos, compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials,
+};
 
 /// The end of `--help`.
 const EXAMPLES: &str = include_str!("examples.txt");
@@ -41,6 +43,9 @@ pub(crate) enum Command {
     Limit(LimitArgs),
     /// Run these measurements in turn on the bare loop, on Wardcast and on a Centrifugo binary, and compare them
     Compare(CompareArgs),
+    /// Break hubs and Redis that are started for it, one failure after the other, and report what clients see and lose
+    #[command(after_long_help = chaos::help())]
+    Chaos(ChaosArgs),
     /// Run the bare server of `limit` (child process)
     #[command(hide = true)]
     LimitServer {
@@ -70,6 +75,7 @@ impl Command {
             Self::Recover(_) => "recover",
             Self::Limit(_) => "limit",
             Self::Compare(_) => "compare",
+            Self::Chaos(_) => "chaos",
             Self::LimitServer { .. } => "limit-server",
             Self::HubServer { .. } => "hub-server",
         }
@@ -371,6 +377,26 @@ pub(crate) struct CompareArgs {
     /// Measure with few connections for a moment: to try the command out, not for figures
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Print the result as Markdown
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
+}
+
+/// Options of `chaos`.
+#[derive(Args)]
+pub(crate) struct ChaosArgs {
+    /// Break only deployments of these forms
+    #[arg(long, value_enum, num_args = 1..)]
+    pub(crate) form: Vec<chaos::Form>,
+    /// Only these failures
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = PossibleValuesParser::new(chaos::names()))]
+    pub(crate) only: Vec<String>,
+    /// Publications per second
+    #[arg(long, default_value_t = 200.0, value_parser = positive)]
+    pub(crate) rate: f64,
+    /// Subscribers, spread over six channels and all hubs; half of them recover, the others are plain
+    #[arg(long, short = 'n', default_value_t = 24, value_parser = clap::value_parser!(u16).range(12..=5000))]
+    pub(crate) subscribers: u16,
     /// Print the result as Markdown
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,

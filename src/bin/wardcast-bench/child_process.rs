@@ -1,12 +1,14 @@
 //! Child processes: this program started once more, as the server of `limit` or to become another program, such as a hub.
 
 use std::io::{BufRead, BufReader, Lines, Read};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{BenchError, Context, Result};
 
@@ -55,6 +57,13 @@ impl ChildProcess {
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| BenchError("the process has no id".to_owned()))?;
+        kill_process(pid, signal).context("kill")
     }
 
     /// Returns whether the process has ended.
@@ -109,6 +118,12 @@ impl ProgramOutput {
     pub(crate) fn has_ended(&self) -> bool {
         self.0.lock().has_ended
     }
+}
+
+/// A loopback port that nothing listens at, for a child.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
+    Ok(listener.local_addr().context("finding a free port")?.port())
 }
 
 #[cfg(test)]

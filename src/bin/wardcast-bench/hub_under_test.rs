@@ -270,7 +270,7 @@ pub(crate) fn random_secret() -> String {
 }
 
 /// Signs `count` tokens with the HS256 secret, for the users `bench-0`, `bench-1` and so on.
-fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
+pub(crate) fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
     let now = clock::unix_seconds();
     let key = EncodingKey::from_secret(secret.as_bytes());
     let sign = |user| {

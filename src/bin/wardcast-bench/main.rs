@@ -4,7 +4,8 @@
 //! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
 //! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
 //! `http_transport`); the `probe` beside both; what all build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
-//! `report_fields`, `remedies`). `compare` runs the other commands on several servers in turn.
+//! `report_fields`, `remedies`). `compare` runs the other commands on several servers in turn. `chaos` stands alone:
+//! it measures no load, but what failures do to clients.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
 
@@ -17,6 +18,7 @@ mod limit_server;
 mod publish;
 mod recover;
 
+mod chaos;
 mod compare;
 
 mod measurement;
@@ -47,6 +49,7 @@ mod child_process;
 mod hub_under_test;
 mod machine;
 mod process;
+mod program;
 
 mod clock;
 mod error;
@@ -118,6 +121,15 @@ fn execute(cli: &Cli) -> Result<Option<Outcome>> {
             };
             Outcome { text, is_interrupted: comparison.interrupted, has_failed: !comparison.failures.is_empty() }
         }
+        Command::Chaos(args) => {
+            let table = chaos::run(args, &terminal)?;
+            let text = match (cli.json, args.markdown) {
+                (true, _) => table.to_json(),
+                (_, true) => table.to_markdown(),
+                _ => table.to_text(),
+            };
+            Outcome { text, is_interrupted: table.interrupted, has_failed: table.has_failed() }
+        }
         command => {
             let report = measure(command, terminal)?;
             let text = if cli.json { report.to_json() } else { report.to_table() };
@@ -137,7 +149,7 @@ fn measure(command: &Command, terminal: Terminal) -> Result<Report> {
         Command::Idle(args) => connect_idle::idle(args, &mut run),
         Command::Recover(args) => recover::run(args, &mut run),
         Command::Limit(args) => limit::run(args, &mut run),
-        Command::Compare(_) | Command::LimitServer { .. } | Command::HubServer { .. } => {
+        Command::Compare(_) | Command::Chaos(_) | Command::LimitServer { .. } | Command::HubServer { .. } => {
             fail(format!("{} does not measure one server", command.name()))
         }
     };

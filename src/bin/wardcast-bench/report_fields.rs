@@ -173,6 +173,33 @@ const COMPARISON_FIELDS: &[(Text, Text)] = &[
     ("  bare_loop, wardcast, centrifugo", "{median, min, max, rounds}, or null if it was not measured"),
 ];
 
+/// The fields of the JSON object of `chaos`.
+const CHAOS_FIELDS: &[(Text, Text)] = &[
+    ("schema, run, version", "1, \"chaos\", of wardcast-bench"),
+    ("interrupted, date", "whether Ctrl-C ended it early, and when it began (UTC)"),
+    ("rate, subscribers, hub_settings", "--rate, -n, and what the hubs were started with beside the defaults"),
+    ("rows", "one object per cell, with the following fields"),
+    ("  cell, form, component, failure", "the name for --only, and what it is in words"),
+    ("  error", "why the cell could not be measured, or null"),
+    ("  findings", "what it has shown: an object with the following fields"),
+    ("    has_failed", "whether something happened that must not; the exit code is then 1"),
+    ("    is_settled", "whether all subscribers received publications again at the end"),
+    ("    subscribers, disconnected", "how many there were, and how many lost their connection"),
+    (
+        "    ends, told",
+        "counts by reason: ends of connections; ends of subscriptions, and errors to subscribe commands",
+    ),
+    ("    recovered, new_epochs, too_old", "recoveries that succeeded, and that failed, by reason"),
+    ("    publications, refused", "how many there were, and those that were not accepted, by reason"),
+    ("    publish_outage_seconds", "the longest time without an accepted publication"),
+    ("    silence_seconds", "the longest time in which a subscriber received nothing"),
+    ("    offset_faults", "publications at recovering subscribers whose offset was not the next one"),
+    (
+        "    recovering, plain",
+        "sums over these subscribers: {accepted, lost, missed_and_told, doubled, arrived_though_refused}",
+    ),
+];
+
 /// The list of fields for `--help`.
 pub(crate) fn help() -> String {
     let line = |name: &str, about: String| format!("\n  {name:39} {about}");
@@ -194,6 +221,8 @@ pub(crate) fn help() -> String {
     }
     text += "\n\ncompare --json prints another object:";
     text.extend(COMPARISON_FIELDS.iter().map(|(name, about)| line(name, (*about).to_owned())));
+    text += "\n\nchaos --json prints another object:";
+    text.extend(CHAOS_FIELDS.iter().map(|(name, about)| line(name, (*about).to_owned())));
     text
 }
 

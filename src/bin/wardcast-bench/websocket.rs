@@ -10,7 +10,7 @@ use crate::error::{Context, Result, fail};
 use crate::{connection::SocketOptions, http, target_url::TargetUrl};
 
 /// The id of the connect command.
-const CONNECT_ID: u32 = 1;
+pub(crate) const CONNECT_ID: u32 = 1;
 
 /// How a client proves who it is.
 #[derive(Clone, Copy)]
@@ -133,7 +133,7 @@ pub(crate) fn write_frame(out: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
 /// # Errors
 /// The frame is masked (a client must then fail the connection, RFC 6455 §5.1), has reserved bits without an extension, or
 /// is a fragment: deliveries are single frames, and counting fragments would falsify the measurement.
-fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>> {
+pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
     };
@@ -162,7 +162,7 @@ fn read_number(payload: &[u8]) -> Option<u64> {
 }
 
 /// Code and reason of a close frame, in the words that it is counted under.
-fn describe_close(payload: &[u8]) -> String {
+pub(crate) fn describe_close(payload: &[u8]) -> String {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return "close without a code".to_owned();
     };

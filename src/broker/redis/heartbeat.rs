@@ -102,7 +102,7 @@ async fn send_next(context: &RedisContext) -> bool {
 
 /// Queues a heartbeat during the call.
 fn send(context: &RedisContext, kind: HeartbeatKind) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
-    let message = envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind);
+    let message = context.signer.sign(envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind));
     let name = context.names.control_channel();
     let sent: Vec<_> = context.router.servers_with(name).iter().map(|server| server.publish(name, &message)).collect();
     async move {

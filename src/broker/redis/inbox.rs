@@ -73,9 +73,8 @@ impl BusInbox {
     /// Handles one message of a server.
     pub(super) fn receive(&self, server: &RedisServer, push: PushInfo) {
         server.count_received();
-        if let Err(DropReason(reason)) = self.handle_message(server, push.data) {
-            self.context.metrics.count_refused_bus_message(reason);
-            log::debug!("dropped bus message reason={reason}");
+        if let Err(reason) = self.handle_message(server, push.data) {
+            self.context.refused.count(reason);
         }
     }
 
@@ -88,7 +87,7 @@ impl BusInbox {
             return Err(DropReason("too_long"));
         }
         let source = self.context.names.parse(&name).ok_or(DropReason("name"))?;
-        match envelope::decode(source, Bytes::from(message))? {
+        match envelope::decode(source, Bytes::from(message), &self.context.signer)? {
             BusMessage::Publication(publication) => self.deliver_publication(publication),
             BusMessage::Question { id, asker, question } => {
                 // A survey asks the own hubs without the bus.

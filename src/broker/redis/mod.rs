@@ -27,6 +27,7 @@ mod nodes;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
 mod placement;
+mod refused;
 #[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod router;
 mod server;
@@ -44,10 +45,12 @@ use tokio::{
 };
 
 use self::{
+    envelope::MessageSigner,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
+    refused::RefusedMessages,
     router::{Router, Routes},
     server::{DesiredSubscriptions, RedisServer, ServerBoard, ServerQueue},
     survey::SurveyRegistry,
@@ -59,6 +62,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
+    clock::Clock,
     config,
     metrics::Metrics,
     position::{Epoch, Position},
@@ -109,6 +113,9 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    /// Signs what this instance sends and stores.
+    signer: MessageSigner,
+    refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
     metrics: Arc<Metrics>,
 }
@@ -205,6 +212,8 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            signer: MessageSigner::new(config, Clock::default()),
+            refused: RefusedMessages::new(metrics.clone()),
             deliver,
             metrics,
         });
@@ -247,7 +256,8 @@ async fn run_tasks(context: Arc<RedisContext>, queues: Vec<ServerQueue>) {
     tokio::join!(
         join_all(servers),
         heartbeat::send_heartbeats(context.clone()),
-        survey::answer_questions(context, questions)
+        survey::answer_questions(context.clone(), questions),
+        context.refused.log_forever()
     );
 }
 
@@ -279,7 +289,7 @@ impl Broker for RedisBroker {
             Err(error) => return completed(Err(error)),
         };
         let name = self.context.names.publication_channel(&publication.channel);
-        let published = server.publish(&name, &envelope::encode_publication(&publication));
+        let published = server.publish(&name, &self.context.signer.sign(envelope::encode_publication(&publication)));
         published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed()
     }
 
@@ -338,7 +348,7 @@ impl Broker for RedisBroker {
             Ok(server) => server,
             Err(error) => return completed(Err(error)),
         };
-        let published = server.publish(name, &envelope::encode_control(&control));
+        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
         async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
     }
 

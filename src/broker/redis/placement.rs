@@ -63,7 +63,7 @@ mod tests {
     fn channels_keep_their_server_for_ever() {
         let placement = Placement::new(ADDRESSES);
         let found = ["news", "chat:1", "чат:日本 1", "a"].map(|channel| placement.server_of(channel));
-        assert_eq!(found, [Some(9); 4]);
+        assert_eq!(found, [3, 3, 1, 0].map(Some));
         assert_eq!(Placement::new([]).server_of("news"), None);
         assert_eq!(Placement::new(["one"]).server_of("news"), Some(0));
     }

@@ -74,9 +74,13 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
         "production requires this key or auth.keys; generate a secret with: openssl rand -hex 32 (or a whole configuration \
          with: wardcast init --dir DIR)",
     );
-    for (key, secret) in
-        [("auth.hmac_secret", &auth.hmac_secret), ("api.key", &config.api.key), ("login.key", &login.key)]
-    {
+    for (key, secret) in [
+        ("auth.hmac_secret", &auth.hmac_secret),
+        ("api.key", &config.api.key),
+        ("login.key", &login.key),
+        ("broker.redis.bus_key", &config.broker.redis.bus_key),
+        ("broker.redis.bus_key_accepted", &config.broker.redis.bus_key_accepted),
+    ] {
         let weakness = find_weakness(secret.expose().as_bytes(), MIN_SECRET_BYTES).filter(|_| !secret.is_empty());
         if let Some(problem) = weakness {
             errors.add(key, format!("{problem}; generate a secret with: openssl rand -hex 32"));

@@ -75,6 +75,18 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
             format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
         );
     }
+    for (key, is_set) in [
+        ("broker.redis.bus_key_accepted", !redis.bus_key_accepted.is_empty()),
+        ("broker.redis.bus_accept_unsigned", redis.bus_accept_unsigned),
+    ] {
+        let problem = "has no effect without broker.redis.bus_key; set that key, or remove this one";
+        errors.require(!is_set || !redis.bus_key.is_empty(), key, problem);
+    }
+    errors.require(
+        redis.bus_key.is_empty() || redis.bus_key != redis.bus_key_accepted,
+        "broker.redis.bus_key_accepted",
+        "is equal to broker.redis.bus_key; set the other key of a change here, or remove it",
+    );
     errors.require(redis.max_nodes >= 1, "broker.redis.max_nodes", "must be at least 1");
     for (key, value) in [("broker.redis.timeout", redis.timeout), ("broker.redis.probe_interval", redis.probe_interval)]
     {

@@ -315,3 +315,31 @@ fn redis_tls_without_tls_url_or_with_half_a_pair_is_an_error() {
     assert!(half.contains("broker.redis.tls ") && half.contains("belong together"), "{half}");
     assert!(reported("http://localhost", |_| ()).contains("broker.redis.url"));
 }
+
+#[test]
+fn bus_keys_that_are_weak_equal_or_without_a_first_one_are_errors() {
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    let reported = |key: &str, accepted: &str, accepts_unsigned| {
+        errors(Environment::Production, |config| {
+            config.auth.hmac_secret = Secret::new(KEY);
+            config.broker.kind = BrokerKind::Redis;
+            let redis = &mut config.broker.redis;
+            (redis.bus_key, redis.bus_key_accepted) = (Secret::new(key), Secret::new(accepted));
+            redis.bus_accept_unsigned = accepts_unsigned;
+        })
+    };
+    let other = KEY.replace('0', "x");
+    for (key, accepted, accepts_unsigned) in [("", "", false), (KEY, "", false), (KEY, &other, true)] {
+        assert_eq!(reported(key, accepted, accepts_unsigned), "");
+    }
+    for (key, accepted, accepts_unsigned, named, problem) in [
+        ("short", "", false, "bus_key ", "at least 32"),
+        (KEY, "short", false, "bus_key_accepted", "at least 32"),
+        (KEY, KEY, false, "bus_key_accepted", "is equal to"),
+        ("", KEY, false, "bus_key_accepted", "without broker.redis.bus_key"),
+        ("", "", true, "bus_accept_unsigned", "without broker.redis.bus_key"),
+    ] {
+        let text = reported(key, accepted, accepts_unsigned);
+        assert!(text.contains(&format!("broker.redis.{named}")) && text.contains(problem), "{text}");
+    }
+}

@@ -6,7 +6,8 @@
 use crate::error::Result;
 use crate::{child_process::ChildProcess, child_process::ProgramOutput};
 
-use super::{program::Program, workloads::Setup};
+use super::workloads::Setup;
+use crate::program::Program;
 
 /// A server that takes part.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,6 @@
 
 mod comparison;
 mod contender;
-mod program;
 mod servers;
 mod sizes;
 mod workloads;
@@ -21,11 +20,11 @@ use clap::Parser;
 use crate::args::{Cli, CompareArgs};
 use crate::error::{BenchError, Context, Result};
 use crate::report::{Report, thousands};
-use crate::{clock, machine, process::hard_file_limit, terminal::Terminal};
+use crate::{clock, machine, process::hard_file_limit, program::Program, terminal::Terminal};
 
 use comparison::Comparison;
 use contender::Contender;
-use program::Program;
+
 use servers::Servers;
 use sizes::Capacity;
 use workloads::{Setup, WORKLOADS, Workload};

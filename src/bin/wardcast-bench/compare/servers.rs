@@ -1,16 +1,17 @@
 //! The servers of one measurement: started for it on free ports, awaited until they answer, and killed afterwards.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::child_process::{ChildProcess, ProgramOutput};
-use crate::error::{Context, Result, fail};
+use crate::child_process::{ChildProcess, ProgramOutput, free_port};
+use crate::error::{Result, fail};
 use crate::hub_under_test::random_secret;
 use crate::{clock, http::Response, http::quote, terminal::Terminal};
 
 use super::contender::{Contender, NodeOptions};
-use super::{program::Program, workloads::Setup};
+use super::workloads::Setup;
+use crate::program::Program;
 
 /// How long servers may take until they answer.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,12 +150,6 @@ impl Node {
             output.lines().last().map_or(String::new(), |line| format!("; it printed: {}", quote(line.as_bytes())));
         fail(format!("{name} {problem}{output}"))
     }
-}
-
-/// A port that nothing listens at.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
-    Ok(listener.local_addr().context("finding a free port")?.port())
 }
 
 /// Sends a request to a loopback port and returns all that is answered until the server closes the connection, or `None`

@@ -5,6 +5,7 @@
 //! bytes; the last field has no length and ends with the message.
 
 mod read;
+mod signature;
 
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use crate::{
 };
 
 pub(super) use read::decode;
+pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
 
 const MAGIC: &[u8; 2] = b"WC";
 /// To be raised when an old instance would misread a message. It drops and counts the messages of another version.
@@ -202,6 +204,10 @@ mod tests {
         let info = ClientInfo { user: "ann".to_owned(), client: String::new(), conn_info, chan_info };
         let data = Bytes::copy_from_slice(data.as_bytes());
         Publication { info: Some(info.into()), ..Publication::new(Channel::new("news").unwrap(), data) }
+    }
+
+    fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
+        super::decode(source, message, &MessageSigner::without_key())
     }
 
     fn news() -> MessageSource {

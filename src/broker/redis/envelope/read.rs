@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, MAGIC, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
 };
 use crate::{
     broker::{
@@ -34,8 +34,16 @@ const INSTANCE: DropReason = DropReason("instance");
 const NODE: DropReason = DropReason("node");
 
 /// Decodes a message that came from `source`.
-pub(in crate::broker::redis) fn decode(source: MessageSource, message: Bytes) -> Result<BusMessage, DropReason> {
-    let mut reader = EnvelopeReader(message);
+pub(in crate::broker::redis) fn decode(
+    source: MessageSource,
+    message: Bytes,
+    signer: &MessageSigner,
+) -> Result<BusMessage, DropReason> {
+    let verified = signer.verify(message)?;
+    if source == MessageSource::Control {
+        signer.require_recent(&verified)?;
+    }
+    let mut reader = EnvelopeReader(verified.message);
     if reader.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
         return Err(NOT_OURS);
     }

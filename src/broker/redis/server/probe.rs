@@ -71,7 +71,8 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
         };
         let has_moved = || server.own_names.load().probe != own_names.probe;
         let (nonce, arrival) = server.probe.start();
-        match server.publisher.publish(name, &envelope::encode_probe(nonce)).await {
+        let message = context.signer.sign(envelope::encode_probe(nonce));
+        match server.publisher.publish(name, &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
             Ok(_) if has_moved() => {}
             Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),

@@ -12,7 +12,7 @@ use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    super::{RedisContext, names::MessageSource, partition::slot_of},
+    super::{RedisContext, names::MessageSource},
     RedisServer,
     redirect::Redirect,
 };

@@ -1,0 +1,96 @@
+//! A TCP proxy that stands for a network: it passes everything, or nothing without closing anything, or cuts what is open.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::error::{Context, Result};
+
+/// Bytes that are read at a time.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// The state of the network.
+#[derive(Clone, Copy, Default)]
+struct Network {
+    /// Whether all bytes disappear, while connections stay open and new ones are accepted.
+    is_silent: bool,
+    /// How often the open connections were cut.
+    cuts: u64,
+}
+
+/// The proxy. It ends with this value.
+pub(super) struct Proxy {
+    /// Where it listens.
+    pub(super) address: SocketAddr,
+    network: watch::Sender<Network>,
+    accepting: AbortHandle,
+}
+
+impl Proxy {
+    /// Starts a proxy to an address of this machine.
+    pub(super) async fn start(target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("a proxy")?;
+        let address = listener.local_addr().context("a proxy")?;
+        let (network, state) = watch::channel(Network::default());
+        let accepting = tokio::spawn(accept(listener, target, state)).abort_handle();
+        Ok(Self { address, network, accepting })
+    }
+
+    /// Loses all bytes, or passes those of new connections again.
+    pub(super) fn set_silent(&self, is_silent: bool) {
+        self.network.send_modify(|network| network.is_silent = is_silent);
+    }
+
+    /// Cuts the open connections.
+    pub(super) fn cut(&self) {
+        self.network.send_modify(|network| network.cuts += 1);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, network: watch::Receiver<Network>) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::spawn(connect(client, target, network.clone()));
+    }
+}
+
+/// Passes one connection until one of its sides ends, or it is cut.
+async fn connect(client: TcpStream, target: SocketAddr, mut network: watch::Receiver<Network>) {
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    // A proxy must not delay small messages.
+    _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let cuts = network.borrow().cuts;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (up, down) = (network.clone(), network.clone());
+    tokio::select! {
+        _ = network.wait_for(|network| network.cuts > cuts) => {}
+        () = pass(from_client, to_server, up) => {}
+        () = pass(from_server, to_client, down) => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, network: watch::Receiver<Network>) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    // A connection that has lost bytes never passes any again: nobody could read what follows a gap.
+    let mut is_broken = false;
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        is_broken |= network.borrow().is_silent;
+        if !is_broken && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+    // Nor does anybody learn that the other side has closed it.
+    if is_broken {
+        std::future::pending::<()>().await;
+    }
+}

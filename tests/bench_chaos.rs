@@ -1,0 +1,55 @@
+//! `wardcast-bench chaos`, run as a process: it breaks what it says, and counts what clients lose.
+
+use serde_json::{Value, json};
+
+use crate::bench::{assert_fails_with, bench, report, run};
+
+/// The findings of the only cell of a run, which may have failed.
+async fn findings_of(arguments: &str) -> Value {
+    let report = report(bench(&format!("chaos -n 12 {arguments}"))).await;
+    let [row] = &report["rows"].as_array().unwrap()[..] else { panic!("one row: {report}") };
+    assert_eq!(row["error"], json!(null), "{row}");
+    let findings = row["findings"].clone();
+    assert!(findings["recovering"]["accepted"].as_u64().unwrap() > 0, "{findings}");
+    assert_eq!([&findings["is_settled"], &findings["has_failed"]], [&json!(true), &json!(false)], "{findings}");
+    findings
+}
+
+#[actix_rt::test]
+async fn subscribers_whose_connections_are_cut_recover_or_lose_what_was_published_meanwhile() {
+    let findings = findings_of("--form memory --only client-cut").await;
+    assert_eq!((&findings["disconnected"], &findings["recovered"]), (&json!(12), &json!(6)), "{findings}");
+    assert_eq!(findings["ends"], json!({"connection lost": 12}), "{findings}");
+    let losses = |kind: &str| ["lost", "doubled"].map(|what| findings[kind][what].as_u64().unwrap());
+    assert_eq!(losses("recovering"), [0, 0], "{findings}");
+    assert!(losses("plain")[0] > 0, "{findings}");
+}
+
+#[actix_rt::test]
+async fn history_that_ends_with_its_hub_is_reported_as_missed_and_told() {
+    let findings = findings_of("--form memory --only hub-kill").await;
+    assert_eq!((&findings["disconnected"], &findings["new_epochs"]), (&json!(12), &json!(6)), "{findings}");
+    assert!(findings["recovering"]["missed_and_told"].as_u64().unwrap() > 0, "{findings}");
+    assert!(findings["refused"]["connection refused"].as_u64().unwrap() > 0, "{findings}");
+    assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 1.0, "{findings}");
+}
+
+#[actix_rt::test]
+async fn table_has_a_row_for_each_cell_in_markdown_and_leaves_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = bench("chaos -n 12 --form memory --only client-cut --markdown");
+    command.env("TMPDIR", folder.path());
+    let output = run(command).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = text.lines().last().unwrap();
+    let start =
+        "| the network between clients and a hub | all connections cut (`client-cut`) | one hub, memory broker |";
+    assert!(output.status.success() && row.starts_with(start), "{text}");
+    assert_eq!(row.matches(" | ").count(), 5, "{row}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "files are left");
+}
+
+#[actix_rt::test]
+async fn failure_that_a_form_does_not_have_is_refused() {
+    assert_fails_with(bench("chaos --form memory --only slot-move"), &["no cell", "does not exist in that form"]).await;
+}

@@ -1,0 +1,115 @@
+//! `broker.redis.bus_key`: other writers on the same Redis, and changes of the key while the instances run.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use wardcast::config::{RedisConfig, Secret};
+
+use super::fixture::{Instance, disconnect_user, start_broker_with, wait_until};
+use crate::support::redis::RedisServer;
+
+const OLD: &str = "5a1f0c7e9b3d2468ace013579bdf2468";
+const NEW: &str = "c0ffee1234567890abcdef0987654321";
+const NEWS: &str = "wardcast:c:{news}";
+
+/// Starts an instance whose configuration has these keys, subscribed to `news`.
+async fn start(server: &RedisServer, key: &str, accepted: &str, accepts_unsigned: bool) -> Instance {
+    let instance = start_broker_with(&server.url(), |config: &mut RedisConfig| {
+        (config.bus_key, config.bus_key_accepted) = (Secret::new(key), Secret::new(accepted));
+        config.bus_accept_unsigned = accepts_unsigned;
+    });
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    instance
+}
+
+/// Waits until a call has dropped one more message for this reason.
+async fn assert_dropped(instance: &Instance, reason: &str, call: impl AsyncFnOnce()) {
+    let before = instance.dropped_count(reason);
+    call().await;
+    wait_until(&format!("{reason} is counted"), async || instance.dropped_count(reason) > before).await;
+}
+
+/// What the next call publishes on these PUB/SUB channels.
+async fn record(server: &RedisServer, names: &[&str], call: impl AsyncFnOnce()) -> Vec<u8> {
+    let mut subscriber = redis::Client::open(server.url()).unwrap().get_async_pubsub().await.unwrap();
+    for name in names {
+        subscriber.subscribe(name).await.unwrap();
+    }
+    call().await;
+    subscriber.on_message().next().await.unwrap().get_payload_bytes().to_vec()
+}
+
+#[tokio::test]
+async fn instances_with_a_key_deliver_to_each_other_and_drop_everything_else() {
+    let server = RedisServer::start().await;
+    let (first, second) = (start(&server, OLD, "", false).await, start(&server, OLD, "", false).await);
+    first.wait_for_nodes(2).await;
+    second.wait_for_nodes(2).await;
+    first.publish("news", "1").await.unwrap();
+    first.broker.send_control(disconnect_user("ann")).await.unwrap();
+    for instance in [&first, &second] {
+        instance.wait_for_publications(1).await;
+        instance.wait_for_controls(1).await;
+        let (answers, unreachable) = instance.survey_all(Duration::from_secs(10)).await;
+        assert_eq!((answers.len(), unreachable), (2, 0));
+    }
+
+    assert_dropped(&first, "unsigned", async || {
+        server.publish(NEWS, b"WC\x01p\0\0\0\x04news\x002").await;
+    })
+    .await;
+    let stranger = start(&server, NEW, "", false).await;
+    assert_dropped(&first, "forged", async || stranger.publish("news", "3").await.unwrap()).await;
+    assert_dropped(&first, "forged", async || {
+        stranger.broker.send_control(disconnect_user("bob")).await.unwrap();
+    })
+    .await;
+    for instance in [&first, &second] {
+        assert_eq!((instance.data_received("news"), instance.controls().len()), (vec!["1".to_owned()], 1));
+        assert_eq!(instance.metrics.nodes.get(), 2, "heartbeats of the stranger are dropped, too");
+    }
+}
+
+#[tokio::test]
+async fn signed_message_is_worth_nothing_in_another_channel_or_changed() {
+    let server = RedisServer::start().await;
+    let instance = start(&server, OLD, "", false).await;
+    instance.subscribe("other").await;
+    let recorded = record(&server, &[NEWS], async || instance.publish("news", "1").await.unwrap()).await;
+    assert_dropped(&instance, "other_channel", async || _ = server.publish("wardcast:c:{other}", &recorded).await)
+        .await;
+    assert_dropped(&instance, "misplaced", async || _ = server.publish("wardcast:control", &recorded).await).await;
+    let mut changed = recorded.clone();
+    *changed.last_mut().unwrap() = b'2';
+    assert_dropped(&instance, "forged", async || _ = server.publish(NEWS, &changed).await).await;
+    let command = async || instance.broker.send_control(disconnect_user("ann")).await.unwrap();
+    let recorded = record(&server, &["wardcast:control"], command).await;
+    instance.wait_for_controls(1).await;
+    let (head, control) = recorded.split_at(recorded.len() - 1);
+    assert_dropped(&instance, "forged", async || _ = server.publish("wardcast:control", head).await).await;
+    assert!(!control.is_empty() && instance.data_received("other").is_empty());
+    assert_eq!(instance.data_received("news"), ["1"]);
+}
+
+#[tokio::test]
+async fn key_can_be_introduced_and_changed_without_losing_a_message() {
+    let server = RedisServer::start().await;
+    let steps =
+        [("", "", false), (OLD, "", true), (OLD, "", false), (OLD, NEW, false), (NEW, OLD, false), (NEW, "", false)];
+    let mut before = start(&server, "", "", false).await;
+    for (step, (key, accepted, accepts_unsigned)) in steps.into_iter().enumerate() {
+        let after = start(&server, key, accepted, accepts_unsigned).await;
+        for (sender, receiver) in [(&before, &after), (&after, &before)] {
+            let count = receiver.received().len();
+            sender.publish("news", "1").await.unwrap();
+            receiver.wait_for_publications(count + 1).await;
+            sender.broker.send_control(disconnect_user("ann")).await.unwrap();
+            receiver.wait_for_controls(receiver.controls().len().max(1)).await;
+        }
+        for instance in [&before, &after] {
+            assert_eq!((instance.dropped_count("forged"), instance.dropped_count("unsigned")), (0, 0), "step {step}");
+        }
+        before = after;
+    }
+}
