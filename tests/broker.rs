@@ -16,7 +16,7 @@ mod signatures;
 mod tickets;
 mod tls;
 
-use fixture::{memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
+use fixture::{cluster_instance, memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -36,6 +36,7 @@ macro_rules! every_broker {
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
         test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
         test_with! { over_several_servers = super::several_servers_instance().await; $($behaviours)* }
+        test_with! { over_cluster = super::cluster_instance().await; $($behaviours)* }
     };
 }
 

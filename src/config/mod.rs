@@ -185,7 +185,17 @@ pub struct RedisConfig {
     pub bus_key: Secret,
     pub bus_key_accepted: Secret,
     pub bus_accept_unsigned: bool,
+    pub partitions: usize,
     pub tls: RedisTlsConfig,
+    pub cluster: RedisClusterConfig,
+}
+
+/// `[broker.redis.cluster]`: a Redis Cluster, instead of `broker.redis.url`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RedisClusterConfig {
+    /// URLs of some of its nodes. Secrets, because they may contain a password.
+    pub urls: Vec<Secret>,
 }
 
 /// `[broker.redis.tls]`: certificates for a URL that begins with `rediss://`.

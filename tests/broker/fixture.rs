@@ -27,7 +27,11 @@ use wardcast::{
 };
 
 pub use crate::support::events::wait_until;
-use crate::support::{events, redis::RedisServer, trace_log};
+use crate::support::{
+    events,
+    redis::{RedisCluster, RedisServer},
+    trace_log,
+};
 
 /// `limits.tickets` of [`memory_instance`].
 pub const TICKETS: usize = 100;
@@ -152,6 +156,20 @@ pub async fn several_servers_instance() -> Instance {
     let instance = start_broker_with("", |config| config.urls = urls(&servers));
     instance.wait_until_ready().await;
     Instance { _redis: Some(Box::new(servers)), ..instance }
+}
+
+/// An instance with a Cluster of its own.
+pub async fn cluster_instance() -> Instance {
+    let cluster = RedisCluster::start().await;
+    let instance = start_cluster_broker(&cluster);
+    instance.wait_until_ready().await;
+    Instance { _redis: Some(Box::new(cluster)), ..instance }
+}
+
+/// An instance with a Cluster that knows one of its nodes.
+pub fn start_cluster_broker(cluster: &RedisCluster) -> Instance {
+    let node = Secret::new(format!("redis://{}", cluster.addresses()[0]));
+    start_broker_with("", |config| config.cluster.urls = vec![node])
 }
 
 /// The value for `broker.redis.urls`.

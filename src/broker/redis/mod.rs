@@ -18,17 +18,16 @@
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
 //! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
+mod cluster;
 mod envelope;
 mod heartbeat;
 mod inbox;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
-#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
 mod placement;
 mod refused;
-#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod router;
 mod server;
 mod survey;
@@ -45,11 +44,13 @@ use tokio::{
 };
 
 use self::{
+    cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
+    partition::PartitionTable,
     refused::RefusedMessages,
     router::{Router, Routes},
     server::{DesiredSubscriptions, RedisServer, ServerBoard, ServerQueue},
@@ -105,7 +106,7 @@ struct RedisContext {
     instance: String,
     names: RedisNames,
     router: Router,
-    board: Arc<ServerBoard>,
+    cluster_health: ClusterHealth,
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
@@ -192,19 +193,29 @@ impl RedisBroker {
     ) -> Result<Arc<Self>, BrokerStartError> {
         let instance =
             format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
-        let names = RedisNames::new(&config.prefix, &instance);
+        let is_cluster = !config.cluster.urls.is_empty();
+        let names = if is_cluster {
+            RedisNames::partitioned(&config.prefix, &instance, PartitionTable::new(config.partitions))
+        } else {
+            RedisNames::new(&config.prefix, &instance)
+        };
         let board = Arc::new(ServerBoard::new(metrics.clone()));
         let mut servers = Vec::new();
         for config in server_configs(config) {
-            servers.push(RedisServer::new(&config, &names, queue_bytes, &board)?);
+            if is_cluster {
+                RedisServer::check_config(&config)?;
+            } else {
+                servers.push(RedisServer::new(&config, &names, queue_bytes, &board)?);
+            }
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
-        let router = Router::new(Routes::to_independent(servers), &names);
+        let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
+        let router = Router::new(routes, &names);
         let context = Arc::new(RedisContext {
             names,
             instance,
             router,
-            board,
+            cluster_health: ClusterHealth::new(board, is_cluster),
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
@@ -220,7 +231,7 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), queues);
+        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
@@ -247,24 +258,36 @@ fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: onesho
     runtime.shutdown_background();
 }
 
-async fn run_tasks(context: Arc<RedisContext>, queues: Vec<ServerQueue>) {
+async fn run_tasks(
+    context: Arc<RedisContext>,
+    config: config::RedisConfig,
+    queue_bytes: usize,
+    queues: Vec<ServerQueue>,
+) {
     let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
     let inbox = BusInbox::new(context.clone(), question_sender);
     let routes = context.router.routes();
     let servers = routes.servers().iter().zip(queues);
     let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
+    let cluster = async {
+        if context.names.is_sharded() {
+            ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone()).run().await;
+        }
+    };
     tokio::join!(
         join_all(servers),
+        cluster,
         heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context.clone(), questions),
         context.refused.log_forever()
     );
 }
 
-/// Returns the configuration of each independent server.
+/// Returns the configuration of each independent server, or of each configured node of a Cluster.
 fn server_configs(config: &config::RedisConfig) -> Vec<config::RedisConfig> {
     let with_url = |url: &config::Secret| config::RedisConfig { url: url.clone(), ..config.clone() };
-    if config.urls.is_empty() { vec![config.clone()] } else { config.urls.iter().map(with_url).collect() }
+    let urls = if config.cluster.urls.is_empty() { &config.urls } else { &config.cluster.urls };
+    if urls.is_empty() { vec![config.clone()] } else { urls.iter().map(with_url).collect() }
 }
 
 fn stopped_error() -> BrokerError {
@@ -368,7 +391,8 @@ impl Broker for RedisBroker {
 
     fn check_ready(&self) -> BrokerFuture<()> {
         let routes = self.context.router.routes();
-        if let Some(fault) = routes.servers().iter().find_map(|server| server.fault()) {
+        let fault_of_a_server = || routes.servers().iter().find_map(|server| server.fault());
+        if let Some(fault) = self.context.cluster_health.fault().or_else(fault_of_a_server) {
             return completed(Err(fault));
         }
         self.spawn(async move |_| {

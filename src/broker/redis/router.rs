@@ -58,14 +58,6 @@ impl Routes {
         &self.servers
     }
 
-    /// Returns the number of slots without a master; without Cluster there is none.
-    pub(super) fn unserved_slots(&self) -> usize {
-        match &self.map {
-            RouteMap::Placement(_) => 0,
-            RouteMap::Slots(owners) => owners.iter().filter(|owner| owner.is_none()).count(),
-        }
-    }
-
     /// Returns whether a server has what is in a slot. Independent servers have no slots, but each its own of everything.
     fn has_slot(&self, server: usize, slot: u16) -> bool {
         match &self.map {

@@ -67,6 +67,14 @@ pub(super) struct RedisServer {
     received: AtomicU64,
 }
 
+/// Returns the client for `broker.redis.url`, with the user and the certificates of the configuration. Nothing is connected.
+///
+/// # Errors
+/// [`RedisConfigError`]: the URL or a file is invalid.
+pub(super) fn client_of(config: &config::RedisConfig) -> Result<redis::Client, RedisConfigError> {
+    client::new(config)
+}
+
 /// What has been queued for a server. [`RedisServer::run`] sends it.
 pub(super) struct ServerQueue(mpsc::Receiver<PublishJob>);
 
@@ -76,7 +84,7 @@ impl RedisServer {
     /// # Errors
     /// [`RedisConfigError`].
     pub(super) fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        client::new(config).map(drop)
+        client_of(config).map(drop)
     }
 
     /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
