@@ -19,7 +19,8 @@ pub struct Position {
 pub struct Epoch([u8; Epoch::BYTES]);
 
 impl Epoch {
-    const BYTES: usize = 8;
+    /// Length of the text.
+    pub const BYTES: usize = 8;
 
     /// Generates a random epoch. 48 bits of randomness make it unique in practice.
     ///

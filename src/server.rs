@@ -267,7 +267,7 @@ fn start_broker(
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
-            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), metrics.clone())?)
+            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?)
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
-//! `every_history_broker` run against every broker with histories and presence. All other tests are about one kind of broker.
+//! `every_presence_broker` run against every broker with presence. All other tests are about one kind of broker.
 
 mod bus;
 mod conformance;
@@ -9,6 +9,7 @@ mod model;
 mod nodes;
 mod outages;
 mod presence;
+mod redis_history;
 mod repetition;
 mod roles;
 mod several_servers;
@@ -16,7 +17,8 @@ mod signatures;
 mod tickets;
 mod tls;
 
-use fixture::{cluster_instance, memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
+use fixture::{memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
+use futures_util::future::FutureExt;
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -30,19 +32,32 @@ macro_rules! test_with {
     };
 }
 
+/// Makes the behaviours one test.
+macro_rules! on_a_cluster {
+    ($($file:ident::$behaviour:ident)*) => {
+        #[tokio::test]
+        async fn every_broker_behaviour_holds_over_a_cluster() {
+            fixture::run_on_a_cluster(vec![
+                $((stringify!($behaviour), |instance| $file::$behaviour(instance).boxed_local()),)*
+            ])
+            .await;
+        }
+    };
+}
+
 macro_rules! every_broker {
     ($($behaviours:tt)*) => {
         test_with! { in_memory = super::memory_instance(); $($behaviours)* }
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
         test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
         test_with! { over_several_servers = super::several_servers_instance().await; $($behaviours)* }
-        test_with! { over_cluster = super::cluster_instance().await; $($behaviours)* }
+        on_a_cluster! { $($behaviours)* }
     };
 }
 
-macro_rules! every_history_broker {
+macro_rules! every_presence_broker {
     ($($behaviours:tt)*) => {
-        test_with! { history_in_memory = super::memory_instance(); $($behaviours)* }
+        test_with! { presence_in_memory = super::memory_instance(); $($behaviours)* }
     };
 }
 
@@ -63,9 +78,6 @@ every_broker! {
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
     conformance::healthy_broker_is_ready
-}
-
-every_history_broker! {
     history::offsets_follow_the_order_of_delivery
     history::history_keeps_the_newest_publications_and_its_top_position
     history::expired_publications_are_gone_and_their_offsets_are_not_reused
@@ -81,10 +93,12 @@ every_history_broker! {
     history::publication_without_retention_is_delivered_but_not_stored
     repetition::idempotency_key_publishes_once_per_channel_for_five_minutes
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
-    repetition::failed_publish_does_not_store_its_idempotency_key
     repetition::publication_with_an_old_version_is_skipped
+    model::any_sequence_of_calls_matches_the_list_model
+}
+
+every_presence_broker! {
     presence::presence_ends_with_removal_or_expiry
     presence::reconnecting_client_leaves_no_stale_presence
     presence::joins_and_leaves_reach_subscribers
-    model::any_sequence_of_calls_matches_the_list_model
 }

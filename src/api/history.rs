@@ -18,8 +18,7 @@ use crate::{
     protocol::{self, DisabledOption, ErrorCode, HistoryResult},
 };
 
-const NO_HISTORY: (ErrorCode, &str) =
-    (ErrorCode::NotAvailable, "the channel has no history (`channels.history_size`), or the broker is Redis");
+const NO_HISTORY: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no history (`channels.history_size`)");
 
 /// `history`.
 pub(super) const HISTORY: ApiMethod = ApiMethod {

@@ -31,6 +31,9 @@ impl Retention {
     }
 }
 
+/// How long an idempotency key is kept: longer than a publisher retries.
+pub(super) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+
 /// What a publish does besides sending the publication to subscribers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishOptions {

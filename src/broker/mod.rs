@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
+use self::history::IDEMPOTENCY_TTL;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{

@@ -14,6 +14,8 @@ pub(super) const HAS_CHAN_INFO: u8 = 4;
 pub(super) const HAS_TAGS: u8 = 8;
 pub(super) const IS_DELTA: u8 = 16;
 pub(super) const HAS_EXCLUDE: u8 = 32;
+/// Only on the bus, for a publication that is stored in a history: a record of the memory broker has a field for its time.
+pub(super) const HAS_TIME: u8 = 64;
 
 /// Bytes of a length.
 const LENGTH_BYTES: usize = size_of::<u32>();

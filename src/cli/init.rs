@@ -24,7 +24,7 @@ const EXAMPLES: &str = r##"
 # name = "chat"
 # allow_subscribe = "user"
 # allow_publish = "subscriber"    # clients that are subscribed may publish
-# history_size = 100              # what reconnecting clients can recover; only with the memory broker
+# history_size = 100              # what reconnecting clients can recover
 # history_ttl = "10m"
 
 # Other machines. Without TLS, in the hub or in a load balancer (behind_tls), the hub listens on this machine only.

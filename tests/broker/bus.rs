@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use wardcast::{
     broker::{BrokerError, Control, ControlAction, redis::RedisBroker},
+    clock::Clock,
     config::{Config, Secret},
 };
 
@@ -127,6 +128,45 @@ async fn forged_messages_are_dropped_and_counted() {
 }
 
 #[tokio::test]
+async fn awkward_channel_names_do_not_meet_in_redis() {
+    let instance = redis_instance().await;
+    let longest = format!("{}a", "é".repeat(127));
+    let names = [
+        "{}",
+        "}{",
+        "{a}",
+        "a",
+        "{a",
+        "a}",
+        "%7Ba%7D",
+        "%257Ba",
+        "%",
+        "a b",
+        "\"a\"",
+        "'a'",
+        "a?",
+        "[a]",
+        "\\a",
+        "wardcast:c:{a}",
+        "$a",
+        "a\\n",
+        "a;FLUSHALL",
+        "чат:日本",
+        &longest,
+    ];
+    for name in names {
+        instance.subscribe(name).await;
+    }
+    for (number, name) in names.into_iter().enumerate() {
+        instance.publish(name, &number.to_string()).await.unwrap();
+    }
+    instance.wait_for_publications(names.len()).await;
+    for (number, name) in names.into_iter().enumerate() {
+        assert_eq!(instance.data_received(name), [number.to_string()], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn message_over_the_size_limit_is_not_published() {
     let instance = redis_instance().await;
     let long = format!("\"{}\"", "x".repeat(3 << 20));
@@ -148,7 +188,7 @@ fn only_an_invalid_url_prevents_the_start() {
         config.url = Secret::new(url);
         mark_secret("hunter22");
         let hubs = Arc::new(RecordingHubs::default());
-        let started = RedisBroker::start(&config, 1 << 20, hubs, Arc::default());
+        let started = RedisBroker::start(&config, 1 << 20, hubs, Clock::default(), Arc::default());
         let why = started.err().map(|error| error.to_string()).unwrap();
         assert!(why.contains("broker.redis.") && !why.contains("hunter22"), "{why}");
         println!("{why}");

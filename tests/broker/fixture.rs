@@ -1,7 +1,6 @@
 //! A broker under test, and hubs that only record what the broker delivers to them.
 
 use std::{
-    any::Any,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, LocalBoxFuture};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
@@ -123,7 +122,7 @@ pub struct Instance {
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
     /// Redis, which stops when the instance is dropped.
-    _redis: Option<Box<dyn Any + Send + Sync>>,
+    redis: Arc<Vec<RedisServer>>,
 }
 
 /// An instance with the memory broker.
@@ -133,43 +132,46 @@ pub fn memory_instance() -> Instance {
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
-    Instance { broker, hubs, metrics: Arc::default(), clock, _redis: None }
+    Instance { broker, hubs, metrics: Arc::default(), clock, redis: Arc::default() }
 }
 
 /// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
-    Instance { _redis: Some(Box::new(server)), ..instance }
+    Instance { redis: Arc::new(vec![server]), ..instance }
 }
 
 /// An instance with its own Redis, which it reaches over a unix socket.
 pub async fn unix_socket_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.unix_url()).await;
-    Instance { _redis: Some(Box::new(server)), ..instance }
+    Instance { redis: Arc::new(vec![server]), ..instance }
 }
 
 /// An instance with three Redis servers, among which it spreads the channels.
 pub async fn several_servers_instance() -> Instance {
-    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let servers = vec![RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
     let instance = start_broker_with("", |config| config.urls = urls(&servers));
     instance.wait_until_ready().await;
-    Instance { _redis: Some(Box::new(servers)), ..instance }
+    Instance { redis: Arc::new(servers), ..instance }
 }
 
-/// An instance with a Cluster of its own.
-pub async fn cluster_instance() -> Instance {
-    let cluster = RedisCluster::start().await;
-    let instance = start_cluster_broker(&cluster);
-    instance.wait_until_ready().await;
-    Instance { _redis: Some(Box::new(cluster)), ..instance }
-}
-
-/// An instance with a Cluster that knows one of its nodes.
-pub fn start_cluster_broker(cluster: &RedisCluster) -> Instance {
+/// Runs behaviours one after the other on one Cluster, because that takes seconds to start; each has a prefix of its own.
+pub async fn run_on_a_cluster(behaviours: Vec<(&'static str, fn(Instance) -> LocalBoxFuture<'static, ()>)>) {
+    let mut cluster = RedisCluster::start().await;
     let node = Secret::new(format!("redis://{}", cluster.addresses()[0]));
-    start_broker_with("", |config| config.cluster.urls = vec![node])
+    let _replicas = cluster.nodes.split_off(3);
+    let masters = Arc::new(cluster.nodes);
+    for (number, (name, behaviour)) in behaviours.into_iter().enumerate() {
+        println!("{name}");
+        let instance = start_broker_with("", |config| {
+            config.cluster.urls = vec![node.clone()];
+            config.prefix = format!("wardcast-{number}");
+        });
+        instance.wait_until_ready().await;
+        behaviour(Instance { redis: masters.clone(), ..instance }).await;
+    }
 }
 
 /// The value for `broker.redis.urls`.
@@ -207,8 +209,9 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     config.probe_interval = Duration::from_millis(500);
     change(&mut config);
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
-    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock: Clock::default(), _redis: None }
+    let clock = Clock::default();
+    let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
+    Instance { broker, hubs, metrics, clock, redis: Arc::default() }
 }
 
 impl Instance {
@@ -248,8 +251,10 @@ impl Instance {
         offsets(&self.read_history(name, WHOLE_HISTORY).await)
     }
 
+    /// Lets time pass, also in the instance's own Redis.
     pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
+        self.redis.iter().for_each(|server| server.advance_clock(by));
     }
 
     /// The publications received so far.

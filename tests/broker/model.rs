@@ -18,28 +18,28 @@ const CASES: usize = 300;
 
 #[derive(Clone, Debug)]
 enum Call {
-    Publish { size: usize, ttl_seconds: u64 },
+    Publish { size: usize, ttl_minutes: u64 },
     Read { since: Option<(u64, bool)>, limit: usize, is_reverse: bool },
     Remove,
-    AdvanceClock { seconds: u64 },
+    AdvanceClock { minutes: u64 },
 }
 
 fn call() -> impl Strategy<Value = Call> {
     let offset = prop_oneof![8 => 0..40_u64, 1 => Just(u64::MAX)];
     let limit = prop_oneof![4 => 0..12_usize, 1 => Just(usize::MAX)];
     prop_oneof![
-        5 => (1..8_usize, 1..100_u64).prop_map(|(size, ttl_seconds)| Call::Publish { size, ttl_seconds }),
+        5 => (1..8_usize, 1..100_u64).prop_map(|(size, ttl_minutes)| Call::Publish { size, ttl_minutes }),
         4 => (prop::option::of((offset, any::<bool>())), limit, any::<bool>())
             .prop_map(|(since, limit, is_reverse)| Call::Read { since, limit, is_reverse }),
         1 => Just(Call::Remove),
-        2 => (0..40_u64).prop_map(|seconds| Call::AdvanceClock { seconds }),
+        2 => (0..40_u64).prop_map(|minutes| Call::AdvanceClock { minutes }),
     ]
 }
 
 /// All publications of a channel, and which of them may still be read.
 #[derive(Default)]
 struct Model {
-    /// Offset and time in seconds.
+    /// Offset and time in minutes.
     kept: Vec<(u64, u64)>,
     top: u64,
     now: u64,
@@ -62,8 +62,8 @@ impl Model {
     }
 }
 
-fn retention((size, ttl_seconds): (usize, u64)) -> Retention {
-    Retention { size, ttl: Duration::from_secs(ttl_seconds), meta_ttl: Duration::from_secs(1 << 30) }
+fn retention((size, ttl_minutes): (usize, u64)) -> Retention {
+    Retention { size, ttl: Duration::from_mins(ttl_minutes), meta_ttl: Duration::from_secs(1 << 30) }
 }
 
 pub async fn any_sequence_of_calls_matches_the_list_model(instance: Instance) {
@@ -78,11 +78,11 @@ async fn run_calls(instance: &Instance, name: &str, calls: &[Call]) {
     let (mut model, mut epoch) = (Model::default(), None::<Epoch>);
     for call in calls {
         match *call {
-            Call::Publish { size, ttl_seconds } => {
-                model.retention = Some((size, ttl_seconds));
+            Call::Publish { size, ttl_minutes } => {
+                model.retention = Some((size, ttl_minutes));
                 model.top += 1;
                 model.kept.push((model.top, model.now));
-                let position = instance.store_with(name, &model.top.to_string(), retention((size, ttl_seconds))).await;
+                let position = instance.store_with(name, &model.top.to_string(), retention((size, ttl_minutes))).await;
                 assert_eq!(position.offset, model.top, "{calls:?}");
                 assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch, "{calls:?}");
             }
@@ -101,9 +101,9 @@ async fn run_calls(instance: &Instance, name: &str, calls: &[Call]) {
                 instance.broker.remove_history(channel(name)).await.unwrap();
                 model.kept.clear();
             }
-            Call::AdvanceClock { seconds } => {
-                instance.advance_clock(Duration::from_secs(seconds));
-                model.now += seconds;
+            Call::AdvanceClock { minutes } => {
+                instance.advance_clock(Duration::from_mins(minutes));
+                model.now += minutes;
             }
         }
         model.drop_expired();

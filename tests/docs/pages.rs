@@ -160,6 +160,7 @@ async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
         let hub = start_hub_with(|config| {
             config.broker.kind = BrokerKind::Redis;
             config.broker.redis.url = Secret::new(url.clone());
+            config.channels.history_size = 1;
         });
         let hub = hub.await;
         let is_ready = async || http::get(hub.address, "/health/ready").send().await.status == 200;
@@ -172,6 +173,16 @@ async fn the_minimal_redis_rights_suffice_for_everything_two_hubs_do() {
     assert_eq!(ann.receive_publication().await, 1);
     let channels = one.call_api("channels", json!({})).await;
     assert_eq!(channels["result"]["channels"]["news"]["num_clients"], 1, "{channels}");
+    for skip_history in [true, false, false] {
+        let publication = json!({"channel": "news", "data": 2, "idempotency_key": skip_history.to_string(),
+            "skip_history": skip_history, "version": u8::from(!skip_history)});
+        assert!(one.call_api("publish", publication).await["error"].is_null());
+    }
+    for reverse in [false, true] {
+        let history = two.call_api("history", json!({"channel": "news", "limit": 9, "reverse": reverse})).await;
+        assert_eq!(history["result"]["publications"][0]["data"], 2, "{history}");
+    }
+    assert!(one.call_api("history_remove", json!({"channel": "news"})).await["error"].is_null());
     let bearer = format!("Bearer {}", one.token("bob"));
     let ticket = http::post(one.address, "/auth/ticket").header("Authorization", &bearer).send().await.json();
     let path = format!("/connection/websocket?ticket={}", ticket["ticket"].as_str().unwrap());

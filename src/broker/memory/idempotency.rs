@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
-use crate::{broker::PublishReceipt, channel::Channel, clock::MonotonicTime};
-
-/// How long a key is kept: longer than a publisher retries.
-const TTL: Duration = Duration::from_secs(300);
+use crate::{
+    broker::{IDEMPOTENCY_TTL, PublishReceipt},
+    channel::Channel,
+    clock::MonotonicTime,
+};
 
 /// An idempotency key, which is valid in one channel.
 pub(super) type IdempotencyKey = (Channel, Arc<str>);
@@ -41,7 +41,7 @@ impl IdempotencyCache {
         while self.by_age.front().is_some_and(|key| is_expired(key, self)) {
             self.forget_oldest();
         }
-        if self.receipts.insert(key.clone(), (receipt, now.saturating_add(TTL))).is_none() {
+        if self.receipts.insert(key.clone(), (receipt, now.saturating_add(IDEMPOTENCY_TTL))).is_none() {
             self.by_age.push_back(key);
         }
         if self.by_age.len() > self.max_keys {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     /// The time when a key that is stored at the start expires.
-    const END: MonotonicTime = MonotonicTime::from_millis(TTL.as_millis() as u64);
+    const END: MonotonicTime = MonotonicTime::from_millis(IDEMPOTENCY_TTL.as_millis() as u64);
 
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::from_millis(millis)

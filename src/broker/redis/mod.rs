@@ -21,6 +21,7 @@
 mod cluster;
 mod envelope;
 mod heartbeat;
+mod history;
 mod inbox;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
@@ -29,6 +30,7 @@ mod partition;
 mod placement;
 mod refused;
 mod router;
+mod scripts;
 mod server;
 mod survey;
 mod tickets;
@@ -36,7 +38,7 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all, ready, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
@@ -118,6 +120,7 @@ struct RedisContext {
     signer: MessageSigner,
     refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
+    clock: Clock,
     metrics: Arc<Metrics>,
 }
 
@@ -189,6 +192,7 @@ impl RedisBroker {
         config: &config::RedisConfig,
         queue_bytes: usize,
         deliver: Arc<dyn Deliver>,
+        clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, BrokerStartError> {
         let instance =
@@ -223,9 +227,10 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
-            signer: MessageSigner::new(config, Clock::default()),
+            signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             deliver,
+            clock,
             metrics,
         });
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -304,32 +309,30 @@ fn not_available<T: Send + 'static>() -> BrokerFuture<T> {
 
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
-        if options != PublishOptions::default() {
-            return not_available();
-        }
-        let server = match self.context.server_of(&publication.channel) {
-            Ok(server) => server,
-            Err(error) => return completed(Err(error)),
-        };
-        let name = self.context.names.publication_channel(&publication.channel);
-        let published = server.publish(&name, &self.context.signer.sign(envelope::encode_publication(&publication)));
-        published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed()
+        history::publish(&self.context, publication, options)
     }
 
-    fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> BrokerFuture<HistoryPage> {
-        not_available()
+    fn read_history(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+    ) -> BrokerFuture<HistoryPage> {
+        self.spawn(async move |context| history::read_page(&context, channel, request, retention).await)
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
-        ready(channels.iter().map(|_| Err(BrokerError::NotAvailable)).collect()).boxed()
+        let count = channels.len();
+        let read = self.spawn(async move |context| Ok(history::read_positions(&context, channels).await));
+        read.map(move |read| read.unwrap_or_else(|error| vec![Err(error); count])).boxed()
     }
 
-    fn renew_epoch(&self, _: Channel, _: Epoch) -> BrokerFuture<Option<Position>> {
-        not_available()
+    fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>> {
+        self.spawn(async move |context| history::renew_epoch(&context, channel, lost).await)
     }
 
-    fn remove_history(&self, _: Channel) -> BrokerFuture<()> {
-        not_available()
+    fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {
+        self.spawn(async move |context| history::remove(&context, channel).await)
     }
 
     fn publish_presence_event(&self, _: Channel, _: PresenceEvent, _: Arc<ClientInfo>) -> BrokerFuture<()> {

@@ -106,6 +106,11 @@ impl RedisNames {
         self.name(Kind::Publications, channel)
     }
 
+    /// Returns the command that publishes to the channels of these names.
+    pub(super) fn publish_command(&self) -> &'static str {
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
     /// Returns the key of a channel's history: a stream whose ids are the offsets.
     pub(super) fn history_key(&self, channel: &Channel) -> String {
         self.name(Kind::History, channel)
@@ -191,11 +196,6 @@ impl RedisNames {
     /// Returns whether this is the layout of a Cluster, where every PUB/SUB channel is a shard channel.
     pub(super) fn is_sharded(&self) -> bool {
         self.partitions.is_some()
-    }
-
-    /// Returns the command that publishes.
-    pub(super) fn publish_command(&self) -> &'static str {
-        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// Parses the name of a PUB/SUB channel. `None`: no instance of this installation builds such a name.

@@ -55,9 +55,7 @@ fn check_options(section: &str, options: &ChannelOptions, config: &Config, error
         "delta_publish",
         "requires deltas: set allowed_delta_types = [\"fossil\"]",
     );
-    for (key, is_set) in
-        [("history_size", has_history), ("presence", options.presence), ("join_leave", options.join_leave)]
-    {
+    for (key, is_set) in [("presence", options.presence), ("join_leave", options.join_leave)] {
         require(
             is_memory || !is_set,
             key,

@@ -12,8 +12,9 @@ use super::{
     ErrorCollector,
 };
 
-/// Maximum size of a Redis message without its publication.
-const MAX_ENVELOPE_BYTES: usize = 4096;
+/// Maximum size of a Redis message without the data of its publication: names, two times `info`, tags of which every character
+/// is escaped, and a signature.
+const MAX_ENVELOPE_BYTES: usize = 40_960;
 
 /// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
 /// otherwise run without its Redis, which shows only when a second instance starts.
@@ -72,7 +73,7 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         errors.require(
             redis.message_bytes >= bytes.saturating_add(MAX_ENVELOPE_BYTES),
             "broker.redis.message_bytes",
-            format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication and its envelope"),
+            format!("must be at least {key} + {MAX_ENVELOPE_BYTES}, for a publication with its tags and infos"),
         );
     }
     for (key, is_set) in [

@@ -286,8 +286,8 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
 }
 
 #[test]
-fn history_and_presence_over_redis_are_errors() {
-    for options in ["history_size = 1", "presence = true", "join_leave = true"] {
+fn presence_over_redis_is_an_error() {
+    for options in ["presence = true", "join_leave = true"] {
         let reported = errors(Environment::Development, |config| {
             config.broker.kind = BrokerKind::Redis;
             config.namespaces = vec![toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace")];

@@ -10,6 +10,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -126,6 +127,14 @@ impl RedisServer {
     /// Makes the server a master again.
     pub async fn promote(&self) {
         self.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    }
+
+    /// Lets time pass for everything that is stored. Blocks the thread, like an advance of a [`wardcast::clock::Clock`].
+    pub fn advance_clock(&self, by: Duration) {
+        let mut connection = redis::Client::open(self.unix_url()).unwrap().get_connection().unwrap();
+        let mut advance = redis::cmd("EVAL");
+        advance.arg(include_str!("advance_clock.lua")).arg(0).arg(u64::try_from(by.as_millis()).unwrap());
+        advance.query::<()>(&mut connection).unwrap();
     }
 
     /// Kills the server at once, as a crash does.

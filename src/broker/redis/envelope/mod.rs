@@ -12,12 +12,13 @@ use bytes::Bytes;
 use crate::{
     broker::{
         Control, NodeIdentity, SurveyQuestion,
-        publication_encoding::{self as encoding, write_field},
+        publication_encoding::{self as encoding, HAS_TIME, write_field},
     },
+    clock::WallTime,
     publication::Publication,
 };
 
-pub(super) use read::decode;
+pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
 
 const MAGIC: &[u8; 2] = b"WC";
@@ -25,12 +26,18 @@ const MAGIC: &[u8; 2] = b"WC";
 const VERSION: u8 = 1;
 
 const PUBLICATION: u8 = b'p';
+/// A publication that is stored in a history: a script of Redis puts its position before the message that is stored.
+const STORED: u8 = b's';
 const QUESTION: u8 = b'q';
 /// Not `a`, which marked answers that were sent in one piece.
 const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 const HEARTBEAT: u8 = b'h';
+
+/// The bytes with which a script begins the announcement of a stored publication. The offset (u64, big-endian), the epoch and
+/// the stored message follow.
+pub(super) const STORED_PREFIX: [u8; 4] = [MAGIC[0], MAGIC[1], VERSION, STORED];
 
 /// Bytes of a part besides the instance and the answer, rounded up.
 const ANSWER_OVERHEAD: usize = 64;
@@ -109,13 +116,16 @@ pub(super) enum HeartbeatKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DropReason(pub(super) &'static str);
 
-/// Encodes a publication, without its position: this broker has no histories.
+/// Encodes a publication without its position, which a history gives it. This is also what the history stores.
 pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
     // Cannot fail: the tags are an object of strings.
     let tags = (!publication.tags.is_empty()).then(|| serde_json::to_vec(&publication.tags).unwrap_or_default());
     let mut bytes = begin_message(PUBLICATION, publication.cost_bytes());
     write_field(&mut bytes, publication.channel.as_str().as_bytes());
-    bytes.push(encoding::flags(publication));
+    // Publications without a history have no time.
+    let time = Some(publication.time).filter(|time| *time != WallTime::default());
+    bytes.push(encoding::flags(publication) | time.map_or(0, |_| HAS_TIME));
+    time.iter().for_each(|time| bytes.extend_from_slice(&time.unix_millis().to_be_bytes()));
     encoding::write(&mut bytes, publication, tags.as_deref());
     bytes
 }
@@ -196,7 +206,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::names::MessageSource, encoding::HAS_TAGS, read::MAX_CONTROL_BYTES, *};
-    use crate::{broker::ControlAction, channel::Channel, publication::ClientInfo, tags::Tags};
+    use crate::{
+        broker::ControlAction,
+        channel::Channel,
+        position::{Epoch, Position},
+        publication::ClientInfo,
+        tags::Tags,
+    };
 
     fn sample(data: &str, conn_info: Option<&str>) -> Publication {
         let conn_info = conn_info.map(|raw| Bytes::copy_from_slice(raw.as_bytes()));
@@ -223,6 +239,11 @@ mod tests {
         Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action }
     }
 
+    /// What publish.lua sends.
+    fn announce(publication: &Publication, epoch: &str) -> Vec<u8> {
+        [&STORED_PREFIX, 7_u64.to_be_bytes().as_slice(), epoch.as_bytes(), &encode_publication(publication)].concat()
+    }
+
     fn reason(source: MessageSource, message: Vec<u8>) -> &'static str {
         decode(source, message.into()).unwrap_err().0
     }
@@ -237,6 +258,13 @@ mod tests {
         for sent in plain.into_iter().chain([tagged, excluding, whole]) {
             assert_eq!(decode(news(), encode_publication(&sent).into()), Ok(BusMessage::Publication(sent)));
         }
+        let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").unwrap() };
+        let stored = Publication { time: WallTime::from_unix_millis(-1), ..sample("3", None) };
+        let received = Publication { position: Some(position), ..stored.clone() };
+        assert_eq!(decode(news(), announce(&stored, "abcdefgh").into()), Ok(BusMessage::Publication(received)));
+        let record =
+            decode_record(stored.channel.clone(), encode_publication(&stored).into(), &MessageSigner::without_key());
+        assert_eq!(record, Ok(stored));
         let (id, asker) = ([7; 16], "a".to_owned());
         let received = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
         assert_eq!(
@@ -251,6 +279,36 @@ mod tests {
             assert_eq!(decode(MessageSource::Control, encoded.into()), Ok(BusMessage::Heartbeat(heartbeat)));
         }
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
+    }
+
+    /// The bytes of release 0.1, which an instance of that release reads, and which it sends.
+    #[test]
+    fn messages_have_the_form_of_the_previous_release() {
+        let info = "WC\x01p\0\0\0\x04news\x2f\0\0\0\x03ann\0\0\0\0\0\0\0\x01i\0\0\0\x01i\0\0\0\x09{\"a\":\"b\"}";
+        let id = [0x37; 16];
+        let tagged = Publication {
+            tags: Tags::new([("a", "b")]).unwrap(),
+            exclude: Some(uuid::Uuid::from_bytes(id)),
+            ..sample("[1]", Some("i"))
+        };
+        let plain = Publication { info: None, ..sample("[1]", None) };
+        let control = Control { client: Some("c".to_owned()), ..sample_control("news") };
+        let json = r#"{"user":"ann","client":"c","whitelist":[],"order":{"unsubscribe":{"channel":"news"}}}"#;
+        for (message, expected) in [
+            (encode_publication(&plain), "WC\x01p\0\0\0\x04news\0[1]".to_owned()),
+            (encode_publication(&tagged), format!("{info}7777777777777777[1]")),
+            (encode_question(&id, "a.1", SurveyQuestion::Info), "WC\x01q7777777777777777\0\0\0\x03a.1i".to_owned()),
+            (encode_control(&control), format!("WC\x01o{json}")),
+            (
+                encode_heartbeat("a.1", &sample_node("a", "host"), HeartbeatKind::Hello),
+                "WC\x01h\0\0\0\x03a.1\0\0\0\x01a\0\0\0\x04hosth".to_owned(),
+            ),
+            (encode_probe(0x3738), "WC\x01n\0\0\0\0\0\x0078".to_owned()),
+        ] {
+            assert_eq!(String::from_utf8(message).unwrap(), expected);
+        }
+        let part = encode_answer(&id, "a.1", b"{}", 256).next().unwrap();
+        assert_eq!(part, b"WC\x01r7777777777777777\0\0\0\x03a.1\0\0\0\0\x01{}");
     }
 
     #[test]
@@ -299,10 +357,17 @@ mod tests {
         let mut not_text = encode_publication(&sample("\"?\"", None));
         let question_mark = not_text.len() - 2;
         not_text[question_mark] = 0xff;
-        let other = MessageSource::Channel(Channel::new("other").unwrap());
+        let other = || MessageSource::Channel(Channel::new("other").unwrap());
         for (source, message, why) in [
             (news(), b"WC\x01p\0\0\0\x04news\x20".to_vec(), "truncated"),
-            (news(), b"WC\x01p\0\0\0\x04news\x401".to_vec(), "flags"),
+            (news(), b"WC\x01p\0\0\0\x04news\x801".to_vec(), "flags"),
+            (news(), b"WC\x01p\0\0\0\x04news\x40\0\0\0".to_vec(), "truncated"),
+            (news(), announce(&sample("1", None), "abcdefgh")[..21].to_vec(), "not_ours"),
+            (news(), announce(&sample("1", None), "abcde gh"), "epoch"),
+            (news(), announce(&sample("{", None), "abcdefgh"), "not_json"),
+            (news(), [&announce(&sample("1", None), "abcdefgh")[..20], &encode_probe(1)].concat(), "kind"),
+            (other(), announce(&sample("1", None), "abcdefgh"), "other_channel"),
+            (MessageSource::Control, announce(&sample("1", None), "abcdefgh"), "misplaced"),
             (news(), b"WC\x01pgarbage".to_vec(), "truncated"),
             (news(), b"hello".to_vec(), "not_ours"),
             (news(), Vec::new(), "not_ours"),
@@ -310,7 +375,7 @@ mod tests {
             (news(), b"WC\x01?".to_vec(), "kind"),
             (news(), encode_probe(1), "misplaced"),
             (news(), not_text, "not_text"),
-            (other, encode_publication(&sample("1", None)), "other_channel"),
+            (other(), encode_publication(&sample("1", None)), "other_channel"),
             (MessageSource::Control, encode_publication(&sample("1", None)), "misplaced"),
             (MessageSource::Control, encode_question(&[0; 16], "", SurveyQuestion::Channels), "instance"),
             (MessageSource::Probe, [encode_probe(1), vec![0]].concat(), "trailing"),
@@ -378,8 +443,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..6_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let kind = [PUBLICATION, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
+        fn decoding_never_panics(kind in 0..7_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let kind = [PUBLICATION, STORED, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, SurveyId, VERSION,
+    HeartbeatKind, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_PREFIX, SurveyId, VERSION,
 };
 use crate::{
     broker::{
         Control, NodeIdentity, SurveyQuestion,
-        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA},
+        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
     },
     channel::Channel,
+    clock::WallTime,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -29,6 +31,7 @@ pub(super) const MAX_CONTROL_BYTES: usize = 512 * 1024;
 
 const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
+const MISPLACED: DropReason = DropReason("misplaced");
 const NOT_TEXT: DropReason = DropReason("not_text");
 const INSTANCE: DropReason = DropReason("instance");
 const NODE: DropReason = DropReason("node");
@@ -39,18 +42,15 @@ pub(in crate::broker::redis) fn decode(
     message: Bytes,
     signer: &MessageSigner,
 ) -> Result<BusMessage, DropReason> {
+    if message.starts_with(&STORED_PREFIX) {
+        return decode_stored(source, EnvelopeReader(message), signer).map(BusMessage::Publication);
+    }
     let verified = signer.verify(message)?;
     if source == MessageSource::Control {
         signer.require_recent(&verified)?;
     }
     let mut reader = EnvelopeReader(verified.message);
-    if reader.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
-        return Err(NOT_OURS);
-    }
-    if reader.read_byte()? != VERSION {
-        return Err(DropReason("version"));
-    }
-    match (reader.read_byte()?, source) {
+    match (reader.read_kind()?, source) {
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
@@ -59,7 +59,35 @@ pub(in crate::broker::redis) fn decode(
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(DropReason("misplaced")),
+        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(MISPLACED),
+        _ => Err(DropReason("kind")),
+    }
+}
+
+/// Decodes the announcement of a stored publication. A script of Redis has added the position, so only the rest is signed.
+fn decode_stored(
+    source: MessageSource,
+    mut reader: EnvelopeReader,
+    signer: &MessageSigner,
+) -> Result<Publication, DropReason> {
+    let MessageSource::Channel(channel) = source else { return Err(MISPLACED) };
+    reader.read_bytes(STORED_PREFIX.len())?;
+    let offset = reader.0.try_get_u64().map_err(|_| TRUNCATED)?;
+    let epoch = reader.read_bytes(Epoch::BYTES)?;
+    let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
+    let publication = decode_record(channel, reader.0, signer)?;
+    Ok(Publication { position: Some(Position { offset, epoch }), ..publication })
+}
+
+/// Decodes a publication that a history of `channel` has stored. It has no position.
+pub(in crate::broker::redis) fn decode_record(
+    channel: Channel,
+    record: Bytes,
+    signer: &MessageSigner,
+) -> Result<Publication, DropReason> {
+    let mut reader = EnvelopeReader(signer.verify(record)?.message);
+    match reader.read_kind()? {
+        PUBLICATION => reader.decode_publication(channel),
         _ => Err(DropReason("kind")),
     }
 }
@@ -103,21 +131,33 @@ impl EnvelopeReader {
         if self.0.is_empty() { Ok(value) } else { Err(DropReason("trailing")) }
     }
 
+    /// Reads what every message begins with.
+    fn read_kind(&mut self) -> Result<u8, DropReason> {
+        if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
+            return Err(NOT_OURS);
+        }
+        if self.read_byte()? != VERSION {
+            return Err(DropReason("version"));
+        }
+        self.read_byte()
+    }
+
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {
         if self.read_field()? != channel.as_str() {
             return Err(DropReason("other_channel"));
         }
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
-        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE;
+        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE | HAS_TIME;
         if has(!known) || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
             return Err(DropReason("flags"));
         }
+        let time = if has(HAS_TIME) { self.read_time()? } else { WallTime::default() };
         let info = has(HAS_INFO).then(|| self.read_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
         let tags = if has(HAS_TAGS) { self.read_tags()? } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| self.read_id().map(Uuid::from_bytes)).transpose()?;
         let plain = Publication::new(channel, validate_json(self.0)?);
-        Ok(Publication { info, tags, exclude, use_delta: has(IS_DELTA), ..plain })
+        Ok(Publication { info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
     }
 
     fn read_info(&mut self, has_conn_info: bool, has_chan_info: bool) -> Result<Arc<ClientInfo>, DropReason> {
@@ -125,6 +165,10 @@ impl EnvelopeReader {
         let mut raw = |is_there: bool| is_there.then(|| self.read_field().and_then(validate_json)).transpose();
         let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);
         Ok(Arc::new(ClientInfo { user, client, conn_info, chan_info }))
+    }
+
+    fn read_time(&mut self) -> Result<WallTime, DropReason> {
+        self.0.try_get_i64().map(WallTime::from_unix_millis).map_err(|_| TRUNCATED)
     }
 
     fn read_tags(&mut self) -> Result<Tags, DropReason> {

@@ -10,7 +10,11 @@ use redis::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::{super::RedisConfigError, client, role::RoleCheck};
+use super::{
+    super::{RedisConfigError, scripts},
+    client,
+    role::RoleCheck,
+};
 use crate::config;
 
 /// Connects to the configured Redis.
@@ -84,7 +88,7 @@ impl Connector {
     }
 
     /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
-    /// that is an error.
+    /// that is an error. Scripts that the server does not have are loaded, and run behind the other commands.
     pub(super) async fn send_to_master(
         &self,
         redis: &mut MultiplexedConnection,
@@ -99,29 +103,57 @@ impl Connector {
             return Err(format!("{} replies to {} commands", replies.len(), count + 1));
         }
         self.role.judge(replies.pop().unwrap_or_default())?;
+        let missing: Vec<usize> = (0..count).filter(|index| scripts::is_missing(&replies[*index])).collect();
+        if !missing.is_empty() {
+            let calls = missing.iter().filter_map(|index| commands.cmd_iter().nth(*index).cloned());
+            let answers = self.run_missing(redis, calls.collect()).await?;
+            missing.into_iter().zip(answers).for_each(|(index, answer)| replies[index] = answer);
+        }
         Ok(replies)
+    }
+
+    /// Loads the scripts, and runs those again that were missing: nothing of them has run.
+    async fn run_missing(&self, redis: &mut MultiplexedConnection, calls: Vec<Cmd>) -> Result<Vec<Value>, String> {
+        let mut commands = Pipeline::new();
+        scripts::load_commands().chain(calls).for_each(|command| _ = commands.add_command(command));
+        let (loads, count) = (scripts::load_commands().len(), commands.len());
+        let mut replies =
+            redis.send_packed_commands(&commands, 0, count).await.map_err(|error| self.error_text(&error))?;
+        let answers = replies.split_off(loads.min(replies.len()));
+        let refusal = replies.into_iter().find(|reply| matches!(reply, Value::ServerError(_)));
+        Ok(answers
+            .into_iter()
+            .map(|answer| match &refusal {
+                Some(refusal) if scripts::is_missing(&answer) => refusal.clone(),
+                _ => answer,
+            })
+            .collect())
     }
 
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        let reply = timeout(limit, async {
+        let reply = self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default();
+        let reply = reply.extract_error().map_err(|error| error.to_string())?;
+        redis::from_redis_value(reply).map_err(|error| error.to_string())
+    }
+
+    /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors. The error is a text for
+    /// the operator; without replies there is one after `limit`.
+    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
+        let replies = timeout(limit, async {
             let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
-            let mut commands = Pipeline::with_capacity(2);
-            commands.add_command(command.clone());
-            match self.send_to_master(&mut connection, commands, 1).await {
-                Ok(mut replies) => {
-                    let reply = replies.pop().unwrap_or_default().extract_error().map_err(|error| error.to_string())?;
-                    redis::from_redis_value(reply).map_err(|error| error.to_string())
-                }
-                Err(error) => {
-                    // The pool would hand it out again, and a new connection may lead to another server.
-                    drop(Connection::take(connection));
-                    Err(error)
-                }
+            let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
+            let count = commands.len();
+            commands.into_iter().for_each(|command| _ = pipeline.add_command(command));
+            let replies = self.send_to_master(&mut connection, pipeline, count).await;
+            if replies.is_err() {
+                // The pool would hand it out again, and a new connection may lead to another server.
+                drop(Connection::take(connection));
             }
+            replies
         });
-        reply.await.unwrap_or_else(|_| Err(no_reply(limit)))
+        replies.await.unwrap_or_else(|_| Err(no_reply(limit)))
     }
 
     fn error_text(&self, error: &RedisError) -> String {

@@ -26,7 +26,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, Value};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 
 pub(super) use self::{board::ServerBoard, desired_subscriptions::DesiredSubscriptions};
@@ -139,6 +139,21 @@ impl RedisServer {
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
         self.connector.query(command, limit).await
+    }
+
+    /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
+    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
+        self.connector.query_many(commands, limit).await
+    }
+
+    /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with
+    /// [`Self::publish`]. The future completes with its reply.
+    pub(super) fn run_script(
+        &self,
+        call: Cmd,
+        message_bytes: usize,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.publisher.run_script(call, message_bytes)
     }
 
     /// Returns the host and port, or the path of a socket.

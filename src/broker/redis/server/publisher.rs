@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    super::{RedisContext, stopped_error},
+    super::{RedisContext, scripts, stopped_error},
     RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
     health::RedisLink,
@@ -35,6 +35,8 @@ const MAX_QUEUED_COMMANDS: usize = 16_384;
 /// time.
 const BATCH_COMMANDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
+/// What the call of a script is queued with besides its message: the hash, the keys, and the other arguments.
+const SCRIPT_OVERHEAD_BYTES: usize = 512;
 
 /// Queues commands for the publishing connection.
 pub(super) struct Publisher {
@@ -47,11 +49,21 @@ pub(super) struct Publisher {
     timeout: Duration,
 }
 
-/// A PUBLISH command, and the caller that waits for its result.
+/// A command, and the caller that waits for its reply.
 pub(super) struct PublishJob {
     command: Cmd,
+    kind: JobKind,
     queued_bytes: QueuedBytes,
-    result: oneshot::Sender<Result<i64, BrokerError>>,
+    result: oneshot::Sender<Result<Value, BrokerError>>,
+}
+
+/// What a refused command says about the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum JobKind {
+    /// PUBLISH: the server accepts no publications.
+    Publish,
+    /// A script: it may have been refused because of the keys of its channel.
+    Script,
 }
 
 /// Bytes that a job has reserved in the queue. Dropping it releases them.
@@ -67,7 +79,7 @@ impl Drop for QueuedBytes {
 }
 
 impl PublishJob {
-    fn complete(self, result: Result<i64, String>) {
+    fn complete(self, result: Result<Value, String>) {
         // The caller may have stopped waiting.
         _ = self.result.send(result.map_err(BrokerError::Unavailable));
     }
@@ -99,7 +111,29 @@ impl Publisher {
         name: &str,
         message: &[u8],
     ) -> impl Future<Output = Result<i64, BrokerError>> + Send + use<> {
-        let queued = self.enqueue(name, message);
+        let mut command = Cmd::with_capacity(3, name.len() + message.len() + 16);
+        command.arg(self.command).arg(name).arg(message);
+        let reply = self.send(command, JobKind::Publish, name.len() + message.len(), message.len());
+        async move { receiver_count(reply.await?).map_err(BrokerError::Unavailable) }
+    }
+
+    /// Queues the call of a script that publishes a message of `message_bytes`. The future completes with its reply.
+    pub(super) fn run_script(
+        &self,
+        call: Cmd,
+        message_bytes: usize,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.send(call, JobKind::Script, message_bytes + SCRIPT_OVERHEAD_BYTES, message_bytes)
+    }
+
+    fn send(
+        &self,
+        command: Cmd,
+        kind: JobKind,
+        queued_bytes: usize,
+        message_bytes: usize,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        let queued = self.enqueue(command, kind, queued_bytes, message_bytes);
         let limit = self.timeout;
         async move {
             match timeout(limit, queued?).await {
@@ -109,17 +143,20 @@ impl Publisher {
         }
     }
 
-    fn enqueue(&self, name: &str, message: &[u8]) -> Result<oneshot::Receiver<Result<i64, BrokerError>>, BrokerError> {
-        if message.len() > self.max_message_bytes {
-            let length = message.len();
-            let error = format!("a message of {length} bytes is larger than broker.redis.message_bytes");
+    fn enqueue(
+        &self,
+        command: Cmd,
+        kind: JobKind,
+        queued_bytes: usize,
+        message_bytes: usize,
+    ) -> Result<oneshot::Receiver<Result<Value, BrokerError>>, BrokerError> {
+        if message_bytes > self.max_message_bytes {
+            let error = format!("a message of {message_bytes} bytes is larger than broker.redis.message_bytes");
             return Err(BrokerError::Unavailable(error));
         }
-        let queued_bytes = self.reserve(name.len() + message.len())?;
-        let mut command = Cmd::with_capacity(3, name.len() + message.len() + 16);
-        command.arg(self.command).arg(name).arg(message);
+        let queued_bytes = self.reserve(queued_bytes)?;
         let (sender, result) = oneshot::channel();
-        let queued = self.queue.try_send(PublishJob { command, queued_bytes, result: sender });
+        let queued = self.queue.try_send(PublishJob { command, kind, queued_bytes, result: sender });
         queued.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BrokerError::Busy,
             mpsc::error::TrySendError::Closed(_) => stopped_error(),
@@ -223,15 +260,20 @@ fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
 }
 
 /// Opens a connection over which Redis has accepted a publication. That it is open proves nothing: writes may be paused
-/// (`CLIENT PAUSE`, a failover), or the user may not publish.
+/// (`CLIENT PAUSE`, a failover), or the user may not publish. Loads the scripts, so that the first calls need not wait for it. A
+/// user that may not load them can still publish to channels without a history.
 async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisConnection, String> {
     let mut connection = server.connector.connect(|_| ()).await?;
+    let mut commands = Pipeline::new();
     // A master without partitions gets no publications.
-    let Some(name) = server.own_names.load().publish_check.clone() else { return Ok(connection) };
-    let mut commands = Pipeline::with_capacity(2);
-    commands.cmd(context.names.publish_command()).arg(name).arg("");
-    let replies = send(&server.connector, &mut connection.redis, commands, 1).await?;
-    replies.into_iter().try_for_each(|reply| receiver_count(reply).map(drop))?;
+    let publish_check = server.own_names.load().publish_check.clone();
+    publish_check.iter().for_each(|name| _ = commands.cmd(context.names.publish_command()).arg(name).arg(""));
+    scripts::load_commands().for_each(|load| _ = commands.add_command(load));
+    let count = commands.len();
+    let mut replies = send(&server.connector, &mut connection.redis, commands, count).await?;
+    if publish_check.is_some() {
+        receiver_count(replies.swap_remove(0))?;
+    }
     Ok(connection)
 }
 
@@ -267,11 +309,14 @@ async fn send_batch(
         Ok(replies) => {
             let mut outcome = BatchOutcome::Published;
             for (job, reply) in batch.into_iter().zip(replies) {
-                match receiver_count(reply) {
-                    Ok(receivers) => job.complete(Ok(receivers)),
+                match accepted(reply) {
+                    Ok(reply) => job.complete(Ok(reply)),
                     Err(error) => {
+                        let is_publish = job.kind == JobKind::Publish;
                         job.fail(&error);
-                        outcome = BatchOutcome::Refused(error);
+                        if is_publish {
+                            outcome = BatchOutcome::Refused(error);
+                        }
                     }
                 }
             }
@@ -293,10 +338,14 @@ async fn send(
     connector.send_to_master(redis, commands, count).await.map_err(|error| format!("publishing: {error}"))
 }
 
+/// Returns the reply, unless it is an error.
+fn accepted(reply: Value) -> Result<Value, String> {
+    reply.extract_error().map_err(|error| format!("publishing: {error}"))
+}
+
 fn receiver_count(reply: Value) -> Result<i64, String> {
-    match reply {
+    match accepted(reply)? {
         Value::Int(receivers) => Ok(receivers),
-        Value::ServerError(error) => Err(format!("publishing: {error}")),
         _ => Err("publishing: the reply to PUBLISH is not a number".to_owned()),
     }
 }

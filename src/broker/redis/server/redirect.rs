@@ -1,7 +1,7 @@
 //! The replies by which a node of a Cluster refuses a command that it has not run: the slot is on another master, or on its
 //! way there, or the Cluster is down.
 
-use redis::{RedisError, ServerErrorKind, Value};
+use redis::{RedisError, ServerErrorKind};
 
 /// Where a refused command has to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +26,6 @@ impl Redirect {
                 Some(error.redirect_node().map_or(Self::Later, |(address, _)| Self::Ask(address.to_owned())))
             }
             redis::ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => Some(Self::Later),
-            _ => None,
-        }
-    }
-
-    /// Reads a reply. `None`: the server has run the command, or has refused it for another reason.
-    pub(in super::super) fn of_reply(reply: &Value) -> Option<Self> {
-        match reply {
-            Value::ServerError(error) => Self::of(&error.clone().into()),
             _ => None,
         }
     }

@@ -1,0 +1,150 @@
+//! Histories in Redis: a stream per channel whose ids are the offsets, and a hash with what outlives the publications: epoch,
+//! newest offset, newest version. What changes them is a script ([`scripts`]), so that a publication is stored and announced,
+//! or neither. The stored record is the message of the publication ([`envelope`]).
+
+mod positions;
+mod read;
+
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use redis::{Cmd, Value};
+
+pub(super) use self::{
+    positions::{read_positions, renew_epoch},
+    read::read_page,
+};
+use super::{RedisContext, envelope, scripts};
+use crate::{
+    broker::{
+        BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, Retention, Version, completed,
+    },
+    channel::Channel,
+    clock::WallTime,
+    position::{Epoch, Position},
+    publication::Publication,
+};
+
+/// Bytes that a script adds to a record when it announces it: the prefix, the offset and the epoch.
+const ANNOUNCEMENT_BYTES: usize = envelope::STORED_PREFIX.len() + size_of::<u64>() + Epoch::BYTES;
+
+/// Queues a publication during the call. The future completes when Redis has stored and announced it.
+pub(super) fn publish(
+    context: &RedisContext,
+    mut publication: Publication,
+    PublishOptions { retention, idempotency_key, version }: PublishOptions,
+) -> BrokerFuture<PublishReceipt> {
+    let server = match context.server_of(&publication.channel) {
+        Ok(server) => server,
+        Err(error) => return completed(Err(error)),
+    };
+    let channel = publication.channel.clone();
+    let key = idempotency_key.map(|key| context.names.idempotency_key(&channel, &key));
+    if let Some(retention) = retention {
+        let epoch = match new_epoch() {
+            Ok(epoch) => epoch,
+            Err(error) => return completed(Err(error)),
+        };
+        publication.time = context.clock.now();
+        let record = context.signer.sign(envelope::encode_publication(&publication));
+        let call =
+            publish_call(context, &channel, key, (&record, publication.time), retention, epoch, version.as_ref());
+        let reply = server.run_script(call, record.len() + ANNOUNCEMENT_BYTES);
+        return async move { parse_receipt(reply.await?) }.boxed();
+    }
+    let name = context.names.publication_channel(&channel);
+    let message = context.signer.sign(envelope::encode_publication(&publication));
+    let Some(key) = key else {
+        let published = server.publish(&name, &message);
+        return published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed();
+    };
+    let mut call = scripts::PUBLISH_ONCE.call(&[name, key]);
+    call.arg(message.as_slice()).arg(context.names.publish_command()).arg(millis(IDEMPOTENCY_TTL));
+    let reply = server.run_script(call, message.len());
+    async move { parse_receipt(reply.await?) }.boxed()
+}
+
+fn publish_call(
+    context: &RedisContext,
+    channel: &Channel,
+    idempotency_key: Option<String>,
+    (record, time): (&[u8], WallTime),
+    retention: Retention,
+    epoch: Epoch,
+    version: Option<&Version>,
+) -> Cmd {
+    let names = &context.names;
+    let mut keys =
+        vec![names.history_key(channel), names.history_meta_key(channel), names.publication_channel(channel)];
+    keys.extend(idempotency_key);
+    let mut call = scripts::PUBLISH.call(&keys);
+    call.arg(record).arg(time.unix_millis());
+    call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl));
+    call.arg(epoch.as_str()).arg(names.publish_command()).arg(&envelope::STORED_PREFIX).arg(millis(IDEMPOTENCY_TTL));
+    // With 20 digits each, which is what the largest number has, texts compare as their numbers do.
+    let number = version.map(|version| format!("{:020}", version.number));
+    call.arg(number.unwrap_or_default()).arg(version.map_or("", |version| &*version.epoch));
+    call
+}
+
+/// Removes the publications of a channel. It keeps its position.
+pub(super) async fn remove(context: &RedisContext, channel: Channel) -> Result<(), BrokerError> {
+    let mut remove = redis::cmd("UNLINK");
+    remove.arg(context.names.history_key(&channel));
+    let removed = context.server_of(&channel)?.query::<i64>(&remove, context.timeout).await;
+    removed.map(drop).map_err(history_error)
+}
+
+/// Generates the epoch for a channel that has none.
+fn new_epoch() -> Result<Epoch, BrokerError> {
+    Epoch::random()
+        .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))
+}
+
+/// Redis refuses an expiry of 0.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Parses the receipt of a publish; empty if the publication was not stored.
+fn parse_receipt(reply: Value) -> Result<PublishReceipt, BrokerError> {
+    match reply {
+        Value::BulkString(text) if text.is_empty() => Ok(PublishReceipt::default()),
+        reply => Ok(PublishReceipt { position: Some(parse_position(&reply)?) }),
+    }
+}
+
+/// Parses an epoch and, behind its 8 characters, an offset.
+fn parse_position(reply: &Value) -> Result<Position, BrokerError> {
+    let parse = || {
+        let Value::BulkString(text) = reply else { return None };
+        let (epoch, offset) = std::str::from_utf8(text).ok()?.split_at_checked(Epoch::BYTES)?;
+        Some(Position { offset: offset.parse().ok()?, epoch: Epoch::parse(epoch)? })
+    };
+    parse().ok_or_else(invalid_reply)
+}
+
+fn invalid_reply() -> BrokerError {
+    history_error("a key has been changed by another client: it contains no position".to_owned())
+}
+
+fn history_error(error: String) -> BrokerError {
+    BrokerError::Unavailable(format!("history: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_position_is_a_receipt() {
+        let receipt = |text: &str| parse_receipt(Value::BulkString(text.as_bytes().to_vec()));
+        let position = Position { offset: u64::MAX, epoch: Epoch::parse("abcdefgh").unwrap() };
+        assert_eq!(receipt("abcdefgh18446744073709551615"), Ok(PublishReceipt { position: Some(position) }));
+        assert_eq!(receipt(""), Ok(PublishReceipt::default()));
+        for text in ["abcdefgh", "abcdefgh-1", "abc efgh1", "abcdefg", "abcdefgé1", "abcdefgh18446744073709551616"] {
+            assert_eq!(receipt(text), Err(invalid_reply()), "{text:?}");
+        }
+        assert_eq!(parse_receipt(Value::Nil), Err(invalid_reply()));
+    }
+}

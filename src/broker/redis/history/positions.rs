@@ -1,0 +1,118 @@
+//! Positions of channels, without their publications: for many channels at once after an outage, and removed where acknowledged
+//! publications are lost.
+
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
+
+use super::{
+    super::{RedisContext, scripts, server::RedisServer},
+    history_error, invalid_reply, millis, parse_position,
+};
+use crate::{
+    broker::{BrokerError, ChannelTop, PositionResult, Retention},
+    channel::Channel,
+    clock::WallTime,
+    position::{Epoch, Position},
+};
+
+/// Maximum number of channels of one round trip.
+const BATCH_CHANNELS: usize = 500;
+
+/// Reads the position of each channel. Creates none, and extends the lifetimes of those that exist.
+pub(in crate::broker::redis) async fn read_positions(
+    context: &RedisContext,
+    channels: Vec<(Channel, Retention)>,
+) -> Vec<PositionResult> {
+    let mut results: Vec<PositionResult> = channels.iter().map(|_| Ok(None)).collect();
+    // There are few servers.
+    let mut by_server: Vec<(Arc<RedisServer>, Vec<usize>)> = Vec::new();
+    for (index, (channel, _)) in channels.iter().enumerate() {
+        match context.server_of(channel) {
+            Ok(server) => match by_server.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &server)) {
+                Some((_, indices)) => indices.push(index),
+                None => by_server.push((server, vec![index])),
+            },
+            Err(error) => results[index] = Err(error),
+        }
+    }
+    for (server, indices) in by_server {
+        for batch in indices.chunks(BATCH_CHANNELS) {
+            let commands = batch.iter().flat_map(|index| position_commands(context, &channels[*index])).collect();
+            match server.query_many(commands, context.timeout).await {
+                Ok(replies) => {
+                    // The second reply of each channel is that of PEXPIRE.
+                    let tops = replies.into_iter().step_by(2).map(parse_top);
+                    batch.iter().zip(tops).for_each(|(index, top)| results[*index] = top);
+                }
+                Err(error) => {
+                    let error = history_error(error);
+                    batch.iter().for_each(|index| results[*index] = Err(error.clone()));
+                }
+            }
+        }
+    }
+    results
+}
+
+fn position_commands(context: &RedisContext, (channel, retention): &(Channel, Retention)) -> [Cmd; 2] {
+    let key = context.names.history_meta_key(channel);
+    let (mut read, mut extend) = (redis::cmd("HMGET"), redis::cmd("PEXPIRE"));
+    read.arg(&key).arg("e").arg("o").arg("t");
+    extend.arg(&key).arg(millis(retention.meta_ttl));
+    [read, extend]
+}
+
+/// Removes the history of a channel whose epoch has `lost` publications. Returns the position of another history that it has.
+pub(in crate::broker::redis) async fn renew_epoch(
+    context: &RedisContext,
+    channel: Channel,
+    lost: Epoch,
+) -> Result<Option<Position>, BrokerError> {
+    let mut call =
+        scripts::RENEW_EPOCH.call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
+    call.arg(lost.as_str());
+    let reply: Value = context.server_of(&channel)?.query(&call, context.timeout).await.map_err(history_error)?;
+    match reply {
+        Value::BulkString(text) if text.is_empty() => Ok(None),
+        reply => parse_position(&reply).map(Some),
+    }
+}
+
+/// Parses the fields `e`, `o` and `t` of a meta hash.
+fn parse_top(reply: Value) -> PositionResult {
+    let Value::Array(fields) = reply.extract_error().map_err(|error| history_error(error.to_string()))? else {
+        return Err(invalid_reply());
+    };
+    let [epoch, offset, time] = &fields[..] else { return Err(invalid_reply()) };
+    let (Value::BulkString(epoch), Value::BulkString(offset)) = (epoch, offset) else { return Ok(None) };
+    let position = parse_position(&Value::BulkString([epoch.as_slice(), offset].concat()))?;
+    let time = match time {
+        Value::BulkString(time) => std::str::from_utf8(time).ok().and_then(|time| time.parse().ok()),
+        _ => None,
+    };
+    Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn position_is_read_from_the_fields_of_its_hash() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let position = Position { offset: 7, epoch: Epoch::parse("abcdefgh").unwrap() };
+        let top = |time: Option<i64>| Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }));
+        for (fields, expected) in [
+            (vec![bulk("abcdefgh"), bulk("7"), bulk("-1")], top(Some(-1))),
+            (vec![bulk("abcdefgh"), bulk("7"), Value::Nil], top(None)),
+            (vec![Value::Nil, Value::Nil, Value::Nil], Ok(None)),
+            (vec![Value::Nil, bulk("7"), Value::Nil], Ok(None)),
+            (vec![bulk("abc"), bulk("7"), Value::Nil], Err(invalid_reply())),
+            (vec![bulk("abcdefgh")], Err(invalid_reply())),
+        ] {
+            assert_eq!(parse_top(Value::Array(fields)), expected);
+        }
+        assert_eq!(parse_top(Value::Okay), Err(invalid_reply()));
+    }
+}
