@@ -27,6 +27,7 @@ pub struct Metrics {
     pub refused_bus_messages: Family<ReasonLabel, Counter>,
     pub broker_up: Gauge,
     pub broker_reconnects: Counter,
+    pub gaps: Family<OutcomeLabel, Counter>,
     pub nodes: Gauge,
     pub probe_microseconds: Gauge,
 }
@@ -35,6 +36,12 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
     reason: &'static str,
+}
+
+/// The label `outcome`: one word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 /// The label `code`: an error or close code of the client protocol.
@@ -67,6 +74,12 @@ impl Metrics {
     /// Counts a Redis message that this instance dropped.
     pub fn count_refused_bus_message(&self, reason: &'static str) {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
+    /// `lost_writes`.
+    pub fn count_gap(&self, outcome: &'static str) {
+        self.gaps.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Writes all metrics in the OpenMetrics text format.
@@ -123,6 +136,12 @@ impl Metrics {
             "broker_reconnects",
             "Times that the Redis subscription connection was re-established",
             self.broker_reconnects.clone(),
+        );
+        registry.register(
+            "gaps",
+            "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or \
+             publications that the broker has lost",
+            self.gaps.clone(),
         );
         registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
         registry.register(

@@ -56,6 +56,7 @@ mod clock_steps;
 mod delivery;
 mod deltas;
 mod filters;
+mod gaps;
 mod hub_actor;
 mod large_publications;
 mod overrides;

@@ -78,7 +78,8 @@ async fn position_check_finds_lost_history_of_silent_channel() {
 #[actix_rt::test]
 async fn position_check_leaves_valid_positions_alone() {
     let hub = start_hub_with_history(|config| {
-        config.server.position_check_interval = Duration::from_millis(100);
+        // Longer than what follows takes: a comparison counts as a use of the history, and the history used last is kept.
+        config.server.position_check_interval = Duration::from_secs(2);
         config.server.workers = 1;
     })
     .await;
@@ -94,8 +95,7 @@ async fn position_check_leaves_valid_positions_alone() {
     for other in ["one", "two"] {
         bob.publish(other, json!("x".repeat(16_000))).await;
     }
-    // The hub checks both channels in the same rounds. When it has found the lost history, it has checked the valid one
-    // too, in at least 20 rounds: a difference must last 2 s.
+    // The hub compares both channels in the same round.
     let push = ann.receive().await;
     assert_eq!((&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]), (&json!("lost"), &json!(2500)));
     bob.publish("news", json!(2)).await;

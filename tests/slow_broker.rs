@@ -154,11 +154,11 @@ async fn history_is_read_again_if_too_much_is_delivered_and_recovery_fails_after
         assert_eq!(publications, if is_recovered { 1 + 2 * outrun } else { 0 }, "{reply}");
         assert_eq!(worker.broker.calls.borrow().len(), 1 + outrun + usize::from(is_recovered));
         worker.publish("news", "4").await;
-        let push = client.receive().await["push"].take();
-        if is_recovered {
-            assert_eq!(push["pub"]["data"], 4);
-        } else {
-            assert_eq!(push["unsubscribe"]["code"], 2500, "what was outrun is a gap: {push}");
+        // What was outrun is a gap after the position of the reply, which the history fills.
+        worker.broker.answer(1);
+        let live = if is_recovered { vec![4] } else { vec![2, 3, 4] };
+        for data in live {
+            assert_eq!(client.receive().await["push"]["pub"]["data"], data);
         }
     }
 }

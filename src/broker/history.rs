@@ -62,7 +62,7 @@ pub struct PublishReceipt {
 }
 
 /// A request for a page of a history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HistoryRequest {
     /// The page starts after this position, or ends before it if `is_reverse`. `None`: it starts with the oldest
     /// publication, or with the newest one if `is_reverse`.
@@ -74,7 +74,7 @@ pub struct HistoryRequest {
 }
 
 /// A position that a client names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SincePosition {
     /// The offset.
     pub offset: u64,

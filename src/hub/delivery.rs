@@ -15,6 +15,7 @@ use super::{
 use crate::{
     broker::PresenceEvent,
     channel::Channel,
+    clock::WallTime,
     position::Position,
     protocol::{self, Format, PublicationPush, Push},
     publication::{ClientInfo, Publication},
@@ -100,6 +101,11 @@ impl Delivery {
 
     pub(super) fn position(&self) -> Option<Position> {
         self.publication().and_then(|publication| publication.position)
+    }
+
+    /// Returns when it was published.
+    pub(super) fn time(&self) -> WallTime {
+        self.publication().map(|publication| publication.time).unwrap_or_default()
     }
 
     /// Returns the frame for subscribers with these options, including its WebSocket header; `None` if they do not

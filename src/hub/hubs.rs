@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use actix::Addr;
+use actix::{Addr, Handler, Message};
 use arc_swap::ArcSwap;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::Semaphore;
@@ -16,6 +16,7 @@ use super::{
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
+    gap::{NoteInterrupted, NoteResubscribed},
     subscription::FilterTracks,
 };
 use crate::{
@@ -85,6 +86,18 @@ impl Hubs {
 }
 
 impl Hubs {
+    /// Sends channels to every hub.
+    fn send_channels<M>(&self, channels: &[Channel], message: impl Fn(Arc<[Channel]>) -> M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Hub: Handler<M>,
+    {
+        if !channels.is_empty() {
+            let channels: Arc<[Channel]> = channels.into();
+            self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(message(channels.clone())));
+        }
+    }
+
     /// Queues a delivery to every hub, or to none if one queue is full.
     fn enqueue_for_all(&self, delivery: Arc<Delivery>) -> Result<(), QueueFull> {
         let hubs = self.hubs.load();
@@ -134,9 +147,13 @@ impl Deliver for Hubs {
         self.api_grants.forget_all();
     }
 
-    fn note_interrupted(&self, _: &[Channel]) {}
+    fn note_interrupted(&self, channels: &[Channel]) {
+        self.send_channels(channels, NoteInterrupted);
+    }
 
-    fn note_resubscribed(&self, _: &[Channel]) {}
+    fn note_resubscribed(&self, channels: &[Channel]) {
+        self.send_channels(channels, NoteResubscribed);
+    }
 
     fn node(&self) -> NodeIdentity {
         self.node.clone()

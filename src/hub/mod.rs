@@ -13,10 +13,11 @@ mod delivery;
 mod delta_budget;
 mod fanout;
 mod fanout_outcome;
+mod gap;
+mod history_reader;
 mod hubs;
 mod liveness;
 mod messages;
-mod position_poller;
 mod presence;
 mod registry;
 mod subscription;
@@ -30,8 +31,8 @@ use actix::prelude::*;
 
 use self::{
     fanout::Fanout,
+    gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
-    position_poller::PositionPoller,
     registry::Registry,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
@@ -69,6 +70,8 @@ pub struct Hub {
     catch_up_buffer: CatchUpBuffer,
     filter_tracks: Arc<FilterTracks>,
     position_poller: PositionPoller,
+    gap_reads: GapReads,
+    held_bytes: HeldBytes,
     limits: HubLimits,
 }
 
@@ -115,6 +118,8 @@ impl Hub {
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
             filter_tracks: hubs.filter_tracks(),
             position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
+            gap_reads: GapReads::default(),
+            held_bytes: HeldBytes::new(config.limits.hub_queue_bytes / 4),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();

@@ -1,6 +1,14 @@
 //! One worker, hub and sessions included, around a broker that answers when the test lets it.
 
-use std::{collections::HashSet, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
@@ -24,8 +32,8 @@ use wardcast::{
     address::ClientAddress,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, Control, HistoryPage, HistoryRequest, PositionResult, PresenceEvent,
-        PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, PositionResult,
+        PresenceEvent, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -53,6 +61,12 @@ pub struct SlowBroker {
     unsubscribed: watch::Sender<HashSet<Channel>>,
     /// A channel to which it cannot subscribe.
     pub failing: Mutex<Option<Channel>>,
+    /// Found by the next comparisons of positions, if it is not what is stored.
+    pub top: Mutex<Option<ChannelTop>>,
+    /// So many of the next reads of a history and of positions fail.
+    pub failing_reads: AtomicUsize,
+    /// Questions for positions so far, each with its channels.
+    pub position_queries: Mutex<Vec<Vec<Channel>>>,
 }
 
 impl SlowBroker {
@@ -63,6 +77,9 @@ impl SlowBroker {
             calls: watch::Sender::default(),
             unsubscribed: watch::Sender::default(),
             failing: Mutex::default(),
+            top: Mutex::default(),
+            failing_reads: AtomicUsize::new(0),
+            position_queries: Mutex::default(),
         })
     }
 
@@ -77,6 +94,25 @@ impl SlowBroker {
 
     pub async fn wait_for_unsubscribe(&self, channel: &str) {
         wait_for(&self.unsubscribed, |unsubscribed| unsubscribed.iter().any(|found| found.as_str() == channel)).await;
+    }
+
+    /// Stores a publication that reaches no hub.
+    pub async fn lose(&self, publication: Publication, retention: Retention) {
+        let channel = publication.channel.clone();
+        self.inner.unsubscribe(channel.clone());
+        let options = PublishOptions { retention: Some(retention), ..PublishOptions::default() };
+        self.inner.publish(publication, options).await.unwrap();
+        self.inner.subscribe(channel).await.unwrap();
+    }
+
+    /// What is stored in a channel.
+    pub async fn stored(&self, channel: &Channel, retention: Retention) -> Vec<Publication> {
+        let request = HistoryRequest { limit: usize::MAX, ..HistoryRequest::default() };
+        self.inner.read_history(channel.clone(), request, retention).await.unwrap().publications
+    }
+
+    fn fails(&self) -> bool {
+        self.failing_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
     }
 
     fn answer_later<T: Send + 'static>(
@@ -110,12 +146,24 @@ impl Broker for SlowBroker {
         request: HistoryRequest,
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
-        let page = self.inner.read_history(channel, request, retention).now_or_never().unwrap();
+        let page = if self.fails() {
+            Err(BrokerError::Unavailable("as the test asks".to_owned()))
+        } else {
+            self.inner.read_history(channel, request, retention).now_or_never().unwrap()
+        };
         self.answer_later("read_history", ready(page))
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
-        self.inner.read_positions(channels)
+        self.position_queries.lock().push(channels.iter().map(|(channel, _)| channel.clone()).collect());
+        if self.fails() {
+            let error = BrokerError::Unavailable("as the test asks".to_owned());
+            return ready(vec![Err(error); channels.len()]).boxed();
+        }
+        match *self.top.lock() {
+            Some(top) => ready(vec![Ok(Some(top)); channels.len()]).boxed(),
+            None => self.inner.read_positions(channels),
+        }
     }
 
     fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>> {

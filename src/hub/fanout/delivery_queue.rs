@@ -82,6 +82,11 @@ impl DeliveryReceiver {
         self.state.queued_bytes.fetch_sub(delivery.cost_bytes(), Ordering::Relaxed);
     }
 
+    /// Takes room for a delivery that was released and waits once more, whether there is room or not.
+    pub(super) fn reserve_again(&self, bytes: usize) {
+        self.state.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Marks the hub as asleep. Returns `false` if a delivery was queued meanwhile; then the hub stays awake.
     pub(super) fn sleep(&mut self) -> bool {
         self.state.is_woken.store(false, Ordering::Relaxed);

@@ -45,11 +45,15 @@ pub(super) struct DrainQueue;
 pub(super) struct Fanout {
     receiver: DeliveryReceiver,
     schedule: Schedule<Channel, Arc<Delivery>>,
+    /// A run continues after the other tasks of the thread.
+    is_running: bool,
+    /// Deliveries were put in front, which no run has been started for.
+    has_prepended: bool,
 }
 
 impl Fanout {
     pub(super) fn new(receiver: DeliveryReceiver) -> Self {
-        Self { receiver, schedule: Schedule::default() }
+        Self { receiver, schedule: Schedule::default(), is_running: false, has_prepended: false }
     }
 
     /// Takes deliveries from the queue into the flows of their channels, where they keep their room in the queue.
@@ -57,6 +61,16 @@ impl Fanout {
         for _ in 0..TAKEN_AT_ONCE {
             let Some(delivery) = self.receiver.next() else { break };
             self.schedule.add(delivery.channel(), delivery.clone(), delivery.cost_bytes());
+        }
+    }
+
+    /// Puts deliveries of a channel in front of those that wait in its flow. [`Hub::resume_fanout`] has to follow.
+    pub(super) fn prepend(&mut self, channel: &Channel, deliveries: Vec<Arc<Delivery>>) {
+        self.has_prepended |= !deliveries.is_empty();
+        for delivery in deliveries.into_iter().rev() {
+            let bytes = delivery.cost_bytes();
+            self.receiver.reserve_again(bytes);
+            self.schedule.add_front(channel, delivery, bytes);
         }
     }
 
@@ -74,7 +88,9 @@ impl Handler<DrainQueue> for Hub {
     type Result = ();
 
     fn handle(&mut self, _: DrainQueue, ctx: &mut Self::Context) {
-        self.run_fanout(ctx);
+        if !self.fanout.is_running {
+            self.run_fanout(ctx);
+        }
     }
 }
 
@@ -82,10 +98,19 @@ impl Hub {
     /// Fans out for at most [`MAX_RUN`]. If deliveries are left, continues after the other tasks of the thread have
     /// run.
     fn run_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
-        if !self.fan_out_until(Instant::now() + MAX_RUN) {
+        self.fanout.is_running = !self.fan_out_until(Instant::now() + MAX_RUN);
+        self.start_gap_reads(ctx);
+        if self.fanout.is_running {
             // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
             ctx.spawn(others.map(|(), hub, ctx| hub.run_fanout(ctx)));
+        }
+    }
+
+    /// Fans out what was put in front, unless a run will.
+    pub(super) fn resume_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
+        if std::mem::take(&mut self.fanout.has_prepended) && !self.fanout.is_running {
+            self.run_fanout(ctx);
         }
     }
 
@@ -106,24 +131,23 @@ impl Hub {
     }
 
     fn queue_to_subscribers(&mut self, flow: FlowId, delivery: &Arc<Delivery>) {
+        let Some(state) = self.registry.channel_state_mut(delivery.channel()) else {
+            return self.catch_up_buffer.store(delivery);
+        };
+        match state.advance(delivery.position(), delivery.time()) {
+            PositionCheck::Waits => return self.hold_back(delivery),
+            // Usually it was read from the history before it came. Otherwise the broker may have lost publications.
+            PositionCheck::Duplicate => self.queue_check(delivery.channel()),
+            check => {
+                if check == PositionCheck::Gap {
+                    self.metrics.count_gap("told");
+                    self.end_positioned(delivery.channel());
+                }
+                let outcome = self.queue_to_groups(flow, delivery);
+                self.apply_outcome(delivery, outcome);
+            }
+        }
         self.catch_up_buffer.store(delivery);
-        if self.advance_position(delivery) {
-            let outcome = self.queue_to_groups(flow, delivery);
-            self.apply_outcome(delivery, outcome);
-        }
-    }
-
-    /// Advances the position of a delivery's channel. Returns whether the delivery goes to the subscribers: not if the
-    /// channel has none here, and not if it is a duplicate. A gap ends the positioned subscriptions first.
-    fn advance_position(&mut self, delivery: &Delivery) -> bool {
-        let channel = delivery.channel();
-        let Some(state) = self.registry.channel_state_mut(channel) else { return false };
-        match state.advance(delivery.position()) {
-            PositionCheck::Duplicate => return false,
-            PositionCheck::Gap => self.end_positioned(channel),
-            PositionCheck::Next | PositionCheck::Unpositioned => {}
-        }
-        true
     }
 
     /// Ends the positioned subscriptions of a channel with a gap, so that their clients subscribe again (2500). A

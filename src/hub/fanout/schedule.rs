@@ -146,6 +146,15 @@ impl<K: Clone + Eq + Hash, D> Schedule<K, D> {
         self.flows[flow as usize].deliveries.push_back((delivery, bytes));
     }
 
+    /// Adds a delivery of `bytes` in front of those that wait in a flow.
+    pub(super) fn add_front(&mut self, key: &K, delivery: D, bytes: usize) {
+        let flow = match self.by_key.get(key) {
+            Some(id) => *id,
+            None => self.activate(key.clone()),
+        };
+        self.flows[flow as usize].deliveries.push_front((delivery, bytes));
+    }
+
     fn activate(&mut self, key: K) -> FlowId {
         let flow = Flow {
             key: key.clone(),

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use crate::{
-    broker::Retention,
-    hub::{broker_subscriptions::ChannelHold, delivery::Delivery},
+    broker::{ChannelTop, Retention},
+    clock::WallTime,
+    hub::{broker_subscriptions::ChannelHold, delivery::Delivery, gap::GapFill},
     position::Position,
 };
 
@@ -16,24 +17,48 @@ pub(in crate::hub) struct ChannelState {
     pub(super) hold: Option<ChannelHold>,
     /// The position of the channel for all subscribers here; `None` without a history.
     pub(in crate::hub) position: Option<Position>,
+    /// When the publication at `position` was published; `None` if it was not delivered here.
+    time: Option<WallTime>,
+    /// `Some` while deliveries are held back because publications before them may be missing.
+    pub(in crate::hub) gap_fill: Option<Box<GapFill>>,
     /// The last delivery, if a delta to it may be wanted.
     pub(in crate::hub) last_delivery: Option<Arc<Delivery>>,
     /// A publication was delivered since the position was compared with the broker's.
     pub(in crate::hub) received_since_check: bool,
     /// A subscriber relies on the position, so it is compared while no publication is delivered.
     pub(in crate::hub) polled_retention: Option<Retention>,
+    /// The position is to be compared with the broker's at once.
+    pub(in crate::hub) is_check_queued: bool,
 }
 
 impl ChannelState {
-    /// Advances the channel by a delivery. A duplicate does not move it. After a gap the position is the delivery's, for the
-    /// subscribers that do not rely on it.
-    pub(in crate::hub) fn advance(&mut self, arriving: Option<Position>) -> PositionCheck {
+    /// Advances the channel by a delivery that was published at `time`. A duplicate does not move it, nor does a delivery that
+    /// has to wait. After a gap that cannot be filled the position is the delivery's, for the subscribers that do not rely on
+    /// it.
+    pub(in crate::hub) fn advance(&mut self, arriving: Option<Position>, time: WallTime) -> PositionCheck {
+        if self.gap_fill.is_some() {
+            return PositionCheck::Waits;
+        }
         let check = check_position(self.position, arriving);
+        let is_same_epoch = self.position.zip(arriving).is_some_and(|(here, arriving)| here.epoch == arriving.epoch);
+        if check == PositionCheck::Gap && is_same_epoch && self.polled_retention.is_some() {
+            return PositionCheck::Waits;
+        }
         self.received_since_check |= arriving.is_some();
         if matches!(check, PositionCheck::Next | PositionCheck::Gap) {
-            self.position = arriving;
+            (self.position, self.time) = (arriving, Some(time));
         }
         check
+    }
+
+    /// Returns the last publication that all subscribers here have received.
+    pub(in crate::hub) fn top(&self) -> Option<ChannelTop> {
+        self.position.map(|position| ChannelTop { position, time: self.time })
+    }
+
+    /// Moves the channel to a position without a delivery.
+    pub(in crate::hub) fn set_position(&mut self, position: Option<Position>) {
+        (self.position, self.time) = (position, None);
     }
 }
 
@@ -46,6 +71,8 @@ pub(in crate::hub) enum PositionCheck {
     Duplicate,
     /// A publication before it is missing, or its epoch differs: positioned subscriptions end.
     Gap,
+    /// Publications before it may be missing, and can be read from the history: it waits for them.
+    Waits,
     /// It has no position, since it was not kept. It does not move the channel.
     Unpositioned,
 }
@@ -97,7 +124,7 @@ mod tests {
             (at(6), PositionCheck::Next, at(6)),
             (at(9), PositionCheck::Gap, at(9)),
         ] {
-            assert_eq!((state.advance(arriving), state.position), (check, position));
+            assert_eq!((state.advance(arriving, WallTime::default()), state.position), (check, position));
         }
         assert!(state.received_since_check);
     }

@@ -35,11 +35,14 @@ mod recovery;
 mod resolve;
 mod source;
 
+use std::sync::Arc;
+
 use self::{catch_up::CatchUp, recovery::StartPosition};
 use super::{broker_subscriptions::ChannelHold, registry::GroupPlace};
 use crate::{
     broker::{HistoryPage, HistoryRequest, Retention},
     channel::Channel,
+    position::Position,
 };
 
 pub(super) use self::{
@@ -85,7 +88,7 @@ struct CatchingUp {
     catch_up: CatchUp,
     hold: ChannelHold,
     /// What was read of the history, if it was asked for.
-    history: Option<HistoryPage>,
+    history: Option<Arc<HistoryPage>>,
     /// Where the subscription starts; in a channel without a history, and until history and deliveries are merged, `None`.
     start: Option<StartPosition>,
 }
@@ -114,8 +117,15 @@ pub(super) struct Ended {
     pub(super) visibility: Option<Box<Visibility>>,
 }
 
-/// What is read of a channel's history, and how long the channel keeps it.
-type HistoryQuery = (HistoryRequest, Retention);
+/// What is read of a channel's history.
+#[derive(Clone, Copy)]
+struct HistoryQuery {
+    request: HistoryRequest,
+    /// How long the channel keeps its history.
+    retention: Retention,
+    /// The position of the channel on this hub.
+    here: Option<Position>,
+}
 
 impl Subscription<Requested> {
     /// Creates a subscription that a session asks for.

@@ -62,8 +62,8 @@ impl Subscription<CatchingUp> {
         query: Option<HistoryQuery>,
     ) -> Result<Self, BrokerError> {
         self.stage.history = match query {
-            Some((request, retention)) => {
-                Some(broker_subscriptions.broker().read_history(self.channel.clone(), request, retention).await?)
+            Some(HistoryQuery { request, retention, here }) => {
+                Some(broker_subscriptions.history().read(self.channel.clone(), request, retention, here).await?)
             }
             None => None,
         };
@@ -76,7 +76,7 @@ impl Subscription<CatchingUp> {
     fn find_start(&mut self, here: Option<Position>, max_publications: usize, is_last_read: bool) -> bool {
         let CatchingUp { requested, catch_up, history, start, .. } = &mut self.stage;
         let recover = requested.options.possible_recovery();
-        let Some(HistoryPage { publications, top }) = history else {
+        let Some(HistoryPage { publications, top }) = history.as_deref() else {
             let is_outdated = requested.options.retention.is_some() && recovery::needs_history(here, recover);
             *start = requested.options.start_without_history(here);
             return !is_outdated;
@@ -144,7 +144,7 @@ impl Hub {
             }
             None => HistoryRequest::default(),
         };
-        Some((request, retention))
+        Some(HistoryQuery { request, retention, here: self.channel_position(channel) })
     }
 
     /// Returns whether the broker has to be asked: for the channel, or for its history.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    clock::WallTime,
     hub::subscription::{ChannelState, PositionCheck},
     position::Epoch,
 };
@@ -206,7 +207,7 @@ impl Model {
         if !is_heard {
             return;
         }
-        match self.state.advance(Some(at(offset))) {
+        match self.state.advance(Some(at(offset)), WallTime::default()) {
             PositionCheck::Next => {
                 for client in 0..CLIENTS {
                     if matches!(self.readers[client].state, State::Live { skip_up_to } if offset > skip_up_to) {
@@ -215,7 +216,7 @@ impl Model {
                 }
             }
             PositionCheck::Duplicate => {}
-            PositionCheck::Gap | PositionCheck::Unpositioned => panic!("the queue has no gaps"),
+            PositionCheck::Gap | PositionCheck::Waits | PositionCheck::Unpositioned => panic!("the queue has no gaps"),
         }
     }
 
