@@ -157,8 +157,11 @@ pub async fn several_servers_instance() -> Instance {
     Instance { redis: Arc::new(servers), ..instance }
 }
 
+/// A test of a broker.
+pub type Behaviour = fn(Instance) -> LocalBoxFuture<'static, ()>;
+
 /// Runs behaviours one after the other on one Cluster, because that takes seconds to start; each has a prefix of its own.
-pub async fn run_on_a_cluster(behaviours: Vec<(&'static str, fn(Instance) -> LocalBoxFuture<'static, ()>)>) {
+pub async fn run_on_a_cluster(behaviours: Vec<(&'static str, Behaviour)>) {
     let mut cluster = RedisCluster::start().await;
     let node = Secret::new(format!("redis://{}", cluster.addresses()[0]));
     let _replicas = cluster.nodes.split_off(3);
