@@ -2,6 +2,7 @@
 //! `every_presence_broker` run against every broker with presence. All other tests are about one kind of broker.
 
 mod bus;
+mod cluster;
 mod conformance;
 mod fixture;
 mod history;
@@ -12,6 +13,8 @@ mod presence;
 mod redis_history;
 mod repetition;
 mod roles;
+mod sentinels;
+mod server_states;
 mod several_servers;
 mod signatures;
 mod tickets;

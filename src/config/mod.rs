@@ -187,6 +187,7 @@ pub struct RedisConfig {
     pub bus_accept_unsigned: bool,
     pub partitions: usize,
     pub tls: RedisTlsConfig,
+    pub sentinel: RedisSentinelConfig,
     pub cluster: RedisClusterConfig,
 }
 
@@ -198,7 +199,21 @@ pub struct RedisClusterConfig {
     pub urls: Vec<Secret>,
 }
 
-/// `[broker.redis.tls]`: certificates for a URL that begins with `rediss://`.
+/// `[broker.redis.sentinel]`: used when it has URLs.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct RedisSentinelConfig {
+    /// Secrets, because they may contain a password.
+    pub urls: Vec<Secret>,
+    pub master_name: String,
+    #[serde(deserialize_with = "value::optional_text")]
+    pub username: Option<String>,
+    pub password: Secret,
+    pub tls: RedisTlsConfig,
+}
+
+/// `[broker.redis.tls]` and `[broker.redis.sentinel.tls]`: certificates for URLs that begin with `rediss://`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]

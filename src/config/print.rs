@@ -95,6 +95,7 @@ mod tests {
                 ("broker.type", "redis"),
                 ("broker.redis.url", &url),
                 ("broker.redis.urls", &format!("[{url:?}]")),
+                ("broker.redis.sentinel.urls", &format!("[{url:?}]")),
                 ("api.key", secret),
                 ("login.demo_password", secret),
             ],

@@ -80,8 +80,14 @@ impl Authority {
 
     /// Issues a certificate for localhost into files with this name.
     pub fn issue(&self, name: &str) -> PairFiles {
+        self.issue_for(name, &["localhost"])
+    }
+
+    /// Issues a certificate for these host names and addresses into files with this name.
+    pub fn issue_for(&self, name: &str, hosts: &[&str]) -> PairFiles {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let params =
+            rcgen::CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| self.directory.path().join(format!("{name}-{kind}.pem"));
         let files = PairFiles { cert: path("cert"), key: path("key") };

@@ -55,7 +55,7 @@ use self::{
     partition::PartitionTable,
     refused::RefusedMessages,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, RedisServer, ServerBoard, ServerQueue},
+    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
@@ -209,7 +209,7 @@ impl RedisBroker {
             if is_cluster {
                 RedisServer::check_config(&config)?;
             } else {
-                servers.push(RedisServer::new(&config, &names, queue_bytes, &board)?);
+                servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
             }
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
@@ -276,7 +276,10 @@ async fn run_tasks(
     let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
     let cluster = async {
         if context.names.is_sharded() {
-            ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone()).run().await;
+            let (redirects, refused) = Redirects::new();
+            let redirects = Arc::new(redirects);
+            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
+            tokio::join!(follower.run(), resend(&context, &redirects, refused));
         }
     };
     tokio::join!(

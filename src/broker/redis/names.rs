@@ -26,7 +26,7 @@ pub(super) struct RedisNames {
     replies: String,
     probe: String,
     publish_check: String,
-    role_key: String,
+    storage_check: String,
 }
 
 /// The PUB/SUB channels that an instance uses on one server for itself.
@@ -38,6 +38,8 @@ pub(super) struct OwnNames {
     pub(super) probe: Option<String>,
     /// A PUB/SUB channel without subscribers, to publish to. `None` together with `probe`.
     pub(super) publish_check: Option<String>,
+    /// A key that only this instance writes, to find out whether the server stores anything. `None` together with `probe`.
+    pub(super) storage_check: Option<String>,
 }
 
 /// Where a message comes from: what its PUB/SUB channel is for.
@@ -92,7 +94,7 @@ impl RedisNames {
             replies: String::new(),
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
-            role_key: format!("{prefix}:role-check"),
+            storage_check: format!("{prefix}:check:{}", escape(instance)),
         };
         names.replies = names.replies_channel_of(instance);
         if let Some(table) = &names.partitions {
@@ -164,11 +166,6 @@ impl RedisNames {
         }
     }
 
-    /// Returns the key that is written to find out whether the server accepts writes.
-    pub(super) fn role_key(&self) -> &str {
-        &self.role_key
-    }
-
     /// Returns the names that this instance uses on the server that has the slots for which `has_slot` returns true. Without
     /// Cluster every server has all names.
     pub(super) fn own_names(&self, has_slot: impl Fn(u16) -> bool) -> OwnNames {
@@ -177,6 +174,7 @@ impl RedisNames {
                 subscribed: vec![self.control.clone(), self.replies.clone(), self.probe.clone()],
                 probe: Some(self.probe.clone()),
                 publish_check: Some(self.publish_check.clone()),
+                storage_check: Some(self.storage_check.clone()),
             };
         };
         let own_tag =
@@ -185,7 +183,8 @@ impl RedisNames {
         let has = |name: &&String| has_slot(slot_of(name.as_bytes()));
         let subscribed = [&self.control, &self.replies].into_iter().filter(has).chain(&probe).cloned().collect();
         let publish_check = own_tag.map(|tag| format!("{}:{{{tag}}}", self.publish_check));
-        OwnNames { subscribed, probe, publish_check }
+        let storage_check = own_tag.map(|tag| format!("{}:check:{{{tag}}}{}", self.prefix, self.instance));
+        OwnNames { subscribed, probe, publish_check, storage_check }
     }
 
     /// Returns the slot of a channel in a Cluster.
@@ -352,7 +351,7 @@ mod tests {
         assert_eq!(own[1], OwnNames::default(), "this master has no partition");
         let mut subscribed: Vec<_> = own.iter().flat_map(|own| own.subscribed.clone()).collect();
         for (own, slots) in own.iter().zip(&masters) {
-            for name in own.subscribed.iter().chain(&own.probe).chain(&own.publish_check) {
+            for name in own.subscribed.iter().chain(&own.probe).chain(&own.publish_check).chain(&own.storage_check) {
                 assert!(slots.contains(&slot_of(name.as_bytes())), "{name}");
             }
             assert!(own.probe.iter().all(|probe| own.subscribed.contains(probe)));

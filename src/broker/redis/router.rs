@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
-use tokio::sync::Notify;
 
 use super::{
     names::RedisNames,
@@ -24,8 +23,6 @@ pub(super) struct Router {
     subscriptions_turn: RwLock<()>,
     /// Subscriptions of channels that no server has at the moment.
     unrouted: DesiredSubscriptions,
-    /// Wakes the task that reads the topology of a Cluster.
-    topology_requested: Notify,
 }
 
 /// Which server has what.
@@ -95,12 +92,7 @@ impl Router {
         let unrouted = DesiredSubscriptions::default();
         unrouted.begin_outage(UNROUTED);
         assign_own_names(&routes, names);
-        Self {
-            routes: ArcSwap::from_pointee(routes),
-            subscriptions_turn: RwLock::default(),
-            unrouted,
-            topology_requested: Notify::new(),
-        }
+        Self { routes: ArcSwap::from_pointee(routes), subscriptions_turn: RwLock::default(), unrouted }
     }
 
     /// Returns the routes at this moment.
@@ -161,16 +153,6 @@ impl Router {
             Some(server) => change(server.subscriptions()),
             None => change(&self.unrouted),
         }
-    }
-
-    /// Has the topology of a Cluster read at once, because a server no longer has what it should have.
-    pub(super) fn request_topology(&self) {
-        self.topology_requested.notify_one();
-    }
-
-    /// Waits for [`Self::request_topology`].
-    pub(super) async fn topology_requested(&self) {
-        self.topology_requested.notified().await;
     }
 
     /// Replaces the routes, and moves the subscriptions to the servers that have their channels now. Servers that are no longer

@@ -6,7 +6,7 @@ use toml::Table;
 
 use super::{
     super::{
-        BrokerKind, Config, ConfigError,
+        BrokerKind, Config, ConfigError, RedisTlsConfig, Secret,
         keys::{all_keys, default_table, lookup},
     },
     ErrorCollector,
@@ -15,6 +15,9 @@ use super::{
 /// Maximum size of a Redis message without the data of its publication: names, two times `info`, tags of which every character
 /// is escaped, and a signature.
 const MAX_ENVELOPE_BYTES: usize = 40_960;
+
+/// Slots of a Redis Cluster.
+const MAX_PARTITIONS: usize = 16_384;
 
 /// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
 /// otherwise run without its Redis, which shows only when a second instance starts.
@@ -43,22 +46,11 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.url",
         "must begin with redis://, with rediss:// for TLS, or with unix: for a socket",
     );
-    for (key, is_set) in [
-        ("broker.redis.tls.ca", redis.tls.ca.is_some()),
-        ("broker.redis.tls.cert", redis.tls.cert.is_some()),
-        ("broker.redis.tls.key", redis.tls.key.is_some()),
-    ] {
-        errors.require(
-            !is_set || has_scheme("rediss://"),
-            key,
-            "is for TLS only; begin broker.redis.url with rediss://, or remove this key",
-        );
-    }
-    errors.require(
-        redis.tls.cert.is_some() == redis.tls.key.is_some(),
-        "broker.redis.tls",
-        "cert and key belong together: set both PEM files or neither",
-    );
+    let mut urls = redis.urls.iter().chain(&redis.cluster.urls);
+    let has_tls = has_scheme("rediss://") || urls.any(|url| url.expose().starts_with("rediss://"));
+    check_tls("broker.redis", &redis.tls, "begin broker.redis.url with rediss://", has_tls, errors);
+    check_sentinel(config, errors);
+    check_several(config, errors);
     errors.require(
         !redis.prefix.is_empty()
             && redis.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
@@ -93,4 +85,82 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
     {
         errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
     }
+}
+
+/// Checks the keys of several servers and of a Cluster.
+fn check_several(config: &Config, errors: &mut ErrorCollector) {
+    let redis = &config.broker.redis;
+    let has_only = |urls: &[Secret], schemes: &[&str]| {
+        urls.iter().all(|url| schemes.iter().any(|scheme| url.expose().starts_with(scheme)))
+    };
+    errors.require(
+        has_only(&redis.urls, &["redis://", "rediss://", "unix:"]),
+        "broker.redis.urls",
+        "must have only URLs that begin with redis://, with rediss:// for TLS, or with unix: for a socket",
+    );
+    errors.require(
+        redis.urls.iter().enumerate().all(|(index, url)| !redis.urls[..index].contains(url)),
+        "broker.redis.urls",
+        "has the same URL twice; remove one of them",
+    );
+    errors.require(
+        has_only(&redis.cluster.urls, &["redis://", "rediss://"]),
+        "broker.redis.cluster.urls",
+        "must have only URLs that begin with redis://, or with rediss:// for TLS",
+    );
+    let lists = [&redis.urls, &redis.cluster.urls, &redis.sentinel.urls];
+    errors.require(
+        lists.into_iter().filter(|list| !list.is_empty()).count() <= 1,
+        "broker.redis",
+        "has more than one of urls, cluster.urls and sentinel.urls; these exclude each other, so keep one",
+    );
+    errors.require(
+        (1..=MAX_PARTITIONS).contains(&redis.partitions),
+        "broker.redis.partitions",
+        format!("must be 1 to {MAX_PARTITIONS}, the number of slots"),
+    );
+}
+
+fn check_sentinel(config: &Config, errors: &mut ErrorCollector) {
+    let (redis, sentinel) = (&config.broker.redis, &config.broker.redis.sentinel);
+    let has_scheme = |url: &Secret, scheme: &str| url.expose().starts_with(scheme);
+    errors.require(
+        sentinel.urls.iter().all(|url| has_scheme(url, "redis://") || has_scheme(url, "rediss://")),
+        "broker.redis.sentinel.urls",
+        "must have only URLs that begin with redis://, or with rediss:// for TLS",
+    );
+    errors.require(
+        !sentinel.master_name.is_empty(),
+        "broker.redis.sentinel.master_name",
+        "must name the master, as in \"sentinel monitor NAME\" of the sentinels",
+    );
+    let has_tls = sentinel.urls.iter().any(|url| has_scheme(url, "rediss://"));
+    let remedy = "begin an entry of broker.redis.sentinel.urls with rediss://";
+    check_tls("broker.redis.sentinel", &sentinel.tls, remedy, has_tls, errors);
+    if sentinel.urls.is_empty() {
+        for (key, is_set) in [("username", sentinel.username.is_some()), ("password", !sentinel.password.is_empty())] {
+            let problem =
+                "has no effect without broker.redis.sentinel.urls; name the sentinels there, or remove this key";
+            errors.require(!is_set, &format!("broker.redis.sentinel.{key}"), problem);
+        }
+    } else {
+        errors.require(
+            !has_scheme(&redis.url, "unix:"),
+            "broker.redis.url",
+            "must begin with redis:// or rediss://, because sentinels name the master by host and port",
+        );
+    }
+}
+
+/// Checks the certificates of a section. They need a URL with TLS; `remedy` says how to get one.
+fn check_tls(section: &str, tls: &RedisTlsConfig, remedy: &str, has_tls: bool, errors: &mut ErrorCollector) {
+    for (key, is_set) in [("ca", tls.ca.is_some()), ("cert", tls.cert.is_some()), ("key", tls.key.is_some())] {
+        let problem = format!("is for TLS only; {remedy}, or remove this key");
+        errors.require(!is_set || has_tls, &format!("{section}.tls.{key}"), problem);
+    }
+    errors.require(
+        tls.cert.is_some() == tls.key.is_some(),
+        &format!("{section}.tls"),
+        "cert and key belong together: set both PEM files or neither",
+    );
 }

@@ -63,7 +63,9 @@ impl RedisServer {
 
     /// Starts a server that also listens for TLS, with a certificate of this authority.
     pub async fn start_with_tls(authority: &Authority, requires_client_certificate: bool) -> Self {
-        start_in_free_place(|place| tls_arguments(place.second_port, authority, requires_client_certificate))
+        start_in_free_place(|place| {
+            tls_arguments(place.second_port, authority, &["localhost"], requires_client_certificate)
+        })
     }
 
     /// Reserves a port for a server that is started later, by `restart`.
@@ -217,8 +219,8 @@ fn retry<T>(mut start: impl FnMut() -> Option<T>) -> T {
     (0..10).find_map(|_| start()).expect("redis-server does not start; is it installed?")
 }
 
-fn tls_arguments(port: u16, authority: &Authority, requires_client_certificate: bool) -> Vec<String> {
-    let pair = authority.issue(&format!("redis-{port}"));
+fn tls_arguments(port: u16, authority: &Authority, hosts: &[&str], requires_client_certificate: bool) -> Vec<String> {
+    let pair = authority.issue_for(&format!("redis-{port}"), hosts);
     let path = |path: PathBuf| path.display().to_string();
     let (cert, key, root) = (path(pair.cert), path(pair.key), path(authority.root_path()));
     let clients = if requires_client_certificate { "yes" } else { "no" };

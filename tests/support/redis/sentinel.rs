@@ -24,6 +24,9 @@ const TIMES: [&str; 14] = [
     "1000",
 ];
 
+/// What the certificates are for: sentinels name a master by its address.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
 pub struct SentinelTrio {
     /// The first one is the master at the start.
     pub servers: [RedisServer; 2],
@@ -58,7 +61,7 @@ impl SentinelTrio {
                     arguments.extend(owned(&["--requirepass", password, "--masterauth", password]));
                 }
                 if let Some(authority) = options.tls {
-                    arguments.extend(tls_arguments(place.second_port, authority, false));
+                    arguments.extend(tls_arguments(place.second_port, authority, &NAMES, false));
                     arguments.extend(owned(&["--tls-replication", "yes"]));
                 }
                 if let Some(master) = replica_of {
@@ -180,7 +183,7 @@ fn spawn_sentinel(
         arguments.extend(owned(&["--requirepass", password]));
     }
     if let Some(authority) = options.tls {
-        arguments.extend(tls_arguments(place.second_port, authority, false));
+        arguments.extend(tls_arguments(place.second_port, authority, &NAMES, false));
         arguments.extend(owned(&["--tls-replication", "yes"]));
     }
     let path = place.directory.path().join("sentinel.conf");

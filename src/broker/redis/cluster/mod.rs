@@ -26,7 +26,7 @@ use super::{
     inbox::BusInbox,
     partition::SLOTS,
     router::Routes,
-    server::{RedisServer, ServerBoard, ServerQueue},
+    server::{Redirects, RedisServer, ServerBoard, ServerQueue},
 };
 use crate::{
     broker::BrokerError,
@@ -87,6 +87,7 @@ pub(super) struct ClusterFollower {
     config: RedisConfig,
     queue_bytes: usize,
     inbox: Arc<BusInbox>,
+    redirects: Arc<Redirects>,
     nodes: NodeConnections,
     /// The tasks of each server, by its address.
     tasks: HashMap<String, JoinHandle<()>>,
@@ -100,9 +101,10 @@ impl ClusterFollower {
         config: RedisConfig,
         queue_bytes: usize,
         inbox: Arc<BusInbox>,
+        redirects: Arc<Redirects>,
     ) -> Self {
         let nodes = NodeConnections::new(&config);
-        Self { context, config, queue_bytes, inbox, nodes, tasks: HashMap::new(), topology: None }
+        Self { context, config, queue_bytes, inbox, redirects, nodes, tasks: HashMap::new(), topology: None }
     }
 
     /// Follows the Cluster, forever.
@@ -114,7 +116,7 @@ impl ClusterFollower {
             let is_urgent = self.context.cluster_health.fault().is_some()
                 || routes.servers().iter().any(|server| server.fault().is_some());
             let interval = if is_urgent { URGENT_INTERVAL } else { self.context.probe_interval };
-            _ = timeout(interval, self.context.router.topology_requested()).await;
+            _ = timeout(interval, self.redirects.topology_requested()).await;
             sleep_until(asked + MIN_INTERVAL).await;
         }
     }
@@ -182,7 +184,8 @@ impl ClusterFollower {
     fn new_server(&self, address: &NodeAddress) -> Result<(Arc<RedisServer>, ServerQueue), RedisConfigError> {
         let url = self.config.cluster.urls.first().map(|seed| at_address(seed.expose(), address));
         let config = RedisConfig { url: Secret::new(url.unwrap_or_default()), ..self.config.clone() };
-        RedisServer::new(&config, &self.context.names, self.queue_bytes, &self.context.cluster_health.board)
+        let (names, board) = (&self.context.names, &self.context.cluster_health.board);
+        RedisServer::new(&config, names, self.queue_bytes, board, Some(self.redirects.clone()))
     }
 
     /// Ends the tasks of servers that have no slots any more.

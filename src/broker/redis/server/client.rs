@@ -1,12 +1,12 @@
-//! The address of Redis, the user, and TLS, from the configuration: what a connection needs to know before it is made. Files are
-//! read here, once, so that a fault in them is found at start.
+//! The address of Redis or of its sentinels, the user, and TLS, from the configuration: what a connection needs to know before
+//! it is made. Files are read here, once, so that a fault in them is found at start.
 
 use std::{fs, path::Path, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
-    io::tcp::TcpSettings,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult,
+    TlsCertificates, io::tcp::TcpSettings,
 };
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -14,94 +14,167 @@ use rustls_pki_types::CertificateDer;
 use super::super::RedisConfigError;
 use crate::{
     certificate,
-    config::{self, RedisTlsConfig},
+    config::{RedisConfig, RedisSentinelConfig, RedisTlsConfig, Secret},
 };
 
 /// The kernel closes a connection that does not answer a keep-alive or accept its bytes for this long. The broker's own
 /// deadlines are shorter; this one also ends connections that no call is waiting for.
 const TCP_TIMEOUT: Duration = Duration::from_secs(15);
 
-const CA: &str = "broker.redis.tls.ca";
-const CERT: &str = "broker.redis.tls.cert";
-const KEY: &str = "broker.redis.tls.key";
-
-/// Creates the client from the configuration. Nothing is connected.
-pub(super) fn new(config: &config::RedisConfig) -> Result<Client, RedisConfigError> {
-    let info = connection_info(config)?;
-    match info.addr() {
-        ConnectionAddr::TcpTls { insecure: false, .. } => Client::build_with_tls(info, read_certificates(&config.tls)?)
-            .map_err(|error| fault("broker.redis.tls", error)),
-        ConnectionAddr::TcpTls { .. } => {
-            let problem = "must not end with #insecure, which accepts any certificate; set broker.redis.tls.ca instead";
-            Err(fault("broker.redis.url", problem))
-        }
-        _ => Client::open(info).map_err(url_error),
-    }
+/// What a section of the configuration says about the way to a server.
+struct Section<'a> {
+    username: Option<&'a str>,
+    password: &'a Secret,
+    tls: &'a RedisTlsConfig,
+    keys: &'static SectionKeys,
 }
 
-pub(super) fn url_error(error: impl ToString) -> RedisConfigError {
-    let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
-    let problem = format!("is not a valid URL: {}; write it as {form}, or rediss:// for TLS", error.to_string());
-    fault("broker.redis.url", problem)
+/// The names of the keys of a section.
+struct SectionKeys {
+    url: &'static str,
+    username: &'static str,
+    password: &'static str,
+    tls: &'static str,
+    ca: &'static str,
+    cert: &'static str,
+    key: &'static str,
 }
 
-fn connection_info(config: &config::RedisConfig) -> Result<ConnectionInfo, RedisConfigError> {
-    let info = config.url.expose().into_connection_info().map_err(url_error)?;
-    // RESP3 even if the URL says otherwise: in RESP2 a connection that has subscribed accepts no other commands.
-    let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    for (key, is_in_url, is_set) in [
-        ("broker.redis.username", redis.username().is_some(), config.username.is_some()),
-        ("broker.redis.password", redis.password().is_some(), !config.password.is_empty()),
-    ] {
-        if is_in_url && is_set {
-            return Err(fault(key, "is in broker.redis.url, too; remove one of them"));
-        }
-    }
-    if let Some(username) = &config.username {
-        redis = redis.set_username(username);
-    }
-    if !config.password.is_empty() {
-        redis = redis.set_password(config.password.expose());
-    }
-    if redis.username().is_some() && redis.password().is_none() {
-        return Err(fault("broker.redis.password", "must be set, because a username is"));
-    }
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(socket2::TcpKeepalive::new().with_time(TCP_TIMEOUT).with_interval(TCP_TIMEOUT / 3))
-        .set_user_timeout(TCP_TIMEOUT);
-    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
-}
+static REDIS_KEYS: SectionKeys = SectionKeys {
+    url: "broker.redis.url",
+    username: "broker.redis.username",
+    password: "broker.redis.password",
+    tls: "broker.redis.tls",
+    ca: "broker.redis.tls.ca",
+    cert: "broker.redis.tls.cert",
+    key: "broker.redis.tls.key",
+};
 
-/// Reads and checks the files of `[broker.redis.tls]`. redis-rs takes PEM.
-fn read_certificates(tls: &RedisTlsConfig) -> Result<TlsCertificates, RedisConfigError> {
-    let roots = match &tls.ca {
-        Some(file) => certificate::read_roots(file).map_err(|error| fault(CA, error))?,
-        None => system_roots()?,
+static SENTINEL_KEYS: SectionKeys = SectionKeys {
+    url: "broker.redis.sentinel.urls",
+    username: "broker.redis.sentinel.username",
+    password: "broker.redis.sentinel.password",
+    tls: "broker.redis.sentinel.tls",
+    ca: "broker.redis.sentinel.tls.ca",
+    cert: "broker.redis.sentinel.tls.cert",
+    key: "broker.redis.sentinel.tls.key",
+};
+
+/// Creates the client of `broker.redis.url`. Nothing is connected.
+pub(super) fn new(config: &RedisConfig) -> Result<Client, RedisConfigError> {
+    let section = Section {
+        username: config.username.as_deref(),
+        password: &config.password,
+        tls: &config.tls,
+        keys: &REDIS_KEYS,
     };
-    let client_tls = match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => Some(read_client_certificate(cert, key)?),
-        _ => None,
-    };
-    Ok(TlsCertificates { client_tls, root_cert: Some(to_pem(&roots).into_bytes()) })
+    section.client(&config.url)
 }
 
-fn read_client_certificate(cert: &Path, key: &Path) -> Result<ClientTlsConfig, RedisConfigError> {
-    certificate::read_chain(cert).map_err(|error| fault(CERT, error))?;
-    certificate::read_pair(cert, key).map_err(|error| fault(KEY, error))?;
-    let read = |key, path: &Path| fs::read(path).map_err(|error| fault(key, error));
-    Ok(ClientTlsConfig { client_cert: read(CERT, cert)?, client_key: read(KEY, key)? })
+/// Creates a client for each sentinel. Nothing is connected.
+pub(super) fn of_sentinels(config: &RedisSentinelConfig) -> Result<Vec<Client>, RedisConfigError> {
+    let section = Section {
+        username: config.username.as_deref(),
+        password: &config.password,
+        tls: &config.tls,
+        keys: &SENTINEL_KEYS,
+    };
+    config.urls.iter().map(|url| section.client(url)).collect()
+}
+
+/// Describes why `broker.redis.url` cannot be used.
+pub(super) fn url_fault(error: impl ToString) -> RedisConfigError {
+    url_error(&REDIS_KEYS, error)
+}
+
+/// Returns a client with the user, password, database, and TLS of `client`, for a server at another address. Sentinels and
+/// clusters name these.
+pub(super) fn at(client: &Client, host: &str, port: u16) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let address = match info.addr().clone() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure, tls_params }
+        }
+        _ => ConnectionAddr::Tcp(host.to_owned(), port),
+    };
+    Client::open(info.set_addr(address))
+}
+
+impl Section<'_> {
+    fn client(&self, url: &Secret) -> Result<Client, RedisConfigError> {
+        let info = self.connection_info(url)?;
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: false, .. } => {
+                Client::build_with_tls(info, self.read_certificates()?).map_err(|error| fault(self.keys.tls, error))
+            }
+            ConnectionAddr::TcpTls { .. } => {
+                let problem =
+                    format!("must not end with #insecure, which accepts any certificate; set {} instead", self.keys.ca);
+                Err(fault(self.keys.url, problem))
+            }
+            _ => Client::open(info).map_err(|error| url_error(self.keys, error)),
+        }
+    }
+
+    fn connection_info(&self, url: &Secret) -> Result<ConnectionInfo, RedisConfigError> {
+        let info = url.expose().into_connection_info().map_err(|error| url_error(self.keys, error))?;
+        // RESP3 even if the URL says otherwise: in RESP2 a connection that has subscribed accepts no other commands.
+        // Without the name of the library: a user with minimal rights may not set it, and each refusal would be in the ACL LOG.
+        let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        for (key, is_in_url, is_set) in [
+            (self.keys.username, redis.username().is_some(), self.username.is_some()),
+            (self.keys.password, redis.password().is_some(), !self.password.is_empty()),
+        ] {
+            if is_in_url && is_set {
+                return Err(fault(key, format!("is in {}, too; remove one of them", self.keys.url)));
+            }
+        }
+        if let Some(username) = self.username {
+            redis = redis.set_username(username);
+        }
+        if !self.password.is_empty() {
+            redis = redis.set_password(self.password.expose());
+        }
+        if redis.username().is_some() && redis.password().is_none() {
+            return Err(fault(self.keys.password, "must be set, because a username is"));
+        }
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(socket2::TcpKeepalive::new().with_time(TCP_TIMEOUT).with_interval(TCP_TIMEOUT / 3))
+            .set_user_timeout(TCP_TIMEOUT);
+        Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+    }
+
+    /// Reads and checks the files. redis-rs takes PEM.
+    fn read_certificates(&self) -> Result<TlsCertificates, RedisConfigError> {
+        let roots = match &self.tls.ca {
+            Some(file) => certificate::read_roots(file).map_err(|error| fault(self.keys.ca, error))?,
+            None => system_roots(self.keys)?,
+        };
+        let client_tls = match (&self.tls.cert, &self.tls.key) {
+            (Some(cert), Some(key)) => Some(self.read_client_certificate(cert, key)?),
+            _ => None,
+        };
+        Ok(TlsCertificates { client_tls, root_cert: Some(to_pem(&roots).into_bytes()) })
+    }
+
+    fn read_client_certificate(&self, cert: &Path, key: &Path) -> Result<ClientTlsConfig, RedisConfigError> {
+        certificate::read_chain(cert).map_err(|error| fault(self.keys.cert, error))?;
+        certificate::read_pair(cert, key).map_err(|error| fault(self.keys.key, error))?;
+        let read = |key, path: &Path| fs::read(path).map_err(|error| fault(key, error));
+        Ok(ClientTlsConfig { client_cert: read(self.keys.cert, cert)?, client_key: read(self.keys.key, key)? })
+    }
 }
 
 /// The certificate authorities of the system. redis-rs would read them for every connection, and refuse all because of one that
 /// it cannot read.
-fn system_roots() -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
+fn system_roots(keys: &SectionKeys) -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
     let mut roots = rustls_native_certs::load_native_certs().certs;
     roots.retain(|root| RootCertStore::empty().add(root.clone()).is_ok());
     if roots.is_empty() {
         let problem = "the system has no certificate authorities; install the package ca-certificates, or name the PEM \
                        file of your own";
-        return Err(fault(CA, problem));
+        return Err(fault(keys.ca, problem));
     }
     Ok(roots)
 }
@@ -111,6 +184,12 @@ fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(certificate))
     });
     blocks.collect()
+}
+
+fn url_error(keys: &SectionKeys, error: impl ToString) -> RedisConfigError {
+    let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
+    let problem = format!("is not a valid URL: {}; write it as {form}, or rediss:// for TLS", error.to_string());
+    fault(keys.url, problem)
 }
 
 fn fault(key: &'static str, problem: impl ToString) -> RedisConfigError {

@@ -1,11 +1,12 @@
 //! Makes all connections to Redis: for subscriptions, for publishing, and those of the pool. One place makes them, so that
-//! none is made without its timeouts and its check of the server's role.
+//! none is made without its timeouts and its check of the server's role. If sentinels are configured, they name the server.
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::{Connection, Manager, Pool, Runtime};
+use arc_swap::ArcSwapOption;
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, PushInfo, PushKind, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{sync::Notify, time::timeout};
@@ -13,54 +14,148 @@ use tokio::{sync::Notify, time::timeout};
 use super::{
     super::{RedisConfigError, scripts},
     client,
+    fault::{accepted, describe, no_reply},
     role::RoleCheck,
+    sentinel::{FollowedMaster, Sentinels},
 };
 use crate::config;
 
 /// Connects to the configured Redis.
 pub(super) struct Connector {
+    /// The client of the configured URL. Sentinels replace its host and port.
     client: Client,
-    pool: Pool,
+    sentinels: Option<Sentinels>,
+    /// With sentinels: of the master that was connected last.
+    pool: ArcSwapOption<MasterPool>,
+    pool_size: usize,
     role: RoleCheck,
     timeout: Duration,
+}
+
+/// The pool of connections to one server.
+struct MasterPool {
+    address: String,
+    pool: Pool,
 }
 
 /// A connection, and the signal of its end.
 pub(super) struct RedisConnection {
     pub(super) redis: MultiplexedConnection,
+    end: ConnectionEnd,
+}
+
+/// Tells why a connection ends, although no command has failed.
+pub(super) struct ConnectionEnd {
     /// Notified once, when the connection has closed.
-    pub(super) closed: Arc<Notify>,
+    closed: Arc<Notify>,
+    master: Option<FollowedMaster>,
+}
+
+impl ConnectionEnd {
+    const MOVED: &str = "the sentinels name another master";
+
+    /// Waits for the end of the connection; returns the reason.
+    pub(super) async fn reached(&mut self) -> &'static str {
+        let moved = async {
+            match &mut self.master {
+                Some(master) => master.moved().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.closed.notified() => "the connection was closed",
+            () = moved => Self::MOVED,
+        }
+    }
+
+    /// Returns the reason why the connection must not be used any more, for a caller that never waits.
+    pub(super) fn is_due(&self) -> Option<&'static str> {
+        self.master.as_ref().is_some_and(FollowedMaster::has_moved).then_some(Self::MOVED)
+    }
+}
+
+impl RedisConnection {
+    /// Returns the connection and what tells its end.
+    pub(super) fn into_parts(self) -> (MultiplexedConnection, ConnectionEnd) {
+        (self.redis, self.end)
+    }
 }
 
 impl Connector {
-    /// Reads the address and the certificates. Nothing is connected: the pool connects when it is first used. To find out
-    /// the server's role, `role_key` may be written.
-    pub(super) fn new(config: &config::RedisConfig, role_key: &str) -> Result<Self, RedisConfigError> {
+    /// Reads the addresses and the certificates. Nothing is connected: the pool connects when it is first used.
+    pub(super) fn new(config: &config::RedisConfig) -> Result<Self, RedisConfigError> {
         let client = client::new(config)?;
-        let manager = Manager::new_with_config(client.get_connection_info().clone(), connection_config(config.timeout));
-        let pool = Pool::builder(manager.map_err(client::url_error)?)
-            .max_size(config.pool_size)
-            .wait_timeout(Some(config.timeout))
-            .create_timeout(Some(config.timeout))
-            .recycle_timeout(Some(config.timeout))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(client::url_error)?;
-        Ok(Self { client, pool, role: RoleCheck::new(role_key), timeout: config.timeout })
+        let sentinels = if config.sentinel.urls.is_empty() { None } else { Some(Sentinels::new(config)?) };
+        let connector = Self {
+            client,
+            sentinels,
+            pool: ArcSwapOption::empty(),
+            pool_size: config.pool_size,
+            role: RoleCheck::default(),
+            timeout: config.timeout,
+        };
+        if connector.sentinels.is_none() {
+            connector.lead_pool_to(&connector.client).map_err(client::url_fault)?;
+        }
+        Ok(connector)
     }
 
-    /// Returns the host and port, or the path of a socket: the parts of the URL that may be logged.
+    /// Returns the host and port, or the path of a socket, or the sentinels: the parts of the URLs that may be logged.
     pub(super) fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        self.sentinels.as_ref().map_or_else(|| address_of(&self.client), Sentinels::address)
+    }
+
+    /// Keeps the connections at the master that the sentinels name, forever.
+    pub(super) async fn follow_master(&self, interval: Duration) {
+        if let Some(sentinels) = &self.sentinels {
+            sentinels.follow(interval).await;
+        }
     }
 
     /// Opens a connection to a master. What Redis pushes over it goes to `push`.
     ///
     /// # Errors
-    /// A text for the operator. Name resolution, TCP, TLS, the handshake and the role have one deadline together.
+    /// A text for the operator. The sentinels, name resolution, TCP, TLS, the handshake and the role have one deadline
+    /// together.
     pub(super) async fn connect(
         &self,
         push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<RedisConnection, String> {
+        let push: Arc<dyn Fn(PushInfo) + Send + Sync> = Arc::new(push);
+        let connected = timeout(self.timeout, async {
+            match &self.sentinels {
+                None => self.connect_to(&self.client, push).await,
+                Some(sentinels) => self.connect_by(sentinels, push).await,
+            }
+        });
+        let connected = connected.await.unwrap_or_else(|_| Err(no_reply(self.timeout)));
+        connected.map_err(|error: String| format!("connecting: {error}"))
+    }
+
+    async fn connect_by(
+        &self,
+        sentinels: &Sentinels,
+        push: Arc<dyn Fn(PushInfo) + Send + Sync>,
+    ) -> Result<RedisConnection, String> {
+        let mut problems = Vec::new();
+        for address in sentinels.locate().await? {
+            let client = client::at(&self.client, &address.host, address.port).map_err(|error| error.to_string())?;
+            match self.connect_to(&client, push.clone()).await {
+                Ok(mut connection) => {
+                    self.lead_pool_to(&client).map_err(|error| error.to_string())?;
+                    connection.end.master = Some(sentinels.use_master(&address));
+                    return Ok(connection);
+                }
+                Err(error) => problems.push(format!("{address}, which the sentinels name: {error}")),
+            }
+        }
+        Err(problems.join("; "))
+    }
+
+    async fn connect_to(
+        &self,
+        client: &Client,
+        push: Arc<dyn Fn(PushInfo) + Send + Sync>,
     ) -> Result<RedisConnection, String> {
         let closed = Arc::new(Notify::new());
         let notify_closed = closed.clone();
@@ -72,19 +167,34 @@ impl Connector {
             }
             Ok::<(), ()>(())
         });
-        let connected = timeout(self.timeout, async {
-            let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-            let mut redis = connected.map_err(|error| self.error_text(&error))?;
-            self.role.ask(&mut redis).await?;
-            Ok(RedisConnection { redis, closed })
-        });
-        let connected = connected.await.unwrap_or_else(|_| Err(no_reply(self.timeout)));
-        connected.map_err(|error: String| format!("connecting: {error}"))
+        let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut redis = connected.map_err(|error| describe(&error, self.timeout))?;
+        self.role.ask(&mut redis).await?;
+        Ok(RedisConnection { redis, end: ConnectionEnd { closed, master: None } })
+    }
+
+    /// Gives calls of the pool connections to this server, unless they lead there already.
+    fn lead_pool_to(&self, client: &Client) -> RedisResult<()> {
+        let address = address_of(client);
+        if self.pool.load().as_ref().is_some_and(|current| current.address == address) {
+            return Ok(());
+        }
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), connection_config(self.timeout))?;
+        let pool = Pool::builder(manager)
+            .max_size(self.pool_size)
+            .wait_timeout(Some(self.timeout))
+            .create_timeout(Some(self.timeout))
+            .recycle_timeout(Some(self.timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("the pool has a runtime");
+        self.pool.store(Some(Arc::new(MasterPool { address, pool })));
+        Ok(())
     }
 
     /// Asks whether the server still is a master, and so also whether it answers at all.
     pub(super) async fn check_role(&self, redis: &mut MultiplexedConnection) -> Result<(), String> {
-        self.send_to_master(redis, Pipeline::new(), 0).await.map(drop)
+        self.send_to_master(redis, &mut Pipeline::new(), 0).await.map(drop)
     }
 
     /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
@@ -92,13 +202,13 @@ impl Connector {
     pub(super) async fn send_to_master(
         &self,
         redis: &mut MultiplexedConnection,
-        mut commands: Pipeline,
+        commands: &mut Pipeline,
         count: usize,
     ) -> Result<Vec<Value>, String> {
         commands.add_command(self.role.question());
         // The connection has a response timeout.
-        let sent = redis.send_packed_commands(&commands, 0, count + 1).await;
-        let mut replies = sent.map_err(|error| self.error_text(&error))?;
+        let sent = redis.send_packed_commands(commands, 0, count + 1).await;
+        let mut replies = sent.map_err(|error| describe(&error, self.timeout))?;
         if replies.len() != count + 1 {
             return Err(format!("{} replies to {} commands", replies.len(), count + 1));
         }
@@ -118,7 +228,7 @@ impl Connector {
         scripts::load_commands().chain(calls).for_each(|command| _ = commands.add_command(command));
         let (loads, count) = (scripts::load_commands().len(), commands.len());
         let mut replies =
-            redis.send_packed_commands(&commands, 0, count).await.map_err(|error| self.error_text(&error))?;
+            redis.send_packed_commands(&commands, 0, count).await.map_err(|error| describe(&error, self.timeout))?;
         let answers = replies.split_off(loads.min(replies.len()));
         let refusal = replies.into_iter().find(|reply| matches!(reply, Value::ServerError(_)));
         Ok(answers
@@ -133,8 +243,7 @@ impl Connector {
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        let reply = self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default();
-        let reply = reply.extract_error().map_err(|error| error.to_string())?;
+        let reply = accepted(self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default())?;
         redis::from_redis_value(reply).map_err(|error| error.to_string())
     }
 
@@ -142,11 +251,12 @@ impl Connector {
     /// the operator; without replies there is one after `limit`.
     pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
         let replies = timeout(limit, async {
-            let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+            let Some(master) = self.pool.load_full() else { return Err("not connected yet".to_owned()) };
+            let mut connection = master.pool.get().await.map_err(|error| self.pool_error(&error))?;
             let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
             let count = commands.len();
             commands.into_iter().for_each(|command| _ = pipeline.add_command(command));
-            let replies = self.send_to_master(&mut connection, pipeline, count).await;
+            let replies = self.send_to_master(&mut connection, &mut pipeline, count).await;
             if replies.is_err() {
                 // The pool would hand it out again, and a new connection may lead to another server.
                 drop(Connection::take(connection));
@@ -156,13 +266,16 @@ impl Connector {
         replies.await.unwrap_or_else(|_| Err(no_reply(limit)))
     }
 
-    fn error_text(&self, error: &RedisError) -> String {
-        if error.is_timeout() { no_reply(self.timeout) } else { error.to_string() }
+    fn pool_error(&self, error: &PoolError) -> String {
+        match error {
+            PoolError::Backend(error) => describe(error, self.timeout),
+            other => other.to_string(),
+        }
     }
 }
 
-fn no_reply(limit: Duration) -> String {
-    format!("no reply within {limit:?}")
+fn address_of(client: &Client) -> String {
+    client.get_connection_info().addr().to_string()
 }
 
 /// The callers limit the time to connect: [`Connector::connect`] and the pool.

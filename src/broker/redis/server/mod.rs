@@ -8,12 +8,15 @@ mod board;
 mod client;
 mod connect;
 mod desired_subscriptions;
+mod fault;
 mod health;
 mod probe;
 mod publisher;
 mod ready;
 mod redirect;
 mod role;
+mod sentinel;
+mod storage;
 mod subscribe_commands;
 mod subscriber;
 
@@ -27,14 +30,22 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify, mpsc},
+    time::{Instant, timeout_at},
+};
 
-pub(super) use self::{board::ServerBoard, desired_subscriptions::DesiredSubscriptions};
+pub(super) use self::{
+    board::ServerBoard,
+    desired_subscriptions::DesiredSubscriptions,
+    redirect::{Redirects, resend},
+};
 use self::{
     connect::Connector,
     health::RedisHealth,
     probe::SubscriptionProbe,
     publisher::{PublishJob, Publisher, PublisherTask},
+    redirect::Redirect,
 };
 use super::{
     RedisConfigError, RedisContext,
@@ -65,6 +76,8 @@ pub(super) struct RedisServer {
     ready_turn: AsyncMutex<()>,
     /// Messages received so far, valid or not: a connection that receives is not deaf.
     received: AtomicU64,
+    /// Takes the commands that the server refuses, if it is one of a Cluster.
+    redirects: Option<Arc<Redirects>>,
 }
 
 /// Returns the client for `broker.redis.url`, with the user and the certificates of the configuration. Nothing is connected.
@@ -84,7 +97,7 @@ impl RedisServer {
     /// # Errors
     /// [`RedisConfigError`].
     pub(super) fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        client_of(config).map(drop)
+        Connector::new(config).map(drop)
     }
 
     /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
@@ -96,8 +109,9 @@ impl RedisServer {
         names: &RedisNames,
         queue_bytes: usize,
         board: &Arc<ServerBoard>,
+        redirects: Option<Arc<Redirects>>,
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
-        let connector = Connector::new(config, names.role_key())?;
+        let connector = Connector::new(config)?;
         let address = connector.address();
         let (publisher, jobs) =
             Publisher::new(names.publish_command(), queue_bytes, config.message_bytes, config.timeout);
@@ -115,15 +129,22 @@ impl RedisServer {
             is_subscribed: AtomicBool::new(false),
             ready_turn: AsyncMutex::default(),
             received: AtomicU64::default(),
+            redirects,
         };
         Ok((Arc::new(server), ServerQueue(jobs)))
     }
 
-    /// Keeps both connections up, forever: connects, subscribes, publishes, and does it again after a failure. What the
-    /// server pushes goes to `inbox`.
+    /// Keeps both connections up, forever: connects, subscribes, publishes, and does it again after a failure or when the
+    /// sentinels name another master. Checks the storage. What the server pushes goes to `inbox`.
     pub(super) async fn run(self: Arc<Self>, context: Arc<RedisContext>, queue: ServerQueue, inbox: Arc<BusInbox>) {
         let publisher = PublisherTask::new(context.clone(), self.clone(), queue.0);
-        tokio::join!(subscriber::supervise(context, self, inbox), publisher.run());
+        let interval = context.probe_interval;
+        tokio::join!(
+            subscriber::supervise(context.clone(), self.clone(), inbox),
+            publisher.run(),
+            storage::keep_checking(&context, &self),
+            self.connector.follow_master(interval)
+        );
     }
 
     /// Queues a message during the call. The future completes when Redis has accepted it, with the number of receivers.
@@ -138,12 +159,24 @@ impl RedisServer {
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        self.connector.query(command, limit).await
+        let reply = self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default();
+        redis::from_redis_value(fault::accepted(reply)?).map_err(|error| error.to_string())
     }
 
     /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
     pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
-        self.connector.query_many(commands, limit).await
+        let Some(redirects) = &self.redirects else { return self.connector.query_many(commands, limit).await };
+        let deadline = Instant::now() + limit;
+        let mut replies = self.connector.query_many(commands.clone(), limit).await?;
+        for (reply, command) in replies.iter_mut().zip(commands) {
+            if let Some(redirect) = Redirect::of_reply(reply) {
+                let (job, answer) = PublishJob::again(command);
+                redirects.send_again(job, redirect, &self.address);
+                let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
+                *reply = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(replies)
     }
 
     /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with

@@ -25,7 +25,9 @@ use super::{
     super::{RedisContext, scripts, stopped_error},
     RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
+    fault,
     health::RedisLink,
+    redirect::Redirect,
 };
 use crate::broker::BrokerError;
 
@@ -79,12 +81,30 @@ impl Drop for QueuedBytes {
 }
 
 impl PublishJob {
-    fn complete(self, result: Result<Value, String>) {
+    /// Creates a job for a command that another connection has sent, to send it again.
+    pub(super) fn again(command: Cmd) -> (Self, oneshot::Receiver<Result<Value, BrokerError>>) {
+        let (sender, result) = oneshot::channel();
+        let queued_bytes = QueuedBytes { bytes: 0, total: Arc::default() };
+        (Self { command, kind: JobKind::Script, queued_bytes, result: sender }, result)
+    }
+
+    /// Returns whether the caller has stopped waiting.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.result.is_closed()
+    }
+
+    pub(super) fn command(&self) -> &Cmd {
+        &self.command
+    }
+
+    /// Gives the reply to the caller.
+    pub(super) fn complete(self, result: Result<Value, String>) {
         // The caller may have stopped waiting.
         _ = self.result.send(result.map_err(BrokerError::Unavailable));
     }
 
-    fn fail(self, error: &str) {
+    /// Tells the caller that the command has failed.
+    pub(super) fn fail(self, error: &str) {
         self.complete(Err(error.to_owned()));
     }
 }
@@ -164,6 +184,13 @@ impl Publisher {
         Ok(result)
     }
 
+    /// Queues a job again that another server has refused.
+    pub(super) fn enqueue_again(&self, job: PublishJob) {
+        if let Err(error) = self.queue.try_send(job) {
+            error.into_inner().fail("the publishing queue of the new master is full");
+        }
+    }
+
     fn reserve(&self, bytes: usize) -> Result<QueuedBytes, BrokerError> {
         let before = self.total_queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let queued_bytes = QueuedBytes { bytes, total: self.total_queued_bytes.clone() };
@@ -224,18 +251,22 @@ impl PublisherTask {
     }
 
     /// Sends batches until the connection fails, and returns the reason.
-    async fn send_until_failure(&mut self, RedisConnection { mut redis, closed }: RedisConnection) -> String {
+    async fn send_until_failure(&mut self, connection: RedisConnection) -> String {
         let health = &self.server.health;
+        let (mut redis, mut end) = connection.into_parts();
         loop {
+            if let Some(reason) = end.is_due() {
+                return reason.to_owned();
+            }
             if self.unsent.is_empty() {
                 tokio::select! {
                     biased;
-                    () = closed.notified() => return "the connection was closed".to_owned(),
+                    reason = end.reached() => return reason.to_owned(),
                     _ = self.jobs.recv_many(&mut self.unsent, BATCH_COMMANDS) => (),
                 }
             }
             let batch = take_batch(&mut self.unsent);
-            match send_batch(&self.server.connector, &mut redis, batch).await {
+            match send_batch(&self.server, &mut redis, batch).await {
                 Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
                 // The connection works, and Redis would refuse over a new one, too. The next probe tries again soon.
                 Ok(BatchOutcome::Refused(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
@@ -270,7 +301,7 @@ async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisCo
     publish_check.iter().for_each(|name| _ = commands.cmd(context.names.publish_command()).arg(name).arg(""));
     scripts::load_commands().for_each(|load| _ = commands.add_command(load));
     let count = commands.len();
-    let mut replies = send(&server.connector, &mut connection.redis, commands, count).await?;
+    let mut replies = send(&server.connector, &mut connection.redis, &mut commands, count).await?;
     if publish_check.is_some() {
         receiver_count(replies.swap_remove(0))?;
     }
@@ -292,12 +323,12 @@ enum BatchOutcome {
 /// # Errors
 /// The connection has failed, or does not lead to a master.
 async fn send_batch(
-    connector: &Connector,
+    server: &RedisServer,
     redis: &mut MultiplexedConnection,
     mut batch: Vec<PublishJob>,
 ) -> Result<BatchOutcome, String> {
     // A caller that has stopped waiting has reported a failure. Its message must not be sent after that.
-    batch.retain(|job| !job.result.is_closed());
+    batch.retain(|job| !job.is_abandoned());
     if batch.is_empty() {
         return Ok(BatchOutcome::Abandoned);
     }
@@ -305,10 +336,20 @@ async fn send_batch(
     for job in &mut batch {
         pipeline.add_command(mem::take(&mut job.command));
     }
-    match send(connector, redis, pipeline, batch.len()).await {
+    match send(&server.connector, redis, &mut pipeline, batch.len()).await {
         Ok(replies) => {
             let mut outcome = BatchOutcome::Published;
-            for (job, reply) in batch.into_iter().zip(replies) {
+            for ((mut job, reply), command) in batch.into_iter().zip(replies).zip(pipeline.cmd_iter()) {
+                if let Some(redirects) = &server.redirects
+                    && let Some(redirect) = Redirect::of_reply(&reply)
+                {
+                    if redirect == Redirect::Down {
+                        outcome = BatchOutcome::Refused("the cluster does not serve the slot".to_owned());
+                    }
+                    job.command = command.clone();
+                    redirects.send_again(job, redirect, &server.address);
+                    continue;
+                }
                 match accepted(reply) {
                     Ok(reply) => job.complete(Ok(reply)),
                     Err(error) => {
@@ -332,7 +373,7 @@ async fn send_batch(
 async fn send(
     connector: &Connector,
     redis: &mut MultiplexedConnection,
-    commands: Pipeline,
+    commands: &mut Pipeline,
     count: usize,
 ) -> Result<Vec<Value>, String> {
     connector.send_to_master(redis, commands, count).await.map_err(|error| format!("publishing: {error}"))
@@ -340,7 +381,7 @@ async fn send(
 
 /// Returns the reply, unless it is an error.
 fn accepted(reply: Value) -> Result<Value, String> {
-    reply.extract_error().map_err(|error| format!("publishing: {error}"))
+    fault::accepted(reply).map_err(|error| format!("publishing: {error}"))
 }
 
 fn receiver_count(reply: Value) -> Result<i64, String> {

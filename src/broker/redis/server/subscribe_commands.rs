@@ -8,12 +8,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
     super::{RedisContext, names::MessageSource},
     RedisServer,
+    fault::describe,
     redirect::Redirect,
 };
 use crate::channel::Channel;
@@ -111,7 +112,7 @@ impl Subscriber<'_> {
                 self.send_sharded(redis, "SUNSUBSCRIBE", std::slice::from_ref(name)).await?;
             }
         } else if !missing.is_empty() {
-            redis.subscribe(&missing).await.map_err(|error| format!("subscribing: {error}"))?;
+            redis.subscribe(&missing).await.map_err(|error| self.error_text("subscribing", &error))?;
             self.subscriptions.own.lock().extend(missing.into_iter().cloned());
         }
         Ok(agreement)
@@ -124,13 +125,13 @@ impl Subscriber<'_> {
                 let interrupted = subscriptions.acknowledged(&changes.subscribe);
                 self.context.deliver.note_interrupted(&interrupted);
                 let subscribed = redis.subscribe(&self.names(&changes.subscribe)).await;
-                subscribed.map_err(|error| format!("subscribing: {error}"))?;
+                subscribed.map_err(|error| self.error_text("subscribing", &error))?;
                 subscriptions.confirm(&changes.subscribe);
                 self.context.deliver.note_resubscribed(&interrupted);
             }
             if !changes.unsubscribe.is_empty() {
                 let unsubscribed = redis.unsubscribe(&self.names(&changes.unsubscribe)).await;
-                unsubscribed.map_err(|error| format!("unsubscribing: {error}"))?;
+                unsubscribed.map_err(|error| self.error_text("unsubscribing", &error))?;
             }
             let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
             log::debug!("changed redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
@@ -186,7 +187,11 @@ impl Subscriber<'_> {
             Err(error) => {
                 self.subscriptions.unconfirmed.lock().clear();
                 let is_refused = Redirect::of(&error).is_some();
-                return if is_refused { Ok(Some(error.to_string())) } else { Err(format!("{command}: {error}")) };
+                return if is_refused {
+                    Ok(Some(error.to_string()))
+                } else {
+                    Err(self.error_text("subscribing", &error))
+                };
             }
         }
         let all_confirmed = async {
@@ -196,6 +201,10 @@ impl Subscriber<'_> {
         };
         timeout(limit, all_confirmed).await.map_err(|_| format!("{command}: not confirmed within {limit:?}"))?;
         Ok(None)
+    }
+
+    fn error_text(&self, action: &str, error: &RedisError) -> String {
+        format!("{action}: {}", describe(error, self.server.timeout))
     }
 
     fn names(&self, channels: &[Channel]) -> Vec<String> {

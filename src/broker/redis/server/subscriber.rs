@@ -104,11 +104,11 @@ async fn connect_and_subscribe(
 impl SubscribedConnection {
     /// Uses the connection until it fails, and returns the reason.
     async fn run_until_failure(self, context: &RedisContext, server: &RedisServer, channels: usize) -> String {
-        let RedisConnection { mut redis, closed } = self.connection;
+        let (mut redis, mut end) = self.connection.into_parts();
         let subscriber = Subscriber { context, server, subscriptions: &self.subscriptions };
         tokio::select! {
             error = keep_subscribed(&subscriber, &mut redis, self.agreement) => error,
-            () = closed.notified() => "the connection was closed".to_owned(),
+            reason = end.reached() => reason.to_owned(),
             error = probe::run_until_deaf(context, server, channels) => error,
         }
     }
@@ -127,7 +127,7 @@ async fn keep_subscribed(
     loop {
         server.is_refused.store(agreement != Agreement::Complete, Ordering::Relaxed);
         if let Agreement::Refused(reason) = &agreement {
-            context.router.request_topology();
+            server.redirects.iter().for_each(|redirects| redirects.request_topology());
             // What was refused is requested again, unless it moves to another server before.
             let was_refused = retry_at.is_some_and(|retry_at| retry_at <= Instant::now());
             if was_refused {

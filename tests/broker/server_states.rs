@@ -1,0 +1,141 @@
+//! A Redis that is there, but does not work for the hub: each reason is a line of its own, and ends by itself when the operator
+//! has mended it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wardcast::{
+    broker::BrokerError,
+    config::{RedisConfig, Secret},
+};
+
+use super::fixture::{Instance, start_broker_with, start_ready_broker};
+use crate::support::{mark_secret, poll_until, redis::RedisServer};
+
+const PASSWORD: &str = "the password of a user of redis";
+
+async fn put_ticket(instance: &Instance) -> Result<(), BrokerError> {
+    instance.broker.put_ticket("ticket".to_owned(), Bytes::from_static(b"value"), Duration::from_secs(10)).await
+}
+
+fn as_user(name: &'static str) -> impl FnOnce(&mut RedisConfig) {
+    move |config| (config.username, config.password) = (Some(name.to_owned()), Secret::new(mark_secret(PASSWORD)))
+}
+
+#[tokio::test]
+async fn wrong_password_is_named_until_it_is_right() {
+    let server = RedisServer::start().await;
+    let instance = start_broker_with(&server.url(), as_user("hub"));
+    let error = instance.wait_for_outage("refuses the user or its password").await;
+    assert!(error.contains("WRONGPASS") && error.contains("broker.redis"), "{error}");
+    server
+        .run::<()>(&["ACL", "SETUSER", "hub", "on", &format!(">{PASSWORD}"), "allkeys", "allchannels", "+@all"])
+        .await;
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn missing_password_is_named() {
+    let server = RedisServer::start_with(&["--requirepass", PASSWORD]).await;
+    let instance = start_broker_with(&server.url(), |_| ());
+    println!("{}", instance.wait_for_outage("set broker.redis.password").await);
+}
+
+#[tokio::test]
+async fn database_is_used_and_one_that_does_not_exist_is_named() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&format!("{}/3", server.url())).await;
+    put_ticket(&instance).await.unwrap();
+    let sizes: String = server.run(&["INFO", "keyspace"]).await;
+    assert!(sizes.contains("db3:") && !sizes.contains("db0:"), "{sizes}");
+    let instance = start_broker_with(&format!("{}/99", server.url()), |_| ());
+    println!("{}", instance.wait_for_outage("no database with the number").await);
+}
+
+#[tokio::test]
+async fn missing_right_is_named_with_its_command() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-getdel"]).await;
+    let error = instance.wait_for_outage("lacks a right").await;
+    assert!(error.contains("GETDEL") && error.contains("cannot store anything"), "{error}");
+    server.run::<()>(&["ACL", "SETUSER", "default", "+getdel"]).await;
+    instance.wait_until_ready().await;
+    // Keys outside the prefix are not the hub's.
+    server.run::<()>(&["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
+    println!("{}", instance.wait_for_outage("lacks a right").await);
+    server.run::<()>(&["ACL", "SETUSER", "default", "~wardcast:*"]).await;
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn full_redis_makes_the_instance_unready_but_not_silent() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    instance.subscribe("news").await;
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let error = instance.wait_for_outage("is full and refuses writes").await;
+    assert!(error.contains("raise its maxmemory"), "{error}");
+    assert_eq!(instance.metrics.broker_up.get(), 0);
+    let refused = put_ticket(&instance).await;
+    assert!(matches!(&refused, Err(BrokerError::Unavailable(why)) if why.contains("is full")), "{refused:?}");
+    instance.publish("news", "1").await.unwrap();
+    instance.wait_for_publications(1).await;
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    instance.wait_until_ready().await;
+    put_ticket(&instance).await.unwrap();
+    assert_eq!(instance.metrics.broker_reconnects.get(), 0);
+}
+
+#[tokio::test]
+async fn redis_that_refuses_writes_for_want_of_replicas_is_named() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    println!("{}", instance.wait_for_outage("min-replicas-to-write").await);
+    server.run::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn redis_that_cannot_save_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = RedisServer::start_with(&["--enable-protected-configs", "yes", "--save", "3600 1"]).await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["CONFIG", "SET", "dir", folder.path().to_str().unwrap()]).await;
+    folder.close().unwrap();
+    server.run::<()>(&["BGSAVE"]).await;
+    let error = instance.wait_for_outage("cannot save its data").await;
+    assert!(error.contains("MISCONF"), "{error}");
+    server.run::<()>(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]).await;
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn script_that_blocks_redis_is_named_until_it_is_killed() {
+    let server = RedisServer::start_with(&["--busy-reply-threshold", "50"]).await;
+    let instance = start_ready_broker(&server.url()).await;
+    let mut connection = server.connection().await.unwrap();
+    let blocking = tokio::spawn(async move {
+        redis::cmd("EVAL").arg("while true do end").arg(0).query_async::<redis::Value>(&mut connection).await
+    });
+    println!("{}", instance.wait_for_outage("blocks redis; end it with SCRIPT KILL").await);
+    server.run::<()>(&["SCRIPT", "KILL"]).await;
+    assert!(blocking.await.unwrap().is_err());
+    instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn redis_without_room_for_more_connections_is_named() {
+    let server = RedisServer::start().await;
+    // The connection of this command is open until it has been answered.
+    server.run::<()>(&["CONFIG", "SET", "maxclients", "1"]).await;
+    poll_until("another instance gets no connection", async || {
+        let instance = start_broker_with(&server.url(), |_| ());
+        let error = instance.wait_for_outage("").await;
+        error.contains("not connected yet") || error.contains("raise its maxclients")
+    })
+    .await;
+    let instance = start_broker_with(&server.url(), |_| ());
+    println!("{}", instance.wait_for_outage("raise its maxclients").await);
+}
