@@ -163,14 +163,6 @@ pub fn check_certificate(tls: &config::TlsConfig) -> Result<(), CertificateError
     tls::Certificate::from_config(tls).map(drop)
 }
 
-/// Returns for how long a channel without local subscribers stays subscribed at the broker.
-fn linger(broker: &config::BrokerConfig) -> Duration {
-    match broker.kind {
-        BrokerKind::Memory => Duration::ZERO,
-        BrokerKind::Redis => broker.redis.linger,
-    }
-}
-
 impl Components {
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
         let config = Arc::new(config);
@@ -178,8 +170,8 @@ impl Components {
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()));
-        let broker = start_broker(&config, &hubs, &metrics, &clock)?;
-        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger(&config.broker));
+        let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
+        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
@@ -253,21 +245,24 @@ fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<O
     Ok(Some(Arc::new(users)))
 }
 
+/// Starts the broker. Returns it, and for how long a channel without local subscribers stays subscribed there.
 fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
     clock: &Clock,
-) -> Result<SharedBroker, ServerStartError> {
-    match config.broker.kind {
+) -> Result<(SharedBroker, Duration), ServerStartError> {
+    Ok(match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
             metrics.nodes.set(1);
-            Ok(Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())))
+            (Arc::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone())), Duration::ZERO)
         }
         BrokerKind::Redis => {
             let queue_bytes = config.limits.hub_queue_bytes;
-            Ok(RedisBroker::start(&config.broker.redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?)
+            let redis = &config.broker.redis;
+            let broker = RedisBroker::start(redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?;
+            (broker, redis.linger)
         }
-    }
+    })
 }

@@ -22,8 +22,8 @@ use wardcast::{
     api::{self, Access, ApiContext, METHODS},
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, HistoryPage, HistoryRequest, PositionResult, PresenceEvent, PublishOptions,
-        PublishReceipt, Retention, SurveyQuestion, SurveyResult,
+        Broker, BrokerError, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PresenceEvent,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::Clock,
@@ -153,12 +153,20 @@ impl Broker for WriteRecorder {
         self.record("add_presence", ())
     }
 
+    fn refresh_presence(&self, _: Vec<PresentClient>, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("refresh_presence", ())
+    }
+
     fn remove_presence(&self, _: Channel, _: Arc<str>) -> BoxFuture<'static, Result<(), BrokerError>> {
         self.record("remove_presence", ())
     }
 
-    fn presence(&self, _: Channel) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
+    fn presence(&self, _: Channel, _: usize) -> BoxFuture<'static, Result<Vec<Arc<ClientInfo>>, BrokerError>> {
         ready(Ok(Vec::new())).boxed()
+    }
+
+    fn count_presence(&self, _: Channel) -> BoxFuture<'static, Result<PresenceCount, BrokerError>> {
+        ready(Ok(PresenceCount::default())).boxed()
     }
 
     fn subscribe(&self, _: Channel) -> BoxFuture<'static, Result<(), BrokerError>> {

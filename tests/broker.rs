@@ -1,5 +1,5 @@
-//! The conformance suite of the brokers. The behaviours under `every_broker` run against memory and Redis; those under
-//! `every_presence_broker` run against every broker with presence. All other tests are about one kind of broker.
+//! The conformance suite of the brokers. The behaviours under `every_broker` run against every form of broker: memory and
+//! Redis. All other tests are about one kind of broker.
 
 mod bus;
 mod cluster;
@@ -58,12 +58,6 @@ macro_rules! every_broker {
     };
 }
 
-macro_rules! every_presence_broker {
-    ($($behaviours:tt)*) => {
-        test_with! { presence_in_memory = super::memory_instance(); $($behaviours)* }
-    };
-}
-
 every_broker! {
     conformance::publication_reaches_subscriber_unchanged
     conformance::only_subscribed_channels_are_delivered
@@ -80,6 +74,12 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    presence::presence_ends_with_removal_or_expiry
+    presence::repeated_presence_lasts_longer
+    presence::reconnecting_client_leaves_no_stale_presence
+    presence::presence_calls_take_effect_in_call_order
+    presence::large_presence_is_read_up_to_a_limit_and_counted_without_one
+    presence::joins_and_leaves_reach_subscribers
     conformance::healthy_broker_is_ready
     history::offsets_follow_the_order_of_delivery
     history::history_keeps_the_newest_publications_and_its_top_position
@@ -98,10 +98,4 @@ every_broker! {
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
     repetition::publication_with_an_old_version_is_skipped
     model::any_sequence_of_calls_matches_the_list_model
-}
-
-every_presence_broker! {
-    presence::presence_ends_with_removal_or_expiry
-    presence::reconnecting_client_leaves_no_stale_presence
-    presence::joins_and_leaves_reach_subscribers
 }

@@ -88,6 +88,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod presence_on_nodes;
 mod two_hubs;
 
 // The process: its life, its command line, and the load generator.

@@ -5,9 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use wardcast::{
-    broker::{BrokerError, Control, ControlAction, Deliver},
+    broker::{Broker, BrokerError, Control, ControlAction, Deliver},
     channel::Channel,
-    hub::{CheckHealth, SubscribeError, Unsubscribe},
+    hub::{
+        CheckHealth, Subscribe, SubscribeError, Subscription, SubscriptionOptions, SubscriptionSource, Unregister,
+        Unsubscribe, Visibility,
+    },
+    publication::ClientInfo,
 };
 
 use crate::support::{PATIENCE, slow_broker::Worker};
@@ -237,4 +241,50 @@ async fn history_is_read_if_the_position_of_a_channel_is_lost_while_the_broker_i
         .broker
         .wait_for_calls(&["subscribe", "read_history", "subscribe", "read_history", "read_history", "read_history"])
         .await;
+}
+
+#[actix_rt::test]
+async fn request_that_fails_leaves_no_presence() {
+    let worker = Worker::start(|_| ());
+    let (key, _client) = worker.register().await;
+    let present = async |channel: &str| {
+        let present = worker.broker.presence(Channel::new(channel).unwrap(), usize::MAX).await.unwrap();
+        present.into_iter().map(|client| client.client.clone()).collect::<Vec<_>>()
+    };
+    let request = |channel: &str| {
+        let info = ClientInfo { user: "ann".into(), client: "c".into(), conn_info: None, chan_info: None };
+        let visibility = Visibility { info: info.into(), in_presence: true, sends_join_leave: false };
+        let options = SubscriptionOptions { visibility: Some(visibility), ..SubscriptionOptions::default() };
+        let channel = Channel::new(channel).unwrap();
+        Subscribe {
+            key,
+            subscriptions: vec![Subscription::new(channel, SubscriptionSource::Client, options)],
+            reply: None,
+        }
+    };
+    *worker.broker.failing.lock() = Some(Channel::new("bad").unwrap());
+    worker.broker.answer(1);
+    let failed = worker.hub.send(request("bad")).await.unwrap();
+    assert!(matches!(failed, Err(SubscribeError::Broker(_))), "{failed:?}");
+    assert!(present("bad").await.is_empty());
+
+    // Of two requests at the same time one fails. The session is subscribed, so it stays present.
+    let first = worker.hub.send(request("news"));
+    let second = worker.hub.send(request("news"));
+    let both = tokio::spawn(async move { (first.await.unwrap(), second.await.unwrap()) });
+    worker.broker.wait_for_calls(&["subscribe", "subscribe"]).await;
+    assert_eq!(present("news").await, ["c"], "before the request has succeeded");
+    worker.broker.answer(1);
+    let results = timeout(PATIENCE, both).await.unwrap().unwrap();
+    assert_eq!(results, (Ok(()), Err(SubscribeError::AlreadySubscribed)));
+    assert_eq!(present("news").await, ["c"]);
+
+    // A session that ends while its request waits.
+    let waiting = worker.hub.send(request("late"));
+    let waiting = tokio::spawn(waiting);
+    worker.broker.wait_for_calls(&["subscribe", "subscribe", "subscribe"]).await;
+    worker.hub.send(Unregister(key)).await.unwrap();
+    worker.broker.answer(1);
+    assert_eq!(timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap(), Err(SubscribeError::Closing));
+    assert!(present("late").await.is_empty() && present("news").await.is_empty());
 }

@@ -1,7 +1,5 @@
 //! `presence` and `presence_stats`: the clients in a channel.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::{
@@ -12,13 +10,13 @@ use super::{
     request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
 };
 use crate::{
+    broker::PresenceCount,
+    channel::Channel,
     protocol::{self, DisabledOption, ErrorCode, ExceededLimit, PresenceStats},
-    publication::ClientInfo,
 };
 
 const INVALID_CHANNEL: (ErrorCode, &str) = (ErrorCode::BadRequest, "`channel` is missing or invalid");
-const NO_PRESENCE: (ErrorCode, &str) =
-    (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`), or the broker is Redis");
+const NO_PRESENCE: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`)");
 
 /// `presence`.
 pub(super) const PRESENCE: ApiMethod = ApiMethod {
@@ -74,20 +72,24 @@ pub(super) const CLIENT_INFO: &[Field] = &[
 ];
 
 async fn presence(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let result = protocol::encode_presence_result(&read_members(body, api).await?);
-    ExceededLimit::check("limits.reply_bytes", api.config.limits.reply_bytes, result.len())?;
+    let max_bytes = api.config.limits.reply_bytes;
+    let clients = api.broker.presence(find_channel_with_presence(body, api)?, max_bytes).await?;
+    let result = protocol::encode_presence_result(&clients);
+    ExceededLimit::check("limits.reply_bytes", max_bytes, result.len())?;
     to_raw_result(result)
 }
 
 async fn presence_stats(body: &Bytes, api: &ApiContext) -> ApiResult {
-    to_result(PresenceStats::count(&read_members(body, api).await?))
+    let PresenceCount { clients, users } = api.broker.count_presence(find_channel_with_presence(body, api)?).await?;
+    to_result(PresenceStats::new(clients, users))
 }
 
-async fn read_members(body: &Bytes, api: &ApiContext) -> Result<Vec<Arc<ClientInfo>>, ApiError> {
+/// Returns the channel of a request, if it has presence.
+fn find_channel_with_presence(body: &Bytes, api: &ApiContext) -> Result<Channel, ApiError> {
     let ChannelRequest { channel } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     if !options.presence {
         return Err(DisabledOption { channel: &channel, name: "presence" }.into());
     }
-    Ok(api.broker.presence(channel).await?)
+    Ok(channel)
 }

@@ -163,12 +163,3 @@ pub async fn read_history_page(
     page.truncate_to_bytes(max_bytes);
     Ok(page)
 }
-
-/// A change of a channel's presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceEvent {
-    /// A client has subscribed.
-    Join,
-    /// A client has unsubscribed or disconnected.
-    Leave,
-}

@@ -7,6 +7,7 @@ mod control;
 mod history;
 pub mod memory;
 mod node_info;
+mod presence;
 mod publication_encoding;
 pub mod redis;
 mod survey;
@@ -20,10 +21,11 @@ use self::history::IDEMPOTENCY_TTL;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
     history::{
-        ChannelTop, HistoryPage, HistoryRequest, PresenceEvent, PublishOptions, PublishReceipt, Retention,
-        SincePosition, Version, page_limit, read_history_page,
+        ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
+        page_limit, read_history_page,
     },
     node_info::{NodeIdentity, NodeInfo},
+    presence::{PresenceCount, PresenceEvent, PresentClient},
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
 };
 use crate::{
@@ -85,14 +87,22 @@ pub trait Broker: Send + Sync {
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()>;
 
-    /// Stores that a client is present in a channel for `ttl`. The next call for the same client replaces this one.
+    /// Stores that a client is present in a channel for `ttl`. The next call for the same client replaces this one. All
+    /// calls about presence, joins, leaves and publications of a channel take effect in the order of the calls.
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()>;
+
+    /// Stores again that these clients are present, like [`Self::add_presence`] for each.
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()>;
 
     /// Removes a client, named by its id, from a channel's presence.
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()>;
 
-    /// Reads which clients are present in a channel, on any instance. Expired entries are left out.
-    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>>;
+    /// Reads which clients are present in a channel, on any live instance. Expired entries are left out. If a reply with all
+    /// clients is certainly larger than `max_bytes`, some are left out, and the reply with the others is larger, too.
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>>;
+
+    /// Counts the clients that [`Self::presence`] returns, without a limit.
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount>;
 
     /// Starts to receive a channel. Publications sent after the future has completed are not missed.
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()>;
@@ -202,9 +212,6 @@ pub enum BrokerError {
     /// A queue or a store has reached its limit: error 111, temporary.
     #[error("broker busy: a queue or a store has reached its limit")]
     Busy,
-    /// This kind of broker does not support the call: error 108.
-    #[error("not supported by this kind of broker")]
-    NotAvailable,
     /// No node has answered a survey, not even this one.
     #[error("no node has answered the survey in time")]
     NoAnswer,
@@ -223,7 +230,6 @@ impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
-            BrokerError::NotAvailable => Self::NotAvailable,
             BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }

@@ -22,38 +22,46 @@ const LENGTH_BYTES: usize = size_of::<u32>();
 
 /// Returns which parts a publication has.
 pub(super) fn flags(Publication { info, tags, exclude, use_delta, .. }: &Publication) -> u8 {
-    let has = |raw: fn(&ClientInfo) -> &Option<Bytes>| info.as_ref().is_some_and(|info| raw(info).is_some());
-    let parts = [
-        (HAS_INFO, info.is_some()),
-        (HAS_CONN_INFO, has(|info| &info.conn_info)),
-        (HAS_CHAN_INFO, has(|info| &info.chan_info)),
-        (HAS_TAGS, !tags.is_empty()),
-        (IS_DELTA, *use_delta),
-        (HAS_EXCLUDE, exclude.is_some()),
-    ];
+    let parts = [(HAS_TAGS, !tags.is_empty()), (IS_DELTA, *use_delta), (HAS_EXCLUDE, exclude.is_some())];
+    let info = info.as_ref().map_or(0, |info| HAS_INFO | info_flags(info));
+    join_flags(parts) | info
+}
+
+/// Returns which optional parts the description of a client has.
+pub(super) fn info_flags(ClientInfo { conn_info, chan_info, .. }: &ClientInfo) -> u8 {
+    join_flags([(HAS_CONN_INFO, conn_info.is_some()), (HAS_CHAN_INFO, chan_info.is_some())])
+}
+
+fn join_flags<const COUNT: usize>(parts: [(u8, bool); COUNT]) -> u8 {
     parts.into_iter().filter(|(_, is_present)| *is_present).fold(0, |flags, (flag, _)| flags | flag)
 }
 
 /// Returns how many bytes [`write`] writes.
 pub(super) fn length(Publication { info, exclude, data, .. }: &Publication, tags: Option<&[u8]>) -> usize {
-    let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH_BYTES + raw.len());
-    let info = info.as_ref().map_or(0, |info| {
-        2 * LENGTH_BYTES + info.user.len() + info.client.len() + raw(&info.conn_info) + raw(&info.chan_info)
-    });
+    let info = info.as_ref().map_or(0, |info| info_length(info));
     info + tags.map_or(0, |tags| LENGTH_BYTES + tags.len()) + exclude.map_or(0, |_| size_of::<Uuid>()) + data.len()
+}
+
+/// Returns how many bytes [`write_info`] writes.
+pub(super) fn info_length(ClientInfo { user, client, conn_info, chan_info }: &ClientInfo) -> usize {
+    let raw = |raw: &Option<Bytes>| raw.as_ref().map_or(0, |raw| LENGTH_BYTES + raw.len());
+    2 * LENGTH_BYTES + user.len() + client.len() + raw(conn_info) + raw(chan_info)
 }
 
 /// Writes the parts that the flags announce, each after its length, then the data. The caller encodes the tags for its
 /// reader; `None`: there are no tags.
 pub(super) fn write(into: &mut Vec<u8>, Publication { info, exclude, data, .. }: &Publication, tags: Option<&[u8]>) {
-    if let Some(info) = info {
-        write_field(into, info.user.as_bytes());
-        write_field(into, info.client.as_bytes());
-        info.conn_info.iter().chain(&info.chan_info).for_each(|raw| write_field(into, raw));
-    }
+    info.iter().for_each(|info| write_info(into, info));
     tags.iter().for_each(|tags| write_field(into, tags));
     exclude.iter().for_each(|client| into.extend_from_slice(client.as_bytes()));
     into.extend_from_slice(data);
+}
+
+/// Writes the description of a client, whose optional parts [`info_flags`] announces.
+pub(super) fn write_info(into: &mut Vec<u8>, ClientInfo { user, client, conn_info, chan_info }: &ClientInfo) {
+    write_field(into, user.as_bytes());
+    write_field(into, client.as_bytes());
+    conn_info.iter().chain(chan_info).for_each(|raw| write_field(into, raw));
 }
 
 /// Writes bytes after their length.

@@ -145,6 +145,8 @@ pub struct ApiConfig {
 pub struct BrokerConfig {
     #[serde(rename = "type")]
     pub kind: BrokerKind,
+    #[serde(with = "value::duration")]
+    pub presence_ttl: Duration,
     pub redis: RedisConfig,
 }
 

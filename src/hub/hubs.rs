@@ -17,6 +17,7 @@ use super::{
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
+    presence::RestorePresence,
     subscription::FilterTracks,
 };
 use crate::{
@@ -153,6 +154,7 @@ impl Deliver for Hubs {
 
     fn note_resubscribed(&self, channels: &[Channel]) {
         self.send_channels(channels, NoteResubscribed);
+        self.send_channels(channels, |_| RestorePresence);
     }
 
     fn node(&self) -> NodeIdentity {

@@ -14,7 +14,7 @@ code_enum! {
         /// The broker is unavailable or did not answer in time, or the server failed. A publication may have been delivered
         /// nevertheless.
         Internal = 100, "internal server error", error_reaction(100, true),
-            "Repeat the call a little later; a publish with the same `idempotency_key`, where the broker supports it.";
+            "Repeat the call a little later; a publish with the same `idempotency_key`.";
         /// The command has no token although `auth.require_token_per_message` is set; over HTTP (401), there are no valid
         /// credentials.
         Unauthorized = 101, "unauthorized", error_reaction(101, false),
@@ -42,8 +42,8 @@ code_enum! {
         /// messages, too, up to `limits.errors` of them.
         BadRequest = 107, "bad request", error_reaction(107, false),
             "Correct the request.";
-        /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, a `type` other
-        /// than 0, or something that the broker does not support.
+        /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, or a `type`
+        /// other than 0.
         NotAvailable = 108, "not available", error_reaction(108, false),
             "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
         /// The token has expired, or is not valid yet (`nbf`).

@@ -1,9 +1,6 @@
 //! Replies to commands. They are the same values in both formats.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -116,12 +113,11 @@ pub struct PresenceStats {
 }
 
 impl PresenceStats {
-    /// Counts these clients.
-    pub fn count(members: &[Arc<ClientInfo>]) -> Self {
-        let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
+    /// Creates the result from its numbers.
+    pub fn new(clients: usize, users: usize) -> Self {
         // A channel never has 2³² clients.
         let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { num_clients: clamp(members.len()), num_users: clamp(users.len()) }
+        Self { num_clients: clamp(clients), num_users: clamp(users) }
     }
 }
 

@@ -33,7 +33,8 @@ use wardcast::{
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, PositionResult,
-        PresenceEvent, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion,
+        SurveyResult, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -187,12 +188,20 @@ impl Broker for SlowBroker {
         self.inner.add_presence(channel, info, ttl)
     }
 
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
+        self.inner.refresh_presence(clients, ttl)
+    }
+
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
         self.inner.remove_presence(channel, client)
     }
 
-    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        self.inner.presence(channel)
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+        self.inner.presence(channel, max_bytes)
+    }
+
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
+        self.inner.count_presence(channel)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {

@@ -33,9 +33,9 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceEvent,
-    PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version, completed, invalid_ticket_id,
-    is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version,
+    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -282,6 +282,14 @@ impl Broker for MemoryBroker {
         completed(Ok(()))
     }
 
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
+        let now = self.clock.monotonic_now();
+        for (channel, client) in clients {
+            self.presence.lock(&channel).entry(channel).or_default().add(client, ttl, now);
+        }
+        completed(Ok(()))
+    }
+
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
         let mut shard = self.presence.lock(&channel);
         if let Some(presence) = shard.get_mut(&channel) {
@@ -293,10 +301,19 @@ impl Broker for MemoryBroker {
         completed(Ok(()))
     }
 
-    fn presence(&self, channel: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
         let now = self.clock.monotonic_now();
-        let clients = self.presence.lock(&channel).get(&channel).map(|presence| presence.clients(now));
-        completed(Ok(clients.unwrap_or_default()))
+        let mut page = PresencePage::new(max_bytes);
+        if let Some(presence) = self.presence.lock(&channel).get(&channel) {
+            _ = presence.clients(now).all(|client| page.add(client.clone()));
+        }
+        completed(Ok(page.into_clients()))
+    }
+
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
+        let now = self.clock.monotonic_now();
+        let count = self.presence.lock(&channel).get(&channel).map(|presence| presence.count(now));
+        completed(Ok(count.unwrap_or_default()))
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Borrow,
+    collections::HashSet,
     hash::{Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use hashbrown::HashMap;
 
-use crate::{clock::MonotonicTime, publication::ClientInfo};
+use crate::{broker::PresenceCount, clock::MonotonicTime, publication::ClientInfo};
 
 /// The clients that are present in a channel, each with the time at which its entry expires.
 #[derive(Default)]
@@ -71,12 +72,14 @@ impl ChannelPresence {
     }
 
     /// Returns the clients whose entries have not expired.
-    pub(super) fn clients(&self, now: MonotonicTime) -> Vec<Arc<ClientInfo>> {
-        self.expires_at
-            .iter()
-            .filter(|(_, expires_at)| now < **expires_at)
-            .map(|(client, _)| client.0.clone())
-            .collect()
+    pub(super) fn clients(&self, now: MonotonicTime) -> impl Iterator<Item = &Arc<ClientInfo>> {
+        self.expires_at.iter().filter(move |(_, expires_at)| now < **expires_at).map(|(client, _)| &client.0)
+    }
+
+    /// Counts the clients whose entries have not expired, and their users.
+    pub(super) fn count(&self, now: MonotonicTime) -> PresenceCount {
+        let users: HashSet<&str> = self.clients(now).map(|client| client.user.as_str()).collect();
+        PresenceCount { clients: self.clients(now).count(), users: users.len() }
     }
 }
 
@@ -96,11 +99,11 @@ mod tests {
         for number in 0..1000 {
             presence.add(client(number), ttl, start);
         }
-        assert_eq!(presence.clients(start.saturating_add(ttl - Duration::from_millis(1))).len(), 1000);
+        assert_eq!(presence.clients(start.saturating_add(ttl - Duration::from_millis(1))).count(), 1000);
         for number in 1000..3000 {
             presence.add(client(number), ttl, end);
         }
-        assert_eq!(presence.clients(end).len(), 2000);
+        assert_eq!(presence.clients(end).count(), 2000);
         assert_eq!(presence.expires_at.len(), 2000, "expired entries are still stored");
     }
 
@@ -113,6 +116,6 @@ mod tests {
         assert!(presence.expires_at.capacity() > full / 2, "no reallocation while half of the clients are left");
         (500..990).for_each(|number| presence.remove(&client(number).client));
         assert!(presence.expires_at.capacity() < full / 8);
-        assert_eq!(presence.clients(start).len(), 10);
+        assert_eq!(presence.clients(start).count(), 10);
     }
 }

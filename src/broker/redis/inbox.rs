@@ -17,10 +17,7 @@ use super::{
     heartbeat,
     server::RedisServer,
 };
-use crate::{
-    broker::{Control, QueueFull, SurveyQuestion},
-    publication::Publication,
-};
+use crate::broker::{Control, QueueFull, SurveyQuestion};
 
 /// Dropped publications are logged at most once per interval, and so are dropped controls. Each one is counted.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,7 +85,12 @@ impl BusInbox {
         }
         let source = self.context.names.parse(&name).ok_or(DropReason("name"))?;
         match envelope::decode(source, Bytes::from(message), &self.context.signer)? {
-            BusMessage::Publication(publication) => self.deliver_publication(publication),
+            BusMessage::Publication(publication) => {
+                self.note_delivered(self.context.deliver.deliver_publication(publication));
+            }
+            BusMessage::PresenceEvent { channel, event, client } => {
+                self.note_delivered(self.context.deliver.deliver_presence_event(channel, event, client));
+            }
             BusMessage::Question { id, asker, question } => {
                 // A survey asks the own hubs without the bus.
                 if asker != self.context.instance {
@@ -121,8 +123,9 @@ impl BusInbox {
         })
     }
 
-    fn deliver_publication(&self, publication: Publication) {
-        if let Err(QueueFull) = self.context.deliver.deliver_publication(publication)
+    /// Logs publications, joins and leaves for which the hubs have no room.
+    fn note_delivered(&self, delivered: Result<(), QueueFull>) {
+        if let Err(QueueFull) = delivered
             && let Some(count) = self.dropped_publications.count(Instant::now())
         {
             log::warn!("dropped publications from redis count={count} error={:?}", QueueFull.to_string());

@@ -23,11 +23,11 @@ mod envelope;
 mod heartbeat;
 mod history;
 mod inbox;
-#[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
 mod partition;
 mod placement;
+mod presence;
 mod refused;
 mod router;
 mod scripts;
@@ -53,15 +53,16 @@ use self::{
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
+    presence::PresenceRead,
     refused::RefusedMessages,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceEvent,
-    PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed, invalid_ticket_id,
-    is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
+    invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -306,10 +307,6 @@ fn no_receiver_error() -> BrokerError {
     BrokerError::Unavailable("no instance is subscribed to the control channel, not even this one".to_owned())
 }
 
-fn not_available<T: Send + 'static>() -> BrokerFuture<T> {
-    completed(Err(BrokerError::NotAvailable))
-}
-
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
         history::publish(&self.context, publication, options)
@@ -338,20 +335,38 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| history::remove(&context, channel).await)
     }
 
-    fn publish_presence_event(&self, _: Channel, _: PresenceEvent, _: Arc<ClientInfo>) -> BrokerFuture<()> {
-        not_available()
+    fn publish_presence_event(
+        &self,
+        channel: Channel,
+        event: PresenceEvent,
+        client: Arc<ClientInfo>,
+    ) -> BrokerFuture<()> {
+        let name = self.context.names.publication_channel(&channel);
+        let message = self.context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
+        let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
+        async move { queued?.await.map(drop) }.boxed()
     }
 
-    fn add_presence(&self, _: Channel, _: Arc<ClientInfo>, _: Duration) -> BrokerFuture<()> {
-        not_available()
+    fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
+        self.refresh_presence(vec![(channel, client)], ttl)
     }
 
-    fn remove_presence(&self, _: Channel, _: Arc<str>) -> BrokerFuture<()> {
-        not_available()
+    fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
+        presence::store(&self.context, clients, ttl).boxed()
     }
 
-    fn presence(&self, _: Channel) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        not_available()
+    fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
+        presence::remove(&self.context, &channel, &client).boxed()
+    }
+
+    fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
+        let read = PresenceRead::begin(&self.context, channel);
+        self.spawn(async move |context| read?.clients(&context, max_bytes).await)
+    }
+
+    fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
+        let read = PresenceRead::begin(&self.context, channel);
+        self.spawn(async move |context| read?.count(&context).await)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {

@@ -4,7 +4,11 @@
 //!
 //! [`NodeList`] is the list without I/O; [`NodeRegistry`] shares it, logs its changes, and counts the nodes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -92,12 +96,19 @@ impl NodeRegistry {
 
     /// Reports that no heartbeat can arrive.
     pub(super) fn stop_listening(&self) {
-        self.list.lock().is_listening = false;
+        self.list.lock().listening_since = None;
     }
 
     /// Returns whether heartbeats and answers can arrive.
     pub(super) fn is_listening(&self) -> bool {
-        self.list.lock().is_listening
+        self.list.lock().listening_since.is_some()
+    }
+
+    /// Returns the other instances that are alive. `None`: this node cannot know it, because it has not listened for as long
+    /// as a silent node counts as alive, or because its list is full.
+    pub(super) fn live_instances(&self) -> Option<HashSet<String>> {
+        self.remove_silent();
+        self.list.lock().live_instances(Instant::now())
     }
 
     /// Returns the other nodes that are alive.
@@ -123,8 +134,8 @@ struct NodeList {
     interval: Duration,
     max_nodes: usize,
     nodes: HashMap<String, KnownNode>,
-    /// Whether heartbeats can arrive.
-    is_listening: bool,
+    /// Since when heartbeats arrive without a break; `None`: none can arrive.
+    listening_since: Option<Instant>,
     checked_at: Instant,
 }
 
@@ -136,7 +147,7 @@ struct KnownNode {
 
 impl NodeList {
     fn new(interval: Duration, max_nodes: usize, now: Instant) -> Self {
-        Self { interval, max_nodes, nodes: HashMap::new(), is_listening: false, checked_at: now }
+        Self { interval, max_nodes, nodes: HashMap::new(), listening_since: None, checked_at: now }
     }
 
     fn lifetime(&self) -> Duration {
@@ -175,13 +186,13 @@ impl NodeList {
     }
 
     fn start_listening(&mut self, now: Instant) {
-        self.is_listening = true;
+        self.listening_since = Some(now);
         self.checked_at = now;
         self.nodes.values_mut().for_each(|node| node.heard_at = now);
     }
 
     fn remove_silent(&mut self, now: Instant) -> Vec<NodeIdentity> {
-        if !self.is_listening {
+        if self.listening_since.is_none() {
             return Vec::new();
         }
         // This process has been paused, too: what the others have sent meanwhile is still in the socket.
@@ -195,12 +206,18 @@ impl NodeList {
     }
 
     fn next_removal(&self) -> Option<Instant> {
-        let oldest = self.nodes.values().map(|node| node.heard_at).min().filter(|_| self.is_listening);
+        let oldest = self.nodes.values().map(|node| node.heard_at).min().filter(|_| self.listening_since.is_some());
         oldest.map(|heard_at| heard_at + self.lifetime())
     }
 
     fn late_after(&self) -> Duration {
         self.interval * LATE_HALF_INTERVALS / 2
+    }
+
+    fn live_instances(&self, now: Instant) -> Option<HashSet<String>> {
+        let is_complete = self.listening_since.is_some_and(|since| now.duration_since(since) >= self.lifetime())
+            && self.nodes.len() < self.max_nodes;
+        is_complete.then(|| self.nodes.keys().cloned().collect())
     }
 
     fn live_nodes(&self, now: Instant) -> Vec<LiveNode> {
@@ -263,7 +280,7 @@ mod tests {
     #[test]
     fn nodes_are_kept_while_this_node_cannot_hear_them() {
         let (mut list, start) = list_of_two();
-        list.is_listening = false;
+        list.listening_since = None;
         assert_eq!(removed_until(&mut list, start, 1..=100), []);
         assert_eq!((list.count(), list.next_removal()), (3, None));
         list.start_listening(start + SECOND * 100);
@@ -297,6 +314,31 @@ mod tests {
         assert!(list.record_answer("a", start + SECOND * 8));
         assert_eq!(suspects(&list, 8), Vec::<String>::new());
         assert!(!list.record_answer("unknown", start));
+    }
+
+    #[test]
+    fn live_instances_are_known_once_a_silent_node_would_have_been_removed() {
+        let (mut list, start) = list_of_two();
+        let live = |list: &NodeList, second| {
+            list.live_instances(start + SECOND * second).map(|live| {
+                let mut live: Vec<String> = live.into_iter().collect();
+                live.sort_unstable();
+                live.join(" ")
+            })
+        };
+        assert_eq!(live(&list, 14), None);
+        assert_eq!(live(&list, 15).as_deref(), Some("a b"));
+        list.nodes.remove("a");
+        assert_eq!(live(&list, 15).as_deref(), Some("b"), "a node that has said goodbye");
+        list.listening_since = None;
+        assert_eq!(live(&list, 60), None, "an outage");
+        list.start_listening(start + SECOND * 60);
+        assert_eq!(live(&list, 74), None);
+        assert_eq!(live(&list, 75).as_deref(), Some("b"));
+        for uid in ["c", "d"] {
+            assert_eq!(list.record_heartbeat(uid, &node(uid), start + SECOND * 75), Ok(true));
+        }
+        assert_eq!(live(&list, 75), None, "others may be alive that the full list does not have");
     }
 
     #[test]

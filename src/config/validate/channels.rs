@@ -1,7 +1,7 @@
-//! Checks the options of channels: contradictions, bounds, and options that the broker does not support.
+//! Checks the options of channels: contradictions and bounds.
 
 use super::{ErrorCollector, SECOND, YEAR};
-use crate::config::{AllowSubscribe, BrokerKind, ChannelOptions, Config, KeyPurpose, RecoveryMode};
+use crate::config::{AllowSubscribe, ChannelOptions, Config, KeyPurpose, RecoveryMode};
 
 /// Maximum publications in the history of a channel: searching all of them must not delay other channels.
 const MAX_HISTORY_SIZE: usize = 1_000_000;
@@ -20,17 +20,17 @@ pub fn opens_channels(config: &Config) -> bool {
 
 /// Checks the options of channels without a namespace, and of each namespace.
 pub(super) fn check_channels(config: &Config, errors: &mut ErrorCollector) {
-    check_options("channels", &config.channels, config, errors);
+    check_options("channels", &config.channels, errors);
     for namespace in &config.namespaces {
-        check_options(&format!("namespaces {:?}", namespace.name), &namespace.channels, config, errors);
+        check_options(&format!("namespaces {:?}", namespace.name), &namespace.channels, errors);
     }
 }
 
-fn check_options(section: &str, options: &ChannelOptions, config: &Config, errors: &mut ErrorCollector) {
+fn check_options(section: &str, options: &ChannelOptions, errors: &mut ErrorCollector) {
     let mut require = |is_met: bool, key: &str, problem: &str| {
         errors.require(is_met, &format!("{section}.{key}"), problem);
     };
-    let (has_history, is_memory) = (options.has_history(), config.broker.kind == BrokerKind::Memory);
+    let has_history = options.has_history();
     require(options.history_size <= MAX_HISTORY_SIZE, "history_size", &format!("must be at most {MAX_HISTORY_SIZE}"));
     require((SECOND..=YEAR).contains(&options.history_ttl), "history_ttl", "must be at least 1s and at most 365d");
     require(
@@ -55,11 +55,4 @@ fn check_options(section: &str, options: &ChannelOptions, config: &Config, error
         "delta_publish",
         "requires deltas: set allowed_delta_types = [\"fossil\"]",
     );
-    for (key, is_set) in [("presence", options.presence), ("join_leave", options.join_leave)] {
-        require(
-            is_memory || !is_set,
-            key,
-            "is not supported with Redis yet; remove it, or set broker.type = \"memory\"",
-        );
-    }
 }

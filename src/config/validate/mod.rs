@@ -304,6 +304,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
         ("auth.ticket_ttl", auth.ticket_ttl),
         ("login.backoff", login.backoff),
         ("log.refusals_interval", config.log.refusals_interval),
+        ("broker.presence_ttl", config.broker.presence_ttl),
     ];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
     let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];

@@ -286,20 +286,6 @@ fn contradicting_channel_options_are_reported_with_their_namespace() {
 }
 
 #[test]
-fn presence_over_redis_is_an_error() {
-    for options in ["presence = true", "join_leave = true"] {
-        let reported = errors(Environment::Development, |config| {
-            config.broker.kind = BrokerKind::Redis;
-            config.namespaces = vec![toml::from_str(&format!("name = \"chat\"\n{options}")).expect("a namespace")];
-        });
-        assert!(
-            reported.contains("namespaces \"chat\"") && reported.contains("broker.type = \"memory\""),
-            "{reported}"
-        );
-    }
-}
-
-#[test]
 fn redis_tls_without_tls_url_or_with_half_a_pair_is_an_error() {
     let reported = |url: &str, change: fn(&mut crate::config::RedisTlsConfig)| {
         errors(Environment::Development, |config| {

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, HistoryPage, HistoryRequest, PositionResult, PublishOptions, PublishReceipt, Retention,
-        SurveyQuestion, SurveyResult,
+        Broker, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PublishOptions, PublishReceipt,
+        Retention, SurveyQuestion, SurveyResult,
     },
     clock::Clock,
     config::Config,
@@ -29,6 +29,11 @@ struct RecordingBroker(Mutex<Vec<String>>);
 impl Broker for RecordingBroker {
     fn add_presence(&self, _: Channel, who: Arc<ClientInfo>, _: Duration) -> Answer<()> {
         self.0.lock().push(who.client.to_string());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn refresh_presence(&self, clients: Vec<PresentClient>, _: Duration) -> Answer<()> {
+        self.0.lock().extend(clients.iter().map(|(_, client)| client.client.clone()));
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -59,7 +64,10 @@ impl Broker for RecordingBroker {
     fn remove_presence(&self, _: Channel, _: Arc<str>) -> Answer<()> {
         unreachable!()
     }
-    fn presence(&self, _: Channel) -> Answer<Vec<Arc<ClientInfo>>> {
+    fn presence(&self, _: Channel, _: usize) -> Answer<Vec<Arc<ClientInfo>>> {
+        unreachable!()
+    }
+    fn count_presence(&self, _: Channel) -> Answer<PresenceCount> {
         unreachable!()
     }
     fn survey(&self, _: SurveyQuestion, _: Duration) -> Answer<SurveyResult> {

@@ -192,7 +192,7 @@ impl Hub {
         let skip_up_to = start.as_ref().map_or(0, |start| start.skip_up_to);
         let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
-        self.begin_presence(&channel, visibility.as_deref());
+        self.announce_join(&channel, visibility.as_deref());
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
         // One hold for each channel is enough: another is dropped here, and with it released.

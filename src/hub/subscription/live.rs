@@ -35,7 +35,7 @@ impl Hub {
         if let Some(visibility) = visibility.filter(|visibility| visibility.info.chan_info != chan_info) {
             visibility.info = Arc::new(ClientInfo { chan_info, ..ClientInfo::clone(&visibility.info) });
             let visibility = visibility.clone();
-            self.store_presence(channel, &visibility);
+            self.update_presence(channel, &visibility);
         }
     }
 

@@ -1,20 +1,20 @@
 //! From the request to the commit: the broker is asked for each channel and, where publications may be missing, for its
-//! history; both are merged with what was delivered meanwhile.
+//! history; both are merged with what was delivered meanwhile. At the same time it stores the presence of the subscriber.
 
 use std::sync::Arc;
 
 use actix::prelude::*;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, join, join_all, ready};
 use uuid::Uuid;
 
 use super::{
     CatchingUp, HistoryQuery, ReplyBuilder, Requested, Resolving, Subscribe, SubscribeError, Subscription,
-    SubscriptionOptions,
+    SubscriptionOptions, Visibility,
     options::{RecoveryRequest, RequestedEpoch},
     recovery::{self, HistoryRead, LocalState, StartPosition},
 };
 use crate::{
-    broker::{BrokerError, HistoryPage, HistoryRequest, SincePosition},
+    broker::{BrokerError, BrokerFuture, HistoryPage, HistoryRequest, SincePosition},
     channel::Channel,
     config::RecoveryMode,
     hub::{Hub, SessionKey, broker_subscriptions::BrokerSubscriptions},
@@ -26,6 +26,9 @@ use crate::{
 /// was read, or if the history has another epoch by then.
 const MAX_READS: u8 = 3;
 
+/// The calls that store the presence of the subscriptions of a request, in their order. `None`: there is nothing to wait for.
+type PresenceCalls = Vec<Option<BrokerFuture<()>>>;
+
 type SubscribeFuture = ResponseActFuture<Hub, Result<(), SubscribeError>>;
 
 /// A request while its subscriptions are resolved.
@@ -33,6 +36,8 @@ pub(super) struct PendingRequest {
     pub(super) key: SessionKey,
     pub(super) client: Uuid,
     pub(super) reply: Option<ReplyBuilder>,
+    /// The channels in whose presence the session is stored, if this request succeeds.
+    presence: Vec<(Channel, Visibility)>,
     reads: u8,
 }
 
@@ -168,7 +173,7 @@ impl Hub {
     ) -> SubscribeFuture {
         let mut subscriptions = match resolved.into_iter().collect::<Result<Vec<_>, _>>() {
             Ok(subscriptions) => subscriptions,
-            Err(error) => return finished(Err(error.into())),
+            Err(error) => return finished(self.finish(&request, Err(error.into()))),
         };
         request.reads += 1;
         let (max_publications, is_last_read) = (self.limits.recovered_publications, request.reads >= MAX_READS);
@@ -177,7 +182,8 @@ impl Hub {
         };
         if subscriptions.iter_mut().all(is_known) {
             let ready = subscriptions.into_iter().map(|subscription| subscription.into_ready(request.client));
-            return finished(self.commit(request.key, ready.collect(), request.reply));
+            let committed = self.commit(request.key, ready.collect(), request.reply.take());
+            return finished(self.finish(&request, committed));
         }
         // All histories are read again: what is known now may be outdated when the others have been read.
         let resolving = subscriptions.into_iter().map(|subscription| {
@@ -188,6 +194,48 @@ impl Hub {
         let resolving = resolving.collect();
         self.continue_when_resolved(request, resolving)
     }
+}
+
+impl Hub {
+    /// Begins to store the presence of the subscriptions that the session does not have yet; returns the calls that the
+    /// broker has not completed at once.
+    fn store_presence(&self, request: &mut PendingRequest, subscriptions: &[Subscription<Requested>]) -> PresenceCalls {
+        let held = self.registry.channels_of(request.key);
+        let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
+        let calls = subscriptions.iter().map(|Subscription { channel, stage, .. }| {
+            let visibility = stage.options.visibility.as_ref();
+            let visibility = visibility.filter(|visibility| visibility.in_presence && !is_held(channel))?;
+            request.presence.push((channel.clone(), visibility.clone()));
+            let mut call = self.begin_presence(channel, visibility);
+            match (&mut call).now_or_never() {
+                Some(result) => result.err().map(|error| ready(Err(error)).boxed()),
+                None => Some(call),
+            }
+        });
+        calls.collect()
+    }
+
+    /// Ends a request. If it has failed, the session is removed from the presence of the channels that it does not have.
+    fn finish(&self, request: &PendingRequest, result: Result<(), SubscribeError>) -> Result<(), SubscribeError> {
+        if result.is_err() {
+            let held = self.registry.channels_of(request.key);
+            let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
+            for (channel, visibility) in request.presence.iter().filter(|(channel, _)| !is_held(channel)) {
+                self.withdraw_presence(channel, Some(visibility));
+            }
+        }
+        result
+    }
+}
+
+/// Waits until the presence of a subscription is stored, and the broker has answered everything else.
+async fn with_presence<T>(
+    resolved: impl Future<Output = Result<T, BrokerError>>,
+    stored: Option<BrokerFuture<()>>,
+) -> Result<T, BrokerError> {
+    let stored = async move { if let Some(stored) = stored { stored.await } else { Ok(()) } };
+    let (resolved, stored) = join(resolved, stored).await;
+    stored.and(resolved)
 }
 
 fn finished(result: Result<(), SubscribeError>) -> SubscribeFuture {
@@ -212,19 +260,22 @@ impl Handler<Subscribe> for Hub {
             held.for_each(|subscription| subscription.stage.options.recover = None);
         }
         subscriptions.iter_mut().for_each(|subscription| self.skip_what_the_filter_drops(subscription));
-        let request = PendingRequest { key, client, reply, reads: 0 };
-        if !subscriptions.iter().any(|subscription| self.needs_broker(key, subscription)) {
+        let mut request = PendingRequest { key, client, reply, presence: Vec::new(), reads: 0 };
+        let storing = self.store_presence(&mut request, &subscriptions);
+        let is_stored = storing.iter().all(Option::is_none);
+        if is_stored && !subscriptions.iter().any(|subscription| self.needs_broker(key, subscription)) {
             let ready = subscriptions.into_iter().map(|subscription| {
                 let here = self.channel_position(&subscription.channel);
                 subscription.into_ready(here)
             });
-            return finished(self.commit(key, ready.collect(), request.reply));
+            let committed = self.commit(key, ready.collect(), request.reply.take());
+            return finished(self.finish(&request, committed));
         }
         // For all channels: one that has subscribers now may lose them while the broker is asked for another.
-        let resolving = subscriptions.into_iter().map(|subscription| {
+        let resolving = subscriptions.into_iter().zip(storing).map(|(subscription, stored)| {
             let query = self.history_query(key, &subscription.channel, &subscription.stage);
             let catch_up = self.catch_up_buffer.begin(&subscription.channel);
-            subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone())
+            with_presence(subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone()), stored)
         });
         let resolving = resolving.collect();
         self.continue_when_resolved(request, resolving)

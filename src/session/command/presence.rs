@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::{CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{ChannelRight, Claims},
+    broker::PresenceCount,
     channel::Channel,
-    protocol::{self, DisabledOption, ExceededLimit, Format, PresenceStats},
+    protocol::{self, DisabledOption, ExceededLimit, PresenceStats, WireError},
     publication::ClientInfo,
     session::Session,
 };
@@ -24,16 +25,16 @@ impl Session {
         channel: &str,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let (limit, max_bytes) = self.services.config.limits.client_reply_limit();
-        self.read_presence(id, channel, claims, move |format, clients| {
-            let bytes = |client: &Arc<ClientInfo>| {
-                let raw = [&client.conn_info, &client.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
-                CLIENT_OVERHEAD + client.user.len() + 2 * client.client.len() + raw
-            };
+        let (channel, allowed) = self.channel_with_presence(channel, claims)?;
+        let (services, format) = (self.services.clone(), self.format);
+        Ok(CommandOutcome::pending(id, async move {
+            allowed.await?;
+            let (limit, max_bytes) = services.config.limits.client_reply_limit();
+            let clients = services.broker.presence(channel, max_bytes).await?;
             // A part of the clients would look like all of them.
-            ExceededLimit::check(limit, max_bytes, clients.iter().map(bytes).sum())?;
-            Ok(format.encode_reply(id, &protocol::Reply::Presence(clients)))
-        })
+            ExceededLimit::check(limit, max_bytes, clients.iter().map(|client| reply_bytes(client)).sum())?;
+            Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Presence(&clients))))
+        }))
     }
 
     /// `presence_stats`.
@@ -43,30 +44,34 @@ impl Session {
         channel: &str,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        self.read_presence(id, channel, claims, move |format, clients| {
-            Ok(format.encode_reply(id, &protocol::Reply::PresenceStats(PresenceStats::count(clients))))
-        })
+        let (channel, allowed) = self.channel_with_presence(channel, claims)?;
+        let (services, format) = (self.services.clone(), self.format);
+        Ok(CommandOutcome::pending(id, async move {
+            allowed.await?;
+            let PresenceCount { clients, users } = services.broker.count_presence(channel).await?;
+            let stats = PresenceStats::new(clients, users);
+            Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::PresenceStats(stats))))
+        }))
     }
 
-    /// Reads the presence of a channel and answers with what `encode` makes of it. Whether channels of this kind have presence
+    /// Returns a channel that has presence, and whether the client may read it. Whether channels of this kind have presence
     /// (108) says nothing of the channel, so it is checked before the permission (103).
-    fn read_presence(
+    fn channel_with_presence(
         &self,
-        id: u32,
         channel: &str,
         claims: &Arc<Claims>,
-        encode: impl FnOnce(Format, &[Arc<ClientInfo>]) -> Result<Bytes, ExceededLimit> + 'static,
-    ) -> Result<CommandOutcome, CommandFailure> {
+    ) -> Result<(Channel, impl Future<Output = Result<(), WireError>> + use<>), CommandFailure> {
         let channel = Channel::new(channel)?;
         if !self.services.permissions.channel_options(&channel)?.presence {
             return Err(DisabledOption { channel: &channel, name: "presence" }.into());
         }
         let allowed = self.check_right(ChannelRight::Presence, &channel, claims, false);
-        let (services, format) = (self.services.clone(), self.format);
-        Ok(CommandOutcome::pending(id, async move {
-            allowed.await?;
-            let clients = services.broker.presence(channel).await?;
-            Ok(CommandReply::Frame(encode(format, &clients)?))
-        }))
+        Ok((channel, async move { allowed.await.map(drop) }))
     }
+}
+
+/// Returns the bytes of a client in a reply.
+fn reply_bytes(ClientInfo { user, client, conn_info, chan_info }: &ClientInfo) -> usize {
+    let raw = [conn_info, chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
+    CLIENT_OVERHEAD + user.len() + 2 * client.len() + raw
 }

@@ -9,7 +9,7 @@ use crate::{
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
-    config::{BrokerKind, DeltaType, OptionOverrides, RecoveryMode},
+    config::{DeltaType, OptionOverrides, RecoveryMode},
     hub::{
         RecoveryRequest, ReplyBuilder, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription,
         SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
@@ -155,7 +155,7 @@ impl Session {
         let forces_positioning = overrides.force_positioning.unwrap_or(channel_options.force_positioning);
         // Nobody could read the presence of a channel that has none.
         let in_presence = channel_options.presence && overrides.presence.unwrap_or(true);
-        let sends_join_leave = overrides.join_leave.unwrap_or(channel_options.join_leave) && self.has_join_leave();
+        let sends_join_leave = overrides.join_leave.unwrap_or(channel_options.join_leave);
         let visibility = (in_presence || sends_join_leave).then(|| Visibility {
             info: Arc::new(ClientInfo {
                 user: claims.user.to_string(),
@@ -174,11 +174,6 @@ impl Session {
             visibility,
             ..SubscriptionOptions::default()
         }
-    }
-
-    /// Returns whether the broker transports joins and leaves.
-    fn has_join_leave(&self) -> bool {
-        self.services.config.broker.kind == BrokerKind::Memory
     }
 
     /// Returns the options of a subscription for which a client asks, beside those that it has anyway. Options that the channel

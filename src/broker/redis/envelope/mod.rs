@@ -4,20 +4,25 @@
 //! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
 //! bytes; the last field has no length and ends with the message.
 
+mod presence;
 mod read;
 mod signature;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
     broker::{
-        Control, NodeIdentity, SurveyQuestion,
+        Control, NodeIdentity, PresenceEvent, SurveyQuestion,
         publication_encoding::{self as encoding, HAS_TIME, write_field},
     },
+    channel::Channel,
     clock::WallTime,
-    publication::Publication,
+    publication::{ClientInfo, Publication},
 };
 
+pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
 
@@ -28,6 +33,10 @@ const VERSION: u8 = 1;
 const PUBLICATION: u8 = b'p';
 /// A publication that is stored in a history: a script of Redis puts its position before the message that is stored.
 const STORED: u8 = b's';
+const JOIN: u8 = b'j';
+const LEAVE: u8 = b'l';
+/// A record in Redis, which no message of the bus is.
+const STORED_CLIENT: u8 = b'm';
 const QUESTION: u8 = b'q';
 /// Not `a`, which marked answers that were sent in one piece.
 const ANSWER: u8 = b'r';
@@ -50,6 +59,15 @@ pub(super) type SurveyId = [u8; 16];
 pub(super) enum BusMessage {
     /// For the local subscribers.
     Publication(Publication),
+    /// For the local subscribers that receive joins and leaves.
+    PresenceEvent {
+        /// The channel.
+        channel: Channel,
+        /// Whether the client has joined or left it.
+        event: PresenceEvent,
+        /// The client.
+        client: Arc<ClientInfo>,
+    },
     /// A survey question of another instance, or of this one.
     Question {
         /// Has to be repeated in the answer.
@@ -443,8 +461,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..7_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let kind = [PUBLICATION, STORED, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT][kind];
+        fn decoding_never_panics(kind in 0..10_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let kind = [
+                PUBLICATION, STORED, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT,
+            ][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());
             }

@@ -9,11 +9,12 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_PREFIX, SurveyId, VERSION,
+    HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT, STORED_PREFIX,
+    SurveyId, VERSION,
 };
 use crate::{
     broker::{
-        Control, NodeIdentity, SurveyQuestion,
+        Control, NodeIdentity, PresenceEvent, SurveyQuestion,
         publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
     },
     channel::Channel,
@@ -33,7 +34,7 @@ const NOT_OURS: DropReason = DropReason("not_ours");
 const TRUNCATED: DropReason = DropReason("truncated");
 const MISPLACED: DropReason = DropReason("misplaced");
 const NOT_TEXT: DropReason = DropReason("not_text");
-const INSTANCE: DropReason = DropReason("instance");
+pub(super) const INSTANCE: DropReason = DropReason("instance");
 const NODE: DropReason = DropReason("node");
 
 /// Decodes a message that came from `source`.
@@ -43,23 +44,27 @@ pub(in crate::broker::redis) fn decode(
     signer: &MessageSigner,
 ) -> Result<BusMessage, DropReason> {
     if message.starts_with(&STORED_PREFIX) {
-        return decode_stored(source, EnvelopeReader(message), signer).map(BusMessage::Publication);
+        return decode_stored(source, EnvelopeReader::new(message), signer).map(BusMessage::Publication);
     }
     let verified = signer.verify(message)?;
     if source == MessageSource::Control {
         signer.require_recent(&verified)?;
     }
-    let mut reader = EnvelopeReader(verified.message);
+    let mut reader = EnvelopeReader::new(verified.message);
     match (reader.read_kind()?, source) {
         (PUBLICATION, MessageSource::Channel(channel)) => {
             reader.decode_publication(channel).map(BusMessage::Publication)
         }
+        (JOIN, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Join),
+        (LEAVE, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Leave),
         (QUESTION, MessageSource::Control) => reader.decode_question(),
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => Err(MISPLACED),
+        (PUBLICATION | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
+            Err(MISPLACED)
+        }
         _ => Err(DropReason("kind")),
     }
 }
@@ -85,7 +90,7 @@ pub(in crate::broker::redis) fn decode_record(
     record: Bytes,
     signer: &MessageSigner,
 ) -> Result<Publication, DropReason> {
-    let mut reader = EnvelopeReader(signer.verify(record)?.message);
+    let mut reader = EnvelopeReader::new(signer.verify(record)?.message);
     match reader.read_kind()? {
         PUBLICATION => reader.decode_publication(channel),
         _ => Err(DropReason("kind")),
@@ -93,14 +98,23 @@ pub(in crate::broker::redis) fn decode_record(
 }
 
 /// The rest of a message that has not been read yet.
-struct EnvelopeReader(Bytes);
+pub(super) struct EnvelopeReader(Bytes);
 
 impl EnvelopeReader {
+    pub(super) fn new(message: Bytes) -> Self {
+        Self(message)
+    }
+
+    /// Reads the channel that a message repeats, so that a message of one channel is not taken for one of another.
+    pub(super) fn expect_channel(&mut self, channel: &Channel) -> Result<(), DropReason> {
+        if self.read_field()? == channel.as_str() { Ok(()) } else { Err(DropReason("other_channel")) }
+    }
+
     fn read_bytes(&mut self, length: usize) -> Result<Bytes, DropReason> {
         if self.0.len() < length { Err(TRUNCATED) } else { Ok(self.0.split_to(length)) }
     }
 
-    fn read_byte(&mut self) -> Result<u8, DropReason> {
+    pub(super) fn read_byte(&mut self) -> Result<u8, DropReason> {
         self.0.try_get_u8().map_err(|_| TRUNCATED)
     }
 
@@ -115,7 +129,7 @@ impl EnvelopeReader {
     }
 
     /// Reads an id or a name of a node, which may be in a log line.
-    fn read_node_text(&mut self, invalid: DropReason) -> Result<String, DropReason> {
+    pub(super) fn read_node_text(&mut self, invalid: DropReason) -> Result<String, DropReason> {
         let text = self.read_text()?;
         let is_valid = (1..=MAX_NODE_TEXT_BYTES).contains(&text.len()) && !text.contains(char::is_control);
         if is_valid { Ok(text) } else { Err(invalid) }
@@ -127,12 +141,12 @@ impl EnvelopeReader {
         Ok(id)
     }
 
-    fn finish<T>(self, value: T) -> Result<T, DropReason> {
+    pub(super) fn finish<T>(self, value: T) -> Result<T, DropReason> {
         if self.0.is_empty() { Ok(value) } else { Err(DropReason("trailing")) }
     }
 
     /// Reads what every message begins with.
-    fn read_kind(&mut self) -> Result<u8, DropReason> {
+    pub(super) fn read_kind(&mut self) -> Result<u8, DropReason> {
         if self.read_bytes(MAGIC.len()).as_deref() != Ok(MAGIC) {
             return Err(NOT_OURS);
         }
@@ -143,9 +157,7 @@ impl EnvelopeReader {
     }
 
     fn decode_publication(mut self, channel: Channel) -> Result<Publication, DropReason> {
-        if self.read_field()? != channel.as_str() {
-            return Err(DropReason("other_channel"));
-        }
+        self.expect_channel(&channel)?;
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
         let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE | HAS_TIME;
@@ -160,7 +172,11 @@ impl EnvelopeReader {
         Ok(Publication { info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
     }
 
-    fn read_info(&mut self, has_conn_info: bool, has_chan_info: bool) -> Result<Arc<ClientInfo>, DropReason> {
+    pub(super) fn read_info(
+        &mut self,
+        has_conn_info: bool,
+        has_chan_info: bool,
+    ) -> Result<Arc<ClientInfo>, DropReason> {
         let (user, client) = (self.read_text()?, self.read_text()?);
         let mut raw = |is_there: bool| is_there.then(|| self.read_field().and_then(validate_json)).transpose();
         let (conn_info, chan_info) = (raw(has_conn_info)?, raw(has_chan_info)?);

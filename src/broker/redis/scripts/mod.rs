@@ -32,6 +32,12 @@ scripts! {
     READ_HISTORY = "history.lua", "read_history.lua";
     /// Replaces the epoch of a channel that has lost publications.
     RENEW_EPOCH = "renew_epoch.lua";
+    /// Stores that clients are present.
+    PRESENCE_STORE = "presence_store.lua";
+    /// Removes a client from the presence.
+    PRESENCE_REMOVE = "presence_remove.lua";
+    /// Reads a part of the present clients.
+    PRESENCE_PAGE = "presence_page.lua";
 }
 
 impl RedisScript {
