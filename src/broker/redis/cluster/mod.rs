@@ -196,6 +196,7 @@ impl ClusterFollower {
                 task.abort();
             }
             self.context.cluster_health.board.clear(server.address());
+            self.context.metrics.forget_server(server.address());
             self.context.set_subscribed(server, false);
             // Its last messages may have been controls.
             self.context.deliver.note_lost_controls();

@@ -84,7 +84,7 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
                 if !server.is_refused.load(Ordering::Relaxed) {
                     server.health.report_up(RedisLink::Subscriptions, Some(channels));
                 }
-                context.metrics.probe_microseconds.set(micros(sent.elapsed()));
+                context.metrics.set_probe_microseconds(server.address(), micros(sent.elapsed()));
                 log::trace!("subscription probe arrived after={:.1?}", sent.elapsed());
             }
         }
