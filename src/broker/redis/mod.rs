@@ -23,6 +23,7 @@ mod envelope;
 mod heartbeat;
 mod history;
 mod inbox;
+mod log_throttle;
 mod names;
 mod nodes;
 mod partition;
