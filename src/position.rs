@@ -1,6 +1,6 @@
 //! The position of a publication in the history of its channel. A channel without history has no positions.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use serde::{Serialize, Serializer};
 
@@ -28,8 +28,7 @@ impl Epoch {
     /// If the system has no randomness.
     pub fn random() -> Result<Self, getrandom::Error> {
         const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
-        let mut bytes = [0; Self::BYTES];
-        getrandom::fill(&mut bytes)?;
+        let bytes = RANDOMNESS.with_borrow_mut(RandomBytes::take)?;
         Ok(Self(bytes.map(|byte| LETTERS[usize::from(byte % 64)])))
     }
 
@@ -43,6 +42,32 @@ impl Epoch {
     pub fn as_str(&self) -> &str {
         // Both constructors allow only ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+thread_local! {
+    static RANDOMNESS: RefCell<RandomBytes> = const { RefCell::new(RandomBytes { bytes: [0; RandomBytes::COUNT], left: 0 }) };
+}
+
+/// Random bytes for the next epochs of this thread. Every publish to a history in Redis offers an epoch, in case there is none, and
+/// asking the system each time would cost a system call.
+struct RandomBytes {
+    bytes: [u8; Self::COUNT],
+    left: usize,
+}
+
+impl RandomBytes {
+    const COUNT: usize = 32 * Epoch::BYTES;
+
+    fn take(&mut self) -> Result<[u8; Epoch::BYTES], getrandom::Error> {
+        if self.left == 0 {
+            getrandom::fill(&mut self.bytes)?;
+            self.left = Self::COUNT;
+        }
+        self.left -= Epoch::BYTES;
+        let mut taken = [0; Epoch::BYTES];
+        taken.copy_from_slice(&self.bytes[self.left..self.left + Epoch::BYTES]);
+        Ok(taken)
     }
 }
 
@@ -60,7 +85,17 @@ impl Serialize for Epoch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn no_two_random_epochs_are_equal() {
+        let epochs: HashSet<Epoch> = (0..1000).map(|_| Epoch::random().unwrap()).collect();
+        assert_eq!(epochs.len(), 1000);
+        let other = std::thread::spawn(|| Epoch::random().unwrap()).join().unwrap();
+        assert!(!epochs.contains(&other));
+    }
 
     #[test]
     fn only_an_epoch_of_the_generated_form_is_parsed() {

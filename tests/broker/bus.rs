@@ -87,7 +87,7 @@ async fn forged_messages_are_dropped_and_counted() {
     let publication = |data: &[u8]| [b"WC\x01p\0\0\0\x04news\0".as_slice(), data].concat();
     assert_eq!(server.publish(NEWS, &publication(b"1")).await, 1, "a valid message is delivered");
     instance.wait_for_publications(1).await;
-    let long = publication(&[b"\"".as_slice(), &vec![b'x'; 3 << 20], b"\""].concat());
+    let long = publication(&[b"\"".as_slice(), &vec![b'x'; 10 << 20], b"\""].concat());
     let answer = |instance: &[u8]| [b"WC\x01r".as_slice(), &[7; 16], instance, b"\0\0\0\0\x01{}"].concat();
     let control = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
     let endless = b"WC\x01p\xff\xff\xff\xffnews\0\x31".to_vec();

@@ -113,3 +113,29 @@ async fn key_can_be_introduced_and_changed_without_losing_a_message() {
         before = after;
     }
 }
+
+#[tokio::test]
+async fn history_returns_only_what_is_signed_for_its_channel() {
+    let server = RedisServer::start().await;
+    let instance = start(&server, OLD, "", false).await;
+    instance.store("news", "1").await;
+    instance.store("other", "2").await;
+    assert_eq!(instance.read_all("news").await, [(1, "1".to_owned())]);
+    let unsigned = b"WC\x01p\0\0\0\x04news\x003".to_vec();
+    let announced = [b"WC\x01s\0\0\0\0\0\0\0\x02abcdefgh".to_vec(), unsigned.clone()].concat();
+    assert_dropped(&instance, "unsigned", async || _ = server.publish(NEWS, &announced).await).await;
+
+    let mut redis = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let entries: Vec<(String, Vec<Vec<u8>>)> =
+        redis::cmd("XRANGE").arg("wardcast:s:{other}").arg("-").arg("+").query_async(&mut redis).await.unwrap();
+    let [time_name, time, record_name, record] = entries[0].1.as_slice() else { panic!("{entries:?}") };
+    for (forged, reason) in [(&unsigned, "unsigned"), (record, "other_channel")] {
+        let mut replace = redis::pipe();
+        replace.cmd("DEL").arg("wardcast:s:{news}").ignore();
+        replace.cmd("XADD").arg("wardcast:s:{news}").arg("1-0").arg(time_name).arg(time).arg(record_name).arg(forged);
+        replace.query_async::<()>(&mut redis).await.unwrap();
+        assert_dropped(&instance, reason, async || assert_eq!(instance.read_all("news").await, [])).await;
+    }
+    assert_eq!(instance.read_all("other").await, [(1, "2".to_owned())]);
+    assert_eq!(instance.data_received("news"), ["1"]);
+}
