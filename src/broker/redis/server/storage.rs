@@ -18,7 +18,7 @@ const KEY: &str = "{key}";
 
 /// Each command that the hub needs beside those of its two connections, with arguments that change nothing but the key. The
 /// first one stores text there, so that those for other types are refused for its type; and that proves the right to them.
-const COMMANDS: [(&str, &[&str]); 18] = [
+const COMMANDS: [(&str, &[&str]); 24] = [
     ("SET", &[KEY, "1", "PX", KEY_TTL_MILLIS]),
     ("GET", &[KEY]),
     ("XADD", &[KEY, "NOMKSTREAM", "*", "field", "value"]),
@@ -28,10 +28,16 @@ const COMMANDS: [(&str, &[&str]); 18] = [
     ("HSET", &[KEY, "field", "value"]),
     ("HMGET", &[KEY, "field"]),
     ("HDEL", &[KEY, "field"]),
+    ("HSCAN", &[KEY, "0", "COUNT", "1"]),
+    ("ZADD", &[KEY, "1", "member"]),
+    ("ZREM", &[KEY, "member"]),
+    ("ZMSCORE", &[KEY, "member"]),
+    ("ZRANGEBYSCORE", &[KEY, "-inf", "0", "LIMIT", "0", "1"]),
     ("TIME", &[]),
     ("SCRIPT", &["LOAD", SCRIPT]),
     ("EVALSHA", &[SCRIPT_HASH, "1", KEY]),
     ("PEXPIRE", &[KEY, KEY_TTL_MILLIS]),
+    ("PTTL", &[KEY]),
     ("GETDEL", &[KEY]),
     ("DEL", &[KEY]),
     ("UNLINK", &[KEY]),
