@@ -88,6 +88,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod gaps_over_redis;
 mod presence_on_nodes;
 mod two_hubs;
 

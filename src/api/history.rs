@@ -118,9 +118,9 @@ async fn history(body: &Bytes, api: &ApiContext) -> ApiResult {
         Retention::from_options(options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
     let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
     let limit = page_limit(limit.unwrap_or_default(), api.config.limits.history_publications);
-    let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default() };
-    let max_bytes = api.config.limits.reply_bytes;
-    let page = read_history_page(&*api.broker, channel, request, retention, max_bytes).await?;
+    let max_bytes = Some(api.config.limits.reply_bytes);
+    let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default(), max_bytes };
+    let page = read_history_page(&*api.broker, channel, request, retention).await?;
     let publications = page.publications.iter().map(Into::into).collect();
     to_raw_result(protocol::encode_history_result(&HistoryResult { publications, position: page.top }))
 }

@@ -71,6 +71,9 @@ pub struct HistoryRequest {
     pub limit: usize,
     /// The newest publication comes first.
     pub is_reverse: bool,
+    /// The caller drops the end of the page from the publication on that makes it larger, so the broker need not read on behind
+    /// that one. `None`: the caller takes all of them.
+    pub max_bytes: Option<usize>,
 }
 
 /// A position that a client names.
@@ -142,7 +145,7 @@ pub fn page_limit(limit: i64, max: usize) -> usize {
 }
 
 /// Reads one page of a channel's history for a client or for a caller of the server API. Publications at the end of the page
-/// that would make it larger than `max_bytes` are left out. A page that starts beyond the top is empty.
+/// that would make it larger than `request.max_bytes` are left out. A page that starts beyond the top is empty.
 ///
 /// # Errors
 /// [`ErrorCode::UnrecoverablePosition`] if the history has another epoch than the request; otherwise the error of the broker.
@@ -151,7 +154,6 @@ pub async fn read_history_page(
     channel: Channel,
     request: HistoryRequest,
     retention: Retention,
-    max_bytes: usize,
 ) -> Result<HistoryPage, ErrorCode> {
     let mut page = broker.read_history(channel, request, retention).await?;
     if !page.is_position_known(&request) {
@@ -160,6 +162,6 @@ pub async fn read_history_page(
     if page.is_beyond_top(&request) {
         page.publications.clear();
     }
-    page.truncate_to_bytes(max_bytes);
+    request.max_bytes.iter().for_each(|max_bytes| page.truncate_to_bytes(*max_bytes));
     Ok(page)
 }

@@ -40,7 +40,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(1);
 pub const KEEP_FIVE: Retention =
     Retention { size: 5, ttl: Duration::from_secs(60), meta_ttl: Duration::from_secs(3600) };
 /// Requests the whole history.
-pub const WHOLE_HISTORY: HistoryRequest = HistoryRequest { since: None, limit: usize::MAX, is_reverse: false };
+pub const WHOLE_HISTORY: HistoryRequest =
+    HistoryRequest { since: None, limit: usize::MAX, is_reverse: false, max_bytes: None };
 
 /// Hubs that record what they receive.
 #[derive(Default)]

@@ -88,7 +88,7 @@ async fn run_calls(instance: &Instance, name: &str, calls: &[Call]) {
             }
             Call::Read { since, limit, is_reverse } => {
                 let known = since.map(|(offset, is_named)| SincePosition { offset, epoch: epoch.filter(|_| is_named) });
-                let request = HistoryRequest { since: known, limit, is_reverse };
+                let request = HistoryRequest { since: known, limit, is_reverse, max_bytes: None };
                 let read_retention = retention(model.retention.unwrap_or((1, 1)));
                 let history = instance.broker.read_history(channel(name), request, read_retention).await.unwrap();
                 assert_eq!(*epoch.get_or_insert(history.top.epoch), history.top.epoch, "{calls:?}");

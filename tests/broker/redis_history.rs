@@ -184,6 +184,11 @@ async fn lost_keys_of_a_channel_never_join_two_histories() {
     let page = instance.read_history("news", WHOLE_HISTORY).await;
     assert_eq!((page.publications.len(), page.top.offset), (0, 0));
     assert_ne!(page.top.epoch, new.epoch);
+    assert_eq!(
+        instance.store("news", "1").await,
+        Position { offset: 1, ..page.top },
+        "the reader's position stays valid"
+    );
     for field in ["e", "o"] {
         store_five(&instance).await;
         server.run::<()>(&["HSET", META, field, "?"]).await;
@@ -260,6 +265,12 @@ async fn history_longer_than_a_reply_is_read_in_parts() {
     assert_eq!(read(NEWEST_FIRST).await, (1..=440).rev().collect::<Vec<_>>());
     assert_eq!(read(HistoryRequest { limit: 333, ..WHOLE_HISTORY }).await, (1..=333).collect::<Vec<_>>());
     assert_eq!(read(HistoryRequest { limit: 333, ..NEWEST_FIRST }).await, (108..=440).rev().collect::<Vec<_>>());
+    // The caller drops what does not fit, so one publication more is enough.
+    for (max_bytes, read_publications) in [(1, 1..=1), (70_000, 12..=24), (5 << 20, 440..=440)] {
+        let request = HistoryRequest { max_bytes: Some(max_bytes), ..WHOLE_HISTORY };
+        let count = read(request).await.len();
+        assert!(read_publications.contains(&count), "{max_bytes}: {count}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys and tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!  survey ────▶ pool of a server ──▶ question … survey (answers of the other nodes) ◀─────────────────┤
 //!  heartbeat ─▶ server ──▶ … ──▶ nodes (those that are alive, which a survey asks) ◀──────────────────┤
 //!  control ───▶ server ──▶ … ──▶ hubs ◀───────────────────────────────────────────────────────────────┘
-//!  tickets ───▶ pool of a server
+//!  history, tickets ───▶ pool of a server (a publish with history is a script of the publisher)
 //! ```
 //!
 //! Everything that belongs to one Redis server is in [`server`]; the context says which server has a channel.

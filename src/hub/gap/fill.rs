@@ -176,7 +176,7 @@ impl Hub {
             // With the last known publication, to compare it.
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
-            let request = HistoryRequest { since: Some(since), limit, is_reverse: false };
+            let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes: None };
             let page = self.broker_subscriptions.history().read(channel.clone(), request, retention, None);
             self.gap_reads.in_flight += 1;
             ctx.spawn(page.into_actor(self).map(move |page, hub, ctx| {

@@ -13,7 +13,7 @@ fn position(offset: u64) -> Position {
 }
 
 fn since(offset: u64) -> HistoryRequest {
-    HistoryRequest { since: Some(SincePosition { offset, epoch: None }), limit: 10, is_reverse: false }
+    HistoryRequest { since: Some(SincePosition { offset, epoch: None }), limit: 10, is_reverse: false, max_bytes: None }
 }
 
 fn news() -> Channel {

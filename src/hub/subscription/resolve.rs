@@ -142,10 +142,11 @@ impl Hub {
         let limit = self.limits.recovered_publications;
         let request = match requested.options.possible_recovery() {
             Some(RecoveryRequest { mode: RecoveryMode::Stream, offset, .. }) => {
-                HistoryRequest { since: Some(SincePosition { offset: *offset, epoch: None }), limit, is_reverse: false }
+                let since = Some(SincePosition { offset: *offset, epoch: None });
+                HistoryRequest { since, limit, ..HistoryRequest::default() }
             }
             Some(RecoveryRequest { mode: RecoveryMode::Cache, .. }) => {
-                HistoryRequest { since: None, limit: 1, is_reverse: true }
+                HistoryRequest { limit: 1, is_reverse: true, ..HistoryRequest::default() }
             }
             None => HistoryRequest::default(),
         };

@@ -29,11 +29,11 @@ impl Session {
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
         let (services, format) = (self.services.clone(), self.format);
-        let max_bytes = self.services.config.limits.client_reply_bytes();
+        let max_bytes = Some(self.services.config.limits.client_reply_bytes());
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
-            let request = HistoryRequest { since: since.transpose()?, limit, is_reverse };
-            let page = read_history_page(&*services.broker, channel, request, retention, max_bytes).await?;
+            let request = HistoryRequest { since: since.transpose()?, limit, is_reverse, max_bytes };
+            let page = read_history_page(&*services.broker, channel, request, retention).await?;
             let publications = page.publications.iter().map(Into::into).collect();
             let result = HistoryResult { publications, position: page.top };
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::History(&result))))

@@ -30,6 +30,7 @@ struct Remaining {
     first: u64,
     last: u64,
     limit: usize,
+    max_bytes: usize,
     is_reverse: bool,
     epoch: Option<Epoch>,
 }
@@ -80,17 +81,18 @@ async fn read_parts(
         for (offset, record) in part.records {
             match envelope::decode_record(channel.clone(), record, &context.signer) {
                 Ok(publication) => {
+                    remaining.max_bytes = remaining.max_bytes.saturating_sub(publication.cost_bytes());
                     let position = Some(Position { offset, epoch: top.epoch });
                     page.add(offset, Publication { position, ..publication });
                 }
                 Err(reason) => context.refused.count(reason),
             }
         }
-        let Some(next) = part.next.filter(|_| remaining.limit > 0) else { break };
+        let Some(next) = part.next.filter(|_| !remaining.is_limit_reached()) else { break };
         remaining.skip_to(next, top.epoch);
         part = read_part(context, server, channel, remaining, retention).await?;
     }
-    Ok(Some(HistoryPage { publications: page.finish(remaining.limit == 0), top }))
+    Ok(Some(HistoryPage { publications: page.finish(remaining.is_limit_reached()), top }))
 }
 
 async fn read_part(
@@ -104,20 +106,28 @@ async fn read_part(
         scripts::READ_HISTORY.call(&[context.names.history_key(channel), context.names.history_meta_key(channel)]);
     call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl)).arg(new_epoch()?.as_str());
     call.arg(remaining.epoch.as_ref().map_or("", Epoch::as_str)).arg(remaining.first).arg(remaining.last);
-    call.arg(u8::from(remaining.is_reverse)).arg(remaining.limit.min(i32::MAX as usize)).arg(PART_BYTES);
+    call.arg(u8::from(remaining.is_reverse))
+        .arg(remaining.limit.min(i32::MAX as usize))
+        .arg(PART_BYTES.min(remaining.max_bytes));
     let reply = server.query(&call, context.timeout).await.map_err(history_error)?;
     parse_part(reply).ok_or_else(invalid_reply)
 }
 
 impl Remaining {
-    fn of(HistoryRequest { since, limit, is_reverse }: HistoryRequest) -> Self {
+    fn of(HistoryRequest { since, limit, is_reverse, max_bytes }: HistoryRequest) -> Self {
         let offset = since.map(|since| since.offset);
         let (first, last) = match offset {
             None => (1, MAX_OFFSET),
             Some(offset) if is_reverse => (1, offset.saturating_sub(1).min(MAX_OFFSET)),
             Some(offset) => (offset.saturating_add(1).min(MAX_OFFSET), MAX_OFFSET),
         };
-        Self { first, last, limit, is_reverse, epoch: since.and_then(|since| since.epoch) }
+        let (epoch, max_bytes) = (since.and_then(|since| since.epoch), max_bytes.unwrap_or(usize::MAX));
+        Self { first, last, limit, max_bytes, is_reverse, epoch }
+    }
+
+    /// Returns whether enough has been read.
+    fn is_limit_reached(&self) -> bool {
+        self.limit == 0 || self.max_bytes == 0
     }
 
     fn skip_to(&mut self, next: u64, epoch: Epoch) {
@@ -175,4 +185,82 @@ fn parse_part(reply: Value) -> Option<HistoryPart> {
         records.push((parse_offset(offset)?, Bytes::from(next_text()?)));
     }
     Some(HistoryPart { top, next, records })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(end: u64, is_reverse: bool, is_limit_reached: bool, offsets: &[u64]) -> Vec<u64> {
+        let epoch = Epoch::parse("abcdefgh").unwrap();
+        let mut page = PageBuilder { end, is_reverse, publications: Vec::new() };
+        for offset in offsets {
+            let position = Some(Position { offset: *offset, epoch });
+            page.add(*offset, Publication { position, ..Publication::new(Channel::new("a").unwrap(), Bytes::new()) });
+        }
+        let offset = |publication: Publication| publication.position.map_or(0, |position| position.offset);
+        page.finish(is_limit_reached).into_iter().map(offset).collect()
+    }
+
+    #[test]
+    fn page_forwards_keeps_what_follows_its_last_hole() {
+        assert_eq!(page(4, false, false, &[1, 2, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(page(5, false, false, &[1, 2, 4, 5]), [4, 5]);
+        assert_eq!(page(5, false, false, &[2, 2, 3, 4, 5]), [2, 3, 4, 5]);
+        assert!(page(5, false, false, &[1, 2, 3, 4]).is_empty(), "the last one is missing");
+        assert_eq!(page(5, false, true, &[1, 2, 3, 4]), [1, 2, 3, 4]);
+        assert!(page(0, false, false, &[]).is_empty());
+    }
+
+    #[test]
+    fn page_backwards_ends_before_its_first_hole() {
+        assert_eq!(page(5, true, false, &[4, 3, 2]), [4, 3, 2]);
+        assert_eq!(page(5, true, false, &[4, 2, 1]), [4]);
+        assert_eq!(page(5, true, false, &[4, 4, 3]), [4, 3]);
+        assert!(page(5, true, true, &[3, 2]).is_empty(), "the first one is missing");
+        assert!(page(0, true, false, &[0]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn pages_never_have_a_hole(
+            end in 0..20_u64,
+            is_reverse in any::<bool>(),
+            is_limit_reached in any::<bool>(),
+            offsets in proptest::collection::vec(any::<u64>().prop_map(|offset| offset % 20), 0..30),
+        ) {
+            let page = page(end, is_reverse, is_limit_reached, &offsets);
+            let follows = |pair: &[u64]| if is_reverse { pair[0] == pair[1] + 1 } else { pair[0] + 1 == pair[1] };
+            prop_assert!(page.windows(2).all(follows), "{page:?}");
+        }
+    }
+
+    #[test]
+    fn reply_of_another_form_is_refused() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let head = || vec![bulk("abcdefgh"), bulk("7"), bulk("0")];
+        assert!(parse_part(Value::Array(head())).is_some_and(|part| part.top.offset == 7 && part.next.is_none()));
+        for length in 0..3 {
+            assert!(parse_part(Value::Array(head()[..length].to_vec())).is_none());
+        }
+        for more in [vec![bulk("1")], vec![bulk("-1"), bulk("")], vec![bulk("1"), Value::Nil]] {
+            assert!(parse_part(Value::Array([head(), more].concat())).is_none());
+        }
+        assert!(parse_part(Value::Nil).is_none());
+    }
+
+    #[test]
+    fn largest_offsets_of_a_request_are_exact_in_a_script() {
+        let remaining = |offset: u64, is_reverse: bool| {
+            let since = Some(crate::broker::SincePosition { offset, epoch: None });
+            let remaining = Remaining::of(HistoryRequest { since, is_reverse, ..HistoryRequest::default() });
+            (remaining.first, remaining.last)
+        };
+        assert_eq!(remaining(u64::MAX, false), (MAX_OFFSET, MAX_OFFSET));
+        assert_eq!(remaining(u64::MAX, true), (1, MAX_OFFSET));
+        assert_eq!((remaining(0, false), remaining(0, true)), ((1, MAX_OFFSET), (1, 0)));
+        assert_eq!((remaining(7, false), remaining(7, true)), ((8, MAX_OFFSET), (1, 6)));
+    }
 }

@@ -1,0 +1,260 @@
+//! What a Redis that fails does to histories: hubs on the same Redis fill the gap, or tell their clients that they cannot.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::support::{Client, TestHub, allow_any_rate, redis::RedisServer, start_hub_on};
+
+async fn start_hub(redis: &RedisServer) -> TestHub {
+    start_hub_on(redis, |config| {
+        config.server.workers = 1;
+        (config.channels.history_size, config.channels.history_ttl) = (1000, Duration::from_secs(60));
+        config.channels.force_recovery = true;
+        allow_any_rate(config);
+    })
+    .await
+}
+
+async fn start_two_hubs(redis: &RedisServer) -> (TestHub, TestHub) {
+    let (one, two) = (start_hub(redis).await, start_hub(redis).await);
+    one.wait_for_nodes(2).await;
+    two.wait_for_nodes(2).await;
+    (one, two)
+}
+
+/// A client that relies on its position in a channel; and the reply to its subscribe.
+async fn positioned(hub: &TestHub, channel: &str) -> (Client, Value) {
+    let mut client = hub.connect("ann").await;
+    let reply = client.subscribe_with(channel, json!({"positioned": true})).await["subscribe"].take();
+    assert_eq!(reply["positioned"], true, "{reply}");
+    (client, reply)
+}
+
+/// Receives publications up to the one with this data; returns the data of all. Their offsets follow each other.
+async fn receive_up_to(client: &mut Client, last: &Value) -> Vec<Value> {
+    let (mut all, mut before) = (Vec::new(), None);
+    loop {
+        let push = client.receive().await;
+        let publication = &push["push"]["pub"];
+        let offset = publication["offset"].as_u64().unwrap_or_else(|| panic!("not a publication: {push}"));
+        assert!(before.is_none_or(|before| before + 1 == offset), "{before:?} before {push}");
+        before = Some(offset);
+        all.push(publication["data"].clone());
+        if publication["data"] == *last {
+            return all;
+        }
+    }
+}
+
+async fn try_publish(hub: &TestHub, channel: &str, data: &Value) -> bool {
+    hub.call_api("publish", json!({"channel": channel, "data": data})).await["error"].is_null()
+}
+
+async fn expect_told(client: &mut Client) {
+    let push = client.receive().await;
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2500, "{push}");
+}
+
+/// The client subscribes again from a position, and hears that what it missed cannot be recovered.
+async fn expect_no_recovery(client: &mut Client, epoch: &Value, offset: u64) {
+    let since = json!({"recover": true, "epoch": epoch, "offset": offset});
+    let reply = client.subscribe_with("news", since).await["subscribe"].take();
+    assert_eq!((&reply["was_recovering"], &reply["recovered"]), (&json!(true), &Value::Null), "{reply}");
+    assert_ne!(reply["epoch"], *epoch, "{reply}");
+}
+
+#[actix_rt::test]
+async fn redis_that_is_killed_and_keeps_its_data_loses_and_repeats_nothing() {
+    const CHANNELS: usize = 4;
+    let mut redis = RedisServer::start_durable().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let name = |number: usize| format!("news{number}");
+    let mut clients = Vec::new();
+    for number in 0..CHANNELS {
+        for hub in [&one, &two] {
+            clients.push((number, positioned(hub, &name(number)).await.0));
+        }
+    }
+    let mut accepted: Vec<Vec<Value>> = vec![Vec::new(); CHANNELS];
+    let begin = Instant::now();
+    let (mut is_killed, mut is_restarted) = (false, false);
+    // About 200 publications per second, for 4 s.
+    for round in 0..800 {
+        sleep((begin + Duration::from_millis(5 * round)).saturating_duration_since(Instant::now())).await;
+        if round >= 200 && !is_killed {
+            redis.kill();
+            is_killed = true;
+        }
+        if round >= 400 && !is_restarted {
+            redis.restart().await;
+            is_restarted = true;
+        }
+        let (number, data) = (round as usize % CHANNELS, json!(round));
+        let hub = if round % 8 < 4 { &one } else { &two };
+        if try_publish(hub, &name(number), &data).await {
+            accepted[number].push(data);
+        }
+    }
+    let last = json!("last");
+    for number in 0..CHANNELS {
+        while !try_publish(&one, &name(number), &last).await {
+            sleep(Duration::from_millis(50)).await;
+        }
+        accepted[number].push(last.clone());
+    }
+    for (number, client) in &mut clients {
+        let received = receive_up_to(client, &last).await;
+        let mut rest = received.iter();
+        let is_received = |data: &Value| rest.any(|received| received == data);
+        assert!(accepted[*number].iter().all(is_received), "{received:?} lacks some of {:?}", accepted[*number]);
+        let distinct: std::collections::HashSet<String> = received.iter().map(Value::to_string).collect();
+        assert_eq!(distinct.len(), received.len(), "no repetition: {received:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn redis_that_comes_back_empty_is_told_to_positioned_subscribers_of_all_hubs() {
+    let mut redis = RedisServer::start().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let mut clients = [positioned(&one, "news").await, positioned(&two, "news").await];
+    for data in [1, 2] {
+        one.publish("news", json!(data)).await;
+    }
+    for (client, _) in &mut clients {
+        receive_up_to(client, &json!(2)).await;
+    }
+    redis.kill();
+    redis.restart().await;
+    for (client, reply) in &mut clients {
+        expect_told(client).await;
+        expect_no_recovery(client, &reply["epoch"], 2).await;
+    }
+    while !try_publish(&two, "news", &json!(3)).await {
+        sleep(Duration::from_millis(50)).await;
+    }
+    for (client, _) in &mut clients {
+        assert_eq!(receive_up_to(client, &json!(3)).await, [3]);
+    }
+}
+
+/// The keys of a history, as Redis stores them.
+async fn dump(redis: &RedisServer) -> Vec<(&'static str, Vec<u8>)> {
+    let mut dumps = Vec::new();
+    for key in ["wardcast:s:{news}", "wardcast:m:{news}"] {
+        dumps.push((key, redis.run::<Vec<u8>>(&["DUMP", key]).await));
+    }
+    dumps
+}
+
+/// Puts a history back to what it was, as a failover to a replica does that lacks the last writes.
+async fn lose_writes(redis: &RedisServer, dumps: &[(&'static str, Vec<u8>)]) {
+    let mut connection = redis.connection().await.unwrap();
+    for (key, bytes) in dumps {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(*key).arg(60_000).arg(bytes.as_slice()).arg("REPLACE");
+        restore.query_async::<()>(&mut connection).await.unwrap();
+    }
+}
+
+#[actix_rt::test]
+async fn failover_that_loses_acknowledged_writes_voids_all_positions() {
+    let redis = RedisServer::start().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let mut clients = [positioned(&one, "news").await, positioned(&two, "news").await];
+    one.publish("news", json!(1)).await;
+    let before = dump(&redis).await;
+    for data in [2, 3] {
+        one.publish("news", json!(data)).await;
+    }
+    for (client, _) in &mut clients {
+        receive_up_to(client, &json!(3)).await;
+    }
+    lose_writes(&redis, &before).await;
+    redis.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    for (client, reply) in &mut clients {
+        expect_told(client).await;
+        expect_no_recovery(client, &reply["epoch"], 3).await;
+    }
+}
+
+#[actix_rt::test]
+async fn other_publications_at_known_offsets_void_all_positions() {
+    let redis = RedisServer::start().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let mut clients = [positioned(&one, "news").await, positioned(&two, "news").await];
+    one.publish("news", json!(1)).await;
+    let before = dump(&redis).await;
+    for data in [2, 3] {
+        one.publish("news", json!(data)).await;
+    }
+    for (client, _) in &mut clients {
+        receive_up_to(client, &json!(3)).await;
+    }
+    // A publication carries its time in milliseconds, by which it is distinguished from the lost one.
+    sleep(Duration::from_millis(5)).await;
+    lose_writes(&redis, &before).await;
+    for data in ["other 2", "other 3"] {
+        one.publish("news", json!(data)).await;
+    }
+    for (client, reply) in &mut clients {
+        expect_told(client).await;
+        expect_no_recovery(client, &reply["epoch"], 3).await;
+    }
+}
+
+#[actix_rt::test]
+async fn publications_made_while_the_subscriptions_are_cut_are_filled_from_the_history() {
+    let redis = RedisServer::start().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let (mut client, _) = positioned(&two, "news").await;
+    one.publish("news", json!(1)).await;
+    receive_up_to(&mut client, &json!(1)).await;
+    // The hub is not subscribed while its connection is being replaced, and publishing goes on.
+    for round in 0..20 {
+        redis.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        for part in 0..5 {
+            one.publish("news", json!(format!("{round} {part}"))).await;
+        }
+    }
+    let received = receive_up_to(&mut client, &json!("19 4")).await;
+    assert_eq!(received.len(), 100);
+}
+
+#[actix_rt::test]
+async fn clients_that_reconnect_at_once_share_the_read_of_what_they_missed() {
+    const CLIENTS: usize = 200;
+    let redis = RedisServer::start().await;
+    let hubs = [start_hub(&redis).await, start_hub(&redis).await];
+    let (first, reply) = positioned(&hubs[0], "news").await;
+    drop(first);
+    for number in 0..50 {
+        hubs[0].publish("news", json!(number)).await;
+    }
+    let scripts = async || script_calls(&redis.run::<String>(&["INFO", "commandstats"]).await);
+    let clients = join_all((0..CLIENTS).map(|number| hubs[number % 2].connect("ann"))).await;
+    let before = scripts().await;
+    let since = json!({"channel": "news", "recover": true, "epoch": reply["epoch"], "offset": reply["offset"].as_u64().unwrap_or(0)});
+    let recovered = clients.into_iter().map(async |mut client| {
+        let reply = client.request(json!({"id": 2, "subscribe": since})).await["subscribe"].take();
+        assert_eq!(reply["recovered"], true, "{reply}");
+        let data: Vec<_> = reply["publications"].as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
+        assert_eq!(data, (0..50).collect::<Vec<_>>());
+        client
+    });
+    let mut clients = join_all(recovered).await;
+    let reads = scripts().await - before;
+    assert!(reads <= 6, "{reads} reads of {CLIENTS} clients on two hubs");
+    hubs[1].publish("news", json!("live")).await;
+    for client in &mut clients {
+        assert_eq!(client.receive_publication().await, "live");
+    }
+}
+
+/// How many scripts have run.
+fn script_calls(stats: &str) -> u64 {
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0");
+    line.split(',').next().unwrap().parse().unwrap()
+}
