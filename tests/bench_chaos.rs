@@ -11,7 +11,7 @@ async fn findings_of(arguments: &str) -> Value {
     assert_eq!(row["error"], json!(null), "{row}");
     let findings = row["findings"].clone();
     assert!(findings["recovering"]["accepted"].as_u64().unwrap() > 0, "{findings}");
-    assert_eq!([&findings["is_settled"], &findings["has_failed"]], [&json!(true), &json!(false)], "{findings}");
+    assert!(findings["settled_after_seconds"].is_number() && findings["has_failed"] == false, "{findings}");
     findings
 }
 
@@ -32,6 +32,19 @@ async fn history_that_ends_with_its_hub_is_reported_as_missed_and_told() {
     assert!(findings["recovering"]["missed_and_told"].as_u64().unwrap() > 0, "{findings}");
     assert!(findings["refused"]["connection refused"].as_u64().unwrap() > 0, "{findings}");
     assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 1.0, "{findings}");
+}
+
+#[actix_rt::test]
+async fn killed_redis_costs_publishers_errors_and_recovering_subscribers_nothing() {
+    let findings = findings_of("--form single --only redis-kill").await;
+    assert_eq!([&findings["disconnected"], &findings["new_epochs"]], [0, 0], "{findings}");
+    assert!(findings["refused"]["error 100"].as_u64().unwrap() > 0, "{findings}");
+    assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 3.0, "{findings}");
+    assert_eq!(
+        ["lost", "doubled", "missed_and_told"].map(|what| &findings["recovering"][what]),
+        [0, 0, 0],
+        "{findings}"
+    );
 }
 
 #[actix_rt::test]

@@ -5,7 +5,6 @@ mod first_start;
 mod health;
 mod help;
 mod nodes;
-mod process;
 mod refusals;
 mod secrets;
 mod tokens;
@@ -24,8 +23,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use self::process::{Banner, Process, ProcessResult, handles_signal, run, wardcast};
-use crate::support::{API_KEY, Client, KillOnDrop, SECRET, http, mark_secret, poll_until, raw};
+use crate::support::{
+    API_KEY, Client, KillOnDrop, SECRET, http, mark_secret, poll_until, process,
+    process::{Banner, Process, ProcessResult, handles_signal, run, wardcast},
+    raw,
+};
 
 const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;

@@ -6,6 +6,7 @@
 # running, its networks and its firewall are not touched, and nothing is left behind however this ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+tests=$PWD/tests
 
 cache=${WARDCAST_TEST_CACHE:-/var/cache/wardcast-tests}
 unset "${!WARDCAST_@}"
@@ -115,11 +116,15 @@ CARGO
     docker import "$scratch/builder.tar" "$(image_of Dockerfile 'FROM rust')"
     docker import "$cache/base.tar" "$(image_of Dockerfile 'FROM debian')"
     docker import "$cache/services.tar" services
-    docker tag services "$(image_of docker-compose.yml 'image: redis')"
-    docker tag services "$(image_of docker-compose.yml 'image: haproxy')"
+    # The folders of the official images, with their owners.
+    printf 'FROM services\nRUN mkdir /data && chown 999:999 /data && chown 99:99 /var/lib/haproxy\n' |
+        DOCKER_BUILDKIT=0 docker build --network none --tag services - 2>/dev/null
+    docker tag services "$(image_of docker-compose.yml 'image: .*redis:')"
+    docker tag services "$(image_of docker-compose.yml 'image: .*haproxy:')"
     rm "$scratch/builder.tar"
 }
-image_of() { grep -m1 "$2" "$1" | awk '{print $2}'; }
+# The image in the first line that matches, behind an anchor if there is one.
+image_of() { grep -m1 "$2" "$1" | awk '{print ($2 ~ /^&/) ? $3 : $2}'; }
 
 containers() { docker ps --all --quiet --filter "label=com.docker.compose.service=$1"; }
 first() { containers "$1" | head -1; }
@@ -173,6 +178,17 @@ probe() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$u
 # publish API_KEY: prints the answer and its status.
 publish() { curl -s --max-time 10 "$url/api/publish" -H "X-API-Key: $1" -d '{"channel":"news","data":1}' -w ' %{http_code}\n'; }
 answers_error_100() { [[ $1 == '{"error":{"code":100,'*" $2" ]] || { echo "got «$1»"; return 1; }; }
+# Starts clients that recover what they miss, and publishes meanwhile. `watched` ends it and prints what they have lost.
+watch() {
+    rm -f "$scratch/stop"
+    /usr/bin/python3 "$tests/compose_watch.py" "ws://localhost:$WARDCAST_PORT" 12 "$1" "$2" "$scratch/stop" >"$scratch/watched" 2>"$scratch/watch.log" &
+    watching=$!
+}
+watched() { touch "$scratch/stop"; await 60 has_ended $watching; cat "$scratch/watched"; cat "$scratch/watch.log" >&2; }
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
+# Kills the process of a container, as a crash does. `docker kill` would also tell Docker not to start it again.
+crash() { kill -KILL "$(docker inspect -f '{{.State.Pid}}' "$1")" && await 10 has_crashed "$1"; }
+has_crashed() { [[ $(docker inspect -f '{{.RestartCount}}' "$1") != 0 ]]; }
 # Publishes one after the other until it is killed.
 publish_steadily() { while :; do publish "$1"; done >"$scratch/published"; }
 restart_each_hub() {
@@ -243,21 +259,25 @@ check_compose() {
     check "the load balancer forwards the demo page" demo_page_is_served
     check "the load balancer serves its own health and hides internal paths of the hubs" balancer_hides_internal_paths
 
+    watch "$token" "$key"
+    check "a hub that crashes is started again" crash "$(first hub)" && check "all four are healthy after the crash" all_healthy 4
     publish_steadily "$key" & local publishing=$!
     check "both hubs restart, one after the other" restart_each_hub
     kill $publishing; wait $publishing 2>/dev/null
-    check "no publish failed meanwhile" is "$(sort -u "$scratch/published")" '{"result":{}} 200'
+    check "no publish failed meanwhile" is "$(sort -u "$scratch/published" | sed 's/"result":{.*}}/"result":{}}/' | sort -u)" '{"result":{}} 200'
     docker stop "$(first redis)" >/dev/null
     await 15 is_not_ready "$(first hub)" && await 5 balancer_is 503
     check "without Redis, publishing through the load balancer answers error 100" answers_error_100 "$(publish "$key")" 200
     docker start "$(first redis)" >/dev/null
     check "all four are healthy after the outage" all_healthy 4
+    check "Redis that crashes is started again, with its data" crash "$(first redis)" && check "all four are healthy after its crash" all_healthy 4
 
     probe & local probing=$!
     check "--scale hub=4" up --scale hub=4
     check "all six are healthy" all_healthy 6
     kill $probing; wait $probing 2>/dev/null
     check "no request was refused meanwhile" is "$(sort -u "$scratch/probes")" 404
+    check "clients that recover have lost nothing through all of this" is "$(watched)" "0 lost, 0 doubled, 0 not recovered"
     await 15 all_hubs_are_used "$token" "$key"
     check "clients are spread over all four hubs, and all receive the publication" is "$(clients 16 "$token" "$key" probe=leak)" "16 of 16 on 4 hubs"
 
@@ -281,6 +301,42 @@ check_compose() {
     check "nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet; docker network ls --quiet --filter type=custom)" ""
     docker rmi wardcast >/dev/null
 }
+# check_form FORM HEALTHY: the form of Redis of config/compose/FORM.env, with this many healthy containers.
+check_form() {
+    local form=$1 healthy=$2 token key
+    compose_with_form() { "$compose" --env-file "config/compose/$form.env" "$@"; }
+    check "$form: up" timeout 300 "$compose" --env-file "config/compose/$form.env" up -d && check "$form: all are healthy" all_healthy "$healthy" || {
+        containers redis | xargs docker logs --tail 5; compose_with_form down --volumes >/dev/null 2>&1; return
+    }
+    token=$(log_in) key=$(generated '["api"]["key"]')
+    check "$form: every container is hardened" every_container_is_hardened
+    check "$form: all clients receive what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
+    watch "$token" "$key"
+    "check_$form" "$healthy" "$key"
+    check "$form: clients that recover have lost nothing" is "$(watched)" "0 lost, 0 doubled, 0 not recovered"
+    check "$form: down, with the volumes" timeout 60 "$compose" --env-file "config/compose/$form.env" down --volumes
+    check "$form: nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet)" ""
+}
+check_tls() {
+    check "tls: Redis accepts no client without a certificate" refuses_strangers
+    docker cp "$(first balancer-tls):/tls/ca.pem" "$scratch/ca.pem"
+    check "tls: the load balancer serves https with the certificate" is "$(status --cacert "$scratch/ca.pem" https://localhost:8443/health/ready)" 200
+    check "tls: Redis restarts" docker restart "$(first redis)" && check "tls: all are healthy again" all_healthy "$1"
+}
+refuses_strangers() { ! docker exec "$(first redis)" redis-cli -h redis --tls --cacert /tls/ca.pem ping && docker exec "$(first redis)" redis-cli -h redis --tls --cacert /tls/ca.pem --cert /tls/hub.pem --key /tls/hub-key.pem ping; }
+check_sentinel() { replaces_a_master sentinel redis "$@"; }
+check_cluster() { replaces_a_master cluster redis "$@"; }
+# replaces_a_master FORM SERVICE HEALTHY API_KEY
+replaces_a_master() {
+    docker stop "$(first "$2")" >/dev/null
+    check "$1: another server becomes the master, and the hubs follow" await 40 hubs_follow "$4" $(($3 - 1))
+    docker start "$(first "$2")" >/dev/null
+    check "$1: the old master returns as a replica" await 30 is_replica "$(first "$2")" && check "$1: all are healthy again" all_healthy "$3"
+    check "$1: all restart" restart_all && check "$1: all are healthy after the restart" all_healthy "$3"
+}
+hubs_follow() { [[ $(publish "$1") == '{"result":'*' 200' ]] && healthy "$2"; }
+is_replica() { docker exec "$1" redis-cli -s /tmp/redis.sock info replication | grep -q role:slave; }
+restart_all() { docker ps --quiet --filter "label=com.docker.compose.service" | xargs docker restart --time 10; }
 all_hubs_are_used() { [[ $(clients 8 "$@" probe=leak 2>/dev/null) == *"on 4 hubs" ]]; }
 
 start_engine || { echo "skipped: no Docker engine can start here: $(tail -1 "$scratch/engine.log")"; exit 77; }
@@ -290,5 +346,9 @@ mkdir "$scratch/wardcast" && cp -r Dockerfile .dockerignore docker-compose.yml C
 cd "$scratch/wardcast"
 check_compose "compose v1" docker-compose
 if [[ -x $cache/docker-compose-v2 ]]; then check_compose "compose v2" "$cache/docker-compose-v2"; else echo "compose v2 could not be fetched: tested with v1 only"; fi
+# With the latter of the two, built once more.
+"$compose" build >"$scratch/output" 2>&1
+check_form tls 5
+check_form sentinel 9
 echo "$passed passed, $failed failed"
 ((failed == 0))

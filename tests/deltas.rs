@@ -6,19 +6,19 @@ use wardcast::config::{Config, DeltaType};
 use crate::support::{Client, TestHub, http, start_hub_with};
 
 /// Data whose delta to the data of another number is shorter than itself.
-fn data(number: u64) -> Value {
+pub fn data(number: u64) -> Value {
     json!({"number": number, "text": "äöü the same words in all of them, so that a delta is short ".repeat(5)})
 }
 
 /// Applies deltas as SDKs do: to the bytes of the data that it received before.
 #[derive(Default)]
-struct DeltaReader {
+pub struct DeltaReader {
     base: Vec<u8>,
-    deltas: usize,
+    pub deltas: usize,
 }
 
 impl DeltaReader {
-    fn read(&mut self, publication: &Value) -> Value {
+    pub fn read(&mut self, publication: &Value) -> Value {
         let text = publication["data"].as_str().unwrap_or_else(|| panic!("data must be a string: {publication}"));
         self.base = if publication["delta"] == true {
             self.deltas += 1;
@@ -29,7 +29,7 @@ impl DeltaReader {
         serde_json::from_slice(&self.base).unwrap()
     }
 
-    async fn receive(&mut self, client: &mut Client) -> Value {
+    pub async fn receive(&mut self, client: &mut Client) -> Value {
         let push = client.receive().await;
         self.read(&push["push"]["pub"])
     }

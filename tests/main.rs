@@ -89,6 +89,7 @@ mod session_control;
 mod balancer;
 mod broker;
 mod gaps_over_redis;
+mod node_processes;
 mod presence_on_nodes;
 mod two_hubs;
 

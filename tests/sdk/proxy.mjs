@@ -13,15 +13,18 @@ function throttle(from, to, bytesPerSecond) {
 }
 
 /**
- * Starts a proxy to the hub, closed when the test ends. `address` is the proxy's; `bytes` counts the bytes from the hub, which
- * arrive at a rate of at most `bytesPerSecond`.
+ * Starts a proxy to the hub, closed when the test ends: to each node in turn, if it has several, so that a client that
+ * reconnects lands on another one. `address` is the proxy's; `bytes` counts the bytes from the hub, which arrive at a rate of
+ * at most `bytesPerSecond`.
  */
 export async function startProxy(t, hub, { bytesPerSecond } = {}) {
-  const [host, port] = hub.address.split(":");
+  const addresses = hub.addresses ?? [hub.address];
+  let accepted = 0;
   const ends = new Set();
   let isCut = false;
   const server = createServer((near) => {
     if (isCut) return near.destroy();
+    const [host, port] = addresses[accepted++ % addresses.length].split(":");
     const far = connect(port, host);
     far.on("data", ({ length }) => (proxy.bytes += length));
     for (const [one, other] of [[near, far], [far, near]]) {

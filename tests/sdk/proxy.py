@@ -1,13 +1,15 @@
 """A TCP proxy between clients and a hub that can be cut, like proxy.mjs."""
 
 import asyncio
+import itertools
 
 
 class Proxy:
-    """`address` is the proxy's; `bytes` counts the bytes from the hub."""
+    """`address` is the proxy's; `bytes` counts the bytes from the hub. If the hub is several nodes, each connection goes to the
+    next of them, so that a client that reconnects lands on another one."""
 
     def __init__(self, hub):
-        self.hub = hub
+        self.turn = itertools.cycle(getattr(hub, "hubs", [hub]))
         self.is_cut = False
         self.bytes = 0
         self.ends = set()
@@ -38,7 +40,7 @@ class Proxy:
         task = asyncio.current_task()
         self.carrying.add(task)
         self.ends.add(to_near)
-        host, port = self.hub.address.split(":")
+        host, port = next(self.turn).address.split(":")
         try:
             from_far, to_far = await asyncio.open_connection(host, int(port))
             self.ends.add(to_far)

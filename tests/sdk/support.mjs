@@ -8,6 +8,7 @@ import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
 import { WebSocket } from "ws";
 
 import { PATIENCE_MS, startHub as startHubProcess } from "../support/hub.mjs";
+import { startNodes } from "../support/nodes.mjs";
 
 /** The path of the built hub, set by `run`. */
 export const BINARY = process.env.WARDCAST;
@@ -32,8 +33,11 @@ export function testInBothFormats(name, body) {
 }
 let serial = 0;
 
-/** Starts a hub; see `startHub`. */
-export const startHub = (settings = {}) => startHubProcess(BINARY, { settings });
+/** Whether every hub is two nodes on one Redis, set by `run`. */
+export const HAS_NODES = process.env.WARDCAST_NODES === "2";
+
+/** Starts a hub, or nodes that are used like one. */
+export const startHub = (settings = {}) => (HAS_NODES ? startNodes : startHubProcess)(BINARY, { settings });
 
 /** Resolves like `promise`; rejects at `deadline`, in milliseconds since the epoch. */
 export async function withDeadline(promise, what, deadline = Date.now() + PATIENCE_MS) {

@@ -7,7 +7,7 @@ import unittest
 
 from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
 
-from hub import PATIENCE_SECONDS, Hub
+from hub import PATIENCE_SECONDS, Hub, start_hub
 from proxy import Proxy
 
 
@@ -59,7 +59,7 @@ class Tests(unittest.IsolatedAsyncioTestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.hub = Hub(cls.settings)
+        cls.hub = start_hub(cls.settings)
 
     @classmethod
     def tearDownClass(cls):
@@ -71,7 +71,7 @@ class Tests(unittest.IsolatedAsyncioTestCase):
 
     def start_hub(self, settings):
         """Starts another hub for this test."""
-        hub = Hub(settings)
+        hub = start_hub(settings)
         self.addCleanup(hub.stop)
         return hub
 

@@ -4,7 +4,7 @@ import asyncio
 
 from centrifuge import DeltaType, Filter, ReplyError, StreamPosition
 
-from hub import Hub
+from hub import HAS_NODES, Hub, start_hub
 from support import Events, Tests, in_both_formats
 
 WITH_HISTORY = {"channels.history_size": 10, "channels.allow_history": "user", "limits.recovered_publications": 8,
@@ -245,16 +245,20 @@ class Recovery(HistoryTests):
         await self.publish(news.channel, [24])
         self.assertEqual(await self.receive_data(news, 1), [24])
 
-    async def test_restarted_hub_has_another_epoch(self):
-        key = {"api.key": "the API key of these tests, long enough"}
-        first = Hub({**WITH_HISTORY, **key})
-        proxy, news = await self.subscribe_through_proxy(first, recoverable=True)
+    async def test_histories_that_were_lost_have_another_epoch(self):
+        settings = {**WITH_HISTORY, "api.key": "the API key of these tests, long enough"}
+        hub = await asyncio.to_thread(start_hub, settings)
+        proxy, news = await self.subscribe_through_proxy(hub, recoverable=True)
         await self.cut(proxy, news)
-        await asyncio.to_thread(first.stop)
-        second = await asyncio.to_thread(self.start_hub, {**WITH_HISTORY, **key, "server.bind": first.address})
-        await self.publish(news.channel, [1, 2], second)
+        if HAS_NODES:
+            self.addCleanup(hub.stop)
+            await asyncio.to_thread(hub.lose_state)
+        else:
+            await asyncio.to_thread(hub.stop)
+            hub = await asyncio.to_thread(self.start_hub, {**settings, "server.bind": hub.address})
+        await self.publish(news.channel, [1, 2], hub)
         self.assertEqual(await self.restore(proxy, news), (True, False))
-        await self.publish(news.channel, [3], second)
+        await self.publish(news.channel, [3], hub)
         self.assertEqual(await self.receive_data(news, 1), [3])
 
     async def test_client_with_get_state_loads_its_state_again_after_112(self):
@@ -288,8 +292,11 @@ class Recovery(HistoryTests):
         little = {"limits.history_bytes": 65_536, "limits.publication_bytes": 16_384, "api.publication_bytes": 16_384}
         forgetful = self.start_hub({**WITH_HISTORY, **little})
         _, news = await self.subscribe_through_proxy(forgetful, positioned=True)
-        others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
-        await self.api("broadcast", others, forgetful)
+        if HAS_NODES:
+            await asyncio.to_thread(forgetful.lose_state)
+        else:
+            others = {"channels": ["one", "two", "three", "four", "five", "six"], "data": "x" * 16_000}
+            await self.api("broadcast", others, forgetful)
         await self.publish(news.channel, [3], forgetful)
         self.assertEqual((await news.events.wait_for("subscribing")).code, 2500)
         await news.events.wait_for("subscribed")

@@ -24,6 +24,18 @@ function stopAll() {
 process.on("exit", stopAll);
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
 
+/** Kills a process and removes its folder when the tests exit. Returns a function that kills it and removes the folder now. */
+export function stopAtExit(child, folder) {
+  running.add(child);
+  folders.add(folder);
+  return () => {
+    child.kill("SIGKILL");
+    running.delete(child);
+    folders.delete(folder);
+    rmSync(folder, { recursive: true, force: true });
+  };
+}
+
 /** Returns a token signed with HS256. `ttl` is in seconds; an `exp` claim takes precedence. */
 export function sign(claims, { secret = SECRET, ttl = 3600 } = {}) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -48,7 +60,6 @@ function usersFile(binary, users) {
  */
 export async function startHub(binary, { settings = {}, env = {}, config, users, secret = SECRET } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "wardcast-hub-"));
-  folders.add(folder);
   const all = { "server.bind": "127.0.0.1:0", ...settings };
   if (secret) all["auth.hmac_secret"] = secret;
   if (users) {
@@ -65,7 +76,7 @@ export async function startHub(binary, { settings = {}, env = {}, config, users,
     env: { PATH: process.env.PATH, ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
-  running.add(child);
+  const remove = stopAtExit(child, folder);
   const exited = new Promise((resolve) => child.once("close", (code, signal) => resolve({ code, signal })));
   const hub = {
     pid: child.pid,
@@ -78,9 +89,7 @@ export async function startHub(binary, { settings = {}, env = {}, config, users,
     async stop(signal = "SIGTERM") {
       child.kill(signal);
       const exit = await exited;
-      running.delete(child);
-      folders.delete(folder);
-      rmSync(folder, { recursive: true, force: true });
+      remove();
       return exit;
     },
   };

@@ -6,6 +6,8 @@ pub mod events;
 pub mod generated;
 pub mod haproxy;
 pub mod http;
+pub mod node;
+pub mod process;
 pub mod protobuf;
 pub mod proxy;
 pub mod raw;

@@ -183,7 +183,10 @@ const CHAOS_FIELDS: &[(Text, Text)] = &[
     ("  error", "why the cell could not be measured, or null"),
     ("  findings", "what it has shown: an object with the following fields"),
     ("    has_failed", "whether something happened that must not; the exit code is then 1"),
-    ("    is_settled", "whether all subscribers received publications again at the end"),
+    (
+        "    settled_after_seconds",
+        "from the end of the failure until all subscribers received new publications, or null",
+    ),
     ("    subscribers, disconnected", "how many there were, and how many lost their connection"),
     (
         "    ends, told",

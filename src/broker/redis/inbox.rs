@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
@@ -15,6 +14,7 @@ use super::{
     RedisContext,
     envelope::{self, AnswerPart, BusMessage, DropReason, SurveyId},
     heartbeat,
+    log_throttle::LogThrottle,
     server::RedisServer,
 };
 use crate::broker::{Control, QueueFull, SurveyQuestion};
@@ -33,27 +33,8 @@ pub(super) struct ReceivedQuestion {
 pub(super) struct BusInbox {
     context: Arc<RedisContext>,
     questions: mpsc::Sender<ReceivedQuestion>,
-    dropped_publications: DropLog,
-    dropped_controls: DropLog,
-}
-
-/// Messages dropped since the last log line about them.
-#[derive(Default)]
-struct DropLog {
-    state: Mutex<(u64, Option<Instant>)>,
-}
-
-impl DropLog {
-    /// Counts a dropped message. Returns how many to log now, unless the last log line was just written.
-    fn count(&self, now: Instant) -> Option<u64> {
-        let (count, last_logged) = &mut *self.state.lock();
-        *count += 1;
-        if last_logged.is_some_and(|last| now.duration_since(last) < DROP_LOG_INTERVAL) {
-            return None;
-        }
-        *last_logged = Some(now);
-        Some(std::mem::take(count))
-    }
+    dropped_publications: LogThrottle,
+    dropped_controls: LogThrottle,
 }
 
 impl BusInbox {
@@ -62,8 +43,8 @@ impl BusInbox {
         Arc::new(Self {
             context,
             questions,
-            dropped_publications: DropLog::default(),
-            dropped_controls: DropLog::default(),
+            dropped_publications: LogThrottle::new(DROP_LOG_INTERVAL),
+            dropped_controls: LogThrottle::new(DROP_LOG_INTERVAL),
         })
     }
 
@@ -133,18 +114,5 @@ impl BusInbox {
         {
             log::warn!("dropped publications from redis count={count} error={:?}", QueueFull.to_string());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flood_of_dropped_messages_is_logged_once_per_second_with_its_number() {
-        let (dropped, start) = (DropLog::default(), Instant::now());
-        let logged = |millis| dropped.count(start + Duration::from_millis(millis));
-        let lines: Vec<_> = (0..3000).filter_map(|millis| logged(millis).map(|count| (millis, count))).collect();
-        assert_eq!(lines, [(0, 1), (1000, 1000), (2000, 1000)]);
     }
 }

@@ -22,6 +22,7 @@ mod envelope;
 mod heartbeat;
 mod history;
 mod inbox;
+mod log_throttle;
 #[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;

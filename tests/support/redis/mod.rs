@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use self::process::RedisProcess;
-use super::tls::Authority;
+use super::{PATIENCE, tls::Authority};
 
 pub use self::{
     cluster::{ClusterOptions, RedisCluster},
@@ -26,6 +27,9 @@ pub use self::{
 /// Makes a server keep its data when it is killed: each write is in its file before it is answered. Nothing waits for the
 /// disk, which only matters if the machine crashes.
 pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "no"];
+
+/// In which time a server that is alive answers.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 pub struct RedisServer {
     directory: Arc<TempDir>,
@@ -162,15 +166,15 @@ impl RedisServer {
 
     /// Runs one command.
     pub async fn run<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        self.try_run(command).await.unwrap_or_else(|error| panic!("{command:?} at {}: {error}", self.port))
+        let mut connection = self.connection().await.unwrap();
+        let reply = as_command(command).query_async(&mut connection).await;
+        reply.unwrap_or_else(|error| panic!("{command:?} at {}: {error}", self.port))
     }
 
     /// Runs one command, which may fail. A server that does not answer within half a second has failed.
     pub async fn try_run<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
-        let mut connection = self.connection().await?;
-        let mut cmd = redis::cmd(command[0]);
-        command[1..].iter().for_each(|argument| _ = cmd.arg(argument));
-        cmd.query_async(&mut connection).await
+        let mut connection = self.connection_with(ANSWER_TIME).await?;
+        as_command(command).query_async(&mut connection).await
     }
 
     /// Publishes raw bytes, as every client of this Redis may; returns how many clients received them.
@@ -179,11 +183,17 @@ impl RedisServer {
         redis::cmd("PUBLISH").arg(name).arg(message).query_async(&mut connection).await.unwrap()
     }
 
-    /// A connection for the commands of a test.
-    pub async fn connection(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    /// A connection for the commands of a test, which waits for replies as long as a test waits for anything.
+    pub async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        self.connection_with(PATIENCE).await
+    }
+
+    async fn connection_with(&self, timeout: Duration) -> redis::RedisResult<MultiplexedConnection> {
         let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        let url = format!("redis://{login}{}", self.address());
-        redis::Client::open(url)?.get_multiplexed_async_connection().await
+        let client = redis::Client::open(format!("redis://{login}{}", self.address()))?;
+        let config = AsyncConnectionConfig::new();
+        let config = config.set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// The value of a line `name:value` of the reply to a command such as `INFO replication`; `None` if the server does not
@@ -226,6 +236,12 @@ fn tls_arguments(port: u16, authority: &Authority, hosts: &[&str], requires_clie
     let clients = if requires_client_certificate { "yes" } else { "no" };
     let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &root];
     [owned(&["--tls-port", &port.to_string(), "--tls-auth-clients", clients]), owned(&files)].concat()
+}
+
+fn as_command(command: &[&str]) -> redis::Cmd {
+    let mut cmd = redis::cmd(command[0]);
+    command[1..].iter().for_each(|argument| _ = cmd.arg(argument));
+    cmd
 }
 
 fn owned(arguments: &[&str]) -> Vec<String> {

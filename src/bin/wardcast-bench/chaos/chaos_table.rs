@@ -120,7 +120,7 @@ impl ChaosTable {
                 Ok(findings) => {
                     object["findings"] = json!({
                         "has_failed": findings.has_failed(),
-                        "is_settled": findings.is_settled,
+                        "settled_after_seconds": findings.settled_after.map(|time| time.as_secs_f64()),
                         "subscribers": findings.subscribers,
                         "disconnected": findings.disconnected,
                         "ends": findings.ends,

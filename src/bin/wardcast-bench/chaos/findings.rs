@@ -188,8 +188,8 @@ pub(super) struct Findings {
     pub(super) plain: Losses,
     /// Publications whose offset was not the next one, at recovering subscribers.
     pub(super) offset_faults: u64,
-    /// Whether all subscribers received publications again at the end.
-    pub(super) is_settled: bool,
+    /// How long after the end of the failure all subscribers received new publications; `None` if some never did.
+    pub(super) settled_after: Option<Duration>,
 }
 
 impl Findings {
@@ -197,9 +197,9 @@ impl Findings {
     pub(super) fn new<'a>(
         publications: &[Publication],
         logs: impl Iterator<Item = &'a SubscriberLog>,
-        is_settled: bool,
+        settled_after: Option<Duration>,
     ) -> Self {
-        let mut findings = Self { is_settled, publications: publications.len() as u64, ..Self::default() };
+        let mut findings = Self { settled_after, publications: publications.len() as u64, ..Self::default() };
         let mut accepted: Vec<Instant> = Vec::new();
         for publication in publications {
             match &publication.answer {
@@ -231,7 +231,7 @@ impl Findings {
     /// of it, received one twice, or somebody never received any again.
     pub(super) fn has_failed(&self) -> bool {
         let Losses { lost, doubled, .. } = self.recovering;
-        lost + doubled + self.offset_faults > 0 || !self.is_settled
+        lost + doubled + self.offset_faults > 0 || self.settled_after.is_none()
     }
 
     /// What clients see, in words.
@@ -247,7 +247,7 @@ impl Findings {
         let outcomes = [
             (self.recovered, "recovered"),
             (self.new_epochs, "not recovered: new epoch"),
-            (self.too_old, "not recovered: position too old"),
+            (self.too_old, "not recovered: no history for the position"),
         ];
         parts.extend(outcomes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} × {what}")));
         parts.push(match self.refused.is_empty() {
@@ -259,14 +259,16 @@ impl Findings {
 
     /// How long, in words.
     pub(super) fn how_long(&self) -> String {
-        if !self.is_settled {
-            return "not back at the end of the cell".to_owned();
-        }
+        let Some(settled_after) = self.settled_after else { return "not back at the end of the cell".to_owned() };
         let time = |time: Duration| match time {
             time if time < NOTICEABLE => format!("below {:.1} s", NOTICEABLE.as_secs_f64()),
             time => format!("{:.1} s", time.as_secs_f64()),
         };
-        format!("no delivery for {}; no accepted publish for {}", time(self.silence), time(self.publish_outage))
+        let (silence, publish_outage) = (time(self.silence), time(self.publish_outage));
+        format!(
+            "all receive {} after its end; no delivery for {silence}, no accepted publish for {publish_outage}",
+            time(settled_after)
+        )
     }
 
     /// What is lost, in words.
@@ -311,6 +313,8 @@ fn longest_gap(moments: impl Iterator<Item = Instant>) -> Duration {
 mod tests {
     use super::*;
 
+    const SETTLED: Option<Duration> = Some(Duration::from_millis(100));
+
     /// Publications to one channel, one per 10 ms, accepted or not.
     fn publications(accepted: &[bool]) -> Vec<Publication> {
         let start = Instant::now();
@@ -333,7 +337,7 @@ mod tests {
     fn lost_doubled_and_unexpected_publications_are_counted_by_kind_of_subscriber() {
         let publications = publications(&[true, true, false, true]);
         let logs = [subscriber(true, &[0, 1, 1, 2, 3]), subscriber(false, &[0])];
-        let findings = Findings::new(&publications, logs.iter(), true);
+        let findings = Findings::new(&publications, logs.iter(), SETTLED);
         let recovering = Losses { accepted: 3, lost: 0, told: 0, doubled: 1, arrived_though_refused: 1 };
         assert_eq!(findings.recovering, recovering);
         assert_eq!(findings.plain, Losses { accepted: 3, lost: 2, ..Losses::default() });
@@ -350,12 +354,12 @@ mod tests {
     fn subscriber_whose_recovery_failed_has_lost_nothing_without_knowing() {
         let publications = publications(&[true; 3]);
         let mut log = subscriber(true, &[0]);
-        assert!(Findings::new(&publications, [&log].into_iter(), true).has_failed());
+        assert!(Findings::new(&publications, [&log].into_iter(), SETTLED).has_failed());
         log.unrecovered.push(Unrecovered::NewEpoch);
-        let findings = Findings::new(&publications, [&log].into_iter(), true);
+        let findings = Findings::new(&publications, [&log].into_iter(), SETTLED);
         assert_eq!((findings.recovering.lost, findings.recovering.told, findings.new_epochs), (0, 2, 1));
         assert!(!findings.has_failed());
-        assert!(Findings::new(&publications, [&log].into_iter(), false).has_failed(), "it is not live");
+        assert!(Findings::new(&publications, [&log].into_iter(), None).has_failed(), "it is not live");
     }
 
     #[test]
@@ -364,7 +368,8 @@ mod tests {
         ended.record_end("close 3001 shutdown".to_owned());
         ended.recovered = 1;
         let logs = [ended, subscriber(false, &[0])];
-        let see = |logs: &[SubscriberLog]| Findings::new(&publications(&[true]), logs.iter(), true).what_clients_see();
+        let see =
+            |logs: &[SubscriberLog]| Findings::new(&publications(&[true]), logs.iter(), SETTLED).what_clients_see();
         assert_eq!(
             see(&logs),
             "1 of 2: close 3001 shutdown, and reconnect; the others stay connected; 1 × recovered; publishing works"

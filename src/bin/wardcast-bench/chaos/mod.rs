@@ -134,8 +134,10 @@ async fn run_cell(
     sleep(STEADY_TIME).await;
 
     cell.fault.inject(&mut deployment).await.context("breaking the deployment")?;
-    let mended_at = publishers.log.borrow().len() as u64;
-    let is_settled = wait_until(SETTLE_TIMEOUT, terminal, || all(&|log| log.has_received_from(mended_at))).await;
+    let first_number = publishers.log.borrow().len() as u64;
+    let mended_at = Instant::now();
+    let is_settled = wait_until(SETTLE_TIMEOUT, terminal, || all(&|log| log.has_received_from(first_number))).await;
+    let settled_after = is_settled.then(|| mended_at.elapsed());
     sleep(STEADY_TIME).await;
     // The publishers end by themselves if they have failed.
     _ = stop.send(());
@@ -143,7 +145,7 @@ async fn run_cell(
     let publications = publishers.log.take();
     wait_until(ARRIVAL_TIMEOUT, terminal, || all(&|log| log.is_complete(&publications))).await;
     let logs: Vec<Ref<'_, SubscriberLog>> = logs.iter().map(|log| log.borrow()).collect();
-    Ok(Findings::new(&publications, logs.iter().map(|log| &**log), is_settled))
+    Ok(Findings::new(&publications, logs.iter().map(|log| &**log), settled_after))
 }
 
 /// Starts `count` subscribers, spread over hubs and channels, half of which recover.

@@ -86,22 +86,19 @@ impl RedisDeployment {
 
     /// The settings by which a hub finds these servers. `url` replaces that of a single server.
     pub(super) fn hub_settings(&self, form: Form, url: Option<String>) -> Vec<String> {
-        let addresses = |servers: &[RedisServer]| {
-            let addresses = servers.iter().map(|redis| format!("127.0.0.1:{}", redis.server.port));
-            addresses.collect::<Vec<_>>()
+        let urls = |servers: &[RedisServer]| {
+            let urls: Vec<String> = servers.iter().map(|redis| format!("redis://{}", redis.server.address())).collect();
+            urls.join(",")
         };
-        let list = |items: Vec<String>| format!("{:?}", items);
-        let url = url.unwrap_or_else(|| format!("redis://127.0.0.1:{}", self.servers[0].server.port));
+        let url = url.unwrap_or_else(|| urls(&self.servers[..1]));
         let mut settings = vec!["broker.type=redis".to_owned()];
         settings.extend(match form {
             Form::Memory | Form::Single | Form::NoAof => vec![format!("broker.redis.url={url}")],
             Form::Sentinel => vec![
-                format!("broker.redis.sentinel.master={MASTER_NAME}"),
-                format!("broker.redis.sentinel.addresses={}", list(addresses(&self.sentinels))),
+                format!("broker.redis.sentinel.master_name={MASTER_NAME}"),
+                format!("broker.redis.sentinel.urls={}", urls(&self.sentinels)),
             ],
-            Form::Cluster => {
-                vec![format!("broker.redis.cluster.addresses={}", list(addresses(&self.servers[..MASTERS])))]
-            }
+            Form::Cluster => vec![format!("broker.redis.cluster.urls={}", urls(&self.servers[..MASTERS]))],
         });
         settings
     }

@@ -82,6 +82,7 @@ pub(super) fn no_reply(limit: Duration) -> String {
 }
 
 fn describe_code(code: &str, details: &str) -> String {
+    let (code, details) = script_error(details).unwrap_or((code, details));
     let details = details.split(QUOTED_ARGUMENTS).next().unwrap_or_default();
     let details: String = details.chars().take(MAX_DETAILS_CHARS).collect();
     let is_known = |(known, part, _): &&(&str, &str, &str)| code == *known && details.contains(part);
@@ -91,9 +92,29 @@ fn describe_code(code: &str, details: &str) -> String {
     }
 }
 
+/// Returns the code and the details of an error within a script, as Redis 6.2 answers it:
+/// `Error running script (call to …): @user_script:LINE: CODE DETAILS`. Later ones answer the code itself.
+fn script_error(details: &str) -> Option<(&str, &str)> {
+    let (_, place_and_error) = details.strip_prefix("Error running script")?.split_once("@user_script:")?;
+    let (_, error) = place_and_error.split_once(": ")?;
+    error.trim_start_matches('-').split_once(' ')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn error_within_a_script_of_redis_6_2_has_the_meaning_of_its_own_code() {
+        for (error, meaning) in [
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", "use another broker.redis.prefix"),
+            ("-OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
+        ] {
+            let text =
+                describe_code("ERR", &format!("Error running script (call to f_9ab6): @user_script:36: {error}"));
+            assert!(text.contains(meaning), "{text}");
+        }
+    }
 
     #[test]
     fn arguments_of_an_unknown_command_are_not_quoted() {

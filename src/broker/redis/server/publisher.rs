@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    super::{RedisContext, scripts, stopped_error},
+    super::{RedisContext, log_throttle::LogThrottle, scripts, stopped_error},
     RedisServer,
     connect::{Connector, ReconnectBackoff, RedisConnection},
     fault,
@@ -36,6 +36,8 @@ const MAX_QUEUED_COMMANDS: usize = 16_384;
 /// time.
 const BATCH_COMMANDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
+/// Minimum time between two log lines about refused scripts. Each caller gets an error, too.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// What the call of a script is queued with besides its message: the hash, the keys, and the other arguments.
 const SCRIPT_OVERHEAD_BYTES: usize = 512;
 
@@ -173,12 +175,13 @@ pub(super) struct PublisherTask {
     jobs: mpsc::Receiver<PublishJob>,
     /// Taken from the queue, and not sent yet.
     unsent: Vec<PublishJob>,
+    refused_scripts: LogThrottle,
 }
 
 impl PublisherTask {
     /// Creates the task. [`Self::run`] connects.
     pub(super) fn new(context: Arc<RedisContext>, server: Arc<RedisServer>, jobs: mpsc::Receiver<PublishJob>) -> Self {
-        Self { context, server, jobs, unsent: Vec::new() }
+        Self { context, server, jobs, unsent: Vec::new(), refused_scripts: LogThrottle::new(REFUSAL_LOG_INTERVAL) }
     }
 
     /// Connects and sends, forever. Jobs wait during the first attempt to connect after a loss. Once that has failed, jobs
@@ -234,7 +237,7 @@ impl PublisherTask {
                 }
             }
             let batch = take_batch(&mut self.unsent);
-            match send_batch(&self.server.connector, &mut redis, batch).await {
+            match send_batch(&self.server.connector, &mut redis, batch, &self.refused_scripts).await {
                 Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
                 // The connection works, and Redis would refuse over a new one, too. The next probe tries again soon.
                 Ok(BatchOutcome::Refused(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
@@ -290,6 +293,7 @@ async fn send_batch(
     connector: &Connector,
     redis: &mut MultiplexedConnection,
     mut batch: Vec<PublishJob>,
+    refused_scripts: &LogThrottle,
 ) -> Result<BatchOutcome, String> {
     // A caller that has stopped waiting has reported a failure. Its message must not be sent after that.
     batch.retain(|job| !job.result.is_closed());
@@ -307,10 +311,12 @@ async fn send_batch(
                 match accepted(reply) {
                     Ok(reply) => job.complete(Ok(reply)),
                     Err(error) => {
-                        let is_publish = job.kind == JobKind::Publish;
+                        let kind = job.kind;
                         job.fail(&error);
-                        if is_publish {
+                        if kind == JobKind::Publish {
                             outcome = BatchOutcome::Refused(error);
+                        } else if let Some(count) = refused_scripts.count(Instant::now().into_std()) {
+                            log::warn!("redis has refused calls of scripts count={count} error={error:?}");
                         }
                     }
                 }

@@ -18,7 +18,7 @@ const KEY: &str = "{key}";
 
 /// Each command that the hub needs beside those of its two connections, with arguments that change nothing but the key. The
 /// first one stores text there, so that those for other types are refused for its type; and that proves the right to them.
-const COMMANDS: [(&str, &[&str]); 18] = [
+const COMMANDS: [(&str, &[&str]); 24] = [
     ("SET", &[KEY, "1", "PX", KEY_TTL_MILLIS]),
     ("GET", &[KEY]),
     ("XADD", &[KEY, "NOMKSTREAM", "*", "field", "value"]),
@@ -28,6 +28,12 @@ const COMMANDS: [(&str, &[&str]); 18] = [
     ("HSET", &[KEY, "field", "value"]),
     ("HMGET", &[KEY, "field"]),
     ("HDEL", &[KEY, "field"]),
+    ("HSCAN", &[KEY, "0"]),
+    ("ZADD", &[KEY, "1", "member"]),
+    ("ZMSCORE", &[KEY, "member"]),
+    ("ZRANGEBYSCORE", &[KEY, "0", "1", "LIMIT", "0", "1"]),
+    ("ZREM", &[KEY, "member"]),
+    ("PTTL", &[KEY]),
     ("TIME", &[]),
     ("SCRIPT", &["LOAD", SCRIPT]),
     ("EVALSHA", &[SCRIPT_HASH, "1", KEY]),

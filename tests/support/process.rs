@@ -11,11 +11,11 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{PATIENCE, mark_secret, trace_log};
+use super::{PATIENCE, mark_secret, trace_log};
 
 /// A run of the binary. It is killed when dropped.
-pub(super) struct Process {
-    pub(super) child: Child,
+pub struct Process {
+    pub child: Child,
     lines: Receiver<String>,
     log_lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -24,7 +24,7 @@ pub(super) struct Process {
 }
 
 /// Whether a process has a handler for a signal.
-pub(super) fn handles_signal(process: u32, signal: u32) -> bool {
+pub fn handles_signal(process: u32, signal: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
     u64::from_str_radix(caught, 16).unwrap() >> (signal - 1) & 1 == 1
@@ -32,40 +32,40 @@ pub(super) fn handles_signal(process: u32, signal: u32) -> bool {
 
 /// How a run ended.
 #[derive(Debug)]
-pub(super) struct ProcessResult {
-    pub(super) code: Option<i32>,
-    pub(super) stdout: String,
-    pub(super) stderr: String,
+pub struct ProcessResult {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// What a hub in development prints when it has started.
-pub(super) struct Banner {
-    pub(super) text: String,
-    pub(super) address: SocketAddr,
-    pub(super) token: String,
-    pub(super) curl: String,
+pub struct Banner {
+    pub text: String,
+    pub address: SocketAddr,
+    pub token: String,
+    pub curl: String,
     /// The password of the demo user; empty if there is a login file.
-    pub(super) password: String,
+    pub password: String,
 }
 
 /// The binary, with no variable of this environment but the path of system programs.
-pub(super) fn wardcast(arguments: &[&str]) -> Command {
+pub fn wardcast(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardcast"));
     command.args(arguments).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command
 }
 
 /// Runs a command until it exits.
-pub(super) fn run(command: &mut Command) -> ProcessResult {
+pub fn run(command: &mut Command) -> ProcessResult {
     Process::start(command).wait_for_exit()
 }
 
 impl Process {
-    pub(super) fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         Self::start_with_input(command, "")
     }
 
-    pub(super) fn start_with_input(command: &mut Command, stdin: &str) -> Self {
+    pub fn start_with_input(command: &mut Command, stdin: &str) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?))) {
             if ["SECRET", "KEY"].iter().any(|end| name.ends_with(end)) {
@@ -97,7 +97,7 @@ impl Process {
     }
 
     /// Waits until a hub in development listens, and returns its banner.
-    pub(super) fn banner(&mut self) -> Banner {
+    pub fn banner(&mut self) -> Banner {
         let mut text = String::new();
         while !text.contains("Ctrl-C stops") {
             match self.lines.recv_timeout(PATIENCE) {
@@ -120,7 +120,7 @@ impl Process {
     }
 
     /// Waits until the log has a line with this phrase, and returns it.
-    pub(super) fn wait_for_log(&self, phrase: &str) -> String {
+    pub fn wait_for_log(&self, phrase: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let next = || self.log_lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         loop {
@@ -132,13 +132,13 @@ impl Process {
     }
 
     /// Sends a signal. A hub handles signals before it prints its banner.
-    pub(super) fn signal(&self, number: u32) {
+    pub fn signal(&self, number: u32) {
         let status = Command::new("kill").args([format!("-{number}"), self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
     /// Waits until the process exits.
-    pub(super) fn wait_for_exit(mut self) -> ProcessResult {
+    pub fn wait_for_exit(mut self) -> ProcessResult {
         let deadline = Instant::now() + PATIENCE;
         let mut stdout = Vec::new();
         // The output ends when the process exits.
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Kills the process; returns what it has written to stderr.
-    pub(super) fn kill(&mut self) -> String {
+    pub fn kill(&mut self) -> String {
         _ = self.child.kill();
         _ = self.child.wait();
         self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
@@ -171,7 +171,7 @@ impl Drop for Process {
 impl ProcessResult {
     /// Checks that the run failed, with all of these parts in its message.
     #[track_caller]
-    pub(super) fn assert_failed_with(&self, parts: &[&str]) {
+    pub fn assert_failed_with(&self, parts: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{}", self.stderr);
         parts.iter().for_each(|part| assert!(self.stderr.contains(part), "no {part:?} in {}", self.stderr));
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
