@@ -29,7 +29,7 @@ pub struct Metrics {
     pub broker_reconnects: Counter,
     pub gaps: Family<OutcomeLabel, Counter>,
     pub nodes: Gauge,
-    pub probe_microseconds: Gauge,
+    pub probe_microseconds: Family<ServerLabel, Gauge>,
 }
 
 /// The label `reason`: one word.
@@ -42,6 +42,12 @@ pub struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     outcome: &'static str,
+}
+
+/// The label `server`: the address of a Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServerLabel {
+    server: String,
 }
 
 /// The label `code`: an error or close code of the client protocol.
@@ -59,6 +65,16 @@ impl Metrics {
     /// Returns how many connections were closed with `code`.
     pub fn closes_with_code(&self, code: u16) -> u64 {
         self.closed_connections.get(&CodeLabel { code: code.into() }).map_or(0, |count| count.get())
+    }
+
+    /// Notes how long the last probe through a Redis server took.
+    pub fn set_probe_microseconds(&self, server: &str, microseconds: i64) {
+        self.probe_microseconds.get_or_create(&ServerLabel { server: server.to_owned() }).set(microseconds);
+    }
+
+    /// Forgets a Redis server that is no longer used.
+    pub fn forget_server(&self, server: &str) {
+        self.probe_microseconds.remove(&ServerLabel { server: server.to_owned() });
     }
 
     /// Counts an error reply.
@@ -146,7 +162,7 @@ impl Metrics {
         registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
         registry.register(
             "broker_probe_microseconds",
-            "Round-trip time of the last probe through Redis, from publish to arrival",
+            "Round-trip time of the last probe through a Redis server, from publish to arrival",
             self.probe_microseconds.clone(),
         );
     }

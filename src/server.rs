@@ -184,6 +184,7 @@ impl Components {
             refusals: refusals.clone(),
             permissions: permissions.clone(),
             rates: rates(limits.publications_per_second),
+            broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
-    api::{self, Access, ApiContext, METHODS},
+    api::{self, Access, ApiContext, BroadcastTurns, METHODS},
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PresenceEvent,
@@ -48,6 +48,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         refusals: RefusalLog::new(config.clone()),
         permissions,
         rates: KeyedRateLimiter::new(0, 0),
+        broadcast_turns: BroadcastTurns::default(),
         config: config.clone(),
         clock,
         metrics: Arc::default(),

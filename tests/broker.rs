@@ -2,6 +2,7 @@
 //! Redis. All other tests are about one kind of broker.
 
 mod bus;
+mod cluster;
 mod conformance;
 mod fixture;
 mod history;
@@ -14,11 +15,13 @@ mod repetition;
 mod roles;
 mod sentinels;
 mod server_states;
+mod several_servers;
 mod signatures;
 mod tickets;
 mod tls;
 
-use fixture::{memory_instance, redis_instance, unix_socket_instance};
+use fixture::{memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
+use futures_util::future::FutureExt;
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -32,11 +35,26 @@ macro_rules! test_with {
     };
 }
 
+/// Makes the behaviours one test.
+macro_rules! on_a_cluster {
+    ($($file:ident::$behaviour:ident)*) => {
+        #[tokio::test]
+        async fn every_broker_behaviour_holds_over_a_cluster() {
+            fixture::run_on_a_cluster(vec![
+                $((stringify!($behaviour), |instance| $file::$behaviour(instance).boxed_local()),)*
+            ])
+            .await;
+        }
+    };
+}
+
 macro_rules! every_broker {
     ($($behaviours:tt)*) => {
         test_with! { in_memory = super::memory_instance(); $($behaviours)* }
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
         test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
+        test_with! { over_several_servers = super::several_servers_instance().await; $($behaviours)* }
+        on_a_cluster! { $($behaviours)* }
     };
 }
 

@@ -176,6 +176,38 @@ async fn commands_on_a_frozen_redis_get_error_100_within_the_timeout_and_the_ses
 }
 
 #[actix_rt::test]
+async fn broadcasts_at_the_same_time_wait_for_each_other_and_reach_every_channel() {
+    const CALLS: usize = 8;
+    let redis = RedisServer::start().await;
+    let hub = start_hub_on(&redis, |config| {
+        config.broker.redis.timeout = Duration::from_secs(60);
+        config.broker.redis.probe_interval = Duration::from_secs(60);
+    })
+    .await;
+    let channels: Vec<String> = (0..5_000).map(|number| format!("c-{number}")).collect();
+    let broadcast = json!({"channels": channels, "data": 1});
+    // Nothing leaves the queue until all of them have published what they may.
+    redis.freeze();
+    let calls = join_all((0..CALLS).map(|_| hub.call_api("broadcast", broadcast.clone())));
+    let resume = async {
+        let mut published = (0.0, 0);
+        poll_until("no broadcast publishes any more", async || {
+            let now = hub.metric("wardcast_publications_total").await;
+            published = if now == published.0 { (now, published.1 + 1) } else { (now, 0) };
+            now > 0.0 && published.1 == 20
+        })
+        .await;
+        redis.resume();
+    };
+    let (responses, ()) = join(calls, resume).await;
+    for response in responses {
+        let responses = response["result"]["responses"].as_array().unwrap();
+        assert_eq!(responses.len(), channels.len());
+        assert!(responses.iter().all(|response| response["result"].is_object()), "{:?}", responses[0]);
+    }
+}
+
+#[actix_rt::test]
 async fn hub_on_a_demoted_master_answers_error_100_and_is_not_ready() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let (late, early) = (start_one_hub(&old).await, start_one_hub(&new).await);

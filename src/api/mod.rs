@@ -30,6 +30,7 @@ use serde::Serialize;
 pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
+    publish::BroadcastTurns,
 };
 use crate::{
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
@@ -54,6 +55,8 @@ pub struct ApiContext {
     pub permissions: Arc<Permissions>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
     pub rates: KeyedRateLimiter,
+    /// Lets broadcasts publish in turns.
+    pub broadcast_turns: BroadcastTurns,
     /// The configuration.
     pub config: Arc<Config>,
     /// The clock by which tokens expire.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::task::yield_now;
+use tokio::{sync::Semaphore, task::yield_now};
 use uuid::Uuid;
 
 use super::{
@@ -34,7 +34,10 @@ pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
 
 /// Bytes that a broadcast publishes in one turn: the broker copies the data for each channel, and with Redis queues it.
-const BROADCAST_TURN_BYTES: usize = 4 << 20;
+const BROADCAST_TURN_BYTES: usize = 2 << 20;
+/// Turns of all broadcasts at the same time. Together they take half of the queue for publishing to Redis, so that broadcasts
+/// wait for each other, and leave room for others, instead of filling it.
+const BROADCAST_TURNS: usize = 4;
 /// Cost of a channel of a broadcast beyond the data.
 const CHANNEL_COST_BYTES: usize = 1024;
 
@@ -170,6 +173,15 @@ request_fields! {
     }
 }
 
+/// The turns in which all broadcasts of this instance publish: first come, first served.
+pub struct BroadcastTurns(Semaphore);
+
+impl Default for BroadcastTurns {
+    fn default() -> Self {
+        Self(Semaphore::new(BROADCAST_TURNS))
+    }
+}
+
 /// A publication without its channel, and the options of the call.
 #[derive(Clone)]
 pub(super) struct PendingPublication {
@@ -212,8 +224,11 @@ async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
     ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, request.channels.len())?;
     let mut responses = Vec::with_capacity(request.channels.len());
     for channels in request.channels.chunks(channels_per_turn(&publication)) {
+        // The semaphore is never closed.
+        let turn = api.broadcast_turns.0.acquire().await;
         let sent = channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
         responses.extend(join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)));
+        drop(turn);
         yield_now().await;
     }
     to_result(BroadcastResult { responses })

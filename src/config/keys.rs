@@ -9,12 +9,14 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 10] = [
+const SECRET_KEYS: [&str; 12] = [
     "auth.hmac_secret",
     "api.key",
     "login.key",
     "login.demo_password",
     "broker.redis.url",
+    "broker.redis.urls",
+    "broker.redis.cluster.urls",
     "broker.redis.password",
     "broker.redis.sentinel.urls",
     "broker.redis.sentinel.password",

@@ -167,6 +167,8 @@ pub enum BrokerKind {
 pub struct RedisConfig {
     /// A secret, because it may contain a password.
     pub url: Secret,
+    /// Secrets, too.
+    pub urls: Vec<Secret>,
     #[serde(deserialize_with = "value::optional_text")]
     pub username: Option<String>,
     pub password: Secret,
@@ -185,8 +187,18 @@ pub struct RedisConfig {
     pub bus_key: Secret,
     pub bus_key_accepted: Secret,
     pub bus_accept_unsigned: bool,
+    pub partitions: usize,
     pub tls: RedisTlsConfig,
     pub sentinel: RedisSentinelConfig,
+    pub cluster: RedisClusterConfig,
+}
+
+/// `[broker.redis.cluster]`: a Redis Cluster, instead of `broker.redis.url`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RedisClusterConfig {
+    /// URLs of some of its nodes. Secrets, because they may contain a password.
+    pub urls: Vec<Secret>,
 }
 
 /// `[broker.redis.sentinel]`: used when it has URLs.

@@ -94,6 +94,7 @@ mod tests {
                 ("log.level", "debug"),
                 ("broker.type", "redis"),
                 ("broker.redis.url", &url),
+                ("broker.redis.urls", &format!("[{url:?}]")),
                 ("broker.redis.sentinel.urls", &format!("[{url:?}]")),
                 ("api.key", secret),
                 ("login.demo_password", secret),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, LocalBoxFuture};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
@@ -26,7 +26,11 @@ use wardcast::{
 };
 
 pub use crate::support::events::wait_until;
-use crate::support::{events, redis::RedisServer, trace_log};
+use crate::support::{
+    events,
+    redis::{RedisCluster, RedisServer},
+    trace_log,
+};
 
 /// `limits.tickets` of [`memory_instance`].
 pub const TICKETS: usize = 100;
@@ -118,8 +122,8 @@ pub struct Instance {
     pub metrics: Arc<Metrics>,
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
-    /// Stops when the instance is dropped.
-    server: Option<RedisServer>,
+    /// Redis, which stops when the instance is dropped.
+    redis: Arc<Vec<RedisServer>>,
 }
 
 /// An instance with the memory broker.
@@ -129,21 +133,54 @@ pub fn memory_instance() -> Instance {
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
-    Instance { broker, hubs, metrics: Arc::default(), clock, server: None }
+    Instance { broker, hubs, metrics: Arc::default(), clock, redis: Arc::default() }
 }
 
 /// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
-    Instance { server: Some(server), ..instance }
+    Instance { redis: Arc::new(vec![server]), ..instance }
 }
 
 /// An instance with its own Redis, which it reaches over a unix socket.
 pub async fn unix_socket_instance() -> Instance {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.unix_url()).await;
-    Instance { server: Some(server), ..instance }
+    Instance { redis: Arc::new(vec![server]), ..instance }
+}
+
+/// An instance with three Redis servers, among which it spreads the channels.
+pub async fn several_servers_instance() -> Instance {
+    let servers = vec![RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let instance = start_broker_with("", |config| config.urls = urls(&servers));
+    instance.wait_until_ready().await;
+    Instance { redis: Arc::new(servers), ..instance }
+}
+
+/// A test of a broker.
+pub type Behaviour = fn(Instance) -> LocalBoxFuture<'static, ()>;
+
+/// Runs behaviours one after the other on one Cluster, because that takes seconds to start; each has a prefix of its own.
+pub async fn run_on_a_cluster(behaviours: Vec<(&'static str, Behaviour)>) {
+    let mut cluster = RedisCluster::start().await;
+    let node = Secret::new(format!("redis://{}", cluster.addresses()[0]));
+    let _replicas = cluster.nodes.split_off(3);
+    let masters = Arc::new(cluster.nodes);
+    for (number, (name, behaviour)) in behaviours.into_iter().enumerate() {
+        println!("{name}");
+        let instance = start_broker_with("", |config| {
+            config.cluster.urls = vec![node.clone()];
+            config.prefix = format!("wardcast-{number}");
+        });
+        instance.wait_until_ready().await;
+        behaviour(Instance { redis: masters.clone(), ..instance }).await;
+    }
+}
+
+/// The value for `broker.redis.urls`.
+pub fn urls(servers: &[RedisServer]) -> Vec<Secret> {
+    servers.iter().map(|server| Secret::new(server.url())).collect()
 }
 
 /// Two instances on one Redis that know each other.
@@ -178,7 +215,7 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
     let clock = Clock::default();
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock, server: None }
+    Instance { broker, hubs, metrics, clock, redis: Arc::default() }
 }
 
 impl Instance {
@@ -221,7 +258,7 @@ impl Instance {
     /// Lets time pass, also in the instance's own Redis.
     pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
-        self.server.iter().for_each(|server| server.advance_clock(by));
+        self.redis.iter().for_each(|server| server.advance_clock(by));
     }
 
     /// The publications received so far.

@@ -215,7 +215,10 @@ async fn publications_without_an_error_arrive_while_connections_are_killed() {
 async fn deaf_subscription_is_detected_by_probe() {
     let (_server, proxy, subscriber, publisher) = start_subscriber_behind_proxy().await;
     wait_until_delivered(&publisher, &subscriber, "news").await;
-    wait_until("a probe", async || subscriber.metrics.probe_microseconds.get() > 0).await;
+    wait_until("a probe", async || {
+        subscriber.metrics.encode().unwrap().contains("wardcast_broker_probe_microseconds{server=")
+    })
+    .await;
     proxy.set(ProxyMode::Deaf);
     let since = Instant::now();
     let error = subscriber.wait_for_outage("deaf").await;

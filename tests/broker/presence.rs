@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use wardcast::{
     broker::{PresenceCount, PresenceEvent, PresentClient},
+    config::Secret,
     publication::ClientInfo,
 };
 
@@ -325,6 +326,32 @@ async fn foreign_values_in_the_keys_of_presence_are_errors_or_left_out() {
     }
     assert_eq!(node.present_clients("room").await, ["a"]);
     assert_eq!((node.dropped_count("not_ours"), node.dropped_count("version")), (2, 1));
+}
+
+#[tokio::test]
+async fn with_a_bus_key_clients_that_another_program_has_stored_are_left_out() {
+    let server = RedisServer::start().await;
+    let start = async |key: &str| {
+        let node = start_broker_with(&server.url(), |config| config.bus_key = Secret::new(key));
+        node.wait_until_ready().await;
+        node
+    };
+    let (node, other_key, no_key) = (start("the key").await, start("another key").await, start("").await);
+    for (stored_by, client) in [(&node, "a"), (&other_key, "b"), (&no_key, "c")] {
+        stored_by.add_presence("room", client, MINUTE).await;
+    }
+    assert_eq!(node.present_clients("room").await, ["a"]);
+    // The heartbeats of the other nodes are dropped, too.
+    assert!(node.dropped_count("forged") >= 1 && node.dropped_count("unsigned") >= 1);
+    // A record is worth nothing in another channel.
+    let record: Vec<u8> = server.run(&["HGET", "wardcast:p:{room}", "a"]).await;
+    let mut connection = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut copy = redis::pipe();
+    copy.cmd("HSET").arg("wardcast:p:{other}").arg("a").arg(record);
+    copy.cmd("ZADD").arg("wardcast:e:{other}").arg(9_999_999_999_999_u64).arg("a");
+    copy.query_async::<()>(&mut connection).await.unwrap();
+    assert!(node.present_clients("other").await.is_empty());
+    assert_eq!(node.dropped_count("other_channel"), 1);
 }
 
 #[tokio::test]

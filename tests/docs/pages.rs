@@ -136,6 +136,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.count_error(100);
     metrics.count_refused_handshake("rate");
     metrics.count_refused_bus_message("version");
+    metrics.set_probe_microseconds("localhost:6379", 1);
     metrics.count_gap("told");
     let text = metrics.encode().unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -13,6 +14,7 @@ use tokio::{
 use super::{
     RedisContext,
     envelope::{self, DropReason, Heartbeat, HeartbeatKind},
+    router::no_server_error,
 };
 use crate::broker::BrokerError;
 
@@ -102,8 +104,17 @@ async fn send_next(context: &RedisContext) -> bool {
 fn send(context: &RedisContext, kind: HeartbeatKind) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let message = context.signer.sign(envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind));
     let name = context.names.control_channel();
-    let sent = context.server_of_name(name).map(|server| server.publish(name, &message));
-    async move { sent?.await.map(drop) }
+    let sent: Vec<_> = context.router.servers_with(name).iter().map(|server| server.publish(name, &message)).collect();
+    async move {
+        let results = join_all(sent).await;
+        // Every node listens on all servers.
+        let is_sent = results.iter().any(Result::is_ok);
+        match results.into_iter().find_map(Result::err) {
+            Some(error) if !is_sent => Err(error),
+            None if !is_sent => Err(no_server_error()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Says goodbye to the other nodes, if they know this one. To be called on the broker's thread, so that no heartbeat of its

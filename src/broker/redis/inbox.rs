@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{PushInfo, PushKind, Value};
+use redis::{PushInfo, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -48,11 +48,8 @@ impl BusInbox {
         })
     }
 
-    /// Handles one push of a server. Confirmations of the broker's own commands are ignored.
+    /// Handles one message of a server.
     pub(super) fn receive(&self, server: &RedisServer, push: PushInfo) {
-        if push.kind != PushKind::Message {
-            return;
-        }
         server.count_received();
         if let Err(reason) = self.handle_message(server, push.data) {
             self.context.refused.count(reason);

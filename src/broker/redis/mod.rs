@@ -18,18 +18,19 @@
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
 //! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
+mod cluster;
 mod envelope;
 mod heartbeat;
 mod history;
 mod inbox;
 mod log_throttle;
-#[allow(dead_code, reason = "used by histories, presence and Redis Cluster, which follow")]
 mod names;
 mod nodes;
-#[allow(dead_code, reason = "used by Redis Cluster, which follows")]
 mod partition;
+mod placement;
 mod presence;
 mod refused;
+mod router;
 mod scripts;
 mod server;
 mod survey;
@@ -38,21 +39,25 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use self::{
+    cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
     heartbeat::Announcer,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
+    partition::PartitionTable,
     presence::PresenceRead,
     refused::RefusedMessages,
-    server::{RedisServer, ServerQueue},
+    router::{Router, Routes},
+    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
@@ -104,7 +109,8 @@ struct RedisContext {
     /// The node's id and a random part. So two instances with the same id do not receive each other's survey answers.
     instance: String,
     names: RedisNames,
-    server: Arc<RedisServer>,
+    router: Router,
+    cluster_health: ClusterHealth,
     timeout: Duration,
     message_bytes: usize,
     probe_interval: Duration,
@@ -125,16 +131,48 @@ impl RedisContext {
     ///
     /// # Errors
     /// At the moment no server is responsible for the channel.
-    fn server_of(&self, _channel: &Channel) -> Result<Arc<RedisServer>, BrokerError> {
-        Ok(self.server.clone())
+    fn server_of(&self, channel: &Channel) -> Result<Arc<RedisServer>, BrokerError> {
+        self.router.server_of(&self.names, channel)
     }
 
-    /// Returns the server of whatever has no channel but a name, such as a ticket or a user.
+    /// Returns the server of a key that belongs to no channel, such as a ticket.
     ///
     /// # Errors
-    /// At the moment no server is responsible for the name.
-    fn server_of_name(&self, _name: &str) -> Result<Arc<RedisServer>, BrokerError> {
-        Ok(self.server.clone())
+    /// At the moment no server is responsible for the key.
+    fn server_of_name(&self, name: &str) -> Result<Arc<RedisServer>, BrokerError> {
+        self.router.server_of_name(name)
+    }
+
+    /// Notes whether this instance is subscribed to everything on a server. It knows whether other nodes are alive only while
+    /// it hears the control channel.
+    fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
+        let control = self.names.control_channel();
+        server.set_subscribed(is_subscribed);
+        if is_subscribed && server.has_own_name(control) {
+            self.nodes.start_listening();
+            self.announcer.request_hello();
+        } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
+            self.nodes.stop_listening();
+        }
+    }
+
+    /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
+    fn subscribe(self: Arc<Self>, channel: Channel) -> BrokerFuture<()> {
+        let change = |subscriptions: &DesiredSubscriptions| subscriptions.subscribe(channel.clone());
+        let requested = self.router.with_subscriptions(&self.names, &channel, change);
+        let deadline = Instant::now() + self.timeout;
+        async move {
+            match timeout_at(deadline, requested?).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(stopped_error())),
+                Err(_) => {
+                    self.router
+                        .with_subscriptions(&self.names, &channel, |subscriptions| subscriptions.give_up(&channel));
+                    let limit = self.timeout;
+                    Err(BrokerError::Unavailable(format!("redis confirmed no subscription within {limit:?}")))
+                }
+            }
+        }
+        .boxed()
     }
 }
 
@@ -144,7 +182,7 @@ impl RedisBroker {
     /// # Errors
     /// [`RedisConfigError`].
     pub fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        RedisServer::check_config(config)
+        server_configs(config).iter().try_for_each(RedisServer::check_config)
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
@@ -161,12 +199,29 @@ impl RedisBroker {
     ) -> Result<Arc<Self>, BrokerStartError> {
         let instance =
             format!("{}.{:08x}", deliver.node().uid, getrandom::u32().unwrap_or_else(|_| std::process::id()));
-        let names = RedisNames::new(&config.prefix, &instance);
-        let (server, queue) = RedisServer::new(config, queue_bytes, metrics.clone())?;
+        let is_cluster = !config.cluster.urls.is_empty();
+        let names = if is_cluster {
+            RedisNames::partitioned(&config.prefix, &instance, PartitionTable::new(config.partitions))
+        } else {
+            RedisNames::new(&config.prefix, &instance)
+        };
+        let board = Arc::new(ServerBoard::new(metrics.clone()));
+        let mut servers = Vec::new();
+        for config in server_configs(config) {
+            if is_cluster {
+                RedisServer::check_config(&config)?;
+            } else {
+                servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
+            }
+        }
+        let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
+        let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
+        let router = Router::new(routes, &names);
         let context = Arc::new(RedisContext {
             names,
             instance,
-            server,
+            router,
+            cluster_health: ClusterHealth::new(board, is_cluster),
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
@@ -183,7 +238,7 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), queue);
+        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
@@ -210,15 +265,39 @@ fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: onesho
     runtime.shutdown_background();
 }
 
-async fn run_tasks(context: Arc<RedisContext>, queue: ServerQueue) {
+async fn run_tasks(
+    context: Arc<RedisContext>,
+    config: config::RedisConfig,
+    queue_bytes: usize,
+    queues: Vec<ServerQueue>,
+) {
     let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
     let inbox = BusInbox::new(context.clone(), question_sender);
+    let routes = context.router.routes();
+    let servers = routes.servers().iter().zip(queues);
+    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
+    let cluster = async {
+        if context.names.is_sharded() {
+            let (redirects, refused) = Redirects::new();
+            let redirects = Arc::new(redirects);
+            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
+            tokio::join!(follower.run(), resend(&context, &redirects, refused));
+        }
+    };
     tokio::join!(
-        context.server.clone().run(context.clone(), queue, inbox),
+        join_all(servers),
+        cluster,
         heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context.clone(), questions),
         context.refused.log_forever()
     );
+}
+
+/// Returns the configuration of each independent server, or of each configured node of a Cluster.
+fn server_configs(config: &config::RedisConfig) -> Vec<config::RedisConfig> {
+    let with_url = |url: &config::Secret| config::RedisConfig { url: url.clone(), ..config.clone() };
+    let urls = if config.cluster.urls.is_empty() { &config.urls } else { &config.cluster.urls };
+    if urls.is_empty() { vec![config.clone()] } else { urls.iter().map(with_url).collect() }
 }
 
 fn stopped_error() -> BrokerError {
@@ -292,16 +371,12 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
-        match self.context.server_of(&channel) {
-            Ok(server) => server.subscribe(channel).boxed(),
-            Err(error) => completed(Err(error)),
-        }
+        self.context.clone().subscribe(channel)
     }
 
     fn unsubscribe(&self, channel: Channel) {
-        if let Ok(server) = self.context.server_of(&channel) {
-            server.unsubscribe(&channel);
-        }
+        let RedisContext { router, names, .. } = &*self.context;
+        router.with_subscriptions(names, &channel, |subscriptions| subscriptions.unsubscribe(&channel));
     }
 
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
@@ -314,7 +389,7 @@ impl Broker for RedisBroker {
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
         let name = self.context.names.control_channel();
-        let server = match self.context.server_of_name(name) {
+        let server = match self.context.router.server_for_message(name, &control.user) {
             Ok(server) => server,
             Err(error) => return completed(Err(error)),
         };
@@ -337,9 +412,13 @@ impl Broker for RedisBroker {
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
-        if let Some(fault) = self.context.server.fault() {
+        let routes = self.context.router.routes();
+        let fault_of_a_server = || routes.servers().iter().find_map(|server| server.fault());
+        if let Some(fault) = self.context.cluster_health.fault().or_else(fault_of_a_server) {
             return completed(Err(fault));
         }
-        self.spawn(async move |context| context.server.check_ready(&context).await)
+        self.spawn(async move |_| {
+            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await.map(drop)
+        })
     }
 }

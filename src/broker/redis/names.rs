@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::partition::{Partition, PartitionTable};
+use super::partition::{PartitionTable, slot_of};
 use crate::channel::Channel;
 
 /// The names that one instance uses.
@@ -26,7 +26,20 @@ pub(super) struct RedisNames {
     replies: String,
     probe: String,
     publish_check: String,
-    storage_check_key: String,
+    storage_check: String,
+}
+
+/// The PUB/SUB channels that an instance uses on one server for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnNames {
+    /// Control, replies and probe, as far as the server has them. The instance is always subscribed to these.
+    pub(super) subscribed: Vec<String>,
+    /// The probe. `None`: a master of a Cluster that has no partition, and so no subscriptions.
+    pub(super) probe: Option<String>,
+    /// A PUB/SUB channel without subscribers, to publish to. `None` together with `probe`.
+    pub(super) publish_check: Option<String>,
+    /// A key that only this instance writes, to find out whether the server stores anything. `None` together with `probe`.
+    pub(super) storage_check: Option<String>,
 }
 
 /// Where a message comes from: what its PUB/SUB channel is for.
@@ -81,15 +94,13 @@ impl RedisNames {
             replies: String::new(),
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
-            storage_check_key: format!("{prefix}:check:{}", escape(instance)),
+            storage_check: format!("{prefix}:check:{}", escape(instance)),
         };
         names.replies = names.replies_channel_of(instance);
+        if let Some(table) = &names.partitions {
+            names.control = format!("{prefix}:control:{{{}}}", table.tag(table.partition_of("control")));
+        }
         names
-    }
-
-    /// Returns the partitions; `None` without Cluster.
-    pub(super) fn partitions(&self) -> Option<&PartitionTable> {
-        self.partitions.as_ref()
     }
 
     /// Returns the PUB/SUB channel for publications of `channel`.
@@ -99,7 +110,7 @@ impl RedisNames {
 
     /// Returns the command that publishes to the channels of these names.
     pub(super) fn publish_command(&self) -> &'static str {
-        if self.partitions.is_some() { "SPUBLISH" } else { "PUBLISH" }
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// Returns the key of a channel's history: a stream whose ids are the offsets.
@@ -145,11 +156,6 @@ impl RedisNames {
         &self.control
     }
 
-    /// Returns the same for a Cluster, by the partition that carries it.
-    pub(super) fn control_channel_in(&self, partition: Partition) -> String {
-        format!("{}:{{{}}}", self.control, self.tag(partition))
-    }
-
     /// Returns the PUB/SUB channel on which the asking instance waits for answers. In a Cluster its partition follows from the
     /// instance.
     pub(super) fn replies_channel_of(&self, instance: &str) -> String {
@@ -160,33 +166,35 @@ impl RedisNames {
         }
     }
 
-    /// Returns the PUB/SUB channel that only this instance uses, to receive its own probes.
-    pub(super) fn probe_channel(&self) -> &str {
-        &self.probe
+    /// Returns the names that this instance uses on the server that has the slots for which `has_slot` returns true. Without
+    /// Cluster every server has all names.
+    pub(super) fn own_names(&self, has_slot: impl Fn(u16) -> bool) -> OwnNames {
+        let Some(table) = &self.partitions else {
+            return OwnNames {
+                subscribed: vec![self.control.clone(), self.replies.clone(), self.probe.clone()],
+                probe: Some(self.probe.clone()),
+                publish_check: Some(self.publish_check.clone()),
+                storage_check: Some(self.storage_check.clone()),
+            };
+        };
+        let own_tag =
+            table.all().find(|partition| has_slot(table.slot(*partition))).map(|partition| table.tag(partition));
+        let probe = own_tag.map(|tag| format!("{}:probe:{{{tag}}}{}", self.prefix, self.instance));
+        let has = |name: &&String| has_slot(slot_of(name.as_bytes()));
+        let subscribed = [&self.control, &self.replies].into_iter().filter(has).chain(&probe).cloned().collect();
+        let publish_check = own_tag.map(|tag| format!("{}:{{{tag}}}", self.publish_check));
+        let storage_check = own_tag.map(|tag| format!("{}:check:{{{tag}}}{}", self.prefix, self.instance));
+        OwnNames { subscribed, probe, publish_check, storage_check }
     }
 
-    /// Returns the same for a Cluster, for probes over the master of this partition.
-    pub(super) fn probe_channel_in(&self, partition: Partition) -> String {
-        format!("{}:probe:{{{}}}{}", self.prefix, self.tag(partition), self.instance)
+    /// Returns the slot of a channel in a Cluster.
+    pub(super) fn slot_of(&self, channel: &Channel) -> u16 {
+        self.partitions.as_ref().map_or(0, |table| table.slot(table.partition_of(channel.as_str())))
     }
 
-    /// Returns the PUB/SUB channel without subscribers that checks publish to.
-    pub(super) fn publish_check_channel(&self) -> &str {
-        &self.publish_check
-    }
-
-    /// Returns the key that only this instance writes, to find out whether the server stores anything.
-    pub(super) fn storage_check_key(&self) -> &str {
-        &self.storage_check_key
-    }
-
-    /// Returns the PUB/SUB channels that the instance is always subscribed to, without Cluster.
-    pub(super) fn own_channels(&self) -> [&str; 3] {
-        [&self.control, &self.replies, &self.probe]
-    }
-
-    fn tag(&self, partition: Partition) -> &str {
-        self.partitions.as_ref().map_or("", |table| table.tag(partition))
+    /// Returns whether this is the layout of a Cluster, where every PUB/SUB channel is a shard channel.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.partitions.is_some()
     }
 
     /// Parses the name of a PUB/SUB channel. `None`: no instance of this installation builds such a name.
@@ -205,25 +213,19 @@ impl RedisNames {
         if name == self.replies {
             return Some(MessageSource::Replies);
         }
-        if self.partitions.is_some() {
-            return self.parse_own_in_partition(name);
+        if name == self.control {
+            return Some(MessageSource::Control);
         }
-        match name {
-            _ if name == self.control => Some(MessageSource::Control),
-            _ if name == self.probe => Some(MessageSource::Probe),
-            _ => None,
+        if self.is_sharded() {
+            return self.parse_probe_in_partition(name);
         }
+        (name == self.probe).then_some(MessageSource::Probe)
     }
 
-    /// Control and probes come over any partition.
-    fn parse_own_in_partition(&self, name: &str) -> Option<MessageSource> {
-        let (kind, rest) = name.strip_prefix(&self.prefix)?.split_once('{')?;
-        let (_, rest) = rest.split_once('}')?;
-        match (kind, rest) {
-            (":control:", "") => Some(MessageSource::Control),
-            (":probe:", instance) if instance == self.instance => Some(MessageSource::Probe),
-            _ => None,
-        }
+    /// Probes come over any partition.
+    fn parse_probe_in_partition(&self, name: &str) -> Option<MessageSource> {
+        let (_, instance) = name.strip_prefix(&self.prefix)?.strip_prefix(":probe:{")?.split_once('}')?;
+        (instance == self.instance).then_some(MessageSource::Probe)
     }
 }
 
@@ -266,7 +268,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::partition::slot_of, *};
+    use super::*;
 
     fn clustered() -> RedisNames {
         RedisNames::partitioned("wardcast", "a{b", PartitionTable::new(1024))
@@ -334,27 +336,44 @@ mod tests {
     #[test]
     fn instance_recognises_its_own_names() {
         let names = RedisNames::new("wardcast", "a{b");
-        assert_eq!(names.own_channels(), ["wardcast:control", "wardcast:replies:a%7Bb", "wardcast:probe:a%7Bb"]);
-        assert_eq!(names.replies_channel_of("a{b"), names.own_channels()[1]);
-        let sources = names.own_channels().map(|name| names.parse(name.as_bytes()));
+        let own = names.own_names(|_| unreachable!("there are no slots"));
+        assert_eq!(own.subscribed, ["wardcast:control", "wardcast:replies:a%7Bb", "wardcast:probe:a%7Bb"]);
+        assert_eq!(names.replies_channel_of("a{b"), own.subscribed[1]);
+        let sources: Vec<_> = own.subscribed.iter().map(|name| names.parse(name.as_bytes())).collect();
         assert_eq!(sources, [Some(MessageSource::Control), Some(MessageSource::Replies), Some(MessageSource::Probe)]);
+    }
+
+    #[test]
+    fn each_master_of_a_cluster_gets_a_probe_and_one_of_them_each_other_own_name() {
+        let names = clustered();
+        let masters = [0..5000_u16, 5000..5001, 5001..16_384];
+        let own = masters.clone().map(|slots| names.own_names(|slot| slots.contains(&slot)));
+        assert_eq!(own[1], OwnNames::default(), "this master has no partition");
+        let mut subscribed: Vec<_> = own.iter().flat_map(|own| own.subscribed.clone()).collect();
+        for (own, slots) in own.iter().zip(&masters) {
+            for name in own.subscribed.iter().chain(&own.probe).chain(&own.publish_check).chain(&own.storage_check) {
+                assert!(slots.contains(&slot_of(name.as_bytes())), "{name}");
+            }
+            assert!(own.probe.iter().all(|probe| own.subscribed.contains(probe)));
+        }
+        subscribed.retain(|name| names.parse(name.as_bytes()) != Some(MessageSource::Probe));
+        subscribed.sort();
+        assert_eq!(subscribed, [names.control_channel().to_owned(), names.replies_channel_of("a{b")]);
     }
 
     #[test]
     fn names_of_a_cluster_carry_the_tag_of_their_partition() {
         let names = clustered();
         let channel = Channel::new("}a{b}").unwrap();
-        let table = names.partitions().unwrap();
+        let table = PartitionTable::new(1024);
         let partition = table.partition_of("}a{b}");
         let tag = table.tag(partition);
         assert_eq!(names.publication_channel(&channel), format!("wardcast:c:{{{tag}}}%7Da%7Bb%7D"));
         assert_eq!(names.idempotency_key(&channel, "k{"), format!("wardcast:i:{{{tag}}}%7Da%7Bb%7D{{k%7B}}"));
-        assert_eq!(names.control_channel_in(partition), format!("wardcast:control:{{{tag}}}"));
-        assert_eq!(names.probe_channel_in(partition), format!("wardcast:probe:{{{tag}}}a%7Bb"));
         for (name, source) in [
             (names.publication_channel(&channel), MessageSource::Channel(channel)),
-            (names.control_channel_in(partition), MessageSource::Control),
-            (names.probe_channel_in(partition), MessageSource::Probe),
+            (names.control_channel().to_owned(), MessageSource::Control),
+            (format!("wardcast:probe:{{{tag}}}a%7Bb"), MessageSource::Probe),
             (names.replies_channel_of("a{b"), MessageSource::Replies),
         ] {
             assert_eq!(names.parse(name.as_bytes()), Some(source), "{name}");

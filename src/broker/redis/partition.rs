@@ -6,7 +6,7 @@
 //! them. There is no I/O here.
 
 /// Slots of a Redis Cluster.
-const SLOTS: usize = 16_384;
+pub(super) const SLOTS: usize = 16_384;
 /// Maximum number of partitions: one per slot.
 pub(super) const MAX_PARTITIONS: usize = SLOTS;
 
@@ -86,13 +86,18 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// Hashes a text to the same value on all nodes and in all releases: FNV-1a of 64 bits, whose upper bits are weak, and then the
-/// finalizer of MurmurHash3.
+/// Hashes a text to the same value on all nodes and in all releases: FNV-1a of 64 bits, whose upper bits are
+/// weak, and then [`mix`].
 pub(super) fn stable_hash(text: &str) -> u64 {
     let fnv = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mix(fnv)
+}
+
+/// Changes about half of all bits for each bit that differs: the finalizer of MurmurHash3.
+pub(super) fn mix(hash: u64) -> u64 {
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
 }

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use super::{
     RedisContext,
     envelope::{self, StoredClient},
-    partition::Partition,
     scripts,
     server::RedisServer,
 };
@@ -58,9 +57,9 @@ pub(super) fn store(
 }
 
 /// Returns where the keys of a channel are: channels of one place may be in one script.
-fn place_of(context: &RedisContext, channel: &Channel) -> (usize, Option<Partition>) {
+fn place_of(context: &RedisContext, channel: &Channel) -> (usize, u16) {
     let server = context.server_of(channel).map_or(0, |server| Arc::as_ptr(&server).addr());
-    (server, context.names.partitions().map(|partitions| partitions.partition_of(channel.as_str())))
+    (server, context.names.slot_of(channel))
 }
 
 /// Splits clients, which are ordered by the places of their channels, into parts for one script each: parts of one place that are

@@ -183,10 +183,10 @@ async fn send_question(
     if !context.nodes.is_listening() {
         return Err("the subscriptions to redis are not connected".to_owned());
     }
-    let mut publish = redis::cmd("PUBLISH");
+    let mut publish = redis::cmd(context.names.publish_command());
     let name = context.names.control_channel();
     publish.arg(name).arg(context.signer.sign(envelope::encode_question(id, &context.instance, question)));
-    let server = context.server_of_name(name).map_err(|error| error.to_string())?;
+    let server = context.router.server_for_message(name, &context.instance).map_err(|error| error.to_string())?;
     server.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
 }
 
@@ -221,7 +221,7 @@ async fn answer_question(
         return Err(format!("the answer has {} bytes; the limit is {MAX_ANSWERS_BYTES}", answer.len()));
     }
     let replies = context.names.replies_channel_of(&asker);
-    let server = context.server_of_name(&replies).map_err(|error| error.to_string())?;
+    let server = context.router.server_for_message(&replies, &asker).map_err(|error| error.to_string())?;
     let max_part_bytes = MAX_PART_BYTES.min(context.message_bytes).saturating_sub(SIGNED_HEAD_BYTES);
     for part in envelope::encode_answer(&id, &context.instance, &answer, max_part_bytes) {
         server.publish(&replies, &context.signer.sign(part)).await.map_err(|error| error.to_string())?;

@@ -16,6 +16,9 @@ use super::{
 /// is escaped, and a signature.
 const MAX_ENVELOPE_BYTES: usize = 40_960;
 
+/// Slots of a Redis Cluster.
+const MAX_PARTITIONS: usize = 16_384;
+
 /// Returns an error for each key of `broker.redis` that is set although the memory broker is used. A deployment would
 /// otherwise run without its Redis, which shows only when a second instance starts.
 pub(crate) fn unused_redis_keys(config: &Config, table: &Table) -> Vec<ConfigError> {
@@ -43,8 +46,11 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.url",
         "must begin with redis://, with rediss:// for TLS, or with unix: for a socket",
     );
-    check_tls("broker.redis", &redis.tls, "begin broker.redis.url with rediss://", has_scheme("rediss://"), errors);
+    let mut urls = redis.urls.iter().chain(&redis.cluster.urls);
+    let has_tls = has_scheme("rediss://") || urls.any(|url| url.expose().starts_with("rediss://"));
+    check_tls("broker.redis", &redis.tls, "begin broker.redis.url with rediss://", has_tls, errors);
     check_sentinel(config, errors);
+    check_several(config, errors);
     errors.require(
         !redis.prefix.is_empty()
             && redis.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
@@ -79,6 +85,40 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
     {
         errors.require(value >= Duration::from_millis(100), key, "must be at least 100ms");
     }
+}
+
+/// Checks the keys of several servers and of a Cluster.
+fn check_several(config: &Config, errors: &mut ErrorCollector) {
+    let redis = &config.broker.redis;
+    let has_only = |urls: &[Secret], schemes: &[&str]| {
+        urls.iter().all(|url| schemes.iter().any(|scheme| url.expose().starts_with(scheme)))
+    };
+    errors.require(
+        has_only(&redis.urls, &["redis://", "rediss://", "unix:"]),
+        "broker.redis.urls",
+        "must have only URLs that begin with redis://, with rediss:// for TLS, or with unix: for a socket",
+    );
+    errors.require(
+        redis.urls.iter().enumerate().all(|(index, url)| !redis.urls[..index].contains(url)),
+        "broker.redis.urls",
+        "has the same URL twice; remove one of them",
+    );
+    errors.require(
+        has_only(&redis.cluster.urls, &["redis://", "rediss://"]),
+        "broker.redis.cluster.urls",
+        "must have only URLs that begin with redis://, or with rediss:// for TLS",
+    );
+    let lists = [&redis.urls, &redis.cluster.urls, &redis.sentinel.urls];
+    errors.require(
+        lists.into_iter().filter(|list| !list.is_empty()).count() <= 1,
+        "broker.redis",
+        "has more than one of urls, cluster.urls and sentinel.urls; these exclude each other, so keep one",
+    );
+    errors.require(
+        (1..=MAX_PARTITIONS).contains(&redis.partitions),
+        "broker.redis.partitions",
+        format!("must be 1 to {MAX_PARTITIONS}, the number of slots"),
+    );
 }
 
 fn check_sentinel(config: &Config, errors: &mut ErrorCollector) {

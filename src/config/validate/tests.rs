@@ -330,6 +330,29 @@ fn sentinel_keys_that_cannot_work_are_errors() {
 }
 
 #[test]
+fn keys_of_several_servers_and_of_a_cluster_that_cannot_work_are_errors() {
+    let reported = |change: &dyn Fn(&mut crate::config::RedisConfig)| {
+        errors(Environment::Development, |config| {
+            config.broker.kind = BrokerKind::Redis;
+            change(&mut config.broker.redis);
+        })
+    };
+    let list = |urls: &[&str]| urls.iter().map(|url| Secret::new(*url)).collect::<Vec<_>>();
+    let two = ["redis://one", "unix:/run/two"];
+    assert_eq!(reported(&|redis| redis.urls = list(&two)), "");
+    assert_eq!(reported(&|redis| redis.cluster.urls = list(&["redis://one", "rediss://two"])), "");
+    assert!(reported(&|redis| redis.urls = list(&["redis://one", "two"])).contains("broker.redis.urls"));
+    assert!(reported(&|redis| redis.urls = list(&["redis://one", "redis://one"])).contains("twice"));
+    assert!(reported(&|redis| redis.cluster.urls = list(&two)).contains("broker.redis.cluster.urls"));
+    assert!(reported(&|redis| redis.partitions = 0).contains("broker.redis.partitions"));
+    assert!(reported(&|redis| redis.partitions = 16_385).contains("broker.redis.partitions"));
+    let both = reported(&|redis| (redis.urls, redis.cluster.urls) = (list(&two), list(&["redis://one"])));
+    assert!(both.contains("exclude each other"), "{both}");
+    let tls = reported(&|redis| (redis.tls.ca, redis.urls) = (Some("ca.pem".into()), list(&["rediss://one"])));
+    assert_eq!(tls, "");
+}
+
+#[test]
 fn bus_keys_that_are_weak_equal_or_without_a_first_one_are_errors() {
     const KEY: &str = "0123456789abcdef0123456789abcdef";
     let reported = |key: &str, accepted: &str, accepts_unsigned| {

@@ -194,7 +194,7 @@ impl Connector {
 
     /// Asks whether the server still is a master, and so also whether it answers at all.
     pub(super) async fn check_role(&self, redis: &mut MultiplexedConnection) -> Result<(), String> {
-        self.send_to_master(redis, Pipeline::new(), 0).await.map(drop)
+        self.send_to_master(redis, &mut Pipeline::new(), 0).await.map(drop)
     }
 
     /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
@@ -202,12 +202,12 @@ impl Connector {
     pub(super) async fn send_to_master(
         &self,
         redis: &mut MultiplexedConnection,
-        mut commands: Pipeline,
+        commands: &mut Pipeline,
         count: usize,
     ) -> Result<Vec<Value>, String> {
         commands.add_command(self.role.question());
         // The connection has a response timeout.
-        let sent = redis.send_packed_commands(&commands, 0, count + 1).await;
+        let sent = redis.send_packed_commands(commands, 0, count + 1).await;
         let mut replies = sent.map_err(|error| describe(&error, self.timeout))?;
         if replies.len() != count + 1 {
             return Err(format!("{} replies to {} commands", replies.len(), count + 1));
@@ -256,7 +256,7 @@ impl Connector {
             let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
             let count = commands.len();
             commands.into_iter().for_each(|command| _ = pipeline.add_command(command));
-            let replies = self.send_to_master(&mut connection, pipeline, count).await;
+            let replies = self.send_to_master(&mut connection, &mut pipeline, count).await;
             if replies.is_err() {
                 // The pool would hand it out again, and a new connection may lead to another server.
                 drop(Connection::take(connection));

@@ -14,7 +14,7 @@ use crate::{broker::BrokerError, channel::Channel};
 
 /// The desired subscriptions of this instance.
 #[derive(Default)]
-pub(super) struct DesiredSubscriptions {
+pub(in super::super) struct DesiredSubscriptions {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -26,10 +26,14 @@ struct State {
     channels: HashMap<Channel, DesiredChannel>,
     /// Channels that may have to be changed in Redis: exactly those with `is_queued`, once each.
     pending: VecDeque<Channel>,
+    /// Channels that Redis has refused, to be requested again, and why it has refused the last one.
+    refused: Vec<Channel>,
+    refusal: String,
 }
 
+/// What is known of one channel.
 #[derive(Default)]
-struct DesiredChannel {
+pub(in super::super) struct DesiredChannel {
     is_desired: bool,
     is_queued: bool,
     /// A caller has received the confirmation of its subscription, so the channel survives outages.
@@ -70,7 +74,7 @@ impl State {
 impl DesiredSubscriptions {
     /// Makes a channel desired. The receiver gets the result when Redis has confirmed the subscription, or when the attempt
     /// has failed. After a failure the channel is not desired any more, unless its subscription had been acknowledged before.
-    pub(super) fn subscribe(
+    pub(in super::super) fn subscribe(
         &self,
         channel: Channel,
     ) -> Result<oneshot::Receiver<Result<(), BrokerError>>, BrokerError> {
@@ -97,7 +101,7 @@ impl DesiredSubscriptions {
     }
 
     /// Makes a channel not desired any more.
-    pub(super) fn unsubscribe(&self, channel: &Channel) {
+    pub(in super::super) fn unsubscribe(&self, channel: &Channel) {
         let mut state = self.state.lock();
         if let Some(desired) = state.channels.get_mut(channel) {
             desired.is_desired = false;
@@ -110,7 +114,7 @@ impl DesiredSubscriptions {
 
     /// Reports that a caller no longer waits for a channel: its deadline has passed. The channel is not desired any more,
     /// unless another caller waits for it or had received its confirmation.
-    pub(super) fn give_up(&self, channel: &Channel) {
+    pub(in super::super) fn give_up(&self, channel: &Channel) {
         let mut state = self.state.lock();
         if let Some(desired) = state.channels.get_mut(channel) {
             desired.waiters.retain(|waiter| !waiter.is_closed());
@@ -167,7 +171,10 @@ impl DesiredSubscriptions {
     pub(super) fn confirm(&self, channels: &[Channel]) {
         let mut state = self.state.lock();
         for channel in channels {
-            if let Some(desired) = state.channels.get_mut(channel) {
+            // A subscription that has ended meanwhile is no longer requested.
+            if let Some(desired) = state.channels.get_mut(channel)
+                && desired.redis_state == RedisState::Requested
+            {
                 desired.redis_state = RedisState::Confirmed;
                 desired.is_acknowledged |= desired.is_desired;
                 desired.waiters.drain(..).for_each(|waiter| _ = waiter.send(Ok(())));
@@ -180,6 +187,7 @@ impl DesiredSubscriptions {
     pub(super) fn reset(&self) {
         let state = &mut *self.state.lock();
         state.pending.clear();
+        state.refused.clear();
         for (channel, desired) in &mut state.channels {
             desired.redis_state = RedisState::NotRequested;
             desired.is_queued = true;
@@ -189,7 +197,7 @@ impl DesiredSubscriptions {
 
     /// Reports that an attempt to connect has failed. Waiting callers fail, and new calls fail at once until
     /// [`Self::end_outage`].
-    pub(super) fn begin_outage(&self, cause: &str) {
+    pub(in super::super) fn begin_outage(&self, cause: &str) {
         self.reset();
         let state = &mut *self.state.lock();
         state.outage = Some(cause.to_owned());
@@ -199,6 +207,60 @@ impl DesiredSubscriptions {
             desired.is_desired && desired.is_acknowledged
         });
         state.pending.retain(|channel| state.channels.contains_key(channel));
+    }
+
+    /// Removes the channels for which `has_moved` returns true, for [`Self::adopt`] of another server.
+    pub(in super::super) fn extract(&self, has_moved: impl Fn(&Channel) -> bool) -> Vec<(Channel, DesiredChannel)> {
+        let state = &mut *self.state.lock();
+        let extracted = state.channels.extract_if(|channel, _| has_moved(channel)).collect();
+        state.pending.retain(|channel| state.channels.contains_key(channel));
+        state.refused.retain(|channel| state.channels.contains_key(channel));
+        extracted
+    }
+
+    /// Takes a channel over from another server. Its callers wait for the subscription here.
+    pub(in super::super) fn adopt(&self, channel: Channel, mut desired: DesiredChannel) {
+        let state = &mut *self.state.lock();
+        if !desired.is_desired {
+            return;
+        }
+        (desired.redis_state, desired.is_queued) = (RedisState::NotRequested, false);
+        state.channels.insert(channel.clone(), desired);
+        state.queue_change(&channel);
+        self.changed.notify_one();
+    }
+
+    /// Reports that Redis has refused these channels, or has ended their subscriptions by itself: it does not have their slot.
+    /// They are requested again by [`Self::retry_refused`], unless they move to another server before.
+    pub(super) fn refuse(&self, channels: &[Channel], reason: &str) {
+        let state = &mut *self.state.lock();
+        for channel in channels {
+            if let Some(desired) = state.channels.get_mut(channel)
+                && desired.redis_state != RedisState::NotRequested
+            {
+                desired.redis_state = RedisState::NotRequested;
+                state.refused.push(channel.clone());
+            }
+        }
+        reason.clone_into(&mut state.refusal);
+        self.changed.notify_one();
+    }
+
+    /// Returns why Redis has refused channels that are still to be requested again. `None`: there are none.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let state = self.state.lock();
+        state
+            .refused
+            .first()
+            .map(|channel| format!("{} channels, such as {channel:?}: {}", state.refused.len(), state.refusal))
+    }
+
+    /// Requests the channels again that Redis has refused.
+    pub(super) fn retry_refused(&self) {
+        let mut state = self.state.lock();
+        let refused = mem::take(&mut state.refused);
+        refused.iter().for_each(|channel| state.queue_change(channel));
+        self.changed.notify_one();
     }
 
     /// Reports that a new connection works, and that Redis agrees. Returns the number of channels.

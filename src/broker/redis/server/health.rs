@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 
-use crate::{broker::BrokerError, metrics::Metrics};
+use super::board::ServerBoard;
+use crate::broker::BrokerError;
 
 /// Maximum causes of one outage that are remembered, so that each is logged once.
 const MAX_LOGGED_CAUSES: usize = 16;
@@ -27,7 +28,7 @@ pub(super) enum RedisLink {
 pub(super) struct RedisHealth {
     /// Host and port for the log. Never the URL, which may contain a password.
     address: String,
-    metrics: Arc<Metrics>,
+    board: Arc<ServerBoard>,
     state: Mutex<State>,
 }
 
@@ -60,11 +61,11 @@ impl Outage {
 
 impl RedisHealth {
     /// Starts without connections.
-    pub(super) fn new(address: String, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(address: String, board: Arc<ServerBoard>) -> Self {
         let not_connected = || Some("not connected yet".to_owned());
-        metrics.broker_up.set(0);
+        board.note_down(&address);
         let state = State { faults: [(); 3].map(|()| not_connected()), channels: 0, outage: None };
-        Self { address, metrics, state: Mutex::new(state) }
+        Self { address, board, state: Mutex::new(state) }
     }
 
     /// Reports that a link works; the one for subscriptions also reports its number of channels.
@@ -75,7 +76,7 @@ impl RedisHealth {
         }
         state.channels = channels.unwrap_or(state.channels);
         if state.faults.iter().all(Option::is_none) {
-            self.metrics.broker_up.set(1);
+            self.board.clear(&self.address);
             let (address, channels) = (&self.address, state.channels);
             match state.outage.take() {
                 Some(Outage { since, .. }) => {
@@ -93,7 +94,7 @@ impl RedisHealth {
     pub(super) fn report_down(&self, link: RedisLink, error: &str) {
         let mut state = self.state.lock();
         state.faults[link as usize] = Some(error.to_owned());
-        self.metrics.broker_up.set(0);
+        self.board.note_down(&self.address);
         let address = &self.address;
         let connection = match link {
             RedisLink::Subscriptions => "subscriptions",
@@ -135,11 +136,12 @@ impl RedisHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn redis_is_up_when_both_connections_and_the_storage_are() {
         let metrics = Arc::new(Metrics::default());
-        let health = RedisHealth::new("localhost:6379".to_owned(), metrics.clone());
+        let health = RedisHealth::new("localhost:6379".to_owned(), Arc::new(ServerBoard::new(metrics.clone())));
         let problem = || match health.fault() {
             Some(BrokerError::NotReady { problem, .. }) => problem,
             other => panic!("{other:?}"),

@@ -4,6 +4,7 @@
 //!
 //! What all servers share (names, nodes, surveys, receivers) is in the [`RedisContext`].
 
+mod board;
 mod client;
 mod connect;
 mod desired_subscriptions;
@@ -12,44 +13,79 @@ mod health;
 mod probe;
 mod publisher;
 mod ready;
+mod redirect;
 mod role;
 mod sentinel;
 mod storage;
+mod subscribe_commands;
 mod subscriber;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
-    sync::{Mutex as AsyncMutex, mpsc},
+    sync::{Mutex as AsyncMutex, Notify, mpsc},
     time::{Instant, timeout_at},
 };
 
+pub(super) use self::{
+    board::ServerBoard,
+    desired_subscriptions::DesiredSubscriptions,
+    redirect::{Redirects, resend},
+};
 use self::{
     connect::Connector,
-    desired_subscriptions::DesiredSubscriptions,
     health::RedisHealth,
     probe::SubscriptionProbe,
     publisher::{PublishJob, Publisher, PublisherTask},
+    redirect::Redirect,
 };
-use super::{RedisConfigError, RedisContext, inbox::BusInbox, stopped_error};
-use crate::{broker::BrokerError, channel::Channel, config, metrics::Metrics};
+use super::{
+    RedisConfigError, RedisContext,
+    envelope::DropReason,
+    inbox::BusInbox,
+    names::{OwnNames, RedisNames},
+};
+use crate::{broker::BrokerError, config};
 
 /// One Redis server.
 pub(super) struct RedisServer {
+    /// Host and port: never the URL, which may contain a password.
+    address: String,
     connector: Connector,
     timeout: Duration,
     health: RedisHealth,
     subscriptions: DesiredSubscriptions,
     publisher: Publisher,
     probe: SubscriptionProbe,
+    /// The names that this instance uses on the server. A Cluster changes them.
+    own_names: ArcSwap<OwnNames>,
+    own_names_changed: Notify,
+    /// Whether channels have been refused, so that not everything arrives that should.
+    is_refused: AtomicBool,
+    /// Whether a connection is subscribed to everything that is desired.
+    is_subscribed: AtomicBool,
     /// Held by the check of the readiness that runs.
     ready_turn: AsyncMutex<()>,
     /// Messages received so far, valid or not: a connection that receives is not deaf.
     received: AtomicU64,
+    /// Takes the commands that the server refuses, if it is one of a Cluster.
+    redirects: Option<Arc<Redirects>>,
+}
+
+/// Returns the client for `broker.redis.url`, with the user and the certificates of the configuration. Nothing is connected.
+///
+/// # Errors
+/// [`RedisConfigError`]: the URL or a file is invalid.
+pub(super) fn client_of(config: &config::RedisConfig) -> Result<redis::Client, RedisConfigError> {
+    client::new(config)
 }
 
 /// What has been queued for a server. [`RedisServer::run`] sends it.
@@ -64,26 +100,36 @@ impl RedisServer {
         Connector::new(config).map(drop)
     }
 
-    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published.
+    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
     ///
     /// # Errors
     /// [`RedisConfigError`]: the URL or a file is invalid.
     pub(super) fn new(
         config: &config::RedisConfig,
+        names: &RedisNames,
         queue_bytes: usize,
-        metrics: Arc<Metrics>,
+        board: &Arc<ServerBoard>,
+        redirects: Option<Arc<Redirects>>,
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
         let connector = Connector::new(config)?;
-        let (publisher, jobs) = Publisher::new(queue_bytes, config.message_bytes, config.timeout);
+        let address = connector.address();
+        let (publisher, jobs) =
+            Publisher::new(names.publish_command(), queue_bytes, config.message_bytes, config.timeout);
         let server = Self {
-            health: RedisHealth::new(connector.address(), metrics),
+            health: RedisHealth::new(address.clone(), board.clone()),
+            address,
             connector,
             timeout: config.timeout,
             subscriptions: DesiredSubscriptions::default(),
             publisher,
             probe: SubscriptionProbe::new(),
+            own_names: ArcSwap::default(),
+            own_names_changed: Notify::new(),
+            is_refused: AtomicBool::new(false),
+            is_subscribed: AtomicBool::new(false),
             ready_turn: AsyncMutex::default(),
             received: AtomicU64::default(),
+            redirects,
         };
         Ok((Arc::new(server), ServerQueue(jobs)))
     }
@@ -113,12 +159,24 @@ impl RedisServer {
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        self.connector.query(command, limit).await
+        let reply = self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default();
+        redis::from_redis_value(fault::accepted(reply)?).map_err(|error| error.to_string())
     }
 
     /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
     pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
-        self.connector.query_many(commands, limit).await
+        let Some(redirects) = &self.redirects else { return self.connector.query_many(commands, limit).await };
+        let deadline = Instant::now() + limit;
+        let mut replies = self.connector.query_many(commands.clone(), limit).await?;
+        for (reply, command) in replies.iter_mut().zip(commands) {
+            if let Some(redirect) = Redirect::of_reply(reply) {
+                let (job, answer) = PublishJob::again(command);
+                redirects.send_again(job, redirect, &self.address);
+                let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
+                *reply = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(replies)
     }
 
     /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with
@@ -131,28 +189,37 @@ impl RedisServer {
         self.publisher.run_script(call, message_bytes)
     }
 
-    /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
-    pub(super) fn subscribe(
-        self: Arc<Self>,
-        channel: Channel,
-    ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
-        let requested = self.subscriptions.subscribe(channel.clone());
-        let limit = self.timeout;
-        let deadline = Instant::now() + limit;
-        async move {
-            match timeout_at(deadline, requested?).await {
-                Ok(answer) => answer.unwrap_or_else(|_| Err(stopped_error())),
-                Err(_) => {
-                    self.subscriptions.give_up(&channel);
-                    Err(BrokerError::Unavailable(format!("redis confirmed no subscription within {limit:?}")))
-                }
-            }
+    /// Returns the host and port, or the path of a socket.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns the subscriptions that this instance should have here.
+    pub(super) fn subscriptions(&self) -> &DesiredSubscriptions {
+        &self.subscriptions
+    }
+
+    /// Sets the names that this instance uses here for itself.
+    pub(super) fn set_own_names(&self, names: OwnNames) {
+        if **self.own_names.load() != names {
+            self.own_names.store(Arc::new(names));
+            self.own_names_changed.notify_one();
         }
     }
 
-    /// Unsubscribes from a channel.
-    pub(super) fn unsubscribe(&self, channel: &Channel) {
-        self.subscriptions.unsubscribe(channel);
+    /// Notes whether a connection is subscribed to everything that is desired.
+    pub(super) fn set_subscribed(&self, is_subscribed: bool) {
+        self.is_subscribed.store(is_subscribed, Ordering::Relaxed);
+    }
+
+    /// Returns whether this instance is subscribed here, and so hears `name`, one of its own PUB/SUB channels.
+    pub(super) fn is_hearing(&self, name: &str) -> bool {
+        self.is_subscribed.load(Ordering::Relaxed) && self.has_own_name(name)
+    }
+
+    /// Returns whether this instance uses `name`, one of its own PUB/SUB channels, here.
+    pub(super) fn has_own_name(&self, name: &str) -> bool {
+        self.own_names.load().subscribed.iter().any(|own| own == name)
     }
 
     /// Returns why the server cannot be used, as far as is known without asking it.
@@ -164,20 +231,20 @@ impl RedisServer {
     ///
     /// # Errors
     /// [`BrokerError::NotReady`].
-    pub(super) async fn check_ready(&self, context: &RedisContext) -> Result<(), BrokerError> {
-        ready::check(context, self).await
+    pub(super) async fn check_ready(&self) -> Result<(), BrokerError> {
+        ready::check(self).await
     }
 
     /// Reports a probe that has arrived over the subscriptions of this server.
     ///
     /// # Errors
     /// The probe is not on its way.
-    pub(super) fn receive_probe(&self, nonce: u64) -> Result<(), super::envelope::DropReason> {
+    pub(super) fn receive_probe(&self, nonce: u64) -> Result<(), DropReason> {
         self.probe.receive(nonce)
     }
 
     /// Counts a message that has arrived from this server.
     pub(super) fn count_received(&self) {
-        self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.received.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -62,18 +62,29 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
     let mut has_arrived_before = false;
     loop {
         let sent = Instant::now();
+        let own_names = server.own_names.load_full();
+        let Some(name) = &own_names.probe else {
+            // A master without partitions has no subscriptions that could be deaf.
+            server.health.report_up(RedisLink::Subscriptions, Some(channels));
+            sleep_until(sent + context.probe_interval).await;
+            continue;
+        };
+        let has_moved = || server.own_names.load().probe != own_names.probe;
         let (nonce, arrival) = server.probe.start();
         let message = context.signer.sign(envelope::encode_probe(nonce));
-        match server.publisher.publish(context.names.probe_channel(), &message).await {
+        match server.publisher.publish(name, &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
+            Ok(_) if has_moved() => {}
             Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
-            Ok(_) if !has_arrived(context, server, arrival, sent).await => {
+            Ok(_) if !has_arrived(context, server, arrival, sent).await && !has_moved() => {
                 return format!("deaf: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
             }
             Ok(_) => {
                 has_arrived_before = true;
-                server.health.report_up(RedisLink::Subscriptions, Some(channels));
-                context.metrics.probe_microseconds.set(micros(sent.elapsed()));
+                if !server.is_refused.load(Ordering::Relaxed) {
+                    server.health.report_up(RedisLink::Subscriptions, Some(channels));
+                }
+                context.metrics.set_probe_microseconds(server.address(), micros(sent.elapsed()));
                 log::trace!("subscription probe arrived after={:.1?}", sent.elapsed());
             }
         }

@@ -27,6 +27,7 @@ use super::{
     connect::{Connector, ReconnectBackoff, RedisConnection},
     fault,
     health::RedisLink,
+    redirect::Redirect,
 };
 use crate::broker::BrokerError;
 
@@ -43,6 +44,8 @@ const SCRIPT_OVERHEAD_BYTES: usize = 512;
 
 /// Queues commands for the publishing connection.
 pub(super) struct Publisher {
+    /// `PUBLISH`, or `SPUBLISH` in a Cluster.
+    command: &'static str,
     queue: mpsc::Sender<PublishJob>,
     total_queued_bytes: Arc<AtomicUsize>,
     max_queued_bytes: usize,
@@ -80,12 +83,30 @@ impl Drop for QueuedBytes {
 }
 
 impl PublishJob {
-    fn complete(self, result: Result<Value, String>) {
+    /// Creates a job for a command that another connection has sent, to send it again.
+    pub(super) fn again(command: Cmd) -> (Self, oneshot::Receiver<Result<Value, BrokerError>>) {
+        let (sender, result) = oneshot::channel();
+        let queued_bytes = QueuedBytes { bytes: 0, total: Arc::default() };
+        (Self { command, kind: JobKind::Script, queued_bytes, result: sender }, result)
+    }
+
+    /// Returns whether the caller has stopped waiting.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.result.is_closed()
+    }
+
+    pub(super) fn command(&self) -> &Cmd {
+        &self.command
+    }
+
+    /// Gives the reply to the caller.
+    pub(super) fn complete(self, result: Result<Value, String>) {
         // The caller may have stopped waiting.
         _ = self.result.send(result.map_err(BrokerError::Unavailable));
     }
 
-    fn fail(self, error: &str) {
+    /// Tells the caller that the command has failed.
+    pub(super) fn fail(self, error: &str) {
         self.complete(Err(error.to_owned()));
     }
 }
@@ -94,12 +115,16 @@ impl Publisher {
     /// Creates the queue; the receiver is for [`PublisherTask`]. At most `max_queued_bytes` are queued. A message over
     /// `max_message_bytes` is not published, because its receivers would drop it. No call waits longer than `timeout`.
     pub(super) fn new(
+        command: &'static str,
         max_queued_bytes: usize,
         max_message_bytes: usize,
         timeout: Duration,
     ) -> (Self, mpsc::Receiver<PublishJob>) {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        (Self { queue, total_queued_bytes: Arc::default(), max_queued_bytes, max_message_bytes, timeout }, jobs)
+        (
+            Self { command, queue, total_queued_bytes: Arc::default(), max_queued_bytes, max_message_bytes, timeout },
+            jobs,
+        )
     }
 
     /// Queues a message during the call. The future completes when Redis has accepted it, with the number of receivers.
@@ -109,7 +134,7 @@ impl Publisher {
         message: &[u8],
     ) -> impl Future<Output = Result<i64, BrokerError>> + Send + use<> {
         let mut command = Cmd::with_capacity(3, name.len() + message.len() + 16);
-        command.arg("PUBLISH").arg(name).arg(message);
+        command.arg(self.command).arg(name).arg(message);
         let reply = self.send(command, JobKind::Publish, name.len() + message.len(), message.len());
         async move { receiver_count(reply.await?).map_err(BrokerError::Unavailable) }
     }
@@ -159,6 +184,13 @@ impl Publisher {
             mpsc::error::TrySendError::Closed(_) => stopped_error(),
         })?;
         Ok(result)
+    }
+
+    /// Queues a job again that another server has refused.
+    pub(super) fn enqueue_again(&self, job: PublishJob) {
+        if let Err(error) = self.queue.try_send(job) {
+            error.into_inner().fail("the publishing queue of the new master is full");
+        }
     }
 
     fn reserve(&self, bytes: usize) -> Result<QueuedBytes, BrokerError> {
@@ -237,7 +269,7 @@ impl PublisherTask {
                 }
             }
             let batch = take_batch(&mut self.unsent);
-            match send_batch(&self.server.connector, &mut redis, batch, &self.refused_scripts).await {
+            match send_batch(&self.server, &mut redis, batch, &self.refused_scripts).await {
                 Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
                 // The connection works, and Redis would refuse over a new one, too. The next probe tries again soon.
                 Ok(BatchOutcome::Refused(refusal)) => health.report_down(RedisLink::Publishing, &refusal),
@@ -267,11 +299,15 @@ fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
 async fn connect(context: &RedisContext, server: &RedisServer) -> Result<RedisConnection, String> {
     let mut connection = server.connector.connect(|_| ()).await?;
     let mut commands = Pipeline::new();
-    commands.cmd("PUBLISH").arg(context.names.publish_check_channel()).arg("");
+    // A master without partitions gets no publications.
+    let publish_check = server.own_names.load().publish_check.clone();
+    publish_check.iter().for_each(|name| _ = commands.cmd(context.names.publish_command()).arg(name).arg(""));
     scripts::load_commands().for_each(|load| _ = commands.add_command(load));
-    let mut replies =
-        send(&server.connector, &mut connection.redis, commands, 1 + scripts::load_commands().len()).await?;
-    receiver_count(replies.swap_remove(0))?;
+    let count = commands.len();
+    let mut replies = send(&server.connector, &mut connection.redis, &mut commands, count).await?;
+    if publish_check.is_some() {
+        receiver_count(replies.swap_remove(0))?;
+    }
     Ok(connection)
 }
 
@@ -290,13 +326,13 @@ enum BatchOutcome {
 /// # Errors
 /// The connection has failed, or does not lead to a master.
 async fn send_batch(
-    connector: &Connector,
+    server: &RedisServer,
     redis: &mut MultiplexedConnection,
     mut batch: Vec<PublishJob>,
     refused_scripts: &LogThrottle,
 ) -> Result<BatchOutcome, String> {
     // A caller that has stopped waiting has reported a failure. Its message must not be sent after that.
-    batch.retain(|job| !job.result.is_closed());
+    batch.retain(|job| !job.is_abandoned());
     if batch.is_empty() {
         return Ok(BatchOutcome::Abandoned);
     }
@@ -304,10 +340,20 @@ async fn send_batch(
     for job in &mut batch {
         pipeline.add_command(mem::take(&mut job.command));
     }
-    match send(connector, redis, pipeline, batch.len()).await {
+    match send(&server.connector, redis, &mut pipeline, batch.len()).await {
         Ok(replies) => {
             let mut outcome = BatchOutcome::Published;
-            for (job, reply) in batch.into_iter().zip(replies) {
+            for ((mut job, reply), command) in batch.into_iter().zip(replies).zip(pipeline.cmd_iter()) {
+                if let Some(redirects) = &server.redirects
+                    && let Some(redirect) = Redirect::of_reply(&reply)
+                {
+                    if redirect == Redirect::Down {
+                        outcome = BatchOutcome::Refused("the cluster does not serve the slot".to_owned());
+                    }
+                    job.command = command.clone();
+                    redirects.send_again(job, redirect, &server.address);
+                    continue;
+                }
                 match accepted(reply) {
                     Ok(reply) => job.complete(Ok(reply)),
                     Err(error) => {
@@ -333,7 +379,7 @@ async fn send_batch(
 async fn send(
     connector: &Connector,
     redis: &mut MultiplexedConnection,
-    commands: Pipeline,
+    commands: &mut Pipeline,
     count: usize,
 ) -> Result<Vec<Value>, String> {
     connector.send_to_master(redis, commands, count).await.map_err(|error| format!("publishing: {error}"))

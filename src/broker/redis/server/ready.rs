@@ -3,7 +3,7 @@
 
 use tokio::{join, time::timeout};
 
-use super::{super::RedisContext, RedisServer};
+use super::RedisServer;
 use crate::broker::BrokerError;
 
 /// Checks publishing and the pool. One check runs at a time, so that frequent requests for the readiness do not become
@@ -11,7 +11,7 @@ use crate::broker::BrokerError;
 ///
 /// # Errors
 /// [`BrokerError::NotReady`], at the latest after twice the timeout.
-pub(super) async fn check(context: &RedisContext, server: &RedisServer) -> Result<(), BrokerError> {
+pub(super) async fn check(server: &RedisServer) -> Result<(), BrokerError> {
     let Ok(_turn) = timeout(server.timeout, server.ready_turn.lock()).await else {
         return Err(BrokerError::NotReady {
             problem: "does not answer",
@@ -19,10 +19,14 @@ pub(super) async fn check(context: &RedisContext, server: &RedisServer) -> Resul
         });
     };
     let ping = redis::cmd("PING");
-    let (published, pinged) = join!(
-        server.publisher.publish(context.names.publish_check_channel(), b""),
-        server.connector.query::<String>(&ping, server.timeout)
-    );
+    let publish = async {
+        match &server.own_names.load().publish_check {
+            Some(name) => server.publisher.publish(name, b"").await.map(drop),
+            // A master without partitions gets no publications.
+            None => Ok(()),
+        }
+    };
+    let (published, pinged) = join!(publish, server.connector.query::<String>(&ping, server.timeout));
     published.map_err(|error| BrokerError::NotReady {
         problem: "cannot publish",
         detail: format!("redis accepts no publications: {error}"),

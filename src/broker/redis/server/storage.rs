@@ -62,7 +62,7 @@ pub(super) async fn keep_checking(context: &RedisContext, server: &RedisServer) 
             continue;
         }
         let begun = Instant::now();
-        let pause = match check(context, server).await {
+        let pause = match check(server).await {
             Ok(()) => {
                 server.health.report_up(RedisLink::Storage, None);
                 backoff = ReconnectBackoff::default();
@@ -77,8 +77,10 @@ pub(super) async fn keep_checking(context: &RedisContext, server: &RedisServer) 
     }
 }
 
-async fn check(context: &RedisContext, server: &RedisServer) -> Result<(), String> {
-    let replies = server.connector.query_many(commands(context.names.storage_check_key()), server.timeout).await?;
+async fn check(server: &RedisServer) -> Result<(), String> {
+    // A master without partitions stores nothing.
+    let Some(key) = server.own_names.load().storage_check.clone() else { return Ok(()) };
+    let replies = server.connector.query_many(commands(&key), server.timeout).await?;
     for ((name, _), reply) in COMMANDS.iter().zip(replies) {
         match reply {
             Value::ServerError(error) if error.code() != PERMITTED => {

@@ -11,21 +11,20 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, aio::MultiplexedConnection};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::{
     super::{RedisContext, inbox::BusInbox},
     RedisServer,
     connect::{ReconnectBackoff, RedisConnection},
-    fault::describe,
     health::RedisLink,
     probe,
+    subscribe_commands::{Agreement, ConnectionSubscriptions, Subscriber},
 };
-use crate::channel::Channel;
 
-/// Maximum number of channels of one SUBSCRIBE, which Redis handles in a millisecond or two.
-const SUBSCRIBE_BATCH: usize = 500;
+/// Time until channels that Redis has refused are requested again.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Keeps this instance subscribed, forever: connects, subscribes, and does both again after a failure.
 pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServer>, inbox: Arc<BusInbox>) {
@@ -40,12 +39,11 @@ pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServe
                 }
                 was_connected = true;
                 let channels = server.subscriptions.end_outage();
-                context.nodes.start_listening();
-                context.announcer.request_hello();
+                context.set_subscribed(&server, true);
                 let since = Instant::now();
                 let error = connection.run_until_failure(&context, &server, channels).await;
                 uptime = since.elapsed();
-                context.nodes.stop_listening();
+                context.set_subscribed(&server, false);
                 server.subscriptions.reset();
                 server.health.report_down(RedisLink::Subscriptions, &error);
             }
@@ -63,6 +61,8 @@ pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServe
 /// A connection that is subscribed to all desired channels.
 struct SubscribedConnection {
     connection: RedisConnection,
+    subscriptions: Arc<ConnectionSubscriptions>,
+    agreement: Agreement,
     _push_guard: PushGuard,
 }
 
@@ -77,30 +77,37 @@ impl Drop for PushGuard {
 }
 
 async fn connect_and_subscribe(
-    context: &RedisContext,
+    context: &Arc<RedisContext>,
     server: &Arc<RedisServer>,
     inbox: &Arc<BusInbox>,
 ) -> Result<SubscribedConnection, String> {
     let is_open = Arc::new(AtomicBool::new(true));
     let push_guard = PushGuard(is_open.clone());
-    let (inbox, from) = (inbox.clone(), server.clone());
-    let push = move |push| {
+    let subscriptions = Arc::new(ConnectionSubscriptions::default());
+    let (context_of_pushes, inbox, from, confirmed) =
+        (context.clone(), inbox.clone(), server.clone(), subscriptions.clone());
+    let push = move |push: PushInfo| {
         if is_open.load(Ordering::Relaxed) {
-            inbox.receive(&from, push);
+            match push.kind {
+                PushKind::Message | PushKind::SMessage => inbox.receive(&from, push),
+                PushKind::SSubscribe | PushKind::SUnsubscribe => confirmed.receive(&context_of_pushes, &from, &push),
+                _ => {}
+            }
         }
     };
     let mut connection = server.connector.connect(push).await?;
-    connection.redis.subscribe(&context.names.own_channels()).await.map_err(|error| subscribe_error(server, &error))?;
-    apply_changes(context, server, &mut connection.redis).await?;
-    Ok(SubscribedConnection { connection, _push_guard: push_guard })
+    let subscriber = Subscriber { context, server, subscriptions: &subscriptions };
+    let agreement = subscriber.synchronize(&mut connection.redis).await?;
+    Ok(SubscribedConnection { connection, subscriptions, agreement, _push_guard: push_guard })
 }
 
 impl SubscribedConnection {
     /// Uses the connection until it fails, and returns the reason.
     async fn run_until_failure(self, context: &RedisContext, server: &RedisServer, channels: usize) -> String {
         let (mut redis, mut end) = self.connection.into_parts();
+        let subscriber = Subscriber { context, server, subscriptions: &self.subscriptions };
         tokio::select! {
-            error = keep_subscribed(context, server, &mut redis) => error,
+            error = keep_subscribed(&subscriber, &mut redis, self.agreement) => error,
             reason = end.reached() => reason.to_owned(),
             error = probe::run_until_deaf(context, server, channels) => error,
         }
@@ -108,49 +115,51 @@ impl SubscribedConnection {
 }
 
 /// Subscribes, unsubscribes, and asks for the role of the server, one command at a time, until one fails.
-async fn keep_subscribed(context: &RedisContext, server: &RedisServer, redis: &mut MultiplexedConnection) -> String {
+async fn keep_subscribed(
+    subscriber: &Subscriber<'_>,
+    redis: &mut MultiplexedConnection,
+    mut agreement: Agreement,
+) -> String {
+    let Subscriber { context, server, .. } = subscriber;
     let mut checks = interval_at(Instant::now() + context.probe_interval, context.probe_interval);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut retry_at = None;
     loop {
-        let result = tokio::select! {
-            () = server.subscriptions.wait_for_change() => apply_changes(context, server, redis).await,
-            // Also a ping: a frozen Redis keeps its connections open, and only a deadline distinguishes it from an idle one.
-            _ = checks.tick() => server.connector.check_role(redis).await.map_err(|error| format!("ping: {error}")),
+        server.is_refused.store(agreement != Agreement::Complete, Ordering::Relaxed);
+        if let Agreement::Refused(reason) = &agreement {
+            server.redirects.iter().for_each(|redirects| redirects.request_topology());
+            // What was refused is requested again, unless it moves to another server before.
+            let was_refused = retry_at.is_some_and(|retry_at| retry_at <= Instant::now());
+            if was_refused {
+                server.health.report_down(RedisLink::Subscriptions, &format!("subscribing: {reason}"));
+            }
+            if was_refused || retry_at.is_none() {
+                retry_at = Some(Instant::now() + REFUSED_RETRY_DELAY);
+            }
+        } else {
+            retry_at = None;
+        }
+        let retry = async {
+            match retry_at {
+                Some(retry_at) => sleep_until(retry_at).await,
+                None => std::future::pending().await,
+            }
         };
-        if let Err(error) = result {
-            return error;
+        tokio::select! {
+            () = server.subscriptions.wait_for_change() => {}
+            () = server.own_names_changed.notified() => {}
+            () = retry => server.subscriptions.retry_refused(),
+            _ = checks.tick() => {
+                // Also a ping: a frozen Redis keeps its connections open, and only a deadline distinguishes it from an idle one.
+                match server.connector.check_role(redis).await {
+                    Ok(()) => continue,
+                    Err(error) => return format!("ping: {error}"),
+                }
+            }
         }
-    }
-}
-
-/// Makes Redis agree with the desired subscriptions.
-async fn apply_changes(
-    context: &RedisContext,
-    server: &RedisServer,
-    redis: &mut MultiplexedConnection,
-) -> Result<(), String> {
-    while let Some(changes) = server.subscriptions.take_changes(SUBSCRIBE_BATCH) {
-        let names = |channels: &[Channel]| -> Vec<String> {
-            channels.iter().map(|channel| context.names.publication_channel(channel)).collect()
+        agreement = match subscriber.synchronize(redis).await {
+            Ok(agreement) => agreement,
+            Err(error) => return error,
         };
-        if !changes.subscribe.is_empty() {
-            let interrupted = server.subscriptions.acknowledged(&changes.subscribe);
-            context.deliver.note_interrupted(&interrupted);
-            let subscribed = redis.subscribe(&names(&changes.subscribe)).await;
-            subscribed.map_err(|error| subscribe_error(server, &error))?;
-            server.subscriptions.confirm(&changes.subscribe);
-            context.deliver.note_resubscribed(&interrupted);
-        }
-        if !changes.unsubscribe.is_empty() {
-            let unsubscribed = redis.unsubscribe(&names(&changes.unsubscribe)).await;
-            unsubscribed.map_err(|error| format!("un{}", subscribe_error(server, &error)))?;
-        }
-        let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
-        log::debug!("changed redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
     }
-    Ok(())
-}
-
-fn subscribe_error(server: &RedisServer, error: &RedisError) -> String {
-    format!("subscribing: {}", describe(error, server.timeout))
 }

@@ -1,0 +1,236 @@
+//! Follows a Redis Cluster: asks its nodes for the topology, keeps a [server](super::server) for each master that has slots, and
+//! gives each of them the channels of its slots. It asks at regular intervals, and at once when a server refuses a slot, ends a
+//! subscription, or is lost.
+
+mod nodes;
+mod topology;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    nodes::NodeConnections,
+    topology::{NodeAddress, Topology},
+};
+use super::{
+    RedisConfigError, RedisContext,
+    inbox::BusInbox,
+    partition::SLOTS,
+    router::Routes,
+    server::{Redirects, RedisServer, ServerBoard, ServerQueue},
+};
+use crate::{
+    broker::BrokerError,
+    config::{RedisConfig, Secret},
+};
+
+/// Minimum time between two questions for the topology.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum time between two questions while a master is missing or down, so that a failover is followed soon.
+const URGENT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Why the Cluster as a whole cannot be used. It is logged once per change.
+pub(super) struct ClusterHealth {
+    board: Arc<ServerBoard>,
+    fault: Mutex<Option<String>>,
+}
+
+/// The name of the Cluster among the addresses of its servers.
+const BOARD_NAME: &str = "cluster";
+
+impl ClusterHealth {
+    /// Starts without a topology, if there is a Cluster.
+    pub(super) fn new(board: Arc<ServerBoard>, is_cluster: bool) -> Self {
+        if is_cluster {
+            board.note_down(BOARD_NAME);
+        }
+        Self { board, fault: Mutex::new(is_cluster.then(|| "no node has been asked yet".to_owned())) }
+    }
+
+    /// Returns why the Cluster cannot be used.
+    pub(super) fn fault(&self) -> Option<BrokerError> {
+        let detail = self.fault.lock().as_ref().map(|fault| format!("redis cluster: {fault}"))?;
+        Some(BrokerError::NotReady { problem: "the cluster does not work", detail })
+    }
+
+    fn report(&self, fault: Option<String>) {
+        let mut before = self.fault.lock();
+        if *before == fault {
+            return;
+        }
+        match &fault {
+            Some(error) => {
+                log::warn!("redis cluster unavailable error={error:?}");
+                self.board.note_down(BOARD_NAME);
+            }
+            None => {
+                log::info!("redis cluster works");
+                self.board.clear(BOARD_NAME);
+            }
+        }
+        *before = fault;
+    }
+}
+
+/// The task that follows the Cluster.
+pub(super) struct ClusterFollower {
+    context: Arc<RedisContext>,
+    config: RedisConfig,
+    queue_bytes: usize,
+    inbox: Arc<BusInbox>,
+    redirects: Arc<Redirects>,
+    nodes: NodeConnections,
+    /// The tasks of each server, by its address.
+    tasks: HashMap<String, JoinHandle<()>>,
+    topology: Option<Topology>,
+}
+
+impl ClusterFollower {
+    /// Creates the task.
+    pub(super) fn new(
+        context: Arc<RedisContext>,
+        config: RedisConfig,
+        queue_bytes: usize,
+        inbox: Arc<BusInbox>,
+        redirects: Arc<Redirects>,
+    ) -> Self {
+        let nodes = NodeConnections::new(&config);
+        Self { context, config, queue_bytes, inbox, redirects, nodes, tasks: HashMap::new(), topology: None }
+    }
+
+    /// Follows the Cluster, forever.
+    pub(super) async fn run(mut self) {
+        loop {
+            let asked = Instant::now();
+            self.ask().await;
+            let routes = self.context.router.routes();
+            let is_urgent = self.context.cluster_health.fault().is_some()
+                || routes.servers().iter().any(|server| server.fault().is_some());
+            let interval = if is_urgent { URGENT_INTERVAL } else { self.context.probe_interval };
+            _ = timeout(interval, self.redirects.topology_requested()).await;
+            sleep_until(asked + MIN_INTERVAL).await;
+        }
+    }
+
+    /// Asks the nodes, and follows what they say.
+    async fn ask(&mut self) {
+        let known = self.topology.iter().flat_map(|topology| topology.nodes.clone()).collect::<BTreeSet<_>>();
+        let (views, problem) = self.nodes.ask_all(&known).await;
+        let Some(topology) = Topology::newest(views) else {
+            self.context.cluster_health.report(Some(problem.unwrap_or_else(|| "no node answers".to_owned())));
+            return;
+        };
+        let fault = if topology.served_slots() < SLOTS {
+            let served = topology.served_slots();
+            Some(format!("masters serve only {served} of {SLOTS} slots; complete it with redis-cli --cluster fix"))
+        } else if !topology.is_ok {
+            Some("its nodes say that it is down (cluster_state:fail)".to_owned())
+        } else {
+            problem.filter(|problem| problem.contains(nodes::TOO_OLD))
+        };
+        if self.topology.as_ref() != Some(&topology) {
+            self.follow(&topology);
+            self.topology = Some(topology);
+        }
+        self.context.cluster_health.report(fault);
+    }
+
+    /// Starts and ends servers, and moves channels to the servers that have them now.
+    fn follow(&mut self, topology: &Topology) {
+        let context = self.context.clone();
+        let before = context.router.routes();
+        let masters = topology.masters();
+        let mut servers = Vec::new();
+        let mut started = Vec::new();
+        for address in &masters {
+            let name = address.to_string();
+            if let Some(server) = before.servers().iter().find(|server| server.address() == name) {
+                servers.push(server.clone());
+                continue;
+            }
+            match self.new_server(address) {
+                Ok((server, queue)) => {
+                    servers.push(server.clone());
+                    started.push((server, queue));
+                }
+                Err(error) => {
+                    // The files were valid at the start. The slots of this master have no server until they are again.
+                    log::error!("cannot use redis master address={name:?} error={:?}", error.to_string());
+                    self.topology = None;
+                    return;
+                }
+            }
+        }
+        let routes = Routes::to_masters(servers, topology.owners(&masters));
+        log::info!("following redis cluster masters={:?}", masters.iter().map(ToString::to_string).collect::<Vec<_>>());
+        context.router.replace(&context.names, routes);
+        for (server, queue) in started {
+            let address = server.address().to_owned();
+            let task = tokio::spawn(server.run(context.clone(), queue, self.inbox.clone()));
+            self.tasks.insert(address, task);
+        }
+        self.end_unused(&before, &context.router.routes());
+    }
+
+    fn new_server(&self, address: &NodeAddress) -> Result<(Arc<RedisServer>, ServerQueue), RedisConfigError> {
+        let url = self.config.cluster.urls.first().map(|seed| at_address(seed.expose(), address));
+        let config = RedisConfig { url: Secret::new(url.unwrap_or_default()), ..self.config.clone() };
+        let (names, board) = (&self.context.names, &self.context.cluster_health.board);
+        RedisServer::new(&config, names, self.queue_bytes, board, Some(self.redirects.clone()))
+    }
+
+    /// Ends the tasks of servers that have no slots any more.
+    fn end_unused(&mut self, before: &Routes, now: &Routes) {
+        let is_used = |server: &Arc<RedisServer>| now.servers().iter().any(|other| other.address() == server.address());
+        for server in before.servers().iter().filter(|server| !is_used(server)) {
+            if let Some(task) = self.tasks.remove(server.address()) {
+                task.abort();
+            }
+            self.context.cluster_health.board.clear(server.address());
+            self.context.metrics.forget_server(server.address());
+            self.context.set_subscribed(server, false);
+            // Its last messages may have been controls.
+            self.context.deliver.note_lost_controls();
+        }
+    }
+}
+
+impl Drop for ClusterFollower {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(JoinHandle::abort);
+    }
+}
+
+/// Returns the URL with another host and port. User, password, and what follows the host stay.
+fn at_address(url: &str, address: &NodeAddress) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let login = authority.rfind('@').map_or("", |at| &authority[..=at]);
+    format!("{scheme}://{login}{address}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_of_a_master_has_the_login_and_the_scheme_of_the_first_node() {
+        for (url, expected) in [
+            ("redis://localhost:6379", "redis://[::1]:7"),
+            ("rediss://hub:p%40ss@a", "rediss://hub:p%40ss@[::1]:7"),
+            ("redis://:pass@a:1/0?protocol=resp3", "redis://:pass@[::1]:7/0?protocol=resp3"),
+        ] {
+            assert_eq!(at_address(url, &NodeAddress { host: "::1".to_owned(), port: 7 }), expected);
+        }
+    }
+}

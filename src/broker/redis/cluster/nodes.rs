@@ -1,0 +1,127 @@
+//! Asks the nodes of a Cluster for its topology, over one connection to each. Any node may be asked, replicas too.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{
+    super::server,
+    at_address,
+    topology::{NodeAddress, Topology},
+};
+use crate::config::{RedisConfig, Secret};
+
+/// Maximum number of nodes that are asked, besides the configured ones.
+const MAX_NODES: usize = 32;
+/// Maximum time to ask a node. One that is down must not hold up what the others say.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How a problem begins that no later answer mends.
+pub(super) const TOO_OLD: &str = "needs Redis 7.0 or newer";
+
+/// The connections to the nodes.
+pub(super) struct NodeConnections {
+    config: RedisConfig,
+    /// By URL, which may contain a password.
+    connections: HashMap<String, MultiplexedConnection>,
+}
+
+impl NodeConnections {
+    /// Starts without connections.
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        Self { config: config.clone(), connections: HashMap::new() }
+    }
+
+    /// Asks the configured nodes and the known ones. Returns their views, and the last problem.
+    pub(super) async fn ask_all(&mut self, known: &BTreeSet<NodeAddress>) -> (Vec<Topology>, Option<String>) {
+        let seeds = &self.config.cluster.urls;
+        let mut urls: BTreeSet<String> = seeds.iter().map(|url| url.expose().to_owned()).collect();
+        if let Some(seed) = seeds.first() {
+            urls.extend(known.iter().take(MAX_NODES).map(|address| at_address(seed.expose(), address)));
+        }
+        self.connections.retain(|url, _| urls.contains(url));
+        let asked = urls.into_iter().map(|url| {
+            let connection = self.connections.remove(&url);
+            let config = RedisConfig { url: Secret::new(url.clone()), ..self.config.clone() };
+            async move { (url, ask(&config, connection).await) }
+        });
+        let (mut views, mut problem) = (Vec::new(), None);
+        for (url, answer) in join_all(asked.collect::<Vec<_>>()).await {
+            match answer {
+                Ok((connection, view)) => {
+                    self.connections.insert(url, connection);
+                    views.push(view);
+                }
+                Err(error) => {
+                    log::debug!("redis node does not tell the topology error={error:?}");
+                    problem = Some(error);
+                }
+            }
+        }
+        (views, problem)
+    }
+}
+
+/// Asks one node.
+async fn ask(
+    config: &RedisConfig,
+    connection: Option<MultiplexedConnection>,
+) -> Result<(MultiplexedConnection, Topology), String> {
+    let client = server::client_of(config).map_err(|error| error.to_string())?;
+    let address = client.get_connection_info().addr().to_string();
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+    let asked = timeout(ANSWER_TIMEOUT.min(config.timeout), async {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => client.get_multiplexed_async_connection().await.map_err(|error| error.to_string())?,
+        };
+        let mut questions = Pipeline::new();
+        questions.cmd("HELLO").cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+        let replies = connection.send_packed_commands(&questions, 0, 3).await.map_err(|error| error.to_string())?;
+        let Ok([hello, info, slots]) = <[Value; 3]>::try_from(replies) else {
+            return Err("another number of replies than of questions".to_owned());
+        };
+        if let Some(version) = version(&hello).filter(|version| is_too_old(version)) {
+            return Err(format!("{TOO_OLD}, for sharded PUB/SUB: this is {version}"));
+        }
+        let info: String = read(info)?;
+        Ok((connection, Topology::parse(host, &info, read(slots)?)?))
+    });
+    let asked = asked.await.unwrap_or_else(|_| Err("no reply".to_owned()));
+    asked.map_err(|error| format!("node {address}: {error}"))
+}
+
+fn read<T: redis::FromRedisValue>(reply: Value) -> Result<T, String> {
+    let reply = reply.extract_error().map_err(|error| match error.to_string() {
+        text if text.contains("cluster support disabled") => {
+            "it is no node of a cluster; use broker.redis.url for a single server".to_owned()
+        }
+        text => text,
+    })?;
+    redis::from_redis_value(reply).map_err(|error| error.to_string())
+}
+
+/// Returns the version in the reply to HELLO. Valkey gives that of the Redis with which it is compatible.
+fn version(hello: &Value) -> Option<String> {
+    let Value::Map(fields) = hello else { return None };
+    let is_version = |key: &Value| matches!(key, Value::BulkString(key) if key == b"version");
+    fields.iter().find(|(key, _)| is_version(key)).and_then(|(_, version)| redis::from_redis_value_ref(version).ok())
+}
+
+fn is_too_old(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major < 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharded_pub_sub_needs_version_7() {
+        assert_eq!(["6.2.14", "7.0.0", "7.2.4", "10.1", "?"].map(is_too_old), [true, false, false, false, false]);
+    }
+}
