@@ -1,11 +1,11 @@
 //! `broker.redis.bus_key`: other writers on the same Redis, and changes of the key while the instances run.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use wardcast::config::{RedisConfig, Secret};
 
-use super::fixture::{Instance, disconnect_user, start_broker_with, wait_until};
+use super::fixture::{Instance, channel, client_info, disconnect_user, start_broker_with, wait_until};
 use crate::support::redis::RedisServer;
 
 const OLD: &str = "5a1f0c7e9b3d2468ace013579bdf2468";
@@ -138,4 +138,30 @@ async fn history_returns_only_what_is_signed_for_its_channel() {
     }
     assert_eq!(instance.read_all("other").await, [(1, "2".to_owned())]);
     assert_eq!(instance.data_received("news"), ["1"]);
+}
+
+#[tokio::test]
+async fn presence_has_only_clients_that_are_signed_for_its_channel() {
+    let server = RedisServer::start().await;
+    let instance = start(&server, OLD, "", false).await;
+    for (name, client) in [("news", "a"), ("other", "b")] {
+        let stored =
+            instance.broker.add_presence(channel(name), Arc::new(client_info(client)), Duration::from_secs(60));
+        stored.await.unwrap();
+    }
+    let mut redis = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let recorded: Vec<u8> =
+        redis::cmd("HGET").arg("wardcast:p:{other}").arg("b").query_async(&mut redis).await.unwrap();
+    // What follows the signature and its time.
+    let unsigned = &recorded[44..];
+    assert!(unsigned.starts_with(b"WC"));
+    for (client, record) in [("b", recorded.as_slice()), ("c", unsigned)] {
+        let mut add = redis::pipe();
+        add.cmd("HSET").arg("wardcast:p:{news}").arg(client).arg(record).ignore();
+        add.cmd("ZADD").arg("wardcast:e:{news}").arg(1_u64 << 52).arg(client).ignore();
+        add.query_async::<()>(&mut redis).await.unwrap();
+    }
+    let present = instance.broker.presence(channel("news"), usize::MAX).await.unwrap();
+    assert_eq!(present.iter().map(|client| client.client.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!((instance.dropped_count("other_channel"), instance.dropped_count("unsigned")), (1, 1));
 }
