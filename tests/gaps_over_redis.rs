@@ -99,11 +99,11 @@ async fn redis_that_is_killed_and_keeps_its_data_loses_and_repeats_nothing() {
         }
     }
     let last = json!("last");
-    for number in 0..CHANNELS {
+    for (number, accepted) in accepted.iter_mut().enumerate() {
         while !try_publish(&one, &name(number), &last).await {
             sleep(Duration::from_millis(50)).await;
         }
-        accepted[number].push(last.clone());
+        accepted.push(last.clone());
     }
     for (number, client) in &mut clients {
         let received = receive_up_to(client, &last).await;

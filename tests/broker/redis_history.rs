@@ -161,11 +161,29 @@ async fn records_of_another_client_are_counted_and_not_returned() {
     assert!(offsets(&instance, NEWEST_FIRST).await.is_empty());
     assert!(instance.dropped_count("not_ours") > 0);
     // An entry behind the top leaves no offset for the next publication.
-    server.run::<()>(&["XADD", STREAM, "6-0", "t", "1"]).await;
-    let new = instance.store("news", "1").await;
-    assert_eq!(new.offset, 1);
-    assert_ne!(new.epoch, last.epoch);
-    assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [1]);
+    let mut epoch = last.epoch;
+    for id in ["6-0", "18446744073709551615-18446744073709551615"] {
+        server.run::<()>(&["XADD", STREAM, id, "t", "1"]).await;
+        let new = instance.store("news", "1").await;
+        assert_eq!(new.offset, 1, "{id}");
+        assert_ne!(new.epoch, epoch);
+        assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [1]);
+        epoch = new.epoch;
+    }
+}
+
+#[tokio::test]
+async fn top_that_another_client_has_made_impossible_is_replaced_by_a_new_epoch() {
+    let (server, instance) = start().await;
+    let mut epoch = store_five(&instance).await.epoch;
+    for top in ["18446744073709551615", "9007199254740992", "-1", "x"] {
+        server.run::<()>(&["HSET", "wardcast:m:{news}", "o", top]).await;
+        let new = instance.store("news", "1").await;
+        assert_eq!(new.offset, 1, "{top}");
+        assert_ne!(new.epoch, epoch);
+        assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [1]);
+        epoch = new.epoch;
+    }
 }
 
 #[tokio::test]

@@ -17,9 +17,9 @@ local function text(number)
     return string.format('%.0f', number)
 end
 
--- Returns whether a meta hash contains a position. Another client may have changed it.
+-- Returns whether a meta hash contains a position, which Lua can count on exactly. Another client may have changed it.
 local function has_position(epoch, top)
-    return epoch and #epoch == 8 and top
+    return epoch and #epoch == 8 and top and top >= 0 and top < 2 ^ 53
 end
 
 local function offset_of(entry)

@@ -41,7 +41,9 @@ end
 local offset = top + 1
 local added = append(offset)
 if type(added) == 'table' and added.err then
-    if not string.find(added.err, 'equal or smaller', 1, true) then
+    local is_behind = string.find(added.err, 'equal or smaller', 1, true)
+    local is_full = string.find(added.err, 'exhausted the last possible ID', 1, true)
+    if not is_behind and not is_full then
         return added
     end
     -- The stream is older than the position, which has expired or was evicted, or another client has written to it.
