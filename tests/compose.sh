@@ -350,5 +350,6 @@ if [[ -x $cache/docker-compose-v2 ]]; then check_compose "compose v2" "$cache/do
 "$compose" build >"$scratch/output" 2>&1
 check_form tls 5
 check_form sentinel 9
+check_form cluster 9
 echo "$passed passed, $failed failed"
 ((failed == 0))

@@ -108,8 +108,14 @@ impl SentinelTrio {
     /// Makes the other server the master, with both alive, and waits for it; returns which one it is.
     pub async fn fail_over(&self) -> usize {
         let old = self.master().await;
-        poll_until("a sentinel starts the failover", async || {
-            self.sentinels[0].try_run::<()>(&["SENTINEL", "FAILOVER", Self::MASTER]).await.is_ok()
+        let sentinel = &self.sentinels[0];
+        // A sentinel gives up if it does not know the state of the replica for a moment, and has to be asked again then.
+        poll_until("a sentinel promotes the replica", async || {
+            let is_begun = !self.named_by(sentinel).await[old];
+            if !is_begun {
+                _ = sentinel.try_run::<()>(&["SENTINEL", "FAILOVER", Self::MASTER]).await;
+            }
+            is_begun
         })
         .await;
         self.wait_for_new_master(old).await

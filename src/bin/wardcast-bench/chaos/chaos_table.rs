@@ -10,7 +10,7 @@ use crate::{clock, machine};
 use super::cells::Cell;
 use super::deployment::{HUB_SETTINGS, Programs};
 use super::findings::{Findings, Losses};
-use super::redis_deployment::Form;
+use super::redis_deployment::{DEAD_AFTER, Form};
 use super::subscriber::{MAX_BACKOFF, MIN_BACKOFF};
 
 /// The version of the JSON object. A change that removes something makes it 2.
@@ -158,7 +158,8 @@ impl ChaosTable {
     fn circumstances(&self) -> String {
         format!(
             "{}: {} on {} cores ({}). {} publications/s to {} channels through all hubs in \
-             turn; {} subscribers, half of which recover, with a backoff of {:.1} to {:.0} s. Hub settings: {}.",
+             turn; {} subscribers, half of which recover, with a backoff of {:.1} to {:.0} s. Sentinels and \
+             nodes of a Cluster take a silent server for dead after {} s. Hub settings: {}.",
             clock::format_utc(self.date),
             self.versions,
             machine::cores(),
@@ -168,6 +169,7 @@ impl ChaosTable {
             self.subscribers,
             MIN_BACKOFF.as_secs_f64(),
             MAX_BACKOFF.as_secs_f64(),
+            DEAD_AFTER.as_secs(),
             HUB_SETTINGS.join(", "),
         )
     }

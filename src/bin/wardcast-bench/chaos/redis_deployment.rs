@@ -42,7 +42,7 @@ impl Form {
 /// The name of the master that Sentinels watch.
 const MASTER_NAME: &str = "wardcast";
 /// After how long Sentinels and nodes of a cluster take a silent server for dead. Their defaults are 30 and 15 s.
-const DEAD_AFTER: Duration = Duration::from_secs(2);
+pub(super) const DEAD_AFTER: Duration = Duration::from_secs(2);
 /// The masters of the cluster. Each has one replica.
 const MASTERS: usize = 3;
 /// The replicas beside one master, and the Sentinels.
