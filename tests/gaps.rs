@@ -18,11 +18,11 @@ use wardcast::{
 
 use crate::support::slow_broker::{Client, Worker};
 
-fn news() -> Channel {
+pub(crate) fn news() -> Channel {
     Channel::new("news").unwrap()
 }
 
-fn retention(worker: &Worker) -> Retention {
+pub(crate) fn retention(worker: &Worker) -> Retention {
     Retention::from_options(&worker.config().channels).unwrap()
 }
 
@@ -31,7 +31,7 @@ fn start() -> Worker {
     start_with(|_| ())
 }
 
-fn start_with(change: impl FnOnce(&mut Config)) -> Worker {
+pub(crate) fn start_with(change: impl FnOnce(&mut Config)) -> Worker {
     let worker = Worker::start(|config| {
         config.channels.history_size = 10;
         config.channels.force_recovery = true;
@@ -43,7 +43,7 @@ fn start_with(change: impl FnOnce(&mut Config)) -> Worker {
 }
 
 /// A client that is subscribed to `news` with these options.
-async fn subscriber(worker: &Worker, mut options: Value) -> Client {
+pub(crate) async fn subscriber(worker: &Worker, mut options: Value) -> Client {
     let mut client = worker.connect(json!({})).await;
     assert!(client.receive().await["push"]["connect"].is_object());
     options["channel"] = json!("news");
@@ -53,11 +53,11 @@ async fn subscriber(worker: &Worker, mut options: Value) -> Client {
     client
 }
 
-async fn positioned(worker: &Worker) -> Client {
+pub(crate) async fn positioned(worker: &Worker) -> Client {
     subscriber(worker, json!({"positioned": true})).await
 }
 
-async fn receive_data(client: &mut Client, count: usize) -> Vec<Value> {
+pub(crate) async fn receive_data(client: &mut Client, count: usize) -> Vec<Value> {
     let mut all = Vec::new();
     for _ in 0..count {
         let mut push = client.receive().await;
@@ -67,29 +67,29 @@ async fn receive_data(client: &mut Client, count: usize) -> Vec<Value> {
     all
 }
 
-async fn expect_told(client: &mut Client) {
+pub(crate) async fn expect_told(client: &mut Client) {
     let push = client.receive().await;
     assert_eq!(push["push"]["unsubscribe"], json!({"code": 2500, "reason": "insufficient state"}), "{push}");
 }
 
 /// The client has received everything that the hub has sent it.
-async fn expect_nothing(client: &mut Client) {
+pub(crate) async fn expect_nothing(client: &mut Client) {
     client.send(&[json!({"id": 99, "ping": {}})]).await;
     let reply = client.receive().await;
     assert_eq!(reply["id"], 99, "{reply}");
 }
 
-async fn lose(worker: &Worker, data: &'static str) {
+pub(crate) async fn lose(worker: &Worker, data: &'static str) {
     let publication = Publication::new(news(), Bytes::from_static(data.as_bytes()));
     worker.broker.lose(publication, retention(worker)).await;
 }
 
-fn history_reads(worker: &Worker) -> usize {
+pub(crate) fn history_reads(worker: &Worker) -> usize {
     worker.broker.calls.borrow().iter().filter(|call| **call == "read_history").count()
 }
 
 /// Resubscribes, as a broker does after an outage.
-async fn resubscribe(worker: &Worker) {
+pub(crate) async fn resubscribe(worker: &Worker) {
     worker.hubs.note_interrupted(&[news()]);
     worker.hubs.note_resubscribed(&[news()]);
     worker.hub.send(CheckHealth).await.unwrap();
@@ -264,7 +264,7 @@ async fn broker_that_came_back_empty_is_told_and_its_new_epoch_recovers_nothing(
 }
 
 /// The client subscribes again from a position, and hears that what it missed cannot be recovered.
-async fn expect_no_recovery(client: &mut Client, from: Position) {
+pub(crate) async fn expect_no_recovery(client: &mut Client, from: Position) {
     let recover = json!({"channel": "news", "recover": true, "offset": from.offset, "epoch": from.epoch});
     client.send(&[json!({"id": 2, "subscribe": recover})]).await;
     let reply = client.receive().await["subscribe"].take();

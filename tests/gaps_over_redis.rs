@@ -196,7 +196,7 @@ async fn other_publications_at_known_offsets_void_all_positions() {
     // A publication carries its time in milliseconds, by which it is distinguished from the lost one.
     sleep(Duration::from_millis(5)).await;
     lose_writes(&redis, &before).await;
-    for data in ["other 2", "other 3"] {
+    for data in ["other 2", "other 3", "other 4"] {
         one.publish("news", json!(data)).await;
     }
     for (client, reply) in &mut clients {

@@ -52,6 +52,7 @@ mod rate_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.
+mod broker_losses;
 mod clock_steps;
 mod delivery;
 mod deltas;

@@ -94,8 +94,6 @@ mod tests {
                 ("log.level", "debug"),
                 ("broker.type", "redis"),
                 ("broker.redis.url", &url),
-                ("broker.redis.urls", &format!("[{url:?}]")),
-                ("broker.redis.sentinel.urls", &format!("[{url:?}]")),
                 ("api.key", secret),
                 ("login.demo_password", secret),
             ],
@@ -110,5 +108,10 @@ mod tests {
             assert!(text.contains(line), "no {line:?} in {text}");
         }
         assert!(!text.contains(secret), "{text}");
+        for key in ["broker.redis.urls", "broker.redis.cluster.urls", "broker.redis.sentinel.urls"] {
+            let text = printed(&[], &[("broker.type", "redis"), (key, &format!("[{url:?}]"))]);
+            assert!(!text.contains(secret), "{key}: {text}");
+            assert!(text.contains("urls = \"<set>\"  # from the flag --set"), "{key}: {text}");
+        }
     }
 }

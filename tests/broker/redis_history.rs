@@ -18,6 +18,8 @@ use crate::support::redis::RedisServer;
 
 const STREAM: &str = "wardcast:s:{news}";
 const META: &str = "wardcast:m:{news}";
+/// The default of `broker.redis.message_bytes`.
+const MESSAGE_BYTES: usize = 2 << 20;
 const NEWEST_FIRST: HistoryRequest = HistoryRequest { is_reverse: true, ..WHOLE_HISTORY };
 
 async fn start() -> (RedisServer, Instance) {
@@ -160,6 +162,13 @@ async fn records_of_another_client_are_counted_and_not_returned() {
     assert!(offsets(&instance, WHOLE_HISTORY).await.is_empty());
     assert!(offsets(&instance, NEWEST_FIRST).await.is_empty());
     assert!(instance.dropped_count("not_ours") > 0);
+    server.run::<()>(&["DEL", STREAM]).await;
+    let record = "WC\x01p\0\0\0\x04news\0[1]";
+    let too_long = format!("{record}{}", " ".repeat(MESSAGE_BYTES));
+    for (id, record) in [("3-0", record), ("4-0", &too_long), ("5-0", record)] {
+        server.run::<()>(&["XADD", STREAM, id, "t", "9999999999999", "d", record]).await;
+    }
+    assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [5], "one is larger than any message");
     // An entry behind the top leaves no offset for the next publication.
     let mut epoch = last.epoch;
     for id in ["6-0", "18446744073709551615-18446744073709551615"] {

@@ -136,8 +136,7 @@ impl Hub {
         };
         match state.advance(delivery.position(), delivery.time()) {
             PositionCheck::Waits => return self.hold_back(delivery),
-            // Usually it was read from the history before it came. Otherwise the broker may have lost publications.
-            PositionCheck::Duplicate => self.queue_check(delivery.channel()),
+            PositionCheck::Duplicate => self.examine_repetition(delivery),
             check => {
                 if check == PositionCheck::Gap {
                     self.metrics.count_gap("told");

@@ -16,7 +16,7 @@ use crate::{
     broker::{BrokerError, ChannelTop, HistoryPage, HistoryRequest, SincePosition},
     channel::Channel,
     hub::{Hub, delivery::Delivery},
-    position::Position,
+    position::{Epoch, Position},
     publication::Publication,
 };
 
@@ -70,7 +70,7 @@ impl Drop for GapFill {
 }
 
 impl GapFill {
-    fn new(id: u64, room: HeldBytes) -> Box<Self> {
+    pub(super) fn new(id: u64, room: HeldBytes) -> Box<Self> {
         let (held, missed) = (Vec::new(), Vec::new());
         Box::new(Self { id, since: Instant::now(), held, held_bytes: 0, room, missed, missed_bytes: 0 })
     }
@@ -105,6 +105,23 @@ impl GapFill {
         last.map_or(here, |(position, time)| ChannelTop { position, time: Some(time) })
     }
 
+    /// Returns the largest offset of an epoch that is held back.
+    fn announced(&self, epoch: Epoch) -> u64 {
+        let positions = self.held.iter().filter_map(|delivery| delivery.position());
+        positions.filter(|position| position.epoch == epoch).map(|position| position.offset).max().unwrap_or(0)
+    }
+
+    /// Forgets the positions of an epoch: what is held back is delivered, but nobody goes on from there.
+    fn forget_positions(&mut self, epoch: Epoch) {
+        for delivery in &mut self.held {
+            if let Some(publication) = delivery.publication()
+                && publication.position.is_some_and(|position| position.epoch == epoch)
+            {
+                *delivery = Delivery::new(Publication { position: None, ..publication.clone() });
+            }
+        }
+    }
+
     /// Adds what was read. Returns whether it is not too much: at most `max_bytes`.
     fn add_missed(&mut self, publications: &[Publication], max_bytes: usize) -> bool {
         self.missed_bytes += publications.iter().map(Publication::cost_bytes).sum::<usize>();
@@ -130,6 +147,22 @@ impl Hub {
         let Some(state) = self.registry.channel_state_mut(channel) else { return };
         if state.gap_fill.as_mut().is_some_and(|fill| !fill.hold(delivery)) {
             self.give_gap_up(channel, None);
+        }
+    }
+
+    /// Examines a delivery that does not lead further. Usually it was read from the history before it came. Otherwise the
+    /// broker may have lost publications, and certainly has if it is another one at the channel's position: then nothing after
+    /// it is delivered before the history has been read.
+    pub(in crate::hub) fn examine_repetition(&mut self, delivery: &Arc<Delivery>) {
+        let channel = delivery.channel();
+        let Some(state) = self.registry.channel_state(channel).filter(|state| state.polled_retention.is_some()) else {
+            return;
+        };
+        let arriving = delivery.position().map(|position| ChannelTop { position, time: Some(delivery.time()) });
+        if arriving.zip(state.top()).is_some_and(|(arriving, here)| arriving.conflicts_with(here)) {
+            self.read_gap(channel);
+        } else {
+            self.queue_check(channel);
         }
     }
 
@@ -173,6 +206,7 @@ impl Hub {
                 continue;
             };
             let last = fill.last_known(here);
+            let announced = fill.announced(last.position.epoch);
             // With the last known publication, to compare it.
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
@@ -181,7 +215,7 @@ impl Hub {
             self.gap_reads.in_flight += 1;
             ctx.spawn(page.into_actor(self).map(move |page, hub, ctx| {
                 hub.gap_reads.in_flight -= 1;
-                hub.handle_gap_page(&channel, id, last, page, ctx);
+                hub.handle_gap_page(&channel, id, (last, announced), page, ctx);
                 hub.start_gap_reads(ctx);
                 hub.resume_fanout(ctx);
             }));
@@ -192,7 +226,7 @@ impl Hub {
         &mut self,
         channel: &Channel,
         id: u64,
-        last: ChannelTop,
+        (last, announced): (ChannelTop, u64),
         page: Result<Arc<HistoryPage>, BrokerError>,
         ctx: &mut <Self as Actor>::Context,
     ) {
@@ -207,7 +241,7 @@ impl Hub {
                 return self.gap_reads.failed.push((channel.clone(), id));
             }
         };
-        match examine(last, &page) {
+        match examine(last, announced, &page) {
             PageVerdict::Follows { known, is_complete } => {
                 if !fill.add_missed(&page.publications[known..], max_bytes) {
                     self.give_gap_up(channel, Some(page.top));
@@ -254,15 +288,14 @@ impl Hub {
         let Some(id) = self.begin_gap(&channel) else { return };
         let renewed = self.broker_subscriptions.broker().renew_epoch(channel.clone(), lost.epoch);
         ctx.spawn(renewed.into_actor(self).map(move |renewed, hub, ctx| {
-            let Some(state) = hub.registry.channel_state(&channel) else { return };
-            if state.gap_fill.as_ref().is_none_or(|fill| fill.id != id) {
-                return;
-            }
+            let Some(state) = hub.registry.channel_state_mut(&channel) else { return };
+            let Some(fill) = state.gap_fill.as_mut().filter(|fill| fill.id == id) else { return };
             let (text, offset) = ("the broker has lost publications", lost.offset);
             match renewed {
                 Ok(top) => {
                     log::warn!("{text}, renewed the epoch channel={channel:?} received_up_to={offset}");
                     hub.metrics.count_gap("lost_writes");
+                    fill.forget_positions(lost.epoch);
                     hub.give_gap_up(&channel, top);
                     hub.resume_fanout(ctx);
                 }

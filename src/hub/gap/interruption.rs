@@ -22,8 +22,9 @@ impl Handler<NoteInterrupted> for Hub {
 
     fn handle(&mut self, NoteInterrupted(channels): NoteInterrupted, _: &mut Self::Context) {
         for channel in &*channels {
-            let state = self.registry.channel_state(channel);
-            if state.is_some_and(|state| state.polled_retention.is_some() && state.position.is_some()) {
+            let Some(state) = self.registry.channel_state_mut(channel) else { continue };
+            state.may_go_back = true;
+            if state.polled_retention.is_some() && state.position.is_some() {
                 self.begin_gap(channel);
             }
         }
@@ -34,7 +35,13 @@ impl Handler<NoteResubscribed> for Hub {
     type Result = ();
 
     fn handle(&mut self, NoteResubscribed(channels): NoteResubscribed, ctx: &mut Self::Context) {
-        channels.iter().for_each(|channel| self.queue_check(channel));
+        for channel in &*channels {
+            if let Some(state) = self.registry.channel_state_mut(channel) {
+                // Once more: deliveries from before the interruption may have come since.
+                state.may_go_back = true;
+            }
+            self.queue_check(channel);
+        }
         self.check_urgent(ctx);
     }
 }

@@ -64,15 +64,16 @@ enum PageVerdict {
     LostWrites,
 }
 
-/// Examines a page that starts with the publication at `last`, if the history still has it.
-fn examine(last: ChannelTop, page: &HistoryPage) -> PageVerdict {
+/// Examines a page that starts with the publication at `last`, if the history still has it. Publications up to the offset
+/// `announced` had arrived here before it was read, so the history had them.
+fn examine(last: ChannelTop, announced: u64, page: &HistoryPage) -> PageVerdict {
     if page.top.epoch != last.position.epoch {
         return PageVerdict::NewHistory;
     }
     let tops = page.publications.iter().filter_map(|publication| {
         publication.position.map(|position| ChannelTop { position, time: Some(publication.time) })
     });
-    if page.top.offset < last.position.offset || tops.clone().any(|top| top.conflicts_with(last)) {
+    if page.top.offset < last.position.offset.max(announced) || tops.clone().any(|top| top.conflicts_with(last)) {
         return PageVerdict::LostWrites;
     }
     let known = tops.clone().take_while(|top| top.position.offset <= last.position.offset).count();

@@ -70,11 +70,21 @@ fn page_follows_only_without_a_hole_and_after_the_same_publication() {
         (top(5, 50), &[(5, 51), (6, 60)], 6, PageVerdict::LostWrites),
         (top(5, 50), &[(4, 40)], 4, PageVerdict::LostWrites),
     ] {
-        assert_eq!(examine(last, &page(publications, top_offset)), expected, "{publications:?} up to {top_offset}");
+        assert_eq!(examine(last, 0, &page(publications, top_offset)), expected, "{publications:?} up to {top_offset}");
     }
+    let announced = |offset| examine(top(5, 50), offset, &page(&[(5, 50), (6, 60)], 6));
+    assert_eq!((announced(6), announced(7)), (follows(1, true), PageVerdict::LostWrites));
     let mut other = page(&[(6, 60)], 6);
     other.top.epoch = epoch("BBBBBBBB");
-    assert_eq!(examine(top(5, 50), &other), PageVerdict::NewHistory);
+    assert_eq!(examine(top(5, 50), 0, &other), PageVerdict::NewHistory);
+}
+
+#[test]
+fn broker_that_fails_has_ten_seconds_to_fill_a_gap() {
+    let fill = GapFill::new(1, HeldBytes::new(1));
+    let after = |seconds| std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    assert!(!fill.is_overdue(after(9)));
+    assert!(fill.is_overdue(after(10)));
 }
 
 proptest! {
@@ -96,7 +106,7 @@ proptest! {
             let from = known.position.offset.saturating_sub(1);
             let read: Vec<(u64, i64)> =
                 stored.iter().filter(|(offset, _)| *offset > from).take(limit).copied().collect();
-            match examine(known, &page(&read, newest)) {
+            match examine(known, 0, &page(&read, newest)) {
                 PageVerdict::Follows { known: skipped, is_complete } => {
                     filled.extend_from_slice(&read[skipped..]);
                     if let Some((offset, time)) = filled.last() {

@@ -29,6 +29,9 @@ pub(in crate::hub) struct ChannelState {
     pub(in crate::hub) polled_retention: Option<Retention>,
     /// The position is to be compared with the broker's at once.
     pub(in crate::hub) is_check_queued: bool,
+    /// The broker has subscribed again, and may have lost publications. Nobody compares the position where no subscriber relies
+    /// on it, so the next delivery counts wherever it is.
+    pub(in crate::hub) may_go_back: bool,
 }
 
 impl ChannelState {
@@ -39,7 +42,11 @@ impl ChannelState {
         if self.gap_fill.is_some() {
             return PositionCheck::Waits;
         }
-        let check = check_position(self.position, arriving);
+        let mut check = check_position(self.position, arriving);
+        let may_go_back = arriving.is_some() && std::mem::take(&mut self.may_go_back);
+        if may_go_back && check == PositionCheck::Duplicate && self.polled_retention.is_none() {
+            check = PositionCheck::Gap;
+        }
         let is_same_epoch = self.position.zip(arriving).is_some_and(|(here, arriving)| here.epoch == arriving.epoch);
         if check == PositionCheck::Gap && is_same_epoch && self.polled_retention.is_some() {
             return PositionCheck::Waits;

@@ -108,7 +108,8 @@ async fn read_part(
     call.arg(remaining.epoch.as_ref().map_or("", Epoch::as_str)).arg(remaining.first).arg(remaining.last);
     call.arg(u8::from(remaining.is_reverse))
         .arg(remaining.limit.min(i32::MAX as usize))
-        .arg(PART_BYTES.min(remaining.max_bytes));
+        .arg(PART_BYTES.min(remaining.max_bytes))
+        .arg(context.message_bytes);
     let reply = server.query(&call, context.timeout).await.map_err(history_error)?;
     parse_part(reply).ok_or_else(invalid_reply)
 }

@@ -1,13 +1,14 @@
 -- Reads publications of a history, and creates the position of a channel that has none.
 -- KEYS: stream, meta hash
 -- ARGV: history size, history TTL (ms), meta TTL (ms), epoch if there is none, requested epoch (empty: any), first offset, last
---       offset, 1 if the newest comes first, maximum publications, maximum bytes
+--       offset, 1 if the newest comes first, maximum publications, maximum bytes, maximum bytes of a publication
 -- Returns the epoch, the offset of the newest publication that the channel ever had, the number of the next offset to read (0:
--- no more), and the offset and the record of each publication. At least one is returned if there is any, however large it is.
+-- no more), and the offset and the record of each publication. At least one is returned if there is any. The record is empty if it
+-- is larger than any publication: another client has stored it.
 local stream, meta = KEYS[1], KEYS[2]
 local size, ttl, meta_ttl = ARGV[1], ARGV[2], ARGV[3]
 local first, last, is_reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
-local limit, max_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
+local limit, max_bytes, max_record = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 -- The first range is short, because the publications may be large; the next ones are as long as the bytes allow.
 local FIRST_RANGE, MAX_RANGE = 16, 128
 
@@ -41,6 +42,9 @@ while first <= last do
     end
     for _, entry in ipairs(entries) do
         local offset, record = offset_of(entry), entry[2][3] == 'd' and entry[2][4] or ''
+        if #record > max_record then
+            record = ''
+        end
         if bytes > 0 and bytes + #record > max_bytes then
             page[3] = text(offset)
             return page
