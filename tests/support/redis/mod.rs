@@ -205,7 +205,7 @@ impl RedisServer {
     }
 
     /// Whether the server is a replica that receives the writes of its master.
-    async fn is_replicating(&self) -> bool {
+    pub async fn is_replicating(&self) -> bool {
         self.info(&["INFO", "replication"], "master_link_status").await.as_deref() == Some("up")
     }
 }
