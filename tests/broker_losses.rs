@@ -72,3 +72,17 @@ async fn what_waits_through_an_interruption_waits_for_the_history_as_well() {
     assert_eq!(receive_data(&mut client, 2).await, [2, 3]);
     assert_eq!(client.receive().await["push"]["join"]["info"]["user"], "bob");
 }
+
+#[actix_rt::test]
+async fn room_for_what_waits_is_given_back() {
+    // There is room for at most three deliveries.
+    let worker = start_with(|config| config.limits.hub_queue_bytes = 4 * 400);
+    let mut client = positioned(&worker).await;
+    for _ in 0..5 {
+        worker.hubs.note_interrupted(&[news()]);
+        lose(&worker, "1").await;
+        worker.publish("news", "2").await;
+        worker.hubs.note_resubscribed(&[news()]);
+        assert_eq!(receive_data(&mut client, 2).await, [1, 2]);
+    }
+}

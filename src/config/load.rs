@@ -235,7 +235,12 @@ pub(super) fn set_value(table: &mut Table, path: &[String], value: Value) {
 
 /// Returns the message of serde without its terms for Rust types.
 fn in_terms_of_configuration(error: &toml::de::Error) -> String {
-    let terms = [("unknown variant", "unknown value"), ("unknown field", "unknown key"), ("a sequence", "a list")];
+    let terms = [
+        ("unknown variant", "unknown value"),
+        ("unknown field", "unknown key"),
+        ("a sequence", "a list"),
+        ("a boolean", "true or false"),
+    ];
     terms.iter().fold(error.message().to_owned(), |text, (rust, plain)| text.replace(rust, plain))
 }
 

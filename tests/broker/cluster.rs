@@ -115,7 +115,7 @@ async fn publications_with_history_are_neither_refused_nor_doubled_while_their_s
 }
 
 #[tokio::test]
-async fn incomplete_cluster_and_a_server_that_is_no_cluster_are_named_in_the_readiness() {
+async fn incomplete_cluster_a_server_that_is_none_and_a_missing_password_are_named_in_the_readiness() {
     #[allow(clippy::reversed_empty_ranges, reason = "this master has no slots")]
     let slots = [0..=5460, 5461..=10_922, 1..=0];
     let cluster = RedisCluster::start_with(&ClusterOptions { slots, ..ClusterOptions::default() }).await;
@@ -134,6 +134,9 @@ async fn incomplete_cluster_and_a_server_that_is_no_cluster_are_named_in_the_rea
     let error = instance.wait_for_outage("no node of a cluster").await;
     assert!(error.contains("broker.redis.url"), "{error}");
     assert_eq!(instance.metrics.broker_up.get(), 0);
+    let locked = RedisServer::start_with(&["--requirepass", "secret"]).await;
+    let instance = start_cluster_broker(&format!("127.0.0.1:{}", locked.port()));
+    println!("{}", instance.wait_for_outage("set broker.redis.password").await);
 }
 
 /// The connections of brokers to the nodes. Nodes have connections to their replicas, and the test its own.

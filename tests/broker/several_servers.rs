@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use wardcast::{
+    broker::redis::RedisBroker,
+    config::{Config, RedisConfig, Secret},
+};
+
 use super::fixture::{disconnect_user, start_broker_with, urls, wait_until};
 use crate::support::redis::RedisServer;
 
@@ -79,5 +84,40 @@ async fn nodes_find_each_other_whichever_server_is_down() {
         let (one, two) = (start(), start());
         one.wait_for_nodes(2).await;
         two.wait_for_nodes(2).await;
+    }
+}
+
+#[test]
+fn fault_in_a_list_of_urls_names_the_list_and_the_entry() {
+    let check = |change: &dyn Fn(&mut RedisConfig, Vec<Secret>), second: &str| {
+        let mut config = Config::default().broker.redis;
+        change(&mut config, vec![Secret::new("redis://one"), Secret::new(second)]);
+        RedisBroker::check_config(&config).map_err(|error| error.to_string())
+    };
+    type Change = fn(&mut RedisConfig, Vec<Secret>);
+    let lists: [(&str, Change); 3] = [
+        ("broker.redis.urls", |redis, urls| redis.urls = urls),
+        ("broker.redis.cluster.urls", |redis, urls| redis.cluster.urls = urls),
+        ("broker.redis.sentinel.urls", |redis, urls| redis.sentinel.urls = urls),
+    ];
+    for (key, change) in lists {
+        assert_eq!(check(&change, "redis://two:1/0"), Ok(()), "{key}");
+        for (url, problem) in [
+            ("redis://two:x", "is not a valid URL"),
+            ("redis://two/x", "is not a valid URL"),
+            ("rediss://two#insecure", "must not end with #insecure"),
+        ] {
+            let error = check(&change, url).unwrap_err();
+            assert!(error.starts_with(&format!("{key}: entry 2 {problem}")), "{error}");
+        }
+        // Only independent servers have databases that a URL can name.
+        let with_database = check(&change, "redis://two/3");
+        let is_refused = with_database.is_err_and(|error| error.contains("entry 2 must not name a database"));
+        assert_eq!(is_refused, key != "broker.redis.urls", "{key}");
+    }
+    for url in ["redis://one", "redis://one:6379", "redis://user:password@one/1"] {
+        let error = check(&lists[0].1, url).unwrap_err();
+        assert!(error.starts_with("broker.redis.urls: names the server one:6379 twice"), "{error}");
+        assert!(!error.contains("password"), "{error}");
     }
 }

@@ -36,7 +36,7 @@ mod server;
 mod survey;
 mod tickets;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
@@ -177,12 +177,21 @@ impl RedisContext {
 }
 
 impl RedisBroker {
-    /// Checks that [`Self::start`] would accept the URL and the files. Nothing is connected.
+    /// Checks that [`Self::start`] would accept the URLs and the files. Nothing is connected.
     ///
     /// # Errors
     /// [`RedisConfigError`].
     pub fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        server_configs(config).iter().try_for_each(RedisServer::check_config)
+        let mut addresses = HashSet::new();
+        for server in server_configs(config) {
+            let address = RedisServer::check_config(&server)?;
+            // A channel belongs to an address.
+            if !addresses.insert(address.clone()) && config.cluster.urls.is_empty() {
+                let problem = format!("names the server {address} twice; remove one of the entries");
+                return Err(RedisConfigError { key: "broker.redis.urls", problem });
+            }
+        }
+        Ok(())
     }
 
     /// Starts to connect, and returns without waiting for a connection: Redis may be down. Deliveries go to `deliver`. At
@@ -206,13 +215,11 @@ impl RedisBroker {
             RedisNames::new(&config.prefix, &instance)
         };
         let board = Arc::new(ServerBoard::new(metrics.clone()));
+        Self::check_config(config)?;
         let mut servers = Vec::new();
-        for config in server_configs(config) {
-            if is_cluster {
-                RedisServer::check_config(&config)?;
-            } else {
-                servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
-            }
+        // Those of a Cluster are found when it has been asked.
+        for config in if is_cluster { Vec::new() } else { server_configs(config) } {
+            servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };

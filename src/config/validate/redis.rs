@@ -48,7 +48,12 @@ pub(super) fn check_redis(config: &Config, errors: &mut ErrorCollector) {
     );
     let mut urls = redis.urls.iter().chain(&redis.cluster.urls);
     let has_tls = has_scheme("rediss://") || urls.any(|url| url.expose().starts_with("rediss://"));
-    check_tls("broker.redis", &redis.tls, "begin broker.redis.url with rediss://", has_tls, errors);
+    let remedy = match (redis.cluster.urls.is_empty(), redis.urls.is_empty()) {
+        (false, _) => "begin the entries of broker.redis.cluster.urls with rediss://",
+        (_, false) => "begin an entry of broker.redis.urls with rediss://",
+        _ => "begin broker.redis.url with rediss://",
+    };
+    check_tls("broker.redis", &redis.tls, remedy, has_tls, errors);
     check_sentinel(config, errors);
     check_several(config, errors);
     errors.require(
@@ -97,11 +102,6 @@ fn check_several(config: &Config, errors: &mut ErrorCollector) {
         has_only(&redis.urls, &["redis://", "rediss://", "unix:"]),
         "broker.redis.urls",
         "must have only URLs that begin with redis://, with rediss:// for TLS, or with unix: for a socket",
-    );
-    errors.require(
-        redis.urls.iter().enumerate().all(|(index, url)| !redis.urls[..index].contains(url)),
-        "broker.redis.urls",
-        "has the same URL twice; remove one of them",
     );
     errors.require(
         has_only(&redis.cluster.urls, &["redis://", "rediss://"]),

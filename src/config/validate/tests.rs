@@ -342,7 +342,8 @@ fn keys_of_several_servers_and_of_a_cluster_that_cannot_work_are_errors() {
     assert_eq!(reported(&|redis| redis.urls = list(&two)), "");
     assert_eq!(reported(&|redis| redis.cluster.urls = list(&["redis://one", "rediss://two"])), "");
     assert!(reported(&|redis| redis.urls = list(&["redis://one", "two"])).contains("broker.redis.urls"));
-    assert!(reported(&|redis| redis.urls = list(&["redis://one", "redis://one"])).contains("twice"));
+    let tls = reported(&|redis| (redis.tls.ca, redis.urls) = (Some("ca.pem".into()), list(&two)));
+    assert!(tls.contains("begin an entry of broker.redis.urls"), "{tls}");
     assert!(reported(&|redis| redis.cluster.urls = list(&two)).contains("broker.redis.cluster.urls"));
     assert!(reported(&|redis| redis.partitions = 0).contains("broker.redis.partitions"));
     assert!(reported(&|redis| redis.partitions = 16_385).contains("broker.redis.partitions"));

@@ -43,15 +43,15 @@ use subscriber::Subscriber;
 
 /// How a cell is measured, for `--help`.
 const HELP: &str = "\
-Each failure in each form is a cell: hubs and Redis are started for it on free ports of loopback, publications flow through
-all hubs in turn, and once everything runs, the failure happens and is mended. The subscribers behave as the SDKs do: they
-notice missing pings, reconnect to the next hub after a backoff, and subscribe again when they are told to. Half of them
-recover what they missed. The cell ends when all of them receive again. It shows how connections and subscriptions ended,
-how publishing was answered, the longest time without a delivery and without an accepted publication, and which of the
+Each failure in each form is a cell: hubs and Redis are started for it on free ports of loopback, publications flow through \
+all hubs in turn, and once everything runs, the failure happens and is mended. The subscribers behave as the SDKs do: they \
+notice missing pings, reconnect to the next hub after a backoff, and subscribe again when they are told to. Half of them \
+recover what they missed. The cell ends when all of them receive again. It shows how connections and subscriptions ended, \
+how publishing was answered, the longest time without a delivery and without an accepted publication, and which of the \
 publications that were answered with ok never arrived or arrived twice.
 
-Exit code 1: a cell could not be measured, or has shown what must not happen: a recovering subscriber lost a publication
-without learning of it, received one twice or out of order, or a subscriber never received any again. A cell takes 5 to 60 s;
+Exit code 1: a cell could not be measured, or has shown what must not happen: a recovering subscriber lost a publication \
+without learning of it, received one twice or out of order, or a subscriber never received any again. A cell takes 5 to 60 s; \
 all of them about 10 minutes.";
 /// The channels, `chaos-0` and so on: enough for every master of a cluster.
 const CHANNELS: usize = 6;

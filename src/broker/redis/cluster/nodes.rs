@@ -74,14 +74,16 @@ async fn ask(
     let client = server::client_of(config).map_err(|error| error.to_string())?;
     let address = client.get_connection_info().addr().to_string();
     let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
-    let asked = timeout(ANSWER_TIMEOUT.min(config.timeout), async {
+    let limit = ANSWER_TIMEOUT.min(config.timeout);
+    let asked = timeout(limit, async {
         let mut connection = match connection {
             Some(connection) => connection,
-            None => client.get_multiplexed_async_connection().await.map_err(|error| error.to_string())?,
+            None => client.get_multiplexed_async_connection().await.map_err(|error| server::describe(&error, limit))?,
         };
         let mut questions = Pipeline::new();
         questions.cmd("HELLO").cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-        let replies = connection.send_packed_commands(&questions, 0, 3).await.map_err(|error| error.to_string())?;
+        let replies = connection.send_packed_commands(&questions, 0, 3).await;
+        let replies = replies.map_err(|error| server::describe(&error, limit))?;
         let Ok([hello, info, slots]) = <[Value; 3]>::try_from(replies) else {
             return Err("another number of replies than of questions".to_owned());
         };
@@ -96,13 +98,7 @@ async fn ask(
 }
 
 fn read<T: redis::FromRedisValue>(reply: Value) -> Result<T, String> {
-    let reply = reply.extract_error().map_err(|error| match error.to_string() {
-        text if text.contains("cluster support disabled") => {
-            "it is no node of a cluster; use broker.redis.url for a single server".to_owned()
-        }
-        text => text,
-    })?;
-    redis::from_redis_value(reply).map_err(|error| error.to_string())
+    redis::from_redis_value(server::accepted(reply)?).map_err(|error| error.to_string())
 }
 
 /// Returns the version in the reply to HELLO. Valkey gives that of the Redis with which it is compatible.

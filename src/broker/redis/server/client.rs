@@ -23,6 +23,8 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a section of the configuration says about the way to a server.
 struct Section<'a> {
+    /// All entries of a list of URLs.
+    urls: &'a [Secret],
     username: Option<&'a str>,
     password: &'a Secret,
     tls: &'a RedisTlsConfig,
@@ -32,6 +34,8 @@ struct Section<'a> {
 /// The names of the keys of a section.
 struct SectionKeys {
     url: &'static str,
+    /// Why its URLs name no database, if they must not.
+    no_database: Option<&'static str>,
     username: &'static str,
     password: &'static str,
     tls: &'static str,
@@ -40,18 +44,26 @@ struct SectionKeys {
     key: &'static str,
 }
 
-static REDIS_KEYS: SectionKeys = SectionKeys {
-    url: "broker.redis.url",
-    username: "broker.redis.username",
-    password: "broker.redis.password",
-    tls: "broker.redis.tls",
-    ca: "broker.redis.tls.ca",
-    cert: "broker.redis.tls.cert",
-    key: "broker.redis.tls.key",
-};
+static SERVER_KEYS: SectionKeys = redis_keys("broker.redis.url", None);
+static SERVERS_KEYS: SectionKeys = redis_keys("broker.redis.urls", None);
+static CLUSTER_KEYS: SectionKeys = redis_keys("broker.redis.cluster.urls", Some("a Redis Cluster has only database 0"));
+
+const fn redis_keys(url: &'static str, no_database: Option<&'static str>) -> SectionKeys {
+    SectionKeys {
+        url,
+        no_database,
+        username: "broker.redis.username",
+        password: "broker.redis.password",
+        tls: "broker.redis.tls",
+        ca: "broker.redis.tls.ca",
+        cert: "broker.redis.tls.cert",
+        key: "broker.redis.tls.key",
+    }
+}
 
 static SENTINEL_KEYS: SectionKeys = SectionKeys {
     url: "broker.redis.sentinel.urls",
+    no_database: Some("a sentinel has no databases; that of the master is in broker.redis.url"),
     username: "broker.redis.sentinel.username",
     password: "broker.redis.sentinel.password",
     tls: "broker.redis.sentinel.tls",
@@ -60,20 +72,24 @@ static SENTINEL_KEYS: SectionKeys = SectionKeys {
     key: "broker.redis.sentinel.tls.key",
 };
 
-/// Creates the client of `broker.redis.url`. Nothing is connected.
+/// Creates the client of `url`, which is `broker.redis.url` or an entry of a list of URLs. Nothing is connected.
 pub(super) fn new(config: &RedisConfig) -> Result<Client, RedisConfigError> {
-    let section = Section {
-        username: config.username.as_deref(),
-        password: &config.password,
-        tls: &config.tls,
-        keys: &REDIS_KEYS,
+    server_section(config).client(&config.url)
+}
+
+fn server_section(config: &RedisConfig) -> Section<'_> {
+    let (keys, urls) = match (config.cluster.urls.as_slice(), config.urls.as_slice()) {
+        ([], []) => (&SERVER_KEYS, &[][..]),
+        ([], urls) => (&SERVERS_KEYS, urls),
+        (urls, _) => (&CLUSTER_KEYS, urls),
     };
-    section.client(&config.url)
+    Section { urls, username: config.username.as_deref(), password: &config.password, tls: &config.tls, keys }
 }
 
 /// Creates a client for each sentinel. Nothing is connected.
 pub(super) fn of_sentinels(config: &RedisSentinelConfig) -> Result<Vec<Client>, RedisConfigError> {
     let section = Section {
+        urls: &config.urls,
         username: config.username.as_deref(),
         password: &config.password,
         tls: &config.tls,
@@ -82,9 +98,9 @@ pub(super) fn of_sentinels(config: &RedisSentinelConfig) -> Result<Vec<Client>, 
     config.urls.iter().map(|url| section.client(url)).collect()
 }
 
-/// Describes why `broker.redis.url` cannot be used.
-pub(super) fn url_fault(error: impl ToString) -> RedisConfigError {
-    url_error(&REDIS_KEYS, error)
+/// Describes why the URL of a server cannot be used.
+pub(super) fn url_fault(config: &RedisConfig, error: impl ToString) -> RedisConfigError {
+    server_section(config).invalid_url(&config.url, error)
 }
 
 /// Returns a client with the user, password, database, and TLS of `client`, for a server at another address. Sentinels and
@@ -110,14 +126,17 @@ impl Section<'_> {
             ConnectionAddr::TcpTls { .. } => {
                 let problem =
                     format!("must not end with #insecure, which accepts any certificate; set {} instead", self.keys.ca);
-                Err(fault(self.keys.url, problem))
+                Err(self.url_fault(url, problem))
             }
-            _ => Client::open(info).map_err(|error| url_error(self.keys, error)),
+            _ => Client::open(info).map_err(|error| self.invalid_url(url, error)),
         }
     }
 
     fn connection_info(&self, url: &Secret) -> Result<ConnectionInfo, RedisConfigError> {
-        let info = url.expose().into_connection_info().map_err(|error| url_error(self.keys, error))?;
+        let info = url.expose().into_connection_info().map_err(|error| self.invalid_url(url, error))?;
+        if let Some(reason) = self.keys.no_database.filter(|_| info.redis_settings().db() != 0) {
+            return Err(self.url_fault(url, format!("must not name a database: {reason}")));
+        }
         // RESP3 even if the URL says otherwise: in RESP2 a connection that has subscribed accepts no other commands.
         // Without the name of the library: a user with minimal rights may not set it, and each refusal would be in the ACL LOG.
         let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
@@ -143,6 +162,21 @@ impl Section<'_> {
             .set_keepalive(socket2::TcpKeepalive::new().with_time(TCP_TIMEOUT).with_interval(TCP_TIMEOUT / 3))
             .set_user_timeout(TCP_TIMEOUT);
         Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+    }
+
+    fn invalid_url(&self, url: &Secret, error: impl ToString) -> RedisConfigError {
+        let error = error.to_string();
+        // The kind of error in redis-rs, which the sentence has said.
+        let error = error.trim_end_matches(" - InvalidClientConfig");
+        let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
+        self.url_fault(url, format!("is not a valid URL: {error}; write it as {form}, or rediss:// for TLS"))
+    }
+
+    /// Describes a problem of a URL: of which entry, if there are several.
+    fn url_fault(&self, url: &Secret, problem: impl ToString) -> RedisConfigError {
+        let entry = self.urls.iter().position(|entry| entry == url).filter(|_| self.urls.len() > 1);
+        let entry = entry.map_or_else(String::new, |index| format!("entry {} ", index + 1));
+        fault(self.keys.url, format!("{entry}{}", problem.to_string()))
     }
 
     /// Reads and checks the files. redis-rs takes PEM.
@@ -184,12 +218,6 @@ fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(certificate))
     });
     blocks.collect()
-}
-
-fn url_error(keys: &SectionKeys, error: impl ToString) -> RedisConfigError {
-    let form = "redis://[user:password@]host:port, with special characters of the password percent-encoded";
-    let problem = format!("is not a valid URL: {}; write it as {form}, or rediss:// for TLS", error.to_string());
-    fault(keys.url, problem)
 }
 
 fn fault(key: &'static str, problem: impl ToString) -> RedisConfigError {

@@ -95,7 +95,7 @@ impl Connector {
             timeout: config.timeout,
         };
         if connector.sentinels.is_none() {
-            connector.lead_pool_to(&connector.client).map_err(client::url_fault)?;
+            connector.lead_pool_to(&connector.client).map_err(|error| client::url_fault(config, error))?;
         }
         Ok(connector)
     }

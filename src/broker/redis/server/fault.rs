@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{RedisError, ServerError, Value};
 
 /// The meaning of an error by its code, and by a part of its details. The first entry that matches counts.
-const MEANINGS: [(&str, &str, &str); 18] = [
+const MEANINGS: [(&str, &str, &str); 21] = [
     (
         "WRONGPASS",
         "",
@@ -19,12 +19,19 @@ const MEANINGS: [(&str, &str, &str); 18] = [
     ("NOPERM", "", NO_PERMISSION),
     // redis-rs gives this code to a refused SELECT.
     ("ERR", "no permissions", NO_PERMISSION),
-    ("ERR", "DB index is out of range", "redis has no database with the number in broker.redis.url; correct it"),
+    ("ERR", "DB index is out of range", "redis has no database with the number in its URL; correct it"),
     (
         "ERR",
         "max number of clients",
         "redis accepts no more connections; raise its maxclients, or lower broker.redis.pool_size",
     ),
+    (
+        "ERR",
+        "cluster support disabled",
+        "it is no node of a cluster; use broker.redis.url for one server, or broker.redis.urls",
+    ),
+    ("ERR", "not allowed in cluster mode", NODE_OF_A_CLUSTER),
+    ("MOVED", "", NODE_OF_A_CLUSTER),
     ("ERR", "SENTINEL", "this is a redis, not a sentinel; correct broker.redis.sentinel.urls"),
     ("ERR", "unknown command", TOO_OLD),
     ("OOM", "", "redis is full and refuses writes; raise its maxmemory"),
@@ -44,6 +51,7 @@ const MEANINGS: [(&str, &str, &str); 18] = [
 ];
 
 const NO_PERMISSION: &str = "the redis user lacks a right; grant it (docs/deploying.md lists all that the hub needs)";
+const NODE_OF_A_CLUSTER: &str = "redis is a node of a cluster; name it in broker.redis.cluster.urls";
 const TOO_OLD: &str = "redis is too old; the hub needs redis 6.2 or newer, or valkey";
 
 /// Where Redis begins to quote the arguments of an unknown command, which may be a password.
@@ -54,12 +62,12 @@ const MAX_DETAILS_CHARS: usize = 100;
 const NO_HELLO: &str = "doesn't support HELLO";
 
 /// Describes an error of a connection whose replies have this time limit.
-pub(super) fn describe(error: &RedisError, limit: Duration) -> String {
+pub(in super::super) fn describe(error: &RedisError, limit: Duration) -> String {
     if error.is_timeout() { no_reply(limit) } else { describe_error(error) }
 }
 
 /// Returns a reply, unless it is an error or contains one.
-pub(super) fn accepted(reply: Value) -> Result<Value, String> {
+pub(in super::super) fn accepted(reply: Value) -> Result<Value, String> {
     reply.extract_error().map_err(|error| describe_error(&error))
 }
 
@@ -120,6 +128,14 @@ mod tests {
     fn arguments_of_an_unknown_command_are_not_quoted() {
         let text = describe_code("ERR", "unknown command 'GETDEL', with args beginning with: 'wardcast:t:secret' ");
         assert_eq!(text, format!("{TOO_OLD} (ERR unknown command 'GETDEL')"));
+    }
+
+    #[test]
+    fn node_of_a_cluster_that_is_used_as_one_server_is_named() {
+        for (code, details) in [("MOVED", "14737 127.0.0.1:6379"), ("ERR", "SELECT is not allowed in cluster mode")] {
+            let text = describe_code(code, details);
+            assert_eq!(text, format!("{NODE_OF_A_CLUSTER} ({code} {details})"));
+        }
     }
 
     #[test]

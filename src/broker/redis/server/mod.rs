@@ -38,6 +38,7 @@ use tokio::{
 pub(super) use self::{
     board::ServerBoard,
     desired_subscriptions::DesiredSubscriptions,
+    fault::{accepted, describe},
     redirect::{Redirects, resend},
 };
 use self::{
@@ -80,7 +81,7 @@ pub(super) struct RedisServer {
     redirects: Option<Arc<Redirects>>,
 }
 
-/// Returns the client for `broker.redis.url`, with the user and the certificates of the configuration. Nothing is connected.
+/// Returns the client for the `url` of the configuration, with the user and the certificates of the configuration. Nothing is connected.
 ///
 /// # Errors
 /// [`RedisConfigError`]: the URL or a file is invalid.
@@ -92,12 +93,12 @@ pub(super) fn client_of(config: &config::RedisConfig) -> Result<redis::Client, R
 pub(super) struct ServerQueue(mpsc::Receiver<PublishJob>);
 
 impl RedisServer {
-    /// Checks that [`Self::new`] would accept the URL and the files. Nothing is connected.
+    /// Checks that [`Self::new`] would accept the URL and the files, and returns the address. Nothing is connected.
     ///
     /// # Errors
     /// [`RedisConfigError`].
-    pub(super) fn check_config(config: &config::RedisConfig) -> Result<(), RedisConfigError> {
-        Connector::new(config).map(drop)
+    pub(super) fn check_config(config: &config::RedisConfig) -> Result<String, RedisConfigError> {
+        Ok(Connector::new(config)?.address())
     }
 
     /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
