@@ -110,31 +110,32 @@ impl SentinelTrio {
         let old = self.master().await;
         let sentinel = &self.sentinels[0];
         // A sentinel gives up if it does not know the state of the replica for a moment, and has to be asked again then.
-        poll_until("a sentinel promotes the replica", async || {
-            let is_begun = !self.named_by(sentinel).await[old];
-            if !is_begun {
+        poll_until("a new master", async || {
+            if self.named_by(sentinel).await[old] {
                 _ = sentinel.try_run::<()>(&["SENTINEL", "FAILOVER", Self::MASTER]).await;
             }
-            is_begun
+            self.has_replaced(old).await
         })
         .await;
-        self.wait_for_new_master(old).await
+        1 - old
     }
 
     /// Waits until all sentinels that are alive name another server than this one, and that server is a master.
     pub async fn wait_for_new_master(&self, old: usize) -> usize {
+        poll_until("a new master", async || self.has_replaced(old).await).await;
+        1 - old
+    }
+
+    /// Whether all sentinels that are alive name the other server, and that server is a master.
+    async fn has_replaced(&self, old: usize) -> bool {
         let new = 1 - old;
-        poll_until("a new master", async || {
-            let mut named = Vec::new();
-            for sentinel in &self.sentinels {
-                named.push(self.named_by(sentinel).await);
-            }
-            let role = self.servers[new].info(&["INFO", "replication"], "role").await;
-            let is_agreed = named.iter().any(|named| named[new]) && !named.iter().any(|named| named[old]);
-            is_agreed && role.as_deref() == Some("master")
-        })
-        .await;
-        new
+        let mut named = Vec::new();
+        for sentinel in &self.sentinels {
+            named.push(self.named_by(sentinel).await);
+        }
+        let role = self.servers[new].info(&["INFO", "replication"], "role").await;
+        let is_agreed = named.iter().any(|named| named[new]) && !named.iter().any(|named| named[old]);
+        is_agreed && role.as_deref() == Some("master")
     }
 
     /// Which of the servers a sentinel names as the master; none, if the sentinel does not answer.

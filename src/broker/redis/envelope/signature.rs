@@ -116,8 +116,16 @@ impl MessageSigner {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{Config, Secret};
+    use super::{
+        super::{super::names::MessageSource, decode, decode_record, encode_control, encode_publication},
+        *,
+    };
+    use crate::{
+        broker::{Control, ControlAction},
+        channel::Channel,
+        config::{Config, Secret},
+        publication::Publication,
+    };
 
     const MESSAGE: &[u8] = b"WC\x01pmessage";
 
@@ -196,5 +204,19 @@ mod tests {
         assert!(!is_recent());
         let unsigned = signer("key", "", true).verify(Bytes::from_static(MESSAGE)).unwrap();
         assert!(receiver.require_recent(&unsigned).is_ok());
+    }
+
+    #[test]
+    fn control_that_is_sent_again_later_is_dropped_and_a_record_stays_valid() {
+        let (sender, receiver) = (signer("key", "", false), signer("key", "", false));
+        sender.clock.step_back(Duration::from_secs(61));
+        let action = ControlAction::Unsubscribe { channel: "news".to_owned() };
+        let control = Control { user: "ann".to_owned(), client: None, whitelist: Vec::new(), action };
+        let message = Bytes::from(sender.sign(encode_control(&control)));
+        let old = receiver.require_recent(&receiver.verify(message.clone()).unwrap()).unwrap_err();
+        assert_eq!(decode(MessageSource::Control, message, &receiver), Err(old));
+        let channel = Channel::new("news").unwrap();
+        let record = sender.sign(encode_publication(&Publication::new(channel.clone(), Bytes::from_static(b"1"))));
+        assert!(decode_record(channel, record.into(), &receiver).is_ok());
     }
 }
