@@ -10,7 +10,7 @@ use crate::{
         Client,
         node::{Node, numbered, start_nodes},
         poll_until,
-        redis::RedisServer,
+        redis::{RedisCluster, RedisServer},
     },
 };
 
@@ -325,4 +325,47 @@ async fn presence_of_killed_nodes_leaves_redis_within_its_time_to_live() {
     nodes.iter_mut().for_each(Node::kill);
     poll_until("nothing of presence is left", async || kept().await.is_empty()).await;
     drop(clients);
+}
+
+/// On whatever Redis, both nodes see the clients of both, until one is killed.
+async fn check_presence_and_a_killed_node(settings: &[&str]) {
+    const CHANNELS: usize = 12;
+    let more = ["broker.type=redis", "broker.redis.heartbeat_interval=500ms", "broker.presence_ttl=120s"];
+    let settings = [PRESENCE, &more, settings].concat();
+    let mut nodes = join_all([(); 2].map(|()| Node::start_with(&settings))).await;
+    for node in &nodes {
+        node.wait_for_nodes(2).await;
+    }
+    let names: Vec<String> = (0..CHANNELS).map(|number| format!("room-{number}")).collect();
+    let mut clients = Vec::new();
+    for name in &names {
+        clients.push(nodes[0].connect_subscriber("ann", name).await);
+        clients.push(nodes[1].connect_subscriber("bob", name).await);
+        for node in &nodes {
+            assert_eq!(node.present_users(name).await, ["ann", "bob"]);
+        }
+    }
+    nodes[0].kill();
+    for name in &names {
+        poll_until("ann is gone", async || nodes[1].present_users(name).await == ["bob"]).await;
+    }
+    drop(clients);
+    for name in &names {
+        poll_until("nobody is present", async || nodes[1].present_users(name).await.is_empty()).await;
+    }
+}
+
+#[actix_rt::test]
+async fn clients_of_a_killed_node_are_not_present_any_more_on_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let url = format!("broker.redis.cluster.urls=[\"redis://{}\"]", cluster.addresses()[4]);
+    check_presence_and_a_killed_node(&[&url]).await;
+}
+
+#[actix_rt::test]
+async fn clients_of_a_killed_node_are_not_present_any_more_on_several_servers() {
+    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let urls = servers.each_ref().map(RedisServer::url);
+    let urls = format!("broker.redis.urls={urls:?}");
+    check_presence_and_a_killed_node(&[&urls]).await;
 }

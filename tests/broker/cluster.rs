@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashSet,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use wardcast::config::Secret;
+use futures_util::future::join_all;
+use wardcast::{broker::PresentClient, config::Secret};
 
-use super::fixture::{Instance, start_broker_with, wait_until};
+use super::fixture::{Instance, channel, client_info, start_broker_with, wait_until};
 use crate::support::redis::{ClusterOptions, RedisCluster, RedisServer};
 
 /// So many channels that each master has some.
@@ -135,4 +137,143 @@ async fn incomplete_cluster_a_server_that_is_none_and_a_missing_password_are_nam
     let locked = RedisServer::start_with(&["--requirepass", "secret"]).await;
     let instance = start_cluster_broker(&format!("127.0.0.1:{}", locked.port()));
     println!("{}", instance.wait_for_outage("set broker.redis.password").await);
+}
+
+/// The connections of brokers to the nodes. Nodes have connections to their replicas, and the test its own.
+async fn connections(cluster: &RedisCluster) -> usize {
+    let count = async |node: &RedisServer| {
+        let list: String = node.run(&["CLIENT", "LIST", "TYPE", "PUBSUB"]).await;
+        list.lines().filter(|line| !line.is_empty()).count()
+    };
+    join_all(cluster.nodes.iter().map(count)).await.into_iter().sum()
+}
+
+#[tokio::test]
+async fn masters_that_come_and_go_leave_no_connection_and_double_nothing_with_ipv6_too() {
+    let arguments = ["--bind", "127.0.0.1", "::1", "--cluster-announce-ip", "::1"];
+    let cluster =
+        RedisCluster::start_with(&ClusterOptions { arguments: &arguments, ..ClusterOptions::default() }).await;
+    let (subscriber, publisher) = start_subscriber_and_publisher(&cluster).await;
+    wait_until_all_deliver(&publisher, &subscriber, "the start").await;
+    let before = connections(&cluster).await;
+    for master in 0..2 {
+        cluster.move_slots(0..=100, master + 1).await;
+        wait_until_all_deliver(&publisher, &subscriber, "a move of slots").await;
+        cluster.fail_over(master).await;
+        wait_until_all_deliver(&publisher, &subscriber, "a failover").await;
+    }
+    for name in channels() {
+        publisher.publish(&name, "1").await.unwrap();
+        publisher.publish(&name, "2").await.unwrap();
+    }
+    for name in channels() {
+        wait_until("the last publication", async || subscriber.data_received(&name).contains(&"2".to_owned())).await;
+        let received = subscriber.data_received(&name);
+        assert_eq!(received.iter().filter(|data| *data == "1").count(), 1, "{name}: {received:?}");
+    }
+    wait_until("no more connections than before", async || connections(&cluster).await == before).await;
+}
+
+#[tokio::test]
+async fn frozen_and_forgotten_master_is_replaced_and_its_return_changes_nothing() {
+    let cluster = RedisCluster::start().await;
+    let (subscriber, publisher) = start_subscriber_and_publisher(&cluster).await;
+    wait_until_all_deliver(&publisher, &subscriber, "the start").await;
+    // The only one that the subscriber is configured with.
+    cluster.nodes[1].freeze();
+    subscriber.wait_for_outage("").await;
+    wait_until_all_deliver(&publisher, &subscriber, "a master was frozen").await;
+    let forgotten = format!("{:040x}", 2);
+    for node in cluster.nodes[..1].iter().chain(&cluster.nodes[2..]) {
+        node.run::<()>(&["CLUSTER", "FORGET", &forgotten]).await;
+    }
+    cluster.nodes[1].resume();
+    wait_until_all_deliver(&publisher, &subscriber, "the frozen master has returned").await;
+    cluster.nodes[1].try_run::<()>(&["CLUSTER", "RESET"]).await.ok();
+    wait_until_all_deliver(&publisher, &subscriber, "the forgotten master has lost its slots").await;
+}
+
+#[tokio::test]
+async fn controls_may_be_lost_while_their_slot_moves() {
+    let cluster = RedisCluster::start().await;
+    let instance = start_cluster_broker(&cluster.addresses()[0]);
+    instance.wait_until_ready().await;
+    let names = subscribed_names(&cluster).await;
+    let slot = cluster.slot_of(names.iter().find(|name| name.starts_with("wardcast:control")).unwrap()).await;
+    let losses = || instance.hubs.losses.load(Ordering::Relaxed);
+    let before = losses();
+    let to = (cluster.master_of(slot).await.unwrap() + 1) % 3;
+    cluster.move_slots(slot..=slot, to).await;
+    wait_until("the loss is noted", async || losses() > before).await;
+}
+
+#[tokio::test]
+async fn presence_follows_its_slots_and_outlives_a_failover() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut cluster = RedisCluster::start().await;
+    let (one, two) = start_subscriber_and_publisher(&cluster).await;
+    let present = |client: &str| -> Vec<PresentClient> {
+        channels().map(|name| (channel(&name), client_info(client).into())).collect()
+    };
+    one.broker.refresh_presence(present("a"), MINUTE).await.unwrap();
+    two.broker.refresh_presence(present("b"), MINUTE).await.unwrap();
+    let wait_for_all = async |what: &str, expected: usize| {
+        for instance in [&one, &two] {
+            wait_until(&format!("{expected} present after {what}"), async || {
+                let counts = join_all(channels().map(|name| instance.broker.count_presence(channel(&name)))).await;
+                counts.iter().all(|count| count.as_ref().is_ok_and(|count| count.clients == expected))
+            })
+            .await;
+        }
+    };
+    wait_for_all("the start", 2).await;
+    cluster.move_slots(0..=3000, 1).await;
+    wait_for_all("a move of slots", 2).await;
+    for name in channels() {
+        one.broker.remove_presence(channel(&name), "a".into()).await.unwrap();
+    }
+    wait_for_all("a removal", 1).await;
+    cluster.fail_over(1).await;
+    wait_for_all("a failover", 1).await;
+    cluster.nodes[2].kill();
+    cluster.wait_for_new_master(2).await;
+    one.wait_until_ready().await;
+    one.broker.refresh_presence(present("a"), MINUTE).await.unwrap();
+    wait_for_all("the death of a master", 2).await;
+}
+
+#[tokio::test]
+async fn channel_whose_slot_has_moved_away_and_back_is_subscribed_again() {
+    let cluster = RedisCluster::start().await;
+    let instance = start_broker_with("", |config| {
+        config.cluster.urls = vec![Secret::new(format!("redis://{}", cluster.addresses()[0]))];
+        // The topology, once read, is not read again by itself.
+        config.probe_interval = Duration::from_secs(600);
+    });
+    instance.wait_until_ready().await;
+    let mut own_slots = HashSet::new();
+    for name in subscribed_names(&cluster).await {
+        own_slots.insert(cluster.slot_of(&name).await);
+    }
+    instance.subscribe("chat:1").await;
+    let name = subscribed_names(&cluster).await.into_iter().find(|name| name.contains("chat:1")).unwrap();
+    let slot = cluster.slot_of(&name).await;
+    assert!(!own_slots.contains(&slot), "the slot has nothing else");
+    let from = cluster.master_of(slot).await.unwrap();
+    cluster.move_slots(slot..=slot, (from + 1) % 3).await;
+    cluster.move_slots(slot..=slot, from).await;
+    wait_until("the channel is subscribed again", async || {
+        _ = instance.publish("chat:1", "1").await;
+        !instance.data_received("chat:1").is_empty()
+    })
+    .await;
+}
+
+/// The shard channels to which brokers are subscribed.
+async fn subscribed_names(cluster: &RedisCluster) -> Vec<String> {
+    let mut names = Vec::new();
+    for master in &cluster.nodes[..3] {
+        names.extend(master.run::<Vec<String>>(&["PUBSUB", "SHARDCHANNELS"]).await);
+    }
+    names
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub struct RecordingHubs {
     received: Mutex<Vec<Publication>>,
     pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
     controls: Mutex<Vec<Control>>,
+    /// How often controls may have been lost.
+    pub losses: AtomicUsize,
     /// The answer to [`SurveyQuestion::Channels`], if it is not the default one.
     pub channels: Mutex<Option<Vec<u8>>>,
     pub has_full_queue: AtomicBool,
@@ -89,7 +91,10 @@ impl Deliver for RecordingHubs {
         self.record(&self.controls, control)
     }
 
-    fn note_lost_controls(&self) {}
+    fn note_lost_controls(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
+        events::notify();
+    }
 
     fn note_interrupted(&self, _: &[Channel]) {}
 

@@ -75,6 +75,18 @@ async fn channels_controls_and_surveys_of_other_servers_outlive_one_of_them() {
     assert_eq!(first.metrics.broker_up.get(), 1);
 }
 
+#[tokio::test]
+async fn nodes_find_each_other_whichever_server_is_down() {
+    for down in 0..2 {
+        let mut servers = [RedisServer::start().await, RedisServer::start().await];
+        servers[down].kill();
+        let start = || start_broker_with("", |config| config.urls = urls(&servers));
+        let (one, two) = (start(), start());
+        one.wait_for_nodes(2).await;
+        two.wait_for_nodes(2).await;
+    }
+}
+
 #[test]
 fn fault_in_a_list_of_urls_names_the_list_and_the_entry() {
     let check = |change: &dyn Fn(&mut RedisConfig, Vec<Secret>), second: &str| {

@@ -89,9 +89,14 @@ pub(super) struct ClusterFollower {
     inbox: Arc<BusInbox>,
     redirects: Arc<Redirects>,
     nodes: NodeConnections,
-    /// The tasks of each server, by its address.
-    tasks: HashMap<String, JoinHandle<()>>,
+    /// The server of each master. The address of a server may be written in another way than that of its master.
+    masters: HashMap<NodeAddress, Master>,
     topology: Option<Topology>,
+}
+
+struct Master {
+    server: Arc<RedisServer>,
+    tasks: JoinHandle<()>,
 }
 
 impl ClusterFollower {
@@ -104,7 +109,7 @@ impl ClusterFollower {
         redirects: Arc<Redirects>,
     ) -> Self {
         let nodes = NodeConnections::new(&config);
-        Self { context, config, queue_bytes, inbox, redirects, nodes, tasks: HashMap::new(), topology: None }
+        Self { context, config, queue_bytes, inbox, redirects, nodes, masters: HashMap::new(), topology: None }
     }
 
     /// Follows the Cluster, forever.
@@ -137,48 +142,51 @@ impl ClusterFollower {
         } else {
             problem.filter(|problem| problem.contains(nodes::TOO_OLD))
         };
+        let mut fault = fault;
         if self.topology.as_ref() != Some(&topology) {
-            self.follow(&topology);
-            self.topology = Some(topology);
+            match self.follow(&topology) {
+                Ok(()) => {
+                    let masters: Vec<_> = topology.masters().iter().map(ToString::to_string).collect();
+                    log::info!("following redis cluster masters={masters:?}");
+                    self.topology = Some(topology);
+                }
+                // The slots of a master that cannot be used have no server until it can.
+                Err(error) => fault = Some(error),
+            }
         }
         self.context.cluster_health.report(fault);
     }
 
     /// Starts and ends servers, and moves channels to the servers that have them now.
-    fn follow(&mut self, topology: &Topology) {
+    ///
+    /// # Errors
+    /// A master cannot be used, such as when a file with a certificate is not valid any more. The others are followed.
+    fn follow(&mut self, topology: &Topology) -> Result<(), String> {
         let context = self.context.clone();
-        let before = context.router.routes();
-        let masters = topology.masters();
-        let mut servers = Vec::new();
-        let mut started = Vec::new();
-        for address in &masters {
-            let name = address.to_string();
-            if let Some(server) = before.servers().iter().find(|server| server.address() == name) {
+        let (mut addresses, mut servers, mut started) = (Vec::new(), Vec::new(), Vec::new());
+        let mut followed = Ok(());
+        for address in topology.masters() {
+            if let Some(Master { server, .. }) = self.masters.get(&address) {
                 servers.push(server.clone());
+                addresses.push(address);
                 continue;
             }
-            match self.new_server(address) {
+            match self.new_server(&address) {
                 Ok((server, queue)) => {
                     servers.push(server.clone());
-                    started.push((server, queue));
+                    addresses.push(address.clone());
+                    started.push((address, server, queue));
                 }
-                Err(error) => {
-                    // The files were valid at the start. The slots of this master have no server until they are again.
-                    log::error!("cannot use redis master address={name:?} error={:?}", error.to_string());
-                    self.topology = None;
-                    return;
-                }
+                Err(error) => followed = Err(format!("cannot use the master at {address}: {error}")),
             }
         }
-        let routes = Routes::to_masters(servers, topology.owners(&masters));
-        log::info!("following redis cluster masters={:?}", masters.iter().map(ToString::to_string).collect::<Vec<_>>());
-        context.router.replace(&context.names, routes);
-        for (server, queue) in started {
-            let address = server.address().to_owned();
-            let task = tokio::spawn(server.run(context.clone(), queue, self.inbox.clone()));
-            self.tasks.insert(address, task);
+        context.router.replace(&context.names, Routes::to_masters(servers, topology.owners(&addresses)));
+        for (address, server, queue) in started {
+            let tasks = tokio::spawn(server.clone().run(context.clone(), queue, self.inbox.clone()));
+            self.masters.insert(address, Master { server, tasks });
         }
-        self.end_unused(&before, &context.router.routes());
+        self.end_unused(&addresses);
+        followed
     }
 
     fn new_server(&self, address: &NodeAddress) -> Result<(Arc<RedisServer>, ServerQueue), RedisConfigError> {
@@ -189,15 +197,12 @@ impl ClusterFollower {
     }
 
     /// Ends the tasks of servers that have no slots any more.
-    fn end_unused(&mut self, before: &Routes, now: &Routes) {
-        let is_used = |server: &Arc<RedisServer>| now.servers().iter().any(|other| other.address() == server.address());
-        for server in before.servers().iter().filter(|server| !is_used(server)) {
-            if let Some(task) = self.tasks.remove(server.address()) {
-                task.abort();
-            }
+    fn end_unused(&mut self, used: &[NodeAddress]) {
+        for (_, Master { server, tasks }) in self.masters.extract_if(|address, _| !used.contains(address)) {
+            tasks.abort();
             self.context.cluster_health.board.clear(server.address());
             self.context.metrics.forget_server(server.address());
-            self.context.set_subscribed(server, false);
+            self.context.set_subscribed(&server, false);
             // Its last messages may have been controls.
             self.context.deliver.note_lost_controls();
         }
@@ -206,7 +211,7 @@ impl ClusterFollower {
 
 impl Drop for ClusterFollower {
     fn drop(&mut self) {
-        self.tasks.values().for_each(JoinHandle::abort);
+        self.masters.values().for_each(|master| master.tasks.abort());
     }
 }
 

@@ -7,6 +7,9 @@ use redis::{FromRedisValue, Value};
 
 use super::super::partition::SLOTS;
 
+/// Maximum number of masters. Each has connections and tasks of its own. Redis recommends at most 1,000 nodes.
+const MAX_MASTERS: usize = 1000;
+
 /// The address of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct NodeAddress {
@@ -50,6 +53,10 @@ impl Topology {
             topology.add_range(host, range).ok_or("the reply to CLUSTER SLOTS has another form than expected")?;
         }
         topology.ranges.sort();
+        let masters = topology.masters().len();
+        if masters > MAX_MASTERS {
+            return Err(format!("it has {masters} masters; at most {MAX_MASTERS} can be used"));
+        }
         topology.nodes.sort();
         topology.nodes.dedup();
         Ok(topology)
@@ -60,7 +67,8 @@ impl Topology {
         let Value::Array(range) = range else { return None };
         let mut parts = range.into_iter();
         let first = u16::from_redis_value(parts.next()?).ok()?;
-        let last = u16::from_redis_value(parts.next()?).ok().filter(|last| usize::from(*last) < SLOTS)?;
+        let last = u16::from_redis_value(parts.next()?).ok();
+        let last = last.filter(|last| (usize::from(first)..SLOTS).contains(&usize::from(*last)))?;
         let mut nodes = parts.map(|node| read_node(asked, node));
         let master = nodes.next()??;
         self.nodes.extend(nodes.flatten().flatten());
@@ -70,13 +78,14 @@ impl Topology {
         Some(())
     }
 
-    /// Returns the view that counts: that with the highest epoch, of these the one that most nodes have, and of these the one
-    /// with most slots.
+    /// Returns the view that counts: of a node for which the Cluster works, if there is one, that with the highest epoch, of these
+    /// the one that most nodes have, and of these the one with most slots. A node that is cut off from the others knows nothing
+    /// new, and raises the epoch each time it asks in vain to become a master.
     pub(super) fn newest(views: Vec<Self>) -> Option<Self> {
         let mut votes = HashMap::<&[(u16, u16, NodeAddress)], usize>::new();
         views.iter().for_each(|view| *votes.entry(&view.ranges).or_default() += 1);
         let rank =
-            |view: &&Self| (view.epoch, votes.get(view.ranges.as_slice()).copied(), view.served_slots(), view.is_ok);
+            |view: &&Self| (view.is_ok, view.epoch, votes.get(view.ranges.as_slice()).copied(), view.served_slots());
         views.iter().max_by_key(rank).cloned()
     }
 
@@ -179,6 +188,24 @@ mod tests {
     }
 
     #[test]
+    fn node_that_is_cut_off_does_not_count_although_its_epoch_rises() {
+        let works = view(4, &[(0, 16_383, 2)]);
+        let cut_off = Topology { is_ok: false, ..view(9, &[(0, 16_383, 1)]) };
+        assert_eq!(Topology::newest(vec![cut_off.clone(), works.clone()]), Some(works));
+        assert_eq!(Topology::newest(vec![cut_off.clone()]), Some(cut_off));
+    }
+
+    #[test]
+    fn masters_are_limited() {
+        let slots = |masters: u16| {
+            let range = |slot: u16| range(slot.into(), slot.into(), vec![node(text("a"), slot + 1)]);
+            Topology::parse("asked", "cluster_current_epoch:1", (0..masters).map(range).collect())
+        };
+        assert_eq!(slots(1000).unwrap().masters().len(), 1000);
+        assert!(slots(16_384).unwrap_err().contains("16384 masters"));
+    }
+
+    #[test]
     fn other_replies_are_errors() {
         for (info, slots) in [
             ("", vec![]),
@@ -186,6 +213,7 @@ mod tests {
             ("cluster_current_epoch:1", vec![Value::Nil]),
             ("cluster_current_epoch:1", vec![range(0, 16_384, vec![node(text("a"), 1)])]),
             ("cluster_current_epoch:1", vec![range(0, 1, vec![])]),
+            ("cluster_current_epoch:1", vec![range(2, 1, vec![node(text("a"), 1)])]),
             ("cluster_current_epoch:1", vec![range(0, 1, vec![Value::Int(1)])]),
         ] {
             assert!(Topology::parse("asked", info, slots).is_err(), "{info}");

@@ -103,7 +103,13 @@ impl Subscriber<'_> {
         if self.context.names.is_sharded() {
             for name in missing {
                 match self.send_sharded(redis, "SSUBSCRIBE", std::slice::from_ref(name)).await? {
-                    None => self.subscriptions.own.lock().push(name.clone()),
+                    None => {
+                        self.subscriptions.own.lock().push(name.clone());
+                        if name == self.context.names.control_channel() {
+                            // While its slot moved, controls may have been lost.
+                            self.context.deliver.note_lost_controls();
+                        }
+                    }
                     Some(refusal) => agreement = Agreement::Refused(refusal),
                 }
             }
@@ -178,12 +184,30 @@ impl Subscriber<'_> {
         names: &[String],
     ) -> Result<Option<String>, String> {
         *self.subscriptions.unconfirmed.lock() = names.iter().map(|name| name.clone().into_bytes()).collect();
+        let is_subscribe = command == "SSUBSCRIBE";
+        let is_confirmation = |kind: &PushKind| match kind {
+            PushKind::SSubscribe => is_subscribe,
+            PushKind::SUnsubscribe => !is_subscribe,
+            _ => false,
+        };
         let mut request = redis::cmd(command);
         request.arg(names);
         let limit: Duration = self.context.timeout;
+        let is_own_confirmation = |reply: &Value| match reply {
+            Value::Push { kind, data } => {
+                let is_own = |name: &Vec<u8>| names.iter().any(|own| own.as_bytes() == name);
+                is_confirmation(kind) && matches!(data.first(), Some(Value::BulkString(name)) if is_own(name))
+            }
+            _ => false,
+        };
         match redis.send_packed_command(&request).await.and_then(Value::extract_error) {
-            // The confirmation, or an unsolicited end of a subscription, which redis-rs takes for it.
-            Ok(_) => {}
+            Ok(reply) if is_own_confirmation(&reply) => {}
+            // redis-rs takes the unsolicited end of a subscription, or what follows it, for the reply. What Redis has answered is
+            // unknown, and a refusal would never come.
+            Ok(_) => {
+                self.subscriptions.unconfirmed.lock().clear();
+                return Ok(Some("a subscription has ended meanwhile".to_owned()));
+            }
             Err(error) => {
                 self.subscriptions.unconfirmed.lock().clear();
                 let is_refused = Redirect::of(&error).is_some();
