@@ -124,7 +124,7 @@ async fn queued_frames_are_written_when_peer_resumes_reading() {
     let mut read = vec![0; accepted];
     timeout(PATIENCE, pair.peer.read_exact(&mut read)).await.expect("all of it").unwrap();
     // The write task ran on this thread, and has emptied the outbox in the poll that wrote the last byte.
-    assert!(!pair.outbox.is_blocked());
+    assert!(pair.outbox.stalled_since().is_none());
 }
 
 #[actix_rt::test]
@@ -325,7 +325,7 @@ async fn close_that_drops_backlog_aborts_while_tls_buffers_a_part_of_it() {
     // The second push finds no room, and so writes the first frame into the buffer of TLS.
     pair.push(LIMIT * 6 / 10).unwrap();
     pair.push(LIMIT / 2).unwrap_err();
-    assert!(!pair.outbox.is_blocked(), "no task waits for the socket");
+    assert!(pair.outbox.stalled_since().is_none(), "no task waits for the socket");
     pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::DropBacklog, &pair.clock);
     assert!(pair.outbox.abort_at().is_some());
     assert_eq!(pair.push(1), Err(PushError::Closing));

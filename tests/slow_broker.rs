@@ -14,7 +14,7 @@ use wardcast::{
     publication::ClientInfo,
 };
 
-use crate::support::{PATIENCE, slow_broker::Worker};
+use crate::support::{PATIENCE, ping_often, slow_broker::Worker};
 
 /// A subscribe command; `options` are added to its channel.
 fn subscribe(id: u32, channel: &str, mut options: Value) -> Value {
@@ -51,6 +51,49 @@ async fn subscription_token_that_expires_while_the_broker_is_slow_is_109_and_not
     client.send(&[subscribe(3, "news", json!({"token": token}))]).await;
     let reply = client.receive().await;
     assert_eq!((&reply["id"], &reply["subscribe"]["offset"]), (&json!(3), &json!(2)), "{reply}");
+}
+
+#[actix_rt::test]
+async fn client_whose_pongs_wait_behind_a_command_stays_connected() {
+    let worker = Worker::start(ping_often);
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    client.send(&[subscribe(1, "news", json!({}))]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    // The deadline of the first ping is before the second one. The hub reads the pongs after the command.
+    client.wait_for_pings(4).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await, json!({"id": 1, "subscribe": {}}));
+    client.wait_for_pings(2).await;
+}
+
+#[actix_rt::test]
+async fn message_whose_rest_waits_behind_a_command_is_not_overdue() {
+    let worker = Worker::start(|config| {
+        ping_often(config);
+        config.limits.message_age = Duration::from_millis(200);
+    });
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    client.send_with_beginning(subscribe(1, "news", json!({})), "{\"id\":2,").await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    client.wait_for_pings(2).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await, json!({"id": 1, "subscribe": {}}));
+    client.send_rest("\"ping\":{}}").await;
+    assert_eq!(client.receive().await, json!({"id": 2, "ping": {}}));
+}
+
+#[actix_rt::test]
+async fn client_without_pongs_is_closed_after_its_command() {
+    let worker = Worker::start(ping_often);
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    client.send(&[subscribe(1, "news", json!({}))]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    client.wait_for_pings(2).await;
+    worker.broker.answer(1);
+    client.wait_for_close_without_pongs(3012).await;
 }
 
 #[actix_rt::test]

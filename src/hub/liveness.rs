@@ -233,8 +233,7 @@ impl Hub {
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),
-            // The ping waits behind what the client has to read first, and its pong may wait behind commands.
-            Deadline::Pong { by, next_ping } if now >= by && session.outbox.is_blocked() => {
+            Deadline::Pong { by, next_ping } if now >= by && session.outbox.holds_up_pongs() => {
                 session.deadline = Deadline::Pong { by: now + self.liveness.pong_timeout, next_ping };
             }
             Deadline::Pong { by, .. } if now >= by => return self.close(key, &Disconnect::NO_PONG),

@@ -61,6 +61,7 @@ struct OutboxState {
     /// Since when a message from the client has been incomplete.
     incomplete_since: Option<Instant>,
     has_pong: bool,
+    is_command_pending: bool,
 }
 
 /// The result of a flush.
@@ -118,6 +119,7 @@ impl Outbox {
             is_reading_paused: false,
             incomplete_since: None,
             has_pong: false,
+            is_command_pending: false,
         }))))
     }
 
@@ -237,11 +239,6 @@ impl Outbox {
         }
     }
 
-    /// Returns whether a task waits for the full socket.
-    pub fn is_blocked(&self) -> bool {
-        self.0.lock().blocked.is_some()
-    }
-
     /// When the last byte left an outbox whose socket is full, or when the socket became full; `None` if it is not.
     pub fn stalled_since(&self) -> Option<Instant> {
         self.0.lock().blocked.as_ref().map(|blocked| blocked.progress_at)
@@ -272,6 +269,21 @@ impl Outbox {
         std::mem::take(&mut self.0.lock().has_pong)
     }
 
+    /// Notes whether a command of the client waits for the broker. What the client sends meanwhile is read after it.
+    pub fn set_command_pending(&self, is_pending: bool) {
+        let mut state = self.0.lock();
+        state.is_command_pending = is_pending;
+        // The rest of a message is not read meanwhile.
+        state.incomplete_since = state.incomplete_since.map(|_| Instant::now());
+    }
+
+    /// Returns whether the client cannot answer a ping at the moment: the ping may wait behind what the client has to read
+    /// first, and the pong behind a command.
+    pub fn holds_up_pongs(&self) -> bool {
+        let state = self.0.lock();
+        state.blocked.is_some() || state.is_command_pending
+    }
+
     /// Returns whether the connection is closing or closed: nothing more is queued, and nothing that arrives is
     /// handled.
     pub fn is_closing(&self) -> bool {
@@ -286,7 +298,7 @@ impl Outbox {
     /// Since when a message from the client has been incomplete; `None` if none is, or if nothing is read.
     pub fn incomplete_since(&self) -> Option<Instant> {
         let state = self.0.lock();
-        state.incomplete_since.filter(|_| !state.is_reading_paused)
+        state.incomplete_since.filter(|_| !state.is_reading_paused && !state.is_command_pending)
     }
 
     pub(super) fn note_incomplete_message(&self, is_incomplete: bool) {

@@ -19,13 +19,23 @@ use futures_util::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, protocol::Role},
+    tungstenite::{
+        Message,
+        protocol::{
+            Role,
+            frame::{
+                Frame,
+                coding::{Data, OpCode},
+            },
+        },
+    },
 };
 use uuid::Uuid;
 use wardcast::{
@@ -378,11 +388,45 @@ impl Client {
         self.0.send(Message::text(lines.join("\n"))).await.unwrap();
     }
 
+    /// Sends a command and, in the same write, the first frame of another message.
+    pub async fn send_with_beginning(&mut self, command: Value, beginning: &str) {
+        self.0.feed(Message::text(command.to_string())).await.unwrap();
+        self.send_part(beginning, OpCode::Data(Data::Text), false).await;
+    }
+
+    /// Sends the last frame of that message.
+    pub async fn send_rest(&mut self, rest: &str) {
+        self.send_part(rest, OpCode::Data(Data::Continue), true).await;
+    }
+
+    async fn send_part(&mut self, text: &str, opcode: OpCode, is_final: bool) {
+        let frame = Frame::message(text.to_owned(), opcode, is_final);
+        self.0.send(Message::Frame(frame)).await.unwrap();
+    }
+
     /// The next frame with one reply or push.
     pub async fn receive(&mut self) -> Value {
         match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
             Message::Text(text) => serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for so many pings. Each is answered when the next frame is read or written.
+    pub async fn wait_for_pings(&mut self, count: usize) {
+        for _ in 0..count {
+            let frame = timeout(PATIENCE, self.0.next()).await.expect("a ping in time").unwrap().unwrap();
+            assert!(matches!(frame, Message::Ping(_)), "{frame:?}");
+        }
+    }
+
+    /// Reads, without answering pings any more, until the connection is closed with this code.
+    pub async fn wait_for_close_without_pongs(self, code: u16) {
+        let (mut socket, mut received) = (self.0.into_inner(), Vec::new());
+        let [high, low] = code.to_be_bytes();
+        while !received.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[2..] == [high, low]) {
+            let read = timeout(PATIENCE, socket.read_buf(&mut received)).await.expect("bytes in time").unwrap();
+            assert!(read > 0, "the connection ended without a close frame");
         }
     }
 

@@ -155,7 +155,9 @@ impl Session {
             self.answer(answer);
             return false;
         }
+        self.outbox.set_command_pending(true);
         ctx.wait(answer.into_actor(self).map(|answer, session, ctx| {
+            session.outbox.set_command_pending(false);
             session.answer(answer);
             session.process_commands(ctx);
         }));
