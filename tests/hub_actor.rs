@@ -26,7 +26,9 @@ async fn repeated_delivery_from_broker_is_sent_once() {
     let publication = |data: &'static str| Publication::new(channel.clone(), Bytes::from_static(data.as_bytes()));
     let stored = PublishOptions { retention, ..PublishOptions::default() };
     let first = worker.broker.publish(publication("1"), stored).await.unwrap();
-    let repeated = Publication { position: first.position, ..publication("\"repeated\"") };
+    // At another time it would be another publication at this position.
+    let time = worker.broker.stored(&channel, retention.unwrap()).await[0].time;
+    let repeated = Publication { position: first.position, time, ..publication("\"repeated\"") };
     worker.hubs.deliver_publication(repeated).unwrap();
     worker.publish("news", "2").await;
 

@@ -424,10 +424,13 @@ impl Client {
     pub async fn wait_for_close_without_pongs(self, code: u16) {
         let (mut socket, mut received) = (self.0.into_inner(), Vec::new());
         let [high, low] = code.to_be_bytes();
-        while !received.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[2..] == [high, low]) {
-            let read = timeout(PATIENCE, socket.read_buf(&mut received)).await.expect("bytes in time").unwrap();
-            assert!(read > 0, "the connection ended without a close frame");
-        }
+        let closed = async {
+            while !received.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[2..] == [high, low]) {
+                let read = socket.read_buf(&mut received).await.unwrap();
+                assert!(read > 0, "the connection ended without a close frame");
+            }
+        };
+        timeout(PATIENCE, closed).await.expect("closed in time");
     }
 
     /// The code with which the connection is closed, whatever is sent before.
