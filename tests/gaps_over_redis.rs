@@ -159,19 +159,29 @@ async fn lose_writes(redis: &RedisServer, dumps: &[(&'static str, Vec<u8>)]) {
     }
 }
 
-#[actix_rt::test]
-async fn failover_that_loses_acknowledged_writes_voids_all_positions() {
-    let redis = RedisServer::start().await;
-    let (one, two) = start_two_hubs(&redis).await;
-    let mut clients = [positioned(&one, "news").await, positioned(&two, "news").await];
+/// Positioned clients of both hubs that have received three publications, and what Redis had stored after the first one.
+async fn receive_three(
+    redis: &RedisServer,
+    one: &TestHub,
+    two: &TestHub,
+) -> ([(Client, Value); 2], Vec<(&'static str, Vec<u8>)>) {
+    let mut clients = [positioned(one, "news").await, positioned(two, "news").await];
     one.publish("news", json!(1)).await;
-    let before = dump(&redis).await;
+    let before = dump(redis).await;
     for data in [2, 3] {
         one.publish("news", json!(data)).await;
     }
     for (client, _) in &mut clients {
         receive_up_to(client, &json!(3)).await;
     }
+    (clients, before)
+}
+
+#[actix_rt::test]
+async fn failover_that_loses_acknowledged_writes_voids_all_positions() {
+    let redis = RedisServer::start().await;
+    let (one, two) = start_two_hubs(&redis).await;
+    let (mut clients, before) = receive_three(&redis, &one, &two).await;
     lose_writes(&redis, &before).await;
     redis.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     for (client, reply) in &mut clients {
@@ -184,15 +194,7 @@ async fn failover_that_loses_acknowledged_writes_voids_all_positions() {
 async fn other_publications_at_known_offsets_void_all_positions() {
     let redis = RedisServer::start().await;
     let (one, two) = start_two_hubs(&redis).await;
-    let mut clients = [positioned(&one, "news").await, positioned(&two, "news").await];
-    one.publish("news", json!(1)).await;
-    let before = dump(&redis).await;
-    for data in [2, 3] {
-        one.publish("news", json!(data)).await;
-    }
-    for (client, _) in &mut clients {
-        receive_up_to(client, &json!(3)).await;
-    }
+    let (mut clients, before) = receive_three(&redis, &one, &two).await;
     // A publication carries its time in milliseconds, by which it is distinguished from the lost one.
     sleep(Duration::from_millis(5)).await;
     lose_writes(&redis, &before).await;

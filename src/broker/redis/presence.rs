@@ -140,7 +140,7 @@ pub(super) struct PresenceRead {
 /// A part of the clients.
 struct Page {
     records: Vec<Bytes>,
-    /// The cursor of the next part; `None`: there is none.
+    /// The cursor of the next part; `None`: this was the last part.
     next: Option<Vec<u8>>,
 }
 

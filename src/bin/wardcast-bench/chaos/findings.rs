@@ -228,7 +228,7 @@ impl Findings {
     }
 
     /// Returns whether something has happened that must not: a recovering subscriber lost a publication without learning
-    /// of it, received one twice, or somebody never received any again.
+    /// of it, received one twice, or a subscriber never received any again.
     pub(super) fn has_failed(&self) -> bool {
         let Losses { lost, doubled, .. } = self.recovering;
         lost + doubled + self.offset_faults > 0 || self.settled_after.is_none()

@@ -45,7 +45,7 @@ use subscriber::Subscriber;
 const HELP: &str = "\
 Each failure in each form is a cell: hubs and Redis are started for it on free ports of loopback, publications flow through \
 all hubs in turn, and once everything runs, the failure happens and is mended. The subscribers behave as the SDKs do: they \
-notice missing pings, reconnect to the next hub after a backoff, and subscribe again when they are told to. Half of them \
+notice missing pings, reconnect to the next hub after a backoff, and subscribe again after an unsubscribe push. Half of them \
 recover what they missed. The cell ends when all of them receive again. It shows how connections and subscriptions ended, \
 how publishing was answered, the longest time without a delivery and without an accepted publication, and which of the \
 publications that were answered with ok never arrived or arrived twice.

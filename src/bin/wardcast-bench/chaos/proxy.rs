@@ -81,7 +81,7 @@ async fn connect(client: TcpStream, target: SocketAddr, mut network: watch::Rece
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, network: watch::Receiver<Network>) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    // A connection that has lost bytes never passes any again: nobody could read what follows a gap.
+    // A connection that has lost bytes never passes any again: the receiver could not read what follows a gap.
     let mut is_broken = false;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         is_broken |= network.borrow().is_silent;

@@ -90,7 +90,7 @@ impl RedisServer {
         Ok(names)
     }
 
-    /// Moves a slot with its keys to another master, as an operator does who reshards; `masters` are told of it.
+    /// Moves a slot with its keys to another master, as resharding does. `masters` get the new owner.
     pub(super) async fn move_slot(&self, slot: &str, target: &Self, masters: &[&Self]) -> Result<()> {
         let (from, to) = (self.node_id().await?, target.node_id().await?);
         target.run::<Value>(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from]).await?;

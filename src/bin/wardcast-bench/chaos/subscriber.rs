@@ -1,5 +1,5 @@
 //! A subscriber that behaves as the official SDKs do: it answers pings, notices their absence, reconnects to another hub after a
-//! backoff, subscribes again when it is told to, and, if it recovers, asks for what it missed.
+//! backoff, subscribes again after an unsubscribe push, and, if it recovers, asks for the publications that it missed.
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 

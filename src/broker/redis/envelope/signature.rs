@@ -26,8 +26,8 @@ const HEAD_BYTES: usize = MAGIC.len() + 2 + SIGNATURE_BYTES;
 /// What a signature adds to a message.
 pub(in crate::broker::redis) const SIGNED_HEAD_BYTES: usize = HEAD_BYTES + size_of::<i64>();
 
-/// Maximum difference between the time of a signature and the own clock, for messages that command something: whoever can read
-/// them can send them again, but not for long.
+/// Maximum difference between the time of a signature and this instance's clock, for messages of the control channel. A client
+/// of Redis that can read such a message can send it again only for that long.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Signs messages, and checks signatures.
