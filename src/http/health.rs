@@ -36,8 +36,9 @@ pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
         return respond(&[ComponentHealth { name: "server", problem: Some("is stopping".to_owned()) }]);
     }
     let server = ComponentHealth { name: "server", problem: None };
+    let keys = ComponentHealth { name: "keys", problem: context.verifier.key_sets().problem().map(str::to_owned) };
     let (hubs, broker) = join(check("hubs", check_hubs(&context)), check("broker", check_broker(&context))).await;
-    respond(&[server, hubs, broker])
+    respond(&[server, keys, hubs, broker])
 }
 
 fn respond(parts: &[ComponentHealth]) -> HttpResponse {
