@@ -53,8 +53,8 @@ pub(super) fn publish(
         return published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed();
     };
     let key = context.names.idempotency_key(&publication.channel, &key);
-    let mut call = scripts::PUBLISH_ONCE.call(&[name, key]);
-    call.arg(message.as_slice()).arg(context.names.publish_command()).arg(millis(IDEMPOTENCY_TTL));
+    let mut call = scripts::PUBLISH_ONCE.call(&[key]);
+    call.arg(context.names.publish_command()).arg(name).arg(message.as_slice()).arg(millis(IDEMPOTENCY_TTL));
     let reply = server.run_script(call, message.len());
     async move { parse_receipt(reply.await?) }.boxed()
 }

@@ -5,6 +5,7 @@
 --       publication its PUB/SUB channel, its record, its time (ms)
 -- Returns of each publication the epoch and, behind its 8 characters, the offset; or its error, which the others do not share.
 --
+-- The PUB/SUB channels are not in KEYS: no key has their names, and while a slot moves, Redis runs a script only if all KEYS are there.
 -- XADD is the first write of a publication. So nothing is stored if Redis has no memory left or the stream's key has another type.
 local publish, prefix, size, ttl, meta_ttl, first_epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9]
