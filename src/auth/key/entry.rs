@@ -11,11 +11,15 @@ use super::{
 };
 use crate::{
     clock::NEVER,
-    config::{self, KeySource},
+    config::{self, KeySource, MAX_KEY_ID_BYTES},
 };
 
 /// Maximum length of a key file. It is enough for a set of hundreds of keys.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Maximum number of keys of a set for which the log says why they are skipped.
+const MAX_REASONS: usize = 10;
+/// Maximum number of characters of a `kid` in the log.
+const MAX_QUOTED_KID: usize = 64;
 
 /// Names an entry in errors.
 pub(super) fn label(key: &config::KeyConfig) -> String {
@@ -94,6 +98,9 @@ pub(in crate::auth) fn read_fetched_set(
         let kid = jwk.as_ref().ok().and_then(|jwk| jwk.kid.clone());
         let checked = jwk.and_then(|jwk| match jwk.is_secret() {
             true => Err("is a secret, but everyone can fetch the set; use keys with a public part".to_owned()),
+            false if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) => {
+                Err(format!("has a kid of more than {MAX_KEY_ID_BYTES} bytes, which no token can name"))
+            }
             false => check_jwk(&jwk, configured.algorithm, jwk.usual_algorithm()),
         });
         let Ok(checked) = checked else {
@@ -124,14 +131,18 @@ fn usable_keys(
     for (kid, checked) in found {
         match checked {
             Ok(checked) => usable.push((kid, checked)),
-            Err(problem) => skipped.push((kid.unwrap_or_default(), problem)),
+            Err(problem) => skipped.push((kid, problem)),
         }
     }
+    // A document of someone else must not fill the log.
+    let shortened = |kid: Option<String>| kid.unwrap_or_default().chars().take(MAX_QUOTED_KID).collect::<String>();
     if usable.is_empty() {
-        let reasons = skipped.iter().map(|(kid, problem)| format!("{kid:?} {problem}")).collect::<Vec<_>>();
+        let reasons = skipped.into_iter().take(MAX_REASONS);
+        let reasons = reasons.map(|(kid, problem)| format!("{:?} {problem}", shortened(kid))).collect::<Vec<_>>();
         return Err(format!("contains no usable key: {}", reasons.join("; ")));
     }
-    for (kid, problem) in skipped {
+    for (kid, problem) in skipped.into_iter().take(MAX_REASONS) {
+        let kid = shortened(kid);
         log::warn!("skipped key of a JWK set place={place:?} kid={kid:?} error={problem:?}");
     }
     Ok(usable)

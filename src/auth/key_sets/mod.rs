@@ -127,6 +127,24 @@ impl KeySets {
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }
 
+    /// Returns the ids of the keys that the hub would use of a document. For fuzzing only.
+    ///
+    /// # Errors
+    /// What is wrong with the document.
+    pub fn usable_kids(config: &Config, document: &str) -> Result<Vec<Option<String>>, String> {
+        let entry = KeyConfig { jwks_url: Some("https://localhost".to_owned()), ..KeyConfig::default() };
+        let keys = read_fetched_set(&config.auth, &entry, document, "fuzzing")?;
+        Ok(keys.into_iter().map(|key| key.id).collect())
+    }
+
+    /// Returns where the configuration of an issuer says that its keys are. For fuzzing only.
+    ///
+    /// # Errors
+    /// What is wrong with the document.
+    pub fn discovered_url(document: &str, issuer: &str) -> Result<String, String> {
+        discovery::jwks_url(document, issuer).map(|url| url.to_string())
+    }
+
     /// Returns what prevents tokens from being verified; `None` if the keys of all sets are there.
     pub fn problem(&self) -> Option<&'static str> {
         let now = Instant::now();
