@@ -11,6 +11,7 @@ mod nodes;
 mod outages;
 mod presence;
 mod redis_history;
+mod redis_positions;
 mod repetition;
 mod roles;
 mod sentinels;

@@ -64,3 +64,19 @@ local function change_retention(stream, meta, top, old, size, ttl)
     redis.call('XTRIM', stream, 'MAXLEN', '=', size)
     redis.call('HSET', meta, 'r', size .. ':' .. ttl)
 end
+
+-- Returns the position of a channel, which is used with this retention from now on. Creates the position if there is none.
+local function open(stream, meta, size, ttl, meta_ttl, first_epoch)
+    local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
+    local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
+    if not has_position(epoch, top) then
+        epoch, top = first_epoch, 0
+        redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
+        redis.call('HDEL', meta, 't', 'v', 'w')
+        redis.call('DEL', stream)
+    elseif retention ~= size .. ':' .. ttl then
+        change_retention(stream, meta, top, retention, size, ttl)
+    end
+    redis.call('PEXPIRE', meta, meta_ttl)
+    return epoch, top
+end
