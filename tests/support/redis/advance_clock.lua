@@ -20,8 +20,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
             end
         elseif kind == 'hash' then
             -- Position: the field `x` is the time when its lifetime was renewed.
-            if redis.call('HEXISTS', key, 'x') == 1 then
-                redis.call('HINCRBY', key, 'x', string.format('%.0f', -by))
+            local renewed = redis.call('HGET', key, 'x')
+            if renewed then
+                redis.call('HSET', key, 'x', string.format('%.0f', renewed - by))
             end
         elseif kind == 'zset' then
             -- Presence: the scores are the times when entries expire.
