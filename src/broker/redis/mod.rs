@@ -50,6 +50,7 @@ use self::{
     cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
     heartbeat::Announcer,
+    history::SharedReads,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
@@ -62,8 +63,8 @@ use self::{
 };
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
-    invalid_ticket_id, is_valid_ticket_id,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
+    SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -122,6 +123,7 @@ struct RedisContext {
     signer: MessageSigner,
     refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
+    shared_reads: SharedReads,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -148,12 +150,27 @@ impl RedisContext {
     fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
         let control = self.names.control_channel();
         server.set_subscribed(is_subscribed);
+        if !is_subscribed {
+            self.shared_reads.clear();
+        }
         if is_subscribed && server.has_own_name(control) {
             self.nodes.start_listening();
             self.announcer.request_hello();
         } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
             self.nodes.stop_listening();
         }
+    }
+
+    /// Notes that publications of these channels may have been lost, before they are subscribed again.
+    fn note_interrupted(&self, channels: &[Channel]) {
+        self.shared_reads.forget(channels);
+        self.deliver.note_interrupted(channels);
+    }
+
+    /// Notes that interrupted channels are subscribed again. A read that has begun before may lack what was lost.
+    fn note_resubscribed(&self, channels: &[Channel]) {
+        self.shared_reads.forget(channels);
+        self.deliver.note_resubscribed(channels);
     }
 
     /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
@@ -239,6 +256,7 @@ impl RedisBroker {
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             deliver,
+            shared_reads: SharedReads::new(queue_bytes / 4),
             clock,
             metrics,
         });
@@ -326,7 +344,22 @@ impl Broker for RedisBroker {
         request: HistoryRequest,
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
-        self.spawn(async move |context| history::read_page(&context, channel, request, retention).await)
+        self.spawn(async move |context| {
+            let page = history::read_page(&context, channel.clone(), request, retention).await?;
+            context.shared_reads.compare(&channel, page.top);
+            Ok(page)
+        })
+    }
+
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        known: Option<SincePosition>,
+    ) -> BrokerFuture<HistoryPage> {
+        let (context, runtime) = (self.context.clone(), self.runtime.clone());
+        history::read_missed(context, runtime, channel, request, retention, known).boxed()
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
@@ -384,6 +417,7 @@ impl Broker for RedisBroker {
     fn unsubscribe(&self, channel: Channel) {
         let RedisContext { router, names, .. } = &*self.context;
         router.with_subscriptions(names, &channel, |subscriptions| subscriptions.unsubscribe(&channel));
+        self.context.shared_reads.forget(&[channel]);
     }
 
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
