@@ -198,6 +198,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
+            readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),

@@ -38,6 +38,7 @@ use crate::{
 
 pub use body::{BodyLimit, RequestBody};
 pub use error::HttpError;
+pub use health::ReadinessLog;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
 
@@ -63,6 +64,8 @@ pub struct HttpContext {
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
+    /// Logs changes of the readiness.
+    pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
     /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
