@@ -55,7 +55,7 @@ use self::{
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
-    presence::PresenceRead,
+    presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
@@ -124,6 +124,7 @@ struct RedisContext {
     refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
+    presence: PresenceTurn,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -257,6 +258,7 @@ impl RedisBroker {
             refused: RefusedMessages::new(metrics.clone()),
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
+            presence: PresenceTurn::default(),
             clock,
             metrics,
         });
@@ -313,6 +315,7 @@ async fn run_tasks(
         join_all(servers),
         cluster,
         heartbeat::send_heartbeats(context.clone()),
+        presence::send_waiting_removals(context.clone()),
         survey::answer_questions(context.clone(), questions),
         context.refused.log_forever()
     );
@@ -389,15 +392,17 @@ impl Broker for RedisBroker {
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        self.refresh_presence(vec![(channel, client)], ttl)
+        presence::add(&self.context, channel, client, ttl).boxed()
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
-        presence::store(&self.context, clients, ttl).boxed()
+        // On the broker's thread, so that all its calls are queued before the first is sent.
+        let refresh = presence::refresh(self.context.clone(), clients, ttl);
+        self.spawn(async move |_| refresh.await)
     }
 
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
-        presence::remove(&self.context, &channel, &client).boxed()
+        presence::remove(&self.context, channel, client).boxed()
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {

@@ -148,6 +148,11 @@ impl Publisher {
         self.send(call, JobKind::Script, message_bytes + SCRIPT_OVERHEAD_BYTES, message_bytes)
     }
 
+    /// Returns whether half of the commands are queued that may be.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.queue.capacity() < MAX_QUEUED_COMMANDS / 2
+    }
+
     fn send(
         &self,
         command: Cmd,
