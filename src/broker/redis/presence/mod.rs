@@ -11,7 +11,7 @@ mod read;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
 use tokio::{
@@ -39,6 +39,9 @@ const SCRIPT_BYTES: usize = 512 * 1024;
 const WAITING_REMOVALS: usize = 10_000;
 /// Time after which they look again for room in the publishing queue.
 const ROOM_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The reply of a script that has been queued.
+type ScriptReply = BoxFuture<'static, Result<Value, BrokerError>>;
 
 /// What this instance changes at the moment. Calls are queued under the lock, so that they reach Redis in the order in which they
 /// are noted.
@@ -193,14 +196,11 @@ pub(super) async fn send_waiting_removals(context: Arc<RedisContext>) {
 }
 
 /// Queues the next removals that wait. Returns them, and for each script their number and the reply.
-#[expect(clippy::type_complexity, reason = "used once")]
-fn queue_waiting_removals(
-    context: &RedisContext,
-) -> (Vec<(Channel, Removal)>, Vec<(usize, impl Future<Output = Result<Value, BrokerError>> + Send + use<>)>) {
+fn queue_waiting_removals(context: &RedisContext) -> (Vec<(Channel, Removal)>, Vec<(usize, ScriptReply)>) {
     let mut changes = context.presence.changes.lock();
     let removals = in_order_of_places(context, changes.take_waiting(WAITING_REMOVALS));
     let scripts = split_for_scripts(context, &removals, usize::MAX, |removal| removal.client.len());
-    let replies = scripts.map(|removals| (removals.len(), run_removals(context, removals))).collect();
+    let replies = scripts.map(|removals| (removals.len(), run_removals(context, removals).boxed())).collect();
     (removals, replies)
 }
 
