@@ -160,16 +160,11 @@ async fn read_shared(
     let page = read_page(&context, channel.clone(), request, retention).await.map(Arc::new);
     let shared = context.shared_reads.0.lock().finish(&channel, id, page.clone().ok());
     if shared.is_some() {
-        // Positions alone are read for very many channels.
-        if request.limit == 0 {
+        let shared_for = MAX_SHARED_FOR.min(retention.ttl / SHARED_PART_OF_TTL);
+        tokio::spawn(async move {
+            sleep(shared_for).await;
             context.shared_reads.0.lock().expire(&channel, id);
-        } else {
-            let shared_for = MAX_SHARED_FOR.min(retention.ttl / SHARED_PART_OF_TTL);
-            tokio::spawn(async move {
-                sleep(shared_for).await;
-                context.shared_reads.0.lock().expire(&channel, id);
-            });
-        }
+        });
     }
     let is_shared = shared.is_some();
     page.map(|page| ReadPage { page: shared.unwrap_or(page), is_shared })

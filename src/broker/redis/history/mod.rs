@@ -3,6 +3,7 @@
 //! or neither. The stored record is the message of the publication ([`envelope`]).
 
 mod missed;
+mod position_reads;
 mod positions;
 mod read;
 mod shared_pages;
@@ -15,6 +16,7 @@ use redis::Value;
 
 pub(super) use self::{
     missed::{SharedReads, read_missed},
+    position_reads::{PositionReads, run as run_position_reads},
     positions::{read_positions, renew_epoch},
     read::read_page,
     stored_publication::{StoredPublication, split_reply, store_call},

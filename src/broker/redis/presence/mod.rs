@@ -80,7 +80,7 @@ pub(super) fn refresh(
 
 async fn refresh_stored(context: &RedisContext, clients: Vec<PresentClient>, ttl: Duration) -> Result<(), BrokerError> {
     let clients = in_order_of_places(context, clients);
-    let scripts = split_for_scripts(context, &clients, usize::MAX, id_bytes).map(|clients| {
+    let scripts = split_for_scripts(context, &clients, id_bytes).map(|clients| {
         let id = |_: &Channel, client: &Arc<ClientInfo>, call: &mut Cmd| _ = call.arg(&client.client);
         let call = change_call(context, &scripts::PRESENCE_REFRESH, Some(ttl), clients, id);
         let reply = run(context, &clients[0].0, call, clients.iter().map(|(_, client)| id_bytes(client)).sum());
@@ -135,7 +135,7 @@ fn store(
 ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let clients = in_order_of_places(context, clients);
     let bytes = |client: &Arc<ClientInfo>| reply_bytes(client);
-    let scripts = split_for_scripts(context, &clients, SCRIPT_BYTES.min(context.message_bytes), bytes).map(|clients| {
+    let scripts = split_for_scripts(context, &clients, bytes).map(|clients| {
         let record = |channel: &Channel, client: &Arc<ClientInfo>, call: &mut Cmd| {
             let record = envelope::encode_stored_client(channel, &context.instance, client);
             call.arg(&client.client).arg(context.signer.sign(record));
@@ -199,7 +199,7 @@ pub(super) async fn send_waiting_removals(context: Arc<RedisContext>) {
 fn queue_waiting_removals(context: &RedisContext) -> (Vec<(Channel, Removal)>, Vec<(usize, ScriptReply)>) {
     let mut changes = context.presence.changes.lock();
     let removals = in_order_of_places(context, changes.take_waiting(WAITING_REMOVALS));
-    let scripts = split_for_scripts(context, &removals, usize::MAX, |removal| removal.client.len());
+    let scripts = split_for_scripts(context, &removals, |removal| removal.client.len());
     let replies = scripts.map(|removals| (removals.len(), run_removals(context, removals).boxed())).collect();
     (removals, replies)
 }
@@ -230,10 +230,9 @@ fn in_order_of_places<T>(context: &RedisContext, mut members: Vec<(Channel, T)>)
 fn split_for_scripts<'a, T>(
     context: &'a RedisContext,
     members: &'a [(Channel, T)],
-    max_bytes: usize,
     bytes_of: impl Fn(&T) -> usize + 'a,
 ) -> impl Iterator<Item = &'a [(Channel, T)]> {
-    split_by_place(members, max_bytes, bytes_of, |channel| place_of(context, channel))
+    split_by_place(members, SCRIPT_BYTES.min(context.message_bytes), bytes_of, |channel| place_of(context, channel))
 }
 
 /// Splits members, which are ordered by the places of their channels, into parts for one script each: parts of one place that are
