@@ -92,7 +92,6 @@ every_broker! {
     presence::presence_calls_take_effect_in_call_order
     presence::large_presence_is_read_up_to_a_limit_and_counted_without_one
     presence::joins_and_leaves_reach_subscribers
-    presence::clients_that_leave_at_once_leave_nothing_and_let_publications_through
     conformance::healthy_broker_is_ready
     history::offsets_follow_the_order_of_delivery
     history::publications_keep_the_order_of_their_calls_whatever_their_options

@@ -284,6 +284,7 @@ async fn presence_that_is_read_while_its_slot_moves_lacks_nobody() {
     let client = |number: usize| (channel("news"), client_info(&format!("client-{number}")).into());
     let crowd: Vec<PresentClient> = (0..CLIENTS).map(client).collect();
     instance.broker.refresh_presence(crowd, Duration::from_secs(600)).await.unwrap();
+    instance.subscribe("news").await;
     let slot = cluster.slot_of(&shard_channel_of(&cluster, "news").await).await;
     let moves = async {
         for _ in 0..4 {

@@ -230,7 +230,7 @@ async fn expired_clients_leave_redis_while_others_stay() {
 async fn refresh_takes_one_round_trip_for_a_thousand_clients_and_reads_are_split() {
     const CLIENTS: usize = 10_000;
     let server = RedisServer::start().await;
-    let node = start_broker_with(&server.url(), |config| config.probe_interval = MINUTE);
+    let node = start_broker_with(&server.url(), |config| (config.probe_interval, config.timeout) = (MINUTE, MINUTE));
     node.wait_until_ready().await;
     let spread: Vec<PresentClient> =
         (0..1000).map(|number| (channel(&format!("room-{number}")), client_info("a").into())).collect();
@@ -291,9 +291,13 @@ async fn refresh_restores_what_redis_has_lost_and_not_what_has_changed_since() {
     }
 }
 
-pub async fn clients_that_leave_at_once_leave_nothing_and_let_publications_through(instance: Instance) {
+#[tokio::test]
+async fn clients_that_leave_at_once_leave_nothing_and_let_publications_through() {
     // More than wait to be published at most.
     const CLIENTS: usize = 20_000;
+    let server = RedisServer::start().await;
+    let instance = start_broker_with(&server.url(), |config| config.timeout = MINUTE);
+    instance.wait_until_ready().await;
     instance.broker.refresh_presence(crowd("room", CLIENTS), MINUTE).await.unwrap();
     let removed: Vec<_> = crowd("room", CLIENTS)
         .iter()

@@ -4,6 +4,10 @@
 local ttl, failure = tonumber(ARGV[1]), nil
 
 change_each(2, 2, function(clients, expiries, first, count)
+    if redis.call('PTTL', clients) == -2 then
+        -- It may have been evicted or deleted alone. What the set says of clients without a record keeps none from being stored.
+        redis.call('DEL', expiries)
+    end
     remove_expired(clients, expiries, count)
     redis.call('HSET', clients, unpack(ARGV, first, first + 2 * count - 1))
     local scores = {}
