@@ -376,6 +376,27 @@ async fn positions_of_thousands_of_channels_are_read_at_once() {
 }
 
 #[tokio::test]
+async fn expired_publications_leave_redis_while_others_follow() {
+    const TRIM_INTERVAL: usize = 64;
+    let (server, instance) = start().await;
+    let retention = Retention { size: 1_000, ..KEEP_FIVE };
+    let store = async |count| {
+        for _ in 0..count {
+            instance.store_with("news", "1", retention).await;
+        }
+        server.run::<usize>(&["XLEN", STREAM]).await
+    };
+    let (part, expired) = (retention.ttl / 2, TRIM_INTERVAL / 2);
+    assert_eq!(store(expired).await, expired);
+    server.advance_clock("wardcast", part);
+    // Also extends the lifetime of the stream.
+    assert_eq!(store(TRIM_INTERVAL - expired - 1).await, TRIM_INTERVAL - 1);
+    server.advance_clock("wardcast", part);
+    assert_eq!(server.run::<usize>(&["XLEN", STREAM]).await, TRIM_INTERVAL - 1);
+    assert_eq!(store(1).await, TRIM_INTERVAL - expired);
+}
+
+#[tokio::test]
 async fn everything_that_is_stored_has_a_lifetime() {
     let (server, instance) = start().await;
     let sent = Publication { use_delta: true, ..publication("news", "1") };
