@@ -448,6 +448,49 @@ async fn expired_publications_leave_redis_while_others_follow() {
 }
 
 #[tokio::test]
+async fn position_that_is_compared_outlives_its_lifetime() {
+    let (server, instance) = start().await;
+    let last = store_five(&instance).await;
+    for _ in 0..2 {
+        server.advance_clock("wardcast", KEEP_FIVE.meta_ttl - Duration::from_secs(60));
+        let found = instance.broker.read_positions(vec![(channel("news"), KEEP_FIVE)]).await.remove(0);
+        assert_eq!(found.unwrap().map(|top| top.position), Some(last));
+    }
+}
+
+#[tokio::test]
+async fn shorter_retention_applies_to_what_is_stored_from_the_next_read_on() {
+    let (server, instance) = start().await;
+    store_five(&instance).await;
+    let read = async |retention: Retention| {
+        let page = instance.broker.read_history(channel("news"), WHOLE_HISTORY, retention).await.unwrap();
+        page.publications.into_iter().map(|publication| publication.position.unwrap().offset).collect::<Vec<_>>()
+    };
+    let few = Retention { size: 2, ..KEEP_FIVE };
+    assert_eq!(read(few).await, [4, 5]);
+    assert_eq!(read(KEEP_FIVE).await, [4, 5], "the others are gone");
+    server.advance_clock("wardcast", KEEP_FIVE.ttl / 2);
+    assert!(read(Retention { ttl: KEEP_FIVE.ttl / 3, ..few }).await.is_empty());
+    assert!(read(KEEP_FIVE).await.is_empty());
+}
+
+#[tokio::test]
+async fn versions_end_with_the_epoch_that_another_client_has_removed() {
+    let (server, instance) = start().await;
+    let store = async |number| {
+        let version = Some(Version { number, epoch: "x".into() });
+        let options = PublishOptions { retention: Some(KEEP_FIVE), version, ..PublishOptions::default() };
+        instance.publish_with("news", "1", options).await.unwrap().position.unwrap()
+    };
+    let first = store(5).await;
+    server.run::<()>(&["HDEL", META, "e"]).await;
+    assert!(offsets(&instance, WHOLE_HISTORY).await.is_empty());
+    let second = store(1).await;
+    assert!(second.epoch != first.epoch && second.offset == 1, "{second:?}");
+    assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [1]);
+}
+
+#[tokio::test]
 async fn everything_that_is_stored_has_a_lifetime() {
     let (server, instance) = start().await;
     let sent = Publication { use_delta: true, ..publication("news", "1") };
