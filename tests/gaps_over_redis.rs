@@ -5,12 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use wardcast::config::Config;
 
 use crate::support::{Client, TestHub, allow_any_rate, redis::RedisServer, start_hub_on};
 
 async fn start_hub(redis: &RedisServer) -> TestHub {
-    start_hub_with(redis, 1, Config::default().broker.redis.probe_interval).await
+    start_hub_with(redis, 1, Duration::from_secs(2)).await
 }
 
 async fn start_hub_with(redis: &RedisServer, workers: usize, probe_interval: Duration) -> TestHub {
