@@ -102,13 +102,18 @@ fn assert_recovered(result: &Value, channel: &str) {
     assert_eq!(offsets(result), (1..=MISSED).collect::<Vec<_>>(), "{channel}");
 }
 
-/// Receives the replies of [`recoveries`], then a live publication of each channel.
-async fn receive_recoveries(hub: &TestHub, client: &mut Client) {
+/// Receives the replies of [`recoveries`].
+async fn receive_recovered(client: &mut Client) {
     for (id, channel) in (1..).zip(CHANNELS) {
         let reply = client.receive().await;
         assert_eq!(reply["id"], id, "in the order of the commands");
         assert_recovered(&reply["subscribe"], channel);
     }
+}
+
+/// Receives the replies of [`recoveries`], then a live publication of each channel.
+async fn receive_recoveries(hub: &TestHub, client: &mut Client) {
+    receive_recovered(client).await;
     for channel in CHANNELS {
         hub.publish(channel, json!("live")).await;
         let push = client.receive().await;
@@ -144,6 +149,33 @@ async fn recoveries_in_one_frame_all_succeed_for_client_that_reads_slowly() {
     receive_recoveries(&hub, &mut client).await;
 }
 
+/// The commands that are put back were counted when they were taken first.
+#[actix_rt::test]
+async fn recoveries_of_client_that_reads_slowly_count_once_for_the_rate_limit() {
+    let hub = start_history_hub(|config| config.limits.commands_per_second = 2).await;
+    let epochs = publish_missed(&hub, &CHANNELS).await;
+    let mut client = connect_slowly(&hub).await;
+    let mut commands = recoveries(&epochs, &json!({}));
+    commands.push(json!({"id": 5, "subscribe": {"channel": "e"}}).to_string());
+    client.send_text(&commands.join("\n")).await;
+    receive_recovered(&mut client).await;
+    let last = client.receive().await;
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!(5), &json!(111)));
+}
+
+#[actix_rt::test]
+async fn subscriptions_that_wait_until_their_client_reads_are_not_present() {
+    let hub = start_history_hub(|config| config.channels.presence = true).await;
+    let epochs = publish_missed(&hub, &CHANNELS).await;
+    let mut client = connect_over(&hub, connect_with_small_buffer(hub.address).await).await;
+    client.send_text(&recoveries(&epochs, &json!({})).join("\n")).await;
+    wait_for_pause(&hub).await;
+    for (channel, clients) in [("a", 1), ("d", 0)] {
+        let stats = hub.call_api("presence_stats", json!({"channel": channel})).await;
+        assert_eq!(stats["result"]["num_clients"].as_u64().unwrap_or_default(), clients, "{channel}: {stats}");
+    }
+}
+
 #[actix_rt::test]
 async fn recoveries_with_deltas_in_a_frame_each_all_succeed_for_client_that_reads_slowly() {
     let hub = start_history_hub(|_| ()).await;
@@ -173,11 +205,7 @@ async fn recoveries_over_tls_all_succeed_for_client_that_reads_slowly() {
     let link = SlowLink::connect(hub.address, BYTES_PER_SECOND).await;
     let mut client = connect_over(&hub, tls_over(link, certificate.root()).await.unwrap()).await;
     client.send_text(&recoveries(&vec![String::new(); 4], &json!({})).join("\n")).await;
-    for (id, channel) in (1..).zip(CHANNELS) {
-        let reply = client.receive().await;
-        assert_eq!(reply["id"], id);
-        assert_recovered(&reply["subscribe"], channel);
-    }
+    receive_recovered(&mut client).await;
     assert!(hub.running().metrics.reading_pauses.get() > 0);
 }
 
