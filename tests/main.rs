@@ -26,6 +26,7 @@ mod expiry;
 mod identity_providers;
 mod issuers;
 mod key_files;
+mod key_set_attacks;
 mod key_sets;
 mod login;
 mod permissions;
