@@ -54,10 +54,9 @@ impl HttpsUrl {
             return Err("contains a user name or password; leave it out".to_owned());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = match (authority.port(), authority.port_u16()) {
-            (None, _) => 443,
-            (Some(_), Some(port)) if port != 0 => port,
-            (Some(_), _) => return Err(malformed()),
+        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+            None => 443,
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(malformed)?,
         };
         if host.is_empty() {
             return Err(malformed());
