@@ -30,6 +30,7 @@ mod partition;
 mod placement;
 mod presence;
 mod refused;
+mod revocations;
 mod router;
 mod scripts;
 mod server;
@@ -56,14 +57,15 @@ use self::{
     partition::PartitionTable,
     presence::PresenceRead,
     refused::RefusedMessages,
+    revocations::RevocationLoader,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
-    invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
+    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion,
+    SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -72,6 +74,7 @@ use crate::{
     metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    revocation::Revocation,
 };
 
 /// A broker that shares a Redis with other instances. Dropping it ends its tasks.
@@ -121,6 +124,7 @@ struct RedisContext {
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
+    revocations: RevocationLoader,
     deliver: Arc<dyn Deliver>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -148,6 +152,10 @@ impl RedisContext {
     fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
         let control = self.names.control_channel();
         server.set_subscribed(is_subscribed);
+        if is_subscribed {
+            // It may have been interrupted, or have lost what it kept.
+            self.revocations.request();
+        }
         if is_subscribed && server.has_own_name(control) {
             self.nodes.start_listening();
             self.announcer.request_hello();
@@ -238,10 +246,12 @@ impl RedisBroker {
             announcer: Announcer::default(),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
+            revocations: RevocationLoader::default(),
             deliver,
             clock,
             metrics,
         });
+        context.hold_deliveries();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
@@ -296,6 +306,7 @@ async fn run_tasks(
         cluster,
         heartbeat::send_heartbeats(context.clone()),
         survey::answer_questions(context.clone(), questions),
+        revocations::keep_loaded(context.clone()),
         context.refused.log_forever()
     );
 }
@@ -390,6 +401,15 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| survey::run_survey(&context, question, timeout).await)
     }
 
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        self.spawn(async move |context| revocations::revoke(&context, revocations, timeout).await)
+    }
+
+    fn confirm_revocations(&self) {
+        self.context.hold_deliveries();
+        self.context.revocations.request();
+    }
+
     fn announce_stop(&self) -> BrokerFuture<()> {
         self.spawn(async move |context| heartbeat::announce_stop(&context).await)
     }
@@ -424,8 +444,9 @@ impl Broker for RedisBroker {
         if let Some(fault) = self.context.cluster_health.fault().or_else(fault_of_a_server) {
             return completed(Err(fault));
         }
-        self.spawn(async move |_| {
-            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await.map(drop)
+        self.spawn(async move |context| {
+            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            context.revocations.check_loaded()
         })
     }
 }

@@ -139,6 +139,8 @@ impl Hub {
         }
         subscriptions.into_iter().for_each(|subscription| self.make_live(key, format, subscription));
         self.update_subscription_expiry(key);
+        // A token may have been revoked while the broker was asked.
+        self.recheck_revocations(key);
         let _ = outbox.flush(&self.clock, now);
         Ok(())
     }

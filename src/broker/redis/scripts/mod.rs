@@ -38,6 +38,10 @@ scripts! {
     PRESENCE_REMOVE = "presence_remove.lua";
     /// Reads a part of the present clients.
     PRESENCE_PAGE = "presence_page.lua";
+    /// Keeps revocations.
+    REVOKE = "revoke.lua";
+    /// Reads a part of the revocations.
+    REVOCATIONS = "revocations.lua";
 }
 
 impl RedisScript {

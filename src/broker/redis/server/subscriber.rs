@@ -96,6 +96,10 @@ async fn connect_and_subscribe(
         }
     };
     let mut connection = server.connector.connect(push).await?;
+    if server.has_own_name(context.names.control_channel()) {
+        // Revocations may have been announced meanwhile.
+        context.hold_deliveries();
+    }
     let subscriber = Subscriber { context, server, subscriptions: &subscriptions };
     let agreement = subscriber.synchronize(&mut connection.redis).await?;
     Ok(SubscribedConnection { connection, subscriptions, agreement, _push_guard: push_guard })

@@ -1,0 +1,221 @@
+//! Revocations in Redis: one list for all instances, which outlives them. An instance loads it before it delivers anything, and
+//! again whenever it may have missed a revocation: after an interruption of a server over which they are announced, and when
+//! the process was frozen. Meanwhile its hubs hold their deliveries. What Redis lacks then, because it came back empty or has
+//! lost its latest writes, is put back. No revocation is ever taken back, so lists are merged and never replaced.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::FromRedisValue;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{RedisContext, scripts, survey};
+use crate::{
+    broker::{BrokerError, NodeIdentity, SurveyQuestion},
+    clock::{NEVER, WallTime},
+    revocation::{Revocation, RevocationTarget},
+};
+
+/// Revocations that are read from Redis in one call.
+const PAGE: usize = 5000;
+/// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
+const BATCH: usize = 256;
+/// Time until the next attempt to load the list.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How long deliveries are held at most by an instance that has had the list: while Redis does not have it, nobody can revoke
+/// anything, and channels of other servers go on.
+const MAX_HOLD: Duration = Duration::from_secs(5);
+/// How often the number of revocations in Redis is compared: someone may have deleted them there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// When the list has to be loaded, and whether the hubs wait for it.
+#[derive(Default)]
+pub(super) struct RevocationLoader {
+    due: Notify,
+    is_loaded: AtomicBool,
+    /// How often the deliveries were held: a list that was requested before the last time does not end it.
+    holds: Mutex<u64>,
+}
+
+impl RevocationLoader {
+    /// Returns whether the list has been loaded since the start.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`BrokerError::NotReady`]: the list has not been loaded since the start.
+    pub(super) fn check_loaded(&self) -> Result<(), BrokerError> {
+        if self.is_loaded() {
+            return Ok(());
+        }
+        let detail = "the list of revocations has not been loaded from redis yet".to_owned();
+        Err(BrokerError::NotReady { problem: "has not loaded the revocations", detail })
+    }
+
+    /// Has the list loaded.
+    pub(super) fn request(&self) {
+        self.due.notify_one();
+    }
+}
+
+impl RedisContext {
+    /// Holds the deliveries of all hubs until the list has been loaded. The caller requests that, now or when it is possible.
+    pub(super) fn hold_deliveries(&self) {
+        let mut holds = self.revocations.holds.lock();
+        *holds += 1;
+        self.deliver.revocations().hold();
+    }
+
+    /// Lets the hubs deliver again, unless their deliveries have been held once more after `holds` times.
+    fn release_deliveries(&self, holds: u64) {
+        let current = self.revocations.holds.lock();
+        if *current == holds {
+            self.deliver.release_deliveries();
+        }
+    }
+}
+
+/// Stores revocations, adds them to the list of this instance, and has all live nodes obey them. Returns those that have not
+/// confirmed.
+pub(super) async fn revoke(
+    context: &RedisContext,
+    revocations: Vec<Revocation>,
+    limit: Duration,
+) -> Result<Vec<NodeIdentity>, BrokerError> {
+    let deadline = Instant::now() + limit;
+    // The answers of the nodes need a part of the time, too.
+    let stored = timeout(limit / 2, store(context, &revocations)).await;
+    stored.unwrap_or_else(|_| Err(unavailable("redis has not stored them in time")))?;
+    context.deliver.add_revocations(revocations.clone())?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match survey::run_survey(context, SurveyQuestion::Revoked(revocations), left).await {
+        Ok(result) => Ok(result.unreachable),
+        // Not even this node has confirmed it.
+        Err(_) => {
+            let others = context.nodes.live_nodes().into_iter().map(|node| node.identity);
+            Ok([context.deliver.node()].into_iter().chain(others).collect())
+        }
+    }
+}
+
+/// Loads the list when it is due, forever.
+pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
+    loop {
+        // Deliveries that are held meanwhile wait for this attempt or the next one.
+        let due = timeout(CHECK_INTERVAL, context.revocations.due.notified()).await;
+        if due.is_err() && !is_incomplete_in_redis(&context).await {
+            continue;
+        }
+        let mut give_up = Some(Instant::now() + MAX_HOLD);
+        loop {
+            let holds = *context.revocations.holds.lock();
+            match synchronize(&context).await {
+                Ok(()) => {
+                    context.revocations.is_loaded.store(true, Ordering::Relaxed);
+                    context.release_deliveries(holds);
+                    break;
+                }
+                Err(error) if context.revocations.is_loaded() && give_up.is_some_and(|at| Instant::now() >= at) => {
+                    log::warn!("delivering without the latest revocations error={:?}", error.to_string());
+                    give_up = None;
+                    context.release_deliveries(holds);
+                }
+                Err(error) => log::debug!("could not load revocations error={:?}", error.to_string()),
+            }
+            sleep(RETRY_DELAY).await;
+        }
+    }
+}
+
+/// Returns whether Redis has fewer revocations than this instance.
+async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
+    let own = context.deliver.revocations().entries().len();
+    let mut count = redis::cmd("ZCARD");
+    count.arg(context.names.revocations_key());
+    let Ok(server) = context.server_of_name(context.names.revocations_key()) else { return false };
+    server.query::<usize>(&count, context.timeout).await.is_ok_and(|stored| stored < own)
+}
+
+/// Merges the list in Redis and the one of this instance.
+async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
+    let stored = load(context).await?;
+    let known: HashMap<String, (WallTime, WallTime)> = stored
+        .iter()
+        .map(|revocation| (revocation.target.to_text(), (revocation.issued_before, revocation.expires_at)))
+        .collect();
+    if let Err(error) = context.deliver.add_revocations(stored) {
+        // Whatever has room is obeyed. Without the others this instance is not allowed to deliver.
+        return Err(error.into());
+    }
+    let is_missing = |revocation: &Revocation| {
+        let stored = known.get(&revocation.target.to_text());
+        stored.is_none_or(|(before, until)| *before < revocation.issued_before || *until < revocation.expires_at)
+    };
+    let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
+    if !missing.is_empty() {
+        log::warn!("putting revocations back into redis count={}", missing.len());
+    }
+    for batch in missing.chunks(BATCH) {
+        store(context, batch).await?;
+        // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
+        let question = SurveyQuestion::Revoked(batch.to_vec());
+        survey::announce(context, question, context.timeout).await.map_err(BrokerError::Unavailable)?;
+    }
+    Ok(())
+}
+
+async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(), BrokerError> {
+    let mut call = scripts::REVOKE.call(context.names.revocation_keys());
+    call.arg(context.deliver.revocations().max_entries());
+    for Revocation { target, issued_before, expires_at } in revocations {
+        call.arg(target.to_text()).arg(expires_at.unix_millis());
+        match *issued_before {
+            NEVER => call.arg(""),
+            before => call.arg(before.unix_millis()),
+        };
+    }
+    let is_stored: bool = run_script(context, &call).await?;
+    if is_stored { Ok(()) } else { Err(BrokerError::RevocationsFull) }
+}
+
+/// Reads the list. What is not a revocation is left out: another program has written it.
+async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
+    let mut revocations = Vec::new();
+    loop {
+        let mut call = scripts::REVOCATIONS.call(context.names.revocation_keys());
+        let first = revocations.len();
+        call.arg(first).arg(first + PAGE - 1);
+        let page: Vec<(Vec<u8>, f64, String)> = run_script(context, &call).await?;
+        let count = page.len();
+        revocations.extend(page.into_iter().map(|(target, expiry, before)| read_entry(&target, expiry, &before)));
+        if count < PAGE {
+            return Ok(revocations.into_iter().flatten().collect());
+        }
+    }
+}
+
+fn read_entry(target: &[u8], expiry: f64, before: &str) -> Option<Revocation> {
+    let target = RevocationTarget::parse(std::str::from_utf8(target).ok()?)?;
+    let issued_before = if before.is_empty() { NEVER } else { WallTime::from_unix_millis(before.parse().ok()?) };
+    Some(Revocation { target, issued_before, expires_at: WallTime::from_unix_millis(expiry as i64) })
+}
+
+async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {
+    let server = context.server_of_name(context.names.revocations_key())?;
+    server.query(call, context.timeout).await.map_err(|error| unavailable(&error))
+}
+
+fn unavailable(problem: &str) -> BrokerError {
+    BrokerError::Unavailable(format!("revocations: {problem}"))
+}
