@@ -204,6 +204,7 @@ impl Components {
             broker,
             hubs,
             revocations,
+            readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
             ticket_rates: rates(limits.tickets_per_second),

@@ -23,6 +23,7 @@ async fn subscribers_whose_connections_are_cut_recover_or_lose_what_was_publishe
     let losses = |kind: &str| ["lost", "doubled"].map(|what| findings[kind][what].as_u64().unwrap());
     assert_eq!(losses("recovering"), [0, 0], "{findings}");
     assert!(losses("plain")[0] > 0, "{findings}");
+    assert_eq!(findings["readiness"], json!({"hubs": 1, "not_ready": null, "no_answer": null}), "{findings}");
 }
 
 #[actix_rt::test]
@@ -32,6 +33,9 @@ async fn history_that_ends_with_its_hub_is_reported_as_missed_and_told() {
     assert!(findings["recovering"]["missed_and_told"].as_u64().unwrap() > 0, "{findings}");
     assert!(findings["refused"]["connection refused"].as_u64().unwrap() > 0, "{findings}");
     assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 1.0, "{findings}");
+    let no_answer = &findings["readiness"]["no_answer"];
+    assert_eq!(no_answer["hubs"], 1, "{findings}");
+    assert!(no_answer["longest_seconds"].as_f64().unwrap() >= 1.0, "{findings}");
 }
 
 #[actix_rt::test]
@@ -40,11 +44,21 @@ async fn killed_redis_costs_publishers_errors_and_recovering_subscribers_nothing
     assert_eq!([&findings["disconnected"], &findings["new_epochs"]], [0, 0], "{findings}");
     assert!(findings["refused"]["error 100"].as_u64().unwrap() > 0, "{findings}");
     assert!(findings["publish_outage_seconds"].as_f64().unwrap() >= 3.0, "{findings}");
+    let not_ready = &findings["readiness"]["not_ready"];
+    assert_eq!(not_ready["hubs"], 2, "{findings}");
+    assert!(not_ready["longest_seconds"].as_f64().unwrap() >= 2.5, "{findings}");
     assert_eq!(
         ["lost", "doubled", "missed_and_told"].map(|what| &findings["recovering"][what]),
         [0, 0, 0],
         "{findings}"
     );
+}
+
+#[actix_rt::test]
+async fn network_to_redis_is_cut_for_hubs_but_not_between_redis_servers() {
+    let findings = findings_of("--form cluster --only redis-cut").await;
+    assert_eq!([&findings["disconnected"], &findings["recovering"]["lost"]], [0, 0], "{findings}");
+    assert!(findings["readiness"]["not_ready"]["hubs"].as_u64() > Some(0), "{findings}");
 }
 
 #[actix_rt::test]
@@ -58,7 +72,7 @@ async fn table_has_a_row_for_each_cell_in_markdown_and_leaves_no_files() {
     let start =
         "| the network between clients and a hub | all connections cut (`client-cut`) | one hub, memory broker |";
     assert!(output.status.success() && row.starts_with(start), "{text}");
-    assert_eq!(row.matches(" | ").count(), 5, "{row}");
+    assert_eq!(row.matches(" | ").count(), 6, "{row}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "files are left");
 }
 

@@ -1,5 +1,5 @@
-//! The conformance suite of the brokers. The behaviours under `every_broker` run against every form of broker: memory and
-//! Redis. All other tests are about one kind of broker.
+//! The conformance suite of the brokers. The behaviours under `every_broker` run against every form of broker: memory, and
+//! each form of Redis. All other tests are about one kind of broker.
 
 mod bus;
 mod cluster;
@@ -21,7 +21,9 @@ mod tickets;
 mod tls;
 
 use fixture::{memory_instance, redis_instance, several_servers_instance, unix_socket_instance};
-use futures_util::future::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use crate::support::redis::{PrefixedRedis, RedisForm, run_on_parts};
 
 /// Makes each behaviour a test of one kind of broker.
 macro_rules! test_with {
@@ -35,18 +37,23 @@ macro_rules! test_with {
     };
 }
 
-/// Makes the behaviours one test.
-macro_rules! on_a_cluster {
-    ($($file:ident::$behaviour:ident)*) => {
+/// Makes the behaviours one test over a form of Redis that takes seconds to start.
+macro_rules! one_test_with {
+    ($test:ident = $redis:expr; $($file:ident::$behaviour:ident)*) => {
         #[tokio::test]
-        async fn every_broker_behaviour_holds_over_a_cluster() {
-            fixture::run_on_a_cluster(vec![
-                $((stringify!($behaviour), |instance| $file::$behaviour(instance).boxed_local()),)*
-            ])
-            .await;
+        async fn $test() {
+            let behaviours: Vec<(&str, Behaviour)> = vec![
+                $((stringify!($behaviour), |redis| {
+                    Box::pin(async { $file::$behaviour(fixture::start_on(redis, |_| ()).await).await })
+                }),)*
+            ];
+            run_on_parts($redis.await, behaviours).await;
         }
     };
 }
+
+/// A test of a broker on this Redis.
+type Behaviour = fn(PrefixedRedis) -> LocalBoxFuture<'static, ()>;
 
 macro_rules! every_broker {
     ($($behaviours:tt)*) => {
@@ -54,7 +61,8 @@ macro_rules! every_broker {
         test_with! { over_redis = super::redis_instance().await; $($behaviours)* }
         test_with! { over_unix_socket = super::unix_socket_instance().await; $($behaviours)* }
         test_with! { over_several_servers = super::several_servers_instance().await; $($behaviours)* }
-        on_a_cluster! { $($behaviours)* }
+        one_test_with! { every_broker_behaviour_holds_with_sentinels = RedisForm::sentinel(); $($behaviours)* }
+        one_test_with! { every_broker_behaviour_holds_over_a_cluster = RedisForm::cluster(); $($behaviours)* }
     };
 }
 

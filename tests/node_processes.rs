@@ -1,7 +1,7 @@
-//! Two and three processes on one Redis: clients and callers of the server API see the same channels on each of them, and lose
-//! nothing when one of them dies.
+//! Two and three processes on one Redis, of each form: clients and callers of the server API see the same channels on each of
+//! them, and lose nothing when one of them dies.
 
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         Client,
         node::{Node, numbered, start_nodes},
         poll_until,
-        redis::{RedisCluster, RedisServer},
+        redis::{PrefixedRedis, RedisForm, run_on_parts},
     },
 };
 
@@ -18,6 +18,63 @@ const HISTORY: &[&str] =
     &["channels.history_size=1000", "limits.publications_per_second=0", "limits.commands_per_second=0"];
 
 const PRESENCE: &[&str] = &["channels.presence=true", "channels.join_leave=true"];
+
+/// A test of nodes on a Redis of any form.
+type Behaviour = fn(PrefixedRedis) -> LocalBoxFuture<'static, ()>;
+
+/// Makes each behaviour a test over one server, and all of them one test over each other form, which takes seconds to start.
+macro_rules! every_form {
+    ($($behaviour:ident)*) => {
+        mod over_one_server {
+            use super::{PrefixedRedis, RedisForm};
+
+            $(#[actix_rt::test]
+            async fn $behaviour() {
+                super::$behaviour(PrefixedRedis::whole(RedisForm::one_server().await)).await;
+            })*
+        }
+
+        /// Tests all behaviours on a form of Redis that takes seconds to start.
+        async fn check_all(redis: RedisForm) {
+            let behaviours: Vec<(&str, Behaviour)> =
+                vec![$((stringify!($behaviour), |redis| Box::pin($behaviour(redis))),)*];
+            run_on_parts(redis, behaviours).await;
+        }
+    };
+}
+
+every_form! {
+    history_is_the_same_on_every_node_and_is_removed_on_all
+    subscribers_of_all_nodes_see_one_order_of_publications_from_all_nodes
+    client_of_a_killed_node_recovers_on_another_exactly_what_it_missed
+    stopping_node_closes_with_3001_and_its_client_recovers_on_another
+    frozen_node_delivers_everything_in_order_when_it_continues
+    deltas_apply_on_another_node_live_and_after_a_recovery
+    tag_filters_select_publications_of_another_node_live_and_recovered
+    idempotency_keys_and_versions_hold_on_all_nodes
+    excluded_client_of_another_node_receives_only_the_other_publications
+    cache_mode_sends_the_newest_publication_of_any_node
+    server_api_of_one_node_subscribes_and_disconnects_clients_of_others
+    killed_node_disappears_from_info_and_leaves_nothing_in_redis
+    presence_of_a_killed_node_ends_as_soon_as_the_others_know
+    presence_of_killed_nodes_leaves_redis_within_its_time_to_live
+    clients_of_a_killed_node_are_present_in_none_of_its_channels
+}
+
+#[actix_rt::test]
+async fn every_behaviour_holds_over_several_servers() {
+    check_all(RedisForm::several_servers().await).await;
+}
+
+#[actix_rt::test]
+async fn every_behaviour_holds_with_sentinels() {
+    check_all(RedisForm::sentinel().await).await;
+}
+
+#[actix_rt::test]
+async fn every_behaviour_holds_over_a_cluster() {
+    check_all(RedisForm::cluster().await).await;
+}
 
 /// Publishes the numbers one after another, on each node in turn.
 async fn publish_in_turn(nodes: &[Node], numbers: std::ops::RangeInclusive<u64>) {
@@ -46,9 +103,7 @@ fn same(numbers: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64)> {
     numbers.map(|number| (number, number)).collect()
 }
 
-#[actix_rt::test]
-async fn history_is_the_same_on_every_node_and_is_removed_on_all() {
-    let redis = RedisServer::start().await;
+async fn history_is_the_same_on_every_node_and_is_removed_on_all(redis: PrefixedRedis) {
     let nodes = start_nodes::<3>(&redis, &["channels.history_size=10"]).await;
     publish_in_turn(&nodes, 1..=15).await;
     let mut tops = Vec::new();
@@ -70,9 +125,7 @@ async fn history_is_the_same_on_every_node_and_is_removed_on_all() {
     }
 }
 
-#[actix_rt::test]
-async fn subscribers_of_all_nodes_see_one_order_of_publications_from_all_nodes() {
-    let redis = RedisServer::start().await;
+async fn subscribers_of_all_nodes_see_one_order_of_publications_from_all_nodes(redis: PrefixedRedis) {
     let nodes = start_nodes::<3>(&redis, HISTORY).await;
     let mut clients = Vec::new();
     for node in &nodes {
@@ -95,9 +148,7 @@ async fn subscribers_of_all_nodes_see_one_order_of_publications_from_all_nodes()
     }
 }
 
-#[actix_rt::test]
-async fn client_of_a_killed_node_recovers_on_another_exactly_what_it_missed() {
-    let redis = RedisServer::start().await;
+async fn client_of_a_killed_node_recovers_on_another_exactly_what_it_missed(redis: PrefixedRedis) {
     let mut nodes = start_nodes::<3>(&redis, HISTORY).await;
     let mut ann = nodes[0].connect("ann").await;
     let reply = ann.subscribe_with("news", json!({"recoverable": true})).await;
@@ -123,9 +174,7 @@ async fn client_of_a_killed_node_recovers_on_another_exactly_what_it_missed() {
     }
 }
 
-#[actix_rt::test]
-async fn stopping_node_closes_with_3001_and_its_client_recovers_on_another() {
-    let redis = RedisServer::start().await;
+async fn stopping_node_closes_with_3001_and_its_client_recovers_on_another(redis: PrefixedRedis) {
     let [one, two] = start_nodes(&redis, HISTORY).await;
     let mut ann = one.connect("ann").await;
     let reply = ann.subscribe_with("news", json!({"recoverable": true})).await;
@@ -153,9 +202,7 @@ async fn stopping_node_closes_with_3001_and_its_client_recovers_on_another() {
     assert_eq!(one.wait_for_exit().code, Some(0));
 }
 
-#[actix_rt::test]
-async fn frozen_node_delivers_everything_in_order_when_it_continues() {
-    let redis = RedisServer::start().await;
+async fn frozen_node_delivers_everything_in_order_when_it_continues(redis: PrefixedRedis) {
     let nodes = start_nodes::<2>(&redis, &[HISTORY, &["server.ping_interval=60s"]].concat()).await;
     let mut ann = nodes[0].connect("ann").await;
     ann.subscribe_with("news", json!({"positioned": true})).await;
@@ -165,9 +212,7 @@ async fn frozen_node_delivers_everything_in_order_when_it_continues() {
     assert_eq!(receive_all(&mut ann, 500).await, same(1..=500));
 }
 
-#[actix_rt::test]
-async fn deltas_apply_on_another_node_live_and_after_a_recovery() {
-    let redis = RedisServer::start().await;
+async fn deltas_apply_on_another_node_live_and_after_a_recovery(redis: PrefixedRedis) {
     let settings = [HISTORY, &["channels.allowed_delta_types=[\"fossil\"]", "channels.delta_publish=true"]].concat();
     let nodes = start_nodes::<2>(&redis, &settings).await;
     let publish = async |number: u64| nodes[number as usize % 2].publish("news", data(number)).await;
@@ -195,9 +240,7 @@ async fn deltas_apply_on_another_node_live_and_after_a_recovery() {
     assert!(reader.deltas >= 4, "{}", reader.deltas);
 }
 
-#[actix_rt::test]
-async fn tag_filters_select_publications_of_another_node_live_and_recovered() {
-    let redis = RedisServer::start().await;
+async fn tag_filters_select_publications_of_another_node_live_and_recovered(redis: PrefixedRedis) {
     let nodes = start_nodes::<2>(&redis, HISTORY).await;
     let publish = async |number: u64| {
         let tags = json!({"city": if number.is_multiple_of(3) { "bern" } else { "rome" }});
@@ -215,9 +258,7 @@ async fn tag_filters_select_publications_of_another_node_live_and_recovered() {
     assert_eq!((&reply["recovered"], numbered(&reply["publications"])), (&json!(true), vec![(3, 3), (6, 6), (9, 9)]));
 }
 
-#[actix_rt::test]
-async fn idempotency_keys_and_versions_hold_on_all_nodes() {
-    let redis = RedisServer::start().await;
+async fn idempotency_keys_and_versions_hold_on_all_nodes(redis: PrefixedRedis) {
     let nodes = start_nodes::<3>(&redis, HISTORY).await;
     let mut ann = nodes[2].connect("ann").await;
     ann.subscribe_with("news", json!({"positioned": true})).await;
@@ -231,9 +272,7 @@ async fn idempotency_keys_and_versions_hold_on_all_nodes() {
     assert_eq!(nodes[0].read_history("news").await, same(1..=3));
 }
 
-#[actix_rt::test]
-async fn excluded_client_of_another_node_receives_only_the_other_publications() {
-    let redis = RedisServer::start().await;
+async fn excluded_client_of_another_node_receives_only_the_other_publications(redis: PrefixedRedis) {
     let nodes = start_nodes::<2>(&redis, HISTORY).await;
     let (mut ann, connect) = nodes[0].connect_with_claims(json!({"sub": "ann", "exp": 60})).await;
     let mut bob = nodes[0].connect("bob").await;
@@ -246,9 +285,7 @@ async fn excluded_client_of_another_node_receives_only_the_other_publications() 
     assert_eq!(receive_all(&mut bob, 2).await, same(1..=2));
 }
 
-#[actix_rt::test]
-async fn cache_mode_sends_the_newest_publication_of_any_node() {
-    let redis = RedisServer::start().await;
+async fn cache_mode_sends_the_newest_publication_of_any_node(redis: PrefixedRedis) {
     let cache = ["channels.force_recovery=true", "channels.force_recovery_mode=cache"];
     let nodes = start_nodes::<2>(&redis, &[HISTORY, &cache].concat()).await;
     publish_in_turn(&nodes, 1..=9).await;
@@ -259,9 +296,7 @@ async fn cache_mode_sends_the_newest_publication_of_any_node() {
     }
 }
 
-#[actix_rt::test]
-async fn server_api_of_one_node_subscribes_and_disconnects_clients_of_others() {
-    let redis = RedisServer::start().await;
+async fn server_api_of_one_node_subscribes_and_disconnects_clients_of_others(redis: PrefixedRedis) {
     let nodes = start_nodes::<3>(&redis, HISTORY).await;
     publish_in_turn(&nodes, 1..=4).await;
     let epoch = nodes[0].call("history", json!({"channel": "news"})).await["epoch"].clone();
@@ -281,9 +316,7 @@ async fn server_api_of_one_node_subscribes_and_disconnects_clients_of_others() {
     }
 }
 
-#[actix_rt::test]
-async fn killed_node_disappears_from_info_and_leaves_nothing_in_redis() {
-    let redis = RedisServer::start().await;
+async fn killed_node_disappears_from_info_and_leaves_nothing_in_redis(redis: PrefixedRedis) {
     let mut nodes = start_nodes::<3>(&redis, &["broker.redis.heartbeat_interval=500ms"]).await;
     let (_ann, _bob) =
         (nodes[0].connect_subscriber("ann", "news").await, nodes[1].connect_subscriber("bob", "news").await);
@@ -294,13 +327,11 @@ async fn killed_node_disappears_from_info_and_leaves_nothing_in_redis() {
         assert_eq!((info["nodes"].as_array().unwrap().len(), &info["unreachable"]), (2, &Value::Null), "{info}");
         assert_eq!(node.call("channels", json!({})).await, json!({"channels": {"news": {"num_clients": 1}}}));
     }
-    let subscribed = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "wardcast:replies:*"]).await.len();
+    let subscribed = async || redis.subscribed_channels("replies:*").await.len();
     poll_until("only the living nodes are subscribed", async || subscribed().await == 2).await;
 }
 
-#[actix_rt::test]
-async fn presence_of_a_killed_node_ends_as_soon_as_the_others_know() {
-    let redis = RedisServer::start().await;
+async fn presence_of_a_killed_node_ends_as_soon_as_the_others_know(redis: PrefixedRedis) {
     // Longer than the test takes.
     let settings = [PRESENCE, &["broker.redis.heartbeat_interval=500ms", "broker.presence_ttl=120s"]].concat();
     let mut nodes = start_nodes::<2>(&redis, &settings).await;
@@ -315,27 +346,21 @@ async fn presence_of_a_killed_node_ends_as_soon_as_the_others_know() {
     nodes[1].wait_for_nodes(1).await;
 }
 
-#[actix_rt::test]
-async fn presence_of_killed_nodes_leaves_redis_within_its_time_to_live() {
-    let redis = RedisServer::start().await;
+async fn presence_of_killed_nodes_leaves_redis_within_its_time_to_live(redis: PrefixedRedis) {
     let mut nodes = start_nodes::<2>(&redis, &[PRESENCE, &["broker.presence_ttl=2s"]].concat()).await;
     let clients = join_all(nodes.iter().map(|node| node.connect_subscriber("ann", "news"))).await;
-    let kept = async || redis.run::<Vec<String>>(&["KEYS", "wardcast:[pe]:*"]).await;
+    let kept = async || redis.keys("[pe]:*").await;
     assert!(!kept().await.is_empty());
     nodes.iter_mut().for_each(Node::kill);
     poll_until("nothing of presence is left", async || kept().await.is_empty()).await;
     drop(clients);
 }
 
-/// On whatever Redis, both nodes see the clients of both, until one is killed.
-async fn check_presence_and_a_killed_node(settings: &[&str]) {
+async fn clients_of_a_killed_node_are_present_in_none_of_its_channels(redis: PrefixedRedis) {
+    // So many that each server has some.
     const CHANNELS: usize = 12;
-    let more = ["broker.type=redis", "broker.redis.heartbeat_interval=500ms", "broker.presence_ttl=120s"];
-    let settings = [PRESENCE, &more, settings].concat();
-    let mut nodes = join_all([(); 2].map(|()| Node::start_with(&settings))).await;
-    for node in &nodes {
-        node.wait_for_nodes(2).await;
-    }
+    let settings = [PRESENCE, &["broker.redis.heartbeat_interval=500ms", "broker.presence_ttl=120s"]].concat();
+    let mut nodes = start_nodes::<2>(&redis, &settings).await;
     let names: Vec<String> = (0..CHANNELS).map(|number| format!("room-{number}")).collect();
     let mut clients = Vec::new();
     for name in &names {
@@ -353,19 +378,4 @@ async fn check_presence_and_a_killed_node(settings: &[&str]) {
     for name in &names {
         poll_until("nobody is present", async || nodes[1].present_users(name).await.is_empty()).await;
     }
-}
-
-#[actix_rt::test]
-async fn clients_of_a_killed_node_are_not_present_any_more_on_a_cluster() {
-    let cluster = RedisCluster::start().await;
-    let url = format!("broker.redis.cluster.urls=[\"redis://{}\"]", cluster.addresses()[4]);
-    check_presence_and_a_killed_node(&[&url]).await;
-}
-
-#[actix_rt::test]
-async fn clients_of_a_killed_node_are_not_present_any_more_on_several_servers() {
-    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
-    let urls = servers.each_ref().map(RedisServer::url);
-    let urls = format!("broker.redis.urls={urls:?}");
-    check_presence_and_a_killed_node(&[&urls]).await;
 }

@@ -8,6 +8,7 @@ use actix_web::{
     web::Data,
 };
 use futures_util::future::join;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -17,11 +18,55 @@ use crate::broker::BrokerError;
 /// A part that has not answered within this time is not ready.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The health of a part of the instance.
 #[derive(Serialize)]
 struct ComponentHealth {
     name: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    /// The cause for the log. Anyone may call the endpoint, and a cause names, for example, the address of Redis.
+    #[serde(skip)]
+    cause: Option<String>,
+}
+
+impl ComponentHealth {
+    fn new(name: &'static str, problem: Option<String>) -> Self {
+        Self { name, problem, cause: None }
+    }
+}
+
+/// Logs the readiness when it changes, however often it is asked for.
+#[derive(Default)]
+pub struct ReadinessLog {
+    /// The problem of each part that was not ready at the last request.
+    problems: Mutex<Vec<(&'static str, String)>>,
+}
+
+impl ReadinessLog {
+    fn record(&self, parts: &[ComponentHealth]) {
+        for line in self.changes(parts) {
+            match line {
+                Some(line) => log::warn!("not ready {line}"),
+                None => log::info!("ready again"),
+            }
+        }
+    }
+
+    /// Returns what to log: a line for each part with another problem than before; `None`: the last problem has ended.
+    fn changes(&self, parts: &[ComponentHealth]) -> Vec<Option<String>> {
+        let problem_of = |part: &ComponentHealth| part.problem.clone().map(|problem| (part.name, problem));
+        let problems: Vec<_> = parts.iter().filter_map(problem_of).collect();
+        let before = std::mem::replace(&mut *self.problems.lock(), problems.clone());
+        if problems.is_empty() {
+            return if before.is_empty() { Vec::new() } else { vec![None] };
+        }
+        let is_new = |part: &&ComponentHealth| problem_of(part).is_some_and(|problem| !before.contains(&problem));
+        let line = |part: &ComponentHealth| {
+            let error = part.cause.as_ref().or(part.problem.as_ref());
+            format!("part={} error={:?}", part.name, error.map_or("", String::as_str))
+        };
+        parts.iter().filter(is_new).map(|part| Some(line(part))).collect()
+    }
 }
 
 /// `GET /health/live`: 200 whenever the process can answer.
@@ -33,11 +78,13 @@ pub(super) async fn live() -> HttpResponse {
 pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
     if context.stop.phase() > StopPhase::Running {
         // At once: a load balancer has to know before the listener closes, and a broker may take long to answer.
-        return respond(&[ComponentHealth { name: "server", problem: Some("is stopping".to_owned()) }]);
+        return respond(&[ComponentHealth::new("server", Some("is stopping".to_owned()))]);
     }
-    let server = ComponentHealth { name: "server", problem: None };
+    let server = ComponentHealth::new("server", None);
     let (hubs, broker) = join(check("hubs", check_hubs(&context)), check("broker", check_broker(&context))).await;
-    respond(&[server, hubs, broker])
+    let parts = [server, hubs, broker];
+    context.readiness_log.record(&parts);
+    respond(&parts)
 }
 
 fn respond(parts: &[ComponentHealth]) -> HttpResponse {
@@ -50,21 +97,24 @@ fn respond(parts: &[ComponentHealth]) -> HttpResponse {
     response.insert_header((CACHE_CONTROL, "no-store")).json(serde_json::json!({"status": status, "parts": parts}))
 }
 
-async fn check(name: &'static str, checked: impl Future<Output = Result<(), String>>) -> ComponentHealth {
+/// The problem of a part, and its cause if that is for the log only.
+type Problem = (String, Option<String>);
+
+async fn check(name: &'static str, checked: impl Future<Output = Result<(), Problem>>) -> ComponentHealth {
     let result = timeout(HEALTH_CHECK_TIMEOUT, checked).await;
-    ComponentHealth { name, problem: result.unwrap_or_else(|_| Err("does not respond".to_owned())).err() }
+    let (problem, cause) = result.unwrap_or_else(|_| Err(("does not respond".to_owned(), None))).err().unzip();
+    ComponentHealth { name, problem, cause: cause.flatten() }
 }
 
-async fn check_hubs(context: &HttpContext) -> Result<(), String> {
-    if context.hubs.all_respond().await { Ok(()) } else { Err("a hub does not respond".to_owned()) }
+async fn check_hubs(context: &HttpContext) -> Result<(), Problem> {
+    if context.hubs.all_respond().await { Ok(()) } else { Err(("a hub does not respond".to_owned(), None)) }
 }
 
-async fn check_broker(context: &HttpContext) -> Result<(), String> {
+async fn check_broker(context: &HttpContext) -> Result<(), Problem> {
     context.broker.check_ready().await.map_err(|error| {
-        // The cause is only in the log: anyone may call this endpoint, and the cause names Redis' address.
-        log::warn!("broker is not ready error={:?}", error.to_string());
+        let cause = error.to_string();
         let problem = if let BrokerError::NotReady { problem, .. } = error { problem } else { "is not ready" };
-        format!("{problem}; see the log of this instance")
+        (format!("{problem}; see the log of this instance"), Some(cause))
     })
 }
 
@@ -75,5 +125,32 @@ pub(super) async fn metrics(context: Data<HttpContext>) -> HttpResponse {
             .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
             .body(text),
         Err(_) => HttpResponse::InternalServerError().finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_logged_when_it_changes() {
+        let log = ReadinessLog::default();
+        let changes = |hubs: Option<&str>, broker: Option<(&str, &str)>| {
+            let broker = broker.map(|(problem, cause)| (problem.to_owned(), cause.to_owned()));
+            let (problem, cause) = broker.unzip();
+            let hubs = ComponentHealth::new("hubs", hubs.map(str::to_owned));
+            log.changes(&[hubs, ComponentHealth { name: "broker", problem, cause }])
+        };
+        let line = |line: &str| Some(line.to_owned());
+        assert_eq!(changes(None, None), []);
+        let refused = Some(("cannot publish", "refused by 10.0.0.1"));
+        assert_eq!(changes(None, refused), [line("part=broker error=\"refused by 10.0.0.1\"")]);
+        assert_eq!(changes(None, refused), []);
+        assert_eq!(changes(None, Some(("cannot publish", "refused after 3 s"))), [], "the same problem");
+        assert_eq!(changes(Some("stuck"), refused), [line("part=hubs error=\"stuck\"")]);
+        assert_eq!(changes(Some("stuck"), Some(("deaf", "silent"))), [line("part=broker error=\"silent\"")]);
+        assert_eq!(changes(None, Some(("deaf", "silent"))), []);
+        assert_eq!(changes(None, None), [None]);
+        assert_eq!(changes(None, None), []);
     }
 }

@@ -40,6 +40,7 @@ use crate::{
 
 pub use body::{BodyLimit, RequestBody};
 pub use error::HttpError;
+pub use health::ReadinessLog;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
 
@@ -67,6 +68,8 @@ pub struct HttpContext {
     pub hubs: Arc<Hubs>,
     /// The revocations of this instance, to which a logout adds.
     pub revocations: Arc<Revocations>,
+    /// Logs changes of the readiness.
+    pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
     /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).

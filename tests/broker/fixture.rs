@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, LocalBoxFuture};
+use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use wardcast::{
     broker::{
@@ -29,7 +29,7 @@ use wardcast::{
 pub use crate::support::events::wait_until;
 use crate::support::{
     events,
-    redis::{RedisCluster, RedisServer},
+    redis::{PrefixedRedis, RedisForm, RedisServer},
     trace_log,
 };
 
@@ -39,6 +39,8 @@ pub const TICKETS: usize = 100;
 pub const HISTORY_BYTES: usize = 1 << 20;
 /// `limits.idempotency_keys` of [`memory_instance`].
 pub const KEYS: usize = 100;
+/// Where no Redis is.
+pub const ELSEWHERE: &str = "redis://127.0.0.1:1";
 /// `broker.redis.timeout` of all instances over Redis.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 /// Keeps five publications for a minute, and the position for an hour.
@@ -145,8 +147,8 @@ pub struct Instance {
     pub metrics: Arc<Metrics>,
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
-    /// Redis, which stops when the instance is dropped.
-    redis: Arc<Vec<RedisServer>>,
+    /// Redis, which stops when the last instance on it is dropped. `None`: there is none, or it belongs to the test.
+    redis: Option<PrefixedRedis>,
 }
 
 /// An instance with the memory broker.
@@ -156,49 +158,35 @@ pub fn memory_instance() -> Instance {
         Limits { tickets: TICKETS, history_bytes: HISTORY_BYTES, idempotency_keys: KEYS, ..Config::default().limits };
     let clock = Clock::default();
     let broker = Arc::new(MemoryBroker::new(hubs.clone(), &limits, clock.clone()));
-    Instance { broker, hubs, metrics: Arc::default(), clock, redis: Arc::default() }
+    Instance { broker, hubs, metrics: Arc::default(), clock, redis: None }
 }
 
 /// An instance with its own Redis.
 pub async fn redis_instance() -> Instance {
-    let server = RedisServer::start().await;
-    let instance = start_ready_broker(&server.url()).await;
-    Instance { redis: Arc::new(vec![server]), ..instance }
+    start_on(PrefixedRedis::whole(RedisForm::one_server().await), |_| ()).await
 }
 
 /// An instance with its own Redis, which it reaches over a unix socket.
 pub async fn unix_socket_instance() -> Instance {
     let server = RedisServer::start().await;
-    let instance = start_ready_broker(&server.unix_url()).await;
-    Instance { redis: Arc::new(vec![server]), ..instance }
+    let url = server.unix_url();
+    let redis = PrefixedRedis::whole(RedisForm::OneServer(server));
+    start_on(redis, |config| config.url = Secret::new(url)).await
 }
 
 /// An instance with three Redis servers, among which it spreads the channels.
 pub async fn several_servers_instance() -> Instance {
-    let servers = vec![RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
-    let instance = start_broker_with("", |config| config.urls = urls(&servers));
-    instance.wait_until_ready().await;
-    Instance { redis: Arc::new(servers), ..instance }
+    start_on(PrefixedRedis::whole(RedisForm::several_servers().await), |_| ()).await
 }
 
-/// A test of a broker.
-pub type Behaviour = fn(Instance) -> LocalBoxFuture<'static, ()>;
-
-/// Runs behaviours one after the other on one Cluster, because that takes seconds to start; each has a prefix of its own.
-pub async fn run_on_a_cluster(behaviours: Vec<(&'static str, Behaviour)>) {
-    let mut cluster = RedisCluster::start().await;
-    let node = Secret::new(format!("redis://{}", cluster.addresses()[0]));
-    let _replicas = cluster.nodes.split_off(3);
-    let masters = Arc::new(cluster.nodes);
-    for (number, (name, behaviour)) in behaviours.into_iter().enumerate() {
-        println!("{name}");
-        let instance = start_broker_with("", |config| {
-            config.cluster.urls = vec![node.clone()];
-            config.prefix = format!("wardcast-{number}");
-        });
-        instance.wait_until_ready().await;
-        behaviour(Instance { redis: masters.clone(), ..instance }).await;
-    }
+/// A ready instance on this Redis.
+pub async fn start_on(redis: PrefixedRedis, change: impl FnOnce(&mut RedisConfig)) -> Instance {
+    let instance = start_broker_with(ELSEWHERE, |config| {
+        redis.configure(config);
+        change(config);
+    });
+    instance.wait_until_ready().await;
+    Instance { redis: Some(redis), ..instance }
 }
 
 /// The value for `broker.redis.urls`.
@@ -238,7 +226,7 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
     let (hubs, metrics) = (Arc::new(RecordingHubs::default()), Arc::new(Metrics::default()));
     let clock = Clock::default();
     let broker = RedisBroker::start(&config, 16 << 20, hubs.clone(), clock.clone(), metrics.clone()).unwrap();
-    Instance { broker, hubs, metrics, clock, redis: Arc::default() }
+    Instance { broker, hubs, metrics, clock, redis: None }
 }
 
 impl Instance {
@@ -281,7 +269,7 @@ impl Instance {
     /// Lets time pass, also in the instance's own Redis.
     pub fn advance_clock(&self, by: Duration) {
         self.clock.advance(by);
-        self.redis.iter().for_each(|server| server.advance_clock(by));
+        self.redis.iter().for_each(|redis| redis.advance_clock(by));
     }
 
     /// The publications received so far.

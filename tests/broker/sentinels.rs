@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wardcast::config::{RedisConfig, Secret};
 
-use super::fixture::{Instance, start_broker_with, start_ready_broker, wait_until_delivered};
+use super::fixture::{ELSEWHERE, Instance, start_broker_with, start_ready_broker, wait_until_delivered};
 use crate::support::{
     mark_secret, poll_until,
     redis::{RedisServer, SentinelOptions, SentinelTrio, start_sentinel},
     tls::Authority,
 };
-
-/// Where no Redis is.
-const ELSEWHERE: &str = "redis://127.0.0.1:1";
 
 /// An instance that asks these sentinels.
 fn start_with_sentinels(urls: &[String], change: impl FnOnce(&mut RedisConfig)) -> Instance {

@@ -93,3 +93,19 @@ fn health_fails_in_time_when_the_hub_does_not_answer() {
     let bind = format!("server.bind={}", silent.local_addr().unwrap());
     run(&mut wardcast(&["health", "--set", &bind])).assert_failed_with(&["no response within 4 s"]);
 }
+
+#[test]
+fn unready_hub_logs_its_reason_once_however_often_it_is_asked() {
+    // Nothing listens there.
+    let mut hub = Process::start(&mut wardcast(
+        &[&LOOPBACK[..], &["--set", "broker.type=redis", "--set", "broker.redis.url=redis://127.0.0.1:1"]].concat(),
+    ));
+    let address = hub.banner().address;
+    for _ in 0..3 {
+        let asked = run(&mut wardcast(&["health", "--url", &format!("http://{address}/health/ready")]));
+        asked.assert_failed_with(&["503"]);
+    }
+    let log = hub.kill();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("not ready")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("not ready part=broker error=\"broker not ready: "), "{lines:?}");
+}

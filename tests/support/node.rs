@@ -9,7 +9,7 @@ use wardcast::clock::Clock;
 use super::{
     API_KEY, SECRET, TestHub, config, http, poll_until,
     process::{Process, ProcessResult, wardcast},
-    redis::RedisServer,
+    redis::PrefixedRedis,
 };
 
 const SIGTERM: u32 = 15;
@@ -24,16 +24,12 @@ pub struct Node {
 
 impl Node {
     /// Starts a node on this Redis with these settings (`key=value`) and waits until it is ready.
-    pub async fn start(redis: &RedisServer, settings: &[&str]) -> Self {
-        let url = format!("broker.redis.url={}", redis.url());
-        Self::start_with(&[&["broker.type=redis", &url], settings].concat()).await
-    }
-
-    /// Starts a node with exactly these settings and waits until it is ready.
-    pub async fn start_with(settings: &[&str]) -> Self {
+    pub async fn start(redis: &PrefixedRedis, settings: &[&str]) -> Self {
+        let redis = redis.settings();
+        let settings = redis.iter().map(String::as_str).chain(settings.iter().copied());
         let (secret, key) = (format!("auth.hmac_secret={SECRET}"), format!("api.key={API_KEY}"));
         let mut arguments = vec!["serve"];
-        for setting in ["server.bind=127.0.0.1:0", "server.workers=2", &secret, &key].iter().chain(settings) {
+        for setting in ["server.bind=127.0.0.1:0", "server.workers=2", &secret, &key].into_iter().chain(settings) {
             arguments.extend(["--set", setting]);
         }
         let mut process = Process::start(&mut wardcast(&arguments));
@@ -109,7 +105,7 @@ impl Deref for Node {
 }
 
 /// Starts nodes on this Redis, and waits until each of them knows all of them.
-pub async fn start_nodes<const COUNT: usize>(redis: &RedisServer, settings: &[&str]) -> [Node; COUNT] {
+pub async fn start_nodes<const COUNT: usize>(redis: &PrefixedRedis, settings: &[&str]) -> [Node; COUNT] {
     let nodes = join_all([(); COUNT].map(|()| Node::start(redis, settings))).await;
     for node in &nodes {
         node.wait_for_nodes(COUNT).await;

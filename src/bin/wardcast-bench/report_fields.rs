@@ -198,6 +198,10 @@ const CHAOS_FIELDS: &[(Text, Text)] = &[
     ("    silence_seconds", "the longest time in which a subscriber received nothing"),
     ("    offset_faults", "publications at recovering subscribers whose offset was not the next one"),
     (
+        "    readiness",
+        "answers of {hubs} to /health/ready: {not_ready, no_answer}, each {hubs, after_seconds, longest_seconds} or null",
+    ),
+    (
         "    recovering, plain",
         "sums over these subscribers: {accepted, lost, missed_and_told, doubled, arrived_though_refused}",
     ),

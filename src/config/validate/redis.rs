@@ -119,6 +119,16 @@ fn check_several(config: &Config, errors: &mut ErrorCollector) {
         "broker.redis.partitions",
         format!("must be 1 to {MAX_PARTITIONS}, the number of slots"),
     );
+    let defaults = Config::default().broker.redis;
+    for (list, urls) in [("urls", &redis.urls), ("cluster.urls", &redis.cluster.urls)] {
+        let problem = format!("has no effect beside broker.redis.{list}; remove one of them");
+        errors.require(urls.is_empty() || redis.url == defaults.url, "broker.redis.url", problem);
+    }
+    errors.require(
+        !redis.cluster.urls.is_empty() || redis.partitions == defaults.partitions,
+        "broker.redis.partitions",
+        "has no effect without broker.redis.cluster.urls; name nodes of the cluster there, or remove this key",
+    );
 }
 
 fn check_sentinel(config: &Config, errors: &mut ErrorCollector) {
@@ -138,7 +148,11 @@ fn check_sentinel(config: &Config, errors: &mut ErrorCollector) {
     let remedy = "begin an entry of broker.redis.sentinel.urls with rediss://";
     check_tls("broker.redis.sentinel", &sentinel.tls, remedy, has_tls, errors);
     if sentinel.urls.is_empty() {
-        for (key, is_set) in [("username", sentinel.username.is_some()), ("password", !sentinel.password.is_empty())] {
+        for (key, is_set) in [
+            ("username", sentinel.username.is_some()),
+            ("password", !sentinel.password.is_empty()),
+            ("master_name", sentinel.master_name != Config::default().broker.redis.sentinel.master_name),
+        ] {
             let problem =
                 "has no effect without broker.redis.sentinel.urls; name the sentinels there, or remove this key";
             errors.require(!is_set, &format!("broker.redis.sentinel.{key}"), problem);

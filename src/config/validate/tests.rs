@@ -315,7 +315,8 @@ fn sentinel_keys_that_cannot_work_are_errors() {
     let with = |url: &str| vec![Secret::new("redis://one:26379"), Secret::new(url)];
     let url = "redis://localhost";
     assert_eq!(reported(url, &|sentinel| sentinel.urls = with("rediss://two:26379")), "");
-    let cases: [(&str, &str, Change); 6] = [
+    let cases: [(&str, &str, Change); 7] = [
+        (url, "without broker.redis.sentinel.urls", &|sentinel| sentinel.master_name = "main".to_owned()),
         (url, "sentinel.urls", &|sentinel| sentinel.urls = with("two:26379")),
         (url, "sentinel.master_name", &|sentinel| sentinel.master_name.clear()),
         (url, "sentinel.password", &|sentinel| sentinel.password = Secret::new("secret")),
@@ -351,6 +352,37 @@ fn keys_of_several_servers_and_of_a_cluster_that_cannot_work_are_errors() {
     assert!(both.contains("exclude each other"), "{both}");
     let tls = reported(&|redis| (redis.tls.ca, redis.urls) = (Some("ca.pem".into()), list(&["rediss://one"])));
     assert_eq!(tls, "");
+}
+
+#[test]
+fn keys_of_one_form_of_redis_beside_another_form_are_errors() {
+    type Change<'a> = &'a dyn Fn(&mut crate::config::RedisConfig);
+    let list = || vec![Secret::new("redis://one:1")];
+    let url = || Secret::new("redis://elsewhere");
+    let cases: [(Change, &[&str]); 7] = [
+        (&|redis| (redis.url, redis.urls) = (url(), list()), &["broker.redis.url ", "beside broker.redis.urls"]),
+        (
+            &|redis| (redis.url, redis.cluster.urls) = (url(), list()),
+            &["broker.redis.url ", "beside broker.redis.cluster.urls"],
+        ),
+        (&|redis| redis.partitions = 64, &["broker.redis.partitions ", "without broker.redis.cluster.urls"]),
+        (
+            &|redis| (redis.partitions, redis.urls) = (64, list()),
+            &["broker.redis.partitions ", "without broker.redis.cluster.urls"],
+        ),
+        (&|redis| (redis.partitions, redis.cluster.urls) = (64, list()), &[]),
+        // With sentinels, the URL says how to authenticate to the master.
+        (&|redis| (redis.url, redis.sentinel.urls) = (url(), list()), &[]),
+        (&|redis| (redis.urls, redis.sentinel.urls) = (list(), list()), &["broker.redis ", "exclude each other"]),
+    ];
+    for (change, expected) in cases {
+        let reported = errors(Environment::Development, |config| {
+            config.broker.kind = BrokerKind::Redis;
+            change(&mut config.broker.redis);
+        });
+        assert_eq!(reported.is_empty(), expected.is_empty(), "{expected:?}: {reported}");
+        expected.iter().for_each(|part| assert!(reported.contains(part), "no {part:?} in {reported}"));
+    }
 }
 
 #[test]

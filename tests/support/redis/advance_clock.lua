@@ -1,8 +1,8 @@
 -- Makes everything that is stored older, as if time had passed: the tests need not wait.
--- KEYS: none; it changes all keys
--- ARGV: the time (ms)
-local by = tonumber(ARGV[1])
-for _, key in ipairs(redis.call('KEYS', '*')) do
+-- KEYS: none; it changes all keys with the prefix
+-- ARGV: the prefix, the time (ms)
+local by = tonumber(ARGV[2])
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
     local left = redis.call('PTTL', key)
     local kind = redis.call('TYPE', key).ok
     if left >= 0 and left <= by then

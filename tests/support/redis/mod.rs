@@ -1,8 +1,9 @@
 //! Real Redis servers for one test, on loopback, on their own ports, killed when dropped: a single server, a master with its
-//! replica and three sentinels, a cluster of six nodes. A test can kill and freeze each of them, and start it again on its
+//! replica and three sentinels, a cluster of six nodes; and one type for any of these forms. A test can kill and freeze each of them, and start it again on its
 //! port.
 
 mod cluster;
+mod form;
 mod process;
 mod sentinel;
 
@@ -21,6 +22,7 @@ use super::{PATIENCE, tls::Authority};
 
 pub use self::{
     cluster::{ClusterOptions, RedisCluster},
+    form::{PrefixedRedis, RedisForm, run_on_parts},
     sentinel::{SentinelOptions, SentinelTrio, start_sentinel},
 };
 
@@ -135,11 +137,12 @@ impl RedisServer {
         self.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     }
 
-    /// Lets time pass for everything that is stored. Blocks the thread, like an advance of a [`wardcast::clock::Clock`].
-    pub fn advance_clock(&self, by: Duration) {
+    /// Lets time pass for everything that is stored under names with this prefix. Blocks the thread, like an advance of a
+    /// [`wardcast::clock::Clock`].
+    pub fn advance_clock(&self, prefix: &str, by: Duration) {
         let mut connection = redis::Client::open(self.unix_url()).unwrap().get_connection().unwrap();
         let mut advance = redis::cmd("EVAL");
-        advance.arg(include_str!("advance_clock.lua")).arg(0).arg(u64::try_from(by.as_millis()).unwrap());
+        advance.arg(include_str!("advance_clock.lua")).arg(0).arg(prefix).arg(u64::try_from(by.as_millis()).unwrap());
         advance.query::<()>(&mut connection).unwrap();
     }
 

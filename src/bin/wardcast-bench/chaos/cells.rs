@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::redis_deployment::Form;
-use super::redis_deployment::Form::{Cluster, Memory, NoAof, Sentinel, Single};
+use super::redis_deployment::Form::{Cluster, Memory, NoAof, Sentinel, Several, Single};
 
 /// A failure of a component.
 pub(crate) struct Cell {
@@ -31,6 +31,7 @@ const fn cell(
 const HUB: &str = "a hub";
 const CLIENT_NETWORK: &str = "the network between clients and a hub";
 const REDIS: &str = "Redis";
+const SERVER: &str = "one of several Redis servers";
 const REDIS_NETWORK: &str = "the network between hubs and Redis";
 const MASTER: &str = "a Redis master";
 const OTHERS: &str = "other Redis servers";
@@ -42,7 +43,7 @@ pub(crate) const CELLS: &[Cell] = &[
         "hub-rolling",
         HUB,
         "all stopped and started, one after the other",
-        &[Single, Sentinel, Cluster],
+        &[Single, Several, Sentinel, Cluster],
         Fault::RollHubs,
     ),
     cell("hub-kill", HUB, "killed (SIGKILL), and started again after 1 s", &[Memory, Single], Fault::KillHub),
@@ -57,11 +58,17 @@ pub(crate) const CELLS: &[Cell] = &[
         "redis-drop",
         REDIS,
         "drops all subscriptions (CLIENT KILL)",
-        &[Single, Sentinel, Cluster],
+        &[Single, Several, Sentinel, Cluster],
         Fault::DropSubscriptions,
     ),
-    cell("redis-cut", REDIS_NETWORK, "all connections cut", &[Single], Fault::CutRedis),
-    cell("redis-silent", REDIS_NETWORK, "loses everything for 12 s", &[Single], Fault::SilenceRedis),
+    cell("redis-cut", REDIS_NETWORK, "all connections cut", &[Single, Several, Sentinel, Cluster], Fault::CutRedis),
+    cell(
+        "redis-silent",
+        REDIS_NETWORK,
+        "loses everything for 12 s",
+        &[Single, Several, Sentinel, Cluster],
+        Fault::SilenceRedis,
+    ),
     cell(
         "redis-silent-one",
         REDIS_NETWORK,
@@ -69,6 +76,15 @@ pub(crate) const CELLS: &[Cell] = &[
         &[Single],
         Fault::SilenceRedisOfOneHub,
     ),
+    cell(
+        "server-silent",
+        REDIS_NETWORK,
+        "loses everything of one server, a master, for 12 s",
+        &[Several, Sentinel, Cluster],
+        Fault::SilenceServer,
+    ),
+    cell("server-kill", SERVER, "killed (SIGKILL), and back after 3 s", &[Several], Fault::KillServer),
+    cell("server-freeze", SERVER, "frozen (SIGSTOP) for 3 s", &[Several], Fault::FreezeServer),
     cell(
         "master-kill",
         MASTER,
@@ -86,7 +102,13 @@ pub(crate) const CELLS: &[Cell] = &[
     cell("master-failover", MASTER, "failover by an operator", &[Sentinel, Cluster], Fault::Failover),
     cell("slot-move", MASTER, "the slot of a channel moves to another master", &[Cluster], Fault::MoveSlot),
     cell("shard-kill", MASTER, "killed together with its replica, both back after 3 s", &[Cluster], Fault::KillShard),
-    cell("redis-kill-all", REDIS, "all servers killed, and back after 3 s", &[Sentinel, Cluster], Fault::KillAllRedis),
+    cell(
+        "redis-kill-all",
+        REDIS,
+        "all servers killed, and back after 3 s",
+        &[Several, Sentinel, Cluster],
+        Fault::KillAllRedis,
+    ),
     cell("replica-kill", OTHERS, "a replica is killed", &[Sentinel, Cluster], Fault::KillReplica),
     cell("sentinel-kill", OTHERS, "a Sentinel is killed", &[Sentinel], Fault::KillSentinel),
     cell("sentinel-kill-all", OTHERS, "all Sentinels are killed", &[Sentinel], Fault::KillAllSentinels),

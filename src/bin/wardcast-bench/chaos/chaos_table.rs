@@ -76,6 +76,7 @@ impl ChaosTable {
                 Ok(findings) => lines.extend([
                     format!("  clients    {}", findings.what_clients_see()),
                     format!("  how long   {}", findings.how_long()),
+                    format!("  ready      {}", findings.readiness.describe()),
                     format!("  lost       {}", findings.what_is_lost()),
                 ]),
                 Err(BenchError(error)) => lines.push(format!("  failed     {error}")),
@@ -91,13 +92,20 @@ impl ChaosTable {
         let mut lines = vec![
             self.circumstances(),
             String::new(),
-            "| what fails | how | deployment | what clients see | how long | what is lost |".to_owned(),
-            "|---|---|---|---|---|---|".to_owned(),
+            "| what fails | how | deployment | what clients see | how long | `/health/ready` | what is lost |"
+                .to_owned(),
+            "|---|---|---|---|---|---|---|".to_owned(),
         ];
         lines.extend(self.rows.iter().map(|row| {
             let outcome = match &row.findings {
-                Ok(findings) => [findings.what_clients_see(), findings.how_long(), findings.what_is_lost()].join(" | "),
-                Err(BenchError(error)) => format!("not measured: {error} | |"),
+                Ok(findings) => [
+                    findings.what_clients_see(),
+                    findings.how_long(),
+                    findings.readiness.describe(),
+                    findings.what_is_lost(),
+                ]
+                .join(" | "),
+                Err(BenchError(error)) => format!("not measured: {error} | | |"),
             };
             let Row { cell, form, .. } = row;
             format!("| {} | {} (`{}`) | {} | {outcome} |", cell.component, cell.failure, cell.name, form.describe())
@@ -133,6 +141,7 @@ impl ChaosTable {
                         "publish_outage_seconds": findings.publish_outage.as_secs_f64(),
                         "silence_seconds": findings.silence.as_secs_f64(),
                         "offset_faults": findings.offset_faults,
+                        "readiness": findings.readiness.to_json(),
                         "recovering": losses(findings.recovering),
                         "plain": losses(findings.plain),
                     });

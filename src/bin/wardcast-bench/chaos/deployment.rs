@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use crate::child_process::free_port;
-use crate::error::{BenchError, Context, Result};
+use crate::error::{BenchError, Result};
 use crate::hub_under_test::random_secret;
 use crate::program::Program;
 
 use super::proxy::Proxy;
+use super::readiness::check_ready;
 use super::redis_deployment::{Form, RedisDeployment};
 use super::servers::{RunFolder, Server, ServerCommand, server_folder};
 
@@ -44,14 +45,24 @@ pub(super) struct Deployment {
     folder: RunFolder,
 }
 
+/// Some of the networks between hubs and Redis.
+#[derive(Clone, Copy)]
+pub(super) enum RedisNetworks {
+    All,
+    FirstHub,
+    /// By the index of the server.
+    Server(usize),
+}
+
 /// A hub and its networks.
 pub(super) struct Hub {
     /// The process.
     pub(super) server: Server,
     /// The network between clients and the hub.
     pub(super) client_network: Proxy,
-    /// The network between the hub and a single Redis.
-    pub(super) redis_network: Option<Proxy>,
+    /// The networks between the hub and each of the Redis servers, unless all hubs share them: where there are several
+    /// servers, all hubs must know each by the same address.
+    pub(super) redis_networks: Vec<Proxy>,
 }
 
 impl Deployment {
@@ -74,12 +85,11 @@ impl Deployment {
 
     async fn start_hub(&self, form: Form, number: usize, program: &Program) -> Result<Hub> {
         let name = format!("hub-{number}");
-        let redis_network = match (form, &self.redis) {
-            (Form::Single | Form::NoAof, Some(redis)) => Some(Proxy::start(redis.servers[0].server.address()).await?),
-            _ => None,
-        };
-        let url = redis_network.as_ref().map(|network| format!("redis://{}", network.address));
-        let redis_settings = self.redis.iter().flat_map(|redis| redis.hub_settings(form, url.clone()));
+        let mut redis_networks = Vec::new();
+        for redis in self.redis.iter().flat_map(|redis| &redis.servers).filter(|redis| redis.network.is_none()) {
+            redis_networks.push(Proxy::start(redis.server.address()).await?);
+        }
+        let redis_settings = self.redis.iter().flat_map(|redis| redis.hub_settings(form, &redis_networks));
         let port = free_port()?;
         let settings = HUB_SETTINGS.map(str::to_owned).into_iter().chain([format!("server.bind=127.0.0.1:{port}")]);
         let command = ServerCommand {
@@ -94,12 +104,28 @@ impl Deployment {
         };
         let server = Server::start(name, port, command)?;
         let client_network = Proxy::start(server.address()).await?;
-        Ok(Hub { server, client_network, redis_network })
+        Ok(Hub { server, client_network, redis_networks })
     }
 
     /// Redis.
     pub(super) fn redis(&mut self) -> Result<&mut RedisDeployment> {
         self.redis.as_mut().ok_or_else(|| BenchError("this form has no Redis".to_owned()))
+    }
+
+    /// The networks between hubs and Redis: all, or those of the first hub, or those to one server.
+    pub(super) fn redis_networks(&self, of: RedisNetworks) -> Vec<&Proxy> {
+        let own = |hubs: usize| self.hubs[..hubs].iter().flat_map(|hub| &hub.redis_networks);
+        match of {
+            RedisNetworks::All => {
+                let shared = self.redis.iter().flat_map(RedisDeployment::shared_networks);
+                shared.chain(own(self.hubs.len())).collect()
+            }
+            RedisNetworks::FirstHub => own(1).collect(),
+            RedisNetworks::Server(index) => {
+                let shared = self.redis.iter().filter_map(|redis| redis.servers[index].network.as_ref());
+                shared.chain(self.hubs.iter().filter_map(|hub| hub.redis_networks.get(index))).collect()
+            }
+        }
     }
 
     /// Where clients connect to.
@@ -125,12 +151,4 @@ impl Hub {
         self.server.start_again()?;
         self.wait_until_ready().await
     }
-}
-
-/// Checks that a hub answers 200 to the question whether it is ready.
-async fn check_ready(address: SocketAddr) -> Result<()> {
-    const WHAT: &str = "asking for /health/ready";
-    let request = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let answer = super::publisher::exchange(address, request.as_bytes()).await.context(WHAT)?;
-    super::publisher::check_status(&answer).context(WHAT).map(drop)
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::error::Result;
 
-use super::deployment::Deployment;
+use super::deployment::{Deployment, RedisNetworks};
 
 /// How long a broken server or network stays so.
 const OUTAGE: Duration = Duration::from_secs(3);
@@ -38,6 +38,9 @@ pub(super) enum Fault {
     CutRedis,
     SilenceRedis,
     SilenceRedisOfOneHub,
+    SilenceServer,
+    KillServer,
+    FreezeServer,
     KillMaster,
     FreezeMaster,
     Failover,
@@ -58,19 +61,21 @@ impl Fault {
             | Self::SilenceClients
             | Self::CutRedis
             | Self::SilenceRedis
-            | Self::SilenceRedisOfOneHub => {
-                self.inject_into_network(deployment).await;
-                Ok(())
-            }
+            | Self::SilenceRedisOfOneHub
+            | Self::SilenceServer => self.inject_into_network(deployment).await,
             Self::KillRedis
             | Self::FreezeRedis
             | Self::DemoteRedis
             | Self::PauseWrites
             | Self::DropSubscriptions
             | Self::KillAllRedis => self.inject_into_redis(deployment).await,
-            Self::KillMaster | Self::FreezeMaster | Self::Failover | Self::MoveSlot | Self::KillShard => {
-                self.inject_into_master(deployment).await
-            }
+            Self::KillServer
+            | Self::FreezeServer
+            | Self::KillMaster
+            | Self::FreezeMaster
+            | Self::Failover
+            | Self::MoveSlot
+            | Self::KillShard => self.inject_into_master(deployment).await,
             Self::KillReplica | Self::KillSentinel | Self::KillAllSentinels => {
                 self.inject_into_others(deployment).await
             }
@@ -100,18 +105,20 @@ impl Fault {
         Ok(())
     }
 
-    async fn inject_into_network(self, deployment: &mut Deployment) {
-        let redis_networks = || deployment.hubs.iter().filter_map(|hub| hub.redis_network.as_ref());
-        let client_network = || deployment.hubs.iter().map(|hub| &hub.client_network).take(1);
+    async fn inject_into_network(self, deployment: &mut Deployment) -> Result<()> {
         let (is_silent, time) = match self {
             Self::SilenceClients => (true, CLIENT_SILENCE),
-            Self::SilenceRedis | Self::SilenceRedisOfOneHub => (true, SILENCE),
+            Self::SilenceRedis | Self::SilenceRedisOfOneHub | Self::SilenceServer => (true, SILENCE),
             _ => (false, Duration::ZERO),
         };
         let networks: Vec<_> = match self {
-            Self::CutClients | Self::SilenceClients => client_network().collect(),
-            Self::SilenceRedisOfOneHub => redis_networks().take(1).collect(),
-            _ => redis_networks().collect(),
+            Self::CutClients | Self::SilenceClients => vec![&deployment.hubs[0].client_network],
+            Self::SilenceRedisOfOneHub => deployment.redis_networks(RedisNetworks::FirstHub),
+            Self::SilenceServer => {
+                let (server, _) = deployment.redis()?.master_of_channel(FIRST_CHANNEL).await?;
+                deployment.redis_networks(RedisNetworks::Server(server))
+            }
+            _ => deployment.redis_networks(RedisNetworks::All),
         };
         for network in &networks {
             if is_silent {
@@ -122,6 +129,7 @@ impl Fault {
         }
         sleep(time).await;
         networks.iter().for_each(|network| network.set_silent(false));
+        Ok(())
     }
 
     async fn inject_into_redis(self, deployment: &mut Deployment) -> Result<()> {
@@ -166,6 +174,16 @@ impl Fault {
         let redis = deployment.redis()?;
         let (master, name) = redis.master_of_channel(FIRST_CHANNEL).await?;
         match self {
+            Self::KillServer => {
+                redis.servers[master].server.kill();
+                sleep(OUTAGE).await;
+                redis.servers[master].start_again().await?;
+            }
+            Self::FreezeServer => {
+                redis.servers[master].server.signal(Signal::STOP)?;
+                sleep(OUTAGE).await;
+                redis.servers[master].server.signal(Signal::CONT)?;
+            }
             Self::KillMaster => {
                 redis.servers[master].server.kill();
                 redis.wait_for_new_master(master).await?;

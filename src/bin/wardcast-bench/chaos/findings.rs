@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::readiness::Readiness;
+
 /// Times below this are the normal distance of publications on a busy machine.
 const NOTICEABLE: Duration = Duration::from_millis(500);
 
@@ -190,6 +192,8 @@ pub(super) struct Findings {
     pub(super) offset_faults: u64,
     /// How long after the end of the failure all subscribers received new publications; `None` if some never did.
     pub(super) settled_after: Option<Duration>,
+    /// What the hubs have answered to `/health/ready`.
+    pub(super) readiness: Readiness,
 }
 
 impl Findings {

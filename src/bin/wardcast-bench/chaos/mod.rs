@@ -2,7 +2,7 @@
 //! clients see, for how long, and what is lost.
 //!
 //! Read in this order: `cells`, the table of failures; `fault`, what each one does; `deployment`, `redis_deployment` and
-//! `servers`, which start what is broken; `subscriber` and `publisher`; `findings`, the conclusions; and `chaos_table`, what is
+//! `servers`, which start what is broken; `subscriber`, `publisher` and `readiness`; `findings`, the conclusions; and `chaos_table`, what is
 //! printed. Each cell has a deployment of its own, and so begins with nothing that an earlier one has left.
 
 mod cells;
@@ -12,6 +12,7 @@ mod fault;
 mod findings;
 mod proxy;
 mod publisher;
+mod readiness;
 mod redis_deployment;
 mod redis_server;
 mod servers;
@@ -38,6 +39,7 @@ pub(crate) use chaos_table::ChaosTable;
 use deployment::{Deployment, Programs};
 use findings::{Findings, SubscriberLog};
 use publisher::Publishers;
+use readiness::ReadinessWatch;
 pub(crate) use redis_deployment::Form;
 use subscriber::Subscriber;
 
@@ -47,7 +49,7 @@ Each failure in each form is a cell: hubs and Redis are started for it on free p
 all hubs in turn, and once everything runs, the failure happens and is mended. The subscribers behave as the SDKs do: they \
 notice missing pings, reconnect to the next hub after a backoff, and subscribe again after an unsubscribe push. Half of them \
 recover what they missed. The cell ends when all of them receive again. It shows how connections and subscriptions ended, \
-how publishing was answered, the longest time without a delivery and without an accepted publication, and which of the \
+how publishing was answered, when and for how long `/health/ready` of a hub was not 200, the longest time without a delivery and without an accepted publication, and which of the \
 publications that were answered with ok never arrived or arrived twice.
 
 Exit code 1: a cell could not be measured, or has shown what must not happen: a recovering subscriber lost a publication \
@@ -88,9 +90,9 @@ pub(crate) fn run(args: &ChaosArgs, terminal: &Terminal) -> Result<ChaosTable> {
     let programs = Programs { wardcast, redis: redis.ok() };
     let mut table = ChaosTable::new(args, &programs);
     let is_selected = |cell: &&Cell| args.only.is_empty() || args.only.iter().any(|name| name == cell.name);
-    for cell in CELLS.iter().filter(is_selected) {
-        let forms = cell.forms.iter().filter(|form| args.form.is_empty() || args.form.contains(form));
-        for form in forms {
+    let forms = Form::value_variants().iter().filter(|form| args.form.is_empty() || args.form.contains(form));
+    for form in forms {
+        for cell in CELLS.iter().filter(|cell| cell.forms.contains(form)).filter(is_selected) {
             terminal.show_progress(|| format!("{}, {form:?}", cell.name));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
             let findings = LocalSet::new().block_on(&runtime, run_cell(cell, *form, args, &programs, terminal));
@@ -131,8 +133,10 @@ async fn run_cell(
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let publishing = spawn_local(publishers.clone().run(stopped));
+    let readiness = ReadinessWatch::start(&deployment.hub_addresses());
     sleep(STEADY_TIME).await;
 
+    let broken_at = Instant::now();
     cell.fault.inject(&mut deployment).await.context("breaking the deployment")?;
     let first_number = publishers.log.borrow().len() as u64;
     let mended_at = Instant::now();
@@ -142,10 +146,12 @@ async fn run_cell(
     // The publishers end by themselves if they have failed.
     _ = stop.send(());
     publishing.await.context("the publishers")?;
+    let readiness = readiness.findings(broken_at);
     let publications = publishers.log.take();
     wait_until(ARRIVAL_TIMEOUT, terminal, || all(&|log| log.is_complete(&publications))).await;
     let logs: Vec<Ref<'_, SubscriberLog>> = logs.iter().map(|log| log.borrow()).collect();
-    Ok(Findings::new(&publications, logs.iter().map(|log| &**log), settled_after))
+    let findings = Findings::new(&publications, logs.iter().map(|log| &**log), settled_after);
+    Ok(Findings { readiness, ..findings })
 }
 
 /// Starts `count` subscribers, spread over hubs and channels, half of which recover.

@@ -1,6 +1,6 @@
 //! A TCP proxy that stands for a network: it passes everything, or nothing without closing anything, or cuts what is open.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -10,6 +10,9 @@ use tokio::task::AbortHandle;
 
 use crate::error::{Context, Result};
 
+/// Redis servers and Sentinels connect to each other from this address of loopback. The network between hubs and Redis, which is
+/// broken, does not lie between them: their connections pass always.
+pub(super) const REDIS_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -58,7 +61,10 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, network: watch::Receiver<Network>) {
-    while let Ok((client, _)) = listener.accept().await {
+    // It never changes. As long as its sender exists, connections stay.
+    let (_sound, sound_network) = watch::channel(Network::default());
+    while let Ok((client, peer)) = listener.accept().await {
+        let network = if peer.ip() == REDIS_SOURCE { &sound_network } else { &network };
         tokio::spawn(connect(client, target, network.clone()));
     }
 }
@@ -92,5 +98,58 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, network: watch::R
     // Nor does anybody learn that the other side has closed it.
     if is_broken {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A connection to the proxy from an address, after its first byte has come back.
+    async fn connect_from(source: IpAddr, proxy: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let mut stream = socket.connect(proxy).await.unwrap();
+        assert!(comes_back(&mut stream).await);
+        stream
+    }
+
+    /// Sends a byte. Returns whether it comes back.
+    async fn comes_back(stream: &mut TcpStream) -> bool {
+        let mut byte = [0];
+        let exchange = async { stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut byte).await.is_ok() };
+        timeout(Duration::from_millis(200), exchange).await.unwrap_or(false)
+    }
+
+    #[tokio::test]
+    async fn connections_of_redis_servers_pass_while_those_of_hubs_are_silent_or_cut() {
+        let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(echo.local_addr().unwrap()).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = echo.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        let (hub, other_hub) = ("127.0.0.1".parse().unwrap(), "127.0.0.3".parse().unwrap());
+        let mut redis = connect_from(REDIS_SOURCE, proxy.address).await;
+        let (mut silenced, mut cut) =
+            (connect_from(hub, proxy.address).await, connect_from(other_hub, proxy.address).await);
+        proxy.set_silent(true);
+        assert!(comes_back(&mut redis).await && !comes_back(&mut silenced).await);
+        proxy.set_silent(false);
+        assert!(!comes_back(&mut silenced).await, "bytes were lost: nothing may follow");
+        assert!(comes_back(&mut cut).await, "it has lost nothing");
+        proxy.cut();
+        assert_eq!(cut.read(&mut [0]).await.unwrap_or(0), 0, "closed");
+        assert!(comes_back(&mut redis).await);
+        assert!(comes_back(&mut connect_from(hub, proxy.address).await).await);
     }
 }

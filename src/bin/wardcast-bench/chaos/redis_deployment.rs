@@ -8,7 +8,8 @@ use crate::child_process::free_port;
 use crate::error::{BenchError, Result, fail};
 use crate::program::Program;
 
-use super::redis_server::{RedisOptions, RedisServer};
+use super::proxy::Proxy;
+use super::redis_server::{Place, RedisOptions, RedisServer};
 use super::servers::RunFolder;
 
 /// The forms of a deployment.
@@ -20,6 +21,8 @@ pub(crate) enum Form {
     Single,
     /// Two hubs on one Redis that keeps nothing on disk
     NoAof,
+    /// Two hubs on three Redis servers, each with a part of the channels
+    Several,
     /// Two hubs on a master and two replicas, watched by three Sentinels
     Sentinel,
     /// Two hubs on a Cluster of three masters, each with a replica
@@ -33,6 +36,7 @@ impl Form {
             Self::Memory => "one hub, memory broker",
             Self::Single => "one Redis with AOF",
             Self::NoAof => "one Redis without AOF",
+            Self::Several => "three Redis servers",
             Self::Sentinel => "Sentinel",
             Self::Cluster => "Cluster",
         }
@@ -43,6 +47,8 @@ impl Form {
 const MASTER_NAME: &str = "wardcast";
 /// After how long Sentinels and nodes of a cluster take a silent server for dead. Their defaults are 30 and 15 s.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(2);
+/// The servers that share the channels.
+const SEVERAL: usize = 3;
 /// The masters of the cluster. Each has one replica.
 const MASTERS: usize = 3;
 /// The replicas beside one master, and the Sentinels.
@@ -74,6 +80,16 @@ impl RedisDeployment {
         let deployment = match form {
             Form::Memory | Form::Single => Self::of(vec![launcher.start("redis".to_owned(), persistent()).await?]),
             Form::NoAof => Self::of(vec![launcher.start("redis".to_owned(), volatile()).await?]),
+            Form::Several => {
+                let mut servers = Vec::new();
+                for number in 1..=SEVERAL {
+                    // All hubs must know a server by the same URL: channels are spread over the servers by their URLs.
+                    let place = Place::behind_network().await?;
+                    let name = format!("redis-{number}");
+                    servers.push(launcher.start_at(place, name, persistent(), Vec::new(), false).await?);
+                }
+                Self::of(servers)
+            }
             Form::Sentinel => launcher.start_sentinel().await?,
             Form::Cluster => launcher.start_cluster().await?,
         };
@@ -84,16 +100,24 @@ impl RedisDeployment {
         Self { servers, sentinels: Vec::new() }
     }
 
-    /// The settings by which a hub finds these servers. `url` replaces that of a single server.
-    pub(super) fn hub_settings(&self, form: Form, url: Option<String>) -> Vec<String> {
+    /// The networks that all hubs share.
+    pub(super) fn shared_networks(&self) -> impl Iterator<Item = &Proxy> {
+        self.servers.iter().chain(&self.sentinels).filter_map(|redis| redis.network.as_ref())
+    }
+
+    /// The settings by which a hub finds these servers, through networks of its own to each of them if it has such.
+    pub(super) fn hub_settings(&self, form: Form, own_networks: &[Proxy]) -> Vec<String> {
         let urls = |servers: &[RedisServer]| {
-            let urls: Vec<String> = servers.iter().map(|redis| format!("redis://{}", redis.server.address())).collect();
-            urls.join(",")
+            let urls = servers.iter().enumerate().map(|(index, redis)| {
+                let address = own_networks.get(index).map_or_else(|| redis.announced_address(), |own| own.address);
+                format!("redis://{address}")
+            });
+            urls.collect::<Vec<String>>().join(",")
         };
-        let url = url.unwrap_or_else(|| urls(&self.servers[..1]));
         let mut settings = vec!["broker.type=redis".to_owned()];
         settings.extend(match form {
-            Form::Memory | Form::Single | Form::NoAof => vec![format!("broker.redis.url={url}")],
+            Form::Memory | Form::Single | Form::NoAof => vec![format!("broker.redis.url={}", urls(&self.servers))],
+            Form::Several => vec![format!("broker.redis.urls={}", urls(&self.servers))],
             Form::Sentinel => vec![
                 format!("broker.redis.sentinel.master_name={MASTER_NAME}"),
                 format!("broker.redis.sentinel.urls={}", urls(&self.sentinels)),
@@ -178,30 +202,37 @@ struct Launcher<'a> {
 
 impl Launcher<'_> {
     async fn start(&self, name: String, config: Vec<String>) -> Result<RedisServer> {
-        self.start_at(free_port()?, name, config, Vec::new(), false).await
+        self.start_at(Place::free()?, name, config, Vec::new(), false).await
     }
 
     async fn start_at(
         &self,
-        port: u16,
+        place: Place,
         name: String,
         config: Vec<String>,
         files: Vec<(&'static str, String)>,
         is_sentinel: bool,
     ) -> Result<RedisServer> {
         let options = RedisOptions { program: self.program, run: &self.run.0, name, config, files, is_sentinel };
-        RedisServer::start(port, options).await
+        RedisServer::start(place, options).await
     }
 
     async fn start_sentinel(&self) -> Result<RedisDeployment> {
-        let replication = ["repl-diskless-sync-delay 0".to_owned()];
-        let with_replication = || persistent().into_iter().chain(replication.clone());
-        let mut servers = vec![self.start("redis-1".to_owned(), with_replication().collect()).await?];
-        let master = servers[0].server.port;
-        for number in 2..2 + REPLICAS {
-            let config = with_replication().chain([format!("replicaof 127.0.0.1 {master}")]);
-            servers.push(self.start(format!("redis-{number}"), config.collect()).await?);
+        let mut servers: Vec<RedisServer> = Vec::new();
+        for number in 1..=1 + REPLICAS {
+            let place = Place::behind_network().await?;
+            let mut config = persistent();
+            config.extend([
+                "repl-diskless-sync-delay 0".to_owned(),
+                "replica-announce-ip 127.0.0.1".to_owned(),
+                format!("replica-announce-port {}", place.announced_port()),
+            ]);
+            config.extend(
+                servers.first().map(|master| format!("replicaof 127.0.0.1 {}", master.announced_address().port())),
+            );
+            servers.push(self.start_at(place, format!("redis-{number}"), config, Vec::new(), false).await?);
         }
+        let master = servers[0].announced_address().port();
         wait("the replicas", async || {
             let role: Vec<redis::Value> = servers[0].run(&["ROLE"]).await.ok()?;
             matches!(role.get(2), Some(redis::Value::Array(replicas)) if replicas.len() == REPLICAS).then_some(())
@@ -214,7 +245,8 @@ impl Launcher<'_> {
                 format!("sentinel down-after-milliseconds {MASTER_NAME} {}", DEAD_AFTER.as_millis()),
                 format!("sentinel failover-timeout {MASTER_NAME} {}", 5 * DEAD_AFTER.as_millis()),
             ];
-            sentinels.push(self.start_at(free_port()?, format!("sentinel-{number}"), config, Vec::new(), true).await?);
+            let place = Place::behind_network().await?;
+            sentinels.push(self.start_at(place, format!("sentinel-{number}"), config, Vec::new(), true).await?);
         }
         wait("the Sentinels", async || {
             for sentinel in &sentinels {
@@ -232,18 +264,25 @@ impl Launcher<'_> {
 
     /// Starts the nodes with the table that they would have agreed on, so that they need not be introduced to each other.
     async fn start_cluster(&self) -> Result<RedisDeployment> {
+        let mut places = Vec::new();
+        for _ in 0..2 * MASTERS {
+            places.push(Place::behind_network().await?);
+        }
         let ports: Vec<(u16, u16)> =
-            (0..2 * MASTERS).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<_>>()?;
+            places.iter().map(|place| Ok((place.announced_port(), free_port()?))).collect::<Result<_>>()?;
         let mut servers = Vec::new();
-        for (index, (port, bus_port)) in ports.iter().enumerate() {
+        for (index, place) in places.into_iter().enumerate() {
+            let (announced_port, bus_port) = ports[index];
             let config = persistent().into_iter().chain([
                 "cluster-enabled yes".to_owned(),
                 "repl-diskless-sync-delay 0".to_owned(),
                 format!("cluster-port {bus_port}"),
+                "cluster-announce-ip 127.0.0.1".to_owned(),
+                format!("cluster-announce-port {announced_port}"),
                 format!("cluster-node-timeout {}", DEAD_AFTER.as_millis()),
             ]);
             let files = vec![("nodes.conf", cluster_table(&ports, index))];
-            servers.push(self.start_at(*port, format!("redis-{}", index + 1), config.collect(), files, false).await?);
+            servers.push(self.start_at(place, format!("redis-{}", index + 1), config.collect(), files, false).await?);
         }
         wait("the cluster", async || {
             for (index, redis) in servers.iter().enumerate() {

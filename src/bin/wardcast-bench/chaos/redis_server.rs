@@ -1,13 +1,16 @@
 //! A redis-server or a Sentinel of a deployment, and the commands that break and mend it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 
+use crate::child_process::free_port;
 use crate::error::{BenchError, Context, Result, fail};
 use crate::program::Program;
 
+use super::proxy::{Proxy, REDIS_SOURCE};
 use super::servers::{Server, ServerCommand, server_folder};
 
 /// How long a command may take.
@@ -19,6 +22,32 @@ const MIGRATE_TIMEOUT_MS: &str = "1000";
 pub(super) struct RedisServer {
     /// Its process.
     pub(super) server: Server,
+    /// The network before it, whose address it announces as its own; `None` if each hub has one.
+    pub(super) network: Option<Proxy>,
+}
+
+/// Where a server listens.
+pub(super) struct Place {
+    pub(super) port: u16,
+    pub(super) network: Option<Proxy>,
+}
+
+impl Place {
+    /// A free port.
+    pub(super) fn free() -> Result<Self> {
+        Ok(Self { port: free_port()?, network: None })
+    }
+
+    /// A free port behind a network.
+    pub(super) async fn behind_network() -> Result<Self> {
+        let port = free_port()?;
+        Ok(Self { port, network: Some(Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await?) })
+    }
+
+    /// The port that hubs connect to.
+    pub(super) fn announced_port(&self) -> u16 {
+        self.network.as_ref().map_or(self.port, |network| network.address.port())
+    }
 }
 
 /// What a server is started with, beside a folder and a port.
@@ -37,11 +66,17 @@ pub(super) struct RedisOptions<'a> {
 }
 
 impl RedisServer {
-    /// Starts a server on a port and waits until it answers.
-    pub(super) async fn start(port: u16, options: RedisOptions<'_>) -> Result<Self> {
+    /// Starts a server and waits until it answers.
+    pub(super) async fn start(place: Place, options: RedisOptions<'_>) -> Result<Self> {
+        let Place { port, network } = place;
         let RedisOptions { program, run, name, config, files, is_sentinel } = options;
         let folder = server_folder(run, &name)?;
-        let common = ["bind 127.0.0.1".to_owned(), format!("port {port}"), format!("dir {}", folder.display())];
+        let common = [
+            "bind 127.0.0.1".to_owned(),
+            format!("bind-source-addr {REDIS_SOURCE}"),
+            format!("port {port}"),
+            format!("dir {}", folder.display()),
+        ];
         let config = common.into_iter().chain(config).collect::<Vec<_>>().join("\n") + "\n";
         for (file, text) in files.iter().map(|(file, text)| (*file, text)).chain([("redis.conf", &config)]) {
             std::fs::write(folder.join(file), text).context(format_args!("writing {file} of {name}"))?;
@@ -49,7 +84,7 @@ impl RedisServer {
         let mut arguments = vec!["redis.conf".to_owned()];
         arguments.extend(is_sentinel.then(|| "--sentinel".to_owned()));
         let command = ServerCommand { program: program.path.clone(), arguments, variables: path_variable(), folder };
-        let mut redis = Self { server: Server::start(name, port, command)? };
+        let mut redis = Self { server: Server::start(name, port, command)?, network };
         redis.wait_until_ready().await?;
         Ok(redis)
     }
@@ -69,6 +104,11 @@ impl RedisServer {
     /// Runs a command.
     pub(super) async fn run<T: FromRedisValue>(&self, command: &[&str]) -> Result<T> {
         run(self.server.port, command).await.context(&self.server.name)
+    }
+
+    /// The address that hubs connect to.
+    pub(super) fn announced_address(&self) -> SocketAddr {
+        self.network.as_ref().map_or(self.server.address(), |network| network.address)
     }
 
     /// Returns whether the server is a master, as it says itself.

@@ -58,8 +58,8 @@ pub(super) fn publish(
         let published = server.publish(&name, &message);
         return published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed();
     };
-    let mut call = scripts::PUBLISH_ONCE.call(&[name, key]);
-    call.arg(message.as_slice()).arg(context.names.publish_command()).arg(millis(IDEMPOTENCY_TTL));
+    let mut call = scripts::PUBLISH_ONCE.call(&[key]);
+    call.arg(context.names.publish_command()).arg(name).arg(message.as_slice()).arg(millis(IDEMPOTENCY_TTL));
     let reply = server.run_script(call, message.len());
     async move { parse_receipt(reply.await?) }.boxed()
 }
@@ -74,13 +74,13 @@ fn publish_call(
     version: Option<&Version>,
 ) -> Cmd {
     let names = &context.names;
-    let mut keys =
-        vec![names.history_key(channel), names.history_meta_key(channel), names.publication_channel(channel)];
+    let mut keys = vec![names.history_key(channel), names.history_meta_key(channel)];
     keys.extend(idempotency_key);
     let mut call = scripts::PUBLISH.call(&keys);
     call.arg(record).arg(time.unix_millis());
     call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl));
-    call.arg(epoch.as_str()).arg(names.publish_command()).arg(&envelope::STORED_PREFIX).arg(millis(IDEMPOTENCY_TTL));
+    call.arg(epoch.as_str()).arg(names.publish_command()).arg(names.publication_channel(channel));
+    call.arg(&envelope::STORED_PREFIX).arg(millis(IDEMPOTENCY_TTL));
     // With 20 digits each, which is what the largest number has, texts compare as their numbers do.
     let number = version.map(|version| format!("{:020}", version.number));
     call.arg(number.unwrap_or_default()).arg(version.map_or("", |version| &*version.epoch));

@@ -1,13 +1,14 @@
 -- Stores a publication in its channel's history and announces it, unless its idempotency key is known or its version is old.
--- KEYS: stream, meta hash, PUB/SUB channel, idempotency key (absent: none)
--- ARGV: record, its time (ms), history size, history TTL (ms), meta TTL (ms), epoch if there is none, PUBLISH or SPUBLISH, first
---       bytes of the announcement, idempotency TTL (ms), version (20 digits; empty: none), version epoch
+-- KEYS: stream, meta hash, idempotency key (absent: none)
+-- ARGV: record, its time (ms), history size, history TTL (ms), meta TTL (ms), epoch if there is none, PUBLISH or SPUBLISH, PUB/SUB
+--       channel, first bytes of the announcement, idempotency TTL (ms), version (20 digits; empty: none), version epoch
 -- Returns the epoch and, behind its 8 characters, the offset.
 --
+-- The PUB/SUB channel is not in KEYS: no key has its name, and while a slot moves, Redis runs a script only if all KEYS are there.
 -- XADD is the first write. So nothing is stored if Redis has no memory left or the stream's key has another type.
-local stream, meta, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, meta, once = KEYS[1], KEYS[2], KEYS[3]
 local record, time, size, ttl, meta_ttl, first_epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local publish, prefix, once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local publish, channel, prefix, once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 
 if once then
     local known = redis.call('GET', once)
