@@ -12,6 +12,7 @@ mod outages;
 mod presence;
 mod redis_history;
 mod repetition;
+mod revocations;
 mod roles;
 mod sentinels;
 mod server_states;
@@ -82,6 +83,7 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    revocations::revocation_is_obeyed_when_the_call_completes
     presence::presence_ends_with_removal_or_expiry
     presence::repeated_presence_lasts_longer
     presence::reconnecting_client_leaves_no_stale_presence

@@ -11,7 +11,7 @@ use std::{
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::{CloseReason, Hub, SessionKey, fanout::MAX_RUN};
+use super::{CloseReason, Hub, SessionKey, SubscriptionSource, fanout::MAX_RUN};
 use crate::{
     channel::Channel,
     protocol::UnsubscribeCode,
@@ -109,16 +109,35 @@ impl Hub {
             }
             return;
         }
-        let is_revoked = |channel: &Channel, of_subscription: &TokenIdentity| {
-            (of_subscription != token && self.revocations.is_revoked(user, of_subscription))
-                || self.revocations.is_revoked_in(user, channel, of_subscription)
-        };
         let subscriptions = self.registry.subscriptions_by_token(key);
-        let revoked = subscriptions.filter(|(channel, token)| is_revoked(channel, token));
+        let revoked = subscriptions
+            .filter(|(channel, of_subscription)| self.is_revoked_in(user, token, channel, of_subscription));
         let revoked: Vec<Channel> = revoked.map(|(channel, _)| channel.clone()).collect();
         if !revoked.is_empty() {
             self.end_subscriptions(key, &revoked, UnsubscribeCode::ByServer);
         }
+    }
+
+    /// Returns whether a subscription must not start: its token is revoked, or what it allows in the channel.
+    pub(super) fn is_start_revoked(&self, key: SessionKey, channel: &Channel, source: &SubscriptionSource) -> bool {
+        if self.revocations.is_empty() || matches!(source, SubscriptionSource::ServerApi(_)) {
+            return false;
+        }
+        let owner = self.registry.owner(key);
+        owner.is_some_and(|(user, token)| self.is_revoked_in(user, token, channel, source.token().unwrap_or(token)))
+    }
+
+    /// Returns whether a subscription of a session with this user and this token has a token that is revoked, or revoked in
+    /// the channel. The session's own token is not revoked.
+    fn is_revoked_in(
+        &self,
+        user: &str,
+        token: &TokenIdentity,
+        channel: &Channel,
+        of_subscription: &TokenIdentity,
+    ) -> bool {
+        (of_subscription != token && self.revocations.is_revoked(user, of_subscription))
+            || self.revocations.is_revoked_in(user, channel, of_subscription)
     }
 
     /// Closes marked sessions, for at most [`MAX_RUN`]; if some are left, continues after the other tasks of the thread.
@@ -157,5 +176,40 @@ impl Handler<ObeyRevocations> for Hub {
         self.close_revoked(ctx);
         // An error means that the hub has ended, and its sessions with it.
         Box::pin(async move { _ = closed.await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::{Deliver, memory::MemoryBroker},
+        clock::{Clock, NEVER},
+        config::Config,
+        hub::testing::{TestSession, start_hub, test_hubs},
+        revocation::RevocationTarget,
+    };
+
+    fn of(target: RevocationTarget) -> Revocation {
+        Revocation::of_all(target, NEVER)
+    }
+
+    /// More than are kept as changes, so that the hub checks every session.
+    #[actix_rt::test]
+    async fn thousands_of_revocations_at_once_are_all_obeyed() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let sessions = [TestSession::connect(&hub).await, TestSession::connect(&hub).await];
+        let user = |name: &str| of(RevocationTarget::User(name.to_owned()));
+        let many = (0..5000).map(|number| of(RevocationTarget::Token(number.to_string())));
+        hubs.add_revocations([user("bob"), user("ann")].into_iter().chain(many).collect()).unwrap();
+        hub.send(ObeyRevocations).await.unwrap();
+        for mut session in sessions {
+            assert!(session.outbox.is_closing());
+            assert!(session.read_until_close().await.ends_with("token revoked"));
+        }
+        let mut late = TestSession::connect(&hub).await;
+        assert!(late.read_until_close().await.ends_with("token revoked"), "verified before, registered after");
     }
 }

@@ -447,6 +447,14 @@ impl Client {
         timeout(PATIENCE, closed).await.expect("closed in time");
     }
 
+    /// The code with which the connection is closed; the text that is sent before, if there is any.
+    pub async fn next_close(&mut self) -> Result<u16, String> {
+        match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
+            Message::Close(Some(frame)) => Ok(frame.code.into()),
+            other => Err(other.to_string()),
+        }
+    }
+
     /// The code with which the connection is closed, whatever is sent before.
     pub async fn wait_for_close(&mut self) -> u16 {
         loop {

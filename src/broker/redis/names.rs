@@ -96,7 +96,7 @@ impl RedisNames {
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
             storage_check: format!("{prefix}:check:{}", escape(instance)),
-            revocations: ["until", "before"].map(|what| format!("{prefix}:{{revocations}}:{what}")),
+            revocations: ["entries", "expiries"].map(|what| format!("{prefix}:{{revocations}}:{what}")),
         };
         names.replies = names.replies_channel_of(instance);
         if let Some(table) = &names.partitions {
@@ -153,8 +153,8 @@ impl RedisNames {
         format!("{}:ticket:{id}", self.prefix)
     }
 
-    /// Returns the keys of the revocations: when each expires (sorted set), and before which time the tokens of users must be
-    /// issued (hash). One hash tag, so that one script may use both.
+    /// Returns the keys of the revocations: what is revoked (hash), and when it expires (sorted set). One hash tag, so that one
+    /// script may use both.
     pub(super) fn revocation_keys(&self) -> &[String; 2] {
         &self.revocations
     }

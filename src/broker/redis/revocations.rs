@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Revocations that are read from Redis in one call.
-const PAGE: usize = 5000;
+const PAGE: usize = 1000;
 /// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
 const BATCH: usize = 256;
 /// Time until the next attempt to load the list.
@@ -141,10 +141,12 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
 /// Returns whether Redis has fewer revocations than this instance.
 async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
     let own = context.deliver.revocations().entries().len();
-    let mut count = redis::cmd("ZCARD");
-    count.arg(context.names.revocations_key());
-    let Ok(server) = context.server_of_name(context.names.revocations_key()) else { return false };
-    server.query::<usize>(&count, context.timeout).await.is_ok_and(|stored| stored < own)
+    let key = context.names.revocations_key();
+    let mut count = redis::cmd("HMGET");
+    count.arg(key).arg("");
+    let Ok(server) = context.server_of_name(key) else { return false };
+    let stored = server.query::<Vec<Option<usize>>>(&count, context.timeout).await;
+    stored.is_ok_and(|stored| stored.first().copied().flatten().unwrap_or_default() < own)
 }
 
 /// Merges the list in Redis and the one of this instance.
@@ -189,26 +191,33 @@ async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(),
     if is_stored { Ok(()) } else { Err(BrokerError::RevocationsFull) }
 }
 
-/// Reads the list. What is not a revocation is left out: another program has written it.
+/// Reads the list. What is not a revocation is left out: the number of them, and what another program has written.
 async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
-    let mut revocations = Vec::new();
+    let key = context.names.revocations_key();
+    let server = context.server_of_name(key)?;
+    let (mut revocations, mut cursor) = (Vec::new(), 0_u64);
     loop {
-        let mut call = scripts::REVOCATIONS.call(context.names.revocation_keys());
-        let first = revocations.len();
-        call.arg(first).arg(first + PAGE - 1);
-        let page: Vec<(Vec<u8>, f64, String)> = run_script(context, &call).await?;
-        let count = page.len();
-        revocations.extend(page.into_iter().map(|(target, expiry, before)| read_entry(&target, expiry, &before)));
-        if count < PAGE {
-            return Ok(revocations.into_iter().flatten().collect());
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
+        let page: Result<(u64, Vec<(Vec<u8>, Vec<u8>)>), String> = server.query(&scan, context.timeout).await;
+        let (next, entries) = page.map_err(|error| unavailable(&error))?;
+        revocations.extend(entries.into_iter().filter_map(|(target, times)| read_entry(&target, &times)));
+        if next == 0 {
+            break;
         }
+        cursor = next;
     }
+    // Another server continues a cursor elsewhere.
+    let is_whole = Arc::ptr_eq(&server, &context.server_of_name(key)?);
+    if is_whole { Ok(revocations) } else { Err(unavailable("the list has moved to another server")) }
 }
 
-fn read_entry(target: &[u8], expiry: f64, before: &str) -> Option<Revocation> {
+fn read_entry(target: &[u8], times: &[u8]) -> Option<Revocation> {
     let target = RevocationTarget::parse(std::str::from_utf8(target).ok()?)?;
-    let issued_before = if before.is_empty() { NEVER } else { WallTime::from_unix_millis(before.parse().ok()?) };
-    Some(Revocation { target, issued_before, expires_at: WallTime::from_unix_millis(expiry as i64) })
+    let (expiry, issued) = std::str::from_utf8(times).ok()?.split_once(' ')?;
+    let date = |millis: &str| millis.parse().ok().map(WallTime::from_unix_millis);
+    let issued_before = if issued.is_empty() { NEVER } else { date(issued)? };
+    Some(Revocation { target, issued_before, expires_at: date(expiry)? })
 }
 
 async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {

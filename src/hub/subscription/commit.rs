@@ -88,11 +88,18 @@ impl Hub {
 
     /// Checks that a new subscription may start now: it may have expired while the broker was slow, and other subscriptions
     /// may have used up the limit of its channel.
-    fn check_start(&self, Subscription { channel, source, stage }: &Subscription<Ready>) -> Result<(), SubscribeError> {
+    fn check_start(
+        &self,
+        key: SessionKey,
+        Subscription { channel, source, stage }: &Subscription<Ready>,
+    ) -> Result<(), SubscribeError> {
+        let is_server_side = source.is_server_side();
         // A client that may not receive live publications may not receive the missed ones.
         if source.expires_at() <= self.clock.now() {
-            let is_server_side = source.is_server_side();
             return Err(if is_server_side { SubscribeError::Closing } else { SubscribeError::TokenExpired });
+        }
+        if self.is_start_revoked(key, channel, source) {
+            return Err(if is_server_side { SubscribeError::Closing } else { SubscribeError::TokenRevoked });
         }
         let Some(filter) = &stage.requested.options.filter else { return Ok(()) };
         let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
@@ -120,7 +127,7 @@ impl Hub {
             new.for_each(|subscription| subscription.stage.is_new = false);
         }
         for subscription in subscriptions.iter().filter(|subscription| subscription.stage.is_new) {
-            if let Err(error) = self.check_start(subscription) {
+            if let Err(error) = self.check_start(key, subscription) {
                 if error == SubscribeError::Closing {
                     self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
                 }
@@ -139,8 +146,6 @@ impl Hub {
         }
         subscriptions.into_iter().for_each(|subscription| self.make_live(key, format, subscription));
         self.update_subscription_expiry(key);
-        // A token may have been revoked while the broker was asked.
-        self.recheck_revocations(key);
         let _ = outbox.flush(&self.clock, now);
         Ok(())
     }

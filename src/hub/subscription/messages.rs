@@ -36,6 +36,9 @@ pub enum SubscribeError {
     /// The subscription token expired before its subscription became live.
     #[error("token expired")]
     TokenExpired,
+    /// The token was revoked before the subscription became live.
+    #[error("token revoked")]
+    TokenRevoked,
     /// The broker failed.
     #[error("{0}")]
     Broker(#[from] BrokerError),

@@ -182,7 +182,10 @@ impl Session {
                     })
                 }
                 Ok(Err(
-                    SubscribeError::AlreadySubscribed | SubscribeError::Unrecoverable | SubscribeError::TokenExpired,
+                    SubscribeError::AlreadySubscribed
+                    | SubscribeError::Unrecoverable
+                    | SubscribeError::TokenExpired
+                    | SubscribeError::TokenRevoked,
                 ))
                 | Err(_) => Err(otherwise),
             }

@@ -103,6 +103,7 @@ impl Session {
                 Err(SubscribeError::AlreadySubscribed) => Err(ErrorCode::AlreadySubscribed.into()),
                 Err(SubscribeError::LimitExceeded(limit)) => Err(limit.into()),
                 Err(SubscribeError::TokenExpired) => Err(ErrorCode::TokenExpired.into()),
+                Err(SubscribeError::TokenRevoked) => Err(ErrorCode::PermissionDenied.into()),
                 Err(SubscribeError::Unrecoverable) => Err(ErrorCode::UnrecoverablePosition.into()),
                 Err(SubscribeError::Broker(error)) => Err(error.into()),
             }

@@ -40,8 +40,6 @@ scripts! {
     PRESENCE_PAGE = "presence_page.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
-    /// Reads a part of the revocations.
-    REVOCATIONS = "revocations.lua";
 }
 
 impl RedisScript {
