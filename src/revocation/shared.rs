@@ -158,12 +158,16 @@ impl Revocations {
         self.state.fetch_and(!RevocationState::HELD, Ordering::AcqRel) & RevocationState::HELD != 0
     }
 
+    /// Returns how many revocations have not expired.
+    pub fn count(&self) -> usize {
+        let mut list = self.list.write();
+        list.drop_expired(self.clock.now());
+        self.metrics.revocations.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
+        list.len()
+    }
+
     /// Returns all revocations that have not expired.
     pub fn entries(&self) -> Vec<Revocation> {
-        let now = self.clock.now();
-        let mut list = self.list.write();
-        list.drop_expired(now);
-        self.metrics.revocations.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
-        list.entries(now).cloned().collect()
+        self.list.read().entries(self.clock.now()).cloned().collect()
     }
 }

@@ -32,6 +32,8 @@ const PAGE: usize = 1000;
 const BATCH: usize = 256;
 /// Time until the next attempt to load the list.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How often an instance that has just started looks whether it knows all others.
+const NODES_INTERVAL: Duration = Duration::from_millis(10);
 /// How long deliveries are held at most by an instance that has had the list: while Redis does not have it, nobody can revoke
 /// anything, and channels of other servers go on.
 const MAX_HOLD: Duration = Duration::from_secs(5);
@@ -98,15 +100,39 @@ pub(super) async fn revoke(
     let stored = timeout(limit / 2, store(context, &revocations)).await;
     stored.unwrap_or_else(|_| Err(unavailable("redis has not stored them in time")))?;
     context.deliver.add_revocations(revocations.clone())?;
+    let question = SurveyQuestion::Revoked(revocations);
+    let knows_all = wait_for_nodes(context, &question, Instant::now() + limit / 4).await;
     let left = deadline.saturating_duration_since(Instant::now());
-    match survey::run_survey(context, SurveyQuestion::Revoked(revocations), left).await {
-        Ok(result) => Ok(result.unreachable),
+    match survey::run_survey(context, question, left).await {
+        Ok(result) if knows_all => Ok(result.unreachable),
+        Ok(result) => Ok(result.unreachable.into_iter().chain([unknown_node()]).collect()),
         // Not even this node has confirmed it.
         Err(_) => {
             let others = context.nodes.live_nodes().into_iter().map(|node| node.identity);
             Ok([context.deliver.node()].into_iter().chain(others).collect())
         }
     }
+}
+
+/// Waits until this instance knows all others. One that has just started may not have heard them yet, but Redis knows how many
+/// receive the question. Returns whether it knows all.
+async fn wait_for_nodes(context: &RedisContext, question: &SurveyQuestion, deadline: Instant) -> bool {
+    if context.nodes.live_instances().is_some() {
+        return true;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Ok(receivers) = survey::announce(context, question, left).await else { return false };
+    while context.nodes.live_nodes().len() + 1 < receivers {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(NODES_INTERVAL).await;
+    }
+    true
+}
+
+fn unknown_node() -> NodeIdentity {
+    NodeIdentity { uid: "unknown".to_owned(), name: "unknown".to_owned() }
 }
 
 /// Loads the list when it is due, forever.
@@ -140,7 +166,7 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
 
 /// Returns whether Redis has fewer revocations than this instance.
 async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
-    let own = context.deliver.revocations().entries().len();
+    let own = context.deliver.revocations().count();
     let key = context.names.revocations_key();
     let mut count = redis::cmd("HMGET");
     count.arg(key).arg("");
@@ -172,7 +198,7 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
         store(context, batch).await?;
         // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
         let question = SurveyQuestion::Revoked(batch.to_vec());
-        survey::announce(context, question, context.timeout).await.map_err(BrokerError::Unavailable)?;
+        survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
     }
     Ok(())
 }

@@ -49,6 +49,8 @@ pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServe
             }
             Err(error) => {
                 server.subscriptions.begin_outage(&error);
+                // Channels of other servers must not wait for this one.
+                context.revocations.request();
                 server.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
