@@ -143,18 +143,25 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
         if due.is_err() && !is_incomplete_in_redis(&context).await {
             continue;
         }
-        let mut give_up = Some(Instant::now() + MAX_HOLD);
+        // Deliveries that are held again meanwhile wait for as long again.
+        let mut held = (*context.revocations.holds.lock(), Instant::now());
+        let mut given_up = None;
         loop {
             let holds = *context.revocations.holds.lock();
+            if holds != held.0 {
+                held = (holds, Instant::now());
+            }
             match synchronize(&context).await {
                 Ok(()) => {
                     context.revocations.is_loaded.store(true, Ordering::Relaxed);
                     context.release_deliveries(holds);
                     break;
                 }
-                Err(error) if context.revocations.is_loaded() && give_up.is_some_and(|at| Instant::now() >= at) => {
+                Err(error)
+                    if context.revocations.is_loaded() && given_up != Some(holds) && held.1.elapsed() >= MAX_HOLD =>
+                {
                     log::warn!("delivering without the latest revocations error={:?}", error.to_string());
-                    give_up = None;
+                    given_up = Some(holds);
                     context.release_deliveries(holds);
                 }
                 Err(error) => log::debug!("could not load revocations error={:?}", error.to_string()),
