@@ -40,6 +40,9 @@ const MAX_HOLD: Duration = Duration::from_secs(5);
 /// How often the number of revocations in Redis is compared: someone may have deleted them there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
+/// A reply to HSCAN: the next cursor, and fields with their values.
+type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// When the list has to be loaded, and whether the hubs wait for it.
 #[derive(Default)]
 pub(super) struct RevocationLoader {
@@ -232,7 +235,7 @@ async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
-        let page: Result<(u64, Vec<(Vec<u8>, Vec<u8>)>), String> = server.query(&scan, context.timeout).await;
+        let page: Result<HashPage, String> = server.query(&scan, context.timeout).await;
         let (next, entries) = page.map_err(|error| unavailable(&error))?;
         revocations.extend(entries.into_iter().filter_map(|(target, times)| read_entry(&target, &times)));
         if next == 0 {
