@@ -69,6 +69,7 @@ mod restored_subscriptions;
 mod revocation;
 mod slow_broker;
 mod stress;
+mod subscribe_groups;
 mod subscriptions;
 
 // The server API.

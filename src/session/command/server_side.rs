@@ -185,7 +185,7 @@ impl Session {
                     SubscribeError::AlreadySubscribed
                     | SubscribeError::Unrecoverable
                     | SubscribeError::TokenExpired
-                    | SubscribeError::TokenRevoked,
+                    | SubscribeError::Refused(_),
                 ))
                 | Err(_) => Err(otherwise),
             }
