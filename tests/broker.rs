@@ -88,6 +88,7 @@ every_broker! {
     tickets::invalid_ticket_ids_are_not_found
     revocations::revocation_is_obeyed_when_the_call_completes
     presence::presence_ends_with_removal_or_expiry
+    presence::presence_of_many_channels_is_stored_in_one_call
     presence::repeated_presence_lasts_longer
     presence::reconnecting_client_leaves_no_stale_presence
     presence::presence_calls_take_effect_in_call_order
