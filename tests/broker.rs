@@ -90,6 +90,7 @@ every_broker! {
     presence::joins_and_leaves_reach_subscribers
     conformance::healthy_broker_is_ready
     history::offsets_follow_the_order_of_delivery
+    history::publications_keep_the_order_of_their_calls_whatever_their_options
     history::history_keeps_the_newest_publications_and_its_top_position
     history::expired_publications_are_gone_and_their_offsets_are_not_reused
     history::history_page_starts_after_a_position_or_ends_before_it

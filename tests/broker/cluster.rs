@@ -7,9 +7,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use wardcast::{broker::PresentClient, config::Secret};
+use wardcast::{
+    broker::{PresentClient, PublishOptions},
+    config::Secret,
+};
 
-use super::fixture::{Instance, channel, client_info, start_broker_with, wait_until};
+use super::fixture::{Instance, KEEP_FIVE, channel, client_info, start_broker_with, wait_until};
 use crate::support::redis::{ClusterOptions, RedisCluster, RedisServer};
 
 /// So many channels that each master has some.
@@ -105,6 +108,43 @@ async fn publications_with_history_are_stored_in_every_phase_of_a_move_of_their_
         instance.data_received("news").contains(&"5".to_owned())
     })
     .await;
+    assert_publications_of_one_call_are_stored_while_half_of_their_channels_have_moved(&cluster).await;
+}
+
+/// All channels of the instance are in one partition, so publications that are sent together share a call.
+async fn assert_publications_of_one_call_are_stored_while_half_of_their_channels_have_moved(cluster: &RedisCluster) {
+    let instance = start_broker_with("", |config| {
+        config.cluster.urls = vec![Secret::new(format!("redis://{}", cluster.addresses()[0]))];
+        config.prefix = "one-partition".to_owned();
+        config.partitions = 1;
+    });
+    instance.wait_until_ready().await;
+    let store_all = async || {
+        let options = PublishOptions { retention: Some(KEEP_FIVE), ..PublishOptions::default() };
+        let calls = channels().map(|name| instance.publish_with(&name, "1", options.clone()));
+        let receipts = join_all(calls.collect::<Vec<_>>()).await;
+        receipts.into_iter().map(|receipt| receipt.unwrap().position.unwrap().offset).collect::<Vec<_>>()
+    };
+    assert_eq!(store_all().await, [1; CHANNELS]);
+    instance.subscribe("chat:0").await;
+    let name = shard_channel_of(cluster, "chat:0").await;
+    let slot = cluster.slot_of(&name).await;
+    let from = cluster.master_of(slot).await.unwrap();
+    let to = (from + 1) % 3;
+    cluster.begin_move(slot..=slot, from, to).await;
+    for moved in channels().step_by(2) {
+        for kind in ["s", "m"] {
+            let key = name.replacen(":c:", &format!(":{kind}:"), 1).replace("chat:0", &moved);
+            let port = cluster.nodes[to].port().to_string();
+            let reply: String = cluster.nodes[from].run(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]).await;
+            assert_eq!(reply, "OK", "{key}");
+        }
+    }
+    assert_eq!(store_all().await, [2; CHANNELS]);
+    cluster.move_keys(slot..=slot, from, to).await;
+    assert_eq!(store_all().await, [3; CHANNELS]);
+    cluster.end_move(slot..=slot, from, to).await;
+    assert_eq!(store_all().await, [4; CHANNELS]);
 }
 
 #[tokio::test]

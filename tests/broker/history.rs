@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{BrokerError, ChannelTop, HistoryRequest, PublishOptions, Retention, SincePosition},
+    broker::{BrokerError, ChannelTop, HistoryRequest, PublishOptions, Retention, SincePosition, Version},
     position::{Epoch, Position},
     publication::Publication,
     tags::Tags,
@@ -64,6 +64,42 @@ pub async fn offsets_follow_the_order_of_delivery(instance: Instance) {
         instance.broker.read_history(channel("news"), WHOLE_HISTORY, retention).await.unwrap().publications,
         received
     );
+}
+
+pub async fn publications_keep_the_order_of_their_calls_whatever_their_options(instance: Instance) {
+    let names = ["news", "sports", "weather"];
+    for name in names {
+        instance.subscribe(name).await;
+    }
+    let kept = |size| Some(Retention { size, ..KEEP_FIVE });
+    let options = |number: u64| match number % 7 {
+        0 => PublishOptions { retention: kept(2_000), ..Default::default() },
+        1 => PublishOptions {
+            retention: kept(2_000),
+            version: Some(Version { number, epoch: "".into() }),
+            ..Default::default()
+        },
+        2 => PublishOptions {
+            retention: kept(2_000),
+            idempotency_key: Some(number.to_string().into()),
+            ..Default::default()
+        },
+        3 => PublishOptions::default(),
+        4 => PublishOptions { idempotency_key: Some(number.to_string().into()), ..Default::default() },
+        _ => PublishOptions { retention: kept(1_999), ..Default::default() },
+    };
+    let numbers = 1..=300;
+    let calls = numbers.clone().flat_map(|number| names.map(|name| (name, number)));
+    let calls = calls.map(|(name, number)| instance.publish_with(name, &number.to_string(), options(number)));
+    // Every call is queued before the first one is awaited.
+    let receipts = join_all(calls.collect::<Vec<_>>()).await;
+    let stored = receipts.iter().step_by(names.len()).filter_map(|receipt| receipt.as_ref().unwrap().position);
+    let offsets: Vec<u64> = stored.map(|position| position.offset).collect();
+    assert_eq!(offsets, (1..=offsets.len() as u64).collect::<Vec<_>>());
+    instance.wait_for_publications(900).await;
+    for name in names {
+        assert_eq!(instance.data_received(name), numbers.clone().map(|number| number.to_string()).collect::<Vec<_>>());
+    }
 }
 
 pub async fn positions_of_many_channels_are_read_without_creating_a_history(instance: Instance) {

@@ -4,29 +4,25 @@
 
 mod positions;
 mod read;
+mod stored_publication;
 
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
-use redis::{Cmd, Value};
+use redis::Value;
 
 pub(super) use self::{
     positions::{read_positions, renew_epoch},
     read::read_page,
+    stored_publication::{StoredPublication, split_reply, store_call},
 };
 use super::{RedisContext, envelope, scripts};
 use crate::{
-    broker::{
-        BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, Retention, Version, completed,
-    },
+    broker::{BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, completed},
     channel::Channel,
-    clock::WallTime,
     position::{Epoch, Position},
     publication::Publication,
 };
-
-/// Bytes that a script adds to a record when it announces it: the prefix, the offset and the epoch.
-const ANNOUNCEMENT_BYTES: usize = envelope::STORED_PREFIX.len() + size_of::<u64>() + Epoch::BYTES;
 
 /// Queues a publication during the call. The future completes when Redis has stored and announced it.
 pub(super) fn publish(
@@ -38,8 +34,6 @@ pub(super) fn publish(
         Ok(server) => server,
         Err(error) => return completed(Err(error)),
     };
-    let channel = publication.channel.clone();
-    let key = idempotency_key.map(|key| context.names.idempotency_key(&channel, &key));
     if let Some(retention) = retention {
         let epoch = match new_epoch() {
             Ok(epoch) => epoch,
@@ -47,44 +41,22 @@ pub(super) fn publish(
         };
         publication.time = context.clock.now();
         let record = context.signer.sign(envelope::encode_publication(&publication));
-        let call =
-            publish_call(context, &channel, key, (&record, publication.time), retention, epoch, version.as_ref());
-        let reply = server.run_script(call, record.len() + ANNOUNCEMENT_BYTES);
+        let key = idempotency_key.as_deref();
+        let stored = StoredPublication::new(&context.names, &publication, record, retention, key, version, epoch);
+        let reply = server.store(stored);
         return async move { parse_receipt(reply.await?) }.boxed();
     }
-    let name = context.names.publication_channel(&channel);
+    let name = context.names.publication_channel(&publication.channel);
     let message = context.signer.sign(envelope::encode_publication(&publication));
-    let Some(key) = key else {
+    let Some(key) = idempotency_key else {
         let published = server.publish(&name, &message);
         return published.map(|receivers| receivers.map(|_| PublishReceipt::default())).boxed();
     };
+    let key = context.names.idempotency_key(&publication.channel, &key);
     let mut call = scripts::PUBLISH_ONCE.call(&[key]);
     call.arg(context.names.publish_command()).arg(name).arg(message.as_slice()).arg(millis(IDEMPOTENCY_TTL));
     let reply = server.run_script(call, message.len());
     async move { parse_receipt(reply.await?) }.boxed()
-}
-
-fn publish_call(
-    context: &RedisContext,
-    channel: &Channel,
-    idempotency_key: Option<String>,
-    (record, time): (&[u8], WallTime),
-    retention: Retention,
-    epoch: Epoch,
-    version: Option<&Version>,
-) -> Cmd {
-    let names = &context.names;
-    let mut keys = vec![names.history_key(channel), names.history_meta_key(channel)];
-    keys.extend(idempotency_key);
-    let mut call = scripts::PUBLISH.call(&keys);
-    call.arg(record).arg(time.unix_millis());
-    call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl));
-    call.arg(epoch.as_str()).arg(names.publish_command()).arg(names.publication_channel(channel));
-    call.arg(&envelope::STORED_PREFIX).arg(millis(IDEMPOTENCY_TTL));
-    // With 20 digits each, which is what the largest number has, texts compare as their numbers do.
-    let number = version.map(|version| format!("{:020}", version.number));
-    call.arg(number.unwrap_or_default()).arg(version.map_or("", |version| &*version.epoch));
-    call
 }
 
 /// Removes the publications of a channel. It keeps its position.

@@ -1,72 +1,90 @@
--- Stores a publication in its channel's history and announces it, unless its idempotency key is known or its version is old.
--- KEYS: stream, meta hash, idempotency key (absent: none)
--- ARGV: record, its time (ms), history size, history TTL (ms), meta TTL (ms), epoch if there is none, PUBLISH or SPUBLISH, PUB/SUB
---       channel, first bytes of the announcement, idempotency TTL (ms), version (20 digits; empty: none), version epoch
--- Returns the epoch and, behind its 8 characters, the offset.
+-- Stores publications in their channels' histories and announces them: each unless its idempotency key is known or its version is old.
+-- KEYS: of each publication its stream, its meta hash, and with an idempotency TTL its idempotency key
+-- ARGV: PUBLISH or SPUBLISH, first bytes of the announcements, history size, history TTL (ms), meta TTL (ms), epoch of channels
+--       without one, idempotency TTL (ms; empty: no keys), version (20 digits; empty: none), version epoch; then of each
+--       publication its PUB/SUB channel, its record, its time (ms)
+-- Returns of each publication the epoch and, behind its 8 characters, the offset; or its error, which the others do not share.
 --
--- The PUB/SUB channel is not in KEYS: no key has its name, and while a slot moves, Redis runs a script only if all KEYS are there.
--- XADD is the first write. So nothing is stored if Redis has no memory left or the stream's key has another type.
-local stream, meta, once = KEYS[1], KEYS[2], KEYS[3]
-local record, time, size, ttl, meta_ttl, first_epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local publish, channel, prefix, once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+-- The PUB/SUB channels are not in KEYS: no key has their names, and while a slot moves, Redis runs a script only if all KEYS are there.
+-- XADD is the first write of a publication. So nothing is stored if Redis has no memory left or the stream's key has another type.
+local publish, prefix, size, ttl, meta_ttl, first_epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9]
+local FIRST_ARGUMENTS, ARGUMENTS = 9, 3
+local retention, stored_at, call = size .. ':' .. ttl, text(now()), redis.call
 
-if once then
-    local known = redis.call('GET', once)
-    if known then
-        return known
-    end
-end
-
-local function finish(epoch, offset)
-    redis.call('PEXPIRE', meta, meta_ttl)
-    local receipt = epoch .. text(offset)
+local function finish(meta, once, epoch, offset)
+    call('PEXPIRE', meta, meta_ttl)
+    local receipt = epoch .. offset
     if once then
-        redis.call('SET', once, receipt, 'PX', once_ttl)
+        call('SET', once, receipt, 'PX', once_ttl)
     end
     return receipt
 end
 
-local fields = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
-local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
-local is_new = not has_position(epoch, top)
-if is_new then
-    epoch, top, retention = first_epoch, 0, nil
-elseif version ~= '' and fields[5] == version_epoch and fields[4] and version <= fields[4] then
-    return finish(epoch, top)
+-- Returns the newest version of a channel if it is of this version epoch.
+local function newest_version(meta)
+    local fields = call('HMGET', meta, 'v', 'w')
+    return fields[2] == version_epoch and fields[1]
 end
 
-local function append(offset)
-    return redis.pcall('XADD', stream, 'MAXLEN', '=', size, text(offset), 't', text(now()), 'd', record)
-end
-
-local offset = top + 1
-local added = append(offset)
-if type(added) == 'table' and added.err then
-    local is_behind = string.find(added.err, 'equal or smaller', 1, true)
-    local is_full = string.find(added.err, 'exhausted the last possible ID', 1, true)
-    if not is_behind and not is_full then
-        return added
+local function store(stream, meta, once, channel, record, time)
+    local known = once and call('GET', once)
+    if known then
+        return known
     end
-    -- The stream is older than the position, which has expired or was evicted, or another client has written to it.
-    redis.call('DEL', stream)
-    is_new, epoch, retention, offset = true, first_epoch, nil, 1
-    append(offset)
+    local fields = call('HMGET', meta, 'e', 'o', 'r')
+    local epoch, top, old_retention = fields[1], tonumber(fields[2]), fields[3]
+    local is_new = not has_position(epoch, top)
+    if is_new then
+        epoch, top = first_epoch, 0
+    elseif version ~= '' and version <= (newest_version(meta) or '') then
+        return finish(meta, once, epoch, text(top))
+    end
+
+    local offset, id = top + 1, text(top + 1)
+    local added = redis.pcall('XADD', stream, 'MAXLEN', '=', size, id, 't', stored_at, 'd', record)
+    if type(added) == 'table' and added.err then
+        local is_behind = string.find(added.err, 'equal or smaller', 1, true)
+        local is_full = string.find(added.err, 'exhausted the last possible ID', 1, true)
+        if not is_behind and not is_full then
+            return added
+        end
+        -- The stream is older than the position, which has expired or was evicted, or another client has written to it.
+        call('DEL', stream)
+        is_new, epoch, offset, id = true, first_epoch, 1, '1'
+        call('XADD', stream, id, 't', stored_at, 'd', record)
+    end
+
+    if is_new then
+        call('DEL', meta)
+        call('HSET', meta, 'e', epoch, 'o', id, 't', time, 'r', retention)
+    else
+        call('HSET', meta, 'o', id, 't', time)
+        if old_retention ~= retention then
+            change_retention(stream, meta, offset, old_retention, size, ttl)
+        elseif offset % TRIM_INTERVAL == 0 then
+            trim_expired(stream, offset, ttl)
+        end
+    end
+    if version ~= '' then
+        call('HSET', meta, 'v', version, 'w', version_epoch)
+    end
+    call('PEXPIRE', stream, ttl)
+    call(publish, channel, prefix .. struct.pack('>I8', offset) .. epoch .. record)
+    return finish(meta, once, epoch, id)
 end
 
-if is_new then
-    redis.call('DEL', meta)
-    redis.call('HSET', meta, 'e', epoch, 'o', text(offset), 't', time, 'r', size .. ':' .. ttl)
-else
-    redis.call('HSET', meta, 'o', text(offset), 't', time)
-    if retention ~= size .. ':' .. ttl then
-        change_retention(stream, meta, offset, retention, size, ttl)
-    elseif offset % TRIM_INTERVAL == 0 then
-        trim_expired(stream, offset, ttl)
+local keys = once_ttl == '' and 2 or 3
+local replies = {}
+for number = 1, #KEYS / keys do
+    local key, argument = (number - 1) * keys, FIRST_ARGUMENTS + (number - 1) * ARGUMENTS
+    local stream, meta, once = KEYS[key + 1], KEYS[key + 2], keys == 3 and KEYS[key + 3]
+    local channel, record, time = ARGV[argument + 1], ARGV[argument + 2], ARGV[argument + 3]
+    local has_run, reply = pcall(store, stream, meta, once, channel, record, time)
+    if not has_run and type(reply) ~= 'table' then
+        -- Redis 6.2 raises a text.
+        reply = redis.error_reply(string.match(reply, '%u+ .*') or ('ERR ' .. reply))
     end
+    replies[number] = reply
 end
-if version ~= '' then
-    redis.call('HSET', meta, 'v', version, 'w', version_epoch)
-end
-redis.call('PEXPIRE', stream, ttl)
-redis.call(publish, channel, prefix .. struct.pack('>I8', offset) .. epoch .. record)
-return finish(epoch, offset)
+return replies

@@ -4,12 +4,14 @@
 //!
 //! What all servers share (names, nodes, surveys, receivers) is in the [`RedisContext`].
 
+mod batch;
 mod board;
 mod client;
 mod connect;
 mod desired_subscriptions;
 mod fault;
 mod health;
+mod job;
 mod probe;
 mod publisher;
 mod ready;
@@ -44,13 +46,15 @@ pub(super) use self::{
 use self::{
     connect::Connector,
     health::RedisHealth,
+    job::PublishJob,
     probe::SubscriptionProbe,
-    publisher::{PublishJob, Publisher, PublisherTask},
+    publisher::{Publisher, PublisherTask},
     redirect::Redirect,
 };
 use super::{
     RedisConfigError, RedisContext,
     envelope::DropReason,
+    history::StoredPublication,
     inbox::BusInbox,
     names::{OwnNames, RedisNames},
 };
@@ -188,6 +192,15 @@ impl RedisServer {
         message_bytes: usize,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         self.publisher.run_script(call, message_bytes)
+    }
+
+    /// Queues a publication for a history, as [`Self::run_script`] does with a call. The future completes with the reply of the
+    /// script for it.
+    pub(super) fn store(
+        &self,
+        publication: StoredPublication,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.publisher.store(publication)
     }
 
     /// Returns the host and port, or the path of a socket.

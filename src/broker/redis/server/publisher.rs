@@ -7,36 +7,30 @@
 
 use std::{
     future::Future,
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
-    super::{RedisContext, log_throttle::LogThrottle, scripts, stopped_error},
+    super::{RedisContext, history::StoredPublication, log_throttle::LogThrottle, scripts, stopped_error},
     RedisServer,
+    batch::{BATCH_COMMANDS, BatchCall, take_batch},
     connect::{Connector, ReconnectBackoff, RedisConnection},
     fault,
     health::RedisLink,
+    job::{JobCommand, JobResult, PublishJob, QueuedBytes},
     redirect::Redirect,
 };
 use crate::broker::BrokerError;
 
 /// Maximum number of queued commands. Their bytes are limited too, see [`Publisher::new`].
 const MAX_QUEUED_COMMANDS: usize = 16_384;
-/// A batch ends with the command that exceeds one of these limits: over a slow link, a longer batch would not be answered in
-/// time.
-const BATCH_COMMANDS: usize = 512;
-const BATCH_BYTES: usize = 1 << 20;
 /// Minimum time between two log lines about refused scripts. Each caller gets an error, too.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// What the call of a script is queued with besides its message: the hash, the keys, and the other arguments.
@@ -51,64 +45,6 @@ pub(super) struct Publisher {
     max_queued_bytes: usize,
     max_message_bytes: usize,
     timeout: Duration,
-}
-
-/// A command, and the caller that waits for its reply.
-pub(super) struct PublishJob {
-    command: Cmd,
-    kind: JobKind,
-    queued_bytes: QueuedBytes,
-    result: oneshot::Sender<Result<Value, BrokerError>>,
-}
-
-/// What a refused command says about the server.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum JobKind {
-    /// PUBLISH: the server accepts no publications.
-    Publish,
-    /// A script: it may have been refused because of the keys of its channel.
-    Script,
-}
-
-/// Bytes that a job has reserved in the queue. Dropping it releases them.
-struct QueuedBytes {
-    bytes: usize,
-    total: Arc<AtomicUsize>,
-}
-
-impl Drop for QueuedBytes {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl PublishJob {
-    /// Creates a job for a command that another connection has sent, to send it again.
-    pub(super) fn again(command: Cmd) -> (Self, oneshot::Receiver<Result<Value, BrokerError>>) {
-        let (sender, result) = oneshot::channel();
-        let queued_bytes = QueuedBytes { bytes: 0, total: Arc::default() };
-        (Self { command, kind: JobKind::Script, queued_bytes, result: sender }, result)
-    }
-
-    /// Returns whether the caller has stopped waiting.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.result.is_closed()
-    }
-
-    pub(super) fn command(&self) -> &Cmd {
-        &self.command
-    }
-
-    /// Gives the reply to the caller.
-    pub(super) fn complete(self, result: Result<Value, String>) {
-        // The caller may have stopped waiting.
-        _ = self.result.send(result.map_err(BrokerError::Unavailable));
-    }
-
-    /// Tells the caller that the command has failed.
-    pub(super) fn fail(self, error: &str) {
-        self.complete(Err(error.to_owned()));
-    }
 }
 
 impl Publisher {
@@ -135,7 +71,7 @@ impl Publisher {
     ) -> impl Future<Output = Result<i64, BrokerError>> + Send + use<> {
         let mut command = Cmd::with_capacity(3, name.len() + message.len() + 16);
         command.arg(self.command).arg(name).arg(message);
-        let reply = self.send(command, JobKind::Publish, name.len() + message.len(), message.len());
+        let reply = self.send(JobCommand::Publish(command), name.len() + message.len(), message.len());
         async move { receiver_count(reply.await?).map_err(BrokerError::Unavailable) }
     }
 
@@ -145,17 +81,25 @@ impl Publisher {
         call: Cmd,
         message_bytes: usize,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
-        self.send(call, JobKind::Script, message_bytes + SCRIPT_OVERHEAD_BYTES, message_bytes)
+        self.send(JobCommand::Script(call), message_bytes + SCRIPT_OVERHEAD_BYTES, message_bytes)
+    }
+
+    /// Queues a publication for a history. The future completes with the reply of the script for it.
+    pub(super) fn store(
+        &self,
+        publication: StoredPublication,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        let bytes = publication.message_bytes();
+        self.send(JobCommand::Store(Box::new(publication)), bytes + SCRIPT_OVERHEAD_BYTES, bytes)
     }
 
     fn send(
         &self,
-        command: Cmd,
-        kind: JobKind,
+        command: JobCommand,
         queued_bytes: usize,
         message_bytes: usize,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
-        let queued = self.enqueue(command, kind, queued_bytes, message_bytes);
+        let queued = self.enqueue(command, queued_bytes, message_bytes);
         let limit = self.timeout;
         async move {
             match timeout(limit, queued?).await {
@@ -167,19 +111,17 @@ impl Publisher {
 
     fn enqueue(
         &self,
-        command: Cmd,
-        kind: JobKind,
+        command: JobCommand,
         queued_bytes: usize,
         message_bytes: usize,
-    ) -> Result<oneshot::Receiver<Result<Value, BrokerError>>, BrokerError> {
+    ) -> Result<JobResult, BrokerError> {
         if message_bytes > self.max_message_bytes {
             let error = format!("a message of {message_bytes} bytes is larger than broker.redis.message_bytes");
             return Err(BrokerError::Unavailable(error));
         }
-        let queued_bytes = self.reserve(queued_bytes)?;
-        let (sender, result) = oneshot::channel();
-        let queued = self.queue.try_send(PublishJob { command, kind, queued_bytes, result: sender });
-        queued.map_err(|error| match error {
+        let queued_bytes = QueuedBytes::reserve(queued_bytes, &self.total_queued_bytes, self.max_queued_bytes);
+        let (job, result) = PublishJob::new(command, queued_bytes.ok_or(BrokerError::Busy)?);
+        self.queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BrokerError::Busy,
             mpsc::error::TrySendError::Closed(_) => stopped_error(),
         })?;
@@ -191,12 +133,6 @@ impl Publisher {
         if let Err(error) = self.queue.try_send(job) {
             error.into_inner().fail("the publishing queue of the new master is full");
         }
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<QueuedBytes, BrokerError> {
-        let before = self.total_queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let queued_bytes = QueuedBytes { bytes, total: self.total_queued_bytes.clone() };
-        if before + bytes > self.max_queued_bytes { Err(BrokerError::Busy) } else { Ok(queued_bytes) }
     }
 }
 
@@ -280,19 +216,6 @@ impl PublisherTask {
     }
 }
 
-/// Takes the jobs of the next batch.
-fn take_batch(unsent: &mut Vec<PublishJob>) -> Vec<PublishJob> {
-    let mut bytes = 0;
-    let fits = |job: &&PublishJob| {
-        let is_begun = bytes < BATCH_BYTES;
-        bytes += job.queued_bytes.bytes;
-        is_begun
-    };
-    let length = unsent.iter().take_while(fits).count();
-    let later = unsent.split_off(length);
-    mem::replace(unsent, later)
-}
-
 /// Opens a connection over which Redis has accepted a publication. That it is open proves nothing: writes may be paused
 /// (`CLIENT PAUSE`, a failover), or the user may not publish. Loads the scripts, so that the first calls need not wait for it. A
 /// user that may not load them can still publish to channels without a history.
@@ -336,44 +259,61 @@ async fn send_batch(
     if batch.is_empty() {
         return Ok(BatchOutcome::Abandoned);
     }
-    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
-    for job in &mut batch {
-        pipeline.add_command(mem::take(&mut job.command));
-    }
-    match send(&server.connector, redis, &mut pipeline, batch.len()).await {
+    let mut calls = BatchCall::group(batch);
+    let mut pipeline = Pipeline::with_capacity(calls.len() + 1);
+    calls.iter_mut().for_each(|call| _ = pipeline.add_command(call.take_command()));
+    match send(&server.connector, redis, &mut pipeline, calls.len()).await {
         Ok(replies) => {
             let mut outcome = BatchOutcome::Published;
-            for ((mut job, reply), command) in batch.into_iter().zip(replies).zip(pipeline.cmd_iter()) {
-                if let Some(redirects) = &server.redirects
-                    && let Some(redirect) = Redirect::of_reply(&reply)
-                {
-                    if redirect == Redirect::Down {
-                        outcome = BatchOutcome::Refused("the cluster does not serve the slot".to_owned());
+            for ((call, reply), command) in calls.into_iter().zip(replies).zip(pipeline.cmd_iter()) {
+                call.distribute(reply, |job, reply| {
+                    if let Err(refusal) = complete(server, job, reply, command, refused_scripts) {
+                        outcome = BatchOutcome::Refused(refusal);
                     }
-                    job.command = command.clone();
-                    redirects.send_again(job, redirect, &server.address);
-                    continue;
-                }
-                match accepted(reply) {
-                    Ok(reply) => job.complete(Ok(reply)),
-                    Err(error) => {
-                        let kind = job.kind;
-                        job.fail(&error);
-                        if kind == JobKind::Publish {
-                            outcome = BatchOutcome::Refused(error);
-                        } else if let Some(count) = refused_scripts.count(Instant::now().into_std()) {
-                            log::warn!("redis has refused calls of scripts count={count} error={error:?}");
-                        }
-                    }
-                }
+                });
             }
             Ok(outcome)
         }
         Err(error) => {
-            batch.into_iter().for_each(|job| job.fail(&error));
+            calls.into_iter().for_each(|call| call.fail(&error));
             Err(error)
         }
     }
+}
+
+/// Gives a job the reply to `command`, or sends it again.
+///
+/// # Errors
+/// The server accepts no publications, for this reason.
+fn complete(
+    server: &RedisServer,
+    mut job: PublishJob,
+    reply: Value,
+    command: &Cmd,
+    refused_scripts: &LogThrottle,
+) -> Result<(), String> {
+    if let Some(redirects) = &server.redirects
+        && let Some(redirect) = Redirect::of_reply(&reply)
+    {
+        let is_down = redirect == Redirect::Down;
+        job.restore(command);
+        redirects.send_again(job, redirect, &server.address);
+        return if is_down { Err("the cluster does not serve the slot".to_owned()) } else { Ok(()) };
+    }
+    match accepted(reply) {
+        Ok(reply) => job.complete(Ok(reply)),
+        Err(error) => {
+            let is_publish = job.is_publish();
+            job.fail(&error);
+            if is_publish {
+                return Err(error);
+            }
+            if let Some(count) = refused_scripts.count(Instant::now().into_std()) {
+                log::warn!("redis has refused calls of scripts count={count} error={error:?}");
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn send(

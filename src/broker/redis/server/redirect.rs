@@ -9,7 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{super::RedisContext, fault::accepted, publisher::PublishJob};
+use super::{super::RedisContext, job::PublishJob};
 
 /// Time until a refused command is sent again. Meanwhile the topology is read.
 const RESEND_DELAY: Duration = Duration::from_millis(60);
@@ -128,13 +128,13 @@ async fn send_one(context: &RedisContext, redirects: &Redirects, RefusedJob { jo
         },
         Redirect::Ask(address) => match at(&address) {
             Some(server) => {
-                let commands = vec![redis::cmd("ASKING"), job.command().clone()];
+                let commands = vec![redis::cmd("ASKING"), job.command()];
                 match server.connector.query_many(commands, server.timeout).await {
                     Ok(mut replies) => {
                         let reply = replies.pop().unwrap_or_default();
                         match Redirect::of_reply(&reply) {
                             Some(redirect) => redirects.send_again(job, redirect, &by),
-                            None => job.complete(accepted(reply)),
+                            None => job.complete_command(reply),
                         }
                     }
                     Err(error) => job.fail(&error),
