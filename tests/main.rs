@@ -68,6 +68,7 @@ mod recovery;
 mod restored_subscriptions;
 mod slow_broker;
 mod stress;
+mod subscribe_groups;
 mod subscriptions;
 
 // The server API.

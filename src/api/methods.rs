@@ -2,12 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
-    dev::Payload,
-    http::StatusCode,
-    web::{Data, Path},
-};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload, http::StatusCode, web::Data};
 
 use super::{
     ApiContext, ApiError, ApiResponse, batch, channels,
@@ -43,16 +38,15 @@ pub(super) fn find_method(name: &str) -> Option<&'static ApiMethod> {
     METHODS.iter().find(|method| method.name == name)
 }
 
-/// The method that the path names. It is looked up before the body of the request is read.
+/// The method of the route, found before the body of the request is read.
 pub(super) struct RequestedMethod(&'static ApiMethod);
 
 impl FromRequest for RequestedMethod {
     type Error = HttpError;
     type Future = Ready<Result<Self, HttpError>>;
 
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let name = Path::<String>::from_request(request, payload).into_inner().map(Path::into_inner);
-        let method = find_method(name.as_deref().unwrap_or_default());
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let method = request.app_data::<&'static ApiMethod>().copied();
         ready(method.map(Self).ok_or_else(|| {
             HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "the server API has no such method")
         }))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::yield_now};
@@ -38,6 +38,8 @@ const BROADCAST_TURN_BYTES: usize = 2 << 20;
 /// Turns of all broadcasts at the same time. Together they take half of the queue for publishing to Redis, so that broadcasts
 /// wait for each other, and leave room for others, instead of filling it.
 const BROADCAST_TURNS: usize = 4;
+/// Turns of one broadcast at the same time, so that the broker has work while replies are read.
+const TURNS_PER_BROADCAST: usize = 2;
 /// Cost of a channel of a broadcast beyond the data.
 const CHANNEL_COST_BYTES: usize = 1024;
 
@@ -222,16 +224,24 @@ async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
         return Err(ErrorCode::BadRequest.into());
     }
     ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, request.channels.len())?;
-    let mut responses = Vec::with_capacity(request.channels.len());
-    for channels in request.channels.chunks(channels_per_turn(&publication)) {
-        // The semaphore is never closed.
-        let turn = api.broadcast_turns.0.acquire().await;
-        let sent = channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
-        responses.extend(join_all(sent).await.into_iter().map(|result| ApiResponse::new(result, &api.metrics)));
-        drop(turn);
-        yield_now().await;
-    }
+    let turns = request.channels.chunks(channels_per_turn(&publication));
+    let turns = turns.map(|channels| publish_turn(channels, &publication, api));
+    let responses = stream::iter(turns).buffered(TURNS_PER_BROADCAST).concat().await;
     to_result(BroadcastResult { responses })
+}
+
+/// Publishes to the channels of one turn, when it is due.
+async fn publish_turn(
+    channels: &[String],
+    publication: &PendingPublication,
+    api: &ApiContext,
+) -> Vec<ApiResponse<PublishResult>> {
+    // The semaphore is never closed.
+    let _turn = api.broadcast_turns.0.acquire().await;
+    yield_now().await;
+    let sent = channels.iter().map(|channel| publish_to_channel(channel, publication.clone(), None, api));
+    let results = join_all(sent).await;
+    results.into_iter().map(|result| ApiResponse::new(result, &api.metrics)).collect()
 }
 
 /// Returns to how many channels a broadcast publishes before it waits for the broker and lets other tasks of the worker run.

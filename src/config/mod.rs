@@ -253,6 +253,7 @@ pub struct Limits {
     pub idempotency_keys: usize,
     pub broadcast_channels: usize,
     pub channels_per_session: usize,
+    pub concurrent_subscribes: usize,
     pub api_grant_bytes: usize,
     pub commands_per_second: u32,
     pub publications_per_second: u32,

@@ -107,7 +107,7 @@ impl Handler<ForceUnsubscribe> for Hub {
 
     fn handle(&mut self, ForceUnsubscribe { key, channel }: ForceUnsubscribe, _: &mut Self::Context) {
         self.end_subscription(key, &channel, UnsubscribeCode::ByServer);
-        self.update_subscription_expiry(key);
+        self.delay_subscription_expiry(key);
     }
 }
 

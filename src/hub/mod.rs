@@ -54,9 +54,10 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use subscription::{
-    ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest, ReplyBuilder,
-    Requested, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription, SubscriptionOptions,
-    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
+    ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest,
+    RefusalBuilder, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach, SubscribeError,
+    SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms,
+    Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.

@@ -1,6 +1,7 @@
 //! One connection: an actor on the socket itself. It reads messages as a stream, knows who the client is ([`auth_state`],
 //! [`claims`]), and handles its commands ([`command`]) with hub and broker. It does so in the order in which the client sent
-//! them: while one waits for an answer, the session waits, and the client's next message with it.
+//! them: while one waits for an answer, the session waits, and the client's next message with it. Subscribe commands that
+//! follow each other wait together.
 
 mod auth_state;
 mod claims;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use self::{
     auth_state::AuthState,
     claims::ClaimsChange,
-    command::CommandBuffer,
+    command::{CommandBuffer, SubscribeGroup},
     rate_limiter::{RateLimiter, RateVerdict},
 };
 use crate::{
@@ -78,6 +79,8 @@ pub struct Session {
     auth_state: AuthState,
     /// The commands that are not handled yet.
     commands: CommandBuffer,
+    /// Subscribe commands that are carried out together, as soon as there are no more of them. Boxed: most sessions have none.
+    subscribe_group: Option<Box<SubscribeGroup>>,
     /// Subscriptions of the server API with recovery, which wait until the client has read its replies.
     #[expect(clippy::box_collection, reason = "few sessions have any, and all would pay for the memory")]
     recovering_subscriptions: Option<Box<VecDeque<ServerApiSubscription>>>,
@@ -118,6 +121,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
             commands: CommandBuffer::default(),
+            subscribe_group: None,
             recovering_subscriptions: None,
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
@@ -313,6 +317,7 @@ impl Session {
     /// Drops the client's commands, and has the hub end the subscriptions and abort the connection if its peer does not leave.
     fn enter_closing(&mut self) {
         self.commands = CommandBuffer::default();
+        self.subscribe_group = None;
         self.recovering_subscriptions = None;
         self.unauthenticated_permits = None;
         self.services.hub.do_send(AwaitDisconnect(self.key));

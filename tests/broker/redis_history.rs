@@ -1,28 +1,26 @@
 //! Histories in Redis where it does something that a memory broker cannot do: it loses scripts, runs out of memory, comes back
 //! empty, and lets other clients write to its keys.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use wardcast::{
     broker::{BrokerError, ChannelTop, HistoryRequest, PublishOptions, PublishReceipt, Retention, Version},
     position::Position,
-    publication::Publication,
 };
 
 use super::fixture::{
-    Instance, KEEP_FIVE, WHOLE_HISTORY, channel, publication, start_broker_with, start_pair, start_ready_broker,
-    wait_until,
+    Instance, KEEP_FIVE, WHOLE_HISTORY, channel, start_broker_with, start_pair, start_ready_broker, wait_until,
 };
 use crate::support::redis::RedisServer;
 
-const STREAM: &str = "wardcast:s:{news}";
-const META: &str = "wardcast:m:{news}";
+pub const STREAM: &str = "wardcast:s:{news}";
+pub const META: &str = "wardcast:m:{news}";
 /// The default of `broker.redis.message_bytes`.
 const MESSAGE_BYTES: usize = 2 << 20;
 const NEWEST_FIRST: HistoryRequest = HistoryRequest { is_reverse: true, ..WHOLE_HISTORY };
 
-async fn start() -> (RedisServer, Instance) {
+pub async fn start() -> (RedisServer, Instance) {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
     (server, instance)
@@ -130,57 +128,6 @@ async fn key_of_another_type_fails_its_channel_alone_and_stores_nothing() {
     }
     assert_eq!(offsets(&instance, WHOLE_HISTORY).await, [1, 2, 3, 4, 5]);
     assert_eq!(instance.store("news", "6").await.offset, 6);
-}
-
-#[tokio::test]
-async fn publication_that_is_refused_fails_alone_among_those_of_its_call() {
-    let (server, instance) = start().await;
-    let names: Vec<String> = (0..60).map(|number| format!("c{number}")).collect();
-    let broken = ["wardcast:s:{c0}", "wardcast:m:{c20}", "wardcast:i:{c40}{key}", "wardcast:s:{c59}"];
-    for key in broken {
-        server.run::<()>(&["SADD", key, "member"]).await;
-    }
-    for name in &names {
-        instance.subscribe(name).await;
-    }
-    for (round, idempotency_key) in [(1, Some("key".into())), (2, None)] {
-        let options = PublishOptions { retention: Some(KEEP_FIVE), idempotency_key, version: None };
-        let calls: Vec<_> = names.iter().map(|name| instance.publish_with(name, "1", options.clone())).collect();
-        for (number, receipt) in join_all(calls).await.into_iter().enumerate() {
-            match (number, receipt) {
-                (0 | 20 | 59, receipt) | (40, receipt @ Err(_)) => {
-                    assert!(receipt.unwrap_err().to_string().contains("WRONGTYPE"), "{number}");
-                }
-                (40, receipt) => assert_eq!((round, receipt.unwrap().position.unwrap().offset), (2, 1)),
-                (_, receipt) => assert_eq!(receipt.unwrap().position.unwrap().offset, round, "{number}"),
-            }
-        }
-    }
-    instance.wait_for_publications(56 + 57).await;
-    assert_eq!(instance.broker.check_ready().await, Ok(()));
-    assert!([0, 20, 59].iter().all(|number| instance.data_received(&names[*number]).is_empty()));
-}
-
-#[tokio::test]
-async fn publications_that_wait_share_calls_of_the_script() {
-    let (server, instance) = start().await;
-    server.run::<()>(&["CONFIG", "RESETSTAT"]).await;
-    server.freeze();
-    let options = PublishOptions { retention: Some(KEEP_FIVE), ..PublishOptions::default() };
-    let calls = (0..1_000).map(|number| instance.publish_with(&format!("c{}", number % 700), "1", options.clone()));
-    let calls: Vec<_> = calls.collect();
-    server.resume();
-    let receipts = join_all(calls).await;
-    let is_second =
-        |receipt: &&Result<PublishReceipt, BrokerError>| receipt.as_ref().unwrap().position.unwrap().offset == 2;
-    assert_eq!(receipts.iter().filter(is_second).count(), 300);
-    let statistics: String = server.run(&["INFO", "commandstats"]).await;
-    let count_calls = |command: &str| {
-        let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-        line.map_or(0, |line| line.split(',').next().unwrap().parse::<usize>().unwrap())
-    };
-    assert_eq!(count_calls("xadd"), 1_000);
-    assert!(count_calls("evalsha") <= 40, "{statistics}");
 }
 
 #[tokio::test]
@@ -424,24 +371,4 @@ async fn positions_of_thousands_of_channels_are_read_at_once() {
             _ => assert_eq!(result, Ok(None), "{index}"),
         }
     }
-}
-
-#[tokio::test]
-async fn everything_that_is_stored_has_a_lifetime() {
-    let (server, instance) = start().await;
-    let sent = Publication { use_delta: true, ..publication("news", "1") };
-    let version = Some(Version { number: 1, epoch: "x".into() });
-    let options = PublishOptions { retention: Some(KEEP_FIVE), idempotency_key: Some("key".into()), version };
-    instance.broker.publish(sent, options).await.unwrap();
-    let once = PublishOptions { idempotency_key: Some("key".into()), ..Default::default() };
-    instance.publish_with("other", "1", once).await.unwrap();
-    instance.read_history("read", WHOLE_HISTORY).await;
-    let keys: Vec<String> = server.run(&["KEYS", "wardcast:*"]).await;
-    assert!(keys.len() >= 5, "{keys:?}");
-    for key in keys {
-        assert!(server.run::<i64>(&["PTTL", &key]).await > 0, "{key}");
-    }
-    server.advance_clock("wardcast", Duration::from_secs(3_601));
-    let keys: Vec<String> = server.run(&["KEYS", "wardcast:*"]).await;
-    assert!(keys.is_empty(), "{keys:?}");
 }

@@ -388,6 +388,14 @@ impl Client {
         self.0.send(Message::text(lines.join("\n"))).await.unwrap();
     }
 
+    /// Sends commands in a frame each, in one write.
+    pub async fn send_in_frames(&mut self, commands: &[Value]) {
+        for command in commands {
+            self.0.feed(Message::text(command.to_string())).await.unwrap();
+        }
+        self.0.flush().await.unwrap();
+    }
+
     /// Sends a command and, in the same write, the first frame of another message.
     pub async fn send_with_beginning(&mut self, command: Value, beginning: &str) {
         self.0.feed(Message::text(command.to_string())).await.unwrap();

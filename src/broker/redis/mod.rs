@@ -260,6 +260,24 @@ impl RedisBroker {
     }
 }
 
+impl RedisBroker {
+    /// Reads the position of a channel, in one round trip with those of others.
+    fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
+        let added = self.context.server_of(&channel).and_then(|server| {
+            let (position, runs) = server.position_reads().add(channel, retention)?;
+            if runs {
+                self.runtime.spawn(history::run_position_reads(self.context.clone(), server));
+            }
+            Ok(position)
+        });
+        async move {
+            let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+            Ok(HistoryPage { publications: Vec::new(), top })
+        }
+        .boxed()
+    }
+}
+
 fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
     runtime.block_on(async {
         tokio::select! {
@@ -326,6 +344,9 @@ impl Broker for RedisBroker {
         request: HistoryRequest,
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
+        if request.limit == 0 {
+            return self.read_position(channel, retention);
+        }
         self.spawn(async move |context| history::read_page(&context, channel, request, retention).await)
     }
 

@@ -327,6 +327,7 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.idempotency_keys", limits.idempotency_keys, 1),
         ("limits.broadcast_channels", limits.broadcast_channels, 1),
         ("limits.channels_per_session", limits.channels_per_session, 1),
+        ("limits.concurrent_subscribes", limits.concurrent_subscribes, 1),
         ("limits.connections", limits.connections, 1),
         ("limits.http_connections", limits.http_connections, 1),
         ("limits.http_unread_bytes", limits.http_unread_bytes, 1024),

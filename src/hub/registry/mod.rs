@@ -1,5 +1,6 @@
 //! The sessions of a hub, their users, and who is subscribed to what: plain data on one thread, without an actor.
 
+mod session_subscriptions;
 mod subscribers;
 mod users;
 
@@ -12,7 +13,7 @@ use std::{
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 
-use self::subscribers::Subscribers;
+use self::{session_subscriptions::SessionSubscriptions, subscribers::Subscribers};
 use super::{
     SessionKey,
     subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, Visibility},
@@ -47,15 +48,15 @@ struct SessionEntry<M> {
     session: M,
     /// The user, once the session is authenticated.
     user: Option<Arc<str>>,
-    subscriptions: Vec<Subscription<Live>>,
+    subscriptions: SessionSubscriptions,
 }
 
 /// The subscriptions of one session.
-pub(super) struct SessionChannels<'a>(&'a [Subscription<Live>]);
+pub(super) struct SessionChannels<'a>(&'a SessionSubscriptions);
 
 impl<'a> SessionChannels<'a> {
     pub(super) fn source(&self, channel: &Channel) -> Option<&'a SubscriptionSource> {
-        self.0.iter().find(|held| held.channel == *channel).map(|held| &held.source)
+        self.0.get(channel).map(|held| &held.source)
     }
 
     pub(super) fn contains(&self, channel: &Channel) -> bool {
@@ -116,7 +117,7 @@ impl<M, S> Registry<M, S> {
 
     /// Adds a session.
     pub(super) fn insert(&mut self, key: SessionKey, session: M) {
-        let entry = SessionEntry { key, session, user: None, subscriptions: Vec::new() };
+        let entry = SessionEntry { key, session, user: None, subscriptions: SessionSubscriptions::default() };
         // 2^32 sessions would need more memory than there is.
         let Ok(slot) = Slot::try_from(self.sessions.insert(entry)) else { return };
         let (sessions, hasher) = (&self.sessions, &self.hasher);
@@ -189,7 +190,7 @@ impl<M, S> Registry<M, S> {
     /// Gives one subscriber of a channel other delivery options.
     pub(super) fn change_one(&mut self, key: SessionKey, channel: &Channel, change: impl FnOnce(&mut DeliveryOptions)) {
         let Some(slot) = self.slot(key) else { return };
-        let held = self.at(slot).and_then(|entry| entry.subscriptions.iter().find(|held| held.channel == *channel));
+        let held = self.at(slot).and_then(|entry| entry.subscriptions.get(channel));
         let Some(before) = held.map(|held| held.stage.place) else { return };
         let Some(subscribers) = self.channels.get_mut(channel) else { return };
         let Some(mut options) = subscribers.delivery_options(before.group).cloned() else { return };
@@ -203,8 +204,7 @@ impl<M, S> Registry<M, S> {
     }
 
     fn set_place(&mut self, slot: Slot, channel: &Channel, place: GroupPlace) {
-        let subscriptions = self.at_mut(slot).map(|entry| entry.subscriptions.as_mut_slice()).unwrap_or_default();
-        if let Some(held) = subscriptions.iter_mut().find(|held| held.channel == *channel) {
+        if let Some(held) = self.at_mut(slot).and_then(|entry| entry.subscriptions.get_mut(channel)) {
             held.stage.place = place;
         }
     }
@@ -228,8 +228,6 @@ impl<M, S> Registry<M, S> {
         let channel = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         if let Some(entry) = self.at_mut(slot) {
-            // Most sessions have one subscription, and the first push would reserve room for four.
-            entry.subscriptions.reserve_exact(usize::from(entry.subscriptions.is_empty()));
             entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
         }
     }
@@ -241,8 +239,7 @@ impl<M, S> Registry<M, S> {
         channel: &Channel,
         source: SubscriptionSource,
     ) -> Option<&mut Visibility> {
-        let subscriptions = self.entry_mut(key).map(|entry| entry.subscriptions.as_mut_slice()).unwrap_or_default();
-        let held = subscriptions.iter_mut().find(|held| held.channel == *channel)?;
+        let held = self.entry_mut(key)?.subscriptions.get_mut(channel)?;
         held.source = source;
         held.stage.visibility.as_deref_mut()
     }
@@ -250,22 +247,20 @@ impl<M, S> Registry<M, S> {
     /// Returns one of `parts` equal parts of the subscribers that other clients see.
     pub(super) fn visible_part(&self, part: usize, parts: usize) -> impl Iterator<Item = (&Channel, &Visibility)> {
         let slots = (part..self.sessions.capacity()).step_by(parts.max(1));
-        let held = slots.filter_map(|slot| self.sessions.get(slot)).flat_map(|entry| &entry.subscriptions);
+        let held = slots.filter_map(|slot| self.sessions.get(slot)).flat_map(|entry| entry.subscriptions.iter());
         held.filter_map(|held| held.stage.visibility.as_deref().map(|visibility| (&held.channel, visibility)))
     }
 
     /// Ends a subscription; `None` if it does not exist.
     pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Option<Subscription<Ended>> {
-        let entry = self.entry_mut(key)?;
-        let index = entry.subscriptions.iter().position(|held| held.channel == *channel)?;
-        let held = entry.subscriptions.swap_remove(index);
+        let held = self.entry_mut(key)?.subscriptions.remove(channel)?;
         Some(self.detach(held))
     }
 
     /// Ends all subscriptions of a session.
     pub(super) fn unsubscribe_all(&mut self, key: SessionKey) -> Vec<Subscription<Ended>> {
         let Some(entry) = self.entry_mut(key) else { return Vec::new() };
-        let held = std::mem::take(&mut entry.subscriptions);
+        let held = entry.subscriptions.take_all();
         held.into_iter().map(|held| self.detach(held)).collect()
     }
 

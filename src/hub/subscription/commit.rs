@@ -105,7 +105,7 @@ impl Hub {
         Ok(checked?)
     }
 
-    /// Makes the subscriptions live and sends the client their reply. What was allowed when they were requested is checked
+    /// Makes the subscriptions live and queues the client's reply; the caller flushes. What was allowed when they were requested is checked
     /// again: the broker may have been slow.
     pub(super) fn commit(
         &mut self,
@@ -138,8 +138,6 @@ impl Hub {
             }
         }
         subscriptions.into_iter().for_each(|subscription| self.make_live(key, format, subscription));
-        self.update_subscription_expiry(key);
-        let _ = outbox.flush(&self.clock, now);
         Ok(())
     }
 
@@ -181,8 +179,10 @@ impl Hub {
     fn make_live(&mut self, key: SessionKey, format: Format, subscription: Subscription<Ready>) {
         let Subscription { channel, source, stage: Ready { requested, hold, start, outcome, is_new } } = subscription;
         if !is_new {
-            return self.replace_source(key, &channel, source);
+            self.replace_source(key, &channel, source);
+            return self.update_subscription_expiry(key);
         }
+        self.advance_subscription_expiry(key, source.expires_at());
         let options = requested.options;
         let filter = options.filter.as_ref().map(|filter| {
             let start = start.as_ref().filter(|_| options.is_positioned);

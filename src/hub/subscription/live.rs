@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    clock::WallTime,
+    clock::{NEVER, WallTime},
     hub::{Hub, SessionKey},
     protocol::{Disconnect, Push, UnsubscribeCode},
     publication::ClientInfo,
@@ -47,6 +47,23 @@ impl Hub {
         {
             session.first_subscription_expiry = first;
             self.schedule(key);
+        }
+    }
+
+    /// Notes that a new subscription of a session expires then.
+    pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, expires_at: WallTime) {
+        if let Some(session) = self.registry.session_mut(key)
+            && expires_at < session.first_subscription_expiry
+        {
+            session.first_subscription_expiry = expires_at;
+            self.schedule(key);
+        }
+    }
+
+    /// Notes that subscriptions of a session have ended. Most sessions have none that expires: there is nothing to look for.
+    pub(in crate::hub) fn delay_subscription_expiry(&mut self, key: SessionKey) {
+        if self.registry.session(key).is_some_and(|session| session.first_subscription_expiry != NEVER) {
+            self.update_subscription_expiry(key);
         }
     }
 
@@ -102,7 +119,7 @@ impl Hub {
         for channel in channels {
             self.end_subscription(key, channel, why);
         }
-        self.update_subscription_expiry(key);
+        self.delay_subscription_expiry(key);
     }
 }
 
@@ -111,7 +128,7 @@ impl Handler<Unsubscribe> for Hub {
 
     fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
         let existed = self.unsubscribe(key, &channel);
-        self.update_subscription_expiry(key);
+        self.delay_subscription_expiry(key);
         existed
     }
 }

@@ -1,9 +1,15 @@
 //! What sessions ask of their subscriptions.
 
 use actix::prelude::*;
+use bytes::Bytes;
 
 use super::{ReplyBuilder, Requested, Subscription, SubscriptionSource};
-use crate::{broker::BrokerError, channel::Channel, hub::SessionKey, protocol::ExceededLimit};
+use crate::{
+    broker::BrokerError,
+    channel::Channel,
+    hub::SessionKey,
+    protocol::{ExceededLimit, WireError},
+};
 
 /// Subscribes a session to channels: to all of them, or to none. The hub queues `reply` in the turn in which the
 /// subscriptions become live, so that no publication overtakes it.
@@ -17,6 +23,31 @@ pub struct Subscribe {
     /// Builds the frame that says so, if there is one. Its outcomes are in the order of `subscriptions`.
     pub reply: Option<ReplyBuilder>,
 }
+
+/// Carries out requests of a session side by side. The hub queues their replies in the order of the requests, refusals among
+/// them. Answers how many requests are finished, which is at least one: the others have had no effect, because the client has to
+/// read the replies first.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct SubscribeEach {
+    /// The session.
+    pub key: SessionKey,
+    /// Requests for different channels.
+    pub requests: Vec<SubscribeRequest>,
+}
+
+/// One of several requests of a session.
+pub struct SubscribeRequest {
+    /// The subscription, or why the session may not have it: then the request is only answered, in its turn.
+    pub subscription: Result<Subscription<Requested>, SubscribeError>,
+    /// Builds the reply.
+    pub reply: ReplyBuilder,
+    /// Builds the reply if the request fails.
+    pub refusal: RefusalBuilder,
+}
+
+/// Builds the frame that tells a client why its request has failed; `None` if the client is not told.
+pub type RefusalBuilder = Box<dyn FnOnce(&SubscribeError) -> Option<Bytes> + Send>;
 
 /// Why a session is not subscribed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +67,9 @@ pub enum SubscribeError {
     /// The subscription token expired before its subscription became live.
     #[error("token expired")]
     TokenExpired,
+    /// The session may not be subscribed.
+    #[error("{}", .0.code())]
+    Refused(WireError),
     /// The broker failed.
     #[error("{0}")]
     Broker(#[from] BrokerError),

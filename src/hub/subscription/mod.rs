@@ -1,6 +1,6 @@
 //! A subscription of one session to one channel, from the request to its end: one type, [`Subscription`], whose parameter is
 //! the stage that it is in. A request for several channels is a vector of it: all of them become live in one turn of the
-//! hub, or none does.
+//! hub, or none does. Requests for one channel each may be a group ([`SubscribeEach`]): they are carried out side by side.
 //!
 //! ```text
 //! Requested ─▶ Resolving ─▶ CatchingUp ─▶ Ready ─▶ Live ─▶ Ended
@@ -9,7 +9,7 @@
 //!
 //! - [`Requested`]: what a session asks for ([`messages`]). If the hub delivers the channel already and the client has missed
 //!   nothing, the subscription is ready at once.
-//! - [`Resolving`]: the broker is asked for the channel and, where publications may be missing, for its history
+//! - [`Resolving`] ([`request`]): the broker is asked for the channel and, where publications may be missing, for its history
 //!   ([`resolve`]). From here on deliveries of the channel are stored for it ([`catch_up`]).
 //! - [`CatchingUp`]: the broker delivers the channel. History and stored deliveries are merged ([`recovery`]). If they do
 //!   not meet, the history is read again.
@@ -32,6 +32,7 @@ mod messages;
 mod options;
 mod outcome;
 mod recovery;
+mod request;
 mod resolve;
 mod source;
 
@@ -53,8 +54,8 @@ pub(super) use self::{
 };
 pub use self::{
     messages::{
-        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, Subscribe, SubscribeError,
-        Unsubscribe,
+        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RefusalBuilder, Subscribe,
+        SubscribeEach, SubscribeError, SubscribeRequest, Unsubscribe,
     },
     options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
     outcome::{ReplyBuilder, SubscribeOutcome},
@@ -131,6 +132,11 @@ impl Subscription<Requested> {
     /// Creates a subscription that a session asks for.
     pub fn new(channel: Channel, source: SubscriptionSource, options: SubscriptionOptions) -> Self {
         Self { channel, source, stage: Requested { options, announcement: None } }
+    }
+
+    /// Returns the channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Adds pushes that are queued before the reply, if the session was not subscribed to the channel yet.

@@ -1,20 +1,15 @@
-//! From the request to the commit: the broker is asked for each channel and, where publications may be missing, for its
-//! history; both are merged with what was delivered meanwhile. At the same time it stores the presence of the subscriber.
+//! The broker is asked for a channel and, where publications may be missing, for its history; both are merged with what was
+//! delivered meanwhile.
 
 use std::sync::Arc;
 
-use actix::prelude::*;
-use futures_util::future::{FutureExt, join, join_all, ready};
-use uuid::Uuid;
-
 use super::{
-    CatchingUp, HistoryQuery, ReplyBuilder, Requested, Resolving, Subscribe, SubscribeError, Subscription,
-    SubscriptionOptions, Visibility,
+    CatchingUp, HistoryQuery, Requested, Resolving, Subscription, SubscriptionOptions,
     options::{RecoveryRequest, RequestedEpoch},
     recovery::{self, HistoryRead, LocalState, StartPosition},
 };
 use crate::{
-    broker::{BrokerError, BrokerFuture, HistoryPage, HistoryRequest, SincePosition},
+    broker::{BrokerError, HistoryPage, HistoryRequest, SincePosition},
     channel::Channel,
     config::RecoveryMode,
     hub::{Hub, SessionKey, broker_subscriptions::BrokerSubscriptions},
@@ -22,28 +17,9 @@ use crate::{
     publication::Publication,
 };
 
-/// How often the history is read for one request. It is read again only if the stored deliveries do not reach back to what
-/// was read, or if the history has another epoch by then.
-const MAX_READS: u8 = 3;
-
-/// The calls that store the presence of the subscriptions of a request, in their order. `None`: there is nothing to wait for.
-type PresenceCalls = Vec<Option<BrokerFuture<()>>>;
-
-type SubscribeFuture = ResponseActFuture<Hub, Result<(), SubscribeError>>;
-
-/// A request while its subscriptions are resolved.
-pub(super) struct PendingRequest {
-    pub(super) key: SessionKey,
-    pub(super) client: Uuid,
-    pub(super) reply: Option<ReplyBuilder>,
-    /// The channels in whose presence the session is stored, if this request succeeds.
-    presence: Vec<(Channel, Visibility)>,
-    reads: u8,
-}
-
 impl Subscription<Resolving> {
     /// Asks the broker for the channel, then reads its history: whatever is published after the read is delivered.
-    async fn resolve(
+    pub(super) async fn resolve(
         self,
         broker_subscriptions: Arc<BrokerSubscriptions>,
     ) -> Result<Subscription<CatchingUp>, BrokerError> {
@@ -61,7 +37,7 @@ impl Subscription<Resolving> {
 }
 
 impl Subscription<CatchingUp> {
-    async fn read_history(
+    pub(super) async fn read_history(
         mut self,
         broker_subscriptions: Arc<BrokerSubscriptions>,
         query: Option<HistoryQuery>,
@@ -78,7 +54,7 @@ impl Subscription<CatchingUp> {
     /// Merges what was read with what was stored. The channel is at `here` on this hub.
     ///
     /// Returns whether it is known where the subscription starts; otherwise the history has to be read again.
-    fn find_start(&mut self, here: Option<Position>, max_publications: usize, is_last_read: bool) -> bool {
+    pub(super) fn find_start(&mut self, here: Option<Position>, max_publications: usize, is_last_read: bool) -> bool {
         let CatchingUp { requested, catch_up, history, start, .. } = &mut self.stage;
         let recover = requested.options.possible_recovery();
         let Some(HistoryPage { publications, top }) = history.as_deref() else {
@@ -115,7 +91,7 @@ impl Hub {
     }
 
     /// Moves the position of a client that wants to recover beyond publications that are known not to match its filter.
-    fn skip_what_the_filter_drops(&self, Subscription { channel, stage, .. }: &mut Subscription<Requested>) {
+    pub(super) fn skip_what_the_filter_drops(&self, Subscription { channel, stage, .. }: &mut Subscription<Requested>) {
         let SubscriptionOptions { filter: Some(filter), recover: Some(recover), .. } = &mut stage.options else {
             return;
         };
@@ -126,7 +102,12 @@ impl Hub {
     }
 
     /// Returns what has to be read of the history, if the subscription is to start from what is known now.
-    fn history_query(&self, key: SessionKey, channel: &Channel, requested: &Requested) -> Option<HistoryQuery> {
+    pub(super) fn history_query(
+        &self,
+        key: SessionKey,
+        channel: &Channel,
+        requested: &Requested,
+    ) -> Option<HistoryQuery> {
         let recover = requested.options.possible_recovery();
         let is_needed = recovery::needs_history(self.channel_position(channel), recover);
         self.full_history_query(key, channel, requested).filter(|_| is_needed)
@@ -134,7 +115,12 @@ impl Hub {
 
     /// Returns what has to be read of the history, if nothing is known. There is nothing to read in a channel without a
     /// history, or to which the session is subscribed.
-    fn full_history_query(&self, key: SessionKey, channel: &Channel, requested: &Requested) -> Option<HistoryQuery> {
+    pub(super) fn full_history_query(
+        &self,
+        key: SessionKey,
+        channel: &Channel,
+        requested: &Requested,
+    ) -> Option<HistoryQuery> {
         let retention = requested.options.retention?;
         if self.registry.channels_of(key).is_some_and(|channels| channels.contains(channel)) {
             return None;
@@ -154,131 +140,11 @@ impl Hub {
     }
 
     /// Returns whether the broker has to be asked: for the channel, or for its history.
-    fn needs_broker(&self, key: SessionKey, Subscription { channel, stage, .. }: &Subscription<Requested>) -> bool {
+    pub(super) fn needs_broker(
+        &self,
+        key: SessionKey,
+        Subscription { channel, stage, .. }: &Subscription<Requested>,
+    ) -> bool {
         !self.registry.has_subscribers(channel) || self.history_query(key, channel, stage).is_some()
-    }
-
-    /// Goes on when the broker has answered for all subscriptions.
-    fn continue_when_resolved<F>(&self, request: PendingRequest, resolving: Vec<F>) -> SubscribeFuture
-    where
-        F: Future<Output = Result<Subscription<CatchingUp>, BrokerError>> + 'static,
-    {
-        let resolved = join_all(resolving).into_actor(self);
-        Box::pin(resolved.then(move |resolved, hub, _| hub.on_resolved(request, resolved)))
-    }
-
-    fn on_resolved(
-        &mut self,
-        mut request: PendingRequest,
-        resolved: Vec<Result<Subscription<CatchingUp>, BrokerError>>,
-    ) -> SubscribeFuture {
-        let mut subscriptions = match resolved.into_iter().collect::<Result<Vec<_>, _>>() {
-            Ok(subscriptions) => subscriptions,
-            Err(error) => return finished(self.finish(&request, Err(error.into()))),
-        };
-        request.reads += 1;
-        let (max_publications, is_last_read) = (self.limits.recovered_publications, request.reads >= MAX_READS);
-        let is_known = |subscription: &mut Subscription<CatchingUp>| {
-            subscription.find_start(self.channel_position(&subscription.channel), max_publications, is_last_read)
-        };
-        if subscriptions.iter_mut().all(is_known) {
-            let ready = subscriptions.into_iter().map(|subscription| subscription.into_ready(request.client));
-            let committed = self.commit(request.key, ready.collect(), request.reply.take());
-            return finished(self.finish(&request, committed));
-        }
-        // All histories are read again: what is known now may be outdated when the others have been read.
-        let resolving = subscriptions.into_iter().map(|subscription| {
-            let Subscription { channel, stage, .. } = &subscription;
-            let query = self.full_history_query(request.key, channel, &stage.requested);
-            subscription.read_history(self.broker_subscriptions.clone(), query)
-        });
-        let resolving = resolving.collect();
-        self.continue_when_resolved(request, resolving)
-    }
-}
-
-impl Hub {
-    /// Begins to store the presence of the subscriptions that the session does not have yet; returns the calls that the
-    /// broker has not completed at once.
-    fn store_presence(&self, request: &mut PendingRequest, subscriptions: &[Subscription<Requested>]) -> PresenceCalls {
-        let held = self.registry.channels_of(request.key);
-        let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
-        let calls = subscriptions.iter().map(|Subscription { channel, stage, .. }| {
-            let visibility = stage.options.visibility.as_ref();
-            let visibility = visibility.filter(|visibility| visibility.in_presence && !is_held(channel))?;
-            request.presence.push((channel.clone(), visibility.clone()));
-            let mut call = self.begin_presence(channel, visibility);
-            match (&mut call).now_or_never() {
-                Some(result) => result.err().map(|error| ready(Err(error)).boxed()),
-                None => Some(call),
-            }
-        });
-        calls.collect()
-    }
-
-    /// Ends a request. If it has failed, the session is removed from the presence of the channels that it does not have.
-    fn finish(&self, request: &PendingRequest, result: Result<(), SubscribeError>) -> Result<(), SubscribeError> {
-        if result.is_err() {
-            let held = self.registry.channels_of(request.key);
-            let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
-            for (channel, visibility) in request.presence.iter().filter(|(channel, _)| !is_held(channel)) {
-                self.withdraw_presence(channel, Some(visibility));
-            }
-        }
-        result
-    }
-}
-
-/// Waits until the presence of a subscription is stored, and the broker has answered everything else.
-async fn with_presence<T>(
-    resolved: impl Future<Output = Result<T, BrokerError>>,
-    stored: Option<BrokerFuture<()>>,
-) -> Result<T, BrokerError> {
-    let stored = async move { if let Some(stored) = stored { stored.await } else { Ok(()) } };
-    let (resolved, stored) = join(resolved, stored).await;
-    stored.and(resolved)
-}
-
-fn finished(result: Result<(), SubscribeError>) -> SubscribeFuture {
-    Box::pin(actix::fut::ready(result))
-}
-
-impl Handler<Subscribe> for Hub {
-    type Result = SubscribeFuture;
-
-    fn handle(
-        &mut self,
-        Subscribe { key, mut subscriptions, reply }: Subscribe,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        let client = match self.check_request(key, &subscriptions) {
-            Ok(session) => session.client,
-            Err(error) => return finished(Err(error)),
-        };
-        if let Some(held) = self.registry.channels_of(key) {
-            let held = subscriptions.iter_mut().filter(|subscription| held.contains(&subscription.channel));
-            // A session that is subscribed has missed nothing.
-            held.for_each(|subscription| subscription.stage.options.recover = None);
-        }
-        subscriptions.iter_mut().for_each(|subscription| self.skip_what_the_filter_drops(subscription));
-        let mut request = PendingRequest { key, client, reply, presence: Vec::new(), reads: 0 };
-        let storing = self.store_presence(&mut request, &subscriptions);
-        let is_stored = storing.iter().all(Option::is_none);
-        if is_stored && !subscriptions.iter().any(|subscription| self.needs_broker(key, subscription)) {
-            let ready = subscriptions.into_iter().map(|subscription| {
-                let here = self.channel_position(&subscription.channel);
-                subscription.into_ready(here)
-            });
-            let committed = self.commit(key, ready.collect(), request.reply.take());
-            return finished(self.finish(&request, committed));
-        }
-        // For all channels: one that has subscribers now may lose them while the broker is asked for another.
-        let resolving = subscriptions.into_iter().zip(storing).map(|(subscription, stored)| {
-            let query = self.history_query(key, &subscription.channel, &subscription.stage);
-            let catch_up = self.catch_up_buffer.begin(&subscription.channel);
-            with_presence(subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone()), stored)
-        });
-        let resolving = resolving.collect();
-        self.continue_when_resolved(request, resolving)
     }
 }

@@ -1,8 +1,13 @@
-//! The commands of one frame, taken one by one.
+//! The commands of one frame, taken one by one, and commands that were taken and put back.
+
+use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-use crate::protocol::{Format, MalformedCommand};
+use crate::{
+    protocol::{Format, MalformedCommand},
+    session::rate_limiter::RateVerdict,
+};
 
 /// A frame of which some commands are not handled yet.
 #[derive(Default)]
@@ -10,41 +15,59 @@ pub(in crate::session) struct CommandBuffer {
     frame: Option<Bytes>,
     /// Bytes of `frame` up to the command after the current one.
     consumed: u32,
-    /// The next command was put back. It was counted when it was taken first.
-    is_put_back: bool,
+    /// Commands that were put back. Boxed: most sessions never have any, and all would pay for the memory.
+    #[expect(clippy::box_collection, reason = "most sessions never have any, and all would pay for the memory")]
+    put_back: Option<Box<VecDeque<BufferedCommand>>>,
+}
+
+/// A command as its client sent it.
+#[derive(Debug)]
+pub(in crate::session) struct BufferedCommand {
+    pub(super) message: Result<Bytes, MalformedCommand>,
+    /// What the rate limit has said of it; `None`: it was not counted yet.
+    pub(super) verdict: Option<RateVerdict>,
 }
 
 impl CommandBuffer {
     /// Replaces the frame; the one before it has been handled.
     pub(in crate::session) fn fill(&mut self, frame: Bytes) {
-        *self = Self { frame: Some(frame), consumed: 0, is_put_back: false };
+        *self = Self { frame: Some(frame), consumed: 0, put_back: None };
     }
 
-    /// Returns the next command, unparsed; `None` when all are handled. Commands after a malformed one are not found.
-    pub(super) fn next(&mut self, format: Format) -> Option<Result<Bytes, MalformedCommand>> {
+    /// Returns the next command; `None` when all are handled. Commands after a malformed one are not found.
+    pub(super) fn next(&mut self, format: Format) -> Option<BufferedCommand> {
+        if let Some(put_back) = &mut self.put_back {
+            if let Some(command) = put_back.pop_front() {
+                return Some(command);
+            }
+            self.put_back = None;
+        }
         let mut frame = self.frame.take()?;
         let consumed = std::mem::take(&mut self.consumed) as usize;
         frame.advance(consumed.min(frame.len()));
         if consumed > 0 && frame.is_empty() {
             return None;
         }
-        Some(format.find_first_message(&frame).map(|(message, next)| {
+        let message = format.find_first_message(&frame).map(|(message, next)| {
             // A frame has at most `limits.message_bytes`, far below 4 GiB.
             self.consumed = u32::try_from(next).unwrap_or(u32::MAX);
             let message = frame.slice(message);
             self.frame = Some(frame);
             message
-        }))
+        });
+        Some(BufferedCommand { message, verdict: None })
     }
 
-    /// Puts the current command back: `next` returns it again.
-    pub(super) fn put_back(&mut self) {
-        (self.consumed, self.is_put_back) = (0, true);
+    /// Puts commands back: `next` returns them again, before all others and in this order.
+    pub(super) fn put_back(&mut self, commands: impl IntoIterator<Item = BufferedCommand>) {
+        let mut commands: VecDeque<BufferedCommand> = commands.into_iter().collect();
+        commands.extend(self.put_back.take().into_iter().flat_map(|later| *later));
+        self.put_back = (!commands.is_empty()).then(|| Box::new(commands));
     }
 
-    /// Returns whether the current command was put back before.
-    pub(super) fn take_put_back(&mut self) -> bool {
-        std::mem::take(&mut self.is_put_back)
+    /// Returns whether commands that were put back are still to be handled.
+    pub(super) fn has_put_back(&self) -> bool {
+        self.put_back.as_ref().is_some_and(|put_back| !put_back.is_empty())
     }
 }
 
@@ -52,23 +75,38 @@ impl CommandBuffer {
 mod tests {
     use super::*;
 
-    #[test]
-    fn commands_are_read_one_by_one_and_again_after_put_back() {
-        let all =
-            |commands: &mut CommandBuffer| std::iter::from_fn(|| commands.next(Format::Json)?.ok()).collect::<Vec<_>>();
-        let lines = |text: &'static str| {
-            let mut commands = CommandBuffer::default();
-            commands.fill(Bytes::from_static(text.as_bytes()));
-            all(&mut commands)
-        };
-        assert_eq!(lines("a\nb"), ["a", "b"]);
-        assert_eq!(lines("a\n\nb\n"), ["a", "", "b"]);
-        assert_eq!(lines(""), [""]);
-        assert_eq!(lines("\n"), [""]);
+    /// Takes all commands; returns their texts, each with whether it was counted.
+    fn take_all(commands: &mut CommandBuffer) -> Vec<(String, bool)> {
+        let taken = std::iter::from_fn(|| commands.next(Format::Json));
+        let text = |message: Bytes| String::from_utf8(message.to_vec()).unwrap();
+        taken.map(|command| (text(command.message.unwrap()), command.verdict.is_some())).collect()
+    }
+
+    fn buffer(text: &'static str) -> CommandBuffer {
         let mut commands = CommandBuffer::default();
-        commands.fill(Bytes::from_static(b"a\nb"));
-        commands.next(Format::Json).unwrap().unwrap();
-        commands.put_back();
-        assert_eq!(all(&mut commands), ["a", "b"]);
+        commands.fill(Bytes::from_static(text.as_bytes()));
+        commands
+    }
+
+    #[test]
+    fn commands_are_read_one_by_one() {
+        for (text, expected) in [("a\nb", &["a", "b"][..]), ("a\n\nb\n", &["a", "", "b"]), ("", &[""]), ("\n", &[""])] {
+            let taken = take_all(&mut buffer(text));
+            assert_eq!(taken, expected.iter().map(|text| ((*text).to_owned(), false)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn commands_that_were_put_back_come_first_and_in_their_order() {
+        let mut commands = buffer("a\nb\nc");
+        let taken: Vec<BufferedCommand> = (0..2).map(|_| commands.next(Format::Json).unwrap()).collect();
+        let counted = |command: BufferedCommand| BufferedCommand { verdict: Some(RateVerdict::Allowed), ..command };
+        commands.put_back(taken.into_iter().map(counted));
+        assert!(commands.has_put_back());
+        let first = commands.next(Format::Json).unwrap();
+        commands.put_back([first]);
+        let expected = [("a", true), ("b", true), ("c", false)].map(|(text, counted)| (text.to_owned(), counted));
+        assert_eq!(take_all(&mut commands), expected);
+        assert!(!commands.has_put_back());
     }
 }

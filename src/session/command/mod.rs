@@ -1,5 +1,6 @@
 //! The commands of a client: one file for each, from what the client sent to its effect. They are handled one after the
-//! other. A command that waits for hub or broker holds up the later ones of the same client, and nothing else.
+//! other. A command that waits for hub or broker holds up the later ones of the same client, and nothing else. Only subscribe
+//! commands that follow each other are carried out side by side ([`subscribe_group`]).
 
 mod buffer;
 mod connect;
@@ -10,6 +11,7 @@ mod refresh;
 mod server_side;
 mod sub_refresh;
 mod subscribe;
+mod subscribe_group;
 mod unsubscribe;
 
 use std::{
@@ -21,13 +23,14 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
-pub(super) use self::buffer::CommandBuffer;
+use self::buffer::BufferedCommand;
+pub(super) use self::{buffer::CommandBuffer, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, Format, MalformedCommand, WireError},
+    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
+    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, Format, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -38,7 +41,7 @@ const COMMANDS_PER_TURN: usize = 64;
 /// What a session handles next.
 enum Next {
     /// A command of the client.
-    Command(Result<Bytes, MalformedCommand>),
+    Command(BufferedCommand),
     /// A subscription of the server API with recovery.
     Subscription(ServerApiSubscription),
 }
@@ -47,6 +50,10 @@ enum Next {
 pub(super) enum CommandOutcome {
     /// It is answered, or has no answer.
     Finished,
+    /// It is a subscribe command: this is the request to the hub.
+    Subscribe(SubscribeRequest),
+    /// It is a subscribe command, and waits for others like it.
+    Grouped,
     /// It is answered when this is ready.
     Pending(LocalBoxFuture<'static, CommandAnswer>),
 }
@@ -65,6 +72,8 @@ enum CommandReply {
     Frame(Bytes),
     /// By the hub, in the turn in which the subscriptions became live.
     SentByHub,
+    /// These commands of a group are not answered yet: the client has to read the replies to the others first.
+    Postponed(Vec<BufferedCommand>),
 }
 
 /// Why a command failed.
@@ -103,8 +112,11 @@ impl Session {
             let next = match self.next_recovering_subscription() {
                 Some(subscription) => Next::Subscription(subscription),
                 None => match self.commands.next(self.format) {
-                    Some(message) => Next::Command(message),
-                    None => return self.flush(),
+                    Some(command) => Next::Command(command),
+                    None => {
+                        self.schedule_group(ctx);
+                        return self.flush();
+                    }
                 },
             };
             // The command before may have waited for a broker: the token may have expired, or the hub closed the session.
@@ -116,7 +128,10 @@ impl Session {
             }
             let outcome = match next {
                 Next::Subscription(subscription) => self.add_server_side_subscription(subscription),
-                Next::Command(message) => self.handle_message(message),
+                Next::Command(command) => match self.handle_command(command) {
+                    CommandOutcome::Grouped if self.is_group_full() => self.send_group(),
+                    outcome => outcome,
+                },
             };
             if self.finish_or_wait(outcome, ctx) {
                 return self.flush();
@@ -164,23 +179,29 @@ impl Session {
         true
     }
 
-    fn handle_message(&mut self, message: Result<Bytes, MalformedCommand>) -> CommandOutcome {
-        let verdict = if self.commands.take_put_back() { RateVerdict::Allowed } else { self.charge_command() };
+    fn handle_command(&mut self, BufferedCommand { message, verdict }: BufferedCommand) -> CommandOutcome {
+        let parsed = message.as_ref().map(|message| self.format.parse_command(message));
+        if self.has_group() && !matches!(&parsed, Ok(Ok(command)) if self.joins_group(command)) {
+            // What follows a group is handled when the group is answered.
+            self.commands.put_back([BufferedCommand { message, verdict }]);
+            return self.send_group();
+        }
+        let verdict = verdict.unwrap_or_else(|| self.charge_command());
         if verdict == RateVerdict::Flooding {
             return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
         }
-        let Ok(message) = message else {
+        let (Ok(message), Ok(parsed)) = (&message, parsed) else {
             return self.protocol_error(&Disconnect::BAD_REQUEST, || {
                 Diagnosis::without_id("the length of a message is invalid")
             });
         };
-        if let Some(text) = self.token_text(&message) {
+        if let Some(text) = self.token_text(message) {
             if verdict == RateVerdict::Limited {
                 return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
             }
             return self.authenticate_by_text(text);
         }
-        match (&self.auth_state, self.format.parse_command(&message)) {
+        match (&self.auth_state, parsed) {
             (AuthState::Rejected { .. }, _) => CommandOutcome::Finished,
             (AuthState::Unauthenticated, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
@@ -191,18 +212,39 @@ impl Session {
             (AuthState::NeedsNewToken, Ok(Command { method, .. })) if !matches!(method, CommandMethod::Connect(_)) => {
                 CommandOutcome::Finished
             }
-            (_, Ok(Command { id: id @ 1.., .. })) if verdict == RateVerdict::Limited => {
-                self.fail(id, ErrorCode::TooManyRequests.into())
+            (_, Ok(Command { id, .. })) if id > 0 && verdict == RateVerdict::Limited => {
+                let limited = Err(ErrorCode::TooManyRequests.into());
+                self.answer_or_group(id, message, verdict, limited)
             }
             (_, Ok(command)) => {
                 let id = command.id;
-                self.authorize_command(command, &message).unwrap_or_else(|failure| self.fail(id, failure))
+                let outcome = self.authorize_command(command, message, verdict);
+                self.answer_or_group(id, message, verdict, outcome)
             }
             (_, Err(_)) => {
                 let format = self.format;
-                self.protocol_error(&Disconnect::BAD_REQUEST, || format.diagnose(&message))
+                self.protocol_error(&Disconnect::BAD_REQUEST, || format.diagnose(message))
             }
         }
+    }
+
+    /// Answers a command that has failed. A subscribe command is added to the group instead, also if it has failed while there
+    /// is one, because the commands before it come first.
+    fn answer_or_group(
+        &mut self,
+        id: u32,
+        message: &Bytes,
+        verdict: RateVerdict,
+        outcome: Result<CommandOutcome, CommandFailure>,
+    ) -> CommandOutcome {
+        let command = || BufferedCommand { message: Ok(message.clone()), verdict: Some(verdict) };
+        match outcome {
+            Ok(CommandOutcome::Subscribe(request)) => self.add_to_group(command(), request),
+            Err(CommandFailure::Error(error)) if self.has_group() => self.add_refused_to_group(command(), id, error),
+            Ok(outcome) => return outcome,
+            Err(failure) => return self.fail(id, failure),
+        }
+        CommandOutcome::Grouped
     }
 
     /// Handles a message that is not a command. A plain session gets an error reply with what `diagnose` finds, until it has
@@ -232,6 +274,7 @@ impl Session {
         &mut self,
         Command { id, token, method }: Command<'_>,
         message: &Bytes,
+        verdict: RateVerdict,
     ) -> Result<CommandOutcome, CommandFailure> {
         if matches!(method, CommandMethod::OtherType) {
             return Err(ErrorCode::NotAvailable.with_detail("type other than 0").into());
@@ -251,7 +294,8 @@ impl Session {
                 let outcome = self.adopt_command_token(id, &token)?;
                 if let CommandOutcome::Pending(_) = outcome {
                     // The command is handled when the session has the subscriptions of its new token, and no others.
-                    self.commands.put_back();
+                    let command = BufferedCommand { message: Ok(message.clone()), verdict: Some(verdict) };
+                    self.commands.put_back([command]);
                     return Ok(outcome);
                 }
             }
@@ -340,6 +384,7 @@ impl Session {
         match result {
             Ok(CommandReply::Frame(frame)) => self.send(frame),
             Ok(CommandReply::SentByHub) => {}
+            Ok(CommandReply::Postponed(commands)) => self.commands.put_back(commands),
             Err(CommandFailure::Error(error)) => {
                 self.services.metrics.count_error(error.code().code());
                 self.reply(id, &protocol::Reply::Error(&error));

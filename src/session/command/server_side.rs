@@ -177,7 +177,10 @@ impl Session {
                     })
                 }
                 Ok(Err(
-                    SubscribeError::AlreadySubscribed | SubscribeError::Unrecoverable | SubscribeError::TokenExpired,
+                    SubscribeError::AlreadySubscribed
+                    | SubscribeError::Unrecoverable
+                    | SubscribeError::TokenExpired
+                    | SubscribeError::Refused(_),
                 ))
                 | Err(_) => Err(otherwise),
             }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{CommandFailure, CommandOutcome, CommandReply};
+use super::{CommandFailure, CommandOutcome};
 use crate::{
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hub::{
-        RecoveryRequest, ReplyBuilder, RequestedEpoch, Subscribe, SubscribeError, SubscribeOutcome, Subscription,
+        RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
         SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{
@@ -75,7 +75,7 @@ impl SubscribeResultTemplate {
 }
 
 impl Session {
-    /// `subscribe`.
+    /// `subscribe`. Returns the request to the hub.
     pub(super) fn subscribe(
         &mut self,
         id: u32,
@@ -95,18 +95,8 @@ impl Session {
         let format = self.format;
         let reply = SubscribeResultTemplate::new(expiry, data, &options)
             .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
-        let subscriptions = vec![Subscription::new(channel, source, options)];
-        let subscribed = self.services.hub.send(Subscribe { key: self.key, subscriptions, reply: Some(reply) });
-        Ok(CommandOutcome::pending(id, async move {
-            match subscribed.await.map_err(|_| ErrorCode::Internal)? {
-                Ok(()) | Err(SubscribeError::Closing) => Ok(CommandReply::SentByHub),
-                Err(SubscribeError::AlreadySubscribed) => Err(ErrorCode::AlreadySubscribed.into()),
-                Err(SubscribeError::LimitExceeded(limit)) => Err(limit.into()),
-                Err(SubscribeError::TokenExpired) => Err(ErrorCode::TokenExpired.into()),
-                Err(SubscribeError::Unrecoverable) => Err(ErrorCode::UnrecoverablePosition.into()),
-                Err(SubscribeError::Broker(error)) => Err(error.into()),
-            }
-        }))
+        let subscription = Ok(Subscription::new(channel, source, options));
+        Ok(CommandOutcome::Subscribe(SubscribeRequest { subscription, reply, refusal: self.refusal(id) }))
     }
 
     /// Returns the claims of a subscription token.

@@ -18,6 +18,12 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
                 fields[2] = string.format('%.0f', fields[2] - by)
                 redis.call('XADD', key, entry[1], unpack(fields))
             end
+        elseif kind == 'hash' then
+            -- Position: the field `x` is the time when its lifetime was renewed.
+            local renewed = redis.call('HGET', key, 'x')
+            if renewed then
+                redis.call('HSET', key, 'x', string.format('%.0f', renewed - by))
+            end
         elseif kind == 'zset' then
             -- Presence: the scores are the times when entries expire.
             for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do

@@ -2,6 +2,7 @@
 //! newest offset, newest version. What changes them is a script ([`scripts`]), so that a publication is stored and announced,
 //! or neither. The stored record is the message of the publication ([`envelope`]).
 
+mod position_reads;
 mod positions;
 mod read;
 mod stored_publication;
@@ -12,6 +13,7 @@ use futures_util::future::FutureExt;
 use redis::Value;
 
 pub(super) use self::{
+    position_reads::{PositionReads, run as run_position_reads},
     positions::{read_positions, renew_epoch},
     read::read_page,
     stored_publication::{StoredPublication, split_reply, store_call},

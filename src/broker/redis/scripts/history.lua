@@ -2,7 +2,8 @@
 --
 -- The stream's ids are the offsets. An entry has the fields `t`, the time of this server in milliseconds, and `d`, the record.
 -- Fields of the meta hash: `e` epoch; `o` and `t` offset and time (by its publisher) of the newest publication that the channel
--- ever had; `r` retention of the last use; `v` and `w` the newest version and its epoch.
+-- ever had; `r` retention of the last use; `v` and `w` the newest version and its epoch; `x` time of this server at which a
+-- publication has last renewed the lifetimes of both keys.
 
 -- Every so many publications, what has expired is trimmed. Readers skip it until then.
 local TRIM_INTERVAL = 64
@@ -62,5 +63,22 @@ local function change_retention(stream, meta, top, old, size, ttl)
     local old_ttl = old and tonumber(string.match(old, ':(%d+)$'))
     trim_expired(stream, top, math.min(old_ttl or tonumber(ttl), tonumber(ttl)))
     redis.call('XTRIM', stream, 'MAXLEN', '=', size)
-    redis.call('HSET', meta, 'r', size .. ':' .. ttl)
+    -- The lifetimes of the keys are those of the old one.
+    redis.call('HSET', meta, 'r', size .. ':' .. ttl, 'x', 0)
+end
+
+-- Returns the position of a channel, which is used with this retention from now on. Creates the position if there is none.
+local function open(stream, meta, size, ttl, meta_ttl, first_epoch)
+    local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
+    local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
+    if not has_position(epoch, top) then
+        epoch, top = first_epoch, 0
+        redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
+        redis.call('HDEL', meta, 't', 'v', 'w')
+        redis.call('DEL', stream)
+    elseif retention ~= size .. ':' .. ttl then
+        change_retention(stream, meta, top, retention, size, ttl)
+    end
+    redis.call('PEXPIRE', meta, meta_ttl)
+    return epoch, top
 end

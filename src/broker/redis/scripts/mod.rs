@@ -28,6 +28,8 @@ scripts! {
     PUBLISH = "history.lua", "publish.lua";
     /// Announces a publication with an idempotency key that is not stored.
     PUBLISH_ONCE = "publish_once.lua";
+    /// Reads the positions of channels, and creates those that are missing.
+    OPEN_HISTORIES = "history.lua", "open_histories.lua";
     /// Reads a part of a history, and its position.
     READ_HISTORY = "history.lua", "read_history.lua";
     /// Replaces the epoch of a channel that has lost publications.

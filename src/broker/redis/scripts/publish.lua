@@ -10,10 +10,13 @@
 local publish, prefix, size, ttl, meta_ttl, first_epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local once_ttl, version, version_epoch = ARGV[7], ARGV[8], ARGV[9]
 local FIRST_ARGUMENTS, ARGUMENTS = 9, 3
-local retention, stored_at, call = size .. ':' .. ttl, text(now()), redis.call
+local retention, call = size .. ':' .. ttl, redis.call
+local stored_at = now()
+local stored_at_text = text(stored_at)
+-- Lifetimes are renewed when this time has passed, and are longer by it: each renewal is a command.
+local RENEWAL = math.floor(ttl / 16)
 
-local function finish(meta, once, epoch, offset)
-    call('PEXPIRE', meta, meta_ttl)
+local function finish(once, epoch, offset)
     local receipt = epoch .. offset
     if once then
         call('SET', once, receipt, 'PX', once_ttl)
@@ -32,17 +35,24 @@ local function store(stream, meta, once, channel, record, time)
     if known then
         return known
     end
-    local fields = call('HMGET', meta, 'e', 'o', 'r')
-    local epoch, top, old_retention = fields[1], tonumber(fields[2]), fields[3]
+    local fields = call('HMGET', meta, 'e', 'o', 'r', 'x')
+    local epoch, top, old_retention, renewed_at = fields[1], tonumber(fields[2]), fields[3], tonumber(fields[4])
     local is_new = not has_position(epoch, top)
     if is_new then
         epoch, top = first_epoch, 0
     elseif version ~= '' and version <= (newest_version(meta) or '') then
-        return finish(meta, once, epoch, text(top))
+        call('PEXPIRE', meta, meta_ttl)
+        return finish(once, epoch, text(top))
     end
 
-    local offset, id = top + 1, text(top + 1)
-    local added = redis.pcall('XADD', stream, 'MAXLEN', '=', size, id, 't', stored_at, 'd', record)
+    local offset, id, added = top + 1, text(top + 1), false
+    if not is_new then
+        added = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '=', size, id, 't', stored_at_text, 'd', record)
+    end
+    local needs_lifetime = not added
+    if not added then
+        added = redis.pcall('XADD', stream, id, 't', stored_at_text, 'd', record)
+    end
     if type(added) == 'table' and added.err then
         local is_behind = string.find(added.err, 'equal or smaller', 1, true)
         local is_full = string.find(added.err, 'exhausted the last possible ID', 1, true)
@@ -52,26 +62,36 @@ local function store(stream, meta, once, channel, record, time)
         -- The stream is older than the position, which has expired or was evicted, or another client has written to it.
         call('DEL', stream)
         is_new, epoch, offset, id = true, first_epoch, 1, '1'
-        call('XADD', stream, id, 't', stored_at, 'd', record)
+        call('XADD', stream, id, 't', stored_at_text, 'd', record)
     end
 
     if is_new then
         call('DEL', meta)
-        call('HSET', meta, 'e', epoch, 'o', id, 't', time, 'r', retention)
+    elseif old_retention ~= retention then
+        change_retention(stream, meta, offset, old_retention, size, ttl)
+        needs_lifetime = true
+    elseif offset % TRIM_INTERVAL == 0 then
+        trim_expired(stream, offset, ttl)
+    end
+    if is_new or not renewed_at or stored_at < renewed_at or stored_at >= renewed_at + RENEWAL then
+        needs_lifetime = true
+    end
+    if is_new then
+        call('HSET', meta, 'e', epoch, 'o', id, 't', time, 'r', retention, 'x', stored_at_text)
+    elseif needs_lifetime then
+        call('HSET', meta, 'o', id, 't', time, 'x', stored_at_text)
     else
         call('HSET', meta, 'o', id, 't', time)
-        if old_retention ~= retention then
-            change_retention(stream, meta, offset, old_retention, size, ttl)
-        elseif offset % TRIM_INTERVAL == 0 then
-            trim_expired(stream, offset, ttl)
-        end
+    end
+    if needs_lifetime then
+        call('PEXPIRE', stream, text(ttl + RENEWAL))
+        call('PEXPIRE', meta, text(meta_ttl + RENEWAL))
     end
     if version ~= '' then
         call('HSET', meta, 'v', version, 'w', version_epoch)
     end
-    call('PEXPIRE', stream, ttl)
     call(publish, channel, prefix .. struct.pack('>I8', offset) .. epoch .. record)
-    return finish(meta, once, epoch, id)
+    return finish(once, epoch, id)
 end
 
 local keys = once_ttl == '' and 2 or 3

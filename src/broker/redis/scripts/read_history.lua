@@ -12,17 +12,7 @@ local limit, max_bytes, max_record = tonumber(ARGV[9]), tonumber(ARGV[10]), tonu
 -- The first range is short, because the publications may be large; the next ones are as long as the bytes allow.
 local FIRST_RANGE, MAX_RANGE = 16, 128
 
-local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
-local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
-if not has_position(epoch, top) then
-    epoch, top = ARGV[4], 0
-    redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
-    redis.call('HDEL', meta, 't', 'v', 'w')
-    redis.call('DEL', stream)
-elseif retention ~= size .. ':' .. ttl then
-    change_retention(stream, meta, top, retention, size, ttl)
-end
-redis.call('PEXPIRE', meta, meta_ttl)
+local epoch, top = open(stream, meta, size, ttl, meta_ttl, ARGV[4])
 
 local page = { epoch, text(top), '0' }
 last = math.min(last, top)

@@ -54,7 +54,7 @@ use self::{
 use super::{
     RedisConfigError, RedisContext,
     envelope::DropReason,
-    history::StoredPublication,
+    history::{PositionReads, StoredPublication},
     inbox::BusInbox,
     names::{OwnNames, RedisNames},
 };
@@ -68,6 +68,7 @@ pub(super) struct RedisServer {
     timeout: Duration,
     health: RedisHealth,
     subscriptions: DesiredSubscriptions,
+    position_reads: PositionReads,
     publisher: Publisher,
     probe: SubscriptionProbe,
     /// The names that this instance uses on the server. A Cluster changes them.
@@ -126,6 +127,7 @@ impl RedisServer {
             connector,
             timeout: config.timeout,
             subscriptions: DesiredSubscriptions::default(),
+            position_reads: PositionReads::default(),
             publisher,
             probe: SubscriptionProbe::new(),
             own_names: ArcSwap::default(),
@@ -211,6 +213,11 @@ impl RedisServer {
     /// Returns the subscriptions that this instance should have here.
     pub(super) fn subscriptions(&self) -> &DesiredSubscriptions {
         &self.subscriptions
+    }
+
+    /// Returns the calls for positions that wait for the server.
+    pub(super) fn position_reads(&self) -> &PositionReads {
+        &self.position_reads
     }
 
     /// Sets the names that this instance uses here for itself.

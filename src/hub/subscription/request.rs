@@ -1,0 +1,296 @@
+//! Requests for subscriptions, from their check to the commit. The broker is asked for all channels of all requests of a
+//! session at once; at the same time it stores the presence of the subscriber. The requests are finished in their order, each
+//! as soon as those before it are: so the client gets its replies in the order of its commands.
+
+use std::collections::VecDeque;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use futures_util::future::{FutureExt, LocalBoxFuture, join, join_all, ready};
+
+use super::{
+    CatchingUp, RefusalBuilder, ReplyBuilder, Requested, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest,
+    Subscription, Visibility,
+};
+use crate::{
+    broker::{BrokerError, BrokerFuture},
+    channel::Channel,
+    hub::{Hub, SessionKey},
+};
+
+/// How often the history is read for one request. It is read again only if the stored deliveries do not reach back to what
+/// was read, or if the history has another epoch by then.
+const MAX_READS: u8 = 3;
+
+/// The calls that store the presence of the subscriptions of a request, in their order. `None`: there is nothing to wait for.
+type PresenceCalls = Vec<Option<BrokerFuture<()>>>;
+
+/// The subscriptions of a request, or why the session may not have them.
+type RequestedChannels = Result<Vec<Subscription<Requested>>, SubscribeError>;
+
+type RequestResult = Result<(), SubscribeError>;
+
+/// The results of the requests that are finished, in their order.
+type GroupFuture = ResponseActFuture<Hub, Vec<RequestResult>>;
+
+/// A request while its subscriptions are resolved.
+struct PendingRequest {
+    key: SessionKey,
+    reply: Option<ReplyBuilder>,
+    refusal: Option<RefusalBuilder>,
+    /// The channels in whose presence the session is stored, if this request succeeds.
+    presence: Vec<(Channel, Visibility)>,
+    reads: u8,
+}
+
+/// A request for which the broker has answered, or which has failed.
+struct ResolvedRequest {
+    request: PendingRequest,
+    subscriptions: Result<Vec<Subscription<CatchingUp>>, SubscribeError>,
+}
+
+/// How a request has begun.
+enum Begun {
+    /// It is finished: the broker was not needed.
+    Finished(RequestResult),
+    /// It is resolved when this is ready.
+    Resolving(LocalBoxFuture<'static, ResolvedRequest>),
+}
+
+/// Requests of a session that are carried out side by side.
+struct RequestGroup {
+    key: SessionKey,
+    results: Vec<RequestResult>,
+    /// Those that are not finished.
+    resolved: VecDeque<ResolvedRequest>,
+}
+
+impl PendingRequest {
+    fn new(key: SessionKey, reply: Option<ReplyBuilder>, refusal: Option<RefusalBuilder>) -> Self {
+        Self { key, reply, refusal, presence: Vec::new(), reads: 0 }
+    }
+}
+
+impl ResolvedRequest {
+    /// The request, when the broker has answered for all of its subscriptions.
+    fn when_ready<F>(request: PendingRequest, resolving: Vec<F>) -> LocalBoxFuture<'static, Self>
+    where
+        F: Future<Output = Result<Subscription<CatchingUp>, BrokerError>> + 'static,
+    {
+        let resolved = join_all(resolving).map(|resolved| {
+            let subscriptions: Result<Vec<_>, _> = resolved.into_iter().collect();
+            Self { request, subscriptions: subscriptions.map_err(SubscribeError::from) }
+        });
+        resolved.boxed_local()
+    }
+}
+
+impl Hub {
+    /// Carries out requests of a session side by side. Ends before all are finished if the client has to read the replies
+    /// first; then the others have had no effect.
+    fn carry_out(&mut self, key: SessionKey, requests: Vec<(PendingRequest, RequestedChannels)>) -> GroupFuture {
+        let (mut results, mut resolving) = (Vec::with_capacity(requests.len()), Vec::new());
+        for (request, subscriptions) in requests {
+            if !results.is_empty() && self.must_drain(key) {
+                break;
+            }
+            match self.begin(request, subscriptions, !resolving.is_empty()) {
+                Begun::Finished(result) => results.push(result),
+                Begun::Resolving(request) => resolving.push(request),
+            }
+        }
+        if resolving.is_empty() {
+            self.flush_replies(key);
+            return Box::pin(actix::fut::ready(results));
+        }
+        let resolved = join_all(resolving).into_actor(self);
+        Box::pin(resolved.then(move |resolved, hub, _| {
+            hub.finish_in_order(RequestGroup { key, results, resolved: resolved.into() })
+        }))
+    }
+
+    /// Checks a request, and finishes it if the broker is not needed. A request that follows others waits for them.
+    fn begin(&mut self, mut request: PendingRequest, subscriptions: RequestedChannels, follows_others: bool) -> Begun {
+        let key = request.key;
+        let checked = subscriptions
+            .and_then(|subscriptions| self.check_request(key, &subscriptions).map(|_| ()).map(|()| subscriptions));
+        let mut subscriptions = match checked {
+            Ok(subscriptions) => subscriptions,
+            Err(error) if follows_others => {
+                let failed = ResolvedRequest { request, subscriptions: Err(error) };
+                return Begun::Resolving(Box::pin(ready(failed)));
+            }
+            Err(error) => return Begun::Finished(self.finish(request, Err(error))),
+        };
+        if let Some(held) = self.registry.channels_of(key) {
+            let held = subscriptions.iter_mut().filter(|subscription| held.contains(&subscription.channel));
+            // A session that is subscribed has missed nothing.
+            held.for_each(|subscription| subscription.stage.options.recover = None);
+        }
+        subscriptions.iter_mut().for_each(|subscription| self.skip_what_the_filter_drops(subscription));
+        let storing = self.store_presence(&mut request, &subscriptions);
+        let is_stored = storing.iter().all(Option::is_none);
+        let needs_broker = |subscription: &Subscription<Requested>| self.needs_broker(key, subscription);
+        if is_stored && !follows_others && !subscriptions.iter().any(needs_broker) {
+            let ready = subscriptions.into_iter().map(|subscription| {
+                let here = self.channel_position(&subscription.channel);
+                subscription.into_ready(here)
+            });
+            let committed = self.commit(key, ready.collect(), request.reply.take());
+            return Begun::Finished(self.finish(request, committed));
+        }
+        // For all channels: one that has subscribers now may lose them while the broker is asked for another.
+        let resolving = subscriptions.into_iter().zip(storing).map(|(subscription, stored)| {
+            let query = self.history_query(key, &subscription.channel, &subscription.stage);
+            let catch_up = self.catch_up_buffer.begin(&subscription.channel);
+            with_presence(subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone()), stored)
+        });
+        Begun::Resolving(ResolvedRequest::when_ready(request, resolving.collect()))
+    }
+
+    /// Finishes the requests of a group in their order, until a history has to be read again, or the client has to read the
+    /// replies.
+    fn finish_in_order(&mut self, mut group: RequestGroup) -> GroupFuture {
+        while let Some(resolved) = group.resolved.pop_front() {
+            if !group.results.is_empty() && self.must_drain(group.key) {
+                group.resolved.push_front(resolved);
+                group.resolved.drain(..).for_each(|resolved| self.withdraw(&resolved.request));
+                break;
+            }
+            match self.finish_resolved(resolved) {
+                Begun::Finished(result) => group.results.push(result),
+                Begun::Resolving(again) => {
+                    return Box::pin(again.into_actor(self).then(move |resolved, hub, _| {
+                        group.resolved.push_front(resolved);
+                        hub.finish_in_order(group)
+                    }));
+                }
+            }
+        }
+        self.flush_replies(group.key);
+        Box::pin(actix::fut::ready(group.results))
+    }
+
+    /// Commits a request, or has its histories read again.
+    fn finish_resolved(&mut self, ResolvedRequest { mut request, subscriptions }: ResolvedRequest) -> Begun {
+        let mut subscriptions = match subscriptions {
+            Ok(subscriptions) => subscriptions,
+            Err(error) => return Begun::Finished(self.finish(request, Err(error))),
+        };
+        let Some(client) = self.registry.session(request.key).map(|session| session.client) else {
+            return Begun::Finished(self.finish(request, Err(SubscribeError::Closing)));
+        };
+        request.reads += 1;
+        let (max_publications, is_last_read) = (self.limits.recovered_publications, request.reads >= MAX_READS);
+        let is_known = |subscription: &mut Subscription<CatchingUp>| {
+            subscription.find_start(self.channel_position(&subscription.channel), max_publications, is_last_read)
+        };
+        if subscriptions.iter_mut().all(is_known) {
+            let ready = subscriptions.into_iter().map(|subscription| subscription.into_ready(client));
+            let committed = self.commit(request.key, ready.collect(), request.reply.take());
+            return Begun::Finished(self.finish(request, committed));
+        }
+        // All histories are read again: what is known now may be outdated when the others have been read.
+        let resolving = subscriptions.into_iter().map(|subscription| {
+            let Subscription { channel, stage, .. } = &subscription;
+            let query = self.full_history_query(request.key, channel, &stage.requested);
+            subscription.read_history(self.broker_subscriptions.clone(), query)
+        });
+        let resolving = resolving.collect();
+        Begun::Resolving(ResolvedRequest::when_ready(request, resolving))
+    }
+
+    /// Begins to store the presence of the subscriptions that the session does not have yet; returns the calls that the
+    /// broker has not completed at once.
+    fn store_presence(&self, request: &mut PendingRequest, subscriptions: &[Subscription<Requested>]) -> PresenceCalls {
+        let held = self.registry.channels_of(request.key);
+        let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
+        let calls = subscriptions.iter().map(|Subscription { channel, stage, .. }| {
+            let visibility = stage.options.visibility.as_ref();
+            let visibility = visibility.filter(|visibility| visibility.in_presence && !is_held(channel))?;
+            request.presence.push((channel.clone(), visibility.clone()));
+            let mut call = self.begin_presence(channel, visibility);
+            match (&mut call).now_or_never() {
+                Some(result) => result.err().map(|error| ready(Err(error)).boxed()),
+                None => Some(call),
+            }
+        });
+        calls.collect()
+    }
+
+    /// Ends a request, and answers it if it has failed.
+    fn finish(&mut self, mut request: PendingRequest, result: RequestResult) -> RequestResult {
+        if let Err(error) = &result {
+            self.withdraw(&request);
+            if let Some(frame) = request.refusal.take().and_then(|refusal| refusal(error)) {
+                self.push_reply(request.key, frame);
+            }
+        }
+        result
+    }
+
+    /// Removes the session from the presence of the channels of a request that it does not have.
+    fn withdraw(&self, request: &PendingRequest) {
+        let held = self.registry.channels_of(request.key);
+        let is_held = |channel| held.as_ref().is_some_and(|held| held.contains(channel));
+        for (channel, visibility) in request.presence.iter().filter(|(channel, _)| !is_held(channel)) {
+            self.withdraw_presence(channel, Some(visibility));
+        }
+    }
+
+    fn push_reply(&mut self, key: SessionKey, frame: Bytes) {
+        let Some(session) = self.registry.session(key) else { return };
+        if let Err(refused) = session.outbox.push_reply(self.clock.now(), frame) {
+            self.handle_push_error(key, refused);
+        }
+    }
+
+    fn flush_replies(&self, key: SessionKey) {
+        if let Some(session) = self.registry.session(key) {
+            let _ = session.outbox.flush(&self.clock, self.clock.now());
+        }
+    }
+
+    /// Returns whether the client has to read its replies before there may be more.
+    fn must_drain(&self, key: SessionKey) -> bool {
+        let must_drain = || self.registry.session(key).is_some_and(|session| session.outbox.must_drain());
+        if must_drain() {
+            self.flush_replies(key);
+        }
+        must_drain()
+    }
+}
+
+/// Waits until the presence of a subscription is stored, and the broker has answered everything else.
+async fn with_presence<T>(
+    resolved: impl Future<Output = Result<T, BrokerError>>,
+    stored: Option<BrokerFuture<()>>,
+) -> Result<T, BrokerError> {
+    let stored = async move { if let Some(stored) = stored { stored.await } else { Ok(()) } };
+    let (resolved, stored) = join(resolved, stored).await;
+    stored.and(resolved)
+}
+
+impl Handler<Subscribe> for Hub {
+    type Result = ResponseActFuture<Self, RequestResult>;
+
+    fn handle(&mut self, Subscribe { key, subscriptions, reply }: Subscribe, _: &mut Self::Context) -> Self::Result {
+        let request = PendingRequest::new(key, reply, None);
+        let finished = self.carry_out(key, vec![(request, Ok(subscriptions))]);
+        // A group never ends before its first request.
+        Box::pin(finished.map(|mut results, _, _| results.pop().unwrap_or(Err(SubscribeError::Closing))))
+    }
+}
+
+impl Handler<SubscribeEach> for Hub {
+    type Result = ResponseActFuture<Self, usize>;
+
+    fn handle(&mut self, SubscribeEach { key, requests }: SubscribeEach, _: &mut Self::Context) -> Self::Result {
+        let requests = requests.into_iter().map(|SubscribeRequest { subscription, reply, refusal }| {
+            let request = PendingRequest::new(key, Some(reply), Some(refusal));
+            (request, subscription.map(|subscription| vec![subscription]))
+        });
+        let finished = self.carry_out(key, requests.collect());
+        Box::pin(finished.map(|results, _, _| results.len()))
+    }
+}

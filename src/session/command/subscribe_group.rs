@@ -1,0 +1,107 @@
+//! Groups of subscribe commands. A client that has many channels sends a command for each, at once: SDKs do after every
+//! reconnect. Commands that follow each other, in one frame or in several, are carried out side by side, so that the client
+//! waits for the broker once. The hub answers them in their order. Any other command ends the group, and is handled when the
+//! group is answered; so is a second command for one channel, and one that brings a token of the connection.
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{BufferedCommand, CommandOutcome, CommandReply};
+use crate::{
+    channel::Channel,
+    hub::{RefusalBuilder, ReplyBuilder, SubscribeEach, SubscribeError, SubscribeRequest},
+    protocol::{self, Command, CommandMethod, ErrorCode, WireError},
+    session::Session,
+};
+
+/// Subscribe commands that wait for others like them.
+#[derive(Default)]
+pub(in crate::session) struct SubscribeGroup {
+    commands: Vec<BufferedCommand>,
+    /// One for each command.
+    requests: Vec<SubscribeRequest>,
+    channels: Vec<Channel>,
+    /// The session will look at the group when it has handled what the client has sent.
+    is_scheduled: bool,
+}
+
+impl Session {
+    /// Returns whether subscribe commands wait to be carried out.
+    pub(super) fn has_group(&self) -> bool {
+        self.subscribe_group.is_some()
+    }
+
+    /// Returns whether a command is carried out side by side with the group.
+    pub(super) fn joins_group(&self, command: &Command<'_>) -> bool {
+        let (Some(group), Command { token: None, method: CommandMethod::Subscribe(subscribe), .. }) =
+            (&self.subscribe_group, command)
+        else {
+            return false;
+        };
+        !group.channels.iter().any(|channel| channel.as_str() == subscribe.channel)
+    }
+
+    /// Adds a command to the group, or begins one.
+    pub(super) fn add_to_group(&mut self, command: BufferedCommand, request: SubscribeRequest) {
+        let group = self.subscribe_group.get_or_insert_default();
+        group.channels.extend(request.subscription.as_ref().ok().map(|subscription| subscription.channel().clone()));
+        group.commands.push(command);
+        group.requests.push(request);
+    }
+
+    /// Adds a command to the group that is only answered, with an error.
+    pub(super) fn add_refused_to_group(&mut self, command: BufferedCommand, id: u32, error: WireError) {
+        let reply: ReplyBuilder = Box::new(|_| Bytes::new());
+        let (subscription, refusal) = (Err(SubscribeError::Refused(error)), self.refusal(id));
+        self.add_to_group(command, SubscribeRequest { subscription, reply, refusal });
+    }
+
+    /// Returns what builds the reply to a subscribe command that fails.
+    pub(super) fn refusal(&self, id: u32) -> RefusalBuilder {
+        let (metrics, format) = (self.services.metrics.clone(), self.format);
+        Box::new(move |error| {
+            let error: WireError = match error {
+                // The client learns it from the close.
+                SubscribeError::Closing => return None,
+                SubscribeError::AlreadySubscribed => ErrorCode::AlreadySubscribed.into(),
+                SubscribeError::LimitExceeded(limit) => (*limit).into(),
+                SubscribeError::TokenExpired => ErrorCode::TokenExpired.into(),
+                SubscribeError::Unrecoverable => ErrorCode::UnrecoverablePosition.into(),
+                SubscribeError::Refused(error) => error.clone(),
+                SubscribeError::Broker(error) => error.clone().into(),
+            };
+            metrics.count_error(error.code().code());
+            Some(format.encode_reply(id, &protocol::Reply::Error(&error)))
+        })
+    }
+
+    /// Returns whether the group is carried out before the next command is looked at.
+    pub(super) fn is_group_full(&self) -> bool {
+        let limit = self.services.config.limits.concurrent_subscribes;
+        let is_full = self.subscribe_group.as_ref().is_some_and(|group| group.commands.len() >= limit);
+        // A client that reads slowly has read the replies that came before: there may be room for one.
+        is_full || self.commands.has_put_back()
+    }
+
+    /// Has the group carried out when all frames have been handled that have arrived.
+    pub(super) fn schedule_group(&mut self, ctx: &mut Context<Self>) {
+        let Some(group) = &mut self.subscribe_group else { return };
+        if !std::mem::replace(&mut group.is_scheduled, true) {
+            ctx.spawn(async {}.into_actor(self).map(|(), session, ctx| {
+                let outcome = session.send_group();
+                session.finish_then_continue(outcome, ctx);
+            }));
+        }
+    }
+
+    /// Has the hub carry out the group, if there is one.
+    pub(super) fn send_group(&mut self) -> CommandOutcome {
+        let Some(group) = self.subscribe_group.take() else { return CommandOutcome::Finished };
+        let SubscribeGroup { mut commands, requests, .. } = *group;
+        let finished = self.services.hub.send(SubscribeEach { key: self.key, requests });
+        CommandOutcome::pending(0, async move {
+            let finished = finished.await.map_err(|_| ErrorCode::Internal)?;
+            Ok(CommandReply::Postponed(commands.split_off(finished.min(commands.len()))))
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Subscribe commands that a client sends at once: they wait for the broker together, and their replies keep their order.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wardcast::channel::Channel;
+
+use crate::support::slow_broker::{Client, Worker};
+
+fn subscribe(id: u32, channel: &str) -> Value {
+    json!({"id": id, "subscribe": {"channel": channel}})
+}
+
+async fn connect(worker: &Worker) -> Client {
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    client
+}
+
+/// Receives the replies to the commands 1 to `last`, in this order; returns the code of each error.
+async fn receive_replies(client: &mut Client, last: u32) -> Vec<Option<u64>> {
+    let mut codes = Vec::new();
+    for id in 1..=last {
+        let reply = client.receive().await;
+        assert_eq!(reply["id"], id, "{reply}");
+        codes.push(reply["error"]["code"].as_u64());
+    }
+    codes
+}
+
+#[actix_rt::test]
+async fn subscribes_of_one_frame_wait_for_the_broker_together() {
+    let worker = Worker::start(|_| ());
+    let mut client = connect(&worker).await;
+    client.send(&[subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(3);
+    assert_eq!(receive_replies(&mut client, 3).await, [None; 3]);
+    for channel in ["a", "b", "c"] {
+        worker.publish(channel, "1").await;
+        assert_eq!(client.receive().await["push"]["channel"], channel);
+    }
+}
+
+#[actix_rt::test]
+async fn subscribes_in_a_frame_each_wait_for_the_broker_together() {
+    let worker = Worker::start(|_| ());
+    let mut client = connect(&worker).await;
+    client.send_in_frames(&[subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(3);
+    assert_eq!(receive_replies(&mut client, 3).await, [None; 3]);
+}
+
+#[actix_rt::test]
+async fn no_more_subscribes_are_carried_out_at_once_than_the_limit_allows() {
+    let worker = Worker::start(|config| config.limits.concurrent_subscribes = 2);
+    let mut client = connect(&worker).await;
+    client.send(&[subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
+    worker.broker.answer(2);
+    assert_eq!(receive_replies(&mut client, 2).await, [None; 2]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["id"], 3);
+}
+
+/// The first command needs the broker. The others could be answered before it.
+#[actix_rt::test]
+async fn replies_keep_the_order_of_the_commands_errors_among_them() {
+    let worker = Worker::start(|_| ());
+    worker.broker.answer(1);
+    let mut other = connect(&worker).await;
+    other.send(&[subscribe(1, "held")]).await;
+    assert_eq!(receive_replies(&mut other, 1).await, [None]);
+
+    *worker.broker.failing.lock() = Some(Channel::new("bad").unwrap());
+    let mut client = connect(&worker).await;
+    let invalid_filter = json!({"id": 6, "subscribe": {"channel": "filtered", "tf": {"op": "none"}}});
+    let ping = json!({"id": 8, "ping": {}});
+    client
+        .send(&[
+            subscribe(1, "slow"),
+            subscribe(2, "held"),
+            subscribe(3, "$secret"),
+            subscribe(4, "bad"),
+            subscribe(5, "last"),
+            invalid_filter,
+            subscribe(7, ""),
+            ping,
+        ])
+        .await;
+    worker.broker.wait_for_calls(&["subscribe"; 4]).await;
+    worker.broker.answer(3);
+    let codes = receive_replies(&mut client, 8).await;
+    assert_eq!(codes, [None, None, Some(103), Some(100), None, Some(107), Some(107), None]);
+}
+
+#[actix_rt::test]
+async fn commands_for_one_channel_keep_their_order() {
+    let worker = Worker::start(|_| ());
+    worker.broker.answer(10);
+    let mut client = connect(&worker).await;
+    let unsubscribe = |id: u32| json!({"id": id, "unsubscribe": {"channel": "a"}});
+    client
+        .send(&[
+            subscribe(1, "a"),
+            subscribe(2, "a"),
+            unsubscribe(3),
+            subscribe(4, "a"),
+            subscribe(5, "b"),
+            unsubscribe(6),
+            subscribe(7, "c"),
+            json!({"id": 8, "publish": {"channel": "c", "data": 1}}),
+        ])
+        .await;
+    assert_eq!(receive_replies(&mut client, 7).await, [None, Some(105), None, None, None, None, None]);
+    // The publisher is subscribed: it receives its own publication, and the reply.
+    let mut last = [client.receive().await, client.receive().await];
+    last.sort_by_key(|message| message["id"].is_null());
+    assert_eq!((&last[0]["id"], &last[1]["push"]["channel"]), (&json!(8), &json!("c")));
+    worker.publish("a", "1").await;
+    worker.publish("b", "2").await;
+    assert_eq!(client.receive().await["push"]["channel"], "b", "a is unsubscribed");
+}
+
+/// A subscription that is ready waits until those before it are, and misses nothing meanwhile.
+#[actix_rt::test]
+async fn what_is_published_while_a_ready_subscription_waits_for_its_turn_is_recovered_once() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.broker.answer(2);
+    let mut other = connect(&worker).await;
+    other.send(&[subscribe(1, "news")]).await;
+    assert_eq!(receive_replies(&mut other, 1).await, [None]);
+
+    let mut client = connect(&worker).await;
+    let recover = json!({"id": 2, "subscribe": {"channel": "news", "recover": true}});
+    client.send(&[subscribe(1, "slow"), recover]).await;
+    let calls = ["subscribe", "read_history", "subscribe", "read_history"];
+    worker.broker.wait_for_calls(&calls).await;
+    worker.publish("news", "1").await;
+    assert_eq!(other.receive().await["push"]["pub"]["data"], 1);
+    worker.broker.answer(3);
+    assert_eq!(client.receive().await["id"], 1);
+    let reply = client.receive().await;
+    assert_eq!(reply["subscribe"]["publications"][0]["data"], 1, "{reply}");
+    assert_eq!(reply["subscribe"]["recovered"], true, "{reply}");
+    worker.publish("news", "2").await;
+    assert_eq!(client.receive().await["push"]["pub"]["data"], 2);
+}
+
+#[actix_rt::test]
+async fn token_that_expires_while_a_group_waits_closes_with_3005_and_nothing_is_subscribed() {
+    let worker = Worker::start(|_| ());
+    let mut client = connect(&worker).await;
+    client.send(&[subscribe(1, "a"), subscribe(2, "b")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
+    worker.clock.advance(Duration::from_secs(3601));
+    worker.broker.answer(2);
+    assert_eq!(client.wait_for_close().await, 3005);
+    worker.broker.wait_for_unsubscribe("a").await;
+    worker.broker.wait_for_unsubscribe("b").await;
+}
+
+#[actix_rt::test]
+async fn limited_subscribes_are_answered_with_111_in_their_turn() {
+    let worker = Worker::start(|config| config.limits.commands_per_second = 1);
+    worker.broker.answer(10);
+    let mut client = connect(&worker).await;
+    client.send(&[subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c")]).await;
+    assert_eq!(receive_replies(&mut client, 3).await, [None, None, Some(111)]);
+}
