@@ -86,6 +86,7 @@ every_broker! {
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
     presence::presence_ends_with_removal_or_expiry
+    presence::presence_of_many_channels_is_stored_in_one_call
     presence::repeated_presence_lasts_longer
     presence::reconnecting_client_leaves_no_stale_presence
     presence::presence_calls_take_effect_in_call_order

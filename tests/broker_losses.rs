@@ -3,6 +3,7 @@
 use serde_json::json;
 use wardcast::{
     broker::{Deliver, PresenceEvent},
+    hub::CheckHealth,
     position::Position,
     publication::{ClientInfo, Publication},
 };
@@ -28,6 +29,25 @@ async fn channel_without_positioned_subscribers_goes_back_with_the_broker_after_
     }
     assert_eq!(receive_data(&mut client, 2).await, [2, 3]);
     expect_nothing(&mut client).await;
+}
+
+/// What was on its way before the interruption may arrive during it.
+#[actix_rt::test]
+async fn channel_may_go_back_after_an_interruption_although_a_late_publication_came_during_it() {
+    let worker = start_with(|config| config.channels.force_recovery = false);
+    let mut client = subscriber(&worker, json!({})).await;
+    for data in ["1", "2", "3"] {
+        worker.publish("news", data).await;
+    }
+    let stored = worker.broker.stored(&news(), retention(&worker)).await;
+    worker.hubs.note_interrupted(&[news()]);
+    worker.hub.send(CheckHealth).await.unwrap();
+    worker.publish("news", "4").await;
+    assert_eq!(receive_data(&mut client, 4).await, [1, 2, 3, 4]);
+    worker.hubs.note_resubscribed(&[news()]);
+    worker.hub.send(CheckHealth).await.unwrap();
+    worker.hubs.deliver_publication(stored[1].clone()).unwrap();
+    assert_eq!(receive_data(&mut client, 1).await, [2]);
 }
 
 /// A history has what was announced, unless the broker has lost it, or another program has announced it.

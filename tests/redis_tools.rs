@@ -35,6 +35,7 @@ async fn sentinels_follow_a_failover_and_the_death_of_the_master() {
     assert_eq!(named.1, trio.servers[1].port());
     let since = Instant::now();
     assert_eq!(trio.fail_over().await, 1);
+    assert_eq!(trio.master().await, 1, "for most sentinels");
     println!("failover after {:?}", since.elapsed());
     // Sentinel closes the connections of a server that it makes a replica, this test's as well.
     poll_until("the old master is a replica", async || trio.servers[0].is_replicating().await).await;
@@ -138,7 +139,10 @@ async fn proxy_delays_silences_and_cuts_connections() {
         let is_heard = calls_of_ping(&server).await > before;
         assert_eq!(is_heard, silent == ProxyMode::HalfOpen);
         proxy.set(ProxyMode::Pass);
+        let before = calls_of_ping(&server).await;
         assert!(!answers(&mut connection, short).await, "it stays silent");
+        let is_heard = calls_of_ping(&server).await > before;
+        assert_eq!(is_heard, silent == ProxyMode::HalfOpen, "it stays silent");
     }
     let mut connection = connect().await.unwrap();
     proxy.set(ProxyMode::Cut);

@@ -69,6 +69,16 @@ async fn calls(server: &RedisServer, command: &str) -> usize {
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
+/// Their keys may be on several servers, and in many slots.
+pub async fn presence_of_many_channels_is_stored_in_one_call(instance: Instance) {
+    let names: Vec<String> = (0..60).map(|number| format!("room-{number}")).collect();
+    let clients = names.iter().map(|name| (channel(name), client_of("ann", &format!("client of {name}"))));
+    instance.broker.refresh_presence(clients.collect(), MINUTE).await.unwrap();
+    for name in &names {
+        assert_eq!(instance.present_clients(name).await, [format!("client of {name}")]);
+    }
+}
+
 pub async fn presence_ends_with_removal_or_expiry(instance: Instance) {
     assert!(instance.present_clients("room").await.is_empty());
     assert_eq!(instance.count_presence("room").await, (0, 0));

@@ -26,7 +26,7 @@ pub async fn start() -> (RedisServer, Instance) {
     (server, instance)
 }
 
-async fn store_five(instance: &Instance) -> Position {
+pub async fn store_five(instance: &Instance) -> Position {
     for number in 1..5 {
         instance.store("news", &number.to_string()).await;
     }

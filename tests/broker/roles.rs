@@ -92,6 +92,23 @@ async fn replica_is_recognised_with_each_right_that_the_user_may_have() {
     }
 }
 
+/// It would answer MASTERDOWN to what asks for its data.
+#[tokio::test]
+async fn replica_that_has_lost_its_master_is_a_replica_until_it_is_promoted() {
+    let (server, mut master) =
+        (RedisServer::start_with(&["--replica-serve-stale-data", "no"]).await, RedisServer::start().await);
+    let instance = start_ready_broker(&server.url()).await;
+    server.demote(&master).await;
+    master.kill();
+    instance.wait_for_outage("redis is a replica of 127.0.0.1").await;
+    let refused = server.try_run::<()>(&["GET", "key"]).await;
+    assert_eq!(refused.unwrap_err().code(), Some("MASTERDOWN"));
+    assert!(put_ticket(&instance.broker).await.is_err());
+    server.promote().await;
+    instance.wait_until_ready().await;
+    put_ticket(&instance.broker).await.unwrap();
+}
+
 #[tokio::test]
 async fn revoked_right_to_ask_for_the_role_is_replaced_by_another() {
     let server = RedisServer::start().await;

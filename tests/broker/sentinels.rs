@@ -97,6 +97,21 @@ async fn announced_failover_is_followed_at_once_though_the_old_master_works() {
     assert_eq!(new.run::<i64>(&["EXISTS", "wardcast:ticket:moved"]).await, 1);
 }
 
+#[tokio::test]
+async fn failover_is_found_by_asking_where_the_user_may_not_hear_of_it() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let sentinel = start_sentinel(&old).await;
+    sentinel.run::<()>(&["ACL", "SETUSER", "default", "-subscribe"]).await;
+    let instance = start_with_sentinels(&[sentinel.url()], |_| ());
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    let since = Instant::now();
+    announce_failover(&sentinel, &new, 5).await;
+    poll_until("the subscription is on the new master", async || subscribers(&new).await == 1).await;
+    // As above.
+    assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
+}
+
 /// Two sentinels have missed the failover.
 #[tokio::test]
 async fn master_of_an_older_epoch_is_never_used() {
@@ -150,7 +165,7 @@ async fn instance_works_on_while_all_sentinels_are_down() {
 }
 
 #[tokio::test]
-async fn servers_and_sentinels_have_passwords_and_tls_of_their_own() {
+async fn servers_and_sentinels_have_passwords_and_tls_of_their_own_also_after_a_failover() {
     let authority = Authority::new();
     let (password, server_password) = ("password of the sentinels", "password of the servers");
     let options = SentinelOptions {
@@ -173,6 +188,9 @@ async fn servers_and_sentinels_have_passwords_and_tls_of_their_own() {
     let instance = start(password, true);
     instance.wait_until_ready().await;
     instance.subscribe("news").await;
+    wait_until_delivered(&instance, &instance, "news").await;
+    let new = trio.fail_over().await;
+    poll_until("the subscription is on the new master", async || subscribers(&trio.servers[new]).await == 1).await;
     wait_until_delivered(&instance, &instance, "news").await;
     println!("{}", start("password of somebody else", true).wait_for_outage("WRONGPASS").await);
     println!("{}", start(password, false).wait_for_outage("invalid peer certificate").await);

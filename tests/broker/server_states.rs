@@ -10,7 +10,10 @@ use wardcast::{
 };
 
 use super::fixture::{Instance, start_broker_with, start_ready_broker};
-use crate::support::{mark_secret, poll_until, redis::RedisServer};
+use crate::support::{
+    mark_secret, poll_until,
+    redis::{PretendedRedis, RedisServer},
+};
 
 const PASSWORD: &str = "the password of a user of redis";
 
@@ -123,6 +126,40 @@ async fn script_that_blocks_redis_is_named_until_it_is_killed() {
     server.run::<()>(&["SCRIPT", "KILL"]).await;
     assert!(blocking.await.unwrap().is_err());
     instance.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn redis_that_loads_its_data_is_named_until_it_has() {
+    // It answers other commands after each kilobyte that it has loaded.
+    let arguments = ["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"];
+    let server = RedisServer::start_with(&arguments).await;
+    let instance = start_ready_broker(&server.url()).await;
+    server.run::<()>(&["DEBUG", "POPULATE", "2000", "filler", "1000"]).await;
+    // Two seconds, because a hub asks twice in one.
+    server.run::<()>(&["CONFIG", "SET", "key-load-delay", "1000"]).await;
+    let mut connection = server.connection().await.unwrap();
+    let loading =
+        tokio::spawn(async move { redis::cmd("DEBUG").arg("RELOAD").query_async::<()>(&mut connection).await });
+    let error = instance.wait_for_outage("redis is loading its data").await;
+    assert!(error.contains("LOADING"), "{error}");
+    loading.await.unwrap().unwrap();
+    instance.wait_until_ready().await;
+    put_ticket(&instance).await.unwrap();
+}
+
+#[tokio::test]
+async fn redis_older_than_6_2_is_refused_with_its_version() {
+    for (version, expected) in [
+        (Some("6.0.16"), "redis 6.0.16 is too old; the hub needs redis 6.2 or newer"),
+        (Some("5.0.14"), "redis 5.0.14 is too old"),
+        // It does not know HELLO.
+        (None, "redis is too old"),
+    ] {
+        let redis = PretendedRedis::start(version).await;
+        let instance = start_broker_with(&redis.url(), |_| ());
+        println!("{}", instance.wait_for_outage(expected).await);
+        assert!(instance.publish("news", "1").await.is_err());
+    }
 }
 
 #[tokio::test]

@@ -84,6 +84,7 @@ async fn nodes_find_each_other_whichever_server_is_down() {
         let (one, two) = (start(), start());
         one.wait_for_nodes(2).await;
         two.wait_for_nodes(2).await;
+        wait_until("they answer each other", async || one.survey_all(Duration::from_secs(1)).await.1 == 0).await;
     }
 }
 

@@ -121,9 +121,9 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         for value in values:
             await self.api("publish", {"channel": channel, "data": value, **options}, hub)
 
-    async def open_proxy(self, hub=None):
+    async def open_proxy(self, hub=None, **options):
         """Opens a proxy to the hub, closed when the test ends."""
-        proxy = await Proxy(hub or self.hub).open()
+        proxy = await Proxy(hub or self.hub, **options).open()
         self.addAsyncCleanup(proxy.close)
         return proxy
 

@@ -36,17 +36,20 @@ impl ServerMonitor {
     /// Begins to watch `pids`, and the server side of the connections from `ports`.
     pub(crate) fn start(pids: Vec<u32>, mut ports: Vec<u16>) -> Result<Self> {
         let (stop, stopped) = mpsc::channel();
+        let mut remove_closed = move || {
+            let closed = if ports.is_empty() { Vec::new() } else { ports_closed_by_server(&ports) };
+            ports.retain(|port| !closed.contains(port));
+            (ports.len(), closed)
+        };
+        // Before anything that could close one.
+        let mut result = MonitorResult { watched_sockets: remove_closed().0, ..MonitorResult::default() };
         let watch = move || {
-            let mut remove_closed = || {
-                let closed = if ports.is_empty() { Vec::new() } else { ports_closed_by_server(&ports) };
-                ports.retain(|port| !closed.contains(port));
-                (ports.len(), closed)
-            };
-            let mut result = MonitorResult { watched_sockets: remove_closed().0, ..MonitorResult::default() };
             loop {
+                // Also once after the stop, for what has happened since the last look.
+                let is_stopped = stopped.recv_timeout(MONITOR_INTERVAL) == Err(mpsc::RecvTimeoutError::Disconnected);
                 result.resident_max = result.resident_max.max(resident_bytes(&pids).unwrap_or(0));
                 result.closed_at.extend(remove_closed().1.iter().map(|_| clock::now()));
-                if stopped.recv_timeout(MONITOR_INTERVAL) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                if is_stopped {
                     return result;
                 }
             }

@@ -67,12 +67,17 @@ impl ReceiverThread {
             self.connect_more();
             let timeout = if self.is_waiting_to_reconnect() { RECONNECT_POLL_TIMEOUT } else { POLL_TIMEOUT };
             wait_for_events(&mut self.poll, &mut events, timeout)?;
-            if self.shared.stop.load(Ordering::Relaxed) {
+            let is_stopped = self.shared.stop.load(Ordering::Relaxed);
+            // Of clients that do not read, the last events count: the server may have closed them.
+            if is_stopped && self.options.behavior != ClientBehavior::Stall {
                 break;
             }
             self.stats.measured_from = self.shared.measured_from.get();
             events.iter().for_each(|event| self.on_event(event));
             self.share_counts();
+            if is_stopped {
+                break;
+            }
         }
         self.shared.results.lock().delivery.0.add(&self.stats.latency.0).context("adding up latencies")
     }

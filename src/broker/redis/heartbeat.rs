@@ -35,8 +35,10 @@ pub(super) struct Announcer {
 struct AnnouncerState {
     /// The next heartbeat asks the other nodes for theirs.
     is_hello_due: bool,
-    /// The others know this node.
+    /// The others know this node, or will in a moment: a hello is on its way. They may ask before it is confirmed here.
     is_announced: bool,
+    /// Whether the others knew this node before the hello that is on its way.
+    was_announced: bool,
     /// The node has said goodbye: nothing may follow.
     has_stopped: bool,
 }
@@ -60,17 +62,19 @@ impl Announcer {
         if state.has_stopped {
             return None;
         }
-        let is_hello_due = std::mem::take(&mut state.is_hello_due);
-        if is_hello_due { Some(HeartbeatKind::Hello) } else { state.is_announced.then_some(HeartbeatKind::Alive) }
+        if std::mem::take(&mut state.is_hello_due) {
+            state.was_announced = std::mem::replace(&mut state.is_announced, true);
+            return Some(HeartbeatKind::Hello);
+        }
+        state.is_announced.then_some(HeartbeatKind::Alive)
     }
 
     /// Notes whether a heartbeat was sent.
     fn finish(&self, kind: HeartbeatKind, is_sent: bool) {
         let mut state = self.state.lock();
         match (kind, is_sent) {
-            (HeartbeatKind::Hello, true) => state.is_announced = true,
-            (HeartbeatKind::Hello, false) => state.is_hello_due = true,
-            (HeartbeatKind::Alive | HeartbeatKind::Goodbye, _) => {}
+            (HeartbeatKind::Hello, false) => (state.is_hello_due, state.is_announced) = (true, state.was_announced),
+            (HeartbeatKind::Hello | HeartbeatKind::Alive | HeartbeatKind::Goodbye, _) => {}
         }
     }
 }
@@ -156,12 +160,15 @@ mod tests {
         for is_sent in [false, true] {
             assert!(!announcer.is_announced());
             assert_eq!(announcer.take_next(), Some(HeartbeatKind::Hello));
+            assert!(announcer.is_announced(), "a node that has received the hello may ask before its sender knows");
             announcer.finish(HeartbeatKind::Hello, is_sent);
         }
         assert!(announcer.is_announced());
         assert_eq!(announcer.take_next(), Some(HeartbeatKind::Alive));
         announcer.request_hello();
         assert_eq!(announcer.take_next(), Some(HeartbeatKind::Hello), "the subscriptions have reconnected");
+        announcer.finish(HeartbeatKind::Hello, false);
+        assert!(announcer.is_announced(), "the others still know it");
         announcer.state.lock().has_stopped = true;
         assert_eq!((announcer.take_next(), announcer.is_announced()), (None, false));
     }

@@ -177,7 +177,7 @@ impl RedisCluster {
         }
     }
 
-    /// Ends the move of slots, and waits until all nodes know it.
+    /// Ends the move of slots, and waits until all nodes know it and serve their slots.
     pub async fn end_move(&self, slots: RangeInclusive<u16>, from: usize, to: usize) {
         let id = self.id(to).await;
         for node in [to, from] {
@@ -191,6 +191,7 @@ impl RedisCluster {
             is_known
         })
         .await;
+        self.wait_until_ok().await;
     }
 
     /// Waits until all living nodes say that the cluster works.

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod form;
+mod pretended;
 mod process;
 mod sentinel;
 
@@ -23,6 +24,7 @@ use super::{PATIENCE, tls::Authority};
 pub use self::{
     cluster::{ClusterOptions, RedisCluster},
     form::{PrefixedRedis, RedisForm, run_on_parts},
+    pretended::PretendedRedis,
     sentinel::{SentinelOptions, SentinelTrio, start_sentinel},
 };
 
