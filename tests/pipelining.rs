@@ -102,13 +102,18 @@ fn assert_recovered(result: &Value, channel: &str) {
     assert_eq!(offsets(result), (1..=MISSED).collect::<Vec<_>>(), "{channel}");
 }
 
-/// Receives the replies of [`recoveries`], then a live publication of each channel.
-async fn receive_recoveries(hub: &TestHub, client: &mut Client) {
+/// Receives the replies of [`recoveries`].
+async fn receive_recovered(client: &mut Client) {
     for (id, channel) in (1..).zip(CHANNELS) {
         let reply = client.receive().await;
         assert_eq!(reply["id"], id, "in the order of the commands");
         assert_recovered(&reply["subscribe"], channel);
     }
+}
+
+/// Receives the replies of [`recoveries`], then a live publication of each channel.
+async fn receive_recoveries(hub: &TestHub, client: &mut Client) {
+    receive_recovered(client).await;
     for channel in CHANNELS {
         hub.publish(channel, json!("live")).await;
         let push = client.receive().await;
@@ -144,6 +149,31 @@ async fn recoveries_in_one_frame_all_succeed_for_client_that_reads_slowly() {
     receive_recoveries(&hub, &mut client).await;
 }
 
+/// The commands that are put back were counted when they were taken first.
+#[actix_rt::test]
+async fn recoveries_of_client_that_reads_slowly_count_once_for_the_rate_limit() {
+    let hub = start_history_hub(|config| config.limits.commands_per_second = 2).await;
+    let mut commands = recoveries(&publish_missed(&hub, &CHANNELS).await, &json!({}));
+    let mut client = connect_slowly(&hub).await;
+    commands.push(json!({"id": 5, "subscribe": {"channel": "e"}}).to_string());
+    client.send_text(&commands.join("\n")).await;
+    receive_recovered(&mut client).await;
+    assert_eq!(client.receive().await["error"]["code"], 111);
+}
+
+#[actix_rt::test]
+async fn subscriptions_that_wait_until_their_client_reads_are_not_present() {
+    let hub = start_history_hub(|config| config.channels.presence = true).await;
+    let commands = recoveries(&publish_missed(&hub, &CHANNELS).await, &json!({}));
+    let mut client = connect_over(&hub, connect_with_small_buffer(hub.address).await).await;
+    client.send_text(&commands.join("\n")).await;
+    wait_for_pause(&hub).await;
+    for (channel, clients) in [("a", 1), ("d", 0)] {
+        let stats = hub.call_api("presence_stats", json!({"channel": channel})).await;
+        assert_eq!(stats["result"]["num_clients"], clients, "{channel}: {stats}");
+    }
+}
+
 #[actix_rt::test]
 async fn recoveries_with_deltas_in_a_frame_each_all_succeed_for_client_that_reads_slowly() {
     let hub = start_history_hub(|_| ()).await;
@@ -173,11 +203,7 @@ async fn recoveries_over_tls_all_succeed_for_client_that_reads_slowly() {
     let link = SlowLink::connect(hub.address, BYTES_PER_SECOND).await;
     let mut client = connect_over(&hub, tls_over(link, certificate.root()).await.unwrap()).await;
     client.send_text(&recoveries(&vec![String::new(); 4], &json!({})).join("\n")).await;
-    for (id, channel) in (1..).zip(CHANNELS) {
-        let reply = client.receive().await;
-        assert_eq!(reply["id"], id);
-        assert_recovered(&reply["subscribe"], channel);
-    }
+    receive_recovered(&mut client).await;
     assert!(hub.running().metrics.reading_pauses.get() > 0);
 }
 
@@ -273,7 +299,7 @@ async fn api_subscriptions_with_recovery_all_succeed_for_client_that_reads_slowl
     let mut client = connect_over(&hub, connect_with_small_buffer(hub.address).await).await;
     for channel in CHANNELS {
         let request = json!({"user": "ann", "channel": channel, "recover_since": {"offset": 0}});
-        assert_eq!(hub.call_api("subscribe", request).await, json!({"result": {}}));
+        hub.call_api("subscribe", request).await;
     }
     wait_for_pause(&hub).await;
     // The last one has not begun, and is withdrawn.
@@ -289,8 +315,7 @@ async fn api_subscriptions_with_recovery_all_succeed_for_client_that_reads_slowl
             assert_eq!((&push["push"]["channel"], &push["push"]["pub"]["offset"]), (&json!(channel), &json!(offset)));
         }
     }
-    let ping = json!({"id": 1, "ping": {}});
-    assert_eq!(client.request(ping.clone()).await, ping);
+    assert_eq!(client.request(json!({"id": 1, "ping": {}})).await["id"], 1);
     hub.wait_for_channels(&[("a", 1), ("b", 1), ("c", 1)]).await;
 }
 

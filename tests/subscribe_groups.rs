@@ -124,6 +124,19 @@ async fn commands_for_one_channel_keep_their_order() {
     assert_eq!(client.receive().await["push"]["channel"], "b", "a is unsubscribed");
 }
 
+/// Together they would share the failure.
+#[actix_rt::test]
+async fn second_subscribe_of_a_channel_asks_the_broker_when_the_first_is_answered() {
+    let worker = Worker::start(|_| ());
+    *worker.broker.failing.lock() = Some(Channel::new("bad").unwrap());
+    let mut client = connect(&worker).await;
+    client.send(&[subscribe(1, "bad"), subscribe(2, "bad")]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.failing.lock().take();
+    worker.broker.answer(2);
+    assert_eq!(receive_replies(&mut client, 2).await, [Some(100), None]);
+}
+
 /// A subscription that is ready waits until those before it are, and misses nothing meanwhile.
 #[actix_rt::test]
 async fn what_is_published_while_a_ready_subscription_waits_for_its_turn_is_recovered_once() {
