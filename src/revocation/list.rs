@@ -84,6 +84,7 @@ impl RevocationList {
             && self.means(super::fingerprint(RevocationTarget::CHANNEL, user, channel.as_str()), token, now)
     }
 
+    /// Returns whether the revocation with this fingerprint exists, has not expired, and means the token.
     fn means(&self, id: Fingerprint, token: &TokenIdentity, now: WallTime) -> bool {
         let entry = self.entries.get(&id);
         entry.is_some_and(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
