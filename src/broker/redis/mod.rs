@@ -43,7 +43,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use self::{
@@ -251,12 +251,45 @@ impl RedisBroker {
     }
 
     /// Runs `call` on the broker's runtime, where the connections of the pool belong.
-    fn spawn<T: Send + 'static, F>(&self, call: impl FnOnce(Arc<RedisContext>) -> F) -> BrokerFuture<T>
+    fn spawn<T: Send + 'static, F>(&self, call: impl FnOnce(Arc<RedisContext>) -> F + Send + 'static) -> BrokerFuture<T>
     where
         F: Future<Output = Result<T, BrokerError>> + Send + 'static,
     {
-        let done = self.runtime.spawn(call(self.context.clone()));
-        async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
+        self.spawn_after(|_| (), |context, ()| call(context))
+    }
+
+    /// Like [`Self::spawn`], but `begin` is called at once.
+    fn spawn_after<B, T: Send + 'static, F>(
+        &self,
+        begin: impl FnOnce(&RedisContext) -> B + Send + 'static,
+        call: impl FnOnce(Arc<RedisContext>, B) -> F + Send + 'static,
+    ) -> BrokerFuture<T>
+    where
+        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
+    {
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let done = runtime.spawn(call(context.clone(), begin(context)));
+            async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
+        })
+    }
+
+    /// Makes a call: at once, unless the Cluster has not been asked for its masters yet. So calls to an instance that has just
+    /// been started wait for the Cluster, as they wait for a connection to a single server.
+    fn when_started<T: 'static>(
+        &self,
+        call: impl FnOnce(&Arc<RedisContext>) -> BrokerFuture<T> + Send + 'static,
+    ) -> BrokerFuture<T> {
+        if !self.context.router.is_starting() {
+            return call(&self.context);
+        }
+        let context = self.context.clone();
+        async move {
+            // After that, the call fails with the reason.
+            _ = timeout(context.timeout, context.router.started()).await;
+            call(&context).await
+        }
+        .boxed()
     }
 }
 
@@ -335,7 +368,7 @@ fn no_receiver_error() -> BrokerError {
 
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
-        history::publish(&self.context, publication, options)
+        self.when_started(|context| history::publish(context, publication, options))
     }
 
     fn read_history(
@@ -370,10 +403,12 @@ impl Broker for RedisBroker {
         event: PresenceEvent,
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
-        let name = self.context.names.publication_channel(&channel);
-        let message = self.context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
-        let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
-        async move { queued?.await.map(drop) }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.publication_channel(&channel);
+            let message = context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
+            let queued = context.server_of(&channel).map(|server| server.publish(&name, &message));
+            async move { queued?.await.map(drop) }.boxed()
+        })
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
@@ -381,21 +416,21 @@ impl Broker for RedisBroker {
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
-        presence::store(&self.context, clients, ttl).boxed()
+        self.when_started(move |context| presence::store(context, clients, ttl).boxed())
     }
 
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
-        presence::remove(&self.context, &channel, &client).boxed()
+        self.when_started(move |context| presence::remove(context, &channel, &client).boxed())
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.clients(&context, max_bytes).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.clients(&context, max_bytes).await)
     }
 
     fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.count(&context).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.count(&context).await)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
@@ -416,13 +451,15 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
-        let name = self.context.names.control_channel();
-        let server = match self.context.router.server_for_message(name, &control.user) {
-            Ok(server) => server,
-            Err(error) => return completed(Err(error)),
-        };
-        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
-        async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.control_channel();
+            let server = match context.router.server_for_message(name, &control.user) {
+                Ok(server) => server,
+                Err(error) => return completed(Err(error)),
+            };
+            let published = server.publish(name, &context.signer.sign(envelope::encode_control(&control)));
+            async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        })
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
