@@ -23,7 +23,7 @@ use wardcast::{
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::Clock,
@@ -127,6 +127,16 @@ impl Broker for WriteRecorder {
     ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
         let top = Position { offset: 0, epoch: Epoch::random().unwrap() };
         ready(Ok(HistoryPage { publications: Vec::new(), top })).boxed()
+    }
+
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        _: Option<SincePosition>,
+    ) -> BoxFuture<'static, Result<HistoryPage, BrokerError>> {
+        self.read_history(channel, request, retention)
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {

@@ -9,6 +9,7 @@ mod conformance;
 mod fixture;
 mod history;
 mod lifetimes;
+mod missed;
 mod model;
 mod nodes;
 mod outages;
@@ -109,6 +110,7 @@ every_broker! {
     history::history_returns_every_field_of_a_publication
     history::channels_have_independent_histories
     history::publication_without_retention_is_delivered_but_not_stored
+    missed::missed_publications_are_those_after_the_position_of_the_client
     repetition::idempotency_key_publishes_once_per_channel_for_five_minutes
     repetition::concurrent_publishes_with_one_key_publish_once_and_share_the_receipt
     repetition::publication_with_an_old_version_is_skipped

@@ -67,6 +67,18 @@ pub trait Broker: Send + Sync {
         retention: Retention,
     ) -> BrokerFuture<HistoryPage>;
 
+    /// Reads what a client may have missed, like [`Self::read_history`]. The caller has subscribed to the channel and uses what this
+    /// instance receives from the call on. So the page may be one that was read for another client before, together with what
+    /// this instance has received since; it has what the client has received, too: the position `known`, if that belongs to
+    /// the history. When the history is removed or expires, a page that shows it is used a few seconds longer, at most.
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        known: Option<SincePosition>,
+    ) -> BrokerFuture<HistoryPage>;
+
     /// Reads the positions of many channels, each of which stays valid for at least its `retention.meta_ttl`. Returns one result
     /// per channel, in the order of the request; `None`: the channel has no history, and none is created. Completes with errors
     /// instead of results if the broker fails.

@@ -14,7 +14,6 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 
-use super::history_reader::HistoryReader;
 use crate::{
     broker::{BrokerError, SharedBroker},
     channel::Channel,
@@ -27,7 +26,6 @@ const MAX_IDLE_CHANNELS: usize = 10_000;
 /// The channels to which this instance is subscribed at its broker.
 pub struct BrokerSubscriptions {
     broker: SharedBroker,
-    history: HistoryReader,
     linger: Duration,
     channels: Mutex<HeldChannels>,
 }
@@ -62,12 +60,7 @@ impl Drop for ChannelHold {
 impl BrokerSubscriptions {
     /// Creates the subscriptions at `broker`. A channel without a hold is unsubscribed after `linger`.
     pub fn new(broker: SharedBroker, linger: Duration) -> Arc<Self> {
-        Arc::new(Self { history: HistoryReader::new(broker.clone()), broker, linger, channels: Mutex::default() })
-    }
-
-    /// Reads histories for the hubs of this instance.
-    pub(super) fn history(&self) -> &HistoryReader {
-        &self.history
+        Arc::new(Self { broker, linger, channels: Mutex::default() })
     }
 
     /// The broker itself, for calls other than subscribing.

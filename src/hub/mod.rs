@@ -14,7 +14,6 @@ mod delta_budget;
 mod fanout;
 mod fanout_outcome;
 mod gap;
-mod history_reader;
 mod hubs;
 mod liveness;
 mod messages;

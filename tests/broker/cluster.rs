@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -210,6 +210,70 @@ async fn presence_follows_its_slots_and_outlives_a_failover() {
     one.wait_until_ready().await;
     one.broker.refresh_presence(present("a"), MINUTE).await.unwrap();
     wait_for_all("the death of a master", 2).await;
+}
+
+#[tokio::test]
+async fn presence_that_is_read_while_its_slot_moves_lacks_nobody() {
+    const CLIENTS: usize = 3000;
+    let cluster = RedisCluster::start().await;
+    let instance = start_cluster_broker(&cluster.addresses()[0]);
+    instance.wait_until_ready().await;
+    let client = |number: usize| (channel("news"), client_info(&format!("client-{number}")).into());
+    let crowd: Vec<PresentClient> = (0..CLIENTS).map(client).collect();
+    instance.broker.refresh_presence(crowd, Duration::from_secs(600)).await.unwrap();
+    instance.subscribe("news").await;
+    let slot = cluster.slot_of(&shard_channel_of(&cluster, "news").await).await;
+    let moves = async {
+        for _ in 0..4 {
+            let from = cluster.master_of(slot).await.unwrap();
+            cluster.move_slots(slot..=slot, (from + 1) % 3).await;
+        }
+    };
+    let (has_moved, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let keep_reading = async {
+        while !has_moved.load(Ordering::Relaxed) {
+            match instance.broker.count_presence(channel("news")).await {
+                Ok(count) => assert_eq!(count.clients, CLIENTS, "read {reads:?}"),
+                // It has moved too often, or has no master at the moment.
+                Err(error) => println!("{error}"),
+            }
+            reads.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    tokio::join!(keep_reading, async {
+        moves.await;
+        has_moved.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(instance.broker.count_presence(channel("news")).await.unwrap().clients, CLIENTS);
+    assert!(reads.into_inner() > 4);
+}
+
+#[tokio::test]
+async fn refresh_over_all_partitions_takes_one_round_trip_per_master() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let cluster = RedisCluster::start().await;
+    let instance = start_broker_with("", |config| {
+        config.cluster.urls = vec![Secret::new(format!("redis://{}", cluster.addresses()[0]))];
+        config.probe_interval = MINUTE;
+    });
+    instance.wait_until_ready().await;
+    let present: Vec<PresentClient> =
+        (0..1000).map(|number| (channel(&format!("room-{number}")), client_info("a").into())).collect();
+    instance.broker.refresh_presence(present.clone(), MINUTE).await.unwrap();
+    // Each batch of commands ends with the question for the role.
+    let round_trips = async || {
+        let mut counts = Vec::new();
+        for node in &cluster.nodes[..3] {
+            let stats: String = node.run(&["INFO", "commandstats"]).await;
+            let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_role:calls=")).unwrap();
+            counts.push(line.split(',').next().unwrap().parse::<usize>().unwrap());
+        }
+        counts
+    };
+    let before = round_trips().await;
+    instance.broker.refresh_presence(present, MINUTE).await.unwrap();
+    let used: Vec<usize> = round_trips().await.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(used, [1, 1, 1]);
 }
 
 #[tokio::test]

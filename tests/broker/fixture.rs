@@ -57,6 +57,8 @@ pub struct RecordingHubs {
     controls: Mutex<Vec<Control>>,
     /// How often controls may have been lost.
     pub losses: AtomicUsize,
+    /// How often channels were subscribed again.
+    pub resubscribed: AtomicUsize,
     /// The answer to [`SurveyQuestion::Channels`], if it is not the default one.
     pub channels: Mutex<Option<Vec<u8>>>,
     pub has_full_queue: AtomicBool,
@@ -100,7 +102,10 @@ impl Deliver for RecordingHubs {
 
     fn note_interrupted(&self, _: &[Channel]) {}
 
-    fn note_resubscribed(&self, _: &[Channel]) {}
+    fn note_resubscribed(&self, channels: &[Channel]) {
+        self.resubscribed.fetch_add(channels.len(), Ordering::Relaxed);
+        events::notify();
+    }
 
     fn node(&self) -> NodeIdentity {
         node()

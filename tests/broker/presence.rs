@@ -240,23 +240,84 @@ async fn expired_clients_leave_redis_while_others_stay() {
 async fn refresh_takes_one_round_trip_for_a_thousand_clients_and_reads_are_split() {
     const CLIENTS: usize = 10_000;
     let server = RedisServer::start().await;
-    let node = start_broker_with(&server.url(), |config| config.probe_interval = MINUTE);
+    let node = start_broker_with(&server.url(), |config| (config.probe_interval, config.timeout) = (MINUTE, MINUTE));
     node.wait_until_ready().await;
-    node.broker.refresh_presence(crowd("warm-up", 1), MINUTE).await.unwrap();
     let spread: Vec<PresentClient> =
         (0..1000).map(|number| (channel(&format!("room-{number}")), client_info("a").into())).collect();
-    // Each batch of commands ends with the question for the role.
-    for (clients, most) in [(crowd("room", CLIENTS), CLIENTS / 1000), (spread, 1)] {
-        let before = calls(&server, "role").await;
-        node.broker.refresh_presence(clients, MINUTE).await.unwrap();
-        let round_trips = calls(&server, "role").await - before;
-        assert!(round_trips <= most, "{round_trips} round trips");
+    let large: Vec<PresentClient> = crowd_with_info("large", 1000, 4000);
+    for clients in [crowd("room", CLIENTS), spread, large] {
+        node.broker.refresh_presence(clients.clone(), MINUTE).await.unwrap();
+        // Each batch of commands ends with the question for the role.
+        let (round_trips, bytes) = (calls(&server, "role").await, received_bytes(&server).await);
+        node.broker.refresh_presence(clients.clone(), MINUTE).await.unwrap();
+        let round_trips = calls(&server, "role").await - round_trips;
+        assert!(round_trips <= clients.len() / 1000, "{round_trips} round trips");
+        let bytes = received_bytes(&server).await - bytes;
+        assert!(bytes <= 150 * clients.len(), "{bytes} bytes: what Redis has is not sent again");
     }
     let before = calls(&server, "hscan").await;
     assert_eq!(node.present_clients("room").await.len(), CLIENTS);
     assert_eq!(node.count_presence("room").await, (CLIENTS, 100));
     let pages = calls(&server, "hscan").await - before;
     assert!(pages >= 2 * CLIENTS / 1000, "{pages} pages");
+}
+
+/// So many clients with so many bytes of information each.
+fn crowd_with_info(name: &str, clients: usize, bytes: usize) -> Vec<PresentClient> {
+    let info = bytes::Bytes::from(format!("\"{}\"", "x".repeat(bytes - 2)));
+    let with_info = |(channel, client): PresentClient| {
+        (channel, Arc::new(ClientInfo { conn_info: Some(info.clone()), ..ClientInfo::clone(&client) }))
+    };
+    crowd(name, clients).into_iter().map(with_info).collect()
+}
+
+/// The bytes that Redis has received.
+async fn received_bytes(server: &RedisServer) -> usize {
+    let stats: String = server.run(&["INFO", "stats"]).await;
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_net_input_bytes:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn refresh_restores_what_redis_has_lost_and_not_what_has_changed_since() {
+    let server = RedisServer::start().await;
+    let node = start_ready_broker(&server.url()).await;
+    let crowd = crowd("room", 2000);
+    for lost in ["wardcast:p:{room}", "wardcast:e:{room}"] {
+        node.broker.refresh_presence(crowd.clone(), MINUTE).await.unwrap();
+        server.run::<()>(&["DEL", lost]).await;
+        let refreshed = node.broker.refresh_presence(crowd.clone(), MINUTE);
+        let removed = node.broker.remove_presence(channel("room"), "client-7".into());
+        let renamed = node.broker.add_presence(channel("room"), client_of("new name", "client-8"), MINUTE);
+        for call in [refreshed, removed, renamed] {
+            call.await.unwrap();
+        }
+        let present = node.broker.presence(channel("room"), usize::MAX).await.unwrap();
+        assert_eq!(present.len(), 1999, "without {lost}");
+        assert!(!present.iter().any(|client| client.client == "client-7"));
+        let renamed = present.iter().find(|client| client.client == "client-8").unwrap();
+        assert_eq!(renamed.user, "new name");
+        server.run::<()>(&["FLUSHALL"]).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_that_leave_at_once_leave_nothing_and_let_publications_through() {
+    // More than wait to be published at most.
+    const CLIENTS: usize = 20_000;
+    let server = RedisServer::start().await;
+    let instance = start_broker_with(&server.url(), |config| config.timeout = MINUTE);
+    instance.wait_until_ready().await;
+    instance.broker.refresh_presence(crowd("room", CLIENTS), MINUTE).await.unwrap();
+    let removed: Vec<_> = crowd("room", CLIENTS)
+        .iter()
+        .map(|(_, client)| instance.broker.remove_presence(channel("room"), client.client.as_str().into()))
+        .collect();
+    let added = instance.broker.add_presence(channel("room"), client_info("client-19999").into(), MINUTE);
+    instance.publish("news", "1").await.unwrap();
+    added.await.unwrap();
+    join_all(removed).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(instance.present_clients("room").await, ["client-19999"]);
 }
 
 #[tokio::test]

@@ -43,8 +43,8 @@ use wardcast::{
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, PositionResult,
-        PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion,
-        SurveyResult, memory::MemoryBroker,
+        PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
+        SurveyQuestion, SurveyResult, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -163,6 +163,16 @@ impl Broker for SlowBroker {
             self.inner.read_history(channel, request, retention).now_or_never().unwrap()
         };
         self.answer_later("read_history", ready(page))
+    }
+
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        _: Option<SincePosition>,
+    ) -> BrokerFuture<HistoryPage> {
+        self.read_history(channel, request, retention)
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {

@@ -34,8 +34,8 @@ use self::{
 };
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, Version,
-    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
+    SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -246,6 +246,16 @@ impl Broker for MemoryBroker {
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
         completed(self.read_page(&channel, request, retention))
+    }
+
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        _: Option<SincePosition>,
+    ) -> BrokerFuture<HistoryPage> {
+        self.read_history(channel, request, retention)
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {

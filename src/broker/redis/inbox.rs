@@ -67,8 +67,10 @@ impl BusInbox {
         let source = self.context.names.parse(&name).ok_or(DropReason("name"))?;
         match envelope::decode(source, Bytes::from(message), &self.context.signer)? {
             BusMessage::Publication(publication) => {
+                self.context.shared_reads.extend(&publication);
                 self.note_delivered(self.context.deliver.deliver_publication(publication));
             }
+            BusMessage::HistoryRemoved(channel) => self.context.shared_reads.forget(&[channel]),
             BusMessage::PresenceEvent { channel, event, client } => {
                 self.note_delivered(self.context.deliver.deliver_presence_event(channel, event, client));
             }

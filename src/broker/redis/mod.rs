@@ -50,11 +50,12 @@ use self::{
     cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
     heartbeat::Announcer,
+    history::SharedReads,
     inbox::BusInbox,
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
-    presence::PresenceRead,
+    presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
@@ -62,8 +63,8 @@ use self::{
 };
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SurveyQuestion, SurveyResult, completed,
-    invalid_ticket_id, is_valid_ticket_id,
+    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
+    SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -122,6 +123,8 @@ struct RedisContext {
     signer: MessageSigner,
     refused: RefusedMessages,
     deliver: Arc<dyn Deliver>,
+    shared_reads: SharedReads,
+    presence: PresenceTurn,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -148,12 +151,27 @@ impl RedisContext {
     fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
         let control = self.names.control_channel();
         server.set_subscribed(is_subscribed);
+        if !is_subscribed {
+            self.shared_reads.clear();
+        }
         if is_subscribed && server.has_own_name(control) {
             self.nodes.start_listening();
             self.announcer.request_hello();
         } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
             self.nodes.stop_listening();
         }
+    }
+
+    /// Notes that publications of these channels may have been lost, before they are subscribed again.
+    fn note_interrupted(&self, channels: &[Channel]) {
+        self.shared_reads.forget(channels);
+        self.deliver.note_interrupted(channels);
+    }
+
+    /// Notes that interrupted channels are subscribed again. A read that has begun before may lack what was lost.
+    fn note_resubscribed(&self, channels: &[Channel]) {
+        self.shared_reads.forget(channels);
+        self.deliver.note_resubscribed(channels);
     }
 
     /// Subscribes to a channel; the request takes effect during the call. The future completes when Redis has confirmed it.
@@ -239,6 +257,8 @@ impl RedisBroker {
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             deliver,
+            shared_reads: SharedReads::new(queue_bytes / 4),
+            presence: PresenceTurn::default(),
             clock,
             metrics,
         });
@@ -346,6 +366,7 @@ async fn run_tasks(
         join_all(servers),
         cluster,
         heartbeat::send_heartbeats(context.clone()),
+        presence::send_waiting_removals(context.clone()),
         survey::answer_questions(context.clone(), questions),
         context.refused.log_forever()
     );
@@ -380,7 +401,25 @@ impl Broker for RedisBroker {
         if request.limit == 0 {
             return self.read_position(channel, retention);
         }
-        self.spawn(async move |context| history::read_page(&context, channel, request, retention).await)
+        self.spawn(async move |context| {
+            let page = history::read_page(&context, channel.clone(), request, retention).await?;
+            context.shared_reads.compare(&channel, page.top);
+            Ok(page)
+        })
+    }
+
+    fn read_missed(
+        &self,
+        channel: Channel,
+        request: HistoryRequest,
+        retention: Retention,
+        known: Option<SincePosition>,
+    ) -> BrokerFuture<HistoryPage> {
+        if request.limit == 0 {
+            return self.read_position(channel, retention);
+        }
+        let (context, runtime) = (self.context.clone(), self.runtime.clone());
+        history::read_missed(context, runtime, channel, request, retention, known).boxed()
     }
 
     fn read_positions(&self, channels: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {
@@ -412,15 +451,17 @@ impl Broker for RedisBroker {
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        self.refresh_presence(vec![(channel, client)], ttl)
+        presence::add(&self.context, channel, client, ttl).boxed()
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
-        self.when_started(move |context| presence::store(context, clients, ttl).boxed())
+        // On the broker's thread, so that all its calls are queued before the first is sent.
+        let refresh = presence::refresh(self.context.clone(), clients, ttl);
+        self.spawn(async move |_| refresh.await)
     }
 
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
-        self.when_started(move |context| presence::remove(context, &channel, &client).boxed())
+        presence::remove(&self.context, channel, client).boxed()
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
@@ -440,6 +481,7 @@ impl Broker for RedisBroker {
     fn unsubscribe(&self, channel: Channel) {
         let RedisContext { router, names, .. } = &*self.context;
         router.with_subscriptions(names, &channel, |subscriptions| subscriptions.unsubscribe(&channel));
+        self.context.shared_reads.forget(&[channel]);
     }
 
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {

@@ -211,7 +211,7 @@ impl Hub {
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
             let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes: None };
-            let page = self.broker_subscriptions.history().read(channel.clone(), request, retention, None);
+            let page = self.broker_subscriptions.broker().read_history(channel.clone(), request, retention);
             self.gap_reads.in_flight += 1;
             ctx.spawn(page.into_actor(self).map(move |page, hub, ctx| {
                 hub.gap_reads.in_flight -= 1;
@@ -227,7 +227,7 @@ impl Hub {
         channel: &Channel,
         id: u64,
         (last, announced): (ChannelTop, u64),
-        page: Result<Arc<HistoryPage>, BrokerError>,
+        page: Result<HistoryPage, BrokerError>,
         ctx: &mut <Self as Actor>::Context,
     ) {
         let max_bytes = self.limits.reply_bytes;

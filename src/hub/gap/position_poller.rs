@@ -141,7 +141,6 @@ impl Hub {
         self.position_poller.retry_failed();
         self.check_urgent(ctx);
         self.retry_gap_reads(ctx);
-        self.broker_subscriptions.history().drop_old_pages(now);
     }
 
     /// Has a channel compared with the broker soon.

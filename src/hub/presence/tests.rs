@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     broker::{
         Broker, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PublishOptions, PublishReceipt,
-        Retention, SurveyQuestion, SurveyResult,
+        Retention, SincePosition, SurveyQuestion, SurveyResult,
     },
     clock::Clock,
     config::Config,
@@ -47,6 +47,15 @@ impl Broker for RecordingBroker {
         unreachable!()
     }
     fn read_history(&self, _: Channel, _: HistoryRequest, _: Retention) -> Answer<HistoryPage> {
+        unreachable!()
+    }
+    fn read_missed(
+        &self,
+        _: Channel,
+        _: HistoryRequest,
+        _: Retention,
+        _: Option<SincePosition>,
+    ) -> Answer<HistoryPage> {
         unreachable!()
     }
     fn read_positions(&self, _: Vec<(Channel, Retention)>) -> BoxFuture<'static, Vec<PositionResult>> {

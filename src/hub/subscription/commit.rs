@@ -40,7 +40,7 @@ impl Subscription<CatchingUp> {
         self.next_stage(|CatchingUp { requested, catch_up, hold, history, start }| {
             let mut missed = Vec::new();
             if let Some(StartPosition { from_history, from_buffer, .. }) = &start {
-                let read = history.map(|history| Arc::unwrap_or_clone(history).publications).unwrap_or_default();
+                let read = history.map(|history| history.publications).unwrap_or_default();
                 missed.extend(read.into_iter().take(from_history.end).skip(from_history.start));
                 catch_up.read(|deliveries, _| {
                     let stored = &deliveries[from_buffer.clone()];

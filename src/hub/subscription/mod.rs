@@ -36,14 +36,11 @@ mod request;
 mod resolve;
 mod source;
 
-use std::sync::Arc;
-
 use self::{catch_up::CatchUp, recovery::StartPosition};
 use super::{broker_subscriptions::ChannelHold, registry::GroupPlace};
 use crate::{
-    broker::{HistoryPage, HistoryRequest, Retention},
+    broker::{HistoryPage, HistoryRequest, Retention, SincePosition},
     channel::Channel,
-    position::Position,
 };
 
 pub(super) use self::{
@@ -89,7 +86,7 @@ struct CatchingUp {
     catch_up: CatchUp,
     hold: ChannelHold,
     /// What was read of the history, if it was asked for.
-    history: Option<Arc<HistoryPage>>,
+    history: Option<HistoryPage>,
     /// Where the subscription starts; in a channel without a history, and until history and deliveries are merged, `None`.
     start: Option<StartPosition>,
 }
@@ -124,8 +121,8 @@ struct HistoryQuery {
     request: HistoryRequest,
     /// How long the channel keeps its history.
     retention: Retention,
-    /// The position of the channel on this hub.
-    here: Option<Position>,
+    /// What the client has received, if it names that.
+    known: Option<SincePosition>,
 }
 
 impl Subscription<Requested> {

@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::{broker::Retention, config::RecoveryMode, filter::Filter, position::Epoch, publication::ClientInfo};
+use crate::{
+    broker::{Retention, SincePosition},
+    config::RecoveryMode,
+    filter::Filter,
+    position::Epoch,
+    publication::ClientInfo,
+};
 
 /// The options of a subscription, as its session asks for them.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +60,18 @@ pub struct RecoveryRequest {
     pub mode: RecoveryMode,
     /// If recovery fails, the subscription is refused (`flag & 2`, error 112).
     pub required: bool,
+}
+
+impl RecoveryRequest {
+    /// Returns the position that the client names. `None`: it cannot belong to a history.
+    pub(super) fn position(&self) -> Option<SincePosition> {
+        let epoch = match self.epoch {
+            RequestedEpoch::Any => None,
+            RequestedEpoch::Exactly(epoch) => Some(epoch),
+            RequestedEpoch::Invalid => return None,
+        };
+        Some(SincePosition { offset: self.offset, epoch })
+    }
 }
 
 /// The epoch that a client names.

@@ -43,8 +43,8 @@ impl Subscription<CatchingUp> {
         query: Option<HistoryQuery>,
     ) -> Result<Self, BrokerError> {
         self.stage.history = match query {
-            Some(HistoryQuery { request, retention, here }) => {
-                Some(broker_subscriptions.history().read(self.channel.clone(), request, retention, here).await?)
+            Some(HistoryQuery { request, retention, known }) => {
+                Some(broker_subscriptions.broker().read_missed(self.channel.clone(), request, retention, known).await?)
             }
             None => None,
         };
@@ -57,7 +57,7 @@ impl Subscription<CatchingUp> {
     pub(super) fn find_start(&mut self, here: Option<Position>, max_publications: usize, is_last_read: bool) -> bool {
         let CatchingUp { requested, catch_up, history, start, .. } = &mut self.stage;
         let recover = requested.options.possible_recovery();
-        let Some(HistoryPage { publications, top }) = history.as_deref() else {
+        let Some(HistoryPage { publications, top }) = history else {
             let is_outdated = requested.options.retention.is_some() && recovery::needs_history(here, recover);
             *start = requested.options.start_without_history(here);
             return !is_outdated;
@@ -136,7 +136,8 @@ impl Hub {
             }
             None => HistoryRequest::default(),
         };
-        Some(HistoryQuery { request, retention, here: self.channel_position(channel) })
+        let known = requested.options.possible_recovery().and_then(RecoveryRequest::position);
+        Some(HistoryQuery { request, retention, known })
     }
 
     /// Returns whether the broker has to be asked: for the channel, or for its history.

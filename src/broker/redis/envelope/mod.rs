@@ -35,6 +35,8 @@ const PUBLICATION: u8 = b'p';
 const STORED: u8 = b's';
 const JOIN: u8 = b'j';
 const LEAVE: u8 = b'l';
+/// The publications of the channel's history were removed.
+const HISTORY_REMOVED: u8 = b'd';
 /// A record in Redis, which no message of the bus is.
 const STORED_CLIENT: u8 = b'm';
 const QUESTION: u8 = b'q';
@@ -68,6 +70,8 @@ pub(super) enum BusMessage {
         /// The client.
         client: Arc<ClientInfo>,
     },
+    /// The publications of the channel's history were removed.
+    HistoryRemoved(Channel),
     /// A survey question of another instance, or of this one.
     Question {
         /// Has to be repeated in the answer.
@@ -145,6 +149,13 @@ pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
     bytes.push(encoding::flags(publication) | time.map_or(0, |_| HAS_TIME));
     time.iter().for_each(|time| bytes.extend_from_slice(&time.unix_millis().to_be_bytes()));
     encoding::write(&mut bytes, publication, tags.as_deref());
+    bytes
+}
+
+/// Encodes that the publications of a channel's history were removed.
+pub(super) fn encode_history_removed(channel: &Channel) -> Vec<u8> {
+    let mut bytes = begin_message(HISTORY_REMOVED, 8 + channel.as_str().len());
+    write_field(&mut bytes, channel.as_str().as_bytes());
     bytes
 }
 

@@ -8,9 +8,9 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::{
-    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, Heartbeat,
-    HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT, STORED_PREFIX,
-    SurveyId, VERSION,
+    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, HISTORY_REMOVED,
+    Heartbeat, HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT,
+    STORED_PREFIX, SurveyId, VERSION,
 };
 use crate::{
     broker::{
@@ -57,14 +57,20 @@ pub(in crate::broker::redis) fn decode(
         }
         (JOIN, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Join),
         (LEAVE, MessageSource::Channel(channel)) => reader.decode_presence_event(channel, PresenceEvent::Leave),
+        (HISTORY_REMOVED, MessageSource::Channel(channel)) => {
+            reader.expect_channel(&channel)?;
+            reader.finish(BusMessage::HistoryRemoved(channel))
+        }
         (QUESTION, MessageSource::Control) => reader.decode_question(),
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
-        (PUBLICATION | JOIN | LEAVE | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE | HEARTBEAT, _) => {
-            Err(MISPLACED)
-        }
+        (
+            PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE
+            | HEARTBEAT,
+            _,
+        ) => Err(MISPLACED),
         _ => Err(DropReason("kind")),
     }
 }

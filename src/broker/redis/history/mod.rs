@@ -2,9 +2,11 @@
 //! newest offset, newest version. What changes them is a script ([`scripts`]), so that a publication is stored and announced,
 //! or neither. The stored record is the message of the publication ([`envelope`]).
 
+mod missed;
 mod position_reads;
 mod positions;
 mod read;
+mod shared_pages;
 mod stored_publication;
 
 use std::time::Duration;
@@ -13,6 +15,7 @@ use futures_util::future::FutureExt;
 use redis::Value;
 
 pub(super) use self::{
+    missed::{SharedReads, read_missed},
     position_reads::{PositionReads, run as run_position_reads},
     positions::{read_positions, renew_epoch},
     read::read_page,
@@ -61,12 +64,15 @@ pub(super) fn publish(
     async move { parse_receipt(reply.await?) }.boxed()
 }
 
-/// Removes the publications of a channel. It keeps its position.
+/// Removes the publications of a channel, and tells the instances that may have pages of them. The channel keeps its position.
 pub(super) async fn remove(context: &RedisContext, channel: Channel) -> Result<(), BrokerError> {
+    let server = context.server_of(&channel)?;
     let mut remove = redis::cmd("UNLINK");
     remove.arg(context.names.history_key(&channel));
-    let removed = context.server_of(&channel)?.query::<i64>(&remove, context.timeout).await;
-    removed.map(drop).map_err(history_error)
+    server.query::<i64>(&remove, context.timeout).await.map_err(history_error)?;
+    context.shared_reads.forget(std::slice::from_ref(&channel));
+    let message = context.signer.sign(envelope::encode_history_removed(&channel));
+    server.publish(&context.names.publication_channel(&channel), &message).await.map(drop)
 }
 
 /// Generates the epoch for a channel that has none.

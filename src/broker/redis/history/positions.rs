@@ -73,6 +73,7 @@ pub(in crate::broker::redis) async fn renew_epoch(
         scripts::RENEW_EPOCH.call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
     call.arg(lost.as_str());
     let reply: Value = context.server_of(&channel)?.query(&call, context.timeout).await.map_err(history_error)?;
+    context.shared_reads.forget(&[channel]);
     match reply {
         Value::BulkString(text) if text.is_empty() => Ok(None),
         reply => parse_position(&reply).map(Some),

@@ -35,9 +35,11 @@ scripts! {
     /// Replaces the epoch of a channel that has lost publications.
     RENEW_EPOCH = "renew_epoch.lua";
     /// Stores that clients are present.
-    PRESENCE_STORE = "presence_store.lua";
-    /// Removes a client from the presence.
-    PRESENCE_REMOVE = "presence_remove.lua";
+    PRESENCE_STORE = "presence.lua", "presence_store.lua";
+    /// Lets clients that are stored as present live longer.
+    PRESENCE_REFRESH = "presence.lua", "presence_refresh.lua";
+    /// Removes clients from the presence.
+    PRESENCE_REMOVE = "presence.lua", "presence_remove.lua";
     /// Reads a part of the present clients.
     PRESENCE_PAGE = "presence_page.lua";
 }

@@ -170,20 +170,35 @@ impl RedisServer {
         redis::from_redis_value(fault::accepted(reply)?).map_err(|error| error.to_string())
     }
 
+    /// Runs a command like [`Self::query`]. Returns also whether another server of the Cluster has run it instead of this one.
+    pub(super) async fn query_with_origin(&self, command: &Cmd, limit: Duration) -> Result<(Value, bool), String> {
+        let (mut replies, redirected) = self.query_redirecting(vec![command.clone()], limit).await?;
+        Ok((fault::accepted(replies.pop().unwrap_or_default())?, redirected > 0))
+    }
+
     /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
     pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
-        let Some(redirects) = &self.redirects else { return self.connector.query_many(commands, limit).await };
+        self.query_redirecting(commands, limit).await.map(|(replies, _)| replies)
+    }
+
+    /// Returns the replies, and how many of them are of other servers.
+    async fn query_redirecting(&self, commands: Vec<Cmd>, limit: Duration) -> Result<(Vec<Value>, usize), String> {
+        let Some(redirects) = &self.redirects else {
+            return Ok((self.connector.query_many(commands, limit).await?, 0));
+        };
+        let mut redirected = 0;
         let deadline = Instant::now() + limit;
         let mut replies = self.connector.query_many(commands.clone(), limit).await?;
         for (reply, command) in replies.iter_mut().zip(commands) {
             if let Some(redirect) = Redirect::of_reply(reply) {
+                redirected += 1;
                 let (job, answer) = PublishJob::again(command);
                 redirects.send_again(job, redirect, &self.address);
                 let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
                 *reply = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             }
         }
-        Ok(replies)
+        Ok((replies, redirected))
     }
 
     /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with
@@ -194,6 +209,11 @@ impl RedisServer {
         message_bytes: usize,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         self.publisher.run_script(call, message_bytes)
+    }
+
+    /// Returns whether half of the room for what waits to be published is taken.
+    pub(super) fn is_publishing_queue_half_full(&self) -> bool {
+        self.publisher.is_half_full()
     }
 
     /// Queues a publication for a history, as [`Self::run_script`] does with a call. The future completes with the reply of the

@@ -99,6 +99,11 @@ impl Publisher {
         self.send(JobCommand::Store(Box::new(publication)), bytes + SCRIPT_OVERHEAD_BYTES, bytes)
     }
 
+    /// Returns whether half of the commands are queued that may be.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.queue.capacity() < MAX_QUEUED_COMMANDS / 2
+    }
+
     fn send(
         &self,
         command: JobCommand,

@@ -129,11 +129,11 @@ impl Subscriber<'_> {
         while let Some(changes) = subscriptions.take_changes(COMMAND_CHANNELS) {
             if !changes.subscribe.is_empty() {
                 let interrupted = subscriptions.acknowledged(&changes.subscribe);
-                self.context.deliver.note_interrupted(&interrupted);
+                self.context.note_interrupted(&interrupted);
                 let subscribed = redis.subscribe(&self.names(&changes.subscribe)).await;
                 subscribed.map_err(|error| self.error_text("subscribing", &error))?;
                 subscriptions.confirm(&changes.subscribe);
-                self.context.deliver.note_resubscribed(&interrupted);
+                self.context.note_resubscribed(&interrupted);
             }
             if !changes.unsubscribe.is_empty() {
                 let unsubscribed = redis.unsubscribe(&self.names(&changes.unsubscribe)).await;
@@ -149,7 +149,7 @@ impl Subscriber<'_> {
         let subscriptions = &self.server.subscriptions;
         while let Some(changes) = subscriptions.take_changes(SHARDED_BATCH) {
             let mut interrupted = subscriptions.acknowledged(&changes.subscribe);
-            self.context.deliver.note_interrupted(&interrupted);
+            self.context.note_interrupted(&interrupted);
             let mut refused = HashSet::new();
             for channels in self.by_slot(&changes.subscribe) {
                 match self.send_sharded(redis, "SSUBSCRIBE", &self.names(&channels)).await? {
@@ -161,7 +161,7 @@ impl Subscriber<'_> {
                 }
             }
             interrupted.retain(|channel| !refused.contains(channel));
-            self.context.deliver.note_resubscribed(&interrupted);
+            self.context.note_resubscribed(&interrupted);
             for channels in self.by_slot(&changes.unsubscribe) {
                 // If the slot has moved, its subscriptions have ended anyway.
                 self.send_sharded(redis, "SUNSUBSCRIBE", &self.names(&channels)).await?;
