@@ -7,12 +7,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use wardcast::{
-    broker::{PresentClient, PublishOptions},
-    config::Secret,
-};
+use wardcast::{broker::PresentClient, config::Secret};
 
-use super::fixture::{Instance, KEEP_FIVE, channel, client_info, start_broker_with, wait_until};
+use super::fixture::{Instance, channel, client_info, start_broker_with, wait_until};
 use crate::support::redis::{ClusterOptions, RedisCluster, RedisServer};
 
 /// So many channels that each master has some.
@@ -222,7 +219,7 @@ async fn presence_that_is_read_while_its_slot_moves_lacks_nobody() {
     let crowd: Vec<PresentClient> = (0..CLIENTS).map(client).collect();
     instance.broker.refresh_presence(crowd, Duration::from_secs(600)).await.unwrap();
     instance.subscribe("news").await;
-    let slot = cluster.slot_of(&shard_channel_of(&cluster, "news").await).await;
+    let slot = slot_of_channel(&cluster, "news").await;
     let moves = async {
         for _ in 0..4 {
             let from = cluster.master_of(slot).await.unwrap();

@@ -18,6 +18,7 @@
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
 //! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
+mod calls;
 mod cluster;
 mod envelope;
 mod heartbeat;
@@ -43,7 +44,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use self::{
@@ -270,64 +271,23 @@ impl RedisBroker {
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
 
-    /// Runs `call` on the broker's runtime, where the connections of the pool belong.
-    fn spawn<T: Send + 'static, F>(&self, call: impl FnOnce(Arc<RedisContext>) -> F + Send + 'static) -> BrokerFuture<T>
-    where
-        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
-    {
-        self.spawn_after(|_| (), |context, ()| call(context))
-    }
-
-    /// Like [`Self::spawn`], but `begin` is called at once.
-    fn spawn_after<B, T: Send + 'static, F>(
-        &self,
-        begin: impl FnOnce(&RedisContext) -> B + Send + 'static,
-        call: impl FnOnce(Arc<RedisContext>, B) -> F + Send + 'static,
-    ) -> BrokerFuture<T>
-    where
-        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
-    {
-        let runtime = self.runtime.clone();
-        self.when_started(move |context| {
-            let done = runtime.spawn(call(context.clone(), begin(context)));
-            async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
-        })
-    }
-
-    /// Makes a call: at once, unless the Cluster has not been asked for its masters yet. So calls to an instance that has just
-    /// been started wait for the Cluster, as they wait for a connection to a single server.
-    fn when_started<T: 'static>(
-        &self,
-        call: impl FnOnce(&Arc<RedisContext>) -> BrokerFuture<T> + Send + 'static,
-    ) -> BrokerFuture<T> {
-        if !self.context.router.is_starting() {
-            return call(&self.context);
-        }
-        let context = self.context.clone();
-        async move {
-            // After that, the call fails with the reason.
-            _ = timeout(context.timeout, context.router.started()).await;
-            call(&context).await
-        }
-        .boxed()
-    }
-}
-
-impl RedisBroker {
     /// Reads the position of a channel, in one round trip with those of others.
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
-        let added = self.context.server_of(&channel).and_then(|server| {
-            let (position, runs) = server.position_reads().add(channel, retention)?;
-            if runs {
-                self.runtime.spawn(history::run_position_reads(self.context.clone(), server));
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let added = context.server_of(&channel).and_then(|server| {
+                let (position, runs) = server.position_reads().add(channel, retention)?;
+                if runs {
+                    runtime.spawn(history::run_position_reads(context.clone(), server));
+                }
+                Ok(position)
+            });
+            async move {
+                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                Ok(HistoryPage { publications: Vec::new(), top })
             }
-            Ok(position)
-        });
-        async move {
-            let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-            Ok(HistoryPage { publications: Vec::new(), top })
-        }
-        .boxed()
+            .boxed()
+        })
     }
 }
 
