@@ -29,6 +29,8 @@ pub struct Metrics {
     pub broker_reconnects: Counter,
     pub gaps: Family<OutcomeLabel, Counter>,
     pub nodes: Gauge,
+    pub revocations: Gauge,
+    pub revocations_unconfirmed: Counter,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
 }
 
@@ -160,6 +162,12 @@ impl Metrics {
             self.gaps.clone(),
         );
         registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
+        registry.register("revocations", "Revocations in force that this node knows", self.revocations.clone());
+        registry.register(
+            "revocations_unconfirmed",
+            "Revocations of this node that not every live node has confirmed in time",
+            self.revocations_unconfirmed.clone(),
+        );
         registry.register(
             "broker_probe_microseconds",
             "Round-trip time of the last probe through a Redis server, from publish to arrival",

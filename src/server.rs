@@ -33,6 +33,7 @@ use crate::{
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
+    revocation::Revocations,
     session, web,
 };
 
@@ -169,10 +170,13 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()));
+        let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
+        let grants = ApiGrants::new(&config, clock.clone());
+        let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
         let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
-        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let permissions = Permissions::new(&config.channels, &config.namespaces);
+        let permissions = Arc::new(permissions.without_revoked(revocations.clone()));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
@@ -183,6 +187,7 @@ impl Components {
             verifier: verifier.clone(),
             refusals: refusals.clone(),
             permissions: permissions.clone(),
+            revocations: revocations.clone(),
             rates: rates(limits.publications_per_second),
             broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
@@ -198,6 +203,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
+            revocations,
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),

@@ -55,7 +55,7 @@ async fn killed_redis_costs_publishers_errors_and_recovering_subscribers_nothing
 }
 
 #[actix_rt::test]
-async fn network_to_redis_is_cut_for_hubs_but_not_between_redis_servers() {
+async fn cut_network_to_a_cluster_loses_nothing_and_shows_in_readiness() {
     let findings = findings_of("--form cluster --only redis-cut").await;
     assert_eq!([&findings["disconnected"], &findings["recovering"]["lost"]], [0, 0], "{findings}");
     assert!(findings["readiness"]["not_ready"]["hubs"].as_u64() > Some(0), "{findings}");

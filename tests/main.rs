@@ -66,6 +66,7 @@ mod positions;
 mod presence;
 mod recovery;
 mod restored_subscriptions;
+mod revocation;
 mod slow_broker;
 mod stress;
 mod subscribe_groups;

@@ -31,6 +31,7 @@ use crate::{
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use ignored_claims::ignored_members;
 pub use key::KeyError;
+pub use payload::TokenIds;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;

@@ -15,6 +15,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
+    revocation::TokenIdentity,
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -33,6 +34,7 @@ pub(super) struct Payload<'a> {
     #[serde(default, deserialize_with = "not_null")]
     iat: Option<NumericDate>,
     jti: Option<String>,
+    sid: Option<String>,
     iss: Option<String>,
     #[serde(default)]
     aud: Audience,
@@ -55,6 +57,15 @@ pub(super) struct Payload<'a> {
     b64data: Option<&'a RawValue>,
     #[serde(default, borrow, rename = "override")]
     overrides: Option<&'a RawValue>,
+}
+
+/// The ids by which a token can be revoked, as it has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenIds {
+    /// `jti`.
+    pub jti: Option<String>,
+    /// `sid`.
+    pub sid: Option<String>,
 }
 
 /// What a payload is checked against.
@@ -98,7 +109,8 @@ impl<'a> Payload<'a> {
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
         let grants = raw.validate(context)?;
         let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
-        Ok(Claims { info, user: user.into(), expires_at, grants })
+        let token = self.identity();
+        Ok(Claims { info, user: user.into(), expires_at, token, grants })
     }
 
     /// Checks a subscription token and returns its claims.
@@ -114,10 +126,11 @@ impl<'a> Payload<'a> {
         let user = self.take_user(expected)?;
         let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
+        let token = self.identity();
         let Self { info, b64info, data, b64data, overrides, .. } = self;
         let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
-        Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, overrides })
+        Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, token, overrides })
     }
 
     /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
@@ -165,6 +178,15 @@ impl<'a> Payload<'a> {
             return Err(TokenError::MissingUser);
         }
         expected.prefixes.user(std::mem::take(&mut self.sub), expected.rules)
+    }
+
+    pub(super) fn into_ids(self) -> TokenIds {
+        TokenIds { jti: self.jti, sid: self.sid }
+    }
+
+    /// Returns what a revocation can name of the token.
+    fn identity(&self) -> TokenIdentity {
+        TokenIdentity::new(self.jti.as_deref(), self.sid.as_deref(), self.iat.map(NumericDate::time))
     }
 
     fn has_claim(&self, claim: RequiredClaim) -> bool {

@@ -16,6 +16,7 @@ impl TokenError {
         let Config { auth, limits, .. } = config;
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
+            Self::Revoked => "log in again; the backend has revoked the token, or its user has logged out",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
             Self::TooLong(_) => TOO_LONG,
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,

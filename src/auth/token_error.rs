@@ -31,6 +31,9 @@ pub enum TokenError {
     /// `nbf` is further ahead than `auth.clock_skew`. The only error of a token that will be valid.
     #[error("nbf is in the future")]
     NotYetValid,
+    /// The token, its `sid`, its user or its channel has been revoked.
+    #[error("revoked")]
+    Revoked,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,

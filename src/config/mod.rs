@@ -268,6 +268,7 @@ pub struct Limits {
     pub waiting_per_address: usize,
     pub tickets: usize,
     pub tickets_per_second: u32,
+    pub revocations: usize,
 }
 
 impl Limits {

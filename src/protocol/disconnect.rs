@@ -78,6 +78,9 @@ disconnects! {
     /// A token sent as text has expired, or with `auth.reject = "close"` the token of the handshake.
     EXPIRED_TOKEN = 3500, "token expired",
         "Get a new token and connect again.";
+    /// The token, its `sid` or the tokens of its user have been revoked.
+    REVOKED_TOKEN = 3500, "token revoked",
+        "Log in again.";
     /// A message is not a command of the protocol, `connect` or `refresh` is out of place or without a token, or a message took
     /// longer than `limits.message_age` to arrive.
     BAD_REQUEST = 3501, "bad request",

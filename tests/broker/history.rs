@@ -84,8 +84,8 @@ pub async fn publications_keep_the_order_of_their_calls_whatever_their_options(i
             idempotency_key: Some(number.to_string().into()),
             ..Default::default()
         },
-        3 => PublishOptions::default(),
-        4 => PublishOptions { idempotency_key: Some(number.to_string().into()), ..Default::default() },
+        4 => PublishOptions::default(),
+        6 => PublishOptions { idempotency_key: Some(number.to_string().into()), ..Default::default() },
         _ => PublishOptions { retention: kept(1_999), ..Default::default() },
     };
     let numbers = 1..=300;

@@ -13,7 +13,7 @@ use super::{
     Permissions, TokenError, UserPrefixes,
     claims::{Claims, SubscriptionClaims},
     key::{KeyError, VerificationKey, VerificationKeys, shared_secrets},
-    payload::{Expectations, Payload, unverified_issuer},
+    payload::{Expectations, Payload, TokenIds, unverified_issuer},
 };
 use crate::{
     clock::Clock,
@@ -68,7 +68,20 @@ impl Verifier {
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
         let claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        if self.permissions.is_revoked(&claims.user, &claims.token) {
+            return Err(TokenError::Revoked);
+        }
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
+    }
+
+    /// Returns the claims of a valid connection token, and the ids by which it can be revoked.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
+        let claims = self.verify(token)?;
+        let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
+        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.into_ids()))
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
@@ -78,6 +91,10 @@ impl Verifier {
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Subscription)?;
         let claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        let SubscriptionClaims { user, channel, token, .. } = &claims;
+        if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
+            return Err(TokenError::Revoked);
+        }
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 

@@ -31,6 +31,7 @@ mod partition;
 mod placement;
 mod presence;
 mod refused;
+mod revocations;
 mod router;
 mod scripts;
 mod server;
@@ -58,14 +59,15 @@ use self::{
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
+    revocations::RevocationLoader,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
-    SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
+    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
+    SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -74,6 +76,7 @@ use crate::{
     metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    revocation::Revocation,
 };
 
 /// A broker that shares a Redis with other instances. Dropping it ends its tasks.
@@ -123,6 +126,7 @@ struct RedisContext {
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
+    revocations: RevocationLoader,
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
     presence: PresenceTurn,
@@ -152,7 +156,10 @@ impl RedisContext {
     fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
         let control = self.names.control_channel();
         server.set_subscribed(is_subscribed);
-        if !is_subscribed {
+        if is_subscribed {
+            // It may have been interrupted, or have lost what it kept.
+            self.revocations.request();
+        } else {
             self.shared_reads.clear();
         }
         if is_subscribed && server.has_own_name(control) {
@@ -257,12 +264,14 @@ impl RedisBroker {
             announcer: Announcer::default(),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
+            revocations: RevocationLoader::default(),
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
             clock,
             metrics,
         });
+        context.hold_deliveries();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
@@ -328,6 +337,7 @@ async fn run_tasks(
         heartbeat::send_heartbeats(context.clone()),
         presence::send_waiting_removals(context.clone()),
         survey::answer_questions(context.clone(), questions),
+        revocations::keep_loaded(context.clone()),
         context.refused.log_forever()
     );
 }
@@ -448,6 +458,15 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| survey::run_survey(&context, question, timeout).await)
     }
 
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        self.spawn(async move |context| revocations::revoke(&context, revocations, timeout).await)
+    }
+
+    fn confirm_revocations(&self) {
+        self.context.hold_deliveries();
+        self.context.revocations.request();
+    }
+
     fn announce_stop(&self) -> BrokerFuture<()> {
         self.spawn(async move |context| heartbeat::announce_stop(&context).await)
     }
@@ -484,8 +503,9 @@ impl Broker for RedisBroker {
         if let Some(fault) = self.context.cluster_health.fault().or_else(fault_of_a_server) {
             return completed(Err(fault));
         }
-        self.spawn(async move |_| {
-            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await.map(drop)
+        self.spawn(async move |context| {
+            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            context.revocations.check_loaded()
         })
     }
 }

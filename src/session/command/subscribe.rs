@@ -124,7 +124,7 @@ impl Session {
 
     pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
         self.has_subscription_info |= token.info.is_some();
-        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info };
+        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info, token: token.token };
         SubscriptionSource::SubscriptionToken(Box::new(terms))
     }
 

@@ -240,19 +240,23 @@ impl Launcher<'_> {
         .await?;
         let mut sentinels = Vec::new();
         for number in 1..=SENTINELS {
+            let place = Place::behind_network().await?;
             let config = vec![
+                // Else it announces the address that it connects from.
+                "sentinel announce-ip 127.0.0.1".to_owned(),
+                format!("sentinel announce-port {}", place.announced_port()),
                 format!("sentinel monitor {MASTER_NAME} 127.0.0.1 {master} {}", SENTINELS / 2 + 1),
                 format!("sentinel down-after-milliseconds {MASTER_NAME} {}", DEAD_AFTER.as_millis()),
                 format!("sentinel failover-timeout {MASTER_NAME} {}", 5 * DEAD_AFTER.as_millis()),
             ];
-            let place = Place::behind_network().await?;
             sentinels.push(self.start_at(place, format!("sentinel-{number}"), config, Vec::new(), true).await?);
         }
         wait("the Sentinels", async || {
             for sentinel in &sentinels {
-                let others: Vec<redis::Value> = sentinel.run(&["SENTINEL", "SENTINELS", MASTER_NAME]).await.ok()?;
+                // The others count if this one reaches them.
+                let usable: String = sentinel.run(&["SENTINEL", "CKQUORUM", MASTER_NAME]).await.ok()?;
                 let replicas: Vec<redis::Value> = sentinel.run(&["SENTINEL", "REPLICAS", MASTER_NAME]).await.ok()?;
-                if others.len() != SENTINELS - 1 || replicas.len() != REPLICAS {
+                if !usable.starts_with(&format!("OK {SENTINELS} usable")) || replicas.len() != REPLICAS {
                     return None;
                 }
             }

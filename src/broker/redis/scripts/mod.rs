@@ -42,6 +42,8 @@ scripts! {
     PRESENCE_REMOVE = "presence.lua", "presence_remove.lua";
     /// Reads a part of the present clients.
     PRESENCE_PAGE = "presence_page.lua";
+    /// Keeps revocations.
+    REVOKE = "revoke.lua";
 }
 
 impl RedisScript {
