@@ -421,7 +421,7 @@ impl Broker for RedisBroker {
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        presence::add(&self.context, channel, client, ttl).boxed()
+        self.when_started(move |context| presence::add(context, channel, client, ttl).boxed())
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
