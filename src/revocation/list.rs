@@ -11,7 +11,7 @@ const KEPT_CHANGES: usize = 1024;
 
 /// The list has reached `limits.revocations`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("limits.revocations reached")]
+#[error("limits.revocations is reached; raise it on all instances")]
 pub struct ListFull;
 
 /// Revocations by the fingerprint of what they name.

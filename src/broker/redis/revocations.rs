@@ -23,7 +23,7 @@ use super::{RedisContext, scripts, survey};
 use crate::{
     broker::{BrokerError, NodeIdentity, SurveyQuestion},
     clock::{NEVER, WallTime},
-    revocation::{Revocation, RevocationTarget},
+    revocation::{ListFull, Revocation, RevocationTarget},
 };
 
 /// Revocations that are read from Redis in one call.
@@ -223,7 +223,7 @@ async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(),
         };
     }
     let is_stored: bool = run_script(context, &call).await?;
-    if is_stored { Ok(()) } else { Err(BrokerError::RevocationsFull) }
+    if is_stored { Ok(()) } else { Err(ListFull.into()) }
 }
 
 /// Reads the list. What is not a revocation is left out: the number of them, and what another program has written.
