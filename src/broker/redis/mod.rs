@@ -293,14 +293,16 @@ impl RedisBroker {
     /// Reads the position of a channel, in one round trip with those of others.
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
         let added = self.context.server_of(&channel).and_then(|server| {
-            let (position, runs) = server.position_reads().add(channel, retention)?;
+            let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
             if runs {
                 self.runtime.spawn(history::run_position_reads(self.context.clone(), server));
             }
             Ok(position)
         });
+        let context = self.context.clone();
         async move {
             let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+            context.shared_reads.compare(&channel, Some(top));
             Ok(HistoryPage { publications: Vec::new(), top })
         }
         .boxed()
@@ -380,7 +382,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             let page = history::read_page(&context, channel.clone(), request, retention).await?;
-            context.shared_reads.compare(&channel, page.top);
+            context.shared_reads.compare(&channel, Some(page.top));
             Ok(page)
         })
     }
