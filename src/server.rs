@@ -1,6 +1,7 @@
 //! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A
 //! server has one listener and one broker, and per worker a hub and two instances of the HTTP application.
 
+mod key_files;
 mod listener;
 pub mod proxy;
 mod stop;
@@ -104,6 +105,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
     let (http, own_components) = (components.http.clone(), components.clone());
+    http.verifier.key_sets().start(&http.metrics);
+    key_files::watch(&http.verifier, &http.config);
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -145,6 +148,20 @@ impl RunningServer {
     /// The files cannot be used. The old certificate stays in use.
     pub fn reload_certificate(&self) -> Result<bool, CertificateError> {
         self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
+    }
+
+    /// Reads the key files again. Returns whether there are any.
+    ///
+    /// # Errors
+    /// A file cannot be used. The old keys stay in use.
+    pub fn reload_keys(&self) -> Result<bool, KeyError> {
+        let http::HttpContext { config, verifier, .. } = self.http();
+        if key_files::key_files(config).is_empty() {
+            return Ok(false);
+        }
+        let reloaded = verifier.reload_keys(config);
+        key_files::log_reload(&reloaded);
+        reloaded.map(|_| true)
     }
 
     /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.

@@ -3,6 +3,8 @@
 
 mod bus;
 mod cluster;
+mod cluster_moves;
+mod cluster_tls;
 mod conformance;
 mod fixture;
 mod history;

@@ -38,6 +38,11 @@ pub(super) struct Payload<'a> {
     iss: Option<String>,
     #[serde(default)]
     aud: Audience,
+    // Read only where `clients` is configured. Elsewhere they may be anything.
+    #[serde(default, borrow)]
+    azp: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    client_id: Option<&'a RawValue>,
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -154,6 +159,7 @@ impl<'a> Payload<'a> {
             }
         }
         self.check_issuer(rules.issuer.as_deref())?;
+        self.check_client(&rules.clients)?;
         match &rules.of_kind(kind).audience {
             Some(audience) if !self.aud.list().contains(audience) => Err(TokenError::WrongAudience),
             None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
@@ -170,6 +176,16 @@ impl<'a> Payload<'a> {
             }
             _ => Err(TokenError::WrongIssuer),
         }
+    }
+
+    /// Checks for which application the provider has issued the token: `azp` (OpenID Connect Core 1.0 §2), `client_id`
+    /// (RFC 9068 §2.2).
+    fn check_client(&self, clients: &[String]) -> Result<(), TokenError> {
+        let named: Vec<&RawValue> = [self.azp, self.client_id].into_iter().flatten().collect();
+        let is_listed =
+            |name: &&RawValue| serde_json::from_str::<String>(name.get()).is_ok_and(|name| clients.contains(&name));
+        let is_allowed = clients.is_empty() || !named.is_empty() && named.iter().all(is_listed);
+        is_allowed.then_some(()).ok_or(TokenError::WrongClient)
     }
 
     /// Returns the name of the user, which `sub` and the key determine.

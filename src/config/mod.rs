@@ -23,7 +23,10 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
+pub use auth::{
+    AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
+    RequiredClaim,
+};
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };

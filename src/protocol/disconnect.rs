@@ -48,7 +48,8 @@ disconnects! {
     SHUTDOWN = 3001, "shutdown",
         "Reconnect; another node takes the client.";
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable. Or an `unsubscribe` or
-    /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow.
+    /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow. Or the keys of the
+    /// issuer of a token sent as text are about to be fetched.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
     /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.

@@ -18,6 +18,7 @@
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
 //! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
+mod calls;
 mod cluster;
 mod envelope;
 mod heartbeat;
@@ -279,33 +280,24 @@ impl RedisBroker {
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
 
-    /// Runs `call` on the broker's runtime, where the connections of the pool belong.
-    fn spawn<T: Send + 'static, F>(&self, call: impl FnOnce(Arc<RedisContext>) -> F) -> BrokerFuture<T>
-    where
-        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
-    {
-        let done = self.runtime.spawn(call(self.context.clone()));
-        async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
-    }
-}
-
-impl RedisBroker {
     /// Reads the position of a channel, in one round trip with those of others.
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
-        let added = self.context.server_of(&channel).and_then(|server| {
-            let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
-            if runs {
-                self.runtime.spawn(history::run_position_reads(self.context.clone(), server));
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let added = context.server_of(&channel).and_then(|server| {
+                let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
+                if runs {
+                    runtime.spawn(history::run_position_reads(context.clone(), server));
+                }
+                Ok(position)
+            });
+            async move {
+                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                context.shared_reads.compare(&channel, Some(top));
+                Ok(HistoryPage { publications: Vec::new(), top })
             }
-            Ok(position)
-        });
-        let context = self.context.clone();
-        async move {
-            let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-            context.shared_reads.compare(&channel, Some(top));
-            Ok(HistoryPage { publications: Vec::new(), top })
-        }
-        .boxed()
+            .boxed()
+        })
     }
 }
 
@@ -368,7 +360,7 @@ fn no_receiver_error() -> BrokerError {
 
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
-        history::publish(&self.context, publication, options)
+        self.when_started(|context| history::publish(context, publication, options))
     }
 
     fn read_history(
@@ -421,14 +413,16 @@ impl Broker for RedisBroker {
         event: PresenceEvent,
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
-        let name = self.context.names.publication_channel(&channel);
-        let message = self.context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
-        let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
-        async move { queued?.await.map(drop) }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.publication_channel(&channel);
+            let message = context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
+            let queued = context.server_of(&channel).map(|server| server.publish(&name, &message));
+            async move { queued?.await.map(drop) }.boxed()
+        })
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        presence::add(&self.context, channel, client, ttl).boxed()
+        self.when_started(move |context| presence::add(context, channel, client, ttl).boxed())
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
@@ -442,13 +436,13 @@ impl Broker for RedisBroker {
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.clients(&context, max_bytes).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.clients(&context, max_bytes).await)
     }
 
     fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.count(&context).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.count(&context).await)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
@@ -479,13 +473,15 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
-        let name = self.context.names.control_channel();
-        let server = match self.context.router.server_for_message(name, &control.user) {
-            Ok(server) => server,
-            Err(error) => return completed(Err(error)),
-        };
-        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
-        async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.control_channel();
+            let server = match context.router.server_for_message(name, &control.user) {
+                Ok(server) => server,
+                Err(error) => return completed(Err(error)),
+            };
+            let published = server.publish(name, &context.signer.sign(envelope::encode_control(&control)));
+            async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        })
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
