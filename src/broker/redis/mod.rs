@@ -284,6 +284,7 @@ impl RedisBroker {
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
         let runtime = self.runtime.clone();
         self.when_started(move |context| {
+            let context = context.clone();
             let added = context.server_of(&channel).and_then(|server| {
                 let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
                 if runs {
