@@ -47,6 +47,35 @@ async fn changed_key_file_replaces_the_keys_without_a_signal() {
 }
 
 #[actix_rt::test]
+async fn key_that_leaves_its_file_ends_its_sessions_and_the_subscriptions_of_its_tokens() {
+    let (one, two, files) = (ProviderKey::ec("one"), ProviderKey::ec("two"), tempfile::tempdir().unwrap());
+    let file = files.path().join("keys.json");
+    write_set(&file, &[&one, &two]);
+    let hub = start_hub_of(&file, |config| config.auth.key_files_interval = Duration::ZERO).await;
+    let mut client = hub.connect_to(&token_path(&hub, &one, "ann"), &[]).await;
+    let mut other = hub.connect_to(&token_path(&hub, &two, "bob"), &[]).await;
+    client.subscribe("news").await;
+    let token = two.sign(hub.clock.now(), json!({"sub": "ann", "channel": "$secret"}));
+    client.subscribe_with("$secret", json!({"token": token})).await;
+
+    write_set(&file, &[&one]);
+    hub.running().reload_keys().unwrap();
+    assert_eq!(other.wait_for_close().await.0, Some(3500));
+    let push = client.receive().await;
+    assert_eq!(
+        (&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]),
+        (&json!("$secret"), &json!(2000)),
+        "{push}"
+    );
+    client.publish("news", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+
+    write_set(&file, &[&two]);
+    hub.running().reload_keys().unwrap();
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+}
+
+#[actix_rt::test]
 async fn key_file_that_is_swapped_as_a_link_is_read_again() {
     let (old, new, files) = (ProviderKey::ec("k"), ProviderKey::ec("k"), tempfile::tempdir().unwrap());
     let path = |name: &str| files.path().join(name);

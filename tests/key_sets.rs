@@ -198,6 +198,18 @@ async fn removed_key_verifies_nothing_from_the_next_fetch_on() {
 }
 
 #[actix_rt::test]
+async fn key_that_the_provider_removes_ends_its_sessions_with_3500() {
+    let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
+    let provider = IdentityProvider::start(&[&old, &new]).await;
+    let hub = start_hub_of(&provider, |config| config.auth.key_sets.refresh = Duration::from_millis(100)).await;
+    let path = |key: &ProviderKey| format!("/socket?token={}", key.sign(hub.clock.now(), claims(&provider, "ann")));
+    let (mut with_old, mut with_new) = (hub.connect_to(&path(&old), &[]).await, hub.connect_to(&path(&new), &[]).await);
+    provider.publish(&[&new]);
+    assert_eq!(with_old.wait_for_close().await.0, Some(3500));
+    with_new.subscribe("news").await;
+}
+
+#[actix_rt::test]
 async fn same_kid_of_two_providers_does_not_mix() {
     let (one_key, two_key) = (ProviderKey::ec("1"), ProviderKey::ec("1"));
     let one = IdentityProvider::start(&[&one_key]).await;

@@ -97,6 +97,11 @@ impl Permissions {
         Self { revocations: Some(revocations), ..self }
     }
 
+    /// Returns the revocations.
+    pub(super) fn revocations(&self) -> Option<&Arc<Revocations>> {
+        self.revocations.as_ref()
+    }
+
     /// Returns whether a token is revoked.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity) -> bool {
         self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked(user, token))

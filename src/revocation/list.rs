@@ -1,9 +1,9 @@
 //! The list of revocations: pure, limited in number, and asked in constant time. It never forgets a revocation before it has
 //! expired: above the limit it refuses new ones.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{Fingerprint, Revocation, RevocationTarget, TokenIdentity};
+use super::{Fingerprint, KeyNumber, Revocation, RevocationTarget, TokenIdentity};
 use crate::{channel::Channel, clock::WallTime};
 
 /// How many of the latest changes are kept for the hubs, each of which applies them once.
@@ -24,13 +24,22 @@ pub struct RevocationList {
     changes: VecDeque<Revocation>,
     /// Changes so far.
     version: u64,
+    /// The keys that are in use.
+    keys: HashSet<KeyNumber>,
 }
 
 impl RevocationList {
     /// Creates an empty list of at most `max_entries`.
     pub fn new(max_entries: usize) -> Self {
         let (entries, changes) = (HashMap::new(), VecDeque::new());
-        Self { entries, max_entries, earliest_expiry: WallTime::from_unix_millis(i64::MAX), changes, version: 0 }
+        Self {
+            entries,
+            max_entries,
+            earliest_expiry: WallTime::from_unix_millis(i64::MAX),
+            changes,
+            version: 0,
+            keys: HashSet::new(),
+        }
     }
 
     /// Adds a revocation. Of two for the same tokens, the later times apply. Returns whether that changes anything.
@@ -69,8 +78,24 @@ impl RevocationList {
         Ok(true)
     }
 
+    /// Notes that keys are in use.
+    pub fn add_keys(&mut self, keys: impl IntoIterator<Item = KeyNumber>) {
+        self.keys.extend(keys);
+    }
+
+    /// Revokes the tokens of keys that are no longer in use.
+    pub fn retire_keys(&mut self, keys: &[KeyNumber]) {
+        keys.iter().for_each(|key| _ = self.keys.remove(key));
+        self.version += 1;
+        // No index has the sessions of a key: the hubs check all of theirs.
+        self.changes.clear();
+    }
+
     /// Returns whether a token is revoked everywhere.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity, now: WallTime) -> bool {
+        if token.key.is_some_and(|key| !self.keys.contains(&key)) {
+            return true;
+        }
         if self.entries.is_empty() {
             return false;
         }
@@ -130,6 +155,22 @@ impl RevocationList {
 mod tests {
     use super::*;
     use crate::clock::NEVER;
+
+    #[test]
+    fn retired_key_revokes_its_tokens_and_no_others() {
+        let (old, new) = (KeyNumber::unique(), KeyNumber::unique());
+        let of = |key| TokenIdentity { key, ..TokenIdentity::default() };
+        let mut list = RevocationList::new(1);
+        list.add_keys([old, new]);
+        assert!(!list.is_revoked("ann", &of(Some(old)), at(1)));
+        list.retire_keys(&[old]);
+        let revoked = [None, Some(new), Some(old)].map(|key| list.is_revoked("ann", &of(key), at(1)));
+        assert_eq!(revoked, [false, false, true]);
+        assert_eq!(list.changes_since(0), None, "every session is checked");
+        list.add(jti("1", 100), at(1)).unwrap();
+        assert_eq!(list.changes_since(0), None);
+        assert_eq!(list.changes_since(1).map(|changes| changes.len()), Some(1));
+    }
 
     fn at(seconds: i64) -> WallTime {
         WallTime::from_unix_seconds(seconds)

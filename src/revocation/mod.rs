@@ -5,7 +5,14 @@
 mod list;
 mod shared;
 
-use std::{hash::BuildHasher, num::NonZeroU64, sync::LazyLock};
+use std::{
+    hash::BuildHasher,
+    num::{NonZeroU32, NonZeroU64},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +44,19 @@ fn fingerprint(kind: u8, first: &str, second: &str) -> Fingerprint {
     NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
+/// The number of a key that verifies tokens. No other key of the process has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyNumber(NonZeroU32);
+
+impl KeyNumber {
+    /// Returns a number that was never returned before.
+    pub fn unique() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let next = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Self(NonZeroU32::new(next).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
 /// What a revocation can name of a verified token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenIdentity {
@@ -46,6 +66,8 @@ pub struct TokenIdentity {
     pub sid: Option<Fingerprint>,
     /// `iat`; 1970 without one, so that every revocation of the user means the token.
     pub issued_at: WallTime,
+    /// The key that has verified it. When the key is no longer in use, the token is revoked.
+    pub key: Option<KeyNumber>,
 }
 
 impl TokenIdentity {
@@ -56,6 +78,7 @@ impl TokenIdentity {
             jti: jti.filter(non_empty).map(|jti| fingerprint(RevocationTarget::TOKEN, jti, "")),
             sid: sid.filter(non_empty).map(|sid| fingerprint(RevocationTarget::SESSION, sid, "")),
             issued_at: issued_at.unwrap_or_default(),
+            key: None,
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::{ListFull, Revocation, RevocationList, TokenIdentity};
+use super::{KeyNumber, ListFull, Revocation, RevocationList, TokenIdentity};
 use crate::{
     channel::Channel,
     clock::{Clock, WallTime},
@@ -119,6 +119,20 @@ impl Revocations {
         self.state.fetch_add(2 * changes, Ordering::Release);
         self.metrics.revocations.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
         added.map(|()| changes > 0)
+    }
+
+    /// Notes that keys are in use.
+    pub fn add_keys(&self, keys: impl IntoIterator<Item = KeyNumber>) {
+        self.list.write().add_keys(keys);
+    }
+
+    /// Revokes the tokens of keys that are no longer in use, on this instance.
+    pub fn retire_keys(&self, keys: &[KeyNumber]) {
+        if !keys.is_empty() {
+            let mut list = self.list.write();
+            list.retire_keys(keys);
+            self.state.fetch_add(2, Ordering::Release);
+        }
     }
 
     /// Returns whether a token is revoked.

@@ -22,6 +22,7 @@ use self::{
 use crate::{
     clock::{NEVER, WallTime},
     config::{self, KeyPurpose, KeyRules, Secret},
+    revocation::KeyNumber,
 };
 
 /// The id of `login.key`.
@@ -49,6 +50,8 @@ pub(super) struct VerificationKey {
     pub(super) material: DecodingKey,
     /// Distinguishes keys with the same id.
     fingerprint: [u8; 32],
+    /// In the claims of its tokens.
+    pub(super) number: KeyNumber,
 }
 
 impl VerificationKey {
@@ -74,7 +77,7 @@ pub(super) struct VerificationKeys {
 impl CheckedKey {
     fn into_key(self, id: Option<String>, rules: KeyRules, not_after: WallTime) -> VerificationKey {
         let Self { algorithm, material, fingerprint } = self;
-        VerificationKey { id, algorithm, rules, not_after, material, fingerprint }
+        VerificationKey { id, algorithm, rules, not_after, material, fingerprint, number: KeyNumber::unique() }
     }
 }
 

@@ -6,13 +6,18 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::{KeyError, VerificationKey, VerificationKeys};
-use crate::config::Config;
+use crate::{
+    config::Config,
+    revocation::{KeyNumber, Revocations},
+};
 
 /// The keys in force. Verifying reads them without a lock.
 pub(in crate::auth) struct KeyRing {
     current: ArcSwap<VerificationKeys>,
     sources: Mutex<KeySources>,
     has_auth_keys: bool,
+    /// End the sessions of keys that are gone.
+    revocations: Option<Arc<Revocations>>,
 }
 
 /// The keys by their source.
@@ -44,13 +49,20 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub(in crate::auth) fn read(config: &Config, fetched_sets: usize) -> Result<Self, KeyError> {
+    pub(in crate::auth) fn read(
+        config: &Config,
+        fetched_sets: usize,
+        revocations: Option<Arc<Revocations>>,
+    ) -> Result<Self, KeyError> {
         let read = VerificationKeys::read(&config.auth, &config.login.key)?;
         let fetched = (0..fetched_sets).map(|_| FetchedKeys::default()).collect();
         let sources = KeySources { configured: read.into_iter().map(Arc::new).collect(), fetched };
         let has_auth_keys = !config.auth.keys.is_empty();
+        if let Some(revocations) = &revocations {
+            revocations.add_keys(sources.numbers());
+        }
         let current = ArcSwap::from_pointee(sources.in_force(has_auth_keys));
-        Ok(Self { current, sources: Mutex::new(sources), has_auth_keys })
+        Ok(Self { current, sources: Mutex::new(sources), has_auth_keys, revocations })
     }
 
     /// Returns the keys in force.
@@ -79,19 +91,32 @@ impl KeyRing {
     pub(in crate::auth) fn suspend_fetched(&self, set: usize) {
         self.change(|sources| {
             sources.fetched[set].is_stale = true;
-            KeyChange::default()
+            (0, Vec::new())
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut KeySources) -> KeyChange) -> KeyChange {
+    /// Changes the keys by a function that returns how many are new, and which are gone.
+    fn change(&self, change: impl FnOnce(&mut KeySources) -> (usize, Vec<KeyNumber>)) -> KeyChange {
         let mut sources = self.sources.lock();
-        let changed = change(&mut sources);
+        let (added, gone) = change(&mut sources);
+        if let Some(revocations) = &self.revocations {
+            revocations.add_keys(sources.numbers());
+        }
         self.current.store(Arc::new(sources.in_force(self.has_auth_keys)));
-        changed
+        // Last: a token that is verified by a key that is gone is then refused, too.
+        if let Some(revocations) = &self.revocations {
+            revocations.retire_keys(&gone);
+        }
+        KeyChange { added, retired: gone.len() }
     }
 }
 
 impl KeySources {
+    fn numbers(&self) -> Vec<KeyNumber> {
+        let fetched = self.fetched.iter().flat_map(|fetched| &fetched.keys);
+        self.configured.iter().chain(fetched).map(|key| key.number).collect()
+    }
+
     /// Returns the keys that verify tokens. If a fetched key has issuer and `kid` of another one, the other one counts: of the
     /// configuration, or of the set that is named first.
     fn in_force(&self, has_auth_keys: bool) -> VerificationKeys {
@@ -110,7 +135,7 @@ impl KeySources {
 }
 
 /// Replaces keys by those that were read now. A key that was there before stays the same.
-fn replace(keys: &mut Vec<Arc<VerificationKey>>, read: Vec<VerificationKey>) -> KeyChange {
+fn replace(keys: &mut Vec<Arc<VerificationKey>>, read: Vec<VerificationKey>) -> (usize, Vec<KeyNumber>) {
     let mut before = std::mem::take(keys);
     let mut added = 0;
     for key in read {
@@ -122,5 +147,5 @@ fn replace(keys: &mut Vec<Arc<VerificationKey>>, read: Vec<VerificationKey>) -> 
             }
         }
     }
-    KeyChange { added, retired: before.len() }
+    (added, before.iter().map(|gone| gone.number).collect())
 }

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     config::{AuthConfig, Config, KeyConfig, KeySource},
     metrics::Metrics,
+    revocation::Revocations,
 };
 
 /// All sets that the configuration names.
@@ -94,7 +95,10 @@ impl KeySets {
     ///
     /// # Errors
     /// [`KeyError`] for a URL that is not https or is malformed, and for `auth.key_sets.ca`.
-    pub(super) fn read(config: &Config) -> Result<(Self, Arc<KeyRing>), KeyError> {
+    pub(super) fn read(
+        config: &Config,
+        revocations: Option<Arc<Revocations>>,
+    ) -> Result<(Self, Arc<KeyRing>), KeyError> {
         let auth = &config.auth;
         let now = Instant::now();
         let mut sets = Vec::new();
@@ -102,7 +106,7 @@ impl KeySets {
             sets.extend(KeySet::from_config(auth, configured, now)?);
         }
         let client = if sets.is_empty() { None } else { Some(HttpsClient::new(&auth.key_sets)?) };
-        let ring = Arc::new(KeyRing::read(config, sets.len())?);
+        let ring = Arc::new(KeyRing::read(config, sets.len(), revocations)?);
         Ok((Self { auth: auth.clone(), client, sets, ring: ring.clone() }, ring))
     }
 

@@ -41,7 +41,7 @@ impl Verifier {
     /// # Errors
     /// [`KeyError`] for a key that is unreadable, weak, not for its algorithm, or configured twice.
     pub fn new(config: &Config, permissions: Arc<Permissions>, clock: Clock) -> Result<Self, KeyError> {
-        let (key_sets, keys) = KeySets::read(config)?;
+        let (key_sets, keys) = KeySets::read(config, permissions.revocations().cloned())?;
         Ok(Self {
             keys,
             key_sets: Arc::new(key_sets),
@@ -57,7 +57,7 @@ impl Verifier {
     /// Returns every error for which [`Self::new`] would fail.
     pub fn key_errors(config: &Config) -> Vec<KeyError> {
         let errors = VerificationKeys::errors(&config.auth, &config.login.key);
-        if errors.is_empty() { KeySets::read(config).err().into_iter().collect() } else { errors }
+        if errors.is_empty() { KeySets::read(config, None).err().into_iter().collect() } else { errors }
     }
 
     /// Returns the sets of keys that have to be fetched.
@@ -85,7 +85,8 @@ impl Verifier {
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
-        let claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        claims.token.key = Some(key.number);
         if self.permissions.is_revoked(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
@@ -108,7 +109,8 @@ impl Verifier {
     /// [`TokenError`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Subscription)?;
-        let claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        let mut claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        claims.token.key = Some(key.number);
         let SubscriptionClaims { user, channel, token, .. } = &claims;
         if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
             return Err(TokenError::Revoked);
