@@ -238,10 +238,10 @@ async fn no_channel_is_deaf_and_no_gap_is_untold_after_any_fault_of_any_shard() 
         .collect();
     let slots = slots_of_channels(&cluster).await;
     for fault in [Fault::Move, Fault::FailOver, Fault::Kill, Fault::Freeze, Fault::Replicate] {
-        for shard in 0..SHARDS.len() {
+        for (shard, shard_slots) in SHARDS.iter().enumerate() {
             let master = master_of_shard(&cluster, shard).await;
             let begun = Instant::now();
-            let slots: Vec<u16> = slots.iter().copied().filter(|slot| SHARDS[shard].contains(slot)).collect();
+            let slots: Vec<u16> = slots.iter().copied().filter(|slot| shard_slots.contains(slot)).collect();
             assert!(!slots.is_empty());
             let since = fault.inject(&mut cluster, shard, &slots, [&subscriber, &publisher]).await;
             let silence = longest_silence(&logs, since).await;
@@ -252,11 +252,8 @@ async fn no_channel_is_deaf_and_no_gap_is_untold_after_any_fault_of_any_shard() 
         }
     }
     longest_silence(&logs, Instant::now()).await;
-    join_all(publishing.into_iter().map(|task| {
-        task.abort();
-        task
-    }))
-    .await;
+    publishing.iter().for_each(actix_rt::task::JoinHandle::abort);
+    join_all(publishing).await;
     check_received(&logs).await;
 }
 
