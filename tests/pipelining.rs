@@ -304,19 +304,31 @@ async fn api_subscriptions_with_recovery_all_succeed_for_client_that_reads_slowl
     wait_for_pause(&hub).await;
     // The last one has not begun, and is withdrawn.
     hub.call_api("unsubscribe", json!({"user": "ann", "channel": "d"})).await;
-    for channel in &CHANNELS[..3] {
+    // The session applies it after the answer, and this after it.
+    hub.call_api("subscribe", json!({"user": "ann", "channel": "e"})).await;
+    poll_until("the later control is applied", async || {
+        hub.call_api("channels", json!({})).await["result"]["channels"]["e"].is_object()
+    })
+    .await;
+    let receive = async |client: &mut Client| loop {
         let push = client.receive().await;
+        if push["push"]["channel"] != "e" {
+            return push;
+        }
+    };
+    for channel in &CHANNELS[..3] {
+        let push = receive(&mut client).await;
         assert_eq!(
             (&push["push"]["channel"], &push["push"]["subscribe"]["recovered"]),
             (&json!(channel), &json!(true))
         );
         for offset in 1..=MISSED {
-            let push = client.receive().await;
+            let push = receive(&mut client).await;
             assert_eq!((&push["push"]["channel"], &push["push"]["pub"]["offset"]), (&json!(channel), &json!(offset)));
         }
     }
     assert_eq!(client.request(json!({"id": 1, "ping": {}})).await["id"], 1);
-    hub.wait_for_channels(&[("a", 1), ("b", 1), ("c", 1)]).await;
+    hub.wait_for_channels(&[("a", 1), ("b", 1), ("c", 1), ("e", 1)]).await;
 }
 
 #[actix_rt::test]

@@ -65,6 +65,24 @@ async fn no_more_subscribes_are_carried_out_at_once_than_the_limit_allows() {
     assert_eq!(client.receive().await["id"], 3);
 }
 
+#[actix_rt::test]
+async fn commands_that_are_carried_out_at_once_are_together_hardly_longer_than_a_message_may_be() {
+    let worker = Worker::start(|config| config.limits.message_bytes = 10_000);
+    let mut client = connect(&worker).await;
+    let long = |id: u32, channel: &str| {
+        let mut command = subscribe(id, channel);
+        command["padding"] = "x".repeat(6_000).into();
+        command
+    };
+    client.send_in_frames(&[long(1, "a"), long(2, "b"), long(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
+    worker.broker.answer(2);
+    assert_eq!(receive_replies(&mut client, 2).await, [None; 2]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["id"], 3);
+}
+
 /// The first command needs the broker. The others could be answered before it.
 #[actix_rt::test]
 async fn replies_keep_the_order_of_the_commands_errors_among_them() {
@@ -160,6 +178,34 @@ async fn what_is_published_while_a_ready_subscription_waits_for_its_turn_is_reco
     assert_eq!(reply["subscribe"]["recovered"], true, "{reply}");
     worker.publish("news", "2").await;
     assert_eq!(client.receive().await["push"]["pub"]["data"], 2);
+}
+
+/// The third page has no room beside the second. The first one does not wait for others.
+#[actix_rt::test]
+async fn what_is_read_for_a_group_waits_in_no_more_memory_than_an_outbox_and_is_read_again_otherwise() {
+    const DATA: &str = concat!("\"", "0123456789012345678901234567890123456789", "\"");
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.force_recovery) = (100, true);
+        config.limits.outbox_bytes = 30_000;
+    });
+    for channel in ["a", "b", "c"] {
+        for _ in 0..70 {
+            worker.publish(channel, DATA).await;
+        }
+    }
+    worker.broker.answer(20);
+    let mut client = connect(&worker).await;
+    let recover = |id: u32, channel| json!({"id": id, "subscribe": {"channel": channel, "recover": true}});
+    client.send(&[recover(1, "a"), recover(2, "b"), recover(3, "c"), recover(4, "d")]).await;
+    for (id, missed) in [(1, 70), (2, 70), (3, 70), (4, 0)] {
+        let reply = client.receive().await;
+        assert_eq!((&reply["id"], &reply["subscribe"]["recovered"]), (&json!(id), &json!(true)), "{reply}");
+        assert_eq!(reply["subscribe"]["publications"].as_array().map_or(0, Vec::len), missed);
+    }
+    let reads = worker.broker.calls.borrow().iter().filter(|call| **call == "read_history").count();
+    assert_eq!(reads, 6, "the third and what follows it are read again");
+    worker.publish("c", "1").await;
+    assert_eq!(client.receive().await["push"]["channel"], "c");
 }
 
 #[actix_rt::test]

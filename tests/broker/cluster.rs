@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{PresentClient, PublishOptions},
+    broker::{HistoryRequest, PresentClient, PublishOptions},
     config::Secret,
 };
 
@@ -143,6 +143,11 @@ async fn assert_publications_of_one_call_are_stored_while_half_of_their_channels
     assert_eq!(store_all().await, [2; CHANNELS]);
     cluster.move_keys(slot..=slot, from, to).await;
     assert_eq!(store_all().await, [3; CHANNELS]);
+    // Each is sent to the other master; one after the other would take longer than a call may.
+    let reads =
+        channels().map(|name| instance.broker.read_history(channel(&name), HistoryRequest::default(), KEEP_FIVE));
+    let tops = join_all(reads.collect::<Vec<_>>()).await.into_iter().map(|read| read.map(|page| page.top.offset));
+    assert_eq!(tops.collect::<Result<Vec<_>, _>>(), Ok(vec![3; CHANNELS]));
     cluster.end_move(slot..=slot, from, to).await;
     assert_eq!(store_all().await, [4; CHANNELS]);
 }
