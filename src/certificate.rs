@@ -25,6 +25,11 @@ pub enum CertificateError {
     /// The certificate and the key do not match, or the type of the key is not supported.
     #[error("{0}")]
     Pair(#[from] rustls::Error),
+    /// The system has no certificate authorities.
+    #[error(
+        "the system has no certificate authorities; install the package ca-certificates, or name the PEM file of your own"
+    )]
+    NoSystemRoots,
     /// The operating system failed to provide memory or random bytes.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -57,6 +62,13 @@ pub(crate) fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
         RootCertStore::empty().add(root.clone()).map_err(|error| CertificateError::file(file, error))?;
     }
     Ok(roots)
+}
+
+/// Returns the certificate authorities of the system. One that cannot be read is left out.
+pub(crate) fn system_roots() -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    roots.retain(|root| RootCertStore::empty().add(root.clone()).is_ok());
+    if roots.is_empty() { Err(CertificateError::NoSystemRoots) } else { Ok(roots) }
 }
 
 /// Reads a certificate with its chain. There is at least one.

@@ -43,6 +43,8 @@ pub mod connection_limit;
 pub mod rate_limit;
 // Certificates and keys in PEM files.
 pub mod certificate;
+// Revoked tokens: the list, shared by verifier, hubs and broker.
+pub mod revocation;
 // Prometheus metrics.
 pub mod metrics;
 // Configuration: loading, validating and printing.

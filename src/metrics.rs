@@ -17,6 +17,7 @@ pub struct Metrics {
     pub unauthenticated_connections: Gauge,
     pub handshakes_refused: Family<ReasonLabel, Counter>,
     pub proxy_headers_refused: Counter,
+    pub key_fetches: Family<OutcomeLabel, Counter>,
     pub closed_connections: Family<CodeLabel, Counter>,
     pub error_replies: Family<CodeLabel, Counter>,
     pub publications: Counter,
@@ -29,6 +30,8 @@ pub struct Metrics {
     pub broker_reconnects: Counter,
     pub gaps: Family<OutcomeLabel, Counter>,
     pub nodes: Gauge,
+    pub revocations: Gauge,
+    pub revocations_unconfirmed: Counter,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
 }
 
@@ -92,6 +95,11 @@ impl Metrics {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// Counts an attempt to fetch the keys of an identity provider.
+    pub fn count_key_fetch(&self, outcome: &'static str) {
+        self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
     /// `lost_writes`.
     pub fn count_gap(&self, outcome: &'static str) {
@@ -122,6 +130,11 @@ impl Metrics {
             "proxy_headers_refused",
             "Connections of trusted proxies closed because of a missing or malformed PROXY header",
             self.proxy_headers_refused.clone(),
+        );
+        registry.register(
+            "key_fetches",
+            "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
+            self.key_fetches.clone(),
         );
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
@@ -160,6 +173,12 @@ impl Metrics {
             self.gaps.clone(),
         );
         registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
+        registry.register("revocations", "Revocations in force that this node knows", self.revocations.clone());
+        registry.register(
+            "revocations_unconfirmed",
+            "Revocations of this node that not every live node has confirmed in time",
+            self.revocations_unconfirmed.clone(),
+        );
         registry.register(
             "broker_probe_microseconds",
             "Round-trip time of the last probe through a Redis server, from publish to arrival",

@@ -1,6 +1,7 @@
 //! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A
 //! server has one listener and one broker, and per worker a hub and two instances of the HTTP application.
 
+mod key_files;
 mod listener;
 pub mod proxy;
 mod stop;
@@ -33,6 +34,7 @@ use crate::{
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
+    revocation::Revocations,
     session, web,
 };
 
@@ -103,6 +105,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let certificate = tls::Certificate::from_config(&config.server.tls)?;
     let components = Components::new(config, clock)?;
     let (http, own_components) = (components.http.clone(), components.clone());
+    http.verifier.key_sets().start(&http.metrics);
+    key_files::watch(&http.verifier, &http.config);
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -146,6 +150,20 @@ impl RunningServer {
         self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
     }
 
+    /// Reads the key files again. Returns whether there are any.
+    ///
+    /// # Errors
+    /// A file cannot be used. The old keys stay in use.
+    pub fn reload_keys(&self) -> Result<bool, KeyError> {
+        let http::HttpContext { config, verifier, .. } = self.http();
+        if key_files::key_files(config).is_empty() {
+            return Ok(false);
+        }
+        let reloaded = verifier.reload_keys(config);
+        key_files::log_reload(&reloaded);
+        reloaded.map(|_| true)
+    }
+
     /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.
     ///
     /// # Errors
@@ -169,10 +187,13 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
-        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()));
+        let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
+        let grants = ApiGrants::new(&config, clock.clone());
+        let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
         let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
-        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let permissions = Permissions::new(&config.channels, &config.namespaces);
+        let permissions = Arc::new(permissions.without_revoked(revocations.clone()));
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
@@ -183,6 +204,7 @@ impl Components {
             verifier: verifier.clone(),
             refusals: refusals.clone(),
             permissions: permissions.clone(),
+            revocations: revocations.clone(),
             rates: rates(limits.publications_per_second),
             broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
@@ -198,6 +220,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
+            revocations,
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),

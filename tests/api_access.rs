@@ -22,14 +22,16 @@ use wardcast::{
     api::{self, Access, ApiContext, BroadcastTurns, METHODS},
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
+        Broker, BrokerError, Control, HistoryPage, HistoryRequest, NodeIdentity, PositionResult, PresenceCount,
+        PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
+        SurveyResult,
     },
     channel::Channel,
     clock::Clock,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     rate_limit::KeyedRateLimiter,
+    revocation::{Revocation, Revocations},
 };
 
 use crate::support::{self, API_KEY};
@@ -47,6 +49,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
         refusals: RefusalLog::new(config.clone()),
         permissions,
+        revocations: Revocations::new(&config, clock.clone(), Arc::default()),
         rates: KeyedRateLimiter::new(0, 0),
         broadcast_turns: BroadcastTurns::default(),
         config: config.clone(),
@@ -191,6 +194,12 @@ impl Broker for WriteRecorder {
     fn survey(&self, _: SurveyQuestion, _: Duration) -> BoxFuture<'static, Result<SurveyResult, BrokerError>> {
         ready(Ok(SurveyResult::default())).boxed()
     }
+
+    fn revoke(&self, _: Vec<Revocation>, _: Duration) -> BoxFuture<'static, Result<Vec<NodeIdentity>, BrokerError>> {
+        self.record("revoke", Vec::new())
+    }
+
+    fn confirm_revocations(&self) {}
 
     fn announce_stop(&self) -> BoxFuture<'static, Result<(), BrokerError>> {
         ready(Ok(())).boxed()

@@ -124,7 +124,7 @@ async fn endless_body_is_not_read_without_api_key_or_for_other_http_methods() {
         ("PUT /api/publish", 405),
         ("POST /auth/login", 413),
         ("POST /auth/ticket", 401),
-        ("POST /auth/logout", 204),
+        ("POST /auth/logout", 413),
         ("POST /auth/nothing", 404),
         ("PUT /auth/login", 405),
         ("POST /socket", 405),

@@ -3,6 +3,8 @@
 
 mod bus;
 mod cluster;
+mod cluster_moves;
+mod cluster_tls;
 mod conformance;
 mod fixture;
 mod history;
@@ -15,6 +17,7 @@ mod presence;
 mod redis_history;
 mod redis_positions;
 mod repetition;
+mod revocations;
 mod roles;
 mod sentinels;
 mod server_states;
@@ -86,6 +89,7 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    revocations::revocation_is_obeyed_when_the_call_completes
     presence::presence_ends_with_removal_or_expiry
     presence::presence_of_many_channels_is_stored_in_one_call
     presence::repeated_presence_lasts_longer

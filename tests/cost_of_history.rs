@@ -19,6 +19,7 @@ use wardcast::{
     clock::Clock,
     config::{Config, Limits},
     publication::{ClientInfo, Publication},
+    revocation::{ListFull, Revocation, Revocations},
 };
 
 #[global_allocator]
@@ -30,7 +31,7 @@ const SPANS: usize = 5;
 const DATA: &[u8] = b"{\"text\":\"what people say to each other is about so long\"}";
 
 /// Hubs that accept everything and do nothing.
-struct DiscardingHubs;
+struct DiscardingHubs(Arc<Revocations>);
 
 impl Deliver for DiscardingHubs {
     fn deliver_publication(&self, _: Publication) -> Result<(), QueueFull> {
@@ -50,6 +51,16 @@ impl Deliver for DiscardingHubs {
     fn note_interrupted(&self, _: &[Channel]) {}
 
     fn note_resubscribed(&self, _: &[Channel]) {}
+
+    fn revocations(&self) -> &Arc<Revocations> {
+        &self.0
+    }
+
+    fn add_revocations(&self, _: Vec<Revocation>) -> Result<(), ListFull> {
+        Ok(())
+    }
+
+    fn release_deliveries(&self) {}
 
     fn node(&self) -> NodeIdentity {
         NodeIdentity { uid: "node".to_owned(), name: "node".to_owned() }
@@ -80,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn broker() -> MemoryBroker {
     let limits = Limits { history_bytes: 1 << 32, ..Config::default().limits };
-    MemoryBroker::new(Arc::new(DiscardingHubs), &limits, Clock::default())
+    MemoryBroker::new(Arc::new(DiscardingHubs(Arc::default())), &limits, Clock::default())
 }
 
 fn channels(count: usize) -> Result<Vec<Channel>, Box<dyn Error>> {

@@ -10,7 +10,7 @@ mod targets;
 
 type FuzzTarget = fn(&[u8]);
 
-const TARGETS: [(&str, FuzzTarget); 10] = [
+const TARGETS: [(&str, FuzzTarget); 11] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
@@ -18,6 +18,7 @@ const TARGETS: [(&str, FuzzTarget); 10] = [
     ("delta", targets::delta),
     ("filter", targets::filter),
     ("frames", targets::frames),
+    ("key_set", targets::key_set),
     ("origin", targets::origin),
     ("protobuf", targets::protobuf),
     ("proxy", targets::proxy),

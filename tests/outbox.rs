@@ -353,5 +353,5 @@ async fn close_keeps_its_deadline_and_its_expiry() {
     pair.outbox.close(Bytes::new(), ClosePolicy::Abort, &pair.clock);
     pair.outbox.abort();
     assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
-    assert!(!pair.outbox.has_expired(pair.time_in(120)), "only an open connection expires");
+    assert_eq!(pair.outbox.check_token(pair.time_in(120)), Ok(()), "only an open connection expires");
 }

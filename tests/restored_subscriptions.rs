@@ -271,3 +271,15 @@ async fn grant_from_a_redis_connection_that_failed_to_come_up_is_forgotten() {
     let (_ann, subs) = connect_with_subs(&hub, &hub.token("ann"), &json!({"closed:1": {}})).await;
     assert!(subs.is_null(), "{subs}");
 }
+
+#[actix_rt::test]
+async fn user_whose_tokens_are_invalidated_gets_back_nothing_that_the_server_api_gave() {
+    let hub = start_hub(|_| ()).await;
+    let mut ann = hub.connect_sdk(&hub.token("ann")).await;
+    let position = subscribe_ann(&hub, &mut ann, json!({"channel": "closed:1"})).await;
+    assert_eq!(hub.call_api("invalidate_user_tokens", json!({"user": "ann"})).await, json!({"result": {}}));
+    assert_eq!(ann.wait_for_close().await.0, Some(3500));
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "iat": 3}));
+    let (_ann, subs) = connect_with_subs(&hub, &token, &json!({"closed:1": position})).await;
+    assert_eq!(subs, Value::Null);
+}

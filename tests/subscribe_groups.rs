@@ -142,6 +142,22 @@ async fn commands_for_one_channel_keep_their_order() {
     assert_eq!(client.receive().await["push"]["channel"], "b", "a is unsubscribed");
 }
 
+/// The subscriptions before it are checked against the claims of its token.
+#[actix_rt::test]
+async fn subscribe_with_a_token_of_the_connection_waits_for_those_before_it() {
+    let worker = Worker::start(|_| ());
+    let mut client = connect(&worker).await;
+    let mut with_token = subscribe(2, "b");
+    with_token["token"] = worker.token(json!({"exp": 7200})).into();
+    client.send(&[subscribe(1, "a"), with_token, subscribe(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    assert_eq!(receive_replies(&mut client, 1).await, [None]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(2);
+    assert_eq!([client.receive().await["id"].clone(), client.receive().await["id"].clone()], [2, 3]);
+}
+
 /// Together they would share the failure.
 #[actix_rt::test]
 async fn second_subscribe_of_a_channel_asks_the_broker_when_the_first_is_answered() {
@@ -188,7 +204,7 @@ async fn what_is_read_for_a_group_waits_in_no_more_memory_than_an_outbox_and_is_
         (config.channels.history_size, config.channels.force_recovery) = (100, true);
         config.limits.outbox_bytes = 30_000;
     });
-    for channel in ["a", "b", "c"] {
+    for channel in ["a", "b", "c", "d", "e"] {
         for _ in 0..70 {
             worker.publish(channel, DATA).await;
         }
@@ -196,14 +212,15 @@ async fn what_is_read_for_a_group_waits_in_no_more_memory_than_an_outbox_and_is_
     worker.broker.answer(20);
     let mut client = connect(&worker).await;
     let recover = |id: u32, channel| json!({"id": id, "subscribe": {"channel": channel, "recover": true}});
-    client.send(&[recover(1, "a"), recover(2, "b"), recover(3, "c"), recover(4, "d")]).await;
-    for (id, missed) in [(1, 70), (2, 70), (3, 70), (4, 0)] {
+    let commands = (1..).zip(["a", "b", "c", "d", "e"]).map(|(id, channel)| recover(id, channel));
+    client.send(&commands.collect::<Vec<_>>()).await;
+    for id in 1..=5 {
         let reply = client.receive().await;
         assert_eq!((&reply["id"], &reply["subscribe"]["recovered"]), (&json!(id), &json!(true)), "{reply}");
-        assert_eq!(reply["subscribe"]["publications"].as_array().map_or(0, Vec::len), missed);
+        assert_eq!(reply["subscribe"]["publications"].as_array().map_or(0, Vec::len), 70);
     }
     let reads = worker.broker.calls.borrow().iter().filter(|call| **call == "read_history").count();
-    assert_eq!(reads, 6, "the third and what follows it are read again");
+    assert_eq!(reads, 8, "the third and what follows it are read once more, one by one");
     worker.publish("c", "1").await;
     assert_eq!(client.receive().await["push"]["channel"], "c");
 }

@@ -9,7 +9,7 @@ use super::{
     description::{ApiMethod, Handler},
     history, info,
     key::ValidApiKey,
-    presence, publish, sessions,
+    presence, publish, revocation, sessions,
 };
 use crate::{
     http::{HttpError, RequestBody},
@@ -28,6 +28,8 @@ pub static METHODS: &[ApiMethod] = &[
     sessions::UNSUBSCRIBE,
     sessions::DISCONNECT,
     sessions::REFRESH,
+    revocation::REVOKE_TOKEN,
+    revocation::INVALIDATE_USER_TOKENS,
     channels::CHANNELS,
     info::INFO,
     batch::BATCH,

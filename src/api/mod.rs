@@ -15,6 +15,7 @@ mod methods;
 mod presence;
 mod publish;
 mod request;
+mod revocation;
 mod sessions;
 mod survey;
 
@@ -41,6 +42,7 @@ use crate::{
     metrics::Metrics,
     protocol::WireError,
     rate_limit::KeyedRateLimiter,
+    revocation::Revocations,
 };
 
 /// Everything that the methods need.
@@ -53,6 +55,8 @@ pub struct ApiContext {
     pub refusals: Arc<RefusalLog>,
     /// Knows the options of channels, and what users may do there.
     pub permissions: Arc<Permissions>,
+    /// The revocations of this instance.
+    pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
     pub rates: KeyedRateLimiter,
     /// Lets broadcasts publish in turns.

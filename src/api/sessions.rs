@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// From this number on a date is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
-const FIRST_MILLISECONDS: i64 = 100_000_000_000;
+pub(super) const FIRST_MILLISECONDS: i64 = 100_000_000_000;
 
 const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 
@@ -324,7 +324,7 @@ fn disconnect_with(disconnect: &Disconnect) -> ControlAction {
 }
 
 /// Returns the date that a request names as `expire_at`. Some clients of the API write an unset date as 0.
-fn parse_end(seconds: Option<i64>, api: &ApiContext) -> Result<Option<WallTime>, WireError> {
+pub(super) fn parse_end(seconds: Option<i64>, api: &ApiContext) -> Result<Option<WallTime>, WireError> {
     let Some(seconds) = seconds.filter(|seconds| *seconds != 0) else { return Ok(None) };
     let bad = |problem| {
         Err(ErrorCode::BadRequest.with_detail(format_args!(

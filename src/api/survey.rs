@@ -38,7 +38,7 @@ pub(super) async fn survey_nodes<T: DeserializeOwned>(
     question: SurveyQuestion,
     api: &ApiContext,
 ) -> Result<(Vec<T>, Vec<NodeIdentity>), ErrorCode> {
-    let result = api.broker.survey(question, SURVEY_DEADLINE).await;
+    let result = api.broker.survey(question.clone(), SURVEY_DEADLINE).await;
     let result = result.inspect_err(|error| {
         log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
     })?;

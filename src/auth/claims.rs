@@ -9,6 +9,7 @@ use crate::{
     channel::{Channel, Pattern},
     clock::{NEVER, WallTime},
     config::OptionOverrides,
+    revocation::TokenIdentity,
 };
 
 /// The claims of a connection token that a session keeps. Small, and shared by reference.
@@ -19,6 +20,8 @@ pub struct Claims {
     /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them. From then on the
     /// session accepts and sends nothing.
     pub expires_at: WallTime,
+    /// `jti`, `sid` and `iat`: what a revocation can name.
+    pub token: TokenIdentity,
     /// `info`: raw JSON, visible to other clients.
     pub info: Option<Bytes>,
     /// `caps`, `channels` and `subs`, which most tokens do not have.
@@ -77,6 +80,8 @@ pub struct SubscriptionClaims {
     pub data: Option<Bytes>,
     /// `exp`, `expire_at` or `not_after` of the key, whichever is first; [`NEVER`] without any of them.
     pub expires_at: WallTime,
+    /// `jti`, `sid` and `iat`: what a revocation can name.
+    pub token: TokenIdentity,
     /// `override`.
     pub overrides: OptionOverrides,
 }
@@ -84,7 +89,7 @@ pub struct SubscriptionClaims {
 impl Claims {
     /// Returns the claims of a session without token and user (`auth.anonymous = "always"`), which never expires.
     pub fn anonymous() -> Self {
-        Self { user: "".into(), expires_at: NEVER, info: None, grants: None }
+        Self { user: "".into(), expires_at: NEVER, token: TokenIdentity::default(), info: None, grants: None }
     }
 
     /// Returns whether there is no user.

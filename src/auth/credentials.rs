@@ -207,7 +207,10 @@ pub fn bearer_token<'a>(values: &[&'a [u8]]) -> Result<&'a str, CredentialError>
 
 /// Returns the value of the cookie `name` (RFC 6265 §4.2.1). Several are refused: another host of the domain may have set one, and
 /// controls which one browsers send first.
-fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>, CredentialError> {
+///
+/// # Errors
+/// [`CredentialError::MultipleCookies`].
+pub fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>, CredentialError> {
     let pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
     let values = pairs.filter_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;

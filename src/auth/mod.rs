@@ -1,6 +1,6 @@
 //! Authentication and authorization: [`credentials`] → token → [`Verifier`] → [`Claims`] → [`permission`]. Everything except the
-//! login's hashing and the [`refusal_log`] is pure: keys and the clock are inputs, claims or a [`TokenError`] the result. No error
-//! and no log line contains a token.
+//! login's hashing, the [`refusal_log`] and the fetching of [`KeySets`] is pure: keys and the clock are inputs, claims or a
+//! [`TokenError`] the result. No error and no log line contains a token.
 
 mod claims;
 pub mod credentials;
@@ -8,6 +8,7 @@ mod grants;
 mod ignored_claims;
 mod json;
 mod key;
+mod key_sets;
 pub mod login_backoff;
 mod payload;
 pub mod permission;
@@ -30,7 +31,9 @@ use crate::{
 
 pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
 pub use ignored_claims::ignored_members;
-pub use key::KeyError;
+pub use key::{KeyChange, KeyError};
+pub use key_sets::{FetchError, KeySets};
+pub use payload::TokenIds;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;

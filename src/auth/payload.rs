@@ -15,6 +15,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
+    revocation::TokenIdentity,
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -33,9 +34,15 @@ pub(super) struct Payload<'a> {
     #[serde(default, deserialize_with = "not_null")]
     iat: Option<NumericDate>,
     jti: Option<String>,
+    sid: Option<String>,
     iss: Option<String>,
     #[serde(default)]
     aud: Audience,
+    // Read only where `clients` is configured. Elsewhere they may be anything.
+    #[serde(default, borrow)]
+    azp: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    client_id: Option<&'a RawValue>,
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -55,6 +62,15 @@ pub(super) struct Payload<'a> {
     b64data: Option<&'a RawValue>,
     #[serde(default, borrow, rename = "override")]
     overrides: Option<&'a RawValue>,
+}
+
+/// The ids by which a token can be revoked, as it has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenIds {
+    /// `jti`.
+    pub jti: Option<String>,
+    /// `sid`.
+    pub sid: Option<String>,
 }
 
 /// What a payload is checked against.
@@ -98,7 +114,8 @@ impl<'a> Payload<'a> {
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
         let grants = raw.validate(context)?;
         let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
-        Ok(Claims { info, user: user.into(), expires_at, grants })
+        let token = self.identity();
+        Ok(Claims { info, user: user.into(), expires_at, token, grants })
     }
 
     /// Checks a subscription token and returns its claims.
@@ -114,10 +131,11 @@ impl<'a> Payload<'a> {
         let user = self.take_user(expected)?;
         let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
+        let token = self.identity();
         let Self { info, b64info, data, b64data, overrides, .. } = self;
         let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
-        Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, overrides })
+        Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, token, overrides })
     }
 
     /// Checks the registered claims (RFC 7519 §4.1), without leeway for `exp`. Returns when the token expires.
@@ -141,6 +159,7 @@ impl<'a> Payload<'a> {
             }
         }
         self.check_issuer(rules.issuer.as_deref())?;
+        self.check_client(&rules.clients)?;
         match &rules.of_kind(kind).audience {
             Some(audience) if !self.aud.list().contains(audience) => Err(TokenError::WrongAudience),
             None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
@@ -159,12 +178,31 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Checks for which application the provider has issued the token: `azp` (OpenID Connect Core 1.0 §2), `client_id`
+    /// (RFC 9068 §2.2).
+    fn check_client(&self, clients: &[String]) -> Result<(), TokenError> {
+        let named: Vec<&RawValue> = [self.azp, self.client_id].into_iter().flatten().collect();
+        let is_listed =
+            |name: &&RawValue| serde_json::from_str::<String>(name.get()).is_ok_and(|name| clients.contains(&name));
+        let is_allowed = clients.is_empty() || !named.is_empty() && named.iter().all(is_listed);
+        is_allowed.then_some(()).ok_or(TokenError::WrongClient)
+    }
+
     /// Returns the name of the user, which `sub` and the key determine.
     fn take_user(&mut self, expected: &Expectations<'_>) -> Result<String, TokenError> {
         if self.sub.is_empty() && expected.auth.anonymous == AnonymousAccess::Never {
             return Err(TokenError::MissingUser);
         }
         expected.prefixes.user(std::mem::take(&mut self.sub), expected.rules)
+    }
+
+    pub(super) fn into_ids(self) -> TokenIds {
+        TokenIds { jti: self.jti, sid: self.sid }
+    }
+
+    /// Returns what a revocation can name of the token.
+    fn identity(&self) -> TokenIdentity {
+        TokenIdentity::new(self.jti.as_deref(), self.sid.as_deref(), self.iat.map(NumericDate::time))
     }
 
     fn has_claim(&self, claim: RequiredClaim) -> bool {

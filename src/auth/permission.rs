@@ -1,12 +1,13 @@
 //! Permissions: which session may do what in which channel. Every path asks here, over the socket and over REST. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Capability, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Namespace},
     protocol::{ErrorCode, WireError},
+    revocation::{Revocations, TokenIdentity},
 };
 
 /// Why a session may not use a channel.
@@ -72,6 +73,7 @@ pub struct Permissions {
     namespaces: HashMap<String, ChannelOptions>,
     /// What precedes the user in the names of the personal channels (`subscribe_to_personal`), like `chat:#`.
     personal_prefixes: Vec<String>,
+    revocations: Option<Arc<Revocations>>,
 }
 
 impl Permissions {
@@ -82,7 +84,32 @@ impl Permissions {
         let without = without_namespace.subscribe_to_personal.then(|| "#".to_owned());
         let personal_prefixes = without.into_iter().chain(personal).collect();
         let namespaces = namespaces.iter().map(|namespace| (namespace.name.clone(), namespace.channels.clone()));
-        Self { without_namespace: without_namespace.clone(), namespaces: namespaces.collect(), personal_prefixes }
+        Self {
+            without_namespace: without_namespace.clone(),
+            namespaces: namespaces.collect(),
+            personal_prefixes,
+            revocations: None,
+        }
+    }
+
+    /// Returns the permissions without what these revocations take away.
+    pub fn without_revoked(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations: Some(revocations), ..self }
+    }
+
+    /// Returns the revocations.
+    pub(super) fn revocations(&self) -> Option<&Arc<Revocations>> {
+        self.revocations.as_ref()
+    }
+
+    /// Returns whether a token is revoked.
+    pub fn is_revoked(&self, user: &str, token: &TokenIdentity) -> bool {
+        self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked(user, token))
+    }
+
+    /// Returns whether a token is revoked in one channel.
+    pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity) -> bool {
+        self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked_in(user, channel, token))
     }
 
     /// Returns the options of a channel.
@@ -128,6 +155,10 @@ impl Permissions {
             Some(token) if token.channel == *channel && token.user == claims.user => true,
             Some(_) => return Err(PermissionError::NotGranted),
         };
+        // What a subscription token allows, its own revocation takes away.
+        if self.is_revoked_in(&claims.user, channel, &token.map_or(claims.token, |token| token.token)) {
+            return Err(PermissionError::NotGranted);
+        }
         let is_granted = || has_token || has_capability(claims, channel, |cap| cap.subscribe);
         require(match membership(&claims.user, channel) {
             Membership::Outsider => false,
@@ -158,7 +189,9 @@ impl Permissions {
         is_subscribed: bool,
     ) -> Result<(), PermissionError> {
         let options = self.channel_options(channel)?;
-        if membership(&claims.user, channel) == Membership::Outsider {
+        if membership(&claims.user, channel) == Membership::Outsider
+            || (!is_subscribed && self.is_revoked_in(&claims.user, channel, &claims.token))
+        {
             return Err(PermissionError::NotGranted);
         }
         let is_allowed = match right.access(options) {

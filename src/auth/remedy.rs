@@ -16,6 +16,7 @@ impl TokenError {
         let Config { auth, limits, .. } = config;
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
+            Self::Revoked => "log in again; the backend has revoked the token, or its user has logged out",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
             Self::TooLong(_) => TOO_LONG,
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,
@@ -24,6 +25,7 @@ impl TokenError {
             Self::WrongType => return wrong_type(auth),
             Self::UnknownKey if has_keys(config) => "name one of auth.keys in kid, or set auth.hmac_secret for no kid",
             Self::UnknownKey => NO_KEY,
+            Self::KeyPending => KEY_PENDING,
             Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
             Self::WrongKeyPurpose => "sign with a key whose purpose allows it; login.key is for connection tokens only",
             Self::KeyExpired => "sign with a newer key",
@@ -37,6 +39,7 @@ impl TokenError {
             Self::IssuerSlash => return issuer_slash(auth),
             Self::WrongAudience => return wrong_audience(auth),
             Self::UnexpectedAudience => UNEXPECTED_AUDIENCE,
+            Self::WrongClient => WRONG_CLIENT,
             Self::MissingUser => MISSING_USER,
             Self::InvalidUser => "name the user in sub by a shorter id without control characters",
             Self::ForeignUser => FOREIGN_USER,
@@ -107,6 +110,11 @@ const CLAIM_TYPES: &str = "sub must be a string, dates numbers of seconds since 
 
 const UNEXPECTED_AUDIENCE: &str = "if aud is this hub, set it as audience of the key in auth.keys; otherwise the token is for \
     another application of the provider";
+
+const KEY_PENDING: &str = "wait a little: the hub fetches the provider's keys again; if it cannot, its log says why";
+
+const WRONG_CLIENT: &str = "add the azp or client_id of your application's tokens to clients (auth.clients, or clients of the key \
+    in auth.keys); otherwise the token is for another application of the provider";
 
 const MISSING_USER: &str = "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous \
     sessions";

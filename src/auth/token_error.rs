@@ -14,15 +14,15 @@ use crate::{
 
 /// Why a token is refused. The text is for operators: in logs, and in the errors of `check-token` and the login file.
 ///
-/// A client learns only whether it should get another token (RFC 8725 §3):
+/// A client learns only whether it should get another token, or try this one again (RFC 8725 §3):
 ///
-/// | | [`Self::needs_new_token`] | any other error |
-/// |---|---|---|
-/// | HTTP request, handshake | 401, code 109 | 401, code 101 |
-/// | handshake with `auth.reject = "close"` | closed 3500, "token expired" | closed 3500, "invalid token" |
-/// | token in a command | error 109 | closed 3500, "invalid token" |
-/// | token as the text of a message | closed 3500, "token expired" | closed 3500, "invalid token" |
-/// | subscription token in a command | error 109 | error 103 |
+/// | | [`Self::needs_new_token`] | [`Self::is_temporary`] | any other error |
+/// |---|---|---|---|
+/// | HTTP request, handshake | 401, code 109 | 503, code 100 | 401, code 101 |
+/// | handshake with `auth.reject = "close"` | closed 3500, "token expired" | 503, code 100 | closed 3500, "invalid token" |
+/// | token in a command | error 109 | error 100 | closed 3500, "invalid token" |
+/// | token as the text of a message | closed 3500, "token expired" | closed 3004 | closed 3500, "invalid token" |
+/// | subscription token in a command | error 109 | error 100 | error 103 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// `exp` or `expire_at` has passed. The only error of a token that was valid once.
@@ -31,6 +31,9 @@ pub enum TokenError {
     /// `nbf` is further ahead than `auth.clock_skew`. The only error of a token that will be valid.
     #[error("nbf is in the future")]
     NotYetValid,
+    /// The token, its `sid`, its user or its channel has been revoked.
+    #[error("revoked")]
+    Revoked,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
@@ -61,6 +64,9 @@ pub enum TokenError {
     /// `kid` names no key, or is absent although there are several keys.
     #[error("no key has this kid, or there is no kid and several keys")]
     UnknownKey,
+    /// `kid` names no key, but the keys of the token's issuer are about to be fetched.
+    #[error("no key has this kid yet; the keys of the issuer are about to be fetched")]
+    KeyPending,
     /// `alg` differs from the algorithm of the key.
     #[error("alg is not the algorithm of the key")]
     WrongAlgorithm,
@@ -103,6 +109,9 @@ pub enum TokenError {
     /// `aud` names an audience, none is configured, and the key is from a JWK set.
     #[error("aud names an audience, but no audience is configured, and other applications share the provider's keys")]
     UnexpectedAudience,
+    /// `azp` and `client_id` name none of `clients` of the key or of `[auth]`.
+    #[error("azp and client_id are absent, or name an application that clients does not list")]
+    WrongClient,
     /// `sub` is absent or empty, although every session needs a user (`auth.anonymous`).
     #[error("sub is absent or empty, and auth.anonymous is \"never\"")]
     MissingUser,
@@ -166,5 +175,10 @@ impl TokenError {
     /// Returns whether the client should get another token: this one has expired, or is not valid yet.
     pub fn needs_new_token(self) -> bool {
         matches!(self, Self::Expired | Self::NotYetValid)
+    }
+
+    /// Returns whether the same token may be accepted a little later.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Self::KeyPending)
     }
 }

@@ -10,6 +10,7 @@ mod node_info;
 mod presence;
 mod publication_encoding;
 pub mod redis;
+mod revoke;
 mod survey;
 
 use std::{sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ pub use self::{
     },
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
+    revoke::{RevokeError, revoke_everywhere},
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
 };
 use crate::{
@@ -33,6 +35,7 @@ use crate::{
     position::{Epoch, Position},
     protocol::ErrorCode,
     publication::{ClientInfo, Publication},
+    revocation::{ListFull, Revocation, Revocations},
 };
 
 /// A broker, shared by hubs, sessions and the server API.
@@ -127,6 +130,18 @@ pub trait Broker: Send + Sync {
     /// is not asked.
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult>;
 
+    /// Keeps revocations for all instances, also for those that start later, until they expire, and has every live node obey
+    /// them. Waits at most `timeout` for the nodes, and completes with those that have not confirmed; the revocations are in
+    /// force all the same.
+    ///
+    /// # Errors
+    /// The revocations are not kept. [`BrokerError::RevocationsFull`]: above `limits.revocations`.
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>>;
+
+    /// Holds the deliveries of all hubs until every revocation that was sent before this call is in the list. Hubs call it after
+    /// the process was frozen: it may not have received all of them yet.
+    fn confirm_revocations(&self);
+
     /// Tells the other nodes that this one stops: from then on it is not alive for them, and answers no surveys. Completes
     /// when the broker has accepted the message.
     fn announce_stop(&self) -> BrokerFuture<()>;
@@ -183,6 +198,18 @@ pub trait Deliver: Send + Sync {
     /// Learns that the instance is subscribed again to channels that were interrupted.
     fn note_resubscribed(&self, channels: &[Channel]);
 
+    /// Returns the revocations of this instance.
+    fn revocations(&self) -> &Arc<Revocations>;
+
+    /// Adds revocations. From then on nothing is delivered before they are obeyed. Never blocks.
+    ///
+    /// # Errors
+    /// [`ListFull`].
+    fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull>;
+
+    /// Lets hubs whose deliveries were held deliver again.
+    fn release_deliveries(&self);
+
     /// Returns which node this is.
     fn node(&self) -> NodeIdentity;
 
@@ -214,6 +241,12 @@ impl From<QueueFull> for BrokerError {
     }
 }
 
+impl From<ListFull> for BrokerError {
+    fn from(ListFull: ListFull) -> Self {
+        Self::RevocationsFull
+    }
+}
+
 /// Why a broker call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
@@ -224,6 +257,9 @@ pub enum BrokerError {
     /// A queue or a store has reached its limit: error 111, temporary.
     #[error("broker busy: a queue or a store has reached its limit")]
     Busy,
+    /// `limits.revocations` is reached: error 106.
+    #[error("limits.revocations reached")]
+    RevocationsFull,
     /// No node has answered a survey, not even this one.
     #[error("no node has answered the survey in time")]
     NoAnswer,
@@ -242,6 +278,7 @@ impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
+            BrokerError::RevocationsFull => Self::LimitExceeded,
             BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }

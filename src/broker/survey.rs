@@ -5,14 +5,18 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{BrokerError, Deliver, NodeIdentity};
+use crate::revocation::Revocation;
 
 /// What one node can ask all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SurveyQuestion {
     /// Which channels have subscribers, and how many. The answer is a JSON object of numbers.
     Channels,
     /// The state of the node. The answer is a [`NodeInfo`](super::NodeInfo) as JSON.
     Info,
+    /// Whether the node obeys these revocations, which are added to its list before its hubs are asked. The answer is empty,
+    /// and given when the sessions that they mean are closed.
+    Revoked(Vec<Revocation>),
 }
 
 /// The result of a survey. Each live node is in one of the two lists.

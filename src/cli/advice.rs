@@ -55,6 +55,7 @@ pub(super) fn certificate_error(error: &CertificateError) -> String {
             "server.tls.key must be the key of the certificate in server.tls.cert; in that file the certificate comes first, \
              then the chain"
         }
+        CertificateError::NoSystemRoots => "install the package ca-certificates",
         CertificateError::Io(_) => "try again",
     };
     format!("{error}; {remedy}")

@@ -33,6 +33,7 @@ pub(super) fn check(inputs: &ConfigInputs, as_json: bool) -> CommandResult {
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let clock = Clock::default();
     let verifier = Verifier::new(&config, permissions, clock.clone()).map_err(|error| error.to_string())?;
+    actix_rt::System::new().block_on(verifier.key_sets().fetch_all())?;
     let [header, claims] = decode_parts(&token);
     let is_subscription = claims.as_ref().is_some_and(|claims| claims.get("channel").is_some());
     let result = if is_subscription {

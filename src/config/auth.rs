@@ -1,7 +1,11 @@
 //! `[auth]` and `[login]`: which tokens are accepted and how they are sent, and tokens for a user name and a password.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +20,12 @@ pub struct AuthConfig {
     pub hmac_secret: Secret,
     pub keys: Vec<KeyConfig>,
     #[serde(deserialize_with = "value::optional_text")]
+    pub issuer_url: Option<String>,
+    #[serde(deserialize_with = "value::optional_text")]
+    pub jwks_url: Option<String>,
+    #[serde(with = "value::duration")]
+    pub key_files_interval: Duration,
+    #[serde(deserialize_with = "value::optional_text")]
     pub typ: Option<String>,
     #[serde(deserialize_with = "value::optional_text")]
     pub subscription_typ: Option<String>,
@@ -25,6 +35,7 @@ pub struct AuthConfig {
     pub audience: Option<String>,
     #[serde(deserialize_with = "value::optional_text")]
     pub subscription_audience: Option<String>,
+    pub clients: Vec<String>,
     #[serde(deserialize_with = "value::optional_text")]
     pub user_prefix: Option<String>,
     pub shared_subjects: bool,
@@ -44,10 +55,34 @@ pub struct AuthConfig {
     pub first_message_timeout: Duration,
     #[serde(with = "value::duration")]
     pub refresh_margin: Duration,
+    pub key_sets: KeySetsConfig,
+}
+
+/// `[auth.key_sets]`: how JWK sets are fetched.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct KeySetsConfig {
+    #[serde(with = "value::duration")]
+    pub refresh: Duration,
+    #[serde(with = "value::duration")]
+    pub retry: Duration,
+    #[serde(with = "value::duration")]
+    pub unknown_kid_interval: Duration,
+    #[serde(with = "value::duration")]
+    pub timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub stale: Duration,
+    pub document_bytes: usize,
+    pub keys: usize,
+    #[serde(deserialize_with = "value::networks")]
+    pub private_networks: Vec<IpNet>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub ca: Option<PathBuf>,
 }
 
 /// An entry of `[[auth.keys]]`.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
     /// The `kid` of its tokens. The keys of a JWKS file have their own ids.
@@ -64,6 +99,12 @@ pub struct KeyConfig {
     /// A file with a JWK set (RFC 7517 §5).
     #[serde(default, deserialize_with = "value::optional_path")]
     pub jwks: Option<PathBuf>,
+    /// The URL of a JWK set.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub jwks_url: Option<String>,
+    /// The URL of a provider that supports OpenID Connect Discovery: exactly the `iss` of its tokens.
+    #[serde(default, deserialize_with = "value::optional_text")]
+    pub issuer_url: Option<String>,
     /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<WallTime>,
@@ -79,6 +120,8 @@ pub struct KeyConfig {
     /// Its subscription tokens must be for this audience, instead of `audience`.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub subscription_audience: Option<String>,
+    /// Its tokens must be of one of these applications, instead of `auth.clients`.
+    pub clients: Option<Vec<String>>,
     /// Its tokens must have this `typ`, instead of `auth.typ`.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub typ: Option<String>,
@@ -88,6 +131,62 @@ pub struct KeyConfig {
     /// The kind of tokens that it verifies.
     #[serde(default)]
     pub purpose: KeyPurpose,
+}
+
+/// Where the key or the keys of an entry of `[[auth.keys]]` come from.
+#[derive(Clone, Copy, Debug)]
+pub enum KeySource<'a> {
+    /// A file with one key.
+    File(&'a Path),
+    /// One key as a JWK.
+    Jwk(&'a Secret),
+    /// A file with a JWK set.
+    SetFile(&'a Path),
+    /// The URL of a JWK set.
+    SetUrl(&'a str),
+    /// The URL of a provider that supports OpenID Connect Discovery.
+    Issuer(&'a str),
+}
+
+impl<'a> KeySource<'a> {
+    /// The settings of an entry that name its source, for errors.
+    pub const SETTINGS: &'static str = "file, jwk, jwks, jwks_url and issuer_url";
+
+    /// Returns whether it is a JWK set, whose keys have their own ids.
+    pub fn is_set(self) -> bool {
+        self.set_place().is_some() || matches!(self, Self::Issuer(_))
+    }
+
+    /// Returns the file or URL of a JWK set that names no issuer.
+    pub fn set_place(self) -> Option<&'a Path> {
+        match self {
+            Self::SetFile(path) => Some(path),
+            Self::SetUrl(url) => Some(Path::new(url)),
+            Self::File(_) | Self::Jwk(_) | Self::Issuer(_) => None,
+        }
+    }
+}
+
+impl KeyConfig {
+    /// Returns where the keys come from; `None` unless exactly one source is set.
+    pub fn source(&self) -> Option<KeySource<'_>> {
+        let jwk = Some(&self.jwk).filter(|jwk| !jwk.is_empty());
+        let mut sources = [
+            self.file.as_deref().map(KeySource::File),
+            jwk.map(KeySource::Jwk),
+            self.jwks.as_deref().map(KeySource::SetFile),
+            self.jwks_url.as_deref().map(KeySource::SetUrl),
+            self.issuer_url.as_deref().map(KeySource::Issuer),
+        ]
+        .into_iter()
+        .flatten();
+        sources.next().filter(|_| sources.next().is_none())
+    }
+
+    /// Returns whether the entry is a JWK set.
+    pub fn is_set(&self) -> bool {
+        self.source().is_some_and(KeySource::is_set)
+    }
 }
 
 /// What the tokens of a key may be used for.
@@ -177,6 +276,14 @@ pub struct LoginConfig {
 }
 
 impl AuthConfig {
+    /// Adds the entry of `keys` for which `issuer_url` or `jwks_url` stands.
+    pub(super) fn add_provider(&mut self) {
+        if self.issuer_url.is_some() || self.jwks_url.is_some() {
+            let (issuer_url, jwks_url) = (self.issuer_url.clone(), self.jwks_url.clone());
+            self.keys.push(KeyConfig { issuer_url, jwks_url, ..KeyConfig::default() });
+        }
+    }
+
     /// Returns whether the tokens of the login have all `required_claims`.
     pub fn login_tokens_have_required_claims(&self) -> bool {
         self.required_claims.iter().all(|claim| match claim {

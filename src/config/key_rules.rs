@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AuthConfig, KeyConfig, KeyPurpose};
+use super::{AuthConfig, KeyConfig, KeyPurpose, KeySource};
 
 /// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct KeyRules {
     /// Whether the key is from a JWK set, as identity providers publish them. Without a configured audience, its tokens must
     /// have no `aud`: they are for other applications.
     pub is_of_key_set: bool,
+    /// The applications whose tokens are accepted, in `azp` or `client_id`. Empty: any.
+    pub clients: Vec<String>,
     /// The kinds of tokens that the key verifies.
     pub purpose: KeyPurpose,
     /// For connection tokens.
@@ -69,7 +71,7 @@ pub enum TokenIssuer<'a> {
     Own,
     /// A configured issuer.
     Named(&'a str),
-    /// The provider of a JWK set without a configured issuer.
+    /// The provider of a JWK set without a configured issuer: its file or URL.
     KeySet(&'a Path),
 }
 
@@ -90,9 +92,10 @@ impl AuthConfig {
                 .or_else(|| self.typ.clone()),
         };
         KeyRules {
-            issuer: own(|key| &key.issuer).or_else(|| self.issuer.clone()),
+            issuer: key.map_or(&self.issuer, |key| self.issuer_name(key)).clone(),
             user_prefix: own(|key| &key.user_prefix).or_else(|| self.user_prefix.clone()).unwrap_or_default(),
-            is_of_key_set: key.is_some_and(|key| key.jwks.is_some()),
+            is_of_key_set: key.is_some_and(KeyConfig::is_set),
+            clients: key.and_then(|key| key.clients.clone()).unwrap_or_else(|| self.clients.clone()),
             purpose: key.map(|key| key.purpose).unwrap_or_default(),
             connection: KindRules {
                 audience: audience.or_else(|| self.audience.clone()),
@@ -104,9 +107,14 @@ impl AuthConfig {
 
     /// Returns whose tokens a key of `auth.keys` verifies, or with `None` those of `auth.hmac_secret` and `login.key`.
     pub fn issuer_of<'a>(&'a self, key: Option<&'a KeyConfig>) -> TokenIssuer<'a> {
-        let named = key.and_then(|key| key.issuer.as_deref()).or(self.issuer.as_deref());
-        let key_set = || key.and_then(|key| key.jwks.as_deref()).map_or(TokenIssuer::Own, TokenIssuer::KeySet);
-        named.map_or_else(key_set, TokenIssuer::Named)
+        let named = key.map_or(&self.issuer, |key| self.issuer_name(key)).as_deref();
+        let place = key.and_then(KeyConfig::source).and_then(KeySource::set_place);
+        named.map_or_else(|| place.map_or(TokenIssuer::Own, TokenIssuer::KeySet), TokenIssuer::Named)
+    }
+
+    /// Returns the issuer of a key's tokens: its own, that of its discovery, or that of `[auth]`.
+    fn issuer_name<'a>(&'a self, key: &'a KeyConfig) -> &'a Option<String> {
+        [&key.issuer, &key.issuer_url].into_iter().find(|issuer| issuer.is_some()).unwrap_or(&self.issuer)
     }
 }
 

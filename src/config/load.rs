@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{
-    Config, ConfigError, ConfigErrors,
+    Config, ConfigError, ConfigErrors, KeySource,
     keys::{default_table, describe_unknown, is_secret, lookup},
     source::{Setting, parse_file, setting_from_flag, setting_from_variable},
     validate,
@@ -157,6 +157,7 @@ pub fn load_with_errors(sources: Sources<'_>) -> LoadReport {
     let config = match Config::deserialize(Value::Table(table.clone())) {
         Ok(mut config) => {
             config.environment = environment;
+            config.auth.add_provider();
             let unused = validate::unused_redis_keys(&config, &table);
             let found = validate::validate(&config, environment).into_iter().chain(unused);
             errors.extend(found.map(|error| ConfigError { source: setting_sources.of(&error.key), ..error }));
@@ -264,11 +265,12 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
             Err(format!("{value} is not valid here; it must be a whole number, not negative, without quotes"))
         }
         // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
-        Err(error) if is_keys && !error.message().starts_with("unknown field") => {
-            Err("each key must have id, algorithm, and one of file, jwk and jwks, and may have not_after, issuer, \
-                 user_prefix, audience, subscription_audience, typ, subscription_typ and purpose; all of them are text"
-                .to_owned())
-        }
+        Err(error) if is_keys && !error.message().starts_with("unknown field") => Err(format!(
+            "each key must have one of {}, the first two with id and algorithm, and may have not_after, issuer, \
+                 user_prefix, audience, subscription_audience, clients, typ, subscription_typ and purpose; all of them \
+                 are text, but clients is a list of texts",
+            KeySource::SETTINGS
+        )),
         Err(error) => Err(in_terms_of_configuration(&error)),
     }
 }

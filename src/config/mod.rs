@@ -23,7 +23,10 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use auth::{AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, LoginConfig, RejectMode, RequiredClaim};
+pub use auth::{
+    AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
+    RequiredClaim,
+};
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
@@ -268,6 +271,7 @@ pub struct Limits {
     pub waiting_per_address: usize,
     pub tickets: usize,
     pub tickets_per_second: u32,
+    pub revocations: usize,
 }
 
 impl Limits {

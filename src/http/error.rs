@@ -140,6 +140,9 @@ impl HttpError {
 
 impl From<TokenError> for HttpError {
     fn from(error: TokenError) -> Self {
+        if error.is_temporary() {
+            return Self::unavailable("the keys of the token's issuer are about to be fetched; try again");
+        }
         Self::invalid_token(error.needs_new_token())
     }
 }

@@ -272,6 +272,7 @@ async fn authenticate(
         let source = format_args!("address={address} door={}", serde_json::json!(door));
         context.refusals.record(Refusal::Token(refusal), source);
         match context.config.auth.reject {
+            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into())),
             RejectMode::Close => Ok(HandshakeAuth::Rejected(refusal)),
             RejectMode::Http => Err(refuse("token", refusal.into())),
         }

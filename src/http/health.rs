@@ -81,8 +81,9 @@ pub(super) async fn ready(context: Data<HttpContext>) -> HttpResponse {
         return respond(&[ComponentHealth::new("server", Some("is stopping".to_owned()))]);
     }
     let server = ComponentHealth::new("server", None);
+    let keys = ComponentHealth::new("keys", context.verifier.key_sets().problem().map(str::to_owned));
     let (hubs, broker) = join(check("hubs", check_hubs(&context)), check("broker", check_broker(&context))).await;
-    let parts = [server, hubs, broker];
+    let parts = [server, keys, hubs, broker];
     context.readiness_log.record(&parts);
     respond(&parts)
 }

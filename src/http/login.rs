@@ -1,5 +1,5 @@
 //! `POST /auth/login`: exchanges a user name and a password for a token. The response has the token in its body or, if
-//! the request asks for it and `login.cookie` allows it, in a cookie instead. `POST /auth/logout` deletes the cookie.
+//! the request asks for it and `login.cookie` allows it, in a cookie instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
 use std::time::Duration;
@@ -105,15 +105,8 @@ fn parse_login(body: &[u8]) -> Result<LoginRequest, HttpError> {
     })
 }
 
-/// Deletes the cookie. The token in it stays valid until it expires or is revoked.
-pub(super) async fn logout(source: RequestSource, context: Data<HttpContext>) -> Result<HttpResponse, HttpError> {
-    source.origin_check.require_listed()?;
-    let expired = set_cookie_value(&context.config.auth.cookie, "", Duration::ZERO);
-    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, expired)).finish())
-}
-
 /// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for
 /// pages of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
-fn set_cookie_value(name: &str, value: &str, max_age: Duration) -> String {
+pub(super) fn set_cookie_value(name: &str, value: &str, max_age: Duration) -> String {
     format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={}", max_age.as_secs())
 }

@@ -9,6 +9,7 @@ pub mod forwarded;
 pub mod handshake;
 pub mod health;
 mod login;
+mod logout;
 pub mod origin_policy;
 mod request_source;
 pub mod stop;
@@ -34,6 +35,7 @@ use crate::{
     hub::Hubs,
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
+    revocation::Revocations,
 };
 
 pub use body::{BodyLimit, RequestBody};
@@ -64,6 +66,8 @@ pub struct HttpContext {
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
+    /// The revocations of this instance, to which a logout adds.
+    pub revocations: Arc<Revocations>,
     /// Logs changes of the readiness.
     pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
@@ -88,7 +92,7 @@ pub struct HttpContext {
     pub metrics: Arc<Metrics>,
 }
 
-/// Maximum body of `POST /auth/login`.
+/// Maximum body of `POST /auth/login` and of `POST /auth/logout`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
 /// Adds the routes of this module. Their handlers take [`HttpContext`] from the application's data.
@@ -98,9 +102,11 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     }
     let login_body = BodyLimit { name: "bytes of a login", bytes: MAX_LOGIN_BODY_BYTES };
     let login = login_body.apply_to(web::resource("/login"));
+    let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
+    let logout = logout_body.apply_to(web::resource("/logout"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
-        .service(web::resource("/logout").route(web::post().to(login::logout)))
+        .service(logout.route(web::post().to(logout::logout)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {
             let response = service.call(request);

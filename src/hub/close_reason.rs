@@ -23,6 +23,8 @@ pub struct CloseReason<'a> {
 impl CloseReason<'static> {
     /// The token has expired. The backlog was queued before that, but must not leave after it.
     pub const EXPIRED: Self = Self { disconnect: &Disconnect::EXPIRED, policy: ClosePolicy::DropBacklog };
+    /// The token is revoked. The backlog must not leave any more.
+    pub const REVOKED: Self = Self { disconnect: &Disconnect::REVOKED_TOKEN, policy: ClosePolicy::DropBacklog };
     /// The client does not read, so a close frame would not reach it either.
     pub const SLOW: Self = Self { disconnect: &Disconnect::SLOW, policy: ClosePolicy::Abort };
 
@@ -30,6 +32,7 @@ impl CloseReason<'static> {
     pub fn from_push_error(error: PushError) -> Option<Self> {
         match error {
             PushError::Expired => Some(Self::EXPIRED),
+            PushError::Revoked => Some(Self::REVOKED),
             PushError::Slow => Some(Self::SLOW),
             PushError::Closing => None,
         }

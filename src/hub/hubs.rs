@@ -18,6 +18,7 @@ use super::{
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
     presence::RestorePresence,
+    revocation::ObeyRevocations,
     subscription::FilterTracks,
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     metrics::Metrics,
     protocol,
     publication::{ClientInfo, Publication},
+    revocation::{ListFull, Revocation, RevocationTarget, Revocations},
 };
 
 /// Maximum controls that wait for hubs. Above it they are refused, so that a flood of them does not fill the memory.
@@ -41,11 +43,17 @@ pub struct Hubs {
     control_permits: Arc<Semaphore>,
     api_grants: Arc<ApiGrants>,
     filter_tracks: Arc<FilterTracks>,
+    revocations: Arc<Revocations>,
 }
 
 impl Hubs {
     /// Creates the handle without hubs; each worker starts its own. `uid` is the id of this run of the instance.
-    pub fn new(metrics: Arc<Metrics>, uid: &str, api_grants: Arc<ApiGrants>) -> Arc<Self> {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        uid: &str,
+        api_grants: Arc<ApiGrants>,
+        revocations: Arc<Revocations>,
+    ) -> Arc<Self> {
         let node = NodeIdentity { uid: uid.to_owned(), name: host_name().unwrap_or_else(|| uid.to_owned()) };
         Arc::new(Self {
             hubs: ArcSwap::default(),
@@ -55,6 +63,7 @@ impl Hubs {
             control_permits: Arc::new(Semaphore::new(MAX_QUEUED_CONTROLS)),
             api_grants,
             filter_tracks: Arc::default(),
+            revocations,
         })
     }
 
@@ -73,6 +82,11 @@ impl Hubs {
     /// Returns what the server API has subscribed users to.
     pub fn api_grants(&self) -> &Arc<ApiGrants> {
         &self.api_grants
+    }
+
+    /// Returns the revocations that the hubs obey.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Returns what the hubs know of filters.
@@ -157,6 +171,26 @@ impl Deliver for Hubs {
         self.send_channels(channels, |_| RestorePresence);
     }
 
+    fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
+        for revocation in &revocations {
+            if let RevocationTarget::User(user) = &revocation.target {
+                // As after a `disconnect` that keeps the user away.
+                self.api_grants.forget_user(user);
+            }
+        }
+        self.revocations.add(revocations).map(drop)
+    }
+
+    fn release_deliveries(&self) {
+        if self.revocations.release() {
+            self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(DrainQueue));
+        }
+    }
+
     fn node(&self) -> NodeIdentity {
         self.node.clone()
     }
@@ -165,6 +199,11 @@ impl Deliver for Hubs {
         let hubs: Vec<Addr<Hub>> = self.hubs.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
+            SurveyQuestion::Revoked(_) => async move {
+                join_all(hubs.iter().map(|hub| hub.send(ObeyRevocations))).await;
+                Vec::new()
+            }
+            .boxed(),
             SurveyQuestion::Info => {
                 let (node, started_at) = (self.node.clone(), self.started_at);
                 async move { node_info_json(hubs, node, started_at).await }.boxed()
@@ -231,8 +270,7 @@ mod tests {
 
     /// Starts one hub for each limit. Their queues are not drained until the test awaits something.
     fn hubs_with_queues_of(limits_bytes: &[usize]) -> Arc<Hubs> {
-        let grants = ApiGrants::new(&Config::default(), Clock::default());
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node", grants);
+        let hubs = crate::hub::testing::test_hubs();
         for limit_bytes in limits_bytes {
             let mut config = Config::default();
             config.limits.hub_queue_bytes = *limit_bytes;

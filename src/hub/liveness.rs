@@ -150,6 +150,11 @@ impl Liveness {
         }
     }
 
+    /// Returns when the last tick was.
+    pub(super) fn last_tick_at(&self) -> Instant {
+        self.last_tick.0
+    }
+
     /// Returns whether the wall clock has jumped since the last tick.
     fn has_clock_jumped(&mut self, now: Instant, wall_now: WallTime) -> bool {
         let (before, wall_before) = std::mem::replace(&mut self.last_tick, (now, wall_now));
@@ -193,6 +198,9 @@ impl Hub {
 
     /// Does the work of one tick.
     pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
+        self.hold_after_freeze(Instant::now());
+        let _ = self.obey_revocations();
+        self.close_revoked(ctx);
         let (tick, keys) = self.wheel.advance();
         for key in keys {
             if self.registry.session(key).is_some_and(|session| session.scheduled_tick == tick) {
@@ -228,8 +236,10 @@ impl Hub {
         {
             session.deadline = Deadline::NextPing(next_ping);
         }
+        if let Err(ended) = session.outbox.check_token(wall_now) {
+            return self.handle_push_error(key, ended);
+        }
         match session.deadline {
-            _ if session.outbox.has_expired(wall_now) => return self.close(key, CloseReason::EXPIRED),
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),
@@ -295,15 +305,13 @@ mod tests {
     use crate::{
         broker::memory::MemoryBroker,
         hub::{
-            ApiGrants, CloseAllSessions, Hubs,
-            testing::{RunTicks, TestSession, start_hub},
+            CloseAllSessions,
+            testing::{RunTicks, TestSession, start_hub, test_hubs},
         },
-        metrics::Metrics,
     };
 
     fn start_test_hub() -> Addr<Hub> {
-        let grants = ApiGrants::new(&Config::default(), crate::clock::Clock::default());
-        let hubs = Hubs::new(Arc::new(Metrics::default()), "node", grants);
+        let hubs = test_hubs();
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, crate::clock::Clock::default());
         start_hub(&hubs, Arc::new(broker))
     }

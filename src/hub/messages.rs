@@ -14,7 +14,10 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{channel::Channel, clock::WallTime, config::OptionOverrides, protocol::Format, transport::Outbox};
+use crate::{
+    channel::Channel, clock::WallTime, config::OptionOverrides, protocol::Format, revocation::TokenIdentity,
+    transport::Outbox,
+};
 
 /// Identifies a session. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +52,8 @@ pub struct Register {
     pub outbox: Arc<Outbox>,
     /// How it is kept alive at first.
     pub keep_alive: KeepAlive,
-    /// Its user, if it is authenticated already.
-    pub user: Option<Arc<str>>,
+    /// Its user and what names its token, if it is authenticated already.
+    pub owner: Option<(Arc<str>, TokenIdentity)>,
     /// Its client id.
     pub client: Uuid,
     /// The format of its frames.
@@ -70,6 +73,8 @@ pub struct UpdateSession {
     pub keep_alive: KeepAlive,
     /// Its user.
     pub user: Arc<str>,
+    /// What names its token.
+    pub token: TokenIdentity,
 }
 
 /// Ends the subscriptions of a session whose outbox is closing, and has its connection aborted if the peer does not

@@ -19,6 +19,7 @@ mod liveness;
 mod messages;
 mod presence;
 mod registry;
+mod revocation;
 mod subscription;
 #[cfg(test)]
 mod testing;
@@ -34,6 +35,7 @@ use self::{
     liveness::{ClosingWaves, HubSession, Liveness},
     presence::PresenceLifetime,
     registry::Registry,
+    revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
 };
@@ -41,6 +43,7 @@ use crate::{
     clock::Clock,
     config::{Config, Limits},
     metrics::Metrics,
+    revocation::Revocations,
 };
 
 pub use api_grants::ApiGrants;
@@ -74,6 +77,8 @@ pub struct Hub {
     presence_lifetime: PresenceLifetime,
     gap_reads: GapReads,
     held_bytes: HeldBytes,
+    revocations: Arc<Revocations>,
+    revoked: RevokedSessions,
     limits: HubLimits,
 }
 
@@ -127,6 +132,8 @@ impl Hub {
             presence_lifetime: PresenceLifetime::new(config.broker.presence_ttl),
             gap_reads: GapReads::default(),
             held_bytes: HeldBytes::new(config.limits.hub_queue_bytes / 4),
+            revocations: hubs.revocations().clone(),
+            revoked: RevokedSessions::default(),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
@@ -164,21 +171,22 @@ impl Actor for Hub {
 impl Handler<Register> for Hub {
     type Result = ();
 
-    fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let (key, user) = (register.key, register.user.clone());
+    fn handle(&mut self, register: Register, ctx: &mut Self::Context) {
+        let (key, owner) = (register.key, register.owner.clone());
         self.registry.insert(key, HubSession::new(register));
-        if let Some(user) = user {
-            self.registry.set_user(key, user);
-        }
         self.start_keep_alive(key);
+        if let Some((user, token)) = owner {
+            self.set_owner(key, user, token, ctx);
+        }
     }
 }
 
 impl Handler<UpdateSession> for Hub {
     type Result = ();
 
-    fn handle(&mut self, UpdateSession { key, keep_alive, user }: UpdateSession, _: &mut Self::Context) {
-        self.registry.set_user(key, user);
+    fn handle(&mut self, update: UpdateSession, ctx: &mut Self::Context) {
+        let UpdateSession { key, keep_alive, user, token } = update;
+        self.set_owner(key, user, token, ctx);
         if let Some(session) = self.registry.session_mut(key) {
             if session.set_keep_alive(keep_alive) {
                 self.start_keep_alive(key);

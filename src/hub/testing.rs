@@ -10,13 +10,14 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey};
+use super::{ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey};
 use crate::{
     broker::SharedBroker,
     clock::Clock,
     config::Config,
     metrics::Metrics,
     protocol::Format,
+    revocation::{Revocations, TokenIdentity},
     transport::{Outbox, TransportLimits},
 };
 
@@ -65,7 +66,7 @@ impl TestSession {
             key,
             outbox: outbox.clone(),
             keep_alive: KeepAlive::NativePing,
-            user: Some("ann".into()),
+            owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
             controls: IgnoreControls.start().recipient(),
@@ -81,6 +82,13 @@ impl TestSession {
         timeout(Duration::from_secs(10), read).await.expect("an end").unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// The handle of no hubs.
+pub(super) fn test_hubs() -> Arc<Hubs> {
+    let (config, metrics) = (Config::default(), Arc::new(Metrics::default()));
+    let revocations = Revocations::new(&config, Clock::default(), metrics.clone());
+    Hubs::new(metrics, "node", ApiGrants::new(&config, Clock::default()), revocations)
 }
 
 /// Starts a hub with the default configuration on this thread, and makes it one of `hubs`.

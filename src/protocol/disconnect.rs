@@ -48,7 +48,8 @@ disconnects! {
     SHUTDOWN = 3001, "shutdown",
         "Reconnect; another node takes the client.";
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable. Or an `unsubscribe` or
-    /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow.
+    /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow. Or the keys of the
+    /// issuer of a token sent as text are about to be fetched.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
     /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.
@@ -78,6 +79,9 @@ disconnects! {
     /// A token sent as text has expired, or with `auth.reject = "close"` the token of the handshake.
     EXPIRED_TOKEN = 3500, "token expired",
         "Get a new token and connect again.";
+    /// The token, its `sid` or the tokens of its user have been revoked.
+    REVOKED_TOKEN = 3500, "token revoked",
+        "Log in again.";
     /// A message is not a command of the protocol, `connect` or `refresh` is out of place or without a token, or a message took
     /// longer than `limits.message_age` to arrive.
     BAD_REQUEST = 3501, "bad request",

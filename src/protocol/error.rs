@@ -11,8 +11,8 @@ use crate::channel::{Channel, ChannelNameError};
 code_enum! {
     /// An error that a client or a caller of the server API gets.
     pub enum ErrorCode {
-        /// The broker is unavailable or did not answer in time, or the server failed. A publication may have been delivered
-        /// nevertheless.
+        /// The broker is unavailable or did not answer in time, the keys of the token's issuer are about to be fetched, or the
+        /// server failed. A publication may have been delivered nevertheless.
         Internal = 100, "internal server error", error_reaction(100, true),
             "Repeat the call a little later; a publish with the same `idempotency_key`.";
         /// The command has no token although `auth.require_token_per_message` is set; over HTTP (401), there are no valid

@@ -35,13 +35,15 @@ impl Session {
     /// Returns the claims of a token.
     ///
     /// # Errors
-    /// A token that has expired or is not valid yet is error 109. An invalid one, or one of another user than the session's,
+    /// A token that has expired or is not valid yet is error 109, one whose key is about to be fetched the temporary error 100. An invalid one, or one of another user than the session's,
     /// closes the session.
     pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             self.record_refusal(Refusal::Token(error));
             if error.needs_new_token() {
                 ErrorCode::TokenExpired.into()
+            } else if error.is_temporary() {
+                ErrorCode::Internal.into()
             } else {
                 CommandFailure::Close(Disconnect::INVALID_TOKEN)
             }
@@ -94,9 +96,9 @@ impl Session {
         self.auth_state = auth_state;
         if let Some(claims) = self.auth_state.claims() {
             self.unauthenticated_permits = None;
-            let (key, keep_alive, user) = (self.key, self.keep_alive(), claims.user.clone());
+            let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
             self.apply_token_expiry();
-            self.services.hub.do_send(UpdateSession { key, keep_alive, user });
+            self.services.hub.do_send(UpdateSession { key, keep_alive, user, token });
         }
     }
 

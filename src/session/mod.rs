@@ -137,9 +137,9 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.apply_token_expiry();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
-        let user = self.auth_state.claims().map(|claims| claims.user.clone());
+        let owner = self.auth_state.claims().map(|claims| (claims.user.clone(), claims.token));
         let (client, controls) = (self.client, ctx.address().recipient());
-        let register = Register { key: self.key, outbox, format, keep_alive, user, client, controls };
+        let register = Register { key: self.key, outbox, format, keep_alive, owner, client, controls };
         self.services.hub.do_send(register);
         match self.auth_state {
             AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
@@ -160,8 +160,8 @@ impl Actor for Session {
 
 impl StreamHandler<Result<InboundEvent, Violation>> for Session {
     fn handle(&mut self, item: Result<InboundEvent, Violation>, ctx: &mut Self::Context) {
-        if self.has_expired() {
-            return self.close(CloseReason::EXPIRED);
+        if let Err(ended) = self.check_token() {
+            return self.handle_push_error(ended);
         }
         match item {
             Ok(InboundEvent::Frame(frame)) => self.handle_frame(frame, ctx),
@@ -262,9 +262,9 @@ impl Session {
         self.outbox.set_expiry(self.auth_state.claims().map_or(NEVER, |claims| claims.expires_at));
     }
 
-    /// Returns whether the token has expired. Nothing that the client sends later is handled.
-    fn has_expired(&self) -> bool {
-        self.outbox.has_expired(self.services.clock.now())
+    /// Checks that the token has neither expired nor been revoked. Nothing that the client sends later is handled.
+    fn check_token(&self) -> Result<(), PushError> {
+        self.outbox.check_token(self.services.clock.now())
     }
 
     /// Queues a frame for the client.

@@ -35,6 +35,8 @@ const FRAME_COST_BYTES: usize = 96;
 ///
 /// [`Limits::client_reply_bytes`]: crate::config::Limits::client_reply_bytes
 const LOW_WATER_DIVISOR: usize = 4;
+/// The expiry of a token that is revoked: earlier than any date.
+const REVOKED: WallTime = WallTime::from_unix_millis(i64::MIN);
 
 /// The write half of a connection, shared by its session and its hub. It alone knows when the token expires and whether
 /// the connection is closing. Session and hub live on one thread, so the lock is never contended; it is there because
@@ -90,6 +92,9 @@ pub enum PushError {
     /// The token has expired.
     #[error("token expired")]
     Expired,
+    /// The token is revoked.
+    #[error("token revoked")]
+    Revoked,
     /// The peer reads too slowly: the frame would exceed the limit.
     #[error("outbox limit exceeded")]
     Slow,
@@ -127,9 +132,20 @@ impl Outbox {
     /// has started keeps the expiry that it started with.
     pub fn set_expiry(&self, at: WallTime) {
         let mut state = self.0.lock();
-        if state.phase == ClosePhase::Open {
+        if state.phase == ClosePhase::Open && state.expires_at != REVOKED {
             state.expires_at = at;
         }
+    }
+
+    /// Ends the token now, whatever its expiry is: no frame is queued any more, and none that is queued is written. The caller
+    /// closes the connection. Returns whether it was open and not revoked.
+    pub fn revoke(&self) -> bool {
+        let mut state = self.0.lock();
+        let is_new = state.phase == ClosePhase::Open && state.expires_at != REVOKED;
+        if is_new {
+            state.expires_at = REVOKED;
+        }
+        is_new
     }
 
     /// When the token expires, in milliseconds since the epoch.
@@ -137,10 +153,13 @@ impl Outbox {
         self.0.lock().expires_at
     }
 
-    /// Returns whether the token of an open connection has expired.
-    pub fn has_expired(&self, now: WallTime) -> bool {
+    /// Checks that the token of an open connection has not ended. A connection that is closing needs none.
+    ///
+    /// # Errors
+    /// [`PushError::Expired`] or [`PushError::Revoked`].
+    pub fn check_token(&self, now: WallTime) -> Result<(), PushError> {
         let state = self.0.lock();
-        state.phase == ClosePhase::Open && now >= state.expires_at
+        if state.phase == ClosePhase::Open && now >= state.expires_at { Err(state.end_of_token()) } else { Ok(()) }
     }
 
     /// Queues a frame. Writes only if the limit would be exceeded: then the socket may have room for what waits.
@@ -176,7 +195,7 @@ impl Outbox {
     /// Writes as much as the socket accepts. If it is full, starts a task that writes the rest.
     ///
     /// # Errors
-    /// [`PushError::Expired`] if the token of an open connection has expired; nothing was written.
+    /// [`PushError::Expired`] or [`PushError::Revoked`] if the token of an open connection has ended; nothing was written.
     /// [`PushError::Closing`] if writing failed, or the token expired during a close; the connection is aborted.
     pub fn flush(self: &Arc<Self>, clock: &Clock, now: WallTime) -> Result<FlushOutcome, PushError> {
         let mut state = self.0.lock();
@@ -361,7 +380,7 @@ impl OutboxState {
             return Err(PushError::Closing);
         }
         if now >= self.expires_at {
-            return Err(PushError::Expired);
+            return Err(self.end_of_token());
         }
         if !self.has_space_for(&frame) {
             if let Poll::Ready(Err(_)) = self.try_write() {
@@ -401,10 +420,15 @@ impl OutboxState {
     /// frame. A connection that is closing or blocked is aborted, since publications may wait in its queue.
     fn expire(&mut self) -> PushError {
         if self.phase == ClosePhase::Open && self.blocked.is_none() {
-            return PushError::Expired;
+            return self.end_of_token();
         }
         self.abort();
         PushError::Closing
+    }
+
+    /// Returns how a token ended whose expiry has passed.
+    fn end_of_token(&self) -> PushError {
+        if self.expires_at == REVOKED { PushError::Revoked } else { PushError::Expired }
     }
 
     fn enqueue(&mut self, frame: Bytes) {

@@ -90,6 +90,7 @@ async fn forged_messages_are_dropped_and_counted() {
     let long = publication(&[b"\"".as_slice(), &vec![b'x'; 10 << 20], b"\""].concat());
     let answer = |instance: &[u8]| [b"WC\x01r".as_slice(), &[7; 16], instance, b"\0\0\0\0\x01{}"].concat();
     let control = |json: &[u8]| [b"WC\x01o".as_slice(), json].concat();
+    let question = |question: &[u8]| [b"WC\x01q".as_slice(), &[7; 16], b"\0\0\0\x01x", question].concat();
     let endless = b"WC\x01p\xff\xff\xff\xffnews\0\x31".to_vec();
     for (name, message, reason) in [
         (NEWS, b"garbage".to_vec(), "not_ours"),
@@ -108,6 +109,9 @@ async fn forged_messages_are_dropped_and_counted() {
         ("wardcast:control", control(&disconnect_control(3503, "{}")), "order"),
         ("wardcast:control", control(&disconnect_control(2999, "")), "order"),
         ("wardcast:control", control(&[b' '; 600_000]), "too_long"),
+        ("wardcast:control", question(b"r[{\"target\":\"x:1\",\"expires_at\":1}]"), "revocations"),
+        ("wardcast:control", question(b"r"), "revocations"),
+        ("wardcast:control", question(b"x"), "question"),
         (NEWS, control(&disconnect_control(3503, "go")), "misplaced"),
         ("wardcast:control", publication(b"1"), "misplaced"),
         (replies, answer(b"\0\0\0\x01x"), "stray_answer"),

@@ -23,6 +23,7 @@ use wardcast::{
     metrics::Metrics,
     position::Position,
     publication::{ClientInfo, Publication},
+    revocation::{ListFull, Revocation, Revocations},
 };
 
 pub use crate::support::events::wait_until;
@@ -53,6 +54,7 @@ pub const WHOLE_HISTORY: HistoryRequest =
 #[derive(Default)]
 pub struct RecordingHubs {
     received: Mutex<Vec<Publication>>,
+    pub revocations: Arc<Revocations>,
     pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
     controls: Mutex<Vec<Control>>,
     /// How often controls may have been lost.
@@ -107,6 +109,21 @@ impl Deliver for RecordingHubs {
         events::notify();
     }
 
+    fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
+        let added = self.revocations.add(revocations).map(drop);
+        events::notify();
+        added
+    }
+
+    fn release_deliveries(&self) {
+        self.revocations.release();
+        events::notify();
+    }
+
     fn node(&self) -> NodeIdentity {
         node()
     }
@@ -114,6 +131,7 @@ impl Deliver for RecordingHubs {
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
         let answer = match question {
             SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
+            SurveyQuestion::Revoked(_) => Vec::new(),
             SurveyQuestion::Info => b"{\"uid\":\"recording\"}".to_vec(),
         };
         let is_silent = self.is_silent.load(Ordering::Relaxed);

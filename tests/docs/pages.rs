@@ -112,9 +112,12 @@ fn configuration_examples_load() {
             let file = folder.path().join("example.toml");
             // What stands for a secret or for a file of the reader's is made good; everything else is as the page has it.
             fs::write(&file, example.replace('…', "0123456789abcdef0123456789abcdef")).unwrap();
-            let secrets = ["AUTH__HMAC_SECRET", "API__KEY"].map(|name| (format!("WARDCAST_{name}"), hex_secret(name)));
+            // A provider is the only issuer, unless the page has more.
+            let has_provider = ["issuer_url = ", "jwks_url = "].iter().any(|key| example.contains(key));
+            let names = ["AUTH__HMAC_SECRET", "API__KEY"].into_iter().skip(usize::from(has_provider));
+            let variables = names.map(|name| (format!("WARDCAST_{name}"), hex_secret(name))).collect();
             let environment = Environment::Production;
-            let sources = Sources { environment, file: Some(&file), variables: secrets.to_vec(), flags: Vec::new() };
+            let sources = Sources { environment, file: Some(&file), variables, flags: Vec::new() };
             let loaded = config::load(sources);
             assert!(loaded.is_ok(), "{}: {}\n{example}", path.display(), loaded.unwrap_err());
             count += 1;
@@ -138,6 +141,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.count_refused_bus_message("version");
     metrics.set_probe_microseconds("localhost:6379", 1);
     metrics.count_gap("told");
+    metrics.count_key_fetch("fetched");
     let text = metrics.encode().unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let existing: BTreeSet<String> =

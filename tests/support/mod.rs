@@ -6,6 +6,7 @@ pub mod events;
 pub mod generated;
 pub mod haproxy;
 pub mod http;
+pub mod identity_provider;
 pub mod node;
 pub mod process;
 pub mod protobuf;

@@ -42,9 +42,9 @@ use wardcast::{
     address::ClientAddress,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, PositionResult,
-        PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
-        SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, NodeIdentity,
+        PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention,
+        SincePosition, SurveyQuestion, SurveyResult, memory::MemoryBroker,
     },
     channel::Channel,
     clock::Clock,
@@ -58,6 +58,7 @@ use wardcast::{
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
+    revocation::{Revocation, Revocations, TokenIdentity},
     session::{self, Services},
     transport::{Outbox, TransportLimits},
 };
@@ -242,6 +243,14 @@ impl Broker for SlowBroker {
         self.inner.survey(question, deadline)
     }
 
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        self.inner.revoke(revocations, timeout)
+    }
+
+    fn confirm_revocations(&self) {
+        self.inner.confirm_revocations();
+    }
+
     fn announce_stop(&self) -> BrokerFuture<()> {
         self.inner.announce_stop()
     }
@@ -297,7 +306,12 @@ impl Worker {
         change(&mut config);
         let config = Arc::new(config);
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
-        let hubs = Hubs::new(metrics.clone(), "node", ApiGrants::new(&config, clock.clone()));
+        let hubs = Hubs::new(
+            metrics.clone(),
+            "node",
+            ApiGrants::new(&config, clock.clone()),
+            Revocations::new(&config, clock.clone(), metrics.clone()),
+        );
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
@@ -356,7 +370,7 @@ impl Worker {
             key,
             outbox: Outbox::new(server, &TransportLimits::from(&*self.services.config)).unwrap(),
             keep_alive: KeepAlive::NativePing,
-            user: Some("ann".into()),
+            owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
             controls: SessionStub.start().recipient(),
@@ -449,6 +463,14 @@ impl Client {
             }
         };
         timeout(PATIENCE, closed).await.expect("closed in time");
+    }
+
+    /// The code with which the connection is closed; the text that is sent before, if there is any.
+    pub async fn next_close(&mut self) -> Result<u16, String> {
+        match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
+            Message::Close(Some(frame)) => Ok(frame.code.into()),
+            other => Err(other.to_string()),
+        }
     }
 
     /// The code with which the connection is closed, whatever is sent before.

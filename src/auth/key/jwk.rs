@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -46,6 +47,23 @@ impl<'a> Jwk<'a> {
             set if set.contains("\"keys\"") => "is a JWK set; save it as a file, and name that with jwks".to_owned(),
             _ => "is not a JWK: a JSON object whose members are strings (RFC 7517)".to_owned(),
         })
+    }
+
+    /// Returns whether the key is a secret.
+    pub(super) fn is_secret(&self) -> bool {
+        self.kty == "oct"
+    }
+
+    /// Returns the algorithm of a key of this type without `alg`: the only one of its curve, or for RSA the default of OpenID
+    /// Connect (Core 1.0 §3.1.3.7).
+    pub(super) fn usual_algorithm(&self) -> Option<Algorithm> {
+        match (&*self.kty, self.crv.as_deref()) {
+            ("RSA", _) => Some(Algorithm::RS256),
+            ("EC", Some("P-256")) => Some(Algorithm::ES256),
+            ("EC", Some("P-384")) => Some(Algorithm::ES384),
+            ("OKP", Some("Ed25519")) => Some(Algorithm::EdDSA),
+            _ => None,
+        }
     }
 
     /// Converts the members to key material.

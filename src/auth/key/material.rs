@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
+use aws_lc_rs::{
+    digest,
+    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey},
+};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 
@@ -30,6 +33,13 @@ pub(super) enum KeyMaterial {
     Ed25519(Vec<u8>),
 }
 
+/// Key material that fits its algorithm.
+pub(super) struct CheckedKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) material: DecodingKey,
+    pub(super) fingerprint: [u8; 32],
+}
+
 impl KeyMaterial {
     /// Parses the content of a key file: the secret itself for HS*, PEM for all other algorithms. The path is for the remedy.
     pub(super) fn from_file(bytes: &[u8], path: &Path, algorithm: Algorithm) -> Result<Self, String> {
@@ -53,7 +63,30 @@ impl KeyMaterial {
     ///
     /// # Errors
     /// What is wrong, and the remedy.
-    pub(super) fn into_decoding_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
+    pub(super) fn check_for(self, algorithm: Algorithm) -> Result<CheckedKey, String> {
+        let fingerprint = self.fingerprint();
+        Ok(CheckedKey { algorithm, material: self.into_decoding_key(algorithm)?, fingerprint })
+    }
+
+    /// Returns a hash of the material.
+    fn fingerprint(&self) -> [u8; 32] {
+        let (kind, parts): (u8, [&[u8]; 2]) = match self {
+            Self::Secret(secret) => (0, [secret, &[]]),
+            Self::Rsa { n, e } => (1, [n, e]),
+            Self::P256(point) => (2, [point, &[]]),
+            Self::P384(point) => (3, [point, &[]]),
+            Self::Ed25519(x) => (4, [x, &[]]),
+        };
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(&[kind]);
+        for part in parts {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    fn into_decoding_key(self, algorithm: Algorithm) -> Result<DecodingKey, String> {
         use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
         let off_curve = || "is not a point on its curve; export the public key again".to_owned();
         match (algorithm, self) {

@@ -2,8 +2,14 @@
 
 use jsonwebtoken::Algorithm;
 
-use super::{KeyError, jwk, jwk::Jwk, label, material::KeyMaterial, read_file};
-use crate::config::{self, Config, KeyConfig, KeyPurpose, TokenIssuer};
+use super::{
+    KeyError,
+    entry::{label, read_file},
+    jwk,
+    jwk::Jwk,
+    material::KeyMaterial,
+};
+use crate::config::{self, Config, KeyConfig, KeyPurpose, KeySource, TokenIssuer};
 
 /// What a secret is used for.
 #[derive(PartialEq, Eq)]
@@ -50,19 +56,21 @@ pub(in crate::auth) fn shared_secrets(config: &Config) -> Vec<KeyError> {
 fn key_secrets(key: &KeyConfig) -> Vec<Vec<u8>> {
     let is_hmac = |algorithm| matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
     let of_jwk = |json: &str| Jwk::parse(json).and_then(|jwk| jwk.to_key_material()).ok();
-    let materials: Vec<KeyMaterial> = match (&key.file, &key.jwks) {
-        (Some(path), _) => {
+    let materials: Vec<KeyMaterial> = match key.source() {
+        Some(KeySource::File(path)) => {
             let algorithm = key.algorithm.filter(|algorithm| is_hmac(*algorithm));
             let file = algorithm.and_then(|algorithm| Some((read_file(path).ok()?, algorithm)));
             file.and_then(|(bytes, algorithm)| KeyMaterial::from_file(&bytes, path, algorithm).ok())
                 .into_iter()
                 .collect()
         }
-        (None, Some(path)) => {
+        Some(KeySource::SetFile(path)) => {
             let text = read_file(path).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
             jwk::parse_set(&text).unwrap_or_default().into_iter().filter_map(|raw| of_jwk(raw.get())).collect()
         }
-        (None, None) => of_jwk(key.jwk.expose()).into_iter().collect(),
+        Some(KeySource::Jwk(json)) => of_jwk(json.expose()).into_iter().collect(),
+        // A fetched set has no secrets.
+        Some(KeySource::SetUrl(_) | KeySource::Issuer(_)) | None => Vec::new(),
     };
     let secret = |material| if let KeyMaterial::Secret(secret) = material { Some(secret) } else { None };
     materials.into_iter().filter_map(secret).collect()

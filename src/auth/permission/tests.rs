@@ -44,6 +44,7 @@ fn regex(expression: &str) -> Pattern {
 
 fn token(user: &str, name: &str) -> SubscriptionClaims {
     SubscriptionClaims {
+        token: crate::revocation::TokenIdentity::default(),
         user: user.into(),
         channel: channel(name),
         info: None,

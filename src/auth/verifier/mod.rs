@@ -1,5 +1,5 @@
 //! Verifies tokens: form, header and signature by RFC 7515 and RFC 8725, then the claims. The key decides the algorithm, never
-//! the header of the token. Pure after construction, which reads the key files.
+//! the header of the token. Pure but for the keys: construction and reloads read their files, and [`KeySets`] fetches others.
 
 mod header;
 
@@ -12,8 +12,9 @@ use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
     Permissions, TokenError, UserPrefixes,
     claims::{Claims, SubscriptionClaims},
-    key::{KeyError, VerificationKey, VerificationKeys, shared_secrets},
-    payload::{Expectations, Payload, unverified_issuer},
+    key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
+    key_sets::KeySets,
+    payload::{Expectations, Payload, TokenIds, unverified_issuer},
 };
 use crate::{
     clock::Clock,
@@ -22,7 +23,8 @@ use crate::{
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
 pub struct Verifier {
-    keys: VerificationKeys,
+    keys: Arc<KeyRing>,
+    key_sets: Arc<KeySets>,
     auth: config::AuthConfig,
     permissions: Arc<Permissions>,
     max_subscriptions: usize,
@@ -39,8 +41,10 @@ impl Verifier {
     /// # Errors
     /// [`KeyError`] for a key that is unreadable, weak, not for its algorithm, or configured twice.
     pub fn new(config: &Config, permissions: Arc<Permissions>, clock: Clock) -> Result<Self, KeyError> {
+        let (key_sets, keys) = KeySets::read(config, permissions.revocations().cloned())?;
         Ok(Self {
-            keys: VerificationKeys::read(&config.auth, &config.login.key)?,
+            keys,
+            key_sets: Arc::new(key_sets),
             auth: config.auth.clone(),
             permissions,
             max_subscriptions: config.limits.channels_per_session,
@@ -52,7 +56,21 @@ impl Verifier {
 
     /// Returns every error for which [`Self::new`] would fail.
     pub fn key_errors(config: &Config) -> Vec<KeyError> {
-        VerificationKeys::errors(&config.auth, &config.login.key)
+        let errors = VerificationKeys::errors(&config.auth, &config.login.key);
+        if errors.is_empty() { KeySets::read(config, None).err().into_iter().collect() } else { errors }
+    }
+
+    /// Returns the sets of keys that have to be fetched.
+    pub fn key_sets(&self) -> &Arc<KeySets> {
+        &self.key_sets
+    }
+
+    /// Reads the key files again.
+    ///
+    /// # Errors
+    /// [`KeyError`]. The old keys stay in force.
+    pub fn reload_keys(&self, config: &Config) -> Result<KeyChange, KeyError> {
+        self.keys.reload(config)
     }
 
     /// Returns an error for each secret of the configuration that has several uses.
@@ -67,8 +85,22 @@ impl Verifier {
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
-        let claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        claims.token.key = Some(key.number);
+        if self.permissions.is_revoked(&claims.user, &claims.token) {
+            return Err(TokenError::Revoked);
+        }
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
+    }
+
+    /// Returns the claims of a valid connection token, and the ids by which it can be revoked.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
+        let claims = self.verify(token)?;
+        let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
+        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.into_ids()))
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
@@ -77,7 +109,12 @@ impl Verifier {
     /// [`TokenError`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Subscription)?;
-        let claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        let mut claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        claims.token.key = Some(key.number);
+        let SubscriptionClaims { user, channel, token, .. } = &claims;
+        if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
+            return Err(TokenError::Revoked);
+        }
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
@@ -91,14 +128,17 @@ impl Verifier {
     }
 
     /// Returns the decoded payload, whose claims are not yet checked, and the key that verified its signature.
-    fn verify_signature(&self, token: &str, kind: TokenKind) -> Result<(&VerificationKey, Vec<u8>), TokenError> {
+    fn verify_signature(&self, token: &str, kind: TokenKind) -> Result<(Arc<VerificationKey>, Vec<u8>), TokenError> {
         if token.len() > self.max_token_bytes {
             return Err(TokenError::TooLong(self.max_token_bytes));
         }
         let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
         let header = JoseHeader::parse(&decode_part(parts.header)?)?;
         let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
-        let key = self.keys.select(header.kid.as_deref(), unverified_issuer).ok_or(TokenError::UnknownKey)?;
+        let (kid, keys) = (header.kid.as_deref(), self.keys.current());
+        let Some(key) = keys.select(kid, unverified_issuer) else {
+            return Err(self.key_sets.refuse_unknown(kid, unverified_issuer().as_deref()));
+        };
         if header.alg.parse::<Algorithm>().ok() != Some(key.algorithm) {
             return Err(TokenError::WrongAlgorithm);
         }
@@ -113,7 +153,7 @@ impl Verifier {
         }
         let message = parts.message.as_bytes();
         match jsonwebtoken::crypto::verify(parts.signature, message, &key.material, key.algorithm) {
-            Ok(true) => Ok((key, decode_part(parts.payload)?)),
+            Ok(true) => Ok((key.clone(), decode_part(parts.payload)?)),
             Ok(false) | Err(_) => Err(TokenError::WrongSignature),
         }
     }

@@ -33,9 +33,9 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
-    SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
+    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
+    SurveyQuestion, SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -43,6 +43,7 @@ use crate::{
     config::Limits,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    revocation::Revocation,
 };
 
 /// Every so many stored publications and reads, the next shard is swept ...
@@ -338,6 +339,22 @@ impl Broker for MemoryBroker {
     fn survey(&self, question: SurveyQuestion, timeout: Duration) -> BrokerFuture<SurveyResult> {
         let deliver = self.deliver.clone();
         async move { SurveyResult::ask_own_hubs(&*deliver, question, timeout).await.with_an_answer() }.boxed()
+    }
+
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        if let Err(error) = self.deliver.add_revocations(revocations) {
+            return completed(Err(error.into()));
+        }
+        let deliver = self.deliver.clone();
+        async move {
+            let question = SurveyQuestion::Revoked(Vec::new());
+            Ok(SurveyResult::ask_own_hubs(&*deliver, question, timeout).await.unreachable)
+        }
+        .boxed()
+    }
+
+    fn confirm_revocations(&self) {
+        // Nobody else sends any.
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {

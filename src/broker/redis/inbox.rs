@@ -17,7 +17,10 @@ use super::{
     log_throttle::LogThrottle,
     server::RedisServer,
 };
-use crate::broker::{Control, QueueFull, SurveyQuestion};
+use crate::{
+    broker::{Control, QueueFull, SurveyQuestion},
+    revocation::Revocation,
+};
 
 /// Dropped publications are logged at most once per interval, and so are dropped controls. Each one is counted.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -77,6 +80,9 @@ impl BusInbox {
             BusMessage::Question { id, asker, question } => {
                 // A survey asks the own hubs without the bus.
                 if asker != self.context.instance {
+                    if let SurveyQuestion::Revoked(revocations) = &question {
+                        self.add_revocations(revocations.clone())?;
+                    }
                     let queued = self.questions.try_send(ReceivedQuestion { id, asker, question });
                     queued.map_err(|_| DropReason("too_many_questions"))?;
                 }
@@ -95,6 +101,14 @@ impl BusInbox {
             return Err(DropReason("stray_answer"));
         }
         self.context.surveys.add_part(id, part)
+    }
+
+    /// Adds revocations before anything that has been published after them is delivered.
+    fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), DropReason> {
+        self.context.deliver.add_revocations(revocations).map_err(|error| {
+            log::error!("dropped revocations from redis error={:?}", error.to_string());
+            DropReason("too_many_revocations")
+        })
     }
 
     fn deliver_control(&self, control: Control) -> Result<(), DropReason> {

@@ -18,6 +18,7 @@
 //! An outage of Redis stops nothing here: the desired subscriptions stay, publishing fails at once, both connections try
 //! again at least every half second, and its health reports the state. A Redis that is not a master is an outage, too.
 
+mod calls;
 mod cluster;
 mod envelope;
 mod heartbeat;
@@ -30,6 +31,7 @@ mod partition;
 mod placement;
 mod presence;
 mod refused;
+mod revocations;
 mod router;
 mod scripts;
 mod server;
@@ -57,14 +59,15 @@ use self::{
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
+    revocations::RevocationLoader,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, PositionResult, PresenceCount,
-    PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
-    SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
+    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
+    SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -73,6 +76,7 @@ use crate::{
     metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    revocation::Revocation,
 };
 
 /// A broker that shares a Redis with other instances. Dropping it ends its tasks.
@@ -122,6 +126,7 @@ struct RedisContext {
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
+    revocations: RevocationLoader,
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
     presence: PresenceTurn,
@@ -151,7 +156,10 @@ impl RedisContext {
     fn set_subscribed(&self, server: &RedisServer, is_subscribed: bool) {
         let control = self.names.control_channel();
         server.set_subscribed(is_subscribed);
-        if !is_subscribed {
+        if is_subscribed {
+            // It may have been interrupted, or have lost what it kept.
+            self.revocations.request();
+        } else {
             self.shared_reads.clear();
         }
         if is_subscribed && server.has_own_name(control) {
@@ -256,12 +264,14 @@ impl RedisBroker {
             announcer: Announcer::default(),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
+            revocations: RevocationLoader::default(),
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
             clock,
             metrics,
         });
+        context.hold_deliveries();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
@@ -270,31 +280,23 @@ impl RedisBroker {
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
 
-    /// Runs `call` on the broker's runtime, where the connections of the pool belong.
-    fn spawn<T: Send + 'static, F>(&self, call: impl FnOnce(Arc<RedisContext>) -> F) -> BrokerFuture<T>
-    where
-        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
-    {
-        let done = self.runtime.spawn(call(self.context.clone()));
-        async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
-    }
-}
-
-impl RedisBroker {
     /// Reads the position of a channel, in one round trip with those of others.
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
-        let added = self.context.server_of(&channel).and_then(|server| {
-            let (position, runs) = server.position_reads().add(channel, retention)?;
-            if runs {
-                self.runtime.spawn(history::run_position_reads(self.context.clone(), server));
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let added = context.server_of(&channel).and_then(|server| {
+                let (position, runs) = server.position_reads().add(channel, retention)?;
+                if runs {
+                    runtime.spawn(history::run_position_reads(context.clone(), server));
+                }
+                Ok(position)
+            });
+            async move {
+                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                Ok(HistoryPage { publications: Vec::new(), top })
             }
-            Ok(position)
-        });
-        async move {
-            let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-            Ok(HistoryPage { publications: Vec::new(), top })
-        }
-        .boxed()
+            .boxed()
+        })
     }
 }
 
@@ -335,6 +337,7 @@ async fn run_tasks(
         heartbeat::send_heartbeats(context.clone()),
         presence::send_waiting_removals(context.clone()),
         survey::answer_questions(context.clone(), questions),
+        revocations::keep_loaded(context.clone()),
         context.refused.log_forever()
     );
 }
@@ -356,7 +359,7 @@ fn no_receiver_error() -> BrokerError {
 
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
-        history::publish(&self.context, publication, options)
+        self.when_started(|context| history::publish(context, publication, options))
     }
 
     fn read_history(
@@ -409,14 +412,16 @@ impl Broker for RedisBroker {
         event: PresenceEvent,
         client: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
-        let name = self.context.names.publication_channel(&channel);
-        let message = self.context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
-        let queued = self.context.server_of(&channel).map(|server| server.publish(&name, &message));
-        async move { queued?.await.map(drop) }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.publication_channel(&channel);
+            let message = context.signer.sign(envelope::encode_presence_event(&channel, event, &client));
+            let queued = context.server_of(&channel).map(|server| server.publish(&name, &message));
+            async move { queued?.await.map(drop) }.boxed()
+        })
     }
 
     fn add_presence(&self, channel: Channel, client: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
-        presence::add(&self.context, channel, client, ttl).boxed()
+        self.when_started(move |context| presence::add(context, channel, client, ttl).boxed())
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
@@ -430,13 +435,13 @@ impl Broker for RedisBroker {
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.clients(&context, max_bytes).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.clients(&context, max_bytes).await)
     }
 
     fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
-        let read = PresenceRead::begin(&self.context, channel);
-        self.spawn(async move |context| read?.count(&context).await)
+        let begin = move |context: &RedisContext| PresenceRead::begin(context, channel);
+        self.spawn_after(begin, async move |context, read| read?.count(&context).await)
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
@@ -453,18 +458,29 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| survey::run_survey(&context, question, timeout).await)
     }
 
+    fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        self.spawn(async move |context| revocations::revoke(&context, revocations, timeout).await)
+    }
+
+    fn confirm_revocations(&self) {
+        self.context.hold_deliveries();
+        self.context.revocations.request();
+    }
+
     fn announce_stop(&self) -> BrokerFuture<()> {
         self.spawn(async move |context| heartbeat::announce_stop(&context).await)
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
-        let name = self.context.names.control_channel();
-        let server = match self.context.router.server_for_message(name, &control.user) {
-            Ok(server) => server,
-            Err(error) => return completed(Err(error)),
-        };
-        let published = server.publish(name, &self.context.signer.sign(envelope::encode_control(&control)));
-        async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        self.when_started(move |context| {
+            let name = context.names.control_channel();
+            let server = match context.router.server_for_message(name, &control.user) {
+                Ok(server) => server,
+                Err(error) => return completed(Err(error)),
+            };
+            let published = server.publish(name, &context.signer.sign(envelope::encode_control(&control)));
+            async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
+        })
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
@@ -487,8 +503,9 @@ impl Broker for RedisBroker {
         if let Some(fault) = self.context.cluster_health.fault().or_else(fault_of_a_server) {
             return completed(Err(fault));
         }
-        self.spawn(async move |_| {
-            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await.map(drop)
+        self.spawn(async move |context| {
+            try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            context.revocations.check_loaded()
         })
     }
 }

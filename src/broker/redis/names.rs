@@ -27,6 +27,7 @@ pub(super) struct RedisNames {
     probe: String,
     publish_check: String,
     storage_check: String,
+    revocations: [String; 2],
 }
 
 /// The PUB/SUB channels that an instance uses on one server for itself.
@@ -95,6 +96,7 @@ impl RedisNames {
             probe: format!("{prefix}:probe:{}", escape(instance)),
             publish_check: format!("{prefix}:publish-check"),
             storage_check: format!("{prefix}:check:{}", escape(instance)),
+            revocations: ["entries", "expiries"].map(|what| format!("{prefix}:{{revocations}}:{what}")),
         };
         names.replies = names.replies_channel_of(instance);
         if let Some(table) = &names.partitions {
@@ -149,6 +151,17 @@ impl RedisNames {
     /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
         format!("{}:ticket:{id}", self.prefix)
+    }
+
+    /// Returns the keys of the revocations: what is revoked (hash), and when it expires (sorted set). One hash tag, so that one
+    /// script may use both.
+    pub(super) fn revocation_keys(&self) -> &[String; 2] {
+        &self.revocations
+    }
+
+    /// Returns the key that says which server keeps the revocations.
+    pub(super) fn revocations_key(&self) -> &str {
+        &self.revocations[0]
     }
 
     /// Returns the PUB/SUB channel that every instance subscribes to.

@@ -2,10 +2,14 @@
 //! independent servers each has a share ([`placement`](super::placement)); a Redis Cluster says which master has which
 //! slot ([`cluster`](super::cluster)), so there the servers and their channels change while the broker runs.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use super::{
     names::RedisNames,
@@ -23,6 +27,9 @@ pub(super) struct Router {
     subscriptions_turn: RwLock<()>,
     /// Subscriptions of channels that no server has at the moment.
     unrouted: DesiredSubscriptions,
+    /// Whether this is a Cluster that has not been asked for its masters yet. Until then calls wait.
+    is_starting: AtomicBool,
+    started: Notify,
 }
 
 /// Which server has what.
@@ -53,6 +60,11 @@ impl Routes {
     /// Returns all servers.
     pub(super) fn servers(&self) -> &[Arc<RedisServer>] {
         &self.servers
+    }
+
+    /// Returns the server at this address, as [`RedisServer::address`] writes it.
+    pub(super) fn at(&self, address: &str) -> Option<&Arc<RedisServer>> {
+        self.servers.iter().find(|server| server.address() == address)
     }
 
     /// Returns whether a server has what is in a slot. Independent servers have no slots, but each its own of everything.
@@ -89,10 +101,39 @@ impl Routes {
 impl Router {
     /// Creates the router. The servers get the names that this instance uses on them.
     pub(super) fn new(routes: Routes, names: &RedisNames) -> Self {
-        let unrouted = DesiredSubscriptions::default();
-        unrouted.begin_outage(UNROUTED);
         assign_own_names(&routes, names);
-        Self { routes: ArcSwap::from_pointee(routes), subscriptions_turn: RwLock::default(), unrouted }
+        Self {
+            is_starting: AtomicBool::new(matches!(routes.map, RouteMap::Slots(_))),
+            started: Notify::new(),
+            routes: ArcSwap::from_pointee(routes),
+            subscriptions_turn: RwLock::default(),
+            unrouted: DesiredSubscriptions::default(),
+        }
+    }
+
+    /// Returns whether this is a Cluster that has not been asked for its masters yet, so that a call has to wait for
+    /// [`Self::started`].
+    pub(super) fn is_starting(&self) -> bool {
+        self.is_starting.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the Cluster has been asked for its masters.
+    pub(super) async fn started(&self) {
+        loop {
+            let started = self.started.notified();
+            if !self.is_starting() {
+                return;
+            }
+            started.await;
+        }
+    }
+
+    /// Reports that the Cluster has been asked. From now on, calls fail whose slot no master has.
+    pub(super) fn note_asked(&self) {
+        if self.is_starting.swap(false, Ordering::Relaxed) {
+            self.unrouted.begin_outage(UNROUTED);
+            self.started.notify_waiters();
+        }
     }
 
     /// Returns the routes at this moment.

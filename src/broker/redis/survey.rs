@@ -147,8 +147,14 @@ pub(super) async fn run_survey(
     limit: Duration,
 ) -> Result<SurveyResult, BrokerError> {
     let deadline = Instant::now() + limit;
-    let _permit = context.surveys.permits.try_acquire().map_err(|_| BrokerError::Busy)?;
-    let own = SurveyResult::ask_own_hubs(&*context.deliver, question, limit);
+    let permits = &context.surveys.permits;
+    let _permit = match question {
+        // Revocations wait for their turn.
+        SurveyQuestion::Revoked(_) => timeout_at(deadline, permits.acquire()).await.ok().and_then(Result::ok),
+        SurveyQuestion::Channels | SurveyQuestion::Info => permits.try_acquire().ok(),
+    }
+    .ok_or(BrokerError::Busy)?;
+    let own = SurveyResult::ask_own_hubs(&*context.deliver, question.clone(), limit);
     let (mut result, others) = tokio::join!(own, ask_other_nodes(context, question, deadline));
     result.answers.extend(others.answers);
     result.unreachable.extend(others.unreachable);
@@ -160,8 +166,8 @@ async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadl
     let mut answers = AnswerAssembler::new(context.nodes.live_nodes());
     if !answers.missing.is_empty() {
         let mut survey = context.surveys.register();
-        match send_question(context, &survey.id, question, deadline).await {
-            Ok(()) => survey.collect_answers(&mut answers, deadline).await,
+        match send_question(context, &survey.id, &question, deadline).await {
+            Ok(_) => survey.collect_answers(&mut answers, deadline).await,
             Err(error) => {
                 log::warn!("survey question not sent question={question:?} error={error:?}");
                 let unreachable = answers.missing.into_values().map(|partial| partial.node.identity).collect();
@@ -174,12 +180,22 @@ async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadl
     SurveyResult { answers: answers.complete, unreachable }
 }
 
+/// Asks the other nodes, without waiting for their answers. Returns how many instances receive the question, this one included.
+pub(super) async fn announce(
+    context: &RedisContext,
+    question: &SurveyQuestion,
+    limit: Duration,
+) -> Result<usize, String> {
+    send_question(context, &uuid::Uuid::new_v4().into_bytes(), question, Instant::now() + limit).await
+}
+
+/// Returns how many instances receive the question.
 async fn send_question(
     context: &RedisContext,
     id: &SurveyId,
-    question: SurveyQuestion,
+    question: &SurveyQuestion,
     deadline: Instant,
-) -> Result<(), String> {
+) -> Result<usize, String> {
     if !context.nodes.is_listening() {
         return Err("the subscriptions to redis are not connected".to_owned());
     }
@@ -187,7 +203,7 @@ async fn send_question(
     let name = context.names.control_channel();
     publish.arg(name).arg(context.signer.sign(envelope::encode_question(id, &context.instance, question)));
     let server = context.router.server_for_message(name, &context.instance).map_err(|error| error.to_string())?;
-    server.query::<i64>(&publish, deadline.saturating_duration_since(Instant::now())).await.map(drop)
+    server.query(&publish, deadline.saturating_duration_since(Instant::now())).await
 }
 
 /// Answers questions, forever, each in its own task.

@@ -68,17 +68,19 @@ pub(super) fn audience_warnings(config: &Config) -> Vec<String> {
         let is_connecting = key.purpose != KeyPurpose::Subscription && rules.connection.audience.is_none();
         (is_connecting || key.purpose != KeyPurpose::Connection && rules.subscription.audience.is_none())
             && (key.issuer.is_some() || !is_secret(key))
+            && (!rules.is_of_key_set || rules.clients.is_empty())
             && seen.insert(auth.issuer_of(Some(key)).to_string())
     });
     let text = |key: &KeyConfig| {
-        let risk = if key.jwks.is_some() {
+        let risk = if key.is_set() {
             "its tokens that have aud are refused, and those without aud are accepted whatever application they are for"
         } else {
             "its tokens are accepted whatever application they are for"
         };
         let issuer = auth.issuer_of(Some(key));
         format!(
-            "no audience is configured for {issuer} in auth.keys: {risk}; set audience to the aud of tokens for this hub"
+            "no audience is configured for {issuer} in auth.keys: {risk}; set audience to the aud of tokens for \
+             this hub, or clients if they have no aud"
         )
     };
     without.map(text).collect()

@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub use channels::{NO_OPEN_CHANNEL, opens_channels};
 pub(super) use redis::unused_redis_keys;
 
-use super::{Config, ConfigError, Environment, KeyConfig, RequiredClaim, find_weakness};
+use super::{Config, ConfigError, Environment, KeyConfig, KeySource, RequiredClaim, find_weakness};
 use crate::origin::{Origin, OriginPattern};
 
 /// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed
@@ -125,20 +125,21 @@ fn check_demo_password(config: &Config, environment: Environment, errors: &mut E
 /// Checks that each entry of `auth.keys` is complete. The verifier checks the keys themselves when it reads their
 /// files.
 fn check_keys(config: &Config, errors: &mut ErrorCollector) {
+    errors.require(
+        config.auth.issuer_url.is_none() || config.auth.jwks_url.is_none(),
+        "auth.jwks_url",
+        "cannot be combined with auth.issuer_url, which leads to the keys, too; remove one of them",
+    );
     for (index, key) in config.auth.keys.iter().enumerate() {
         let name = if key.id.is_empty() { format!("auth.keys[{index}]") } else { format!("auth.keys {:?}", key.id) };
-        let sources = [key.file.is_some(), !key.jwk.is_empty(), key.jwks.is_some()];
-        errors.require(
-            sources.into_iter().filter(|is_set| *is_set).count() == 1,
-            &name,
-            "must have exactly one of file, jwk and jwks",
-        );
+        let source = key.source();
+        errors.require(source.is_some(), &name, format!("must have exactly one of {}", KeySource::SETTINGS));
         errors.require(
             key.id.len() <= MAX_KEY_ID_BYTES,
             &name,
             format!("has an id that is too long for a token; shorten it to {MAX_KEY_ID_BYTES} bytes"),
         );
-        if key.jwks.is_some() {
+        if source.is_some_and(KeySource::is_set) {
             errors.require(key.id.is_empty(), &name, "gets the ids of its keys from the set; remove id");
         } else {
             errors.require(!key.id.is_empty() || has_kid(key), &name, "must have an id, which its tokens name as kid");
@@ -298,6 +299,11 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("limits.outbox_stall", config.limits.outbox_stall),
             ("login.token_ttl", login.token_ttl),
             ("auth.max_ttl", auth.max_ttl),
+            ("auth.key_sets.refresh", auth.key_sets.refresh),
+            ("auth.key_sets.retry", auth.key_sets.retry),
+            ("auth.key_sets.unknown_kid_interval", auth.key_sets.unknown_kid_interval),
+            ("auth.key_sets.timeout", auth.key_sets.timeout),
+            ("auth.key_sets.stale", auth.key_sets.stale),
         ],
     );
     let seconds = [
@@ -334,10 +340,13 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.waiting", limits.waiting, 1),
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
         ("limits.tickets", limits.tickets, 1),
+        ("limits.revocations", limits.revocations, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
         ("api.publication_bytes", config.api.publication_bytes, 1),
         ("api.replies_bytes", config.api.replies_bytes, 1024),
         ("login.concurrency", config.login.concurrency, 1),
+        ("auth.key_sets.document_bytes", config.auth.key_sets.document_bytes, 1024),
+        ("auth.key_sets.keys", config.auth.key_sets.keys, 1),
     ] {
         errors.require(value >= minimum, key, format!("must be at least {minimum}"));
     }

@@ -32,7 +32,7 @@ use crate::{
 pub(super) use self::delivery_queue::{DeliverySender, delivery_queue};
 
 /// Maximum time of one run. The reads, pings and expiry of all sessions of the thread wait for it.
-const MAX_RUN: Duration = Duration::from_micros(500);
+pub(super) const MAX_RUN: Duration = Duration::from_micros(500);
 /// Maximum deliveries that are taken from the queue between two pieces of work.
 const TAKEN_AT_ONCE: usize = 1024;
 
@@ -98,8 +98,11 @@ impl Hub {
     /// Fans out for at most [`MAX_RUN`]. If deliveries are left, continues after the other tasks of the thread have
     /// run.
     fn run_fanout(&mut self, ctx: &mut <Self as Actor>::Context) {
-        self.fanout.is_running = !self.fan_out_until(Instant::now() + MAX_RUN);
+        let now = Instant::now();
+        self.hold_after_freeze(now);
+        self.fanout.is_running = !self.fan_out_until(now + MAX_RUN);
         self.start_gap_reads(ctx);
+        self.close_revoked(ctx);
         if self.fanout.is_running {
             // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
@@ -114,9 +117,13 @@ impl Hub {
         }
     }
 
-    /// Fans out until nothing is left or the deadline is reached. Returns whether nothing is left.
+    /// Fans out until nothing is left or the deadline is reached. Returns whether nothing is left to do: while deliveries are
+    /// held, that is so although they wait, and [`DrainQueue`] follows when they may go on.
     fn fan_out_until(&mut self, deadline: Instant) -> bool {
         loop {
+            if !self.obey_revocations() {
+                return true;
+            }
             self.fanout.take_deliveries();
             match self.fanout.next_step() {
                 Some(Step::Queue(flow, delivery)) => self.queue_to_subscribers(flow, &delivery),

@@ -6,18 +6,16 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, HistoryPage, HistoryRequest, PositionResult, PresenceCount, PublishOptions, PublishReceipt,
-        Retention, SincePosition, SurveyQuestion, SurveyResult,
+        Broker, Control, HistoryPage, HistoryRequest, NodeIdentity, PositionResult, PresenceCount, PublishOptions,
+        PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
     },
-    clock::Clock,
-    config::Config,
     hub::{
-        ApiGrants, Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
-        testing::{RunTicks, TestSession, start_hub},
+        Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        testing::{RunTicks, TestSession, start_hub, test_hubs},
     },
-    metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
+    revocation::Revocation,
 };
 
 type Answer<T> = BoxFuture<'static, Result<T, BrokerError>>;
@@ -82,6 +80,10 @@ impl Broker for RecordingBroker {
     fn survey(&self, _: SurveyQuestion, _: Duration) -> Answer<SurveyResult> {
         unreachable!()
     }
+    fn revoke(&self, _: Vec<Revocation>, _: Duration) -> Answer<Vec<NodeIdentity>> {
+        unreachable!()
+    }
+    fn confirm_revocations(&self) {}
     fn announce_stop(&self) -> Answer<()> {
         unreachable!()
     }
@@ -104,8 +106,7 @@ async fn presence_of_every_visible_subscription_is_stored_once_per_250_ticks() {
     const VISIBLE: usize = 5;
     const ROUNDS: usize = 200;
     let broker = Arc::new(RecordingBroker::default());
-    let grants = ApiGrants::new(&Config::default(), Clock::default());
-    let hub = start_hub(&Hubs::new(Arc::new(Metrics::default()), "node", grants), broker.clone());
+    let hub = start_hub(&test_hubs(), broker.clone());
     let mut sessions = Vec::new();
     for number in 0..VISIBLE {
         let session = TestSession::connect(&hub).await;

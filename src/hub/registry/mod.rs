@@ -2,6 +2,7 @@
 
 mod session_subscriptions;
 mod subscribers;
+mod tokens;
 mod users;
 
 use std::{
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
+    revocation::TokenIdentity,
 };
 
 pub(super) use self::subscribers::GroupPlace;
@@ -39,6 +41,8 @@ pub(super) struct Registry<M, S> {
     by_key: HashTable<Slot>,
     /// The sessions that have a user, ordered by a hash of it.
     by_user: BTreeSet<(u32, Slot)>,
+    /// The sessions of each `jti` and `sid`, ordered by a part of its fingerprint.
+    by_token: BTreeSet<(u32, Slot)>,
     channels: HashMap<Channel, Subscribers<S>, Hasher>,
     hasher: Hasher,
 }
@@ -48,6 +52,8 @@ struct SessionEntry<M> {
     session: M,
     /// The user, once the session is authenticated.
     user: Option<Arc<str>>,
+    /// What names its token.
+    token: TokenIdentity,
     subscriptions: SessionSubscriptions,
 }
 
@@ -87,6 +93,7 @@ impl<M, S> Default for Registry<M, S> {
             sessions: Slab::new(),
             by_key: HashTable::new(),
             by_user: BTreeSet::new(),
+            by_token: BTreeSet::new(),
             channels: HashMap::default(),
             hasher: Hasher::default(),
         }
@@ -117,7 +124,8 @@ impl<M, S> Registry<M, S> {
 
     /// Adds a session.
     pub(super) fn insert(&mut self, key: SessionKey, session: M) {
-        let entry = SessionEntry { key, session, user: None, subscriptions: SessionSubscriptions::default() };
+        let (token, subscriptions) = (TokenIdentity::default(), SessionSubscriptions::default());
+        let entry = SessionEntry { key, session, user: None, token, subscriptions };
         // 2^32 sessions would need more memory than there is.
         let Ok(slot) = Slot::try_from(self.sessions.insert(entry)) else { return };
         let (sessions, hasher) = (&self.sessions, &self.hasher);
@@ -227,6 +235,7 @@ impl<M, S> Registry<M, S> {
         let Some(slot) = self.slot(key) else { return };
         let channel = self.channels.get_key_value(&channel).map_or(channel, |(shared_name, _)| shared_name.clone());
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
+        source.token().into_iter().for_each(|token| self.index_token(slot, token));
         if let Some(entry) = self.at_mut(slot) {
             entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
         }
@@ -239,9 +248,13 @@ impl<M, S> Registry<M, S> {
         channel: &Channel,
         source: SubscriptionSource,
     ) -> Option<&mut Visibility> {
-        let held = self.entry_mut(key)?.subscriptions.get_mut(channel)?;
-        held.source = source;
-        held.stage.visibility.as_deref_mut()
+        let slot = self.slot(key)?;
+        self.at(slot)?.subscriptions.get(channel)?;
+        source.token().into_iter().for_each(|token| self.index_token(slot, token));
+        let held = self.at_mut(slot)?.subscriptions.get_mut(channel)?;
+        let before = std::mem::replace(&mut held.source, source);
+        before.token().into_iter().for_each(|token| self.forget_token(slot, token));
+        self.at_mut(slot)?.subscriptions.get_mut(channel)?.stage.visibility.as_deref_mut()
     }
 
     /// Returns one of `parts` equal parts of the subscribers that other clients see.
@@ -253,14 +266,17 @@ impl<M, S> Registry<M, S> {
 
     /// Ends a subscription; `None` if it does not exist.
     pub(super) fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> Option<Subscription<Ended>> {
-        let held = self.entry_mut(key)?.subscriptions.remove(channel)?;
+        let slot = self.slot(key)?;
+        let held = self.at_mut(slot)?.subscriptions.remove(channel)?;
+        held.source.token().into_iter().for_each(|token| self.forget_token(slot, token));
         Some(self.detach(held))
     }
 
     /// Ends all subscriptions of a session.
     pub(super) fn unsubscribe_all(&mut self, key: SessionKey) -> Vec<Subscription<Ended>> {
-        let Some(entry) = self.entry_mut(key) else { return Vec::new() };
-        let held = entry.subscriptions.take_all();
+        let Some(slot) = self.slot(key) else { return Vec::new() };
+        let held = self.at_mut(slot).map(|entry| entry.subscriptions.take_all()).unwrap_or_default();
+        held.iter().filter_map(|held| held.source.token()).for_each(|token| self.forget_token(slot, token));
         held.into_iter().map(|held| self.detach(held)).collect()
     }
 
@@ -269,6 +285,7 @@ impl<M, S> Registry<M, S> {
         let slot = self.slot(key)?;
         let ended = self.unsubscribe_all(key);
         self.forget_user(slot);
+        self.set_token_at(slot, TokenIdentity::default());
         if let Ok(indexed) = self.by_key.find_entry(self.hasher.hash_one(key), |found| *found == slot) {
             indexed.remove();
         }

@@ -17,7 +17,7 @@ use crate::{
     filter::Filter,
     hub::{Hub, SessionKey, liveness::HubSession},
     position::Position,
-    protocol::{Disconnect, ExceededLimit, Format},
+    protocol::{Disconnect, ErrorCode, ExceededLimit, Format},
     publication::Publication,
 };
 
@@ -88,11 +88,19 @@ impl Hub {
 
     /// Checks that a new subscription may start now: it may have expired while the broker was slow, and other subscriptions
     /// may have used up the limit of its channel.
-    fn check_start(&self, Subscription { channel, source, stage }: &Subscription<Ready>) -> Result<(), SubscribeError> {
+    fn check_start(
+        &self,
+        key: SessionKey,
+        Subscription { channel, source, stage }: &Subscription<Ready>,
+    ) -> Result<(), SubscribeError> {
+        let is_server_side = source.is_server_side();
         // A client that may not receive live publications may not receive the missed ones.
         if source.expires_at() <= self.clock.now() {
-            let is_server_side = source.is_server_side();
             return Err(if is_server_side { SubscribeError::Closing } else { SubscribeError::TokenExpired });
+        }
+        if self.is_start_revoked(key, channel, source) {
+            let denied = SubscribeError::Refused(ErrorCode::PermissionDenied.into());
+            return Err(if is_server_side { SubscribeError::Closing } else { denied });
         }
         let Some(filter) = &stage.requested.options.filter else { return Ok(()) };
         let filters = || self.registry.groups(channel).filter_map(|(_, options, _)| options.filter.as_ref());
@@ -120,7 +128,7 @@ impl Hub {
             new.for_each(|subscription| subscription.stage.is_new = false);
         }
         for subscription in subscriptions.iter().filter(|subscription| subscription.stage.is_new) {
-            if let Err(error) = self.check_start(subscription) {
+            if let Err(error) = self.check_start(key, subscription) {
                 if error == SubscribeError::Closing {
                     self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
                 }

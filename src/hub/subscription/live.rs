@@ -115,7 +115,7 @@ impl Hub {
         held.is_some_and(|held| !held.is_server_side())
     }
 
-    fn end_subscriptions(&mut self, key: SessionKey, channels: &[Channel], why: UnsubscribeCode) {
+    pub(in crate::hub) fn end_subscriptions(&mut self, key: SessionKey, channels: &[Channel], why: UnsubscribeCode) {
         for channel in channels {
             self.end_subscription(key, channel, why);
         }

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::clock::{NEVER, WallTime};
+use crate::{
+    clock::{NEVER, WallTime},
+    revocation::TokenIdentity,
+};
 
 /// Why a session is subscribed to a channel. Nearly all subscriptions are of the first kind, which holds nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct SubscriptionTerms {
     pub expires_at: WallTime,
     /// Raw JSON that other clients see of the subscription.
     pub info: Option<Bytes>,
+    /// What names the subscription token; of no meaning without one.
+    pub token: TokenIdentity,
 }
 
 impl SubscriptionSource {
@@ -49,6 +54,14 @@ impl SubscriptionSource {
     /// Returns the raw JSON that other clients see of the subscription.
     pub fn info(&self) -> Option<&Bytes> {
         self.terms().and_then(|terms| terms.info.as_ref())
+    }
+
+    /// Returns what names the subscription token. Other subscriptions belong to the token of their session.
+    pub fn token(&self) -> Option<&TokenIdentity> {
+        match self {
+            Self::SubscriptionToken(terms) => Some(&terms.token),
+            Self::Client | Self::ConnectionToken(_) | Self::Personal | Self::Restored | Self::ServerApi(_) => None,
+        }
     }
 
     /// Returns whether the session is subscribed without the client having asked.

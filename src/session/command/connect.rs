@@ -13,7 +13,7 @@ use crate::{
     },
     config::{AnonymousAccess, Door},
     hub::{KeepAlive, ReplyBuilder},
-    protocol::{self, ClientPosition, ConnectResult, Diagnosis, Disconnect, Format, Push},
+    protocol::{self, ClientPosition, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
     session::{Session, auth_state::AuthState, claims::ClaimsChange},
 };
 
@@ -45,6 +45,9 @@ impl Session {
             }
             Ok(_) => self.fail(0, CommandFailure::Close(Disconnect::CONNECTION_LIMIT)),
             // Text has no id that a reply could carry.
+            Err(CommandFailure::Error(error)) if error.code() == ErrorCode::Internal => {
+                self.fail(0, CommandFailure::Close(Disconnect::INTERNAL))
+            }
             Err(CommandFailure::Error(_)) => self.fail(0, CommandFailure::Close(Disconnect::EXPIRED_TOKEN)),
             Err(failure) => self.fail(0, failure),
         }

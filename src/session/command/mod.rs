@@ -29,7 +29,7 @@ use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
-    hub::{CloseReason, GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
+    hub::{GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
     protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, Format, WireError},
 };
 
@@ -120,8 +120,8 @@ impl Session {
                 },
             };
             // The command before may have waited for a broker: the token may have expired, or the hub closed the session.
-            if self.has_expired() {
-                return self.close(CloseReason::EXPIRED);
+            if let Err(ended) = self.check_token() {
+                return self.handle_push_error(ended);
             }
             if self.outbox.is_closing() {
                 return self.enter_closing();

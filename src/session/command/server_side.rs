@@ -17,6 +17,7 @@ use crate::{
         SubscriptionTerms,
     },
     protocol::{ClientPosition, Disconnect, ExceededLimit},
+    revocation::TokenIdentity,
     session::{
         Services, Session,
         claims::{ClaimsChange, server_side_subscriptions},
@@ -35,7 +36,7 @@ struct ServerSideRequest {
 impl From<&ServerSideSubscription> for ServerSideRequest {
     fn from(granted: &ServerSideSubscription) -> Self {
         let ServerSideSubscription { channel, info, data, expires_at, overrides } = granted;
-        let terms = SubscriptionTerms { expires_at: *expires_at, info: info.clone() };
+        let terms = SubscriptionTerms { expires_at: *expires_at, info: info.clone(), token: TokenIdentity::default() };
         Self {
             channel: channel.clone(),
             source: SubscriptionSource::ConnectionToken(Box::new(terms)),
@@ -47,7 +48,8 @@ impl From<&ServerSideSubscription> for ServerSideRequest {
 
 impl From<ServerApiSubscription> for ServerSideRequest {
     fn from(given: ServerApiSubscription) -> Self {
-        let terms = SubscriptionTerms { expires_at: given.expires_at.unwrap_or(NEVER), info: given.info };
+        let (expires_at, token) = (given.expires_at.unwrap_or(NEVER), TokenIdentity::default());
+        let terms = SubscriptionTerms { expires_at, info: given.info, token };
         let source = SubscriptionSource::ServerApi(Box::new(terms));
         Self { channel: given.channel, source, data: given.data, overrides: given.overrides }
     }
@@ -100,7 +102,10 @@ impl Session {
         let is_named = |channel: &Channel| granted.iter().any(|granted| granted.channel == *channel);
         let personal = self.services.permissions.personal_channels(&claims.user).filter(|channel| !is_named(channel));
         let personal = personal.map(|channel| ServerSideRequest::without_terms(channel, SubscriptionSource::Personal));
-        granted.iter().map(ServerSideRequest::from).chain(personal).collect()
+        let all = granted.iter().map(ServerSideRequest::from).chain(personal);
+        let is_revoked =
+            |channel: &Channel| self.services.permissions.is_revoked_in(&claims.user, channel, &claims.token);
+        all.filter(|request| !is_revoked(&request.channel)).collect()
     }
 
     /// Returns a subscription that the client had before: if the server API gave it and has not ended it, or if the client may

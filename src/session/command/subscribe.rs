@@ -102,7 +102,7 @@ impl Session {
     /// Returns the claims of a subscription token.
     ///
     /// # Errors
-    /// 109 if it has expired or is not valid yet, 103 if it is invalid. A token for another channel or user closes the session.
+    /// 109 if it has expired or is not valid yet, 100 if its key is about to be fetched, 103 if it is invalid. A token for another channel or user closes the session.
     pub(super) fn verify_subscription_token(
         &self,
         token: &str,
@@ -112,7 +112,11 @@ impl Session {
         let token = self.services.verifier.verify_subscription(token).map_err(|error| {
             let source = format_args!("client={} channel={channel:?}", self.client);
             self.services.refusals.record(Refusal::SubscriptionToken(error), source);
-            if error.needs_new_token() { ErrorCode::TokenExpired } else { ErrorCode::PermissionDenied }
+            match error {
+                error if error.needs_new_token() => ErrorCode::TokenExpired,
+                error if error.is_temporary() => ErrorCode::Internal,
+                _ => ErrorCode::PermissionDenied,
+            }
         })?;
         if token.channel == *channel && token.user == claims.user {
             Ok(token)
@@ -124,7 +128,7 @@ impl Session {
 
     pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
         self.has_subscription_info |= token.info.is_some();
-        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info };
+        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info, token: token.token };
         SubscriptionSource::SubscriptionToken(Box::new(terms))
     }
 

@@ -5,6 +5,7 @@ use wardcast::{
     channel::{Channel, MAX_BYTES, Pattern},
     clock::NEVER,
     config::{AllowSubscribe, ChannelAccess, ChannelOptions, Config, Namespace, OptionOverrides},
+    revocation::TokenIdentity,
 };
 
 /// Lines: two bytes that choose options, a name, a pattern, a user, a second pattern.
@@ -196,6 +197,7 @@ impl Case<'_> {
 
     fn check_subscription_token_is_for_one_user_and_channel(&self) {
         let token = |user: &str, channel: Channel| SubscriptionClaims {
+            token: TokenIdentity::default(),
             user: user.into(),
             channel,
             info: None,

@@ -6,8 +6,8 @@ use std::{fmt::Write, fs, ops::RangeInclusive, thread};
 
 use redis::Value;
 
-use super::{Place, RedisServer, owned, retry};
-use crate::support::{poll_until, proxy::Proxy};
+use super::{Place, RedisServer, free_ports, owned, retry, tls_arguments};
+use crate::support::{poll_until, proxy::Proxy, tls::Authority};
 
 const MASTERS: usize = 3;
 const NODES: usize = 2 * MASTERS;
@@ -35,19 +35,23 @@ pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
     /// One in front of each node, if asked for: clients learn the addresses of the proxies only. Replicas use them, too.
     pub proxies: Vec<Proxy>,
+    /// The ports at which the nodes listen for TLS, if asked for: clients learn only these.
+    tls_ports: Vec<u16>,
 }
 
 pub struct ClusterOptions<'a> {
     /// The slots of each master. If they are not all, the cluster is down.
     pub slots: [RangeInclusive<u16>; MASTERS],
     pub has_proxies: bool,
+    /// The nodes speak TLS, also among themselves. Their commands for tests use ports without it.
+    pub tls: Option<&'a Authority>,
     /// Further arguments of the nodes.
     pub arguments: &'a [&'a str],
 }
 
 impl Default for ClusterOptions<'_> {
     fn default() -> Self {
-        Self { slots: [0..=5460, 5461..=10_922, 10_923..=16_383], has_proxies: false, arguments: &[] }
+        Self { slots: [0..=5460, 5461..=10_922, 10_923..=16_383], has_proxies: false, tls: None, arguments: &[] }
     }
 }
 
@@ -65,9 +69,9 @@ impl RedisCluster {
             proxies.push(Proxy::start(0).await);
         }
         let announced: Vec<u16> = proxies.iter().map(Proxy::port).collect();
-        let nodes = retry(|| start_nodes(options, &announced));
+        let (nodes, tls_ports) = retry(|| start_nodes(options, &announced));
         proxies.iter().zip(&nodes).for_each(|(proxy, node)| proxy.lead_to(node.port));
-        let cluster = Self { nodes, proxies };
+        let cluster = Self { nodes, proxies, tls_ports };
         let has_all_slots = options.slots.iter().map(ExactSizeIterator::len).sum::<usize>() == usize::from(Self::SLOTS);
         if has_all_slots {
             cluster.wait_until_ok().await;
@@ -78,10 +82,8 @@ impl RedisCluster {
 
     /// Hosts and ports of the nodes, or of their proxies.
     pub fn addresses(&self) -> Vec<String> {
-        match self.proxies.is_empty() {
-            true => self.nodes.iter().map(RedisServer::address).collect(),
-            false => self.proxies.iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect(),
-        }
+        let address = |node| format!("127.0.0.1:{}", self.own_port(node));
+        (0..NODES).map(address).collect()
     }
 
     pub async fn slot_of(&self, key: &str) -> u16 {
@@ -103,13 +105,7 @@ impl RedisCluster {
 
     /// A replica of this master that receives its writes.
     pub async fn replica_of(&self, master: usize) -> usize {
-        for node in self.alive().await {
-            let port = self.nodes[node].info(&["INFO", "replication"], "master_port").await;
-            if port == Some(self.port(master).to_string()) && self.nodes[node].is_replicating().await {
-                return node;
-            }
-        }
-        panic!("node {master} has no replica");
+        self.find_replica(master).await.unwrap_or_else(|| panic!("node {master} has no replica"))
     }
 
     /// Makes a replica the master of its shard, with the old one alive, and waits until all nodes know it; returns the replica.
@@ -148,6 +144,17 @@ impl RedisCluster {
         self.wait_for_replicas(&[node]).await;
     }
 
+    async fn find_replica(&self, master: usize) -> Option<usize> {
+        let port = self.own_port(master).to_string();
+        for node in self.alive().await {
+            let of = self.nodes[node].info(&["INFO", "replication"], "master_port").await;
+            if of.as_ref() == Some(&port) && self.nodes[node].is_replicating().await {
+                return Some(node);
+            }
+        }
+        None
+    }
+
     /// Moves slots with their keys to another master, and waits until all nodes know it.
     pub async fn move_slots(&self, slots: RangeInclusive<u16>, to: usize) {
         let from = self.master_of(*slots.start()).await.expect("a master of the slots");
@@ -172,7 +179,8 @@ impl RedisCluster {
         let keys: Vec<Vec<String>> = pipe.query_async(&mut connection).await.unwrap();
         for keys in keys.into_iter().filter(|keys| !keys.is_empty()) {
             let mut command = redis::cmd("MIGRATE");
-            command.arg("127.0.0.1").arg(self.nodes[to].port).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
+            let port = self.tls_ports.get(to).unwrap_or(&self.nodes[to].port);
+            command.arg("127.0.0.1").arg(*port).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
             command.query_async::<()>(&mut connection).await.unwrap();
         }
     }
@@ -257,30 +265,45 @@ impl RedisCluster {
         self.nodes[node].run(&["CLUSTER", "MYID"]).await
     }
 
-    /// The port by which clients and nodes know a node.
+    /// The port by which clients with TLS and nodes know a node.
+    fn own_port(&self, node: usize) -> u16 {
+        self.tls_ports.get(node).copied().unwrap_or(self.port(node))
+    }
+
+    /// The port by which clients without TLS know a node.
     fn port(&self, node: usize) -> u16 {
         self.proxies.get(node).map_or(self.nodes[node].port, Proxy::port)
     }
 }
 
-/// Starts all nodes at once; `None` if another process has taken a port.
-fn start_nodes(options: &ClusterOptions<'_>, announced: &[u16]) -> Option<Vec<RedisServer>> {
+/// Starts all nodes at once, with their ports for TLS; `None` if another process has taken a port.
+fn start_nodes(options: &ClusterOptions<'_>, announced: &[u16]) -> Option<(Vec<RedisServer>, Vec<u16>)> {
     let places = [(); NODES].map(|()| Place::free());
+    let tls_ports = options.tls.map_or_else(Vec::new, |_| free_ports::<NODES>().to_vec());
     let started = thread::scope(|scope| {
+        let (places, tls_ports) = (&places, &tls_ports);
         let start = |number: usize| {
             let place = &places[number];
             let port = announced.get(number).copied().unwrap_or(place.port);
-            let file = nodes_file(number, &places, announced, options);
-            fs::write(place.directory.path().join("nodes.conf"), file).unwrap();
+            let known = if tls_ports.is_empty() { announced } else { tls_ports };
+            fs::write(place.directory.path().join("nodes.conf"), nodes_file(number, places, known, options)).unwrap();
             let (bus, port) = (place.second_port.to_string(), port.to_string());
-            let ports = ["--cluster-port", &bus, "--cluster-announce-port", &port];
-            let arguments = [owned(&ARGUMENTS), owned(&ports), owned(options.arguments)].concat();
+            let mut arguments = [owned(&ARGUMENTS), owned(&["--cluster-port", &bus])].concat();
+            match (options.tls, tls_ports.get(number)) {
+                (Some(authority), Some(port)) => {
+                    arguments.extend(owned(&["--tls-cluster", "yes", "--tls-replication", "yes"]));
+                    arguments.extend(tls_arguments(*port, authority, &["127.0.0.1"], false));
+                }
+                _ => arguments.extend(owned(&["--cluster-announce-port", &port])),
+            }
+            arguments.extend(owned(options.arguments));
             scope.spawn(move || RedisServer::start_at(place, &arguments))
         };
         let starting: Vec<_> = (0..NODES).map(start).collect();
         starting.into_iter().map(|node| node.join().unwrap()).collect::<Vec<_>>()
     });
-    started.into_iter().collect()
+    let started = started.into_iter().collect::<Option<Vec<_>>>()?;
+    Some((started, tls_ports))
 }
 
 /// The file in which a node keeps what it knows about the cluster.

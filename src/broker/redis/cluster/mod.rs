@@ -117,6 +117,7 @@ impl ClusterFollower {
         loop {
             let asked = Instant::now();
             self.ask().await;
+            self.context.router.note_asked();
             let routes = self.context.router.routes();
             let is_urgent = self.context.cluster_health.fault().is_some()
                 || routes.servers().iter().any(|server| server.fault().is_some());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Client, Pipeline, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 use super::{
@@ -27,7 +27,13 @@ pub(super) const TOO_OLD: &str = "needs Redis 7.0 or newer";
 pub(super) struct NodeConnections {
     config: RedisConfig,
     /// By URL, which may contain a password.
-    connections: HashMap<String, MultiplexedConnection>,
+    connections: HashMap<String, NodeConnection>,
+}
+
+/// An open connection to a node. It needs no file of the configuration any more, such as a certificate that is being replaced.
+struct NodeConnection {
+    client: Client,
+    redis: MultiplexedConnection,
 }
 
 impl NodeConnections {
@@ -67,22 +73,22 @@ impl NodeConnections {
 }
 
 /// Asks one node.
-async fn ask(
-    config: &RedisConfig,
-    connection: Option<MultiplexedConnection>,
-) -> Result<(MultiplexedConnection, Topology), String> {
-    let client = server::client_of(config).map_err(|error| error.to_string())?;
+async fn ask(config: &RedisConfig, connection: Option<NodeConnection>) -> Result<(NodeConnection, Topology), String> {
+    let (client, redis) = match connection {
+        Some(NodeConnection { client, redis }) => (client, Some(redis)),
+        None => (server::client_of(config).map_err(|error| error.to_string())?, None),
+    };
     let address = client.get_connection_info().addr().to_string();
     let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
     let limit = ANSWER_TIMEOUT.min(config.timeout);
     let asked = timeout(limit, async {
-        let mut connection = match connection {
-            Some(connection) => connection,
+        let mut redis = match redis {
+            Some(redis) => redis,
             None => client.get_multiplexed_async_connection().await.map_err(|error| server::describe(&error, limit))?,
         };
         let mut questions = Pipeline::new();
         questions.cmd("HELLO").cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-        let replies = connection.send_packed_commands(&questions, 0, 3).await;
+        let replies = redis.send_packed_commands(&questions, 0, 3).await;
         let replies = replies.map_err(|error| server::describe(&error, limit))?;
         let Ok([hello, info, slots]) = <[Value; 3]>::try_from(replies) else {
             return Err("another number of replies than of questions".to_owned());
@@ -91,10 +97,11 @@ async fn ask(
             return Err(format!("{TOO_OLD}, for sharded PUB/SUB: this is {version}"));
         }
         let info: String = read(info)?;
-        Ok((connection, Topology::parse(host, &info, read(slots)?)?))
+        Ok((redis, Topology::parse(host, &info, read(slots)?)?))
     });
     let asked = asked.await.unwrap_or_else(|_| Err("no reply".to_owned()));
-    asked.map_err(|error| format!("node {address}: {error}"))
+    let (redis, topology) = asked.map_err(|error| format!("node {address}: {error}"))?;
+    Ok((NodeConnection { client, redis }, topology))
 }
 
 fn read<T: redis::FromRedisValue>(reply: Value) -> Result<T, String> {

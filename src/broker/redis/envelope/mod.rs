@@ -160,14 +160,19 @@ pub(super) fn encode_history_removed(channel: &Channel) -> Vec<u8> {
 }
 
 /// Encodes a survey question.
-pub(super) fn encode_question(id: &SurveyId, asker: &str, question: SurveyQuestion) -> Vec<u8> {
+pub(super) fn encode_question(id: &SurveyId, asker: &str, question: &SurveyQuestion) -> Vec<u8> {
     let mut bytes = begin_message(QUESTION, 64 + asker.len());
     bytes.extend_from_slice(id);
     write_field(&mut bytes, asker.as_bytes());
-    bytes.push(match question {
-        SurveyQuestion::Channels => b'c',
-        SurveyQuestion::Info => b'i',
-    });
+    match question {
+        SurveyQuestion::Channels => bytes.push(b'c'),
+        SurveyQuestion::Info => bytes.push(b'i'),
+        SurveyQuestion::Revoked(revocations) => {
+            bytes.push(b'r');
+            // Cannot fail: a revocation has only strings and numbers.
+            bytes.extend(serde_json::to_vec(revocations).unwrap_or_default());
+        }
+    }
     bytes
 }
 
@@ -297,7 +302,7 @@ mod tests {
         let (id, asker) = ([7; 16], "a".to_owned());
         let received = BusMessage::Question { id, asker, question: SurveyQuestion::Channels };
         assert_eq!(
-            decode(MessageSource::Control, encode_question(&id, "a", SurveyQuestion::Channels).into()),
+            decode(MessageSource::Control, encode_question(&id, "a", &SurveyQuestion::Channels).into()),
             Ok(received)
         );
         let sent = sample_control("unsubscribe");
@@ -326,7 +331,7 @@ mod tests {
         for (message, expected) in [
             (encode_publication(&plain), "WC\x01p\0\0\0\x04news\0[1]".to_owned()),
             (encode_publication(&tagged), format!("{info}7777777777777777[1]")),
-            (encode_question(&id, "a.1", SurveyQuestion::Info), "WC\x01q7777777777777777\0\0\0\x03a.1i".to_owned()),
+            (encode_question(&id, "a.1", &SurveyQuestion::Info), "WC\x01q7777777777777777\0\0\0\x03a.1i".to_owned()),
             (encode_control(&control), format!("WC\x01o{json}")),
             (
                 encode_heartbeat("a.1", &sample_node("a", "host"), HeartbeatKind::Hello),
@@ -406,7 +411,7 @@ mod tests {
             (news(), not_text, "not_text"),
             (other(), encode_publication(&sample("1", None)), "other_channel"),
             (MessageSource::Control, encode_publication(&sample("1", None)), "misplaced"),
-            (MessageSource::Control, encode_question(&[0; 16], "", SurveyQuestion::Channels), "instance"),
+            (MessageSource::Control, encode_question(&[0; 16], "", &SurveyQuestion::Channels), "instance"),
             (MessageSource::Probe, [encode_probe(1), vec![0]].concat(), "trailing"),
         ] {
             assert_eq!(reason(source, message), why);

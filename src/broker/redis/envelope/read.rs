@@ -202,6 +202,11 @@ impl EnvelopeReader {
         let question = match self.read_byte()? {
             b'c' => SurveyQuestion::Channels,
             b'i' => SurveyQuestion::Info,
+            b'r' => {
+                let revocations = serde_json::from_slice(&self.0).map_err(|_| DropReason("revocations"))?;
+                self.0.clear();
+                SurveyQuestion::Revoked(revocations)
+            }
             _ => return Err(DropReason("question")),
         };
         self.finish(BusMessage::Question { id, asker, question })

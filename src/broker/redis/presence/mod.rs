@@ -40,8 +40,8 @@ const WAITING_REMOVALS: usize = 10_000;
 /// Time after which they look again for room in the publishing queue.
 const ROOM_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The reply of a script that has been queued.
-type ScriptReply = BoxFuture<'static, Result<Value, BrokerError>>;
+/// The number of the clients of a script that has been queued, and its reply.
+type QueuedScript = (usize, BoxFuture<'static, Result<Value, BrokerError>>);
 
 /// What this instance changes at the moment. Calls are queued under the lock, so that they reach Redis in the order in which they
 /// are noted.
@@ -195,8 +195,8 @@ pub(super) async fn send_waiting_removals(context: Arc<RedisContext>) {
     }
 }
 
-/// Queues the next removals that wait. Returns them, and for each script their number and the reply.
-fn queue_waiting_removals(context: &RedisContext) -> (Vec<(Channel, Removal)>, Vec<(usize, ScriptReply)>) {
+/// Queues the next removals that wait. Returns them, and the scripts that remove them in this order.
+fn queue_waiting_removals(context: &RedisContext) -> (Vec<(Channel, Removal)>, Vec<QueuedScript>) {
     let mut changes = context.presence.changes.lock();
     let removals = in_order_of_places(context, changes.take_waiting(WAITING_REMOVALS));
     let scripts = split_for_scripts(context, &removals, |removal| removal.client.len());

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, ServerErrorKind, ToRedisArgs, Value};
+use redis::{Arg, Cmd, ServerErrorKind, ToRedisArgs, Value};
 
 /// A script and its hash.
 pub(super) struct RedisScript {
@@ -42,12 +42,13 @@ scripts! {
     PRESENCE_REMOVE = "presence.lua", "presence_remove.lua";
     /// Reads a part of the present clients.
     PRESENCE_PAGE = "presence_page.lua";
+    /// Keeps revocations.
+    REVOKE = "revoke.lua";
 }
 
 impl RedisScript {
     fn new(source: &'static str) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());
-        Self { source, hash: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() }
+        Self { source, hash: hash_of(source) }
     }
 
     /// Returns the command that runs the script with these KEYS. The caller appends ARGV.
@@ -57,6 +58,71 @@ impl RedisScript {
         keys.iter().for_each(|key| _ = call.arg(key));
         call
     }
+}
+
+fn hash_of(source: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How a command is run on a server that is importing its slot.
+pub(super) struct ImportingCall {
+    /// The commands. The last reply counts.
+    pub(super) commands: Vec<Cmd>,
+    is_script: bool,
+}
+
+/// What a script has announced on an importing server.
+pub(super) struct Announcement {
+    pub(super) shard_channel: Vec<u8>,
+    pub(super) message: Vec<u8>,
+}
+
+impl ImportingCall {
+    /// Creates the commands for a command. A script is run as `importing.lua` says.
+    pub(super) fn new(command: &Cmd) -> Self {
+        let asking = redis::cmd("ASKING");
+        match importing_script(command) {
+            Some([load, call]) => Self { commands: vec![load, asking, call], is_script: true },
+            None => Self { commands: vec![asking, command.clone()], is_script: false },
+        }
+    }
+
+    /// Splits the last reply into that of the command, and what the script has announced.
+    pub(super) fn parse(&self, reply: Value) -> (Value, Vec<Announcement>) {
+        match reply {
+            Value::Array(parts) if self.is_script => {
+                let mut parts = parts.into_iter();
+                let reply = parts.next().unwrap_or_default();
+                let mut texts = parts.map_while(|part| match part {
+                    Value::BulkString(text) => Some(text),
+                    _ => None,
+                });
+                let next = || Some(Announcement { shard_channel: texts.next()?, message: texts.next()? });
+                (reply, std::iter::from_fn(next).collect())
+            }
+            reply => (reply, Vec::new()),
+        }
+    }
+}
+
+/// Returns the commands that load and call the script of a call. `None`: it is not the call of a script.
+fn importing_script(call: &Cmd) -> Option<[Cmd; 2]> {
+    let mut arguments = call.args_iter().filter_map(|argument| match argument {
+        Arg::Simple(argument) => Some(argument),
+        _ => None,
+    });
+    arguments.next().filter(|name| *name == b"EVALSHA")?;
+    let hash = arguments.next()?;
+    let script = ALL.iter().find(|script| script.hash.as_bytes() == hash)?;
+    let source = include_str!("importing.lua").replace("-- SCRIPT", script.source);
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(&source);
+    let (key_count, first_key) = (arguments.next()?, arguments.next()?);
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(hash_of(&source)).arg(1).arg(first_key).arg(key_count);
+    arguments.for_each(|argument| _ = call.arg(argument));
+    Some([load, call])
 }
 
 /// Returns the commands that load all scripts.

@@ -4,7 +4,8 @@
 -- Returns the epoch and, behind its 8 characters, the offset of the newest publication; an empty text if there is no position.
 local epoch, top = unpack(redis.call('HMGET', KEYS[2], 'e', 'o'))
 if not epoch or not top or epoch == ARGV[1] then
-    redis.call('DEL', KEYS[1], KEYS[2])
+    redis.call('DEL', KEYS[1])
+    redis.call('DEL', KEYS[2])
     return ''
 end
 return epoch .. top

@@ -8,7 +8,6 @@ use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisResult,
     TlsCertificates, io::tcp::TcpSettings,
 };
-use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
 use super::super::RedisConfigError;
@@ -183,7 +182,8 @@ impl Section<'_> {
     fn read_certificates(&self) -> Result<TlsCertificates, RedisConfigError> {
         let roots = match &self.tls.ca {
             Some(file) => certificate::read_roots(file).map_err(|error| fault(self.keys.ca, error))?,
-            None => system_roots(self.keys)?,
+            // redis-rs would read them for every connection, and refuse all because of one that it cannot read.
+            None => certificate::system_roots().map_err(|error| fault(self.keys.ca, error))?,
         };
         let client_tls = match (&self.tls.cert, &self.tls.key) {
             (Some(cert), Some(key)) => Some(self.read_client_certificate(cert, key)?),
@@ -198,19 +198,6 @@ impl Section<'_> {
         let read = |key, path: &Path| fs::read(path).map_err(|error| fault(key, error));
         Ok(ClientTlsConfig { client_cert: read(self.keys.cert, cert)?, client_key: read(self.keys.key, key)? })
     }
-}
-
-/// The certificate authorities of the system. redis-rs would read them for every connection, and refuse all because of one that
-/// it cannot read.
-fn system_roots(keys: &SectionKeys) -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
-    let mut roots = rustls_native_certs::load_native_certs().certs;
-    roots.retain(|root| RootCertStore::empty().add(root.clone()).is_ok());
-    if roots.is_empty() {
-        let problem = "the system has no certificate authorities; install the package ca-certificates, or name the PEM \
-                       file of your own";
-        return Err(fault(keys.ca, problem));
-    }
-    Ok(roots)
 }
 
 fn to_pem(certificates: &[CertificateDer<'_>]) -> String {

@@ -119,8 +119,8 @@ impl RedisServer {
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
         let connector = Connector::new(config)?;
         let address = connector.address();
-        let (publisher, jobs) =
-            Publisher::new(names.publish_command(), queue_bytes, config.message_bytes, config.timeout);
+        let (command, limit) = (names.publish_command(), config.message_bytes);
+        let (publisher, jobs) = Publisher::new(command, queue_bytes, limit, config.timeout, redirects.clone());
         let server = Self {
             health: RedisHealth::new(address.clone(), board.clone()),
             address,

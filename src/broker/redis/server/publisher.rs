@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use super::{
-    super::{RedisContext, history::StoredPublication, log_throttle::LogThrottle, scripts, stopped_error},
+    super::{RedisContext, history::StoredPublication, log_throttle::LogThrottle, scripts},
     RedisServer,
     batch::{BATCH_COMMANDS, BatchCall, take_batch},
     connect::{Connector, ReconnectBackoff, RedisConnection},
     fault,
     health::RedisLink,
     job::{JobCommand, JobResult, PublishJob, QueuedBytes},
-    redirect::Redirect,
+    redirect::{Redirect, Redirects},
 };
 use crate::broker::BrokerError;
 
@@ -45,7 +45,12 @@ pub(super) struct Publisher {
     max_queued_bytes: usize,
     max_message_bytes: usize,
     timeout: Duration,
+    /// Takes what is queued when the server has left its Cluster.
+    redirects: Option<Arc<Redirects>>,
 }
+
+/// The error of a command whose task has ended meanwhile: the server has left its Cluster, or the broker has stopped.
+const ENDED: &str = "the connection to this redis was given up before it answered";
 
 impl Publisher {
     /// Creates the queue; the receiver is for [`PublisherTask`]. At most `max_queued_bytes` are queued. A message over
@@ -55,12 +60,13 @@ impl Publisher {
         max_queued_bytes: usize,
         max_message_bytes: usize,
         timeout: Duration,
+        redirects: Option<Arc<Redirects>>,
     ) -> (Self, mpsc::Receiver<PublishJob>) {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        (
-            Self { command, queue, total_queued_bytes: Arc::default(), max_queued_bytes, max_message_bytes, timeout },
-            jobs,
-        )
+        let total_queued_bytes = Arc::default();
+        let publisher =
+            Self { command, queue, total_queued_bytes, max_queued_bytes, max_message_bytes, timeout, redirects };
+        (publisher, jobs)
     }
 
     /// Queues a message during the call. The future completes when Redis has accepted it, with the number of receivers.
@@ -108,7 +114,7 @@ impl Publisher {
         let limit = self.timeout;
         async move {
             match timeout(limit, queued?).await {
-                Ok(result) => result.unwrap_or_else(|_| Err(stopped_error())),
+                Ok(result) => result.unwrap_or_else(|_| Err(BrokerError::Unavailable(ENDED.to_owned()))),
                 Err(_) => Err(BrokerError::Unavailable(format!("redis accepted no publication within {limit:?}"))),
             }
         }
@@ -126,10 +132,11 @@ impl Publisher {
         }
         let queued_bytes = QueuedBytes::reserve(queued_bytes, &self.total_queued_bytes, self.max_queued_bytes);
         let (job, result) = PublishJob::new(command, queued_bytes.ok_or(BrokerError::Busy)?);
-        self.queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => BrokerError::Busy,
-            mpsc::error::TrySendError::Closed(_) => stopped_error(),
-        })?;
+        match self.queue.try_send(job) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(BrokerError::Busy),
+            Err(mpsc::error::TrySendError::Closed(job)) => send_elsewhere(self.redirects.as_deref(), job),
+        }
         Ok(result)
     }
 
@@ -218,6 +225,22 @@ impl PublisherTask {
                 Err(error) => return error,
             }
         }
+    }
+}
+
+/// Sends the jobs to the servers that have their slots now, which have not been sent here.
+impl Drop for PublisherTask {
+    fn drop(&mut self) {
+        self.jobs.close();
+        let queued = std::iter::from_fn(|| self.jobs.try_recv().ok());
+        self.unsent.drain(..).chain(queued).for_each(|job| send_elsewhere(self.server.redirects.as_deref(), job));
+    }
+}
+
+fn send_elsewhere(redirects: Option<&Redirects>, job: PublishJob) {
+    match redirects {
+        Some(redirects) => redirects.send_elsewhere(job),
+        None => job.fail(ENDED),
     }
 }
 

@@ -1,20 +1,36 @@
 //! The replies by which a node of a Cluster refuses a command that it has not run: the slot is on another master, or on its way
 //! there, or the Cluster is down. Such a command is sent again where it belongs, until its caller stops waiting.
 
-use std::time::Duration;
-
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
-use tokio::{
-    sync::{Notify, mpsc},
-    time::sleep,
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
 };
 
-use super::{super::RedisContext, job::PublishJob};
+use futures_util::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt},
+};
+use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    super::{
+        RedisContext,
+        partition::slot_of,
+        scripts::{Announcement, ImportingCall},
+    },
+    job::PublishJob,
+};
 
 /// Time until a refused command is sent again. Meanwhile the topology is read.
 const RESEND_DELAY: Duration = Duration::from_millis(60);
 /// Maximum number of refused commands that wait. Above it they fail.
 const MAX_REFUSED: usize = 16_384;
+/// Maximum number of commands that are sent to an importing server together.
+const BATCH_COMMANDS: usize = 512;
 
 /// Where a refused command has to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,58 +107,131 @@ impl Redirects {
             error.into_inner().job.fail("too many commands wait for the new master of their slot");
         }
     }
+
+    /// Queues a command whose server has left the Cluster before it was sent.
+    pub(super) fn send_elsewhere(&self, job: PublishJob) {
+        match slot_of_command(&job.command()) {
+            Some(slot) => self.send_again(job, Redirect::Moved(slot), ""),
+            None => job.fail("its server is no longer a master of the cluster"),
+        }
+    }
 }
 
-/// Sends refused commands again, forever.
+/// Returns the slot of a command, which has its key or its shard channel first, or is the call of a script.
+fn slot_of_command(command: &Cmd) -> Option<u16> {
+    let argument = |index: usize| match command.args_iter().nth(index)? {
+        Arg::Simple(argument) => Some(argument),
+        _ => None,
+    };
+    argument(if argument(0)? == b"EVALSHA" { 3 } else { 1 }).map(slot_of)
+}
+
+/// Sends refused commands again, forever. Those for one importing server keep their order, and wait for no other server.
 pub(in super::super) async fn resend(
     context: &RedisContext,
     redirects: &Redirects,
     mut refused: mpsc::Receiver<RefusedJob>,
 ) {
-    while let Some(first) = refused.recv().await {
-        sleep(RESEND_DELAY).await;
-        send_one(context, redirects, first).await;
-        for _ in 0..refused.len() {
-            if let Ok(next) = refused.try_recv() {
-                send_one(context, redirects, next).await;
+    let mut delayed = VecDeque::<(Instant, RefusedJob)>::new();
+    // What waits for the batch that is on its way to this importing server.
+    let mut importing = HashMap::<String, Vec<RefusedJob>>::new();
+    let mut batches = FuturesUnordered::new();
+    loop {
+        let waiting = delayed.len() + importing.values().map(Vec::len).sum::<usize>();
+        let due = delayed.front().map(|(due, _)| *due);
+        tokio::select! {
+            Some(RefusedJob { job, redirect, by }) = refused.recv(), if waiting < MAX_REFUSED => match redirect {
+                Redirect::Ask(address) => {
+                    let refused = RefusedJob { job, redirect: Redirect::Later, by };
+                    if let Some(waiting) = importing.get_mut(&address) {
+                        waiting.push(refused);
+                    } else {
+                        importing.insert(address.clone(), Vec::new());
+                        batches.push(send_to_importing(context, redirects, address, vec![refused]));
+                    }
+                }
+                redirect => delayed.push_back((Instant::now() + RESEND_DELAY, RefusedJob { job, redirect, by })),
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if let Some((_, refused)) = delayed.pop_front() {
+                    send_delayed(context, redirects, refused);
+                }
+            }
+            Some(address) = batches.next() => {
+                let mut next = importing.remove(&address).unwrap_or_default();
+                if !next.is_empty() {
+                    importing.insert(address.clone(), next.split_off(next.len().min(BATCH_COMMANDS)));
+                    batches.push(send_to_importing(context, redirects, address, next));
+                }
             }
         }
     }
 }
 
-async fn send_one(context: &RedisContext, redirects: &Redirects, RefusedJob { job, redirect, by }: RefusedJob) {
+fn send_delayed(context: &RedisContext, redirects: &Redirects, RefusedJob { job, redirect, by }: RefusedJob) {
     // A caller that has stopped waiting has reported a failure.
     if job.is_abandoned() {
         return;
     }
     let routes = context.router.routes();
-    let at = |address: &str| routes.servers().iter().find(|server| server.address() == address);
     match redirect {
         Redirect::Moved(slot) => match routes.of_slot(slot) {
             Some(server) => server.publisher.enqueue_again(job),
             None => redirects.send_again(job, redirect, &by),
         },
-        Redirect::Later | Redirect::Down => match at(&by) {
+        Redirect::Later | Redirect::Down | Redirect::Ask(_) => match routes.at(&by) {
             Some(server) => server.publisher.enqueue_again(job),
-            None => job.fail("the server that had the slot is no longer a master"),
-        },
-        Redirect::Ask(address) => match at(&address) {
-            Some(server) => {
-                let commands = vec![redis::cmd("ASKING"), job.command()];
-                match server.connector.query_many(commands, server.timeout).await {
-                    Ok(mut replies) => {
-                        let reply = replies.pop().unwrap_or_default();
-                        match Redirect::of_reply(&reply) {
-                            Some(redirect) => redirects.send_again(job, redirect, &by),
-                            None => job.complete_command(reply),
-                        }
-                    }
-                    Err(error) => job.fail(&error),
-                }
-            }
-            None => redirects.send_again(job, Redirect::Later, &by),
+            None => redirects.send_elsewhere(job),
         },
     }
+}
+
+/// Sends commands to the server at this address, which is importing their slots, in one round trip; returns the address. What
+/// they announce there is announced by the old master, too: it has the subscribers until the move ends.
+async fn send_to_importing(
+    context: &RedisContext,
+    redirects: &Redirects,
+    address: String,
+    mut batch: Vec<RefusedJob>,
+) -> String {
+    batch.retain(|refused| !refused.job.is_abandoned());
+    let routes = context.router.routes();
+    let Some(server) = routes.at(&address) else {
+        // It has no other slot yet.
+        batch.into_iter().for_each(|RefusedJob { job, redirect, by }| redirects.send_again(job, redirect, &by));
+        return address;
+    };
+    let calls: Vec<_> = batch.iter().map(|refused| ImportingCall::new(&refused.job.command())).collect();
+    let commands = calls.iter().flat_map(|call| call.commands.iter().cloned()).collect();
+    let replies = server.connector.query_many(commands, server.timeout).await;
+    let mut replies = match replies {
+        Ok(replies) => replies.into_iter(),
+        Err(error) => {
+            batch.into_iter().for_each(|refused| refused.job.fail(&error));
+            return address;
+        }
+    };
+    let mut announced = Vec::new();
+    for (call, RefusedJob { job, redirect, by }) in calls.iter().zip(batch) {
+        let reply = replies.by_ref().take(call.commands.len()).last().unwrap_or_default();
+        match Redirect::of_reply(&reply) {
+            Some(moved @ Redirect::Moved(_)) => redirects.send_again(job, moved, &by),
+            Some(_) => redirects.send_again(job, redirect, &by),
+            None => {
+                let (reply, announcements) = call.parse(reply);
+                let old = routes.at(&by);
+                let announce = |Announcement { shard_channel, message }| {
+                    Some(old?.publisher.publish(std::str::from_utf8(&shard_channel).ok()?, &message))
+                };
+                // Queued before the caller goes on: what it publishes next comes behind it.
+                announced.extend(announcements.into_iter().filter_map(announce));
+                job.complete_command(reply);
+            }
+        }
+    }
+    // The next batch comes after them. One that fails is lost, like any other of an old master.
+    join_all(announced).await;
+    address
 }
 
 #[cfg(test)]
@@ -159,5 +248,18 @@ mod tests {
         assert_eq!(redirect("-CLUSTERDOWN Hash slot not served\r\n"), Some(Redirect::Down));
         assert_eq!(redirect("-READONLY You can't write against a read only replica.\r\n"), None);
         assert_eq!(redirect(":1\r\n"), None);
+    }
+
+    #[test]
+    fn command_that_its_server_has_not_run_goes_to_the_master_of_its_slot() {
+        let slot = |command: &[&str]| {
+            let mut cmd = redis::cmd(command[0]);
+            command[1..].iter().for_each(|argument| _ = cmd.arg(*argument));
+            slot_of_command(&cmd)
+        };
+        let expected = Some(slot_of(b"{news}"));
+        assert_eq!(slot(&["SPUBLISH", "wardcast:c:{news}", "data"]), expected);
+        assert_eq!(slot(&["EVALSHA", "hash", "2", "wardcast:s:{news}", "wardcast:m:{news}"]), expected);
+        assert_eq!(slot(&["PING"]), None);
     }
 }

@@ -49,6 +49,8 @@ pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServe
             }
             Err(error) => {
                 server.subscriptions.begin_outage(&error);
+                // Channels of other servers must not wait for this one.
+                context.revocations.request();
                 server.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
@@ -96,6 +98,10 @@ async fn connect_and_subscribe(
         }
     };
     let mut connection = server.connector.connect(push).await?;
+    if server.has_own_name(context.names.control_channel()) {
+        // Revocations may have been announced meanwhile.
+        context.hold_deliveries();
+    }
     let subscriber = Subscriber { context, server, subscriptions: &subscriptions };
     let agreement = subscriber.synchronize(&mut connection.redis).await?;
     Ok(SubscribedConnection { connection, subscriptions, agreement, _push_guard: push_guard })

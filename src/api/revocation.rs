@@ -1,0 +1,149 @@
+//! `revoke_token` and `invalidate_user_tokens`: tokens that are void before they expire, on all nodes.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{
+    ApiContext,
+    description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    request::{empty_result, find_channel, parse_object},
+    sessions::parse_end,
+};
+use crate::{
+    broker::revoke_everywhere,
+    clock::{NEVER, WallTime},
+    protocol::{ErrorCode, WireError},
+    revocation::{Revocation, RevocationTarget},
+};
+
+const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
+
+const NOT_CONFIRMED: (ErrorCode, &str) = (
+    ErrorCode::Internal,
+    "the broker is unavailable, and nothing is revoked; or some live nodes, which the message names, have not confirmed \
+     within 2 s, and the revocation is in force all the same",
+);
+const LIST_FULL: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`limits.revocations` is reached; nothing is revoked");
+
+/// `revoke_token`.
+pub(super) const REVOKE_TOKEN: ApiMethod = ApiMethod {
+    name: "revoke_token",
+    access: Access::Write,
+    summary: "Revokes a token by its `jti`, or all tokens of a session at the identity provider by their `sid`.",
+    details: "Sessions whose token is revoked are closed with 3500 on all nodes, and what waits for them is dropped; subscriptions \
+        with a revoked subscription token end with 2000. From then on the tokens are refused, also by nodes that start later. A \
+        session belongs to the newest token that it has presented: revoking the `jti` of one that it has replaced leaves it alone. \
+        The answer comes when every live node has obeyed.",
+    request: &[RevokeTokenRequest::FIELDS],
+    result: &[],
+    errors: &[
+        NOT_CONFIRMED,
+        LIST_FULL,
+        (
+            ErrorCode::BadRequest,
+            "there is not exactly one of `uid`, `jti` and `sid`, it is invalid, or `expire_at` is in the past or in milliseconds",
+        ),
+    ],
+    example: Example { request: r#"{"jti":"0S2bHm4Hk2yqzbzCQ2jBlA"}"#, answer: EXAMPLE_ANSWER },
+    handler: Handler::Single(|body, api| Box::pin(revoke_token(body, api))),
+};
+
+/// `invalidate_user_tokens`.
+pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
+    name: "invalidate_user_tokens",
+    access: Access::Write,
+    summary: "Revokes all tokens of a user that were issued before a time, everywhere or in one channel.",
+    details: "As `revoke_token`, for tokens whose `iat` is before the time, and for those without `iat`. `iat` counts whole \
+        seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. With `channel`, \
+        sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
+        but for those with a newer subscription token and those that the server API gave.",
+    request: &[InvalidateRequest::FIELDS],
+    result: &[],
+    errors: &[
+        NOT_CONFIRMED,
+        LIST_FULL,
+        (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured"),
+        (
+            ErrorCode::BadRequest,
+            "`user` is missing or invalid, `channel` is invalid, `issued_before` is in milliseconds, or `expire_at` is in the \
+             past or in milliseconds",
+        ),
+    ],
+    example: Example { request: r#"{"user":"bob"}"#, answer: EXAMPLE_ANSWER },
+    handler: Handler::Single(|body, api| Box::pin(invalidate_user_tokens(body, api))),
+};
+
+request_fields! {
+    /// A request of `revoke_token`. Some clients of the API write unset fields as `""`.
+    struct RevokeTokenRequest {
+        /// The token's `jti`, 1 to 255 bytes, as Centrifugo names it.
+        uid: Option<String> = (JsonType::String, Some("not used")),
+        /// The token's `jti`, 1 to 255 bytes.
+        jti: Option<String> = (JsonType::String, Some("not used")),
+        /// The `sid` of the tokens, 1 to 255 bytes.
+        sid: Option<String> = (JsonType::String, Some("not used")),
+        /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
+        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
+    }
+}
+
+request_fields! {
+    /// A request of `invalidate_user_tokens`.
+    struct InvalidateRequest {
+        /// User whose tokens are meant: 1 to 255 bytes without control characters.
+        user: Option<String> = (JsonType::String, None),
+        /// Tokens issued before this time are revoked, in seconds since 1970.
+        issued_before: Option<i64> = (JsonType::Integer, Some("`0`: now")),
+        /// Only in this channel.
+        channel: Option<String> = (JsonType::String, Some("everywhere")),
+        /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
+        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
+    }
+}
+
+async fn revoke_token(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let RevokeTokenRequest { uid, jti, sid, expire_at } = parse_object(body)?;
+    let ids = [uid.map(RevocationTarget::Token), jti.map(RevocationTarget::Token), sid.map(RevocationTarget::Session)];
+    let is_set = |target: &RevocationTarget| !matches!(target, RevocationTarget::Token(id) | RevocationTarget::Session(id) if id.is_empty());
+    let mut targets = ids.into_iter().flatten().filter(is_set);
+    let (Some(target), None) = (targets.next(), targets.next()) else {
+        return Err(ErrorCode::BadRequest.with_detail("send exactly one of uid, jti and sid").into());
+    };
+    revoke(target, NEVER, expire_at, api).await
+}
+
+async fn invalidate_user_tokens(body: &Bytes, api: &ApiContext) -> ApiResult {
+    let InvalidateRequest { user, issued_before, channel, expire_at } = parse_object(body)?;
+    let user = user.unwrap_or_default();
+    let target = match channel.filter(|channel| !channel.is_empty()) {
+        None => RevocationTarget::User(user),
+        Some(channel) => RevocationTarget::Channel(user, find_channel(Some(channel), api)?.0),
+    };
+    let issued_before = match issued_before.filter(|seconds| *seconds != 0) {
+        None => api.revocations.issued_until_now(),
+        Some(seconds) if (0..super::sessions::FIRST_MILLISECONDS).contains(&seconds) => {
+            WallTime::from_unix_seconds(seconds)
+        }
+        Some(seconds) => {
+            let detail = format!("issued_before must be a date in seconds since 1970, not {seconds}");
+            return Err(ErrorCode::BadRequest.with_detail(detail).into());
+        }
+    };
+    revoke(target, issued_before, expire_at, api).await
+}
+
+async fn revoke(
+    target: RevocationTarget,
+    issued_before: WallTime,
+    expire_at: Option<i64>,
+    api: &ApiContext,
+) -> ApiResult {
+    if !target.is_valid() {
+        let detail = "a user, jti or sid must have 1 to 255 bytes and no control characters";
+        return Err(ErrorCode::BadRequest.with_detail(detail).into());
+    }
+    let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
+    let revocations = vec![Revocation { target, issued_before, expires_at }];
+    revoke_everywhere(&*api.broker, revocations, &api.metrics).await.map_err(WireError::from)?;
+    empty_result()
+}

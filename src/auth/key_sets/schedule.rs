@@ -1,0 +1,184 @@
+//! When a JWK set is fetched: regularly, soon after a failure, and at most once per interval because of tokens whose `kid` is
+//! unknown. Pure.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
+
+use crate::config::KeySetsConfig;
+
+/// Maximum number of unknown `kid`s that are remembered between two fetches. The tokens of others get the temporary error, too.
+const MAX_UNKNOWN_KIDS: usize = 1024;
+
+/// What a token with an unknown `kid` gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownKid {
+    /// A temporary error: the next fetch may bring the key.
+    Pending,
+    /// The last fetch was meant for it, and the key was not there.
+    Missing,
+}
+
+/// The schedule of one set.
+pub(super) struct Schedule {
+    next_fetch: Instant,
+    /// When the last fetch began.
+    last_begin: Option<Instant>,
+    last_success: Option<Instant>,
+    /// Hashes of the unknown `kid`s for which the next fetch looks.
+    asked: HashSet<u64>,
+    /// Hashes of those that the last fetch has not found.
+    missing: HashSet<u64>,
+    /// Those for which the running fetch looks.
+    looking_for: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Schedule {
+    /// Creates a schedule whose first fetch is at `now`.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            next_fetch: now,
+            last_begin: None,
+            last_success: None,
+            asked: HashSet::new(),
+            missing: HashSet::new(),
+            looking_for: HashSet::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(super) fn next_fetch(&self) -> Instant {
+        self.next_fetch
+    }
+
+    /// Returns whether there was a successful fetch.
+    pub(super) fn was_fetched(&self) -> bool {
+        self.last_success.is_some()
+    }
+
+    /// Returns whether the last successful fetch was less than `stale` ago.
+    pub(super) fn is_current(&self, now: Instant, stale: Duration) -> bool {
+        self.last_success.is_some_and(|last| now.saturating_duration_since(last) < stale)
+    }
+
+    /// Notes a token whose `kid` is unknown, and moves the next fetch if it may bring the key.
+    pub(super) fn note_unknown(&mut self, kid: Option<&str>, now: Instant, settings: &KeySetsConfig) -> UnknownKid {
+        if !self.is_current(now, settings.stale) {
+            return UnknownKid::Pending;
+        }
+        // A token without kid selects the only key. There are several, and a fetch cannot tell which one is meant.
+        let Some(kid) = kid else { return UnknownKid::Missing };
+        let kid = self.hasher.hash_one(kid);
+        let earliest = self.last_begin.map_or(now, |last| last + settings.unknown_kid_interval);
+        if self.missing.contains(&kid) && now < earliest {
+            return UnknownKid::Missing;
+        }
+        if self.asked.len() < MAX_UNKNOWN_KIDS {
+            self.asked.insert(kid);
+        }
+        self.next_fetch = self.next_fetch.min(earliest.max(now));
+        UnknownKid::Pending
+    }
+
+    /// Notes that a fetch begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.last_begin = Some(now);
+        self.looking_for = std::mem::take(&mut self.asked);
+    }
+
+    /// Notes that the fetch has succeeded.
+    pub(super) fn succeed(&mut self, now: Instant, settings: &KeySetsConfig) {
+        self.last_success = Some(now);
+        self.missing = std::mem::take(&mut self.looking_for);
+        self.next_fetch = now + settings.refresh;
+        if !self.asked.is_empty() {
+            let earliest = self.last_begin.map_or(now, |last| last + settings.unknown_kid_interval);
+            self.next_fetch = self.next_fetch.min(earliest.max(now));
+        }
+    }
+
+    /// Notes that the fetch has failed.
+    pub(super) fn fail(&mut self, now: Instant, settings: &KeySetsConfig) {
+        self.asked.extend(self.looking_for.drain());
+        self.next_fetch = now + settings.retry;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A schedule that has fetched at `now`, with the default settings: refresh 5 min, retry 5 s, interval 1 min, stale 24 h.
+    fn fetched(now: Instant) -> (Schedule, KeySetsConfig) {
+        let settings = Config::default().auth.key_sets;
+        let mut schedule = Schedule::new(now);
+        schedule.begin(now);
+        schedule.succeed(now, &settings);
+        (schedule, settings)
+    }
+
+    #[test]
+    fn unknown_kids_cause_at_most_one_fetch_per_interval() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        for number in 0..5000 {
+            let kid = format!("kid {number}");
+            assert_eq!(schedule.note_unknown(Some(&kid), start + SECOND, &settings), UnknownKid::Pending);
+            assert_eq!(schedule.next_fetch(), start + 60 * SECOND);
+        }
+        assert_eq!(schedule.asked.len(), MAX_UNKNOWN_KIDS);
+        schedule.begin(start + 60 * SECOND);
+        schedule.succeed(start + 61 * SECOND, &settings);
+        assert_eq!(schedule.note_unknown(Some("kid 1"), start + 62 * SECOND, &settings), UnknownKid::Missing);
+        assert_eq!(schedule.next_fetch(), start + 361 * SECOND, "the regular fetch");
+        assert_eq!(schedule.note_unknown(Some("other"), start + 62 * SECOND, &settings), UnknownKid::Pending);
+        assert_eq!(schedule.next_fetch(), start + 120 * SECOND);
+        assert_eq!(schedule.note_unknown(Some("kid 1"), start + 121 * SECOND, &settings), UnknownKid::Pending, "again");
+    }
+
+    #[test]
+    fn kid_that_arrives_during_a_fetch_is_looked_for_by_the_next_one() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        schedule.begin(start + 300 * SECOND);
+        assert_eq!(schedule.note_unknown(Some("new"), start + 301 * SECOND, &settings), UnknownKid::Pending);
+        schedule.succeed(start + 302 * SECOND, &settings);
+        assert_eq!(schedule.next_fetch(), start + 360 * SECOND);
+        assert_eq!(schedule.note_unknown(Some("new"), start + 303 * SECOND, &settings), UnknownKid::Pending);
+    }
+
+    #[test]
+    fn tokens_wait_until_the_first_fetch_and_when_the_keys_are_stale() {
+        let start = Instant::now();
+        let settings = Config::default().auth.key_sets;
+        let mut schedule = Schedule::new(start);
+        assert_eq!(schedule.note_unknown(None, start, &settings), UnknownKid::Pending);
+        schedule.begin(start);
+        schedule.fail(start + SECOND, &settings);
+        assert_eq!(schedule.next_fetch(), start + 6 * SECOND);
+        assert!(!schedule.was_fetched() && !schedule.is_current(start, settings.stale));
+        assert_eq!(schedule.note_unknown(Some("a"), start + SECOND, &settings), UnknownKid::Pending);
+        let (mut schedule, settings) = fetched(start);
+        assert_eq!(schedule.note_unknown(None, start + SECOND, &settings), UnknownKid::Missing);
+        let day = start + 86_400 * SECOND;
+        assert!(schedule.is_current(day - SECOND, settings.stale) && !schedule.is_current(day, settings.stale));
+        assert_eq!(schedule.note_unknown(Some("a"), day, &settings), UnknownKid::Pending);
+    }
+
+    #[test]
+    fn failed_fetch_does_not_make_a_kid_missing() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        schedule.note_unknown(Some("new"), start + SECOND, &settings);
+        schedule.begin(start + 60 * SECOND);
+        schedule.fail(start + 61 * SECOND, &settings);
+        assert_eq!(schedule.note_unknown(Some("new"), start + 62 * SECOND, &settings), UnknownKid::Pending);
+        assert_eq!(schedule.next_fetch(), start + 66 * SECOND);
+    }
+}

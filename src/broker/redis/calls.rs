@@ -1,0 +1,57 @@
+//! How calls of the broker begin: at once, or when the Cluster has been asked for its masters; on the thread of their caller, or on
+//! that of the broker.
+
+use std::sync::Arc;
+
+use futures_util::future::FutureExt;
+use tokio::time::timeout;
+
+use super::{RedisBroker, RedisContext, stopped_error};
+use crate::broker::{BrokerError, BrokerFuture};
+
+impl RedisBroker {
+    /// Runs `call` on the broker's runtime, where the connections of the pool belong.
+    pub(super) fn spawn<T: Send + 'static, F>(
+        &self,
+        call: impl FnOnce(Arc<RedisContext>) -> F + Send + 'static,
+    ) -> BrokerFuture<T>
+    where
+        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
+    {
+        self.spawn_after(|_| (), |context, ()| call(context))
+    }
+
+    /// Like [`Self::spawn`], but `begin` is called at once.
+    pub(super) fn spawn_after<B, T: Send + 'static, F>(
+        &self,
+        begin: impl FnOnce(&RedisContext) -> B + Send + 'static,
+        call: impl FnOnce(Arc<RedisContext>, B) -> F + Send + 'static,
+    ) -> BrokerFuture<T>
+    where
+        F: Future<Output = Result<T, BrokerError>> + Send + 'static,
+    {
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let done = runtime.spawn(call(context.clone(), begin(context)));
+            async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
+        })
+    }
+
+    /// Makes a call: at once, unless the Cluster has not been asked for its masters yet. So calls to an instance that has just
+    /// been started wait for the Cluster, as they wait for a connection to a single server.
+    pub(super) fn when_started<T: 'static>(
+        &self,
+        call: impl FnOnce(&Arc<RedisContext>) -> BrokerFuture<T> + Send + 'static,
+    ) -> BrokerFuture<T> {
+        if !self.context.router.is_starting() {
+            return call(&self.context);
+        }
+        let context = self.context.clone();
+        async move {
+            // After that, the call fails with the reason.
+            _ = timeout(context.timeout, context.router.started()).await;
+            call(&context).await
+        }
+        .boxed()
+    }
+}

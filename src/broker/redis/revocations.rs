@@ -1,0 +1,266 @@
+//! Revocations in Redis: one list for all instances, which outlives them. An instance loads it before it delivers anything, and
+//! again whenever it may have missed a revocation: after an interruption of a server over which they are announced, and when
+//! the process was frozen. Meanwhile its hubs hold their deliveries. What Redis lacks then, because it came back empty or has
+//! lost its latest writes, is put back. No revocation is ever taken back, so lists are merged and never replaced.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::FromRedisValue;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{RedisContext, scripts, survey};
+use crate::{
+    broker::{BrokerError, NodeIdentity, SurveyQuestion},
+    clock::{NEVER, WallTime},
+    revocation::{Revocation, RevocationTarget},
+};
+
+/// Revocations that are read from Redis in one call.
+const PAGE: usize = 1000;
+/// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
+const BATCH: usize = 256;
+/// Time until the next attempt to load the list.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How often an instance that has just started looks whether it knows all others.
+const NODES_INTERVAL: Duration = Duration::from_millis(10);
+/// How long deliveries are held at most by an instance that has had the list: while Redis does not have it, nobody can revoke
+/// anything, and channels of other servers go on.
+const MAX_HOLD: Duration = Duration::from_secs(5);
+/// How often the number of revocations in Redis is compared: someone may have deleted them there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A reply to HSCAN: the next cursor, and fields with their values.
+type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// When the list has to be loaded, and whether the hubs wait for it.
+#[derive(Default)]
+pub(super) struct RevocationLoader {
+    due: Notify,
+    is_loaded: AtomicBool,
+    /// How often the deliveries were held: a list that was requested before the last time does not end it.
+    holds: Mutex<u64>,
+}
+
+impl RevocationLoader {
+    /// Returns whether the list has been loaded since the start.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`BrokerError::NotReady`]: the list has not been loaded since the start.
+    pub(super) fn check_loaded(&self) -> Result<(), BrokerError> {
+        if self.is_loaded() {
+            return Ok(());
+        }
+        let detail = "the list of revocations has not been loaded from redis yet".to_owned();
+        Err(BrokerError::NotReady { problem: "has not loaded the revocations", detail })
+    }
+
+    /// Has the list loaded.
+    pub(super) fn request(&self) {
+        self.due.notify_one();
+    }
+}
+
+impl RedisContext {
+    /// Holds the deliveries of all hubs until the list has been loaded. The caller requests that, now or when it is possible.
+    pub(super) fn hold_deliveries(&self) {
+        let mut holds = self.revocations.holds.lock();
+        *holds += 1;
+        self.deliver.revocations().hold();
+    }
+
+    /// Lets the hubs deliver again, unless their deliveries have been held once more after `holds` times.
+    fn release_deliveries(&self, holds: u64) {
+        let current = self.revocations.holds.lock();
+        if *current == holds {
+            self.deliver.release_deliveries();
+        }
+    }
+}
+
+/// Stores revocations, adds them to the list of this instance, and has all live nodes obey them. Returns those that have not
+/// confirmed.
+pub(super) async fn revoke(
+    context: &RedisContext,
+    revocations: Vec<Revocation>,
+    limit: Duration,
+) -> Result<Vec<NodeIdentity>, BrokerError> {
+    let deadline = Instant::now() + limit;
+    // The answers of the nodes need a part of the time, too.
+    let stored = timeout(limit / 2, store(context, &revocations)).await;
+    stored.unwrap_or_else(|_| Err(unavailable("redis has not stored them in time")))?;
+    context.deliver.add_revocations(revocations.clone())?;
+    let question = SurveyQuestion::Revoked(revocations);
+    let knows_all = wait_for_nodes(context, &question, Instant::now() + limit / 4).await;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match survey::run_survey(context, question, left).await {
+        Ok(result) if knows_all => Ok(result.unreachable),
+        Ok(result) => Ok(result.unreachable.into_iter().chain([unknown_node()]).collect()),
+        // Not even this node has confirmed it.
+        Err(_) => {
+            let others = context.nodes.live_nodes().into_iter().map(|node| node.identity);
+            Ok([context.deliver.node()].into_iter().chain(others).collect())
+        }
+    }
+}
+
+/// Waits until this instance knows all others. One that has just started may not have heard them yet, but Redis knows how many
+/// receive the question. Returns whether it knows all.
+async fn wait_for_nodes(context: &RedisContext, question: &SurveyQuestion, deadline: Instant) -> bool {
+    if context.nodes.live_instances().is_some() {
+        return true;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Ok(receivers) = survey::announce(context, question, left).await else { return false };
+    while context.nodes.live_nodes().len() + 1 < receivers {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(NODES_INTERVAL).await;
+    }
+    true
+}
+
+fn unknown_node() -> NodeIdentity {
+    NodeIdentity { uid: "unknown".to_owned(), name: "unknown".to_owned() }
+}
+
+/// Loads the list when it is due, forever.
+pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
+    loop {
+        // Deliveries that are held meanwhile wait for this attempt or the next one.
+        let due = timeout(CHECK_INTERVAL, context.revocations.due.notified()).await;
+        if due.is_err() && !is_incomplete_in_redis(&context).await {
+            continue;
+        }
+        // Deliveries that are held again meanwhile wait for as long again.
+        let mut held = (*context.revocations.holds.lock(), Instant::now());
+        let mut given_up = None;
+        loop {
+            let holds = *context.revocations.holds.lock();
+            if holds != held.0 {
+                held = (holds, Instant::now());
+            }
+            match synchronize(&context).await {
+                Ok(()) => {
+                    context.revocations.is_loaded.store(true, Ordering::Relaxed);
+                    context.release_deliveries(holds);
+                    break;
+                }
+                Err(error)
+                    if context.revocations.is_loaded() && given_up != Some(holds) && held.1.elapsed() >= MAX_HOLD =>
+                {
+                    log::warn!("delivering without the latest revocations error={:?}", error.to_string());
+                    given_up = Some(holds);
+                    context.release_deliveries(holds);
+                }
+                Err(error) => log::debug!("could not load revocations error={:?}", error.to_string()),
+            }
+            sleep(RETRY_DELAY).await;
+        }
+    }
+}
+
+/// Returns whether Redis has fewer revocations than this instance.
+async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
+    let own = context.deliver.revocations().count();
+    let key = context.names.revocations_key();
+    let mut count = redis::cmd("HMGET");
+    count.arg(key).arg("");
+    let Ok(server) = context.server_of_name(key) else { return false };
+    let stored = server.query::<Vec<Option<usize>>>(&count, context.timeout).await;
+    stored.is_ok_and(|stored| stored.first().copied().flatten().unwrap_or_default() < own)
+}
+
+/// Merges the list in Redis and the one of this instance.
+async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
+    let stored = load(context).await?;
+    let known: HashMap<String, (WallTime, WallTime)> = stored
+        .iter()
+        .map(|revocation| (revocation.target.to_text(), (revocation.issued_before, revocation.expires_at)))
+        .collect();
+    if let Err(error) = context.deliver.add_revocations(stored) {
+        // Whatever has room is obeyed. Without the others this instance is not allowed to deliver.
+        return Err(error.into());
+    }
+    let is_missing = |revocation: &Revocation| {
+        let stored = known.get(&revocation.target.to_text());
+        stored.is_none_or(|(before, until)| *before < revocation.issued_before || *until < revocation.expires_at)
+    };
+    let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
+    if !missing.is_empty() {
+        log::warn!("putting revocations back into redis count={}", missing.len());
+    }
+    for batch in missing.chunks(BATCH) {
+        store(context, batch).await?;
+        // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
+        let question = SurveyQuestion::Revoked(batch.to_vec());
+        survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
+    }
+    Ok(())
+}
+
+async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(), BrokerError> {
+    let mut call = scripts::REVOKE.call(context.names.revocation_keys());
+    call.arg(context.deliver.revocations().max_entries());
+    for Revocation { target, issued_before, expires_at } in revocations {
+        call.arg(target.to_text()).arg(expires_at.unix_millis());
+        match *issued_before {
+            NEVER => call.arg(""),
+            before => call.arg(before.unix_millis()),
+        };
+    }
+    let is_stored: bool = run_script(context, &call).await?;
+    if is_stored { Ok(()) } else { Err(BrokerError::RevocationsFull) }
+}
+
+/// Reads the list. What is not a revocation is left out: the number of them, and what another program has written.
+async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
+    let key = context.names.revocations_key();
+    let server = context.server_of_name(key)?;
+    let (mut revocations, mut cursor) = (Vec::new(), 0_u64);
+    loop {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
+        let page: Result<HashPage, String> = server.query(&scan, context.timeout).await;
+        let (next, entries) = page.map_err(|error| unavailable(&error))?;
+        revocations.extend(entries.into_iter().filter_map(|(target, times)| read_entry(&target, &times)));
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    // Another server continues a cursor elsewhere.
+    let is_whole = Arc::ptr_eq(&server, &context.server_of_name(key)?);
+    if is_whole { Ok(revocations) } else { Err(unavailable("the list has moved to another server")) }
+}
+
+fn read_entry(target: &[u8], times: &[u8]) -> Option<Revocation> {
+    let target = RevocationTarget::parse(std::str::from_utf8(target).ok()?)?;
+    let (expiry, issued) = std::str::from_utf8(times).ok()?.split_once(' ')?;
+    let date = |millis: &str| millis.parse().ok().map(WallTime::from_unix_millis);
+    let issued_before = if issued.is_empty() { NEVER } else { date(issued)? };
+    Some(Revocation { target, issued_before, expires_at: date(expiry)? })
+}
+
+async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {
+    let server = context.server_of_name(context.names.revocations_key())?;
+    server.query(call, context.timeout).await.map_err(|error| unavailable(&error))
+}
+
+fn unavailable(problem: &str) -> BrokerError {
+    BrokerError::Unavailable(format!("revocations: {problem}"))
+}

@@ -1,0 +1,58 @@
+-- Keeps revocations until they expire, unless there are too many. Of two for one target the later times apply.
+-- KEYS: revocations (hash: target, times; and their number under an empty target), expiries (sorted set: target by milliseconds)
+-- ARGV: maximum number, then for each its target, its expiry (ms), and the time of issue (ms), or an empty text for any
+-- Returns 1, or 0 if they would be too many: then none is kept. The times of a target are its expiry, a space, and the time of
+-- issue.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local entries, expiries = KEYS[1], KEYS[2]
+local count, last = tonumber(redis.call('HMGET', entries, '')[1] or 0), 0
+
+-- Returns whether there may be more.
+local function drop_expired()
+    local expired = redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 1000)
+    if #expired > 0 then
+        redis.call('ZREM', expiries, unpack(expired))
+        count = count - redis.call('HDEL', entries, unpack(expired))
+    end
+    return #expired == 1000
+end
+
+local function later(one, other)
+    return tonumber(one) < tonumber(other) and other or one
+end
+
+-- PEXPIRE GT needs Redis 7.
+local function live_until_last(key)
+    if redis.call('PTTL', key) < last - now then
+        redis.call('PEXPIRE', key, string.format('%.0f', last - now))
+    end
+end
+
+drop_expired()
+local known, new = {}, 0
+for index = 2, #ARGV, 3 do
+    known[index] = redis.call('HMGET', entries, ARGV[index])[1]
+    new = new + (known[index] and 0 or 1)
+end
+while count + new > tonumber(ARGV[1]) and drop_expired() do
+end
+if count + new > tonumber(ARGV[1]) then
+    redis.call('HSET', entries, '', count)
+    return 0
+end
+for index = 2, #ARGV, 3 do
+    local target, expiry, issued = ARGV[index], ARGV[index + 1], ARGV[index + 2]
+    if known[index] then
+        local known_expiry, known_issued = string.match(known[index], '^(%d+) (%d*)$')
+        expiry = later(expiry, known_expiry or '0')
+        issued = (issued == '' or known_issued == '') and '' or later(issued, known_issued or '0')
+    end
+    redis.call('HSET', entries, target, expiry .. ' ' .. issued)
+    redis.call('ZADD', expiries, expiry, target)
+    last = math.max(last, tonumber(expiry))
+end
+redis.call('HSET', entries, '', count + new)
+live_until_last(entries)
+live_until_last(expiries)
+return 1

@@ -1,0 +1,73 @@
+//! What the server API and the logout do with a revocation.
+
+use std::{fmt, time::Duration};
+
+use super::{Broker, BrokerError, NodeIdentity};
+use crate::{
+    metrics::Metrics,
+    protocol::{ErrorCode, WireError},
+    revocation::Revocation,
+};
+
+/// How long the nodes have to confirm revocations. The caller gets its answer within 2 s.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_millis(1800);
+
+/// Why a revocation is not in force on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// It is not in force anywhere.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// It is in force, but these nodes have not confirmed it.
+    #[error("the revocation is in force, but not confirmed by {}", NodeNames(.0))]
+    Unconfirmed(Vec<NodeIdentity>),
+}
+
+/// Writes the names and ids of nodes.
+struct NodeNames<'a>(&'a [NodeIdentity]);
+
+impl fmt::Display for NodeNames<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, NodeIdentity { uid, name }) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}node {name} ({uid})")?;
+        }
+        Ok(())
+    }
+}
+
+/// The error that a caller of the server API gets.
+impl From<RevokeError> for WireError {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::Broker(BrokerError::RevocationsFull) => {
+                ErrorCode::LimitExceeded.with_detail("limits.revocations")
+            }
+            RevokeError::Broker(error) => error.into(),
+            RevokeError::Unconfirmed(_) => ErrorCode::Internal.with_detail(error),
+        }
+    }
+}
+
+/// Revokes tokens on all nodes, and waits until every live node has closed the sessions that have them.
+///
+/// # Errors
+/// [`RevokeError`].
+pub async fn revoke_everywhere(
+    broker: &dyn Broker,
+    revocations: Vec<Revocation>,
+    metrics: &Metrics,
+) -> Result<(), RevokeError> {
+    let revoked = broker.revoke(revocations, CONFIRMATION_TIMEOUT).await;
+    let mut unconfirmed =
+        revoked.inspect_err(|error| log::warn!("could not revoke tokens error={:?}", error.to_string()))?;
+    if unconfirmed.is_empty() {
+        return Ok(());
+    }
+    metrics.revocations_unconfirmed.inc();
+    unconfirmed.sort_by(|one, other| (&one.name, &one.uid).cmp(&(&other.name, &other.uid)));
+    for NodeIdentity { uid, name } in &unconfirmed {
+        log::warn!("node did not confirm revocation uid={uid:?} name={name:?}");
+    }
+    Err(RevokeError::Unconfirmed(unconfirmed))
+}

@@ -1,0 +1,215 @@
+//! Obeys revocations. Before a hub delivers anything, it applies the revocations that it has not applied yet: it marks the
+//! outboxes of the sessions that they mean, from which nothing more is written, and ends subscriptions. Then it closes the
+//! marked sessions, a little at a time.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::{CloseReason, Hub, SessionKey, SubscriptionSource, fanout::MAX_RUN};
+use crate::{
+    channel::Channel,
+    protocol::UnsubscribeCode,
+    revocation::{Changes, Revocation, RevocationState, TokenIdentity},
+};
+
+/// A hub that has not run for so long was frozen, or its thread had no CPU.
+const FROZEN_AFTER: Duration = Duration::from_secs(1);
+
+/// Has a hub apply all revocations of the list. Answered when the sessions that they mean are closed.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) struct ObeyRevocations;
+
+/// What a hub has still to do for revocations.
+pub(super) struct RevokedSessions {
+    /// The revocations up to this state are applied.
+    obeyed: RevocationState,
+    /// Marked sessions that are not closed yet.
+    to_close: VecDeque<SessionKey>,
+    /// Closing continues after the other tasks of the thread.
+    is_running: bool,
+    /// Answered when `to_close` is empty.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Default for RevokedSessions {
+    fn default() -> Self {
+        let (to_close, waiting) = Default::default();
+        Self { obeyed: RevocationState::INITIAL, to_close, is_running: false, waiting }
+    }
+}
+
+impl Hub {
+    /// Has the deliveries held, if this process has been frozen: revocations may wait in its sockets, and publications that
+    /// came before them in its queues. The last tick tells: there is one every 100 ms.
+    pub(super) fn hold_after_freeze(&self, now: Instant) {
+        if now.saturating_duration_since(self.liveness.last_tick_at()) > FROZEN_AFTER {
+            self.broker_subscriptions.broker().confirm_revocations();
+        }
+    }
+
+    /// Sets the user of a session and what names its token, and closes it if the token is revoked: it may have been between
+    /// its verification and now.
+    pub(super) fn set_owner(
+        &mut self,
+        key: SessionKey,
+        user: Arc<str>,
+        token: TokenIdentity,
+        ctx: &mut <Self as Actor>::Context,
+    ) {
+        self.registry.set_user(key, user);
+        self.registry.set_token(key, token);
+        self.recheck_revocations(key);
+        self.close_revoked(ctx);
+    }
+
+    /// Applies the revocations that this hub has not applied yet. Returns whether it may deliver: not while the list may lack
+    /// some.
+    pub(super) fn obey_revocations(&mut self) -> bool {
+        let state = self.revocations.state();
+        if state == self.revoked.obeyed {
+            return true;
+        }
+        let (obeyed, changes) = self.revocations.changes_since(self.revoked.obeyed);
+        self.revoked.obeyed = obeyed;
+        match changes {
+            Changes::Known(revocations) => revocations.iter().for_each(|revocation| self.apply_revocation(revocation)),
+            Changes::Many => {
+                let all: Vec<SessionKey> = self.registry.keys().collect();
+                all.into_iter().for_each(|key| self.recheck_revocations(key));
+            }
+        }
+        !state.is_held()
+    }
+
+    fn apply_revocation(&mut self, Revocation { target, .. }: &Revocation) {
+        let keys: Vec<SessionKey> = match (target.token_id(), target.user()) {
+            (Some(id), _) => self.registry.sessions_with_token(id).collect(),
+            (None, Some(user)) => self.registry.sessions_of(user).map(|(key, _)| key).collect(),
+            (None, None) => Vec::new(),
+        };
+        keys.into_iter().for_each(|key| self.recheck_revocations(key));
+    }
+
+    /// Marks a session whose token is revoked, or ends those of its subscriptions whose tokens are.
+    pub(super) fn recheck_revocations(&mut self, key: SessionKey) {
+        if self.revocations.is_empty() {
+            return;
+        }
+        let Some((user, token)) = self.registry.owner(key) else { return };
+        if self.revocations.is_revoked(user, token) {
+            if self.registry.session(key).is_some_and(|session| session.outbox.revoke()) {
+                self.revoked.to_close.push_back(key);
+            }
+            return;
+        }
+        let subscriptions = self.registry.subscriptions_by_token(key);
+        let revoked = subscriptions
+            .filter(|(channel, of_subscription)| self.is_revoked_in(user, token, channel, of_subscription));
+        let revoked: Vec<Channel> = revoked.map(|(channel, _)| channel.clone()).collect();
+        if !revoked.is_empty() {
+            self.end_subscriptions(key, &revoked, UnsubscribeCode::ByServer);
+        }
+    }
+
+    /// Returns whether a subscription must not start: its token is revoked, or what it allows in the channel.
+    pub(super) fn is_start_revoked(&self, key: SessionKey, channel: &Channel, source: &SubscriptionSource) -> bool {
+        if self.revocations.is_empty() || matches!(source, SubscriptionSource::ServerApi(_)) {
+            return false;
+        }
+        let owner = self.registry.owner(key);
+        owner.is_some_and(|(user, token)| self.is_revoked_in(user, token, channel, source.token().unwrap_or(token)))
+    }
+
+    /// Returns whether a subscription of a session with this user and this token has a token that is revoked, or revoked in
+    /// the channel. The session's own token is not revoked.
+    fn is_revoked_in(
+        &self,
+        user: &str,
+        token: &TokenIdentity,
+        channel: &Channel,
+        of_subscription: &TokenIdentity,
+    ) -> bool {
+        (of_subscription != token && self.revocations.is_revoked(user, of_subscription))
+            || self.revocations.is_revoked_in(user, channel, of_subscription)
+    }
+
+    /// Closes marked sessions, for at most [`MAX_RUN`]; if some are left, continues after the other tasks of the thread.
+    pub(super) fn close_revoked(&mut self, ctx: &mut <Self as Actor>::Context) {
+        if !self.revoked.is_running {
+            self.run_close_revoked(ctx);
+        }
+    }
+
+    fn run_close_revoked(&mut self, ctx: &mut <Self as Actor>::Context) {
+        let deadline = Instant::now() + MAX_RUN;
+        while let Some(key) = self.revoked.to_close.pop_front() {
+            self.close(key, CloseReason::REVOKED);
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        self.revoked.is_running = !self.revoked.to_close.is_empty();
+        if self.revoked.is_running {
+            let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.spawn(others.map(|(), hub, ctx| hub.run_close_revoked(ctx)));
+        } else {
+            // An error means that nobody waits any more.
+            self.revoked.waiting.drain(..).for_each(|waiting| _ = waiting.send(()));
+        }
+    }
+}
+
+impl Handler<ObeyRevocations> for Hub {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: ObeyRevocations, ctx: &mut Self::Context) -> Self::Result {
+        let _ = self.obey_revocations();
+        let (done, closed) = oneshot::channel();
+        self.revoked.waiting.push(done);
+        self.close_revoked(ctx);
+        // An error means that the hub has ended, and its sessions with it.
+        Box::pin(async move { _ = closed.await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::{Deliver, memory::MemoryBroker},
+        clock::{Clock, NEVER},
+        config::Config,
+        hub::testing::{TestSession, start_hub, test_hubs},
+        revocation::RevocationTarget,
+    };
+
+    fn of(target: RevocationTarget) -> Revocation {
+        Revocation::of_all(target, NEVER)
+    }
+
+    /// More than are kept as changes, so that the hub checks every session.
+    #[actix_rt::test]
+    async fn thousands_of_revocations_at_once_are_all_obeyed() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let sessions = [TestSession::connect(&hub).await, TestSession::connect(&hub).await];
+        let user = |name: &str| of(RevocationTarget::User(name.to_owned()));
+        let many = (0..5000).map(|number| of(RevocationTarget::Token(number.to_string())));
+        hubs.add_revocations([user("bob"), user("ann")].into_iter().chain(many).collect()).unwrap();
+        hub.send(ObeyRevocations).await.unwrap();
+        for mut session in sessions {
+            assert!(session.outbox.is_closing());
+            assert!(session.read_until_close().await.ends_with("token revoked"));
+        }
+        let mut late = TestSession::connect(&hub).await;
+        assert!(late.read_until_close().await.ends_with("token revoked"), "verified before, registered after");
+    }
+}

@@ -1,0 +1,261 @@
+//! The list of revocations: pure, limited in number, and asked in constant time. It never forgets a revocation before it has
+//! expired: above the limit it refuses new ones.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::{Fingerprint, KeyNumber, Revocation, RevocationTarget, TokenIdentity};
+use crate::{channel::Channel, clock::WallTime};
+
+/// How many of the latest changes are kept for the hubs, each of which applies them once.
+const KEPT_CHANGES: usize = 1024;
+
+/// The list has reached `limits.revocations`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("limits.revocations reached")]
+pub struct ListFull;
+
+/// Revocations by the fingerprint of what they name.
+pub struct RevocationList {
+    entries: HashMap<Fingerprint, Revocation>,
+    max_entries: usize,
+    /// No revocation expires before this time. Until then a full list need not be searched for expired ones.
+    earliest_expiry: WallTime,
+    /// The latest changes, the oldest first.
+    changes: VecDeque<Revocation>,
+    /// Changes so far.
+    version: u64,
+    /// The keys that are in use.
+    keys: HashSet<KeyNumber>,
+}
+
+impl RevocationList {
+    /// Creates an empty list of at most `max_entries`.
+    pub fn new(max_entries: usize) -> Self {
+        let (entries, changes) = (HashMap::new(), VecDeque::new());
+        Self {
+            entries,
+            max_entries,
+            earliest_expiry: WallTime::from_unix_millis(i64::MAX),
+            changes,
+            version: 0,
+            keys: HashSet::new(),
+        }
+    }
+
+    /// Adds a revocation. Of two for the same tokens, the later times apply. Returns whether that changes anything.
+    ///
+    /// # Errors
+    /// [`ListFull`].
+    pub fn add(&mut self, revocation: Revocation, now: WallTime) -> Result<bool, ListFull> {
+        if revocation.expires_at <= now {
+            return Ok(false);
+        }
+        let id = revocation.target.fingerprint();
+        let merged = match self.entries.get(&id) {
+            None => revocation,
+            Some(known) => Revocation {
+                issued_before: known.issued_before.max(revocation.issued_before),
+                expires_at: known.expires_at.max(revocation.expires_at),
+                target: revocation.target,
+            },
+        };
+        if self.entries.get(&id) == Some(&merged) {
+            return Ok(false);
+        }
+        if self.entries.len() >= self.max_entries && !self.entries.contains_key(&id) {
+            self.drop_expired(now);
+            if self.entries.len() >= self.max_entries {
+                return Err(ListFull);
+            }
+        }
+        self.earliest_expiry = self.earliest_expiry.min(merged.expires_at);
+        self.entries.insert(id, merged.clone());
+        self.version += 1;
+        if self.changes.len() == KEPT_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(merged);
+        Ok(true)
+    }
+
+    /// Notes that keys are in use.
+    pub fn add_keys(&mut self, keys: impl IntoIterator<Item = KeyNumber>) {
+        self.keys.extend(keys);
+    }
+
+    /// Revokes the tokens of keys that are no longer in use.
+    pub fn retire_keys(&mut self, keys: &[KeyNumber]) {
+        keys.iter().for_each(|key| _ = self.keys.remove(key));
+        self.version += 1;
+        // No index has the sessions of a key: the hubs check all of theirs.
+        self.changes.clear();
+    }
+
+    /// Returns whether a token is revoked everywhere.
+    pub fn is_revoked(&self, user: &str, token: &TokenIdentity, now: WallTime) -> bool {
+        if token.key.is_some_and(|key| !self.keys.contains(&key)) {
+            return true;
+        }
+        if self.entries.is_empty() {
+            return false;
+        }
+        let of_user = super::fingerprint(RevocationTarget::USER, user, "");
+        token.ids().chain([of_user]).any(|id| self.means(id, token, now))
+    }
+
+    /// Returns whether a token is revoked in one channel.
+    pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity, now: WallTime) -> bool {
+        !self.entries.is_empty()
+            && self.means(super::fingerprint(RevocationTarget::CHANNEL, user, channel.as_str()), token, now)
+    }
+
+    fn means(&self, id: Fingerprint, token: &TokenIdentity, now: WallTime) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
+    }
+
+    /// Returns the number of changes so far.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns the changes after a version; `None` if not all of them are known any more.
+    pub fn changes_since(&self, version: u64) -> Option<Vec<Revocation>> {
+        let count = usize::try_from(self.version.saturating_sub(version)).ok()?;
+        let skipped = self.changes.len().checked_sub(count)?;
+        Some(self.changes.iter().skip(skipped).cloned().collect())
+    }
+
+    /// Returns all revocations that have not expired.
+    pub fn entries(&self, now: WallTime) -> impl Iterator<Item = &Revocation> {
+        self.entries.values().filter(move |entry| now < entry.expires_at)
+    }
+
+    /// Returns the number of revocations, with those that have expired and were not dropped yet.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Drops the revocations that have expired.
+    pub fn drop_expired(&mut self, now: WallTime) {
+        if self.earliest_expiry <= now {
+            self.entries.retain(|_, entry| now < entry.expires_at);
+            let earliest = self.entries.values().map(|entry| entry.expires_at).min();
+            self.earliest_expiry = earliest.unwrap_or(WallTime::from_unix_millis(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::NEVER;
+
+    #[test]
+    fn retired_key_revokes_its_tokens_and_no_others() {
+        let (old, new) = (KeyNumber::unique(), KeyNumber::unique());
+        let of = |key| TokenIdentity { key, ..TokenIdentity::default() };
+        let mut list = RevocationList::new(1);
+        list.add_keys([old, new]);
+        assert!(!list.is_revoked("ann", &of(Some(old)), at(1)));
+        list.retire_keys(&[old]);
+        let revoked = [None, Some(new), Some(old)].map(|key| list.is_revoked("ann", &of(key), at(1)));
+        assert_eq!(revoked, [false, false, true]);
+        assert_eq!(list.changes_since(0), None, "every session is checked");
+        list.add(jti("1", 100), at(1)).unwrap();
+        assert_eq!(list.changes_since(0), None);
+        assert_eq!(list.changes_since(1).map(|changes| changes.len()), Some(1));
+    }
+
+    fn at(seconds: i64) -> WallTime {
+        WallTime::from_unix_seconds(seconds)
+    }
+
+    fn jti(id: &str, expires_at: i64) -> Revocation {
+        Revocation::of_all(RevocationTarget::Token(id.to_owned()), at(expires_at))
+    }
+
+    fn user(name: &str, issued_before: i64) -> Revocation {
+        let issued_before = at(issued_before);
+        Revocation { issued_before, ..Revocation::of_all(RevocationTarget::User(name.to_owned()), at(1000)) }
+    }
+
+    fn token(jti: Option<&str>, sid: Option<&str>, issued_at: Option<i64>) -> TokenIdentity {
+        TokenIdentity::new(jti, sid, issued_at.map(at))
+    }
+
+    #[test]
+    fn each_kind_means_its_own_tokens_only() {
+        let mut list = RevocationList::new(10);
+        let news = Channel::new("news").unwrap();
+        let sid = Revocation::of_all(RevocationTarget::Session("s".to_owned()), NEVER);
+        let channel = RevocationTarget::Channel("bob".to_owned(), news.clone());
+        let channel = Revocation { issued_before: at(50), ..Revocation::of_all(channel, NEVER) };
+        for revocation in [jti("t", 1000), sid, user("ann", 50), channel] {
+            assert_eq!(list.add(revocation, at(0)), Ok(true));
+        }
+        for (name, token, is_revoked) in [
+            ("x", token(Some("t"), None, Some(99)), true),
+            ("x", token(Some("s"), Some("t"), Some(99)), false),
+            ("x", token(None, Some("s"), Some(99)), true),
+            ("ann", token(None, None, Some(49)), true),
+            ("ann", token(None, None, Some(50)), false),
+            ("ann", token(Some("u"), None, None), true),
+            ("bob", token(None, None, Some(49)), false),
+        ] {
+            assert_eq!(list.is_revoked(name, &token, at(1)), is_revoked, "{name} {token:?}");
+        }
+        let in_channel =
+            |name, channel, issued_at| list.is_revoked_in(name, channel, &token(None, None, Some(issued_at)), at(1));
+        assert!(in_channel("bob", &news, 49));
+        assert!(!in_channel("bob", &news, 50) && !in_channel("ann", &news, 49));
+        assert!(!in_channel("bob", &Channel::new("other").unwrap(), 49));
+    }
+
+    #[test]
+    fn revocation_lasts_until_it_expires_and_later_times_replace_earlier_ones() {
+        let mut list = RevocationList::new(10);
+        assert_eq!(list.add(jti("t", 10), at(10)), Ok(false), "it has expired already");
+        assert_eq!(list.add(jti("t", 10), at(0)), Ok(true));
+        assert_eq!(list.add(jti("t", 5), at(0)), Ok(false));
+        let token = token(Some("t"), None, None);
+        assert!(list.is_revoked("", &token, at(9)) && !list.is_revoked("", &token, at(10)));
+        assert_eq!(list.add(jti("t", 20), at(0)), Ok(true));
+        assert!(list.is_revoked("", &token, at(19)));
+        assert_eq!((list.add(user("ann", 7), at(0)), list.add(user("ann", 5), at(0))), (Ok(true), Ok(false)));
+        let issued_at = |seconds| TokenIdentity::new(None, None, Some(at(seconds)));
+        assert!(list.is_revoked("ann", &issued_at(6), at(1)));
+        assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn full_list_refuses_new_revocations_and_forgets_none() {
+        let mut list = RevocationList::new(2);
+        assert_eq!((list.add(jti("a", 10), at(0)), list.add(jti("b", 20), at(0))), (Ok(true), Ok(true)));
+        assert_eq!(list.add(jti("c", 20), at(0)), Err(ListFull));
+        assert_eq!(list.add(jti("a", 11), at(0)), Ok(true), "a known one needs no more room");
+        let is_revoked = |list: &RevocationList, id| list.is_revoked("", &token(Some(id), None, None), at(1));
+        assert!(is_revoked(&list, "a") && is_revoked(&list, "b") && !is_revoked(&list, "c"));
+        assert_eq!(list.add(jti("c", 20), at(11)), Ok(true), "a has expired");
+        assert_eq!(list.add(jti("d", 30), at(11)), Err(ListFull));
+        assert_eq!(list.entries(at(11)).count(), 2);
+    }
+
+    #[test]
+    fn changes_are_returned_once_and_until_there_are_too_many() {
+        let mut list = RevocationList::new(usize::MAX);
+        for number in 0..KEPT_CHANGES as i64 {
+            list.add(jti(&number.to_string(), 10), at(0)).unwrap();
+        }
+        assert_eq!(list.changes_since(0).map(|changes| changes.len()), Some(KEPT_CHANGES));
+        list.add(jti("last", 10), at(0)).unwrap();
+        assert_eq!(list.changes_since(0), None);
+        assert_eq!(list.changes_since(list.version() - 1), Some(vec![jti("last", 10)]));
+        assert_eq!(list.changes_since(list.version()), Some(Vec::new()));
+    }
+}

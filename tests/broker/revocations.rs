@@ -1,0 +1,96 @@
+//! Revocations: every instance has them before it delivers anything, and Redis keeps them, or gets them back.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use wardcast::{
+    clock::WallTime,
+    revocation::{Revocation, RevocationTarget, TokenIdentity},
+};
+
+use super::fixture::{Instance, node, start_broker, start_pair, start_ready_broker, wait_until};
+use crate::support::redis::RedisServer;
+
+const LONG: Duration = Duration::from_secs(20);
+const LIST: &str = "wardcast:{revocations}:entries";
+
+fn revocations() -> Vec<Revocation> {
+    let until = |target| Revocation::of_all(target, WallTime::LATEST_DATE);
+    let user = RevocationTarget::User("ann".to_owned());
+    let jti = RevocationTarget::Token("{1}:é".to_owned());
+    vec![until(jti), Revocation { issued_before: WallTime::from_unix_seconds(50), ..until(user) }]
+}
+
+/// Whether an instance knows exactly what [`revocations`] mean.
+fn obeys(instance: &Instance) -> bool {
+    let issued_at = |seconds| TokenIdentity::new(None, None, Some(WallTime::from_unix_seconds(seconds)));
+    let list = &instance.hubs.revocations;
+    assert!(!list.is_revoked("ann", &issued_at(50)) && !list.is_revoked("bob", &issued_at(1)));
+    list.is_revoked("bob", &TokenIdentity::new(Some("{1}:é"), None, None)) && list.is_revoked("ann", &issued_at(49))
+}
+
+async fn revoke(instance: &Instance) {
+    assert_eq!(instance.broker.revoke(revocations(), LONG).await, Ok(Vec::new()));
+}
+
+pub async fn revocation_is_obeyed_when_the_call_completes(instance: Instance) {
+    revoke(&instance).await;
+    assert!(obeys(&instance));
+    assert!(!instance.hubs.revocations.state().is_held());
+    revoke(&instance).await;
+}
+
+#[tokio::test]
+async fn all_live_nodes_obey_before_the_call_completes_and_newcomers_before_they_are_ready() {
+    let (server, first, second) = start_pair().await;
+    revoke(&first).await;
+    assert!(obeys(&first) && obeys(&second));
+    let third = start_ready_broker(&server.url()).await;
+    assert!(obeys(&third));
+    assert_eq!(server.run::<Vec<String>>(&["KEYS", "wardcast:{revocations}:*"]).await.len(), 2);
+    let ttl: i64 = server.run(&["TTL", LIST]).await;
+    assert!(ttl > 0, "{ttl}");
+}
+
+#[tokio::test]
+async fn node_that_does_not_confirm_is_named_and_obeys_all_the_same() {
+    let (_server, first, second) = start_pair().await;
+    second.hubs.is_silent.store(true, Ordering::Relaxed);
+    let unconfirmed = first.broker.revoke(revocations(), Duration::from_millis(800)).await;
+    assert_eq!(unconfirmed, Ok(vec![node()]));
+    assert!(obeys(&first) && obeys(&second));
+}
+
+#[tokio::test]
+async fn deliveries_are_held_until_the_list_is_loaded() {
+    let mut server = RedisServer::start_stopped().await;
+    let instance = start_broker(&server.url(), "wardcast");
+    assert!(instance.hubs.revocations.state().is_held());
+    server.restart().await;
+    instance.wait_until_ready().await;
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+#[tokio::test]
+async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    // As another instance stores them, without the message that this one would miss.
+    let entries = ["j:{1}:é", "253402300799000 ", "u:ann", "253402300799000 50000", "not a target", "1 1", "u:x", "x"];
+    server.run::<i64>(&[["HSET", LIST].as_slice(), &entries].concat()).await;
+    assert!(!obeys(&instance));
+    server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    wait_until("the list is loaded again", async || obeys(&instance)).await;
+    instance.broker.confirm_revocations();
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+#[tokio::test]
+async fn list_that_redis_has_lost_is_put_back() {
+    let (mut server, first, second) = start_pair().await;
+    revoke(&first).await;
+    server.kill();
+    server.restart().await;
+    wait_until("the list is in Redis again", async || server.run::<i64>(&["HLEN", LIST]).await == 3).await;
+    drop((first, second));
+    assert!(obeys(&start_ready_broker(&server.url()).await));
+}

@@ -1,0 +1,113 @@
+//! Key files that change while the hub runs.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use wardcast::config::{Config, KeyConfig, Secret};
+
+use crate::support::{TestHub, identity_provider::ProviderKey, poll_until, start_hub_with};
+
+/// Starts a hub with the keys in a JWK set file.
+async fn start_hub_of(file: &Path, change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_with(|config| {
+        config.auth.hmac_secret = Secret::default();
+        config.auth.key_files_interval = Duration::from_millis(50);
+        config.auth.keys.push(toml::from_str::<KeyConfig>(&format!("jwks = {file:?}")).unwrap());
+        change(config);
+    })
+    .await
+}
+
+fn write_set(file: &Path, keys: &[&ProviderKey]) {
+    let keys: Vec<Value> = keys.iter().map(|key| key.jwk.clone()).collect();
+    std::fs::write(file, json!({"keys": keys}).to_string()).unwrap();
+}
+
+fn token_path(hub: &TestHub, key: &ProviderKey, user: &str) -> String {
+    format!("/socket?token={}", key.sign(hub.clock.now(), json!({"sub": user})))
+}
+
+async fn is_accepted(hub: &TestHub, key: &ProviderKey) -> bool {
+    hub.try_handshake(&token_path(hub, key, "ann"), &[]).await.status == 101
+}
+
+#[actix_rt::test]
+async fn changed_key_file_replaces_the_keys_without_a_signal() {
+    let (old, new, files) = (ProviderKey::ec("old"), ProviderKey::ec("new"), tempfile::tempdir().unwrap());
+    let file = files.path().join("keys.json");
+    write_set(&file, &[&old]);
+    let hub = start_hub_of(&file, |_| ()).await;
+    assert!(is_accepted(&hub, &old).await && !is_accepted(&hub, &new).await);
+    write_set(&file, &[&old, &new]);
+    poll_until("the new key", async || is_accepted(&hub, &new).await).await;
+    assert!(is_accepted(&hub, &old).await);
+    write_set(&file, &[&new]);
+    poll_until("the old key is gone", async || !is_accepted(&hub, &old).await).await;
+    assert!(is_accepted(&hub, &new).await);
+}
+
+#[actix_rt::test]
+async fn key_that_leaves_its_file_ends_its_sessions_and_the_subscriptions_of_its_tokens() {
+    let (one, two, files) = (ProviderKey::ec("one"), ProviderKey::ec("two"), tempfile::tempdir().unwrap());
+    let file = files.path().join("keys.json");
+    write_set(&file, &[&one, &two]);
+    let hub = start_hub_of(&file, |config| config.auth.key_files_interval = Duration::ZERO).await;
+    let mut client = hub.connect_to(&token_path(&hub, &one, "ann"), &[]).await;
+    let mut other = hub.connect_to(&token_path(&hub, &two, "bob"), &[]).await;
+    client.subscribe("news").await;
+    let token = two.sign(hub.clock.now(), json!({"sub": "ann", "channel": "$secret"}));
+    client.subscribe_with("$secret", json!({"token": token})).await;
+
+    write_set(&file, &[&one]);
+    hub.running().reload_keys().unwrap();
+    assert_eq!(other.wait_for_close().await.0, Some(3500));
+    let push = client.receive().await;
+    assert_eq!(
+        (&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]),
+        (&json!("$secret"), &json!(2000)),
+        "{push}"
+    );
+    client.publish("news", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+
+    write_set(&file, &[&two]);
+    hub.running().reload_keys().unwrap();
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+}
+
+#[actix_rt::test]
+async fn key_file_that_is_swapped_as_a_link_is_read_again() {
+    let (old, new, files) = (ProviderKey::ec("k"), ProviderKey::ec("k"), tempfile::tempdir().unwrap());
+    let path = |name: &str| files.path().join(name);
+    for (folder, key) in [("1", &old), ("2", &new)] {
+        std::fs::create_dir(path(folder)).unwrap();
+        write_set(&path(folder).join("keys.json"), &[key]);
+    }
+    std::os::unix::fs::symlink("1", path("current")).unwrap();
+    let hub = start_hub_of(&path("current").join("keys.json"), |_| ()).await;
+    assert!(is_accepted(&hub, &old).await);
+    std::os::unix::fs::symlink("2", path("next")).unwrap();
+    std::fs::rename(path("next"), path("current")).unwrap();
+    poll_until("the other key", async || is_accepted(&hub, &new).await).await;
+    assert!(!is_accepted(&hub, &old).await);
+}
+
+#[actix_rt::test]
+async fn broken_or_missing_key_file_keeps_the_old_keys() {
+    let (old, new, files) = (ProviderKey::ec("old"), ProviderKey::ec("new"), tempfile::tempdir().unwrap());
+    let file = files.path().join("keys.json");
+    write_set(&file, &[&old]);
+    let hub = start_hub_of(&file, |config| config.auth.key_files_interval = Duration::ZERO).await;
+    for content in ["", "{\"keys\":[]}", "{\"keys\":[{"] {
+        std::fs::write(&file, content).unwrap();
+        assert!(hub.running().reload_keys().is_err(), "{content}");
+        assert!(is_accepted(&hub, &old).await, "{content}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(hub.running().reload_keys().is_err());
+    assert!(is_accepted(&hub, &old).await);
+    write_set(&file, &[&new]);
+    assert!(!is_accepted(&hub, &new).await, "only SIGHUP reads the files");
+    assert!(hub.running().reload_keys().unwrap());
+    assert!(is_accepted(&hub, &new).await && !is_accepted(&hub, &old).await);
+}

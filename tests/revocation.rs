@@ -1,0 +1,428 @@
+//! Revocations: tokens that are void before they expire, in memory and over Redis, by the server API and by a logout.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use wardcast::{
+    broker::{Broker, Deliver},
+    clock::NEVER,
+    hub::CheckHealth,
+    revocation::{Revocation, RevocationTarget},
+};
+
+use crate::{
+    support::{
+        Client, TestHub,
+        client::Closed,
+        http,
+        node::start_nodes,
+        poll_until,
+        raw::RawClient,
+        redis::{PrefixedRedis, RedisForm, RedisServer},
+        slow_broker::Worker,
+        start_hub, start_hub_on, start_hub_with,
+    },
+    tickets::{request_ticket, ticket_request},
+};
+
+const REVOKED: (Option<u16>, &str) = (Some(3500), "token revoked");
+
+pub fn claims(user: &str, jti: &str) -> Value {
+    json!({"sub": user, "exp": 3600, "iat": 0, "jti": jti})
+}
+
+fn path(hub: &TestHub, claims: Value) -> String {
+    format!("/socket?token={}", hub.token_with_claims(claims))
+}
+
+pub async fn connect(hub: &TestHub, claims: Value) -> Client {
+    hub.connect_to(&path(hub, claims), &[]).await
+}
+
+pub async fn revoke(hub: &TestHub, target: Value) {
+    assert_eq!(hub.call_api("revoke_token", target).await, json!({"result": {}}));
+}
+
+async fn invalidate(hub: &TestHub, target: Value) {
+    assert_eq!(hub.call_api("invalidate_user_tokens", target).await, json!({"result": {}}));
+}
+
+pub async fn assert_closed_as_revoked(client: &mut Client) {
+    let (code, reason) = client.wait_for_close().await;
+    assert_eq!((code, reason.as_str()), REVOKED);
+}
+
+#[actix_rt::test]
+async fn revoked_jti_closes_its_sessions_and_opens_no_new_ones() {
+    let hub = start_hub().await;
+    let (mut one, mut two) = (connect(&hub, claims("ann", "1")).await, connect(&hub, claims("ann", "1")).await);
+    let mut other = connect(&hub, claims("ann", "2")).await;
+    revoke(&hub, json!({"jti": "1"})).await;
+    assert_closed_as_revoked(&mut one).await;
+    assert_closed_as_revoked(&mut two).await;
+    other.subscribe("news").await;
+    let refused = hub.try_handshake(&path(&hub, claims("ann", "1")), &[]).await;
+    assert_eq!((refused.status, refused.json()["error"]["code"].clone()), (401, json!(101)), "{refused:?}");
+    connect(&hub, claims("ann", "3")).await;
+    assert_eq!(hub.metric("wardcast_revocations").await, 1.0);
+    assert_eq!(hub.running().metrics.closes_with_code(3500), 2);
+    // As Centrifugo names it.
+    revoke(&hub, json!({"uid": "2", "jti": "", "expire_at": 0})).await;
+    assert_closed_as_revoked(&mut other).await;
+}
+
+#[actix_rt::test]
+async fn revoked_sid_means_every_token_of_the_session_presented_or_not() {
+    let hub = start_hub().await;
+    let of_session = |jti: &str, sid: &str| json!({"sub": "ann", "exp": 3600, "jti": jti, "sid": sid});
+    let (mut mine, mut other) = (connect(&hub, of_session("1", "a")).await, connect(&hub, of_session("2", "b")).await);
+    revoke(&hub, json!({"sid": "a"})).await;
+    assert_closed_as_revoked(&mut mine).await;
+    other.subscribe("news").await;
+    assert_eq!(hub.try_handshake(&path(&hub, of_session("3", "a")), &[]).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn session_belongs_to_its_newest_token() {
+    let hub = start_hub().await;
+    let mut client = connect(&hub, claims("ann", "1")).await;
+    let refresh =
+        |id: u32, jti: &str| json!({"id": id, "refresh": {"token": hub.token_with_claims(claims("ann", jti))}});
+    let reply = client.request(refresh(1, "2")).await;
+    assert!(reply["refresh"].is_object(), "{reply}");
+    revoke(&hub, json!({"jti": "1"})).await;
+    client.subscribe("news").await;
+    client.send(refresh(7, "1")).await;
+    let closed = client.wait_for_close().await;
+    assert_eq!(closed, (Some(3500), "invalid token".to_owned()), "a spent token is refused");
+    let mut client = connect(&hub, claims("ann", "2")).await;
+    revoke(&hub, json!({"jti": "2"})).await;
+    assert_closed_as_revoked(&mut client).await;
+}
+
+#[actix_rt::test]
+async fn invalidated_user_loses_the_tokens_issued_before_and_no_others() {
+    let hub = start_hub().await;
+    let issued = |user: &str, at: i64| json!({"sub": user, "exp": 3600, "iat": at});
+    let (mut ann, mut bob) = (connect(&hub, issued("ann", -10)).await, connect(&hub, issued("bob", -10)).await);
+    let mut without_iat = connect(&hub, json!({"sub": "ann", "exp": 3600})).await;
+    let mut newer = connect(&hub, issued("ann", -1)).await;
+    let before = hub.clock.now().unix_seconds() - 5;
+    invalidate(&hub, json!({"user": "ann", "issued_before": before})).await;
+    assert_closed_as_revoked(&mut ann).await;
+    assert_closed_as_revoked(&mut without_iat).await;
+    newer.subscribe("news").await;
+    assert_eq!(hub.try_handshake(&path(&hub, issued("ann", -6)), &[]).await.status, 401);
+    let of_this_second = path(&hub, issued("ann", 0));
+    invalidate(&hub, json!({"user": "ann"})).await;
+    assert_closed_as_revoked(&mut newer).await;
+    assert_eq!(hub.try_handshake(&of_this_second, &[]).await.status, 401, "issued in the same second");
+    connect(&hub, issued("ann", 3)).await.subscribe("news").await;
+    bob.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn invalidated_channel_ends_subscriptions_there_until_a_newer_token_comes() {
+    let hub = start_hub_with(|config| config.channels.allow_history = wardcast::config::ChannelAccess::User).await;
+    let issued = |at: i64| json!({"sub": "ann", "exp": 3600, "iat": at, "channels": ["granted"]});
+    let mut client = connect(&hub, issued(-10)).await;
+    for channel in ["news", "other"] {
+        client.subscribe(channel).await;
+    }
+    for channel in ["news", "granted"] {
+        invalidate(&hub, json!({"user": "ann", "channel": channel})).await;
+        let push = client.receive().await["push"].clone();
+        assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!(channel), &json!(2000)));
+    }
+    for command in [json!({"subscribe": {"channel": "news"}}), json!({"publish": {"channel": "news", "data": 1}})] {
+        let mut command = command;
+        command["id"] = json!(5);
+        assert_eq!(client.request(command.clone()).await["error"]["code"], 103, "{command}");
+    }
+    hub.publish("news", json!("no")).await;
+    hub.publish("other", json!("yes")).await;
+    assert_eq!(client.receive_publication().await, json!("yes"));
+    let (_, push) = hub.connect_with_claims(issued(-9)).await;
+    assert_eq!(push["subs"], Value::Null, "an old token does not bring the channel: {push}");
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "iat": -9, "channel": "news"}));
+    let old = client.request(json!({"id": 6, "subscribe": {"channel": "news", "token": token}})).await;
+    assert_eq!(old["error"]["code"], 103);
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "iat": 3, "channel": "news"}));
+    client.subscribe_with("news", json!({"token": token})).await;
+    hub.publish("news", json!("again")).await;
+    assert_eq!(client.receive_publication().await, json!("again"));
+}
+
+#[actix_rt::test]
+async fn revoked_subscription_token_ends_its_subscription_with_2000() {
+    let hub = start_hub_with(|config| config.channels.allow_subscribe = wardcast::config::AllowSubscribe::None).await;
+    let mut client = connect(&hub, claims("ann", "c")).await;
+    let token = |jti: &str, channel: &str| {
+        hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "jti": jti, "channel": channel}))
+    };
+    client.subscribe_with("news", json!({"token": token("1", "news")})).await;
+    client.subscribe_with("other", json!({"token": token("2", "other")})).await;
+    // A refreshed subscription belongs to its newest token.
+    let refresh = json!({"id": 9, "sub_refresh": {"channel": "other", "token": token("3", "other")}});
+    assert!(client.request(refresh).await["sub_refresh"].is_object());
+    revoke(&hub, json!({"jti": "2"})).await;
+    revoke(&hub, json!({"jti": "1"})).await;
+    let push = client.receive().await["push"].clone();
+    assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("news"), &json!(2000)));
+    let again = client.request(json!({"id": 4, "subscribe": {"channel": "news", "token": token("1", "news")}})).await;
+    assert_eq!(again["error"]["code"], 103);
+    let spent = json!({"id": 5, "sub_refresh": {"channel": "other", "token": token("2", "other")}});
+    assert_eq!(client.request(spent).await["error"]["code"], 103);
+    hub.publish("other", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+}
+
+#[actix_rt::test]
+async fn revoked_token_is_refused_on_every_path() {
+    let hub = start_hub_with(|config| config.auth.anonymous = wardcast::config::AnonymousAccess::Token).await;
+    let token = hub.token_with_claims(claims("ann", "1"));
+    let ticket = request_ticket(&hub, &token).await;
+    revoke(&hub, json!({"jti": "1"})).await;
+    assert_eq!(hub.try_handshake(&format!("/socket?ticket={ticket}"), &[]).await.status, 401);
+    assert_eq!(ticket_request(&hub, &token).send().await.status, 401);
+    let bearer = format!("Bearer {token}");
+    assert_eq!(hub.try_handshake("/socket", &[("Authorization", &bearer)]).await.status, 401);
+    let publish = http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &bearer).json(json!(1));
+    assert_eq!(publish.send().await.status, 401);
+    let invalid = (Some(3500), "invalid token".to_owned());
+    let mut sdk = hub.connect_without_token().await;
+    sdk.send(json!({"id": 1, "connect": {"token": token}})).await;
+    assert_eq!(sdk.wait_for_close().await, invalid);
+    let mut text = hub.connect_without_token().await;
+    text.send_text(&format!("Authorization: {bearer}")).await;
+    assert_eq!(text.wait_for_close().await, invalid);
+    let mut client = connect(&hub, claims("ann", "2")).await;
+    client.send(json!({"id": 1, "token": token, "publish": {"channel": "news", "data": 1}})).await;
+    assert_eq!(client.wait_for_close().await, invalid);
+    // Without a user, too.
+    let mut nobody = connect(&hub, json!({"exp": 3600, "jti": "n"})).await;
+    revoke(&hub, json!({"jti": "n"})).await;
+    assert_closed_as_revoked(&mut nobody).await;
+}
+
+/// The connection does not read, so publications wait in its outbox.
+#[actix_rt::test]
+async fn what_waits_for_a_revoked_client_never_reaches_it() {
+    let hub = start_hub().await;
+    let token = path(&hub, claims("ann", "1"));
+    let mut stalled = RawClient::connect(hub.address, &token).await;
+    stalled.next().await.expect("a connect push");
+    stalled.subscribe("news").await;
+    let mut watcher = hub.connect_subscriber("bob", "news").await;
+    let data = "x".repeat(30_000);
+    for number in 0..60 {
+        hub.publish("news", json!([number, data])).await;
+        watcher.receive_publication().await;
+    }
+    revoke(&hub, json!({"jti": "1"})).await;
+    hub.publish("news", json!("after")).await;
+    let mut last = None;
+    while let Some(frame) = stalled.next().await {
+        assert!(!frame.text().contains("after"));
+        last = Some(frame);
+    }
+    assert!(last.is_none_or(|last| !last.text().contains("[59,")), "the backlog was dropped");
+}
+
+#[actix_rt::test]
+async fn revocation_above_the_limit_fails_and_forgets_none() {
+    let hub = start_hub_with(|config| config.limits.revocations = 2).await;
+    for jti in ["1", "2"] {
+        revoke(&hub, json!({"jti": jti})).await;
+    }
+    let full = hub.call_api("revoke_token", json!({"jti": "3"})).await;
+    assert_eq!(full["error"]["code"], 106, "{full}");
+    for (jti, status) in [("1", 401), ("2", 401), ("3", 101)] {
+        assert_eq!(hub.try_handshake(&path(&hub, claims("ann", jti)), &[]).await.status, status, "{jti}");
+    }
+    hub.clock.advance(Duration::from_secs(25 * 3600));
+    revoke(&hub, json!({"jti": "3"})).await;
+}
+
+#[actix_rt::test]
+async fn invalid_revocations_are_refused() {
+    let hub = start_hub().await;
+    let long = "x".repeat(256);
+    for (method, body) in [
+        ("revoke_token", json!({})),
+        ("revoke_token", json!({"jti": ""})),
+        ("revoke_token", json!({"jti": "1", "sid": "1"})),
+        ("revoke_token", json!({"jti": "1", "uid": "1"})),
+        ("revoke_token", json!({"jti": long})),
+        ("revoke_token", json!({"jti": "a\n"})),
+        ("revoke_token", json!({"jti": "1", "expire_at": 1})),
+        ("revoke_token", json!({"jti": "1", "expire_at": 4_102_444_800_000_i64})),
+        ("invalidate_user_tokens", json!({})),
+        ("invalidate_user_tokens", json!({"user": ""})),
+        ("invalidate_user_tokens", json!({"user": "a\u{0}b"})),
+        ("invalidate_user_tokens", json!({"user": "ann", "channel": "a*"})),
+        ("invalidate_user_tokens", json!({"user": "ann", "issued_before": 4_102_444_800_000_i64})),
+        ("invalidate_user_tokens", json!({"user": "ann", "issued_before": -1})),
+    ] {
+        assert_eq!(hub.call_api(method, body.clone()).await["error"]["code"], 107, "{method} {body}");
+    }
+    let unknown = hub.call_api("invalidate_user_tokens", json!({"user": "ann", "channel": "nothing:1"})).await;
+    assert_eq!(unknown["error"]["code"], 102);
+    // What nobody has can be revoked.
+    revoke(&hub, json!({"jti": "unknown"})).await;
+}
+
+fn logout(hub: &TestHub, token: &str) -> http::Request {
+    http::post(hub.address, "/auth/logout").header("Authorization", &format!("Bearer {token}"))
+}
+
+#[actix_rt::test]
+async fn logout_closes_the_sockets_of_that_login_only() {
+    let hub = start_hub().await;
+    let (phone, laptop) = (hub.token("ann"), hub.token("ann"));
+    let connect = async |token: &str| hub.connect_to(&format!("/socket?token={token}"), &[]).await;
+    let (mut one, mut two, mut other) = (connect(&phone).await, connect(&phone).await, connect(&laptop).await);
+    let response = logout(&hub, &phone).send().await;
+    assert_eq!((response.status, response.header("set-cookie")), (204, None), "{response:?}");
+    assert_closed_as_revoked(&mut one).await;
+    assert_closed_as_revoked(&mut two).await;
+    other.subscribe("news").await;
+    assert_eq!(hub.try_handshake(&format!("/socket?token={phone}"), &[]).await.status, 401);
+    assert_eq!(logout(&hub, &phone).send().await.status, 204, "once more");
+    let everywhere = logout(&hub, &laptop).json(json!({"everywhere": true})).send().await;
+    assert_eq!(everywhere.status, 204, "{everywhere:?}");
+    assert_closed_as_revoked(&mut other).await;
+}
+
+#[actix_rt::test]
+async fn logout_by_cookie_revokes_the_token_and_clears_the_cookie() {
+    let hub = start_hub().await;
+    let own = format!("http://{}", hub.address);
+    let cookie = format!("wardcast_token={}", hub.token("ann"));
+    let headers = [("Origin", own.as_str()), ("Cookie", cookie.as_str())];
+    let mut client = hub.connect_to("/socket", &headers).await;
+    let post = || http::post(hub.address, "/auth/logout").header("Cookie", &cookie);
+    for origin in ["https://evil.com", "null"] {
+        assert_eq!(post().header("Origin", origin).send().await.status, 403);
+    }
+    client.subscribe("news").await;
+    let response = post().header("Origin", &own).send().await;
+    assert_eq!(response.status, 204, "{response:?}");
+    assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
+    assert_closed_as_revoked(&mut client).await;
+    assert_eq!(hub.try_handshake("/socket", &headers).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn logout_refuses_bad_tokens_and_bodies_and_tokens_that_cannot_be_named() {
+    let hub = start_hub().await;
+    assert_eq!(logout(&hub, &hub.forged_token("ann")).send().await.status, 401);
+    assert_eq!(logout(&hub, &hub.expired_token("ann")).send().await.status, 204);
+    let nameless = hub.token_with_claims(json!({"sub": "ann", "exp": 3600}));
+    let response = logout(&hub, &nameless).send().await;
+    assert!(response.status == 400 && response.body.contains("everywhere"), "{response:?}");
+    for body in ["[]", "{\"everywhere\":1}", "{\"every\":true}", "x", "{\"everywhere\":true,\"everywhere\":false}"] {
+        assert_eq!(logout(&hub, &hub.token("ann")).body(body.to_owned()).send().await.status, 400, "{body}");
+    }
+    assert_eq!(hub.metric("wardcast_revocations").await, 0.0);
+    assert_eq!(logout(&hub, &nameless).json(json!({"everywhere": true})).send().await.status, 204);
+    assert_eq!(hub.try_handshake(&format!("/socket?token={nameless}"), &[]).await.status, 401);
+}
+
+/// As when a node has been frozen, or has lost its Redis: revocations may be missing.
+#[actix_rt::test]
+async fn held_deliveries_go_out_only_after_the_revocations_that_were_missing() {
+    let worker = Worker::start(|_| ());
+    worker.broker.answer(2);
+    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
+    for client in &mut clients {
+        assert!(client.receive().await["push"]["connect"].is_object());
+        client.send(&[json!({"id": 1, "subscribe": {"channel": "news"}})]).await;
+        assert!(client.receive().await["subscribe"].is_object());
+    }
+    worker.hubs.revocations().hold();
+    worker.publish("news", "1").await;
+    worker.hub.send(CheckHealth).await.unwrap();
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    worker.hubs.add_revocations(vec![missing]).unwrap();
+    worker.hubs.release_deliveries();
+    let [mut revoked, mut other] = clients;
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was delivered");
+    assert_eq!(other.receive().await["push"]["pub"]["data"], 1);
+}
+
+#[actix_rt::test]
+async fn subscription_whose_token_is_revoked_while_the_broker_is_slow_is_103_and_nothing_is_delivered() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut client = worker.connect(json!({"jti": "c"})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let token = worker.token(json!({"channel": "news", "exp": 60, "jti": "s"}));
+    let subscribe = json!({"id": 1, "subscribe": {"channel": "news", "token": token, "recover": true}});
+    client.send(&[subscribe]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+    let revoked = Revocation::of_all(RevocationTarget::Token("s".to_owned()), NEVER);
+    worker.broker.revoke(vec![revoked], Duration::from_secs(5)).await.unwrap();
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["error"]["code"], 103);
+}
+
+async fn is_refused(hub: &TestHub, jti: &str) -> bool {
+    hub.try_handshake(&path(hub, claims("ann", jti)), &[]).await.status == 401
+}
+
+#[actix_rt::test]
+async fn revocation_on_one_node_closes_sessions_on_all_and_holds_on_those_that_start_later() {
+    let redis = RedisServer::start().await;
+    let start = || start_hub_on(&redis, |config| config.limits.revocations = 2);
+    let (one, two) = (start().await, start().await);
+    one.wait_for_nodes(2).await;
+    two.wait_for_nodes(2).await;
+    let mut clients = [connect(&one, claims("ann", "1")).await, connect(&two, claims("ann", "1")).await];
+    revoke(&one, json!({"jti": "1"})).await;
+    for client in &mut clients {
+        assert_closed_as_revoked(client).await;
+    }
+    let three = start().await;
+    poll_until("the list is loaded", async || is_refused(&three, "1").await).await;
+    let response = logout(&three, &three.token_with_claims(claims("ann", "2"))).send().await;
+    assert_eq!(response.status, 204, "{response:?}");
+    assert!(is_refused(&one, "2").await && is_refused(&two, "2").await);
+    let full = two.call_api("revoke_token", json!({"jti": "3"})).await;
+    assert_eq!(full["error"]["code"], 106, "{full}");
+    // Without Redis nothing can be revoked, and the caller learns it.
+    redis.freeze();
+    let since = Instant::now();
+    let failed = two.call_api("revoke_token", json!({"jti": "4"})).await;
+    assert_eq!(failed["error"]["code"], 100, "{failed}");
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(!is_refused(&two, "4").await && is_refused(&two, "1").await);
+}
+
+#[actix_rt::test]
+async fn frozen_node_is_named_and_obeys_before_it_delivers_anything_again() {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let nodes = start_nodes::<2>(&redis, &["channels.allow_subscribe=user"]).await;
+    let mut ann = nodes[1].connect_to(&path(&nodes[1], claims("ann", "1")), &[]).await;
+    let mut bob = nodes[1].connect("bob").await;
+    for client in [&mut ann, &mut bob] {
+        client.subscribe("news").await;
+    }
+    nodes[1].freeze();
+    nodes[0].publish("news", json!("before")).await;
+    let since = Instant::now();
+    let unconfirmed = nodes[0].call_api("revoke_token", json!({"jti": "1"})).await;
+    assert!(since.elapsed() < Duration::from_millis(2500), "{:?}", since.elapsed());
+    assert_eq!(unconfirmed["error"]["code"], 100, "{unconfirmed}");
+    let message = unconfirmed["error"]["message"].as_str().unwrap();
+    assert!(message.contains("in force") && message.contains("not confirmed by node "), "{message}");
+    assert_eq!(nodes[0].metric("wardcast_revocations_unconfirmed_total").await, 1.0);
+    nodes[0].publish("news", json!("after")).await;
+    nodes[1].resume();
+    assert_eq!(ann.next().await, Err(Closed { code: Some(3500), reason: "token revoked".to_owned() }));
+    for expected in ["before", "after"] {
+        assert_eq!(bob.receive_publication().await, json!(expected));
+    }
+}
