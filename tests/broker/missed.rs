@@ -163,11 +163,28 @@ async fn page_that_a_later_read_contradicts_is_read_again() {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
     instance.subscribe("news").await;
-    let first = instance.store_many(1).await;
-    instance.catch_up_with(&instance).await;
-    assert_eq!(instance.missed_offsets(first).await, [2]);
-    server.run::<()>(&["FLUSHALL"]).await;
-    let read = instance.broker.read_history(channel("news"), HistoryRequest::default(), KEEP).await.unwrap();
-    let page = instance.read_missed(first).await;
-    assert_eq!((page.publications, page.top), (vec![], read.top));
+    for how in ["a page", "a position", "the positions of many channels"] {
+        let first = instance.store_many(1).await;
+        instance.catch_up_with(&instance).await;
+        assert_eq!(instance.missed_offsets(first).await, [2], "{how}");
+        server.run::<()>(&["FLUSHALL"]).await;
+        let read = async |limit| {
+            let request = HistoryRequest { limit, ..HistoryRequest::default() };
+            instance.broker.read_history(channel("news"), request, KEEP).await.unwrap().top
+        };
+        let read = match how {
+            "a page" => Some(read(1).await),
+            "a position" => Some(read(0).await),
+            _ => instance
+                .broker
+                .read_positions(vec![(channel("news"), KEEP)])
+                .await
+                .remove(0)
+                .unwrap()
+                .map(|top| top.position),
+        };
+        let page = instance.read_missed(first).await;
+        assert!(page.publications.is_empty() && page.top.epoch != first.epoch, "{how}: {page:?}");
+        assert!(read.is_none_or(|read| read == page.top), "{how}: {read:?} {page:?}");
+    }
 }

@@ -284,8 +284,9 @@ impl RedisBroker {
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
         let runtime = self.runtime.clone();
         self.when_started(move |context| {
+            let context = context.clone();
             let added = context.server_of(&channel).and_then(|server| {
-                let (position, runs) = server.position_reads().add(channel, retention)?;
+                let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
                 if runs {
                     runtime.spawn(history::run_position_reads(context.clone(), server));
                 }
@@ -293,6 +294,7 @@ impl RedisBroker {
             });
             async move {
                 let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                context.shared_reads.compare(&channel, Some(top));
                 Ok(HistoryPage { publications: Vec::new(), top })
             }
             .boxed()
@@ -373,7 +375,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             let page = history::read_page(&context, channel.clone(), request, retention).await?;
-            context.shared_reads.compare(&channel, page.top);
+            context.shared_reads.compare(&channel, Some(page.top));
             Ok(page)
         })
     }

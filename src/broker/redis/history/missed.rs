@@ -9,7 +9,7 @@ use tokio::{runtime::Handle, time::sleep};
 use super::{
     super::{RedisContext, stopped_error},
     read::read_page,
-    shared_pages::{Found, ReadId, SharedPages, answer},
+    shared_pages::{Found, ReadId, SharedPages, answer, within_limit},
 };
 use crate::{
     broker::{BrokerError, HistoryPage, HistoryRequest, Retention, SincePosition},
@@ -64,8 +64,8 @@ impl SharedReads {
         self.0.lock().extend(publication);
     }
 
-    /// Compares with a position of the channel that was just read.
-    pub(in crate::broker::redis) fn compare(&self, channel: &Channel, top: Position) {
+    /// Compares with a position of the channel that was just read; `None`: it has none any more.
+    pub(in crate::broker::redis) fn compare(&self, channel: &Channel, top: Option<Position>) {
         self.0.lock().compare(channel, top);
     }
 
@@ -92,7 +92,7 @@ pub(in crate::broker::redis) async fn read_missed(
 ) -> Result<HistoryPage, BrokerError> {
     for _ in 0..MAX_TRIES {
         let answer = match find_source(&context, &runtime, &channel, request, retention, known) {
-            Source::Own(read) => return read.await.map(|read| Arc::unwrap_or_clone(read.page)),
+            Source::Own(read) => return read.await.map(|read| within_limit(read.page, request.limit)),
             Source::Unshared => break,
             Source::Kept(kept, page) => answer(&kept, page, &request, known),
             Source::Joined(kept, read) => {
@@ -104,7 +104,11 @@ pub(in crate::broker::redis) async fn read_missed(
             return Ok(page);
         }
     }
-    let read = runtime.spawn(async move { read_page(&context, channel, request, retention).await });
+    let read = runtime.spawn(async move {
+        let page = read_page(&context, channel.clone(), request, retention).await?;
+        context.shared_reads.compare(&channel, Some(page.top));
+        Ok(page)
+    });
     read.await.unwrap_or_else(|_| Err(stopped_error()))
 }
 

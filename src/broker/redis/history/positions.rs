@@ -43,7 +43,12 @@ pub(in crate::broker::redis) async fn read_positions(
                 Ok(replies) => {
                     // The second reply of each channel is that of PEXPIRE.
                     let tops = replies.into_iter().step_by(2).map(parse_top);
-                    batch.iter().zip(tops).for_each(|(index, top)| results[*index] = top);
+                    for (index, top) in batch.iter().zip(tops) {
+                        if let Ok(top) = &top {
+                            context.shared_reads.compare(&channels[*index].0, top.map(|top| top.position));
+                        }
+                        results[*index] = top;
+                    }
                 }
                 Err(error) => {
                     let error = history_error(error);

@@ -155,10 +155,10 @@ impl<R: Clone> SharedPages<R> {
     }
 
     /// Compares a page with a position of its channel that was just read, and forgets it if the history is another one now, or has
-    /// lost publications.
-    pub(super) fn compare(&mut self, channel: &Channel, top: Position) {
+    /// lost publications. `None`: the channel has no history any more.
+    pub(super) fn compare(&mut self, channel: &Channel, top: Option<Position>) {
         if let Some(Entry { content: Content::Page(page), .. }) = self.entries.get(channel)
-            && (page.top.epoch != top.epoch || page.top.offset > top.offset)
+            && top.is_none_or(|top| page.top.epoch != top.epoch || page.top.offset > top.offset)
         {
             self.forget(channel);
         }
@@ -197,12 +197,26 @@ pub(super) fn answer(
         return None;
     }
     if kept == request {
-        return Some(Arc::unwrap_or_clone(page));
+        return Some(within_limit(page, request.limit));
     }
     let since = request.since.map_or(0, |since| since.offset);
     let is_after = |publication: &&Publication| publication.position.is_some_and(|position| position.offset > since);
     let publications = page.publications.iter().filter(is_after).take(request.limit).cloned().collect();
     Some(HistoryPage { publications, top: page.top })
+}
+
+/// Returns the page of a request, without what was added to it beyond its limit.
+pub(super) fn within_limit(page: Arc<HistoryPage>, limit: usize) -> HistoryPage {
+    match Arc::try_unwrap(page) {
+        Ok(mut page) => {
+            page.publications.truncate(limit);
+            page
+        }
+        Err(page) => {
+            let publications = page.publications.iter().take(limit).cloned().collect();
+            HistoryPage { publications, top: page.top }
+        }
+    }
 }
 
 /// Returns whether a page that was requested by `kept` has what `request` asks for, unless its end was cut off.
