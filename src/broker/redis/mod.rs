@@ -283,22 +283,7 @@ impl RedisBroker {
     /// Reads the position of a channel, in one round trip with those of others.
     fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
         let runtime = self.runtime.clone();
-        self.when_started(move |context| {
-            let context = context.clone();
-            let added = context.server_of(&channel).and_then(|server| {
-                let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
-                if runs {
-                    runtime.spawn(history::run_position_reads(context.clone(), server));
-                }
-                Ok(position)
-            });
-            async move {
-                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-                context.shared_reads.compare(&channel, Some(top));
-                Ok(HistoryPage { publications: Vec::new(), top })
-            }
-            .boxed()
-        })
+        self.when_started(move |context| history::read_position(context.clone(), &runtime, channel, retention))
     }
 }
 
