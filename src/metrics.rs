@@ -155,6 +155,10 @@ impl Metrics {
             "Times that a client's commands had to wait until it had read the replies to earlier ones",
             self.reading_pauses.clone(),
         );
+        self.register_broker(registry);
+    }
+
+    fn register_broker(&self, registry: &mut Registry) {
         registry.register(
             "bus_refused",
             "Redis messages dropped as malformed or foreign, by reason",

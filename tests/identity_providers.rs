@@ -164,7 +164,7 @@ async fn entra_access_tokens_are_accepted_and_its_other_tokens_refused() {
 
 #[actix_rt::test]
 async fn cognito_access_tokens_without_audience_are_accepted_and_id_tokens_refused() {
-    let recipe = Recipe::start("Amazon Cognito", &[RSA.jwk.clone()]).await;
+    let recipe = Recipe::start("Amazon Cognito", std::slice::from_ref(&RSA.jwk)).await;
     let client = block("Amazon Cognito").clients.unwrap()[0].clone();
     let access = json!({
         "sub": UUID, "cognito:groups": ["admins"], "version": 2, "client_id": client, "origin_jti": UUID, "event_id": UUID,
@@ -201,7 +201,7 @@ async fn firebase_id_tokens_of_the_project_are_accepted_and_those_of_others_refu
 
 #[actix_rt::test]
 async fn clerk_session_tokens_of_the_origin_are_accepted_and_those_of_others_refused() {
-    let recipe = Recipe::start("Clerk", &[RSA.jwk.clone()]).await;
+    let recipe = Recipe::start("Clerk", std::slice::from_ref(&RSA.jwk)).await;
     let now = recipe.hub.clock.now().unix_seconds();
     let session = json!({
         "azp": "https://app.example.com", "exp": now + 60, "nbf": now - 10, "fva": [9, -1], "sid": "sess_2abc", "sts": "active",

@@ -95,6 +95,7 @@ mod session_control;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod cluster_faults;
 mod gaps_over_redis;
 mod node_processes;
 mod presence_on_nodes;

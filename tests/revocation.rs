@@ -369,6 +369,30 @@ async fn subscription_whose_token_is_revoked_while_the_broker_is_slow_is_103_and
     assert_eq!(client.receive().await["error"]["code"], 103);
 }
 
+/// As on a node that was frozen, or has just started: its list may lack revocations.
+#[actix_rt::test]
+async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
+    for client in &mut clients {
+        assert!(client.receive().await["push"]["connect"].is_object());
+    }
+    worker.hubs.revocations().hold();
+    worker.broker.answer(10);
+    for client in &mut clients {
+        client.send(&[json!({"id": 1, "subscribe": {"channel": "news", "recover": true}})]).await;
+    }
+    worker.broker.wait_for_calls(&["subscribe", "read_history", "read_history"]).await;
+    worker.hub.send(CheckHealth).await.unwrap();
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    worker.hubs.add_revocations(vec![missing]).unwrap();
+    worker.hubs.release_deliveries();
+    let [mut revoked, mut other] = clients;
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was recovered");
+    assert_eq!(other.receive().await["subscribe"]["publications"][0]["data"], 1);
+}
+
 async fn is_refused(hub: &TestHub, jti: &str) -> bool {
     hub.try_handshake(&path(hub, claims("ann", jti)), &[]).await.status == 401
 }

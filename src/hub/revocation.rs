@@ -54,6 +54,12 @@ impl Hub {
         }
     }
 
+    /// Applies all revocations. Returns whether the hub may deliver something outside of its fan-out.
+    pub(super) fn may_deliver(&mut self) -> bool {
+        self.hold_after_freeze(Instant::now());
+        self.obey_revocations()
+    }
+
     /// Sets the user of a session and what names its token, and closes it if the token is revoked: it may have been between
     /// its verification and now.
     pub(super) fn set_owner(
@@ -186,12 +192,36 @@ mod tests {
         broker::{Deliver, memory::MemoryBroker},
         clock::{Clock, NEVER},
         config::Config,
-        hub::testing::{TestSession, start_hub, test_hubs},
+        hub::{
+            ExtendSubscription, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
+            testing::{TestSession, start_hub, test_hubs},
+        },
         revocation::RevocationTarget,
     };
 
     fn of(target: RevocationTarget) -> Revocation {
         Revocation::of_all(target, NEVER)
+    }
+
+    #[actix_rt::test]
+    async fn subscription_token_that_is_revoked_between_its_verification_and_the_hub_extends_nothing() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let (session, channel) = (TestSession::connect(&hub).await, Channel::new("news").unwrap());
+        let source = |jti: &str| {
+            let token = TokenIdentity::new(Some(jti), None, None);
+            SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms { expires_at: NEVER, info: None, token }))
+        };
+        let subscription = Subscription::new(channel.clone(), source("1"), SubscriptionOptions::default());
+        let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
+        hub.send(subscribe).await.unwrap().unwrap();
+        hubs.add_revocations(vec![of(RevocationTarget::Token("2".to_owned()))]).unwrap();
+        hub.send(ObeyRevocations).await.unwrap();
+        for (jti, extends) in [("2", false), ("3", true)] {
+            let extend = ExtendSubscription { key: session.key, channel: channel.clone(), source: source(jti) };
+            assert_eq!(hub.send(extend).await.unwrap(), extends, "{jti}");
+        }
     }
 
     /// More than are kept as changes, so that the hub checks every session.

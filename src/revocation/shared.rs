@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use super::{KeyNumber, ListFull, Revocation, RevocationList, TokenIdentity};
 use crate::{
@@ -24,6 +25,7 @@ pub struct Revocations {
     list: RwLock<RevocationList>,
     /// Twice the version of the list, and 1 while deliveries are held.
     state: AtomicU64,
+    released: Notify,
     /// Without an expiry of their own, revocations last as long as any token that exists now.
     default_lifetime: Option<Duration>,
     max_entries: usize,
@@ -83,6 +85,7 @@ impl Revocations {
         Self {
             list: RwLock::new(RevocationList::new(config.limits.revocations)),
             state: AtomicU64::new(RevocationState::INITIAL.0),
+            released: Notify::new(),
             max_entries: config.limits.revocations,
             default_lifetime: tokens_expire.then_some(config.auth.max_ttl),
             clock,
@@ -169,7 +172,21 @@ impl Revocations {
 
     /// Lets the hubs deliver again. Returns whether they were held: then the caller has to wake them.
     pub fn release(&self) -> bool {
-        self.state.fetch_and(!RevocationState::HELD, Ordering::AcqRel) & RevocationState::HELD != 0
+        let was_held = self.state.fetch_and(!RevocationState::HELD, Ordering::AcqRel) & RevocationState::HELD != 0;
+        self.released.notify_waiters();
+        was_held
+    }
+
+    /// Waits until deliveries are not held.
+    pub async fn wait_until_released(&self) {
+        loop {
+            // Also completes after a release that comes before it is awaited.
+            let released = self.released.notified();
+            if !self.state().is_held() {
+                return;
+            }
+            released.await;
+        }
     }
 
     /// Returns how many revocations have not expired.

@@ -44,7 +44,7 @@ async fn watch_files(verifier: Weak<Verifier>, config: Arc<Config>, interval: Du
         let (files, config, before) = (files.clone(), config.clone(), seen.clone());
         // A network drive may take long.
         let look = tokio::task::spawn_blocking(move || {
-            let stamps: Vec<Option<FileStamp>> = files.iter().map(|file| stamp_of(file)).collect();
+            let stamps: Vec<Option<FileStamp>> = files.iter().map(stamp_of).collect();
             if before.as_ref() != Some(&stamps) {
                 log_reload(&verifier.reload_keys(&config));
             }

@@ -41,7 +41,7 @@ async fn tls_and_the_documented_rights_suffice_for_moves_and_failovers_and_a_bro
     let cluster = RedisCluster::start_with(&options).await;
     let password = mark_secret("p@ss:word/1");
     for node in &cluster.nodes {
-        create_user(node, &password).await;
+        create_user(node, password).await;
     }
     let root = authority.root_path();
     let instance = start_broker_with("", |config| {

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use futures_util::future::FutureExt;
 use tokio::time::timeout;
 
-use super::{RedisBroker, RedisContext, stopped_error};
-use crate::broker::{BrokerError, BrokerFuture};
+use super::{RedisBroker, RedisContext, history, stopped_error};
+use crate::{
+    broker::{BrokerError, BrokerFuture, HistoryPage, Retention},
+    channel::Channel,
+};
 
 impl RedisBroker {
     /// Runs `call` on the broker's runtime, where the connections of the pool belong.
@@ -53,5 +56,26 @@ impl RedisBroker {
             call(&context).await
         }
         .boxed()
+    }
+
+    /// Reads the position of a channel, in one round trip with those of others.
+    pub(super) fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
+        let runtime = self.runtime.clone();
+        self.when_started(move |context| {
+            let context = context.clone();
+            let added = context.server_of(&channel).and_then(|server| {
+                let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
+                if runs {
+                    runtime.spawn(history::run_position_reads(context.clone(), server));
+                }
+                Ok(position)
+            });
+            async move {
+                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                context.shared_reads.compare(&channel, Some(top));
+                Ok(HistoryPage { publications: Vec::new(), top })
+            }
+            .boxed()
+        })
     }
 }

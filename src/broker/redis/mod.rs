@@ -279,12 +279,6 @@ impl RedisBroker {
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-
-    /// Reads the position of a channel, in one round trip with those of others.
-    fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
-        let runtime = self.runtime.clone();
-        self.when_started(move |context| history::read_position(context.clone(), &runtime, channel, retention))
-    }
 }
 
 fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {

@@ -148,7 +148,8 @@ impl Handler<ExtendSubscription> for Hub {
 
     fn handle(&mut self, extend: ExtendSubscription, _: &mut Self::Context) -> bool {
         let ExtendSubscription { key, channel, source } = extend;
-        let is_extendable = self.is_extendable(key, &channel);
+        // The token may have been revoked since its verification.
+        let is_extendable = self.is_extendable(key, &channel) && !self.is_start_revoked(key, &channel, &source);
         if is_extendable {
             self.replace_source(key, &channel, source);
             self.update_subscription_expiry(key);

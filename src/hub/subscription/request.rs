@@ -99,6 +99,12 @@ impl ResolvedRequest {
         }
         self
     }
+
+    /// Returns whether the broker has answered, and the reply may bring missed publications.
+    fn recovers(&self) -> bool {
+        let recovers = |subscription: &Subscription<CatchingUp>| subscription.stage.requested.options.recover.is_some();
+        self.subscriptions.as_ref().is_ok_and(|subscriptions| subscriptions.iter().any(recovers))
+    }
 }
 
 impl Hub {
@@ -175,6 +181,13 @@ impl Hub {
     /// replies, or what was read for one was dropped.
     fn finish_in_order(&mut self, mut group: RequestGroup) -> GroupFuture {
         while let Some(resolved) = group.resolved.pop_front() {
+            if resolved.recovers() && !self.may_deliver() {
+                // The reply may bring publications. It waits like deliveries.
+                group.resolved.push_front(resolved);
+                let revocations = self.revocations.clone();
+                let released = async move { revocations.wait_until_released().await }.into_actor(self);
+                return Box::pin(released.then(move |(), hub, _| hub.finish_in_order(group)));
+            }
             if resolved.is_postponed || (!group.results.is_empty() && self.must_drain(group.key)) {
                 group.resolved.push_front(resolved);
                 group.resolved.drain(..).for_each(|resolved| self.withdraw(&resolved.request));

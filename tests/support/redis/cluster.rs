@@ -37,6 +37,7 @@ pub struct RedisCluster {
     pub proxies: Vec<Proxy>,
     /// The ports at which the nodes listen for TLS, if asked for: clients learn only these.
     tls_ports: Vec<u16>,
+    bus_ports: Vec<u16>,
 }
 
 pub struct ClusterOptions<'a> {
@@ -69,9 +70,9 @@ impl RedisCluster {
             proxies.push(Proxy::start(0).await);
         }
         let announced: Vec<u16> = proxies.iter().map(Proxy::port).collect();
-        let (nodes, tls_ports) = retry(|| start_nodes(options, &announced));
+        let (nodes, tls_ports, bus_ports) = retry(|| start_nodes(options, &announced));
         proxies.iter().zip(&nodes).for_each(|(proxy, node)| proxy.lead_to(node.port));
-        let cluster = Self { nodes, proxies, tls_ports };
+        let cluster = Self { nodes, proxies, tls_ports, bus_ports };
         let has_all_slots = options.slots.iter().map(ExactSizeIterator::len).sum::<usize>() == usize::from(Self::SLOTS);
         if has_all_slots {
             cluster.wait_until_ok().await;
@@ -144,6 +145,32 @@ impl RedisCluster {
         self.wait_for_replicas(&[node]).await;
     }
 
+    /// Makes a replica a master without slots again, which all nodes know.
+    pub async fn make_empty_master(&self, node: usize) {
+        let other = (node + 1) % NODES;
+        self.nodes[node].run::<()>(&["CLUSTER", "RESET", "SOFT"]).await;
+        let (port, bus) = (self.port(other).to_string(), self.bus_ports[other].to_string());
+        self.nodes[node].run::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
+        let is_known = format!("{} ", self.id(node).await);
+        poll_until("all nodes know the empty master", async || {
+            let mut is_master = true;
+            for other in self.alive().await {
+                let nodes: String = self.nodes[other].run(&["CLUSTER", "NODES"]).await;
+                let lines: Vec<_> = nodes.lines().filter(|line| !line.contains("handshake")).collect();
+                let is_listed = lines.iter().any(|line| line.starts_with(&is_known) && line.contains("master"));
+                is_master &= is_listed && lines.len() == NODES;
+            }
+            is_master
+        })
+        .await;
+        self.wait_until_ok().await;
+    }
+
+    /// Whether a replica receives the writes of this master.
+    pub async fn has_replica(&self, master: usize) -> bool {
+        self.find_replica(master).await.is_some()
+    }
+
     async fn find_replica(&self, master: usize) -> Option<usize> {
         let port = self.own_port(master).to_string();
         for node in self.alive().await {
@@ -185,7 +212,7 @@ impl RedisCluster {
         }
     }
 
-    /// Ends the move of slots, and waits until all nodes know it and serve their slots.
+    /// Ends the move of slots, and waits until all nodes know it.
     pub async fn end_move(&self, slots: RangeInclusive<u16>, from: usize, to: usize) {
         let id = self.id(to).await;
         for node in [to, from] {
@@ -199,7 +226,6 @@ impl RedisCluster {
             is_known
         })
         .await;
-        self.wait_until_ok().await;
     }
 
     /// Waits until all living nodes say that the cluster works.
@@ -276,8 +302,8 @@ impl RedisCluster {
     }
 }
 
-/// Starts all nodes at once, with their ports for TLS; `None` if another process has taken a port.
-fn start_nodes(options: &ClusterOptions<'_>, announced: &[u16]) -> Option<(Vec<RedisServer>, Vec<u16>)> {
+/// Starts all nodes at once, with their ports for TLS and for the bus; `None` if another process has taken a port.
+fn start_nodes(options: &ClusterOptions<'_>, announced: &[u16]) -> Option<(Vec<RedisServer>, Vec<u16>, Vec<u16>)> {
     let places = [(); NODES].map(|()| Place::free());
     let tls_ports = options.tls.map_or_else(Vec::new, |_| free_ports::<NODES>().to_vec());
     let started = thread::scope(|scope| {
@@ -303,7 +329,7 @@ fn start_nodes(options: &ClusterOptions<'_>, announced: &[u16]) -> Option<(Vec<R
         starting.into_iter().map(|node| node.join().unwrap()).collect::<Vec<_>>()
     });
     let started = started.into_iter().collect::<Option<Vec<_>>>()?;
-    Some((started, tls_ports))
+    Some((started, tls_ports, places.iter().map(|place| place.second_port).collect()))
 }
 
 /// The file in which a node keeps what it knows about the cluster.

@@ -16,7 +16,7 @@ use redis::Value;
 
 pub(super) use self::{
     missed::{SharedReads, read_missed},
-    position_reads::{PositionReads, read_position},
+    position_reads::{PositionReads, run as run_position_reads},
     positions::{read_positions, renew_epoch},
     read::read_page,
     stored_publication::{StoredPublication, split_reply, store_call},

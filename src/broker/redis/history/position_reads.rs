@@ -4,21 +4,19 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use futures_util::future::FutureExt;
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     super::{
         RedisContext, scripts,
         server::{RedisServer, accepted},
-        stopped_error,
     },
     history_error, invalid_reply, millis, new_epoch, parse_position,
 };
 use crate::{
-    broker::{BrokerError, BrokerFuture, HistoryPage, Retention},
+    broker::{BrokerError, Retention},
     channel::Channel,
     position::{Epoch, Position},
 };
@@ -85,30 +83,8 @@ impl PositionReads {
     }
 }
 
-/// Reads the position of a channel, in one round trip with those of others.
-pub(in crate::broker::redis) fn read_position(
-    context: Arc<RedisContext>,
-    runtime: &Handle,
-    channel: Channel,
-    retention: Retention,
-) -> BrokerFuture<HistoryPage> {
-    let added = context.server_of(&channel).and_then(|server| {
-        let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
-        if runs {
-            runtime.spawn(run(context.clone(), server));
-        }
-        Ok(position)
-    });
-    async move {
-        let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-        context.shared_reads.compare(&channel, Some(top));
-        Ok(HistoryPage { publications: Vec::new(), top })
-    }
-    .boxed()
-}
-
 /// Runs the calls that wait for a server, until there are none.
-async fn run(context: Arc<RedisContext>, server: Arc<RedisServer>) {
+pub(in crate::broker::redis) async fn run(context: Arc<RedisContext>, server: Arc<RedisServer>) {
     while let Some(mut reads) = server.position_reads().take() {
         // Nobody waits for these any more.
         reads.retain(|read| !read.result.is_closed());
