@@ -241,12 +241,6 @@ impl From<QueueFull> for BrokerError {
     }
 }
 
-impl From<ListFull> for BrokerError {
-    fn from(ListFull: ListFull) -> Self {
-        Self::RevocationsFull
-    }
-}
-
 /// Why a broker call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
@@ -258,8 +252,8 @@ pub enum BrokerError {
     #[error("broker busy: a queue or a store has reached its limit")]
     Busy,
     /// `limits.revocations` is reached: error 106.
-    #[error("limits.revocations reached")]
-    RevocationsFull,
+    #[error(transparent)]
+    RevocationsFull(#[from] ListFull),
     /// No node has answered a survey, not even this one.
     #[error("no node has answered the survey in time")]
     NoAnswer,
@@ -278,7 +272,7 @@ impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Busy => Self::TooManyRequests,
-            BrokerError::RevocationsFull => Self::LimitExceeded,
+            BrokerError::RevocationsFull(ListFull) => Self::LimitExceeded,
             BrokerError::Unavailable(_) | BrokerError::NotReady { .. } | BrokerError::NoAnswer => Self::Internal,
         }
     }

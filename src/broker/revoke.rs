@@ -40,7 +40,7 @@ impl fmt::Display for NodeNames<'_> {
 impl From<RevokeError> for WireError {
     fn from(error: RevokeError) -> Self {
         match error {
-            RevokeError::Broker(BrokerError::RevocationsFull) => {
+            RevokeError::Broker(BrokerError::RevocationsFull(_)) => {
                 ErrorCode::LimitExceeded.with_detail("limits.revocations")
             }
             RevokeError::Broker(error) => error.into(),

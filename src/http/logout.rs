@@ -113,10 +113,10 @@ async fn revoke(
         ));
     }
     revoke_everywhere(&*context.broker, revocations, &context.metrics).await.map_err(|error| match error {
-        RevokeError::Broker(BrokerError::RevocationsFull) => HttpError::new(
+        RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
             actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::LimitExceeded,
-            "too many revocations; the token is not revoked",
+            "limits.revocations is reached, so the token is not revoked; raise it on all instances",
         ),
         RevokeError::Broker(_) => HttpError::unavailable("logging out is temporarily unavailable; try again soon"),
         RevokeError::Unconfirmed(_) => {

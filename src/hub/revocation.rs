@@ -166,7 +166,7 @@ impl Hub {
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
             ctx.spawn(others.map(|(), hub, ctx| hub.run_close_revoked(ctx)));
         } else {
-            // An error means that nobody waits any more.
+            // An error means that the caller has stopped waiting.
             self.revoked.waiting.drain(..).for_each(|waiting| _ = waiting.send(()));
         }
     }

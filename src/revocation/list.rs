@@ -11,7 +11,7 @@ const KEPT_CHANGES: usize = 1024;
 
 /// The list has reached `limits.revocations`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("limits.revocations reached")]
+#[error("limits.revocations is reached; raise it on all instances")]
 pub struct ListFull;
 
 /// Revocations by the fingerprint of what they name.
@@ -109,6 +109,7 @@ impl RevocationList {
             && self.means(super::fingerprint(RevocationTarget::CHANNEL, user, channel.as_str()), token, now)
     }
 
+    /// Returns whether the revocation with this fingerprint exists, has not expired, and means the token.
     fn means(&self, id: Fingerprint, token: &TokenIdentity, now: WallTime) -> bool {
         let entry = self.entries.get(&id);
         entry.is_some_and(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)

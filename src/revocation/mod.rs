@@ -36,7 +36,7 @@ const SEPARATOR: char = '\0';
 /// A number for a text, different for different texts: it takes the place of `jti` and `sid` in the memory of each session.
 pub type Fingerprint = NonZeroU64;
 
-/// Keyed by this process, so that nobody can find two texts with one fingerprint.
+/// Random for each process, so that an attacker cannot find two texts with one fingerprint.
 static FINGERPRINT_KEY: LazyLock<std::hash::RandomState> = LazyLock::new(std::hash::RandomState::new);
 
 fn fingerprint(kind: u8, first: &str, second: &str) -> Fingerprint {

@@ -113,7 +113,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Returns the error as one word, for `wardcast_key_fetches`.
+    /// Returns the error as one word, for `wardcast_key_fetches_total`.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Resolve(_) => "unresolved",

@@ -53,9 +53,9 @@ struct KeySet {
 
 /// Where a set is.
 enum Location {
-    /// Here.
+    /// At this URL.
     Set(HttpsUrl),
-    /// Where the configuration of the issuer says.
+    /// At the `jwks_uri` in the configuration of the issuer, which is at `url`.
     Discovery { url: HttpsUrl, issuer: String },
 }
 

@@ -354,7 +354,7 @@ impl Broker for MemoryBroker {
     }
 
     fn confirm_revocations(&self) {
-        // Nobody else sends any.
+        // No other instance sends revocations.
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {

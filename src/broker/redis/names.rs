@@ -159,7 +159,7 @@ impl RedisNames {
         &self.revocations
     }
 
-    /// Returns the key that says which server keeps the revocations.
+    /// Returns the key of the hash of revocations. Its slot decides which server keeps them.
     pub(super) fn revocations_key(&self) -> &str {
         &self.revocations[0]
     }

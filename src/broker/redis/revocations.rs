@@ -23,7 +23,7 @@ use super::{RedisContext, scripts, survey};
 use crate::{
     broker::{BrokerError, NodeIdentity, SurveyQuestion},
     clock::{NEVER, WallTime},
-    revocation::{Revocation, RevocationTarget},
+    revocation::{ListFull, Revocation, RevocationTarget},
 };
 
 /// Revocations that are read from Redis in one call.
@@ -34,8 +34,8 @@ const BATCH: usize = 256;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often an instance that has just started looks whether it knows all others.
 const NODES_INTERVAL: Duration = Duration::from_millis(10);
-/// How long deliveries are held at most by an instance that has had the list: while Redis does not have it, nobody can revoke
-/// anything, and channels of other servers go on.
+/// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
+/// reached, no token can be revoked, and the channels of other servers must be delivered.
 const MAX_HOLD: Duration = Duration::from_secs(5);
 /// How often the number of revocations in Redis is compared: someone may have deleted them there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -117,8 +117,8 @@ pub(super) async fn revoke(
     }
 }
 
-/// Waits until this instance knows all others. One that has just started may not have heard them yet, but Redis knows how many
-/// receive the question. Returns whether it knows all.
+/// Waits until this instance knows all others, and returns whether it does. One that has just started may not have received their
+/// heartbeats yet, but Redis returns how many instances receive the question.
 async fn wait_for_nodes(context: &RedisContext, question: &SurveyQuestion, deadline: Instant) -> bool {
     if context.nodes.live_instances().is_some() {
         return true;
@@ -141,12 +141,11 @@ fn unknown_node() -> NodeIdentity {
 /// Loads the list when it is due, forever.
 pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
     loop {
-        // Deliveries that are held meanwhile wait for this attempt or the next one.
         let due = timeout(CHECK_INTERVAL, context.revocations.due.notified()).await;
         if due.is_err() && !is_incomplete_in_redis(&context).await {
             continue;
         }
-        // Deliveries that are held again meanwhile wait for as long again.
+        // How often deliveries were held, and since when. If they are held again meanwhile, MAX_HOLD begins again.
         let mut held = (*context.revocations.holds.lock(), Instant::now());
         let mut given_up = None;
         loop {
@@ -224,7 +223,7 @@ async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(),
         };
     }
     let is_stored: bool = run_script(context, &call).await?;
-    if is_stored { Ok(()) } else { Err(BrokerError::RevocationsFull) }
+    if is_stored { Ok(()) } else { Err(ListFull.into()) }
 }
 
 /// Reads the list. What is not a revocation is left out: the number of them, and what another program has written.

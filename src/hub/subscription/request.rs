@@ -52,11 +52,11 @@ struct ResolvedRequest {
     is_postponed: bool,
 }
 
-/// How a request has begun.
-enum Begun {
-    /// It is finished: the broker was not needed.
+/// How far a request is.
+enum RequestProgress {
+    /// It is finished, with this result.
     Finished(RequestResult),
-    /// It is resolved when this is ready.
+    /// The broker was asked; this is ready when it has answered.
     Resolving(LocalBoxFuture<'static, ResolvedRequest>),
 }
 
@@ -116,9 +116,9 @@ impl Hub {
             if !results.is_empty() && self.must_drain(key) {
                 break;
             }
-            match self.begin(request, subscriptions, !resolving.is_empty()) {
-                Begun::Finished(result) => results.push(result),
-                Begun::Resolving(request) => resolving.push(request),
+            match self.begin_request(request, subscriptions, !resolving.is_empty()) {
+                RequestProgress::Finished(result) => results.push(result),
+                RequestProgress::Resolving(request) => resolving.push(request),
             }
         }
         if resolving.is_empty() {
@@ -139,7 +139,12 @@ impl Hub {
     }
 
     /// Checks a request, and finishes it if the broker is not needed. A request that follows others waits for them.
-    fn begin(&mut self, mut request: PendingRequest, subscriptions: RequestedChannels, follows_others: bool) -> Begun {
+    fn begin_request(
+        &mut self,
+        mut request: PendingRequest,
+        subscriptions: RequestedChannels,
+        follows_others: bool,
+    ) -> RequestProgress {
         let key = request.key;
         let checked = subscriptions
             .and_then(|subscriptions| self.check_request(key, &subscriptions).map(|_| ()).map(|()| subscriptions));
@@ -147,9 +152,9 @@ impl Hub {
             Ok(subscriptions) => subscriptions,
             Err(error) if follows_others => {
                 let failed = ResolvedRequest { request, subscriptions: Err(error), is_postponed: false };
-                return Begun::Resolving(Box::pin(ready(failed)));
+                return RequestProgress::Resolving(Box::pin(ready(failed)));
             }
-            Err(error) => return Begun::Finished(self.finish(request, Err(error))),
+            Err(error) => return RequestProgress::Finished(self.finish(request, Err(error))),
         };
         if let Some(held) = self.registry.channels_of(key) {
             let held = subscriptions.iter_mut().filter(|subscription| held.contains(&subscription.channel));
@@ -166,7 +171,7 @@ impl Hub {
                 subscription.into_ready(here)
             });
             let committed = self.commit(key, ready.collect(), request.reply.take());
-            return Begun::Finished(self.finish(request, committed));
+            return RequestProgress::Finished(self.finish(request, committed));
         }
         // For all channels: one that has subscribers now may lose them while the broker is asked for another.
         let resolving = subscriptions.into_iter().zip(storing).map(|(subscription, stored)| {
@@ -174,7 +179,7 @@ impl Hub {
             let catch_up = self.catch_up_buffer.begin(&subscription.channel);
             with_presence(subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone()), stored)
         });
-        Begun::Resolving(ResolvedRequest::when_ready(request, resolving.collect()))
+        RequestProgress::Resolving(ResolvedRequest::when_ready(request, resolving.collect()))
     }
 
     /// Finishes the requests of a group in their order, until a history has to be read again, or the client has to read the
@@ -194,8 +199,8 @@ impl Hub {
                 break;
             }
             match self.finish_resolved(resolved) {
-                Begun::Finished(result) => group.results.push(result),
-                Begun::Resolving(again) => {
+                RequestProgress::Finished(result) => group.results.push(result),
+                RequestProgress::Resolving(again) => {
                     return Box::pin(again.into_actor(self).then(move |resolved, hub, _| {
                         group.resolved.push_front(resolved);
                         hub.finish_in_order(group)
@@ -208,13 +213,16 @@ impl Hub {
     }
 
     /// Commits a request, or has its histories read again.
-    fn finish_resolved(&mut self, ResolvedRequest { mut request, subscriptions, .. }: ResolvedRequest) -> Begun {
+    fn finish_resolved(
+        &mut self,
+        ResolvedRequest { mut request, subscriptions, .. }: ResolvedRequest,
+    ) -> RequestProgress {
         let mut subscriptions = match subscriptions {
             Ok(subscriptions) => subscriptions,
-            Err(error) => return Begun::Finished(self.finish(request, Err(error))),
+            Err(error) => return RequestProgress::Finished(self.finish(request, Err(error))),
         };
         let Some(client) = self.registry.session(request.key).map(|session| session.client) else {
-            return Begun::Finished(self.finish(request, Err(SubscribeError::Closing)));
+            return RequestProgress::Finished(self.finish(request, Err(SubscribeError::Closing)));
         };
         request.reads += 1;
         let (max_publications, is_last_read) = (self.limits.recovered_publications, request.reads >= MAX_READS);
@@ -224,7 +232,7 @@ impl Hub {
         if subscriptions.iter_mut().all(is_known) {
             let ready = subscriptions.into_iter().map(|subscription| subscription.into_ready(client));
             let committed = self.commit(request.key, ready.collect(), request.reply.take());
-            return Begun::Finished(self.finish(request, committed));
+            return RequestProgress::Finished(self.finish(request, committed));
         }
         // All histories are read again: what is known now may be outdated when the others have been read.
         let resolving = subscriptions.into_iter().map(|subscription| {
@@ -233,7 +241,7 @@ impl Hub {
             subscription.read_history(self.broker_subscriptions.clone(), query)
         });
         let resolving = resolving.collect();
-        Begun::Resolving(ResolvedRequest::when_ready(request, resolving))
+        RequestProgress::Resolving(ResolvedRequest::when_ready(request, resolving))
     }
 
     /// Begins to store the presence of the subscriptions that the session does not have yet; returns the calls that the

@@ -1,7 +1,7 @@
 //! Groups of subscribe commands. A client that has many channels sends a command for each, at once: SDKs do after every
 //! reconnect. Commands that follow each other, in one frame or in several, are carried out side by side, so that the client
-//! waits for the broker once. The hub answers them in their order. Any other command ends the group, and is handled when the
-//! group is answered; so is a second command for one channel, and one that brings a token of the connection.
+//! waits for the broker once. The hub answers them in their order. These commands end the group, and are handled when it is
+//! answered: a second subscribe of one channel, a subscribe with a token of the connection, and every other command.
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ pub(in crate::session) struct SubscribeGroup {
     channels: Vec<Channel>,
     /// Bytes of `commands`.
     command_bytes: usize,
-    /// The session will look at the group when it has handled what the client has sent.
+    /// The session sends the group when it has handled all frames that have arrived.
     is_scheduled: bool,
 }
 
@@ -52,7 +52,7 @@ impl Session {
         group.requests.push(request);
     }
 
-    /// Adds a command to the group that is only answered, with an error.
+    /// Adds a command that has failed: the hub only answers it, in its turn.
     pub(super) fn add_refused_to_group(&mut self, command: BufferedCommand, id: u32, error: WireError) {
         let reply: ReplyBuilder = Box::new(|_| Bytes::new());
         let (subscription, refusal) = (Err(SubscribeError::Refused(error)), self.refusal(id));
@@ -85,7 +85,7 @@ impl Session {
             // Commands may be long. So many bytes a client may also have in one command.
             group.commands.len() >= limits.concurrent_subscribes || group.command_bytes >= limits.message_bytes
         });
-        // A client that reads slowly has read the replies that came before: there may be room for one.
+        // Commands were put back because their client reads slowly: its outbox may have room for one more reply only.
         is_full || self.commands.has_put_back()
     }
 

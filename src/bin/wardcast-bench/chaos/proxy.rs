@@ -62,9 +62,9 @@ impl Drop for Proxy {
 
 async fn accept(listener: TcpListener, target: SocketAddr, network: watch::Receiver<Network>) {
     // It never changes. As long as its sender exists, connections stay.
-    let (_sound, sound_network) = watch::channel(Network::default());
+    let (_intact, intact_network) = watch::channel(Network::default());
     while let Ok((client, peer)) = listener.accept().await {
-        let network = if peer.ip() == REDIS_SOURCE { &sound_network } else { &network };
+        let network = if peer.ip() == REDIS_SOURCE { &intact_network } else { &network };
         tokio::spawn(connect(client, target, network.clone()));
     }
 }
@@ -95,7 +95,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, network: watch::R
             return;
         }
     }
-    // Nor does anybody learn that the other side has closed it.
+    // Neither side learns that the other has closed it.
     if is_broken {
         std::future::pending::<()>().await;
     }

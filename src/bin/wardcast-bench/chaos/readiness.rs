@@ -48,9 +48,9 @@ enum Answer {
 
 /// The answers of a hub: each that differs from the one before, with the time of its request.
 #[derive(Default)]
-struct ReadinessLog(Vec<(Instant, Answer)>);
+struct AnswerLog(Vec<(Instant, Answer)>);
 
-impl ReadinessLog {
+impl AnswerLog {
     fn record(&mut self, asked_at: Instant, answer: Answer) {
         if self.0.last().is_none_or(|(_, last)| *last != answer) {
             self.0.push((asked_at, answer));
@@ -67,7 +67,7 @@ impl ReadinessLog {
 
 /// Asks all hubs again and again, until it is dropped.
 pub(super) struct ReadinessWatch {
-    logs: Vec<Rc<RefCell<ReadinessLog>>>,
+    logs: Vec<Rc<RefCell<AnswerLog>>>,
     _asking: JoinSet<()>,
 }
 
@@ -92,7 +92,7 @@ impl ReadinessWatch {
     }
 }
 
-async fn ask(address: SocketAddr, log: Rc<RefCell<ReadinessLog>>) {
+async fn ask(address: SocketAddr, log: Rc<RefCell<AnswerLog>>) {
     loop {
         let asked_at = Instant::now();
         let answer = match check_readiness(address).await {
@@ -127,7 +127,7 @@ struct Unready {
 
 impl Unready {
     fn new<'a>(
-        logs: impl Iterator<Item = &'a ReadinessLog>,
+        logs: impl Iterator<Item = &'a AnswerLog>,
         answer: Answer,
         broken_at: Instant,
         end: Instant,
@@ -185,7 +185,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let log = |answers: &[(u64, Answer)]| {
-            let mut log = ReadinessLog::default();
+            let mut log = AnswerLog::default();
             answers.iter().for_each(|(ms, answer)| log.record(at(*ms), *answer));
             log
         };

@@ -49,7 +49,7 @@ enum Source {
     Joined(HistoryRequest, SharedRead),
     /// From a read of its own, which others can join.
     Own(SharedRead),
-    /// From a read of its own that serves nobody else.
+    /// From a read of its own that no other caller can join.
     Unshared,
 }
 

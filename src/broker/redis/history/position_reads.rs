@@ -86,10 +86,10 @@ impl PositionReads {
 /// Runs the calls that wait for a server, until there are none.
 pub(in crate::broker::redis) async fn run(context: Arc<RedisContext>, server: Arc<RedisServer>) {
     while let Some(mut reads) = server.position_reads().take() {
-        // Nobody waits for these any more.
+        // The callers of these have stopped waiting.
         reads.retain(|read| !read.result.is_closed());
         if let Err((error, reads)) = read_batch(&context, &server, reads).await {
-            // Those that wait would wait for as long again.
+            // The calls that wait fail, too: another round trip would keep them for as long again.
             for read in reads.into_iter().chain(server.position_reads().take_all()) {
                 _ = read.result.send(Err(error.clone()));
             }

@@ -3,9 +3,9 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Calls `change` for each channel: with its keys, the index in ARGV of its first client, and the number of its clients. Each client
--- has `width` arguments; that of the number of the first channel's has the index `argument`. Calls `fail` with an error, index and
--- number for a channel whose keys have another type: the other channels are not affected.
+-- Calls `change` for each channel, with its two keys, the index in ARGV of its first client, and the number of its clients.
+-- ARGV[argument] is the number of the first channel's clients, which follow it with `width` arguments each; then come the other
+-- channels. If the keys of a channel have another type, calls `fail` with the error, that index and that number, and goes on.
 local function change_each(argument, width, change, fail)
     for key = 1, #KEYS, 2 do
         local count = tonumber(ARGV[argument])

@@ -5,7 +5,7 @@ local ttl, failure = tonumber(ARGV[1]), nil
 
 change_each(2, 2, function(clients, expiries, first, count)
     if redis.call('PTTL', clients) == -2 then
-        -- It may have been evicted or deleted alone. What the set says of clients without a record keeps none from being stored.
+        -- Redis may have evicted the hash alone. A refresh would take the clients that are still in the set for stored.
         redis.call('DEL', expiries)
     end
     remove_expired(clients, expiries, count)
