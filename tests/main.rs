@@ -71,6 +71,7 @@ mod presence;
 mod recovery;
 mod restored_subscriptions;
 mod revocation;
+mod revocation_on_nodes;
 mod slow_broker;
 mod stress;
 mod subscribe_groups;

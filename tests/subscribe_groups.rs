@@ -65,6 +65,24 @@ async fn no_more_subscribes_are_carried_out_at_once_than_the_limit_allows() {
     assert_eq!(client.receive().await["id"], 3);
 }
 
+#[actix_rt::test]
+async fn commands_that_are_carried_out_at_once_are_together_hardly_longer_than_a_message_may_be() {
+    let worker = Worker::start(|config| config.limits.message_bytes = 10_000);
+    let mut client = connect(&worker).await;
+    let long = |id: u32, channel: &str| {
+        let mut command = subscribe(id, channel);
+        command["padding"] = "x".repeat(6_000).into();
+        command
+    };
+    client.send_in_frames(&[long(1, "a"), long(2, "b"), long(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
+    worker.broker.answer(2);
+    assert_eq!(receive_replies(&mut client, 2).await, [None; 2]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["id"], 3);
+}
+
 /// The first command needs the broker. The others could be answered before it.
 #[actix_rt::test]
 async fn replies_keep_the_order_of_the_commands_errors_among_them() {
@@ -124,6 +142,22 @@ async fn commands_for_one_channel_keep_their_order() {
     assert_eq!(client.receive().await["push"]["channel"], "b", "a is unsubscribed");
 }
 
+/// The subscriptions before it are checked against the claims of its token.
+#[actix_rt::test]
+async fn subscribe_with_a_token_of_the_connection_waits_for_those_before_it() {
+    let worker = Worker::start(|_| ());
+    let mut client = connect(&worker).await;
+    let mut with_token = subscribe(2, "b");
+    with_token["token"] = worker.token(json!({"exp": 7200})).into();
+    client.send(&[subscribe(1, "a"), with_token, subscribe(3, "c")]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    assert_eq!(receive_replies(&mut client, 1).await, [None]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(2);
+    assert_eq!([client.receive().await["id"].clone(), client.receive().await["id"].clone()], [2, 3]);
+}
+
 /// Together they would share the failure.
 #[actix_rt::test]
 async fn second_subscribe_of_a_channel_asks_the_broker_when_the_first_is_answered() {
@@ -160,6 +194,35 @@ async fn what_is_published_while_a_ready_subscription_waits_for_its_turn_is_reco
     assert_eq!(reply["subscribe"]["recovered"], true, "{reply}");
     worker.publish("news", "2").await;
     assert_eq!(client.receive().await["push"]["pub"]["data"], 2);
+}
+
+/// The third page has no room beside the second. The first one does not wait for others.
+#[actix_rt::test]
+async fn what_is_read_for_a_group_waits_in_no_more_memory_than_an_outbox_and_is_read_again_otherwise() {
+    const DATA: &str = concat!("\"", "0123456789012345678901234567890123456789", "\"");
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.force_recovery) = (100, true);
+        config.limits.outbox_bytes = 30_000;
+    });
+    for channel in ["a", "b", "c", "d", "e"] {
+        for _ in 0..70 {
+            worker.publish(channel, DATA).await;
+        }
+    }
+    worker.broker.answer(20);
+    let mut client = connect(&worker).await;
+    let recover = |id: u32, channel| json!({"id": id, "subscribe": {"channel": channel, "recover": true}});
+    let commands = (1..).zip(["a", "b", "c", "d", "e"]).map(|(id, channel)| recover(id, channel));
+    client.send(&commands.collect::<Vec<_>>()).await;
+    for id in 1..=5 {
+        let reply = client.receive().await;
+        assert_eq!((&reply["id"], &reply["subscribe"]["recovered"]), (&json!(id), &json!(true)), "{reply}");
+        assert_eq!(reply["subscribe"]["publications"].as_array().map_or(0, Vec::len), 70);
+    }
+    let reads = worker.broker.calls.borrow().iter().filter(|call| **call == "read_history").count();
+    assert_eq!(reads, 8, "the third and what follows it are read once more, one by one");
+    worker.publish("c", "1").await;
+    assert_eq!(client.receive().await["push"]["channel"], "c");
 }
 
 #[actix_rt::test]

@@ -39,6 +39,20 @@ async fn wait_for_redis_channels(redis: &RedisServer, pattern: &str, count: usiz
     events::wait_until(&format!("{count} channels in Redis"), async || subscribed().await == count).await;
 }
 
+/// Each channel has a turn for itself, and two turns are under way: the refused one ends first.
+#[actix_rt::test]
+async fn broadcast_answers_in_the_order_of_its_channels_whichever_turn_ends_first() {
+    let redis = RedisServer::start().await;
+    let hub = start_one_hub(&redis).await;
+    hub.wait_for_nodes(1).await;
+    let data = "x".repeat((1 << 20) - 100);
+    let request = json!({"channels": ["a", "unknown:1", "b", "unknown:2"], "data": data});
+    let answer = hub.call_api("broadcast", request).await;
+    let responses = answer["result"]["responses"].as_array().unwrap();
+    let codes: Vec<_> = responses.iter().map(|response| response["error"]["code"].as_u64()).collect();
+    assert_eq!(codes, [None, Some(102), None, Some(102)]);
+}
+
 #[actix_rt::test]
 async fn publication_on_one_hub_reaches_subscribers_of_both() {
     let (_redis, one, two) = start_two_hubs().await;

@@ -88,8 +88,10 @@ async fn revoke(
             context
                 .refusals
                 .record(Refusal::Token(error), format_args!("address={} path=\"/auth/logout\"", source.address));
-            // What is void already, the cookie of an old login for one, need not be revoked.
-            let is_void = matches!(error, TokenError::Expired | TokenError::Revoked) || !has_bearer;
+            // What is void already, the cookie of an old login for one, need not be revoked. A token whose key is not there at
+            // the moment may be valid again.
+            let is_void =
+                matches!(error, TokenError::Expired | TokenError::Revoked) || (!has_bearer && !error.is_temporary());
             return if is_void { Ok(()) } else { Err(error.into()) };
         }
     };

@@ -90,6 +90,8 @@ struct HubLimits {
     filter_positions: usize,
     /// Maximum size of the frames that answer one subscribe request, together.
     reply_bytes: usize,
+    /// Maximum size of what was read of histories and waits for earlier requests of its group.
+    group_history_bytes: usize,
 }
 
 impl From<&Limits> for HubLimits {
@@ -100,6 +102,8 @@ impl From<&Limits> for HubLimits {
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
             filter_positions: limits.filter_positions,
             reply_bytes: limits.client_reply_bytes(),
+            // What a client that reads slowly may cost anyway.
+            group_history_bytes: limits.outbox_bytes,
         }
     }
 }

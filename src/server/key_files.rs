@@ -37,7 +37,7 @@ pub(super) fn watch(verifier: &Arc<Verifier>, config: &Arc<Config>) {
 
 async fn watch_files(verifier: Weak<Verifier>, config: Arc<Config>, interval: Duration) {
     // The files may have changed since the start, so the first look reads them in any case.
-    let (files, mut seen) = (key_files(&config), None);
+    let (files, mut seen, mut has_failed) = (key_files(&config), None, false);
     loop {
         tokio::time::sleep(interval).await;
         let Some(verifier) = verifier.upgrade() else { return };
@@ -45,12 +45,21 @@ async fn watch_files(verifier: Weak<Verifier>, config: Arc<Config>, interval: Du
         // A network drive may take long.
         let look = tokio::task::spawn_blocking(move || {
             let stamps: Vec<Option<FileStamp>> = files.iter().map(stamp_of).collect();
-            if before.as_ref() != Some(&stamps) {
-                log_reload(&verifier.reload_keys(&config));
+            let has_changed = before.as_ref() != Some(&stamps);
+            // What failed for want of a file descriptor, say, may work now.
+            if !has_changed && !has_failed {
+                return (stamps, false);
             }
-            stamps
+            let reloaded = verifier.reload_keys(&config);
+            if has_changed || reloaded.is_ok() {
+                log_reload(&reloaded);
+            }
+            (stamps, reloaded.is_err())
         });
-        seen = look.await.ok();
+        (seen, has_failed) = match look.await {
+            Ok((stamps, has_failed)) => (Some(stamps), has_failed),
+            Err(_) => (None, false),
+        };
     }
 }
 

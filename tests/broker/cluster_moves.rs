@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::PublishOptions,
+    broker::{HistoryRequest, PublishOptions},
     config::{RedisConfig, Secret},
 };
 
@@ -117,6 +117,11 @@ async fn publications_of_one_call_are_stored_while_half_of_their_channels_have_m
     assert_eq!(store_all().await, [2; CHANNELS]);
     moving.move_keys().await;
     assert_eq!(store_all().await, [3; CHANNELS]);
+    // Each is sent to the other master; one after the other would take longer than a call may.
+    let reads =
+        channels().map(|name| instance.broker.read_history(channel(&name), HistoryRequest::default(), KEEP_FIVE));
+    let tops = join_all(reads.collect::<Vec<_>>()).await.into_iter().map(|read| read.map(|page| page.top.offset));
+    assert_eq!(tops.collect::<Result<Vec<_>, _>>(), Ok(vec![3; CHANNELS]));
     moving.end().await;
     assert_eq!(store_all().await, [4; CHANNELS]);
 }

@@ -216,7 +216,7 @@ pub async fn channel_unused_for_meta_ttl_restarts_with_a_new_epoch(instance: Ins
     // The read has extended the lifetime.
     instance.advance_clock(Duration::from_secs(3_599));
     assert_eq!(instance.read_history("news", WHOLE_HISTORY).await.top, old);
-    instance.advance_clock(Duration::from_secs(3_600));
+    instance.advance_clock(Duration::from_secs(3_604));
     let new = instance.store("news", "1").await;
     assert_eq!(new.offset, 1);
     assert_ne!(new.epoch, old.epoch);

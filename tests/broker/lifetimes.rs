@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wardcast::{
-    broker::{PublishOptions, Retention, Version},
+    broker::{HistoryRequest, PublishOptions, Retention, Version},
     publication::Publication,
 };
 
@@ -67,6 +67,30 @@ async fn history_and_its_position_live_as_long_as_the_retention_of_the_channel_s
     instance.broker.read_history(channel("news"), WHOLE_HISTORY, retention).await.unwrap();
     instance.store_with("news", "1", retention).await;
     assert_renewed("a reader has changed the retention", 600).await;
+}
+
+/// A publication that follows soon does not renew the lifetime.
+#[tokio::test]
+async fn position_outlives_a_publication_by_its_lifetime_whatever_has_used_it_before() {
+    let (server, instance) = start().await;
+    let version = Some(Version { number: 1, epoch: "x".into() });
+    let versioned = PublishOptions { retention: Some(KEEP_FIVE), version, ..PublishOptions::default() };
+    instance.publish_with("news", "0", versioned.clone()).await.unwrap();
+    for user in ["reader", "subscription", "comparison", "old version"] {
+        server.advance_clock("wardcast", Duration::from_secs(10));
+        instance.store("news", "1").await;
+        let position = HistoryRequest::default();
+        match user {
+            "reader" => drop(instance.read_history("news", WHOLE_HISTORY).await),
+            "subscription" => drop(instance.read_history("news", position).await),
+            "comparison" => drop(instance.broker.read_positions(vec![(channel("news"), KEEP_FIVE)]).await),
+            _ => drop(instance.publish_with("news", "0", versioned.clone()).await.unwrap()),
+        }
+        server.advance_clock("wardcast", Duration::from_secs(3));
+        instance.store("news", "2").await;
+        let left: i64 = server.run(&["PTTL", META]).await;
+        assert!(left > 3_600_000, "{user}: {left} ms");
+    }
 }
 
 #[tokio::test]

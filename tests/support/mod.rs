@@ -271,6 +271,16 @@ impl TestHub {
         .await;
     }
 
+    /// Waits until a session has applied the controls that the API has accepted: it applies one more, which subscribes it to a
+    /// channel, after them.
+    pub async fn wait_until_controls_are_applied(&self, user: &str, channel: &str) {
+        self.call_api("subscribe", json!({"user": user, "channel": channel})).await;
+        poll_until("the controls are applied", async || {
+            self.call_api("channels", json!({})).await["result"]["channels"][channel].is_object()
+        })
+        .await;
+    }
+
     /// Waits until the hub has noticed that its broker is available, or that it is not.
     pub async fn wait_for_broker(&self, is_available: bool) {
         events::wait_until(&format!("the broker is available: {is_available}"), async || {

@@ -1,7 +1,7 @@
 //! Fetches one document over https: one GET on a connection of its own, to an address that was checked, without redirects, and
 //! with a limit on the size. The caller limits the time.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +15,10 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::address::is_allowed;
@@ -23,6 +26,8 @@ use crate::{auth::KeyError, certificate, config::KeySetsConfig};
 
 /// Maximum number of addresses of a name to which the client tries to connect.
 const MAX_ADDRESSES: usize = 8;
+/// For the connection to one address: the next one may answer where this one is silent.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum size of the head of a response.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
@@ -197,9 +202,10 @@ impl HttpsClient {
         let name = ServerName::try_from(url.host.clone())
             .map_err(|_| FetchError::Tls(std::io::Error::other("the host is no valid server name")))?;
         for address in allowed.take(MAX_ADDRESSES) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return self.tls.connect(name, stream).await.map_err(FetchError::Tls),
-                Err(failed) => error = FetchError::Connect(failed),
+            match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return self.tls.connect(name, stream).await.map_err(FetchError::Tls),
+                Ok(Err(failed)) => error = FetchError::Connect(failed),
+                Err(_) => error = FetchError::Connect(std::io::ErrorKind::TimedOut.into()),
             }
         }
         Err(error)

@@ -170,7 +170,9 @@ impl KeySets {
                 set.rescheduled.notify_one();
             }
         }
-        if is_pending { TokenError::KeyPending } else { TokenError::UnknownKey }
+        // A fetch may have put the key into force since the token was compared.
+        let is_there = || self.ring.current().select(kid, || issuer.map(str::to_owned)).is_some();
+        if is_pending || is_there() { TokenError::KeyPending } else { TokenError::UnknownKey }
     }
 
     /// Fetches a set, and puts its keys into force.

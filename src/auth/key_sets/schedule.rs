@@ -87,6 +87,8 @@ impl Schedule {
     pub(super) fn begin(&mut self, now: Instant) {
         self.last_begin = Some(now);
         self.looking_for = std::mem::take(&mut self.asked);
+        // Whether the provider has them is open again until the fetch has succeeded.
+        self.missing.retain(|kid| !self.looking_for.contains(kid));
     }
 
     /// Notes that the fetch has succeeded.
@@ -121,6 +123,23 @@ mod tests {
         schedule.begin(now);
         schedule.succeed(now, &settings);
         (schedule, settings)
+    }
+
+    #[test]
+    fn missing_kid_is_pending_again_while_it_is_looked_for() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        let ask =
+            |schedule: &mut Schedule, seconds| schedule.note_unknown(Some("new"), start + SECOND * seconds, &settings);
+        ask(&mut schedule, 0);
+        schedule.begin(start + SECOND * 60);
+        schedule.succeed(start + SECOND * 60, &settings);
+        assert_eq!(ask(&mut schedule, 61), UnknownKid::Missing);
+        assert_eq!(ask(&mut schedule, 121), UnknownKid::Pending);
+        schedule.begin(start + SECOND * 122);
+        assert_eq!(ask(&mut schedule, 123), UnknownKid::Pending, "the provider may have it by now");
+        schedule.fail(start + SECOND * 124, &settings);
+        assert_eq!(ask(&mut schedule, 125), UnknownKid::Pending, "a failed fetch has told nothing");
     }
 
     #[test]

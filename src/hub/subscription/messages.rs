@@ -26,7 +26,7 @@ pub struct Subscribe {
 
 /// Carries out requests of a session side by side. The hub queues their replies in the order of the requests, refusals among
 /// them. Answers how many requests are finished, which is at least one: the others have had no effect, because the client has to
-/// read the replies first.
+/// read the replies first, or too much was read of their histories to wait.
 #[derive(Message)]
 #[rtype(result = "usize")]
 pub struct SubscribeEach {

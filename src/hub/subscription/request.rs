@@ -2,7 +2,7 @@
 //! session at once; at the same time it stores the presence of the subscriber. The requests are finished in their order, each
 //! as soon as those before it are: so the client gets its replies in the order of its commands.
 
-use std::collections::VecDeque;
+use std::{cell::Cell, collections::VecDeque, rc::Rc};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::{
     broker::{BrokerError, BrokerFuture},
     channel::Channel,
     hub::{Hub, SessionKey},
+    publication::Publication,
 };
 
 /// How often the history is read for one request. It is read again only if the stored deliveries do not reach back to what
@@ -47,6 +48,8 @@ struct PendingRequest {
 struct ResolvedRequest {
     request: PendingRequest,
     subscriptions: Result<Vec<Subscription<CatchingUp>>, SubscribeError>,
+    /// What it has read was dropped: it has to be requested again.
+    is_postponed: bool,
 }
 
 /// How far a request is.
@@ -79,9 +82,22 @@ impl ResolvedRequest {
     {
         let resolved = join_all(resolving).map(|resolved| {
             let subscriptions: Result<Vec<_>, _> = resolved.into_iter().collect();
-            Self { request, subscriptions: subscriptions.map_err(SubscribeError::from) }
+            Self { request, subscriptions: subscriptions.map_err(SubscribeError::from), is_postponed: false }
         });
         resolved.boxed_local()
+    }
+
+    /// Drops what was read of the histories if the requests of a group hold more than `max_bytes` then. Otherwise adds it to
+    /// what they hold.
+    fn postpone_over(mut self, max_bytes: usize, held_bytes: &Cell<usize>) -> Self {
+        let pages = self.subscriptions.iter().flatten().filter_map(|subscription| subscription.stage.history.as_ref());
+        let bytes: usize = pages.flat_map(|page| &page.publications).map(Publication::cost_bytes).sum();
+        if bytes > 0 && held_bytes.get() + bytes > max_bytes {
+            (self.subscriptions, self.is_postponed) = (Ok(Vec::new()), true);
+        } else {
+            held_bytes.set(held_bytes.get() + bytes);
+        }
+        self
     }
 
     /// Returns whether the broker has answered, and the reply may bring missed publications.
@@ -93,7 +109,7 @@ impl ResolvedRequest {
 
 impl Hub {
     /// Carries out requests of a session side by side. Ends before all are finished if the client has to read the replies
-    /// first; then the others have had no effect.
+    /// first, or if more was read of their histories than may wait; then the others have had no effect.
     fn carry_out(&mut self, key: SessionKey, requests: Vec<(PendingRequest, RequestedChannels)>) -> GroupFuture {
         let (mut results, mut resolving) = (Vec::with_capacity(requests.len()), Vec::new());
         for (request, subscriptions) in requests {
@@ -109,7 +125,14 @@ impl Hub {
             self.flush_replies(key);
             return Box::pin(actix::fut::ready(results));
         }
-        let resolved = join_all(resolving).into_actor(self);
+        let (max_bytes, held_bytes) = (self.limits.group_history_bytes, Rc::new(Cell::new(0)));
+        let resolved = resolving.into_iter().enumerate().map(|(place, request)| {
+            let held_bytes = held_bytes.clone();
+            // The first one does not wait for others.
+            let max_bytes = if place == 0 { usize::MAX } else { max_bytes };
+            request.map(move |resolved| resolved.postpone_over(max_bytes, &held_bytes))
+        });
+        let resolved = join_all(resolved).into_actor(self);
         Box::pin(resolved.then(move |resolved, hub, _| {
             hub.finish_in_order(RequestGroup { key, results, resolved: resolved.into() })
         }))
@@ -128,7 +151,7 @@ impl Hub {
         let mut subscriptions = match checked {
             Ok(subscriptions) => subscriptions,
             Err(error) if follows_others => {
-                let failed = ResolvedRequest { request, subscriptions: Err(error) };
+                let failed = ResolvedRequest { request, subscriptions: Err(error), is_postponed: false };
                 return RequestProgress::Resolving(Box::pin(ready(failed)));
             }
             Err(error) => return RequestProgress::Finished(self.finish(request, Err(error))),
@@ -160,7 +183,7 @@ impl Hub {
     }
 
     /// Finishes the requests of a group in their order, until a history has to be read again, or the client has to read the
-    /// replies.
+    /// replies, or what was read for one was dropped.
     fn finish_in_order(&mut self, mut group: RequestGroup) -> GroupFuture {
         while let Some(resolved) = group.resolved.pop_front() {
             if resolved.recovers() && !self.may_deliver() {
@@ -170,7 +193,7 @@ impl Hub {
                 let released = async move { revocations.wait_until_released().await }.into_actor(self);
                 return Box::pin(released.then(move |(), hub, _| hub.finish_in_order(group)));
             }
-            if !group.results.is_empty() && self.must_drain(group.key) {
+            if resolved.is_postponed || (!group.results.is_empty() && self.must_drain(group.key)) {
                 group.resolved.push_front(resolved);
                 group.resolved.drain(..).for_each(|resolved| self.withdraw(&resolved.request));
                 break;
@@ -190,7 +213,10 @@ impl Hub {
     }
 
     /// Commits a request, or has its histories read again.
-    fn finish_resolved(&mut self, ResolvedRequest { mut request, subscriptions }: ResolvedRequest) -> RequestProgress {
+    fn finish_resolved(
+        &mut self,
+        ResolvedRequest { mut request, subscriptions, .. }: ResolvedRequest,
+    ) -> RequestProgress {
         let mut subscriptions = match subscriptions {
             Ok(subscriptions) => subscriptions,
             Err(error) => return RequestProgress::Finished(self.finish(request, Err(error))),

@@ -21,6 +21,8 @@ pub(in crate::session) struct SubscribeGroup {
     /// One for each command.
     requests: Vec<SubscribeRequest>,
     channels: Vec<Channel>,
+    /// Bytes of `commands`.
+    command_bytes: usize,
     /// The session sends the group when it has handled all frames that have arrived.
     is_scheduled: bool,
 }
@@ -45,6 +47,7 @@ impl Session {
     pub(super) fn add_to_group(&mut self, command: BufferedCommand, request: SubscribeRequest) {
         let group = self.subscribe_group.get_or_insert_default();
         group.channels.extend(request.subscription.as_ref().ok().map(|subscription| subscription.channel().clone()));
+        group.command_bytes += command.message.as_ref().map_or(0, Bytes::len);
         group.commands.push(command);
         group.requests.push(request);
     }
@@ -77,8 +80,11 @@ impl Session {
 
     /// Returns whether the group is carried out before the next command is looked at.
     pub(super) fn is_group_full(&self) -> bool {
-        let limit = self.services.config.limits.concurrent_subscribes;
-        let is_full = self.subscribe_group.as_ref().is_some_and(|group| group.commands.len() >= limit);
+        let limits = &self.services.config.limits;
+        let is_full = self.subscribe_group.as_ref().is_some_and(|group| {
+            // Commands may be long. So many bytes a client may also have in one command.
+            group.commands.len() >= limits.concurrent_subscribes || group.command_bytes >= limits.message_bytes
+        });
         // Commands were put back because their client reads slowly: its outbox may have room for one more reply only.
         is_full || self.commands.has_put_back()
     }

@@ -64,7 +64,8 @@ fn position_commands(context: &RedisContext, (channel, retention): &(Channel, Re
     let key = context.names.history_meta_key(channel);
     let (mut read, mut extend) = (redis::cmd("HMGET"), redis::cmd("PEXPIRE"));
     read.arg(&key).arg("e").arg("o").arg("t");
-    extend.arg(&key).arg(millis(retention.meta_ttl));
+    // As long as the scripts let it live: see `renewal` in history.lua.
+    extend.arg(&key).arg(millis(retention.meta_ttl + retention.ttl / 16));
     [read, extend]
 }
 

@@ -13,6 +13,12 @@ local function now()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Publications renew lifetimes when this time has passed, because each renewal is a command. So whatever sets a lifetime makes it
+-- longer by this time.
+local function renewal(ttl)
+    return math.floor(ttl / 16)
+end
+
 -- Lua formats large numbers with an exponent.
 local function text(number)
     return string.format('%.0f', number)
@@ -79,6 +85,6 @@ local function open(stream, meta, size, ttl, meta_ttl, first_epoch)
     elseif retention ~= size .. ':' .. ttl then
         change_retention(stream, meta, top, retention, size, ttl)
     end
-    redis.call('PEXPIRE', meta, meta_ttl)
+    redis.call('PEXPIRE', meta, text(meta_ttl + renewal(ttl)))
     return epoch, top
 end

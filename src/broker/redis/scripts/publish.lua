@@ -13,8 +13,7 @@ local FIRST_ARGUMENTS, ARGUMENTS = 9, 3
 local retention, call = size .. ':' .. ttl, redis.call
 local stored_at = now()
 local stored_at_text = text(stored_at)
--- Lifetimes are renewed when this time has passed, and are longer by it: each renewal is a command.
-local RENEWAL = math.floor(ttl / 16)
+local RENEWAL = renewal(ttl)
 
 local function finish(once, epoch, offset)
     local receipt = epoch .. offset
@@ -41,7 +40,7 @@ local function store(stream, meta, once, channel, record, time)
     if is_new then
         epoch, top = first_epoch, 0
     elseif version ~= '' and version <= (newest_version(meta) or '') then
-        call('PEXPIRE', meta, meta_ttl)
+        call('PEXPIRE', meta, text(meta_ttl + RENEWAL))
         return finish(once, epoch, text(top))
     end
 

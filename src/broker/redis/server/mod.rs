@@ -186,17 +186,21 @@ impl RedisServer {
         let Some(redirects) = &self.redirects else {
             return Ok((self.connector.query_many(commands, limit).await?, 0));
         };
-        let mut redirected = 0;
         let deadline = Instant::now() + limit;
         let mut replies = self.connector.query_many(commands.clone(), limit).await?;
-        for (reply, command) in replies.iter_mut().zip(commands) {
+        let mut answers = Vec::new();
+        for (place, (reply, command)) in replies.iter().zip(commands).enumerate() {
             if let Some(redirect) = Redirect::of_reply(reply) {
-                redirected += 1;
                 let (job, answer) = PublishJob::again(command);
                 redirects.send_again(job, redirect, &self.address);
-                let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
-                *reply = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                answers.push((place, answer));
             }
+        }
+        let redirected = answers.len();
+        // All are on their way: they wait for the new master together.
+        for (place, answer) in answers {
+            let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
+            replies[place] = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         }
         Ok((replies, redirected))
     }

@@ -1,0 +1,146 @@
+//! Revocations that an instance does not have yet: it holds what it delivers, and all instances of a Redis obey.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use wardcast::{
+    broker::{Broker, Deliver},
+    clock::NEVER,
+    hub::CheckHealth,
+    revocation::{Revocation, RevocationTarget},
+};
+
+use crate::{
+    revocation::{assert_closed_as_revoked, claims, connect, logout, path, revoke},
+    support::{
+        TestHub,
+        client::Closed,
+        node::start_nodes,
+        poll_until,
+        redis::{PrefixedRedis, RedisForm, RedisServer},
+        slow_broker::Worker,
+        start_hub_on,
+    },
+};
+
+/// As when a node has been frozen, or has lost its Redis: revocations may be missing.
+#[actix_rt::test]
+async fn held_deliveries_go_out_only_after_the_revocations_that_were_missing() {
+    let worker = Worker::start(|_| ());
+    worker.broker.answer(2);
+    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
+    for client in &mut clients {
+        assert!(client.receive().await["push"]["connect"].is_object());
+        client.send(&[json!({"id": 1, "subscribe": {"channel": "news"}})]).await;
+        assert!(client.receive().await["subscribe"].is_object());
+    }
+    worker.hubs.revocations().hold();
+    worker.publish("news", "1").await;
+    worker.hub.send(CheckHealth).await.unwrap();
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    worker.hubs.add_revocations(vec![missing]).unwrap();
+    worker.hubs.release_deliveries();
+    let [mut revoked, mut other] = clients;
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was delivered");
+    assert_eq!(other.receive().await["push"]["pub"]["data"], 1);
+}
+
+#[actix_rt::test]
+async fn subscription_whose_token_is_revoked_while_the_broker_is_slow_is_103_and_nothing_is_delivered() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut client = worker.connect(json!({"jti": "c"})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let token = worker.token(json!({"channel": "news", "exp": 60, "jti": "s"}));
+    let subscribe = json!({"id": 1, "subscribe": {"channel": "news", "token": token, "recover": true}});
+    client.send(&[subscribe]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.broker.answer(1);
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+    let revoked = Revocation::of_all(RevocationTarget::Token("s".to_owned()), NEVER);
+    worker.broker.revoke(vec![revoked], Duration::from_secs(5)).await.unwrap();
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["error"]["code"], 103);
+}
+
+/// As on a node that was frozen, or has just started: its list may lack revocations.
+#[actix_rt::test]
+async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    worker.publish("news", "1").await;
+    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
+    for client in &mut clients {
+        assert!(client.receive().await["push"]["connect"].is_object());
+    }
+    worker.hubs.revocations().hold();
+    worker.broker.answer(10);
+    for client in &mut clients {
+        client.send(&[json!({"id": 1, "subscribe": {"channel": "news", "recover": true}})]).await;
+    }
+    worker.broker.wait_for_calls(&["subscribe", "read_history", "read_history"]).await;
+    worker.hub.send(CheckHealth).await.unwrap();
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    worker.hubs.add_revocations(vec![missing]).unwrap();
+    worker.hubs.release_deliveries();
+    let [mut revoked, mut other] = clients;
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was recovered");
+    assert_eq!(other.receive().await["subscribe"]["publications"][0]["data"], 1);
+}
+
+async fn is_refused(hub: &TestHub, jti: &str) -> bool {
+    hub.try_handshake(&path(hub, claims("ann", jti)), &[]).await.status == 401
+}
+
+#[actix_rt::test]
+async fn revocation_on_one_node_closes_sessions_on_all_and_holds_on_those_that_start_later() {
+    let redis = RedisServer::start().await;
+    let start = || start_hub_on(&redis, |config| config.limits.revocations = 2);
+    let (one, two) = (start().await, start().await);
+    one.wait_for_nodes(2).await;
+    two.wait_for_nodes(2).await;
+    let mut clients = [connect(&one, claims("ann", "1")).await, connect(&two, claims("ann", "1")).await];
+    revoke(&one, json!({"jti": "1"})).await;
+    for client in &mut clients {
+        assert_closed_as_revoked(client).await;
+    }
+    let three = start().await;
+    poll_until("the list is loaded", async || is_refused(&three, "1").await).await;
+    let response = logout(&three, &three.token_with_claims(claims("ann", "2"))).send().await;
+    assert_eq!(response.status, 204, "{response:?}");
+    assert!(is_refused(&one, "2").await && is_refused(&two, "2").await);
+    let full = two.call_api("revoke_token", json!({"jti": "3"})).await;
+    assert_eq!(full["error"]["code"], 106, "{full}");
+    // Without Redis nothing can be revoked, and the caller learns it.
+    redis.freeze();
+    let since = Instant::now();
+    let failed = two.call_api("revoke_token", json!({"jti": "4"})).await;
+    assert_eq!(failed["error"]["code"], 100, "{failed}");
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(!is_refused(&two, "4").await && is_refused(&two, "1").await);
+}
+
+#[actix_rt::test]
+async fn frozen_node_is_named_and_obeys_before_it_delivers_anything_again() {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let nodes = start_nodes::<2>(&redis, &["channels.allow_subscribe=user"]).await;
+    let mut ann = nodes[1].connect_to(&path(&nodes[1], claims("ann", "1")), &[]).await;
+    let mut bob = nodes[1].connect("bob").await;
+    for client in [&mut ann, &mut bob] {
+        client.subscribe("news").await;
+    }
+    nodes[1].freeze();
+    nodes[0].publish("news", json!("before")).await;
+    let since = Instant::now();
+    let unconfirmed = nodes[0].call_api("revoke_token", json!({"jti": "1"})).await;
+    assert!(since.elapsed() < Duration::from_millis(2500), "{:?}", since.elapsed());
+    assert_eq!(unconfirmed["error"]["code"], 100, "{unconfirmed}");
+    let message = unconfirmed["error"]["message"].as_str().unwrap();
+    assert!(message.contains("in force") && message.contains("not confirmed by node "), "{message}");
+    assert_eq!(nodes[0].metric("wardcast_revocations_unconfirmed_total").await, 1.0);
+    nodes[0].publish("news", json!("after")).await;
+    nodes[1].resume();
+    assert_eq!(ann.next().await, Err(Closed { code: Some(3500), reason: "token revoked".to_owned() }));
+    for expected in ["before", "after"] {
+        assert_eq!(bob.receive_publication().await, json!(expected));
+    }
+}
