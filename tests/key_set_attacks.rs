@@ -271,5 +271,6 @@ async fn url_in_the_configuration_must_be_https_without_credentials() {
         config.auth.keys.push(toml::from_str::<KeyConfig>(settings).unwrap());
         let errors = Verifier::key_errors(&config);
         assert!(errors.iter().any(|error| error.to_string().contains(why)), "{settings}: {errors:?}");
+        assert!(!format!("{errors:?}").contains("user:pass"), "{errors:?}");
     }
 }

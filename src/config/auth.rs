@@ -167,6 +167,14 @@ impl<'a> KeySource<'a> {
     }
 }
 
+/// Returns a URL for errors and logs: without user name, password and query, which may be secrets.
+pub fn url_without_secrets(url: &str) -> String {
+    let shown = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = shown.split_once("://") else { return shown.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
+}
+
 impl KeyConfig {
     /// Returns where the keys come from; `None` unless exactly one source is set.
     pub fn source(&self) -> Option<KeySource<'_>> {

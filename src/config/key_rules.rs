@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AuthConfig, KeyConfig, KeyPurpose, KeySource};
+use super::{AuthConfig, KeyConfig, KeyPurpose, KeySource, url_without_secrets};
 
 /// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,12 @@ impl std::fmt::Display for TokenIssuer<'_> {
         match self {
             Self::Own => f.write_str("the keys without an issuer"),
             Self::Named(issuer) => write!(f, "the issuer {issuer:?}"),
-            Self::KeySet(path) => write!(f, "the JWK set {} without an issuer", path.display()),
+            Self::KeySet(place) => {
+                let place = place.display().to_string();
+                let is_url = place.starts_with("https://");
+                let shown = if is_url { url_without_secrets(&place) } else { place };
+                write!(f, "the JWK set {shown} without an issuer")
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use serde::Deserialize;
 
 pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
-    RequiredClaim,
+    RequiredClaim, url_without_secrets,
 };
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,

@@ -25,7 +25,7 @@ const MAX_QUOTED_KID: usize = 64;
 pub(super) fn label(key: &config::KeyConfig) -> String {
     let place = match key.source() {
         Some(KeySource::File(path) | KeySource::SetFile(path)) => Some(path.display().to_string()),
-        Some(KeySource::SetUrl(url) | KeySource::Issuer(url)) => Some(url.to_owned()),
+        Some(KeySource::SetUrl(url) | KeySource::Issuer(url)) => Some(config::url_without_secrets(url)),
         Some(KeySource::Jwk(_)) | None => None,
     };
     match (key.id.as_str(), place) {

@@ -27,7 +27,7 @@ use super::{
     key::{KeyChange, KeyRing, VerificationKey, read_fetched_set},
 };
 use crate::{
-    config::{AuthConfig, Config, KeyConfig, KeySource},
+    config::{AuthConfig, Config, KeyConfig, KeySource, url_without_secrets},
     metrics::Metrics,
     revocation::Revocations,
 };
@@ -62,7 +62,7 @@ enum Location {
 impl KeySet {
     /// Creates the set of an entry; `None` if its keys are not fetched.
     fn from_config(auth: &AuthConfig, configured: &KeyConfig, now: Instant) -> Result<Option<Self>, KeyError> {
-        let fault = |url: &str, problem| KeyError { key: format!("auth.keys ({url})"), problem };
+        let fault = |url, problem| KeyError { key: format!("auth.keys ({})", url_without_secrets(url)), problem };
         let location = match configured.source() {
             Some(KeySource::SetUrl(url)) => {
                 HttpsUrl::parse(url).map(Location::Set).map_err(|problem| fault(url, problem))?
