@@ -64,7 +64,8 @@ fn channel(number: usize) -> String {
     format!("chat{number}")
 }
 
-/// Subscribes to all channels with positions, and does what the SDKs do: subscribes again from its position when it is told to.
+/// Subscribes to all channels with positions. When the hub ends a subscription with 2500, the client subscribes to the channel
+/// again from the position of its last publication, like an SDK.
 async fn subscribe(mut client: Client, logs: Logs) {
     for number in 0..CHANNELS {
         client.send(json!({"id": number + 1, "subscribe": {"channel": channel(number), "positioned": true}})).await;

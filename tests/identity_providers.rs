@@ -115,7 +115,11 @@ async fn keycloak_access_tokens_are_accepted_and_its_other_tokens_refused() {
     assert_eq!(recipe.status(&RSA, but(&access, json!({"azp": "other-app"}))).await, 401, "of another client");
     assert_eq!(recipe.status(&RSA, but(&access, json!({"aud": "web-app", "typ": "ID"}))).await, 401, "ID token");
     assert_eq!(recipe.status_with(&RSA, json!({"typ": "logout+jwt"}), access.clone()).await, 401, "logout token");
-    assert_eq!(recipe.status_with(&RSA, json!({"kid": "enc-1"}), access).await, 503, "a key for encryption is none");
+    assert_eq!(
+        recipe.status_with(&RSA, json!({"kid": "enc-1"}), access).await,
+        503,
+        "a key for encryption verifies no token"
+    );
 }
 
 #[actix_rt::test]

@@ -100,7 +100,7 @@ async fn handshake_is_not_accepted_for_a_rejection_while_keys_are_missing() {
     })
     .await;
     let token = key.sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &token).await, 503, "closed 3500, an SDK would never come back");
+    assert_eq!(handshake_status(&hub, &token).await, 503, "an SDK would not reconnect after close code 3500");
 }
 
 #[actix_rt::test]

@@ -52,17 +52,22 @@ async fn subscribes_in_a_frame_each_wait_for_the_broker_together() {
     assert_eq!(receive_replies(&mut client, 3).await, [None; 3]);
 }
 
+/// Of three subscribe commands, the broker gets the third when it has answered the first two.
+async fn assert_third_subscribe_waits_for_two(worker: &Worker, client: &mut Client) {
+    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
+    worker.broker.answer(2);
+    assert_eq!(receive_replies(client, 2).await, [None; 2]);
+    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
+    worker.broker.answer(1);
+    assert_eq!(client.receive().await["id"], 3);
+}
+
 #[actix_rt::test]
 async fn no_more_subscribes_are_carried_out_at_once_than_the_limit_allows() {
     let worker = Worker::start(|config| config.limits.concurrent_subscribes = 2);
     let mut client = connect(&worker).await;
     client.send(&[subscribe(1, "a"), subscribe(2, "b"), subscribe(3, "c")]).await;
-    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
-    worker.broker.answer(2);
-    assert_eq!(receive_replies(&mut client, 2).await, [None; 2]);
-    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
-    worker.broker.answer(1);
-    assert_eq!(client.receive().await["id"], 3);
+    assert_third_subscribe_waits_for_two(&worker, &mut client).await;
 }
 
 #[actix_rt::test]
@@ -75,12 +80,7 @@ async fn commands_that_are_carried_out_at_once_are_together_hardly_longer_than_a
         command
     };
     client.send_in_frames(&[long(1, "a"), long(2, "b"), long(3, "c")]).await;
-    worker.broker.wait_for_calls(&["subscribe"; 2]).await;
-    worker.broker.answer(2);
-    assert_eq!(receive_replies(&mut client, 2).await, [None; 2]);
-    worker.broker.wait_for_calls(&["subscribe"; 3]).await;
-    worker.broker.answer(1);
-    assert_eq!(client.receive().await["id"], 3);
+    assert_third_subscribe_waits_for_two(&worker, &mut client).await;
 }
 
 /// The first command needs the broker. The others could be answered before it.

@@ -49,8 +49,8 @@ pub enum ControlAction {
         recover_since: Option<RecoverSince>,
         /// `None`: the subscription lasts as long as the session.
         expires_at: Option<WallTime>,
-        /// Channel options that differ for this subscription. Left out if there are none, so that older instances accept the
-        /// control.
+        /// Channel options that differ for this subscription. The field is left out if no option differs: older
+        /// instances then accept the control.
         #[serde(rename = "override", default, skip_serializing_if = "OptionOverrides::is_empty")]
         overrides: OptionOverrides,
     },

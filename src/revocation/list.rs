@@ -137,7 +137,7 @@ impl RevocationList {
         self.entries.len()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether the list has no revocations.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -152,7 +152,8 @@ pub struct Instance {
     pub metrics: Arc<Metrics>,
     /// The clock of histories, presence and idempotency keys.
     pub clock: Clock,
-    /// Redis, which stops when the last instance on it is dropped. `None`: there is none, or it belongs to the test.
+    /// The Redis of this instance, which stops when the last instance on it is dropped. `None` for the memory broker, and where
+    /// the test stops its Redis.
     redis: Option<PrefixedRedis>,
 }
 

@@ -145,7 +145,7 @@ impl HttpsClient {
     /// Creates a client that trusts the configured certificate authorities, or else those of the system.
     ///
     /// # Errors
-    /// [`KeyError`] if there are none.
+    /// [`KeyError`] if no certificate authority can be read.
     pub(super) fn new(settings: &KeySetsConfig) -> Result<Self, KeyError> {
         let certificates = match &settings.ca {
             Some(file) => certificate::read_roots(file),

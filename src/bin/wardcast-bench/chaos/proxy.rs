@@ -110,17 +110,17 @@ mod tests {
 
     use super::*;
 
-    /// A connection to the proxy from an address, after its first byte has come back.
+    /// Connects to the proxy from a source address, and returns the connection when the server behind it has echoed a byte.
     async fn connect_from(source: IpAddr, proxy: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((source, 0).into()).unwrap();
         let mut stream = socket.connect(proxy).await.unwrap();
-        assert!(comes_back(&mut stream).await);
+        assert!(is_echoed(&mut stream).await);
         stream
     }
 
-    /// Sends a byte. Returns whether it comes back.
-    async fn comes_back(stream: &mut TcpStream) -> bool {
+    /// Sends a byte, and returns whether the server behind the proxy echoes it.
+    async fn is_echoed(stream: &mut TcpStream) -> bool {
         let mut byte = [0];
         let exchange = async { stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut byte).await.is_ok() };
         timeout(Duration::from_millis(200), exchange).await.unwrap_or(false)
@@ -143,13 +143,13 @@ mod tests {
         let (mut silenced, mut cut) =
             (connect_from(hub, proxy.address).await, connect_from(other_hub, proxy.address).await);
         proxy.set_silent(true);
-        assert!(comes_back(&mut redis).await && !comes_back(&mut silenced).await);
+        assert!(is_echoed(&mut redis).await && !is_echoed(&mut silenced).await);
         proxy.set_silent(false);
-        assert!(!comes_back(&mut silenced).await, "bytes were lost: nothing may follow");
-        assert!(comes_back(&mut cut).await, "it has lost nothing");
+        assert!(!is_echoed(&mut silenced).await, "bytes were lost: nothing may follow");
+        assert!(is_echoed(&mut cut).await, "it has lost nothing");
         proxy.cut();
         assert_eq!(cut.read(&mut [0]).await.unwrap_or(0), 0, "closed");
-        assert!(comes_back(&mut redis).await);
-        assert!(comes_back(&mut connect_from(hub, proxy.address).await).await);
+        assert!(is_echoed(&mut redis).await);
+        assert!(is_echoed(&mut connect_from(hub, proxy.address).await).await);
     }
 }

@@ -23,7 +23,7 @@ const NOT_READY: &str = "503";
 /// Checks that a hub answers 200.
 ///
 /// # Errors
-/// [`NOT_READY`] if it is not ready; another status, or why there is none.
+/// [`NOT_READY`] if the hub is not ready; otherwise its other status, or why it sent no response.
 async fn check_readiness(address: SocketAddr) -> Result<()> {
     let request = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     match timeout(ANSWER_TIMEOUT, exchange(address, request.as_bytes())).await {

@@ -83,7 +83,7 @@ impl PositionReads {
     }
 }
 
-/// Runs the calls that wait for a server, until there are none.
+/// Sends the waiting reads of positions to a server, until no read waits.
 pub(in crate::broker::redis) async fn run(context: Arc<RedisContext>, server: Arc<RedisServer>) {
     while let Some(mut reads) = server.position_reads().take() {
         // The callers of these have stopped waiting.
