@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use crate::support::{Client, TestHub, http, start_hub_with, trust_loopback_proxy};
+use crate::support::{
+    Client, TestHub, http,
+    raw::{RawClient, text_frame},
+    start_hub_with, trust_loopback_proxy,
+};
 
 /// Checks the response of a limit to a handshake.
 fn assert_retry_later(answer: &http::Response, status: u16) {
@@ -173,4 +177,19 @@ async fn refused_handshake_holds_no_permit_of_address_or_user() {
         }
     }
     let _ann = hub.connect("ann").await;
+}
+
+#[actix_rt::test]
+async fn refused_client_that_does_not_leave_holds_no_unauthenticated_permit() {
+    let hub = start_hub_with(|config| config.limits.waiting_per_address = 1).await;
+    let mut stays = RawClient::connect(hub.address, "/socket").await;
+    stays.send(&text_frame("garbage")).await;
+    while stays.next().await.expect("a close frame").close_code().is_none() {}
+    // The client has its close frame an instant before the permit is free.
+    for _ in 0..10 {
+        if hub.try_handshake("/socket", &[]).await.status == 101 {
+            return;
+        }
+    }
+    panic!("its connection still counts");
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use wardcast::clock::WallTime;
 
 use crate::support::{Client, TestHub, raw, start_hub, start_hub_with};
 
@@ -154,4 +155,38 @@ async fn subscription_expiry_follows_jumps_of_the_wall_clock() {
     assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("$desk"), &json!(2501)), "{push}");
     hub.publish("news", json!("other subscription")).await;
     assert_eq!(client.receive_publication().await, json!("other subscription"));
+}
+
+/// The clock is set to just before the expiry, and then runs by itself. What ends the sessions is the timing wheel alone: no step
+/// of the clock, no traffic.
+#[actix_rt::test]
+async fn sessions_and_subscriptions_without_traffic_end_within_a_second_of_their_expiry() {
+    let hub = start_hub().await;
+    let exp = hub.clock.now().unix_seconds() + 60;
+    let claims = |user: &str| json!({"sub": user, "exp": exp - hub.clock.now().unix_seconds()});
+    let (mut idle, _) = hub.connect_with_claims(claims("ann")).await;
+    let stalled = hub.token_with_claims(claims("bob"));
+    let mut stalled = raw::RawClient::connect(hub.address, &format!("/socket?token={stalled}")).await;
+    stalled.subscribe("flood").await;
+    let mut subscriber = hub.connect("eve").await;
+    let mut desk = claims("eve");
+    desk["channel"] = json!("$desk");
+    subscriber.subscribe_with("$desk", json!({"token": hub.token_with_claims(desk)})).await;
+    while hub.metric("wardcast_sockets_full_total").await == 0.0 {
+        hub.publish("flood", json!("x".repeat(60_000))).await;
+    }
+    let expiry = WallTime::from_unix_seconds(exp);
+    let left = expiry.saturating_duration_since(hub.clock.now());
+    hub.clock.step_forward(left - Duration::from_millis(500));
+    let is_on_time = |what: &str| {
+        let late = hub.clock.now().saturating_duration_since(expiry);
+        // A tick is 100 ms. The machine may do other work, but the first ping would come after ten seconds.
+        assert!(hub.clock.now() >= expiry && late < Duration::from_secs(3), "{what} {late:?} late");
+    };
+    assert_eq!(idle.wait_for_close().await.0, Some(3005));
+    is_on_time("closed");
+    assert_eq!(subscriber.receive().await["push"]["unsubscribe"]["code"], 2501);
+    is_on_time("unsubscribed");
+    hub.wait_for_connections(1).await;
+    is_on_time("closed without reading");
 }

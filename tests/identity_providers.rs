@@ -176,6 +176,7 @@ async fn cognito_access_tokens_without_audience_are_accepted_and_id_tokens_refus
     });
     assert_eq!(recipe.status(&RSA, access.clone()).await, 101);
     assert_eq!(recipe.status(&RSA, but(&access, json!({"client_id": "another"}))).await, 401, "of another app client");
+    assert_eq!(recipe.status(&RSA, but(&access, json!({"azp": "another"}))).await, 401, "of two app clients");
     let mut id = but(&access, json!({"aud": client, "token_use": "id", "cognito:username": "ann"}));
     id.as_object_mut().unwrap().remove("client_id");
     assert_eq!(recipe.status(&RSA, id).await, 401, "ID token");

@@ -355,3 +355,25 @@ async fn close_keeps_its_deadline_and_its_expiry() {
     assert_eq!((pair.outbox.abort_at(), pair.outbox.expires_at()), (Some(deadline), expiry));
     assert_eq!(pair.outbox.check_token(pair.time_in(120)), Ok(()), "only an open connection expires");
 }
+
+#[actix_rt::test]
+async fn revoked_outbox_stays_revoked_when_a_refresh_sets_a_later_expiry() {
+    let pair = outbox_and_peer().await;
+    pair.push(10).unwrap();
+    assert!(pair.outbox.revoke() && !pair.outbox.revoke(), "revoked once");
+    pair.outbox.set_expiry(pair.time_in(3600));
+    assert_eq!(pair.push(10), Err(PushError::Revoked));
+    assert_eq!(pair.flush(), Err(PushError::Revoked));
+    assert_eq!(pair.outbox.check_token(pair.now()), Err(PushError::Revoked));
+}
+
+/// The connection is closing for another reason, and its client has begun to read again.
+#[actix_rt::test]
+async fn backlog_of_a_closing_connection_is_dropped_when_its_token_is_revoked() {
+    let mut pair = outbox_and_peer().await;
+    let accepted = pair.fill();
+    pair.outbox.close(Bytes::from_static(b"bye"), ClosePolicy::SendBacklog, &pair.clock);
+    assert!(!pair.outbox.revoke(), "it is closing already");
+    let received = pair.read_until_close().await.len();
+    assert!(received < accepted, "{received} of {accepted} bytes");
+}

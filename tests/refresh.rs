@@ -245,3 +245,69 @@ async fn token_on_each_command_counts_as_one_command() {
         assert_eq!(reply, json!({"id": id, "ping": {}}));
     }
 }
+
+#[actix_rt::test]
+async fn required_token_is_required_by_every_command() {
+    let hub = start_hub_with(|config| config.auth.require_token_per_message = true).await;
+    let mut client = hub.connect("ann").await;
+    for command in [
+        "subscribe",
+        "unsubscribe",
+        "publish",
+        "presence",
+        "presence_stats",
+        "history",
+        "sub_refresh",
+        "rpc",
+        "ping",
+        "connect",
+    ] {
+        let reply = client.request(json!({"id": 1, command: {"channel": "news", "method": "x", "data": 1}})).await;
+        assert_eq!(reply["error"]["code"], 101, "{command}");
+    }
+}
+
+#[actix_rt::test]
+async fn thousand_refreshes_leave_the_claims_of_the_last_token() {
+    let hub = start_hub_with(deny_by_default).await;
+    let mut client = connect_sdk(&hub, claims("ann", &["news", "sport"])).await;
+    for channel in ["news", "sport"] {
+        client.request(json!({"id": 1, "subscribe": {"channel": channel}})).await;
+    }
+    // An older token that expires sooner and grants fewer channels comes after each newer one.
+    let newer = hub.token_with_claims(claims("ann", &["news", "sport"]));
+    let older = json!({"sub": "ann", "exp": 60, "iat": -60, "caps": claims("ann", &["news"])["caps"]});
+    let older = hub.token_with_claims(older);
+    let tokens = [&older, &newer];
+    let refresh = |id: usize| json!({"id": id, "refresh": {"token": (tokens[id % 2])}}).to_string();
+    for first in (1..=1000).step_by(100) {
+        client.send_text(&(first..first + 100).map(refresh).collect::<Vec<_>>().join("\n")).await;
+    }
+    let (mut answered, mut ended) = (0, 0);
+    while answered < 1000 {
+        let received = client.receive().await;
+        answered += usize::from(received["refresh"].is_object());
+        ended += usize::from(received["push"]["unsubscribe"]["code"] == 2000 && received["push"]["channel"] == "sport");
+    }
+    assert_eq!(ended, 1);
+    hub.publish("sport", json!(1)).await;
+    hub.publish("news", json!(2)).await;
+    assert_eq!(client.receive_publication().await, json!(2));
+    hub.clock.advance(Duration::from_secs(61));
+    assert_eq!(client.wait_for_close().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn token_of_another_user_among_a_thousand_refreshes_closes_with_3500_and_nothing_behind_it_runs() {
+    let hub = start_hub_with(crate::support::allow_any_rate).await;
+    let mut other = hub.connect_subscriber("bob", "news").await;
+    let mut client = connect_sdk(&hub, json!({"sub": "ann", "exp": 60})).await;
+    let refresh = |token: &str| json!({"id": 2, "refresh": {"token": token}}).to_string();
+    let mut lines = vec![refresh(&hub.token("ann")); 100];
+    lines.push(refresh(&hub.token("bob")));
+    lines.push(json!({"id": 3, "publish": {"channel": "news", "data": "as another user"}}).to_string());
+    client.send_text(&lines.join("\n")).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+    hub.publish("news", json!("next")).await;
+    assert_eq!(other.receive_publication().await, json!("next"));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use wardcast::{
-    broker::{Broker, BrokerError, Control, ControlAction, Deliver},
+    broker::{Broker, BrokerError, Control, ControlAction, Deliver, Retention},
     channel::Channel,
     hub::{
         CheckHealth, Subscribe, SubscribeError, Subscription, SubscriptionOptions, SubscriptionSource, Unregister,
@@ -330,4 +330,19 @@ async fn request_that_fails_leaves_no_presence() {
     worker.broker.answer(1);
     assert_eq!(timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap(), Err(SubscribeError::Closing));
     assert!(present("late").await.is_empty() && present("news").await.is_empty());
+}
+
+#[actix_rt::test]
+async fn command_behind_one_that_waits_for_the_broker_is_not_executed_after_expiry() {
+    let worker = Worker::start(|config| config.channels.history_size = 10);
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let publish = json!({"id": 2, "publish": {"channel": "other", "data": "late"}});
+    client.send(&[subscribe(1, "news", json!({})), publish]).await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.clock.advance(Duration::from_secs(3601));
+    worker.broker.answer(2);
+    assert_eq!(client.wait_for_close().await, 3005);
+    let retention = Retention::from_options(&worker.config().channels).unwrap();
+    assert!(worker.broker.stored(&Channel::new("other").unwrap(), retention).await.is_empty());
 }

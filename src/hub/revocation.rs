@@ -224,6 +224,20 @@ mod tests {
         }
     }
 
+    #[actix_rt::test]
+    async fn revocation_is_answered_when_every_session_is_closed_however_many_there_are() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let mut sessions = Vec::new();
+        for _ in 0..300 {
+            sessions.push(TestSession::connect(&hub).await);
+        }
+        hubs.add_revocations(vec![of(RevocationTarget::User("ann".to_owned(), IssuerScope::Any))]).unwrap();
+        hub.send(ObeyRevocations).await.unwrap();
+        assert!(sessions.iter().all(|session| session.outbox.is_closing()));
+    }
+
     /// More than are kept as changes, so that the hub checks every session.
     #[actix_rt::test]
     async fn thousands_of_revocations_at_once_are_all_obeyed() {

@@ -177,6 +177,20 @@ mod tests {
         list.add(jti("1", 100), at(1)).unwrap();
         assert_eq!(list.changes_since(0), None);
         assert_eq!(list.changes_since(1).map(|changes| changes.len()), Some(1));
+        list.retire_keys(&[new]);
+        assert_eq!(list.changes_since(2), None, "whatever was revoked before");
+    }
+
+    #[test]
+    fn hundred_thousand_and_first_revocation_is_refused_and_none_is_forgotten() {
+        let max_entries = crate::config::Config::default().limits.revocations;
+        let mut list = RevocationList::new(max_entries);
+        for number in 0..max_entries {
+            assert_eq!(list.add(jti(&number.to_string(), 100), at(0)), Ok(true));
+        }
+        assert_eq!((max_entries, list.add(jti("one more", 100), at(0))), (100_000, Err(ListFull)));
+        let is_revoked = |id: &str| list.is_revoked("", &token(Some(id), None, None), at(99));
+        assert!((0..max_entries).step_by(99).all(|number| is_revoked(&number.to_string())) && !is_revoked("one more"));
     }
 
     fn at(seconds: i64) -> WallTime {

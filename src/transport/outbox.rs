@@ -138,9 +138,13 @@ impl Outbox {
     }
 
     /// Ends the token now, whatever its expiry is: no frame is queued any more, and none that is queued is written. The caller
-    /// closes the connection. Returns whether it was open and not revoked.
+    /// closes the connection, unless it is closing: then it is aborted if a backlog still waits before its close frame. Returns
+    /// whether it was open and not revoked.
     pub fn revoke(&self) -> bool {
         let mut state = self.0.lock();
+        if matches!(state.phase, ClosePhase::Closing { .. }) {
+            state.abort();
+        }
         let is_new = state.phase == ClosePhase::Open && state.expires_at != REVOKED;
         if is_new {
             state.expires_at = REVOKED;

@@ -51,6 +51,8 @@ fn ambiguous_or_badly_encoded_queries_are_refused() {
     assert_eq!(token("token=a&token=b", &[]), Err(CredentialError::MultipleTokens));
     assert_eq!(token("token=a&access_token=a", &[]), Err(CredentialError::MultipleTokens));
     assert_eq!(token("token=a", &[JWT]), Err(CredentialError::MultipleTokens));
+    assert_eq!(token("token=a&tok%65n=b", &[]), Err(CredentialError::MultipleTokens), "the same name, encoded");
+    assert_eq!(token("%74icket=a&token=b", &[]), Err(CredentialError::MultipleTokens));
     for query in ["token=%", "token=%zz", "token=a%2", "token=%ff"] {
         assert_eq!(token(query, &[]), Err(CredentialError::QueryEncoding), "{query}");
     }

@@ -3,11 +3,16 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt,
     sync::{Arc, LazyLock},
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use wardcast::{
     auth::{Claims, Permissions, SubscriptionClaims, TokenError, Verifier},
@@ -22,6 +27,7 @@ const SECRET: &str = "a secret of the fuzz targets, 32 bytes or more";
 const VALID_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 const MAX_INFO_BYTES: usize = 4096;
+const MAX_DEPTH: usize = 32;
 
 /// A verifier and its configuration.
 struct VerifierSetup {
@@ -74,7 +80,10 @@ pub fn claims(data: &[u8]) {
 }
 
 fn sign(header: &[u8], payload: &[u8]) -> String {
-    let message = [header, payload].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
+    sign_message(&[header, payload].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join("."))
+}
+
+fn sign_message(message: &str) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a signature");
     format!("{message}.{signature}")
@@ -131,6 +140,13 @@ impl VerifierSetup {
         for changed in [format!("{token}="), format!("{token}A"), format!("{token}."), format!(" {token}")] {
             assert!(self.verifier.verify(&changed).is_err(), "{changed}");
         }
+        // Another spelling of the same token, with a valid signature.
+        let (message, _) = token.rsplit_once('.').expect("three parts");
+        for changed in [format!("{message}="), message.replacen('.', "=.", 1), format!("{message}.e30")] {
+            let changed = sign_message(&changed);
+            assert!(self.verifier.verify(&changed).is_err(), "{changed}");
+            assert!(self.verifier.verify_subscription(&changed).is_err(), "{changed}");
+        }
     }
 
     fn check_bounds(&self, claims: &Claims) {
@@ -164,6 +180,14 @@ impl VerifierSetup {
         after: WallTime,
     ) -> HashSet<String> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).expect("an object");
+        assert!(depth(payload) <= MAX_DEPTH);
+        let text = |name: &str| members.get(name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        assert!(self.config.auth.issuer.is_none() || text("iss") == self.config.auth.issuer);
+        if let Some(audience) = &self.config.auth.audience {
+            let several = members.get("aud").and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+            let audiences = several.or_else(|| text("aud").map(|one| vec![one])).unwrap_or_default();
+            assert!(audiences.contains(audience), "{audiences:?}");
+        }
         let sub = members.get("sub").map(|sub| serde_json::from_str::<String>(sub.get()).expect("text"));
         assert_eq!(user, sub.unwrap_or_default());
         assert!(user.len() <= 255 && !user.contains(char::is_control), "{user:?}");
@@ -183,8 +207,56 @@ impl VerifierSetup {
     }
 }
 
+/// Returns how deep arrays and objects are within one another.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut bytes) = (0_usize, 0, false, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_text => drop(bytes.next()),
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => depth += 1,
+            b']' | b'}' if !in_text => depth -= 1,
+            _ => {}
+        }
+        deepest = depth.max(deepest);
+    }
+    deepest
+}
+
+/// The names of the members of an object, with those that appear twice.
+#[derive(Debug)]
+struct MemberNames(Vec<String>);
+
+impl<'de> Deserialize<'de> for MemberNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = MemberNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<MemberNames, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, _)) = members.next_entry::<String, IgnoredAny>()? {
+                    names.push(name);
+                }
+                Ok(MemberNames(names))
+            }
+        }
+
+        deserializer.deserialize_map(Names)
+    }
+}
+
 /// Checks an accepted header with another parser, against RFC 8725 §3.1 and RFC 7515 §4.1.11.
 fn check_header(header: &[u8]) {
+    assert!(depth(header) <= MAX_DEPTH);
+    let names: MemberNames = serde_json::from_slice(header).expect("an object");
+    let distinct: HashSet<&String> = names.0.iter().collect();
+    assert!(distinct.len() == names.0.len() && names.0.len() <= 16, "{names:?}");
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(header).expect("an object");
     assert_eq!(serde_json::from_str::<String>(members["alg"].get()).expect("text"), "HS256");
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"] {

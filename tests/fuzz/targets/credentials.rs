@@ -36,6 +36,8 @@ pub fn credentials(data: &[u8]) {
         check_selected_subprotocol(offer, &protocols);
     }
     check_second_token(&found, request, &doors);
+    check_second_cookie(&found, request, &doors);
+    check_broken_query(request, &doors);
     let one = bearer_token(&authorization);
     assert!(one.is_err() || authorization.len() == 1, "{} headers gave a token", authorization.len());
     if let Ok(text) = std::str::from_utf8(lines) {
@@ -96,6 +98,27 @@ fn check_second_token(
     }
 }
 
+/// Adds a cookie of the same name. Neither of the two is used.
+fn check_second_cookie(
+    found: &Result<HandshakeCredentials<'_>, CredentialError>,
+    request: CredentialSources<'_, '_>,
+    doors: &[Door],
+) {
+    if found.as_ref().is_ok_and(|found| matches!(found.credential, Some(Credential::Cookie(_)))) {
+        let another = format!("{COOKIE}=another");
+        let cookies = [request.cookies, &[another.as_bytes()]].concat();
+        let more = find_credentials(CredentialSources { cookies: &cookies, ..request }, doors, COOKIE);
+        assert_eq!(more, Err(CredentialError::MultipleCookies));
+    }
+}
+
+/// Adds a token whose encoding is broken.
+fn check_broken_query(request: CredentialSources<'_, '_>, doors: &[Door]) {
+    let query = format!("{}&token=a%zz", request.query);
+    let more = find_credentials(CredentialSources { query: &query, ..request }, doors, COOKIE);
+    assert!(more.is_err() || !doors.contains(&Door::Query), "{more:?}");
+}
+
 /// Returns whether the credential is an entry that counts as a token only because it is alone beside a marker, and because
 /// there is no token elsewhere: no offered entry is a token on its own.
 fn is_misplaced(offer: &HandshakeCredentials<'_>, request: CredentialSources<'_, '_>) -> bool {
@@ -106,10 +129,10 @@ fn is_misplaced(offer: &HandshakeCredentials<'_>, request: CredentialSources<'_,
     offer.door == Some(Door::Subprotocol) && !request.protocols.iter().any(is_token)
 }
 
-/// A percent-encoded token is decoded to its text.
+/// A percent-encoded token is decoded to its text, and so is the name of its parameter.
 fn check_encoded_query(text: &str) {
-    let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let query = format!("a=b&token={encoded}&c");
+    let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    let query = format!("a=b&{}={}&c", encode("token"), encode(text));
     let found =
         find_credentials(CredentialSources { query: &query, ..CredentialSources::default() }, &[Door::Query], COOKIE);
     let token = strip_bearer(text).unwrap_or(text);

@@ -163,3 +163,28 @@ fn a_configured_typ_is_required() {
         .expect("a token");
     assert!(is_good(&verifier(&config), &own), "the hub's own tokens have the type");
 }
+
+#[test]
+fn a_part_with_padding_or_spare_bits_is_refused_despite_a_valid_signature() {
+    // Two bytes in base64url: the last character has two spare bits, and one `=` would pad it.
+    let (header, payload) = (r#"{"alg":"HS256" }"#, payload().to_string());
+    assert!(header.len() % 3 == 1, "{}", header.len());
+    let header = part(header);
+    let spare = format!("{}{}", &header[..header.len() - 1], char::from(header.as_bytes()[header.len() - 1] + 1));
+    let sign = |header: &str, payload: &str| {
+        let message = format!("{header}.{payload}");
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &secret(SECRET), Algorithm::HS256);
+        format!("{message}.{}", signature.expect("a signature"))
+    };
+    let payload = part(payload);
+    assert!(is_good(&verifier(&config()), &sign(&header, &payload)));
+    for (header, payload) in [
+        (format!("{header}=="), payload.clone()),
+        (spare, payload.clone()),
+        (header.clone(), format!("{payload}=")),
+        (header.clone(), format!("{payload}\n")),
+        (header, payload.replacen('J', "+", 1)),
+    ] {
+        assert_eq!(error_of(&sign(&header, &payload)), TokenError::NotBase64Url, "{header}.{payload}");
+    }
+}

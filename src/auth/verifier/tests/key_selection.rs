@@ -67,6 +67,11 @@ fn a_key_past_not_after_verifies_nothing() {
     assert!(is_good(&verifier, &token));
     let claims = verifier.verify(&token).expect("good");
     assert_eq!(claims.expires_at, over, "its sessions expire with the key");
+    let mut of_channel = payload();
+    of_channel["channel"] = json!("news");
+    let of_channel = signed(r#"{"alg":"EdDSA","kid":"a"}"#, of_channel.to_string(), &ED25519.private, Algorithm::EdDSA);
+    let claims = verifier.verify_subscription(&of_channel).expect("good");
+    assert_eq!(claims.expires_at, over, "its subscriptions do, too");
     clock.advance(Duration::from_secs(31));
     assert_eq!(verifier.verify(&token), Err(TokenError::KeyExpired));
 }
