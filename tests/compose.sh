@@ -231,6 +231,14 @@ no_query_string_is_logged() {
     [[ $log == *" GET /connection/websocket 101 "* && $log == *" GET /socket 503 "* ]] || { echo "log lines are missing: $log"; return 1; }
     ! grep -E '\?|token|probe|leak|%3[fF]' <<<"$log"
 }
+# no_secret_is_logged SECRET...: neither these nor any token is in the log of a container but init, which prints a password once.
+no_secret_is_logged() {
+    local id init; init=$(first init)
+    for id in $(docker ps --all --quiet); do
+        [[ $id == "$init" ]] || ! docker logs "$id" 2>&1 | grep -aE 'eyJ[A-Za-z0-9_-]{10,}\.' || return 1
+        [[ $id == "$init" ]] || ! docker logs "$id" 2>&1 | grep -aFf <(printf '%s\n' "$@") || return 1
+    done
+}
 is_not_ready() { ! docker exec "$1" wardcast health >/dev/null 2>&1; }
 balancer_is() { [[ $(status "$url/health/ready") == "$1" ]]; }
 demo_page_is_served() {
@@ -243,12 +251,12 @@ init_is_silent_about_secrets() { ! docker logs "$(first init)" 2>&1 | grep -F "$
 check_compose() {
     via=$1 compose=$2
     check "docker-compose.yml is valid" "$compose" config
-    local token key sum override=an-api-key-of-32-bytes-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
+    local token key hmac sum override=an-api-key-of-32-bytes-from-the-environment secret=0123456789abcdef0123456789abcdef-environment
     check "up, with unchanged files, starts Redis, two hubs and a load balancer" up &&
         check "all four are healthy" all_healthy 4 &&
         check "init prints a curl line for the login, which works" log_in || { "$compose" down --volumes >/dev/null 2>&1; return; }
     token=$(log_in)
-    key=$(generated '["api"]["key"]')
+    key=$(generated '["api"]["key"]') hmac=$(generated '["auth"]["hmac_secret"]')
     sum=$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)
     check "only the hub's user can read the secrets" is "$(in_hub stat -c '%u %a' /var/lib/wardcast/wardcast.toml)" "10001 600"
     check "overrides that are not set are absent from the environment, not empty" is "$(in_hub env | grep -cE 'API__KEY|HMAC_SECRET')" 0
@@ -288,6 +296,7 @@ check_compose() {
     { exec 3<>"/dev/tcp/localhost/$WARDCAST_PORT" && printf 'GET /socket?token=leak HTTP/9.9x\r\n\r\n' >&3 && cat <&3 && exec 3>&-; } >/dev/null
     check "its log has no query string, in error lines either" no_query_string_is_logged
 
+    check "no log has a token, a key or a password" no_secret_is_logged "$key" "$hmac"
     check "down" timeout 60 "$compose" down
     echo "WARDCAST_API__KEY=$override" >.env
     check "up again, one override in the shell, one in .env" env WARDCAST_AUTH__HMAC_SECRET=$secret timeout 120 "$compose" up -d
@@ -314,6 +323,7 @@ check_form() {
     watch "$token" "$key"
     "check_$form" "$healthy" "$key"
     check "$form: clients that recover have lost nothing" is "$(watched)" "0 lost, 0 doubled, 0 not recovered"
+    check "$form: no log has a token, a key or a password" no_secret_is_logged "$key" "$(generated '["auth"]["hmac_secret"]')"
     check "$form: down, with the volumes" timeout 60 "$compose" --env-file "config/compose/$form.env" down --volumes
     check "$form: nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet)" ""
 }
