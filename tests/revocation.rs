@@ -443,3 +443,17 @@ async fn cookie_is_cleared_also_when_its_token_cannot_be_revoked() {
     assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
     assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 101);
 }
+
+#[actix_rt::test]
+async fn session_that_the_server_api_has_refreshed_can_still_be_revoked_by_its_token() {
+    let hub = start_hub().await;
+    let (mut by_jti, mut by_user) = (connect(&hub, claims("ann", "1")).await, connect(&hub, claims("bob", "2")).await);
+    for (client, user) in [(&mut by_jti, "ann"), (&mut by_user, "bob")] {
+        hub.call_api("refresh", json!({"user": user, "info": {"name": user}})).await;
+        assert!(client.receive().await["push"]["refresh"].is_object());
+    }
+    revoke(&hub, json!({"jti": "1"})).await;
+    assert_closed_as_revoked(&mut by_jti).await;
+    invalidate(&hub, json!({"user": "bob"})).await;
+    assert_closed_as_revoked(&mut by_user).await;
+}

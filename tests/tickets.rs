@@ -149,3 +149,13 @@ async fn ticket_endpoint_is_404_when_its_door_is_disabled() {
     stranger.send_text(&hub.token_message("ann")).await;
     stranger.receive_connect_push().await;
 }
+
+#[actix_rt::test]
+async fn ticket_that_nobody_has_used_is_worthless_after_its_lifetime() {
+    let hub = start_hub().await;
+    let (used, late) = (request_ticket(&hub, &hub.token("ann")).await, request_ticket(&hub, &hub.token("ann")).await);
+    hub.clock.advance(hub.config.auth.ticket_ttl - Duration::from_secs(1));
+    assert_eq!(hub.try_handshake(&format!("/socket?ticket={used}"), &[]).await.status, 101);
+    hub.clock.advance(Duration::from_secs(1));
+    assert_eq!(hub.try_handshake(&format!("/socket?ticket={late}"), &[]).await.status, 401);
+}
