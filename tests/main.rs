@@ -20,6 +20,7 @@ mod docs;
 
 // Authentication and permissions.
 mod anonymous;
+mod backchannel_logout;
 mod credentials;
 mod credentials_by_door;
 mod expiry;

@@ -44,12 +44,16 @@ impl TokenError {
             Self::InvalidUser => "name the user in sub by a shorter id without control characters",
             Self::ForeignUser => FOREIGN_USER,
             Self::IsEventToken => "it belongs to POST /auth/backchannel-logout; connections need an access token",
-            Self::IsNoLogoutToken => "have the provider send logout tokens to /auth/backchannel-logout, and no other tokens",
+            Self::IsNoLogoutToken => {
+                "have the provider send logout tokens to /auth/backchannel-logout, and no other tokens"
+            }
             Self::LogoutTokenWithNonce | Self::IncompleteLogoutToken(_) | Self::InvalidLogoutId => LOGOUT_TOKEN_FORM,
             Self::ForeignLogoutToken => FOREIGN_LOGOUT_TOKEN,
             Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
             Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
-            Self::UsedLogoutToken => "nothing if the provider sent it twice; otherwise somebody repeats it, which has no effect",
+            Self::UsedLogoutToken => {
+                "nothing if the provider sent it twice; otherwise somebody repeats it, which has no effect"
+            }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",

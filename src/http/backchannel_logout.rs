@@ -1,19 +1,20 @@
 //! `POST /auth/backchannel-logout`: an identity provider says that a user has logged out there (OpenID Connect Back-Channel Logout
 //! 1.0 §2.5 to §2.8). The tokens of that session, or of that user, are revoked, which closes their sockets on all nodes.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    net::IpAddr,
+};
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError,
-    dev::Payload,
-    http::StatusCode,
-    web::Data,
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, dev::Payload, http::StatusCode, web::Data,
 };
 use serde::Serialize;
 
 use super::{HttpContext, HttpError, RequestBody, forwarded};
 use crate::{
     address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
     auth::{LogoutToken, TokenError, credentials, refusal_log::Refusal},
     broker::{BrokerError, RevokeError, revoke_everywhere},
 };
@@ -25,7 +26,7 @@ pub(super) const MAX_OTHER_FORM_BYTES: usize = 1024;
 
 /// The address of a request that is within `limits.handshakes_per_second`. Only refused tokens are charged to it: when a provider ends
 /// thousands of sessions at once, none of these logouts may be lost.
-pub(super) struct ProviderAddress(ClientAddress);
+pub(super) struct ProviderAddress(IpAddr);
 
 impl FromRequest for ProviderAddress {
     type Error = LogoutError;
@@ -35,8 +36,8 @@ impl FromRequest for ProviderAddress {
         let Some(context) = request.app_data::<Data<HttpContext>>() else {
             return ready(Err(HttpError::internal().into()));
         };
-        let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
-        ready(context.handshake_rates.check(&address).map(|()| Self(address)).map_err(|wait| {
+        let address = forwarded::client_address(request.head(), &context.config.server);
+        ready(context.handshake_rates.check(&ClientAddress::from(address)).map(|()| Self(address)).map_err(|wait| {
             context.metrics.count_backchannel_logout("limited");
             HttpError::too_many("too many refused logout tokens from this address", wait).into()
         }))
@@ -51,6 +52,7 @@ pub(super) async fn log_out(
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, LogoutError> {
     let token = verify(&request, &body?.0, &context).map_err(|refused| {
+        let address = ClientAddress::from(address);
         let _ = context.handshake_rates.charge(&address);
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
         context.metrics.count_backchannel_logout(if is_pending { "pending" } else { "refused" });
@@ -60,6 +62,15 @@ pub(super) async fn log_out(
         }
         HttpError::from(refused)
     })?;
+    let fields = AuditFields {
+        address: Some(address),
+        issuer: Some(&token.issuer),
+        user: token.user.as_deref(),
+        jti: Some(&token.jti),
+        sid: token.sid.as_deref(),
+        ..AuditFields::default()
+    };
+    context.audit.record(AuditEvent::BackChannelLogout, fields);
     let revocations = token.revocations(&context.revocations);
     if let Err(error) = revoke_everywhere(&*context.broker, revocations, &context.metrics).await {
         let is_in_force = matches!(error, RevokeError::Unconfirmed(_));
@@ -69,9 +80,7 @@ pub(super) async fn log_out(
     // Only now: after an error the provider may send the same token again. If this fails, a repetition revokes what is revoked already.
     let _ = revoke_everywhere(&*context.broker, vec![token.spent()], &context.metrics).await;
     context.metrics.count_backchannel_logout("obeyed");
-    let LogoutToken { issuer, user, sid, .. } = &token;
-    let (user, is_one_session) = (user.as_deref().unwrap_or_default(), sid.is_some());
-    log::info!("logged out by identity provider issuer={issuer:?} user={user:?} one_session={is_one_session}");
+    log::info!("obeyed back-channel logout issuer={:?} one_session={}", token.issuer, token.sid.is_some());
     Ok(HttpResponse::Ok().finish())
 }
 

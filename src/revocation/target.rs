@@ -87,7 +87,9 @@ impl RevocationTarget {
         let is_text = |id: &str| id.len() <= MAX_TOKEN_ID_BYTES && !id.contains(char::is_control);
         let is_name = match self {
             Self::Token(id, _) | Self::Session(id, _) => !id.is_empty() && is_text(id),
-            Self::User(user, _) | Self::UserWithoutSession(user, _) | Self::Channel(user, _) => !user.is_empty() && is_valid_user(user),
+            Self::User(user, _) | Self::UserWithoutSession(user, _) | Self::Channel(user, _) => {
+                !user.is_empty() && is_valid_user(user)
+            }
         };
         is_name && self.issuer().is_none_or(is_text)
     }

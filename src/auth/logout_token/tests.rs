@@ -31,7 +31,8 @@ fn with_rules(entry: &str, text: &str) -> Result<LogoutToken, TokenError> {
 }
 
 fn other_issuer() -> KeyConfig {
-    toml::from_str("jwks_url = \"https://other\"\nissuer = \"https://other\"\nuser_prefix = \"other:\"").expect("an entry")
+    toml::from_str("jwks_url = \"https://other\"\nissuer = \"https://other\"\nuser_prefix = \"other:\"")
+        .expect("an entry")
 }
 
 fn read_text(text: &str) -> Result<LogoutToken, TokenError> {
@@ -46,7 +47,11 @@ fn payload(more: Value) -> Value {
     });
     let members = payload.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
-        if value.is_null() { members.remove(name) } else { members.insert(name.clone(), value.clone()) };
+        if value.is_null() {
+            members.remove(name)
+        } else {
+            members.insert(name.clone(), value.clone())
+        };
     }
     payload
 }
@@ -114,7 +119,9 @@ fn logout_token_with_any_nonce_is_refused() {
 
 #[test]
 fn logout_token_of_another_issuer_or_of_none_is_refused() {
-    for iss in [json!("https://other"), json!("https://id.example.com.evil"), json!("HTTPS://id.example.com"), Value::Null] {
+    for iss in
+        [json!("https://other"), json!("https://id.example.com.evil"), json!("HTTPS://id.example.com"), Value::Null]
+    {
         assert_eq!(error_of(json!({"iss": iss})), TokenError::WrongIssuer);
     }
     assert_eq!(error_of(json!({"iss": "https://id.example.com/"})), TokenError::IssuerSlash);

@@ -12,7 +12,8 @@ fn provider(more: &str) -> (Config, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("p");
     std::fs::write(&path, &P256.public_pem).expect("a file");
-    let entry = format!("id = \"p\"\nalgorithm = \"ES256\"\nfile = {path:?}\nissuer = {ISSUER:?}\nclients = [\"web\"]\n{more}");
+    let entry =
+        format!("id = \"p\"\nalgorithm = \"ES256\"\nfile = {path:?}\nissuer = {ISSUER:?}\nclients = [\"web\"]\n{more}");
     (with_keys(&[entry]), dir)
 }
 
@@ -118,12 +119,8 @@ fn forged_logout_tokens_are_refused() {
     let good = token(TYPED, &claims());
     assert!(verifier.verify_logout(&good).is_ok());
     let (message, signature) = good.rsplit_once('.').expect("a signature");
-    let with_pem = signed(
-        r#"{"alg":"HS256","kid":"p"}"#,
-        claims().to_string(),
-        &secret(&P256.public_pem),
-        Algorithm::HS256,
-    );
+    let with_pem =
+        signed(r#"{"alg":"HS256","kid":"p"}"#, claims().to_string(), &secret(&P256.public_pem), Algorithm::HS256);
     let none = format!("{}.{}.", part(r#"{"alg":"none","kid":"p"}"#), part(claims().to_string()));
     let other_key = signed(TYPED.replace("ES256", "EdDSA"), claims().to_string(), &ED25519.private, Algorithm::EdDSA);
     for (token, error) in [
