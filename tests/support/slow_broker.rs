@@ -321,7 +321,7 @@ impl Worker {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
-            refusals: RefusalLog::new(config.clone()),
+            refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
             user_limit: KeyedLimit::new(0),
@@ -352,6 +352,8 @@ impl Worker {
         let claims = self.services.verifier.verify(&self.token(claims)).unwrap();
         let (client, server) = connected_sockets().await;
         let admission = Admission {
+            client: uuid::Uuid::new_v4(),
+            ip: [127, 0, 0, 1].into(),
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             has_native_pings: true,
