@@ -74,7 +74,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     validate_request(request)?;
     let ip = forwarded::client_address(request.head(), &context.config.server);
     let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
-    let source = AuditFields { address: Some(ip), client: Some(client), ..AuditFields::default() };
+    let source = AuditFields { address: Some(ip), ..AuditFields::default() };
     context
         .handshake_rates
         .charge(&address)
@@ -128,6 +128,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let format = negotiate_format(request.query_string(), credentials.subprotocol);
     let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     if let HandshakeAuth::Authenticated(claims) = &auth {
+        let source = AuditFields { client: Some(client), ..source };
         context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
     }
     let admission = Admission {
