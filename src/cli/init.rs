@@ -38,7 +38,7 @@ const EXAMPLES: &str = r##"
 # Who was let in, refused and revoked, one JSON object per line.
 #
 # [audit]
-# output = "/var/log/wardcast/audit.log"
+# output = "stdout"                 # or a file
 
 # Pages. Those of the hub's own origin may connect; list the others, with scheme, host and port as their addresses have them:
 # http://localhost:3000 and http://127.0.0.1:3000 are different.
