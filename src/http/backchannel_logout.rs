@@ -19,6 +19,7 @@ use crate::{
     broker::{BrokerError, RevokeError, revoke_everywhere},
 };
 
+const PATH: &str = "/auth/backchannel-logout";
 /// The field of the form.
 const FIELD: &str = "logout_token";
 /// Maximum bytes of the form beside the token: its name, and fields that are ignored.
@@ -51,34 +52,34 @@ pub(super) async fn log_out(
     body: Result<RequestBody, HttpError>,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, LogoutError> {
+    let source = AuditFields { address: Some(address), path: Some(PATH), ..AuditFields::default() };
     let token = verify(&request, &body?.0, &context).map_err(|refused| {
         let address = ClientAddress::from(address);
         let _ = context.handshake_rates.charge(&address);
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
         context.metrics.count_backchannel_logout(if is_pending { "pending" } else { "refused" });
         if let Refused::Token(error) = refused {
-            let source = format_args!("address={address} path=\"/auth/backchannel-logout\"");
-            context.refusals.record(Refusal::LogoutToken(error), source);
+            context.refusals.record_from(Refusal::LogoutToken(error), &source);
         }
         HttpError::from(refused)
     })?;
     let fields = AuditFields {
-        address: Some(address),
         issuer: Some(&token.issuer),
         user: token.user.as_deref(),
         jti: Some(&token.jti),
         sid: token.sid.as_deref(),
-        ..AuditFields::default()
+        ..source
     };
     context.audit.record(AuditEvent::BackChannelLogout, fields);
+    let audit = (&*context.audit, AuditFields { by: Some("back_channel_logout"), ..source });
     let revocations = token.revocations(&context.revocations);
-    if let Err(error) = revoke_everywhere(&*context.broker, revocations, &context.metrics).await {
+    if let Err(error) = revoke_everywhere(&*context.broker, revocations, audit, &context.metrics).await {
         let is_in_force = matches!(error, RevokeError::Unconfirmed(_));
         context.metrics.count_backchannel_logout(if is_in_force { "unconfirmed" } else { "failed" });
         return Err(unavailable(&error).into());
     }
     // Only now: after an error the provider may send the same token again. If this fails, a repetition revokes what is revoked already.
-    let _ = revoke_everywhere(&*context.broker, vec![token.spent()], &context.metrics).await;
+    let _ = revoke_everywhere(&*context.broker, vec![token.spent()], audit, &context.metrics).await;
     context.metrics.count_backchannel_logout("obeyed");
     log::info!("obeyed back-channel logout issuer={:?} one_session={}", token.issuer, token.sid.is_some());
     Ok(HttpResponse::Ok().finish())
