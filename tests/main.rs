@@ -23,6 +23,7 @@ mod anonymous;
 mod credentials;
 mod credentials_by_door;
 mod expiry;
+mod expiry_warning;
 mod identity_providers;
 mod issuers;
 mod key_files;

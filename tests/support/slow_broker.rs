@@ -370,6 +370,7 @@ impl Worker {
             key,
             outbox: Outbox::new(server, &TransportLimits::from(&*self.services.config)).unwrap(),
             keep_alive: KeepAlive::NativePing,
+            warn_at: wardcast::clock::NEVER,
             owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
