@@ -58,6 +58,15 @@ async fn token_that_lives_shortly_is_warned_of_at_half_of_its_life() {
     assert_warned(&mut client, 10).await;
 }
 
+/// By the timing wheel, without a jump of the clock.
+#[actix_rt::test]
+async fn warning_comes_in_time_by_itself() {
+    let hub = start_hub_with(|config| config.auth.refresh_margin = Duration::from_secs(3600)).await;
+    let mut client = connect_for(&hub, 2).await;
+    assert_warned(&mut client, 1).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3005));
+}
+
 #[actix_rt::test]
 async fn refreshed_plain_session_is_warned_of_its_newest_token_only() {
     let hub = start_hub_with(|config| config.server.workers = 1).await;

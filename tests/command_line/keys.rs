@@ -36,7 +36,7 @@ async fn sighup_after_a_key_rotation_ends_old_sessions_and_accepts_new_tokens_an
     let (file, mut certificate) = (files.path().join("keys.json"), Certificate::new());
     write_set(&file, &[&old]);
     let settings = [
-        format!("auth.keys=[{{jwks={file:?}}}]"),
+        format!("auth.keys={}", json!([{"jwks": file}])),
         "auth.key_files_interval=0s".to_owned(),
         "auth.shared_subjects=true".to_owned(),
         format!("server.tls.cert={}", certificate.cert_path().display()),
