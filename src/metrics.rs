@@ -34,6 +34,7 @@ pub struct Metrics {
     pub revocations: Gauge,
     pub revocations_unconfirmed: Counter,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
+    pub audit_lines: Family<OutcomeLabel, Counter>,
 }
 
 /// The label `reason`: one word.
@@ -101,6 +102,11 @@ impl Metrics {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
+    pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
+        self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+    }
+
     /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
     /// `lost_writes`.
     pub fn count_gap(&self, outcome: &'static str) {
@@ -141,6 +147,11 @@ impl Metrics {
             "key_sets_missing",
             "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago",
             self.key_sets_missing.clone(),
+        );
+        registry.register(
+            "audit_lines",
+            "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
+            self.audit_lines.clone(),
         );
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
