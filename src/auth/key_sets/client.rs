@@ -260,8 +260,8 @@ mod tests {
     }
 
     fn client(networks: &[&str]) -> HttpsClient {
-        let mut entry = KeyConfig::default();
-        entry.private_networks = Some(networks.iter().map(|network| network.parse().unwrap()).collect());
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let entry = KeyConfig { private_networks: Some(networks), ..KeyConfig::default() };
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let tls = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
