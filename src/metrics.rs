@@ -18,6 +18,8 @@ pub struct Metrics {
     pub handshakes_refused: Family<ReasonLabel, Counter>,
     pub proxy_headers_refused: Counter,
     pub key_fetches: Family<OutcomeLabel, Counter>,
+    pub logins: Family<OutcomeLabel, Counter>,
+    pub login_refreshes: Family<OutcomeLabel, Counter>,
     pub closed_connections: Family<CodeLabel, Counter>,
     pub error_replies: Family<CodeLabel, Counter>,
     pub publications: Counter,
@@ -100,6 +102,16 @@ impl Metrics {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts a login: `succeeded`, `failed`, `delayed` because of earlier failures, or what was not available.
+    pub fn count_login(&self, outcome: &'static str) {
+        self.logins.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a use of a refresh token: `refreshed`, or why it was refused.
+    pub fn count_login_refresh(&self, outcome: &'static str) {
+        self.login_refreshes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
     /// `lost_writes`.
     pub fn count_gap(&self, outcome: &'static str) {
@@ -136,6 +148,8 @@ impl Metrics {
             "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
             self.key_fetches.clone(),
         );
+        registry.register("logins", "Attempts to log in, by outcome", self.logins.clone());
+        registry.register("login_refreshes", "Uses of refresh tokens, by outcome", self.login_refreshes.clone());
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
         registry.register("publications", "Publications passed to the broker", self.publications.clone());

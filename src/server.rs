@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     api,
     auth::{
-        KeyError, Permissions, Signer, Verifier,
+        KeyError, Permissions, RefreshTokens, Signer, Verifier,
         login_backoff::LoginBackoff,
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
@@ -216,6 +216,7 @@ impl Components {
             verifier,
             refusals,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
+            refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
@@ -264,7 +265,7 @@ impl Components {
 fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, UsersFileError> {
     let users = match &config.login.users_file {
         Some(path) => Users::read(path, config, permissions.clone())?,
-        None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose())?,
+        None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose(), config)?,
         None => return Ok(None),
     };
     Ok(Some(Arc::new(users)))

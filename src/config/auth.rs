@@ -276,6 +276,13 @@ pub struct LoginConfig {
     pub key: Secret,
     #[serde(with = "value::duration")]
     pub token_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_idle: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_grace: Duration,
+    pub logins_per_user: usize,
     pub cookie: bool,
     pub failures: u32,
     #[serde(with = "value::duration")]
@@ -307,6 +314,11 @@ impl LoginConfig {
     /// Returns whether there are users who can log in.
     pub fn is_enabled(&self) -> bool {
         self.users_file.is_some() || !self.demo_password.is_empty()
+    }
+
+    /// Returns whether a login gets a refresh token.
+    pub fn gives_refresh_tokens(&self) -> bool {
+        self.is_enabled() && !self.refresh_ttl.is_zero()
     }
 
     /// Returns whether a login may get its token in a cookie: it is enabled, and `doors` (`auth.doors`) accept the

@@ -59,6 +59,18 @@ pub struct Config {
     pub log: LogConfig,
 }
 
+impl Config {
+    /// Returns the secret that signs the tokens of the login.
+    pub fn login_secret(&self) -> &Secret {
+        if self.login.key.is_empty() { &self.auth.hmac_secret } else { &self.login.key }
+    }
+
+    /// Returns the `iss` of the tokens of the login; empty if they have none.
+    pub fn login_issuer(&self) -> &str {
+        self.auth.issuer.as_deref().unwrap_or_default()
+    }
+}
+
 impl Default for Config {
     /// The defaults of `config/default.toml`, without those of an environment.
     fn default() -> Self {

@@ -9,8 +9,10 @@ pub mod forwarded;
 pub mod handshake;
 pub mod health;
 mod login;
+mod login_tokens;
 mod logout;
 pub mod origin_policy;
+mod refresh;
 mod request_source;
 pub mod stop;
 pub mod ticket;
@@ -27,7 +29,7 @@ use actix_web::{
 
 use crate::{
     address::ClientAddress,
-    auth::{Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
+    auth::{RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -58,6 +60,8 @@ pub struct HttpContext {
     pub refusals: Arc<RefusalLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
+    /// Makes the refresh tokens of the login.
+    pub refresh_tokens: RefreshTokens,
     /// The users of the login, if it is enabled.
     pub login_users: Option<Arc<Users>>,
     /// Delays logins after failed ones.
@@ -92,7 +96,7 @@ pub struct HttpContext {
     pub metrics: Arc<Metrics>,
 }
 
-/// Maximum body of `POST /auth/login` and of `POST /auth/logout`.
+/// Maximum body of `POST /auth/login`, `/auth/refresh` and `/auth/logout`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
 /// Adds the routes of this module. Their handlers take [`HttpContext`] from the application's data.
@@ -104,8 +108,11 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let login = login_body.apply_to(web::resource("/login"));
     let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
     let logout = logout_body.apply_to(web::resource("/logout"));
+    let refresh_body = BodyLimit { name: "bytes of a refresh", bytes: MAX_LOGIN_BODY_BYTES };
+    let refresh = refresh_body.apply_to(web::resource("/refresh"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
+        .service(refresh.route(web::post().to(refresh::refresh)))
         .service(logout.route(web::post().to(logout::logout)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {

@@ -42,12 +42,13 @@ use wardcast::{
     address::ClientAddress,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, NodeIdentity,
-        PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention,
-        SincePosition, SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
+        LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
+        memory::MemoryBroker,
     },
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, WallTime},
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
@@ -58,7 +59,7 @@ use wardcast::{
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
-    revocation::{Revocation, Revocations, TokenIdentity},
+    revocation::{LoginId, Revocation, Revocations, TokenIdentity},
     session::{self, Services},
     transport::{Outbox, TransportLimits},
 };
@@ -265,6 +266,24 @@ impl Broker for SlowBroker {
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         self.inner.take_ticket(id)
+    }
+
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+        self.inner.start_login(id, login, limits)
+    }
+
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh> {
+        self.inner.refresh_login(id, generation, now, limits)
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+        self.inner.end_logins(user_tag, selection)
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

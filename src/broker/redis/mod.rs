@@ -25,6 +25,7 @@ mod heartbeat;
 mod history;
 mod inbox;
 mod log_throttle;
+mod logins;
 mod names;
 mod nodes;
 mod partition;
@@ -65,18 +66,19 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
-    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
-    SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
+    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
+    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, completed,
+    invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, WallTime},
     config,
     metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
-    revocation::Revocation,
+    revocation::{LoginId, Revocation},
 };
 
 /// A broker that shares a Redis with other instances. Dropping it ends its tasks.
@@ -476,6 +478,24 @@ impl Broker for RedisBroker {
             return completed(Ok(None));
         }
         self.spawn(async move |context| tickets::take(&context, &id).await)
+    }
+
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+        self.spawn(async move |context| logins::start(&context, &id, &login, &limits).await)
+    }
+
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh> {
+        self.spawn(async move |context| logins::refresh(&context, &id, generation, now, &limits).await)
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+        self.spawn(async move |context| logins::end(&context, &user_tag, &selection).await)
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
