@@ -35,6 +35,7 @@ pub struct Metrics {
     pub revocations: Gauge,
     pub revocations_unconfirmed: Counter,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
+    pub audit_lines: Family<OutcomeLabel, Counter>,
 }
 
 /// The label `reason`: one word.
@@ -112,6 +113,11 @@ impl Metrics {
         self.login_refreshes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
+    pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
+        self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+    }
+
     /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
     /// `lost_writes`.
     pub fn count_gap(&self, outcome: &'static str) {
@@ -150,6 +156,11 @@ impl Metrics {
         );
         registry.register("logins", "Attempts to log in, by outcome", self.logins.clone());
         registry.register("login_refreshes", "Uses of refresh tokens, by outcome", self.login_refreshes.clone());
+        registry.register(
+            "audit_lines",
+            "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
+            self.audit_lines.clone(),
+        );
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
         registry.register("publications", "Publications passed to the broker", self.publications.clone());

@@ -6,6 +6,7 @@ mod listener;
 pub mod proxy;
 mod stop;
 mod tls;
+mod users_file;
 
 use std::{
     io,
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     api,
+    audit::{AuditError, AuditLog},
     auth::{
         KeyError, Permissions, RefreshTokens, Signer, Verifier,
         login_backoff::LoginBackoff,
@@ -61,6 +63,9 @@ pub enum ServerStartError {
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] UsersFileError),
+    /// `audit.output`.
+    #[error("audit.output: {0}")]
+    Audit(#[from] AuditError),
     /// `broker.redis`.
     #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
@@ -107,6 +112,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let (http, own_components) = (components.http.clone(), components.clone());
     http.verifier.key_sets().start(&http.metrics);
     key_files::watch(&http.verifier, &http.config);
+    if http.config.login.users_file.is_some() && !http.config.login.users_file_interval.is_zero() {
+        actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
+    }
     let workers = match http.config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -164,12 +172,25 @@ impl RunningServer {
         reloaded.map(|_| true)
     }
 
-    /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.
+    /// Opens the file of the audit log again, for programs that have renamed it.
+    pub fn reopen_audit_log(&self) {
+        self.http().audit.reopen();
+    }
+
+    /// Reloads the login file, and begins to end the logins of users who are not in it any more or have a new password. Returns
+    /// whether a login file is configured.
     ///
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.http().login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        let Some(users) = self.http().login_users.as_ref().filter(|_| self.http().config.login.users_file.is_some())
+        else {
+            return Ok(false);
+        };
+        let reloaded = users.reload();
+        let context = Arc::downgrade(&self.components.http.clone().into_inner());
+        actix_rt::spawn(users_file::end_logins(context, reloaded?));
+        Ok(true)
     }
 }
 
@@ -187,6 +208,7 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
+        let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
         let grants = ApiGrants::new(&config, clock.clone());
         let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
@@ -203,6 +225,7 @@ impl Components {
             broker: broker.clone(),
             verifier: verifier.clone(),
             refusals: refusals.clone(),
+            audit: audit.clone(),
             permissions: permissions.clone(),
             revocations: revocations.clone(),
             rates: rates(limits.publications_per_second),
@@ -215,6 +238,7 @@ impl Components {
             origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
             verifier,
             refusals,
+            audit,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users,
@@ -241,7 +265,7 @@ impl Components {
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, user_limit, .. } =
+        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, audit, user_limit, .. } =
             &**self.http;
         let hub =
             Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
@@ -250,6 +274,7 @@ impl Components {
             broker: broker.clone(),
             verifier: verifier.clone(),
             refusals: refusals.clone(),
+            audit: audit.clone(),
             permissions: self.permissions.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),

@@ -30,8 +30,8 @@ pub enum Refusal {
     Origin(OriginRefusal),
     /// A refresh token of the login.
     RefreshToken(RefreshRefusal),
-    /// A user name and a password.
-    Login,
+    /// A user name and a password, and why.
+    Login(&'static str),
 }
 
 /// Why a refresh token is refused.
@@ -91,7 +91,7 @@ impl Refusal {
             Self::MissingToken => "refused connect",
             Self::Origin(_) => "refused origin",
             Self::RefreshToken(_) => "refused refresh token",
-            Self::Login => "failed login",
+            Self::Login(_) => "failed login",
         }
     }
 
@@ -103,7 +103,7 @@ impl Refusal {
             Self::MissingToken => "no token in connect, and none before it".to_owned(),
             Self::Origin(error) => error.to_string(),
             Self::RefreshToken(error) => error.to_string(),
-            Self::Login => "wrong user or password".to_owned(),
+            Self::Login(reason) => (*reason).to_owned(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Refusal {
                     .to_owned()
             }
             Self::RefreshToken(_) => "log in again".to_owned(),
-            Self::Login => {
+            Self::Login(_) => {
                 "many: someone guesses passwords; limit the address in front of the hub, or see login.failures".to_owned()
             }
             Self::Origin(_) => {

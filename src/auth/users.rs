@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -44,6 +45,16 @@ pub struct Users {
     /// `auth.user_prefix` of the login's tokens.
     prefix: String,
     source: Option<UsersSource>,
+    reloading: Mutex<()>,
+}
+
+/// A user who was removed or has a new password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedUser {
+    /// The user in tokens, with `auth.user_prefix`.
+    pub name: String,
+    /// Names the new password; `None`: the user was removed.
+    pub password_name: Option<String>,
 }
 
 impl Users {
@@ -181,7 +192,7 @@ impl Users {
             prefixes: UserPrefixes::new(&config.auth),
         };
         let (current, prefix) = (ArcSwap::from_pointee(source.read()?), source.rules.user_prefix.clone());
-        Ok(Self { current, prefix, source: Some(source) })
+        Ok(Self { current, prefix, source: Some(source), reloading: Mutex::default() })
     }
 
     /// Creates [`DEMO_USER`] as the only user, with this password and without claims in the tokens beside the name.
@@ -197,17 +208,30 @@ impl Users {
         let (name, claims) = (format!("{prefix}{DEMO_USER}"), UserClaims::default());
         let user = User::new(DEMO_USER.to_owned(), name, decoy.clone(), claims);
         let by_name = HashMap::from([(DEMO_USER.to_owned(), Arc::new(user))]);
-        Ok(Self { current: ArcSwap::from_pointee(UserList { by_name, decoy }), prefix, source: None })
+        Ok(Self {
+            current: ArcSwap::from_pointee(UserList { by_name, decoy }),
+            prefix,
+            source: None,
+            reloading: Mutex::default(),
+        })
     }
 
-    /// Reads the file again. Returns `false` if there is none. Tokens that were issued stay valid.
+    /// Reads the file again, if there is one. Returns the users of before that are not in it any more or have a new password.
     ///
     /// # Errors
     /// [`UsersFileError`]; the users then stay as they were.
-    pub fn reload(&self) -> Result<bool, UsersFileError> {
-        let Some(source) = &self.source else { return Ok(false) };
-        self.current.store(Arc::new(source.read()?));
-        Ok(true)
+    pub fn reload(&self) -> Result<Vec<ChangedUser>, UsersFileError> {
+        let Some(source) = &self.source else { return Ok(Vec::new()) };
+        // One at a time: otherwise a reload that has read an older file could end last.
+        let _only_one = self.reloading.lock();
+        let new = Arc::new(source.read()?);
+        let old = self.current.swap(new.clone());
+        let changes = old.by_name.iter().map(|(sub, user)| {
+            let password_name = new.by_name.get(sub).map(|user| user.password_name.clone());
+            (user, ChangedUser { name: user.name.clone(), password_name })
+        });
+        let is_new = |user: &User, changed: &ChangedUser| changed.password_name.as_ref() != Some(&user.password_name);
+        Ok(changes.filter(|(user, changed)| is_new(user, changed)).map(|(_, changed)| changed).collect())
     }
 
     /// Returns whether the file has a user of this name.

@@ -51,6 +51,7 @@ pub struct AuthConfig {
     pub require_token_per_message: bool,
     #[serde(with = "value::duration")]
     pub ticket_ttl: Duration,
+    pub ticket_bind: Vec<TicketBinding>,
     #[serde(with = "value::duration")]
     pub first_message_timeout: Duration,
     #[serde(with = "value::duration")]
@@ -243,6 +244,16 @@ pub enum Door {
     Header,
 }
 
+/// What a connection must have in common with the request for its ticket (`auth.ticket_bind`).
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TicketBinding {
+    /// The address of the client.
+    Address,
+    /// The `Origin` of the page.
+    Origin,
+}
+
 /// How a handshake with a bad token is refused.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -272,6 +283,8 @@ pub enum AnonymousAccess {
 pub struct LoginConfig {
     #[serde(deserialize_with = "value::optional_path")]
     pub users_file: Option<PathBuf>,
+    #[serde(with = "value::duration")]
+    pub users_file_interval: Duration,
     pub demo_password: Secret,
     pub key: Secret,
     #[serde(with = "value::duration")]

@@ -101,7 +101,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
             record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
             HandshakeAuth::Unauthenticated
         }
-        (Some(credential), Some(door)) => authenticate(credential, door, address, context).await?,
+        (Some(credential), Some(door)) => authenticate(credential, door, request, address, context).await?,
         _ => HandshakeAuth::Unauthenticated,
     };
     let (user_permit, unauthenticated_permits) = match &auth {
@@ -254,6 +254,7 @@ fn find_credentials<'a>(
 async fn authenticate(
     credential: &Credential<'_>,
     door: Door,
+    request: &HttpRequest,
     address: ClientAddress,
     context: &HttpContext,
 ) -> Result<HandshakeAuth, HandshakeRefusal> {
@@ -262,7 +263,7 @@ async fn authenticate(
         Credential::Cookie(token) => context.verifier.verify(token),
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
-            match redeem_ticket(ticket, context).await.map_err(|error| refuse("broker", error))? {
+            match redeem_ticket(ticket, request, address, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => context.verifier.verify(&token),
                 None => Err(TokenError::UnknownTicket),
             }

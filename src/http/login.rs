@@ -2,7 +2,7 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
     auth::{
         refusal_log::Refusal,
         users::{MAX_PASSWORD_BYTES, User, Users},
@@ -70,18 +71,29 @@ pub(super) async fn login(
     }
     let place = if wants_cookie { TokenPlace::Cookies } else { TokenPlace::Body };
     let checked = check_password(users.clone(), &username, password, source.address, &context).await;
+    let failed = |reason| {
+        // What is no user may be a password, typed into the wrong field.
+        let user = Some(&*username).filter(|username| users.has(username));
+        let fields = AuditFields { address: Some(source.ip), user, reason: Some(reason), ..AuditFields::default() };
+        context.audit.record(AuditEvent::LoginFailed, fields);
+        context.refusals.record(
+            Refusal::Login(reason),
+            format_args!("address={} user={:?}", source.address, user.unwrap_or_default()),
+        );
+    };
     let user = checked.map_err(|LoginFailure { outcome, error }| {
+        if outcome == "delayed" {
+            failed("delayed after earlier failures");
+        }
         context.metrics.count_login(outcome);
         error
     })?;
     let Some(user) = user else {
         context.metrics.count_login("failed");
-        // What is no user may be a password, typed into the wrong field.
-        let known = users.has(&username).then_some(&*username).unwrap_or_default();
-        context.refusals.record(Refusal::Login, format_args!("address={} user={known:?}", source.address));
+        failed("wrong user or password");
         return Err(HttpError::unauthorized("wrong user or password"));
     };
-    let response = start_login(&user, place, &context).await;
+    let response = start_login(&user, place, source.ip, &context).await;
     context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
     response
 }
@@ -124,7 +136,12 @@ async fn check_password(
 }
 
 /// Gives the user the tokens of a new login.
-async fn start_login(user: &User, place: TokenPlace, context: &HttpContext) -> Result<HttpResponse, HttpError> {
+async fn start_login(
+    user: &User,
+    place: TokenPlace,
+    ip: IpAddr,
+    context: &HttpContext,
+) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
     let started_at = context.clock.now();
     let access_token = sign_access_token(user, &id, context)?;
@@ -141,6 +158,8 @@ async fn start_login(user: &User, place: TokenPlace, context: &HttpContext) -> R
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
+    let (address, user, sid) = (Some(ip), Some(user.name.as_str()), Some(id.as_str()));
+    context.audit.record(AuditEvent::LoggedIn, AuditFields { address, user, sid, ..AuditFields::default() });
     Ok(token_response(place, &access_token, &id, 0, context))
 }
 

@@ -14,6 +14,7 @@ use super::{
     request_source::RequestSource,
 };
 use crate::{
+    audit::{AuditEvent, AuditFields},
     auth::{RefreshToken, TokenError, credentials, refusal_log::Refusal},
     broker::{
         BrokerError, EndedLogin, LoginSelection, RevokeError, end_revoked_logins, revocation_of_login,
@@ -66,7 +67,7 @@ pub(super) async fn logout(
     let revoked = async {
         // Both are of one login, unless somebody else has set one of the cookies.
         let ended = match refresh_token {
-            Some(token) => end_login(token, everywhere, &context).await,
+            Some(token) => end_login(token, everywhere, &source, &context).await,
             None => Ok(()),
         };
         let revoked = match token {
@@ -87,18 +88,26 @@ pub(super) async fn logout(
 }
 
 /// Ends the login of a refresh token, and revokes its tokens, or `everywhere` all of its user. One that is not valid needs nothing.
-async fn end_login(token: &str, everywhere: bool, context: &HttpContext) -> Result<(), HttpError> {
+async fn end_login(
+    token: &str,
+    everywhere: bool,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> Result<(), HttpError> {
     let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
     let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
     let Some(EndedLogin { id, user }) = ended.map_err(|_| unavailable())?.pop() else { return Ok(()) };
     let revocation = if everywhere {
-        all_of_user(user, context)
+        all_of_user(user.clone(), context)
     } else {
         let end = context.clock.now().saturating_add(context.config.login.token_ttl);
         let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
         context.revocations.of_logout(&user, revocation.target, end)
     };
-    revoke_all(revocation, context).await
+    let (address, sid) = (Some(source.ip), Some(id.as_str()));
+    let fields = AuditFields { address, sid, user: Some(&user), ..AuditFields::default() };
+    context.audit.record(AuditEvent::LoggedOut, fields);
+    revoke_all(revocation, source, context).await
 }
 
 fn all_of_user(user: String, context: &HttpContext) -> Revocation {
@@ -153,11 +162,23 @@ async fn revoke(
         };
         context.revocations.of_logout(&claims.user, target, claims.expires_at)
     };
-    revoke_all(revocation, context).await
+    let (address, user) = (Some(source.ip), Some(&*claims.user));
+    let fields =
+        AuditFields { address, user, jti: ids.jti.as_deref(), sid: ids.sid.as_deref(), ..AuditFields::default() };
+    context.audit.record(AuditEvent::LoggedOut, fields);
+    revoke_all(revocation, source, context).await
 }
 
 /// Ends the logins that a revocation means, and has it obeyed by all nodes.
-async fn revoke_all(revocation: Revocation, context: &HttpContext) -> Result<(), HttpError> {
+async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    let (jti, sid, user) = match &revocation.target {
+        RevocationTarget::Token(jti, _) => (Some(jti.as_str()), None, None),
+        RevocationTarget::Session(sid, _) => (None, Some(sid.as_str()), None),
+        RevocationTarget::User(user, _) | RevocationTarget::Channel(user, _) => (None, None, Some(user.as_str())),
+    };
+    let (address, by, expires_at) = (Some(source.ip), Some("logout"), Some(revocation.expires_at));
+    let fields = AuditFields { address, by, jti, sid, user, expires_at, ..AuditFields::default() };
+    context.audit.record(AuditEvent::Revoked, fields);
     let revocations = vec![revocation];
     if context.config.login.is_enabled() {
         let ended = end_revoked_logins(&*context.broker, &revocations, context.config.login_issuer()).await;

@@ -29,6 +29,7 @@ use actix_web::{
 
 use crate::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
@@ -58,6 +59,8 @@ pub struct HttpContext {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens and origins.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
     /// Makes the refresh tokens of the login.

@@ -17,6 +17,7 @@ use super::{
     request_source::RequestSource,
 };
 use crate::{
+    audit::{AuditEvent, AuditFields},
     auth::{
         RefreshToken,
         credentials::cookie_value,
@@ -50,10 +51,15 @@ pub(super) async fn refresh(
     match refresh_login(&token, users, &context).await {
         Ok((access_token, login, generation)) => {
             context.metrics.count_login_refresh("refreshed");
+            record(AuditEvent::RefreshTokenUsed, &login, None, &source, &context);
             Ok(token_response(place, &access_token, &login, generation, &context))
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
+            if let (RefreshRefusal::Spent, Some(token)) = (refusal, context.refresh_tokens.decode(&token)) {
+                record(AuditEvent::RefreshTokenReused, &token.login, None, &source, &context);
+                record(AuditEvent::Revoked, &token.login, Some("refresh_token_reuse"), &source, &context);
+            }
             context.refusals.record(Refusal::RefreshToken(refusal), format_args!("address={}", source.address));
             Err(HttpError::unauthorized("invalid refresh token; log in again"))
         }
@@ -62,6 +68,11 @@ pub(super) async fn refresh(
             Err(error)
         }
     }
+}
+
+fn record(event: AuditEvent, login: &LoginId, by: Option<&'static str>, source: &RequestSource, context: &HttpContext) {
+    let (address, sid) = (Some(source.ip), Some(login.as_str()));
+    context.audit.record(event, AuditFields { address, sid, by, ..AuditFields::default() });
 }
 
 /// Finds the refresh token of a request, and where its response puts the next one.

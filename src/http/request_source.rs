@@ -1,7 +1,10 @@
 //! The extractor in front of every `/auth` handler: charges the rate limit and checks the origin before the body is
 //! read.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    net::IpAddr,
+};
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 
@@ -12,6 +15,8 @@ use crate::address::ClientAddress;
 /// one address must not use them up.
 pub(super) struct RequestSource {
     pub(super) address: ClientAddress,
+    /// The address itself, for the audit log.
+    pub(super) ip: IpAddr,
     pub(super) origin_check: OriginCheck,
 }
 
@@ -21,10 +26,11 @@ impl FromRequest for RequestSource {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let Some(context) = request.app_data::<Data<HttpContext>>() else { return ready(Err(HttpError::internal())) };
-        let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
+        let ip = forwarded::client_address(request.head(), &context.config.server);
+        let address = ClientAddress::from(ip);
         let charged = context.handshake_rates.charge(&address);
         ready(match charged {
-            Ok(()) => Ok(Self { address, origin_check: context.origin_policy.check(request.head()) }),
+            Ok(()) => Ok(Self { address, ip, origin_check: context.origin_policy.check(request.head()) }),
             Err(wait) => Err(HttpError::too_many("too many requests from this address", wait)),
         })
     }

@@ -17,6 +17,7 @@ pub mod slow_broker;
 pub mod slow_link;
 pub mod tls;
 pub mod trace_log;
+mod worker_client;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -83,6 +84,7 @@ pub fn config() -> Config {
     (config.server.drain, config.server.drain_delay) = (Duration::from_secs(2), Duration::ZERO);
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
+    config.audit.output = Some(trace_log::audit_path().display().to_string());
     config.channels.allow_subscribe = AllowSubscribe::User;
     config.channels.allow_publish = ChannelAccess::User;
     config

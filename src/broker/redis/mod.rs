@@ -21,6 +21,7 @@
 mod calls;
 mod cluster;
 mod envelope;
+mod error;
 mod heartbeat;
 mod history;
 mod inbox;
@@ -49,9 +50,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use self::error::{BrokerStartError, RedisConfigError};
 use self::{
     cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
+    error::{no_receiver_error, stopped_error},
     heartbeat::Announcer,
     history::SharedReads,
     inbox::BusInbox,
@@ -88,27 +91,6 @@ pub struct RedisBroker {
     runtime: Handle,
     /// Ends the thread when it is dropped together with the broker.
     _stop: oneshot::Sender<()>,
-}
-
-/// Why the broker did not start. A Redis that does not answer is not a reason: the broker keeps trying to connect.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerStartError {
-    /// `broker.redis` is invalid.
-    #[error(transparent)]
-    Config(#[from] RedisConfigError),
-    /// The system gives no thread, or no runtime for it.
-    #[error("cannot start the redis thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-/// Why the configuration of Redis, or a file that it names, cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct RedisConfigError {
-    /// The key.
-    pub key: &'static str,
-    /// The problem and its remedy. It does not contain the URL or a password.
-    pub problem: String,
 }
 
 /// What the broker's tasks share.
@@ -330,14 +312,6 @@ fn server_configs(config: &config::RedisConfig) -> Vec<config::RedisConfig> {
     let with_url = |url: &config::Secret| config::RedisConfig { url: url.clone(), ..config.clone() };
     let urls = if config.cluster.urls.is_empty() { &config.urls } else { &config.cluster.urls };
     if urls.is_empty() { vec![config.clone()] } else { urls.iter().map(with_url).collect() }
-}
-
-fn stopped_error() -> BrokerError {
-    BrokerError::Unavailable("the broker has stopped".to_owned())
-}
-
-fn no_receiver_error() -> BrokerError {
-    BrokerError::Unavailable("no instance is subscribed to the control channel, not even this one".to_owned())
 }
 
 impl Broker for RedisBroker {
