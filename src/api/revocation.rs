@@ -10,6 +10,7 @@ use super::{
     sessions::parse_end,
 };
 use crate::{
+    audit::AuditFields,
     broker::{end_revoked_logins, revoke_everywhere},
     clock::{NEVER, WallTime},
     protocol::{ErrorCode, WireError},
@@ -156,6 +157,7 @@ async fn revoke(
     if api.config.login.is_enabled() {
         end_revoked_logins(&*api.broker, &revocations, api.config.login_issuer()).await?;
     }
-    revoke_everywhere(&*api.broker, revocations, &api.metrics).await.map_err(WireError::from)?;
+    let cause = AuditFields { by: Some("api_key"), ..AuditFields::default() };
+    revoke_everywhere(&*api.broker, revocations, (&api.audit, cause), &api.metrics).await.map_err(WireError::from)?;
     empty_result()
 }

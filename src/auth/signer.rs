@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
     clock::Clock,
-    config::{self, KeyRules, KindRules, Secret, TokenKind},
+    config::{self, KeyRules, KindRules, Secret},
     revocation::LoginId,
 };
 
@@ -127,12 +127,12 @@ impl Signer {
         claims: &UserClaims,
         token_use: TokenUse<'_>,
     ) -> Result<String, SigningError> {
-        let (kind, login, channel) = match token_use {
-            TokenUse::Connection => (TokenKind::Connection, None, None),
-            TokenUse::Login(login) => (TokenKind::Connection, Some(login), None),
-            TokenUse::Subscription(channel) => (TokenKind::Subscription, None, Some(channel)),
+        let (rules, login, channel) = match token_use {
+            TokenUse::Connection => (&self.rules.connection, None, None),
+            TokenUse::Login(login) => (&self.rules.connection, Some(login), None),
+            TokenUse::Subscription(channel) => (&self.rules.subscription, None, Some(channel)),
         };
-        let KindRules { audience, typ } = self.rules.of_kind(kind);
+        let KindRules { audience, typ } = rules;
         // The verifier requires the configured type.
         let typ = typ.clone().or_else(|| Some("JWT".to_owned()));
         let header = Header { kid: self.kid.clone(), typ, ..Header::new(Algorithm::HS256) };

@@ -90,7 +90,8 @@ pub async fn end_revoked_logins(
             RevocationTarget::Session(sid, _) => LoginId::parse(sid).map(one),
             RevocationTarget::Token(jti, _) => LoginId::of_jti(jti).map(one),
             RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(*issued_before))),
-            RevocationTarget::Channel(..) => None,
+            // The tokens of a login have a `sid`.
+            RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
         };
         if let Some((tag, selection)) = logins {
             broker.end_logins(tag, selection).await?;

@@ -2,7 +2,7 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
@@ -74,7 +74,7 @@ pub(super) async fn login(
     let failed = |reason| {
         // What is no user may be a password, typed into the wrong field.
         let user = Some(&*username).filter(|username| users.has(username));
-        let fields = AuditFields { address: Some(source.ip), user, reason: Some(reason), ..AuditFields::default() };
+        let fields = AuditFields { user, reason: Some(reason), ..source.fields("/auth/login") };
         context.audit.record(AuditEvent::LoginFailed, fields);
         context.refusals.record(
             Refusal::Login(reason),
@@ -93,7 +93,7 @@ pub(super) async fn login(
         failed("wrong user or password");
         return Err(HttpError::unauthorized("wrong user or password"));
     };
-    let response = start_login(&user, place, source.ip, &context).await;
+    let response = start_login(&user, place, &source, &context).await;
     context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
     response
 }
@@ -139,7 +139,7 @@ async fn check_password(
 async fn start_login(
     user: &User,
     place: TokenPlace,
-    ip: IpAddr,
+    source: &RequestSource,
     context: &HttpContext,
 ) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
@@ -158,8 +158,9 @@ async fn start_login(
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
-    let (address, user, sid) = (Some(ip), Some(user.name.as_str()), Some(id.as_str()));
-    context.audit.record(AuditEvent::LoggedIn, AuditFields { address, user, sid, ..AuditFields::default() });
+    let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
+    let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
+    context.audit.record(AuditEvent::LoggedIn, fields);
     Ok(token_response(place, &access_token, &id, 0, context))
 }
 

@@ -104,8 +104,7 @@ async fn end_login(
         let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
         context.revocations.of_logout(&user, revocation.target, end)
     };
-    let (address, sid) = (Some(source.ip), Some(id.as_str()));
-    let fields = AuditFields { address, sid, user: Some(&user), ..AuditFields::default() };
+    let fields = AuditFields { sid: Some(id.as_str()), user: Some(&user), ..source.fields("/auth/logout") };
     context.audit.record(AuditEvent::LoggedOut, fields);
     revoke_all(revocation, source, context).await
 }
@@ -139,9 +138,7 @@ async fn revoke(
     let (claims, ids) = match context.verifier.verify_with_ids(token) {
         Ok(verified) => verified,
         Err(error) => {
-            context
-                .refusals
-                .record(Refusal::Token(error), format_args!("address={} path=\"/auth/logout\"", source.address));
+            context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
             // What is void already, the cookie of an old login for one, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
             let is_void =
@@ -162,29 +159,21 @@ async fn revoke(
         };
         context.revocations.of_logout(&claims.user, target, claims.expires_at)
     };
-    let (address, user) = (Some(source.ip), Some(&*claims.user));
-    let fields =
-        AuditFields { address, user, jti: ids.jti.as_deref(), sid: ids.sid.as_deref(), ..AuditFields::default() };
-    context.audit.record(AuditEvent::LoggedOut, fields);
+    let fields = source.fields("/auth/logout");
+    context.audit.record(AuditEvent::LoggedOut, fields.with_token(&claims.user, &ids, claims.expires_at));
     revoke_all(revocation, source, context).await
 }
 
 /// Ends the logins that a revocation means, and has it obeyed by all nodes.
 async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
-    let (jti, sid, user) = match &revocation.target {
-        RevocationTarget::Token(jti, _) => (Some(jti.as_str()), None, None),
-        RevocationTarget::Session(sid, _) => (None, Some(sid.as_str()), None),
-        RevocationTarget::User(user, _) | RevocationTarget::Channel(user, _) => (None, None, Some(user.as_str())),
-    };
-    let (address, by, expires_at) = (Some(source.ip), Some("logout"), Some(revocation.expires_at));
-    let fields = AuditFields { address, by, jti, sid, user, expires_at, ..AuditFields::default() };
-    context.audit.record(AuditEvent::Revoked, fields);
     let revocations = vec![revocation];
     if context.config.login.is_enabled() {
         let ended = end_revoked_logins(&*context.broker, &revocations, context.config.login_issuer()).await;
         ended.map_err(|_| unavailable())?;
     }
-    revoke_everywhere(&*context.broker, revocations, &context.metrics).await.map_err(|error| match error {
+    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let revoked = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
+    revoked.map_err(|error| match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
             actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::LimitExceeded,

@@ -51,14 +51,13 @@ pub(super) async fn refresh(
     match refresh_login(&token, users, &context).await {
         Ok((access_token, login, generation)) => {
             context.metrics.count_login_refresh("refreshed");
-            record(AuditEvent::RefreshTokenUsed, &login, None, &source, &context);
+            record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
             Ok(token_response(place, &access_token, &login, generation, &context))
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
             if let (RefreshRefusal::Spent, Some(token)) = (refusal, context.refresh_tokens.decode(&token)) {
-                record(AuditEvent::RefreshTokenReused, &token.login, None, &source, &context);
-                record(AuditEvent::Revoked, &token.login, Some("refresh_token_reuse"), &source, &context);
+                record(AuditEvent::RefreshTokenReused, &token.login, &source, &context);
             }
             context.refusals.record(Refusal::RefreshToken(refusal), format_args!("address={}", source.address));
             Err(HttpError::unauthorized("invalid refresh token; log in again"))
@@ -70,9 +69,8 @@ pub(super) async fn refresh(
     }
 }
 
-fn record(event: AuditEvent, login: &LoginId, by: Option<&'static str>, source: &RequestSource, context: &HttpContext) {
-    let (address, sid) = (Some(source.ip), Some(login.as_str()));
-    context.audit.record(event, AuditFields { address, sid, by, ..AuditFields::default() });
+fn record(event: AuditEvent, login: &LoginId, source: &RequestSource, context: &HttpContext) {
+    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields("/auth/refresh") });
 }
 
 /// Finds the refresh token of a request, and where its response puts the next one.
@@ -145,7 +143,8 @@ async fn refresh_login(
             let end = context.clock.now().saturating_add(context.config.login.token_ttl);
             let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
             // What fails is logged there. The login has ended in any case.
-            let _ = revoke_everywhere(&*context.broker, vec![revocation], &context.metrics).await;
+            let audit = (&*context.audit, AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() });
+            let _ = revoke_everywhere(&*context.broker, vec![revocation], audit, &context.metrics).await;
             Err(refuse(RefreshRefusal::Spent))
         }
         LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),

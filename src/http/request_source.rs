@@ -9,15 +9,23 @@ use std::{
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 
 use super::{HttpContext, HttpError, forwarded, origin_policy::OriginCheck};
-use crate::address::ClientAddress;
+use crate::{address::ClientAddress, audit::AuditFields};
 
 /// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and
 /// one address must not use them up.
 pub(super) struct RequestSource {
-    pub(super) address: ClientAddress,
-    /// The address itself, for the audit log.
+    /// The address of the client.
     pub(super) ip: IpAddr,
+    /// The address as limits count it.
+    pub(super) address: ClientAddress,
     pub(super) origin_check: OriginCheck,
+}
+
+impl RequestSource {
+    /// Returns what the audit log says about a request on this path.
+    pub(super) fn fields<'a>(&self, path: &'a str) -> AuditFields<'a> {
+        AuditFields { address: Some(self.ip), path: Some(path), ..AuditFields::default() }
+    }
 }
 
 impl FromRequest for RequestSource {
@@ -30,7 +38,7 @@ impl FromRequest for RequestSource {
         let address = ClientAddress::from(ip);
         let charged = context.handshake_rates.charge(&address);
         ready(match charged {
-            Ok(()) => Ok(Self { address, ip, origin_check: context.origin_policy.check(request.head()) }),
+            Ok(()) => Ok(Self { ip, address, origin_check: context.origin_policy.check(request.head()) }),
             Err(wait) => Err(HttpError::too_many("too many requests from this address", wait)),
         })
     }

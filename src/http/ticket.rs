@@ -13,7 +13,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{HttpContext, HttpError, request_source::RequestSource};
+use super::{HttpContext, HttpError, forwarded, request_source::RequestSource};
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
@@ -54,8 +54,7 @@ pub(super) async fn issue_ticket(
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
     let claims = context.verifier.verify(token).inspect_err(|error| {
-        let address = source.address;
-        context.refusals.record(Refusal::Token(*error), format_args!("address={address} path=\"/auth/ticket\""));
+        context.refusals.record_from(Refusal::Token(*error), &source.fields("/auth/ticket"));
     })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
@@ -66,21 +65,22 @@ pub(super) async fn issue_ticket(
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
     let left = claims.expires_at.saturating_duration_since(context.clock.now());
     let ttl = left.min(context.config.auth.ticket_ttl);
-    let stored = format!("{token}{}", ticket_binding(&request, source.address, &context));
+    let stored = format!("{token}{}", ticket_binding(&request, &context));
     let stored = context.broker.put_ticket(ticket.clone(), Bytes::from(stored), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
-    let fields = AuditFields { address: Some(source.ip), user: Some(&*claims.user), ..AuditFields::default() };
+    let fields = AuditFields { user: Some(&*claims.user), ..source.fields("/auth/ticket") };
     context.audit.record(AuditEvent::TicketIssued, fields);
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))
 }
 
 /// Returns what is stored behind the token of a ticket: what the connection must have in common with the request for the ticket
 /// (`auth.ticket_bind`). No token has a line break, and neither an address nor a header.
-fn ticket_binding(request: &HttpRequest, address: ClientAddress, context: &HttpContext) -> String {
+fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
     let bind = &context.config.auth.ticket_bind;
     let mut binding = String::new();
     if bind.contains(&TicketBinding::Address) {
-        binding += &format!("\na{address}");
+        let address = forwarded::client_address(request.head(), &context.config.server);
+        binding += &format!("\na{}", ClientAddress::from(address));
     }
     if bind.contains(&TicketBinding::Origin) {
         let origin = request.headers().get(ORIGIN).map_or(b"" as &[u8], HeaderValue::as_bytes);
@@ -94,7 +94,6 @@ fn ticket_binding(request: &HttpRequest, address: ClientAddress, context: &HttpC
 pub(super) async fn redeem_ticket(
     ticket: &str,
     request: &HttpRequest,
-    address: ClientAddress,
     context: &HttpContext,
 ) -> Result<Option<String>, HttpError> {
     let is_ticket = ticket.len() == TICKET_CHARACTERS
@@ -106,7 +105,7 @@ pub(super) async fn redeem_ticket(
     let stored = token.and_then(|token| String::from_utf8(token.into()).ok());
     let Some(stored) = stored else { return Ok(None) };
     let (token, binding) = stored.split_at(stored.find('\n').unwrap_or(stored.len()));
-    Ok((binding == ticket_binding(request, address, context)).then(|| token.to_owned()))
+    Ok((binding == ticket_binding(request, context)).then(|| token.to_owned()))
 }
 
 fn ticket_store_unavailable(error: BrokerError) -> HttpError {

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::key_files::stamp_of;
 use crate::{
-    audit::{AuditEvent, AuditFields},
+    audit::AuditFields,
     auth::users::{ChangedUser, UsersFileError},
     broker::{BrokerError, LoginSelection, revocation_of_login, revoke_everywhere},
     http::HttpContext,
@@ -92,11 +92,8 @@ async fn end_logins_of(user: &ChangedUser, context: &HttpContext) -> Result<(), 
     if revocations.is_empty() {
         return Ok(());
     }
-    for login in &ended {
-        let (by, user, sid) = (Some("users_file"), Some(user.name.as_str()), Some(login.id.as_str()));
-        context.audit.record(AuditEvent::Revoked, AuditFields { by, user, sid, ..AuditFields::default() });
-    }
+    let cause = AuditFields { by: Some("users_file"), ..AuditFields::default() };
     // What fails is logged there. A revocation that is not confirmed is in force.
-    let _ = revoke_everywhere(&*context.broker, revocations, &context.metrics).await;
+    let _ = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
     Ok(())
 }

@@ -138,9 +138,13 @@ async fn two_instances_refresh_a_login_once_and_redis_forgets_it_when_it_is_idle
         answers.sort_unstable();
         assert_eq!(answers, [false, true]);
     }
-    first.log_in(0, "p").await;
+    let id = first.log_in(0, "p").await;
     let keys: Vec<String> = server.run(&["KEYS", "*logins*"]).await;
     assert_eq!(keys, [format!("wardcast:logins:{}", user_tag(USER))]);
     let left: i64 = server.run(&["PTTL", &keys[0]]).await;
     assert!((1..=100_000).contains(&left), "{left}");
+    let longer = LoginLimits { idle: Duration::from_secs(500), ..LIMITS };
+    assert_eq!(first.refresh_within(&id, 0, 1, longer).await, refreshed(1));
+    let left: i64 = server.run(&["PTTL", &keys[0]]).await;
+    assert!((100_001..=500_000).contains(&left), "a refresh lets it live longer: {left}");
 }
