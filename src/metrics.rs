@@ -20,6 +20,7 @@ pub struct Metrics {
     pub key_fetches: Family<OutcomeLabel, Counter>,
     pub logins: Family<OutcomeLabel, Counter>,
     pub login_refreshes: Family<OutcomeLabel, Counter>,
+    pub key_sets_missing: Gauge,
     pub closed_connections: Family<CodeLabel, Counter>,
     pub error_replies: Family<CodeLabel, Counter>,
     pub publications: Counter,
@@ -162,6 +163,11 @@ impl Metrics {
         );
         registry.register("logins", "Attempts to log in, by outcome", self.logins.clone());
         registry.register("login_refreshes", "Uses of refresh tokens, by outcome", self.login_refreshes.clone());
+        registry.register(
+            "key_sets_missing",
+            "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago",
+            self.key_sets_missing.clone(),
+        );
         registry.register(
             "audit_lines",
             "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
