@@ -178,7 +178,7 @@ mod tests {
         list.add(jti("1", 100), at(1)).unwrap();
         assert_eq!(list.changes_since(0), None);
         assert_eq!(list.changes_since(1).map(|changes| changes.len()), Some(1));
-        list.retire_keys(&[new]);
+        list.remove_keys(&[new]);
         assert_eq!(list.changes_since(2), None, "whatever was revoked before");
     }
 
