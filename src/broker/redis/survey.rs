@@ -20,7 +20,7 @@ use super::{
 };
 use crate::broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult};
 
-/// Maximum number of concurrent surveys of this instance. Above it: [`BrokerError::Busy`].
+/// Maximum number of concurrent surveys of this instance, beside rounds of revocations. Above it: [`BrokerError::Busy`].
 const MAX_OWN_SURVEYS: usize = 16;
 /// Maximum number of questions that are answered at the same time. Above it they wait in the inbox's queue, which holds as
 /// many, and above that they are dropped.
@@ -147,13 +147,13 @@ pub(super) async fn run_survey(
     limit: Duration,
 ) -> Result<SurveyResult, BrokerError> {
     let deadline = Instant::now() + limit;
-    let permits = &context.surveys.permits;
     let _permit = match question {
-        // Revocations wait for their turn.
-        SurveyQuestion::Revoked(_) => timeout_at(deadline, permits.acquire()).await.ok().and_then(Result::ok),
-        SurveyQuestion::Channels | SurveyQuestion::Info => permits.try_acquire().ok(),
-    }
-    .ok_or(BrokerError::Busy)?;
+        // Their rounds have a limit of their own, so that no flood of other questions holds them up.
+        SurveyQuestion::Revoked(_) => None,
+        SurveyQuestion::Channels | SurveyQuestion::Info => {
+            Some(context.surveys.permits.try_acquire().map_err(|_| BrokerError::Busy)?)
+        }
+    };
     let own = SurveyResult::ask_own_hubs(&*context.deliver, question.clone(), limit);
     let (mut result, others) = tokio::join!(own, ask_other_nodes(context, question, deadline));
     result.answers.extend(others.answers);
