@@ -4,6 +4,8 @@
 //! that does nothing. Only when the socket is full is a task started, which waits with a real waker; until it has
 //! written everything, session and hub only queue.
 
+mod waiting_writer;
+
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -18,6 +20,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::waiting_writer::write_when_ready;
 use super::{
     Socket, TransportLimits,
     blocked::Blocked,
@@ -365,41 +368,6 @@ impl Outbox {
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.lock().socket).poll_read(cx, buffer)
     }
-}
-
-/// Writes the rest after a flush found the socket full. Ends when everything is written or the connection is aborted.
-async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
-    let is_closed = || matches!(outbox.0.lock().phase, ClosePhase::Closed { .. });
-    while !write_until_held(&outbox, &clock).await {
-        write_gate::wait_until_open(&clock, is_closed).await;
-    }
-}
-
-/// Returns whether everything is written or the connection is aborted, and not held.
-async fn write_until_held(outbox: &Outbox, clock: &Clock) -> bool {
-    poll_fn(|cx| {
-        let mut state = outbox.0.lock();
-        if let Some(blocked) = &mut state.blocked {
-            blocked.write_waker.clone_from(cx.waker());
-        }
-        let now = clock.now();
-        if now >= state.expires_at {
-            state.expire();
-        }
-        if !matches!(state.phase, ClosePhase::Closed { .. }) && !write_gate::is_open(now) {
-            return Poll::Ready(false);
-        }
-        let written = ready!(state.poll_write(cx));
-        if written.is_err() {
-            state.abort();
-        }
-        state.wake_paused_reader();
-        state.blocked = None;
-        // A client that has just read a full socket is alive, although it may not have come to the last ping.
-        state.has_pong = true;
-        Poll::Ready(true)
-    })
-    .await
 }
 
 impl OutboxState {

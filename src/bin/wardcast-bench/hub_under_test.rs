@@ -117,7 +117,6 @@ impl<'a> HubUnderTest<'a> {
         let (redis, output) = ChildProcess::start_program(Path::new("redis-server"), |command| {
             command.args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"]);
         })?;
-        self.processes.push(redis);
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if output.has_ended() {
                 return fail(format!("redis-server has ended: {}", output.text()));
@@ -127,6 +126,8 @@ impl<'a> HubUnderTest<'a> {
         let url = format!("broker.redis.url=redis://127.0.0.1:{port}");
         let settings: Vec<&str> = settings.iter().copied().chain(["broker.type=redis", &url]).collect();
         (0..nodes).try_for_each(|_| self.start(run, &settings))?;
+        // It ends after the hubs.
+        self.processes.push(redis);
         // Until each knows all others.
         clock::sleep(Duration::from_secs(2));
         Ok(())

@@ -5,6 +5,7 @@
 //! the hub has passed it to the kernel in time, and this program reads it later.
 
 mod api;
+mod options;
 mod sessions;
 
 use std::{
@@ -19,11 +20,11 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+pub(crate) use self::options::{ExpiryArgs, RevokeArgs, TokenEndArgs};
 use self::{
     api::ApiConnection,
     sessions::{SessionPlan, Sessions},
 };
-use crate::args::{ExpiryArgs, RevokeArgs, TokenEndArgs};
 use crate::error::{BenchError, Context, Result, fail};
 use crate::publication_stamp::{PublicationStamp, check_size};
 use crate::{clock, hub_under_test::HubUnderTest, process::raise_file_limit, run::Run};
@@ -33,8 +34,7 @@ pub(crate) const CHANNEL: &str = "bench";
 /// The user of the sessions whose tokens are revoked.
 const REVOKED_USER: &str = "bench-revoked";
 /// Settings of a hub that is started for the run: one user has all sessions.
-const SETTINGS: &[&str] =
-    &["limits.connections_per_user=1000000", "limits.outbox_bytes=8MiB", "limits.hub_queue_bytes=64MiB"];
+const SETTINGS: &[&str] = &["limits.connections_per_user=1000000"];
 /// Time before the first token ends, and after the last one.
 const PHASE: Duration = Duration::from_secs(3);
 /// How long sessions may take to end.

@@ -12,13 +12,13 @@ use std::{
 use actix_http::ws::OpCode;
 use mio::{Events, Poll, Token};
 
-use super::{CHANNEL, NEVER};
+use super::{CHANNEL, NEVER, TokenEndArgs};
 use crate::connection::{ReadBuffer, SocketOptions, wait_for_events};
 use crate::delivery_stats::Latencies;
 use crate::error::{BenchError, Context, Result, fail};
 use crate::publication_stamp::StampFinder;
 use crate::websocket::{WebSocket, write_frame};
-use crate::{args::TokenEndArgs, clock, hub_under_test::HubUnderTest, run::Run};
+use crate::{clock, hub_under_test::HubUnderTest, run::Run};
 
 /// Handshakes at a time.
 const CONCURRENCY: usize = 64;
