@@ -3,6 +3,7 @@
 //! Each method is described next to its code by an [`ApiMethod`], and listed in [`METHODS`]. To add one: write both, add it to
 //! the list, and run the tests; they name what is missing.
 
+mod audit;
 mod batch;
 mod channels;
 mod description;
@@ -34,6 +35,7 @@ pub use self::{
     publish::BroadcastTurns,
 };
 use crate::{
+    audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
@@ -53,6 +55,8 @@ pub struct ApiContext {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and what users may do there.
     pub permissions: Arc<Permissions>,
     /// The revocations of this instance.

@@ -10,6 +10,7 @@ mod json;
 mod key;
 mod key_sets;
 pub mod login_backoff;
+mod logout_token;
 mod payload;
 pub mod permission;
 pub mod refusal_log;
@@ -21,7 +22,9 @@ mod user_prefix;
 pub mod users;
 mod verifier;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
+
+use uuid::Uuid;
 
 use crate::{
     address::ClientAddress,
@@ -33,6 +36,7 @@ pub use claims::{Capability, Claims, Grants, ServerSideSubscription, Subscriptio
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
 pub use key_sets::{FetchError, KeySets};
+pub use logout_token::LogoutToken;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
@@ -43,6 +47,10 @@ pub use verifier::Verifier;
 /// session.
 #[derive(Debug)]
 pub struct Admission {
+    /// The id of the client.
+    pub client: Uuid,
+    /// The address of the client.
+    pub ip: IpAddr,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
     /// The format of commands, replies and pushes.

@@ -11,7 +11,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{TokenError, credentials::CredentialError};
-use crate::config::{Config, Door, RefusalLogging};
+use crate::{
+    audit::{AuditEvent, AuditFields, AuditLog},
+    config::{Config, Door, RefusalLogging},
+};
 
 /// What was refused, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +23,8 @@ pub enum Refusal {
     Token(TokenError),
     /// A subscription token.
     SubscriptionToken(TokenError),
+    /// A logout token of an identity provider.
+    LogoutToken(TokenError),
     /// Credentials that contain no token that could be verified.
     Credentials(CredentialError),
     /// A token sent in a way that `auth.doors` does not list.
@@ -53,6 +58,7 @@ impl Refusal {
         match self {
             Self::Token(_) => "refused token",
             Self::SubscriptionToken(_) => "refused subscription token",
+            Self::LogoutToken(_) => "refused logout token",
             Self::Credentials(_) => "refused credentials",
             Self::DisabledDoor(_) => "ignored token",
             Self::MissingToken => "refused connect",
@@ -62,7 +68,7 @@ impl Refusal {
 
     fn error(&self) -> String {
         match self {
-            Self::Token(error) | Self::SubscriptionToken(error) => error.to_string(),
+            Self::Token(error) | Self::SubscriptionToken(error) | Self::LogoutToken(error) => error.to_string(),
             Self::Credentials(error) => error.to_string(),
             Self::DisabledDoor(door) => format!("auth.doors does not list {}", json!(door)),
             Self::MissingToken => "no token in connect, and none before it".to_owned(),
@@ -73,7 +79,7 @@ impl Refusal {
     /// What an operator, or the author of the client, can do.
     fn remedy(&self, config: &Config) -> String {
         match self {
-            Self::Token(error) | Self::SubscriptionToken(error) => error.remedy(config),
+            Self::Token(error) | Self::SubscriptionToken(error) | Self::LogoutToken(error) => error.remedy(config),
             Self::Credentials(error) => error.remedy().to_owned(),
             Self::DisabledDoor(door) => {
                 let doors = json!(config.auth.doors);
@@ -97,6 +103,7 @@ impl Refusal {
 #[derive(Debug)]
 pub struct RefusalLog {
     config: Arc<Config>,
+    audit: Arc<AuditLog>,
     summary: Mutex<Summary>,
     /// For the task that writes the counts.
     this: Weak<Self>,
@@ -104,8 +111,15 @@ pub struct RefusalLog {
 
 impl RefusalLog {
     /// The log of refusals of an instance with this configuration.
-    pub fn new(config: Arc<Config>) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self { config, summary: Mutex::default(), this: this.clone() })
+    pub fn new(config: Arc<Config>, audit: Arc<AuditLog>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self { config, audit, summary: Mutex::default(), this: this.clone() })
+    }
+
+    /// Logs or counts a refusal, and records it in the audit log. `source` says who was refused.
+    pub fn record_from(&self, refusal: Refusal, source: &AuditFields<'_>) {
+        let reason = format!("{}: {}", refusal.phrase(), refusal.error());
+        self.audit.record(AuditEvent::Refused, AuditFields { reason: Some(&reason), ..*source });
+        self.record(refusal, format_args!("{source}"));
     }
 
     /// Logs or counts a refusal. `source` says who was refused, as `key=value`: an address or a client id, and never a
@@ -219,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_line_names_the_reason_and_the_remedy() {
-        let log = RefusalLog::new(Arc::new(Config::default()));
+        let log = RefusalLog::new(Arc::new(Config::default()), AuditLog::disabled());
         for refusal in [
             Refusal::Token(TokenError::Expired),
             Refusal::SubscriptionToken(TokenError::WrongSignature),

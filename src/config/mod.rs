@@ -57,6 +57,7 @@ pub struct Config {
     pub broker: BrokerConfig,
     pub limits: Limits,
     pub log: LogConfig,
+    pub audit: AuditConfig,
 }
 
 impl Default for Config {
@@ -73,6 +74,8 @@ impl Default for Config {
 pub struct ServerConfig {
     #[serde(deserialize_with = "value::socket_address")]
     pub bind: SocketAddr,
+    #[serde(deserialize_with = "value::optional_socket_address")]
+    pub internal_bind: Option<SocketAddr>,
     pub workers: usize,
     pub websocket_paths: Vec<String>,
     pub behind_tls: bool,
@@ -92,6 +95,7 @@ pub struct ServerConfig {
     #[serde(with = "value::duration")]
     pub position_check_interval: Duration,
     pub tls: TlsConfig,
+    pub internal_tls: InternalTlsConfig,
 }
 
 impl ServerConfig {
@@ -111,6 +115,20 @@ pub struct TlsConfig {
     pub cert: Option<PathBuf>,
     #[serde(deserialize_with = "value::optional_path")]
     pub key: Option<PathBuf>,
+}
+
+/// `[server.internal_tls]`: the certificate of the internal listener, and those that its clients must have.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct InternalTlsConfig {
+    #[serde(deserialize_with = "value::optional_path")]
+    pub cert: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub key: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub client_ca: Option<PathBuf>,
+    pub client_names: Vec<String>,
 }
 
 /// `[origins]`: the origins whose pages may connect.
@@ -302,6 +320,18 @@ pub struct LogConfig {
     pub refusals: RefusalLogging,
     #[serde(deserialize_with = "value::duration::deserialize")]
     pub refusals_interval: Duration,
+}
+
+/// `[audit]`: the audit log.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct AuditConfig {
+    #[serde(deserialize_with = "value::optional_text")]
+    pub output: Option<String>,
+    pub queue: usize,
+    pub lines_per_second: u32,
+    pub refusals_per_second: u32,
 }
 
 /// How refused tokens, origins and other credentials are logged.

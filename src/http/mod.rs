@@ -1,6 +1,7 @@
 //! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport`
 //! and `session` take over.
 
+mod backchannel_logout;
 mod body;
 pub mod connection;
 pub mod cors;
@@ -8,6 +9,7 @@ pub mod error;
 pub mod forwarded;
 pub mod handshake;
 pub mod health;
+mod listener_role;
 mod login;
 mod logout;
 pub mod origin_policy;
@@ -27,6 +29,7 @@ use actix_web::{
 
 use crate::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
@@ -41,6 +44,7 @@ use crate::{
 pub use body::{BodyLimit, RequestBody};
 pub use error::HttpError;
 pub use health::ReadinessLog;
+pub use listener_role::ListenerRole;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
 
@@ -56,6 +60,8 @@ pub struct HttpContext {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens and origins.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
     /// The users of the login, if it is enabled.
@@ -72,7 +78,7 @@ pub struct HttpContext {
     pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
-    /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
+    /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).
     pub ticket_rates: KeyedRateLimiter,
@@ -95,8 +101,21 @@ pub struct HttpContext {
 /// Maximum body of `POST /auth/login` and of `POST /auth/logout`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
-/// Adds the routes of this module. Their handlers take [`HttpContext`] from the application's data.
-pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
+/// Adds the routes that a listener of this role has: those of clients and users, health, and metrics. Their handlers take
+/// [`HttpContext`] from the application's data.
+pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::ServiceConfig) {
+    if role.serves_clients() {
+        client_routes(context, service);
+    }
+    service
+        .service(web::resource("/health/live").route(web::get().to(health::live)))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)));
+    if role.serves_operators() {
+        service.service(web::resource("/metrics").route(web::get().to(health::metrics)));
+    }
+}
+
+fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     for path in &context.config.server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
@@ -104,9 +123,15 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let login = login_body.apply_to(web::resource("/login"));
     let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
     let logout = logout_body.apply_to(web::resource("/logout"));
+    let logout_token = BodyLimit {
+        name: "bytes of a logout token",
+        bytes: context.config.limits.token_bytes.saturating_add(backchannel_logout::MAX_OTHER_FORM_BYTES),
+    };
+    let backchannel_logout = logout_token.apply_to(web::resource("/backchannel-logout"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
         .service(logout.route(web::post().to(logout::logout)))
+        .service(backchannel_logout.route(web::post().to(backchannel_logout::log_out)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {
             let response = service.call(request);
@@ -117,9 +142,5 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
                 Ok(response)
             }
         });
-    service
-        .service(cors::wrap(&context.origin_policy, auth))
-        .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
-        .service(web::resource("/metrics").route(web::get().to(health::metrics)));
+    service.service(cors::wrap(&context.origin_policy, auth));
 }

@@ -10,6 +10,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use super::client_certificates::ClientCertificates;
 use crate::{
     certificate::{self, CertificateError},
     config,
@@ -21,6 +22,8 @@ pub(super) struct Certificate {
     cert: PathBuf,
     key: PathBuf,
     current: Arc<CurrentCertificate>,
+    /// What clients must have, if they need certificates.
+    clients: Option<Arc<ClientCertificates>>,
 }
 
 #[derive(Debug)]
@@ -35,14 +38,28 @@ impl ResolvesServerCert for CurrentCertificate {
 impl Certificate {
     /// Reads the configured certificate; `None` if none is configured.
     pub(super) fn from_config(tls: &config::TlsConfig) -> Result<Option<Arc<Self>>, CertificateError> {
+        Self::read(tls, None)
+    }
+
+    /// Reads the certificate of the internal listener, and the authorities of its clients.
+    pub(super) fn from_internal_config(tls: &config::InternalTlsConfig) -> Result<Option<Arc<Self>>, CertificateError> {
+        let (cert, key) = (tls.cert.clone(), tls.key.clone());
+        Self::read(&config::TlsConfig { cert, key }, ClientCertificates::from_config(tls)?)
+    }
+
+    fn read(
+        tls: &config::TlsConfig,
+        clients: Option<Arc<ClientCertificates>>,
+    ) -> Result<Option<Arc<Self>>, CertificateError> {
         let (Some(cert), Some(key)) = (tls.cert.clone(), tls.key.clone()) else { return Ok(None) };
         let current = Arc::new(CurrentCertificate(ArcSwap::from_pointee(certificate::read_pair(&cert, &key)?)));
-        Ok(Some(Arc::new(Self { cert, key, current })))
+        Ok(Some(Arc::new(Self { cert, key, current, clients })))
     }
 
     /// Reads the files again. Keeps the old certificate if they cannot be used.
     pub(super) fn reload(&self) -> Result<(), CertificateError> {
         let fresh = certificate::read_pair(&self.cert, &self.key)?;
+        self.clients.iter().try_for_each(|clients| clients.reload())?;
         self.current.0.store(Arc::new(fresh));
         Ok(())
     }
@@ -51,7 +68,11 @@ impl Certificate {
     pub(super) fn server_config(&self) -> ServerConfig {
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().expect("aws-lc supports TLS 1.2 and 1.3");
-        let mut config = builder.with_no_client_auth().with_cert_resolver(self.current.clone());
+        let builder = match &self.clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients.clone()),
+        };
+        let mut config = builder.with_cert_resolver(self.current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config
     }

@@ -8,7 +8,7 @@ mod claims;
 mod command;
 mod rate_limiter;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use actix_web_actors::ws::Frame;
@@ -23,6 +23,7 @@ use self::{
 };
 use crate::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::{Clock, NEVER},
@@ -47,6 +48,8 @@ pub struct Services {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).
@@ -71,6 +74,7 @@ const CONTROLS_PER_CHANNEL: usize = 2;
 pub struct Session {
     key: SessionKey,
     client: Uuid,
+    address: IpAddr,
     outbox: Arc<Outbox>,
     format: Format,
     /// Native pings keep the connection alive, even of an SDK session.
@@ -107,7 +111,8 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
         ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
         Session {
             key: SessionKey::unique(),
-            client: Uuid::new_v4(),
+            client: admission.client,
+            address: admission.ip,
             outbox,
             format: admission.format,
             has_native_pings: admission.has_native_pings,

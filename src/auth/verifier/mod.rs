@@ -14,6 +14,7 @@ use super::{
     claims::{Claims, SubscriptionClaims},
     key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
     key_sets::KeySets,
+    logout_token::{LogoutExpectations, LogoutToken},
     payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
@@ -99,9 +100,14 @@ impl Verifier {
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
-        let claims = self.verify(token)?;
-        let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
-        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.take_ids()))
+        Ok((self.verify(token)?, self.ids_of(token)))
+    }
+
+    /// Returns the claims by which a token can be revoked. Verifies nothing.
+    pub fn ids_of(&self, token: &str) -> TokenIds {
+        let payload = TokenParts::split(token).and_then(|parts| decode_part(parts.payload).ok());
+        let ids = payload.and_then(|payload| Some(Payload::parse(&payload).ok()?.take_ids()));
+        ids.unwrap_or_default()
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
@@ -117,6 +123,26 @@ impl Verifier {
             return Err(TokenError::Revoked);
         }
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
+    }
+
+    /// Returns what a valid logout token says that was not used before.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify_logout(&self, token: &str) -> Result<LogoutToken, TokenError> {
+        let (key, payload) = self.verify_signature(token, TokenKind::Logout)?;
+        let expected = LogoutExpectations {
+            now: self.clock.now(),
+            max_ttl: self.auth.max_ttl,
+            clock_skew: self.auth.clock_skew,
+            rules: &key.rules,
+            prefixes: &self.prefixes,
+        };
+        let token = LogoutToken::read(&payload, &expected)?;
+        if self.permissions.is_revoked("", &token.identity()) {
+            return Err(TokenError::UsedLogoutToken);
+        }
+        Ok(token)
     }
 
     /// Returns what [`Self::verify`] would return for this payload with a valid signature. For fuzzing only: **nothing proves
@@ -146,7 +172,11 @@ impl Verifier {
         if !key.rules.purpose.includes(kind) {
             return Err(TokenError::WrongKeyPurpose);
         }
-        if !header.is_of_type(key.rules.of_kind(kind).typ.as_deref()) {
+        let is_of_kind = match key.rules.of_kind(kind) {
+            Some(rules) => header.is_of_type(rules.typ.as_deref()),
+            None => header.is_of_logout_type(),
+        };
+        if !is_of_kind {
             return Err(TokenError::WrongType);
         }
         if self.clock.now() >= key.not_after {
