@@ -6,8 +6,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-
-use futures_util::future::join_all;
 use wardcast::{
     broker::BrokerError,
     clock::WallTime,
