@@ -25,6 +25,7 @@ mod backchannel_logout;
 mod credentials;
 mod credentials_by_door;
 mod expiry;
+mod expiry_warning;
 mod identity_providers;
 mod issuers;
 mod key_files;
@@ -33,8 +34,10 @@ mod key_sets;
 mod login;
 mod permissions;
 mod refresh;
+mod refresh_tokens;
 mod tickets;
 mod tokens;
+mod users_file;
 
 // HTTP, handshakes and the transport.
 mod connection_limits;

@@ -140,6 +140,12 @@ fn check_keys(config: &Config, errors: &mut ErrorCollector) {
             &name,
             format!("has an id that is too long for a token; shorten it to {MAX_KEY_ID_BYTES} bytes"),
         );
+        let is_fetched = matches!(source, Some(KeySource::SetUrl(_) | KeySource::Issuer(_)));
+        errors.require(
+            is_fetched || (key.private_networks.is_none() && key.ca.is_none()),
+            &name,
+            "has private_networks or ca, which are for keys that are fetched (jwks_url, issuer_url); remove them",
+        );
         if source.is_some_and(KeySource::is_set) {
             errors.require(key.id.is_empty(), &name, "gets the ids of its keys from the set; remove id");
         } else {
@@ -230,6 +236,18 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
         "lists claims that tokens of the login do not have; remove \"nbf\", and \"iss\" and \"aud\" unless \
          auth.issuer and auth.audience are set",
     );
+    errors.require(
+        login.refresh_ttl.is_zero() || (login.token_ttl..=YEAR).contains(&login.refresh_ttl),
+        "login.refresh_ttl",
+        "must be 0s, or at least login.token_ttl and at most a year",
+    );
+    errors.require(
+        login.refresh_idle >= login.token_ttl,
+        "login.refresh_idle",
+        "must be at least login.token_ttl; otherwise a refresh token would expire before the access token",
+    );
+    errors.require(login.refresh_grace <= 600 * SECOND, "login.refresh_grace", "must be at most 10m");
+    errors.require((1..=1000).contains(&login.logins_per_user), "login.logins_per_user", "must be 1 to 1000");
     errors.require(login.failures >= 1, "login.failures", "must be at least 1");
     errors.require(
         login.token_ttl <= auth.max_ttl,
@@ -261,6 +279,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("auth.key_sets.unknown_kid_interval", auth.key_sets.unknown_kid_interval),
             ("auth.key_sets.timeout", auth.key_sets.timeout),
             ("auth.key_sets.stale", auth.key_sets.stale),
+            ("auth.key_sets.startup_timeout", auth.key_sets.startup_timeout),
         ],
     );
     let seconds = [
