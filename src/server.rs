@@ -38,9 +38,6 @@ use crate::{
     session, web,
 };
 
-/// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
-const MAX_TLS_HANDSHAKES: usize = 4096;
-
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerStartError {
@@ -102,7 +99,7 @@ struct Components {
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
     let listener = listener::listen(config.server.bind)?;
     let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
-    let certificate = tls::Certificate::from_config(&config.server.tls)?;
+    let certificate = tls::Certificate::from_config(&config.server.tls, &clock)?;
     let components = Components::new(config, clock)?;
     let (http, own_components) = (components.http.clone(), components.clone());
     http.verifier.key_sets().start(&http.metrics);
@@ -111,7 +108,6 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    actix_tls::accept::max_concurrent_tls_connect(MAX_TLS_HANDSHAKES);
     let builder = actix_server::Server::build()
         .workers(workers)
         .disable_signals()
@@ -141,7 +137,7 @@ impl RunningServer {
         self.http().connection_limit.in_use()
     }
 
-    /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
+    /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is
     /// configured.
     ///
     /// # Errors
@@ -173,12 +169,12 @@ impl RunningServer {
     }
 }
 
-/// Checks whether the certificate files can be used.
+/// Checks whether the certificate files and the ticket keys can be used.
 ///
 /// # Errors
 /// [`CertificateError`].
 pub fn check_certificate(tls: &config::TlsConfig) -> Result<(), CertificateError> {
-    tls::Certificate::from_config(tls).map(drop)
+    tls::Certificate::from_config(tls, &Clock::default()).map(drop)
 }
 
 impl Components {

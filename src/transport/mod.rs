@@ -12,6 +12,8 @@ mod inbound;
 mod outbox;
 mod reader;
 mod socket;
+mod tls;
+mod tls_records;
 
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub use inbound::{Inbound, InboundEvent};
 pub use outbox::{FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
+pub use tls::TlsSocket;
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
