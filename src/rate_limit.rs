@@ -56,8 +56,16 @@ impl KeyedRateLimiter {
     /// Creates a limiter that allows `per_second` events for each key, and `burst` (at least one) at once. 0 per second: no limit
     /// and no memory.
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let gcra = Gcra::interval(per_second)
-            .map(|interval| Gcra { interval, burst: interval.saturating_mul(u64::from(burst.max(1))) });
+        Self::with_nanos(Gcra::interval(per_second), burst)
+    }
+
+    /// Creates a limiter that allows an event for each key in each `interval`, and `burst` (at least one) at once.
+    pub fn with_interval(interval: Duration, burst: u32) -> Self {
+        Self::with_nanos(Some(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)), burst)
+    }
+
+    fn with_nanos(interval: Option<u64>, burst: u32) -> Self {
+        let gcra = interval.map(|interval| Gcra { interval, burst: interval.saturating_mul(u64::from(burst.max(1))) });
         let cells = if gcra.is_some() { CELLS_PER_ROW } else { 0 };
         Self {
             gcra,

@@ -66,6 +66,30 @@ async fn revoked_sid_means_every_token_of_the_session_presented_or_not() {
     assert_eq!(hub.try_handshake(&path(&hub, of_session("3", "a")), &[]).await.status, 401);
 }
 
+/// Issuers choose their ids without knowing those of others.
+#[actix_rt::test]
+async fn revocation_within_one_issuer_means_no_token_of_another_with_the_same_id() {
+    let hub = start_hub().await;
+    let of = |issuer: &str| json!({"sub": "ann", "exp": 3600, "iat": -10, "iss": issuer, "jti": "1", "sid": "1"});
+    for (method, target) in [
+        ("revoke_token", json!({"jti": "1", "issuer": "https://one"})),
+        ("revoke_token", json!({"sid": "1", "issuer": "https://two"})),
+        ("invalidate_user_tokens", json!({"user": "ann", "issuer": "https://three"})),
+    ] {
+        let meant = target["issuer"].as_str().unwrap();
+        let (mut revoked, mut other) = (connect(&hub, of(meant)).await, connect(&hub, of("https://other")).await);
+        assert_eq!(hub.call_api(method, target.clone()).await, json!({"result": {}}), "{target}");
+        assert_closed_as_revoked(&mut revoked).await;
+        other.subscribe("news").await;
+        assert_eq!(hub.try_handshake(&path(&hub, of(meant)), &[]).await.status, 401, "{target}");
+    }
+    let mut remaining = [connect(&hub, of("https://other")).await, connect(&hub, of("")).await];
+    revoke(&hub, json!({"jti": "1", "issuer": ""})).await;
+    for client in &mut remaining {
+        assert_closed_as_revoked(client).await;
+    }
+}
+
 #[actix_rt::test]
 async fn session_belongs_to_its_newest_token() {
     let hub = start_hub().await;
@@ -239,12 +263,16 @@ async fn invalid_revocations_are_refused() {
         ("revoke_token", json!({"jti": "1", "uid": "1"})),
         ("revoke_token", json!({"jti": long})),
         ("revoke_token", json!({"jti": "a\n"})),
+        ("revoke_token", json!({"jti": "1", "issuer": long})),
+        ("revoke_token", json!({"jti": "1", "issuer": "a\n"})),
+        ("revoke_token", json!({"issuer": "a"})),
         ("revoke_token", json!({"jti": "1", "expire_at": 1})),
         ("revoke_token", json!({"jti": "1", "expire_at": 4_102_444_800_000_i64})),
         ("invalidate_user_tokens", json!({})),
         ("invalidate_user_tokens", json!({"user": ""})),
         ("invalidate_user_tokens", json!({"user": "a\u{0}b"})),
         ("invalidate_user_tokens", json!({"user": "ann", "channel": "a*"})),
+        ("invalidate_user_tokens", json!({"user": "ann", "channel": "news", "issuer": "a"})),
         ("invalidate_user_tokens", json!({"user": "ann", "issued_before": 4_102_444_800_000_i64})),
         ("invalidate_user_tokens", json!({"user": "ann", "issued_before": -1})),
     ] {
@@ -276,6 +304,42 @@ async fn logout_closes_the_sockets_of_that_login_only() {
     let everywhere = logout(&hub, &laptop).json(json!({"everywhere": true})).send().await;
     assert_eq!(everywhere.status, 204, "{everywhere:?}");
     assert_closed_as_revoked(&mut other).await;
+}
+
+#[actix_rt::test]
+async fn logout_ends_no_session_of_another_issuer_with_the_same_ids() {
+    let hub = start_hub().await;
+    let of = |issuer: Value| {
+        let mut claims = json!({"sub": "ann", "exp": 3600, "jti": "1", "sid": "1"});
+        if issuer.is_string() {
+            claims["iss"] = issuer;
+        }
+        claims
+    };
+    for issuer in [Value::Null, json!("https://one")] {
+        let (mut mine, mut other) =
+            (connect(&hub, of(issuer.clone())).await, connect(&hub, of(json!("https://two"))).await);
+        assert_eq!(logout(&hub, &hub.token_with_claims(of(issuer))).send().await.status, 204);
+        assert_closed_as_revoked(&mut mine).await;
+        other.subscribe("news").await;
+    }
+}
+
+#[actix_rt::test]
+async fn one_user_who_logs_out_all_the_time_does_not_fill_the_list() {
+    let limits =
+        |config: &mut wardcast::config::Config| (config.limits.logouts_per_user, config.limits.revocations) = (2, 4);
+    let hub = start_hub_with(limits).await;
+    let mut other_login = connect(&hub, claims("ann", "other")).await;
+    for number in 0..10 {
+        let token = hub.token_with_claims(claims("ann", &number.to_string()));
+        assert_eq!(logout(&hub, &token).send().await.status, 204);
+        assert_eq!(logout(&hub, &token).send().await.status, 204, "it is void");
+        hub.clock.advance(Duration::from_secs(2));
+    }
+    assert_closed_as_revoked(&mut other_login).await;
+    assert_eq!(hub.metric("wardcast_revocations").await, 3.0);
+    revoke(&hub, json!({"jti": "of another user"})).await;
 }
 
 #[actix_rt::test]

@@ -7,7 +7,7 @@ use wardcast::{
     broker::{Broker, Deliver},
     clock::NEVER,
     hub::CheckHealth,
-    revocation::{Revocation, RevocationTarget},
+    revocation::{IssuerScope, Revocation, RevocationTarget},
 };
 
 use crate::{
@@ -37,7 +37,7 @@ async fn held_deliveries_go_out_only_after_the_revocations_that_were_missing() {
     worker.hubs.revocations().hold();
     worker.publish("news", "1").await;
     worker.hub.send(CheckHealth).await.unwrap();
-    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
     worker.hubs.add_revocations(vec![missing]).unwrap();
     worker.hubs.release_deliveries();
     let [mut revoked, mut other] = clients;
@@ -57,7 +57,7 @@ async fn subscription_whose_token_is_revoked_while_the_broker_is_slow_is_103_and
     worker.broker.wait_for_calls(&["subscribe"]).await;
     worker.broker.answer(1);
     worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
-    let revoked = Revocation::of_all(RevocationTarget::Token("s".to_owned()), NEVER);
+    let revoked = Revocation::of_all(RevocationTarget::Token("s".to_owned(), IssuerScope::Any), NEVER);
     worker.broker.revoke(vec![revoked], Duration::from_secs(5)).await.unwrap();
     worker.broker.answer(1);
     assert_eq!(client.receive().await["error"]["code"], 103);
@@ -79,7 +79,7 @@ async fn recovered_publications_are_held_until_the_missing_revocations_are_there
     }
     worker.broker.wait_for_calls(&["subscribe", "read_history", "read_history"]).await;
     worker.hub.send(CheckHealth).await.unwrap();
-    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned()), NEVER);
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
     worker.hubs.add_revocations(vec![missing]).unwrap();
     worker.hubs.release_deliveries();
     let [mut revoked, mut other] = clients;

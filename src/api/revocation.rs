@@ -13,7 +13,7 @@ use crate::{
     broker::revoke_everywhere,
     clock::{NEVER, WallTime},
     protocol::{ErrorCode, WireError},
-    revocation::{Revocation, RevocationTarget},
+    revocation::{IssuerScope, Revocation, RevocationTarget},
 };
 
 const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
@@ -65,7 +65,7 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
         (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured"),
         (
             ErrorCode::BadRequest,
-            "`user` is missing or invalid, `channel` is invalid, `issued_before` is in milliseconds, or `expire_at` is in the \
+            "`user`, `issuer` or `channel` is invalid, `issuer` and `channel` are both set, `issued_before` is in milliseconds, or `expire_at` is in the \
              past or in milliseconds",
         ),
     ],
@@ -82,6 +82,8 @@ request_fields! {
         jti: Option<String> = (JsonType::String, Some("not used")),
         /// The `sid` of the tokens, 1 to 255 bytes.
         sid: Option<String> = (JsonType::String, Some("not used")),
+        /// Only tokens with this `iss`: providers choose their ids without knowing those of others. At most 255 bytes.
+        issuer: Option<String> = (JsonType::String, Some("any")),
         /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
         expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
     }
@@ -94,6 +96,8 @@ request_fields! {
         user: Option<String> = (JsonType::String, None),
         /// Tokens issued before this time are revoked, in seconds since 1970.
         issued_before: Option<i64> = (JsonType::Integer, Some("`0`: now")),
+        /// Only tokens with this `iss`; not with `channel`. At most 255 bytes.
+        issuer: Option<String> = (JsonType::String, Some("any")),
         /// Only in this channel.
         channel: Option<String> = (JsonType::String, Some("everywhere")),
         /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
@@ -102,10 +106,12 @@ request_fields! {
 }
 
 async fn revoke_token(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let RevokeTokenRequest { uid, jti, sid, expire_at } = parse_object(body)?;
-    let ids = [uid.map(RevocationTarget::Token), jti.map(RevocationTarget::Token), sid.map(RevocationTarget::Session)];
-    let is_set = |target: &RevocationTarget| !matches!(target, RevocationTarget::Token(id) | RevocationTarget::Session(id) if id.is_empty());
-    let mut targets = ids.into_iter().flatten().filter(is_set);
+    let RevokeTokenRequest { uid, jti, sid, issuer, expire_at } = parse_object(body)?;
+    let scope = IssuerScope::of_request(issuer);
+    let token = |jti| RevocationTarget::Token(jti, scope.clone());
+    let session = |sid| RevocationTarget::Session(sid, scope.clone());
+    let set = |id: Option<String>| id.filter(|id| !id.is_empty());
+    let mut targets = [set(uid).map(token), set(jti).map(token), set(sid).map(session)].into_iter().flatten();
     let (Some(target), None) = (targets.next(), targets.next()) else {
         return Err(ErrorCode::BadRequest.with_detail("send exactly one of uid, jti and sid").into());
     };
@@ -113,11 +119,14 @@ async fn revoke_token(body: &Bytes, api: &ApiContext) -> ApiResult {
 }
 
 async fn invalidate_user_tokens(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let InvalidateRequest { user, issued_before, channel, expire_at } = parse_object(body)?;
+    let InvalidateRequest { user, issued_before, issuer, channel, expire_at } = parse_object(body)?;
     let user = user.unwrap_or_default();
-    let target = match channel.filter(|channel| !channel.is_empty()) {
-        None => RevocationTarget::User(user),
-        Some(channel) => RevocationTarget::Channel(user, find_channel(Some(channel), api)?.0),
+    let target = match (channel.filter(|channel| !channel.is_empty()), IssuerScope::of_request(issuer)) {
+        (None, scope) => RevocationTarget::User(user, scope),
+        (Some(channel), IssuerScope::Any) => RevocationTarget::Channel(user, find_channel(Some(channel), api)?.0),
+        (Some(_), IssuerScope::Only(_)) => {
+            return Err(ErrorCode::BadRequest.with_detail("channel and issuer cannot be combined").into());
+        }
     };
     let issued_before = match issued_before.filter(|seconds| *seconds != 0) {
         None => api.revocations.issued_until_now(),
@@ -139,7 +148,7 @@ async fn revoke(
     api: &ApiContext,
 ) -> ApiResult {
     if !target.is_valid() {
-        let detail = "a user, jti or sid must have 1 to 255 bytes and no control characters";
+        let detail = "a user, jti, sid or issuer must have 1 to 255 bytes and no control characters";
         return Err(ErrorCode::BadRequest.with_detail(detail).into());
     }
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());

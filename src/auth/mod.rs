@@ -33,7 +33,6 @@ pub use claims::{Capability, Claims, Grants, ServerSideSubscription, Subscriptio
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
 pub use key_sets::{FetchError, KeySets};
-pub use payload::TokenIds;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;

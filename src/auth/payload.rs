@@ -15,7 +15,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
-    revocation::TokenIdentity,
+    revocation::{TokenIdentity, TokenIds},
 };
 
 /// The payload as parsed. Unknown claims are ignored. A known claim that appears twice or has a wrong type makes the token
@@ -64,15 +64,6 @@ pub(super) struct Payload<'a> {
     overrides: Option<&'a RawValue>,
 }
 
-/// The ids by which a token can be revoked, as it has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenIds {
-    /// `jti`.
-    pub jti: Option<String>,
-    /// `sid`.
-    pub sid: Option<String>,
-}
-
 /// What a payload is checked against.
 pub(super) struct Expectations<'a> {
     pub(super) now: WallTime,
@@ -114,7 +105,7 @@ impl<'a> Payload<'a> {
         let raw = RawGrants { channels: self.channels, subs: self.subs, caps: self.caps };
         let grants = raw.validate(context)?;
         let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
-        let token = self.identity();
+        let token = self.take_identity();
         Ok(Claims { info, user: user.into(), expires_at, token, grants })
     }
 
@@ -131,7 +122,7 @@ impl<'a> Payload<'a> {
         let user = self.take_user(expected)?;
         let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
-        let token = self.identity();
+        let token = self.take_identity();
         let Self { info, b64info, data, b64data, overrides, .. } = self;
         let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
@@ -196,13 +187,15 @@ impl<'a> Payload<'a> {
         expected.prefixes.user(std::mem::take(&mut self.sub), expected.rules)
     }
 
-    pub(super) fn into_ids(self) -> TokenIds {
-        TokenIds { jti: self.jti, sid: self.sid }
+    /// Takes the claims by which the token can be revoked.
+    pub(super) fn take_ids(&mut self) -> TokenIds {
+        TokenIds { issuer: self.iss.take(), jti: self.jti.take(), sid: self.sid.take() }
     }
 
-    /// Returns what a revocation can name of the token.
-    fn identity(&self) -> TokenIdentity {
-        TokenIdentity::new(self.jti.as_deref(), self.sid.as_deref(), self.iat.map(NumericDate::time))
+    /// Returns what a revocation can name of the token, all of whose claims have been checked.
+    fn take_identity(&mut self) -> TokenIdentity {
+        let issued_at = self.iat.map(NumericDate::time);
+        TokenIdentity::new(&self.take_ids(), issued_at)
     }
 
     fn has_claim(&self, claim: RequiredClaim) -> bool {

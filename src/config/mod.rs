@@ -273,6 +273,7 @@ pub struct Limits {
     pub tickets: usize,
     pub tickets_per_second: u32,
     pub revocations: usize,
+    pub logouts_per_user: u32,
 }
 
 impl Limits {

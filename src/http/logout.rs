@@ -15,7 +15,7 @@ use crate::{
     auth::{TokenError, credentials, refusal_log::Refusal},
     broker::{BrokerError, RevokeError, revoke_everywhere},
     protocol::ErrorCode,
-    revocation::{Revocation, RevocationTarget},
+    revocation::{IssuerScope, Revocation, RevocationTarget},
 };
 
 /// The body, which may be missing.
@@ -95,26 +95,23 @@ async fn revoke(
             return if is_void { Ok(()) } else { Err(error.into()) };
         }
     };
-    let expires_at = claims.expires_at;
-    let revocations: Vec<Revocation> = if everywhere {
+    let revocation = if everywhere {
         if claims.is_anonymous() {
             return Err(HttpError::bad_request("the token has no user"));
         }
         let issued_before = context.revocations.issued_until_now();
         let expires_at = context.revocations.default_expiry();
-        vec![Revocation { target: RevocationTarget::User(claims.user.to_string()), issued_before, expires_at }]
+        let target = RevocationTarget::User(claims.user.to_string(), IssuerScope::Any);
+        Revocation { target, issued_before, expires_at }
     } else {
-        let jti = ids.jti.map(RevocationTarget::Token).map(|jti| Revocation::of_all(jti, expires_at));
-        let session_end = expires_at.max(context.revocations.default_expiry());
-        let sid = ids.sid.map(RevocationTarget::Session).map(|sid| Revocation::of_all(sid, session_end));
-        [jti, sid].into_iter().flatten().filter(|revocation| revocation.target.is_valid()).collect()
+        let Some(target) = RevocationTarget::of_token(&ids) else {
+            return Err(HttpError::bad_request(
+                "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
+            ));
+        };
+        context.revocations.of_logout(&claims.user, target, claims.expires_at)
     };
-    if revocations.is_empty() {
-        return Err(HttpError::bad_request(
-            "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
-        ));
-    }
-    revoke_everywhere(&*context.broker, revocations, &context.metrics).await.map_err(|error| match error {
+    revoke_everywhere(&*context.broker, vec![revocation], &context.metrics).await.map_err(|error| match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
             actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::LimitExceeded,

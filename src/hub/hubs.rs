@@ -177,7 +177,7 @@ impl Deliver for Hubs {
 
     fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
         for revocation in &revocations {
-            if let RevocationTarget::User(user) = &revocation.target {
+            if let RevocationTarget::User(user, _) = &revocation.target {
                 // As after a `disconnect` that keeps the user away.
                 self.api_grants.forget_user(user);
             }

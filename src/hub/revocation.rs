@@ -196,7 +196,7 @@ mod tests {
             ExtendSubscription, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
             testing::{TestSession, start_hub, test_hubs},
         },
-        revocation::RevocationTarget,
+        revocation::{IssuerScope, RevocationTarget, TokenIds},
     };
 
     fn of(target: RevocationTarget) -> Revocation {
@@ -210,13 +210,13 @@ mod tests {
         let hub = start_hub(&hubs, Arc::new(broker));
         let (session, channel) = (TestSession::connect(&hub).await, Channel::new("news").unwrap());
         let source = |jti: &str| {
-            let token = TokenIdentity::new(Some(jti), None, None);
+            let token = TokenIdentity::new(&TokenIds { jti: Some(jti.to_owned()), ..TokenIds::default() }, None);
             SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms { expires_at: NEVER, info: None, token }))
         };
         let subscription = Subscription::new(channel.clone(), source("1"), SubscriptionOptions::default());
         let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
         hub.send(subscribe).await.unwrap().unwrap();
-        hubs.add_revocations(vec![of(RevocationTarget::Token("2".to_owned()))]).unwrap();
+        hubs.add_revocations(vec![of(RevocationTarget::Token("2".to_owned(), IssuerScope::Any))]).unwrap();
         hub.send(ObeyRevocations).await.unwrap();
         for (jti, extends) in [("2", false), ("3", true)] {
             let extend = ExtendSubscription { key: session.key, channel: channel.clone(), source: source(jti) };
@@ -231,8 +231,8 @@ mod tests {
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
         let hub = start_hub(&hubs, Arc::new(broker));
         let sessions = [TestSession::connect(&hub).await, TestSession::connect(&hub).await];
-        let user = |name: &str| of(RevocationTarget::User(name.to_owned()));
-        let many = (0..5000).map(|number| of(RevocationTarget::Token(number.to_string())));
+        let user = |name: &str| of(RevocationTarget::User(name.to_owned(), IssuerScope::Any));
+        let many = (0..5000).map(|number| of(RevocationTarget::Token(number.to_string(), IssuerScope::Any)));
         hubs.add_revocations([user("bob"), user("ann")].into_iter().chain(many).collect()).unwrap();
         hub.send(ObeyRevocations).await.unwrap();
         for mut session in sessions {

@@ -3,7 +3,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{Fingerprint, KeyNumber, Revocation, RevocationTarget, TokenIdentity};
+use super::{
+    Fingerprint, KeyNumber, Revocation, TokenIdentity, fingerprint,
+    identity::{CHANNEL, USER},
+    scoped,
+};
 use crate::{channel::Channel, clock::WallTime};
 
 /// How many of the latest changes are kept for the hubs, each of which applies them once.
@@ -99,14 +103,13 @@ impl RevocationList {
         if self.entries.is_empty() {
             return false;
         }
-        let of_user = super::fingerprint(RevocationTarget::USER, user, "");
-        token.ids().chain([of_user]).any(|id| self.means(id, token, now))
+        let names = token.ids().chain([fingerprint(USER, user, "")]);
+        names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.means(id, token, now))
     }
 
     /// Returns whether a token is revoked in one channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity, now: WallTime) -> bool {
-        !self.entries.is_empty()
-            && self.means(super::fingerprint(RevocationTarget::CHANNEL, user, channel.as_str()), token, now)
+        !self.entries.is_empty() && self.means(fingerprint(CHANNEL, user, channel.as_str()), token, now)
     }
 
     /// Returns whether the revocation with this fingerprint exists, has not expired, and means the token.
@@ -155,7 +158,10 @@ impl RevocationList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::NEVER;
+    use crate::{
+        clock::NEVER,
+        revocation::{IssuerScope, RevocationTarget, TokenIds},
+    };
 
     #[test]
     fn retired_key_revokes_its_tokens_and_no_others() {
@@ -178,23 +184,49 @@ mod tests {
     }
 
     fn jti(id: &str, expires_at: i64) -> Revocation {
-        Revocation::of_all(RevocationTarget::Token(id.to_owned()), at(expires_at))
+        Revocation::of_all(RevocationTarget::Token(id.to_owned(), IssuerScope::Any), at(expires_at))
     }
 
     fn user(name: &str, issued_before: i64) -> Revocation {
-        let issued_before = at(issued_before);
-        Revocation { issued_before, ..Revocation::of_all(RevocationTarget::User(name.to_owned()), at(1000)) }
+        let target = RevocationTarget::User(name.to_owned(), IssuerScope::Any);
+        Revocation { issued_before: at(issued_before), ..Revocation::of_all(target, at(1000)) }
     }
 
     fn token(jti: Option<&str>, sid: Option<&str>, issued_at: Option<i64>) -> TokenIdentity {
-        TokenIdentity::new(jti, sid, issued_at.map(at))
+        let ids = TokenIds { issuer: None, jti: jti.map(str::to_owned), sid: sid.map(str::to_owned) };
+        TokenIdentity::new(&ids, issued_at.map(at))
+    }
+
+    #[test]
+    fn revocation_of_one_issuer_means_no_token_of_another() {
+        let only = |issuer: &str| IssuerScope::Only(issuer.to_owned());
+        let token = |issuer: &str| {
+            let (issuer, jti, sid) = (Some(issuer.to_owned()), Some("1".to_owned()), Some("1".to_owned()));
+            TokenIdentity::new(&TokenIds { issuer, jti, sid }, Some(at(1)))
+        };
+        let kinds: [fn(String, IssuerScope) -> RevocationTarget; 3] =
+            [RevocationTarget::Token, RevocationTarget::Session, RevocationTarget::User];
+        for kind in kinds {
+            for (scope, expected) in [
+                (only("a"), [true, false, false]),
+                (only(""), [false, false, true]),
+                (only("c"), [false, false, false]),
+                (IssuerScope::Any, [true, true, true]),
+            ] {
+                let mut list = RevocationList::new(10);
+                let target = kind("1".to_owned(), scope);
+                list.add(Revocation::of_all(target.clone(), NEVER), at(0)).unwrap();
+                let revoked = ["a", "b", ""].map(|issuer| list.is_revoked("1", &token(issuer), at(1)));
+                assert_eq!(revoked, expected, "{target:?}");
+            }
+        }
     }
 
     #[test]
     fn each_kind_means_its_own_tokens_only() {
         let mut list = RevocationList::new(10);
         let news = Channel::new("news").unwrap();
-        let sid = Revocation::of_all(RevocationTarget::Session("s".to_owned()), NEVER);
+        let sid = Revocation::of_all(RevocationTarget::Session("s".to_owned(), IssuerScope::Any), NEVER);
         let channel = RevocationTarget::Channel("bob".to_owned(), news.clone());
         let channel = Revocation { issued_before: at(50), ..Revocation::of_all(channel, NEVER) };
         for revocation in [jti("t", 1000), sid, user("ann", 50), channel] {
@@ -229,8 +261,7 @@ mod tests {
         assert_eq!(list.add(jti("t", 20), at(0)), Ok(true));
         assert!(list.is_revoked("", &token, at(19)));
         assert_eq!((list.add(user("ann", 7), at(0)), list.add(user("ann", 5), at(0))), (Ok(true), Ok(false)));
-        let issued_at = |seconds| TokenIdentity::new(None, None, Some(at(seconds)));
-        assert!(list.is_revoked("ann", &issued_at(6), at(1)));
+        assert!(list.is_revoked("ann", &TokenIdentity { issued_at: at(6), ..TokenIdentity::default() }, at(1)));
         assert_eq!(list.len(), 2);
     }
 

@@ -12,13 +12,17 @@ use std::{
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::{KeyNumber, ListFull, Revocation, RevocationList, TokenIdentity};
+use super::{IssuerScope, KeyNumber, ListFull, Revocation, RevocationList, RevocationTarget, TokenIdentity};
 use crate::{
     channel::Channel,
     clock::{Clock, WallTime},
     config::{Config, RequiredClaim},
     metrics::Metrics,
+    rate_limit::KeyedRateLimiter,
 };
+
+/// The time in which `limits.logouts_per_user` are allowed, if tokens do not expire.
+const LOGOUT_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// The revocations of this instance. A hub compares [`Self::state`] before each piece of work, which takes no lock.
 pub struct Revocations {
@@ -29,6 +33,7 @@ pub struct Revocations {
     /// Without an expiry of their own, revocations last as long as any token that exists now.
     default_lifetime: Option<Duration>,
     max_entries: usize,
+    logouts: KeyedRateLimiter,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -82,11 +87,14 @@ impl Revocations {
 
     fn with(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let tokens_expire = config.auth.required_claims.contains(&RequiredClaim::Exp);
+        let logouts = config.limits.logouts_per_user;
+        let window = if tokens_expire { config.auth.max_ttl } else { LOGOUT_WINDOW };
         Self {
             list: RwLock::new(RevocationList::new(config.limits.revocations)),
             state: AtomicU64::new(RevocationState::INITIAL.0),
             released: Notify::new(),
             max_entries: config.limits.revocations,
+            logouts: KeyedRateLimiter::with_interval(window / logouts.max(1), logouts),
             default_lifetime: tokens_expire.then_some(config.auth.max_ttl),
             clock,
             metrics,
@@ -106,6 +114,23 @@ impl Revocations {
     /// Returns the time before which every token was issued that exists now. `iat` counts whole seconds.
     pub fn issued_until_now(&self) -> WallTime {
         WallTime::from_unix_seconds(self.clock.now().unix_seconds().saturating_add(1))
+    }
+
+    /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`. A user who logs
+    /// out more often than `limits.logouts_per_user` would fill the list: then it is all tokens that the user has from this issuer,
+    /// which is one entry however often.
+    pub fn of_logout(&self, user: &str, target: RevocationTarget, token_end: WallTime) -> Revocation {
+        if !user.is_empty() && self.logouts.charge(user).is_err() {
+            let scope = target.issuer().map_or(IssuerScope::Any, |issuer| IssuerScope::Only(issuer.to_owned()));
+            let target = RevocationTarget::User(user.to_owned(), scope);
+            return Revocation { target, issued_before: self.issued_until_now(), expires_at: self.default_expiry() };
+        }
+        let expires_at = match target {
+            RevocationTarget::Token(..) => token_end,
+            // Other tokens of the session may live longer.
+            _ => token_end.max(self.default_expiry()),
+        };
+        Revocation::of_all(target, expires_at)
     }
 
     /// Adds revocations. From then on no token that they mean is accepted, and no hub delivers anything before it has applied
@@ -200,5 +225,41 @@ impl Revocations {
     /// Returns all revocations that have not expired.
     pub fn entries(&self) -> Vec<Revocation> {
         self.list.read().entries(self.clock.now()).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logouts_of_one_user_need_few_entries_however_many_there_are() {
+        let mut config = Config::default();
+        config.limits.logouts_per_user = 10;
+        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
+        let logout = |user: &str, number: u32| {
+            let target = RevocationTarget::Token(number.to_string(), IssuerScope::Only("i".to_owned()));
+            let revocation = revocations.of_logout(user, target, revocations.default_expiry());
+            revocations.add([revocation.clone()]).unwrap();
+            revocation.target
+        };
+        for number in 0..10 {
+            assert!(matches!(logout("ann", number), RevocationTarget::Token(..)));
+        }
+        let all_of_ann = RevocationTarget::User("ann".to_owned(), IssuerScope::Only("i".to_owned()));
+        assert!((10..1000).all(|number| logout("ann", number) == all_of_ann));
+        assert_eq!(revocations.count(), 11);
+        assert!(matches!(logout("bob", 1000), RevocationTarget::Token(..)), "others log out as before");
+    }
+
+    #[test]
+    fn logout_revokes_a_session_until_all_of_its_tokens_have_expired() {
+        let revocations = Revocations::default();
+        let soon = WallTime::from_unix_seconds(revocations.clock.now().unix_seconds() + 60);
+        let end = |target: fn(String, IssuerScope) -> RevocationTarget| {
+            revocations.of_logout("ann", target("1".to_owned(), IssuerScope::Any), soon).expires_at
+        };
+        assert_eq!(end(RevocationTarget::Token), soon);
+        assert!(end(RevocationTarget::Session) > soon);
     }
 }

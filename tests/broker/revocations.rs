@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use wardcast::{
     clock::WallTime,
-    revocation::{Revocation, RevocationTarget, TokenIdentity},
+    revocation::{IssuerScope, Revocation, RevocationTarget, TokenIdentity, TokenIds},
 };
 
 use super::fixture::{Instance, node, start_broker, start_pair, start_ready_broker, wait_until};
@@ -15,17 +15,23 @@ const LIST: &str = "wardcast:{revocations}:entries";
 
 fn revocations() -> Vec<Revocation> {
     let until = |target| Revocation::of_all(target, WallTime::LATEST_DATE);
-    let user = RevocationTarget::User("ann".to_owned());
-    let jti = RevocationTarget::Token("{1}:é".to_owned());
+    let user = RevocationTarget::User("ann".to_owned(), IssuerScope::Any);
+    let jti = RevocationTarget::Token("{1}:é".to_owned(), IssuerScope::Only("i".to_owned()));
     vec![until(jti), Revocation { issued_before: WallTime::from_unix_seconds(50), ..until(user) }]
 }
 
 /// Whether an instance knows exactly what [`revocations`] mean.
 fn obeys(instance: &Instance) -> bool {
-    let issued_at = |seconds| TokenIdentity::new(None, None, Some(WallTime::from_unix_seconds(seconds)));
+    let issued_at =
+        |seconds| TokenIdentity { issued_at: WallTime::from_unix_seconds(seconds), ..TokenIdentity::default() };
+    let token = |issuer: &str| {
+        let (issuer, jti) = (Some(issuer.to_owned()), Some("{1}:é".to_owned()));
+        TokenIdentity::new(&TokenIds { issuer, jti, sid: None }, None)
+    };
     let list = &instance.hubs.revocations;
     assert!(!list.is_revoked("ann", &issued_at(50)) && !list.is_revoked("bob", &issued_at(1)));
-    list.is_revoked("bob", &TokenIdentity::new(Some("{1}:é"), None, None)) && list.is_revoked("ann", &issued_at(49))
+    assert!(!list.is_revoked("bob", &token("other")));
+    list.is_revoked("bob", &token("i")) && list.is_revoked("ann", &issued_at(49))
 }
 
 async fn revoke(instance: &Instance) {
@@ -75,7 +81,8 @@ async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
     // As another instance stores them, without the message that this one would miss.
-    let entries = ["j:{1}:é", "253402300799000 ", "u:ann", "253402300799000 50000", "not a target", "1 1", "u:x", "x"];
+    let entries =
+        ["j:{1}:é\0i", "253402300799000 ", "u:ann", "253402300799000 50000", "not a target", "1 1", "u:x", "x"];
     server.run::<i64>(&[["HSET", LIST].as_slice(), &entries].concat()).await;
     assert!(!obeys(&instance));
     server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;

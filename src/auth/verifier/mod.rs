@@ -14,11 +14,12 @@ use super::{
     claims::{Claims, SubscriptionClaims},
     key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
     key_sets::KeySets,
-    payload::{Expectations, Payload, TokenIds, unverified_issuer},
+    payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
     clock::Clock,
     config::{self, Config, KeyRules, TokenKind},
+    revocation::TokenIds,
 };
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
@@ -93,14 +94,14 @@ impl Verifier {
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
-    /// Returns the claims of a valid connection token, and the ids by which it can be revoked.
+    /// Returns the claims of a valid connection token, and the claims by which it can be revoked.
     ///
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
         let claims = self.verify(token)?;
         let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
-        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.into_ids()))
+        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.take_ids()))
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.

@@ -346,6 +346,7 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
         ("limits.tickets", limits.tickets, 1),
         ("limits.revocations", limits.revocations, 1),
+        ("limits.logouts_per_user", limits.logouts_per_user as usize, 1),
         ("api.body_bytes", config.api.body_bytes, 1024),
         ("api.publication_bytes", config.api.publication_bytes, 1),
         ("api.replies_bytes", config.api.replies_bytes, 1024),

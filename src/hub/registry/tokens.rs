@@ -86,11 +86,12 @@ mod tests {
     use crate::{
         clock::NEVER,
         hub::{SubscriptionTerms, subscription::DeliveryOptions},
-        revocation::RevocationTarget,
+        revocation::{IssuerScope, RevocationTarget, TokenIds},
     };
 
     fn token(jti: &str, sid: &str) -> TokenIdentity {
-        TokenIdentity::new(Some(jti), Some(sid), None)
+        let ids = TokenIds { issuer: None, jti: Some(jti.to_owned()), sid: Some(sid.to_owned()) };
+        TokenIdentity::new(&ids, None)
     }
 
     fn source(token: TokenIdentity) -> SubscriptionSource {
@@ -104,8 +105,8 @@ mod tests {
         registry.insert(key, ());
         let found = |registry: &Registry<(), u8>, ids: &[&str]| {
             let target = |id: &&str| match id.strip_prefix("s") {
-                Some(_) => RevocationTarget::Session((*id).to_owned()),
-                None => RevocationTarget::Token((*id).to_owned()),
+                Some(_) => RevocationTarget::Session((*id).to_owned(), IssuerScope::Any),
+                None => RevocationTarget::Token((*id).to_owned(), IssuerScope::Any),
             };
             let ids = ids.iter().map(|id| registry.sessions_with_token(target(id).token_id().unwrap()).count());
             ids.collect::<Vec<_>>()
