@@ -55,6 +55,9 @@ pub(super) fn certificate_error(error: &CertificateError) -> String {
             "server.tls.key must be the key of the certificate in server.tls.cert; in that file the certificate comes first, \
              then the chain"
         }
+        CertificateError::TicketKey { .. } => {
+            "each file of server.tls.ticket_keys must hold 32 to 4096 random bytes that this user can read: openssl rand 80 > FILE"
+        }
         CertificateError::NoSystemRoots => "install the package ca-certificates",
         CertificateError::Io(_) => "try again",
     };

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     AcceptedConnection, Socket,
-    tls_records::{MAX_WRITE_BYTES, TlsError, TlsRecords},
+    tls_records::{TlsError, TlsRecords},
 };
 
 /// Maximum bytes of one read, together with an incomplete record before them.
@@ -27,7 +27,15 @@ const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER_BYTES]);
-    static WRITE_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(MAX_WRITE_BYTES + 1024));
+    static WRITE_BUFFER: RefCell<WriteBuffer> = RefCell::default();
+}
+
+/// What a write needs for the moment.
+#[derive(Default)]
+struct WriteBuffer {
+    /// Frames for one record.
+    joined: Vec<u8>,
+    records: BytesMut,
 }
 
 /// A TLS connection after its handshake.
@@ -132,6 +140,15 @@ impl TlsSocket {
     }
 }
 
+impl Drop for TlsSocket {
+    /// Answers the peer's announcement that it sends nothing more, if nothing else has.
+    fn drop(&mut self) {
+        if self.records.has_peer_closed() && !self.has_sent_close && self.records.close(&mut self.outgoing).is_ok() {
+            let _ = self.connection.tcp().try_write(&self.outgoing);
+        }
+    }
+}
+
 impl AsyncRead for TlsSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -164,9 +181,9 @@ impl AsyncWrite for TlsSocket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_send(cx))?;
-        WRITE_BUFFER.with_borrow_mut(|records| {
+        WRITE_BUFFER.with_borrow_mut(|WriteBuffer { joined, records }| {
             records.clear();
-            let taken = this.records.encrypt(slices, records)?;
+            let taken = this.records.encrypt(slices, joined, records)?;
             let mut sent = 0;
             while sent < records.len() {
                 match Pin::new(&mut this.connection).poll_write(cx, &records[sent..])? {
@@ -218,5 +235,91 @@ impl Socket for TlsSocket {
 
     fn buffered_bytes(&self) -> usize {
         self.outgoing.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, future::join};
+    use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::transport::tls_records::MAX_WRITE_BYTES;
+
+    type Client = tokio_rustls::client::TlsStream<TcpStream>;
+
+    async fn connected() -> (Client, TlsSocket) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (made.cert.der().clone(), PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into()));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let server =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = server.with_no_client_auth().with_single_cert(vec![cert.clone()], key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let accepted = TlsSocket::accept(AcceptedConnection::new(accepted, peer), Arc::new(server));
+        let (client, server) = join(connector.connect("localhost".try_into().unwrap(), tcp), accepted).await;
+        (client.unwrap(), server.unwrap())
+    }
+
+    fn owned_bytes(socket: &TlsSocket) -> usize {
+        socket.plaintext.capacity() + socket.outgoing.capacity() + socket.records.partial_capacity()
+    }
+
+    #[actix_rt::test]
+    async fn idle_connection_owns_no_buffer() {
+        let (mut client, mut server) = connected().await;
+        for bytes in [1, 100, 20_000] {
+            let (mut there, mut back) = (vec![1; bytes], vec![2; bytes]);
+            let (sent, received) = join(client.write_all(&there.clone()), server.read_exact(&mut there)).await;
+            (sent.unwrap(), received.unwrap());
+            let (sent, received) = join(server.write_all(&back.clone()), client.read_exact(&mut back)).await;
+            (sent.unwrap(), received.unwrap());
+            assert_eq!((owned_bytes(&server), there, back), (0, vec![1; bytes], vec![2; bytes]));
+        }
+        // The state of rustls and the connection: one allocation of the size class of 1,280 bytes.
+        assert!(size_of::<TlsSocket>() <= 1280, "{}", size_of::<TlsSocket>());
+    }
+
+    #[actix_rt::test]
+    async fn small_reads_get_large_records_in_parts() {
+        let (mut client, mut server) = connected().await;
+        let sent: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
+        client.write_all(&sent).await.unwrap();
+        let mut received = Vec::new();
+        let mut buffer = [0; 7];
+        while received.len() < sent.len() {
+            let count = server.read(&mut buffer).await.unwrap();
+            received.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!((received == sent, owned_bytes(&server)), (true, 0));
+    }
+
+    #[actix_rt::test]
+    async fn peer_that_does_not_read_is_held_one_write_which_counts_as_buffered() {
+        let (mut client, mut server) = connected().await;
+        let data = vec![3; 60_000];
+        let mut sent = 0;
+        // Ends when the kernel accepts nothing more.
+        while let Some(written) = server.write(&data).now_or_never() {
+            sent += written.unwrap();
+        }
+        let held = server.buffered_bytes();
+        assert!((1..=MAX_WRITE_BYTES + 100).contains(&held), "{held}");
+        let mut received = vec![0; sent];
+        let (flushed, read) = join(server.flush(), client.read_exact(&mut received)).await;
+        (flushed.unwrap(), read.unwrap());
+        assert_eq!((owned_bytes(&server), received.iter().all(|byte| *byte == 3)), (0, true));
     }
 }

@@ -40,12 +40,14 @@ pub(super) struct TlsRecords {
     /// The start of a record, or of a handshake message. rustls wants to see it again with what follows.
     partial: Vec<u8>,
     has_peer_closed: bool,
+    /// Whether the peer has broken a rule. rustls must see nothing more of it: it would queue a second fatal alert.
+    has_failed: bool,
 }
 
 impl TlsRecords {
     /// Creates the state of a connection before its handshake.
     pub(super) fn new(tls: UnbufferedServerConnection) -> Self {
-        Self { tls, partial: Vec::new(), has_peer_closed: false }
+        Self { tls, partial: Vec::new(), has_peer_closed: false, has_failed: false }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -69,6 +71,12 @@ impl TlsRecords {
         self.partial.len()
     }
 
+    /// Memory that is kept for an incomplete record.
+    #[cfg(test)]
+    pub(super) fn partial_capacity(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Handles the records in `incoming`, which begins with what [`TlsRecords::copy_partial`] has copied. Passes decrypted
     /// bytes to `received`, and appends to `outgoing` what has to be sent: messages of the handshake, and alerts.
     pub(super) fn receive(
@@ -77,6 +85,9 @@ impl TlsRecords {
         outgoing: &mut BytesMut,
         mut received: impl FnMut(&[u8]),
     ) -> Result<(), TlsError> {
+        if self.has_failed {
+            return Err(TlsError::Closed);
+        }
         let mut processed = 0;
         loop {
             let is_idle = {
@@ -111,25 +122,33 @@ impl TlsRecords {
                 Ok(false) => {}
                 Ok(true) => break,
                 Err(error) => {
-                    self.encode_alert(&mut incoming[processed..], outgoing);
+                    self.fail(outgoing);
                     return Err(error.into());
                 }
             }
         }
         let rest = &incoming[processed..];
         self.partial = if self.has_peer_closed { Vec::new() } else { rest.to_vec() };
-        if self.partial.len() > MAX_PARTIAL_BYTES { Err(TlsError::TooLong) } else { Ok(()) }
+        if self.partial.len() > MAX_PARTIAL_BYTES {
+            self.fail(outgoing);
+            return Err(TlsError::TooLong);
+        }
+        Ok(())
     }
 
-    /// Encrypts the first bytes of `slices`, at most [`MAX_WRITE_BYTES`], and appends the records to `outgoing`. Returns
-    /// how many bytes it has taken.
-    pub(super) fn encrypt(&mut self, slices: &[IoSlice<'_>], outgoing: &mut BytesMut) -> Result<usize, TlsError> {
-        let joined;
+    /// Encrypts the first bytes of `slices`, at most [`MAX_WRITE_BYTES`], and appends the records to `outgoing`. `joined` is a
+    /// buffer of the caller. Returns how many bytes it has taken.
+    pub(super) fn encrypt(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        joined: &mut Vec<u8>,
+        outgoing: &mut BytesMut,
+    ) -> Result<usize, TlsError> {
         let plaintext = match slices {
             [one] => &one[..one.len().min(MAX_WRITE_BYTES)],
             // One record for many small frames: each record costs 22 bytes and a run of the cipher.
             many => {
-                joined = join(many);
+                join(many, joined);
                 &joined[..]
             }
         };
@@ -154,11 +173,11 @@ impl TlsRecords {
             &mut [u8],
         ) -> Result<usize, EncryptError>,
     ) -> Result<(), TlsError> {
-        loop {
+        while !self.has_failed {
             // With the incomplete record, because rustls may have seen a part of it. It never gets a whole one here: those
             // have been received.
-            match self.tls.process_tls_records(&mut self.partial).state? {
-                ConnectionState::WriteTraffic(mut traffic) => {
+            match self.tls.process_tls_records(&mut self.partial).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let start = outgoing.len();
                     let mut room = room;
                     let written = loop {
@@ -173,17 +192,21 @@ impl TlsRecords {
                     outgoing.truncate(start + written.as_ref().copied().unwrap_or(0));
                     return written.map(drop).map_err(|_| TlsError::Closed);
                 }
-                ConnectionState::EncodeTlsData(mut data) => encode(&mut data, outgoing),
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.has_peer_closed = true,
-                _ => return Err(TlsError::Closed),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, outgoing),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.has_peer_closed = true,
+                _ => break,
             }
         }
+        Err(TlsError::Closed)
     }
 
-    /// Appends the alert that rustls has queued for an error.
-    fn encode_alert(&mut self, incoming: &mut [u8], outgoing: &mut BytesMut) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) = self.tls.process_tls_records(incoming).state {
+    /// Ends the connection. Appends the alert that rustls has queued.
+    fn fail(&mut self, outgoing: &mut BytesMut) {
+        (self.has_failed, self.partial) = (true, Vec::new());
+        while self.tls.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) = self.tls.process_tls_records(&mut []).state
+        {
             encode(&mut data, outgoing);
         }
     }
@@ -197,11 +220,9 @@ fn encode<D>(data: &mut EncodeTlsData<'_, D>, outgoing: &mut BytesMut) {
     }
 }
 
-fn join(slices: &[IoSlice<'_>]) -> Vec<u8> {
-    let bytes = slices.iter().map(|slice| slice.len()).sum::<usize>().min(MAX_WRITE_BYTES);
-    let mut joined = Vec::with_capacity(bytes);
+fn join(slices: &[IoSlice<'_>], joined: &mut Vec<u8>) {
+    joined.clear();
     for slice in slices {
-        joined.extend_from_slice(&slice[..slice.len().min(bytes - joined.len())]);
+        joined.extend_from_slice(&slice[..slice.len().min(MAX_WRITE_BYTES - joined.len())]);
     }
-    joined
 }

@@ -128,3 +128,24 @@ impl MessageDecrypter for SmallKey {
         message.into_tls13_unpadded_message()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_suites_of_tls_13_have_small_keys_and_the_order_of_the_library() {
+        let (ours, library) = (provider().cipher_suites, aws_lc_rs::default_provider().cipher_suites);
+        assert_eq!(ours, library);
+        let aeads = |suites: &[SupportedCipherSuite]| -> Vec<_> {
+            suites
+                .iter()
+                .filter_map(SupportedCipherSuite::tls13)
+                .map(|suite| (&raw const *suite.aead_alg).addr())
+                .collect()
+        };
+        assert!(aeads(&ours).iter().zip(aeads(&library)).all(|(one, other)| *one != other));
+        assert_eq!((aeads(&ours).len(), SUITES.len()), (3, 3));
+        assert!(size_of::<SmallKey>() <= 72, "{}", size_of::<SmallKey>());
+    }
+}

@@ -127,7 +127,7 @@ impl ProducesTickets for SharedTickets {
 
 fn read_keys(files: &[PathBuf]) -> Result<Vec<TicketKey>, CertificateError> {
     let read = |path: &PathBuf| {
-        let unusable = |problem: String| CertificateError::File { path: path.clone(), problem };
+        let unusable = |problem: String| CertificateError::TicketKey { path: path.clone(), problem };
         let length = fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
         let bytes = match length {
             ..=MAX_KEY_FILE_BYTES => fs::read(path).map_err(|error| unusable(error.to_string()))?,
@@ -157,5 +157,49 @@ struct Length(usize);
 impl hkdf::KeyType for Length {
     fn len(&self) -> usize {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: &[u8] = b"the keys of a session";
+
+    fn tickets(clock: &Clock, bytes: &[u8]) -> SharedTickets {
+        let keys = ArcSwap::from_pointee(vec![derive(bytes).unwrap()]);
+        SharedTickets { keys, files: Vec::new(), clock: clock.clone() }
+    }
+
+    #[test]
+    fn ticket_yields_its_session_until_it_is_12_hours_old() {
+        let clock = Clock::default();
+        let (one, other) = (tickets(&clock, &[1; 80]), tickets(&clock, &[1; 80]));
+        let ticket = one.encrypt(SESSION).unwrap();
+        assert!(
+            !ticket.windows(8).any(|part| SESSION.windows(8).any(|plain| plain == part)),
+            "the session is readable"
+        );
+        assert_ne!(one.encrypt(SESSION).unwrap(), ticket, "two tickets of a session can be told to be of one client");
+        assert_eq!(other.decrypt(&ticket).as_deref(), Some(SESSION));
+        clock.advance(LIFETIME - Duration::from_secs(1));
+        assert_eq!(other.decrypt(&ticket).as_deref(), Some(SESSION));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(other.decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn changed_shortened_or_foreign_ticket_is_worthless() {
+        let clock = Clock::default();
+        let tickets_of_one = tickets(&clock, &[1; 80]);
+        let ticket = tickets_of_one.encrypt(SESSION).unwrap();
+        for at in 0..ticket.len() {
+            assert_eq!(tickets_of_one.decrypt(&ticket[..at]), None, "{at} bytes");
+            let mut changed = ticket.clone();
+            changed[at] ^= 1;
+            assert_eq!(tickets_of_one.decrypt(&changed), None, "byte {at}");
+        }
+        assert_eq!(tickets_of_one.decrypt(&[0; 4096]), None);
+        assert_eq!(tickets(&clock, &[2; 80]).decrypt(&ticket), None);
     }
 }
