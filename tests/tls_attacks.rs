@@ -87,8 +87,10 @@ async fn handshake_and_records_that_arrive_byte_by_byte_are_understood() {
     tcp.set_nodelay(true).unwrap();
     let mut tls = tls_over(OneByteAtATime(tcp), certificate.root()).await.unwrap();
     tls.write_all(raw::handshake(hub.address, &hub.path_for("ann")).as_bytes()).await.unwrap();
+    tls.flush().await.unwrap();
     read_until(&mut tls, "connect").await;
     tls.write_all(&raw::text_frame(SUBSCRIBE)).await.unwrap();
+    tls.flush().await.unwrap();
     read_until(&mut tls, r#"{"id":1,"subscribe":{}}"#).await;
 }
 

@@ -114,7 +114,9 @@ impl TlsSocket {
         });
         // Alerts leave at once if they can: after an error nothing else would send them. Without a waker, since that of the
         // task that writes must stay registered.
-        while let Ok(sent @ 1..) = self.connection.tcp().try_write(&self.outgoing) {
+        while !self.outgoing.is_empty()
+            && let Ok(sent @ 1..) = self.connection.tcp().try_write(&self.outgoing)
+        {
             self.remove_sent(sent);
         }
         received
