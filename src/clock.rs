@@ -57,6 +57,12 @@ impl WallTime {
         Duration::from_millis(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
     }
 
+    /// Returns the time in the format of RFC 3339, with milliseconds.
+    pub fn with_millis(self) -> impl fmt::Display {
+        let millis = self.min(Self::LATEST_DATE).unix_millis().max(0).unsigned_abs();
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
     /// Returns the date that a duration after this one has.
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(whole_millis(duration)))
@@ -200,6 +206,10 @@ mod tests {
     fn dates_are_read_and_written_as_rfc_3339() {
         let date = WallTime::parse_rfc3339("2027-01-02T03:04:05Z").expect("a date");
         assert_eq!((date.unix_seconds(), date.to_string().as_str()), (1_798_859_045, "2027-01-02T03:04:05Z"));
+        assert_eq!(
+            date.saturating_add(Duration::from_millis(67)).with_millis().to_string(),
+            "2027-01-02T03:04:05.067Z"
+        );
         assert_eq!(WallTime::parse_rfc3339("tomorrow"), None);
         assert_eq!(NEVER.to_string(), "9999-12-31T23:59:59Z");
     }

@@ -43,6 +43,8 @@ pub mod connection_limit;
 pub mod rate_limit;
 // Certificates and keys in PEM files.
 pub mod certificate;
+// The audit log: who was let in, refused or revoked, and by whom.
+pub mod audit;
 // Revoked tokens: the list, shared by verifier, hubs and broker.
 pub mod revocation;
 // Prometheus metrics.

@@ -34,6 +34,7 @@ pub struct Metrics {
     pub revocations: Gauge,
     pub revocations_unconfirmed: Counter,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
+    pub audit_lines: Family<OutcomeLabel, Counter>,
 }
 
 /// The label `reason`: one word.
@@ -111,6 +112,11 @@ impl Metrics {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
+    pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
+        self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+    }
+
     /// Counts a gap in a channel of a hub: `filled` from the history, `told` to the positioned subscriptions, or a sign of
     /// `lost_writes`.
     pub fn count_gap(&self, outcome: &'static str) {
@@ -151,6 +157,11 @@ impl Metrics {
             "key_fetches",
             "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
             self.key_fetches.clone(),
+        );
+        registry.register(
+            "audit_lines",
+            "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
+            self.audit_lines.clone(),
         );
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());

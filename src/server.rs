@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     api,
+    audit::{AuditError, AuditLog},
     auth::{
         KeyError, Permissions, Signer, Verifier,
         login_backoff::LoginBackoff,
@@ -58,6 +59,9 @@ pub enum ServerStartError {
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] UsersFileError),
+    /// `audit.output`.
+    #[error("audit.output: {0}")]
+    Audit(#[from] AuditError),
     /// `broker.redis`.
     #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
@@ -160,6 +164,11 @@ impl RunningServer {
         reloaded.map(|_| true)
     }
 
+    /// Opens the file of the audit log again, for programs that have renamed it.
+    pub fn reopen_audit_log(&self) {
+        self.http().audit.reopen();
+    }
+
     /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.
     ///
     /// # Errors
@@ -183,6 +192,7 @@ impl Components {
         let limits = &config.limits;
         let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
+        let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
         let grants = ApiGrants::new(&config, clock.clone());
         let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
@@ -199,6 +209,7 @@ impl Components {
             broker: broker.clone(),
             verifier: verifier.clone(),
             refusals: refusals.clone(),
+            audit: audit.clone(),
             permissions: permissions.clone(),
             revocations: revocations.clone(),
             rates: rates(limits.publications_per_second),
@@ -211,6 +222,7 @@ impl Components {
             origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
             verifier,
             refusals,
+            audit,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
@@ -236,7 +248,7 @@ impl Components {
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, user_limit, .. } =
+        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, audit, user_limit, .. } =
             &**self.http;
         let hub =
             Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
@@ -245,6 +257,7 @@ impl Components {
             broker: broker.clone(),
             verifier: verifier.clone(),
             refusals: refusals.clone(),
+            audit: audit.clone(),
             permissions: self.permissions.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),

@@ -20,6 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
     api::{self, Access, ApiContext, BroadcastTurns, METHODS},
+    audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, HistoryPage, HistoryRequest, NodeIdentity, PositionResult, PresenceCount,
@@ -48,6 +49,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
         refusals: RefusalLog::new(config.clone()),
+        audit: AuditLog::disabled(),
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),
         rates: KeyedRateLimiter::new(0, 0),

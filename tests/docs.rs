@@ -1,5 +1,6 @@
 //! README.md and docs/: what is generated from code is up to date, and the rest says what is true.
 
+mod audit;
 mod codes;
 mod configuration;
 mod pages;

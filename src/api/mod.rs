@@ -34,6 +34,7 @@ pub use self::{
     publish::BroadcastTurns,
 };
 use crate::{
+    audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
@@ -53,6 +54,8 @@ pub struct ApiContext {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and what users may do there.
     pub permissions: Arc<Permissions>,
     /// The revocations of this instance.

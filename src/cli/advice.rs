@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use crate::{auth::users::UsersFileError, certificate::CertificateError, server::ServerStartError};
+use crate::{audit::AuditError, auth::users::UsersFileError, certificate::CertificateError, server::ServerStartError};
 
 /// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {
@@ -16,6 +16,7 @@ pub(super) fn start_error(error: &ServerStartError) -> String {
         ServerStartError::Workers(cause) => {
             format!("{error}; the system refused {cause}: raise its limits on threads and open files")
         }
+        ServerStartError::Audit(error) => format!("audit.output: {}", audit_error(error)),
         ServerStartError::Keys(_) | ServerStartError::Broker(_) => error.to_string(),
     }
 }
@@ -62,6 +63,11 @@ pub(super) fn certificate_error(error: &CertificateError) -> String {
         CertificateError::Io(_) => "try again",
     };
     format!("{error}; {remedy}")
+}
+
+/// Returns the error of the audit log with its remedy.
+pub(super) fn audit_error(error: &AuditError) -> String {
+    format!("{error}; name a file in a directory that exists and that the hub may write to, or \"stdout\"")
 }
 
 /// Returns the error of the login file with its remedy.

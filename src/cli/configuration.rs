@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{CliError, CommandResult, advice, print_error_line, secrets, secrets_file::SecretsFile};
 use crate::{
+    audit::AuditLog,
     auth::{KeyError, Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
     config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
@@ -115,6 +116,9 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     }
     if let Err(bad) = server::check_certificate(&config.server.tls) {
         add("server.tls", advice::certificate_error(&bad));
+    }
+    if let Err(bad) = AuditLog::check(&config.audit) {
+        add("audit.output", advice::audit_error(&bad));
     }
     if let Some(path) = &config.login.users_file {
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));

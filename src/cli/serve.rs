@@ -97,7 +97,8 @@ fn complete_secrets(config: &mut Config, inputs: &ConfigInputs, ephemeral: bool)
     Ok(GeneratedSecrets::ForThisRun)
 }
 
-/// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the certificate, the keys and the login file.
+/// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the certificate, the keys and the
+/// login file, and opens the audit log again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -124,7 +125,7 @@ impl Signals {
     }
 }
 
-/// Reloads the certificate, the keys and the login file. An error in one of them does not prevent the others from reloading.
+/// Reloads the certificate, the keys and the login file, and opens the audit log again. An error in one of them does not prevent the others from reloading.
 fn reload(running: &RunningServer) {
     match running.reload_certificate() {
         Ok(true) => log::info!("reloaded certificate"),
@@ -133,6 +134,7 @@ fn reload(running: &RunningServer) {
             log::error!("certificate reload failed, keeping the old one error={:?}", advice::certificate_error(&error))
         }
     }
+    running.reopen_audit_log();
     // The server logs what has changed, and errors: it reloads changed files by itself, too.
     let _ = running.reload_keys();
     match running.reload_users() {

@@ -57,6 +57,7 @@ pub struct Config {
     pub broker: BrokerConfig,
     pub limits: Limits,
     pub log: LogConfig,
+    pub audit: AuditConfig,
 }
 
 impl Default for Config {
@@ -303,6 +304,18 @@ pub struct LogConfig {
     pub refusals: RefusalLogging,
     #[serde(deserialize_with = "value::duration::deserialize")]
     pub refusals_interval: Duration,
+}
+
+/// `[audit]`: the audit log.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct AuditConfig {
+    #[serde(deserialize_with = "value::optional_text")]
+    pub output: Option<String>,
+    pub queue: usize,
+    pub lines_per_second: u32,
+    pub refusals_per_second: u32,
 }
 
 /// How refused tokens, origins and other credentials are logged.

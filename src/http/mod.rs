@@ -27,6 +27,7 @@ use actix_web::{
 
 use crate::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
@@ -56,6 +57,8 @@ pub struct HttpContext {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens and origins.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
     /// The users of the login, if it is enabled.

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{RunningServer, listener};
 use crate::{
+    audit::{AuditEvent, AuditFields},
     http::{HttpContext, StopPhase},
     hub::CloseAllSessions,
 };
@@ -28,13 +29,15 @@ const QUEUE_SWEEP: Duration = Duration::from_millis(50);
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
 /// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stop waits for the audit log to be written.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl RunningServer {
     /// Stops the server within `server.drain`. For `server.drain_delay` it is not ready and serves everything; then it
     /// closes the listener, closes the sessions with 3001, spread over half of the remaining time, and waits for the
     /// answers to requests that have begun. Connections that are still open when `server.drain` ends are aborted.
     pub async fn stop(self) {
-        let HttpContext { config, stop, hubs, broker, .. } = self.http();
+        let HttpContext { config, stop, hubs, broker, audit, .. } = self.http();
         let (drain, drain_delay) = (config.server.drain, config.server.drain_delay);
         let deadline = Instant::now() + drain;
         stop.enter(StopPhase::Draining);
@@ -56,6 +59,8 @@ impl RunningServer {
             log::warn!("could not tell the other nodes that this one stops");
         }
         self.handle.stop(false).await;
+        audit.record(AuditEvent::Stopped, AuditFields::default());
+        audit.flush(AUDIT_FLUSH_TIMEOUT).await;
     }
 
     async fn await_sessions(&self, deadline: Instant) {

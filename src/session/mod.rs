@@ -23,6 +23,7 @@ use self::{
 };
 use crate::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::{Clock, NEVER},
@@ -47,6 +48,8 @@ pub struct Services {
     pub verifier: Arc<Verifier>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).

@@ -83,6 +83,7 @@ pub fn config() -> Config {
     (config.server.drain, config.server.drain_delay) = (Duration::from_secs(2), Duration::ZERO);
     config.auth.hmac_secret = Secret::new(SECRET);
     config.api.key = Secret::new(API_KEY);
+    config.audit.output = Some(trace_log::audit_path().display().to_string());
     config.channels.allow_subscribe = AllowSubscribe::User;
     config.channels.allow_publish = ChannelAccess::User;
     config

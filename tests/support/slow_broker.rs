@@ -40,6 +40,7 @@ use tokio_tungstenite::{
 use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
+    audit::AuditLog,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, NodeIdentity,
@@ -321,6 +322,7 @@ impl Worker {
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
             refusals: RefusalLog::new(config.clone()),
+            audit: AuditLog::disabled(),
             permissions,
             user_limit: KeyedLimit::new(0),
             api_grants: hubs.api_grants().clone(),

@@ -1,5 +1,5 @@
-//! Records at trace level what everything that the suite starts has logged, and every secret that it used. `tests/log.sh`
-//! searches the one file for the other after the suite.
+//! Records at trace level what everything that the suite starts has logged, the audit log of its hubs, and every secret that it
+//! used. `tests/log.sh` searches the logs for the secrets after the suite.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,8 +20,15 @@ static FILES: LazyLock<LogFiles> = LazyLock::new(|| {
         let options = OpenOptions::new().create(true).write(true).truncate(true).open(folder.join(name));
         Mutex::new(options.unwrap())
     };
+    drop(open("audit.log"));
     LogFiles { log: open("trace.log"), secrets: open("secrets") }
 });
+
+/// The audit log of all hubs in this process.
+pub fn audit_path() -> std::path::PathBuf {
+    LazyLock::force(&FILES);
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit.log")
+}
 
 struct TraceLogger;
 

@@ -351,6 +351,7 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("api.publication_bytes", config.api.publication_bytes, 1),
         ("api.replies_bytes", config.api.replies_bytes, 1024),
         ("login.concurrency", config.login.concurrency, 1),
+        ("audit.queue", config.audit.queue, 1),
         ("auth.key_sets.document_bytes", config.auth.key_sets.document_bytes, 1024),
         ("auth.key_sets.keys", config.auth.key_sets.keys, 1),
     ] {

@@ -1,0 +1,191 @@
+//! The events of the audit log and the fields of a line. docs/deploying.md lists both, generated from here.
+
+use std::net::IpAddr;
+
+use serde::ser::SerializeMap;
+use uuid::Uuid;
+
+use crate::{clock::WallTime, config::Door};
+
+/// Maximum bytes of a text in a line. Clients choose some of them.
+const MAX_TEXT_BYTES: usize = 255;
+
+/// What limits the rate of the lines about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RateKey {
+    /// Nothing: each occurrence costs the one who causes it a valid credential or the API key.
+    None,
+    /// The address of the client, or without one its id, and all refusals together: anyone can cause it.
+    Address,
+    /// The session: its client can cause it many times a second.
+    Client,
+}
+
+/// Declares the events, each with its name in a line and the limit of its rate. Doc comments are the documentation.
+macro_rules! audit_events {
+    ($($(#[doc = $meaning:literal])+ $event:ident = $name:literal, $rate_key:ident;)*) => {
+        /// Something that the audit log records.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum AuditEvent {
+            $($(#[doc = $meaning])+ $event,)*
+        }
+
+        impl AuditEvent {
+            /// All events, each with its name and its meaning.
+            pub const ALL: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$event, $name, concat!($($meaning),+).trim_ascii()),)*];
+
+            /// Returns the name of the event in a line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$event => $name,)*
+                }
+            }
+
+            pub(super) fn rate_key(self) -> RateKey {
+                match self {
+                    $(Self::$event => RateKey::$rate_key,)*
+                }
+            }
+        }
+    };
+}
+
+audit_events! {
+    /// A client was let in: the credential of its handshake or of its first message was accepted.
+    Connected = "connected", None;
+    /// A session presented another valid token, and belongs to that from then on.
+    Refreshed = "refreshed", Client;
+    /// A credential, a page or a request was refused; `reason` says why.
+    Refused = "refused", Address;
+    /// A user logged in with a password. The token has the given `jti` and `sid`.
+    LoggedIn = "logged_in", None;
+    /// A login failed, or was not tried because of earlier failures.
+    LoginFailed = "login_failed", Address;
+    /// A user logged out. What was revoked follows as `revoked`.
+    LoggedOut = "logged_out", None;
+    /// A refresh token was exchanged for new tokens.
+    RefreshTokenUsed = "refresh_token_used", None;
+    /// A refresh token was presented that had been used before. Its whole login is revoked.
+    RefreshTokenReused = "refresh_token_reused", Address;
+    /// A ticket was issued for a token.
+    TicketIssued = "ticket_issued", None;
+    /// A ticket was exchanged for its token. If the token is still valid, `connected` follows.
+    TicketUsed = "ticket_used", None;
+    /// Tokens were revoked: those of the given `jti`, `sid`, `user` or `issuer`; `by` says by whom.
+    Revoked = "revoked", None;
+    /// An identity provider reported a logout. What was revoked follows as `revoked`.
+    BackChannelLogout = "back_channel_logout", None;
+    /// A call of the server API that changes sessions, subscriptions or histories.
+    ApiCall = "api_call", None;
+    /// The audit log was opened at the start of the hub.
+    Started = "started", None;
+    /// The hub stops; the last line of this run.
+    Stopped = "stopped", None;
+    /// Lines could not be written: the queue (`audit.queue`) was full, or the file could not be written. `count` says how many.
+    LinesLost = "lines_lost", None;
+    /// Lines were left out because of `audit.lines_per_second` or `audit.refusals_per_second`. `count` says how many.
+    LinesSuppressed = "lines_suppressed", None;
+}
+
+/// Declares the fields of a line. Doc comments are the documentation.
+macro_rules! audit_fields {
+    ($($(#[doc = $meaning:literal])+ $field:ident: $type:ty,)*) => {
+        /// What a line says beside time, node and event. Fields that are not set are left out. Never put a token, a ticket, a
+        /// password or a key into one.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct AuditFields<'a> {
+            $($(#[doc = $meaning])+ pub $field: Option<$type>,)*
+        }
+
+        impl AuditFields<'_> {
+            /// The names of all fields, each with its meaning.
+            pub const ALL: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), concat!($($meaning),+).trim_ascii()),)*];
+
+            pub(super) fn serialize_into<M: SerializeMap>(&self, object: &mut M) -> Result<(), M::Error> {
+                $(
+                    if let Some(value) = &self.$field {
+                        value.serialize_into(stringify!($field), object)?;
+                    }
+                )*
+                Ok(())
+            }
+        }
+    };
+}
+
+audit_fields! {
+    /// Address of the client, as it is known behind `server.trusted_proxies`.
+    address: IpAddr,
+    /// Client id of the session.
+    client: Uuid,
+    /// Way in which the credential was sent, as in `auth.doors`.
+    door: Door,
+    /// Path of the HTTP request.
+    path: &'a str,
+    /// Method of the server API.
+    method: &'a str,
+    /// Who caused it: `api_key`, `client_certificate`, `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
+    by: &'a str,
+    /// Subject of the client certificate, on the internal listener.
+    certificate: &'a str,
+    /// Name of the user: `sub`, after the `user_prefix` of its issuer.
+    user: &'a str,
+    /// `iss` of the token.
+    issuer: &'a str,
+    /// `jti` of the token.
+    jti: &'a str,
+    /// `sid` of the token.
+    sid: &'a str,
+    /// Channel.
+    channel: &'a str,
+    /// When the token, the ticket or the revocation expires.
+    expires_at: WallTime,
+    /// Only tokens that were issued before this time are meant.
+    issued_before: WallTime,
+    /// Error code of the answer; none if the call has succeeded.
+    code: u32,
+    /// Why it was refused or what failed.
+    reason: &'a str,
+    /// Number of lines, or of nodes that have not confirmed a revocation.
+    count: u64,
+}
+
+/// A value of a line.
+pub(super) trait AuditValue {
+    /// Adds the value to a JSON object.
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error>;
+}
+
+impl AuditValue for &str {
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+        object.serialize_entry(name, &self[..self.floor_char_boundary(MAX_TEXT_BYTES)])
+    }
+}
+
+impl AuditValue for Uuid {
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+        let mut buffer = Self::encode_buffer();
+        let text: &str = self.hyphenated().encode_lower(&mut buffer);
+        object.serialize_entry(name, text)
+    }
+}
+
+impl AuditValue for WallTime {
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+        object.serialize_entry(name, &self.to_string())
+    }
+}
+
+macro_rules! serialize_as_is {
+    ($($type:ty),*) => {
+        $(impl AuditValue for $type {
+            fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+                object.serialize_entry(name, self)
+            }
+        })*
+    };
+}
+
+serialize_as_is!(IpAddr, Door, u32, u64);
