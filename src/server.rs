@@ -1,22 +1,21 @@
 //! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A
-//! server has one listener and one broker, and per worker a hub and two instances of the HTTP application.
+//! server has a public listener, with a hub and two instances of the HTTP application per worker, perhaps an internal
+//! listener, and one broker.
 
+mod client_certificates;
 mod key_files;
 mod listener;
+mod open_listener;
 pub mod proxy;
 mod stop;
 mod tls;
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::web::Data;
 use uuid::Uuid;
 
+use self::open_listener::OpenListener;
 use crate::{
     api,
     audit::{AuditError, AuditLog},
@@ -31,7 +30,7 @@ use crate::{
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
-    http,
+    http::{self, ListenerRole},
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
@@ -43,16 +42,23 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ServerStartError {
     /// The address is in use, not one of this machine, or not permitted.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address} ({key}): {error}")]
     Bind {
-        /// `server.bind`.
+        /// `server.bind` or `server.internal_bind`.
+        key: &'static str,
+        /// Its value.
         address: SocketAddr,
         /// The error of the operating system.
         error: io::Error,
     },
-    /// `server.tls`.
-    #[error("server.tls: {0}")]
-    Tls(#[from] CertificateError),
+    /// `server.tls` or `server.internal_tls`.
+    #[error("{section}: {error}")]
+    Tls {
+        /// The section of the configuration.
+        section: &'static str,
+        /// The error.
+        error: CertificateError,
+    },
     /// `auth.hmac_secret`, `auth.keys` or `login.key`.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -72,20 +78,22 @@ pub enum ServerStartError {
 
 /// A server that listens. Dropping it does not stop it; [`RunningServer::stop`] does.
 pub struct RunningServer {
-    /// The address of the listener, with its actual port if `server.bind` has port 0.
+    /// The address of the public listener, with its actual port if `server.bind` has port 0.
     pub address: SocketAddr,
+    /// The address of the internal listener, if there is one.
+    pub internal_address: Option<SocketAddr>,
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
-    handle: actix_server::ServerHandle,
-    /// The socket of the listener, which a stop closes before the server ends.
-    listener: TcpListener,
+    public: OpenListener,
+    internal: Option<OpenListener>,
     components: Components,
-    certificate: Option<Arc<tls::Certificate>>,
 }
 
 /// The parts from which each worker creates its services.
 #[derive(Clone)]
 struct Components {
+    /// What the listener serves.
+    role: ListenerRole,
     http: Data<http::HttpContext>,
     api: Data<api::ApiContext>,
     /// The demo page, if `web.demo_page` enables it.
@@ -101,34 +109,23 @@ struct Components {
 /// # Errors
 /// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
-    let listener = listener::listen(config.server.bind)?;
-    let (address, own_listener) = (listener.local_addr()?, listener.try_clone()?);
-    let certificate = tls::Certificate::from_config(&config.server.tls, &clock)?;
+    let server = &config.server;
+    let public_socket = listener::listen("server.bind", server.bind)?;
+    let internal_socket =
+        server.internal_bind.map(|bind| listener::listen("server.internal_bind", bind)).transpose()?;
+    let certificate = public_certificate(&server.tls, &clock)?;
+    let internal_certificate = internal_certificate(&server.internal_tls)?;
     let components = Components::new(config, clock)?;
-    let (http, own_components) = (components.http.clone(), components.clone());
+    let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
     key_files::watch(&http.verifier, &http.config);
-    let workers = match http.config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    };
-    let builder = actix_server::Server::build()
-        .workers(workers)
-        .disable_signals()
-        // Counts HTTP connections only. WebSockets have their own limit, which a handshake can answer with 503.
-        .max_concurrent_connections(http.config.limits.http_connections.div_ceil(workers));
-    let builder = match &certificate {
-        None => builder.listen("ws", listener, move || listener::plain_service(&components))?,
-        Some(certificate) => {
-            let tls = certificate.server_config();
-            builder.listen("wss", listener, move || listener::tls_service(&components, tls.clone()))?
-        }
-    };
-    let server = builder.run();
-    let handle = server.handle();
-    actix_rt::spawn(server);
-    let (metrics, components, listener) = (http.metrics.clone(), own_components, own_listener);
-    Ok(RunningServer { address, metrics, handle, listener, components, certificate })
+    let public = OpenListener::start(public_socket, components.clone(), certificate)?;
+    let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
+    let internal = internal_socket
+        .map(|socket| OpenListener::start(socket, internal_components, internal_certificate))
+        .transpose()?;
+    let (address, internal_address) = (public.address, internal.as_ref().map(|internal| internal.address));
+    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, components })
 }
 
 impl RunningServer {
@@ -147,7 +144,15 @@ impl RunningServer {
     /// # Errors
     /// The files cannot be used. The old certificate stays in use.
     pub fn reload_certificate(&self) -> Result<bool, CertificateError> {
-        self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
+        reload_certificate_of(Some(&self.public))
+    }
+
+    /// Does the same for the internal listener, whose client authorities are reloaded, too.
+    ///
+    /// # Errors
+    /// As [`Self::reload_certificate`].
+    pub fn reload_internal_certificate(&self) -> Result<bool, CertificateError> {
+        reload_certificate_of(self.internal.as_ref())
     }
 
     /// Reads the key files again. Returns whether there are any.
@@ -178,12 +183,26 @@ impl RunningServer {
     }
 }
 
-/// Checks whether the certificate files and the ticket keys can be used.
-///
-/// # Errors
-/// [`CertificateError`].
-pub fn check_certificate(tls: &config::TlsConfig) -> Result<(), CertificateError> {
-    tls::Certificate::from_config(tls, &Clock::default()).map(drop)
+fn reload_certificate_of(listener: Option<&OpenListener>) -> Result<bool, CertificateError> {
+    let certificate = listener.and_then(|listener| listener.certificate.as_ref());
+    certificate.map_or(Ok(false), |certificate| certificate.reload().map(|()| true))
+}
+
+/// Checks whether the files of `server.tls` and `server.internal_tls` can be used. Returns an error for each of the two.
+pub fn certificate_errors(server: &config::ServerConfig) -> Vec<ServerStartError> {
+    let public = public_certificate(&server.tls, &Clock::default()).err();
+    public.into_iter().chain(internal_certificate(&server.internal_tls).err()).collect()
+}
+
+type OptionalCertificate = Result<Option<Arc<tls::Certificate>>, ServerStartError>;
+
+fn public_certificate(tls: &config::TlsConfig, clock: &Clock) -> OptionalCertificate {
+    tls::Certificate::from_config(tls, clock).map_err(|error| ServerStartError::Tls { section: "server.tls", error })
+}
+
+fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate {
+    tls::Certificate::from_internal_config(tls)
+        .map_err(|error| ServerStartError::Tls { section: "server.internal_tls", error })
 }
 
 impl Components {
@@ -203,7 +222,7 @@ impl Components {
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
-        let refusals = RefusalLog::new(config.clone());
+        let refusals = RefusalLog::new(config.clone(), audit.clone());
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
@@ -243,7 +262,8 @@ impl Components {
             clock,
             metrics,
         });
-        Ok(Self { http, api, page, broker_subscriptions, permissions, node })
+        let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
+        Ok(Self { role, http, api, page, broker_subscriptions, permissions, node })
     }
 
     /// Starts the hub of the calling worker, and returns what its sessions share.

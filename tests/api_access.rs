@@ -48,7 +48,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
     let context = Data::new(ApiContext {
         broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
-        refusals: RefusalLog::new(config.clone()),
+        refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
         audit: AuditLog::disabled(),
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),

@@ -48,8 +48,9 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("session", &["protocol", "auth", "hub", "broker", "transport"]),
     // Readiness asks hubs and broker, and the broker stores tickets.
     ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
-    // Two exceptions, because a refused request looks the same on every path and bodies have the same limits: api responds
-    // with http's HttpError and reads bodies with its RequestBody.
+    // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
+    // role: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
+    // ListenerRole, and finds the address of a caller as http does.
     (
         "api",
         &[
@@ -59,6 +60,8 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
             "http::HttpError",
             "http::RequestBody",
             "http::BodyLimit",
+            "http::ListenerRole",
+            "http::forwarded",
             "http::connection::CarriesApiKey",
         ],
     ),

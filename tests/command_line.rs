@@ -1,5 +1,6 @@
 //! The command line, as operators and containers use it: the built binary in its own process.
 
+mod audit;
 mod configuration;
 mod first_start;
 mod health;

@@ -75,6 +75,8 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let auth = HandshakeAuth::Unauthenticated;
     let format = Format::default();
     let admission = Admission {
+        client: uuid::Uuid::new_v4(),
+        ip: [127, 0, 0, 1].into(),
         auth,
         format,
         has_native_pings: false,

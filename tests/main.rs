@@ -20,6 +20,7 @@ mod docs;
 
 // Authentication and permissions.
 mod anonymous;
+mod audit;
 mod credentials;
 mod credentials_by_door;
 mod expiry;
@@ -39,6 +40,7 @@ mod connection_limits;
 mod demo_page;
 mod frames;
 mod handshake;
+mod internal_listener;
 mod keep_alive;
 mod origins;
 mod outbox;

@@ -1,6 +1,6 @@
 //! `batch`: many commands in one call, one after the other or several at a time, each with a reply.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -14,6 +14,7 @@ use tokio::task::yield_now;
 
 use super::{
     ApiContext, ApiError,
+    audit::record_call,
     description::{Access, ApiMethod, Example, Field, Handler, JsonType, request_fields},
     methods::find_method,
     publish::{BROADCAST_CHANNELS, ERROR},
@@ -100,12 +101,16 @@ impl Serialize for BatchReply {
 }
 
 /// Runs the commands of a batch.
-pub(super) async fn run_batch(body: &Bytes, api: &ApiContext) -> Result<BatchResponse, ApiError> {
+pub(super) async fn run_batch(
+    body: &Bytes,
+    caller: Option<IpAddr>,
+    api: &ApiContext,
+) -> Result<BatchResponse, ApiError> {
     let BatchRequest { commands, parallel } = parse_object(body)?;
     let commands = commands.ok_or(ErrorCode::BadRequest)?;
     check_command_count(commands.len(), api)?;
     let concurrency = if parallel.unwrap_or_default() { PARALLEL_COMMANDS } else { 1 };
-    let mut results = stream::iter(commands).map(|command| run_command(command, api)).buffered(concurrency);
+    let mut results = stream::iter(commands).map(|command| run_command(command, caller, api)).buffered(concurrency);
     let (mut replies, mut admitted) = (Vec::new(), BatchResults::new(api));
     while let Some(result) = results.next().await {
         let result =
@@ -146,15 +151,20 @@ impl BatchResults {
     }
 }
 
-async fn run_command(command: &RawValue, api: &ApiContext) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
+async fn run_command(
+    command: &RawValue,
+    caller: Option<IpAddr>,
+    api: &ApiContext,
+) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let BatchCommand(name, request) = serde_json::from_str(command.get()).map_err(|_| ErrorCode::MethodNotFound)?;
-    call_method(&name, request.get(), api).await
+    call_method(&name, request.get(), caller, api).await
 }
 
 /// Calls a method that is one of several in a request.
 pub(super) async fn call_method(
     name: &str,
     request: &str,
+    caller: Option<IpAddr>,
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let method = find_method(name).ok_or(ErrorCode::MethodNotFound)?;
@@ -162,6 +172,7 @@ pub(super) async fn call_method(
     // A copy: a small publication in a queue must not keep the whole body in memory.
     let request = Bytes::copy_from_slice(request.as_bytes());
     let result = call(&request, api).await;
+    record_call(method, &request, &result, caller, api);
     // A broker that answers at once would let no other task of the worker run before the last call.
     yield_now().await;
     match result {

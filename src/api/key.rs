@@ -1,8 +1,9 @@
-//! The API key. It is checked before the body of a request is read.
+//! The API key. It is checked before the body of a request is read, and accepted only where the server API is served.
 
 use std::{
     borrow::Cow,
     future::{Ready, ready},
+    net::IpAddr,
 };
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
@@ -10,27 +11,54 @@ use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use super::ApiContext;
-use crate::http::{HttpError, connection::CarriesApiKey};
+use crate::{
+    audit::{AuditEvent, AuditFields},
+    http::{HttpError, ListenerRole, connection::CarriesApiKey, forwarded},
+};
 
-/// Proof that a request carries the API key.
-pub(super) struct ValidApiKey;
+/// Proof that a request carries the API key, with the address of the caller.
+pub(super) struct ValidApiKey {
+    pub(super) caller: Option<IpAddr>,
+}
 
 impl FromRequest for ValidApiKey {
     type Error = HttpError;
     type Future = Ready<Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Self::check(request).ok_or_else(|| HttpError::unauthorized(refusal(request))))
+        ready(Self::check(request).ok_or_else(|| {
+            let reason = refusal(request);
+            record_refusal(request, reason);
+            HttpError::unauthorized(reason)
+        }))
     }
 }
 
 impl ValidApiKey {
     /// Checks the API key of a request. One that has it does not count for the number of requests on its connection.
     pub(super) fn check(request: &HttpRequest) -> Option<Self> {
-        has_valid_key(request).then(|| {
+        (accepts_key(request) && has_valid_key(request)).then(|| {
             request.extensions_mut().insert(CarriesApiKey);
-            Self
+            Self { caller: caller(request) }
         })
+    }
+}
+
+/// Returns whether the listener accepts the key: not the public one beside an internal one.
+fn accepts_key(request: &HttpRequest) -> bool {
+    request.app_data::<ListenerRole>().is_none_or(|role| role.serves_operators())
+}
+
+/// Returns the address of the caller.
+fn caller(request: &HttpRequest) -> Option<IpAddr> {
+    let api = request.app_data::<Data<ApiContext>>()?;
+    Some(forwarded::client_address(request.head(), &api.config.server))
+}
+
+fn record_refusal(request: &HttpRequest, reason: &str) {
+    if let Some(api) = request.app_data::<Data<ApiContext>>() {
+        let (address, path, reason) = (caller(request), Some(request.path()), Some(reason));
+        api.audit.record(AuditEvent::Refused, AuditFields { address, path, reason, ..AuditFields::default() });
     }
 }
 

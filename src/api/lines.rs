@@ -35,7 +35,7 @@ struct MethodReply {
 
 /// Answers `POST /api`. A body that is malformed somewhere is refused as a whole; of a well-formed one every call is answered.
 pub(super) async fn post_calls(
-    _: ValidApiKey,
+    ValidApiKey { caller }: ValidApiKey,
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
@@ -51,7 +51,7 @@ pub(super) async fn post_calls(
     let (mut lines, mut results) = (Vec::new(), BatchResults::new(&api));
     for MethodCall { id, method, params } in calls {
         let params = params.map_or("{}", RawValue::get);
-        let result = call_method(&method, params, &api).await;
+        let result = call_method(&method, params, caller, &api).await;
         let result = result.and_then(|(method, result)| results.admit(method, result));
         let reply = MethodReply { id, response: ApiResponse::new(result, &api.metrics) };
         if !lines.is_empty() {

@@ -21,10 +21,11 @@ use super::{
     publish, request,
 };
 use crate::{
+    audit::AuditFields,
     auth::{ChannelRight, Claims, credentials, refusal_log::Refusal},
     channel::Channel,
     config::Config,
-    http::{BodyLimit, HttpError, RequestBody},
+    http::{BodyLimit, HttpError, RequestBody, forwarded},
     protocol::{self, ErrorCode, WireError},
     publication::ClientInfo,
 };
@@ -93,10 +94,15 @@ fn authenticate_sender(
         (Some(value), None) if !has_key(request) => value.to_str().ok().and_then(credentials::strip_bearer),
         _ => None,
     };
-    let token = token
-        .ok_or_else(|| HttpError::unauthorized("send the API key as X-API-Key, or a token as Authorization: Bearer"))?;
+    let token = token.ok_or_else(|| {
+        HttpError::unauthorized(
+            "send a token as Authorization: Bearer, or on the listener of the server API the key as X-API-Key",
+        )
+    })?;
     let claims = api.verifier.verify(token).inspect_err(|error| {
-        api.refusals.record(Refusal::Token(*error), format_args!("path=\"/v1/channels\""));
+        let address = Some(forwarded::client_address(request.head(), &api.config.server));
+        let source = AuditFields { address, path: Some("/v1/channels"), ..AuditFields::default() };
+        api.refusals.record_from(Refusal::Token(*error), &source);
     })?;
     Ok(Channel::new(channel)
         .map_err(WireError::from)

@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload, http::StatusCode, web::Data};
 
 use super::{
-    ApiContext, ApiError, ApiResponse, batch, channels,
+    ApiContext, ApiError, ApiResponse, audit, batch, channels,
     description::{ApiMethod, Handler},
     history, info,
     key::ValidApiKey,
@@ -57,19 +57,20 @@ impl FromRequest for RequestedMethod {
 
 /// Answers `POST /api/{method}`.
 pub(super) async fn post_method(
-    _: ValidApiKey,
+    ValidApiKey { caller }: ValidApiKey,
     RequestedMethod(method): RequestedMethod,
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
     let result = match method.handler {
         Handler::Single(call) => call(&body, &api).await,
-        Handler::Batch => match batch::run_batch(&body, &api).await {
+        Handler::Batch => match batch::run_batch(&body, caller, &api).await {
             // The answer of a batch is not wrapped in `result`.
             Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),
             Err(error) => Err(error),
         },
     };
+    audit::record_call(method, &body, &result, caller, &api);
     match result {
         Ok(result) => Ok(ApiResponse::new(Ok(result), &api.metrics).respond()),
         Err(ApiError::Failed(error)) => Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),

@@ -3,6 +3,7 @@
 //! Each method is described next to its code by an [`ApiMethod`], and listed in [`METHODS`]. To add one: write both, add it to
 //! the list, and run the tests; they name what is missing.
 
+mod audit;
 mod batch;
 mod channels;
 mod description;

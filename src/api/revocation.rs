@@ -10,6 +10,7 @@ use super::{
     sessions::parse_end,
 };
 use crate::{
+    audit::AuditFields,
     broker::revoke_everywhere,
     clock::{NEVER, WallTime},
     protocol::{ErrorCode, WireError},
@@ -153,6 +154,7 @@ async fn revoke(
     }
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
     let revocations = vec![Revocation { target, issued_before, expires_at }];
-    revoke_everywhere(&*api.broker, revocations, &api.metrics).await.map_err(WireError::from)?;
+    let cause = AuditFields { by: Some("api_key"), ..AuditFields::default() };
+    revoke_everywhere(&*api.broker, revocations, (&api.audit, cause), &api.metrics).await.map_err(WireError::from)?;
     empty_result()
 }

@@ -1,11 +1,15 @@
 //! The events of the audit log and the fields of a line. docs/deploying.md lists both, generated from here.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde::ser::SerializeMap;
 use uuid::Uuid;
 
-use crate::{clock::WallTime, config::Door};
+use crate::{
+    clock::{NEVER, WallTime},
+    config::Door,
+    revocation::{Revocation, RevocationTarget, TokenIds},
+};
 
 /// Maximum bytes of a text in a line. Clients choose some of them.
 const MAX_TEXT_BYTES: usize = 255;
@@ -72,11 +76,12 @@ audit_events! {
     TicketIssued = "ticket_issued", None;
     /// A ticket was exchanged for its token. If the token is still valid, `connected` follows.
     TicketUsed = "ticket_used", None;
-    /// Tokens were revoked: those of the given `jti`, `sid`, `user` or `issuer`; `by` says by whom.
+    /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says by whom. With `reason` it failed, and nothing is
+    /// revoked; `count` nodes have not confirmed it.
     Revoked = "revoked", None;
     /// An identity provider reported a logout. What was revoked follows as `revoked`.
     BackChannelLogout = "back_channel_logout", None;
-    /// A call of the server API that changes sessions, subscriptions or histories.
+    /// A call of the server API that changes something, but for publications.
     ApiCall = "api_call", None;
     /// The audit log was opened at the start of the hub.
     Started = "started", None;
@@ -96,6 +101,21 @@ macro_rules! audit_fields {
         #[derive(Clone, Copy, Debug, Default)]
         pub struct AuditFields<'a> {
             $($(#[doc = $meaning])+ pub $field: Option<$type>,)*
+        }
+
+        /// `key=value` for each field that is set, for the log on stderr.
+        impl fmt::Display for AuditFields<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut separator = "";
+                $(
+                    if let Some(value) = &self.$field {
+                        write!(f, "{separator}{}={}", stringify!($field), value.in_log())?;
+                        separator = " ";
+                    }
+                )*
+                let _ = separator;
+                Ok(())
+            }
         }
 
         impl AuditFields<'_> {
@@ -124,12 +144,12 @@ audit_fields! {
     door: Door,
     /// Path of the HTTP request.
     path: &'a str,
+    /// Origin of the page.
+    origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key`, `client_certificate`, `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
+    /// Who caused it: `api_key`, `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
     by: &'a str,
-    /// Subject of the client certificate, on the internal listener.
-    certificate: &'a str,
     /// Name of the user: `sub`, after the `user_prefix` of its issuer.
     user: &'a str,
     /// `iss` of the token.
@@ -152,19 +172,62 @@ audit_fields! {
     count: u64,
 }
 
+impl<'a> AuditFields<'a> {
+    /// Returns the fields with those that name a token and its user.
+    pub fn with_token(self, user: &'a str, ids: &'a TokenIds, expires_at: WallTime) -> Self {
+        Self {
+            user: Some(user).filter(|user| !user.is_empty()),
+            issuer: ids.issuer.as_deref(),
+            jti: ids.jti.as_deref(),
+            sid: ids.sid.as_deref(),
+            expires_at: Some(expires_at).filter(|end| *end != NEVER),
+            ..self
+        }
+    }
+
+    /// Returns the fields with those that name what is revoked.
+    pub fn with_revocation(self, Revocation { target, issued_before, expires_at }: &'a Revocation) -> Self {
+        let fields = Self {
+            issuer: target.issuer(),
+            issued_before: Some(*issued_before).filter(|time| *time != NEVER),
+            expires_at: Some(*expires_at),
+            ..self
+        };
+        match target {
+            RevocationTarget::Token(jti, _) => Self { jti: Some(jti), ..fields },
+            RevocationTarget::Session(sid, _) => Self { sid: Some(sid), ..fields },
+            RevocationTarget::User(user, _) => Self { user: Some(user), ..fields },
+            RevocationTarget::Channel(user, channel) => {
+                Self { user: Some(user), channel: Some(channel.as_str()), ..fields }
+            }
+        }
+    }
+}
+
 /// A value of a line.
 pub(super) trait AuditValue {
     /// Adds the value to a JSON object.
     fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error>;
+
+    /// Returns the value as a line of the log on stderr has it: texts in quotes.
+    fn in_log(&self) -> String;
 }
 
 impl AuditValue for &str {
+    fn in_log(&self) -> String {
+        format!("{:?}", &self[..self.floor_char_boundary(MAX_TEXT_BYTES)])
+    }
+
     fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
         object.serialize_entry(name, &self[..self.floor_char_boundary(MAX_TEXT_BYTES)])
     }
 }
 
 impl AuditValue for Uuid {
+    fn in_log(&self) -> String {
+        self.to_string()
+    }
+
     fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
         let mut buffer = Self::encode_buffer();
         let text: &str = self.hyphenated().encode_lower(&mut buffer);
@@ -173,6 +236,10 @@ impl AuditValue for Uuid {
 }
 
 impl AuditValue for WallTime {
+    fn in_log(&self) -> String {
+        self.to_string()
+    }
+
     fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
         object.serialize_entry(name, &self.to_string())
     }
@@ -181,6 +248,10 @@ impl AuditValue for WallTime {
 macro_rules! serialize_as_is {
     ($($type:ty),*) => {
         $(impl AuditValue for $type {
+            fn in_log(&self) -> String {
+                self.to_string()
+            }
+
             fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
                 object.serialize_entry(name, self)
             }
@@ -188,4 +259,14 @@ macro_rules! serialize_as_is {
     };
 }
 
-serialize_as_is!(IpAddr, Door, u32, u64);
+serialize_as_is!(IpAddr, u32, u64);
+
+impl AuditValue for Door {
+    fn in_log(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+        object.serialize_entry(name, self)
+    }
+}

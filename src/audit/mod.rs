@@ -9,7 +9,7 @@ mod event;
 mod writer;
 
 use std::{
-    io,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc,
@@ -42,6 +42,12 @@ pub struct AuditError {
 
 /// The audit log of one instance, shared by all its parts. Without `audit.output` it records nothing.
 pub struct AuditLog(Option<OpenLog>);
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditLog").field("is_enabled", &self.is_enabled()).finish_non_exhaustive()
+    }
+}
 
 struct OpenLog {
     queue: SyncSender<Message>,

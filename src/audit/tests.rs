@@ -1,3 +1,5 @@
+//! Tests of the audit log: its lines, what a flood or a slow disk costs, and its file.
+
 use std::fs;
 
 use serde_json::{Value, json};

@@ -21,7 +21,9 @@ mod user_prefix;
 pub mod users;
 mod verifier;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
+
+use uuid::Uuid;
 
 use crate::{
     address::ClientAddress,
@@ -43,6 +45,10 @@ pub use verifier::Verifier;
 /// session.
 #[derive(Debug)]
 pub struct Admission {
+    /// The id of the client.
+    pub client: Uuid,
+    /// The address of the client.
+    pub ip: IpAddr,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
     /// The format of commands, replies and pushes.

@@ -11,7 +11,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{TokenError, credentials::CredentialError};
-use crate::config::{Config, Door, RefusalLogging};
+use crate::{
+    audit::{AuditEvent, AuditFields, AuditLog},
+    config::{Config, Door, RefusalLogging},
+};
 
 /// What was refused, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +100,7 @@ impl Refusal {
 #[derive(Debug)]
 pub struct RefusalLog {
     config: Arc<Config>,
+    audit: Arc<AuditLog>,
     summary: Mutex<Summary>,
     /// For the task that writes the counts.
     this: Weak<Self>,
@@ -104,8 +108,15 @@ pub struct RefusalLog {
 
 impl RefusalLog {
     /// The log of refusals of an instance with this configuration.
-    pub fn new(config: Arc<Config>) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self { config, summary: Mutex::default(), this: this.clone() })
+    pub fn new(config: Arc<Config>, audit: Arc<AuditLog>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self { config, audit, summary: Mutex::default(), this: this.clone() })
+    }
+
+    /// Logs or counts a refusal, and records it in the audit log. `source` says who was refused.
+    pub fn record_from(&self, refusal: Refusal, source: &AuditFields<'_>) {
+        let reason = format!("{}: {}", refusal.phrase(), refusal.error());
+        self.audit.record(AuditEvent::Refused, AuditFields { reason: Some(&reason), ..*source });
+        self.record(refusal, format_args!("{source}"));
     }
 
     /// Logs or counts a refusal. `source` says who was refused, as `key=value`: an address or a client id, and never a
@@ -219,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_line_names_the_reason_and_the_remedy() {
-        let log = RefusalLog::new(Arc::new(Config::default()));
+        let log = RefusalLog::new(Arc::new(Config::default()), AuditLog::disabled());
         for refusal in [
             Refusal::Token(TokenError::Expired),
             Refusal::SubscriptionToken(TokenError::WrongSignature),

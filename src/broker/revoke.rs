@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{Broker, BrokerError, NodeIdentity};
 use crate::{
+    audit::{AuditEvent, AuditFields, AuditLog},
     metrics::Metrics,
     protocol::{ErrorCode, WireError},
     revocation::Revocation,
@@ -49,16 +50,25 @@ impl From<RevokeError> for WireError {
     }
 }
 
-/// Revokes tokens on all nodes, and waits until every live node has closed the sessions that have them.
+/// Revokes tokens on all nodes, and waits until every live node has closed the sessions that have them. `cause` says in the audit
+/// log who does it: `by`, and what is known of the request.
 ///
 /// # Errors
 /// [`RevokeError`].
 pub async fn revoke_everywhere(
     broker: &dyn Broker,
     revocations: Vec<Revocation>,
+    (audit, cause): (&AuditLog, AuditFields<'_>),
     metrics: &Metrics,
 ) -> Result<(), RevokeError> {
+    let audited = if audit.is_enabled() { revocations.clone() } else { Vec::new() };
     let revoked = broker.revoke(revocations, CONFIRMATION_TIMEOUT).await;
+    let failure = revoked.as_ref().err().map(ToString::to_string);
+    let unconfirmed = revoked.as_ref().ok().map(|nodes| nodes.len() as u64).filter(|count| *count > 0);
+    for revocation in &audited {
+        let fields = AuditFields { reason: failure.as_deref(), count: unconfirmed, ..cause };
+        audit.record(AuditEvent::Revoked, fields.with_revocation(revocation));
+    }
     let mut unconfirmed =
         revoked.inspect_err(|error| log::warn!("could not revoke tokens error={:?}", error.to_string()))?;
     if unconfirmed.is_empty() {

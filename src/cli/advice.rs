@@ -10,8 +10,8 @@ use crate::{audit::AuditError, auth::users::UsersFileError, certificate::Certifi
 /// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {
     match error {
-        ServerStartError::Bind { address, error } => bind_error(*address, error),
-        ServerStartError::Tls(error) => format!("server.tls: {}", certificate_error(error)),
+        ServerStartError::Bind { key, address, error } => bind_error(key, *address, error),
+        ServerStartError::Tls { section, error } => format!("{section}: {}", certificate_error(error)),
         ServerStartError::Users(error) => format!("login.users_file: {}", users_file_error(error)),
         ServerStartError::Workers(cause) => {
             format!("{error}; the system refused {cause}: raise its limits on threads and open files")
@@ -21,27 +21,25 @@ pub(super) fn start_error(error: &ServerStartError) -> String {
     }
 }
 
-fn bind_error(address: SocketAddr, error: &io::Error) -> String {
+fn bind_error(key: &str, address: SocketAddr, error: &io::Error) -> String {
     let begin = format!("cannot listen on {address}");
     let at = |port: u16| SocketAddr::new(address.ip(), port);
     match error.kind() {
         ErrorKind::AddrInUse => {
             let next = at(address.port().checked_add(1).unwrap_or(8000));
-            format!(
-                "{begin}: another process listens there; stop it, or choose another port with --set server.bind={next}"
-            )
+            format!("{begin}: another process listens there; stop it, or choose another port with --set {key}={next}")
         }
         ErrorKind::PermissionDenied => format!(
-            "{begin}: ports below 1024 need a privilege; choose another with --set server.bind={}, put a load balancer in \
+            "{begin}: ports below 1024 need a privilege; choose another with --set {key}={}, put a load balancer in \
              front, or grant the program the privilege with: setcap cap_net_bind_service=+ep",
             at(8000)
         ),
         ErrorKind::AddrNotAvailable => format!(
             "{begin}: this machine does not have that address; `ip address` lists its addresses, and 127.0.0.1 always \
-             works: --set server.bind=127.0.0.1:{}",
+             works: --set {key}=127.0.0.1:{}",
             address.port()
         ),
-        _ => format!("{begin}: {error}; set another address with --set server.bind=127.0.0.1:8000"),
+        _ => format!("{begin}: {error}; set another address with --set {key}=127.0.0.1:8000"),
     }
 }
 
@@ -49,12 +47,10 @@ fn bind_error(address: SocketAddr, error: &io::Error) -> String {
 pub(super) fn certificate_error(error: &CertificateError) -> String {
     let remedy = match error {
         CertificateError::File { .. } => {
-            "server.tls.cert and server.tls.key must name PEM files that this user can read: the certificate with its \
-             chain, and its private key"
+            "it must name a PEM file that this user can read: of cert the certificate with its chain, of key its private key"
         }
         CertificateError::Pair(_) => {
-            "server.tls.key must be the key of the certificate in server.tls.cert; in that file the certificate comes first, \
-             then the chain"
+            "key must be the key of the certificate in cert; in that file the certificate comes first, then the chain"
         }
         CertificateError::TicketKey { .. } => {
             "each file of server.tls.ticket_keys must hold 32 to 4096 random bytes that this user can read: openssl rand 80 > FILE"
@@ -90,7 +86,8 @@ mod tests {
 
     #[test]
     fn every_bind_error_names_a_remedy() {
-        let message = |address: &str, kind: ErrorKind| bind_error(address.parse().unwrap(), &kind.into());
+        let message =
+            |address: &str, kind: ErrorKind| bind_error("server.bind", address.parse().unwrap(), &kind.into());
         assert!(message("127.0.0.1:8000", ErrorKind::AddrInUse).contains("--set server.bind=127.0.0.1:8001"));
         assert!(message("[::1]:65535", ErrorKind::AddrInUse).contains("--set server.bind=[::1]:8000"));
         let denied = message("127.0.0.1:80", ErrorKind::PermissionDenied);

@@ -13,12 +13,14 @@ use crate::{
     auth::users,
     clock::format_duration,
     config::{Config, Door},
+    server::RunningServer,
 };
 
 /// Prints the banner to stdout. It is not logged, because it contains secrets.
-pub(super) fn print(config: &Config, address: SocketAddr, generated: &GeneratedSecrets) -> Result<(), String> {
+pub(super) fn print(config: &Config, running: &RunningServer, generated: &GeneratedSecrets) -> Result<(), String> {
+    let addresses = (running.address, running.internal_address);
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = render(config, address, generated, if is_plain { PLAIN } else { BOLD })?;
+    let text = render(config, addresses, generated, if is_plain { PLAIN } else { BOLD })?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
 }
@@ -49,7 +51,12 @@ type Style = (&'static str, &'static str);
 const PLAIN: Style = ("", "");
 const BOLD: Style = ("\x1b[1m", "\x1b[0m");
 
-fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, style: Style) -> Result<String, String> {
+fn render(
+    config: &Config,
+    (address, internal): (SocketAddr, Option<SocketAddr>),
+    generated: &GeneratedSecrets,
+    style: Style,
+) -> Result<String, String> {
     let (bold, end) = style;
     let ttl = Duration::from_secs(24 * 3600).min(config.auth.max_ttl);
     let signer = token::signer(config);
@@ -62,8 +69,8 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
         None => "replace TOKEN by a token of your backend: with auth.keys only, the hub cannot sign one".to_owned(),
     };
     let token = token.as_deref().unwrap_or("TOKEN");
-    let (ws, http, insecure) =
-        if config.server.tls.cert.is_some() { ("wss", "https", " --insecure") } else { ("ws", "http", "") };
+    let (ws, http) = if config.server.tls.cert.is_some() { ("wss", "https") } else { ("ws", "http") };
+    let api = ApiAddress::new(config, address, internal);
     let key = config.api.key.expose();
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
     let page = format!("{http}://{address}/");
@@ -89,11 +96,37 @@ fn render(config: &Config, address: SocketAddr, generated: &GeneratedSecrets, st
 
 {bold}2. Publish.{end} In another terminal:
 
-   curl{insecure} {http}://{address}/api/publish -H 'X-API-Key: {key}' -d '{{"channel":"news","data":{{"hello":"world"}}}}'
+   curl{api}/api/publish -H 'X-API-Key: {key}' -d '{{"channel":"news","data":{{"hello":"world"}}}}'
 
 Ctrl-C stops.
 "#
     ))
+}
+
+/// Where the server API is served, as curl needs it: with the options before the URL.
+struct ApiAddress {
+    options: &'static str,
+    scheme: &'static str,
+    address: SocketAddr,
+}
+
+impl ApiAddress {
+    fn new(config: &Config, public: SocketAddr, internal: Option<SocketAddr>) -> Self {
+        let server = &config.server;
+        let tls = internal.map_or(server.tls.cert.is_some(), |_| server.internal_tls.cert.is_some());
+        let (options, scheme) = match (tls, internal.is_some() && server.internal_tls.client_ca.is_some()) {
+            (false, _) => ("", "http"),
+            (true, false) => (" --insecure", "https"),
+            (true, true) => (" --insecure --cert CLIENT.pem --key CLIENT.key", "https"),
+        };
+        Self { options, scheme, address: internal.unwrap_or(public) }
+    }
+}
+
+impl fmt::Display for ApiAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}://{}", self.options, self.scheme, self.address)
+    }
 }
 
 /// Returns the rows of the demo page and of the login, if the hub has them.
@@ -140,7 +173,8 @@ mod tests {
         config.web.demo_page = true;
         change(&mut config);
         secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
-        render(&config, ([127, 0, 0, 1], 8000).into(), &GeneratedSecrets::None, style).unwrap()
+        let internal = config.server.internal_bind;
+        render(&config, (([127, 0, 0, 1], 8000).into(), internal), &GeneratedSecrets::None, style).unwrap()
     }
 
     #[test]
@@ -170,6 +204,10 @@ mod tests {
         assert!(tls.contains("curl --insecure https://") && tls.contains("wss://127.0.0.1:8000/connection/"), "{tls}");
         let closed = banner(PLAIN, |config| config.auth.doors.retain(|door| *door != Door::Query));
         assert!(closed.contains("does not list \"query\""), "{closed}");
+        let internal = banner(PLAIN, |config| config.server.internal_bind = Some(([127, 0, 0, 1], 8001).into()));
+        assert!(
+            internal.contains("curl http://127.0.0.1:8001/api/publish") && internal.contains("ws://127.0.0.1:8000")
+        );
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
         assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live\n"), "{path}");
     }

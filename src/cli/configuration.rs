@@ -9,7 +9,7 @@ use crate::{
     auth::{KeyError, Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
     config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
-    server,
+    server::{self, ServerStartError},
 };
 
 /// The sources of the configuration of this process.
@@ -114,8 +114,10 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
     if !["auth.keys", "auth.hmac_secret", "login.key"].into_iter().any(is_known) {
         Verifier::key_errors(config).into_iter().for_each(|error| add(&error.key, error.problem));
     }
-    if let Err(bad) = server::check_certificate(&config.server.tls) {
-        add("server.tls", advice::certificate_error(&bad));
+    for error in server::certificate_errors(&config.server) {
+        if let ServerStartError::Tls { section, error } = error {
+            add(section, advice::certificate_error(&error));
+        }
     }
     if let Err(bad) = AuditLog::check(&config.audit) {
         add("audit.output", advice::audit_error(&bad));
@@ -138,13 +140,17 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
 
 /// `config check`.
 pub(super) fn check(inputs: &ConfigInputs) -> CommandResult {
-    let (_, warnings) = inputs.load_checked()?;
+    let (config, warnings) = inputs.load_checked()?;
     let warnings = warnings.into_iter().map(|warning| format!("warning: {}\n", warning.replace('\n', "\n    ")));
     let environment = match inputs.environment {
         Environment::Development => "development",
         Environment::Production => "production",
     };
-    Ok(format!("{}the configuration is valid for {environment}\n", warnings.collect::<String>()))
+    let listeners = match config.server.internal_bind {
+        None => String::new(),
+        Some(internal) => format!("; clients connect to {}, backends to {internal}", config.server.bind),
+    };
+    Ok(format!("{}the configuration is valid for {environment}{listeners}\n", warnings.collect::<String>()))
 }
 
 /// `config print`. The defaults are printed even if the configuration has errors.

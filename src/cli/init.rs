@@ -33,6 +33,12 @@ const EXAMPLES: &str = r##"
 # bind = "0.0.0.0:443"
 # tls.cert = "/etc/wardcast/tls/fullchain.pem"
 # tls.key = "/etc/wardcast/tls/privkey.pem"
+# internal_bind = "127.0.0.1:8001"   # the server API, metrics and health, and no longer on the address above
+
+# Who was let in, refused and revoked, one JSON object per line.
+#
+# [audit]
+# output = "stdout"                 # or a file
 
 # Pages. Those of the hub's own origin may connect; list the others, with scheme, host and port as their addresses have them:
 # http://localhost:3000 and http://127.0.0.1:3000 are different.

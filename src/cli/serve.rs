@@ -51,9 +51,12 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
         let running = server::start(config.clone(), clock).await.map_err(|error| advice::start_error(&error))?;
         log::info!("server started address={} version={VERSION:?}", running.address);
+        if let Some(address) = running.internal_address {
+            log::info!("server API served on the internal listener only address={address}");
+        }
         if environment == Environment::Development {
             // The hub also runs without its stdout.
-            if let Err(error) = banner::print(&config, running.address, &generated) {
+            if let Err(error) = banner::print(&config, &running, &generated) {
                 log::warn!("cannot print the token and the API key error={error:?}");
             }
         }
@@ -127,11 +130,16 @@ impl Signals {
 
 /// Reloads the certificate, the keys and the login file, and opens the audit log again. An error in one of them does not prevent the others from reloading.
 fn reload(running: &RunningServer) {
-    match running.reload_certificate() {
-        Ok(true) => log::info!("reloaded certificate"),
-        Ok(false) => {}
-        Err(error) => {
-            log::error!("certificate reload failed, keeping the old one error={:?}", advice::certificate_error(&error))
+    for (section, reloaded) in
+        [("server.tls", running.reload_certificate()), ("server.internal_tls", running.reload_internal_certificate())]
+    {
+        match reloaded {
+            Ok(true) => log::info!("reloaded certificate section={section}"),
+            Ok(false) => {}
+            Err(error) => log::error!(
+                "certificate reload failed, keeping the old one section={section} error={:?}",
+                advice::certificate_error(&error)
+            ),
         }
     }
     running.reopen_audit_log();

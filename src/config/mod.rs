@@ -74,6 +74,8 @@ impl Default for Config {
 pub struct ServerConfig {
     #[serde(deserialize_with = "value::socket_address")]
     pub bind: SocketAddr,
+    #[serde(deserialize_with = "value::optional_socket_address")]
+    pub internal_bind: Option<SocketAddr>,
     pub workers: usize,
     pub websocket_paths: Vec<String>,
     pub behind_tls: bool,
@@ -93,6 +95,7 @@ pub struct ServerConfig {
     #[serde(with = "value::duration")]
     pub position_check_interval: Duration,
     pub tls: TlsConfig,
+    pub internal_tls: InternalTlsConfig,
 }
 
 impl ServerConfig {
@@ -113,6 +116,20 @@ pub struct TlsConfig {
     #[serde(deserialize_with = "value::optional_path")]
     pub key: Option<PathBuf>,
     pub ticket_keys: Vec<PathBuf>,
+}
+
+/// `[server.internal_tls]`: the certificate of the internal listener, and those that its clients must have.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct InternalTlsConfig {
+    #[serde(deserialize_with = "value::optional_path")]
+    pub cert: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub key: Option<PathBuf>,
+    #[serde(deserialize_with = "value::optional_path")]
+    pub client_ca: Option<PathBuf>,
+    pub client_names: Vec<String>,
 }
 
 /// `[origins]`: the origins whose pages may connect.

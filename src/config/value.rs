@@ -69,10 +69,19 @@ pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 
 /// Parses the address of a listener. Host names are refused: a name may have several addresses.
 pub(super) fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| {
-        D::Error::custom(format!("{text:?} is not an address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
-    })
+    parse_socket_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// Parses the address of a listener; `""` means not set.
+pub(super) fn optional_socket_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    optional_text(deserializer)?.map(|text| parse_socket_address(&text).map_err(D::Error::custom)).transpose()
+}
+
+fn parse_socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
 }
 
 /// Parses addresses and networks. An error quotes the text, which is not a secret.

@@ -18,6 +18,7 @@ use actix_web::{
     },
     web::Data,
 };
+use uuid::Uuid;
 
 use super::{
     HttpContext, HttpError, StopPhase, forwarded,
@@ -27,14 +28,16 @@ use super::{
 };
 use crate::{
     address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
     auth::{
         Admission, Claims, HandshakeAuth, TokenError,
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
-    config::{Door, RejectMode},
+    config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
     protocol::Format,
+    revocation::TokenIds,
 };
 
 /// A refused handshake: the response, and its reason as one word for `wardcast_handshakes_refused`.
@@ -69,7 +72,9 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         return Err(refuse("stopping", HttpError::stopping()));
     }
     validate_request(request)?;
-    let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
+    let ip = forwarded::client_address(request.head(), &context.config.server);
+    let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
+    let source = AuditFields { address: Some(ip), ..AuditFields::default() };
     context
         .handshake_rates
         .charge(&address)
@@ -88,24 +93,25 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .acquire()
         .ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections; try again soon")))?;
     let protocols = offered_protocols(request)?;
-    let credentials = find_credentials(request, &protocols, address, context)?;
-    let auth = match (&credentials.credential, credentials.door) {
+    let credentials = find_credentials(request, &protocols, &source, context)?;
+    let source = AuditFields { door: credentials.door, ..source };
+    let (auth, ids) = match &credentials.credential {
         // Without an Origin it is no current browser, or one that hides which page it is for.
-        (Some(Credential::Cookie(_)), _) if origin_check == OriginCheck::NoOrigin => {
+        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
             let refusal = OriginRefusal::CookieWithoutOrigin;
             record_origin_refusal(context, refusal, request.head());
             return Err(refuse("origin", HttpError::forbidden(refusal.to_string())));
         }
         // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
-        (Some(Credential::Cookie(_)), _) if origin_check != OriginCheck::Listed => {
+        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
             record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
-            HandshakeAuth::Unauthenticated
+            (HandshakeAuth::Unauthenticated, TokenIds::default())
         }
-        (Some(credential), Some(door)) => authenticate(credential, door, address, context).await?,
-        _ => HandshakeAuth::Unauthenticated,
+        Some(credential) => authenticate(credential, &source, context).await?,
+        None => (HandshakeAuth::Unauthenticated, TokenIds::default()),
     };
     let (user_permit, unauthenticated_permits) = match &auth {
-        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, context)?, None),
+        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
@@ -121,8 +127,21 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let mut response = response.finish();
     let format = negotiate_format(request.query_string(), credentials.subprotocol);
     let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
-    let admission =
-        Admission { auth, format, has_native_pings, permit, address_permit, user_permit, unauthenticated_permits };
+    if let HandshakeAuth::Authenticated(claims) = &auth {
+        let source = AuditFields { client: Some(client), ..source };
+        context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
+    }
+    let admission = Admission {
+        client,
+        ip,
+        auth,
+        format,
+        has_native_pings,
+        permit,
+        address_permit,
+        user_permit,
+        unauthenticated_permits,
+    };
     response.extensions_mut().insert(admission);
     Ok(response)
 }
@@ -153,13 +172,20 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
 /// `limits.connections_per_address`.
 fn acquire_user_permit(
     claims: &Claims,
+    ids: &TokenIds,
+    source: &AuditFields<'_>,
     context: &HttpContext,
 ) -> Result<Option<KeyedPermit<Arc<str>>>, HandshakeRefusal> {
     if claims.is_anonymous() {
         return Ok(None);
     }
     let permit = context.user_limit.acquire(&claims.user);
-    permit.map(Some).ok_or_else(|| refuse("user", HttpError::too_many_connections("too many connections of this user")))
+    permit.map(Some).ok_or_else(|| {
+        let message = "too many connections of this user";
+        let fields = AuditFields { reason: Some(message), ..*source };
+        context.audit.record(AuditEvent::Refused, fields.with_token(&claims.user, ids, claims.expires_at));
+        refuse("user", HttpError::too_many_connections(message))
+    })
 }
 
 fn acquire_unauthenticated_permits(
@@ -230,7 +256,7 @@ fn offered_protocols(request: &HttpRequest) -> Result<Vec<&str>, HttpError> {
 fn find_credentials<'a>(
     request: &'a HttpRequest,
     protocols: &[&'a str],
-    address: ClientAddress,
+    source: &AuditFields<'_>,
     context: &HttpContext,
 ) -> Result<HandshakeCredentials<'a>, HandshakeRefusal> {
     let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
@@ -239,42 +265,50 @@ fn find_credentials<'a>(
     let query = request.query_string();
     let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
     let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
-        context.refusals.record(Refusal::Credentials(error), format_args!("address={address}"));
+        context.refusals.record_from(Refusal::Credentials(error), source);
         let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
         refuse(reason, error.into())
     })?;
     if found.credential.is_none()
         && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
     {
-        context.refusals.record(Refusal::DisabledDoor(door), format_args!("address={address}"));
+        context.refusals.record_from(Refusal::DisabledDoor(door), source);
     }
     Ok(found)
 }
 
 async fn authenticate(
     credential: &Credential<'_>,
-    door: Door,
-    address: ClientAddress,
+    source: &AuditFields<'_>,
     context: &HttpContext,
-) -> Result<HandshakeAuth, HandshakeRefusal> {
+) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
     let verified = match credential {
-        Credential::Token(token) => context.verifier.verify(token),
-        Credential::Cookie(token) => context.verifier.verify(token),
+        Credential::Token(token) => verify(token, context),
+        Credential::Cookie(token) => verify(token, context),
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, context).await.map_err(|error| refuse("broker", error))? {
-                Some(token) => context.verifier.verify(&token),
+                Some(token) => verify(&token, context),
                 None => Err(TokenError::UnknownTicket),
             }
         }
     };
-    verified.map(|claims| HandshakeAuth::Authenticated(Arc::new(claims))).or_else(|refusal| {
-        let source = format_args!("address={address} door={}", serde_json::json!(door));
-        context.refusals.record(Refusal::Token(refusal), source);
+    let authenticated = verified.map(|(claims, ids)| (HandshakeAuth::Authenticated(Arc::new(claims)), ids));
+    authenticated.or_else(|refusal| {
+        context.refusals.record_from(Refusal::Token(refusal), source);
         match context.config.auth.reject {
             _ if refusal.is_temporary() => Err(refuse("keys", refusal.into())),
-            RejectMode::Close => Ok(HandshakeAuth::Rejected(refusal)),
+            RejectMode::Close => Ok((HandshakeAuth::Rejected(refusal), TokenIds::default())),
             RejectMode::Http => Err(refuse("token", refusal.into())),
         }
     })
+}
+
+/// Verifies a token. Gathers its ids only for an audit log.
+fn verify(token: &str, context: &HttpContext) -> Result<(Claims, TokenIds), TokenError> {
+    if context.audit.is_enabled() {
+        context.verifier.verify_with_ids(token)
+    } else {
+        context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
+    }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{HttpContext, HttpError, RequestBody, login::set_cookie_value, request_source::RequestSource};
 use crate::{
+    audit::{AuditEvent, AuditFields},
     auth::{TokenError, credentials, refusal_log::Refusal},
     broker::{BrokerError, RevokeError, revoke_everywhere},
     protocol::ErrorCode,
@@ -85,9 +86,7 @@ async fn revoke(
     let (claims, ids) = match context.verifier.verify_with_ids(token) {
         Ok(verified) => verified,
         Err(error) => {
-            context
-                .refusals
-                .record(Refusal::Token(error), format_args!("address={} path=\"/auth/logout\"", source.address));
+            context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
             // What is void already, the cookie of an old login for one, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
             let is_void =
@@ -111,15 +110,19 @@ async fn revoke(
         };
         context.revocations.of_logout(&claims.user, target, claims.expires_at)
     };
-    revoke_everywhere(&*context.broker, vec![revocation], &context.metrics).await.map_err(|error| match error {
-        RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
-            actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::LimitExceeded,
-            "limits.revocations is reached, so the token is not revoked; raise it on all instances",
-        ),
-        RevokeError::Broker(_) => HttpError::unavailable("logging out is temporarily unavailable; try again soon"),
-        RevokeError::Unconfirmed(_) => {
-            HttpError::unavailable("logged out, but some instances have not confirmed it yet")
-        }
-    })
+    let fields = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    context.audit.record(AuditEvent::LoggedOut, fields.with_token(&claims.user, &ids, claims.expires_at));
+    revoke_everywhere(&*context.broker, vec![revocation], (&context.audit, fields), &context.metrics).await.map_err(
+        |error| match error {
+            RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
+                actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::LimitExceeded,
+                "limits.revocations is reached, so the token is not revoked; raise it on all instances",
+            ),
+            RevokeError::Broker(_) => HttpError::unavailable("logging out is temporarily unavailable; try again soon"),
+            RevokeError::Unconfirmed(_) => {
+                HttpError::unavailable("logged out, but some instances have not confirmed it yet")
+            }
+        },
+    )
 }

@@ -8,6 +8,7 @@ pub mod error;
 pub mod forwarded;
 pub mod handshake;
 pub mod health;
+mod listener_role;
 mod login;
 mod logout;
 pub mod origin_policy;
@@ -42,6 +43,7 @@ use crate::{
 pub use body::{BodyLimit, RequestBody};
 pub use error::HttpError;
 pub use health::ReadinessLog;
+pub use listener_role::ListenerRole;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
 
@@ -98,8 +100,21 @@ pub struct HttpContext {
 /// Maximum body of `POST /auth/login` and of `POST /auth/logout`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
-/// Adds the routes of this module. Their handlers take [`HttpContext`] from the application's data.
-pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
+/// Adds the routes that a listener of this role has: those of clients and users, health, and metrics. Their handlers take
+/// [`HttpContext`] from the application's data.
+pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::ServiceConfig) {
+    if role.serves_clients() {
+        client_routes(context, service);
+    }
+    service
+        .service(web::resource("/health/live").route(web::get().to(health::live)))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)));
+    if role.serves_operators() {
+        service.service(web::resource("/metrics").route(web::get().to(health::metrics)));
+    }
+}
+
+fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     for path in &context.config.server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
@@ -120,9 +135,5 @@ pub fn routes(context: &HttpContext, service: &mut web::ServiceConfig) {
                 Ok(response)
             }
         });
-    service
-        .service(cors::wrap(&context.origin_policy, auth))
-        .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
-        .service(web::resource("/metrics").route(web::get().to(health::metrics)));
+    service.service(cors::wrap(&context.origin_policy, auth));
 }

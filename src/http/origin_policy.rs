@@ -8,7 +8,7 @@ use actix_web::http::header::ORIGIN;
 
 use super::{HttpContext, HttpError, forwarded};
 use crate::{
-    address::ClientAddress,
+    audit::AuditFields,
     auth::refusal_log::{OriginRefusal, Refusal},
     config::Config,
     origin::{Origin, OriginPattern},
@@ -84,10 +84,11 @@ impl OriginPolicy {
 
 /// Logs that the page of a request is refused.
 pub(super) fn record_refusal(context: &HttpContext, refusal: OriginRefusal, head: &RequestHead) {
-    let address = ClientAddress::from(forwarded::client_address(head, &context.config.server));
+    let address = Some(forwarded::client_address(head, &context.config.server));
     let origin = head.headers.get(&ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
     let origin: String = origin.iter().flat_map(|origin| origin.chars()).take(MAX_LOGGED_ORIGIN_CHARS).collect();
-    context.refusals.record(Refusal::Origin(refusal), format_args!("address={address} origin={origin:?}"));
+    let source = AuditFields { address, origin: Some(&origin), path: Some(head.uri.path()), ..AuditFields::default() };
+    context.refusals.record_from(Refusal::Origin(refusal), &source);
 }
 
 impl OriginCheck {

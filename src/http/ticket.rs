@@ -49,8 +49,7 @@ pub(super) async fn issue_ticket(
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
     let claims = context.verifier.verify(token).inspect_err(|error| {
-        let address = source.address;
-        context.refusals.record(Refusal::Token(*error), format_args!("address={address} path=\"/auth/ticket\""));
+        context.refusals.record_from(Refusal::Token(*error), &source.fields("/auth/ticket"));
     })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));

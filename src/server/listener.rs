@@ -1,4 +1,4 @@
-//! The listener. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
+//! What a listener serves. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
 //! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
@@ -19,7 +19,7 @@ use actix_web::{
     body::BoxBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
-    web::{self, Data},
+    web,
 };
 use tokio::net::TcpStream;
 
@@ -37,8 +37,8 @@ pub(super) const BACKLOG: i32 = 4096;
 /// unauthenticated connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the listening socket.
-pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartError> {
+/// Opens the listening socket of a configuration key.
+pub(super) fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServerStartError> {
     let open = || -> io::Result<TcpListener> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -47,17 +47,17 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerStartErro
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
-    open().map_err(|error| ServerStartError::Bind { address, error })
+    open().map_err(|error| ServerStartError::Bind { key, address, error })
 }
 
 /// The service for `ws` and `http`.
 pub(super) fn plain_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
-    over_plain(&components.http, connection_service::<AcceptedConnection>(components))
+    over_plain(components, connection_service::<AcceptedConnection>(components))
 }
 
 /// The service for `wss` and `https`.
 pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) -> impl ConnectionServiceFactory + use<> {
-    over_tls(&components.http, tls, connection_service::<TlsSocket>(components))
+    over_tls(components, tls, connection_service::<TlsSocket>(components))
 }
 
 /// Creates the service of the connections that the kernel has queued when the listener closes. It has no hub, so it
@@ -66,11 +66,23 @@ pub(super) async fn queued_service(
     components: &Components,
     tls: Option<rustls::ServerConfig>,
 ) -> Result<BoxService<TcpStream, (), ()>, ()> {
-    let http = &components.http;
     Ok(match tls {
-        None => boxed::service(over_plain(http, http_service(components)).new_service(()).await?),
-        Some(tls) => boxed::service(over_tls(http, tls, http_service(components)).new_service(()).await?),
+        None => boxed::service(plain_http_service(components).new_service(()).await?),
+        Some(tls) => boxed::service(tls_http_service(components, tls).new_service(()).await?),
     })
+}
+
+/// The service for `http`, without handshakes.
+pub(super) fn plain_http_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
+    over_plain(components, http_service(components))
+}
+
+/// The service for `https`, without handshakes.
+pub(super) fn tls_http_service(
+    components: &Components,
+    tls: rustls::ServerConfig,
+) -> impl ConnectionServiceFactory + use<> {
+    over_tls(components, tls, http_service(components))
 }
 
 /// Handles TCP connections.
@@ -84,11 +96,11 @@ impl<F: ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitEr
 }
 
 /// Serves HTTP over plain TCP.
-fn over_plain<F, E>(context: &Data<HttpContext>, http: F) -> impl ConnectionServiceFactory + use<F, E>
+fn over_plain<F, E>(components: &Components, http: F) -> impl ConnectionServiceFactory + use<F, E>
 where
     F: ServiceFactory<(AcceptedConnection, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
 {
-    accept(context)
+    accept(components)
         .map(|socket: AcceptedConnection| {
             let peer = socket.peer();
             (socket, Some(peer))
@@ -98,15 +110,15 @@ where
 
 /// Serves HTTP over TLS.
 fn over_tls<F, E>(
-    context: &Data<HttpContext>,
+    components: &Components,
     tls: rustls::ServerConfig,
     http: F,
 ) -> impl ConnectionServiceFactory + use<F, E>
 where
     F: ServiceFactory<(TlsSocket, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
 {
-    accept(context)
-        .and_then(TlsAcceptor::new(tls, context.metrics.clone()))
+    accept(components)
+        .and_then(TlsAcceptor::new(tls, components.http.metrics.clone()))
         .map(|socket: TlsSocket| {
             let peer = socket.connection().peer();
             (socket, Some(peer))
@@ -114,14 +126,16 @@ where
         .and_then(http.map_err(|_| ()))
 }
 
-/// Finds the client address of a connection: from its socket, or from the PROXY header of a trusted proxy.
+/// Finds the client address of a connection: from its socket, or on a listener for clients from the PROXY header of a trusted
+/// proxy.
 fn accept(
-    context: &Data<HttpContext>,
+    components: &Components,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
-    let (config, metrics) = (context.config.clone(), context.metrics.clone());
+    let HttpContext { config, metrics, .. } = &**components.http;
+    let (config, metrics, may_have_header) = (config.clone(), metrics.clone(), components.role.serves_clients());
     fn_service(move |stream: TcpStream| {
         let (config, metrics) = (config.clone(), metrics.clone());
-        async move { proxy::accept(stream, &config.server, &metrics).await.ok_or(()) }
+        async move { proxy::accept(stream, may_have_header, &config.server, &metrics).await.ok_or(()) }
     })
 }
 
@@ -136,20 +150,23 @@ fn build_app(
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>
     + use<>,
 > {
-    let (context, page) = (components.http.clone(), components.page.clone());
+    let (context, page, role) = (components.http.clone(), components.page.clone(), components.role);
     App::new()
         .wrap(from_fn(http::unread_body::keep_until_answered))
         .wrap(from_fn(http::connection::limit_requests))
         .app_data(components.http.clone())
         .app_data(components.api.clone())
+        .app_data(role)
         .configure(move |service| {
             // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
             // on.
-            if let Some(page) = &page {
+            if let Some(page) = page.as_ref().filter(|_| role.serves_clients()) {
                 page.routes(service);
             }
-            http::routes(&context, service);
-            api::routes(&context.config, service);
+            http::routes(&context, role, service);
+            if role.serves_operators() {
+                api::routes(&context.config, service);
+            }
             let v1 = web::scope("/v1").configure(|service| api::v1_routes(&context.config, service));
             service.service(http::cors::wrap(&context.origin_policy, v1));
         })

@@ -47,13 +47,14 @@ pub enum ProxyHeaderError {
 /// connection.
 pub(super) async fn accept(
     mut stream: TcpStream,
+    may_have_header: bool,
     server: &config::ServerConfig,
     metrics: &Metrics,
 ) -> Option<AcceptedConnection> {
     // Fails only when the client has already disconnected.
     let peer = stream.peer_addr().ok()?;
     let _ = stream.set_nodelay(true);
-    if !server.proxy_protocol || !server.is_trusted_proxy(peer.ip()) {
+    if !may_have_header || !server.proxy_protocol || !server.is_trusted_proxy(peer.ip()) {
         return Some(AcceptedConnection::new(stream, peer));
     }
     match timeout(REQUEST_HEAD_TIMEOUT, read_header(&mut stream)).await.unwrap_or(Err(ProxyHeaderError::Timeout)) {

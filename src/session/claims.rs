@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Session, auth_state::AuthState, command::CommandFailure};
+use super::{Services, Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
+    audit::{AuditEvent, AuditFields},
     auth::{Claims, ServerSideSubscription, refusal_log::Refusal},
     channel::Channel,
     clock::{NEVER, WallTime},
@@ -29,15 +30,20 @@ impl Session {
 
     /// Logs that something of the client is refused.
     pub(super) fn record_refusal(&self, refusal: Refusal) {
-        self.services.refusals.record(refusal, format_args!("client={}", self.client));
+        self.services.refusals.record_from(refusal, &self.audit_fields());
     }
 
-    /// Returns the claims of a token.
+    /// Returns what the audit log says about this session.
+    pub(super) fn audit_fields(&self) -> AuditFields<'static> {
+        AuditFields { address: Some(self.address), client: Some(self.client), ..AuditFields::default() }
+    }
+
+    /// Returns the claims of a token that the client has sent, with its first message in the way `door`.
     ///
     /// # Errors
     /// A token that has expired or is not valid yet is error 109, one whose key is about to be fetched the temporary error 100. An invalid one, or one of another user than the session's,
     /// closes the session.
-    pub(super) fn verify_token(&self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
+    pub(super) fn verify_token(&mut self, token: &str, door: Option<Door>) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             self.record_refusal(Refusal::Token(error));
             if error.needs_new_token() {
@@ -48,9 +54,36 @@ impl Session {
                 CommandFailure::Close(Disconnect::INVALID_TOKEN)
             }
         })?;
+        if self.auth_state.claims().is_some_and(|current| current.user != claims.user) {
+            self.audit_token(
+                AuditEvent::Refused,
+                Some("the token is of another user than the session"),
+                door,
+                token,
+                &claims,
+            );
+            return Err(CommandFailure::Close(Disconnect::INVALID_TOKEN));
+        }
+        if !self.acquire_user_permit(&claims) {
+            self.audit_token(AuditEvent::Refused, Some("too many connections of this user"), door, token, &claims);
+            return Err(CommandFailure::Close(Disconnect::CONNECTION_LIMIT));
+        }
         match self.auth_state.claims() {
-            Some(current) if current.user != claims.user => Err(CommandFailure::Close(Disconnect::INVALID_TOKEN)),
-            _ => Ok(Arc::new(claims)),
+            None => self.audit_token(AuditEvent::Connected, None, door, token, &claims),
+            Some(current) if **current != claims => self.audit_token(AuditEvent::Refreshed, None, door, token, &claims),
+            // Sent again, beside another command.
+            Some(_) => {}
+        }
+        Ok(Arc::new(claims))
+    }
+
+    /// Records what became of a valid token.
+    fn audit_token(&self, event: AuditEvent, reason: Option<&str>, door: Option<Door>, token: &str, claims: &Claims) {
+        let Services { audit, verifier, .. } = &*self.services;
+        if audit.is_enabled() {
+            let ids = verifier.ids_of(token);
+            let fields = AuditFields { reason, door, ..self.audit_fields() };
+            audit.record(event, fields.with_token(&claims.user, &ids, claims.expires_at));
         }
     }
 

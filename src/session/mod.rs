@@ -8,7 +8,7 @@ mod claims;
 mod command;
 mod rate_limiter;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use actix_web_actors::ws::Frame;
@@ -74,6 +74,7 @@ const CONTROLS_PER_CHANNEL: usize = 2;
 pub struct Session {
     key: SessionKey,
     client: Uuid,
+    address: IpAddr,
     outbox: Arc<Outbox>,
     format: Format,
     /// Native pings keep the connection alive, even of an SDK session.
@@ -110,7 +111,8 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
         ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
         Session {
             key: SessionKey::unique(),
-            client: Uuid::new_v4(),
+            client: admission.client,
+            address: admission.ip,
             outbox,
             format: admission.format,
             has_native_pings: admission.has_native_pings,

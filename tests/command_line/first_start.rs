@@ -75,7 +75,7 @@ fn examples_in_the_file_of_init_are_valid_without_their_comment_signs() {
     let [text, _] = read_created_files(home.path().to_str().unwrap());
     let examples = commented_examples(&text);
     let sections: Vec<&str> = examples.lines().filter(|line| line.starts_with('[')).collect();
-    assert_eq!(sections.len(), 4, "{examples}");
+    assert_eq!(sections.len(), 5, "{examples}");
     let file = home.path().join("all.toml");
     fs::write(&file, format!("{text}\n{examples}")).unwrap();
     let mut check = production(&["config", "check", "--config", file.to_str().unwrap()]);

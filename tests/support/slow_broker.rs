@@ -307,12 +307,8 @@ impl Worker {
         change(&mut config);
         let config = Arc::new(config);
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
-        let hubs = Hubs::new(
-            metrics.clone(),
-            "node",
-            ApiGrants::new(&config, clock.clone()),
-            Revocations::new(&config, clock.clone(), metrics.clone()),
-        );
+        let (grants, revoked) = (ApiGrants::new(&config, clock.clone()), metrics.clone());
+        let hubs = Hubs::new(metrics.clone(), "node", grants, Revocations::new(&config, clock.clone(), revoked));
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
@@ -321,7 +317,7 @@ impl Worker {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
-            refusals: RefusalLog::new(config.clone()),
+            refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
             user_limit: KeyedLimit::new(0),
@@ -352,6 +348,8 @@ impl Worker {
         let claims = self.services.verifier.verify(&self.token(claims)).unwrap();
         let (client, server) = connected_sockets().await;
         let admission = Admission {
+            client: Uuid::new_v4(),
+            ip: [127, 0, 0, 1].into(),
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             has_native_pings: true,

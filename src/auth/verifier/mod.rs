@@ -99,9 +99,14 @@ impl Verifier {
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
-        let claims = self.verify(token)?;
-        let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
-        Ok((claims, Payload::parse(&decode_part(parts.payload)?)?.take_ids()))
+        Ok((self.verify(token)?, self.ids_of(token)))
+    }
+
+    /// Returns the claims by which a token can be revoked. Verifies nothing.
+    pub fn ids_of(&self, token: &str) -> TokenIds {
+        let payload = TokenParts::split(token).and_then(|parts| decode_part(parts.payload).ok());
+        let ids = payload.and_then(|payload| Some(Payload::parse(&payload).ok()?.take_ids()));
+        ids.unwrap_or_default()
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.

@@ -2,6 +2,7 @@
 
 mod channels;
 mod issuers;
+mod listeners;
 mod redis;
 
 use std::{ops::RangeInclusive, time::Duration};
@@ -43,7 +44,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     issuers::check_issuers(config, &mut errors);
     check_namespaces(config, &mut errors);
     channels::check_channels(config, &mut errors);
-    check_listener(config, environment, &mut errors);
+    listeners::check_listeners(config, environment, &mut errors);
     check_origins(config, &mut errors);
     check_login(config, environment, &mut errors);
     check_durations(config, &mut errors);
@@ -188,55 +189,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
     }
     warnings.extend(issuers::audience_warnings(config));
     warnings
-}
-
-fn check_listener(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
-    let server = &config.server;
-    let tls = server.tls.cert.is_some();
-    errors.require(
-        tls == server.tls.key.is_some(),
-        "server.tls",
-        "cert and key belong together: set both PEM files or neither",
-    );
-    errors.require(
-        tls || server.tls.ticket_keys.is_empty(),
-        "server.tls.ticket_keys",
-        "requires server.tls.cert and server.tls.key: tickets resume TLS sessions with this instance",
-    );
-    let (bind, loopback) = (server.bind, server.bind.ip().is_loopback());
-    errors.require(
-        loopback || environment == Environment::Production,
-        "server.bind",
-        format!(
-            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
-             environment = \"production\" at the top of the file"
-        ),
-    );
-    errors.require(
-        loopback || tls || server.behind_tls,
-        "server.bind",
-        format!(
-            "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
-             server.behind_tls = true if a load balancer in front terminates TLS",
-        ),
-    );
-    errors.require(
-        server.websocket_paths.iter().all(|path| path.starts_with('/')) && !server.websocket_paths.is_empty(),
-        "server.websocket_paths",
-        "must list at least one path, and each must begin with \"/\"",
-    );
-    errors.require(server.workers <= 512, "server.workers", "must be at most 512");
-    errors.require(
-        !server.proxy_protocol || !server.trusted_proxies.is_empty(),
-        "server.proxy_protocol",
-        "requires server.trusted_proxies: PROXY headers are read from these addresses only",
-    );
-    errors.require(
-        server.drain_delay <= server.drain / 2,
-        "server.drain_delay",
-        "must be at most half of server.drain, which includes it: the rest is for closing the sessions; shorten it, or \
-         raise server.drain",
-    );
 }
 
 fn check_origins(config: &Config, errors: &mut ErrorCollector) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome};
 use crate::{
+    audit::{AuditEvent, AuditFields},
     auth::{
         Claims,
         credentials::{self, CredentialError, FirstMessage},
@@ -32,18 +33,17 @@ impl Session {
             return self.protocol_error(&Disconnect::BAD_REQUEST, || Diagnosis::without_id("not a JSON object"));
         }
         let claims = match credentials::parse_first_message(text) {
-            FirstMessage::Token(token) => self.verify_token(token),
+            FirstMessage::Token(token) => self.verify_token(token, Some(Door::Message)),
             _ => {
                 self.record_refusal(Refusal::Credentials(CredentialError::AuthorizationHeader));
                 Err(CommandFailure::Close(Disconnect::INVALID_TOKEN))
             }
         };
         match claims {
-            Ok(claims) if self.acquire_user_permit(&claims) => {
+            Ok(claims) => {
                 let change = self.adopt_claims(claims);
                 self.send_connect_push(change)
             }
-            Ok(_) => self.fail(0, CommandFailure::Close(Disconnect::CONNECTION_LIMIT)),
             // Text has no id that a reply could carry.
             Err(CommandFailure::Error(error)) if error.code() == ErrorCode::Internal => {
                 self.fail(0, CommandFailure::Close(Disconnect::INTERNAL))
@@ -72,6 +72,8 @@ impl Session {
                 self.verify_connect_token(&token)?
             }
             (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_anonymous => {
+                let fields = AuditFields { door: Some(Door::Connect), ..self.audit_fields() };
+                self.services.audit.record(AuditEvent::Connected, fields);
                 Arc::new(Claims::anonymous())
             }
             (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_connect => {
@@ -80,9 +82,6 @@ impl Session {
             }
             _ => return Err(CommandFailure::Close(Disconnect::BAD_REQUEST)),
         };
-        if !self.acquire_user_permit(&claims) {
-            return Err(CommandFailure::Close(Disconnect::CONNECTION_LIMIT));
-        }
         let change = self.adopt_claims(claims);
         self.set_auth_state(self.auth_state.as_sdk());
         Ok(self.finish_connect(change, positions, move |format, result| {
@@ -92,7 +91,7 @@ impl Session {
 
     /// Returns the claims of the token of `connect`. Without them, a client that had none is told to get another token.
     fn verify_connect_token(&mut self, token: &str) -> Result<Arc<Claims>, CommandFailure> {
-        let verified = self.verify_token(token);
+        let verified = self.verify_token(token, Some(Door::Connect));
         if matches!((&self.auth_state, &verified), (AuthState::Unauthenticated, Err(CommandFailure::Error(_)))) {
             self.set_auth_state(AuthState::NeedsNewToken);
         }

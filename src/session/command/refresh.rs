@@ -18,7 +18,7 @@ impl Session {
     /// get 109 for `connect`, and ask for a new token.
     pub(super) fn refresh(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Result<CommandOutcome, CommandFailure> {
         let token = token.ok_or(CommandFailure::Close(Disconnect::BAD_REQUEST))?;
-        let claims = self.verify_token(&token).map_err(|failure| match failure {
+        let claims = self.verify_token(&token, None).map_err(|failure| match failure {
             CommandFailure::Error(error) if error.code() == ErrorCode::TokenExpired => {
                 CommandFailure::Close(Disconnect::EXPIRED)
             }
@@ -37,7 +37,7 @@ impl Session {
     /// Adopts the token that another command carries. The outcome is pending if the hub has to check subscriptions and to add
     /// some first.
     pub(super) fn adopt_command_token(&mut self, id: u32, token: &str) -> Result<CommandOutcome, CommandFailure> {
-        let claims = self.verify_token(token)?;
+        let claims = self.verify_token(token, None)?;
         if self.auth_state.claims() == Some(&claims) {
             return Ok(CommandOutcome::Finished);
         }

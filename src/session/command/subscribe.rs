@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{CommandFailure, CommandOutcome};
 use crate::{
+    audit::AuditFields,
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
@@ -110,8 +111,8 @@ impl Session {
         claims: &Claims,
     ) -> Result<SubscriptionClaims, CommandFailure> {
         let token = self.services.verifier.verify_subscription(token).map_err(|error| {
-            let source = format_args!("client={} channel={channel:?}", self.client);
-            self.services.refusals.record(Refusal::SubscriptionToken(error), source);
+            let source = AuditFields { channel: Some(channel.as_str()), ..self.audit_fields() };
+            self.services.refusals.record_from(Refusal::SubscriptionToken(error), &source);
             match error {
                 error if error.needs_new_token() => ErrorCode::TokenExpired,
                 error if error.is_temporary() => ErrorCode::Internal,

@@ -1,0 +1,187 @@
+//! The rules of `[server]`: addresses, TLS, and what a stop takes.
+
+use std::net::SocketAddr;
+
+use rustls_pki_types::ServerName;
+
+use super::ErrorCollector;
+use crate::config::{Config, Environment};
+
+pub(super) fn check_listeners(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
+    check_public_listener(config, environment, errors);
+    check_internal_listener(config, environment, errors);
+}
+
+fn check_public_listener(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
+    let server = &config.server;
+    let tls = server.tls.cert.is_some();
+    errors.require(
+        tls == server.tls.key.is_some(),
+        "server.tls",
+        "cert and key belong together: set both PEM files or neither",
+    );
+    errors.require(
+        tls || server.tls.ticket_keys.is_empty(),
+        "server.tls.ticket_keys",
+        "requires server.tls.cert and server.tls.key: tickets resume TLS sessions with this instance",
+    );
+    let (bind, loopback) = (server.bind, server.bind.ip().is_loopback());
+    errors.require(
+        loopback || environment == Environment::Production,
+        "server.bind",
+        format!(
+            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
+             environment = \"production\" at the top of the file"
+        ),
+    );
+    errors.require(
+        loopback || tls || server.behind_tls,
+        "server.bind",
+        format!(
+            "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
+             server.behind_tls = true if a load balancer in front terminates TLS",
+        ),
+    );
+    errors.require(
+        server.websocket_paths.iter().all(|path| path.starts_with('/')) && !server.websocket_paths.is_empty(),
+        "server.websocket_paths",
+        "must list at least one path, and each must begin with \"/\"",
+    );
+    errors.require(server.workers <= 512, "server.workers", "must be at most 512");
+    errors.require(
+        !server.proxy_protocol || !server.trusted_proxies.is_empty(),
+        "server.proxy_protocol",
+        "requires server.trusted_proxies: PROXY headers are read from these addresses only",
+    );
+    errors.require(
+        server.drain_delay <= server.drain / 2,
+        "server.drain_delay",
+        "must be at most half of server.drain, which includes it: the rest is for closing the sessions; shorten it, or \
+         raise server.drain",
+    );
+}
+
+fn check_internal_listener(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
+    const BIND: &str = "server.internal_bind";
+    let (server, tls) = (&config.server, &config.server.internal_tls);
+    let has_certificate = tls.cert.is_some();
+    errors.require(
+        has_certificate == tls.key.is_some(),
+        "server.internal_tls",
+        "cert and key belong together: set both PEM files or neither",
+    );
+    errors.require(
+        tls.client_ca.is_none() || has_certificate,
+        "server.internal_tls.client_ca",
+        "requires server.internal_tls.cert and key: without TLS clients send no certificate",
+    );
+    errors.require(
+        tls.client_names.is_empty() || tls.client_ca.is_some(),
+        "server.internal_tls.client_names",
+        "requires server.internal_tls.client_ca: without it no client certificate is asked for",
+    );
+    for name in tls.client_names.iter().filter(|name| ServerName::try_from(name.as_str()).is_err()) {
+        let problem = format!("{name:?} is neither a DNS name nor an IP address, as certificates have them");
+        errors.add("server.internal_tls.client_names", problem);
+    }
+    let Some(bind) = server.internal_bind else {
+        return errors.require(
+            !has_certificate,
+            "server.internal_tls",
+            "is the certificate of the internal listener; set server.internal_bind, or server.tls for the public one",
+        );
+    };
+    errors.require(
+        !overlaps(server.bind, bind),
+        BIND,
+        format!("is the address of server.bind, {}; choose another port", server.bind),
+    );
+    errors.require(
+        bind.ip().is_loopback() || environment == Environment::Production,
+        BIND,
+        format!("development listens on loopback only, not on {bind}"),
+    );
+    errors.require(
+        bind.ip().is_loopback() || has_certificate || server.behind_tls,
+        BIND,
+        format!(
+            "other machines can reach {bind}, so the API key would be sent unencrypted; set server.internal_tls.cert and key, or \
+             server.behind_tls = true if only a network that you trust reaches it"
+        ),
+    );
+}
+
+/// Returns whether two listeners cannot both have their addresses. Port 0 is any free port.
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && is_same_host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    /// The errors of a production hub behind TLS, with the internal listener that `change` describes.
+    fn errors(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        config.auth.hmac_secret = Secret::new("0123456789abcdef0123456789abcdef");
+        config.server.internal_bind = Some(([127, 0, 0, 1], 8001).into());
+        change(&mut config);
+        super::super::validate(&config, Environment::Production).iter().map(|error| format!("{error}\n")).collect()
+    }
+
+    #[test]
+    fn internal_listener_needs_another_address_than_the_public_one() {
+        assert_eq!(errors(|_| ()), "");
+        for (bind, internal, is_same) in [
+            ("127.0.0.1:8000", "127.0.0.1:8000", true),
+            ("0.0.0.0:8000", "127.0.0.1:8000", true),
+            ("127.0.0.1:8000", "[::]:8000", true),
+            ("127.0.0.1:8000", "127.0.0.2:8000", false),
+            ("127.0.0.1:8000", "127.0.0.1:8001", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let found = errors(|config| {
+                config.server.behind_tls = true;
+                config.server.bind = bind.parse().unwrap();
+                config.server.internal_bind = Some(internal.parse().unwrap());
+            });
+            assert_eq!(found.contains("is the address of server.bind"), is_same, "{bind} {internal}: {found}");
+        }
+    }
+
+    #[test]
+    fn internal_listener_for_other_machines_needs_tls_or_behind_tls() {
+        let open = |config: &mut Config| config.server.internal_bind = Some(([0, 0, 0, 0], 8001).into());
+        assert!(errors(open).contains("the API key would be sent unencrypted"));
+        let with_tls = |config: &mut Config| {
+            open(config);
+            let tls = &mut config.server.internal_tls;
+            (tls.cert, tls.key) = (Some("cert.pem".into()), Some("key.pem".into()));
+        };
+        assert_eq!(errors(with_tls), "");
+    }
+
+    #[test]
+    fn settings_of_internal_tls_require_each_other() {
+        assert!(errors(|config| config.server.internal_tls.cert = Some("a".into())).contains("belong together"));
+        assert!(errors(|config| config.server.internal_tls.client_ca = Some("a".into())).contains("client_ca"));
+        let names = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            errors(|config| {
+                let tls = &mut config.server.internal_tls;
+                (tls.cert, tls.key, tls.client_ca) = (Some("a".into()), Some("a".into()), Some("a".into()));
+                tls.client_names = names;
+            })
+        };
+        assert_eq!(names(&["backend.internal", "10.0.0.5"]), "");
+        assert!(names(&["not a name"]).contains("neither a DNS name nor an IP address"));
+        assert!(errors(|config| config.server.internal_tls.client_names = vec!["a".to_owned()]).contains("client_ca"));
+        let unused = errors(|config| {
+            config.server.internal_bind = None;
+            (config.server.internal_tls.cert, config.server.internal_tls.key) = (Some("a".into()), Some("a".into()));
+        });
+        assert!(unused.contains("set server.internal_bind"), "{unused}");
+    }
+}

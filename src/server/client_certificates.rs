@@ -1,0 +1,106 @@
+//! The certificates that clients of the internal listener must have (`server.internal_tls.client_ca`). The file of their
+//! authorities can be replaced while the server runs.
+
+use std::{path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    client::{danger::HandshakeSignatureValid, verify_server_name},
+    crypto::aws_lc_rs,
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::{
+    certificate::{self, CertificateError},
+    config::InternalTlsConfig,
+};
+
+/// Verifies client certificates: issued by an authority of the file, and for one of the names, if there are any.
+#[derive(Debug)]
+pub(super) struct ClientCertificates {
+    ca: PathBuf,
+    names: Vec<ServerName<'static>>,
+    current: ArcSwap<CurrentVerifier>,
+}
+
+#[derive(Debug)]
+struct CurrentVerifier(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertificates {
+    /// Reads the authorities; `None` if clients need no certificate.
+    pub(super) fn from_config(tls: &InternalTlsConfig) -> Result<Option<Arc<Self>>, CertificateError> {
+        let Some(ca) = tls.client_ca.clone() else { return Ok(None) };
+        let current = ArcSwap::from_pointee(read_verifier(&ca)?);
+        let names = tls.client_names.iter().filter_map(|name| ServerName::try_from(name.clone()).ok()).collect();
+        Ok(Some(Arc::new(Self { ca, names, current })))
+    }
+
+    /// Reads the file again. Keeps the old authorities if it cannot be used.
+    pub(super) fn reload(&self) -> Result<(), CertificateError> {
+        self.current.store(Arc::new(read_verifier(&self.ca)?));
+        Ok(())
+    }
+
+    fn has_listed_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
+        let certificate = ParsedCertificate::try_from(certificate)?;
+        Ok(self.names.is_empty() || self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()))
+    }
+}
+
+fn read_verifier(ca: &PathBuf) -> Result<CurrentVerifier, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificate::read_roots(ca)? {
+        roots.add(root)?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    // Fails only without roots, and there is at least one.
+    verifier.map(|verifier| CurrentVerifier(verifier)).map_err(|error| Error::General(error.to_string()).into())
+}
+
+impl ClientCertVerifier for ClientCertificates {
+    /// None: a client sends the certificate that it has. The names would have to live as long as the connection.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.current.load().0.verify_client_cert(end_entity, intermediates, now)?;
+        if self.has_listed_name(end_entity)? {
+            return Ok(verified);
+        }
+        Err(rustls::CertificateError::NotValidForName.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.current.load().0.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.current.load().0.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.current.load().0.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,201 @@
+//! The audit log of a hub: a line for everyone who is let in, refused or revoked, and no secret in it.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+use wardcast::config::{Config, RejectMode};
+
+use crate::support::{API_KEY, Client, TestHub, http, poll_until, start_hub_with};
+
+/// A hub with an audit log of its own.
+struct AuditedHub {
+    hub: TestHub,
+    folder: tempfile::TempDir,
+}
+
+impl AuditedHub {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = start_hub_with(|config| {
+            config.audit.output = Some(folder.path().join("audit.log").display().to_string());
+            change(config);
+        })
+        .await;
+        Self { hub, folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.path()).unwrap_or_default()
+    }
+
+    fn lines(&self, event: &str) -> Vec<Value> {
+        let text = self.text();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
+    /// Waits for the next line about this event, and returns it.
+    async fn wait_for(&self, event: &str, number: usize) -> Value {
+        poll_until(&format!("line {number} of {event}"), async || self.lines(event).len() >= number).await;
+        self.lines(event)[number - 1].clone()
+    }
+}
+
+fn assert_fields(line: &Value, expected: Value) {
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[name], value, "{name} in {line}");
+    }
+}
+
+fn claims(jti: &str) -> Value {
+    json!({"sub": "ann", "exp": 60, "iss": "https://id.example.com", "jti": jti, "sid": "s1"})
+}
+
+#[actix_rt::test]
+async fn client_that_is_let_in_is_recorded_with_its_credential() {
+    let audited = AuditedHub::start(|_| ()).await;
+    let hub = &audited.hub;
+    let (_ann, push) = hub.connect_with_claims(claims("1")).await;
+    let line = audited.wait_for("connected", 1).await;
+    assert_fields(
+        &line,
+        json!({"address": "127.0.0.1", "door": "query", "user": "ann", "issuer": "https://id.example.com", "jti": "1", "sid": "s1",
+            "client": push["client"]}),
+    );
+    assert!(line["time"].is_string() && line["node"].is_string() && line["expires_at"].is_string(), "{line}");
+    hub.connect_sdk(&hub.token("bob")).await;
+    assert_fields(
+        &audited.wait_for("connected", 2).await,
+        json!({"door": "connect", "user": "bob", "address": "127.0.0.1"}),
+    );
+    let mut cho = hub.connect_without_token().await;
+    cho.send_text(&hub.token_message("cho")).await;
+    assert_fields(&audited.wait_for("connected", 3).await, json!({"door": "message", "user": "cho"}));
+}
+
+#[actix_rt::test]
+async fn refused_credentials_are_recorded_with_their_reason() {
+    for reject in [RejectMode::Http, RejectMode::Close] {
+        let audited = AuditedHub::start(|config| config.auth.reject = reject).await;
+        let hub = &audited.hub;
+        let path = format!("/socket?token={}", hub.expired_token("ann"));
+        drop(Client::connect(hub.address, &path).await);
+        let line = audited.wait_for("refused", 1).await;
+        assert_fields(&line, json!({"address": "127.0.0.1", "door": "query", "reason": "refused token: expired"}));
+        let mut bob = hub.connect_without_token().await;
+        bob.send(json!({"id": 1, "connect": {"token": hub.forged_token("bob")}})).await;
+        let line = audited.wait_for("refused", 2).await;
+        assert_fields(&line, json!({"reason": "refused token: wrong signature", "address": "127.0.0.1"}));
+        assert!(line["client"].is_string(), "{line}");
+        assert!(audited.lines("connected").is_empty(), "{}", audited.text());
+    }
+}
+
+#[actix_rt::test]
+async fn refresh_is_recorded_once_and_another_users_token_as_refused() {
+    let audited = AuditedHub::start(|_| ()).await;
+    let hub = &audited.hub;
+    let (mut ann, _) = hub.connect_with_claims(claims("1")).await;
+    let second = hub.token_with_claims(claims("2"));
+    ann.request(json!({"id": 1, "refresh": {"token": second}})).await;
+    assert_fields(&audited.wait_for("refreshed", 1).await, json!({"user": "ann", "jti": "2"}));
+    // The same token again, beside a command.
+    ann.request(json!({"id": 2, "token": second, "ping": {}})).await;
+    ann.send(json!({"id": 3, "refresh": {"token": hub.token("bob")}})).await;
+    ann.wait_for_close().await;
+    let line = audited.wait_for("refused", 1).await;
+    assert_fields(&line, json!({"user": "bob", "reason": "the token is of another user than the session"}));
+    assert_eq!(audited.lines("refreshed").len(), 1);
+}
+
+#[actix_rt::test]
+async fn connection_over_the_limit_of_its_user_is_recorded_as_refused_and_not_as_connected() {
+    let audited = AuditedHub::start(|config| config.limits.connections_per_user = 1).await;
+    let hub = &audited.hub;
+    let _one = hub.connect("ann").await;
+    assert_eq!(hub.try_handshake(&hub.path_for("ann"), &[]).await.status, 429);
+    let mut late = hub.connect_without_token().await;
+    late.send(json!({"id": 1, "connect": {"token": hub.token("ann")}})).await;
+    assert_eq!(late.wait_for_close().await.0, Some(3504));
+    for number in [1, 2] {
+        let line = audited.wait_for("refused", number).await;
+        assert_fields(&line, json!({"user": "ann", "reason": "too many connections of this user"}));
+    }
+    assert_eq!(audited.lines("connected").len(), 1);
+}
+
+#[actix_rt::test]
+async fn calls_that_change_sessions_and_revocations_are_recorded_and_publications_are_not() {
+    let audited = AuditedHub::start(|_| ()).await;
+    let hub = &audited.hub;
+    hub.publish("news", json!(1)).await;
+    hub.call_api("info", json!({})).await;
+    hub.call_api("subscribe", json!({"user": "ann", "channel": "news"})).await;
+    let line = audited.wait_for("api_call", 1).await;
+    assert_fields(
+        &line,
+        json!({"method": "subscribe", "user": "ann", "channel": "news", "by": "api_key", "address": "127.0.0.1"}),
+    );
+    assert!(line["code"].is_null(), "{line}");
+    hub.call_api(
+        "batch",
+        json!({"commands": [{"disconnect": {"user": ""}}, {"publish": {"channel": "news", "data": 1}}]}),
+    )
+    .await;
+    assert_fields(&audited.wait_for("api_call", 2).await, json!({"method": "disconnect", "code": 107}));
+    hub.call_api("revoke_token", json!({"jti": "7"})).await;
+    assert_fields(&audited.wait_for("revoked", 1).await, json!({"jti": "7", "by": "api_key"}));
+    assert_fields(&audited.wait_for("api_call", 3).await, json!({"method": "revoke_token", "jti": "7"}));
+    assert_eq!(audited.lines("api_call").len(), 3, "{}", audited.text());
+}
+
+#[actix_rt::test]
+async fn wrong_api_key_is_recorded_with_its_address() {
+    let audited = AuditedHub::start(|_| ()).await;
+    http::post(audited.hub.address, "/api/info").header("X-API-Key", "wrong").send().await;
+    assert_fields(&audited.wait_for("refused", 1).await, json!({"path": "/api/info", "address": "127.0.0.1"}));
+}
+
+#[actix_rt::test]
+async fn logout_is_recorded_with_what_it_revokes() {
+    let audited = AuditedHub::start(|_| ()).await;
+    let bearer = format!("Bearer {}", audited.hub.token_with_claims(claims("9")));
+    let response = http::post(audited.hub.address, "/auth/logout").header("Authorization", &bearer).send().await;
+    assert_eq!(response.status, 204);
+    assert_fields(&audited.wait_for("logged_out", 1).await, json!({"user": "ann", "jti": "9", "address": "127.0.0.1"}));
+    assert_fields(&audited.wait_for("revoked", 1).await, json!({"sid": "s1", "by": "logout", "address": "127.0.0.1"}));
+}
+
+/// The audit logs of all other tests are searched for secrets by tests/log.sh.
+#[actix_rt::test]
+async fn no_line_has_a_token_a_ticket_or_a_key() {
+    let audited = AuditedHub::start(|_| ()).await;
+    let hub = &audited.hub;
+    let (token, forged) = (hub.token("ann"), hub.forged_token("ann"));
+    let bearer = format!("Bearer {token}");
+    let ticket = http::post(hub.address, "/auth/ticket").header("Authorization", &bearer).send().await.json();
+    let ticket = ticket["ticket"].as_str().unwrap();
+    let _ann = hub.connect_to(&format!("/socket?ticket={ticket}"), &[]).await;
+    hub.try_handshake(&format!("/socket?token={forged}"), &[]).await;
+    hub.try_handshake(&format!("/socket?token={token}&ticket={ticket}"), &[]).await;
+    let key = API_KEY.replace(' ', "%20");
+    http::post(hub.address, &format!("/api/info?api_key={key}")).send().await;
+    audited.wait_for("refused", 3).await;
+    let text = audited.text();
+    for secret in [&*token, &forged, ticket, API_KEY, &key] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[actix_rt::test]
+async fn last_line_of_a_stop_is_written_before_it_ends() {
+    let AuditedHub { hub, folder } = AuditedHub::start(|_| ()).await;
+    hub.stop().await;
+    let text = fs::read_to_string(folder.path().join("audit.log")).unwrap();
+    assert!(text.lines().last().unwrap().contains("\"event\":\"stopped\""), "{text}");
+}
