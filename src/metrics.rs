@@ -33,6 +33,7 @@ pub struct Metrics {
     pub nodes: Gauge,
     pub revocations: Gauge,
     pub revocations_unconfirmed: Counter,
+    pub backchannel_logouts: Family<OutcomeLabel, Counter>,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
     pub audit_lines: Family<OutcomeLabel, Counter>,
 }
@@ -110,6 +111,11 @@ impl Metrics {
     /// Counts an attempt to fetch the keys of an identity provider.
     pub fn count_key_fetch(&self, outcome: &'static str) {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a logout token that an identity provider has sent.
+    pub fn count_backchannel_logout(&self, outcome: &'static str) {
+        self.backchannel_logouts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
@@ -209,6 +215,11 @@ impl Metrics {
             "revocations_unconfirmed",
             "Revocations of this node that not every live node has confirmed in time",
             self.revocations_unconfirmed.clone(),
+        );
+        registry.register(
+            "backchannel_logouts",
+            "Logout tokens of identity providers, by outcome: obeyed, unconfirmed, failed, or why not: pending, refused, limited",
+            self.backchannel_logouts.clone(),
         );
         registry.register(
             "broker_probe_microseconds",

@@ -80,13 +80,37 @@ impl KeyedRateLimiter {
     /// # Errors
     /// How long the key has to wait, if the event exceeds the rate. It is not charged then.
     pub fn charge<K: Hash + ?Sized>(&self, key: &K) -> Result<(), Duration> {
-        self.charge_at(key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.charge_at(key, self.now())
+    }
+
+    /// Checks whether an event of `key` would be within the rate, and charges none.
+    ///
+    /// # Errors
+    /// As [`Self::charge`].
+    pub fn check<K: Hash + ?Sized>(&self, key: &K) -> Result<(), Duration> {
+        self.check_at(key, self.now())
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn cells<K: Hash + ?Sized>(&self, key: &K) -> [usize; 2] {
+        let hash = self.hasher.hash_one(key);
+        [hash as usize % CELLS_PER_ROW, (hash >> 32) as usize % CELLS_PER_ROW]
+    }
+
+    fn check_at<K: Hash + ?Sized>(&self, key: &K, now: u64) -> Result<(), Duration> {
+        let Some(gcra) = self.gcra else { return Ok(()) };
+        let cells = self.cells(key);
+        let rows = self.rows.lock();
+        let (_, wait) = gcra.charge(rows[0][cells[0]].min(rows[1][cells[1]]), now);
+        if wait > 0 { Err(Duration::from_nanos(wait)) } else { Ok(()) }
     }
 
     fn charge_at<K: Hash + ?Sized>(&self, key: &K, now: u64) -> Result<(), Duration> {
         let Some(gcra) = self.gcra else { return Ok(()) };
-        let hash = self.hasher.hash_one(key);
-        let cells = [hash as usize % CELLS_PER_ROW, (hash >> 32) as usize % CELLS_PER_ROW];
+        let cells = self.cells(key);
         let mut rows = self.rows.lock();
         let (full_at, wait) = gcra.charge(rows[0][cells[0]].min(rows[1][cells[1]]), now);
         if wait > 0 {
@@ -120,6 +144,16 @@ mod tests {
         assert_eq!(limiter.charge_at("bob", SECOND), Ok(()), "each key has its own bucket");
         let again = (0..100).filter(|_| limiter.charge_at("ann", 60 * SECOND).is_ok()).count();
         assert_eq!(again, 20, "an idle bucket fills up, but not beyond the burst");
+    }
+
+    #[test]
+    fn check_tells_what_a_charge_would_and_charges_nothing() {
+        let limiter = KeyedRateLimiter::new(10, 2);
+        assert!((0..100).all(|_| limiter.check_at("ann", SECOND).is_ok()));
+        assert!(limiter.charge_at("ann", SECOND).is_ok() && limiter.charge_at("ann", SECOND).is_ok());
+        assert_eq!(limiter.check_at("ann", SECOND), Err(Duration::from_millis(100)));
+        assert_eq!((limiter.check_at("bob", SECOND), limiter.check_at("ann", 2 * SECOND)), (Ok(()), Ok(())));
+        assert_eq!(KeyedRateLimiter::new(0, 0).check("ann"), Ok(()));
     }
 
     #[test]

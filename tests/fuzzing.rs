@@ -10,7 +10,7 @@ mod targets;
 
 type FuzzTarget = fn(&[u8]);
 
-const TARGETS: [(&str, FuzzTarget); 11] = [
+const TARGETS: [(&str, FuzzTarget); 12] = [
     ("channel", targets::channel),
     ("claims", targets::claims),
     ("command", targets::command),
@@ -19,6 +19,7 @@ const TARGETS: [(&str, FuzzTarget); 11] = [
     ("filter", targets::filter),
     ("frames", targets::frames),
     ("key_set", targets::key_set),
+    ("logout_token", targets::logout_token),
     ("origin", targets::origin),
     ("protobuf", targets::protobuf),
     ("proxy", targets::proxy),
@@ -167,6 +168,13 @@ proptest! {
     #[test]
     fn protobuf_command_means_the_same_as_its_json_form(input in mutated_input("protobuf")) {
         targets::protobuf(&input);
+    }
+
+    #[test]
+    fn accepted_logout_token_is_of_its_issuer_for_this_application_and_of_no_other_kind(
+        input in mutated_input("logout_token")
+    ) {
+        targets::logout_token(&input);
     }
 
     #[test]

@@ -6,9 +6,13 @@ use serde_json::{Value, json};
 use wardcast::config::KeyConfig;
 
 use crate::support::{
-    TestHub, http,
+    Client, TestHub, http,
     identity_provider::{Answer, IdentityProvider, ProviderKey},
     poll_until, start_hub_with,
+};
+use crate::{
+    backchannel_logout::{self, EVENT},
+    revocation::assert_closed_as_revoked,
 };
 
 const RECIPES: &str = include_str!("../docs/identity-providers.md");
@@ -75,6 +79,21 @@ impl Recipe {
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let token = key.sign_with(header, now, all);
         self.hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status
+    }
+
+    /// Opens a connection with an access token with these claims.
+    async fn connect(&self, key: &ProviderKey, claims: Value) -> Client {
+        let now = self.hub.clock.now();
+        let claims = but(&json!({"iss": self.issuer, "iat": now.unix_seconds() - 1}), claims);
+        self.hub.connect_to(&format!("/socket?token={}", key.sign(now, claims)), &[]).await
+    }
+
+    /// Has the provider report a logout; returns the status. `iss`, `iat`, `jti` and `events` are added.
+    async fn log_out(&self, key: &ProviderKey, header: Value, claims: Value) -> u16 {
+        let now = self.hub.clock.now();
+        let all = json!({"iss": self.issuer, "iat": now.unix_seconds(), "jti": "logout-1", "events": {EVENT: {}}});
+        let token = key.sign_with(header, now, but(&all, claims));
+        backchannel_logout::send(self.hub.address, &token).await.status
     }
 
     async fn status(&self, key: &ProviderKey, claims: Value) -> u16 {
@@ -241,4 +260,84 @@ async fn supabase_tokens_of_users_are_accepted_and_keys_of_the_project_refused()
     let anon = json!({"iss": "supabase", "ref": "abcdefghijklmnopqrst", "role": "anon"});
     assert_eq!(recipe.status(&key, anon).await, 401, "the key anon has no sub");
     assert_eq!(recipe.status(&key, but(&user, json!({"aud": "other"}))).await, 401);
+}
+
+#[actix_rt::test]
+async fn keycloak_logout_ends_the_sockets_of_the_session_and_no_others() {
+    let recipe = Recipe::start("Keycloak", std::slice::from_ref(&RSA.jwk)).await;
+    let access = |sid: &str| json!({"aud": ["hub", "account"], "azp": "web-app", "typ": "Bearer", "sub": UUID, "sid": sid, "jti": format!("onrtac:{sid}")});
+    let (mut mine, mut other) = (recipe.connect(&RSA, access("1")).await, recipe.connect(&RSA, access("2")).await);
+    let logout = json!({"aud": "web-app", "typ": "Logout", "sub": UUID, "sid": "1"});
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "logout+jwt"}), logout.clone()).await, 200);
+    assert_closed_as_revoked(&mut mine).await;
+    other.subscribe("news").await;
+    // Older releases have the type JWT, and another event beside that of the logout.
+    let events = json!({EVENT: {}, "revoke_offline_access": true});
+    let older = but(&logout, json!({"sid": "2", "jti": "2", "events": events}));
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "JWT"}), older).await, 200);
+    assert_closed_as_revoked(&mut other).await;
+}
+
+#[actix_rt::test]
+async fn auth0_logout_ends_all_sockets_of_the_user_since_its_access_tokens_name_no_session() {
+    let recipe = Recipe::start("Auth0", std::slice::from_ref(&RSA.jwk)).await;
+    let access =
+        |sub: &str| json!({"sub": sub, "aud": ["https://hub.example.com"], "azp": "kU2pQ4vC1", "scope": "openid"});
+    let (mut ann, mut again) =
+        (recipe.connect(&RSA, access("auth0|1")).await, recipe.connect(&RSA, access("auth0|1")).await);
+    let mut bob = recipe.connect(&RSA, access("auth0|2")).await;
+    let logout = json!({"aud": "kU2pQ4vC1", "sub": "auth0|1", "sid": "J3b0"});
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "logout+jwt"}), but(&logout, json!({"aud": "other"}))).await, 400);
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "logout+jwt"}), logout).await, 200);
+    for ended in [&mut ann, &mut again] {
+        assert_closed_as_revoked(ended).await;
+    }
+    bob.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn authentik_access_tokens_are_accepted_and_a_logout_ends_the_sockets_of_its_session() {
+    let recipe = Recipe::start("authentik", std::slice::from_ref(&RSA.jwk)).await;
+    assert!(recipe.issuer.ends_with("/application/o/shop/"));
+    let client = block("authentik").clients.unwrap()[0].clone();
+    let sid = |text: &str| text.repeat(64);
+    let access = |session: &str| {
+        json!({
+            "sub": "9a1c", "aud": client, "azp": client, "uid": "u1", "sid": sid(session), "acr": "goauthentik.io/providers/oauth2/default",
+            "amr": ["pwd"], "auth_time": 1_700_000_000, "preferred_username": "ann", "groups": ["users"], "nickname": "ann",
+        })
+    };
+    let (mut mine, mut other) = (recipe.connect(&RSA, access("a")).await, recipe.connect(&RSA, access("b")).await);
+    let mut id = access("a");
+    id.as_object_mut().unwrap().remove("azp");
+    assert_eq!(recipe.status(&RSA, id).await, 401, "ID token");
+    let logout = json!({"aud": client, "sub": "9a1c", "sid": sid("a")});
+    assert_eq!(recipe.status(&RSA, but(&logout, json!({"events": {EVENT: {}}}))).await, 401, "logout token");
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "JWT"}), logout).await, 200);
+    assert_closed_as_revoked(&mut mine).await;
+    other.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn wso2_access_tokens_are_accepted_and_a_logout_ends_all_sockets_of_the_user() {
+    let recipe = Recipe::start("WSO2 Identity Server", std::slice::from_ref(&RSA.jwk)).await;
+    let client = block("WSO2 Identity Server").clients.unwrap()[0].clone();
+    let access = |sub: &str| {
+        json!({
+            "sub": sub, "aut": "APPLICATION_USER", "aud": client, "azp": client, "client_id": client, "scope": "openid",
+            "nbf": 1_700_000_000, "org_id": "10084a8d", "jti": UUID,
+        })
+    };
+    let (mut ann, mut bob) = (recipe.connect(&RSA, access("ann")).await, recipe.connect(&RSA, access("bob")).await);
+    assert_eq!(recipe.status_with(&RSA, json!({"typ": "at+jwt"}), access("ann")).await, 101);
+    let mut id = access("ann");
+    for name in ["azp", "client_id"] {
+        id.as_object_mut().unwrap().remove(name);
+    }
+    assert_eq!(recipe.status(&RSA, but(&id, json!({"isk": "1", "sid": "s", "nonce": "n"}))).await, 401, "ID token");
+    let logout = json!({"aud": [client], "sub": "ann", "sid": "s"});
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": null}), logout.clone()).await, 400, "a type that is no text");
+    assert_eq!(recipe.log_out(&RSA, json!({"typ": "JWT"}), logout).await, 200);
+    assert_closed_as_revoked(&mut ann).await;
+    bob.subscribe("news").await;
 }

@@ -196,7 +196,9 @@ impl<'a> AuditFields<'a> {
         match target {
             RevocationTarget::Token(jti, _) => Self { jti: Some(jti), ..fields },
             RevocationTarget::Session(sid, _) => Self { sid: Some(sid), ..fields },
-            RevocationTarget::User(user, _) => Self { user: Some(user), ..fields },
+            RevocationTarget::User(user, _) | RevocationTarget::UserWithoutSession(user, _) => {
+                Self { user: Some(user), ..fields }
+            }
             RevocationTarget::Channel(user, channel) => {
                 Self { user: Some(user), channel: Some(channel.as_str()), ..fields }
             }

@@ -253,6 +253,15 @@ fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<(Door, Cr
     Ok(found)
 }
 
+/// Returns the value of the only field `name` of a form (`application/x-www-form-urlencoded`); `None` without one, with several, and
+/// for a body that is no form.
+pub fn form_value<'a>(form: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+    let pairs = std::str::from_utf8(form).ok()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(field, _)| percent_decode(field).is_ok_and(|field| field == name));
+    let (_, value) = values.next().filter(|_| values.next().is_none())?;
+    percent_decode(value).ok()
+}
+
 /// Decodes a part of a query as forms and `URLSearchParams` encode it: `+` is a space.
 fn percent_decode(text: &str) -> Result<Cow<'_, str>, CredentialError> {
     let is_broken =

@@ -10,6 +10,7 @@ mod json;
 mod key;
 mod key_sets;
 pub mod login_backoff;
+mod logout_token;
 mod payload;
 pub mod permission;
 pub mod refusal_log;
@@ -35,6 +36,7 @@ pub use claims::{Capability, Claims, Grants, ServerSideSubscription, Subscriptio
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
 pub use key_sets::{FetchError, KeySets};
+pub use logout_token::LogoutToken;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;

@@ -9,6 +9,7 @@ use super::{
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
     json::{JsonObject, is_too_deep, not_null},
+    logout_token::is_event_token,
     subscription_options::{RawSubscriptionOptions, SubscriptionOptions, json_claim},
 };
 use crate::{
@@ -43,6 +44,9 @@ pub(super) struct Payload<'a> {
     azp: Option<&'a RawValue>,
     #[serde(default, borrow)]
     client_id: Option<&'a RawValue>,
+    // What makes it a token of another kind.
+    #[serde(default, borrow)]
+    events: Option<&'a RawValue>,
     #[serde(default, borrow)]
     info: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -149,23 +153,15 @@ impl<'a> Payload<'a> {
                 return Err(error);
             }
         }
-        self.check_issuer(rules.issuer.as_deref())?;
+        if is_event_token(self.events) {
+            return Err(TokenError::IsEventToken);
+        }
+        rules.issuer.as_deref().map_or(Ok(()), |issuer| check_issuer(self.iss.as_deref(), issuer))?;
         self.check_client(&rules.clients)?;
-        match &rules.of_kind(kind).audience {
+        match rules.of_kind(kind).and_then(|rules| rules.audience.as_ref()) {
             Some(audience) if !self.aud.list().contains(audience) => Err(TokenError::WrongAudience),
             None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
             _ => Ok(expires_at),
-        }
-    }
-
-    fn check_issuer(&self, issuer: Option<&str>) -> Result<(), TokenError> {
-        let Some(issuer) = issuer else { return Ok(()) };
-        match self.iss.as_deref() {
-            Some(iss) if iss == issuer => Ok(()),
-            Some(iss) if iss.strip_suffix('/').unwrap_or(iss) == issuer.strip_suffix('/').unwrap_or(issuer) => {
-                Err(TokenError::IssuerSlash)
-            }
-            _ => Err(TokenError::WrongIssuer),
         }
     }
 
@@ -211,6 +207,17 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// Checks `iss` against the configured issuer.
+pub(super) fn check_issuer(iss: Option<&str>, issuer: &str) -> Result<(), TokenError> {
+    match iss {
+        Some(iss) if iss == issuer => Ok(()),
+        Some(iss) if iss.strip_suffix('/').unwrap_or(iss) == issuer.strip_suffix('/').unwrap_or(issuer) => {
+            Err(TokenError::IssuerSlash)
+        }
+        _ => Err(TokenError::WrongIssuer),
+    }
+}
+
 /// Returns the `iss` of a payload whose signature has not been verified. It may only choose among keys that share one id.
 pub(super) fn unverified_issuer(json: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -223,7 +230,7 @@ pub(super) fn unverified_issuer(json: &[u8]) -> Option<String> {
 /// `aud`: one audience or a list of them (RFC 7519 §4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub(super) enum Audience {
     One(String),
     Several(Vec<String>),
 }
@@ -235,7 +242,7 @@ impl Default for Audience {
 }
 
 impl Audience {
-    fn list(&self) -> &[String] {
+    pub(super) fn list(&self) -> &[String] {
         match self {
             Self::One(audience) => std::slice::from_ref(audience),
             Self::Several(list) => list,

@@ -23,6 +23,8 @@ pub enum Refusal {
     Token(TokenError),
     /// A subscription token.
     SubscriptionToken(TokenError),
+    /// A logout token of an identity provider.
+    LogoutToken(TokenError),
     /// Credentials that contain no token that could be verified.
     Credentials(CredentialError),
     /// A token sent in a way that `auth.doors` does not list.
@@ -56,6 +58,7 @@ impl Refusal {
         match self {
             Self::Token(_) => "refused token",
             Self::SubscriptionToken(_) => "refused subscription token",
+            Self::LogoutToken(_) => "refused logout token",
             Self::Credentials(_) => "refused credentials",
             Self::DisabledDoor(_) => "ignored token",
             Self::MissingToken => "refused connect",
@@ -65,7 +68,7 @@ impl Refusal {
 
     fn error(&self) -> String {
         match self {
-            Self::Token(error) | Self::SubscriptionToken(error) => error.to_string(),
+            Self::Token(error) | Self::SubscriptionToken(error) | Self::LogoutToken(error) => error.to_string(),
             Self::Credentials(error) => error.to_string(),
             Self::DisabledDoor(door) => format!("auth.doors does not list {}", json!(door)),
             Self::MissingToken => "no token in connect, and none before it".to_owned(),
@@ -76,7 +79,7 @@ impl Refusal {
     /// What an operator, or the author of the client, can do.
     fn remedy(&self, config: &Config) -> String {
         match self {
-            Self::Token(error) | Self::SubscriptionToken(error) => error.remedy(config),
+            Self::Token(error) | Self::SubscriptionToken(error) | Self::LogoutToken(error) => error.remedy(config),
             Self::Credentials(error) => error.remedy().to_owned(),
             Self::DisabledDoor(door) => {
                 let doors = json!(config.auth.doors);

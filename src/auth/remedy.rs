@@ -43,6 +43,17 @@ impl TokenError {
             Self::MissingUser => MISSING_USER,
             Self::InvalidUser => "name the user in sub by a shorter id without control characters",
             Self::ForeignUser => FOREIGN_USER,
+            Self::IsEventToken => "it belongs to POST /auth/backchannel-logout; connections need an access token",
+            Self::IsNoLogoutToken => {
+                "have the provider send logout tokens to /auth/backchannel-logout, and no other tokens"
+            }
+            Self::LogoutTokenWithNonce | Self::IncompleteLogoutToken(_) | Self::InvalidLogoutId => LOGOUT_TOKEN_FORM,
+            Self::ForeignLogoutToken => FOREIGN_LOGOUT_TOKEN,
+            Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
+            Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
+            Self::UsedLogoutToken => {
+                "nothing if the provider sent it twice; otherwise somebody repeats it, which has no effect"
+            }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",
@@ -115,6 +126,11 @@ const KEY_PENDING: &str = "wait a little: the hub fetches the provider's keys ag
 
 const WRONG_CLIENT: &str = "add the azp or client_id of your application's tokens to clients (auth.clients, or clients of the key \
     in auth.keys); otherwise the token is for another application of the provider";
+
+const FOREIGN_LOGOUT_TOKEN: &str = "add the client id of your application at the provider to clients (auth.clients, or clients of the \
+    key in auth.keys); otherwise the token is for another application of the provider";
+
+const LOGOUT_TOKEN_FORM: &str = "the provider does not follow OpenID Connect Back-Channel Logout 1.0 §2.4";
 
 const MISSING_USER: &str = "name the user in sub, or set auth.anonymous = \"token\": tokens without a user then open anonymous \
     sessions";

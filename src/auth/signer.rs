@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
     clock::Clock,
-    config::{self, KeyRules, KindRules, Secret, TokenKind},
+    config::{self, KeyRules, KindRules, Secret},
 };
 
 /// Random bytes of a `jti`: enough that no two tokens have the same.
@@ -102,8 +102,8 @@ impl Signer {
         claims: &UserClaims,
         channel: Option<&str>,
     ) -> Result<String, SigningError> {
-        let kind = if channel.is_some() { TokenKind::Subscription } else { TokenKind::Connection };
-        let KindRules { audience, typ } = self.rules.of_kind(kind);
+        let rules = if channel.is_some() { &self.rules.subscription } else { &self.rules.connection };
+        let KindRules { audience, typ } = rules;
         // The verifier requires the configured type.
         let typ = typ.clone().or_else(|| Some("JWT".to_owned()));
         let header = Header { kid: self.kid.clone(), typ, ..Header::new(Algorithm::HS256) };

@@ -5,11 +5,13 @@ use serde_json::json;
 use super::{
     grants::{MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
     json::MAX_DEPTH,
+    logout_token::MAX_LOGOUT_TOKEN_AGE,
 };
 use crate::{
     channel::{ChannelNameError, PatternError},
     config::{MAX_KEY_ID_BYTES, RequiredClaim},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
+    revocation::MAX_TOKEN_ID_BYTES,
 };
 
 /// Why a token is refused. The text is for operators: in logs, and in the errors of `check-token` and the login file.
@@ -121,6 +123,33 @@ pub enum TokenError {
     /// With the prefix of the key, the user begins with the longer `user_prefix` of another one.
     #[error("sub names a user of another issuer: it begins with the user_prefix of that issuer's keys")]
     ForeignUser,
+    /// A security event token (RFC 8417), where a token that opens connections or permits a subscription is needed.
+    #[error("this is a logout token or another event of a provider, which grants nothing")]
+    IsEventToken,
+    /// A token without the event, where a logout token is needed.
+    #[error("this is not a logout token: events has no back-channel logout")]
+    IsNoLogoutToken,
+    /// A logout token with `nonce`, which makes it usable as an ID token.
+    #[error("a logout token must not have nonce")]
+    LogoutTokenWithNonce,
+    /// A claim that every logout token has.
+    #[error("the logout token has no {0}")]
+    IncompleteLogoutToken(&'static str),
+    /// `aud` of a logout token names an application that is not this one, or none.
+    #[error("aud of the logout token names an application that is neither in clients nor the audience")]
+    ForeignLogoutToken,
+    /// A logout token of a key without a configured issuer: a `sub` or `sid` is one of its issuer.
+    #[error("the key of the logout token has no configured issuer")]
+    LogoutTokenWithoutIssuer,
+    /// A logout token without `exp` whose `iat` is longer ago than [`MAX_LOGOUT_TOKEN_AGE`].
+    #[error("the logout token has no exp, and was issued more than {} s ago", MAX_LOGOUT_TOKEN_AGE.as_secs())]
+    OldLogoutToken,
+    /// `jti` or `sid` of a logout token are longer than a revocation can name.
+    #[error("jti or sid of the logout token are longer than {MAX_TOKEN_ID_BYTES} bytes or have control characters")]
+    InvalidLogoutId,
+    /// A logout token whose `jti` was accepted before.
+    #[error("the logout token was used before")]
+    UsedLogoutToken,
     /// `info` is longer than [`MAX_INFO_BYTES`].
     #[error("info is longer than {MAX_INFO_BYTES} bytes")]
     InfoTooLong,

@@ -11,6 +11,8 @@ pub enum TokenKind {
     Connection,
     /// It permits one subscription: it has the claim `channel`.
     Subscription,
+    /// It ends the sessions of a user of an identity provider (OpenID Connect Back-Channel Logout 1.0 §2.4).
+    Logout,
 }
 
 /// What the tokens of a key must have. A setting of the key overrides that of `[auth]`, and one for subscription tokens that
@@ -44,21 +46,28 @@ pub struct KindRules {
 }
 
 impl KeyRules {
-    /// Returns the rules for a kind of token.
-    pub fn of_kind(&self, kind: TokenKind) -> &KindRules {
+    /// Returns the rules for a kind of token; `None` for logout tokens, which nobody configures.
+    pub fn of_kind(&self, kind: TokenKind) -> Option<&KindRules> {
         match kind {
-            TokenKind::Connection => &self.connection,
-            TokenKind::Subscription => &self.subscription,
+            TokenKind::Connection => Some(&self.connection),
+            TokenKind::Subscription => Some(&self.subscription),
+            TokenKind::Logout => None,
         }
+    }
+
+    /// Returns whether `aud` may name this application in a logout token: providers put the id of the client into it whose logout
+    /// URL leads here. That is one of `clients`, or the audience of connection tokens.
+    pub fn is_application(&self, name: &str) -> bool {
+        self.connection.audience.as_deref() == Some(name) || self.clients.iter().any(|client| client == name)
     }
 }
 
 impl KeyPurpose {
-    /// Returns whether a key with this purpose verifies tokens of this kind.
+    /// Returns whether a key with this purpose verifies tokens of this kind. Who opens connections may end them.
     pub fn includes(self, kind: TokenKind) -> bool {
         match self {
             Self::Any => true,
-            Self::Connection => kind == TokenKind::Connection,
+            Self::Connection => matches!(kind, TokenKind::Connection | TokenKind::Logout),
             Self::Subscription => kind == TokenKind::Subscription,
         }
     }

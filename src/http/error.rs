@@ -136,6 +136,23 @@ impl HttpError {
     pub fn status(&self) -> StatusCode {
         self.status
     }
+
+    /// Responds with this body, where a specification fixes its form.
+    pub(super) fn respond_with(&self, body: impl Serialize) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CACHE_CONTROL, "no-store"));
+        for header in self.headers {
+            response.insert_header(*header);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+            // The unread rest of the body would be parsed as the next request.
+            response.force_close();
+        }
+        response.json(body)
+    }
 }
 
 impl From<TokenError> for HttpError {
@@ -162,19 +179,7 @@ impl ResponseError for HttpError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        response.insert_header((CACHE_CONTROL, "no-store"));
-        for header in self.headers {
-            response.insert_header(*header);
-        }
-        if let Some(seconds) = self.retry_after {
-            response.insert_header((RETRY_AFTER, seconds));
-        }
-        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-            // The unread rest of the body would be parsed as the next request.
-            response.force_close();
-        }
-        response.json(HttpErrorBody { error: HttpErrorDetail { code: self.code.code(), message: &self.message } })
+        self.respond_with(HttpErrorBody { error: HttpErrorDetail { code: self.code.code(), message: &self.message } })
     }
 }
 

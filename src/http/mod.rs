@@ -1,6 +1,7 @@
 //! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport`
 //! and `session` take over.
 
+mod backchannel_logout;
 mod body;
 pub mod connection;
 pub mod cors;
@@ -77,7 +78,7 @@ pub struct HttpContext {
     pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
-    /// Handshakes, logins and tickets per address (`limits.handshakes_per_second`).
+    /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).
     pub ticket_rates: KeyedRateLimiter,
@@ -122,9 +123,15 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let login = login_body.apply_to(web::resource("/login"));
     let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
     let logout = logout_body.apply_to(web::resource("/logout"));
+    let logout_token = BodyLimit {
+        name: "bytes of a logout token",
+        bytes: context.config.limits.token_bytes.saturating_add(backchannel_logout::MAX_OTHER_FORM_BYTES),
+    };
+    let backchannel_logout = logout_token.apply_to(web::resource("/backchannel-logout"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
         .service(logout.route(web::post().to(logout::logout)))
+        .service(backchannel_logout.route(web::post().to(backchannel_logout::log_out)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))
         .wrap_fn(|request, service| {
             let response = service.call(request);

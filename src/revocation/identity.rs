@@ -7,6 +7,7 @@ use crate::clock::WallTime;
 pub(super) const TOKEN: u8 = b'j';
 pub(super) const SESSION: u8 = b's';
 pub(super) const USER: u8 = b'u';
+pub(super) const USER_WITHOUT_SESSION: u8 = b'n';
 pub(super) const CHANNEL: u8 = b'c';
 
 /// The claims of a token by which it can be revoked, as it has them.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
     Fingerprint, KeyNumber, Revocation, TokenIdentity, fingerprint,
-    identity::{CHANNEL, USER},
+    identity::{CHANNEL, USER, USER_WITHOUT_SESSION},
     scoped,
 };
 use crate::{channel::Channel, clock::WallTime};
@@ -103,7 +103,8 @@ impl RevocationList {
         if self.entries.is_empty() {
             return false;
         }
-        let names = token.ids().chain([fingerprint(USER, user, "")]);
+        let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
+        let names = token.ids().chain([fingerprint(USER, user, "")]).chain(without_session);
         names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.means(id, token, now))
     }
 
@@ -219,6 +220,22 @@ mod tests {
                 let revoked = ["a", "b", ""].map(|issuer| list.is_revoked("1", &token(issuer), at(1)));
                 assert_eq!(revoked, expected, "{target:?}");
             }
+        }
+    }
+
+    #[test]
+    fn tokens_without_a_session_are_revoked_apart_from_those_with_one() {
+        let mut list = RevocationList::new(10);
+        let target = RevocationTarget::UserWithoutSession("ann".to_owned(), IssuerScope::Only(String::new()));
+        list.add(Revocation { issued_before: at(50), ..Revocation::of_all(target, NEVER) }, at(0)).unwrap();
+        for (name, token, is_revoked) in [
+            ("ann", token(None, None, Some(49)), true),
+            ("ann", token(Some("t"), None, None), true),
+            ("ann", token(None, None, Some(50)), false),
+            ("ann", token(None, Some("s"), Some(49)), false),
+            ("bob", token(None, None, Some(49)), false),
+        ] {
+            assert_eq!(list.is_revoked(name, &token, at(1)), is_revoked, "{name} {token:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Fingerprint, IssuerScope, TokenIds, fingerprint,
-    identity::{CHANNEL, SESSION, TOKEN, USER},
+    identity::{CHANNEL, SESSION, TOKEN, USER, USER_WITHOUT_SESSION},
     issuer_number, scoped,
 };
 use crate::{
@@ -28,7 +28,9 @@ pub enum RevocationTarget {
     Session(String, IssuerScope),
     /// The tokens of a user that were issued before a time.
     User(String, IssuerScope),
-    /// The same, in one channel only: subscription tokens for it, and what connection tokens allow there.
+    /// The same, but not those with a `sid`: nothing else tells which session of the user a token without one belongs to.
+    UserWithoutSession(String, IssuerScope),
+    /// The tokens of a user that were issued before a time, in one channel only: subscription tokens for it, and what connection tokens allow there.
     Channel(String, Channel),
 }
 
@@ -46,6 +48,7 @@ impl RevocationTarget {
             Self::Token(jti, _) => fingerprint(TOKEN, jti, ""),
             Self::Session(sid, _) => fingerprint(SESSION, sid, ""),
             Self::User(user, _) => fingerprint(USER, user, ""),
+            Self::UserWithoutSession(user, _) => fingerprint(USER_WITHOUT_SESSION, user, ""),
             Self::Channel(user, channel) => fingerprint(CHANNEL, user, channel.as_str()),
         };
         self.issuer().map_or(name, |issuer| scoped(name, issuer_number(issuer)))
@@ -54,7 +57,10 @@ impl RevocationTarget {
     /// Returns the `iss` of the tokens, if only those of one issuer are meant; empty for tokens without one.
     pub fn issuer(&self) -> Option<&str> {
         match self {
-            Self::Token(_, scope) | Self::Session(_, scope) | Self::User(_, scope) => scope.issuer(),
+            Self::Token(_, scope)
+            | Self::Session(_, scope)
+            | Self::User(_, scope)
+            | Self::UserWithoutSession(_, scope) => scope.issuer(),
             Self::Channel(..) => None,
         }
     }
@@ -64,7 +70,7 @@ impl RevocationTarget {
         match self {
             Self::Token(jti, _) => Some(fingerprint(TOKEN, jti, "")),
             Self::Session(sid, _) => Some(fingerprint(SESSION, sid, "")),
-            Self::User(..) | Self::Channel(..) => None,
+            Self::User(..) | Self::UserWithoutSession(..) | Self::Channel(..) => None,
         }
     }
 
@@ -72,7 +78,7 @@ impl RevocationTarget {
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Token(..) | Self::Session(..) => None,
-            Self::User(user, _) | Self::Channel(user, _) => Some(user),
+            Self::User(user, _) | Self::UserWithoutSession(user, _) | Self::Channel(user, _) => Some(user),
         }
     }
 
@@ -81,7 +87,9 @@ impl RevocationTarget {
         let is_text = |id: &str| id.len() <= MAX_TOKEN_ID_BYTES && !id.contains(char::is_control);
         let is_name = match self {
             Self::Token(id, _) | Self::Session(id, _) => !id.is_empty() && is_text(id),
-            Self::User(user, _) | Self::Channel(user, _) => !user.is_empty() && is_valid_user(user),
+            Self::User(user, _) | Self::UserWithoutSession(user, _) | Self::Channel(user, _) => {
+                !user.is_empty() && is_valid_user(user)
+            }
         };
         is_name && self.issuer().is_none_or(is_text)
     }
@@ -92,6 +100,7 @@ impl RevocationTarget {
             Self::Token(id, scope) => ('j', id, scope.issuer()),
             Self::Session(id, scope) => ('s', id, scope.issuer()),
             Self::User(user, scope) => ('u', user, scope.issuer()),
+            Self::UserWithoutSession(user, scope) => ('n', user, scope.issuer()),
             Self::Channel(user, channel) => ('c', user, Some(channel.as_str())),
         };
         match scope {
@@ -111,6 +120,7 @@ impl RevocationTarget {
             "j" => Self::Token(name, scope),
             "s" => Self::Session(name, scope),
             "u" => Self::User(name, scope),
+            "n" => Self::UserWithoutSession(name, scope),
             "c" => Self::Channel(name, Channel::new(scope.issuer()?).ok()?),
             _ => return None,
         };
@@ -182,6 +192,7 @@ mod tests {
             RevocationTarget::Session("s".to_owned(), only("")),
             RevocationTarget::User("é u".to_owned(), IssuerScope::Any),
             RevocationTarget::User("ann".to_owned(), only("é")),
+            RevocationTarget::UserWithoutSession("ann".to_owned(), only("i")),
             RevocationTarget::Channel("ann:b".to_owned(), channel),
         ] {
             assert_eq!(RevocationTarget::parse(&target.to_text()), Some(target.clone()));

@@ -23,6 +23,9 @@ const REFUSED_MEMBERS: [&str; 9] = ["crit", "jku", "jwk", "x5u", "x5c", "enc", "
 /// The types of tokens that may open connections (RFC 7519 §5.1, RFC 9068 §2.1). Providers sign others with the same keys, like
 /// `logout+jwt` (RFC 8725 §3.11).
 const DEFAULT_TYPES: [&str; 2] = ["jwt", "at+jwt"];
+/// The types of logout tokens (OpenID Connect Back-Channel Logout 1.0 §2.4). `JWT` says no more than no type at all; providers that
+/// are older than the final specification send it.
+const LOGOUT_TYPES: [&str; 2] = ["logout+jwt", "jwt"];
 
 /// The parts of a token, still encoded.
 pub(super) struct TokenParts<'a> {
@@ -92,18 +95,24 @@ impl JoseHeader {
     }
 
     /// Returns whether `typ` is the expected media type, or without an expected one a type of [`DEFAULT_TYPES`] or absent.
-    /// Ignores case and the prefix `application/` (RFC 7515 §4.1.9).
     pub(super) fn is_of_type(&self, expected: Option<&str>) -> bool {
-        let short = |typ: &str| {
-            let typ = typ.to_ascii_lowercase();
-            typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
-        };
         match (&self.typ, expected) {
             (None, expected) => expected.is_none(),
-            (Some(own), Some(expected)) => short(own) == short(expected),
-            (Some(own), None) => DEFAULT_TYPES.contains(&short(own).as_str()),
+            (Some(own), Some(expected)) => short_type(own) == short_type(expected),
+            (Some(own), None) => DEFAULT_TYPES.contains(&short_type(own).as_str()),
         }
     }
+
+    /// Returns whether `typ` is a type of [`LOGOUT_TYPES`] or absent.
+    pub(super) fn is_of_logout_type(&self) -> bool {
+        self.typ.as_ref().is_none_or(|typ| LOGOUT_TYPES.contains(&short_type(typ).as_str()))
+    }
+}
+
+/// Returns a media type in lower case and without `application/`, which make no difference (RFC 7515 §4.1.9).
+fn short_type(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
 }
 
 #[cfg(test)]
@@ -140,6 +149,20 @@ mod tests {
         }
         for typ in ["logout+jwt", "secevent+jwt", "dpop+jwt", "JWS", "JOSE", "id+jwt", "", "application/", "x/jwt"] {
             assert!(!is_allowed(typ), "{typ}");
+        }
+    }
+
+    #[test]
+    fn logout_tokens_have_their_own_type_or_none() {
+        let is_of_logout_type = |typ: &str| {
+            let json = format!(r#"{{"alg":"HS256"{typ}}}"#);
+            JoseHeader::parse(json.as_bytes()).expect("a header").is_of_logout_type()
+        };
+        for typ in ["", r#","typ":"logout+jwt""#, r#","typ":"application/Logout+JWT""#, r#","typ":"JWT""#] {
+            assert!(is_of_logout_type(typ), "{typ}");
+        }
+        for typ in ["at+jwt", "secevent+jwt", "dpop+jwt", "logout", "", "x/logout+jwt"] {
+            assert!(!is_of_logout_type(&format!(r#","typ":"{typ}""#)), "{typ}");
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     claims::{Claims, SubscriptionClaims},
     key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
     key_sets::KeySets,
+    logout_token::{LogoutExpectations, LogoutToken},
     payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
@@ -124,6 +125,26 @@ impl Verifier {
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
+    /// Returns what a valid logout token says that was not used before.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify_logout(&self, token: &str) -> Result<LogoutToken, TokenError> {
+        let (key, payload) = self.verify_signature(token, TokenKind::Logout)?;
+        let expected = LogoutExpectations {
+            now: self.clock.now(),
+            max_ttl: self.auth.max_ttl,
+            clock_skew: self.auth.clock_skew,
+            rules: &key.rules,
+            prefixes: &self.prefixes,
+        };
+        let token = LogoutToken::read(&payload, &expected)?;
+        if self.permissions.is_revoked("", &token.identity()) {
+            return Err(TokenError::UsedLogoutToken);
+        }
+        Ok(token)
+    }
+
     /// Returns what [`Self::verify`] would return for this payload with a valid signature. For fuzzing only: **nothing proves
     /// the origin of the payload**.
     ///
@@ -151,7 +172,11 @@ impl Verifier {
         if !key.rules.purpose.includes(kind) {
             return Err(TokenError::WrongKeyPurpose);
         }
-        if !header.is_of_type(key.rules.of_kind(kind).typ.as_deref()) {
+        let is_of_kind = match key.rules.of_kind(kind) {
+            Some(rules) => header.is_of_type(rules.typ.as_deref()),
+            None => header.is_of_logout_type(),
+        };
+        if !is_of_kind {
             return Err(TokenError::WrongType);
         }
         if self.clock.now() >= key.not_after {

@@ -17,18 +17,18 @@ use wardcast::{
 };
 
 /// The current time for the corpus: in January 2027.
-const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+pub(super) const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 const SECRET: &str = "a secret of the fuzz targets, 32 bytes or more";
 const VALID_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 const MAX_INFO_BYTES: usize = 4096;
 
 /// A verifier and its configuration.
-struct VerifierSetup {
-    config: Config,
+pub(super) struct VerifierSetup {
+    pub(super) config: Config,
     permissions: Arc<Permissions>,
-    verifier: Verifier,
-    clock: Clock,
+    pub(super) verifier: Verifier,
+    pub(super) clock: Clock,
 }
 
 /// A verifier with the defaults, and one with an issuer and an audience that accepts tokens without expiry or user.
@@ -44,7 +44,7 @@ static SETUPS: LazyLock<[VerifierSetup; 2]> = LazyLock::new(|| {
     ]
 });
 
-fn setup(change: impl FnOnce(&mut Config)) -> VerifierSetup {
+pub(super) fn setup(change: impl FnOnce(&mut Config)) -> VerifierSetup {
     let chat = toml::from_str("name = \"chat\"\nchannel_regex = \"[a-z0-9]+\"").expect("a namespace");
     let mut config = Config { namespaces: vec![chat], ..Config::default() };
     config.auth.hmac_secret = Secret::new(SECRET);
@@ -73,7 +73,7 @@ pub fn claims(data: &[u8]) {
     }
 }
 
-fn sign(header: &[u8], payload: &[u8]) -> String {
+pub(super) fn sign(header: &[u8], payload: &[u8]) -> String {
     let message = [header, payload].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a signature");
@@ -184,7 +184,7 @@ impl VerifierSetup {
 }
 
 /// Checks an accepted header with another parser, against RFC 8725 §3.1 and RFC 7515 §4.1.11.
-fn check_header(header: &[u8]) {
+pub(super) fn check_header(header: &[u8]) {
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(header).expect("an object");
     assert_eq!(serde_json::from_str::<String>(members["alg"].get()).expect("text"), "HS256");
     for name in ["crit", "jku", "jwk", "x5u", "x5c", "enc", "zip", "cty", "b64"] {

@@ -3,6 +3,7 @@
 mod form;
 mod issuers;
 mod key_selection;
+mod logout;
 mod signature;
 
 use std::time::Duration;

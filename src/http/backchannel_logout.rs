@@ -1,0 +1,146 @@
+//! `POST /auth/backchannel-logout`: an identity provider says that a user has logged out there (OpenID Connect Back-Channel Logout
+//! 1.0 §2.5 to §2.8). The tokens of that session, or of that user, are revoked, which closes their sockets on all nodes.
+
+use std::{
+    future::{Ready, ready},
+    net::IpAddr,
+};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, dev::Payload, http::StatusCode, web::Data,
+};
+use serde::Serialize;
+
+use super::{HttpContext, HttpError, RequestBody, forwarded};
+use crate::{
+    address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
+    auth::{LogoutToken, TokenError, credentials, refusal_log::Refusal},
+    broker::{BrokerError, RevokeError, revoke_everywhere},
+};
+
+const PATH: &str = "/auth/backchannel-logout";
+/// The field of the form.
+const FIELD: &str = "logout_token";
+/// Maximum bytes of the form beside the token: its name, and fields that are ignored.
+pub(super) const MAX_OTHER_FORM_BYTES: usize = 1024;
+
+/// The address of a request that is within `limits.handshakes_per_second`. Only refused tokens are charged to it: when a provider ends
+/// thousands of sessions at once, none of these logouts may be lost.
+pub(super) struct ProviderAddress(IpAddr);
+
+impl FromRequest for ProviderAddress {
+    type Error = LogoutError;
+    type Future = Ready<Result<Self, LogoutError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(context) = request.app_data::<Data<HttpContext>>() else {
+            return ready(Err(HttpError::internal().into()));
+        };
+        let address = forwarded::client_address(request.head(), &context.config.server);
+        ready(context.handshake_rates.check(&ClientAddress::from(address)).map(|()| Self(address)).map_err(|wait| {
+            context.metrics.count_backchannel_logout("limited");
+            HttpError::too_many("too many refused logout tokens from this address", wait).into()
+        }))
+    }
+}
+
+/// Handles a logout. The body is read after the address is checked.
+pub(super) async fn log_out(
+    ProviderAddress(address): ProviderAddress,
+    request: HttpRequest,
+    body: Result<RequestBody, HttpError>,
+    context: Data<HttpContext>,
+) -> Result<HttpResponse, LogoutError> {
+    let source = AuditFields { address: Some(address), path: Some(PATH), ..AuditFields::default() };
+    let token = verify(&request, &body?.0, &context).map_err(|refused| {
+        let address = ClientAddress::from(address);
+        let _ = context.handshake_rates.charge(&address);
+        let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
+        context.metrics.count_backchannel_logout(if is_pending { "pending" } else { "refused" });
+        if let Refused::Token(error) = refused {
+            context.refusals.record_from(Refusal::LogoutToken(error), &source);
+        }
+        HttpError::from(refused)
+    })?;
+    let fields = AuditFields {
+        issuer: Some(&token.issuer),
+        user: token.user.as_deref(),
+        jti: Some(&token.jti),
+        sid: token.sid.as_deref(),
+        ..source
+    };
+    context.audit.record(AuditEvent::BackChannelLogout, fields);
+    let audit = (&*context.audit, AuditFields { by: Some("back_channel_logout"), ..source });
+    let revocations = token.revocations(&context.revocations);
+    if let Err(error) = revoke_everywhere(&*context.broker, revocations, audit, &context.metrics).await {
+        let is_in_force = matches!(error, RevokeError::Unconfirmed(_));
+        context.metrics.count_backchannel_logout(if is_in_force { "unconfirmed" } else { "failed" });
+        return Err(unavailable(&error).into());
+    }
+    // Only now: after an error the provider may send the same token again. If this fails, a repetition revokes what is revoked already.
+    let _ = revoke_everywhere(&*context.broker, vec![token.spent()], audit, &context.metrics).await;
+    context.metrics.count_backchannel_logout("obeyed");
+    log::info!("obeyed back-channel logout issuer={:?} one_session={}", token.issuer, token.sid.is_some());
+    Ok(HttpResponse::Ok().finish())
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy)]
+enum Refused {
+    Form,
+    Token(TokenError),
+}
+
+impl From<Refused> for HttpError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Form => {
+                Self::bad_request("the body must be application/x-www-form-urlencoded with one logout_token")
+            }
+            Refused::Token(error) if error.is_temporary() => Self::from(error),
+            Refused::Token(TokenError::UsedLogoutToken) => Self::bad_request("the logout token was used before"),
+            Refused::Token(_) => Self::bad_request("invalid logout token; the log of the hub says why"),
+        }
+    }
+}
+
+fn verify(request: &HttpRequest, body: &[u8], context: &HttpContext) -> Result<LogoutToken, Refused> {
+    let is_form = request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    let token = credentials::form_value(body, FIELD).filter(|_| is_form).ok_or(Refused::Form)?;
+    context.verifier.verify_logout(&token).map_err(Refused::Token)
+}
+
+fn unavailable(error: &RevokeError) -> HttpError {
+    HttpError::unavailable(match error {
+        RevokeError::Broker(BrokerError::RevocationsFull(_)) => "nothing is revoked: limits.revocations is reached",
+        RevokeError::Broker(_) => "nothing is revoked: revoking is temporarily unavailable",
+        RevokeError::Unconfirmed(_) => "the tokens are revoked, but some instances have not confirmed it yet",
+    })
+}
+
+/// An error whose body has the form of the specification (§2.8), which is that of OAuth (RFC 6749 §5.2).
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct LogoutError(#[from] HttpError);
+
+#[derive(Serialize)]
+struct LogoutErrorBody<'a> {
+    error: &'static str,
+    error_description: &'a str,
+}
+
+impl ResponseError for LogoutError {
+    fn status_code(&self) -> StatusCode {
+        self.0.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let error = match self.0.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request",
+        };
+        self.0.respond_with(LogoutErrorBody { error, error_description: self.0.message() })
+    }
+}
