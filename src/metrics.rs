@@ -19,6 +19,7 @@ pub struct Metrics {
     pub proxy_headers_refused: Counter,
     pub tls_handshakes: Family<OutcomeLabel, Counter>,
     pub key_fetches: Family<OutcomeLabel, Counter>,
+    pub key_sets_missing: Gauge,
     pub closed_connections: Family<CodeLabel, Counter>,
     pub error_replies: Family<CodeLabel, Counter>,
     pub publications: Counter,
@@ -163,6 +164,11 @@ impl Metrics {
             "key_fetches",
             "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
             self.key_fetches.clone(),
+        );
+        registry.register(
+            "key_sets_missing",
+            "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago",
+            self.key_sets_missing.clone(),
         );
         registry.register(
             "audit_lines",

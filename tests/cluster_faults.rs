@@ -7,10 +7,14 @@ use std::{cell::RefCell, collections::HashMap, ops::RangeInclusive, rc::Rc, time
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 use wardcast::config::{BrokerKind, Secret};
 
-use crate::support::{Client, TestHub, allow_any_rate, poll_until, redis::RedisCluster, start_hub_with};
+use crate::support::{
+    Client, PATIENCE, TestHub, allow_any_rate, poll_until,
+    redis::{ClusterOptions, RedisCluster},
+    start_hub_with,
+};
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// So many channels that each master has some.
@@ -138,13 +142,28 @@ async fn publish(hub: Rc<TestHub>, name: String, logs: Logs) {
     }
 }
 
-/// The longest time without a publication of a channel after `since`, when all have received one that was sent after it.
-async fn longest_silence(logs: &Logs, since: Instant) -> Duration {
+/// The longest time without a publication of a channel after `since`, when all have received one that was sent after it. While the
+/// Cluster is down, which a busy machine is enough for, nothing can be delivered: the time begins again.
+async fn longest_silence(cluster: &RedisCluster, logs: &Logs, mut since: Instant) -> Duration {
     let first: HashMap<String, u64> = logs.borrow().iter().map(|(name, log)| (name.clone(), log.next)).collect();
-    poll_until("every channel delivers again", async || {
-        logs.borrow().iter().all(|(name, log)| log.received.last().is_some_and(|(number, _)| *number > first[name]))
-    })
-    .await;
+    let deaf = || -> Vec<String> {
+        let logs = logs.borrow();
+        let deaf =
+            logs.iter().filter(|(name, log)| log.received.last().is_none_or(|(number, _)| *number <= first[*name]));
+        let describe = |(name, log): (&String, &ChannelLog)| {
+            let received = log.received.last().map(|(number, at)| (*number, at.elapsed()));
+            format!("{name}: sent {}, accepted {:?}, received {received:?}", log.next, log.accepted.last())
+        };
+        deaf.map(describe).collect()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !deaf().is_empty() {
+        assert!(Instant::now() < deadline, "channels stay deaf: {:#?}", deaf());
+        sleep(PUBLISH_INTERVAL).await;
+        if !cluster.is_ok().await {
+            since = Instant::now();
+        }
+    }
     let logs = logs.borrow();
     let silence = logs.values().map(|log| {
         let times = log.received.iter().map(|(_, at)| *at).filter(|at| *at > since);
@@ -229,17 +248,18 @@ impl Fault {
 
 #[actix_rt::test]
 async fn no_channel_is_deaf_and_no_gap_is_untold_after_any_fault_of_any_shard() {
-    break_every_shard(&[Fault::Move, Fault::FailOver, Fault::Kill, Fault::Freeze]).await;
+    break_every_shard(RedisCluster::start().await, &[Fault::Move, Fault::FailOver, Fault::Kill, Fault::Freeze]).await;
 }
 
 #[actix_rt::test]
-#[ignore = "in one of nine runs a channel was silent for more than 20 s, and the cause is not known"]
 async fn no_channel_is_deaf_and_no_gap_is_untold_after_any_master_becomes_a_replica() {
-    break_every_shard(&[Fault::Replicate]).await;
+    // On a busy machine a replica would take the place of a master that is moving its slots, and some would be lost for good.
+    let arguments = ["--cluster-node-timeout", "60000"];
+    let options = ClusterOptions { arguments: &arguments, ..ClusterOptions::default() };
+    break_every_shard(RedisCluster::start_with(&options).await, &[Fault::Replicate]).await;
 }
 
-async fn break_every_shard(faults: &[Fault]) {
-    let mut cluster = RedisCluster::start().await;
+async fn break_every_shard(mut cluster: RedisCluster, faults: &[Fault]) {
     let (subscriber, publisher) = (start_hub(&cluster).await, Rc::new(start_hub(&cluster).await));
     let logs = Logs::default();
     actix_rt::spawn(subscribe(subscriber.connect("ann").await, logs.clone()));
@@ -255,14 +275,14 @@ async fn break_every_shard(faults: &[Fault]) {
             let slots: Vec<u16> = slots.iter().copied().filter(|slot| shard_slots.contains(slot)).collect();
             assert!(!slots.is_empty());
             let since = fault.inject(&mut cluster, shard, &slots, [&subscriber, &publisher]).await;
-            let silence = longest_silence(&logs, since).await;
+            let silence = longest_silence(&cluster, &logs, since).await;
             println!("{fault:?} of shard {shard}: {:?}, silence {silence:?}", begun.elapsed());
             assert!(silence <= 2 * PROBE_INTERVAL, "{fault:?} of shard {shard}: {silence:?}");
             join_all([&subscriber, &*publisher].map(|hub| hub.wait_for_broker(true))).await;
             fault.mend(&mut cluster, shard, &slots, master).await;
         }
     }
-    longest_silence(&logs, Instant::now()).await;
+    longest_silence(&cluster, &logs, Instant::now()).await;
     publishing.iter().for_each(actix_rt::task::JoinHandle::abort);
     join_all(publishing).await;
     check_received(&logs).await;

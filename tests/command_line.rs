@@ -5,6 +5,7 @@ mod configuration;
 mod first_start;
 mod health;
 mod help;
+mod keys;
 mod nodes;
 mod refusals;
 mod secrets;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use wardcast::config::KeyConfig;
+use wardcast::config::{KeyConfig, KeyPurpose};
 
 use crate::support::{
     Client, TestHub, http,
@@ -114,6 +114,28 @@ fn but(claims: &Value, more: Value) -> Value {
 }
 
 const UUID: &str = "f1b52d7e-3c5b-4f0c-9a9e-0d8b8f6b3c11";
+
+#[test]
+fn every_recipe_is_for_connection_tokens_only() {
+    let recipes = RECIPES.split("\n## ").filter(|section| section.contains("[[auth.keys]]"));
+    let names: Vec<&str> = recipes.filter_map(|section| section.lines().next()).collect();
+    assert!(names.len() >= 7, "{names:?}");
+    for name in names {
+        assert_eq!(block(name).purpose, KeyPurpose::Connection, "{name}");
+    }
+}
+
+#[actix_rt::test]
+async fn claim_channel_of_a_provider_opens_no_channel() {
+    let recipe = Recipe::start("Auth0", std::slice::from_ref(&RSA.jwk)).await;
+    let now = recipe.hub.clock.now();
+    let claims = json!({"iss": recipe.issuer, "sub": "ann", "aud": "https://hub.example.com", "azp": "kU2pQ4vC1"});
+    let path = format!("/socket?token={}", RSA.sign(now, claims.clone()));
+    let mut client = recipe.hub.connect_to(&path, &[]).await;
+    let token = RSA.sign(now, but(&claims, json!({"channel": "$payroll"})));
+    let reply = client.subscribe_with("$payroll", json!({"token": token})).await;
+    assert_eq!(reply["error"]["code"], 103, "{reply}");
+}
 
 #[actix_rt::test]
 async fn keycloak_access_tokens_are_accepted_and_its_other_tokens_refused() {

@@ -1,9 +1,21 @@
 //! Key files that change while the hub runs.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    process::Command,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use wardcast::config::{Config, KeyConfig, Secret};
+use wardcast::{
+    auth::{Permissions, Verifier},
+    clock::Clock,
+    config::{Config, KeyConfig, Secret},
+};
 
 use crate::support::{TestHub, identity_provider::ProviderKey, poll_until, start_hub_with};
 
@@ -42,7 +54,7 @@ async fn changed_key_file_replaces_the_keys_without_a_signal() {
     poll_until("the new key", async || is_accepted(&hub, &new).await).await;
     assert!(is_accepted(&hub, &old).await);
     write_set(&file, &[&new]);
-    poll_until("the old key is gone", async || !is_accepted(&hub, &old).await).await;
+    poll_until("the old key is removed", async || !is_accepted(&hub, &old).await).await;
     assert!(is_accepted(&hub, &new).await);
 }
 
@@ -110,4 +122,38 @@ async fn broken_or_missing_key_file_keeps_the_old_keys() {
     assert!(!is_accepted(&hub, &new).await, "only SIGHUP reads the files");
     assert!(hub.running().reload_keys().unwrap());
     assert!(is_accepted(&hub, &new).await && !is_accepted(&hub, &old).await);
+}
+
+/// SIGHUP comes while the watcher reads a file that answers slowly.
+#[test]
+fn reload_that_began_first_does_not_replace_the_keys_of_a_later_one() {
+    let (old, new, files) = (ProviderKey::ec("old"), ProviderKey::ec("new"), tempfile::tempdir().unwrap());
+    let path = |name: &str| files.path().join(name);
+    write_set(&path("keys.json"), &[&old]);
+    let mut config = Config::default();
+    config.auth.keys.push(toml::from_str(&format!("jwks = {:?}", path("keys.json"))).unwrap());
+    let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+    let verifier = Arc::new(Verifier::new(&config, permissions, Clock::default()).unwrap());
+    let reload = || {
+        let (verifier, config, (done, end)) = (verifier.clone(), config.clone(), mpsc::channel());
+        thread::spawn(move || done.send(verifier.reload_keys(&config).is_ok()));
+        end
+    };
+    let replace_file = |name: &str| std::fs::rename(path(name), path("keys.json")).unwrap();
+
+    assert!(Command::new("mkfifo").arg(path("slow")).status().unwrap().success());
+    replace_file("slow");
+    let first = reload();
+    // Opened once the first reload has begun to read.
+    let mut slow = File::create(path("keys.json")).unwrap();
+    write_set(&path("next"), &[&new]);
+    replace_file("next");
+    let second = reload();
+    // It waits for the first one. If it did not, it would end at once.
+    assert!(second.recv_timeout(Duration::from_millis(300)).is_err());
+    slow.write_all(json!({"keys": [old.jwk]}).to_string().as_bytes()).unwrap();
+    drop(slow);
+    assert!(first.recv().unwrap() && second.recv().unwrap());
+    let token = |key: &ProviderKey| key.sign(Clock::default().now(), json!({"sub": "ann"}));
+    assert!(verifier.verify(&token(&new)).is_ok() && verifier.verify(&token(&old)).is_err());
 }

@@ -56,9 +56,10 @@ async fn name_that_resolves_to_a_private_address_is_not_connected_to() {
     let settings = format!("issuer_url = {:?}", provider.issuer());
     let forbid = |config: &mut Config| config.auth.key_sets.private_networks = vec!["10.0.0.0/8".parse().unwrap()];
     assert_refused(&fetch_with(&provider, &settings, forbid).await, "auth.key_sets.private_networks");
-    let literal = format!("jwks_url = \"https://127.0.0.1:{}/keys\"", provider.address.port());
+    let literal = format!("issuer = \"one\"\njwks_url = \"https://127.0.0.1:{}/keys\"", provider.address.port());
     assert_refused(&fetch_with(&provider, &literal, forbid).await, "a private address");
-    let mapped = format!("jwks_url = \"https://[::ffff:127.0.0.1]:{}/keys\"", provider.address.port());
+    let mapped =
+        format!("issuer = \"one\"\njwks_url = \"https://[::ffff:127.0.0.1]:{}/keys\"", provider.address.port());
     assert_refused(&fetch_with(&provider, &mapped, forbid).await, "a private address");
     assert_eq!(provider.requests(DISCOVERY) + provider.requests(KEYS), 0);
     assert_eq!(fetch(&provider).await, Ok(()), "allowed by the configuration");
@@ -273,4 +274,40 @@ async fn url_in_the_configuration_must_be_https_without_credentials() {
         assert!(errors.iter().any(|error| error.to_string().contains(why)), "{settings}: {errors:?}");
         assert!(!format!("{errors:?}").contains("user:pass"), "{errors:?}");
     }
+}
+
+#[actix_rt::test]
+async fn private_networks_of_one_provider_are_closed_to_the_documents_of_another() {
+    let inner = IdentityProvider::start(&[&ProviderKey::ec("i")]).await;
+    let outer = IdentityProvider::start(&[&ProviderKey::ec("o")]).await;
+    let settings = format!("issuer_url = {:?}", inner.issuer());
+    let fetched = fetch_with(&inner, &settings, |config| {
+        let networks = config.auth.key_sets.private_networks.split_off(0);
+        config.auth.keys[0].private_networks = Some(networks);
+        let mut of_outer = config.clone();
+        outer.configure(&mut of_outer, &format!("issuer_url = {:?}\nuser_prefix = \"o:\"", outer.issuer()));
+        config.auth.keys[0].ca.clone_from(&config.auth.key_sets.ca);
+        config.auth.key_sets.ca = of_outer.auth.key_sets.ca;
+        config.auth.keys.extend(of_outer.auth.keys.pop());
+    });
+    let error = fetched.await.unwrap_err();
+    assert!(error.contains(&outer.issuer()) && error.contains("a private address"), "{error}");
+    assert!(
+        !error.contains(&inner.issuer()),
+        "the other one was fetched with its own networks and authorities: {error}"
+    );
+    assert_eq!((outer.requests(DISCOVERY), inner.requests(KEYS)), (0, 1));
+}
+
+#[actix_rt::test]
+async fn authority_of_one_provider_does_not_vouch_for_the_server_of_another() {
+    let (one, two) = (IdentityProvider::start(&[]).await, IdentityProvider::start(&[&ProviderKey::ec("t")]).await);
+    let settings = format!("issuer_url = {:?}", two.issuer());
+    let fetched = fetch_with(&two, &settings, |config| {
+        let mut of_one = config.clone();
+        one.trust(&mut of_one);
+        config.auth.keys[0].ca = of_one.auth.key_sets.ca;
+    });
+    assert_refused(&fetched.await, "TLS handshake failed");
+    assert_eq!(two.requests(DISCOVERY), 0);
 }

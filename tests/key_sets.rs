@@ -187,18 +187,7 @@ async fn keys_outlive_an_outage_of_the_provider_until_they_are_stale() {
 }
 
 #[actix_rt::test]
-async fn removed_key_verifies_nothing_from_the_next_fetch_on() {
-    let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
-    let provider = IdentityProvider::start(&[&old, &new]).await;
-    let hub = start_hub_of(&provider, |config| config.auth.key_sets.refresh = Duration::from_millis(100)).await;
-    let token = old.sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &token).await, 101);
-    provider.publish(&[&new]);
-    poll_until("the old key is gone", async || handshake_status(&hub, &token).await != 101).await;
-}
-
-#[actix_rt::test]
-async fn key_that_the_provider_removes_ends_its_sessions_with_3500() {
+async fn key_that_two_documents_lack_ends_its_sessions_with_3500_and_verifies_nothing() {
     let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
     let provider = IdentityProvider::start(&[&old, &new]).await;
     let hub = start_hub_of(&provider, |config| config.auth.key_sets.refresh = Duration::from_millis(100)).await;
@@ -206,7 +195,94 @@ async fn key_that_the_provider_removes_ends_its_sessions_with_3500() {
     let (mut with_old, mut with_new) = (hub.connect_to(&path(&old), &[]).await, hub.connect_to(&path(&new), &[]).await);
     provider.publish(&[&new]);
     assert_eq!(with_old.wait_for_close().await.0, Some(3500));
+    assert_ne!(hub.try_handshake(&path(&old), &[]).await.status, 101);
     with_new.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn old_document_of_one_server_of_the_provider_ends_no_session() {
+    let (one, two) = (ProviderKey::ec("one"), ProviderKey::ec("two"));
+    let provider = IdentityProvider::start(&[&one, &two]).await;
+    let hub = start_hub_of(&provider, |config| config.auth.key_sets.refresh = Duration::from_millis(100)).await;
+    let path = |key: &ProviderKey| format!("/socket?token={}", key.sign(hub.clock.now(), claims(&provider, "ann")));
+    let mut sessions = [hub.connect_to(&path(&one), &[]).await, hub.connect_to(&path(&two), &[]).await];
+    for _ in 0..2 {
+        // Each server lacks the key that the other one has.
+        for key in [&one, &two] {
+            provider.answer_next(KEYS, Answer::Document(json!({"keys": [key.jwk]}).to_string()));
+        }
+    }
+    let before = provider.requests(KEYS);
+    poll_until("the documents are fetched", async || provider.requests(KEYS) > before + 4).await;
+    for (session, key) in sessions.iter_mut().zip([&one, &two]) {
+        session.subscribe("news").await;
+        assert_eq!(hub.try_handshake(&path(key), &[]).await.status, 101);
+    }
+}
+
+/// Starts a hub with two providers, of which the second one does not listen.
+async fn start_hub_with_a_dead_provider(
+    live: &IdentityProvider,
+    dead: &mut IdentityProvider,
+    change: impl FnOnce(&mut Config),
+) -> TestHub {
+    dead.stop().await;
+    start_hub_with(|config| {
+        dead.configure(config, &format!("issuer_url = {:?}\nuser_prefix = \"dead:\"", dead.issuer()));
+        config.auth.keys[0].ca.clone_from(&config.auth.key_sets.ca);
+        live.configure_issuer(config);
+        change(config);
+    })
+    .await
+}
+
+#[actix_rt::test]
+async fn dead_provider_keeps_an_instance_from_being_ready_only_while_it_starts() {
+    let (key, other) = (ProviderKey::ec("e"), ProviderKey::ec("e"));
+    let (live, mut dead) = (IdentityProvider::start(&[&key]).await, IdentityProvider::start(&[&other]).await);
+    let waiting = start_hub_with_a_dead_provider(&live, &mut dead, |_| ()).await;
+    let hub = start_hub_with_a_dead_provider(&live, &mut dead, |config| {
+        config.auth.key_sets.startup_timeout = Duration::from_millis(100);
+    })
+    .await;
+    wait_until_ready(&hub, true).await;
+    assert_eq!(hub.metric("wardcast_key_sets_missing").await, 1.0);
+    assert_eq!(handshake_status(&hub, &key.sign(hub.clock.now(), claims(&live, "ann"))).await, 101);
+    // The key of the live provider has the same kid.
+    let of_dead = other.sign(hub.clock.now(), claims(&dead, "ann"));
+    assert_eq!(handshake_status(&hub, &of_dead).await, 503, "not 401, after which clients give the token up");
+    let mut sdk = hub.connect_without_token().await;
+    assert_eq!(sdk.request(json!({"id": 1, "connect": {"token": of_dead}})).await["error"]["code"], 100);
+    assert!(!is_ready(&waiting).await, "a rolling update is to stop here");
+
+    dead.resume().await;
+    wait_until_ready(&waiting, true).await;
+    poll_until("the other keys", async || handshake_status(&hub, &of_dead).await == 101).await;
+    poll_until("the gauge", async || hub.metric("wardcast_key_sets_missing").await == 0.0).await;
+}
+
+#[actix_rt::test]
+async fn logout_by_cookie_while_keys_are_away_is_503_and_clears_the_cookie() {
+    let key = ProviderKey::ec("e");
+    let mut provider = IdentityProvider::start(&[&key]).await;
+    provider.stop().await;
+    let hub = start_hub_with(|config| provider.configure_issuer(config)).await;
+    let own = format!("http://{}", hub.address);
+    let mut with_jti = claims(&provider, "ann");
+    with_jti["jti"] = json!("1");
+    let cookie = format!("wardcast_token={}", key.sign(hub.clock.now(), with_jti));
+    let logout = || http::post(hub.address, "/auth/logout").header("Cookie", &cookie).header("Origin", &own);
+    let response = logout().send().await;
+    assert_eq!(response.status, 503, "204 would say that the token is void: {response:?}");
+    assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
+
+    provider.resume().await;
+    wait_until_ready(&hub, true).await;
+    let headers = [("Cookie", cookie.as_str()), ("Origin", own.as_str())];
+    let mut client = hub.connect_to("/socket", &headers).await;
+    assert_eq!(logout().send().await.status, 204);
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+    assert_eq!(hub.try_handshake("/socket", &headers).await.status, 401);
 }
 
 #[actix_rt::test]

@@ -25,6 +25,7 @@ mod backchannel_logout;
 mod credentials;
 mod credentials_by_door;
 mod expiry;
+mod expiry_warning;
 mod identity_providers;
 mod issuers;
 mod key_files;

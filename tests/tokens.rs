@@ -230,6 +230,29 @@ async fn expired_key_ends_its_sessions_and_accepts_no_token() {
 }
 
 #[actix_rt::test]
+async fn refresh_by_the_server_api_does_not_outlive_the_key() {
+    let keys = TestKeys::new();
+    let hub = keys
+        .start_hub(|config| {
+            let not_after = Clock::default().now().saturating_add(Duration::from_secs(120));
+            config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{not_after}\""));
+        })
+        .await;
+    let path = |id| format!("/socket?token={}", keys.token(&hub, id));
+    let (mut limited, mut other) = (hub.connect_to(&path("rsa"), &[]).await, hub.connect_to(&path("ec"), &[]).await);
+    let in_two_hours = json!(hub.clock.now().unix_seconds() + 7200);
+    for expire_at in [in_two_hours, json!(null)] {
+        hub.call_api("refresh", json!({"user": "ann", "expire_at": expire_at})).await;
+        let pushes = [limited.receive().await, other.receive().await].map(|push| push["push"]["refresh"].clone());
+        assert!(pushes[0]["ttl"].as_u64().unwrap() <= 120, "{pushes:?}");
+        assert!(pushes[1]["ttl"].as_u64().is_none_or(|ttl| ttl > 7000), "{pushes:?}");
+    }
+    hub.clock.advance(Duration::from_secs(121));
+    assert_eq!(limited.wait_for_close().await.0, Some(3005));
+    other.subscribe("news").await;
+}
+
+#[actix_rt::test]
 async fn key_use_separates_connection_and_subscription_tokens() {
     let keys = TestKeys::new();
     let hub = keys

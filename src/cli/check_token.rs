@@ -33,14 +33,23 @@ pub(super) fn check(inputs: &ConfigInputs, as_json: bool) -> CommandResult {
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let clock = Clock::default();
     let verifier = Verifier::new(&config, permissions, clock.clone()).map_err(|error| error.to_string())?;
-    actix_rt::System::new().block_on(verifier.key_sets().fetch_all())?;
     let [header, claims] = decode_parts(&token);
     let is_subscription = claims.as_ref().is_some_and(|claims| claims.get("channel").is_some());
-    let result = if is_subscription {
-        verifier.verify_subscription(&token).map(VerifiedClaims::Subscription)
-    } else {
-        verifier.verify(&token).map(VerifiedClaims::Connection)
+    let verify = || match is_subscription {
+        true => verifier.verify_subscription(&token).map(VerifiedClaims::Subscription),
+        false => verifier.verify(&token).map(VerifiedClaims::Connection),
     };
+    let (system, mut result, mut fetched) = (actix_rt::System::new(), verify(), Ok(()));
+    // The first fetch brings the keys. The second one is for a `kid` that is not among them, as a hub would look for it.
+    for _ in 0..2 {
+        if result.as_ref().is_err_and(|error| error.is_temporary()) {
+            fetched = system.block_on(verifier.key_sets().fetch_all());
+            result = verify();
+        }
+    }
+    if result.as_ref().is_err_and(|error| error.is_temporary()) {
+        fetched?;
+    }
     let environment = inputs.environment;
     let report =
         TokenReport { header, claims, is_subscription, result, now: clock.now(), config: &config, environment };

@@ -73,6 +73,8 @@ pub struct KeySetsConfig {
     pub timeout: Duration,
     #[serde(with = "value::duration")]
     pub stale: Duration,
+    #[serde(with = "value::duration")]
+    pub startup_timeout: Duration,
     pub document_bytes: usize,
     pub keys: usize,
     #[serde(deserialize_with = "value::networks")]
@@ -105,6 +107,12 @@ pub struct KeyConfig {
     /// The URL of a provider that supports OpenID Connect Discovery: exactly the `iss` of its tokens.
     #[serde(default, deserialize_with = "value::optional_text")]
     pub issuer_url: Option<String>,
+    /// Networks of private addresses from which its keys may be fetched, instead of `auth.key_sets.private_networks`.
+    #[serde(default, deserialize_with = "value::optional_networks")]
+    pub private_networks: Option<Vec<IpNet>>,
+    /// PEM file of the certificate authorities of its server, instead of `auth.key_sets.ca`.
+    #[serde(default, deserialize_with = "value::optional_path")]
+    pub ca: Option<PathBuf>,
     /// From this time on, in milliseconds since the epoch, its tokens are refused and their sessions end.
     #[serde(default, deserialize_with = "value::optional_instant")]
     pub not_after: Option<WallTime>,

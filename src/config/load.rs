@@ -267,8 +267,9 @@ fn check_setting(path: &[String], value: &Value) -> Result<(), String> {
         // The error of serde would quote a secret of a wrong type. Its error for a wrong name quotes only the name.
         Err(error) if is_keys && !error.message().starts_with("unknown field") => Err(format!(
             "each key must have one of {}, the first two with id and algorithm, and may have not_after, issuer, \
-                 user_prefix, audience, subscription_audience, clients, typ, subscription_typ and purpose; all of them \
-                 are text, but clients is a list of texts",
+                 user_prefix, audience, subscription_audience, clients, typ, subscription_typ and \
+                 purpose, and with a URL private_networks and ca; all of them are text, but clients and private_networks are \
+                 lists of texts",
             KeySource::SETTINGS
         )),
         Err(error) => Err(in_terms_of_configuration(&error)),

@@ -97,6 +97,11 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
     Vec::<String>::deserialize(deserializer)?.iter().map(read).collect()
 }
 
+/// The same where a missing value has a meaning of its own.
+pub(super) fn optional_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    networks(deserializer).map(Some)
+}
+
 /// Parses a regular expression for a whole name; `""` means not set.
 pub(super) fn optional_pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
     optional_text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()

@@ -1,6 +1,6 @@
 //! The periodic work of a hub. At each tick the timing wheel names the sessions to look at: they are pinged, and closed
 //! when they miss a deadline (first message, pong, progress of a full socket, end of a message, end of a close) or when
-//! their token or a subscription has expired. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
+//! their token or a subscription has expired. Clients of plain sessions are warned before their token expires. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
 //! tick.
 
 use std::{
@@ -31,6 +31,8 @@ pub(super) struct HubSession {
     keep_alive: KeepAlive,
     /// When the first of its subscriptions expires.
     pub(super) first_subscription_expiry: WallTime,
+    /// When its client is warned that its token expires.
+    pub(super) warn_at: WallTime,
     pub(super) client: Uuid,
     pub(super) format: Format,
     pub(super) controls: Recipient<SessionControl>,
@@ -52,10 +54,20 @@ enum Deadline {
 
 impl HubSession {
     /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
-    pub(super) fn new(Register { outbox, keep_alive, client, format, controls, .. }: Register) -> Self {
+    pub(super) fn new(Register { outbox, keep_alive, warn_at, client, format, controls, .. }: Register) -> Self {
         let deadline = Deadline::NextPing(Instant::now());
         let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
-        Self { outbox, keep_alive, first_subscription_expiry, client, format, controls, scheduled_tick, deadline }
+        Self {
+            outbox,
+            keep_alive,
+            first_subscription_expiry,
+            warn_at,
+            client,
+            format,
+            controls,
+            scheduled_tick,
+            deadline,
+        }
     }
 
     /// Sets how the session is kept alive, and returns whether that changes.
@@ -79,7 +91,7 @@ impl HubSession {
     }
 
     /// Time until the first of an open session's deadlines: keep-alive, end of a message, a stalled outbox, token
-    /// expiry, or the expiry of a subscription.
+    /// expiry or the warning before it, or the expiry of a subscription.
     ///
     /// The deadline of a message that has not begun yet is the one it would have if it began now, and so is that of a stall.
     /// So the hub looks at each session before any deadline that begins meanwhile, and need not be told of fragments and
@@ -91,7 +103,7 @@ impl HubSession {
         };
         let message = self.outbox.incomplete_since().unwrap_or(now) + limits.max_message_age;
         let stall = self.outbox.stalled_since().unwrap_or(now) + limits.max_outbox_stall;
-        let expiry = self.outbox.expires_at().min(self.first_subscription_expiry);
+        let expiry = self.outbox.expires_at().min(self.first_subscription_expiry).min(self.warn_at);
         let first = keep_alive.min(message).min(stall);
         first.saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
     }
@@ -99,6 +111,15 @@ impl HubSession {
     /// Returns whether a message from the client has been incomplete for too long.
     fn is_message_overdue(&self, max_message_age: Duration, now: Instant) -> bool {
         self.outbox.incomplete_since().is_some_and(|since| now.saturating_duration_since(since) >= max_message_age)
+    }
+
+    /// Has the client warned of the expiry of its token when it is time, once.
+    fn warn_of_expiry(&mut self, wall_now: WallTime) {
+        if wall_now >= self.warn_at {
+            self.warn_at = NEVER;
+            // A session whose mailbox is full waits for the broker; a warning that comes late is of no use.
+            let _ = self.controls.try_send(SessionControl::WarnOfExpiry(self.outbox.expires_at()));
+        }
     }
 
     fn encode_ping(&self) -> bytes::Bytes {
@@ -239,6 +260,7 @@ impl Hub {
         if let Err(ended) = session.outbox.check_token(wall_now) {
             return self.handle_push_error(key, ended);
         }
+        session.warn_of_expiry(wall_now);
         match session.deadline {
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),

@@ -52,6 +52,8 @@ pub struct Register {
     pub outbox: Arc<Outbox>,
     /// How it is kept alive at first.
     pub keep_alive: KeepAlive,
+    /// When it is sent [`SessionControl::WarnOfExpiry`], or [`NEVER`](crate::clock::NEVER).
+    pub warn_at: WallTime,
     /// Its user and what names its token, if it is authenticated already.
     pub owner: Option<(Arc<str>, TokenIdentity)>,
     /// Its client id.
@@ -71,6 +73,8 @@ pub struct UpdateSession {
     pub key: SessionKey,
     /// How it is kept alive from now on.
     pub keep_alive: KeepAlive,
+    /// When it is sent [`SessionControl::WarnOfExpiry`], or [`NEVER`](crate::clock::NEVER).
+    pub warn_at: WallTime,
     /// Its user.
     pub user: Arc<str>,
     /// What names its token.
@@ -88,7 +92,7 @@ pub struct AwaitDisconnect(pub SessionKey);
 #[rtype(result = "()")]
 pub struct Unregister(pub SessionKey);
 
-/// A control of the server API that only the session itself can apply.
+/// What only the session itself can do: a control of the server API, or a warning of its hub.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum SessionControl {
@@ -103,6 +107,8 @@ pub enum SessionControl {
     Subscribe(Box<ServerApiSubscription>),
     /// Unsubscribe from a channel, if a [`Subscribe`](Self::Subscribe) that came before has subscribed to it meanwhile.
     Unsubscribe(Channel),
+    /// Warn the client that its token expires at this time, if it has brought no other one meanwhile.
+    WarnOfExpiry(WallTime),
 }
 
 /// A server-side subscription that the server API adds.

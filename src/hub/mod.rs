@@ -185,9 +185,10 @@ impl Handler<UpdateSession> for Hub {
     type Result = ();
 
     fn handle(&mut self, update: UpdateSession, ctx: &mut Self::Context) {
-        let UpdateSession { key, keep_alive, user, token } = update;
+        let UpdateSession { key, keep_alive, warn_at, user, token } = update;
         self.set_owner(key, user, token, ctx);
         if let Some(session) = self.registry.session_mut(key) {
+            session.warn_at = warn_at;
             if session.set_keep_alive(keep_alive) {
                 self.start_keep_alive(key);
             } else {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey};
 use crate::{
     broker::SharedBroker,
-    clock::Clock,
+    clock::{Clock, NEVER},
     config::Config,
     metrics::Metrics,
     protocol::Format,
@@ -66,6 +66,7 @@ impl TestSession {
             key,
             outbox: outbox.clone(),
             keep_alive: KeepAlive::NativePing,
+            warn_at: NEVER,
             owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,

@@ -88,7 +88,7 @@ impl RevocationList {
     }
 
     /// Revokes the tokens of keys that are no longer in use.
-    pub fn retire_keys(&mut self, keys: &[KeyNumber]) {
+    pub fn remove_keys(&mut self, keys: &[KeyNumber]) {
         keys.iter().for_each(|key| _ = self.keys.remove(key));
         self.version += 1;
         // No index has the sessions of a key: the hubs check all of theirs.
@@ -165,13 +165,13 @@ mod tests {
     };
 
     #[test]
-    fn retired_key_revokes_its_tokens_and_no_others() {
+    fn removed_key_revokes_its_tokens_and_no_others() {
         let (old, new) = (KeyNumber::unique(), KeyNumber::unique());
         let of = |key| TokenIdentity { key, ..TokenIdentity::default() };
         let mut list = RevocationList::new(1);
         list.add_keys([old, new]);
         assert!(!list.is_revoked("ann", &of(Some(old)), at(1)));
-        list.retire_keys(&[old]);
+        list.remove_keys(&[old]);
         let revoked = [None, Some(new), Some(old)].map(|key| list.is_revoked("ann", &of(key), at(1)));
         assert_eq!(revoked, [false, false, true]);
         assert_eq!(list.changes_since(0), None, "every session is checked");

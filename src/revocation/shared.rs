@@ -155,10 +155,10 @@ impl Revocations {
     }
 
     /// Revokes the tokens of keys that are no longer in use, on this instance.
-    pub fn retire_keys(&self, keys: &[KeyNumber]) {
+    pub fn remove_keys(&self, keys: &[KeyNumber]) {
         if !keys.is_empty() {
             let mut list = self.list.write();
-            list.retire_keys(keys);
+            list.remove_keys(keys);
             self.state.fetch_add(2, Ordering::Release);
         }
     }

@@ -36,38 +36,49 @@ pub(super) fn watch(verifier: &Arc<Verifier>, config: &Arc<Config>) {
 }
 
 async fn watch_files(verifier: Weak<Verifier>, config: Arc<Config>, interval: Duration) {
-    // The files may have changed since the start, so the first look reads them in any case.
-    let (files, mut seen, mut has_failed) = (key_files(&config), None, false);
+    let (files, mut seen) = (key_files(&config), Seen::default());
     loop {
         tokio::time::sleep(interval).await;
         let Some(verifier) = verifier.upgrade() else { return };
-        let (files, config, before) = (files.clone(), config.clone(), seen.clone());
+        let (files, config, before) = (files.clone(), config.clone(), std::mem::take(&mut seen));
         // A network drive may take long.
         let look = tokio::task::spawn_blocking(move || {
-            let stamps: Vec<Option<FileStamp>> = files.iter().map(stamp_of).collect();
-            let has_changed = before.as_ref() != Some(&stamps);
-            // What failed for want of a file descriptor, say, may work now.
-            if !has_changed && !has_failed {
-                return (stamps, false);
-            }
-            let reloaded = verifier.reload_keys(&config);
-            if has_changed || reloaded.is_ok() {
+            before.look(files.iter().map(stamp_of).collect(), || verifier.reload_keys(&config))
+        });
+        seen = look.await.unwrap_or_default();
+    }
+}
+
+/// What the last look at the files has found. The files may have changed since the start, so the first look reads them in any case.
+#[derive(Default)]
+struct Seen {
+    stamps: Option<Vec<Option<FileStamp>>>,
+    has_failed: bool,
+}
+
+impl Seen {
+    /// Reads the files if they have changed. Reads them again after an error: what failed for want of a file descriptor, say, may
+    /// work now.
+    fn look(self, stamps: Vec<Option<FileStamp>>, reload: impl FnOnce() -> Result<KeyChange, KeyError>) -> Self {
+        let has_changed = self.stamps.as_ref() != Some(&stamps);
+        let mut has_failed = false;
+        if has_changed || self.has_failed {
+            let reloaded = reload();
+            has_failed = reloaded.is_err();
+            // The same error is logged once.
+            if has_changed || !has_failed {
                 log_reload(&reloaded);
             }
-            (stamps, reloaded.is_err())
-        });
-        (seen, has_failed) = match look.await {
-            Ok((stamps, has_failed)) => (Some(stamps), has_failed),
-            Err(_) => (None, false),
-        };
+        }
+        Self { stamps: Some(stamps), has_failed }
     }
 }
 
 /// Logs what a reload of the key files has changed.
 pub(super) fn log_reload(reloaded: &Result<KeyChange, KeyError>) {
     match reloaded {
-        Ok(KeyChange { added: 0, retired: 0 }) => {}
-        Ok(KeyChange { added, retired }) => log::info!("reloaded key files added={added} removed={retired}"),
+        Ok(KeyChange { added: 0, removed: 0, .. }) => {}
+        Ok(KeyChange { added, removed, .. }) => log::info!("reloaded key files added={added} removed={removed}"),
         Err(error) => log::error!("key file reload failed, keeping the old keys error={:?}", error.to_string()),
     }
 }
@@ -75,4 +86,31 @@ pub(super) fn log_reload(reloaded: &Result<KeyChange, KeyError>) {
 fn stamp_of(file: &PathBuf) -> Option<FileStamp> {
     let metadata = fs::metadata(file).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_when_they_have_changed_and_again_after_an_error() {
+        let stamps = |ctime| vec![Some((1, 2, 3, ctime, 0)), None];
+        let failed = || Err(KeyError { key: "k".to_owned(), problem: "too many open files".to_owned() });
+        let mut seen = Seen::default();
+        for (ctime, result, is_read) in [
+            (1, Ok(KeyChange::default()), true),
+            (1, Ok(KeyChange::default()), false),
+            (2, failed(), true),
+            (2, failed(), true),
+            (2, Ok(KeyChange::default()), true),
+            (2, Ok(KeyChange::default()), false),
+        ] {
+            let mut was_read = false;
+            seen = seen.look(stamps(ctime), || {
+                was_read = true;
+                result
+            });
+            assert_eq!(was_read, is_read);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The claims of a session: how tokens become claims, and what new claims change at once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Services, Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     clock::{NEVER, WallTime},
     config::Door,
     hub::{Reauthorize, SubscriptionSource, UpdateSession},
-    protocol::{Disconnect, ErrorCode, Expiry},
+    protocol::{Disconnect, ErrorCode, Expiry, Push},
 };
 
 /// Whether new claims change what the subscriptions of a session are allowed.
@@ -131,19 +131,41 @@ impl Session {
             self.unauthenticated_permits = None;
             let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
             self.apply_token_expiry();
-            self.services.hub.do_send(UpdateSession { key, keep_alive, user, token });
+            self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });
         }
     }
 
-    /// Returns how an expiry is sent to the client: as the seconds after which it should refresh. That is the time that is
-    /// left less `auth.refresh_margin`, but at least half of it.
+    /// Returns how an expiry is sent to the client: as the seconds after which it should refresh.
     pub(super) fn client_expiry(&self, expires_at: WallTime) -> Expiry {
         if expires_at == NEVER {
             return Expiry::NEVER;
         }
-        let left = expires_at.saturating_duration_since(self.services.clock.now());
-        let margin = self.services.config.auth.refresh_margin.min(left / 2);
-        Expiry::after(u32::try_from((left - margin).as_secs()).unwrap_or(u32::MAX).max(1))
+        let seconds = self.time_to_refresh(expires_at, self.services.clock.now()).as_secs();
+        Expiry::after(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Returns the time after which the client should refresh: what is left less `auth.refresh_margin`, but at least half of it.
+    fn time_to_refresh(&self, expires_at: WallTime, now: WallTime) -> Duration {
+        let left = expires_at.saturating_duration_since(now);
+        left - self.services.config.auth.refresh_margin.min(left / 2)
+    }
+
+    /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that.
+    pub(super) fn warn_at(&self) -> WallTime {
+        match &self.auth_state {
+            AuthState::Plain(claims) if claims.expires_at != NEVER => {
+                let now = self.services.clock.now();
+                now.saturating_add(self.time_to_refresh(claims.expires_at, now))
+            }
+            _ => NEVER,
+        }
+    }
+
+    /// Warns the client of a plain session that its token expires at this time, unless it has brought another one.
+    pub(super) fn warn_of_expiry(&mut self, expires_at: WallTime) {
+        if matches!(&self.auth_state, AuthState::Plain(claims) if claims.expires_at == expires_at) {
+            self.push(&Push::Refresh(self.client_expiry(expires_at)));
+        }
     }
 }
 

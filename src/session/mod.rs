@@ -142,9 +142,10 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.apply_token_expiry();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
+        let warn_at = self.warn_at();
         let owner = self.auth_state.claims().map(|claims| (claims.user.clone(), claims.token));
         let (client, controls) = (self.client, ctx.address().recipient());
-        let register = Register { key: self.key, outbox, format, keep_alive, owner, client, controls };
+        let register = Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, controls };
         self.services.hub.do_send(register);
         match self.auth_state {
             AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
@@ -191,6 +192,10 @@ impl Handler<SessionControl> for Session {
         match control {
             SessionControl::Refresh { expires_at, info } => {
                 self.apply_refresh(expires_at, info);
+                self.flush();
+            }
+            SessionControl::WarnOfExpiry(expires_at) => {
+                self.warn_of_expiry(expires_at);
                 self.flush();
             }
             SessionControl::Subscribe(subscription) if subscription.since.is_some() => {

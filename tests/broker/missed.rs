@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use wardcast::{
     broker::{HistoryPage, HistoryRequest, Retention, SincePosition},
     position::Position,
@@ -127,6 +128,91 @@ async fn removed_history_is_on_no_page_of_any_instance() {
     // What is published after the removal arrives after the news of it.
     let later = two.catch_up_with(&one).await;
     assert_eq!(two.missed_offsets(first).await, [later.offset]);
+}
+
+#[tokio::test]
+async fn renewed_epoch_is_on_the_pages_of_all_instances() {
+    let (_server, one, two) = start_pair().await;
+    two.subscribe("news").await;
+    let first = one.store_many(1).await;
+    let second = two.catch_up_with(&one).await;
+    assert_eq!(two.missed_offsets(first).await, [second.offset]);
+    one.broker.renew_epoch(channel("news"), first.epoch).await.unwrap();
+    let reads_again =
+        wait_until("the other instance reads again", async || two.read_missed(first).await.top.epoch != first.epoch);
+    timeout(Duration::from_secs(4), reads_again).await.expect("before the page expires");
+}
+
+#[tokio::test]
+async fn page_expires_long_before_its_publications() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    instance.subscribe("news").await;
+    let keep = Retention { ttl: Duration::from_secs(1), ..KEEP };
+    let first = instance.store_with("news", "1", keep).await;
+    instance.store_with("news", "2", keep).await;
+    instance.wait_for_publications(2).await;
+    let since = Some(SincePosition { offset: first.offset, epoch: None });
+    let read = async || {
+        let request = HistoryRequest { since, limit: 1000, ..HistoryRequest::default() };
+        instance.broker.read_missed(channel("news"), request, keep, None).await.unwrap().publications.len()
+    };
+    assert_eq!(read().await, 1);
+    // Nothing tells the instance of it.
+    for key in server.run::<Vec<String>>(&["KEYS", "*news*"]).await {
+        if server.run::<String>(&["TYPE", &key]).await == "stream" {
+            server.run::<i64>(&["DEL", &key]).await;
+        }
+    }
+    wait_until("the page is read again", async || read().await == 0).await;
+}
+
+#[tokio::test]
+async fn instance_without_a_subscription_connection_keeps_no_page() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    instance.subscribe("news").await;
+    let first = instance.store_many(1).await;
+    instance.catch_up_with(&instance).await;
+    assert_eq!(instance.missed_offsets(first).await, [2]);
+    let losses = instance.hubs.losses.load(Ordering::Relaxed);
+    let mut connection = server.connection().await.unwrap();
+    // Its other connections stay open, and it gets no new one.
+    let mut commands = redis::pipe();
+    commands.cmd("CONFIG").arg("SET").arg("maxclients").arg(1).cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    commands.exec_async(&mut connection).await.unwrap();
+    wait_until("the loss", async || instance.hubs.losses.load(Ordering::Relaxed) > losses).await;
+    let third = instance.store_many(1).await;
+    assert_eq!(instance.missed_offsets(first).await, [2, third.offset]);
+}
+
+#[tokio::test]
+async fn read_that_may_lack_something_serves_only_the_caller_that_began_it() {
+    let server = RedisServer::start().await;
+    let one = start_broker_with(&server.url(), |config| config.probe_interval = Duration::from_secs(60));
+    one.wait_until_ready().await;
+    one.subscribe("news").await;
+    let first = one.store_many(1).await;
+    one.catch_up_with(&one).await;
+    let reads_of = async |forgets: bool| {
+        let before = stream_reads(&server).await;
+        server.freeze();
+        let both = join_all([one.missed_offsets(first), one.missed_offsets(first)]);
+        let resume = async {
+            if forgets {
+                // What is stored from now on does not arrive here.
+                one.broker.unsubscribe(channel("news"));
+            }
+            server.resume();
+        };
+        let (both, ()) = tokio::join!(both, resume);
+        assert!(both.iter().all(|offsets| *offsets == [2]), "{both:?}");
+        stream_reads(&server).await - before
+    };
+    let shared = reads_of(false).await;
+    one.broker.unsubscribe(channel("news"));
+    one.subscribe("news").await;
+    assert_eq!(reads_of(true).await, 2 * shared);
 }
 
 #[tokio::test]

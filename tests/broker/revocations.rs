@@ -2,16 +2,27 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use futures_util::future::join_all;
 use wardcast::{
     clock::WallTime,
     revocation::{IssuerScope, Revocation, RevocationTarget, TokenIdentity, TokenIds},
 };
 
-use super::fixture::{Instance, node, start_broker, start_pair, start_ready_broker, wait_until};
-use crate::support::redis::RedisServer;
+use super::{
+    cluster::{start_cluster_broker, subscribed_names},
+    fixture::{Instance, node, start_broker, start_pair, start_ready_broker, wait_until},
+};
+use crate::support::{
+    proxy::ProxyMode,
+    redis::{ClusterOptions, RedisCluster, RedisServer},
+};
 
 const LONG: Duration = Duration::from_secs(20);
 const LIST: &str = "wardcast:{revocations}:entries";
+
+/// [`revocations`] as Redis keeps them, and what another program has written.
+const ENTRIES: [&str; 8] =
+    ["j:{1}:é\0i", "253402300799000 ", "u:ann", "253402300799000 50000", "not a target", "1 1", "u:x", "x"];
 
 fn revocations() -> Vec<Revocation> {
     let until = |target| Revocation::of_all(target, WallTime::LATEST_DATE);
@@ -81,9 +92,7 @@ async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
     let server = RedisServer::start().await;
     let instance = start_ready_broker(&server.url()).await;
     // As another instance stores them, without the message that this one would miss.
-    let entries =
-        ["j:{1}:é\0i", "253402300799000 ", "u:ann", "253402300799000 50000", "not a target", "1 1", "u:x", "x"];
-    server.run::<i64>(&[["HSET", LIST].as_slice(), &entries].concat()).await;
+    server.run::<i64>(&[["HSET", LIST].as_slice(), &ENTRIES].concat()).await;
     assert!(!obeys(&instance));
     server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     wait_until("the list is loaded again", async || obeys(&instance)).await;
@@ -100,4 +109,42 @@ async fn list_that_redis_has_lost_is_put_back() {
     wait_until("the list is in Redis again", async || server.run::<i64>(&["HLEN", LIST]).await == 3).await;
     drop((first, second));
     assert!(obeys(&start_ready_broker(&server.url()).await));
+}
+
+async fn slot_of_control_channel(cluster: &RedisCluster) -> u16 {
+    let names = subscribed_names(cluster).await;
+    cluster.slot_of(names.iter().find(|name| name.starts_with("wardcast:control")).unwrap()).await
+}
+
+#[tokio::test]
+async fn revocation_that_a_move_of_the_control_channel_hid_is_loaded() {
+    let cluster = RedisCluster::start().await;
+    let instance = start_cluster_broker(&cluster.addresses()[0]);
+    instance.wait_until_ready().await;
+    let list = cluster.master_of(cluster.slot_of(LIST).await).await.unwrap();
+    cluster.nodes[list].run::<i64>(&[["HSET", LIST].as_slice(), &ENTRIES].concat()).await;
+    let slot = slot_of_control_channel(&cluster).await;
+    let to = (cluster.master_of(slot).await.unwrap() + 1) % 3;
+    assert!(!obeys(&instance));
+    cluster.move_slots(slot..=slot, to).await;
+    wait_until("the list is loaded again", async || obeys(&instance)).await;
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+/// The instance holds its deliveries while it connects to the master of the control channel, which then leaves.
+#[tokio::test]
+async fn master_that_leaves_while_it_is_connected_does_not_hold_the_deliveries_for_ever() {
+    let cluster = RedisCluster::start_with(&ClusterOptions { has_proxies: true, ..ClusterOptions::default() }).await;
+    let instance = start_cluster_broker(&cluster.addresses()[0]);
+    instance.wait_until_ready().await;
+    let master = cluster.master_of(slot_of_control_channel(&cluster).await).await.unwrap();
+    // Subscribing to them takes longer than the slots take to move.
+    let rooms: Vec<String> = (0..100).map(|number| format!("room-{number}")).collect();
+    join_all(rooms.iter().map(|room| instance.subscribe(room))).await;
+    cluster.proxies[master].set(ProxyMode::Delay(Duration::from_millis(100)));
+    cluster.nodes[master].run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    wait_until("the deliveries are held", async || instance.hubs.revocations.state().is_held()).await;
+    let slots = ClusterOptions::default().slots[master].clone();
+    cluster.move_slots(slots, (master + 1) % 3).await;
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
 }

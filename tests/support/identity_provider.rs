@@ -2,7 +2,7 @@
 //! with which it signs tokens.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -42,6 +42,8 @@ pub enum Answer {
 #[derive(Default)]
 struct Served {
     answers: HashMap<String, Answer>,
+    /// Precede `answers`, each for one request.
+    next_answers: HashMap<String, VecDeque<Answer>>,
     requests: Vec<String>,
 }
 
@@ -116,6 +118,11 @@ impl IdentityProvider {
         self.served.lock().unwrap().answers.insert(path.to_owned(), answer);
     }
 
+    /// Answers the next request for this path, once.
+    pub fn answer_next(&self, path: &str, answer: Answer) {
+        self.served.lock().unwrap().next_answers.entry(path.to_owned()).or_default().push_back(answer);
+    }
+
     /// Publishes these keys, and no others.
     pub fn publish(&self, keys: &[&ProviderKey]) {
         self.publish_set(&keys.iter().map(|key| key.jwk.clone()).collect::<Vec<_>>());
@@ -171,7 +178,8 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, served: Arc<Mutex<Serve
     let answer = {
         let mut served = served.lock().unwrap();
         served.requests.push(path.clone());
-        served.answers.get(&path).cloned()
+        let next = served.next_answers.get_mut(&path).and_then(VecDeque::pop_front);
+        next.or_else(|| served.answers.get(&path).cloned())
     };
     let respond =
         |status: &str, body: &str| format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());

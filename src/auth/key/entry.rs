@@ -68,11 +68,23 @@ pub(super) fn read_entry(
                 let kid = jwk.as_ref().ok().and_then(|jwk| jwk.kid.clone());
                 (kid, jwk.and_then(|jwk| check_jwk(&jwk, configured.algorithm, None)))
             });
-            Ok(usable_keys(path, found)?.into_iter().map(|(kid, checked)| key(kid, checked)).collect())
+            let (usable, skipped) = usable_keys(found)?;
+            for reason in skipped {
+                log::warn!("skipped key of a JWK set place={path:?} {reason}");
+            }
+            Ok(usable.into_iter().map(|(kid, checked)| key(kid, checked)).collect())
         }
         Some(KeySource::SetUrl(_) | KeySource::Issuer(_)) if id.is_none() => Ok(Vec::new()),
         _ => Err(format!("must have exactly one of {}, and no id with a JWK set", KeySource::SETTINGS)),
     }
+}
+
+/// The content of a fetched JWK set.
+pub(in crate::auth) struct KeySetDocument {
+    /// The keys that can be used.
+    pub(in crate::auth) keys: Vec<VerificationKey>,
+    /// For the log: `kid` and fault of each of the others, up to [`MAX_REASONS`].
+    pub(in crate::auth) skipped: Vec<String>,
 }
 
 /// Reads the usable keys of a JWK set that an identity provider publishes. A key without `alg` has the algorithm that OpenID
@@ -84,8 +96,7 @@ pub(in crate::auth) fn read_fetched_set(
     auth: &config::AuthConfig,
     configured: &config::KeyConfig,
     document: &str,
-    place: &str,
-) -> Result<Vec<VerificationKey>, String> {
+) -> Result<KeySetDocument, String> {
     let max_keys = auth.key_sets.keys;
     let set = jwk::parse_set(document)?;
     if set.len() > max_keys {
@@ -117,16 +128,22 @@ pub(in crate::auth) fn read_fetched_set(
         }
     }
     let (rules, not_after) = (auth.rules(Some(configured)), configured.not_after.unwrap_or(NEVER));
-    let usable = usable_keys(Path::new(place), found)?;
-    Ok(usable.into_iter().map(|(kid, checked)| checked.into_key(kid, rules.clone(), not_after)).collect())
+    let (usable, skipped) = usable_keys(found)?;
+    let keys = usable.into_iter().map(|(kid, checked)| checked.into_key(kid, rules.clone(), not_after)).collect();
+    Ok(KeySetDocument { keys, skipped })
 }
 
-/// Returns the usable keys of a JWK set. A set may contain others (RFC 7517 §5): for encryption, or for algorithms that the hub does
-/// not support. They are skipped with a warning.
+/// The usable keys of a JWK set with their `kid`, and for the log why others are skipped.
+type UsableKeys = (Vec<(Option<String>, CheckedKey)>, Vec<String>);
+
+/// Returns the usable keys of a JWK set, and for the log why others are skipped. A set may contain others (RFC 7517 §5): for
+/// encryption, or for algorithms that the hub does not support.
+///
+/// # Errors
+/// If no key is usable: why.
 fn usable_keys(
-    place: &Path,
     found: impl IntoIterator<Item = (Option<String>, Result<CheckedKey, String>)>,
-) -> Result<Vec<(Option<String>, CheckedKey)>, String> {
+) -> Result<UsableKeys, String> {
     let (mut usable, mut skipped) = (Vec::new(), Vec::new());
     for (kid, checked) in found {
         match checked {
@@ -141,11 +158,9 @@ fn usable_keys(
         let reasons = reasons.map(|(kid, problem)| format!("{:?} {problem}", shortened(kid))).collect::<Vec<_>>();
         return Err(format!("contains no usable key: {}", reasons.join("; ")));
     }
-    for (kid, problem) in skipped.into_iter().take(MAX_REASONS) {
-        let kid = shortened(kid);
-        log::warn!("skipped key of a JWK set place={place:?} kid={kid:?} error={problem:?}");
-    }
-    Ok(usable)
+    let reasons = skipped.into_iter().take(MAX_REASONS);
+    let reasons = reasons.map(|(kid, problem)| format!("kid={:?} error={problem:?}", shortened(kid)));
+    Ok((usable, reasons.collect()))
 }
 
 /// Returns the key of a JWK with its algorithm, if that agrees with the configured one. `usual`: the one without either.

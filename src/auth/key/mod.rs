@@ -14,7 +14,11 @@ use std::{collections::HashSet, sync::Arc};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 pub use self::ring::KeyChange;
-pub(super) use self::{entry::read_fetched_set, ring::KeyRing, shared_secret::shared_secrets};
+pub(super) use self::{
+    entry::{KeySetDocument, read_fetched_set},
+    ring::KeyRing,
+    shared_secret::shared_secrets,
+};
 use self::{
     entry::{label, read_entry},
     material::{CheckedKey, KeyMaterial},
@@ -115,6 +119,11 @@ impl VerificationKeys {
             |configured| read_entry(auth, configured).err().map(|problem| KeyError { key: label(configured), problem });
         let errors: Vec<KeyError> = auth.keys.iter().filter_map(of).collect();
         if errors.is_empty() { Self::read(auth, login_key).err().into_iter().collect() } else { errors }
+    }
+
+    /// Returns whether no key verifies tokens.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// Returns the key for a token with this `kid`. If several keys have the id, the unverified issuer of the token selects one;

@@ -1,7 +1,7 @@
 //! Fetches one document over https: one GET on a connection of its own, to an address that was checked, without redirects, and
 //! with a limit on the size. The caller limits the time.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -22,7 +22,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::address::is_allowed;
-use crate::{auth::KeyError, certificate, config::KeySetsConfig};
+use crate::{
+    certificate::{self, CertificateError},
+    config::{KeyConfig, KeySetsConfig},
+};
 
 /// Maximum number of addresses of a name to which the client tries to connect.
 const MAX_ADDRESSES: usize = 8;
@@ -91,14 +94,17 @@ pub enum FetchError {
     Resolve(std::io::Error),
     /// All addresses of the server are private.
     #[error(
-        "the host resolves to {0}, a private address; if that is right, add its network to auth.key_sets.private_networks"
+        "the host resolves to {0}, a private address; if that is right, add its network to private_networks of the entry in \
+         auth.keys, or to auth.key_sets.private_networks"
     )]
     PrivateAddress(std::net::IpAddr),
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
     /// The TLS handshake has failed.
-    #[error("TLS handshake failed: {0}; auth.key_sets.ca names the certificate authorities")]
+    #[error(
+        "TLS handshake failed: {0}; auth.key_sets.ca, or ca of the entry in auth.keys, names the certificate authorities"
+    )]
     Tls(std::io::Error),
     /// The response is not HTTP, or the connection was lost.
     #[error("HTTP error: {0}")]
@@ -134,7 +140,7 @@ impl FetchError {
     }
 }
 
-/// Fetches documents.
+/// Fetches the documents of one provider.
 pub(super) struct HttpsClient {
     tls: TlsConnector,
     private_networks: Vec<IpNet>,
@@ -142,25 +148,26 @@ pub(super) struct HttpsClient {
 }
 
 impl HttpsClient {
-    /// Creates a client that trusts the configured certificate authorities, or else those of the system.
+    /// Creates a client. The settings of the entry in `auth.keys` override those of `auth.key_sets`: what is allowed for one provider
+    /// is not allowed for the documents of another. `tls` is from [`Self::trusting`].
+    pub(super) fn new(settings: &KeySetsConfig, entry: &KeyConfig, tls: TlsConnector) -> Self {
+        let private_networks = entry.private_networks.as_ref().unwrap_or(&settings.private_networks).clone();
+        Self { tls, private_networks, max_bytes: settings.document_bytes }
+    }
+
+    /// Returns a TLS client that trusts the certificate authorities of a file, or else those of the system.
     ///
     /// # Errors
-    /// [`KeyError`] if no certificate authority can be read.
-    pub(super) fn new(settings: &KeySetsConfig) -> Result<Self, KeyError> {
-        let certificates = match &settings.ca {
-            Some(file) => certificate::read_roots(file),
-            None => certificate::system_roots(),
-        };
-        let fault = |problem| KeyError { key: "auth.key_sets.ca".to_owned(), problem };
+    /// If no certificate authority can be read.
+    pub(super) fn trusting(file: Option<&Path>) -> Result<TlsConnector, CertificateError> {
+        let certificates = file.map_or_else(certificate::system_roots, certificate::read_roots)?;
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates.map_err(|error| fault(error.to_string()))?);
+        roots.add_parsable_certificates(certificates);
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().expect("aws-lc supports TLS 1.2 and 1.3");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tls = TlsConnector::from(Arc::new(config));
-        let (private_networks, max_bytes) = (settings.private_networks.clone(), settings.document_bytes);
-        Ok(Self { tls, private_networks, max_bytes })
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     /// Fetches a document.
@@ -194,16 +201,22 @@ impl HttpsClient {
     async fn connect(&self, url: &HttpsUrl) -> Result<TlsStream<TcpStream>, FetchError> {
         let resolved: Vec<SocketAddr> =
             lookup_host((url.host.as_str(), url.port)).await.map_err(FetchError::Resolve)?.collect();
+        let name = ServerName::try_from(url.host.clone())
+            .map_err(|_| FetchError::Tls(std::io::Error::other("the host is no valid server name")))?;
+        let stream = self.connect_to_any(&resolved).await?;
+        self.tls.connect(name, stream).await.map_err(FetchError::Tls)
+    }
+
+    /// Connects to the first of these addresses that is allowed and reachable.
+    async fn connect_to_any(&self, resolved: &[SocketAddr]) -> Result<TcpStream, FetchError> {
         let allowed = resolved.iter().filter(|address| is_allowed(address.ip(), &self.private_networks));
         let mut error = match resolved.first() {
             Some(first) => FetchError::PrivateAddress(first.ip()),
             None => FetchError::Resolve(std::io::ErrorKind::NotFound.into()),
         };
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|_| FetchError::Tls(std::io::Error::other("the host is no valid server name")))?;
         for address in allowed.take(MAX_ADDRESSES) {
             match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return self.tls.connect(name, stream).await.map_err(FetchError::Tls),
+                Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(failed)) => error = FetchError::Connect(failed),
                 Err(_) => error = FetchError::Connect(std::io::ErrorKind::TimedOut.into()),
             }
@@ -230,7 +243,51 @@ impl HttpsClient {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
+
+    /// A listener that accepts nothing, and whose queue is full: the kernel leaves further connections unanswered.
+    async fn silent_listener(address: &str) -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address.parse().unwrap()).unwrap();
+        let (listener, mut queued) = (socket.listen(1).unwrap(), Vec::new());
+        let address = listener.local_addr().unwrap();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            queued.push(stream);
+        }
+        (listener, queued)
+    }
+
+    fn client(networks: &[&str]) -> HttpsClient {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let entry = KeyConfig { private_networks: Some(networks), ..KeyConfig::default() };
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let tls = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        HttpsClient::new(&crate::config::Config::default().auth.key_sets, &entry, Arc::new(tls).into())
+    }
+
+    #[actix_rt::test]
+    async fn silent_address_of_a_name_leaves_time_for_the_next_one() {
+        let (silent, _queued) = silent_listener("127.0.0.1:0").await;
+        let reachable = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [silent.local_addr().unwrap(), reachable.local_addr().unwrap()];
+        let connected = timeout(Duration::from_secs(5), client(&["127.0.0.0/8"]).connect_to_any(&addresses)).await;
+        assert_eq!(connected.expect("within auth.key_sets.timeout").unwrap().peer_addr().unwrap(), addresses[1]);
+    }
+
+    #[actix_rt::test]
+    async fn only_so_many_addresses_of_a_name_are_tried() {
+        let reachable = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut addresses = vec![refused; MAX_ADDRESSES - 1];
+        addresses.push(reachable.local_addr().unwrap());
+        assert!(client(&["127.0.0.0/8"]).connect_to_any(&addresses).await.is_ok());
+        addresses.insert(0, refused);
+        assert!(matches!(client(&["127.0.0.0/8"]).connect_to_any(&addresses).await, Err(FetchError::Connect(_))));
+        assert!(matches!(client(&[]).connect_to_any(&addresses).await, Err(FetchError::PrivateAddress(_))));
+    }
 
     #[test]
     fn only_https_urls_without_credentials_are_fetched() {

@@ -10,12 +10,16 @@ mod discovery;
 mod schedule;
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
+use tokio_rustls::TlsConnector;
 
 pub use self::client::FetchError;
 use self::{
@@ -23,30 +27,33 @@ use self::{
     schedule::{Schedule, UnknownKid},
 };
 use super::{
-    KeyError, TokenError,
-    key::{KeyChange, KeyRing, VerificationKey, read_fetched_set},
+    KeyError,
+    key::{KeyChange, KeyRing, KeySetDocument, read_fetched_set},
 };
 use crate::{
     config::{AuthConfig, Config, KeyConfig, KeySource, url_without_secrets},
     metrics::Metrics,
-    revocation::Revocations,
+    revocation::{KeyNumber, Revocations},
 };
 
 /// All sets that the configuration names.
 pub struct KeySets {
     auth: AuthConfig,
-    client: Option<HttpsClient>,
     sets: Vec<KeySet>,
     ring: Arc<KeyRing>,
+    created: Instant,
 }
 
 /// One set.
 struct KeySet {
     configured: KeyConfig,
     location: Location,
-    /// Of its tokens; `None` if any.
-    issuer: Option<String>,
+    client: HttpsClient,
+    /// Of its tokens.
+    issuer: String,
     schedule: Mutex<Schedule>,
+    /// Why keys of the latest document are skipped.
+    skipped: Mutex<Vec<String>>,
     /// The time of the next fetch has changed.
     rescheduled: Notify,
 }
@@ -61,25 +68,51 @@ enum Location {
 
 impl KeySet {
     /// Creates the set of an entry; `None` if its keys are not fetched.
-    fn from_config(auth: &AuthConfig, configured: &KeyConfig, now: Instant) -> Result<Option<Self>, KeyError> {
-        let fault = |url, problem| KeyError { key: format!("auth.keys ({})", url_without_secrets(url)), problem };
-        let location = match configured.source() {
-            Some(KeySource::SetUrl(url)) => {
-                HttpsUrl::parse(url).map(Location::Set).map_err(|problem| fault(url, problem))?
-            }
+    fn from_config<'a>(
+        auth: &'a AuthConfig,
+        configured: &'a KeyConfig,
+        clients: &mut TlsClients<'a>,
+        now: Instant,
+    ) -> Result<Option<Self>, KeyError> {
+        let (url, location) = match configured.source() {
+            Some(KeySource::SetUrl(url)) => (url, HttpsUrl::parse(url).map(Location::Set)),
             Some(KeySource::Issuer(issuer)) => {
-                let url = discovery::url_of(issuer).map_err(|problem| fault(issuer, problem))?;
-                Location::Discovery { url, issuer: issuer.to_owned() }
+                let discovery = |url| Location::Discovery { url, issuer: issuer.to_owned() };
+                (issuer, discovery::url_of(issuer).map(discovery))
             }
             _ => return Ok(None),
         };
+        let fault = |problem| KeyError { key: format!("auth.keys ({})", url_without_secrets(url)), problem };
+        let location = location.map_err(fault)?;
+        let issuer = auth.rules(Some(configured)).issuer.ok_or_else(|| fault(NO_ISSUER.to_owned()))?;
+        let (ca, key) = match &configured.ca {
+            Some(ca) => (Some(ca.as_path()), format!("auth.keys ({}): ca", url_without_secrets(url))),
+            None => (auth.key_sets.ca.as_deref(), "auth.key_sets.ca".to_owned()),
+        };
+        let tls = clients.trusting(ca).map_err(|problem| KeyError { key, problem })?;
         Ok(Some(Self {
             configured: configured.clone(),
             location,
-            issuer: auth.rules(Some(configured)).issuer,
+            client: HttpsClient::new(&auth.key_sets, configured, tls),
+            issuer,
             schedule: Mutex::new(Schedule::new(now)),
+            skipped: Mutex::default(),
             rescheduled: Notify::new(),
         }))
+    }
+
+    /// Returns whether the set may have a key for the algorithm. Everyone can fetch the set, so it has no secrets.
+    fn may_have_key_for(&self, algorithm: Algorithm) -> bool {
+        let is_hmac = matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
+        !is_hmac && self.configured.algorithm.is_none_or(|configured| configured == algorithm)
+    }
+
+    /// Logs why keys are skipped, unless the document before had them, too.
+    fn log_skipped(&self, skipped: Vec<String>) {
+        let before = std::mem::replace(&mut *self.skipped.lock(), skipped.clone());
+        for reason in skipped.iter().filter(|reason| !before.contains(reason)) {
+            log::warn!("skipped key of a JWK set url=\"{}\" {reason}", self.url());
+        }
     }
 
     /// Returns what the set is called in log lines.
@@ -90,28 +123,48 @@ impl KeySet {
     }
 }
 
+/// The remedy for a set without an issuer.
+const NO_ISSUER: &str = "has no issuer, so tokens of whomever the keys belong to would be accepted, whatever their iss; set issuer to \
+    the iss of the provider's tokens";
+
+/// TLS clients by the file with the certificate authorities that they trust. Providers with the same ones share one.
+#[derive(Default)]
+struct TlsClients<'a>(HashMap<Option<&'a Path>, TlsConnector>);
+
+impl<'a> TlsClients<'a> {
+    fn trusting(&mut self, ca: Option<&'a Path>) -> Result<TlsConnector, String> {
+        match self.0.entry(ca) {
+            Entry::Occupied(known) => Ok(known.get().clone()),
+            Entry::Vacant(new) => {
+                let tls = HttpsClient::trusting(ca).map_err(|error| error.to_string())?;
+                Ok(new.insert(tls).clone())
+            }
+        }
+    }
+}
+
 impl KeySets {
     /// Returns the URLs of the configuration, checked.
     ///
     /// # Errors
-    /// [`KeyError`] for a URL that is not https or is malformed, and for `auth.key_sets.ca`.
+    /// [`KeyError`] for a URL that is not https or is malformed, for a set without an issuer, and for the certificate authorities.
     pub(super) fn read(
         config: &Config,
         revocations: Option<Arc<Revocations>>,
     ) -> Result<(Self, Arc<KeyRing>), KeyError> {
         let auth = &config.auth;
-        let now = Instant::now();
-        let mut sets = Vec::new();
+        let created = Instant::now();
+        let (mut sets, mut clients) = (Vec::new(), TlsClients::default());
         for configured in &auth.keys {
-            sets.extend(KeySet::from_config(auth, configured, now)?);
+            sets.extend(KeySet::from_config(auth, configured, &mut clients, created)?);
         }
-        let client = if sets.is_empty() { None } else { Some(HttpsClient::new(&auth.key_sets)?) };
         let ring = Arc::new(KeyRing::read(config, sets.len(), revocations)?);
-        Ok((Self { auth: auth.clone(), client, sets, ring: ring.clone() }, ring))
+        Ok((Self { auth: auth.clone(), sets, ring: ring.clone(), created }, ring))
     }
 
     /// Starts a task for each set in the current actix system. The tasks end with the last reference to the sets.
     pub fn start(self: &Arc<Self>, metrics: &Arc<Metrics>) {
+        self.report(metrics);
         for index in 0..self.sets.len() {
             actix_rt::spawn(keep_fetched(Arc::downgrade(self), index, metrics.clone()));
         }
@@ -137,7 +190,7 @@ impl KeySets {
     /// What is wrong with the document.
     pub fn usable_kids(config: &Config, document: &str) -> Result<Vec<Option<String>>, String> {
         let entry = KeyConfig { jwks_url: Some("https://localhost".to_owned()), ..KeyConfig::default() };
-        let keys = read_fetched_set(&config.auth, &entry, document, "fuzzing")?;
+        let KeySetDocument { keys, .. } = read_fetched_set(&config.auth, &entry, document)?;
         Ok(keys.into_iter().map(|key| key.id).collect())
     }
 
@@ -149,20 +202,32 @@ impl KeySets {
         discovery::jwks_url(document, issuer).map(|url| url.to_string())
     }
 
-    /// Returns what prevents tokens from being verified; `None` if the keys of all sets are there.
+    /// Returns why this instance should not get requests; `None` if it should. One that starts waits for the keys of all providers,
+    /// so that a rolling update stops at an instance that cannot fetch them; up to `startup_timeout`, so that one dead provider does
+    /// not keep out the users of the others. Later only the loss of all keys counts: other instances would be no better.
     pub fn problem(&self) -> Option<&'static str> {
-        let now = Instant::now();
-        let is_current = |set: &KeySet| set.schedule.lock().is_current(now, self.auth.key_sets.stale);
-        let is_missing = self.sets.iter().any(|set| !is_current(set));
-        is_missing.then_some("the keys of an identity provider could not be fetched; see the log of this instance")
+        let is_starting = self.created.elapsed() < self.auth.key_sets.startup_timeout;
+        let was_fetched = |set: &KeySet| set.schedule.lock().was_fetched();
+        let is_waiting = is_starting && !self.sets.iter().all(was_fetched);
+        let has_no_key = !self.sets.is_empty() && self.ring.current().is_empty();
+        (is_waiting || has_no_key)
+            .then_some("the keys of an identity provider could not be fetched; see the log of this instance")
     }
 
-    /// Returns why no key was found for a token, and has the sets fetched that may have the key by now. The issuer is unverified: it
-    /// only chooses among the configured sets.
-    pub(super) fn refuse_unknown(&self, kid: Option<&str>, issuer: Option<&str>) -> TokenError {
+    /// Returns whether a fetch may bring the key of a refused token, and has the sets fetched that may have it by now. The issuer is
+    /// unverified: it only chooses among the configured sets. `tried`: the key that has refused the token; the key may be another
+    /// one, since each issuer chooses its own `kid`s.
+    pub(super) fn may_bring(
+        &self,
+        kid: Option<&str>,
+        issuer: Option<&str>,
+        algorithm: Algorithm,
+        tried: Option<KeyNumber>,
+    ) -> bool {
         let (now, settings) = (Instant::now(), &self.auth.key_sets);
         let mut is_pending = false;
-        for set in self.sets.iter().filter(|set| set.issuer.is_none() || set.issuer.as_deref() == issuer) {
+        let is_meant = |set: &&KeySet| Some(&*set.issuer) == issuer && set.may_have_key_for(algorithm);
+        for set in self.sets.iter().filter(is_meant) {
             let mut schedule = set.schedule.lock();
             let next_fetch = schedule.next_fetch();
             is_pending |= schedule.note_unknown(kid, now, settings) == UnknownKid::Pending;
@@ -171,8 +236,19 @@ impl KeySets {
             }
         }
         // A fetch may have put the key into force since the token was compared.
-        let is_there = || self.ring.current().select(kid, || issuer.map(str::to_owned)).is_some();
-        if is_pending || is_there() { TokenError::KeyPending } else { TokenError::UnknownKey }
+        let is_there = || {
+            let current = self.ring.current();
+            current.select(kid, || issuer.map(str::to_owned)).is_some_and(|key| Some(key.number) != tried)
+        };
+        is_pending || is_there()
+    }
+
+    /// Sets the gauge of the sets whose keys are not there.
+    fn report(&self, metrics: &Metrics) {
+        let now = Instant::now();
+        let is_missing = |set: &&KeySet| !set.schedule.lock().is_current(now, self.auth.key_sets.stale);
+        let missing = self.sets.iter().filter(is_missing).count();
+        metrics.key_sets_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
     }
 
     /// Fetches a set, and puts its keys into force.
@@ -181,11 +257,14 @@ impl KeySets {
         set.schedule.lock().begin(Instant::now());
         let fetched = self.fetch_keys(set).await;
         let now = Instant::now();
+        // Locked until the keys are in force: a token that does not find its key waits for them.
         let mut schedule = set.schedule.lock();
         match fetched {
-            Ok(keys) => {
-                schedule.succeed(now, settings);
-                Ok(self.ring.replace_fetched(index, keys))
+            Ok(KeySetDocument { keys, skipped }) => {
+                let change = self.ring.replace_fetched(index, keys);
+                schedule.succeed(now, change.absent > 0, settings);
+                set.log_skipped(skipped);
+                Ok(change)
             }
             Err(error) => {
                 schedule.fail(now, settings);
@@ -197,23 +276,23 @@ impl KeySets {
         }
     }
 
-    async fn fetch_keys(&self, set: &KeySet) -> Result<Vec<VerificationKey>, FetchError> {
+    async fn fetch_keys(&self, set: &KeySet) -> Result<KeySetDocument, FetchError> {
         let discovered;
         let url = match &set.location {
             Location::Set(url) => url,
             Location::Discovery { url, issuer } => {
-                let document = self.fetch_document(url).await?;
+                let document = self.fetch_document(set, url).await?;
                 discovered = discovery::jwks_url(&document, issuer).map_err(FetchError::Malformed)?;
                 &discovered
             }
         };
-        let document = self.fetch_document(url).await?;
-        read_fetched_set(&self.auth, &set.configured, &document, &url.to_string()).map_err(FetchError::Malformed)
+        let document = self.fetch_document(set, url).await?;
+        read_fetched_set(&self.auth, &set.configured, &document).map_err(FetchError::Malformed)
     }
 
-    async fn fetch_document(&self, url: &HttpsUrl) -> Result<String, FetchError> {
-        let client = self.client.as_ref().ok_or(FetchError::TimedOut)?;
-        let bytes = timeout(self.auth.key_sets.timeout, client.get(url)).await.map_err(|_| FetchError::TimedOut)??;
+    async fn fetch_document(&self, set: &KeySet, url: &HttpsUrl) -> Result<String, FetchError> {
+        let bytes = timeout(self.auth.key_sets.timeout, set.client.get(url)).await;
+        let bytes = bytes.map_err(|_| FetchError::TimedOut)??;
         String::from_utf8(bytes).map_err(|_| FetchError::Malformed("is not UTF-8".to_owned()))
     }
 }
@@ -232,10 +311,10 @@ async fn keep_fetched(sets: Weak<KeySets>, index: usize, metrics: Arc<Metrics>) 
         }
         let url = set.url();
         match sets.fetch(index).await {
-            Ok(KeyChange { added, retired }) => {
+            Ok(KeyChange { added, absent, removed }) => {
                 metrics.count_key_fetch("fetched");
-                if added + retired > 0 || last_error.is_some() {
-                    log::info!("fetched JWK set url=\"{url}\" added={added} removed={retired}");
+                if added + absent + removed > 0 || last_error.is_some() {
+                    log::info!("fetched JWK set url=\"{url}\" added={added} absent={absent} removed={removed}");
                 }
                 last_error = None;
             }
@@ -243,14 +322,18 @@ async fn keep_fetched(sets: Weak<KeySets>, index: usize, metrics: Arc<Metrics>) 
                 metrics.count_key_fetch(error.outcome());
                 let text = error.to_string();
                 if last_error.as_ref() != Some(&text) {
-                    let state = if set.schedule.lock().was_fetched() { "keeping its keys" } else { "not ready" };
+                    let state = if set.schedule.lock().was_fetched() { "keeping its keys" } else { "no keys yet" };
                     log::error!("cannot fetch JWK set, {state} url=\"{url}\" error={text:?}");
                 }
                 last_error = Some(text);
             }
         }
+        sets.report(&metrics);
     }
 }
 
 /// Maximum time for which a task does not look whether its server still exists.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! When a JWK set is fetched: regularly, soon after a failure, and at most once per interval because of tokens whose `kid` is
-//! unknown. Pure.
+//! When a JWK set is fetched: regularly, again after a failure or when keys were absent, and at most once per interval because of
+//! tokens whose `kid` is unknown. Pure.
 
 use std::{
     collections::HashSet,
@@ -11,6 +11,9 @@ use crate::config::KeySetsConfig;
 
 /// Maximum number of unknown `kid`s that are remembered between two fetches. The tokens of others get the temporary error, too.
 const MAX_UNKNOWN_KIDS: usize = 1024;
+
+/// Maximum number of times that the time until the next attempt doubles. It is limited in length, too.
+const MAX_DOUBLINGS: u32 = 16;
 
 /// What a token with an unknown `kid` gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(super) struct Schedule {
     /// When the last fetch began.
     last_begin: Option<Instant>,
     last_success: Option<Instant>,
+    /// Failed fetches in a row while no keys were current.
+    failures: u32,
     /// Hashes of the unknown `kid`s for which the next fetch looks.
     asked: HashSet<u64>,
     /// Hashes of those that the last fetch has not found.
@@ -43,6 +48,7 @@ impl Schedule {
             next_fetch: now,
             last_begin: None,
             last_success: None,
+            failures: 0,
             asked: HashSet::new(),
             missing: HashSet::new(),
             looking_for: HashSet::new(),
@@ -91,21 +97,32 @@ impl Schedule {
         self.missing.retain(|kid| !self.looking_for.contains(kid));
     }
 
-    /// Notes that the fetch has succeeded.
-    pub(super) fn succeed(&mut self, now: Instant, settings: &KeySetsConfig) {
-        self.last_success = Some(now);
+    /// Notes that the fetch has succeeded. With `is_disputed` keys of the document before were absent: another fetch has to confirm
+    /// that, apart from this one.
+    pub(super) fn succeed(&mut self, now: Instant, is_disputed: bool, settings: &KeySetsConfig) {
+        (self.last_success, self.failures) = (Some(now), 0);
         self.missing = std::mem::take(&mut self.looking_for);
         self.next_fetch = now + settings.refresh;
-        if !self.asked.is_empty() {
+        if is_disputed || !self.asked.is_empty() {
             let earliest = self.last_begin.map_or(now, |last| last + settings.unknown_kid_interval);
             self.next_fetch = self.next_fetch.min(earliest.max(now));
         }
     }
 
-    /// Notes that the fetch has failed.
+    /// Notes that the fetch has failed. While keys are current, the next one is not before another one because of an unknown `kid`
+    /// would be; without keys, it is sooner at first.
     pub(super) fn fail(&mut self, now: Instant, settings: &KeySetsConfig) {
         self.asked.extend(self.looking_for.drain());
-        self.next_fetch = now + settings.retry;
+        let longest = settings.unknown_kid_interval.min(settings.refresh);
+        let delay = if self.is_current(now, settings.stale) {
+            self.failures = 0;
+            longest
+        } else {
+            let doublings = self.failures.min(MAX_DOUBLINGS);
+            self.failures += 1;
+            settings.retry.saturating_mul(1 << doublings).min(longest)
+        };
+        self.next_fetch = now + delay.max(settings.retry);
     }
 }
 
@@ -121,7 +138,7 @@ mod tests {
         let settings = Config::default().auth.key_sets;
         let mut schedule = Schedule::new(now);
         schedule.begin(now);
-        schedule.succeed(now, &settings);
+        schedule.succeed(now, false, &settings);
         (schedule, settings)
     }
 
@@ -133,7 +150,7 @@ mod tests {
             |schedule: &mut Schedule, seconds| schedule.note_unknown(Some("new"), start + SECOND * seconds, &settings);
         ask(&mut schedule, 0);
         schedule.begin(start + SECOND * 60);
-        schedule.succeed(start + SECOND * 60, &settings);
+        schedule.succeed(start + SECOND * 60, false, &settings);
         assert_eq!(ask(&mut schedule, 61), UnknownKid::Missing);
         assert_eq!(ask(&mut schedule, 121), UnknownKid::Pending);
         schedule.begin(start + SECOND * 122);
@@ -153,7 +170,7 @@ mod tests {
         }
         assert_eq!(schedule.asked.len(), MAX_UNKNOWN_KIDS);
         schedule.begin(start + 60 * SECOND);
-        schedule.succeed(start + 61 * SECOND, &settings);
+        schedule.succeed(start + 61 * SECOND, false, &settings);
         assert_eq!(schedule.note_unknown(Some("kid 1"), start + 62 * SECOND, &settings), UnknownKid::Missing);
         assert_eq!(schedule.next_fetch(), start + 361 * SECOND, "the regular fetch");
         assert_eq!(schedule.note_unknown(Some("other"), start + 62 * SECOND, &settings), UnknownKid::Pending);
@@ -167,7 +184,7 @@ mod tests {
         let (mut schedule, settings) = fetched(start);
         schedule.begin(start + 300 * SECOND);
         assert_eq!(schedule.note_unknown(Some("new"), start + 301 * SECOND, &settings), UnknownKid::Pending);
-        schedule.succeed(start + 302 * SECOND, &settings);
+        schedule.succeed(start + 302 * SECOND, false, &settings);
         assert_eq!(schedule.next_fetch(), start + 360 * SECOND);
         assert_eq!(schedule.note_unknown(Some("new"), start + 303 * SECOND, &settings), UnknownKid::Pending);
     }
@@ -198,6 +215,38 @@ mod tests {
         schedule.begin(start + 60 * SECOND);
         schedule.fail(start + 61 * SECOND, &settings);
         assert_eq!(schedule.note_unknown(Some("new"), start + 62 * SECOND, &settings), UnknownKid::Pending);
-        assert_eq!(schedule.next_fetch(), start + 66 * SECOND);
+        assert_eq!(schedule.next_fetch(), start + 120 * SECOND, "the keys are current: one fetch per interval at most");
+    }
+
+    #[test]
+    fn failed_fetches_without_keys_are_repeated_ever_more_slowly_up_to_the_interval() {
+        let mut now = Instant::now();
+        let settings = Config::default().auth.key_sets;
+        let mut schedule = Schedule::new(now);
+        let mut delays = Vec::new();
+        for _ in 0..6 {
+            schedule.begin(now);
+            schedule.fail(now, &settings);
+            delays.push(schedule.next_fetch().duration_since(now).as_secs());
+            now = schedule.next_fetch();
+        }
+        assert_eq!(delays, [5, 10, 20, 40, 60, 60]);
+        schedule.begin(now);
+        schedule.succeed(now, false, &settings);
+        let day = now + settings.stale;
+        schedule.fail(day, &settings);
+        assert_eq!(schedule.next_fetch(), day + 5 * SECOND, "stale keys: soon at first");
+    }
+
+    #[test]
+    fn absence_of_keys_is_confirmed_by_a_fetch_one_interval_later() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        schedule.begin(start + 300 * SECOND);
+        schedule.succeed(start + 301 * SECOND, true, &settings);
+        assert_eq!(schedule.next_fetch(), start + 360 * SECOND);
+        schedule.begin(start + 360 * SECOND);
+        schedule.succeed(start + 361 * SECOND, false, &settings);
+        assert_eq!(schedule.next_fetch(), start + 661 * SECOND);
     }
 }

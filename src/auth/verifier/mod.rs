@@ -18,9 +18,9 @@ use super::{
     payload::{Expectations, Payload, unverified_issuer},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, NEVER, WallTime},
     config::{self, Config, KeyRules, TokenKind},
-    revocation::TokenIds,
+    revocation::{TokenIdentity, TokenIds},
 };
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
@@ -75,13 +75,19 @@ impl Verifier {
         self.keys.reload(config)
     }
 
+    /// Returns when the key that has verified a token stops doing so; [`NEVER`] without one, and for a key that has been removed: it
+    /// ends its sessions by itself.
+    pub fn key_end(&self, token: &TokenIdentity) -> WallTime {
+        token.key.and_then(|key| self.keys.not_after(key)).unwrap_or(NEVER)
+    }
+
     /// Returns an error for each secret of the configuration that has several uses.
     pub fn shared_secrets(config: &Config) -> Vec<KeyError> {
         shared_secrets(config)
     }
 
     /// Returns the claims of a valid connection token. They expire with the token, or at `not_after` of its key if that is
-    /// earlier: a key is retired because someone else may have it.
+    /// earlier: a key gets an end because someone else may have it.
     ///
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
@@ -161,12 +167,33 @@ impl Verifier {
         }
         let parts = TokenParts::split(token).ok_or(TokenError::NotThreeParts)?;
         let header = JoseHeader::parse(&decode_part(parts.header)?)?;
+        // Before the key: an algorithm that no key has makes no provider be asked for one.
+        let algorithm = header.alg.parse::<Algorithm>().map_err(|_| TokenError::WrongAlgorithm)?;
         let unverified_issuer = || decode_part(parts.payload).ok().and_then(|payload| unverified_issuer(&payload));
         let (kid, keys) = (header.kid.as_deref(), self.keys.current());
-        let Some(key) = keys.select(kid, unverified_issuer) else {
-            return Err(self.key_sets.refuse_unknown(kid, unverified_issuer().as_deref()));
-        };
-        if header.alg.parse::<Algorithm>().ok() != Some(key.algorithm) {
+        let key = keys.select(kid, unverified_issuer);
+        let verified = key.ok_or(TokenError::UnknownKey).and_then(|key| {
+            self.check_key(key, &header, algorithm, &parts, kind)?;
+            Ok((key.clone(), decode_part(parts.payload)?))
+        });
+        verified.map_err(|error| {
+            let (issuer, tried) = (unverified_issuer(), key.map(|key| key.number));
+            let is_key_of_issuer = key.is_some_and(|key| key.rules.issuer.is_some() && key.rules.issuer == issuer);
+            let may_come = || self.key_sets.may_bring(kid, issuer.as_deref(), algorithm, tried);
+            if !is_key_of_issuer && may_come() { TokenError::KeyPending } else { error }
+        })
+    }
+
+    /// Checks that a key verifies the signature of a token, and that the token is of a kind that the key may sign.
+    fn check_key(
+        &self,
+        key: &VerificationKey,
+        header: &JoseHeader,
+        algorithm: Algorithm,
+        parts: &TokenParts<'_>,
+        kind: TokenKind,
+    ) -> Result<(), TokenError> {
+        if algorithm != key.algorithm {
             return Err(TokenError::WrongAlgorithm);
         }
         if !key.rules.purpose.includes(kind) {
@@ -184,7 +211,7 @@ impl Verifier {
         }
         let message = parts.message.as_bytes();
         match jsonwebtoken::crypto::verify(parts.signature, message, &key.material, key.algorithm) {
-            Ok(true) => Ok((key.clone(), decode_part(parts.payload)?)),
+            Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(TokenError::WrongSignature),
         }
     }

@@ -212,7 +212,7 @@ impl RedisBroker {
         for server in server_configs(config) {
             let address = RedisServer::check_config(&server)?;
             // A channel belongs to an address.
-            if !addresses.insert(address.clone()) && config.cluster.urls.is_empty() {
+            if !addresses.insert(placement::canonical(&address).into_owned()) && config.cluster.urls.is_empty() {
                 let problem = format!("names the server {address} twice; remove one of the entries");
                 return Err(RedisConfigError { key: "broker.redis.urls", problem });
             }

@@ -3,6 +3,8 @@
 //! does not matter, and a server that is added takes its equal share from each of the others; nothing else moves. There is no
 //! I/O here.
 
+use std::borrow::Cow;
+
 use super::partition::{mix, stable_hash};
 
 /// The servers of an installation, by the hashes of their addresses.
@@ -14,7 +16,7 @@ pub(super) struct Placement {
 impl Placement {
     /// Creates the placement for servers at these addresses.
     pub(super) fn new<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { servers: addresses.into_iter().map(stable_hash).collect() }
+        Self { servers: addresses.into_iter().map(|address| stable_hash(&canonical(address))).collect() }
     }
 
     /// Returns the index of the server for a text, usually the name of a channel. `None`: there is no server.
@@ -24,6 +26,16 @@ impl Placement {
         }
         let text = stable_hash(text);
         (0..self.servers.len()).max_by_key(|index| mix(self.servers[*index] ^ text))
+    }
+}
+
+/// Returns an address as all nodes write it: the names of hosts do not depend on upper and lower case, and may end with a dot.
+pub(super) fn canonical(address: &str) -> Cow<'_, str> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !address.starts_with('/') => {
+            Cow::Owned(format!("{}:{port}", host.trim_end_matches('.').to_ascii_lowercase()))
+        }
+        _ => Cow::Borrowed(address),
     }
 }
 
@@ -66,5 +78,16 @@ mod tests {
         assert_eq!(found, [3, 3, 1, 0].map(Some));
         assert_eq!(Placement::new([]).server_of("news"), None);
         assert_eq!(Placement::new(["one"]).server_of("news"), Some(0));
+    }
+
+    #[test]
+    fn host_written_differently_has_the_same_channels() {
+        let written = |addresses: [&str; 3]| {
+            let placement = Placement::new(addresses);
+            (0..1000).map(|number| placement.server_of(&format!("room-{number}"))).collect::<Vec<_>>()
+        };
+        let usual = written(["redis-1.example:6379", "redis-2.example:6379", "/run/Redis.sock"]);
+        assert_eq!(written(["Redis-1.Example:6379", "redis-2.example.:6379", "/run/Redis.sock"]), usual);
+        assert_ne!(written(["redis-1.example:6379", "redis-2.example:6379", "/run/redis.sock"]), usual);
     }
 }

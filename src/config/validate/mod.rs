@@ -140,6 +140,12 @@ fn check_keys(config: &Config, errors: &mut ErrorCollector) {
             &name,
             format!("has an id that is too long for a token; shorten it to {MAX_KEY_ID_BYTES} bytes"),
         );
+        let is_fetched = matches!(source, Some(KeySource::SetUrl(_) | KeySource::Issuer(_)));
+        errors.require(
+            is_fetched || (key.private_networks.is_none() && key.ca.is_none()),
+            &name,
+            "has private_networks or ca, which are for keys that are fetched (jwks_url, issuer_url); remove them",
+        );
         if source.is_some_and(KeySource::is_set) {
             errors.require(key.id.is_empty(), &name, "gets the ids of its keys from the set; remove id");
         } else {
@@ -261,6 +267,7 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
             ("auth.key_sets.unknown_kid_interval", auth.key_sets.unknown_kid_interval),
             ("auth.key_sets.timeout", auth.key_sets.timeout),
             ("auth.key_sets.stale", auth.key_sets.stale),
+            ("auth.key_sets.startup_timeout", auth.key_sets.startup_timeout),
         ],
     );
     let seconds = [

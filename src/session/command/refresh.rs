@@ -46,9 +46,11 @@ impl Session {
         Ok(self.request_subscriptions(id, subscriptions, None, CommandFailure::Close(Disconnect::INTERNAL)))
     }
 
-    /// Applies a refresh of the server API: another expiry, and perhaps other `info` of the user.
+    /// Applies a refresh of the server API: another expiry, though not later than the end of the token's key, and perhaps other
+    /// `info` of the user.
     pub(in crate::session) fn apply_refresh(&mut self, expires_at: WallTime, info: Option<Bytes>) {
         let Some(claims) = self.auth_state.claims() else { return };
+        let expires_at = expires_at.min(self.services.verifier.key_end(&claims.token));
         let info = info.or_else(|| claims.info.clone());
         let claims = Arc::new(Claims { expires_at, info, ..Claims::clone(claims) });
         self.services.api_grants.note_refresh(&claims.user, expires_at);

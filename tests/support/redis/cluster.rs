@@ -230,14 +230,16 @@ impl RedisCluster {
 
     /// Waits until all living nodes say that the cluster works.
     pub async fn wait_until_ok(&self) {
-        poll_until("the cluster works", async || {
-            let mut is_ok = true;
-            for node in self.alive().await {
-                is_ok &= self.nodes[node].info(&["CLUSTER", "INFO"], "cluster_state").await.as_deref() == Some("ok");
-            }
-            is_ok
-        })
-        .await;
+        poll_until("the cluster works", async || self.is_ok().await).await;
+    }
+
+    /// Whether all living nodes say that the cluster works.
+    pub async fn is_ok(&self) -> bool {
+        let mut is_ok = true;
+        for node in self.alive().await {
+            is_ok &= self.nodes[node].info(&["CLUSTER", "INFO"], "cluster_state").await.as_deref() == Some("ok");
+        }
+        is_ok
     }
 
     async fn wait_for_replicas(&self, replicas: &[usize]) {

@@ -145,3 +145,85 @@ fn the_login_key_signs_connection_tokens_only() {
     assert!(verifier.verify_subscription(&token(GOOD, SECRET)).is_ok());
     assert!(!is_good(&verifier, &signed(GOOD, self::payload().to_string(), &secret(OTHER), Algorithm::HS256)));
 }
+
+/// A configuration with the keys `k` of "two" and `own` without an issuer, and a set of "one" that nothing has fetched yet.
+fn with_unfetched_set() -> (Config, [tempfile::TempDir; 2]) {
+    let (mut config, files) = with_pems(&[("k", "ES256", &P256.public_pem), ("own", "RS256", &RSA.public_pem)]);
+    config.auth.keys[0].issuer = Some("two".to_owned());
+    let ca = tempfile::tempdir().expect("a directory");
+    let path = ca.path().join("ca.pem");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(&path, made.cert.pem()).expect("a file");
+    let set = format!("jwks_url = \"https://localhost/keys\"\nissuer = \"one\"\nca = {path:?}");
+    config.auth.keys.push(toml::from_str(&set).expect("a key"));
+    (config, [files, ca])
+}
+
+/// A token of an issuer, signed with a key that no configuration has.
+fn token_of_issuer(alg: &str, kid: &str, issuer: &str) -> String {
+    let mut payload = payload();
+    payload["iss"] = json!(issuer);
+    let header = format!(r#"{{"alg":"{alg}","kid":"{kid}"}}"#);
+    signed(header, payload.to_string(), &ED25519.private, Algorithm::EdDSA)
+}
+
+#[test]
+fn a_kid_of_another_issuer_does_not_make_a_token_invalid_whose_key_is_not_fetched_yet() {
+    let (config, _files) = with_unfetched_set();
+    let verifier = verifier(&config);
+    for kid in ["k", "own", "new"] {
+        let token = token_of_issuer("EdDSA", kid, "one");
+        assert_eq!(verifier.verify(&token), Err(TokenError::KeyPending), "{kid}");
+        assert_eq!(verifier.verify_subscription(&token), Err(TokenError::KeyPending), "{kid}");
+    }
+    for (kid, issuer, error) in [
+        ("k", "two", TokenError::WrongAlgorithm),
+        ("k", "three", TokenError::WrongAlgorithm),
+        ("own", "two", TokenError::WrongAlgorithm),
+        ("new", "two", TokenError::UnknownKey),
+        ("new", "three", TokenError::UnknownKey),
+    ] {
+        assert_eq!(verifier.verify(&token_of_issuer("EdDSA", kid, issuer)), Err(error), "{kid} {issuer}");
+    }
+    let mut payload = payload();
+    payload["iss"] = json!("one");
+    let of_own = signed(r#"{"alg":"RS256","kid":"own"}"#, payload.to_string(), &RSA.private, Algorithm::RS256);
+    assert!(is_good(&verifier, &of_own), "a key without an issuer verifies the tokens of any");
+    let of_two = signed(r#"{"alg":"ES256","kid":"k"}"#, payload.to_string(), &P256.private, Algorithm::ES256);
+    assert_eq!(verifier.verify(&of_two), Err(TokenError::WrongIssuer), "a valid signature of another issuer");
+}
+
+#[test]
+fn an_algorithm_that_no_fetched_key_can_have_causes_no_fetch() {
+    let (mut config, _files) = with_unfetched_set();
+    for (alg, error) in [
+        ("none", TokenError::WrongAlgorithm),
+        ("NONE", TokenError::WrongAlgorithm),
+        ("ES256K", TokenError::WrongAlgorithm),
+        ("", TokenError::WrongAlgorithm),
+        ("HS256", TokenError::UnknownKey),
+        ("HS512", TokenError::UnknownKey),
+        ("RS256", TokenError::KeyPending),
+    ] {
+        assert_eq!(verifier(&config).verify(&token_of_issuer(alg, "new", "one")), Err(error), "{alg}");
+    }
+    config.auth.keys[2].algorithm = Some(Algorithm::ES256);
+    for (alg, error) in [("RS256", TokenError::UnknownKey), ("ES256", TokenError::KeyPending)] {
+        assert_eq!(verifier(&config).verify(&token_of_issuer(alg, "new", "one")), Err(error), "{alg}");
+    }
+}
+
+#[test]
+fn a_set_without_an_issuer_is_refused() {
+    let mut config = with_keys(&["jwks_url = \"https://id.example.com/keys?secret\"".to_owned()]);
+    let errors = Verifier::key_errors(&config);
+    let text = errors.iter().map(ToString::to_string).collect::<String>();
+    assert!(
+        text.contains("set issuer") && text.contains("https://id.example.com/keys") && !text.contains("secret"),
+        "{text}"
+    );
+    let (of_set, _files) = with_unfetched_set();
+    config.auth.keys[0].ca.clone_from(&of_set.auth.keys[2].ca);
+    config.auth.issuer = Some("one".to_owned());
+    assert_eq!(Verifier::key_errors(&config), [], "auth.issuer is one, too");
+}

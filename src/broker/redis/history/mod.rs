@@ -70,9 +70,14 @@ pub(super) async fn remove(context: &RedisContext, channel: Channel) -> Result<(
     let mut remove = redis::cmd("UNLINK");
     remove.arg(context.names.history_key(&channel));
     server.query::<i64>(&remove, context.timeout).await.map_err(history_error)?;
+    forget_pages(context, channel).await
+}
+
+/// Has all instances forget their pages of a channel.
+async fn forget_pages(context: &RedisContext, channel: Channel) -> Result<(), BrokerError> {
     context.shared_reads.forget(std::slice::from_ref(&channel));
     let message = context.signer.sign(envelope::encode_history_removed(&channel));
-    server.publish(&context.names.publication_channel(&channel), &message).await.map(drop)
+    context.server_of(&channel)?.publish(&context.names.publication_channel(&channel), &message).await.map(drop)
 }
 
 /// Generates the epoch for a channel that has none.

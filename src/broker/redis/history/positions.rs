@@ -69,7 +69,7 @@ fn position_commands(context: &RedisContext, (channel, retention): &(Channel, Re
     [read, extend]
 }
 
-/// Removes the history of a channel whose epoch has `lost` publications. Returns the position of another history that it has.
+/// Removes the history of a channel whose epoch has `lost` publications, and tells the instances that may have pages of it. Returns the position of another history that it has.
 pub(in crate::broker::redis) async fn renew_epoch(
     context: &RedisContext,
     channel: Channel,
@@ -79,7 +79,7 @@ pub(in crate::broker::redis) async fn renew_epoch(
         scripts::RENEW_EPOCH.call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
     call.arg(lost.as_str());
     let reply: Value = context.server_of(&channel)?.query(&call, context.timeout).await.map_err(history_error)?;
-    context.shared_reads.forget(&[channel]);
+    super::forget_pages(context, channel).await?;
     match reply {
         Value::BulkString(text) if text.is_empty() => Ok(None),
         reply => parse_position(&reply).map(Some),

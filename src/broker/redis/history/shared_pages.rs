@@ -221,7 +221,7 @@ pub(super) fn within_limit(page: Arc<HistoryPage>, limit: usize) -> HistoryPage 
 
 /// Returns whether a page that was requested by `kept` has what `request` asks for, unless its end was cut off.
 fn covers(kept: &HistoryRequest, request: &HistoryRequest) -> bool {
-    if kept == request || request.limit == 0 {
+    if kept == request {
         return true;
     }
     let (Some(kept_since), Some(since)) = (kept.since, request.since) else { return false };
@@ -236,7 +236,7 @@ fn covers(kept: &HistoryRequest, request: &HistoryRequest) -> bool {
 
 /// Returns whether a page that [`covers`] a request has its end, too.
 fn has_part(kept: &HistoryRequest, page: &HistoryPage, request: &HistoryRequest) -> bool {
-    kept == request || request.limit == 0 || has_end(page)
+    kept == request || has_end(page)
 }
 
 fn has_end(page: &HistoryPage) -> bool {
@@ -277,7 +277,7 @@ fn append(page: &mut HistoryPage, request: &HistoryRequest, size: usize, publica
         return removed.map(|publication| publication.cost_bytes()).sum();
     }
     let is_after = request.since.is_none_or(|since| since.offset < page.top.offset);
-    if !has_end || !is_after || request.limit == 0 {
+    if !has_end || !is_after {
         return publication.cost_bytes();
     }
     publications.push(publication.clone());

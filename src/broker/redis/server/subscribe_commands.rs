@@ -106,8 +106,11 @@ impl Subscriber<'_> {
                     None => {
                         self.subscriptions.own.lock().push(name.clone());
                         if name == self.context.names.control_channel() {
-                            // While its slot moved, controls may have been lost.
+                            // While its slot moved, controls and revocations may have been lost. And its old master may have held the
+                            // deliveries, and have left before it could request the list.
                             self.context.deliver.note_lost_controls();
+                            self.context.hold_deliveries();
+                            self.context.revocations.request();
                         }
                     }
                     Some(refusal) => agreement = Agreement::Refused(refusal),

@@ -1,0 +1,175 @@
+//! What documents of a provider change, without fetching them.
+
+use super::*;
+use crate::{
+    auth::key::test_key_pairs::{ED25519, P256},
+    clock::{Clock, WallTime},
+    config::Secret,
+    revocation::{RevocationState, TokenIdentity},
+};
+
+const ISSUER: &str = "one";
+
+/// The only set of a configuration, and what ends the sessions of its keys.
+struct Provider {
+    sets: KeySets,
+    revocations: Arc<Revocations>,
+    _files: tempfile::TempDir,
+}
+
+impl Provider {
+    fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let ca = files.path().join("ca.pem");
+        std::fs::write(&ca, rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem()).unwrap();
+        let mut config = Config::default();
+        let set = format!("jwks_url = \"https://localhost/keys\"\nissuer = {ISSUER:?}\nca = {ca:?}");
+        config.auth.keys.push(toml::from_str(&set).unwrap());
+        change(&mut config);
+        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
+        let (sets, _) = KeySets::read(&config, Some(revocations.clone())).unwrap();
+        Self { sets, revocations, _files: files }
+    }
+
+    /// Puts a document with these keys into force, as a fetch does.
+    fn publish(&self, keys: &[String]) -> KeyChange {
+        let document = format!("{{\"keys\":[{}]}}", keys.join(","));
+        let KeySet { configured, schedule, .. } = &self.sets.sets[0];
+        let (now, settings) = (Instant::now(), &self.sets.auth.key_sets);
+        let mut schedule = schedule.lock();
+        schedule.begin(now);
+        let read = read_fetched_set(&self.sets.auth, configured, &document).unwrap();
+        let change = self.sets.ring.replace_fetched(0, read.keys);
+        schedule.succeed(now, change.absent > 0, settings);
+        change
+    }
+
+    fn number(&self, kid: &str) -> Option<KeyNumber> {
+        self.sets.ring.current().select(Some(kid), || Some(ISSUER.to_owned())).map(|key| key.number)
+    }
+
+    fn may_bring(&self, kid: &str, tried: Option<KeyNumber>) -> bool {
+        self.sets.may_bring(Some(kid), Some(ISSUER), Algorithm::ES256, tried)
+    }
+
+    fn is_removed(&self, number: Option<KeyNumber>) -> bool {
+        let token = TokenIdentity { key: number, ..TokenIdentity::default() };
+        self.revocations.is_revoked("ann", &token)
+    }
+}
+
+fn ec(kid: &str) -> String {
+    let point = &P256.public_der[P256.public_der.len() - 64..];
+    let (x, y) = (base64url(&point[..32]), base64url(&point[32..]));
+    format!(r#"{{"kid":"{kid}","kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}"#)
+}
+
+fn ed(kid: &str) -> String {
+    let x = base64url(&ED25519.public_der[12..]);
+    format!(r#"{{"kid":"{kid}","kty":"OKP","crv":"Ed25519","x":"{x}"}}"#)
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn change(added: usize, absent: usize, removed: usize) -> KeyChange {
+    KeyChange { added, absent, removed }
+}
+
+#[test]
+fn key_is_removed_when_two_documents_lack_it() {
+    let provider = Provider::new(|_| ());
+    assert_eq!(provider.publish(&[ec("a"), ec("b")]), change(2, 0, 0));
+    let (a, b) = (provider.number("a"), provider.number("b"));
+    assert_eq!(provider.publish(&[ec("a")]), change(0, 1, 0));
+    assert_eq!((provider.number("b"), provider.is_removed(b)), (b, false), "it verifies tokens");
+    assert_eq!(provider.publish(&[ec("a"), ec("b")]), change(0, 0, 0), "the same key");
+    assert_eq!((provider.number("a"), provider.number("b")), (a, b));
+    assert_eq!(provider.publish(&[ec("a")]), change(0, 1, 0), "the first one again");
+    assert_eq!(provider.publish(&[ec("a"), ec("c")]), change(1, 0, 1));
+    assert_eq!((provider.number("a"), provider.number("b"), provider.is_removed(b)), (a, None, true));
+    assert!(!provider.is_removed(a) && !provider.is_removed(provider.number("c")));
+}
+
+#[test]
+fn key_that_replaces_one_of_the_same_kid_counts_at_once_and_sessions_stay_until_that_is_confirmed() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a")]);
+    let old = provider.number("a");
+    assert_eq!(provider.publish(&[ed("a")]), change(1, 1, 0));
+    assert!(provider.number("a") != old && !provider.is_removed(old));
+    assert_eq!(provider.publish(&[ed("a")]), change(0, 0, 1));
+    assert!(provider.is_removed(old));
+}
+
+#[test]
+fn removed_keys_make_the_hubs_check_their_sessions() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a"), ec("b")]);
+    provider.publish(&[ec("a")]);
+    assert_eq!(provider.revocations.state(), RevocationState::INITIAL);
+    provider.publish(&[ec("a")]);
+    assert_ne!(provider.revocations.state(), RevocationState::INITIAL);
+}
+
+#[test]
+fn key_that_was_put_into_force_since_its_token_was_compared_is_pending() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a")]);
+    assert!(provider.may_bring("new", None), "the next fetch may bring it");
+    provider.publish(&[ec("a"), ec("new")]);
+    assert!(provider.may_bring("new", None), "it is there");
+    assert!(provider.may_bring("new", provider.number("a")), "another key was tried");
+    assert!(!provider.may_bring("new", provider.number("new")), "that key has refused the token");
+}
+
+#[test]
+fn kid_that_a_fetch_has_not_brought_is_missing() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a")]);
+    assert!(provider.may_bring("new", None));
+    provider.publish(&[ec("a")]);
+    assert!(!provider.may_bring("new", None));
+    assert!(provider.may_bring("newer", None), "no fetch was for it");
+    assert!(!provider.sets.may_bring(Some("newest"), Some("two"), Algorithm::ES256, None), "another issuer");
+    assert!(!provider.sets.may_bring(Some("newest"), None, Algorithm::ES256, None), "no issuer");
+}
+
+#[test]
+fn instance_is_ready_with_keys_of_every_set_or_with_some_after_the_start() {
+    let none = Provider::new(|_| ());
+    assert!(none.sets.problem().is_some());
+    none.publish(&[ec("a")]);
+    assert_eq!(none.sets.problem(), None);
+    none.sets.ring.suspend_fetched(0);
+    assert!(none.sets.problem().is_some(), "stale, and there are no other keys");
+
+    let with_secret = |startup_timeout| {
+        Provider::new(|config| {
+            config.auth.hmac_secret = Secret::new("a secret of the tests, 32 bytes at least");
+            config.auth.key_sets.startup_timeout = startup_timeout;
+        })
+    };
+    assert!(with_secret(Duration::from_secs(60)).sets.problem().is_some(), "an update is to wait for the keys");
+    let other = with_secret(Duration::ZERO);
+    assert_eq!(other.sets.problem(), None, "the users of other issuers are served");
+    other.publish(&[ec("a")]);
+    other.sets.ring.suspend_fetched(0);
+    assert_eq!(other.sets.problem(), None);
+}
+
+#[test]
+fn end_of_a_key_is_known_while_it_is_stale_and_until_it_is_removed() {
+    let end = WallTime::from_unix_seconds(4_000_000_000);
+    let provider = Provider::new(|config| config.auth.keys[0].not_after = Some(end));
+    provider.publish(&[ec("a")]);
+    let key = provider.number("a").unwrap();
+    assert_eq!(provider.sets.ring.not_after(key), Some(end));
+    provider.sets.ring.suspend_fetched(0);
+    assert_eq!(provider.sets.ring.not_after(key), Some(end));
+    provider.publish(&[ec("b")]);
+    provider.publish(&[ec("b")]);
+    assert_eq!(provider.sets.ring.not_after(key), None);
+}
