@@ -19,6 +19,8 @@ pub struct Metrics {
     pub proxy_headers_refused: Counter,
     pub tls_handshakes: Family<OutcomeLabel, Counter>,
     pub key_fetches: Family<OutcomeLabel, Counter>,
+    pub logins: Family<OutcomeLabel, Counter>,
+    pub login_refreshes: Family<OutcomeLabel, Counter>,
     pub key_sets_missing: Gauge,
     pub closed_connections: Family<CodeLabel, Counter>,
     pub error_replies: Family<CodeLabel, Counter>,
@@ -114,6 +116,16 @@ impl Metrics {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts a login: `succeeded`, `failed`, `delayed` because of earlier failures, or what was not available.
+    pub fn count_login(&self, outcome: &'static str) {
+        self.logins.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a use of a refresh token: `refreshed`, or why it was refused.
+    pub fn count_login_refresh(&self, outcome: &'static str) {
+        self.login_refreshes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a logout token that an identity provider has sent.
     pub fn count_backchannel_logout(&self, outcome: &'static str) {
         self.backchannel_logouts.get_or_create(&OutcomeLabel { outcome }).inc();
@@ -165,6 +177,8 @@ impl Metrics {
             "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
             self.key_fetches.clone(),
         );
+        registry.register("logins", "Attempts to log in, by outcome", self.logins.clone());
+        registry.register("login_refreshes", "Uses of refresh tokens, by outcome", self.login_refreshes.clone());
         registry.register(
             "key_sets_missing",
             "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago",

@@ -9,6 +9,7 @@ mod open_listener;
 pub mod proxy;
 mod stop;
 mod tls;
+mod users_file;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        KeyError, Permissions, Signer, Verifier,
+        KeyError, Permissions, RefreshTokens, Signer, Verifier,
         login_backoff::LoginBackoff,
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
@@ -118,6 +119,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let components = Components::new(config, clock)?;
     let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
+    if http.config.login.users_file.is_some() && !http.config.login.users_file_interval.is_zero() {
+        actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
+    }
     key_files::watch(&http.verifier, &http.config);
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
@@ -174,12 +178,20 @@ impl RunningServer {
         self.http().audit.reopen();
     }
 
-    /// Reloads the login file. Tokens that were issued before stay valid. Returns whether a login file is configured.
+    /// Reloads the login file, and begins to end the logins of users who are not in it any more or have a new password. Returns
+    /// whether a login file is configured.
     ///
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        self.http().login_users.as_ref().map_or(Ok(false), |users| users.reload())
+        let Some(users) = self.http().login_users.as_ref().filter(|_| self.http().config.login.users_file.is_some())
+        else {
+            return Ok(false);
+        };
+        let reloaded = users.reload();
+        let context = Arc::downgrade(&self.components.http.clone().into_inner());
+        actix_rt::spawn(users_file::end_logins(context, reloaded?));
+        Ok(true)
     }
 }
 
@@ -243,6 +255,7 @@ impl Components {
             refusals,
             audit,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
+            refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
@@ -293,7 +306,7 @@ impl Components {
 fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<Option<Arc<Users>>, UsersFileError> {
     let users = match &config.login.users_file {
         Some(path) => Users::read(path, config, permissions.clone())?,
-        None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose())?,
+        None if config.login.is_enabled() => Users::demo(config.login.demo_password.expose(), config)?,
         None => return Ok(None),
     };
     Ok(Some(Arc::new(users)))

@@ -23,16 +23,16 @@ use wardcast::{
     audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, HistoryPage, HistoryRequest, NodeIdentity, PositionResult, PresenceCount,
-        PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion,
-        SurveyResult,
+        Broker, BrokerError, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
+        LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions,
+        PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, WallTime},
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     rate_limit::KeyedRateLimiter,
-    revocation::{Revocation, Revocations},
+    revocation::{LoginId, Revocation, Revocations},
 };
 
 use crate::support::{self, API_KEY};
@@ -217,6 +217,24 @@ impl Broker for WriteRecorder {
 
     fn take_ticket(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
         self.record("take_ticket", None)
+    }
+
+    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.record("start_login", ())
+    }
+
+    fn refresh_login(
+        &self,
+        _: LoginId,
+        _: u32,
+        _: WallTime,
+        _: LoginLimits,
+    ) -> BoxFuture<'static, Result<LoginRefresh, BrokerError>> {
+        self.record("refresh_login", LoginRefresh::Unknown)
+    }
+
+    fn end_logins(&self, _: String, _: LoginSelection) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
+        self.record("end_logins", Vec::new())
     }
 
     fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {

@@ -9,6 +9,7 @@ mod conformance;
 mod fixture;
 mod history;
 mod lifetimes;
+mod logins;
 mod missed;
 mod model;
 mod nodes;
@@ -89,6 +90,12 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    logins::refresh_names_the_next_generation_and_the_latest_may_be_repeated
+    logins::refresh_before_the_latest_ends_the_login
+    logins::repeated_refresh_after_the_grace_ends_the_login
+    logins::login_ends_when_it_is_idle_and_at_its_end
+    logins::logins_above_the_limit_end_the_ones_refreshed_longest_ago
+    logins::selected_logins_end_and_are_returned
     revocations::revocation_is_obeyed_when_the_call_completes
     presence::presence_ends_with_removal_or_expiry
     presence::presence_of_many_channels_is_stored_in_one_call

@@ -9,16 +9,16 @@ use wardcast::config::{Config, Secret};
 use crate::support::{TestHub, http, mark_secret, start_hub, start_hub_with, trust_loopback_proxy};
 
 /// The password of the user ann.
-const PASSWORD: &str = "right horse";
-const WRONG: &str = "wrong horse";
+pub const PASSWORD: &str = "right horse";
+pub const WRONG: &str = "wrong horse";
 
 /// Starts a hub with the user ann.
-async fn start_login_hub() -> (TestHub, tempfile::NamedTempFile) {
+pub async fn start_login_hub() -> (TestHub, tempfile::NamedTempFile) {
     start_login_hub_with(|_| ()).await
 }
 
 /// Starts a hub with the user ann and a changed configuration.
-async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
+pub async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
     let users = write_users_file();
     let path = users.path().to_owned();
     let hub = start_hub_with(move |config| {
@@ -60,16 +60,17 @@ async fn log_in_until_delayed(hub: &TestHub, username: &str, address: &str) -> (
     panic!("200 wrong passwords for {username} caused no delay");
 }
 
-async fn log_in(hub: &TestHub, username: &str, password: &str) -> http::Response {
+pub async fn log_in(hub: &TestHub, username: &str, password: &str) -> http::Response {
     let credentials = json!({"username": username, "password": mark_secret(password)});
     let answer = http::post(hub.address, "/auth/login").json(credentials).send().await;
     if answer.status == 200 {
         mark_secret(access_token(&answer));
+        answer.json()["refresh_token"].as_str().map(|token| mark_secret(token.to_owned()));
     }
     answer
 }
 
-fn access_token(answer: &http::Response) -> String {
+pub fn access_token(answer: &http::Response) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
@@ -133,7 +134,7 @@ async fn unknown_user_takes_as_long_as_wrong_password() {
 #[actix_rt::test]
 async fn only_post_logs_in_or_out_or_gives_ticket() {
     let (hub, _users) = start_login_hub().await;
-    for path in ["/auth/login", "/auth/logout", "/auth/ticket"] {
+    for path in ["/auth/login", "/auth/refresh", "/auth/logout", "/auth/ticket"] {
         for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "BREW"] {
             let credentials = json!({"username": "ann", "password": PASSWORD});
             let answer = http::request(hub.address, method, path)
@@ -266,7 +267,7 @@ async fn foreign_page_cannot_log_in_or_out() {
 #[actix_rt::test]
 async fn auth_responses_are_never_cached() {
     let (hub, _users) = start_login_hub().await;
-    for path in ["/auth/login", "/auth/logout", "/auth/ticket", "/auth/nothing"] {
+    for path in ["/auth/login", "/auth/refresh", "/auth/logout", "/auth/ticket", "/auth/nothing"] {
         for method in ["GET", "POST", "OPTIONS", "DELETE"] {
             let answer = http::request(hub.address, method, path).send().await;
             assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}: {answer:?}");

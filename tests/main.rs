@@ -34,8 +34,10 @@ mod key_sets;
 mod login;
 mod permissions;
 mod refresh;
+mod refresh_tokens;
 mod tickets;
 mod tokens;
+mod users_file;
 
 // HTTP, handshakes and the transport.
 mod connection_limits;

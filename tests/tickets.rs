@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wardcast::config::Door;
+use wardcast::config::{Door, TicketBinding};
 
 use crate::support::{Client, TestHub, http, mark_secret, start_hub, start_hub_with};
 
@@ -148,4 +148,37 @@ async fn ticket_endpoint_is_404_when_its_door_is_disabled() {
     let mut stranger = Client::connect(hub.address, "/socket?ticket=anything").await.unwrap();
     stranger.send_text(&hub.token_message("ann")).await;
     stranger.receive_connect_push().await;
+}
+
+#[actix_rt::test]
+async fn stolen_ticket_bound_to_address_and_origin_is_refused_elsewhere_and_used_up() {
+    let hub = start_hub_with(|config| {
+        config.auth.ticket_bind = vec![TicketBinding::Address, TicketBinding::Origin];
+        config.origins.allowed = vec!["https://a.example.com".to_owned(), "https://b.example.com".to_owned()];
+        crate::support::trust_loopback_proxy(config);
+    })
+    .await;
+    let (token, at, from) = (hub.token("ann"), "192.0.2.1", "https://a.example.com");
+    for (address, origin, status) in
+        [(at, from, 101), ("192.0.2.2", from, 401), (at, "https://b.example.com", 401), (at, "", 401)]
+    {
+        let request = ticket_request(&hub, &token).header("X-Forwarded-For", at).header("Origin", from);
+        let response = request.send().await;
+        let ticket = mark_secret(response.json()["ticket"].as_str().unwrap().to_owned());
+        let path = format!("/socket?ticket={ticket}");
+        let headers = [("X-Forwarded-For", address), ("Origin", origin)];
+        let headers = if origin.is_empty() { &headers[..1] } else { &headers[..] };
+        assert_eq!(hub.try_handshake(&path, headers).await.status, status, "{address} {origin}");
+        let again = hub.try_handshake(&path, &[("X-Forwarded-For", at), ("Origin", from)]).await;
+        assert_eq!(again.status, 401, "used up");
+    }
+}
+
+#[actix_rt::test]
+async fn ticket_of_a_token_that_is_revoked_meanwhile_opens_no_connection() {
+    let hub = start_hub().await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "jti": "1"}));
+    let path = format!("/socket?ticket={}", request_ticket(&hub, &token).await);
+    assert_eq!(hub.call_api("revoke_token", json!({"jti": "1"})).await, json!({"result": {}}));
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401);
 }

@@ -33,6 +33,39 @@ pub enum Refusal {
     MissingToken,
     /// A page.
     Origin(OriginRefusal),
+    /// A refresh token of the login.
+    RefreshToken(RefreshRefusal),
+    /// A user name and a password, and why.
+    Login(&'static str),
+}
+
+/// Why a refresh token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefreshRefusal {
+    /// This installation has not made it, or has another secret now.
+    #[error("malformed, or its MAC is wrong")]
+    Invalid,
+    /// Its login has ended, or was never there.
+    #[error("its login has ended")]
+    Ended,
+    /// It was used before.
+    #[error("used before, so its login has been ended and revoked")]
+    Spent,
+    /// Its user is not in the users file any more, or has another password.
+    #[error("its user was removed or has a new password")]
+    UserChanged,
+}
+
+impl RefreshRefusal {
+    /// Returns the label of the metric.
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Ended => "ended",
+            Self::Spent => "spent",
+            Self::UserChanged => "user_changed",
+        }
+    }
 }
 
 /// Why the page of a request is refused.
@@ -63,6 +96,8 @@ impl Refusal {
             Self::DisabledDoor(_) => "ignored token",
             Self::MissingToken => "refused connect",
             Self::Origin(_) => "refused origin",
+            Self::RefreshToken(_) => "refused refresh token",
+            Self::Login(_) => "failed login",
         }
     }
 
@@ -73,6 +108,8 @@ impl Refusal {
             Self::DisabledDoor(door) => format!("auth.doors does not list {}", json!(door)),
             Self::MissingToken => "no token in connect, and none before it".to_owned(),
             Self::Origin(error) => error.to_string(),
+            Self::RefreshToken(error) => error.to_string(),
+            Self::Login(reason) => (*reason).to_owned(),
         }
     }
 
@@ -92,6 +129,17 @@ impl Refusal {
                     .to_owned()
             }
             Self::Origin(OriginRefusal::Ambiguous) => "find out which proxy adds an Origin header".to_owned(),
+            Self::RefreshToken(RefreshRefusal::Invalid) => {
+                "log in again; after a change of the secret that signs the tokens of the login, all users have to".to_owned()
+            }
+            Self::RefreshToken(RefreshRefusal::Spent) => {
+                "the refresh token was copied, or the client does not store the next one: find out which, and log in again"
+                    .to_owned()
+            }
+            Self::RefreshToken(_) => "log in again".to_owned(),
+            Self::Login(_) => {
+                "many: someone guesses passwords; limit the address in front of the hub, or see login.failures".to_owned()
+            }
             Self::Origin(_) => {
                 "list the origin of the page in origins.allowed, or send the token in another way".to_owned()
             }

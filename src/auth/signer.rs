@@ -11,6 +11,7 @@ use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
     clock::Clock,
     config::{self, KeyRules, KindRules, Secret},
+    revocation::LoginId,
 };
 
 /// Random bytes of a `jti`: enough that no two tokens have the same.
@@ -42,6 +43,9 @@ struct IssuedClaims<'a> {
     exp: i64,
     /// Names this one token.
     jti: String,
+    /// The login that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +54,13 @@ struct IssuedClaims<'a> {
     channel: Option<&'a str>,
     #[serde(flatten)]
     claims: &'a UserClaims,
+}
+
+/// What a token is for.
+enum TokenUse<'a> {
+    Connection,
+    Login(&'a LoginId),
+    Subscription(&'a str),
 }
 
 impl Signer {
@@ -77,7 +88,21 @@ impl Signer {
     /// # Errors
     /// [`SigningError`].
     pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, SigningError> {
-        self.encode(user, ttl, claims, None)
+        self.encode(user, ttl, claims, TokenUse::Connection)
+    }
+
+    /// Signs a connection token of a login, which is its `sid` and part of its `jti`.
+    ///
+    /// # Errors
+    /// [`SigningError`].
+    pub fn sign_for_login(
+        &self,
+        user: &str,
+        ttl: Duration,
+        claims: &UserClaims,
+        login: &LoginId,
+    ) -> Result<String, SigningError> {
+        self.encode(user, ttl, claims, TokenUse::Login(login))
     }
 
     /// Signs a subscription token, which allows `user` to subscribe to `channel`. The verifier accepts no other claim than `info`
@@ -92,7 +117,7 @@ impl Signer {
         ttl: Duration,
         claims: &UserClaims,
     ) -> Result<String, SigningError> {
-        self.encode(user, ttl, claims, Some(channel))
+        self.encode(user, ttl, claims, TokenUse::Subscription(channel))
     }
 
     fn encode(
@@ -100,21 +125,27 @@ impl Signer {
         user: &str,
         ttl: Duration,
         claims: &UserClaims,
-        channel: Option<&str>,
+        token_use: TokenUse<'_>,
     ) -> Result<String, SigningError> {
-        let rules = if channel.is_some() { &self.rules.subscription } else { &self.rules.connection };
+        let (rules, login, channel) = match token_use {
+            TokenUse::Connection => (&self.rules.connection, None, None),
+            TokenUse::Login(login) => (&self.rules.connection, Some(login), None),
+            TokenUse::Subscription(channel) => (&self.rules.subscription, None, Some(channel)),
+        };
         let KindRules { audience, typ } = rules;
         // The verifier requires the configured type.
         let typ = typ.clone().or_else(|| Some("JWT".to_owned()));
         let header = Header { kid: self.kid.clone(), typ, ..Header::new(Algorithm::HS256) };
         let mut jti = [0; JTI_BYTES];
         getrandom::fill(&mut jti).map_err(|_| SigningError::NoRandomness)?;
+        let jti = BASE64_URL_SAFE_NO_PAD.encode(jti);
         let now = self.clock.now().unix_seconds();
         let claims = IssuedClaims {
             sub: user,
             iat: now,
             exp: now.saturating_add_unsigned(ttl.as_secs()),
-            jti: BASE64_URL_SAFE_NO_PAD.encode(jti),
+            jti: login.map_or_else(|| jti.clone(), |login| login.jti(&jti)),
+            sid: login.map(LoginId::as_str),
             iss: self.rules.issuer.as_deref(),
             aud: audience.as_deref(),
             channel,

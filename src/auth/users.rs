@@ -9,6 +9,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -30,13 +33,28 @@ const MAX_CLAIMS_BYTES: usize = 4608;
 /// The only user if there is no file (`login.demo_password`).
 pub const DEMO_USER: &str = "demo";
 
+/// Bytes of the hash of a password hash that its name has.
+const PASSWORD_NAME_BYTES: usize = 12;
+
 /// The password of the decoy hash if the file has no users.
 const DECOY_PASSWORD: &str = "a password that no user has";
 
 /// The users that may log in: those of a file when it was last read, or the demo user.
 pub struct Users {
     current: ArcSwap<UserList>,
+    /// `auth.user_prefix` of the login's tokens.
+    prefix: String,
     source: Option<UsersSource>,
+    reloading: Mutex<()>,
+}
+
+/// A user who was removed or has a new password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedUser {
+    /// The user in tokens, with `auth.user_prefix`.
+    pub name: String,
+    /// Names the new password; `None`: the user was removed.
+    pub password_name: Option<String>,
 }
 
 impl Users {
@@ -66,9 +84,23 @@ struct UserList {
 
 /// One user. It has no `Debug`, so that nothing can print the hash.
 pub struct User {
+    /// `sub` of the user's tokens: the name in the file.
+    pub sub: String,
+    /// The user of these tokens, with `auth.user_prefix`.
+    pub name: String,
+    /// Names the password without saying anything about it: a password that was set again has another name.
+    pub password_name: String,
     password_hash: String,
     /// The claims in the tokens of the user.
     pub claims: UserClaims,
+}
+
+impl User {
+    fn new(sub: String, name: String, password_hash: String, claims: UserClaims) -> Self {
+        let digest = digest(&SHA256, password_hash.as_bytes());
+        let password_name = BASE64_URL_SAFE_NO_PAD.encode(&digest.as_ref()[..PASSWORD_NAME_BYTES]);
+        Self { sub, name, password_name, password_hash, claims }
+    }
 }
 
 /// The claims that the login file adds to a user's tokens, each as raw JSON in the form that tokens have.
@@ -159,31 +191,57 @@ impl Users {
             rules: config.auth.rules(None),
             prefixes: UserPrefixes::new(&config.auth),
         };
-        Ok(Self { current: ArcSwap::from_pointee(source.read()?), source: Some(source) })
+        let (current, prefix) = (ArcSwap::from_pointee(source.read()?), source.rules.user_prefix.clone());
+        Ok(Self { current, prefix, source: Some(source), reloading: Mutex::default() })
     }
 
     /// Creates [`DEMO_USER`] as the only user, with this password and without claims in the tokens beside the name.
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub fn demo(password: &str) -> Result<Self, UsersFileError> {
+    pub fn demo(password: &str, config: &Config) -> Result<Self, UsersFileError> {
         // The lightest hash: it is never stored on disk. The 19 MiB of a real one would stay with the process, and distort every
         // measurement of a hub in development.
         let light = Argon2::from(Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| UsersFileError::Hashing)?);
         let decoy = hash_with(&light, password)?;
-        let user = User { password_hash: decoy.clone(), claims: UserClaims::default() };
+        let prefix = config.auth.rules(None).user_prefix;
+        let (name, claims) = (format!("{prefix}{DEMO_USER}"), UserClaims::default());
+        let user = User::new(DEMO_USER.to_owned(), name, decoy.clone(), claims);
         let by_name = HashMap::from([(DEMO_USER.to_owned(), Arc::new(user))]);
-        Ok(Self { current: ArcSwap::from_pointee(UserList { by_name, decoy }), source: None })
+        Ok(Self {
+            current: ArcSwap::from_pointee(UserList { by_name, decoy }),
+            prefix,
+            source: None,
+            reloading: Mutex::default(),
+        })
     }
 
-    /// Reads the file again. Returns `false` if there is none. Tokens that were issued stay valid.
+    /// Reads the file again, if there is one. Returns the users of before that are not in it any more or have a new password.
     ///
     /// # Errors
     /// [`UsersFileError`]; the users then stay as they were.
-    pub fn reload(&self) -> Result<bool, UsersFileError> {
-        let Some(source) = &self.source else { return Ok(false) };
-        self.current.store(Arc::new(source.read()?));
-        Ok(true)
+    pub fn reload(&self) -> Result<Vec<ChangedUser>, UsersFileError> {
+        let Some(source) = &self.source else { return Ok(Vec::new()) };
+        // One at a time: otherwise a reload that has read an older file could end last.
+        let _only_one = self.reloading.lock();
+        let new = Arc::new(source.read()?);
+        let old = self.current.swap(new.clone());
+        let changes = old.by_name.iter().map(|(sub, user)| {
+            let password_name = new.by_name.get(sub).map(|user| user.password_name.clone());
+            (user, ChangedUser { name: user.name.clone(), password_name })
+        });
+        let is_new = |user: &User, changed: &ChangedUser| changed.password_name.as_ref() != Some(&user.password_name);
+        Ok(changes.filter(|(user, changed)| is_new(user, changed)).map(|(_, changed)| changed).collect())
+    }
+
+    /// Returns whether the file has a user of this name.
+    pub fn has(&self, sub: &str) -> bool {
+        self.current.load().by_name.contains_key(sub)
+    }
+
+    /// Returns the user of this name, which is that of tokens, with `auth.user_prefix`.
+    pub fn find(&self, name: &str) -> Option<Arc<User>> {
+        self.current.load().by_name.get(name.strip_prefix(&self.prefix)?).cloned()
     }
 
     /// Returns the user if the password is right. Takes as long for an unknown user as for a wrong password.
@@ -214,7 +272,8 @@ impl UsersSource {
             let user = self.prefixes.user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
             let context = GrantContext { permissions, max_subscriptions, user: &user, now: WallTime::default() };
             let claims = entry.claims(context).map_err(refused)?;
-            if by_name.insert(name.clone(), Arc::new(User { password_hash, claims })).is_some() {
+            let user = User::new(name.clone(), user, password_hash, claims);
+            if by_name.insert(name.clone(), Arc::new(user)).is_some() {
                 return Err(UsersFileError::DuplicateName(name));
             }
         }
@@ -376,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_demo_user_logs_in_only_with_the_demo_password() {
-        let users = Users::demo("right horse").unwrap();
+        let users = Users::demo("right horse", &Config::default()).unwrap();
         assert!(users.verify(DEMO_USER, "right horse").is_some());
         assert!(users.verify(DEMO_USER, "wrong").is_none() && users.verify("ann", "right horse").is_none());
     }

@@ -5,6 +5,7 @@
 
 mod control;
 mod history;
+mod logins;
 pub mod memory;
 mod node_info;
 mod presence;
@@ -25,6 +26,7 @@ pub use self::{
         ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
         page_limit, read_history_page,
     },
+    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere},
@@ -32,10 +34,11 @@ pub use self::{
 };
 use crate::{
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
     protocol::ErrorCode,
     publication::{ClientInfo, Publication},
-    revocation::{ListFull, Revocation, Revocations},
+    revocation::{ListFull, LoginId, Revocation, Revocations},
 };
 
 /// A broker, shared by hubs, sessions and the server API.
@@ -157,6 +160,22 @@ pub trait Broker: Send + Sync {
     /// Takes the value that any instance has stored under `id`. If several callers ask, exactly one receives it, once. There
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
+
+    /// Stores a login for all instances. Above the limit of logins per user, others of the user end.
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()>;
+
+    /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several
+    /// callers with one number, one refreshes; the others repeat it, if `limits` allow that, or end the login.
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh>;
+
+    /// Ends logins of the user with this tag, and returns them.
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>>;
 
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.

@@ -51,6 +51,7 @@ pub struct AuthConfig {
     pub require_token_per_message: bool,
     #[serde(with = "value::duration")]
     pub ticket_ttl: Duration,
+    pub ticket_bind: Vec<TicketBinding>,
     #[serde(with = "value::duration")]
     pub first_message_timeout: Duration,
     #[serde(with = "value::duration")]
@@ -251,6 +252,16 @@ pub enum Door {
     Header,
 }
 
+/// What a connection must have in common with the request for its ticket (`auth.ticket_bind`).
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TicketBinding {
+    /// The address of the client.
+    Address,
+    /// The `Origin` of the page.
+    Origin,
+}
+
 /// How a handshake with a bad token is refused.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -280,10 +291,19 @@ pub enum AnonymousAccess {
 pub struct LoginConfig {
     #[serde(deserialize_with = "value::optional_path")]
     pub users_file: Option<PathBuf>,
+    #[serde(with = "value::duration")]
+    pub users_file_interval: Duration,
     pub demo_password: Secret,
     pub key: Secret,
     #[serde(with = "value::duration")]
     pub token_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_ttl: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_idle: Duration,
+    #[serde(with = "value::duration")]
+    pub refresh_grace: Duration,
+    pub logins_per_user: usize,
     pub cookie: bool,
     pub failures: u32,
     #[serde(with = "value::duration")]
@@ -315,6 +335,11 @@ impl LoginConfig {
     /// Returns whether there are users who can log in.
     pub fn is_enabled(&self) -> bool {
         self.users_file.is_some() || !self.demo_password.is_empty()
+    }
+
+    /// Returns whether a login gets a refresh token.
+    pub fn gives_refresh_tokens(&self) -> bool {
+        self.is_enabled() && !self.refresh_ttl.is_zero()
     }
 
     /// Returns whether a login may get its token in a cookie: it is enabled, and `doors` (`auth.doors`) accept the

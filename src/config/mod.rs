@@ -25,7 +25,7 @@ use serde::Deserialize;
 
 pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
-    RequiredClaim, url_without_secrets,
+    RequiredClaim, TicketBinding, url_without_secrets,
 };
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
@@ -58,6 +58,18 @@ pub struct Config {
     pub limits: Limits,
     pub log: LogConfig,
     pub audit: AuditConfig,
+}
+
+impl Config {
+    /// Returns the secret that signs the tokens of the login.
+    pub fn login_secret(&self) -> &Secret {
+        if self.login.key.is_empty() { &self.auth.hmac_secret } else { &self.login.key }
+    }
+
+    /// Returns the `iss` of the tokens of the login; empty if they have none.
+    pub fn login_issuer(&self) -> &str {
+        self.auth.issuer.as_deref().unwrap_or_default()
+    }
 }
 
 impl Default for Config {

@@ -107,7 +107,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
             record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
             (HandshakeAuth::Unauthenticated, TokenIds::default())
         }
-        Some(credential) => authenticate(credential, &source, context).await?,
+        Some(credential) => authenticate(credential, request, &source, context).await?,
         None => (HandshakeAuth::Unauthenticated, TokenIds::default()),
     };
     let (user_permit, unauthenticated_permits) = match &auth {
@@ -279,6 +279,7 @@ fn find_credentials<'a>(
 
 async fn authenticate(
     credential: &Credential<'_>,
+    request: &HttpRequest,
     source: &AuditFields<'_>,
     context: &HttpContext,
 ) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
@@ -287,7 +288,7 @@ async fn authenticate(
         Credential::Cookie(token) => verify(token, context),
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
-            match redeem_ticket(ticket, context).await.map_err(|error| refuse("broker", error))? {
+            match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => verify(&token, context),
                 None => Err(TokenError::UnknownTicket),
             }

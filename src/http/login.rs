@@ -1,35 +1,40 @@
-//! `POST /auth/login`: exchanges a user name and a password for a token. The response has the token in its body or, if
-//! the request asks for it and `login.cookie` allows it, in a cookie instead.
+//! `POST /auth/login`: exchanges a user name and a password for the tokens of a login. The response has them in its body
+//! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
-    http::{StatusCode, header::SET_COOKIE},
+    http::StatusCode,
     web::{self, Data},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{HttpContext, HttpError, RequestBody, request_source::RequestSource};
-use crate::{auth::users::MAX_PASSWORD_BYTES, protocol::ErrorCode};
+use super::{
+    HttpContext, HttpError, RequestBody,
+    login_tokens::{TokenPlace, login_limits, sign_access_token, token_response},
+    request_source::RequestSource,
+};
+use crate::{
+    address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
+    auth::{
+        refusal_log::Refusal,
+        users::{MAX_PASSWORD_BYTES, User, Users},
+    },
+    broker::Login,
+    protocol::ErrorCode,
+    revocation::LoginId,
+};
 
 #[derive(Deserialize)]
 pub(super) struct LoginRequest {
     username: String,
     password: String,
-    /// Asks for the token in a cookie and not in the body, so that no script can read it.
+    /// Asks for the tokens in cookies and not in the body, so that no script can read them.
     #[serde(default)]
     cookie: bool,
-}
-
-/// The body of a successful response (RFC 6749 §5.1).
-#[derive(Serialize)]
-struct LoginResponse {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    access_token: Option<String>,
-    token_type: &'static str,
-    expires_in: u64,
 }
 
 /// Handles a login. An unknown user and a wrong password have the same status, body and duration, and the same delay of
@@ -64,16 +69,60 @@ pub(super) async fn login(
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(HttpError::unauthorized("wrong user or password"));
     }
-    let attempt = context
-        .login_backoff
-        .begin(context.clock.monotonic_now(), &username, source.address)
-        .map_err(|wait| HttpError::too_many("too many failed logins", wait))?;
+    let place = if wants_cookie { TokenPlace::Cookies } else { TokenPlace::Body };
+    let checked = check_password(users.clone(), &username, password, source.address, &context).await;
+    let failed = |reason| {
+        // What is no user may be a password, typed into the wrong field.
+        let user = Some(&*username).filter(|username| users.has(username));
+        let fields = AuditFields { user, reason: Some(reason), ..source.fields("/auth/login") };
+        context.audit.record(AuditEvent::LoginFailed, fields);
+        context.refusals.record(
+            Refusal::Login(reason),
+            format_args!("address={} user={:?}", source.address, user.unwrap_or_default()),
+        );
+    };
+    let user = checked.map_err(|LoginFailure { outcome, error }| {
+        if outcome == "delayed" {
+            failed("delayed after earlier failures");
+        }
+        context.metrics.count_login(outcome);
+        error
+    })?;
+    let Some(user) = user else {
+        context.metrics.count_login("failed");
+        failed("wrong user or password");
+        return Err(HttpError::unauthorized("wrong user or password"));
+    };
+    let response = start_login(&user, place, &source, &context).await;
+    context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
+    response
+}
+
+/// Why no password was checked.
+struct LoginFailure {
+    /// The label of the metric.
+    outcome: &'static str,
+    error: HttpError,
+}
+
+/// Checks a password, unless earlier failures delay that. Returns the user if it is right.
+async fn check_password(
+    users: Arc<Users>,
+    username: &str,
+    password: String,
+    address: ClientAddress,
+    context: &Data<HttpContext>,
+) -> Result<Option<Arc<User>>, LoginFailure> {
+    let attempt = context.login_backoff.begin(context.clock.monotonic_now(), username, address).map_err(|wait| {
+        LoginFailure { outcome: "delayed", error: HttpError::too_many("too many failed logins", wait) }
+    })?;
     // No queue: a flood of logins would fill it, and each one costs a hash.
     let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
         context.login_backoff.withdraw(attempt);
-        return Err(HttpError::at_capacity("too many logins at the same time; try again soon"));
+        let error = HttpError::at_capacity("too many logins at the same time; try again soon");
+        return Err(LoginFailure { outcome: "busy", error });
     };
-    let (name, hashing_context) = (username.clone(), context.clone());
+    let (name, hashing_context) = (username.to_owned(), context.clone());
     let checked = web::block(move || {
         // Held until the hash is computed and the result counted, also if the client disconnects meanwhile.
         let _permit = permit;
@@ -81,19 +130,38 @@ pub(super) async fn login(
         if user.is_some() {
             hashing_context.login_backoff.succeed(attempt);
         }
-        user.map(|user| user.claims.clone())
-    })
-    .await;
-    let claims =
-        checked.map_err(|_| HttpError::internal())?.ok_or_else(|| HttpError::unauthorized("wrong user or password"))?;
-    let ttl = context.config.login.token_ttl;
-    let access_token = context.signer.sign(&username, ttl, &claims).map_err(|_| HttpError::internal())?;
-    let mut response = HttpResponse::Ok();
-    if wants_cookie {
-        response.insert_header((SET_COOKIE, set_cookie_value(&context.config.auth.cookie, &access_token, ttl)));
-    }
-    let access_token = (!wants_cookie).then_some(access_token);
-    Ok(response.json(LoginResponse { access_token, token_type: "Bearer", expires_in: ttl.as_secs() }))
+        user
+    });
+    checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })
+}
+
+/// Gives the user the tokens of a new login.
+async fn start_login(
+    user: &User,
+    place: TokenPlace,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> Result<HttpResponse, HttpError> {
+    let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
+    let started_at = context.clock.now();
+    let access_token = sign_access_token(user, &id, context)?;
+    let config = &context.config.login;
+    let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
+    let login = Login {
+        user: user.name.clone(),
+        password: user.password_name.clone(),
+        started_at,
+        ends_at: started_at.saturating_add(lifetime),
+    };
+    let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config)).await;
+    stored.map_err(|error| {
+        log::warn!("login store unavailable error={:?}", error.to_string());
+        HttpError::unavailable("logins are temporarily unavailable; try again soon")
+    })?;
+    let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
+    let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
+    context.audit.record(AuditEvent::LoggedIn, fields);
+    Ok(token_response(place, &access_token, &id, 0, context))
 }
 
 /// Parses the body of a login. serde alone would also accept a list, and its error messages would quote the password.
@@ -103,10 +171,4 @@ fn parse_login(body: &[u8]) -> Result<LoginRequest, HttpError> {
     credentials.ok_or_else(|| {
         HttpError::bad_request("the body must be {\"username\":…,\"password\":…}, with \"cookie\":true to get a cookie")
     })
-}
-
-/// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for
-/// pages of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
-pub(super) fn set_cookie_value(name: &str, value: &str, max_age: Duration) -> String {
-    format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={}", max_age.as_secs())
 }

@@ -1,20 +1,25 @@
 //! `POST /auth/logout`: revokes the token of the request, so that its sockets are closed on all nodes, and deletes the cookie.
 //! With `{"everywhere":true}` it revokes all tokens that the user has now.
 
-use std::time::Duration;
-
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{AUTHORIZATION, COOKIE, HeaderValue, SET_COOKIE},
+    http::header::{AUTHORIZATION, COOKIE, HeaderValue},
     web::Data,
 };
 use serde::Deserialize;
 
-use super::{HttpContext, HttpError, RequestBody, login::set_cookie_value, request_source::RequestSource};
+use super::{
+    HttpContext, HttpError, RequestBody,
+    login_tokens::{delete_cookies, refresh_cookie},
+    request_source::RequestSource,
+};
 use crate::{
     audit::{AuditEvent, AuditFields},
-    auth::{TokenError, credentials, refusal_log::Refusal},
-    broker::{BrokerError, RevokeError, revoke_everywhere},
+    auth::{RefreshToken, TokenError, credentials, refusal_log::Refusal},
+    broker::{
+        BrokerError, EndedLogin, LoginSelection, RevokeError, end_revoked_logins, revocation_of_login,
+        revoke_everywhere,
+    },
     protocol::ErrorCode,
     revocation::{IssuerScope, Revocation, RevocationTarget},
 };
@@ -26,9 +31,12 @@ struct LogoutRequest {
     /// Also all other logins of the user.
     #[serde(default)]
     everywhere: bool,
+    /// The refresh token of the login, whose access token may have expired.
+    refresh_token: Option<String>,
 }
 
-/// Handles a logout by a bearer token or by the cookie. A token that has expired or was revoked needs no revocation.
+/// Handles a logout by a bearer token, by the cookies, or by a refresh token. A token that has expired or was revoked needs no
+/// revocation.
 pub(super) async fn logout(
     source: RequestSource,
     request: HttpRequest,
@@ -37,32 +45,74 @@ pub(super) async fn logout(
 ) -> Result<HttpResponse, HttpError> {
     let header = |name| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<&[u8]>>();
     let (authorization, cookies) = (header(AUTHORIZATION), header(COOKIE));
-    let has_bearer = !authorization.is_empty();
-    let token = if has_bearer {
-        source.origin_check.require_allowed()?;
-        Some(credentials::bearer_token(&authorization).map_err(|_| HttpError::invalid_token(false))?)
-    } else {
-        // The browser sends the cookie for any page: otherwise any page could log its visitor out.
+    let LogoutRequest { everywhere, refresh_token } = parse_logout(&body.0)?;
+    let (has_bearer, cookie) = (!authorization.is_empty(), &context.config.auth.cookie);
+    let uses_cookies = !has_bearer && refresh_token.is_none();
+    if uses_cookies {
+        // The browser sends the cookies for any page: otherwise any page could log its visitor out.
         source.origin_check.require_listed()?;
-        credentials::cookie_value(&cookies, &context.config.auth.cookie)?
+    } else {
+        source.origin_check.require_allowed()?;
+    }
+    let token = match has_bearer {
+        true => Some(credentials::bearer_token(&authorization).map_err(|_| HttpError::invalid_token(false))?),
+        false if uses_cookies => credentials::cookie_value(&cookies, cookie)?,
+        false => None,
     };
-    let LogoutRequest { everywhere } = parse_logout(&body.0)?;
-    let revoked = match token {
-        Some(token) => revoke(token, everywhere, has_bearer, &source, &context).await,
-        None => Ok(()),
+    let refresh_token = match &refresh_token {
+        Some(token) => Some(token.as_str()),
+        None if uses_cookies => credentials::cookie_value(&cookies, &refresh_cookie(cookie))?,
+        None => None,
     };
-    let mut response = match revoked {
+    let revoked = async {
+        // Both are of one login, unless somebody else has set one of the cookies.
+        let ended = match refresh_token {
+            Some(token) => end_login(token, everywhere, &source, &context).await,
+            None => Ok(()),
+        };
+        let revoked = match token {
+            Some(token) => revoke(token, everywhere, has_bearer, &source, &context).await,
+            None => Ok(()),
+        };
+        ended.and(revoked)
+    };
+    let mut response = match revoked.await {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(error) => actix_web::ResponseError::error_response(&error),
     };
-    if !has_bearer {
-        // Also if the revocation failed: this browser is to forget the token in any case.
-        let expired = set_cookie_value(&context.config.auth.cookie, "", Duration::ZERO);
-        if let Ok(expired) = HeaderValue::from_str(&expired) {
-            response.headers_mut().insert(SET_COOKIE, expired);
-        }
+    if uses_cookies {
+        // Also if the revocation failed: this browser is to forget the tokens in any case.
+        delete_cookies(&mut response, &context.config);
     }
     Ok(response)
+}
+
+/// Ends the login of a refresh token, and revokes its tokens, or `everywhere` all of its user. One that is not valid needs nothing.
+async fn end_login(
+    token: &str,
+    everywhere: bool,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> Result<(), HttpError> {
+    let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
+    let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
+    let Some(EndedLogin { id, user }) = ended.map_err(|_| unavailable())?.pop() else { return Ok(()) };
+    let revocation = if everywhere {
+        all_of_user(user.clone(), context)
+    } else {
+        let end = context.clock.now().saturating_add(context.config.login.token_ttl);
+        let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
+        context.revocations.of_logout(&user, revocation.target, end)
+    };
+    let fields = AuditFields { sid: Some(id.as_str()), user: Some(&user), ..source.fields("/auth/logout") };
+    context.audit.record(AuditEvent::LoggedOut, fields);
+    revoke_all(revocation, source, context).await
+}
+
+fn all_of_user(user: String, context: &HttpContext) -> Revocation {
+    let target = RevocationTarget::User(user, IssuerScope::Any);
+    let issued_before = context.revocations.issued_until_now();
+    Revocation { target, issued_before, expires_at: context.revocations.default_expiry() }
 }
 
 fn parse_logout(body: &[u8]) -> Result<LogoutRequest, HttpError> {
@@ -72,7 +122,9 @@ fn parse_logout(body: &[u8]) -> Result<LogoutRequest, HttpError> {
         Some(b'{') => serde_json::from_slice(body).ok(),
         Some(_) => None,
     };
-    parsed.ok_or_else(|| HttpError::bad_request("the body must be empty or {\"everywhere\":true}"))
+    parsed.ok_or_else(|| {
+        HttpError::bad_request("the body must be empty, or have \"everywhere\":true or \"refresh_token\":…")
+    })
 }
 
 /// Revokes a token, with the other tokens of its `sid`, or `everywhere` with all of its user.
@@ -98,10 +150,7 @@ async fn revoke(
         if claims.is_anonymous() {
             return Err(HttpError::bad_request("the token has no user"));
         }
-        let issued_before = context.revocations.issued_until_now();
-        let expires_at = context.revocations.default_expiry();
-        let target = RevocationTarget::User(claims.user.to_string(), IssuerScope::Any);
-        Revocation { target, issued_before, expires_at }
+        all_of_user(claims.user.to_string(), context)
     } else {
         let Some(target) = RevocationTarget::of_token(&ids) else {
             return Err(HttpError::bad_request(
@@ -110,19 +159,33 @@ async fn revoke(
         };
         context.revocations.of_logout(&claims.user, target, claims.expires_at)
     };
-    let fields = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let fields = source.fields("/auth/logout");
     context.audit.record(AuditEvent::LoggedOut, fields.with_token(&claims.user, &ids, claims.expires_at));
-    revoke_everywhere(&*context.broker, vec![revocation], (&context.audit, fields), &context.metrics).await.map_err(
-        |error| match error {
-            RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
-                actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::LimitExceeded,
-                "limits.revocations is reached, so the token is not revoked; raise it on all instances",
-            ),
-            RevokeError::Broker(_) => HttpError::unavailable("logging out is temporarily unavailable; try again soon"),
-            RevokeError::Unconfirmed(_) => {
-                HttpError::unavailable("logged out, but some instances have not confirmed it yet")
-            }
-        },
-    )
+    revoke_all(revocation, source, context).await
+}
+
+/// Ends the logins that a revocation means, and has it obeyed by all nodes.
+async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    let revocations = vec![revocation];
+    if context.config.login.is_enabled() {
+        let ended = end_revoked_logins(&*context.broker, &revocations, context.config.login_issuer()).await;
+        ended.map_err(|_| unavailable())?;
+    }
+    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let revoked = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
+    revoked.map_err(|error| match error {
+        RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
+            actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::LimitExceeded,
+            "limits.revocations is reached, so the token is not revoked; raise it on all instances",
+        ),
+        RevokeError::Broker(_) => unavailable(),
+        RevokeError::Unconfirmed(_) => {
+            HttpError::unavailable("logged out, but some instances have not confirmed it yet")
+        }
+    })
+}
+
+fn unavailable() -> HttpError {
+    HttpError::unavailable("logging out is temporarily unavailable; try again soon")
 }

@@ -11,8 +11,10 @@ pub mod handshake;
 pub mod health;
 mod listener_role;
 mod login;
+mod login_tokens;
 mod logout;
 pub mod origin_policy;
+mod refresh;
 mod request_source;
 pub mod stop;
 pub mod ticket;
@@ -30,7 +32,7 @@ use actix_web::{
 use crate::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
+    auth::{RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -64,6 +66,8 @@ pub struct HttpContext {
     pub audit: Arc<AuditLog>,
     /// Signs the tokens of the login.
     pub signer: Signer,
+    /// Makes the refresh tokens of the login.
+    pub refresh_tokens: RefreshTokens,
     /// The users of the login, if it is enabled.
     pub login_users: Option<Arc<Users>>,
     /// Delays logins after failed ones.
@@ -98,7 +102,7 @@ pub struct HttpContext {
     pub metrics: Arc<Metrics>,
 }
 
-/// Maximum body of `POST /auth/login` and of `POST /auth/logout`.
+/// Maximum body of `POST /auth/login`, `/auth/refresh` and `/auth/logout`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
 
 /// Adds the routes that a listener of this role has: those of clients and users, health, and metrics. Their handlers take
@@ -123,6 +127,8 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let login = login_body.apply_to(web::resource("/login"));
     let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
     let logout = logout_body.apply_to(web::resource("/logout"));
+    let refresh_body = BodyLimit { name: "bytes of a refresh", bytes: MAX_LOGIN_BODY_BYTES };
+    let refresh = refresh_body.apply_to(web::resource("/refresh"));
     let logout_token = BodyLimit {
         name: "bytes of a logout token",
         bytes: context.config.limits.token_bytes.saturating_add(backchannel_logout::MAX_OTHER_FORM_BYTES),
@@ -130,6 +136,7 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let backchannel_logout = logout_token.apply_to(web::resource("/backchannel-logout"));
     let auth = web::scope("/auth")
         .service(login.route(web::post().to(login::login)))
+        .service(refresh.route(web::post().to(refresh::refresh)))
         .service(logout.route(web::post().to(logout::logout)))
         .service(backchannel_logout.route(web::post().to(backchannel_logout::log_out)))
         .service(web::resource("/ticket").route(web::post().to(ticket::issue_ticket)))

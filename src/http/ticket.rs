@@ -3,18 +3,23 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{StatusCode, header::AUTHORIZATION},
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, HeaderValue, ORIGIN},
+    },
     web::Data,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{HttpContext, HttpError, request_source::RequestSource};
+use super::{HttpContext, HttpError, forwarded, request_source::RequestSource};
 use crate::{
+    address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
     auth::{credentials, refusal_log::Refusal},
     broker::BrokerError,
-    config::Door,
+    config::{Door, TicketBinding},
     protocol::ErrorCode,
 };
 
@@ -60,20 +65,47 @@ pub(super) async fn issue_ticket(
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
     let left = claims.expires_at.saturating_duration_since(context.clock.now());
     let ttl = left.min(context.config.auth.ticket_ttl);
-    let stored = context.broker.put_ticket(ticket.clone(), Bytes::copy_from_slice(token.as_bytes()), ttl);
+    let stored = format!("{token}{}", ticket_binding(&request, &context));
+    let stored = context.broker.put_ticket(ticket.clone(), Bytes::from(stored), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
+    let fields = AuditFields { user: Some(&*claims.user), ..source.fields("/auth/ticket") };
+    context.audit.record(AuditEvent::TicketIssued, fields);
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))
 }
 
-/// Redeems a ticket for its token. `None`: the ticket is unknown, expired or already used.
-pub(super) async fn redeem_ticket(ticket: &str, context: &HttpContext) -> Result<Option<String>, HttpError> {
+/// Returns what is stored behind the token of a ticket: what the connection must have in common with the request for the ticket
+/// (`auth.ticket_bind`). No token has a line break, and neither an address nor a header.
+fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
+    let bind = &context.config.auth.ticket_bind;
+    let mut binding = String::new();
+    if bind.contains(&TicketBinding::Address) {
+        let address = forwarded::client_address(request.head(), &context.config.server);
+        binding += &format!("\na{}", ClientAddress::from(address));
+    }
+    if bind.contains(&TicketBinding::Origin) {
+        let origin = request.headers().get(ORIGIN).map_or(b"" as &[u8], HeaderValue::as_bytes);
+        binding += &format!("\no{}", String::from_utf8_lossy(origin));
+    }
+    binding
+}
+
+/// Redeems a ticket for its token. `None`: the ticket is unknown, expired, already used, or bound to something else; it is used up
+/// then, too.
+pub(super) async fn redeem_ticket(
+    ticket: &str,
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> Result<Option<String>, HttpError> {
     let is_ticket = ticket.len() == TICKET_CHARACTERS
         && ticket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if !is_ticket {
         return Ok(None);
     }
     let token = context.broker.take_ticket(ticket.to_owned()).await.map_err(ticket_store_unavailable)?;
-    Ok(token.and_then(|token| String::from_utf8(token.into()).ok()))
+    let stored = token.and_then(|token| String::from_utf8(token.into()).ok());
+    let Some(stored) = stored else { return Ok(None) };
+    let (token, binding) = stored.split_at(stored.find('\n').unwrap_or(stored.len()));
+    Ok((binding == ticket_binding(request, context)).then(|| token.to_owned()))
 }
 
 fn ticket_store_unavailable(error: BrokerError) -> HttpError {

@@ -4,6 +4,7 @@
 
 mod identity;
 mod list;
+mod login_id;
 mod shared;
 mod target;
 
@@ -19,6 +20,7 @@ use std::{
 pub use self::{
     identity::{IssuerScope, TokenIdentity, TokenIds},
     list::{ListFull, RevocationList},
+    login_id::{LoginId, user_tag},
     shared::{Changes, RevocationState, Revocations},
     target::{MAX_TOKEN_ID_BYTES, Revocation, RevocationTarget},
 };

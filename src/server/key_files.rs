@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What changes with the content of a file: device, inode, size, and the time of the last change.
-type FileStamp = (u64, u64, u64, i64, i64);
+pub(super) type FileStamp = (u64, u64, u64, i64, i64);
 
 /// Returns the files of `auth.keys`.
 pub(super) fn key_files(config: &Config) -> Vec<PathBuf> {
@@ -83,7 +83,8 @@ pub(super) fn log_reload(reloaded: &Result<KeyChange, KeyError>) {
     }
 }
 
-fn stamp_of(file: &PathBuf) -> Option<FileStamp> {
+/// Returns what changes with the content of a file; `None` if it cannot be found.
+pub(super) fn stamp_of(file: &PathBuf) -> Option<FileStamp> {
     let metadata = fs::metadata(file).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
 }

@@ -17,6 +17,7 @@ pub mod slow_broker;
 pub mod slow_link;
 pub mod tls;
 pub mod trace_log;
+mod worker_client;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -12,43 +12,27 @@ use std::{
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
-use futures_util::{
-    SinkExt, StreamExt,
-    future::{BoxFuture, FutureExt, ready},
-};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    time::timeout,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Message,
-        protocol::{
-            Role,
-            frame::{
-                Frame,
-                coding::{Data, OpCode},
-            },
-        },
-    },
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, HistoryPage, HistoryRequest, NodeIdentity,
-        PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention,
-        SincePosition, SurveyQuestion, SurveyResult, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
+        LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
+        memory::MemoryBroker,
     },
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, WallTime},
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
@@ -59,11 +43,12 @@ use wardcast::{
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
-    revocation::{Revocation, Revocations, TokenIdentity},
+    revocation::{LoginId, Revocation, Revocations, TokenIdentity},
     session::{self, Services},
     transport::{Outbox, TransportLimits},
 };
 
+pub use super::worker_client::Client;
 use super::{PATIENCE, SECRET, config, mark_secret};
 
 /// A memory broker that answers each `subscribe` and `read_history` only when the test lets it.
@@ -144,7 +129,7 @@ impl SlowBroker {
 }
 
 async fn wait_for<T>(value: &watch::Sender<T>, is_met: impl FnMut(&T) -> bool) {
-    timeout(PATIENCE, value.subscribe().wait_for(is_met)).await.expect("in time").unwrap();
+    tokio::time::timeout(PATIENCE, value.subscribe().wait_for(is_met)).await.expect("in time").unwrap();
 }
 
 impl Broker for SlowBroker {
@@ -266,6 +251,24 @@ impl Broker for SlowBroker {
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         self.inner.take_ticket(id)
+    }
+
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+        self.inner.start_login(id, login, limits)
+    }
+
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh> {
+        self.inner.refresh_login(id, generation, now, limits)
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+        self.inner.end_logins(user_tag, selection)
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
@@ -399,87 +402,5 @@ impl Worker {
         self.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await.unwrap();
         // The hub handles the message that woke it first.
         self.hub.send(CheckHealth).await.unwrap();
-    }
-}
-
-/// The client's end of a plain session.
-pub struct Client(WebSocketStream<TcpStream>);
-
-impl Client {
-    pub async fn send(&mut self, commands: &[Value]) {
-        let lines: Vec<String> = commands.iter().map(Value::to_string).collect();
-        self.0.send(Message::text(lines.join("\n"))).await.unwrap();
-    }
-
-    /// Sends commands in a frame each, in one write.
-    pub async fn send_in_frames(&mut self, commands: &[Value]) {
-        for command in commands {
-            self.0.feed(Message::text(command.to_string())).await.unwrap();
-        }
-        self.0.flush().await.unwrap();
-    }
-
-    /// Sends a command and, in the same write, the first frame of another message.
-    pub async fn send_with_beginning(&mut self, command: Value, beginning: &str) {
-        self.0.feed(Message::text(command.to_string())).await.unwrap();
-        self.send_part(beginning, OpCode::Data(Data::Text), false).await;
-    }
-
-    /// Sends the last frame of that message.
-    pub async fn send_rest(&mut self, rest: &str) {
-        self.send_part(rest, OpCode::Data(Data::Continue), true).await;
-    }
-
-    async fn send_part(&mut self, text: &str, opcode: OpCode, is_final: bool) {
-        let frame = Frame::message(text.to_owned(), opcode, is_final);
-        self.0.send(Message::Frame(frame)).await.unwrap();
-    }
-
-    /// The next frame with one reply or push.
-    pub async fn receive(&mut self) -> Value {
-        match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
-            Message::Text(text) => serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Waits for so many pings. Each is answered when the next frame is read or written.
-    pub async fn wait_for_pings(&mut self, count: usize) {
-        for _ in 0..count {
-            let frame = timeout(PATIENCE, self.0.next()).await.expect("a ping in time").unwrap().unwrap();
-            assert!(matches!(frame, Message::Ping(_)), "{frame:?}");
-        }
-    }
-
-    /// Reads, without answering pings any more, until the connection is closed with this code.
-    pub async fn wait_for_close_without_pongs(self, code: u16) {
-        let (mut socket, mut received) = (self.0.into_inner(), Vec::new());
-        let [high, low] = code.to_be_bytes();
-        let closed = async {
-            while !received.windows(4).any(|bytes| bytes[0] == 0x88 && bytes[2..] == [high, low]) {
-                let read = socket.read_buf(&mut received).await.unwrap();
-                assert!(read > 0, "the connection ended without a close frame");
-            }
-        };
-        timeout(PATIENCE, closed).await.expect("closed in time");
-    }
-
-    /// The code with which the connection is closed; the text that is sent before, if there is any.
-    pub async fn next_close(&mut self) -> Result<u16, String> {
-        match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
-            Message::Close(Some(frame)) => Ok(frame.code.into()),
-            other => Err(other.to_string()),
-        }
-    }
-
-    /// The code with which the connection is closed, whatever is sent before.
-    pub async fn wait_for_close(&mut self) -> u16 {
-        loop {
-            match timeout(PATIENCE, self.0.next()).await.expect("a message in time").unwrap().unwrap() {
-                Message::Close(Some(frame)) => return frame.code.into(),
-                Message::Text(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
     }
 }

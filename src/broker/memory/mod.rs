@@ -4,6 +4,7 @@
 mod histories;
 mod history;
 mod idempotency;
+mod logins;
 mod presence;
 mod record;
 mod sharded;
@@ -27,23 +28,25 @@ use self::{
     histories::Histories,
     history::ChannelHistory,
     idempotency::IdempotencyCache,
+    logins::LoginStore,
     presence::ChannelPresence,
     record::HistoryRecord,
     sharded::{SHARDS, Sharded},
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
-    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
-    SurveyQuestion, SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
+    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
+    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, Version, completed,
+    invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
-    clock::{Clock, MonotonicTime},
+    clock::{Clock, MonotonicTime, WallTime},
     config::Limits,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
-    revocation::Revocation,
+    revocation::{LoginId, Revocation},
 };
 
 /// Every so many stored publications and reads, the next shard is swept ...
@@ -59,6 +62,7 @@ pub struct MemoryBroker {
     presence: Sharded<HashMap<Channel, ChannelPresence, foldhash::fast::RandomState>>,
     idempotency: Mutex<IdempotencyCache>,
     tickets: Mutex<TicketStore>,
+    logins: Mutex<LoginStore>,
     max_history_bytes: usize,
     history_bytes: AtomicUsize,
     maintenance_calls: AtomicUsize,
@@ -83,6 +87,7 @@ impl MemoryBroker {
             presence: Sharded::default(),
             idempotency: Mutex::new(IdempotencyCache::new(limits.idempotency_keys)),
             tickets: Mutex::new(TicketStore::new(limits.tickets)),
+            logins: Mutex::default(),
             max_history_bytes: limits.history_bytes,
             history_bytes: AtomicUsize::new(0),
             maintenance_calls: AtomicUsize::new(0),
@@ -373,6 +378,25 @@ impl Broker for MemoryBroker {
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
+    }
+
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+        self.logins.lock().start(&id, login, &limits);
+        completed(Ok(()))
+    }
+
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh> {
+        completed(Ok(self.logins.lock().refresh(&id, generation, now, &limits)))
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+        completed(Ok(self.logins.lock().end(&user_tag, &selection)))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -21,10 +21,12 @@
 mod calls;
 mod cluster;
 mod envelope;
+mod error;
 mod heartbeat;
 mod history;
 mod inbox;
 mod log_throttle;
+mod logins;
 mod names;
 mod nodes;
 mod partition;
@@ -48,9 +50,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use self::error::{BrokerStartError, RedisConfigError};
 use self::{
     cluster::{ClusterFollower, ClusterHealth},
     envelope::MessageSigner,
+    error::{no_receiver_error, stopped_error},
     heartbeat::Announcer,
     history::SharedReads,
     inbox::BusInbox,
@@ -65,18 +69,19 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PositionResult,
-    PresenceCount, PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition,
-    SurveyQuestion, SurveyResult, completed, invalid_ticket_id, is_valid_ticket_id,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
+    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
+    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, completed,
+    invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
-    clock::Clock,
+    clock::{Clock, WallTime},
     config,
     metrics::Metrics,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
-    revocation::Revocation,
+    revocation::{LoginId, Revocation},
 };
 
 /// A broker that shares a Redis with other instances. Dropping it ends its tasks.
@@ -86,27 +91,6 @@ pub struct RedisBroker {
     runtime: Handle,
     /// Ends the thread when it is dropped together with the broker.
     _stop: oneshot::Sender<()>,
-}
-
-/// Why the broker did not start. A Redis that does not answer is not a reason: the broker keeps trying to connect.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerStartError {
-    /// `broker.redis` is invalid.
-    #[error(transparent)]
-    Config(#[from] RedisConfigError),
-    /// The system gives no thread, or no runtime for it.
-    #[error("cannot start the redis thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-/// Why the configuration of Redis, or a file that it names, cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct RedisConfigError {
-    /// The key.
-    pub key: &'static str,
-    /// The problem and its remedy. It does not contain the URL or a password.
-    pub problem: String,
 }
 
 /// What the broker's tasks share.
@@ -330,14 +314,6 @@ fn server_configs(config: &config::RedisConfig) -> Vec<config::RedisConfig> {
     if urls.is_empty() { vec![config.clone()] } else { urls.iter().map(with_url).collect() }
 }
 
-fn stopped_error() -> BrokerError {
-    BrokerError::Unavailable("the broker has stopped".to_owned())
-}
-
-fn no_receiver_error() -> BrokerError {
-    BrokerError::Unavailable("no instance is subscribed to the control channel, not even this one".to_owned())
-}
-
 impl Broker for RedisBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
         self.when_started(|context| history::publish(context, publication, options))
@@ -476,6 +452,24 @@ impl Broker for RedisBroker {
             return completed(Ok(None));
         }
         self.spawn(async move |context| tickets::take(&context, &id).await)
+    }
+
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+        self.spawn(async move |context| logins::start(&context, &id, &login, &limits).await)
+    }
+
+    fn refresh_login(
+        &self,
+        id: LoginId,
+        generation: u32,
+        now: WallTime,
+        limits: LoginLimits,
+    ) -> BrokerFuture<LoginRefresh> {
+        self.spawn(async move |context| logins::refresh(&context, &id, generation, now, &limits).await)
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+        self.spawn(async move |context| logins::end(&context, &user_tag, &selection).await)
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

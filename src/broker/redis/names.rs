@@ -153,6 +153,11 @@ impl RedisNames {
         format!("{}:ticket:{id}", self.prefix)
     }
 
+    /// Returns the key of the logins of the user with this tag: a hash of records.
+    pub(super) fn logins_key(&self, user_tag: &str) -> String {
+        format!("{}:logins:{user_tag}", self.prefix)
+    }
+
     /// Returns the keys of the revocations: what is revoked (hash), and when it expires (sorted set). One hash tag, so that one
     /// script may use both.
     pub(super) fn revocation_keys(&self) -> &[String; 2] {

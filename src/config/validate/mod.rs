@@ -236,6 +236,18 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
         "lists claims that tokens of the login do not have; remove \"nbf\", and \"iss\" and \"aud\" unless \
          auth.issuer and auth.audience are set",
     );
+    errors.require(
+        login.refresh_ttl.is_zero() || (login.token_ttl..=YEAR).contains(&login.refresh_ttl),
+        "login.refresh_ttl",
+        "must be 0s, or at least login.token_ttl and at most a year",
+    );
+    errors.require(
+        login.refresh_idle >= login.token_ttl,
+        "login.refresh_idle",
+        "must be at least login.token_ttl; otherwise a refresh token would expire before the access token",
+    );
+    errors.require(login.refresh_grace <= 600 * SECOND, "login.refresh_grace", "must be at most 10m");
+    errors.require((1..=1000).contains(&login.logins_per_user), "login.logins_per_user", "must be 1 to 1000");
     errors.require(login.failures >= 1, "login.failures", "must be at least 1");
     errors.require(
         login.token_ttl <= auth.max_ttl,

@@ -6,16 +6,18 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, HistoryPage, HistoryRequest, NodeIdentity, PositionResult, PresenceCount, PublishOptions,
-        PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
+        Broker, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh, LoginSelection,
+        NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention, SincePosition,
+        SurveyQuestion, SurveyResult,
     },
+    clock::WallTime,
     hub::{
         Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
         testing::{RunTicks, TestSession, start_hub, test_hubs},
     },
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
-    revocation::Revocation,
+    revocation::{LoginId, Revocation},
 };
 
 type Answer<T> = BoxFuture<'static, Result<T, BrokerError>>;
@@ -94,6 +96,15 @@ impl Broker for RecordingBroker {
         unreachable!()
     }
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
+        unreachable!()
+    }
+    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<()> {
+        unreachable!()
+    }
+    fn refresh_login(&self, _: LoginId, _: u32, _: WallTime, _: LoginLimits) -> Answer<LoginRefresh> {
+        unreachable!()
+    }
+    fn end_logins(&self, _: String, _: LoginSelection) -> Answer<Vec<EndedLogin>> {
         unreachable!()
     }
     fn check_ready(&self) -> Answer<()> {

@@ -42,6 +42,12 @@ scripts! {
     PRESENCE_REMOVE = "presence.lua", "presence_remove.lua";
     /// Reads a part of the present clients.
     PRESENCE_PAGE = "presence_page.lua";
+    /// Stores a login.
+    LOGIN_START = "logins.lua", "login_start.lua";
+    /// Refreshes a login.
+    LOGIN_REFRESH = "logins.lua", "login_refresh.lua";
+    /// Ends logins.
+    LOGIN_END = "logins.lua", "login_end.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
 }

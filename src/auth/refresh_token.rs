@@ -1,0 +1,92 @@
+//! Refresh tokens of the login: opaque to clients. One names its login and how often that has been refreshed, with a MAC. So the
+//! broker keeps no token, a forged one costs no call of the broker, a spent one is recognised however old it is, and a refresh that
+//! is repeated because its reply was lost leads to the same token. Pure.
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, Tag, sign, verify};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use crate::{config::Secret, revocation::LoginId};
+
+/// How each begins, so that scanners for leaked secrets find them.
+const PREFIX: &str = "wcr_";
+/// Maximum length of one.
+const MAX_BYTES: usize = 128;
+
+/// What a refresh token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// The login.
+    pub login: LoginId,
+    /// How often it had been refreshed when the token was made.
+    pub generation: u32,
+}
+
+/// Makes refresh tokens and reads them.
+pub struct RefreshTokens {
+    key: Key,
+}
+
+impl RefreshTokens {
+    /// Takes the secret that signs the tokens of the login.
+    pub fn new(secret: &Secret) -> Self {
+        // A key of its own: no signature of a JWT is a MAC of a refresh token.
+        let derived = sign(&Key::new(HMAC_SHA256, secret.expose().as_bytes()), b"wardcast refresh token");
+        Self { key: Key::new(HMAC_SHA256, derived.as_ref()) }
+    }
+
+    /// Returns the text of a refresh token.
+    pub fn encode(&self, login: &LoginId, generation: u32) -> String {
+        let content = format!("{PREFIX}{}.{generation}", login.as_str());
+        let mac = BASE64_URL_SAFE_NO_PAD.encode(self.mac(&content));
+        format!("{content}.{mac}")
+    }
+
+    /// Reads a refresh token; `None` if this installation has not made it.
+    pub fn decode(&self, text: &str) -> Option<RefreshToken> {
+        let (content, mac) = text.rsplit_once('.').filter(|_| text.len() <= MAX_BYTES)?;
+        let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
+        verify(&self.key, content.as_bytes(), &mac).ok()?;
+        let (login, generation) = content.strip_prefix(PREFIX)?.split_once('.')?;
+        Some(RefreshToken { login: LoginId::parse(login)?, generation: generation.parse().ok()? })
+    }
+
+    fn mac(&self, content: &str) -> Tag {
+        sign(&self.key, content.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forged_cut_or_changed_refresh_token_is_not_read() {
+        let tokens = RefreshTokens::new(&Secret::new("0123456789abcdef0123456789abcdef"));
+        let login = LoginId::random("ann").unwrap();
+        let text = tokens.encode(&login, 7);
+        assert_eq!(tokens.decode(&text), Some(RefreshToken { login: login.clone(), generation: 7 }));
+        assert_eq!(tokens.encode(&login, 7), text, "the same refresh leads to the same token");
+        let other_key = RefreshTokens::new(&Secret::new("0123456789abcdef0123456789abcdeg"));
+        assert_eq!(other_key.decode(&text), None);
+        let (content, mac) = text.rsplit_once('.').unwrap();
+        let other_login = LoginId::random("ann").unwrap();
+        for bad in [
+            String::new(),
+            ".".to_owned(),
+            "..".to_owned(),
+            content.to_owned(),
+            format!("{content}."),
+            format!("{content}.{}", &mac[..42]),
+            format!("{content}.{mac}="),
+            format!("{content}.{mac}A"),
+            text.replace(".7.", ".8."),
+            text.replace(".7.", ".07."),
+            text.replace(PREFIX, ""),
+            text.replace(login.as_str(), other_login.as_str()),
+            format!("{text}{}", "A".repeat(100)),
+            format!("{content}.{}", "A".repeat(43)),
+        ] {
+            assert_eq!(tokens.decode(&bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Logins that the broker keeps for all instances, so that refresh tokens work once, on any of them. It keeps no token and nothing
+//! from which one could be made: only which refresh of a login is the latest.
+
+use std::time::Duration;
+
+use super::{Broker, BrokerError};
+use crate::{
+    clock::WallTime,
+    revocation::{IssuerScope, LoginId, Revocation, RevocationTarget, user_tag},
+};
+
+/// A login as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// Names the password with which the user has logged in: not empty, without spaces.
+    pub password: String,
+    /// When that was.
+    pub started_at: WallTime,
+    /// When it ends, however often it is refreshed.
+    pub ends_at: WallTime,
+}
+
+/// What limits the logins of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// A login ends when it was not refreshed for this long.
+    pub idle: Duration,
+    /// For how long the refresh before the latest may be repeated, because its reply was lost.
+    pub grace: Duration,
+    /// Maximum number of logins of a user. Above it, those end that were not refreshed for the longest time.
+    pub per_user: usize,
+}
+
+/// What a refresh has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginRefresh {
+    /// The login goes on.
+    Refreshed {
+        /// Its user.
+        user: String,
+        /// The password of the login.
+        password: String,
+        /// Counts the refreshes: the next one has to name this number.
+        generation: u32,
+    },
+    /// This refresh has taken place before, so two parties have the same refresh token. The login has ended.
+    Spent,
+    /// There is no such login, or it has ended.
+    Unknown,
+}
+
+/// Some logins of one user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginSelection {
+    /// One.
+    One(LoginId),
+    /// Those that were started before a time.
+    StartedBefore(WallTime),
+    /// Those with another password than this one.
+    OtherPassword(String),
+}
+
+/// A login that has been ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedLogin {
+    /// The login.
+    pub id: LoginId,
+    /// Its user.
+    pub user: String,
+}
+
+/// Ends the logins whose tokens revocations mean, so that no refresh token of theirs outlives the revocations. `issuer` is the
+/// `iss` of the tokens of logins; empty if they have none.
+///
+/// # Errors
+/// [`BrokerError`]: some may go on.
+pub async fn end_revoked_logins(
+    broker: &dyn Broker,
+    revocations: &[Revocation],
+    issuer: &str,
+) -> Result<(), BrokerError> {
+    for Revocation { target, issued_before, .. } in revocations {
+        if target.issuer().is_some_and(|only| only != issuer) {
+            continue;
+        }
+        let one = |id: LoginId| (id.split().0.to_owned(), LoginSelection::One(id));
+        let logins = match target {
+            RevocationTarget::Session(sid, _) => LoginId::parse(sid).map(one),
+            RevocationTarget::Token(jti, _) => LoginId::of_jti(jti).map(one),
+            RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(*issued_before))),
+            // The tokens of a login have a `sid`.
+            RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
+        };
+        if let Some((tag, selection)) = logins {
+            broker.end_logins(tag, selection).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the revocation of all tokens of a login, none of which lives longer than until `expires_at`.
+pub fn revocation_of_login(id: &LoginId, issuer: &str, expires_at: WallTime) -> Revocation {
+    let target = RevocationTarget::Session(id.as_str().to_owned(), IssuerScope::Only(issuer.to_owned()));
+    Revocation::of_all(target, expires_at)
+}

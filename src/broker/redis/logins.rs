@@ -1,0 +1,86 @@
+//! Logins in Redis: a hash per user, with a record per login. Each change is one script, so that of several instances with the same
+//! refresh token exactly one refreshes. Redis removes the logins of users who do not return.
+
+use std::time::Duration;
+
+use redis::{Cmd, FromRedisValue};
+
+use super::{RedisContext, scripts};
+use crate::{
+    broker::{BrokerError, EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection},
+    clock::WallTime,
+    revocation::LoginId,
+};
+
+/// Stores a login, and ends those of the user that are too many.
+pub(super) async fn start(
+    context: &RedisContext,
+    id: &LoginId,
+    login: &Login,
+    limits: &LoginLimits,
+) -> Result<(), BrokerError> {
+    let (tag, own_part) = id.split();
+    let Login { user, password, started_at, ends_at } = login;
+    let (started, ends) = (started_at.unix_millis(), ends_at.unix_millis());
+    let key = context.names.logins_key(tag);
+    let mut call = scripts::LOGIN_START.call(&[&key]);
+    call.arg(started).arg(millis(limits.idle)).arg(own_part);
+    call.arg(format!("0 {started} {started} {ends} {password} {user}")).arg(ends).arg(limits.per_user);
+    let _: String = query(context, &key, &call).await?;
+    Ok(())
+}
+
+/// Refreshes a login.
+pub(super) async fn refresh(
+    context: &RedisContext,
+    id: &LoginId,
+    generation: u32,
+    now: WallTime,
+    limits: &LoginLimits,
+) -> Result<LoginRefresh, BrokerError> {
+    let (tag, own_part) = id.split();
+    let key = context.names.logins_key(tag);
+    let mut call = scripts::LOGIN_REFRESH.call(&[&key]);
+    call.arg(now.unix_millis()).arg(millis(limits.idle)).arg(own_part).arg(generation).arg(millis(limits.grace));
+    let reply: Vec<String> = query(context, &key, &call).await?;
+    Ok(match reply.as_slice() {
+        [generation, password, user] => LoginRefresh::Refreshed {
+            user: user.clone(),
+            password: password.clone(),
+            generation: generation.parse().map_err(|_| unavailable("a record is not one of Wardcast"))?,
+        },
+        [] => LoginRefresh::Unknown,
+        _ => LoginRefresh::Spent,
+    })
+}
+
+/// Ends logins.
+pub(super) async fn end(
+    context: &RedisContext,
+    tag: &str,
+    selection: &LoginSelection,
+) -> Result<Vec<EndedLogin>, BrokerError> {
+    let key = context.names.logins_key(tag);
+    let mut call = scripts::LOGIN_END.call(&[&key]);
+    match selection {
+        LoginSelection::One(id) => call.arg("login").arg(id.split().1),
+        LoginSelection::StartedBefore(time) => call.arg("before").arg(time.unix_millis()),
+        LoginSelection::OtherPassword(password) => call.arg("password").arg(password),
+    };
+    let ended: Vec<(String, String)> = query(context, &key, &call).await?;
+    let ended = ended.into_iter();
+    Ok(ended.filter_map(|(own_part, user)| Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user })).collect())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn query<T: FromRedisValue>(context: &RedisContext, key: &str, call: &Cmd) -> Result<T, BrokerError> {
+    let reply = context.server_of_name(key)?.query(call, context.timeout).await;
+    reply.map_err(|error| unavailable(&error))
+}
+
+fn unavailable(problem: &str) -> BrokerError {
+    BrokerError::Unavailable(format!("logins: {problem}"))
+}

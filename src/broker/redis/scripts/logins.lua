@@ -1,0 +1,40 @@
+-- The logins of one user: a hash. A record is the generation, the milliseconds of start, latest refresh and end, the name of the
+-- password, and the user.
+
+local function read_login(text)
+    local generation, started, refreshed, ends, password, user =
+        string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+    return generation and {
+        generation = tonumber(generation), started = tonumber(started), refreshed = tonumber(refreshed),
+        ends = tonumber(ends), password = password, user = user
+    }
+end
+
+local function write_login(login)
+    return string.format('%.0f %.0f %.0f %.0f %s %s', login.generation, login.started, login.refreshed, login.ends,
+        login.password, login.user)
+end
+
+local function is_alive(login, now, idle)
+    return login and now < login.ends and now < login.refreshed + idle
+end
+
+local function each_login(visit)
+    local cursor = '0'
+    repeat
+        local page = redis.call('HSCAN', KEYS[1], cursor, 'COUNT', 1000)
+        cursor = page[1]
+        for index = 1, #page[2], 2 do
+            visit(page[2][index], read_login(page[2][index + 1]))
+        end
+    until cursor == '0'
+end
+
+-- Lets the hash live as long as the login may.
+local function live_until(now, idle, ends)
+    local left = math.max(math.min(idle, ends - now), 1)
+    if redis.call('PTTL', KEYS[1]) < left then
+        redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left))
+    end
+end
+

@@ -1,0 +1,105 @@
+//! The tokens of a login, as a response carries them: in its body (RFC 6749 §5.1), or in cookies that no script can read.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpResponse,
+    http::header::{HeaderValue, SET_COOKIE},
+};
+use serde::Serialize;
+
+use super::{HttpContext, HttpError};
+use crate::{auth::users::User, broker::LoginLimits, config::Config, revocation::LoginId};
+
+/// The body of a successful response.
+#[derive(Serialize)]
+struct TokenResponse<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<&'a str>,
+    token_type: &'static str,
+    expires_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
+}
+
+/// Where the tokens of a response go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenPlace {
+    Body,
+    Cookies,
+}
+
+/// Signs an access token of a login.
+pub(super) fn sign_access_token(user: &User, login: &LoginId, context: &HttpContext) -> Result<String, HttpError> {
+    let ttl = context.config.login.token_ttl;
+    context.signer.sign_for_login(&user.sub, ttl, &user.claims, login).map_err(|_| HttpError::internal())
+}
+
+/// Returns the limits of logins.
+pub(super) fn login_limits(config: &Config) -> LoginLimits {
+    let login = &config.login;
+    // Without refresh tokens a login lasts as long as its only access token.
+    let idle = if login.gives_refresh_tokens() { login.refresh_idle } else { login.token_ttl };
+    LoginLimits { idle, grace: login.refresh_grace, per_user: login.logins_per_user }
+}
+
+/// Builds the response with the tokens of a login that was refreshed `generation` times.
+pub(super) fn token_response(
+    place: TokenPlace,
+    access_token: &str,
+    login: &LoginId,
+    generation: u32,
+    context: &HttpContext,
+) -> HttpResponse {
+    let config = &context.config;
+    let refresh_token = config.login.gives_refresh_tokens().then(|| context.refresh_tokens.encode(login, generation));
+    let is_in_body = place == TokenPlace::Body;
+    let mut response = HttpResponse::Ok().json(TokenResponse {
+        access_token: Some(access_token).filter(|_| is_in_body),
+        token_type: "Bearer",
+        expires_in: config.login.token_ttl.as_secs(),
+        refresh_token: refresh_token.as_deref().filter(|_| is_in_body),
+    });
+    if place == TokenPlace::Cookies {
+        let refresh = refresh_token.map(|token| (token, config.login.refresh_idle));
+        add_cookies(&mut response, (access_token, config.login.token_ttl), refresh, config);
+    }
+    response
+}
+
+/// Has the browser forget the tokens.
+pub(super) fn delete_cookies(response: &mut HttpResponse, config: &Config) {
+    let refresh = config.login.is_enabled().then(|| (String::new(), Duration::ZERO));
+    add_cookies(response, ("", Duration::ZERO), refresh, config);
+}
+
+fn add_cookies(
+    response: &mut HttpResponse,
+    (access_token, max_age): (&str, Duration),
+    refresh: Option<(String, Duration)>,
+    config: &Config,
+) {
+    let cookie = &config.auth.cookie;
+    let access = set_cookie_value(cookie, access_token, "/", max_age);
+    let refresh = refresh.map(|(token, max_age)| {
+        // A `__Host-` name requires the path "/" (RFC 6265bis §4.1.3.2). Any other is sent only to where it is needed.
+        let path = if cookie.starts_with("__Host-") { "/" } else { "/auth" };
+        set_cookie_value(&refresh_cookie(cookie), &token, path, max_age)
+    });
+    for value in [Some(access), refresh].into_iter().flatten() {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// Returns the name of the cookie with the refresh token.
+pub(super) fn refresh_cookie(cookie: &str) -> String {
+    format!("{cookie}_refresh")
+}
+
+/// Formats a `Set-Cookie` value: not readable by scripts, only over TLS (browsers also accept localhost), not sent for
+/// pages of other sites, and with the attributes that a `__Host-` name requires (RFC 6265bis §4.1).
+fn set_cookie_value(name: &str, value: &str, path: &str, max_age: Duration) -> String {
+    format!("{name}={value}; HttpOnly; Secure; SameSite=Strict; Path={path}; Max-Age={}", max_age.as_secs())
+}

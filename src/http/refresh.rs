@@ -1,0 +1,152 @@
+//! `POST /auth/refresh`: exchanges a refresh token for a new access token and the next refresh token (RFC 6749 §6, rotated as RFC
+//! 9700 §4.14.2 says). Each works once. A spent one ends its login, because two parties have it.
+
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{COOKIE, HeaderValue},
+    },
+    web::Data,
+};
+use serde::Deserialize;
+
+use super::{
+    HttpContext, HttpError, RequestBody,
+    login_tokens::{TokenPlace, login_limits, refresh_cookie, sign_access_token, token_response},
+    request_source::RequestSource,
+};
+use crate::{
+    audit::{AuditEvent, AuditFields},
+    auth::{
+        RefreshToken,
+        credentials::cookie_value,
+        refusal_log::{RefreshRefusal, Refusal},
+        users::Users,
+    },
+    broker::{BrokerError, LoginRefresh, revocation_of_login, revoke_everywhere},
+    protocol::ErrorCode,
+    revocation::LoginId,
+};
+
+/// The body, which is missing if the token is in the cookie.
+#[derive(Default, Deserialize)]
+struct RefreshRequest {
+    refresh_token: Option<String>,
+}
+
+/// Handles a refresh. The user's claims are those that the users file has now.
+pub(super) async fn refresh(
+    source: RequestSource,
+    request: HttpRequest,
+    body: RequestBody,
+    context: Data<HttpContext>,
+) -> Result<HttpResponse, HttpError> {
+    let users =
+        context.login_users.as_ref().filter(|_| context.config.login.gives_refresh_tokens()).ok_or_else(|| {
+            let message = "refresh tokens are disabled: login.users_file is not set, or login.refresh_ttl is 0";
+            HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, message)
+        })?;
+    let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
+    match refresh_login(&token, users, &context).await {
+        Ok((access_token, login, generation)) => {
+            context.metrics.count_login_refresh("refreshed");
+            record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
+            Ok(token_response(place, &access_token, &login, generation, &context))
+        }
+        Err(RefreshFailure::Refused(refusal)) => {
+            context.metrics.count_login_refresh(refusal.outcome());
+            if let (RefreshRefusal::Spent, Some(token)) = (refusal, context.refresh_tokens.decode(&token)) {
+                record(AuditEvent::RefreshTokenReused, &token.login, &source, &context);
+            }
+            context.refusals.record(Refusal::RefreshToken(refusal), format_args!("address={}", source.address));
+            Err(HttpError::unauthorized("invalid refresh token; log in again"))
+        }
+        Err(RefreshFailure::Failed(error)) => {
+            context.metrics.count_login_refresh("unavailable");
+            Err(error)
+        }
+    }
+}
+
+fn record(event: AuditEvent, login: &LoginId, source: &RequestSource, context: &HttpContext) {
+    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields("/auth/refresh") });
+}
+
+/// Finds the refresh token of a request, and where its response puts the next one.
+fn find_refresh_token(
+    source: &RequestSource,
+    request: &HttpRequest,
+    body: &[u8],
+    context: &HttpContext,
+) -> Result<(String, TokenPlace), HttpError> {
+    let body = body.trim_ascii();
+    if !body.is_empty() {
+        source.origin_check.require_allowed()?;
+        if request.content_type() != "application/json" {
+            let message = "the Content-Type of a refresh must be application/json";
+            return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
+        }
+        let parsed =
+            Some(body).filter(|body| body.starts_with(b"{")).and_then(|body| serde_json::from_slice(body).ok());
+        let RefreshRequest { refresh_token } = parsed.ok_or_else(invalid_body)?;
+        if let Some(token) = refresh_token {
+            return Ok((token, TokenPlace::Body));
+        }
+    }
+    // The browser sends the cookie for any page.
+    source.origin_check.require_listed()?;
+    let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes).collect();
+    let token = cookie_value(&cookies, &refresh_cookie(&context.config.auth.cookie))?;
+    token.map(|token| (token.to_owned(), TokenPlace::Cookies)).ok_or_else(invalid_body)
+}
+
+fn invalid_body() -> HttpError {
+    HttpError::bad_request("the body must be {\"refresh_token\":…}, or empty if the refresh token is in the cookie")
+}
+
+/// Why no tokens were given.
+enum RefreshFailure {
+    Refused(RefreshRefusal),
+    Failed(HttpError),
+}
+
+impl From<BrokerError> for RefreshFailure {
+    fn from(error: BrokerError) -> Self {
+        log::warn!("login store unavailable error={:?}", error.to_string());
+        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+    }
+}
+
+/// Returns an access token, the login, and how often it has been refreshed.
+async fn refresh_login(
+    token: &str,
+    users: &Users,
+    context: &HttpContext,
+) -> Result<(String, LoginId, u32), RefreshFailure> {
+    let refuse = RefreshFailure::Refused;
+    let RefreshToken { login, generation } =
+        context.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
+    let limits = login_limits(&context.config);
+    match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
+        LoginRefresh::Refreshed { user, password, generation } => {
+            // The login is not ended here: this instance may be the last one that has not read the users file again.
+            let user = users.find(&user).filter(|user| user.password_name == password);
+            let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
+            let access_token = sign_access_token(&user, &login, context).map_err(RefreshFailure::Failed)?;
+            if context.verifier.verify(&access_token).is_err() {
+                return Err(refuse(RefreshRefusal::Ended));
+            }
+            Ok((access_token, login, generation))
+        }
+        LoginRefresh::Spent => {
+            let end = context.clock.now().saturating_add(context.config.login.token_ttl);
+            let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
+            // What fails is logged there. The login has ended in any case.
+            let audit = (&*context.audit, AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() });
+            let _ = revoke_everywhere(&*context.broker, vec![revocation], audit, &context.metrics).await;
+            Err(refuse(RefreshRefusal::Spent))
+        }
+        LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),
+    }
+}

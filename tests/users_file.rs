@@ -1,0 +1,116 @@
+//! The users file of the login while the hub runs.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::json;
+use wardcast::config::{BrokerKind, Secret};
+
+use crate::{
+    login::{PASSWORD, access_token, log_in},
+    revocation::assert_closed_as_revoked,
+    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub_with},
+};
+
+const NEW_PASSWORD: &str = "another horse";
+
+/// Starts a hub with a users file that is checked often.
+async fn start_hub_of(file: &Path) -> TestHub {
+    let file = file.to_owned();
+    start_hub_with(|config| {
+        config.login.users_file = Some(file);
+        config.login.users_file_interval = Duration::from_millis(30);
+    })
+    .await
+}
+
+fn write_users(file: &Path, users: &[(&str, &str)]) {
+    let entry = |(name, password): &(&str, &str)| {
+        let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(*password)).unwrap());
+        format!("[[users]]\nname = \"{name}\"\npassword = \"{hash}\"\n")
+    };
+    let text: String = users.iter().map(entry).collect();
+    // As an editor or a mounted secret does it: never half a file.
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+async fn connect(hub: &TestHub, user: &str) -> (Client, String) {
+    let answer = log_in(hub, user, PASSWORD).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let refresh = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    (hub.connect_to(&format!("/socket?token={}", access_token(&answer)), &[]).await, refresh)
+}
+
+async fn refresh_status(hub: &TestHub, token: &str) -> u16 {
+    let answer = http::post(hub.address, "/auth/refresh").json(json!({"refresh_token": token})).send().await;
+    if answer.status == 200 {
+        mark_secret(access_token(&answer));
+        mark_secret(answer.json()["refresh_token"].as_str().unwrap().to_owned());
+    }
+    answer.status
+}
+
+#[actix_rt::test]
+async fn removed_user_and_changed_password_end_the_logins_of_these_users_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let ann_and_bob = std::fs::read_to_string(&file).unwrap();
+    let hub = start_hub_of(&file).await;
+    let ((mut ann, ann_token), (mut bob, bob_token)) = (connect(&hub, "ann").await, connect(&hub, "bob").await);
+    let carol = ann_and_bob.rsplit("[[users]]").next().unwrap().replace("bob", "carol");
+    std::fs::write(&file, format!("{ann_and_bob}[[users]]{carol}")).unwrap();
+    poll_until("carol is read", async || log_in(&hub, "carol", PASSWORD).await.status == 200).await;
+    ann.subscribe("news").await;
+    bob.subscribe("news").await;
+    // Ann has a new password, bob is gone.
+    write_users(&file, &[("ann", NEW_PASSWORD)]);
+    assert_closed_as_revoked(&mut ann).await;
+    assert_closed_as_revoked(&mut bob).await;
+    assert_eq!((refresh_status(&hub, &ann_token).await, refresh_status(&hub, &bob_token).await), (401, 401));
+    assert_eq!(log_in(&hub, "bob", PASSWORD).await.status, 401);
+    let again = log_in(&hub, "ann", NEW_PASSWORD).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    hub.connect_to(&format!("/socket?token={}", access_token(&again)), &[]).await.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn bad_users_file_keeps_the_old_users_and_their_logins() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let hub = start_hub_of(&file).await;
+    let (mut ann, token) = connect(&hub, "ann").await;
+    std::fs::write(&file, "[[users]]\nname = \"ann\"\npassword = \"in the clear\"\n").unwrap();
+    assert!(hub.running().reload_users().is_err());
+    assert_eq!(log_in(&hub, "bob", PASSWORD).await.status, 200);
+    assert_eq!(refresh_status(&hub, &token).await, 200);
+    ann.subscribe("news").await;
+    write_users(&file, &[("bob", PASSWORD)]);
+    assert_closed_as_revoked(&mut ann).await;
+}
+
+/// The instance that reads the file last must not end what another has started with the new password.
+#[actix_rt::test]
+async fn instance_with_an_old_users_file_refuses_a_refresh_and_does_not_end_the_login() {
+    let (redis, folder) = (RedisServer::start().await, tempfile::tempdir().unwrap());
+    let (new, old) = (folder.path().join("new.toml"), folder.path().join("old.toml"));
+    write_users(&new, &[("ann", NEW_PASSWORD)]);
+    write_users(&old, &[("ann", PASSWORD)]);
+    let start = |file: &Path| {
+        let (file, url) = (file.to_owned(), redis.url());
+        start_hub_with(|config| {
+            config.broker.kind = BrokerKind::Redis;
+            config.broker.redis.url = Secret::new(url);
+            config.login.users_file = Some(file);
+        })
+    };
+    let (up_to_date, outdated) = (start(&new).await, start(&old).await);
+    up_to_date.wait_for_broker(true).await;
+    outdated.wait_for_broker(true).await;
+    let answer = log_in(&up_to_date, "ann", NEW_PASSWORD).await;
+    let token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    assert_eq!(refresh_status(&outdated, &token).await, 401);
+    assert_eq!(refresh_status(&up_to_date, &token).await, 200);
+}
