@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 use wardcast::{
     broker::{Broker, Deliver},
     clock::NEVER,
@@ -17,6 +18,7 @@ use crate::{
         client::Closed,
         node::start_nodes,
         poll_until,
+        raw::RawClient,
         redis::{PrefixedRedis, RedisForm, RedisServer},
         slow_broker::Worker,
         start_hub_on,
@@ -87,6 +89,31 @@ async fn recovered_publications_are_held_until_the_missing_revocations_are_there
     assert_eq!(other.receive().await["subscribe"]["publications"][0]["data"], 1);
 }
 
+#[actix_rt::test]
+async fn history_replies_are_held_until_the_missing_revocations_are_there() {
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.allow_history) = (10, wardcast::config::ChannelAccess::User);
+    });
+    worker.publish("news", "1").await;
+    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
+    for client in &mut clients {
+        assert!(client.receive().await["push"]["connect"].is_object());
+    }
+    worker.hubs.revocations().hold();
+    worker.broker.answer(10);
+    for client in &mut clients {
+        client.send(&[json!({"id": 1, "history": {"channel": "news", "limit": 10}})]).await;
+    }
+    worker.broker.wait_for_calls(&["read_history", "read_history"]).await;
+    worker.hub.send(CheckHealth).await.unwrap();
+    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
+    worker.hubs.add_revocations(vec![missing]).unwrap();
+    worker.hubs.release_deliveries();
+    let [mut revoked, mut other] = clients;
+    assert_eq!(revoked.next_close().await, Ok(3500), "no history");
+    assert_eq!(other.receive().await["history"]["publications"][0]["data"], 1);
+}
+
 async fn is_refused(hub: &TestHub, jti: &str) -> bool {
     hub.try_handshake(&path(hub, claims("ann", jti)), &[]).await.status == 401
 }
@@ -143,4 +170,45 @@ async fn frozen_node_is_named_and_obeys_before_it_delivers_anything_again() {
     for expected in ["before", "after"] {
         assert_eq!(bob.receive_publication().await, json!(expected));
     }
+}
+
+/// The message about the revocation was lost while the node was frozen: only the list in Redis has it.
+#[actix_rt::test]
+async fn node_that_was_frozen_loads_the_list_before_it_delivers_or_writes_anything() {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let nodes = start_nodes::<2>(&redis, &["channels.allow_subscribe=user", "server.workers=1"]).await;
+    let revoked = path(&nodes[1], claims("ann", "1"));
+    let mut ann = nodes[1].connect_to(&revoked, &[]).await;
+    let mut bob = nodes[1].connect("bob").await;
+    let mut stalled = RawClient::connect(nodes[1].address, &revoked).await;
+    stalled.next().await.expect("a connect push");
+    stalled.subscribe("backlog").await;
+    for client in [&mut ann, &mut bob] {
+        client.subscribe("news").await;
+    }
+    bob.subscribe("backlog").await;
+    let data = "x".repeat(30_000);
+    for number in 0..60 {
+        nodes[0].publish("backlog", json!([number, data])).await;
+        bob.receive_publication().await;
+    }
+    nodes[1].freeze();
+    nodes[0].publish("news", json!("before")).await;
+    let list = format!("{}:{{revocations}}:entries", redis.prefix);
+    redis.form.masters()[0].run::<i64>(&["HSET", &list, "j:1", "253402300799000 "]).await;
+    // The kernel has what the frozen node has written, and wakes its writer when it continues.
+    let mut received = Vec::new();
+    while let Ok(Some(frame)) = timeout(Duration::from_millis(300), stalled.next()).await {
+        received.push(frame.text().to_owned());
+    }
+    sleep(Duration::from_millis(1200)).await;
+    nodes[1].resume();
+    assert_eq!(ann.next().await, Err(Closed { code: Some(3500), reason: "token revoked".to_owned() }));
+    let in_kernel = received.len();
+    while let Some(frame) = stalled.next().await {
+        received.push(frame.text().to_owned());
+    }
+    assert!(received.len() <= in_kernel + 1, "{in_kernel} {}", received.len());
+    assert!(in_kernel > 0 && in_kernel < 60, "{in_kernel}");
+    assert_eq!(bob.receive_publication().await, json!("before"));
 }

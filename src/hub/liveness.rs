@@ -219,9 +219,12 @@ impl Hub {
 
     /// Does the work of one tick.
     pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
-        self.hold_after_freeze(Instant::now());
+        let now = Instant::now();
+        self.hold_after_freeze(now);
         let _ = self.obey_revocations();
-        self.close_revoked(ctx);
+        self.end_long_hold(now);
+        self.run_revocations(ctx);
+        self.write_gate.note_run(self.clock.now());
         let (tick, keys) = self.wheel.advance();
         for key in keys {
             if self.registry.session(key).is_some_and(|session| session.scheduled_tick == tick) {

@@ -25,7 +25,7 @@ mod subscription;
 mod testing;
 mod timing_wheel;
 
-use std::{sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 
@@ -44,6 +44,7 @@ use crate::{
     config::{Config, Limits},
     metrics::Metrics,
     revocation::Revocations,
+    transport::WriteGate,
 };
 
 pub use api_grants::ApiGrants;
@@ -55,6 +56,7 @@ pub use messages::{
     AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
+pub use revocation::AwaitRevocations;
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest,
     RefusalBuilder, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach, SubscribeError,
@@ -79,6 +81,7 @@ pub struct Hub {
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
+    write_gate: Rc<WriteGate>,
     limits: HubLimits,
 }
 
@@ -124,7 +127,7 @@ impl Hub {
             wheel: TimingWheel::default(),
             broker_subscriptions,
             liveness: Liveness::new(config, Instant::now(), clock.now()),
-            clock,
+            clock: clock.clone(),
             metrics,
             catch_up_buffer: CatchUpBuffer::new(config.limits.hub_queue_bytes / 4),
             filter_tracks: hubs.filter_tracks(),
@@ -132,6 +135,7 @@ impl Hub {
             presence_lifetime: PresenceLifetime::new(config.broker.presence_ttl),
             gap_reads: GapReads::default(),
             held_bytes: HeldBytes::new(config.limits.hub_queue_bytes / 4),
+            write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
             limits: HubLimits::from(&config.limits),

@@ -1,6 +1,6 @@
 //! Obeys revocations. Before a hub delivers anything, it applies the revocations that it has not applied yet: it marks the
 //! outboxes of the sessions that they mean, from which nothing more is written, and ends subscriptions. Then it closes the
-//! marked sessions, a little at a time.
+//! marked sessions. Both a little at a time.
 
 use std::{
     collections::VecDeque,
@@ -8,40 +8,61 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::prelude::*;
+use actix::{fut::LocalBoxActorFuture, prelude::*};
 use tokio::sync::oneshot;
 
-use super::{CloseReason, Hub, SessionKey, SubscriptionSource, fanout::MAX_RUN};
+use super::{
+    CloseReason, Hub, SessionKey, SubscriptionSource,
+    fanout::{DrainQueue, MAX_RUN},
+};
 use crate::{
     channel::Channel,
     protocol::UnsubscribeCode,
     revocation::{Changes, Revocation, RevocationState, TokenIdentity},
+    transport::FROZEN_AFTER,
 };
 
-/// A hub that has not run for so long was frozen, or its thread had no CPU.
-const FROZEN_AFTER: Duration = Duration::from_secs(1);
+/// How long a hub holds its deliveries at most before it closes the sessions that wait for them, so that their clients connect
+/// to an instance that has the list. An instance that has once had the list delivers again before that.
+const MAX_HOLD: Duration = Duration::from_secs(15);
 
 /// Has a hub apply all revocations of the list. Answered when the sessions that they mean are closed.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) struct ObeyRevocations;
 
+/// Waits until the hub may deliver, for a reply that brings publications.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AwaitRevocations;
+
 /// What a hub has still to do for revocations.
 pub(super) struct RevokedSessions {
-    /// The revocations up to this state are applied.
+    /// The revocations up to this state are applied, but to the sessions in `to_check`.
     obeyed: RevocationState,
-    /// Marked sessions that are not closed yet.
-    to_close: VecDeque<SessionKey>,
-    /// Closing continues after the other tasks of the thread.
+    /// Sessions that a revocation may mean. Nothing is delivered before all are checked.
+    to_check: VecDeque<SessionKey>,
+    /// Sessions that are not closed yet: marked ones, and those for which deliveries were held for too long.
+    to_close: VecDeque<(SessionKey, CloseReason<'static>)>,
+    /// Since when deliveries have been held.
+    held_since: Option<Instant>,
+    /// Checking and closing continue after the other tasks of the thread.
     is_running: bool,
-    /// Answered when `to_close` is empty.
+    /// Answered when `to_check` and `to_close` are empty.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Default for RevokedSessions {
     fn default() -> Self {
-        let (to_close, waiting) = Default::default();
-        Self { obeyed: RevocationState::INITIAL, to_close, is_running: false, waiting }
+        let (to_check, to_close, waiting) = Default::default();
+        let (obeyed, held_since, is_running) = (RevocationState::INITIAL, None, false);
+        Self { obeyed, to_check, to_close, held_since, is_running, waiting }
+    }
+}
+
+impl RevokedSessions {
+    fn is_done(&self) -> bool {
+        self.to_check.is_empty() && self.to_close.is_empty()
     }
 }
 
@@ -60,6 +81,20 @@ impl Hub {
         self.obey_revocations()
     }
 
+    /// Completes when the hub may be able to deliver again, after [`Self::may_deliver`] has said that it may not.
+    pub(super) fn wait_until_released(&mut self) -> impl Future<Output = ()> + use<> {
+        let revocations = self.revocations.clone();
+        let (done, checked) = oneshot::channel();
+        if !self.revoked.is_done() {
+            self.revoked.waiting.push(done);
+        }
+        async move {
+            // An error means that there is nothing to wait for.
+            let _ = checked.await;
+            revocations.wait_until_released().await;
+        }
+    }
+
     /// Sets the user of a session and what names its token, and closes it if the token is revoked: it may have been between
     /// its verification and now.
     pub(super) fn set_owner(
@@ -72,35 +107,64 @@ impl Hub {
         self.registry.set_user(key, user);
         self.registry.set_token(key, token);
         self.recheck_revocations(key);
-        self.close_revoked(ctx);
+        self.run_revocations(ctx);
     }
 
-    /// Applies the revocations that this hub has not applied yet. Returns whether it may deliver: not while the list may lack
-    /// some.
+    /// Applies the revocations that this hub has not applied yet, for at most [`MAX_RUN`]. Returns whether it may deliver: not
+    /// while the list may lack some, or sessions are left to check.
     pub(super) fn obey_revocations(&mut self) -> bool {
         let state = self.revocations.state();
-        if state == self.revoked.obeyed {
+        if state == self.revoked.obeyed && self.revoked.to_check.is_empty() {
             return true;
         }
         let (obeyed, changes) = self.revocations.changes_since(self.revoked.obeyed);
         self.revoked.obeyed = obeyed;
         match changes {
-            Changes::Known(revocations) => revocations.iter().for_each(|revocation| self.apply_revocation(revocation)),
-            Changes::Many => {
-                let all: Vec<SessionKey> = self.registry.keys().collect();
-                all.into_iter().for_each(|key| self.recheck_revocations(key));
+            Changes::Known(revocations) => {
+                for Revocation { target, .. } in &revocations {
+                    match (target.token_id(), target.user()) {
+                        (Some(id), _) => self.revoked.to_check.extend(self.registry.sessions_with_token(id)),
+                        (None, Some(user)) => {
+                            self.revoked.to_check.extend(self.registry.sessions_of(user).map(|(key, _)| key));
+                        }
+                        (None, None) => {}
+                    }
+                }
             }
+            Changes::Many => self.revoked.to_check = self.registry.keys().collect(),
         }
-        !state.is_held()
+        self.check_sessions(Instant::now() + MAX_RUN);
+        !state.is_held() && self.revoked.to_check.is_empty()
     }
 
-    fn apply_revocation(&mut self, Revocation { target, .. }: &Revocation) {
-        let keys: Vec<SessionKey> = match (target.token_id(), target.user()) {
-            (Some(id), _) => self.registry.sessions_with_token(id).collect(),
-            (None, Some(user)) => self.registry.sessions_of(user).map(|(key, _)| key).collect(),
-            (None, None) => Vec::new(),
-        };
-        keys.into_iter().for_each(|key| self.recheck_revocations(key));
+    /// Checks the sessions that revocations may mean, until the deadline.
+    fn check_sessions(&mut self, deadline: Instant) {
+        while let Some(key) = self.revoked.to_check.pop_front() {
+            self.recheck_revocations(key);
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        if self.revoked.to_check.is_empty() {
+            self.write_gate.note_obeyed(self.revoked.obeyed);
+        }
+    }
+
+    /// Closes the sessions if deliveries have been held for too long.
+    pub(super) fn end_long_hold(&mut self, now: Instant) {
+        if !self.revocations.state().is_held() {
+            self.revoked.held_since = None;
+            return;
+        }
+        let since = *self.revoked.held_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= MAX_HOLD {
+            self.revoked.held_since = None;
+            let waiting: Vec<SessionKey> = self.registry.keys_of_users().collect();
+            if !waiting.is_empty() {
+                log::warn!("closing sessions that wait for the list of revocations count={}", waiting.len());
+            }
+            self.revoked.to_close.extend(waiting.into_iter().map(|key| (key, CloseReason::HELD)));
+        }
     }
 
     /// Marks a session whose token is revoked, or ends those of its subscriptions whose tokens are.
@@ -111,7 +175,7 @@ impl Hub {
         let Some((user, token)) = self.registry.owner(key) else { return };
         if self.revocations.is_revoked(user, token) {
             if self.registry.session(key).is_some_and(|session| session.outbox.revoke()) {
-                self.revoked.to_close.push_back(key);
+                self.revoked.to_close.push_back((key, CloseReason::REVOKED));
             }
             return;
         }
@@ -146,28 +210,33 @@ impl Hub {
             || self.revocations.is_revoked_in(user, channel, of_subscription)
     }
 
-    /// Closes marked sessions, for at most [`MAX_RUN`]; if some are left, continues after the other tasks of the thread.
-    pub(super) fn close_revoked(&mut self, ctx: &mut <Self as Actor>::Context) {
+    /// Checks and closes sessions, for at most [`MAX_RUN`]; if some are left, continues after the other tasks of the thread.
+    pub(super) fn run_revocations(&mut self, ctx: &mut <Self as Actor>::Context) {
         if !self.revoked.is_running {
-            self.run_close_revoked(ctx);
+            self.run_revocations_once(ctx);
         }
     }
 
-    fn run_close_revoked(&mut self, ctx: &mut <Self as Actor>::Context) {
+    fn run_revocations_once(&mut self, ctx: &mut <Self as Actor>::Context) {
         let deadline = Instant::now() + MAX_RUN;
-        while let Some(key) = self.revoked.to_close.pop_front() {
-            self.close(key, CloseReason::REVOKED);
-            if Instant::now() >= deadline {
-                break;
-            }
+        let was_checking = !self.revoked.to_check.is_empty();
+        self.check_sessions(deadline);
+        while Instant::now() < deadline
+            && let Some((key, reason)) = self.revoked.to_close.pop_front()
+        {
+            self.close(key, reason);
         }
-        self.revoked.is_running = !self.revoked.to_close.is_empty();
+        self.revoked.is_running = !self.revoked.is_done();
         if self.revoked.is_running {
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-            ctx.spawn(others.map(|(), hub, ctx| hub.run_close_revoked(ctx)));
+            ctx.spawn(others.map(|(), hub, ctx| hub.run_revocations_once(ctx)));
         } else {
             // An error means that the caller has stopped waiting.
             self.revoked.waiting.drain(..).for_each(|waiting| _ = waiting.send(()));
+        }
+        if was_checking && self.revoked.to_check.is_empty() {
+            // The fan-out ended because sessions were left to check.
+            ctx.notify(DrainQueue);
         }
     }
 }
@@ -179,9 +248,27 @@ impl Handler<ObeyRevocations> for Hub {
         let _ = self.obey_revocations();
         let (done, closed) = oneshot::channel();
         self.revoked.waiting.push(done);
-        self.close_revoked(ctx);
+        self.run_revocations(ctx);
         // An error means that the hub has ended, and its sessions with it.
         Box::pin(async move { _ = closed.await })
+    }
+}
+
+impl Handler<AwaitRevocations> for Hub {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: AwaitRevocations, _: &mut Self::Context) -> Self::Result {
+        self.await_revocations()
+    }
+}
+
+impl Hub {
+    fn await_revocations(&mut self) -> LocalBoxActorFuture<Self, ()> {
+        if self.may_deliver() {
+            return Box::pin(actix::fut::ready(()));
+        }
+        let released = self.wait_until_released().into_actor(self);
+        Box::pin(released.then(|(), hub, _| hub.await_revocations()))
     }
 }
 
@@ -241,5 +328,34 @@ mod tests {
         }
         let mut late = TestSession::connect(&hub).await;
         assert!(late.read_until_close().await.ends_with("token revoked"), "verified before, registered after");
+    }
+
+    /// As if deliveries had been held since `MAX_HOLD` ago.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct EndHold;
+
+    impl Handler<EndHold> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, _: EndHold, ctx: &mut Self::Context) {
+            let now = Instant::now();
+            self.end_long_hold(now);
+            self.end_long_hold(now + MAX_HOLD);
+            self.run_revocations(ctx);
+        }
+    }
+
+    #[actix_rt::test]
+    async fn sessions_are_closed_if_the_list_of_revocations_is_missing_for_too_long() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let mut session = TestSession::connect(&hub).await;
+        hub.send(EndHold).await.unwrap();
+        assert!(!session.outbox.is_closing(), "nothing is held");
+        hubs.revocations().hold();
+        hub.send(EndHold).await.unwrap();
+        assert!(session.read_until_close().await.ends_with("internal server error"));
     }
 }

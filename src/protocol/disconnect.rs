@@ -49,7 +49,8 @@ disconnects! {
         "Reconnect; another node takes the client.";
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable. Or an `unsubscribe` or
     /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow. Or the keys of the
-    /// issuer of a token sent as text are about to be fetched.
+    /// issuer of a token sent as text are about to be fetched. Or the node has held what it delivers for 15 s, because it cannot
+    /// load the list of revocations.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
     /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.

@@ -2,7 +2,7 @@
 //!
 //! [`Inbound`] reads strictly by RFC 6455 and is a stream of whole messages. [`Outbox`] queues frames up to a limit;
 //! session and hub share it, and both may flush it. Plain TCP and TLS differ only in [`Socket`]. This module knows
-//! nothing of sessions, hubs, tokens or channels.
+//! nothing of sessions, hubs, tokens or channels; [`WriteGate`] keeps it from writing while its thread may lack revocations.
 
 mod assembler;
 mod blocked;
@@ -14,6 +14,7 @@ mod reader;
 mod socket;
 mod tls;
 mod tls_records;
+mod write_gate;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use outbox::{FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 pub use tls::TlsSocket;
+pub use write_gate::{FROZEN_AFTER, WriteGate};
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,8 @@
 //! that does nothing. Only when the socket is full is a task started, which waits with a real waker; until it has
 //! written everything, session and hub only queue.
 
+mod waiting_writer;
+
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -18,11 +20,12 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::waiting_writer::write_when_ready;
 use super::{
     Socket, TransportLimits,
     blocked::Blocked,
     closing::{ClosePhase, ClosePolicy},
-    socket,
+    socket, write_gate,
 };
 use crate::clock::{Clock, NEVER, WallTime};
 
@@ -54,6 +57,8 @@ struct OutboxState {
     reply_backlog_bytes: usize,
     expires_at: WallTime,
     phase: ClosePhase,
+    /// Whether publications are queued that are neither written nor wait for a full socket.
+    has_publications: bool,
     /// Whether the first frame is partly written. Its rest has to come before anything else.
     is_mid_frame: bool,
     /// Exists while a task waits for the full socket. Boxed: few connections have it, and all would pay for the memory.
@@ -119,6 +124,7 @@ impl Outbox {
             reply_backlog_bytes: 0,
             expires_at: NEVER,
             phase: ClosePhase::Open,
+            has_publications: false,
             is_mid_frame: false,
             blocked: None,
             is_reading_paused: false,
@@ -170,6 +176,17 @@ impl Outbox {
         self.0.lock().push(now, frame)
     }
 
+    /// Queues a publication. It is not written while the thread's hub may lack revocations.
+    ///
+    /// # Errors
+    /// As [`Outbox::push`].
+    pub fn push_publication(&self, now: WallTime, frame: Bytes) -> Result<(), PushError> {
+        let mut state = self.0.lock();
+        state.push(now, frame)?;
+        state.has_publications = true;
+        Ok(())
+    }
+
     /// Queues a frame that answers the client. Until it has left, [`Outbox::pause_reading`] may hold up the client's
     /// next command.
     ///
@@ -205,7 +222,9 @@ impl Outbox {
         if now >= state.expires_at {
             return Err(state.expire());
         }
-        match state.try_write() {
+        let is_held = state.has_publications && state.phase == ClosePhase::Open && !write_gate::is_open(now);
+        let written = if is_held { Poll::Pending } else { state.try_write() };
+        match written {
             Poll::Ready(Ok(())) => Ok(FlushOutcome::Done),
             Poll::Ready(Err(_)) => {
                 state.abort();
@@ -351,29 +370,6 @@ impl Outbox {
     }
 }
 
-/// Writes the rest after a flush found the socket full. Ends when everything is written or the connection is aborted.
-async fn write_when_ready(outbox: Arc<Outbox>, clock: Clock) {
-    poll_fn(|cx| {
-        let mut state = outbox.0.lock();
-        if let Some(blocked) = &mut state.blocked {
-            blocked.write_waker.clone_from(cx.waker());
-        }
-        if clock.now() >= state.expires_at {
-            state.expire();
-        }
-        let written = ready!(state.poll_write(cx));
-        if written.is_err() {
-            state.abort();
-        }
-        state.wake_paused_reader();
-        state.blocked = None;
-        // A client that has just read a full socket is alive, although it may not have come to the last ping.
-        state.has_pong = true;
-        Poll::Ready(())
-    })
-    .await;
-}
-
 impl OutboxState {
     fn push(&mut self, now: WallTime, frame: Bytes) -> Result<(), PushError> {
         if self.phase != ClosePhase::Open {
@@ -383,7 +379,9 @@ impl OutboxState {
             return Err(self.end_of_token());
         }
         if !self.has_space_for(&frame) {
-            if let Poll::Ready(Err(_)) = self.try_write() {
+            if write_gate::is_open(now)
+                && let Poll::Ready(Err(_)) = self.try_write()
+            {
                 return Err(PushError::Closing);
             }
             if !self.has_space_for(&frame) {
@@ -528,6 +526,7 @@ impl OutboxState {
             }
             self.remove_written(written);
         }
+        self.has_publications = false;
         if self.queue.capacity() > 4 {
             self.queue = VecDeque::new();
         }

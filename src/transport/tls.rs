@@ -91,6 +91,7 @@ impl TlsSocket {
     /// Reads once from the connection and handles the records. Decrypted bytes go into `buffer`, and what does not fit into
     /// `plaintext`.
     fn poll_receive(&mut self, cx: &mut Context<'_>, mut buffer: Option<&mut ReadBuf<'_>>) -> Poll<io::Result<()>> {
+        let is_idle = self.outgoing.is_empty();
         let Self { connection, records, plaintext, outgoing, .. } = self;
         let received = READ_BUFFER.with_borrow_mut(|read_buffer| {
             let partial = records.copy_partial(read_buffer);
@@ -113,8 +114,10 @@ impl TlsSocket {
             Poll::Ready(received.map_err(io::Error::from))
         });
         // Alerts leave at once if they can: after an error nothing else would send them. Without a waker, since that of the
-        // task that writes must stay registered.
-        while !self.outgoing.is_empty()
+        // task that writes must stay registered. What waited before is left to that task: it may no longer be sent, because
+        // the token has ended.
+        while is_idle
+            && !self.outgoing.is_empty()
             && let Ok(sent @ 1..) = self.connection.tcp().try_write(&self.outgoing)
         {
             self.remove_sent(sent);
@@ -145,7 +148,8 @@ impl TlsSocket {
 impl Drop for TlsSocket {
     /// Answers the peer's announcement that it sends nothing more, if nothing else has.
     fn drop(&mut self) {
-        if self.records.has_peer_closed() && !self.has_sent_close && self.records.close(&mut self.outgoing).is_ok() {
+        let may_answer = self.records.has_peer_closed() && !self.has_sent_close && self.outgoing.is_empty();
+        if may_answer && self.records.close(&mut self.outgoing).is_ok() {
             let _ = self.connection.tcp().try_write(&self.outgoing);
         }
     }
@@ -319,8 +323,13 @@ mod tests {
         }
         let held = server.buffered_bytes();
         assert!((1..=MAX_WRITE_BYTES + 100).contains(&held), "{held}");
+        // Reading sends nothing of it: only the owner knows whether it may still be sent.
         let mut received = vec![0; sent];
-        let (flushed, read) = join(server.flush(), client.read_exact(&mut received)).await;
+        client.read_exact(&mut received[..sent / 2]).await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        server.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(server.buffered_bytes(), held);
+        let (flushed, read) = join(server.flush(), client.read_exact(&mut received[sent / 2..])).await;
         (flushed.unwrap(), read.unwrap());
         assert_eq!((owned_bytes(&server), received.iter().all(|byte| *byte == 3)), (0, true));
     }

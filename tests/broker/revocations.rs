@@ -1,16 +1,21 @@
 //! Revocations: every instance has them before it delivers anything, and Redis keeps them, or gets them back.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant as Time},
+};
 
 use futures_util::future::join_all;
 use wardcast::{
+    broker::BrokerError,
     clock::WallTime,
+    config::Secret,
     revocation::{IssuerScope, Revocation, RevocationTarget, TokenIdentity, TokenIds},
 };
 
 use super::{
     cluster::{start_cluster_broker, subscribed_names},
-    fixture::{Instance, node, start_broker, start_pair, start_ready_broker, wait_until},
+    fixture::{Instance, node, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
 };
 use crate::support::{
     proxy::ProxyMode,
@@ -109,6 +114,63 @@ async fn list_that_redis_has_lost_is_put_back() {
     wait_until("the list is in Redis again", async || server.run::<i64>(&["HLEN", LIST]).await == 3).await;
     drop((first, second));
     assert!(obeys(&start_ready_broker(&server.url()).await));
+}
+
+fn of_token(number: usize) -> Vec<Revocation> {
+    vec![Revocation::of_all(RevocationTarget::Token(number.to_string(), IssuerScope::Any), WallTime::LATEST_DATE)]
+}
+
+#[tokio::test]
+async fn burst_of_revocations_names_only_the_node_that_does_not_answer() {
+    let (server, first, second) = start_pair().await;
+    second.hubs.is_silent.store(true, Ordering::Relaxed);
+    let since = Time::now();
+    let limit = Duration::from_millis(1800);
+    let revoked = join_all((0..2000).map(|number| first.broker.revoke(of_token(number), limit))).await;
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    for unconfirmed in revoked {
+        assert_eq!(unconfirmed, Ok(vec![node()]));
+    }
+    assert_eq!(server.run::<i64>(&["HLEN", LIST]).await, 2001);
+    assert_eq!(second.hubs.revocations.count(), 2000);
+}
+
+#[tokio::test]
+async fn list_in_redis_is_bounded_and_keeps_what_it_has() {
+    let (server, first, second) = start_pair().await;
+    revoke(&first).await;
+    let max = first.hubs.revocations.max_entries();
+    server.run::<i64>(&["HSET", LIST, "", &(max - 1).to_string()]).await;
+    // A round is stored as a whole; here one of two has room.
+    let (one, two) = tokio::join!(first.broker.revoke(of_token(1), LONG), first.broker.revoke(of_token(2), LONG));
+    let full = |result: &Result<_, BrokerError>| matches!(result, Err(BrokerError::RevocationsFull(_)));
+    assert_eq!((one.clone().ok(), full(&two)), (Some(Vec::new()), true), "{one:?} {two:?}");
+    assert!(full(&second.broker.revoke(of_token(3), LONG).await));
+    assert_eq!(first.broker.revoke(revocations(), LONG).await, Ok(Vec::new()), "known ones need no room");
+    assert!(obeys(&first) && obeys(&second));
+    assert_eq!((first.hubs.revocations.count(), second.hubs.revocations.count()), (3, 3));
+}
+
+#[tokio::test]
+async fn revocations_of_another_program_are_not_obeyed_if_there_is_a_bus_key_and_ours_are_put_back() {
+    let server = RedisServer::start().await;
+    let start = async || {
+        let key = "5a1f0c7e9b3d2468ace013579bdf2468";
+        let instance = start_broker_with(&server.url(), |config| config.bus_key = Secret::new(key));
+        instance.wait_until_ready().await;
+        instance
+    };
+    let first = start().await;
+    revoke(&first).await;
+    let forged = ["u:bob", "253402300799001 ", "u:ann", "253402300799001 50000", "", "3"];
+    server.run::<i64>(&[["HSET", LIST].as_slice(), &forged].concat()).await;
+    let second = start().await;
+    assert!(second.dropped_count("unsigned") > 0);
+    assert_eq!(second.hubs.revocations.count(), 1);
+    // The first instance puts back what was overwritten.
+    first.broker.confirm_revocations();
+    wait_until("the second has it", async || second.hubs.revocations.count() == 2).await;
+    assert!(obeys(&start().await));
 }
 
 async fn slot_of_control_channel(cluster: &RedisCluster) -> u16 {

@@ -365,3 +365,32 @@ fn a_history_capability_does_not_grant_presence() {
     };
     assert_eq!((read(&only(false)), read(&only(true))), ((YES, NO), (NO, YES)));
 }
+
+#[test]
+fn what_is_revoked_in_a_channel_allows_no_subscribing_and_nothing_else_there() {
+    use crate::{
+        clock::WallTime,
+        revocation::{Revocation, RevocationTarget, Revocations, TokenIdentity},
+    };
+    let at = WallTime::from_unix_seconds;
+    let revocations = std::sync::Arc::new(Revocations::default());
+    let target = RevocationTarget::Channel("ann".to_owned(), channel("chat:news"));
+    revocations.add([Revocation { issued_before: at(50), ..Revocation::of_all(target, NEVER) }]).unwrap();
+    let permissions = permissions("allow_subscribe = \"user\"\nallow_publish = \"user\"").without_revoked(revocations);
+    let issued = |seconds| TokenIdentity { issued_at: at(seconds), ..TokenIdentity::default() };
+    let ann = |seconds| Claims { token: issued(seconds), ..with_caps("ann", &[]) };
+    let bob = Claims { token: issued(49), ..with_caps("bob", &[]) };
+    assert_eq!(subscribes(&permissions, &ann(49), "chat:news"), NO);
+    assert_eq!(publishes(&permissions, &ann(49), "chat:news", false), NO);
+    assert_eq!(subscribes(&permissions, &ann(50), "chat:news"), YES);
+    assert_eq!(
+        (subscribes(&permissions, &ann(49), "chat:other"), subscribes(&permissions, &bob, "chat:news")),
+        (YES, YES)
+    );
+    // A subscription token stands for itself, newer or older than that of the connection.
+    let with_token = |connection, subscription| {
+        let token = SubscriptionClaims { token: issued(subscription), ..token("ann", "chat:news") };
+        permissions.may_subscribe(&ann(connection), &channel("chat:news"), Some(&token))
+    };
+    assert_eq!((with_token(49, 50), with_token(50, 49)), (YES, NO));
+}

@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
 use crate::{
-    chaos, compare, error::Result, load_driver::Workload, publication_stamp::check_size, websocket::Credentials,
+    chaos, compare,
+    error::Result,
+    load_driver::Workload,
+    publication_stamp::check_size,
+    token_end::{ExpiryArgs, RevokeArgs},
+    websocket::Credentials,
 };
 
 /// The end of `--help`.
@@ -39,6 +44,10 @@ pub(crate) enum Command {
     Idle(IdleArgs),
     /// Disconnect all subscribers of a channel, publish, and time until all have reconnected and recovered what they missed
     Recover(RecoverArgs),
+    /// Revoke all tokens of a user while publications arrive, and count what its sessions receive afterwards
+    Revoke(RevokeArgs),
+    /// Let tokens expire while publications arrive, and count what their sessions receive afterwards
+    Expiry(ExpiryArgs),
     /// Run the same fan-out from a bare epoll loop that only writes: the cost of the system itself, for comparison
     Limit(LimitArgs),
     /// Run these measurements in turn on the bare loop, on Wardcast and on a Centrifugo binary, and compare them
@@ -73,6 +82,8 @@ impl Command {
             Self::Connect(_) => "connect",
             Self::Idle(_) => "idle",
             Self::Recover(_) => "recover",
+            Self::Revoke(_) => "revoke",
+            Self::Expiry(_) => "expiry",
             Self::Limit(_) => "limit",
             Self::Compare(_) => "compare",
             Self::Chaos(_) => "chaos",
@@ -417,7 +428,7 @@ fn long_help() -> String {
     format!("{EXAMPLES}\n\n{}", crate::report_fields::help())
 }
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
+pub(crate) fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number < 1e6 => Ok(number),
         _ => Err("the number must be above 0 and below 1,000,000".to_owned()),

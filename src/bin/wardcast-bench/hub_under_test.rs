@@ -1,6 +1,12 @@
 //! The hub of a run: the one that the options name, or else one that is started for the run.
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command};
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use mio::Registry;
@@ -15,7 +21,13 @@ use crate::error::{Context, Result, fail};
 use crate::http_transport::{HttpConnection, HttpTransport, PublishMethod};
 use crate::process::{listening_process, raise_file_limit};
 use crate::{
-    child_process::ChildProcess, clock, connection::SocketOptions, run::Run, target_url::TargetUrl, tls, tls::Trust,
+    child_process::{ChildProcess, free_port},
+    clock,
+    connection::SocketOptions,
+    run::Run,
+    target_url::TargetUrl,
+    tls,
+    tls::Trust,
 };
 
 /// The secret of tokens, if it is not an option.
@@ -48,24 +60,35 @@ pub(crate) struct HubUnderTest<'a> {
     api_key: Option<String>,
     /// The certificate of a hub that was started with TLS.
     certificate: Option<CertificateDer<'static>>,
-    /// The hub that was started for the run, which ends with this value.
-    _process: Option<ChildProcess>,
+    /// What was started for the run, which ends with this value.
+    processes: Vec<ChildProcess>,
 }
 
 impl<'a> HubUnderTest<'a> {
     /// Finds or starts the hub that `args` mean. `settings` are for a hub that is started, before those of --hub-set.
     pub(crate) fn select(run: &mut Run, args: &'a HubArgs, api: Option<&ApiArgs>, settings: &[&str]) -> Result<Self> {
+        Self::select_nodes(run, args, api, settings, 1)
+    }
+
+    /// As [`Self::select`], but starts this many hubs, several of them on a Redis that is started, too.
+    pub(crate) fn select_nodes(
+        run: &mut Run,
+        args: &'a HubArgs,
+        api: Option<&ApiArgs>,
+        settings: &[&str],
+        nodes: usize,
+    ) -> Result<Self> {
         let mut hub = Self {
             args,
             targets: Vec::new(),
             secret: or_variable(args.secret.as_deref(), SECRET_VARIABLE).filter(|_| args.token.is_none()),
             api_key: or_variable(api.and_then(|api| api.api_key.as_deref()), API_KEY_VARIABLE),
             certificate: None,
-            _process: None,
+            processes: Vec::new(),
         };
         run.pids.clone_from(&args.pid);
         if args.url.is_empty() && args.token.is_none() && hub.secret.is_none() {
-            hub.start(run, settings)?;
+            hub.start_nodes(run, settings, nodes)?;
         } else if !args.hub_set.is_empty() || args.tls {
             return fail(
                 "--hub-set and --tls are for a hub that is started for the run: give no --url and no secret with them",
@@ -84,7 +107,33 @@ impl<'a> HubUnderTest<'a> {
         Ok(hub)
     }
 
-    /// Starts the `wardcast` beside this program, with random secrets, on a free port.
+    /// Starts hubs with the same random secrets.
+    fn start_nodes(&mut self, run: &mut Run, settings: &[&str], nodes: usize) -> Result<()> {
+        (self.secret, self.api_key) = (Some(random_secret()), Some(random_secret()));
+        if nodes < 2 {
+            return self.start(run, settings);
+        }
+        let port = free_port()?;
+        let (redis, output) = ChildProcess::start_program(Path::new("redis-server"), |command| {
+            command.args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"]);
+        })?;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if output.has_ended() {
+                return fail(format!("redis-server has ended: {}", output.text()));
+            }
+            clock::sleep(Duration::from_millis(10));
+        }
+        let url = format!("broker.redis.url=redis://127.0.0.1:{port}");
+        let settings: Vec<&str> = settings.iter().copied().chain(["broker.type=redis", &url]).collect();
+        (0..nodes).try_for_each(|_| self.start(run, &settings))?;
+        // It ends after the hubs.
+        self.processes.push(redis);
+        // Until each knows all others.
+        clock::sleep(Duration::from_secs(2));
+        Ok(())
+    }
+
+    /// Starts the `wardcast` beside this program on a free port.
     fn start(&mut self, run: &mut Run, settings: &[&str]) -> Result<()> {
         let program = std::env::current_exe().context("finding this program")?.with_file_name("wardcast");
         if !program.is_file() {
@@ -94,7 +143,7 @@ impl<'a> HubUnderTest<'a> {
                 program.display()
             ));
         }
-        let (secret, key) = (random_secret(), random_secret());
+        let (secret, key) = (self.secret.clone().unwrap_or_default(), self.api_key.clone().unwrap_or_default());
         let certificate_file = self.choose_certificate()?;
         let tls = certificate_file.iter().flat_map(|file| {
             let path = file.path().display();
@@ -111,10 +160,10 @@ impl<'a> HubUnderTest<'a> {
             command.env("WARDCAST_AUTH__HMAC_SECRET", &secret).env("WARDCAST_API__KEY", &key);
         })?;
         let url = read_banner(lines.take(MAX_BANNER_LINES).map_while(std::io::Result::ok))?;
-        self.targets = vec![TargetUrl::parse(&url)?];
-        run.pids = vec![child.id()];
+        self.targets.push(TargetUrl::parse(&url)?);
+        run.pids.push(child.id());
         run.report.add_note(format!("measured a hub started for this run ({})", program.display()));
-        (self.secret, self.api_key, self._process) = (Some(secret), Some(key), Some(child));
+        self.processes.push(child);
         Ok(())
     }
 
@@ -151,6 +200,24 @@ impl<'a> HubUnderTest<'a> {
     /// How clients send their tokens.
     pub(crate) fn send_token(&self) -> SendToken {
         self.args.send_token
+    }
+
+    /// The API key.
+    pub(crate) fn api_key(&self) -> Result<&str> {
+        match &self.api_key {
+            Some(key) => Ok(key),
+            None => fail(format!("the hub's API key is needed: set {API_KEY_VARIABLE}. {HOW_TO_SET_SECRETS}")),
+        }
+    }
+
+    /// A token of a user that expires at this time, in seconds since 1970.
+    pub(crate) fn token_of(&self, user: &str, expires_at: u64) -> Result<String> {
+        let Some(secret) = &self.secret else {
+            return fail(format!("a secret for tokens is needed: set {SECRET_VARIABLE}. {HOW_TO_SET_SECRETS}"));
+        };
+        let claims = serde_json::json!({"sub": user, "iat": clock::unix_seconds(), "exp": expires_at});
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))
+            .context("signing a token")
     }
 
     /// Tokens for `count` connections.

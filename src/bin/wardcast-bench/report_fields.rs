@@ -44,6 +44,7 @@ const CONNECTING: Text = "Connecting";
 const RECOVERING: Text = "Recovering";
 const PUBLISHING: Text = "Publishing";
 const DELIVERING: Text = "Delivering";
+const TOKEN_END: Text = "End of tokens";
 const PROBE: Text = "Probe, beside the load";
 const STALLED: Text = "Stalled subscribers";
 const SERVER: Text = "Server";
@@ -98,6 +99,33 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(DELIVERING, "received_bytes", "received", "bytes", "in the whole run"),
     field(DELIVERING, "connections_closed", "connections closed", BY_REASON, "live connections that ended, by reason"),
     field(DELIVERING, "delivery", "publish to delivery", MILLISECONDS, "to every subscriber, likewise timed"),
+    field(
+        TOKEN_END,
+        "token_end_late",
+        "late deliveries",
+        "",
+        "of publications sent after the token had ended: a fault",
+    ),
+    field(TOKEN_END, "token_end_open", "still open", "", "sessions whose tokens have ended"),
+    field(TOKEN_END, "token_end_stalled_deliveries", "read by stalled ones", "", "in the end, from the kernel"),
+    field(TOKEN_END, "token_end_answer", "answer to the call", "", "of `revoke`"),
+    field(TOKEN_END, "token_end_answer_ms", "answered after", "ms.", "of `revoke`"),
+    field(
+        TOKEN_END,
+        "token_end_last_byte",
+        "last delivery",
+        MILLISECONDS,
+        "from expiry, or from the call; 0 if before it",
+    ),
+    field(TOKEN_END, "token_end_close", "close", MILLISECONDS, "from expiry, or from the call"),
+    field(
+        TOKEN_END,
+        "token_end_others_before",
+        "others before",
+        MILLISECONDS,
+        "publish to delivery, before tokens end",
+    ),
+    field(TOKEN_END, "token_end_others_after", "others after", MILLISECONDS, "likewise, from then on"),
     field(PROBE, "probe_delivery", "quiet channel", MILLISECONDS, "publish to delivery, to its one subscriber"),
     field(PROBE, "probe_publish", "REST publish", MILLISECONDS, "the answer to the same publications"),
     field(PROBE, "probe_command", "command's reply", MILLISECONDS, "of a ping command, on a session of its own"),

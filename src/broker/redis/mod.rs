@@ -33,10 +33,12 @@ mod partition;
 mod placement;
 mod presence;
 mod refused;
+mod revocation_rounds;
 mod revocations;
 mod router;
 mod scripts;
 mod server;
+mod stored_revocation;
 mod survey;
 mod tickets;
 
@@ -63,6 +65,7 @@ use self::{
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
+    revocation_rounds::{RevocationRequest, RevocationRequests},
     revocations::RevocationLoader,
     router::{Router, Routes},
     server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
@@ -111,6 +114,7 @@ struct RedisContext {
     signer: MessageSigner,
     refused: RefusedMessages,
     revocations: RevocationLoader,
+    revocation_requests: RevocationRequests,
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
     presence: PresenceTurn,
@@ -234,6 +238,7 @@ impl RedisBroker {
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
         let router = Router::new(routes, &names);
+        let (revocation_requests, requests) = RevocationRequests::new();
         let context = Arc::new(RedisContext {
             names,
             instance,
@@ -249,6 +254,7 @@ impl RedisBroker {
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             revocations: RevocationLoader::default(),
+            revocation_requests,
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
@@ -259,7 +265,7 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues);
+        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
         std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
@@ -282,6 +288,7 @@ async fn run_tasks(
     config: config::RedisConfig,
     queue_bytes: usize,
     queues: Vec<ServerQueue>,
+    requests: mpsc::Receiver<RevocationRequest>,
 ) {
     let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
     let inbox = BusInbox::new(context.clone(), question_sender);
@@ -303,6 +310,7 @@ async fn run_tasks(
         presence::send_waiting_removals(context.clone()),
         survey::answer_questions(context.clone(), questions),
         revocations::keep_loaded(context.clone()),
+        revocation_rounds::carry_out(context.clone(), requests),
         context.refused.log_forever()
     );
 }
@@ -416,7 +424,7 @@ impl Broker for RedisBroker {
     }
 
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
-        self.spawn(async move |context| revocations::revoke(&context, revocations, timeout).await)
+        self.spawn(async move |context| context.revocation_requests.revoke(revocations, timeout).await)
     }
 
     fn confirm_revocations(&self) {

@@ -19,17 +19,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{RedisContext, scripts, survey};
+use super::{RedisContext, scripts, stored_revocation::StoredRevocation, survey};
 use crate::{
     broker::{BrokerError, NodeIdentity, SurveyQuestion},
-    clock::{NEVER, WallTime},
-    revocation::{ListFull, Revocation, RevocationTarget},
+    clock::WallTime,
+    revocation::{ListFull, Revocation},
 };
 
 /// Revocations that are read from Redis in one call.
 const PAGE: usize = 1000;
 /// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// Time until the next attempt to load the list.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often an instance that has just started looks whether it knows all others.
@@ -37,6 +37,8 @@ const NODES_INTERVAL: Duration = Duration::from_millis(10);
 /// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
 /// reached, no token can be revoked, and the channels of other servers must be delivered.
 const MAX_HOLD: Duration = Duration::from_secs(5);
+/// How often an instance that has never had the list says so in its log, after [`MAX_HOLD`].
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the number of revocations in Redis is compared: someone may have deleted them there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -91,28 +93,22 @@ impl RedisContext {
     }
 }
 
-/// Stores revocations, adds them to the list of this instance, and has all live nodes obey them. Returns those that have not
-/// confirmed.
-pub(super) async fn revoke(
+/// Has all live nodes obey revocations that are stored. Returns those that have not confirmed before the deadline.
+pub(super) async fn confirm(
     context: &RedisContext,
     revocations: Vec<Revocation>,
-    limit: Duration,
-) -> Result<Vec<NodeIdentity>, BrokerError> {
-    let deadline = Instant::now() + limit;
-    // The answers of the nodes need a part of the time, too.
-    let stored = timeout(limit / 2, store(context, &revocations)).await;
-    stored.unwrap_or_else(|_| Err(unavailable("redis has not stored them in time")))?;
-    context.deliver.add_revocations(revocations.clone())?;
+    deadline: Instant,
+) -> Vec<NodeIdentity> {
+    let left = || deadline.saturating_duration_since(Instant::now());
     let question = SurveyQuestion::Revoked(revocations);
-    let knows_all = wait_for_nodes(context, &question, Instant::now() + limit / 4).await;
-    let left = deadline.saturating_duration_since(Instant::now());
-    match survey::run_survey(context, question, left).await {
-        Ok(result) if knows_all => Ok(result.unreachable),
-        Ok(result) => Ok(result.unreachable.into_iter().chain([unknown_node()]).collect()),
+    let knows_all = wait_for_nodes(context, &question, Instant::now() + left() / 4).await;
+    match survey::run_survey(context, question, left()).await {
+        Ok(result) if knows_all => result.unreachable,
+        Ok(result) => result.unreachable.into_iter().chain([unknown_node()]).collect(),
         // Not even this node has confirmed it.
         Err(_) => {
             let others = context.nodes.live_nodes().into_iter().map(|node| node.identity);
-            Ok([context.deliver.node()].into_iter().chain(others).collect())
+            [context.deliver.node()].into_iter().chain(others).collect()
         }
     }
 }
@@ -148,6 +144,7 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
         // How often deliveries were held, and since when. If they are held again meanwhile, MAX_HOLD begins again.
         let mut held = (*context.revocations.holds.lock(), Instant::now());
         let mut given_up = None;
+        let mut next_warning = Instant::now() + MAX_HOLD;
         loop {
             let holds = *context.revocations.holds.lock();
             if holds != held.0 {
@@ -165,6 +162,10 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
                     log::warn!("delivering without the latest revocations error={:?}", error.to_string());
                     given_up = Some(holds);
                     context.release_deliveries(holds);
+                }
+                Err(error) if !context.revocations.is_loaded() && Instant::now() >= next_warning => {
+                    next_warning = Instant::now() + WARNING_INTERVAL;
+                    log::warn!("holding all deliveries without the list of revocations error={:?}", error.to_string());
                 }
                 Err(error) => log::debug!("could not load revocations error={:?}", error.to_string()),
             }
@@ -186,7 +187,7 @@ async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
 
 /// Merges the list in Redis and the one of this instance.
 async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
-    let stored = load(context).await?;
+    let StoredList { revocations: stored, has_refused } = load(context).await?;
     let known: HashMap<String, (WallTime, WallTime)> = stored
         .iter()
         .map(|revocation| (revocation.target.to_text(), (revocation.issued_before, revocation.expires_at)))
@@ -203,8 +204,10 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
     if !missing.is_empty() {
         log::warn!("putting revocations back into redis count={}", missing.len());
     }
+    // A merge would keep what another program has written in the place of one of them.
+    let mode = if has_refused { "replace" } else { "merge" };
     for batch in missing.chunks(BATCH) {
-        store(context, batch).await?;
+        store_as(context, batch, mode).await?;
         // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
         let question = SurveyQuestion::Revoked(batch.to_vec());
         survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
@@ -212,31 +215,50 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
     Ok(())
 }
 
-async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(), BrokerError> {
+/// Stores revocations, all or none.
+pub(super) async fn store(context: &RedisContext, revocations: &[Revocation]) -> Result<(), BrokerError> {
+    store_as(context, revocations, "merge").await
+}
+
+/// `mode`: "merge", or "replace" for entries that another program has changed.
+async fn store_as(context: &RedisContext, revocations: &[Revocation], mode: &str) -> Result<(), BrokerError> {
     let mut call = scripts::REVOKE.call(context.names.revocation_keys());
-    call.arg(context.deliver.revocations().max_entries());
-    for Revocation { target, issued_before, expires_at } in revocations {
-        call.arg(target.to_text()).arg(expires_at.unix_millis());
-        match *issued_before {
-            NEVER => call.arg(""),
-            before => call.arg(before.unix_millis()),
-        };
+    call.arg(context.deliver.revocations().max_entries()).arg(mode);
+    for revocation in revocations {
+        let StoredRevocation { target, expiry, issued_before } = StoredRevocation::new(revocation, &context.signer);
+        call.arg(target).arg(expiry).arg(issued_before);
     }
     let is_stored: bool = run_script(context, &call).await?;
     if is_stored { Ok(()) } else { Err(ListFull.into()) }
 }
 
-/// Reads the list. What is not a revocation is left out: the number of them, and what another program has written.
-async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
+/// The list in Redis.
+#[derive(Default)]
+struct StoredList {
+    revocations: Vec<Revocation>,
+    /// Another program has written some of it.
+    has_refused: bool,
+}
+
+/// Reads the list. What another program has written is left out and counted.
+async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
     let key = context.names.revocations_key();
     let server = context.server_of_name(key)?;
-    let (mut revocations, mut cursor) = (Vec::new(), 0_u64);
+    let (mut list, mut cursor) = (StoredList::default(), 0_u64);
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
         let page: Result<HashPage, String> = server.query(&scan, context.timeout).await;
         let (next, entries) = page.map_err(|error| unavailable(&error))?;
-        revocations.extend(entries.into_iter().filter_map(|(target, times)| read_entry(&target, &times)));
+        for (target, times) in entries.iter().filter(|(target, _)| !target.is_empty()) {
+            match StoredRevocation::read(target, times, &context.signer) {
+                Ok(revocation) => list.revocations.push(revocation),
+                Err(reason) => {
+                    context.refused.count(reason);
+                    list.has_refused = true;
+                }
+            }
+        }
         if next == 0 {
             break;
         }
@@ -244,15 +266,7 @@ async fn load(context: &RedisContext) -> Result<Vec<Revocation>, BrokerError> {
     }
     // Another server continues a cursor elsewhere.
     let is_whole = Arc::ptr_eq(&server, &context.server_of_name(key)?);
-    if is_whole { Ok(revocations) } else { Err(unavailable("the list has moved to another server")) }
-}
-
-fn read_entry(target: &[u8], times: &[u8]) -> Option<Revocation> {
-    let target = RevocationTarget::parse(std::str::from_utf8(target).ok()?)?;
-    let (expiry, issued) = std::str::from_utf8(times).ok()?.split_once(' ')?;
-    let date = |millis: &str| millis.parse().ok().map(WallTime::from_unix_millis);
-    let issued_before = if issued.is_empty() { NEVER } else { date(issued)? };
-    Some(Revocation { target, issued_before, expires_at: date(expiry)? })
+    if is_whole { Ok(list) } else { Err(unavailable("the list has moved to another server")) }
 }
 
 async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {
@@ -260,6 +274,6 @@ async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd
     server.query(call, context.timeout).await.map_err(|error| unavailable(&error))
 }
 
-fn unavailable(problem: &str) -> BrokerError {
+pub(super) fn unavailable(problem: &str) -> BrokerError {
     BrokerError::Unavailable(format!("revocations: {problem}"))
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult};
 
-/// Maximum number of concurrent surveys of this instance. Above it: [`BrokerError::Busy`].
+/// Maximum number of concurrent surveys of this instance, beside rounds of revocations. Above it: [`BrokerError::Busy`].
 const MAX_OWN_SURVEYS: usize = 16;
 /// Maximum number of questions that are answered at the same time. Above it they wait in the inbox's queue, which holds as
 /// many, and above that they are dropped.
@@ -28,6 +28,9 @@ pub(super) const MAX_ANSWERING: usize = 16;
 /// How long a survey waits for nodes that have missed the last one, or whose heartbeat is late. A live node answers within
 /// milliseconds, and its answer, even a late one, ends the suspicion.
 const SUSPECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// The same for revocations: a node that has not answered for so long knows by itself that it was frozen (its hubs hold their
+/// deliveries after a second without a tick), and so obeys before it delivers anything.
+const SUSPECT_TIMEOUT_OF_REVOCATIONS: Duration = Duration::from_millis(1200);
 /// Maximum time to answer a question, so that a hub that hangs does not hold its permit forever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of parts of one survey that wait for its task. Their bytes are limited, too.
@@ -91,9 +94,9 @@ impl Drop for SurveyHandle<'_> {
 
 impl SurveyHandle<'_> {
     /// Collects answers until every node has answered, or until `deadline`. Once only suspect nodes are missing, it waits no
-    /// longer than [`SUSPECT_TIMEOUT`] after now.
-    async fn collect_answers(&mut self, answers: &mut AnswerAssembler, deadline: Instant) {
-        let suspect_deadline = deadline.min(Instant::now() + SUSPECT_TIMEOUT);
+    /// longer than `for_suspects` after now.
+    async fn collect_answers(&mut self, answers: &mut AnswerAssembler, deadline: Instant, for_suspects: Duration) {
+        let suspect_deadline = deadline.min(Instant::now() + for_suspects);
         while !answers.missing.is_empty() {
             let waits_for_suspects = answers.missing.values().all(|partial| partial.node.is_suspect);
             let until = if waits_for_suspects { suspect_deadline } else { deadline };
@@ -147,13 +150,13 @@ pub(super) async fn run_survey(
     limit: Duration,
 ) -> Result<SurveyResult, BrokerError> {
     let deadline = Instant::now() + limit;
-    let permits = &context.surveys.permits;
     let _permit = match question {
-        // Revocations wait for their turn.
-        SurveyQuestion::Revoked(_) => timeout_at(deadline, permits.acquire()).await.ok().and_then(Result::ok),
-        SurveyQuestion::Channels | SurveyQuestion::Info => permits.try_acquire().ok(),
-    }
-    .ok_or(BrokerError::Busy)?;
+        // Their rounds have a limit of their own, so that no flood of other questions holds them up.
+        SurveyQuestion::Revoked(_) => None,
+        SurveyQuestion::Channels | SurveyQuestion::Info => {
+            Some(context.surveys.permits.try_acquire().map_err(|_| BrokerError::Busy)?)
+        }
+    };
     let own = SurveyResult::ask_own_hubs(&*context.deliver, question.clone(), limit);
     let (mut result, others) = tokio::join!(own, ask_other_nodes(context, question, deadline));
     result.answers.extend(others.answers);
@@ -167,7 +170,13 @@ async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadl
     if !answers.missing.is_empty() {
         let mut survey = context.surveys.register();
         match send_question(context, &survey.id, &question, deadline).await {
-            Ok(_) => survey.collect_answers(&mut answers, deadline).await,
+            Ok(_) => {
+                let for_suspects = match question {
+                    SurveyQuestion::Revoked(_) => SUSPECT_TIMEOUT_OF_REVOCATIONS,
+                    SurveyQuestion::Channels | SurveyQuestion::Info => SUSPECT_TIMEOUT,
+                };
+                survey.collect_answers(&mut answers, deadline, for_suspects).await;
+            }
             Err(error) => {
                 log::warn!("survey question not sent question={question:?} error={error:?}");
                 let unreachable = answers.missing.into_values().map(|partial| partial.node.identity).collect();

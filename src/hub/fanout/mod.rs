@@ -102,7 +102,7 @@ impl Hub {
         self.hold_after_freeze(now);
         self.fanout.is_running = !self.fan_out_until(now + MAX_RUN);
         self.start_gap_reads(ctx);
-        self.close_revoked(ctx);
+        self.run_revocations(ctx);
         if self.fanout.is_running {
             // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
@@ -192,7 +192,7 @@ impl Hub {
                     outcome.excluded.push(key);
                     continue;
                 }
-                match session.outbox.push(now, frame.clone()) {
+                match session.outbox.push_publication(now, frame.clone()) {
                     Ok(_) => {
                         self.fanout.schedule.await_flush(flow, slot);
                         outcome.delivered += 1;

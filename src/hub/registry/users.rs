@@ -37,6 +37,11 @@ impl<M, S> Registry<M, S> {
         of_user.map(|entry| (entry.key, &entry.session))
     }
 
+    /// Returns the sessions that have a user.
+    pub(in crate::hub) fn keys_of_users(&self) -> impl Iterator<Item = SessionKey> {
+        self.sessions.iter().filter_map(|(_, entry)| entry.user.as_ref().map(|_| entry.key))
+    }
+
     /// Returns the user of each session that has one.
     pub(in crate::hub) fn users(&self) -> impl Iterator<Item = &Arc<str>> {
         self.sessions.iter().filter_map(|(_, entry)| entry.user.as_ref())

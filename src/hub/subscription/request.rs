@@ -189,8 +189,7 @@ impl Hub {
             if resolved.recovers() && !self.may_deliver() {
                 // The reply may bring publications. It waits like deliveries.
                 group.resolved.push_front(resolved);
-                let revocations = self.revocations.clone();
-                let released = async move { revocations.wait_until_released().await }.into_actor(self);
+                let released = self.wait_until_released().into_actor(self);
                 return Box::pin(released.then(move |(), hub, _| hub.finish_in_order(group)));
             }
             if resolved.is_postponed || (!group.results.is_empty() && self.must_drain(group.key)) {

@@ -7,6 +7,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{HistoryRequest, Retention, SincePosition, page_limit, read_history_page},
     channel::Channel,
+    hub::AwaitRevocations,
     protocol::{self, DisabledOption, HistoryCommand, HistoryResult},
     session::Session,
 };
@@ -34,6 +35,9 @@ impl Session {
             allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse, max_bytes };
             let page = read_history_page(&*services.broker, channel, request, retention).await?;
+            // Like deliveries, publications wait until this instance knows which tokens are revoked. If this one is, the outbox
+            // takes no reply. An error means that the hub has ended, and the session with it.
+            let _ = services.hub.send(AwaitRevocations).await;
             let publications = page.publications.iter().map(Into::into).collect();
             let result = HistoryResult { publications, position: page.top };
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::History(&result))))

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{Buf, Bytes};
 
 use super::{DropReason, MAGIC, VERSION, begin_message};
@@ -82,6 +83,22 @@ impl MessageSigner {
         let signature = sign(key, &signed[HEAD_BYTES..]);
         signed[HEAD_BYTES - SIGNATURE_BYTES..HEAD_BYTES].copy_from_slice(signature.as_ref());
         signed
+    }
+
+    /// Returns the signature of a text that Redis stores, if there is a key.
+    pub(in crate::broker::redis) fn sign_text(&self, text: &str) -> Option<String> {
+        let signature = sign(self.key.as_ref()?, text.as_bytes());
+        Some(BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// Checks the signature of a text that Redis stores, as [`Self::verify`] does with a message.
+    pub(in crate::broker::redis) fn verify_text(&self, text: &str, signature: Option<&str>) -> Result<(), DropReason> {
+        let Some(signature) = signature else {
+            return if self.accepts_unsigned { Ok(()) } else { Err(DropReason("unsigned")) };
+        };
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| DropReason("forged"))?;
+        let is_right = self.accepted.iter().any(|key| verify(key, text.as_bytes(), &signature).is_ok());
+        if is_right || self.accepted.is_empty() { Ok(()) } else { Err(DropReason("forged")) }
     }
 
     /// Checks the signature of a message, and returns the message without it. An instance without a key accepts every

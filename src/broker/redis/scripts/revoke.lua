@@ -1,6 +1,7 @@
 -- Keeps revocations until they expire, unless there are too many. Of two for one target the later times apply.
 -- KEYS: revocations (hash: target, times; and their number under an empty target), expiries (sorted set: target by milliseconds)
--- ARGV: maximum number, then for each its target, its expiry (ms), and the time of issue (ms), or an empty text for any
+-- ARGV: maximum number, 'merge' or 'replace' for what is stored for a target, then for each its target, its expiry (ms), and the
+-- time of issue (ms), or no digits for any. Behind the digits of a time there may be a dot and its signature.
 -- Returns 1, or 0 if they would be too many: then none is kept. The times of a target are its expiry, a space, and the time of
 -- issue.
 local time = redis.call('TIME')
@@ -18,8 +19,13 @@ local function drop_expired()
     return #expired == 1000
 end
 
+-- Returns the milliseconds of a time; nil without digits.
+local function millis(time)
+    return tonumber(string.match(time, '^%d+'))
+end
+
 local function later(one, other)
-    return tonumber(one) < tonumber(other) and other or one
+    return millis(one) < millis(other) and other or one
 end
 
 -- PEXPIRE GT needs Redis 7.
@@ -31,7 +37,7 @@ end
 
 drop_expired()
 local known, new = {}, 0
-for index = 2, #ARGV, 3 do
+for index = 3, #ARGV, 3 do
     known[index] = redis.call('HMGET', entries, ARGV[index])[1]
     new = new + (known[index] and 0 or 1)
 end
@@ -41,16 +47,18 @@ if count + new > tonumber(ARGV[1]) then
     redis.call('HSET', entries, '', count)
     return 0
 end
-for index = 2, #ARGV, 3 do
+for index = 3, #ARGV, 3 do
     local target, expiry, issued = ARGV[index], ARGV[index + 1], ARGV[index + 2]
-    if known[index] then
-        local known_expiry, known_issued = string.match(known[index], '^(%d+) (%d*)$')
-        expiry = later(expiry, known_expiry or '0')
-        issued = (issued == '' or known_issued == '') and '' or later(issued, known_issued or '0')
+    local known_expiry, known_issued = string.match(known[index] or '', '^(%d[^ ]*) ([^ ]*)$')
+    if known_expiry and ARGV[2] == 'merge' then
+        expiry = later(expiry, known_expiry)
+        if millis(issued) then
+            issued = millis(known_issued) and later(issued, known_issued) or known_issued
+        end
     end
     redis.call('HSET', entries, target, expiry .. ' ' .. issued)
-    redis.call('ZADD', expiries, expiry, target)
-    last = math.max(last, tonumber(expiry))
+    redis.call('ZADD', expiries, string.match(expiry, '^%d+'), target)
+    last = math.max(last, millis(expiry))
 end
 redis.call('HSET', entries, '', count + new)
 live_until_last(entries)
