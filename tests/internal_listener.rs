@@ -14,7 +14,7 @@ use wardcast::{
 };
 
 use crate::support::{
-    API_KEY, Client, TestHub, config, http, poll_until, raw, start_hub_with,
+    API_KEY, Client, TestHub, config, http, raw, start_hub_with,
     tls::{Authority, Certificate, PairFiles},
 };
 
@@ -91,14 +91,15 @@ async fn api_key_is_refused_on_the_public_listener_and_tokens_are_not() {
 #[actix_rt::test]
 async fn internal_listener_answers_while_the_sessions_of_a_stopping_hub_are_closed() {
     let (hub, internal) = start_hub_with_internal_listener(|config| {
-        config.server.drain = Duration::from_secs(6);
+        config.server.drain = Duration::from_secs(4);
     })
     .await;
     let public = hub.address;
     // A client that does not answer the close frame keeps the stop waiting.
-    let deaf = hub.connect_raw("ann").await;
+    let mut deaf = hub.connect_raw("ann").await;
     let stopped = actix_rt::spawn(hub.stop());
-    poll_until("the public listener is closed", async || TcpStream::connect(public).await.is_err()).await;
+    while deaf.next().await.expect("a close frame").close_code() != Some(3001) {}
+    assert!(TcpStream::connect(public).await.is_err());
     assert_eq!(publish(internal).await, 200);
     assert_eq!(status_of(internal, "/health/ready").await, 503);
     drop(deaf);
