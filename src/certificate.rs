@@ -22,6 +22,14 @@ pub enum CertificateError {
         /// The error.
         problem: String,
     },
+    /// A file does not hold a key of session tickets.
+    #[error("{}: {problem}", path.display())]
+    TicketKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The certificate and the key do not match, or the type of the key is not supported.
     #[error("{0}")]
     Pair(#[from] rustls::Error),

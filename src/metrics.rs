@@ -17,6 +17,7 @@ pub struct Metrics {
     pub unauthenticated_connections: Gauge,
     pub handshakes_refused: Family<ReasonLabel, Counter>,
     pub proxy_headers_refused: Counter,
+    pub tls_handshakes: Family<OutcomeLabel, Counter>,
     pub key_fetches: Family<OutcomeLabel, Counter>,
     pub logins: Family<OutcomeLabel, Counter>,
     pub login_refreshes: Family<OutcomeLabel, Counter>,
@@ -100,6 +101,16 @@ impl Metrics {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// Counts a TLS handshake: `full`, `resumed`, `failed` or `timeout`.
+    pub fn count_tls_handshake(&self, outcome: &'static str) {
+        self.tls_handshakes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Returns how many TLS handshakes had `outcome`.
+    pub fn tls_handshakes_with_outcome(&self, outcome: &'static str) -> u64 {
+        self.tls_handshakes.get(&OutcomeLabel { outcome }).map_or(0, |count| count.get())
+    }
+
     /// Counts an attempt to fetch the keys of an identity provider.
     pub fn count_key_fetch(&self, outcome: &'static str) {
         self.key_fetches.get_or_create(&OutcomeLabel { outcome }).inc();
@@ -155,6 +166,11 @@ impl Metrics {
             "proxy_headers_refused",
             "Connections of trusted proxies closed because of a missing or malformed PROXY header",
             self.proxy_headers_refused.clone(),
+        );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes, by outcome: full, resumed, failed or timeout",
+            self.tls_handshakes.clone(),
         );
         registry.register(
             "key_fetches",

@@ -39,9 +39,6 @@ use crate::{
     session, web,
 };
 
-/// Maximum TLS handshakes in progress per worker. A silent client holds one for 3 s.
-const MAX_TLS_HANDSHAKES: usize = 4096;
-
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerStartError {
@@ -117,7 +114,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let public_socket = listener::listen("server.bind", server.bind)?;
     let internal_socket =
         server.internal_bind.map(|bind| listener::listen("server.internal_bind", bind)).transpose()?;
-    let certificate = public_certificate(&server.tls)?;
+    let certificate = public_certificate(&server.tls, &clock)?;
     let internal_certificate = internal_certificate(&server.internal_tls)?;
     let components = Components::new(config, clock)?;
     let http = &components.http;
@@ -125,7 +122,6 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     if http.config.login.users_file.is_some() && !http.config.login.users_file_interval.is_zero() {
         actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
     }
-    actix_tls::accept::max_concurrent_tls_connect(MAX_TLS_HANDSHAKES);
     key_files::watch(&http.verifier, &http.config);
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
@@ -146,7 +142,7 @@ impl RunningServer {
         self.http().connection_limit.in_use()
     }
 
-    /// Reloads the certificate files. Open connections keep the old certificate. Returns whether a certificate is
+    /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is
     /// configured.
     ///
     /// # Errors
@@ -206,14 +202,14 @@ fn reload_certificate_of(listener: Option<&OpenListener>) -> Result<bool, Certif
 
 /// Checks whether the files of `server.tls` and `server.internal_tls` can be used. Returns an error for each of the two.
 pub fn certificate_errors(server: &config::ServerConfig) -> Vec<ServerStartError> {
-    let public = public_certificate(&server.tls).err();
+    let public = public_certificate(&server.tls, &Clock::default()).err();
     public.into_iter().chain(internal_certificate(&server.internal_tls).err()).collect()
 }
 
 type OptionalCertificate = Result<Option<Arc<tls::Certificate>>, ServerStartError>;
 
-fn public_certificate(tls: &config::TlsConfig) -> OptionalCertificate {
-    tls::Certificate::from_config(tls).map_err(|error| ServerStartError::Tls { section: "server.tls", error })
+fn public_certificate(tls: &config::TlsConfig, clock: &Clock) -> OptionalCertificate {
+    tls::Certificate::from_config(tls, clock).map_err(|error| ServerStartError::Tls { section: "server.tls", error })
 }
 
 fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate {

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for tests")]
 
 use std::{
-    net::{IpAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -14,7 +14,6 @@ use std::{
 use actix::prelude::*;
 use actix_http::HttpService;
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
-use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{App, HttpRequest, HttpResponse, dev::AppConfig, error::Error, web};
 use actix_web_actors::ws::Frame;
 use bytes::Bytes;
@@ -25,7 +24,9 @@ use wardcast::{
     connection_limit::{ConnectionLimit, KeyedLimit},
     http::upgrade,
     protocol::{Format, frame},
-    transport::{ClosePolicy, Inbound, InboundEvent, Outbox, TransportLimits, Violation},
+    transport::{
+        AcceptedConnection, ClosePolicy, Inbound, InboundEvent, Outbox, TlsSocket, TransportLimits, Violation,
+    },
 };
 
 struct Echo {
@@ -118,12 +119,18 @@ macro_rules! echo {
     }};
 }
 
-fn certificate() -> rustls::ServerConfig {
+fn certificate() -> Arc<rustls::ServerConfig> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap()
+    Arc::new(builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap())
+}
+
+async fn accept_tls(tcp: TcpStream, config: Arc<rustls::ServerConfig>) -> Result<(TlsSocket, Option<SocketAddr>), ()> {
+    let peer = tcp.peer_addr().map_err(drop)?;
+    let socket = TlsSocket::accept(AcceptedConnection::new(tcp, peer), config).await.map_err(drop)?;
+    Ok((socket, Some(peer)))
 }
 
 fn argument(name: &str) -> Option<usize> {
@@ -148,7 +155,11 @@ fn main() -> std::io::Result<()> {
         let server = actix_server::Server::build()
             .workers(1)
             .listen("ws", plain, move || echo!(TcpStream, limits).tcp())?
-            .listen("wss", tls, move || echo!(TlsStream<TcpStream>, limits).rustls_0_23(certificate.clone()))?
+            .listen("wss", tls, move || {
+                let certificate = certificate.clone();
+                let accept = fn_service(move |tcp: TcpStream| accept_tls(tcp, certificate.clone()));
+                accept.and_then(echo!(TlsSocket, limits).map_err(drop))
+            })?
             .run();
         println!("listening ws={ws} wss={wss}");
         server.await

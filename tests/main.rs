@@ -52,6 +52,8 @@ mod pipelining;
 mod proxies;
 mod slow_consumers;
 mod tls;
+mod tls_attacks;
+mod tls_resumption;
 
 // The client protocol.
 mod channel_names;

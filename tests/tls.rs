@@ -1,9 +1,17 @@
 //! wss: sessions over TLS, and certificates that are renewed while the server runs.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use tokio::net::TcpStream;
 use wardcast::{clock::Clock, server};
 
-use crate::support::{Client, TestHub, client::tls_stream, config, http, start_hub_with, tls::Certificate};
+use crate::support::{
+    Client, TestHub,
+    client::{tls_client_config_for, tls_stream, tls_with},
+    config, http, start_hub_with,
+    tls::Certificate,
+};
 
 async fn connect_over_tls(hub: &TestHub, certificate: &Certificate) -> Client {
     let path = format!("/connection/websocket?token={}", hub.token("ann"));
@@ -26,6 +34,37 @@ async fn publications_of_every_size_arrive_over_wss_in_order() {
             assert_eq!(ann.receive_publication().await[0], json!(number));
         }
     }
+}
+
+#[actix_rt::test]
+async fn every_cipher_suite_of_both_versions_delivers() {
+    let certificate = Certificate::new();
+    let hub = start_hub_with(|config| certificate.configure(config)).await;
+    let mut seen = 0;
+    for suite in rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES {
+        // The certificate has an ECDSA key.
+        if format!("{suite:?}").contains("RSA") {
+            continue;
+        }
+        let provider = rustls::crypto::CryptoProvider {
+            cipher_suites: vec![*suite],
+            ..rustls::crypto::aws_lc_rs::default_provider()
+        };
+        let version = suite.version();
+        let config = tls_client_config_for(certificate.root(), provider, &[version]);
+        let tcp = TcpStream::connect(hub.address).await.unwrap();
+        let tls = tls_with(Arc::new(config), tcp).await.unwrap_or_else(|error| panic!("{suite:?}: {error}"));
+        let mut client =
+            Client::connect_over(Box::new(tls), &format!("wss://localhost{}", hub.path_for("ann")), &[]).await.unwrap();
+        client.receive_connect_push().await;
+        client.subscribe("news").await;
+        for size in [1, 20_000, 60_000] {
+            client.publish("news", json!("x".repeat(size))).await;
+            assert_eq!(client.receive_publication().await.as_str().map(str::len), Some(size), "{suite:?}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
 }
 
 #[actix_rt::test]

@@ -52,6 +52,9 @@ pub(super) fn certificate_error(error: &CertificateError) -> String {
         CertificateError::Pair(_) => {
             "key must be the key of the certificate in cert; in that file the certificate comes first, then the chain"
         }
+        CertificateError::TicketKey { .. } => {
+            "each file of server.tls.ticket_keys must hold 32 to 4096 random bytes that this user can read: openssl rand 80 > FILE"
+        }
         CertificateError::NoSystemRoots => "install the package ca-certificates",
         CertificateError::Io(_) => "try again",
     };

@@ -118,7 +118,7 @@ impl ServerConfig {
     }
 }
 
-/// `[server.tls]`: the PEM files of the certificate. Both are set, or neither.
+/// `[server.tls]`: the PEM files of the certificate, of which both are set or neither, and the keys of session tickets.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
@@ -127,6 +127,7 @@ pub struct TlsConfig {
     pub cert: Option<PathBuf>,
     #[serde(deserialize_with = "value::optional_path")]
     pub key: Option<PathBuf>,
+    pub ticket_keys: Vec<PathBuf>,
 }
 
 /// `[server.internal_tls]`: the certificate of the internal listener, and those that its clients must have.

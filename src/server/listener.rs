@@ -14,7 +14,6 @@ use actix_service::{
     boxed::{self, BoxService},
     fn_factory, fn_service, map_config,
 };
-use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::{
     App, Error,
     body::BoxBody,
@@ -24,12 +23,12 @@ use actix_web::{
 };
 use tokio::net::TcpStream;
 
-use super::{Components, ServerStartError, proxy};
+use super::{Components, ServerStartError, proxy, tls::TlsAcceptor};
 use crate::{
     api,
     http::{self, HttpContext},
     session,
-    transport::{AcceptedConnection, Socket},
+    transport::{AcceptedConnection, Socket, TlsSocket},
 };
 
 /// Connections that the kernel queues until they are accepted.
@@ -58,7 +57,7 @@ pub(super) fn plain_service(components: &Components) -> impl ConnectionServiceFa
 
 /// The service for `wss` and `https`.
 pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) -> impl ConnectionServiceFactory + use<> {
-    over_tls(components, tls, connection_service::<TlsStream<AcceptedConnection>>(components))
+    over_tls(components, tls, connection_service::<TlsSocket>(components))
 }
 
 /// Creates the service of the connections that the kernel has queued when the listener closes. It has no hub, so it
@@ -116,18 +115,12 @@ fn over_tls<F, E>(
     http: F,
 ) -> impl ConnectionServiceFactory + use<F, E>
 where
-    F: ServiceFactory<
-            (TlsStream<AcceptedConnection>, Option<SocketAddr>),
-            Config = (),
-            Response = (),
-            Error = E,
-            InitError = (),
-        >,
+    F: ServiceFactory<(TlsSocket, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
 {
     accept(components)
-        .and_then(Acceptor::new(tls).map_err(|_| ()))
-        .map(|socket: TlsStream<AcceptedConnection>| {
-            let peer = socket.get_ref().0.peer();
+        .and_then(TlsAcceptor::new(tls, components.http.metrics.clone()))
+        .map(|socket: TlsSocket| {
+            let peer = socket.connection().peer();
             (socket, Some(peer))
         })
         .and_then(http.map_err(|_| ()))

@@ -12,6 +12,8 @@ mod inbound;
 mod outbox;
 mod reader;
 mod socket;
+mod tls;
+mod tls_records;
 mod write_gate;
 
 use std::time::Duration;
@@ -23,6 +25,7 @@ pub use inbound::{Inbound, InboundEvent};
 pub use outbox::{FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
+pub use tls::TlsSocket;
 pub use write_gate::{FROZEN_AFTER, WriteGate};
 
 /// Limits of one connection.

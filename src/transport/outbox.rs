@@ -50,7 +50,7 @@ struct OutboxState {
     socket: Box<dyn Socket>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
-    /// Upper bound of the bytes that TLS has accepted and not yet passed to the kernel. Always 0 on plain TCP.
+    /// Bytes that TLS has accepted and the kernel has not. Always 0 on plain TCP.
     tls_buffered_bytes: usize,
     limit_bytes: usize,
     /// Queued bytes up to the end of the last reply; 0 when the socket has accepted all replies.
@@ -486,9 +486,9 @@ impl OutboxState {
 
     /// Writes the queue, and wakes the task that reads if the replies have room again.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let queued_bytes = self.queued_bytes;
+        let unsent_bytes = self.queued_bytes + self.tls_buffered_bytes;
         let mut written = self.poll_write_queue(cx);
-        let has_progress = self.queued_bytes < queued_bytes;
+        let has_progress = self.queued_bytes + self.tls_buffered_bytes < unsent_bytes;
         if let Some(blocked) = self.blocked.as_mut().filter(|_| has_progress) {
             blocked.progress_at = Instant::now();
         }
@@ -508,6 +508,12 @@ impl OutboxState {
     /// Writes the queue. Ready when the queue is empty, TLS has passed everything to the kernel, and a closing socket
     /// is shut down.
     fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = self.poll_write_frames(cx);
+        self.tls_buffered_bytes = self.socket.buffered_bytes();
+        written
+    }
+
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if matches!(self.phase, ClosePhase::Closed { .. }) {
             return Poll::Ready(Ok(()));
         }
@@ -522,7 +528,6 @@ impl OutboxState {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.tls_buffered_bytes = (self.tls_buffered_bytes + written).min(self.socket.max_buffered_bytes());
             self.remove_written(written);
         }
         self.has_publications = false;
@@ -530,7 +535,6 @@ impl OutboxState {
             self.queue = VecDeque::new();
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        self.tls_buffered_bytes = 0;
         if matches!(self.phase, ClosePhase::Closing { .. }) {
             ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
             self.phase = self.phase.closed();

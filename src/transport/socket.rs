@@ -1,4 +1,4 @@
-//! The byte streams below a WebSocket: plain TCP and TLS, both with access to the TCP connection below.
+//! The byte streams below a WebSocket: TCP, here, and TLS. Both give access to the TCP connection.
 
 use std::{
     io::{self, IoSlice},
@@ -9,7 +9,6 @@ use std::{
 };
 
 use actix_rt::net::{ActixStream, Ready};
-use actix_tls::accept::rustls_0_23::TlsStream;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -23,8 +22,8 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The TCP connection, for socket options and for aborting.
     fn tcp(&self) -> &TcpStream;
 
-    /// Maximum bytes that the stream may have accepted and not yet passed to the kernel.
-    fn max_buffered_bytes(&self) -> usize;
+    /// Bytes that the stream has accepted and the kernel has not.
+    fn buffered_bytes(&self) -> usize;
 }
 
 /// A TCP connection with the address of its client: the peer, or the address that a trusted proxy names instead.
@@ -94,7 +93,7 @@ impl Socket for TcpStream {
         self
     }
 
-    fn max_buffered_bytes(&self) -> usize {
+    fn buffered_bytes(&self) -> usize {
         0
     }
 }
@@ -104,19 +103,8 @@ impl Socket for AcceptedConnection {
         &self.stream
     }
 
-    fn max_buffered_bytes(&self) -> usize {
+    fn buffered_bytes(&self) -> usize {
         0
-    }
-}
-
-impl<T: Socket + ActixStream> Socket for TlsStream<T> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0.tcp()
-    }
-
-    /// The default limit of rustls's send buffer.
-    fn max_buffered_bytes(&self) -> usize {
-        64 * 1024
     }
 }
 

@@ -181,10 +181,27 @@ pub async fn tls_stream(address: SocketAddr, root: CertificateDer<'static>) -> s
 
 /// Starts TLS on an open connection and trusts only `root`.
 pub async fn tls_over<S: Stream>(stream: S, root: CertificateDer<'static>) -> std::io::Result<TlsStream<S>> {
+    tls_with(Arc::new(tls_client_config(root)), stream).await
+}
+
+/// Starts TLS on an open connection with a configuration that several connections may share.
+pub async fn tls_with<S: Stream>(config: Arc<rustls::ClientConfig>, stream: S) -> std::io::Result<TlsStream<S>> {
+    tokio_rustls::TlsConnector::from(config).connect("localhost".try_into().unwrap(), stream).await
+}
+
+/// A client that trusts only `root`, with all that the library supports.
+pub fn tls_client_config(root: CertificateDer<'static>) -> rustls::ClientConfig {
+    tls_client_config_for(root, rustls::crypto::aws_lc_rs::default_provider(), rustls::ALL_VERSIONS)
+}
+
+/// A client that trusts only `root`, with this cryptography and these versions.
+pub fn tls_client_config_for(
+    root: CertificateDer<'static>,
+    provider: rustls::crypto::CryptoProvider,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider));
+    builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots).with_no_client_auth()
 }

@@ -126,6 +126,9 @@ pub(crate) struct HubArgs {
     /// --hub-set server.tls.cert=FILE --hub-set server.tls.key=FILE)
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Resume TLS sessions with the tickets of earlier connections, as clients do that reconnect (wss)
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 /// How clients send their tokens.

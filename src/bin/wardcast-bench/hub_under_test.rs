@@ -294,7 +294,7 @@ impl<'a> HubUnderTest<'a> {
     /// Options of sockets, with a TLS configuration if one of the targets needs it.
     pub(crate) fn socket_options(&self, targets: &[TargetUrl]) -> Result<SocketOptions> {
         let tls = match targets.iter().any(|target| target.is_tls) {
-            true => Some(tls::client_config(self.trust()?)?),
+            true => Some(tls::client_config(self.trust()?, self.args.resume)?),
             false => None,
         };
         Ok(SocketOptions { tls, ..SocketOptions::default() })

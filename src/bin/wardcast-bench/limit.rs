@@ -63,7 +63,7 @@ pub(crate) fn run(args: &LimitArgs, run: &mut Run) -> Result<()> {
     let transport = Box::new(ControlConnection::open(&control, run)?);
     let options = ClientOptions::new(ClientBehavior::Receive, connections, &args.clients);
     // The server is this program's own, and so is its certificate.
-    let tls = args.tls.then(|| tls::client_config(Trust::Any)).transpose()?;
+    let tls = args.tls.then(|| tls::client_config(Trust::Any, false)).transpose()?;
     let (target, socket) =
         (TargetUrl { is_tls: args.tls, ..control }, SocketOptions { tls, ..SocketOptions::default() });
     run.report.set("url", target.origin());

@@ -2,12 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 
 use crate::certificate::RunCertificate;
@@ -23,9 +26,9 @@ pub(crate) enum Trust<'a> {
     Any,
 }
 
-/// The TLS configuration that all connections of a run share. No session is resumed, so that every handshake costs its
-/// full price.
-pub(crate) fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>> {
+/// The TLS configuration that all connections of a run share. Unless `resumes`, no session is resumed, so that every handshake
+/// costs its full price.
+pub(crate) fn client_config(trust: Trust<'_>, resumes: bool) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().context("TLS")?;
@@ -42,8 +45,37 @@ pub(crate) fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>> {
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
+    config.resumption = if resumes { Resumption::store(Arc::new(Tickets::default())) } else { Resumption::disabled() };
     Ok(Arc::new(config))
+}
+
+/// The TLS 1.3 tickets of a run's connections. All servers of a run are one hub, or share the keys of their tickets. The store of
+/// the library keeps eight.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.0.lock().push(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.lock().pop()
+    }
 }
 
 /// The TLS configuration of the server of `limit`, with a certificate that is made for it.

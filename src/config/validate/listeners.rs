@@ -20,6 +20,11 @@ fn check_public_listener(config: &Config, environment: Environment, errors: &mut
         "server.tls",
         "cert and key belong together: set both PEM files or neither",
     );
+    errors.require(
+        tls || server.tls.ticket_keys.is_empty(),
+        "server.tls.ticket_keys",
+        "requires server.tls.cert and server.tls.key: tickets resume TLS sessions with this instance",
+    );
     let (bind, loopback) = (server.bind, server.bind.ip().is_loopback());
     errors.require(
         loopback || environment == Environment::Production,
