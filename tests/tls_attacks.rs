@@ -18,8 +18,7 @@ use tokio::{
 use crate::support::{
     Client, PATIENCE, TestHub,
     client::{Stream, tls_over, tls_stream},
-    events::wait_until,
-    raw, start_hub_with,
+    poll_until, raw, start_hub_with,
     tls::Certificate,
 };
 
@@ -186,7 +185,7 @@ async fn endless_handshake_message_is_cut_off_before_it_takes_memory() {
     read_to_end(&mut tcp).await.1.ok();
     let count = |outcome| hub.running().metrics.tls_handshakes_with_outcome(outcome);
     // It is counted when the connection has ended.
-    wait_until("the handshake is counted", async || count("failed") + count("timeout") > 0).await;
+    poll_until("the handshake is counted", async || count("failed") + count("timeout") > 0).await;
     assert_eq!((count("failed"), count("timeout")), (1, 0));
     assert_serves_others(&hub, &certificate).await;
 }
@@ -226,7 +225,7 @@ async fn flood_of_silent_handshakes_neither_blocks_others_nor_stays() {
         assert_eq!(received, b"");
     }
     let timeouts = || hub.running().metrics.tls_handshakes_with_outcome("timeout");
-    wait_until("all timeouts are counted", async || timeouts() == 200).await;
+    poll_until("all timeouts are counted", async || timeouts() == 200).await;
 }
 
 #[actix_rt::test]
