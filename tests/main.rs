@@ -80,6 +80,7 @@ mod recovery;
 mod restored_subscriptions;
 mod revocation;
 mod revocation_on_nodes;
+mod revocation_reach;
 mod slow_broker;
 mod stress;
 mod subscribe_groups;

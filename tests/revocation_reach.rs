@@ -1,0 +1,92 @@
+//! What a revocation reaches, for how long, and what it leaves alone: attempts to stay in spite of one, and to revoke more than one
+//! may.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::{
+    revocation::{assert_closed_as_revoked, claims, connect, invalidate, logout, path, revoke},
+    support::{http, start_hub, start_hub_with},
+};
+
+#[actix_rt::test]
+async fn sessions_are_closed_before_the_call_is_answered() {
+    let hub = start_hub_with(|config| config.limits.connections_per_user = 100).await;
+    let mut sessions = Vec::new();
+    for _ in 0..40 {
+        sessions.push(connect(&hub, claims("ann", "1")).await);
+    }
+    revoke(&hub, json!({"jti": "1"})).await;
+    assert_eq!(hub.running().metrics.closes_with_code(3500), 40);
+}
+
+#[actix_rt::test]
+async fn revocation_lasts_as_long_as_any_token_that_it_means() {
+    let hub = start_hub().await;
+    let token = |sid: &str, jti: &str, exp: i64| json!({"sub": "ann", "exp": exp, "jti": jti, "sid": sid});
+    let (day, first) = (24 * 3600 - 60, hub.token_with_claims(token("s", "1", 60)));
+    let (named, of_session) = (path(&hub, token("other", "2", day)), path(&hub, token("s", "3", day)));
+    revoke(&hub, json!({"jti": "2"})).await;
+    assert_eq!(logout(&hub, &first).send().await.status, 204);
+    hub.clock.advance(Duration::from_secs(23 * 3600));
+    assert_eq!(hub.try_handshake(&named, &[]).await.status, 401);
+    assert_eq!(hub.try_handshake(&of_session, &[]).await.status, 401, "the token of the logout has expired long ago");
+}
+
+#[actix_rt::test]
+async fn wildcards_revoke_nothing_but_what_has_their_name() {
+    let hub = start_hub().await;
+    let mut ann = connect(&hub, json!({"sub": "ann", "exp": 3600, "iat": 0, "jti": "1", "sid": "s"})).await;
+    for pattern in ["*", "%", ".*", "ann*", "#"] {
+        revoke(&hub, json!({"jti": pattern})).await;
+        revoke(&hub, json!({"sid": pattern})).await;
+        invalidate(&hub, json!({"user": pattern})).await;
+        let mut everywhere = json!({"user": "ann", "channel": pattern});
+        assert_eq!(hub.call_api("revoke_token", everywhere.clone()).await["error"]["code"], 107, "{pattern}");
+        everywhere["user"] = json!(pattern);
+        hub.call_api("invalidate_user_tokens", everywhere).await;
+    }
+    ann.subscribe("news").await;
+    hub.publish("news", json!(1)).await;
+    assert_eq!(ann.receive_publication().await, json!(1));
+}
+
+#[actix_rt::test]
+async fn client_that_connects_again_does_not_get_back_a_channel_that_is_revoked_for_its_token() {
+    let hub = start_hub().await;
+    invalidate(&hub, json!({"user": "ann", "channel": "news"})).await;
+    let mut client = hub.connect_without_token().await;
+    let token = hub.token_with_claims(claims("ann", "1"));
+    let subs = json!({"news": {}, "other": {}});
+    let reply = client.request(json!({"id": 1, "connect": {"token": token, "subs": subs}})).await;
+    let subs = reply["connect"]["subs"].as_object().unwrap_or_else(|| panic!("{reply}"));
+    assert_eq!(subs.keys().collect::<Vec<_>>(), ["other"], "{reply}");
+}
+
+#[actix_rt::test]
+async fn cookie_is_cleared_also_when_its_token_cannot_be_revoked() {
+    let hub = start_hub_with(|config| config.limits.revocations = 1).await;
+    revoke(&hub, json!({"jti": "other"})).await;
+    let (own, token) = (format!("http://{}", hub.address), hub.token("ann"));
+    let cookie = format!("wardcast_token={token}");
+    let post = http::post(hub.address, "/auth/logout").header("Cookie", &cookie).header("Origin", &own);
+    let response = post.send().await;
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
+    assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 101);
+}
+
+#[actix_rt::test]
+async fn session_that_the_server_api_has_refreshed_can_still_be_revoked_by_its_token() {
+    let hub = start_hub().await;
+    let (mut by_jti, mut by_user) = (connect(&hub, claims("ann", "1")).await, connect(&hub, claims("bob", "2")).await);
+    for (client, user) in [(&mut by_jti, "ann"), (&mut by_user, "bob")] {
+        hub.call_api("refresh", json!({"user": user, "info": {"name": user}})).await;
+        assert!(client.receive().await["push"]["refresh"].is_object());
+    }
+    revoke(&hub, json!({"jti": "1"})).await;
+    assert_closed_as_revoked(&mut by_jti).await;
+    invalidate(&hub, json!({"user": "bob"})).await;
+    assert_closed_as_revoked(&mut by_user).await;
+}
