@@ -1,7 +1,10 @@
 //! The certificates that clients of the internal listener must have (`server.internal_tls.client_ca`). The file of their
 //! authorities can be replaced while the server runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -52,7 +55,7 @@ impl ClientCertificates {
     }
 }
 
-fn read_verifier(ca: &PathBuf) -> Result<CurrentVerifier, CertificateError> {
+fn read_verifier(ca: &Path) -> Result<CurrentVerifier, CertificateError> {
     let mut roots = RootCertStore::empty();
     for root in certificate::read_roots(ca)? {
         roots.add(root)?;
@@ -60,7 +63,7 @@ fn read_verifier(ca: &PathBuf) -> Result<CurrentVerifier, CertificateError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
     // Fails only without roots, and there is at least one.
-    verifier.map(|verifier| CurrentVerifier(verifier)).map_err(|error| Error::General(error.to_string()).into())
+    verifier.map(CurrentVerifier).map_err(|error| Error::General(error.to_string()).into())
 }
 
 impl ClientCertVerifier for ClientCertificates {

@@ -109,3 +109,26 @@ impl Certificate {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_listeners_have_small_keys_and_only_the_public_one_resumes_sessions() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (Some(directory.path().join("cert.pem")), Some(directory.path().join("key.pem")));
+        std::fs::write(cert.as_ref().unwrap(), made.cert.pem()).unwrap();
+        std::fs::write(key.as_ref().unwrap(), made.signing_key.serialize_pem()).unwrap();
+        let public = config::TlsConfig { cert: cert.clone(), key: key.clone(), ticket_keys: Vec::new() };
+        let internal = config::InternalTlsConfig { cert, key, client_ca: None, client_names: Vec::new() };
+        let public = Certificate::from_config(&public, &Clock::default()).unwrap().unwrap().server_config();
+        let internal = Certificate::from_internal_config(&internal).unwrap().unwrap().server_config();
+        for (config, resumes) in [(public, true), (internal, false)] {
+            assert!(record_keys::are_small(config.crypto_provider()));
+            assert_eq!((config.ticketer.enabled(), config.send_tls13_tickets > 0), (resumes, resumes));
+            assert!(!config.session_storage.can_cache());
+        }
+    }
+}

@@ -246,7 +246,10 @@ impl Socket for TlsSocket {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{FutureExt, future::join};
+    use futures_util::{
+        FutureExt,
+        future::{join, try_join},
+    };
     use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
     use rustls_pki_types::PrivateKeyDer;
     use tokio::{
@@ -288,10 +291,8 @@ mod tests {
         let (mut client, mut server) = connected().await;
         for bytes in [1, 100, 20_000] {
             let (mut there, mut back) = (vec![1; bytes], vec![2; bytes]);
-            let (sent, received) = join(client.write_all(&there.clone()), server.read_exact(&mut there)).await;
-            (sent.unwrap(), received.unwrap());
-            let (sent, received) = join(server.write_all(&back.clone()), client.read_exact(&mut back)).await;
-            (sent.unwrap(), received.unwrap());
+            try_join(client.write_all(&there.clone()), server.read_exact(&mut there)).await.unwrap();
+            try_join(server.write_all(&back.clone()), client.read_exact(&mut back)).await.unwrap();
             assert_eq!((owned_bytes(&server), there, back), (0, vec![1; bytes], vec![2; bytes]));
         }
         // The state of rustls and the connection: one allocation of the size class of 1,280 bytes.
@@ -329,8 +330,7 @@ mod tests {
         client.write_all(b"?").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();
         assert_eq!(server.buffered_bytes(), held);
-        let (flushed, read) = join(server.flush(), client.read_exact(&mut received[sent / 2..])).await;
-        (flushed.unwrap(), read.unwrap());
+        try_join(server.flush(), client.read_exact(&mut received[sent / 2..])).await.unwrap();
         assert_eq!((owned_bytes(&server), received.iter().all(|byte| *byte == 3)), (0, true));
     }
 }

@@ -34,6 +34,13 @@ pub(super) fn provider() -> CryptoProvider {
     provider
 }
 
+/// Returns whether TLS 1.3 has small keys with `provider`.
+#[cfg(test)]
+pub(super) fn are_small(provider: &CryptoProvider) -> bool {
+    let mut suites = provider.cipher_suites.iter().filter_map(SupportedCipherSuite::tls13);
+    suites.all(|suite| SUITES.iter().any(|small| std::ptr::eq(small, suite)))
+}
+
 fn algorithm(suite: CipherSuite) -> Option<&'static SmallKeyAead> {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Some(&SmallKeyAead(&aead::AES_128_GCM)),
