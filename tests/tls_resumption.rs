@@ -132,7 +132,7 @@ async fn unusable_ticket_key_prevents_start_and_keeps_the_old_keys_at_a_reload()
     assert!(refusal().await.contains("at most 4096"));
 
     fs::write(&file, [1; 32]).unwrap();
-    let hub = start_with_ticket_keys(&certificate, &[file.clone()]).await;
+    let hub = start_with_ticket_keys(&certificate, std::slice::from_ref(&file)).await;
     let client = client(&certificate);
     request(&hub, &client).await;
     fs::write(&file, [1; 31]).unwrap();
