@@ -46,7 +46,7 @@ async fn refresh_status(hub: &TestHub, token: &str) -> u16 {
     let answer = http::post(hub.address, "/auth/refresh").json(json!({"refresh_token": token})).send().await;
     if answer.status == 200 {
         mark_secret(access_token(&answer));
-        mark_secret(answer.json()["refresh_token"].as_str().unwrap().to_owned());
+        mark_secret(answer.json()["refresh_token"].as_str().unwrap());
     }
     answer.status
 }

@@ -95,36 +95,14 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let protocols = offered_protocols(request)?;
     let credentials = find_credentials(request, &protocols, &source, context)?;
     let source = AuditFields { door: credentials.door, ..source };
-    let (auth, ids) = match &credentials.credential {
-        // Without an Origin it is no current browser, or one that hides which page it is for.
-        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
-            let refusal = OriginRefusal::CookieWithoutOrigin;
-            record_origin_refusal(context, refusal, request.head());
-            return Err(refuse("origin", HttpError::forbidden(refusal.to_string())));
-        }
-        // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
-        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
-            record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
-            (HandshakeAuth::Unauthenticated, TokenIds::default())
-        }
-        Some(credential) => authenticate(credential, request, &source, context).await?,
-        None => (HandshakeAuth::Unauthenticated, TokenIds::default()),
-    };
+    let (auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
     let (user_permit, unauthenticated_permits) = match &auth {
         HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
-    // actix-web-actors writes the response; `validate_request` has refused what it would wrongly accept.
-    let subprotocols: Vec<&str> = credentials.subprotocol.into_iter().collect();
-    let mut response = actix_web_actors::ws::handshake_with_protocols(request, &subprotocols)
-        .map_err(|_| HttpError::bad_request("not a WebSocket handshake"))?;
-    if let Some(subprotocol) = credentials.subprotocol {
-        // actix-web-actors only reads the first of several headers, which RFC 6455 §11.3.4 allows.
-        response.insert_header((SEC_WEBSOCKET_PROTOCOL, subprotocol));
-    }
-    let mut response = response.finish();
+    let mut response = switch_protocols(request, credentials.subprotocol)?;
     let format = negotiate_format(request.query_string(), credentials.subprotocol);
     let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     if let HandshakeAuth::Authenticated(claims) = &auth {
@@ -144,6 +122,44 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     };
     response.extensions_mut().insert(admission);
     Ok(response)
+}
+
+/// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
+async fn authenticate_handshake(
+    credentials: &HandshakeCredentials<'_>,
+    origin_check: OriginCheck,
+    request: &HttpRequest,
+    source: &AuditFields<'_>,
+    context: &HttpContext,
+) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
+    match &credentials.credential {
+        // Without an Origin it is no current browser, or one that hides which page it is for.
+        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
+            let refusal = OriginRefusal::CookieWithoutOrigin;
+            record_origin_refusal(context, refusal, request.head());
+            Err(refuse("origin", HttpError::forbidden(refusal.to_string())))
+        }
+        // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
+        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
+            record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
+            Ok((HandshakeAuth::Unauthenticated, TokenIds::default()))
+        }
+        Some(credential) => authenticate(credential, request, source, context).await,
+        None => Ok((HandshakeAuth::Unauthenticated, TokenIds::default())),
+    }
+}
+
+/// Builds the response that accepts a handshake.
+fn switch_protocols(request: &HttpRequest, subprotocol: Option<&str>) -> Result<HttpResponse, HandshakeRefusal> {
+    // actix-web-actors writes the response; `validate_request` has refused what it would wrongly accept.
+    let subprotocols: Vec<&str> = subprotocol.into_iter().collect();
+    let mut response = actix_web_actors::ws::handshake_with_protocols(request, &subprotocols)
+        .map_err(|_| HttpError::bad_request("not a WebSocket handshake"))?;
+    if let Some(subprotocol) = subprotocol {
+        // actix-web-actors only reads the first of several headers, which RFC 6455 §11.3.4 allows.
+        response.insert_header((SEC_WEBSOCKET_PROTOCOL, subprotocol));
+    }
+    Ok(response.finish())
 }
 
 /// Returns the format that the accepted subprotocol names, or else the query.
