@@ -201,6 +201,7 @@ impl Writer {
         if self.batch.is_empty() {
             return;
         }
+        let prefix = usize::from(self.needs_line_break);
         if self.needs_line_break {
             self.batch.insert(0, b'\n');
         }
@@ -219,7 +220,8 @@ impl Writer {
         if written > 0 {
             self.needs_line_break = self.batch[written - 1] != b'\n';
         }
-        let mut lost = self.batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+        // The line break in front ends no line of this batch.
+        let mut lost = self.batch[written.max(prefix)..].iter().filter(|byte| **byte == b'\n').count() as u64;
         self.metrics.count_audit_lines("written", self.lines.saturating_sub(lost));
         match result {
             Ok(()) if self.has_failed => log::info!("audit log written again output={:?}", self.output.path()),

@@ -1,7 +1,7 @@
 //! The periodic work of a hub. At each tick the timing wheel names the sessions to look at: they are pinged, and closed
 //! when they miss a deadline (first message, pong, progress of a full socket, end of a message, end of a close) or when
-//! their token or a subscription has expired. Clients of plain sessions are warned before their token expires. Expiry follows the wall clock, even when it jumps. Shutdown, too, closes sessions tick by
-//! tick.
+//! their token or a subscription has expired. Clients of plain sessions are warned before their token expires. Expiry follows
+//! the wall clock, even when it jumps. Shutdown, too, closes sessions tick by tick.
 
 use std::{
     sync::Arc,

@@ -46,6 +46,8 @@ pub(super) struct RevokedSessions {
     to_close: VecDeque<(SessionKey, CloseReason<'static>)>,
     /// Since when deliveries have been held.
     held_since: Option<Instant>,
+    /// The fan-out has ended because sessions were left to check.
+    fanout_waits: bool,
     /// Checking and closing continue after the other tasks of the thread.
     is_running: bool,
     /// Answered when `to_check` and `to_close` are empty.
@@ -55,8 +57,8 @@ pub(super) struct RevokedSessions {
 impl Default for RevokedSessions {
     fn default() -> Self {
         let (to_check, to_close, waiting) = Default::default();
-        let (obeyed, held_since, is_running) = (RevocationState::INITIAL, None, false);
-        Self { obeyed, to_check, to_close, held_since, is_running, waiting }
+        let (obeyed, held_since) = (RevocationState::INITIAL, None);
+        Self { obeyed, to_check, to_close, held_since, fanout_waits: false, is_running: false, waiting }
     }
 }
 
@@ -108,6 +110,13 @@ impl Hub {
         self.registry.set_token(key, token);
         self.recheck_revocations(key);
         self.run_revocations(ctx);
+    }
+
+    /// Applies revocations as [`Self::obey_revocations`] does, for the fan-out, which ends if it may not deliver.
+    pub(super) fn may_fan_out(&mut self) -> bool {
+        let may_deliver = self.obey_revocations();
+        self.revoked.fanout_waits |= !self.revoked.to_check.is_empty();
+        may_deliver
     }
 
     /// Applies the revocations that this hub has not applied yet, for at most [`MAX_RUN`]. Returns whether it may deliver: not
@@ -219,7 +228,6 @@ impl Hub {
 
     fn run_revocations_once(&mut self, ctx: &mut <Self as Actor>::Context) {
         let deadline = Instant::now() + MAX_RUN;
-        let was_checking = !self.revoked.to_check.is_empty();
         self.check_sessions(deadline);
         while Instant::now() < deadline
             && let Some((key, reason)) = self.revoked.to_close.pop_front()
@@ -234,8 +242,7 @@ impl Hub {
             // An error means that the caller has stopped waiting.
             self.revoked.waiting.drain(..).for_each(|waiting| _ = waiting.send(()));
         }
-        if was_checking && self.revoked.to_check.is_empty() {
-            // The fan-out ended because sessions were left to check.
+        if self.revoked.to_check.is_empty() && std::mem::take(&mut self.revoked.fanout_waits) {
             ctx.notify(DrainQueue);
         }
     }
@@ -283,6 +290,7 @@ mod tests {
             ExtendSubscription, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
             testing::{TestSession, start_hub, test_hubs},
         },
+        publication::Publication,
         revocation::{IssuerScope, RevocationTarget, TokenIds},
     };
 
@@ -342,6 +350,51 @@ mod tests {
         }
         let mut late = TestSession::connect(&hub).await;
         assert!(late.read_until_close().await.ends_with("token revoked"), "verified before, registered after");
+    }
+
+    /// Leaves more sessions to check than a run of the hub can.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct LeaveSessionsToCheck(SessionKey);
+
+    impl Handler<LeaveSessionsToCheck> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, LeaveSessionsToCheck(key): LeaveSessionsToCheck, _: &mut Self::Context) {
+            self.revoked.to_check = std::iter::repeat_n(key, 1_000_000).collect();
+        }
+    }
+
+    /// Checks all sessions, as many ticks and calls of the server API may.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct CheckSessions;
+
+    impl Handler<CheckSessions> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, _: CheckSessions, _: &mut Self::Context) {
+            assert!(!self.revoked.to_check.is_empty(), "the fan-out was not held up");
+            self.revoked.to_check.truncate(1);
+            assert!(self.obey_revocations());
+        }
+    }
+
+    #[actix_rt::test]
+    async fn fan_out_goes_on_if_something_else_checks_the_last_session() {
+        let hubs = test_hubs();
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let (mut session, channel) = (TestSession::connect(&hub).await, Channel::new("news").unwrap());
+        let subscription =
+            Subscription::new(channel.clone(), SubscriptionSource::Client, SubscriptionOptions::default());
+        let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
+        hub.send(subscribe).await.unwrap().unwrap();
+        // All before the hub continues the checks in a task of its own.
+        hub.do_send(LeaveSessionsToCheck(session.key));
+        hubs.deliver_publication(Publication::new(channel, "1".into())).unwrap();
+        hub.do_send(CheckSessions);
+        session.read_until("\"pub\"").await;
     }
 
     /// As if deliveries had been held since `MAX_HOLD` ago.

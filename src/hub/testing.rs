@@ -76,6 +76,15 @@ impl TestSession {
         Self { key, outbox, client }
     }
 
+    /// Reads until the client has received `text`.
+    pub(super) async fn read_until(&mut self, text: &str) {
+        let mut bytes = Vec::new();
+        while !String::from_utf8_lossy(&bytes).contains(text) {
+            let read = timeout(Duration::from_secs(10), self.client.read_buf(&mut bytes)).await;
+            assert_ne!(read.expect(text).unwrap(), 0, "the server has ended the connection");
+        }
+    }
+
     /// Everything that the client receives until the server ends the connection.
     pub(super) async fn read_until_close(&mut self) -> String {
         let mut bytes = Vec::new();

@@ -141,7 +141,9 @@ impl Revocations {
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) -> Result<bool, ListFull> {
         let mut list = self.list.write();
         let (before, now) = (list.version(), self.clock.now());
-        let added = revocations.into_iter().try_for_each(|revocation| list.add(revocation, now).map(drop));
+        // All are tried: one that is known needs no room.
+        let added =
+            revocations.into_iter().fold(Ok(()), |all, revocation| all.and(list.add(revocation, now).map(drop)));
         let changes = list.version() - before;
         // While the list is locked: the state never names a version that the list does not have.
         self.state.fetch_add(2 * changes, Ordering::Release);

@@ -28,6 +28,7 @@ use crate::{
 pub(super) struct ClientCertificates {
     ca: PathBuf,
     names: Vec<ServerName<'static>>,
+    accepts_any_name: bool,
     current: ArcSwap<CurrentVerifier>,
 }
 
@@ -40,7 +41,9 @@ impl ClientCertificates {
         let Some(ca) = tls.client_ca.clone() else { return Ok(None) };
         let current = ArcSwap::from_pointee(read_verifier(&ca)?);
         let names = tls.client_names.iter().filter_map(|name| ServerName::try_from(name.clone()).ok()).collect();
-        Ok(Some(Arc::new(Self { ca, names, current })))
+        // Not of the names that can be read: without any of them nobody is let in.
+        let accepts_any_name = tls.client_names.is_empty();
+        Ok(Some(Arc::new(Self { ca, names, accepts_any_name, current })))
     }
 
     /// Reads the file again. Keeps the old authorities if it cannot be used.
@@ -51,7 +54,7 @@ impl ClientCertificates {
 
     fn has_listed_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
         let certificate = ParsedCertificate::try_from(certificate)?;
-        Ok(self.names.is_empty() || self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()))
+        Ok(self.accepts_any_name || self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()))
     }
 }
 

@@ -41,8 +41,8 @@ impl Session {
     /// Returns the claims of a token that the client has sent, with its first message in the way `door`.
     ///
     /// # Errors
-    /// A token that has expired or is not valid yet is error 109, one whose key is about to be fetched the temporary error 100. An invalid one, or one of another user than the session's,
-    /// closes the session.
+    /// A token that has expired or is not valid yet is error 109, one whose key is about to be fetched the temporary error 100.
+    /// An invalid one, or one of another user than the session's, closes the session.
     pub(super) fn verify_token(&mut self, token: &str, door: Option<Door>) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             self.record_refusal(Refusal::Token(error));

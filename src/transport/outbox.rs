@@ -530,11 +530,12 @@ impl OutboxState {
             }
             self.remove_written(written);
         }
-        self.has_publications = false;
         if self.queue.capacity() > 4 {
             self.queue = VecDeque::new();
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        // Not before: TLS may have held some.
+        self.has_publications = false;
         if matches!(self.phase, ClosePhase::Closing { .. }) {
             ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
             self.phase = self.phase.closed();

@@ -139,8 +139,9 @@ async fn burst_of_revocations_names_only_the_node_that_does_not_answer() {
 async fn list_in_redis_is_bounded_and_keeps_what_it_has() {
     let (server, first, second) = start_pair().await;
     revoke(&first).await;
-    let max = first.hubs.revocations.max_entries();
-    server.run::<i64>(&["HSET", LIST, "", &(max - 1).to_string()]).await;
+    let others = (first.hubs.revocations.max_entries() - 3).to_string();
+    let fill = "for number = 1, ARGV[1] do redis.call('HSET', KEYS[1], 'other ' .. number, '') end return 1";
+    server.run::<i64>(&["EVAL", fill, "1", LIST, &others]).await;
     // A round is stored as a whole; here one of two has room.
     let (one, two) = tokio::join!(first.broker.revoke(of_token(1), LONG), first.broker.revoke(of_token(2), LONG));
     let full = |result: &Result<_, BrokerError>| matches!(result, Err(BrokerError::RevocationsFull(_)));
@@ -149,6 +150,20 @@ async fn list_in_redis_is_bounded_and_keeps_what_it_has() {
     assert_eq!(first.broker.revoke(revocations(), LONG).await, Ok(Vec::new()), "known ones need no room");
     assert!(obeys(&first) && obeys(&second));
     assert_eq!((first.hubs.revocations.count(), second.hubs.revocations.count()), (3, 3));
+}
+
+#[tokio::test]
+async fn target_that_is_revoked_twice_in_one_call_is_kept_once_with_the_later_times() {
+    let (server, first, _second) = start_pair().await;
+    let of_ann = |issued_before, expires_at| Revocation {
+        target: RevocationTarget::User("ann".to_owned(), IssuerScope::Any),
+        issued_before: WallTime::from_unix_seconds(issued_before),
+        expires_at: WallTime::from_unix_seconds(expires_at),
+    };
+    let twice = vec![of_ann(50, 9_000_000_000), of_ann(40, 8_000_000_000)];
+    assert_eq!(first.broker.revoke(twice, LONG).await, Ok(Vec::new()));
+    let stored = server.run::<Vec<String>>(&["HMGET", LIST, "u:ann", ""]).await;
+    assert_eq!(stored, ["9000000000000 50000", "1"]);
 }
 
 #[tokio::test]

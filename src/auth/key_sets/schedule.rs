@@ -112,7 +112,8 @@ impl Schedule {
     /// Notes that the fetch has failed. While keys are current, the next one is not before another one because of an unknown `kid`
     /// would be; without keys, it is sooner at first.
     pub(super) fn fail(&mut self, now: Instant, settings: &KeySetsConfig) {
-        self.asked.extend(self.looking_for.drain());
+        let room = MAX_UNKNOWN_KIDS.saturating_sub(self.asked.len());
+        self.asked.extend(self.looking_for.drain().take(room));
         let longest = settings.unknown_kid_interval.min(settings.refresh);
         let delay = if self.is_current(now, settings.stale) {
             self.failures = 0;

@@ -121,7 +121,7 @@ impl Hub {
     /// held, that is so although they wait, and [`DrainQueue`] follows when they may go on.
     fn fan_out_until(&mut self, deadline: Instant) -> bool {
         loop {
-            if !self.obey_revocations() {
+            if !self.may_fan_out() {
                 return true;
             }
             self.fanout.take_deliveries();

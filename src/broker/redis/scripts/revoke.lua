@@ -7,7 +7,8 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local entries, expiries = KEYS[1], KEYS[2]
-local count, last = tonumber(redis.call('HMGET', entries, '')[1] or 0), 0
+-- Counted, not read: a number that is wrong would stay wrong.
+local count, last = math.max(redis.call('HLEN', entries) - redis.call('HEXISTS', entries, ''), 0), 0
 
 -- Returns whether there may be more.
 local function drop_expired()
@@ -38,8 +39,12 @@ end
 drop_expired()
 local known, new = {}, 0
 for index = 3, #ARGV, 3 do
-    known[index] = redis.call('HMGET', entries, ARGV[index])[1]
-    new = new + (known[index] and 0 or 1)
+    local target = ARGV[index]
+    -- A target may be there several times.
+    if known[target] == nil then
+        known[target] = redis.call('HMGET', entries, target)[1]
+        new = new + (known[target] and 0 or 1)
+    end
 end
 while count + new > tonumber(ARGV[1]) and drop_expired() do
 end
@@ -49,14 +54,15 @@ if count + new > tonumber(ARGV[1]) then
 end
 for index = 3, #ARGV, 3 do
     local target, expiry, issued = ARGV[index], ARGV[index + 1], ARGV[index + 2]
-    local known_expiry, known_issued = string.match(known[index] or '', '^(%d[^ ]*) ([^ ]*)$')
+    local known_expiry, known_issued = string.match(known[target] or '', '^(%d[^ ]*) ([^ ]*)$')
     if known_expiry and ARGV[2] == 'merge' then
         expiry = later(expiry, known_expiry)
         if millis(issued) then
             issued = millis(known_issued) and later(issued, known_issued) or known_issued
         end
     end
-    redis.call('HSET', entries, target, expiry .. ' ' .. issued)
+    known[target] = expiry .. ' ' .. issued
+    redis.call('HSET', entries, target, known[target])
     redis.call('ZADD', expiries, string.match(expiry, '^%d+'), target)
     last = math.max(last, millis(expiry))
 end
