@@ -141,9 +141,11 @@ impl Revocations {
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) -> Result<bool, ListFull> {
         let mut list = self.list.write();
         let (before, now) = (list.version(), self.clock.now());
-        // All are tried: one that is known needs no room.
-        let added =
-            revocations.into_iter().fold(Ok(()), |all, revocation| all.and(list.add(revocation, now).map(drop)));
+        let mut added = Ok(());
+        for revocation in revocations {
+            // Also after one that has no room: one that is known needs none.
+            added = added.and(list.add(revocation, now).map(drop));
+        }
         let changes = list.version() - before;
         // While the list is locked: the state never names a version that the list does not have.
         self.state.fetch_add(2 * changes, Ordering::Release);
