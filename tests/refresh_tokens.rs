@@ -400,3 +400,33 @@ async fn stored_text(redis: &RedisServer) -> String {
     }
     text
 }
+
+#[actix_rt::test]
+async fn end_of_a_login_that_cannot_be_revoked_at_first_is_revoked_later() {
+    let (hub, _users) = start_login_hub_with(|config| config.limits.revocations = 1).await;
+    let fill_list = async || {
+        let other = json!({"jti": "other", "expire_at": hub.clock.now().unix_seconds() + 60});
+        assert_eq!(hub.call_api("revoke_token", other).await, json!({"result": {}}));
+    };
+    let log_out = async |token: &str| {
+        http::post(hub.address, "/auth/logout").json(json!({"refresh_token": token})).send().await.status
+    };
+    fill_list().await;
+    let stolen = start_login(&hub).await;
+    let second = Tokens::of(&refresh(&hub, &stolen.refresh).await);
+    let third = Tokens::of(&refresh(&hub, &second.refresh).await);
+    let mut socket = third.connect(&hub).await;
+    assert_ended(&hub, &stolen.refresh).await;
+    socket.subscribe("news").await;
+    hub.clock.advance(Duration::from_secs(61));
+    assert_closed_as_revoked(&mut socket).await;
+
+    hub.clock.advance(hub.config.auth.max_ttl);
+    fill_list().await;
+    let tokens = start_login(&hub).await;
+    let mut socket = tokens.connect(&hub).await;
+    assert_eq!([log_out(&tokens.refresh).await, log_out(&tokens.refresh).await], [503, 503]);
+    hub.clock.advance(Duration::from_secs(61));
+    assert_eq!(log_out(&tokens.refresh).await, 204);
+    assert_closed_as_revoked(&mut socket).await;
+}

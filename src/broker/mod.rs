@@ -29,7 +29,7 @@ pub use self::{
     logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
-    revoke::{RevokeError, revoke_everywhere},
+    revoke::{RevokeError, revoke_everywhere, revoke_until_stored},
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
 };
 use crate::{

@@ -1,6 +1,11 @@
 //! What the server API and the logout do with a revocation.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
 
 use super::{Broker, BrokerError, NodeIdentity};
 use crate::{
@@ -12,6 +17,9 @@ use crate::{
 
 /// How long the nodes have to confirm revocations. The caller gets its answer within 2 s.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_millis(1800);
+
+/// Time until the next attempt to store a revocation.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a revocation is not in force on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,4 +88,22 @@ pub async fn revoke_everywhere(
         log::warn!("node did not confirm revocation uid={uid:?} name={name:?}");
     }
     Err(RevokeError::Unconfirmed(unconfirmed))
+}
+
+/// Revokes as [`revoke_everywhere`] does, but tries again while the broker fails, until the tokens have expired: for revocations that
+/// nothing else would ask for again. A revocation that is stored but not confirmed is in force.
+pub async fn revoke_until_stored(
+    broker: &dyn Broker,
+    revocations: Vec<Revocation>,
+    (audit, cause): (&AuditLog, AuditFields<'_>),
+    metrics: &Metrics,
+    token_lifetime: Duration,
+) {
+    let until = Instant::now() + token_lifetime;
+    while let Err(RevokeError::Broker(_)) =
+        revoke_everywhere(broker, revocations.clone(), (audit, cause), metrics).await
+        && Instant::now() < until
+    {
+        sleep(RETRY_INTERVAL).await;
+    }
 }

@@ -96,11 +96,15 @@ async fn end_login(
 ) -> Result<(), HttpError> {
     let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
     let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
-    let Some(EndedLogin { id, user }) = ended.map_err(|_| unavailable())?.pop() else { return Ok(()) };
+    let end = context.clock.now().saturating_add(context.config.login.token_ttl);
+    let Some(EndedLogin { id, user }) = ended.map_err(|_| unavailable())?.pop() else {
+        // It may have been ended by a logout that could not revoke its tokens.
+        let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
+        return revoke_all(revocation, source, context).await;
+    };
     let revocation = if everywhere {
         all_of_user(user.clone(), context)
     } else {
-        let end = context.clock.now().saturating_add(context.config.login.token_ttl);
         let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
         context.revocations.of_logout(&user, revocation.target, end)
     };

@@ -24,7 +24,7 @@ use crate::{
         refusal_log::{RefreshRefusal, Refusal},
         users::Users,
     },
-    broker::{BrokerError, LoginRefresh, revocation_of_login, revoke_everywhere},
+    broker::{BrokerError, LoginRefresh, RevokeError, revocation_of_login, revoke_everywhere, revoke_until_stored},
     protocol::ErrorCode,
     revocation::LoginId,
 };
@@ -122,7 +122,7 @@ impl From<BrokerError> for RefreshFailure {
 async fn refresh_login(
     token: &str,
     users: &Users,
-    context: &HttpContext,
+    context: &Data<HttpContext>,
 ) -> Result<(String, LoginId, u32), RefreshFailure> {
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
@@ -142,9 +142,17 @@ async fn refresh_login(
         LoginRefresh::Spent => {
             let end = context.clock.now().saturating_add(context.config.login.token_ttl);
             let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
-            // What fails is logged there. The login has ended in any case.
-            let audit = (&*context.audit, AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() });
-            let _ = revoke_everywhere(&*context.broker, vec![revocation], audit, &context.metrics).await;
+            let cause = AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() };
+            let audit = (&*context.audit, cause);
+            let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
+            if let Err(RevokeError::Broker(_)) = revoked {
+                // The login has ended, so the token's next use would not revoke it.
+                let context = context.clone();
+                actix_rt::spawn(async move {
+                    let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+                    revoke_until_stored(&*context.broker, vec![revocation], audit, &context.metrics, lifetime).await;
+                });
+            }
             Err(refuse(RefreshRefusal::Spent))
         }
         LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),

@@ -8,7 +8,7 @@ use super::key_files::stamp_of;
 use crate::{
     audit::AuditFields,
     auth::users::{ChangedUser, UsersFileError},
-    broker::{BrokerError, LoginSelection, revocation_of_login, revoke_everywhere},
+    broker::{BrokerError, LoginSelection, revocation_of_login, revoke_until_stored},
     http::HttpContext,
     revocation::user_tag,
 };
@@ -93,7 +93,8 @@ async fn end_logins_of(user: &ChangedUser, context: &HttpContext) -> Result<(), 
         return Ok(());
     }
     let cause = AuditFields { by: Some("users_file"), ..AuditFields::default() };
-    // What fails is logged there. A revocation that is not confirmed is in force.
-    let _ = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
+    // The logins have ended, so another attempt would not find them.
+    let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+    revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
     Ok(())
 }
