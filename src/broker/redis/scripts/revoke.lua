@@ -7,8 +7,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local entries, expiries = KEYS[1], KEYS[2]
--- Counted, not read: a number that is wrong would stay wrong.
-local count, last = math.max(redis.call('HLEN', entries) - redis.call('HEXISTS', entries, ''), 0), 0
+local count, last = tonumber(redis.call('HMGET', entries, '')[1] or 0), 0
 
 -- Returns whether there may be more.
 local function drop_expired()
