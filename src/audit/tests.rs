@@ -127,7 +127,7 @@ async fn refreshes_of_one_session_are_limited_and_those_of_another_are_not() {
     assert!((2..10).contains(&of(1)) && of(2) == 1, "{lines:?}");
 }
 
-/// A pipe that nobody reads stands for a disk that does not answer.
+/// A pipe without a reader stands for a disk that does not answer.
 #[actix_rt::test]
 async fn full_queue_never_blocks_and_the_lines_that_it_lost_are_reported() {
     let folder = tempfile::tempdir().unwrap();

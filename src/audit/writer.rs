@@ -151,7 +151,7 @@ impl Writer {
             self.report(!flushed.is_empty());
             self.write();
             for sender in flushed {
-                // Fails if nobody waits for it any more.
+                // Fails if the caller has stopped waiting.
                 let _ = sender.send(());
             }
         }

@@ -52,7 +52,7 @@ impl TokenError {
             Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
             Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
             Self::UsedLogoutToken => {
-                "nothing if the provider sent it twice; otherwise somebody repeats it, which has no effect"
+                "nothing if the provider sent it twice; otherwise another party repeats it, which has no effect"
             }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",

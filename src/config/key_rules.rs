@@ -46,7 +46,7 @@ pub struct KindRules {
 }
 
 impl KeyRules {
-    /// Returns the rules for a kind of token; `None` for logout tokens, which nobody configures.
+    /// Returns the rules for a kind of token; `None` for logout tokens, which have no configuration.
     pub fn of_kind(&self, kind: TokenKind) -> Option<&KindRules> {
         match kind {
             TokenKind::Connection => Some(&self.connection),

@@ -65,7 +65,7 @@ pub(super) async fn logout(
         None => None,
     };
     let revoked = async {
-        // Both are of one login, unless somebody else has set one of the cookies.
+        // Both are of one login, unless another page has set one of the cookies.
         let ended = match refresh_token {
             Some(token) => end_login(token, everywhere, &source, &context).await,
             None => Ok(()),

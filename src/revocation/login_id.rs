@@ -1,5 +1,5 @@
-//! The name of a login: the `sid` of all its tokens. It begins with a tag of the user, so that whoever revokes it, or all tokens of
-//! the user, finds where the broker keeps the login.
+//! The name of a login: the `sid` of all its tokens. It begins with a tag of the user, with which a revocation of the login, or of all
+//! tokens of the user, finds where the broker keeps the login.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
