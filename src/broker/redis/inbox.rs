@@ -90,6 +90,10 @@ impl BusInbox {
             BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
+            BusMessage::Layout { instance, fingerprint } => {
+                let is_other = fingerprint != self.context.router.routes().fingerprint();
+                self.context.nodes.record_layout(&instance, is_other);
+            }
             BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
         }
         Ok(())

@@ -45,6 +45,8 @@ const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 const HEARTBEAT: u8 = b'h';
+/// Follows a heartbeat. Not a field of it: an older instance would drop the heartbeat.
+const LAYOUT: u8 = b'y';
 
 /// The bytes with which a script begins the announcement of a stored publication. The offset (u64, big-endian), the epoch and
 /// the stored message follow.
@@ -92,6 +94,13 @@ pub(super) enum BusMessage {
     Control(Control),
     /// A sign of life of another node, or of this one.
     Heartbeat(Heartbeat),
+    /// On which servers another node, or this one, looks for channels.
+    Layout {
+        /// The node's id with the random part.
+        instance: String,
+        /// Differs if nodes find channels on different servers.
+        fingerprint: u64,
+    },
     /// A probe that this instance has sent.
     Probe {
         /// The number that it was sent with.
@@ -221,6 +230,14 @@ pub(super) fn encode_heartbeat(instance: &str, node: &NodeIdentity, kind: Heartb
     bytes
 }
 
+/// Encodes on which servers a node looks for channels.
+pub(super) fn encode_layout(instance: &str, fingerprint: u64) -> Vec<u8> {
+    let mut bytes = begin_message(LAYOUT, 16 + instance.len());
+    write_field(&mut bytes, instance.as_bytes());
+    bytes.extend_from_slice(&fingerprint.to_be_bytes());
+    bytes
+}
+
 /// Encodes a probe.
 pub(super) fn encode_probe(nonce: u64) -> Vec<u8> {
     let mut bytes = begin_message(PROBE, 16);
@@ -312,6 +329,8 @@ mod tests {
             let encoded = encode_heartbeat(&heartbeat.instance, &heartbeat.node, kind);
             assert_eq!(decode(MessageSource::Control, encoded.into()), Ok(BusMessage::Heartbeat(heartbeat)));
         }
+        let layout = BusMessage::Layout { instance: "a.1".to_owned(), fingerprint: 7 };
+        assert_eq!(decode(MessageSource::Control, encode_layout("a.1", 7).into()), Ok(layout));
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
     }
 
@@ -464,6 +483,10 @@ mod tests {
             (MessageSource::Control, begin_message(HEARTBEAT, 0), "truncated"),
             (MessageSource::Replies, alive("a.1", "a", "host"), "misplaced"),
             (news(), alive("a.1", "a", "host"), "misplaced"),
+            (MessageSource::Control, encode_layout("", 7), "instance"),
+            (MessageSource::Control, encode_layout("a.1", 7)[..14].to_vec(), "truncated"),
+            (MessageSource::Control, [encode_layout("a.1", 7), vec![0]].concat(), "trailing"),
+            (MessageSource::Replies, encode_layout("a.1", 7), "misplaced"),
         ] {
             assert_eq!(reason(source, message), why);
         }
@@ -477,9 +500,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..10_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_never_panics(kind in 0..11_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let kind = [
-                PUBLICATION, STORED, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT,
+                PUBLICATION, STORED, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT, LAYOUT,
             ][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());

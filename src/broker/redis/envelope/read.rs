@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, HISTORY_REMOVED,
-    Heartbeat, HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT,
+    Heartbeat, HeartbeatKind, JOIN, LAYOUT, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT,
     STORED_PREFIX, SurveyId, VERSION,
 };
 use crate::{
@@ -65,10 +65,11 @@ pub(in crate::broker::redis) fn decode(
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
+        (LAYOUT, MessageSource::Control) => reader.decode_layout(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
         (
             PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE
-            | HEARTBEAT,
+            | HEARTBEAT | LAYOUT,
             _,
         ) => Err(MISPLACED),
         _ => Err(DropReason("kind")),
@@ -242,6 +243,12 @@ impl EnvelopeReader {
             _ => return Err(DropReason("flags")),
         };
         self.finish(BusMessage::Heartbeat(Heartbeat { instance, node, kind }))
+    }
+
+    fn decode_layout(mut self) -> Result<BusMessage, DropReason> {
+        let instance = self.read_node_text(INSTANCE)?;
+        let fingerprint = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
+        self.finish(BusMessage::Layout { instance, fingerprint })
     }
 
     fn decode_probe(mut self) -> Result<BusMessage, DropReason> {
