@@ -137,11 +137,13 @@ async fn publications_with_and_without_history_keep_their_order_while_their_slot
     instance.store("news", "0").await;
     let moving = Move::begin(&cluster, slot_of_channel(&cluster, "news").await, 1).await;
     moving.move_keys().await;
+    // From the first refused command on.
+    instance.store("news", "1").await;
     let publish = |number: usize| {
         let retention = number.is_multiple_of(2).then_some(KEEP_FIVE);
         instance.publish_with("news", &number.to_string(), PublishOptions { retention, ..PublishOptions::default() })
     };
-    let published = join_all((1..=20).map(publish).collect::<Vec<_>>()).await;
+    let published = join_all((2..=20).map(publish).collect::<Vec<_>>()).await;
     assert!(published.iter().all(Result::is_ok), "{published:?}");
     let expected: Vec<String> = (0..=20).map(|number| number.to_string()).collect();
     wait_until("all have arrived", async || instance.data_received("news").len() >= expected.len()).await;
@@ -352,6 +354,9 @@ async fn clients_that_were_removed_while_their_master_died_are_not_present_at_it
     cluster.nodes[master].freeze();
     // The connection waits for the answer to this.
     let sent = tokio::spawn(instance.publish_with("news", "1", PublishOptions::default()));
+    let watcher = &cluster.nodes[(master + 1) % 3];
+    poll_until("the others miss it", async || watcher.run::<String>(&["CLUSTER", "NODES"]).await.contains("fail"))
+        .await;
     let followed = poll_until("the heir has the channel", async || {
         let names: Vec<String> = cluster.nodes[heir].run(&["PUBSUB", "SHARDCHANNELS", "wardcast:c:*"]).await;
         names.iter().any(|name| name.ends_with("}news"))

@@ -61,7 +61,8 @@ impl NodeRegistry {
     pub(super) fn record_layout(&self, instance: &str, is_other: bool) {
         let mut list = self.list.lock();
         let Some(node) = list.nodes.get_mut(instance) else { return };
-        if std::mem::replace(&mut node.has_other_layout, is_other) != is_other && is_other {
+        // Once for each node, or another program could fill the log.
+        if is_other && !std::mem::replace(&mut node.has_other_layout, true) {
             log::error!(
                 "node uses other redis servers for the same channels uid={:?} name={:?} \
                  error=\"broker.redis.url or broker.redis.urls differs; name the same servers, by the same hosts, on all nodes\"",

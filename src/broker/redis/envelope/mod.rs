@@ -4,6 +4,7 @@
 //! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
 //! bytes; the last field has no length and ends with the message.
 
+mod layout;
 mod presence;
 mod read;
 mod signature;
@@ -22,6 +23,7 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
+pub(super) use layout::encode_layout;
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
@@ -227,14 +229,6 @@ pub(super) fn encode_heartbeat(instance: &str, node: &NodeIdentity, kind: Heartb
         HeartbeatKind::Alive => b'a',
         HeartbeatKind::Goodbye => b'g',
     });
-    bytes
-}
-
-/// Encodes on which servers a node looks for channels.
-pub(super) fn encode_layout(instance: &str, fingerprint: u64) -> Vec<u8> {
-    let mut bytes = begin_message(LAYOUT, 16 + instance.len());
-    write_field(&mut bytes, instance.as_bytes());
-    bytes.extend_from_slice(&fingerprint.to_be_bytes());
     bytes
 }
 

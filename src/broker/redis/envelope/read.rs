@@ -84,7 +84,7 @@ fn decode_stored(
 ) -> Result<Publication, DropReason> {
     let MessageSource::Channel(channel) = source else { return Err(MISPLACED) };
     reader.read_bytes(STORED_PREFIX.len())?;
-    let offset = reader.0.try_get_u64().map_err(|_| TRUNCATED)?;
+    let offset = reader.read_u64()?;
     let epoch = reader.read_bytes(Epoch::BYTES)?;
     let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
     let publication = decode_record(channel, reader.0, signer)?;
@@ -140,6 +140,15 @@ impl EnvelopeReader {
         let text = self.read_text()?;
         let is_valid = (1..=MAX_NODE_TEXT_BYTES).contains(&text.len()) && !text.contains(char::is_control);
         if is_valid { Ok(text) } else { Err(invalid) }
+    }
+
+    /// Reads the id of a node with its random part.
+    pub(super) fn read_instance(&mut self) -> Result<String, DropReason> {
+        self.read_node_text(INSTANCE)
+    }
+
+    pub(super) fn read_u64(&mut self) -> Result<u64, DropReason> {
+        self.0.try_get_u64().map_err(|_| TRUNCATED)
     }
 
     fn read_id(&mut self) -> Result<SurveyId, DropReason> {
@@ -245,14 +254,8 @@ impl EnvelopeReader {
         self.finish(BusMessage::Heartbeat(Heartbeat { instance, node, kind }))
     }
 
-    fn decode_layout(mut self) -> Result<BusMessage, DropReason> {
-        let instance = self.read_node_text(INSTANCE)?;
-        let fingerprint = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
-        self.finish(BusMessage::Layout { instance, fingerprint })
-    }
-
     fn decode_probe(mut self) -> Result<BusMessage, DropReason> {
-        let nonce = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
+        let nonce = self.read_u64()?;
         self.finish(BusMessage::Probe { nonce })
     }
 }

@@ -62,6 +62,13 @@ pub(in super::super) struct WaitingJob {
     pub(super) refusal: Option<Refusal>,
 }
 
+impl WaitingJob {
+    /// Returns whether it has to be sent to an importing server.
+    pub(super) fn is_asked(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| matches!(refusal.redirect, Redirect::Ask(_)))
+    }
+}
+
 /// How a command was refused.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -166,8 +173,8 @@ impl Redirects {
     }
 
     /// Takes the first commands of a queue, as [`SlotQueues::take`] says.
-    pub(super) fn take(&self, slot: u16, max: usize) -> Option<Vec<WaitingJob>> {
-        self.queues.lock().take(slot, max)
+    pub(super) fn take(&self, slot: u16, max: usize, keep: bool) -> Option<Vec<WaitingJob>> {
+        self.queues.lock().take(slot, max, keep)
     }
 
     /// Puts commands back that were taken.

@@ -21,6 +21,11 @@ use super::{
 
 /// Time until a refused command is sent again. Meanwhile the topology is read.
 const RESEND_DELAY: Duration = Duration::from_millis(60);
+/// How long a slot keeps its queue after the last command for its importing server: what was published without a history would be
+/// sent to the old master at once, and overtake the next such command.
+const QUEUE_KEPT_FOR: Duration = Duration::from_secs(1);
+/// Time after which an empty queue is looked at again.
+const KEPT_QUEUE_CHECK: Duration = Duration::from_millis(2);
 /// Maximum number of commands of a slot that are sent together.
 const BATCH_COMMANDS: usize = 512;
 
@@ -79,9 +84,17 @@ struct SlotResender<'a> {
 
 impl SlotResender<'_> {
     async fn empty_queue(self) {
-        while let Some(mut batch) = self.redirects.take(self.slot, BATCH_COMMANDS) {
+        let mut kept_until = Instant::now();
+        while let Some(mut batch) = self.redirects.take(self.slot, BATCH_COMMANDS, Instant::now() < kept_until) {
             // A caller that has stopped waiting has reported a failure.
             batch.retain(|waiting| !waiting.job.is_abandoned());
+            if batch.is_empty() {
+                sleep(KEPT_QUEUE_CHECK).await;
+                continue;
+            }
+            if batch.iter().any(WaitingJob::is_asked) {
+                kept_until = Instant::now() + QUEUE_KEPT_FOR;
+            }
             let later = batch.split_off(first_part(&batch));
             self.redirects.put_back(self.slot, later);
             let refused = self.send(batch).await;
@@ -96,6 +109,9 @@ impl SlotResender<'_> {
         if !matches!(redirect, None | Some(Redirect::Ask(_))) {
             sleep(RESEND_DELAY).await;
             batch.retain(|waiting| !waiting.job.is_abandoned());
+        }
+        if batch.is_empty() {
+            return batch;
         }
         let answers = match (redirect, refusal.as_ref().map_or("", |refusal| &refusal.by)) {
             (Some(Redirect::Ask(address)), by) => self.send_to_importing(&batch, address, by).await,

@@ -104,10 +104,11 @@ impl<Job> SlotQueues<Job> {
         std::mem::take(&mut self.begun)
     }
 
-    /// Takes the first commands of a queue. `None`: nothing waits, so the slot has no queue any more, or it is held.
-    pub(super) fn take(&mut self, slot: u16, max: usize) -> Option<Vec<Job>> {
+    /// Takes the first commands of a queue; none if nothing waits and the slot is to `keep` its queue. `None`: it has none any more, or
+    /// is held.
+    pub(super) fn take(&mut self, slot: u16, max: usize, keep: bool) -> Option<Vec<Job>> {
         let queue = self.queues.get_mut(&slot)?;
-        if queue.holds > 0 || queue.jobs.is_empty() {
+        if queue.holds > 0 || (queue.jobs.is_empty() && !keep) {
             queue.is_emptied = false;
             if queue.holds == 0 {
                 self.queues.remove(&slot);
@@ -139,13 +140,15 @@ mod tests {
             queues.push(7, "a", job).unwrap();
         }
         assert_eq!(queues.take_begun(), [7]);
-        assert_eq!(queues.take(7, 2), Some(vec![1, 2]));
+        assert_eq!(queues.take(7, 2, false), Some(vec![1, 2]));
         queues.push(7, "a", 4).unwrap();
         assert!(queues.take_begun().is_empty(), "its queue is being emptied");
         queues.put_back(7, vec![2]);
-        assert_eq!(queues.take(7, 9), Some(vec![2, 3, 4]));
+        assert_eq!(queues.take(7, 9, false), Some(vec![2, 3, 4]));
         assert!(queues.has_queue(7), "the commands are on their way");
-        assert_eq!(queues.take(7, 9), None);
+        assert_eq!(queues.take(7, 9, true), Some(vec![]));
+        assert!(queues.has_queue(7), "it is kept");
+        assert_eq!(queues.take(7, 9, false), None);
         assert!(queues.is_empty() && queues.waiting == 0);
         queues.push(7, "a", 5).unwrap();
         assert_eq!(queues.take_begun(), [7]);
@@ -156,7 +159,7 @@ mod tests {
         let mut queues = SlotQueues::default();
         queues.push(7, "b", 1).unwrap();
         queues.push(7, "b", 2).unwrap();
-        assert_eq!((queues.take_begun(), queues.take(7, 1)), (vec![7], Some(vec![1])));
+        assert_eq!((queues.take_begun(), queues.take(7, 1, false)), (vec![7], Some(vec![1])));
         // The slot moves from "a" to "b" and then to "c", while a command is on its way.
         queues.hold(7, "a");
         queues.push(7, "b", 5).unwrap();
@@ -166,12 +169,12 @@ mod tests {
         queues.push(7, "b", 6).unwrap();
         queues.push(7, "a", 4).unwrap();
         queues.put_back(7, vec![1]);
-        assert_eq!(queues.take(7, 9), None);
+        assert_eq!(queues.take(7, 9, false), None);
         queues.release(7);
         assert!(queues.take_begun().is_empty());
         queues.release(7);
-        assert_eq!((queues.take_begun(), queues.take(7, 9)), (vec![7], Some(vec![1, 2, 3, 4, 5, 6, 7])));
-        assert_eq!(queues.take(7, 9), None);
+        assert_eq!((queues.take_begun(), queues.take(7, 9, false)), (vec![7], Some(vec![1, 2, 3, 4, 5, 6, 7])));
+        assert_eq!(queues.take(7, 9, false), None);
         queues.hold(8, "a");
         queues.release(8);
         assert!(queues.is_empty());
@@ -184,7 +187,7 @@ mod tests {
             queues.push((job % 3) as u16, "a", job).unwrap();
         }
         assert_eq!(queues.push(9, "a", 7), Err(7));
-        queues.take(0, 1).unwrap();
+        queues.take(0, 1, false).unwrap();
         queues.push(9, "a", 7).unwrap();
     }
 }
