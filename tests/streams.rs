@@ -123,6 +123,8 @@ async fn token_of_a_stream_expires_without_traffic_and_nothing_is_delivered_afte
     hub.publish("news", json!("late")).await;
     assert_eq!(client.receive().await["push"]["disconnect"]["code"], json!(3005));
     assert_eq!(client.next().await, None);
+    drop(client);
+    hub.wait_for_connections(0).await;
     let response = emulate(hub.address, &connected, &json!({"id": 3, "ping": {}})).await;
     assert_eq!(response.status, 404, "the session has ended");
 }

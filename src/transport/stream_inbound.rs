@@ -61,11 +61,8 @@ impl Stream for StreamInbound {
         match ready!(this.outbox.poll_read_state(cx)) {
             ReadState::Open => {}
             ReadState::Drained => return Poll::Ready(Some(Ok(InboundEvent::Drained))),
-            ReadState::Closing => {
-                // Nothing more is accepted, and nothing that waits is handled. The stream ends when the client has left.
-                this.commands = None;
-                return Poll::Pending;
-            }
+            // What waits is not handled any more. The stream ends when the client has left.
+            ReadState::Closing => return Poll::Pending,
         }
         match &this.commands {
             Some(commands) => {
