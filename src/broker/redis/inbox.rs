@@ -12,13 +12,14 @@ use tokio::sync::mpsc;
 
 use super::{
     RedisContext,
-    envelope::{self, AnswerPart, BusMessage, DropReason, SurveyId},
+    envelope::{self, AnswerPart, BusMessage, DropReason, NodeLayout, SurveyId},
     heartbeat,
     log_throttle::LogThrottle,
     server::RedisServer,
 };
 use crate::{
     broker::{Control, QueueFull, SurveyQuestion},
+    emulation::SendCommandsError,
     revocation::Revocation,
 };
 
@@ -89,8 +90,15 @@ impl BusInbox {
             }
             BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
+            BusMessage::Commands { session, message } => {
+                let delivered = self.context.deliver.deliver_commands(&session, message);
+                delivered.map_err(|error| match error {
+                    SendCommandsError::UnknownSession => DropReason("unknown_session"),
+                    SendCommandsError::Full => DropReason("no_room_for_commands"),
+                })?;
+            }
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
-            BusMessage::Layout { instance, fingerprint } => {
+            BusMessage::Layout(NodeLayout { instance, fingerprint }) => {
                 let is_other = fingerprint != self.context.router.routes().fingerprint();
                 self.context.nodes.record_layout(&instance, is_other);
             }

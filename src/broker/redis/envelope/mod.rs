@@ -4,6 +4,7 @@
 //! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
 //! bytes; the last field has no length and ends with the message.
 
+mod commands;
 mod layout;
 mod presence;
 mod read;
@@ -12,6 +13,7 @@ mod signature;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::{
     broker::{
@@ -23,7 +25,8 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-pub(super) use layout::encode_layout;
+pub(super) use commands::encode_commands;
+pub(super) use layout::{NodeLayout, encode_layout};
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
@@ -49,6 +52,8 @@ const PROBE: u8 = b'n';
 const HEARTBEAT: u8 = b'h';
 /// Follows a heartbeat. Not a field of it: an older instance would drop the heartbeat.
 const LAYOUT: u8 = b'y';
+/// Commands of a client for a session of one instance.
+const COMMANDS: u8 = b'e';
 
 /// The bytes with which a script begins the announcement of a stored publication. The offset (u64, big-endian), the epoch and
 /// the stored message follow.
@@ -94,15 +99,17 @@ pub(super) enum BusMessage {
     },
     /// For the local sessions of a user.
     Control(Control),
+    /// Commands of a client for a local session.
+    Commands {
+        /// The session.
+        session: Uuid,
+        /// The commands, as the client has sent them.
+        message: Bytes,
+    },
     /// A sign of life of another node, or of this one.
     Heartbeat(Heartbeat),
     /// On which servers another node, or this one, looks for channels.
-    Layout {
-        /// The node's id with the random part.
-        instance: String,
-        /// Differs if nodes find channels on different servers.
-        fingerprint: u64,
-    },
+    Layout(NodeLayout),
     /// A probe that this instance has sent.
     Probe {
         /// The number that it was sent with.
@@ -323,8 +330,6 @@ mod tests {
             let encoded = encode_heartbeat(&heartbeat.instance, &heartbeat.node, kind);
             assert_eq!(decode(MessageSource::Control, encoded.into()), Ok(BusMessage::Heartbeat(heartbeat)));
         }
-        let layout = BusMessage::Layout { instance: "a.1".to_owned(), fingerprint: 7 };
-        assert_eq!(decode(MessageSource::Control, encode_layout("a.1", 7).into()), Ok(layout));
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
     }
 
@@ -477,10 +482,6 @@ mod tests {
             (MessageSource::Control, begin_message(HEARTBEAT, 0), "truncated"),
             (MessageSource::Replies, alive("a.1", "a", "host"), "misplaced"),
             (news(), alive("a.1", "a", "host"), "misplaced"),
-            (MessageSource::Control, encode_layout("", 7), "instance"),
-            (MessageSource::Control, encode_layout("a.1", 7)[..14].to_vec(), "truncated"),
-            (MessageSource::Control, [encode_layout("a.1", 7), vec![0]].concat(), "trailing"),
-            (MessageSource::Replies, encode_layout("a.1", 7), "misplaced"),
         ] {
             assert_eq!(reason(source, message), why);
         }
