@@ -23,10 +23,10 @@ use actix_web::{
 };
 use tokio::net::TcpStream;
 
-use super::{Components, ServerStartError, proxy, tls::TlsAcceptor};
+use super::{Components, ServerStartError, client_certificates, proxy, tls::TlsAcceptor};
 use crate::{
     api,
-    http::{self, HttpContext},
+    http::{self, HttpContext, connection::ClientCertificateName},
     session,
     transport::{AcceptedConnection, Socket, TlsSocket},
 };
@@ -166,6 +166,10 @@ fn build_app(
             http::routes(&context, role, service);
             if role.serves_operators() {
                 api::routes(&context.config, service);
+            } else {
+                for path in ["/api", "/api/{method}", "/metrics"] {
+                    service.route(path, web::to(http::error::only_internal));
+                }
             }
             let v1 = web::scope("/v1").configure(|service| api::v1_routes(&context.config, service));
             service.service(http::cors::wrap(&context.origin_policy, v1));
@@ -264,6 +268,11 @@ where
         // Above it actix-http buffers neither the body of the next response nor carries out the next pipelined request. So a
         // connection holds these, two responses, and the 16 requests that actix-http reads ahead.
         .h1_write_buffer_size(components.http.config.limits.http_unread_bytes)
-        .on_connect_ext(move |socket: &T, data| setup.prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .on_connect_ext(move |socket: &T, data| {
+            if let Some(certificate) = socket.client_certificate() {
+                data.insert(ClientCertificateName(client_certificates::name_of(certificate)));
+            }
+            setup.prepare(socket.tcp(), at_connect.stop.watch(), data);
+        })
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }
