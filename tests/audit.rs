@@ -313,7 +313,7 @@ async fn refused_refresh_is_recorded_with_its_reason() {
     let first = crate::support::mark_secret(login["refresh_token"].as_str().unwrap().to_owned());
     assert_eq!(refresh("nonsense").await.status, 401);
     let next = refresh(&first).await.json();
-    crate::support::mark_secret(next["refresh_token"].as_str().unwrap().to_owned());
+    crate::support::mark_secret(next["refresh_token"].as_str().unwrap());
     assert_eq!(refresh(&first).await.status, 401);
     assert_eq!(refresh(&first).await.status, 401);
     let lines = || {
