@@ -82,6 +82,31 @@ test("tabs that share the tokens of a login take turns, so that its refresh toke
     }
   }));
 
+test("tabs that want a new token at the same moment get one, which all of them use", () =>
+  withHub({}, async (hub) => {
+    for (const storage of ["local", "cookie"]) {
+      const first = await openDemoPage(hub);
+      const statuses = recordRefreshes(first);
+      await logIn(first, storage);
+      const tabs = [first, await first.context().newPage(), await first.context().newPage()];
+      await Promise.all(tabs.slice(1).map((tab) => tab.goto(`http://${hub.address}/`)));
+      await Promise.all(tabs.slice(1).map((tab) => tab.getByRole("button", { name: "Refresh the token" }).waitFor()));
+      // Slow enough that all of them wait for it.
+      await first.context().route("**/auth/refresh", async (route) => {
+        await waitUntil("all tabs wait", async () => {
+          const locks = await Promise.all(tabs.map((tab) => tab.evaluate(() => navigator.locks.query())));
+          return locks[0].held.length + locks[0].pending.length === tabs.length;
+        });
+        await route.continue();
+      });
+      await Promise.all(tabs.map((tab) => tab.evaluate(() => document.getElementById("refresh").click())));
+      await Promise.all(tabs.map((tab) => tab.locator("#notice-title", { hasText: /has a new token|was renewed/ }).waitFor({ state: "attached" })));
+      assert.deepEqual(statuses, [200], storage);
+      assertNoProblems(first);
+      await first.context().close();
+    }
+  }));
+
 test("a login that was ended elsewhere leads to the login form, and the next one keeps the subscriptions", () =>
   withHub({}, async (hub) => {
     for (const [storage, way] of [["session", "message"], ["local", "subprotocol"], ["cookie", null]]) {

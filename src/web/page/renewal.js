@@ -34,7 +34,8 @@ export function renewIfDue() {
 
 /** Renews the token now. Rejects if that fails; if the login has ended, the page then shows the login form. */
 export function renew() {
-  running ??= inTurn(exchange)
+  const before = page.identity;
+  running ??= inTurn(() => exchange(before))
     .then(succeed, fail)
     .finally(() => (running = null));
   return running;
@@ -51,9 +52,9 @@ async function renewSession() {
 const inTurn = (run) => (navigator.locks ? navigator.locks.request("wardcast.renewal", run) : run());
 
 /** Returns the renewed identity, and stores its tokens at once: the old refresh token is spent. Null after a logout. */
-async function exchange() {
-  const before = page.identity;
-  if (!before) return null;
+async function exchange(before) {
+  // Another tab has renewed it meanwhile, or the user has logged out.
+  if (page.identity !== before || !before) return page.identity;
   const stored = isShared(before) ? loadIdentity() : null;
   if (stored && isNewer(stored, before)) return stored;
   const answer = await hub.refresh(before.refreshToken);
