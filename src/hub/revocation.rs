@@ -255,13 +255,8 @@ impl Hub {
         self.revoked.is_running = !self.revoked.is_done();
         if self.revoked.is_running {
             let pause = !self.revoked.has_work_now(now);
-            let others = actix::fut::wrap_future::<_, Self>(async move {
-                if pause {
-                    sleep(CLOSE_INTERVAL).await;
-                } else {
-                    yield_now().await;
-                }
-            });
+            let others = async move { if pause { sleep(CLOSE_INTERVAL).await } else { yield_now().await } };
+            let others = actix::fut::wrap_future::<_, Self>(others);
             ctx.spawn(others.map(|(), hub, ctx| hub.run_revocations_once(ctx)));
         } else {
             // An error means that the caller has stopped waiting.
