@@ -10,8 +10,16 @@ struct ChangeCall<'a> {
     /// EVALSHA and the hash.
     head: [&'a [u8]; 2],
     ttl: Option<&'a [u8]>,
-    /// Of each channel its two keys, and its clients.
-    channels: Vec<([&'a [u8]; 2], Vec<&'a [u8]>, usize)>,
+    channels: Vec<ChangedChannel<'a>>,
+}
+
+/// What a call changes of one channel.
+struct ChangedChannel<'a> {
+    keys: [&'a [u8]; 2],
+    /// The number of its clients.
+    count: usize,
+    /// What the script needs of them.
+    clients: Vec<&'a [u8]>,
 }
 
 impl<'a> ChangeCall<'a> {
@@ -35,7 +43,8 @@ impl<'a> ChangeCall<'a> {
         let mut channels = Vec::new();
         for keys in keys.chunks_exact(2) {
             let count = number(arguments.next()?)?;
-            channels.push(([keys[0], keys[1]], arguments.by_ref().take(count * width).collect(), count));
+            let clients = arguments.by_ref().take(count * width).collect();
+            channels.push(ChangedChannel { keys: [keys[0], keys[1]], count, clients });
         }
         Some(Self { head, ttl, channels })
     }
@@ -55,7 +64,7 @@ pub(in crate::broker::redis) fn divide(call: &Cmd) -> Vec<Cmd> {
     let Some(ChangeCall { head: [name, hash], ttl, channels, .. }) = ChangeCall::read(call) else {
         return vec![call.clone()];
     };
-    let part = |(keys, clients, count): ([&[u8]; 2], Vec<&[u8]>, usize)| {
+    let part = |ChangedChannel { keys, count, clients }| {
         let mut part = Cmd::new();
         part.arg(name).arg(hash).arg(2).arg(&keys).arg(ttl.as_slice()).arg(count).arg(clients);
         part
@@ -74,7 +83,7 @@ pub(in crate::broker::redis) fn merge(call: &Cmd, mut replies: Vec<Value>) -> Va
     let Some(ChangeCall { channels, ttl: Some(_), .. }) = ChangeCall::read(call) else { return Value::Okay };
     // A refresh returns the numbers of the clients that are not stored, counted over all channels.
     let (mut missing, mut counted) = (Vec::new(), 0);
-    for (reply, (_, _, count)) in replies.into_iter().zip(channels) {
+    for (reply, ChangedChannel { count, .. }) in replies.into_iter().zip(channels) {
         match reply {
             Value::Array(numbers) => missing.extend(numbers.into_iter().map(|number| match number {
                 Value::Int(number) => Value::Int(number + counted),
