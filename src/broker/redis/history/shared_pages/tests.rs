@@ -217,6 +217,50 @@ fn pages_are_bounded_in_bytes() {
     assert!(pages.entries.is_empty() && pages.bytes == 0);
 }
 
+#[test]
+fn page_of_a_request_that_names_an_epoch_answers_no_other_request() {
+    let of_epoch = |offset| HistoryRequest { since: known(offset), ..since(0) };
+    let pages = kept(of_epoch(0), 10, page(0, 3));
+    assert_eq!(find(&pages, of_epoch(0), None), Some((vec![1, 2, 3], 3)));
+    assert_eq!((find(&pages, of_epoch(1), None), find(&pages, since(1), None)), (None, None));
+    assert_eq!(find(&kept(since(0), 10, page(0, 3)), of_epoch(1), None), None);
+}
+
+#[test]
+fn newest_publications_are_as_many_as_the_history_keeps() {
+    let newest = HistoryRequest { limit: 5, ..NEWEST };
+    let reversed = |mut page: HistoryPage| {
+        page.publications.reverse();
+        page
+    };
+    let mut pages = kept(newest, 2, reversed(page(1, 3)));
+    receive(&mut pages, at(4));
+    assert_eq!(find(&pages, newest, None), Some((vec![4, 3], 4)));
+}
+
+#[test]
+fn page_is_cut_to_the_limit_whoever_else_has_it() {
+    let shared = Arc::new(page(0, 5));
+    assert_eq!(offsets(&within_limit(shared.clone(), 3)), [1, 2, 3]);
+    assert_eq!(offsets(&within_limit(shared, 3)), [1, 2, 3]);
+}
+
+#[test]
+fn page_that_was_cut_off_is_forgotten_when_the_history_removes_what_it_shows() {
+    let mut pages = Pages::new(1 << 20);
+    let cut = HistoryRequest { limit: 2, ..since(0) };
+    let id = start(&mut pages, cut, 3);
+    let read = HistoryPage { publications: page(0, 2).publications, top: at(3) };
+    assert!(pages.finish(&news(), id, Some(Arc::new(read.clone()))).is_some());
+    assert_eq!(find(&pages, cut, None), Some((vec![1, 2], 3)));
+    receive(&mut pages, at(4));
+    assert!(pages.entries.is_empty() && pages.bytes == 0, "a new read would begin with 2");
+    // The same while the page is read.
+    let id = start(&mut pages, cut, 3);
+    receive(&mut pages, at(4));
+    assert!(pages.finish(&news(), id, Some(Arc::new(read))).is_none());
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Publish,
@@ -279,10 +323,16 @@ proptest! {
                 }
                 Step::Finish if running.as_ref().is_some_and(|(_, _, page)| page.is_some()) => {
                     let (id, request, page) = running.take().unwrap();
-                    let shared = pages.finish(&news(), id, page.map(Arc::new)).unwrap();
-                    prop_assert!(shared.top.offset >= received);
-                    let own = within_limit(shared.clone(), request.limit);
-                    prop_assert_eq!(own, read(shared.top.offset, size, request));
+                    let page = page.unwrap();
+                    let (ends, top) = (has_end(&page), page.top.offset);
+                    match pages.finish(&news(), id, Some(Arc::new(page))) {
+                        Some(shared) => {
+                            prop_assert!(shared.top.offset >= received);
+                            let own = within_limit(shared.clone(), request.limit);
+                            prop_assert_eq!(own, read(shared.top.offset, size, request));
+                        }
+                        None => prop_assert!(!ends && received > top, "only a page that was cut off and is outdated is lost"),
+                    }
                 }
                 Step::Receive | Step::Finish => {}
             }
