@@ -223,6 +223,7 @@ mod tests {
     fn kid_that_is_asked_for_during_a_failed_fetch_is_looked_for_by_the_next_one() {
         let start = Instant::now();
         let (mut schedule, settings) = fetched(start);
+        schedule.note_unknown(Some("before it"), start + 299 * SECOND, &settings);
         schedule.begin(start + 300 * SECOND);
         let ask =
             |schedule: &mut Schedule, second| schedule.note_unknown(Some("new"), start + second * SECOND, &settings);
@@ -232,6 +233,8 @@ mod tests {
         schedule.begin(start + 362 * SECOND);
         schedule.succeed(start + 363 * SECOND, false, &settings);
         assert_eq!(ask(&mut schedule, 364), UnknownKid::Missing, "that fetch was for it");
+        let before = schedule.note_unknown(Some("before it"), start + 364 * SECOND, &settings);
+        assert_eq!(before, UnknownKid::Missing, "and for what the failed one looked for");
         assert_eq!(schedule.next_fetch(), start + 663 * SECOND);
     }
 
