@@ -145,7 +145,7 @@ impl<R: Clone> SharedPages<R> {
                 entry.bytes += publication.cost_bytes();
                 entry.bytes -= append(Arc::make_mut(page), &entry.request, entry.size, publication);
                 self.bytes = self.bytes + entry.bytes - before;
-                !shows_removed(page, &entry.request, entry.size)
+                true
             }
             Content::Page(page) => is_known(page, position, publication),
         };
@@ -225,10 +225,9 @@ fn covers(kept: &HistoryRequest, request: &HistoryRequest) -> bool {
         return true;
     }
     let (Some(kept_since), Some(since)) = (kept.since, request.since) else { return false };
-    let is_forwards = |request: &HistoryRequest| !request.is_reverse && request.max_bytes.is_none();
     let has_epoch = kept_since.epoch.is_some() || since.epoch.is_some();
-    is_forwards(kept)
-        && is_forwards(request)
+    !kept.is_reverse
+        && !request.is_reverse
         && kept.limit == request.limit
         && !has_epoch
         && kept_since.offset <= since.offset
@@ -263,15 +262,6 @@ fn is_known(page: &HistoryPage, position: Position, publication: &Publication) -
     position.epoch == page.top.epoch
         && position.offset <= page.top.offset
         && shown.is_none_or(|shown| shown.time == publication.time)
-}
-
-/// Returns whether a page shows publications that a history which keeps `size` has removed. Such a page was cut off by its limit:
-/// others take their place in a new read.
-fn shows_removed(page: &HistoryPage, request: &HistoryRequest, size: usize) -> bool {
-    let publications = &page.publications;
-    let oldest = if request.is_reverse { publications.last() } else { publications.first() };
-    let oldest = oldest.and_then(|oldest| oldest.position);
-    oldest.is_some_and(|oldest| page.top.offset.saturating_sub(oldest.offset) >= size as u64)
 }
 
 /// Adds the next publication of the history to a page, as if the page were read now. Returns the bytes of the publications that
