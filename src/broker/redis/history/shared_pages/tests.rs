@@ -217,6 +217,34 @@ fn pages_are_bounded_in_bytes() {
     assert!(pages.entries.is_empty() && pages.bytes == 0);
 }
 
+#[test]
+fn page_of_a_request_that_names_an_epoch_answers_no_other_request() {
+    let of_epoch = |offset| HistoryRequest { since: known(offset), ..since(0) };
+    let pages = kept(of_epoch(0), 10, page(0, 3));
+    assert_eq!(find(&pages, of_epoch(0), None), Some((vec![1, 2, 3], 3)));
+    assert_eq!((find(&pages, of_epoch(1), None), find(&pages, since(1), None)), (None, None));
+    assert_eq!(find(&kept(since(0), 10, page(0, 3)), of_epoch(1), None), None);
+}
+
+#[test]
+fn newest_publications_are_as_many_as_the_history_keeps() {
+    let newest = HistoryRequest { limit: 5, ..NEWEST };
+    let reversed = |mut page: HistoryPage| {
+        page.publications.reverse();
+        page
+    };
+    let mut pages = kept(newest, 2, reversed(page(1, 3)));
+    receive(&mut pages, at(4));
+    assert_eq!(find(&pages, newest, None), Some((vec![4, 3], 4)));
+}
+
+#[test]
+fn page_is_cut_to_the_limit_whoever_else_has_it() {
+    let shared = Arc::new(page(0, 5));
+    assert_eq!(offsets(&within_limit(shared.clone(), 3)), [1, 2, 3]);
+    assert_eq!(offsets(&within_limit(shared, 3)), [1, 2, 3]);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Publish,
