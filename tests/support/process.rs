@@ -131,6 +131,11 @@ impl Process {
         }
     }
 
+    /// Returns the next line that the process has printed, if there is one.
+    pub fn try_line(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
     /// Waits until the log has a line with this phrase, and returns it.
     pub fn wait_for_log(&self, phrase: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
