@@ -7,6 +7,7 @@
 
 mod api_grants;
 mod broker_subscriptions;
+mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
@@ -158,8 +159,8 @@ impl Hub {
 
     /// Closes a session, unless the session or its client is closing it already.
     fn close<'a>(&mut self, key: SessionKey, reason: impl Into<CloseReason<'a>>) {
-        let Some(HubSession { outbox, client, .. }) = self.registry.session(key) else { return };
-        reason.into().close(outbox, *client, &self.clock, &self.metrics);
+        let Some(HubSession { outbox, format, client, .. }) = self.registry.session(key) else { return };
+        reason.into().close(outbox, *format, *client, &self.clock, &self.metrics);
         self.await_disconnect(key);
     }
 }
