@@ -24,7 +24,7 @@ pub const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Accepts the tokens of an issuer that signs with the secret of the tests, for the application "web".
-fn trust_issuer(config: &mut Config) {
+pub fn trust_issuer(config: &mut Config) {
     config.auth.issuer = Some(ISSUER.to_owned());
     config.auth.clients = vec!["web".to_owned()];
 }
@@ -45,7 +45,7 @@ async fn connect(hub: &TestHub, claims: Value) -> Client {
 }
 
 /// A logout token of the issuer with this `jti`, issued now.
-fn logout_token(hub: &TestHub, jti: &str, more: Value) -> String {
+pub fn logout_token(hub: &TestHub, jti: &str, more: Value) -> String {
     let mut claims = json!({"iss": ISSUER, "aud": "web", "iat": 0, "exp": 60, "jti": jti, "events": {EVENT: {}}});
     claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     hub.token_with_claims(claims)
@@ -101,7 +101,7 @@ async fn logout_without_a_session_ends_all_sockets_of_the_user_until_a_newer_log
         assert_closed_as_revoked(ended).await;
     }
     other.subscribe("news").await;
-    assert_eq!(status(&hub, access("ann", json!({"sid": "b"}))).await, 401, "issued before the logout");
+    assert_eq!(status(&hub, access("ann", json!({"sid": "b", "iat": -30}))).await, 401, "issued before the logout");
     let mut newer = connect(&hub, access("ann", json!({"sid": "b", "iat": 2}))).await;
     log_out(&hub, "2", json!({"sub": "ann", "iat": -10})).await;
     newer.subscribe("news").await;
@@ -171,6 +171,8 @@ async fn session_that_was_logged_out_here_is_logged_out_at_its_provider_without_
 #[actix_rt::test]
 async fn requests_that_are_no_logout_are_400_with_the_error_of_the_specification() {
     let hub = start_hub().await;
+    let mut ann = connect(&hub, access("ann", json!({}))).await;
+    ann.subscribe("news").await;
     let token = logout_token(&hub, "1", json!({"sub": "ann"}));
     let post = || http::post(hub.address, "/auth/backchannel-logout");
     let with = |kind: &str, body: String| post().header("Content-Type", kind).body(body);
@@ -206,8 +208,7 @@ async fn requests_that_are_no_logout_are_400_with_the_error_of_the_specification
     assert_eq!(http::get(hub.address, "/auth/backchannel-logout").send().await.status, 405);
     let in_url = http::post(hub.address, &format!("/auth/backchannel-logout?logout_token={token}"));
     assert_eq!(in_url.header("Content-Type", FORM).send().await.status, 400, "URLs are logged");
-    let mut ann = connect(&hub, access("ann", json!({}))).await;
-    ann.subscribe("news").await;
+    ann.request(json!({"id": 9, "ping": {}})).await;
     let unknown = format!("state=1&logout_token={token}&%C3%A9=%20");
     assert_eq!(with(FORM, unknown).send().await.status, 200, "unknown fields are ignored");
     assert_closed_as_revoked(&mut ann).await;
@@ -302,6 +303,7 @@ async fn logout_that_a_frozen_node_has_not_confirmed_is_503_and_in_force_and_may
     let unconfirmed = send(nodes[0].address, &token).await;
     assert_eq!(unconfirmed.status, 503, "{unconfirmed:?}");
     assert!(unconfirmed.body.contains("the tokens are revoked"), "{unconfirmed:?}");
+    assert_eq!(nodes[0].metric("wardcast_backchannel_logouts_total{outcome=\"unconfirmed\"}").await, 1.0);
     assert_eq!(status(&nodes[0], access("ann", json!({"sid": "a"}))).await, 401);
     nodes[0].publish("news", json!("secret")).await;
     nodes[1].resume();

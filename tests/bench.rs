@@ -393,6 +393,20 @@ async fn killed_run_ends_the_hub_it_started() {
     poll_until("the hub to end", async || status().is_empty() || status().contains("State:\tZ")).await;
 }
 
+/// As by a build that ends while a long run goes on.
+#[actix_rt::test]
+async fn run_whose_program_is_replaced_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("wardcast-bench");
+    fs::copy(env!("CARGO_BIN_EXE_wardcast-bench"), &program).unwrap();
+    let script = "exec 9<\"$0\"; rm \"$0\"; exec /proc/self/fd/9 \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&program).args(["limit", "-n", "10", "--rate", "50", "--seconds", "0.1"]);
+    let report = report(command).await;
+    assert_eq!(count(&report, "connections"), 10, "{report}");
+    assert!(!program.exists());
+}
+
 /// A hub that is a process of its own, with the secrets of the tests.
 struct HubProcess {
     child: KillOnDrop,

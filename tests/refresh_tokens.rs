@@ -12,19 +12,19 @@ use crate::{
 };
 
 /// The tokens of a login.
-struct Tokens {
-    access: String,
-    refresh: String,
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
 }
 
 impl Tokens {
-    fn of(answer: &http::Response) -> Self {
+    pub fn of(answer: &http::Response) -> Self {
         assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
         let refresh = mark_secret(answer.json()["refresh_token"].as_str().unwrap().to_owned());
         Self { access: mark_secret(access_token(answer)), refresh }
     }
 
-    async fn connect(&self, hub: &TestHub) -> Client {
+    pub async fn connect(&self, hub: &TestHub) -> Client {
         hub.connect_to(&format!("/socket?token={}", self.access), &[]).await
     }
 
@@ -36,15 +36,15 @@ impl Tokens {
     }
 }
 
-async fn start_login(hub: &TestHub) -> Tokens {
+pub async fn start_login(hub: &TestHub) -> Tokens {
     Tokens::of(&log_in(hub, "ann", PASSWORD).await)
 }
 
-async fn refresh(hub: &TestHub, token: &str) -> http::Response {
+pub async fn refresh(hub: &TestHub, token: &str) -> http::Response {
     http::post(hub.address, "/auth/refresh").json(json!({"refresh_token": token})).send().await
 }
 
-async fn assert_ended(hub: &TestHub, token: &str) {
+pub async fn assert_ended(hub: &TestHub, token: &str) {
     let answer = refresh(hub, token).await;
     let code = answer.json()["error"]["code"].clone();
     assert_eq!((answer.status, code), (401, json!(101)), "{answer:?}");
@@ -260,7 +260,7 @@ async fn refresh_is_404_without_a_login_and_where_refresh_tokens_are_disabled() 
     assert_eq!(refresh(&hub, "x").await.status, 404);
 }
 
-fn set_cookies(answer: &http::Response) -> Vec<(String, String)> {
+pub fn set_cookies(answer: &http::Response) -> Vec<(String, String)> {
     let lines = answer.head.lines().filter_map(|line| line.strip_prefix("set-cookie: "));
     let split = |line: &str| line.split_once("; ").map(|(cookie, rest)| (cookie.to_owned(), rest.to_owned())).unwrap();
     let mut cookies: Vec<_> = lines.map(split).collect();

@@ -3,11 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::json;
-use wardcast::config::{BrokerKind, Secret};
+use wardcast::config::{BrokerKind, Config, Secret};
 
 use crate::{
     login::{PASSWORD, access_token, log_in},
-    revocation::assert_closed_as_revoked,
+    revocation::{assert_closed_as_revoked, revoke},
     support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub_with},
 };
 
@@ -15,10 +15,15 @@ const NEW_PASSWORD: &str = "another horse";
 
 /// Starts a hub with a users file that is checked often.
 async fn start_hub_of(file: &Path) -> TestHub {
+    start_changed_hub_of(file, |_| ()).await
+}
+
+async fn start_changed_hub_of(file: &Path, change: impl FnOnce(&mut Config)) -> TestHub {
     let file = file.to_owned();
     start_hub_with(|config| {
         config.login.users_file = Some(file);
         config.login.users_file_interval = Duration::from_millis(30);
+        change(config);
     })
     .await
 }
@@ -88,6 +93,67 @@ async fn bad_users_file_keeps_the_old_users_and_their_logins() {
     assert_eq!(refresh_status(&hub, &token).await, 200);
     ann.subscribe("news").await;
     write_users(&file, &[("bob", PASSWORD)]);
+    assert_closed_as_revoked(&mut ann).await;
+}
+
+/// The server has read the file before it listens.
+#[actix_rt::test]
+async fn users_removed_between_the_start_and_the_first_look_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let hub = start_changed_hub_of(&file, |config| config.login.users_file_interval = Duration::from_millis(500)).await;
+    write_users(&file, &[("ann", PASSWORD)]);
+    poll_until("bob is gone", async || log_in(&hub, "bob", PASSWORD).await.status != 200).await;
+}
+
+#[actix_rt::test]
+async fn users_of_tokens_with_a_prefix_refresh_until_they_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let hub = start_changed_hub_of(&file, |config| config.auth.user_prefix = Some("own:".to_owned())).await;
+    let (mut ann, token) = connect(&hub, "ann").await;
+    assert_eq!(refresh_status(&hub, &token).await, 200);
+    write_users(&file, &[("bob", PASSWORD)]);
+    assert_closed_as_revoked(&mut ann).await;
+}
+
+#[actix_rt::test]
+async fn logins_of_a_removed_user_that_cannot_be_revoked_at_first_are_revoked_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let hub = start_changed_hub_of(&file, |config| config.limits.revocations = 1).await;
+    let (mut ann, token) = connect(&hub, "ann").await;
+    revoke(&hub, json!({"jti": "fills the list", "expire_at": hub.clock.now().unix_seconds() + 60})).await;
+    write_users(&file, &[("bob", PASSWORD)]);
+    poll_until("the login has ended", async || refresh_status(&hub, &token).await == 401).await;
+    ann.subscribe("news").await;
+    hub.clock.advance(Duration::from_secs(61));
+    assert_closed_as_revoked(&mut ann).await;
+}
+
+#[actix_rt::test]
+async fn logins_of_a_removed_user_end_when_redis_is_back() {
+    let (redis, folder) = (RedisServer::start().await, tempfile::tempdir().unwrap());
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    let url = redis.url();
+    let hub = start_changed_hub_of(&file, |config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(url);
+        config.broker.redis.timeout = Duration::from_millis(300);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    let (mut ann, _) = connect(&hub, "ann").await;
+    redis.freeze();
+    write_users(&file, &[("bob", PASSWORD)]);
+    // Refused with the new file; until then Redis is missing.
+    poll_until("ann is gone", async || log_in(&hub, "ann", PASSWORD).await.status == 401).await;
+    hub.clock.advance(Duration::ZERO);
+    redis.resume();
     assert_closed_as_revoked(&mut ann).await;
 }
 

@@ -215,6 +215,19 @@ async fn renamed_file_is_left_at_reopen_and_a_new_one_begun() {
 }
 
 #[actix_rt::test]
+async fn file_is_opened_again_although_nothing_is_recorded() {
+    let log = TestLog::start(|_| ());
+    log.lines().await;
+    fs::rename(log.path(), log.folder.path().join("audit.log.1")).unwrap();
+    log.log.reopen();
+    let started = std::time::Instant::now();
+    while !log.path().exists() {
+        assert!(started.elapsed() < Duration::from_secs(20), "not opened again");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[actix_rt::test]
 async fn file_that_cannot_be_opened_again_is_written_further() {
     let log = TestLog::start(|_| ());
     log.lines().await;

@@ -258,3 +258,59 @@ impl Writer {
         log::error!("{phrase} output={:?} error={:?}", self.output.path(), error.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+
+    use super::*;
+    use crate::clock::Clock;
+
+    /// A writer to a pipe that has room for 64 KiB and refuses the rest, as a disk does that becomes full.
+    fn start() -> (Writer, PipeReader) {
+        let (reader, writer) = pipe().unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let encoder = LineEncoder { node: "a-node".into(), clock: Clock::default() };
+        let (_, messages) = std::sync::mpsc::sync_channel(1);
+        (Writer::new(Output::Stderr, file, messages, Arc::default(), encoder, Arc::default()), reader)
+    }
+
+    #[test]
+    fn suppressed_lines_are_reported_once_an_interval_and_when_the_log_is_flushed() {
+        let (mut writer, _reader) = start();
+        let mut report = |at_once| {
+            writer.state.suppressed.fetch_add(1, Ordering::AcqRel);
+            writer.report(at_once);
+            writer.lines
+        };
+        assert_eq!([report(false), report(false), report(false), report(true)], [1, 1, 1, 2]);
+        let text = String::from_utf8_lossy(&writer.batch);
+        assert!(text.contains("\"count\":1") && text.contains("\"count\":3"), "{text}");
+    }
+
+    #[test]
+    fn line_that_a_full_disk_has_cut_is_ended_before_the_next_one_and_each_lost_line_is_counted_once() {
+        let (mut writer, mut reader) = start();
+        let lost = |writer: &Writer| writer.state.lost.load(Ordering::Acquire);
+        let line = |length: usize| [vec![b'x'; length - 1], vec![b'\n']].concat();
+        writer.add(&line(60 * 1024));
+        writer.write();
+        assert_eq!(lost(&writer), 0);
+        // There is room for one of these and a part of the next one.
+        (0..3).for_each(|_| writer.add(&line(3000)));
+        writer.write();
+        assert_eq!(lost(&writer), 2);
+        writer.add(&line(10));
+        writer.write();
+        assert_eq!(lost(&writer), 3);
+        let mut written = vec![0; 64 * 1024];
+        reader.read_exact(&mut written).unwrap();
+        writer.add(&line(10));
+        writer.write();
+        drop(writer);
+        reader.read_to_end(&mut written).unwrap();
+        let lengths: Vec<usize> = written.split(|byte| *byte == b'\n').map(|line| line.len() + 1).collect();
+        assert_eq!(lengths, [60 * 1024, 3000, 64 * 1024 - 60 * 1024 - 3000 + 1, 10, 1]);
+    }
+}

@@ -59,6 +59,16 @@ impl RefreshTokens {
 mod tests {
     use super::*;
 
+    /// Whoever has a signature of the secret, such as that of a JWT, has no MAC of a refresh token.
+    #[test]
+    fn signature_by_the_secret_itself_makes_no_refresh_token() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let content = format!("{PREFIX}{}.0", LoginId::random("ann").unwrap().as_str());
+        let signature = sign(&Key::new(HMAC_SHA256, secret.as_bytes()), content.as_bytes());
+        let signed = format!("{content}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+        assert_eq!(RefreshTokens::new(&Secret::new(secret)).decode(&signed), None);
+    }
+
     #[test]
     fn forged_cut_or_changed_refresh_token_is_not_read() {
         let tokens = RefreshTokens::new(&Secret::new("0123456789abcdef0123456789abcdef"));

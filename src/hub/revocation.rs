@@ -459,18 +459,16 @@ mod tests {
         session.read_until("\"pub\"").await;
     }
 
-    /// As if deliveries had been held since `MAX_HOLD` ago.
+    /// What a tick at this time does.
     #[derive(Message)]
     #[rtype(result = "()")]
-    struct EndHold;
+    struct EndLongHold(Instant);
 
-    impl Handler<EndHold> for Hub {
+    impl Handler<EndLongHold> for Hub {
         type Result = ();
 
-        fn handle(&mut self, _: EndHold, ctx: &mut Self::Context) {
-            let now = Instant::now();
+        fn handle(&mut self, EndLongHold(now): EndLongHold, ctx: &mut Self::Context) {
             self.end_long_hold(now);
-            self.end_long_hold(now + MAX_HOLD);
             self.run_revocations(ctx);
         }
     }
@@ -481,10 +479,21 @@ mod tests {
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
         let hub = start_hub(&hubs, Arc::new(broker));
         let mut session = TestSession::connect(&hub).await;
-        hub.send(EndHold).await.unwrap();
+        let start = Instant::now();
+        let tick = async |after: Duration| hub.send(EndLongHold(start + after)).await.unwrap();
+        tick(Duration::ZERO).await;
+        tick(MAX_HOLD).await;
         assert!(!session.outbox.is_closing(), "nothing is held");
+        for hold in [2, 3] {
+            hubs.revocations().hold();
+            tick(MAX_HOLD * hold).await;
+            hubs.revocations().release();
+            tick(MAX_HOLD * hold + MAX_HOLD / 2).await;
+        }
         hubs.revocations().hold();
-        hub.send(EndHold).await.unwrap();
+        tick(MAX_HOLD * 4).await;
+        assert!(!session.outbox.is_closing(), "held several times, and shortly");
+        tick(MAX_HOLD * 5).await;
         assert!(session.read_until_close().await.ends_with("internal server error"));
     }
 }

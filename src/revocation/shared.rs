@@ -257,6 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn known_revocation_lasts_longer_beside_one_that_has_no_room() {
+        let mut config = Config::default();
+        config.limits.revocations = 1;
+        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
+        let now = revocations.clock.now();
+        let of = |jti: &str, minutes: u64| {
+            let target = RevocationTarget::Token(jti.to_owned(), IssuerScope::Any);
+            Revocation::of_all(target, now.saturating_add(Duration::from_secs(60 * minutes)))
+        };
+        assert_eq!(revocations.add([of("1", 1)]), Ok(true));
+        assert_eq!(revocations.add([of("2", 1), of("1", 2)]), Err(ListFull));
+        assert_eq!(revocations.entries(), [of("1", 2)]);
+    }
+
+    #[test]
     fn logout_revokes_a_session_until_all_of_its_tokens_have_expired() {
         let revocations = Revocations::default();
         let soon = WallTime::from_unix_seconds(revocations.clock.now().unix_seconds() + 60);

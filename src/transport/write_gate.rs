@@ -73,3 +73,37 @@ pub(super) async fn wait_until_open(clock: &Clock, is_over: impl Fn() -> bool) {
         gate.opened.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::NEVER,
+        revocation::{IssuerScope, Revocation, RevocationTarget},
+    };
+
+    /// In a thread of its own, which has no gate before and leaves none to other tests.
+    #[test]
+    fn outboxes_write_only_while_their_hub_runs_and_has_obeyed_every_revocation() {
+        let seconds = WallTime::from_unix_seconds;
+        let check = move || {
+            assert!(is_open(seconds(0)), "without a hub");
+            let revocations = Arc::new(Revocations::default());
+            let gate = WriteGate::install(revocations.clone(), seconds(100));
+            let open = |times: [i64; 4]| times.map(|time| is_open(seconds(time)));
+            assert_eq!(open([100, 101, 102, 98]), [true, true, false, false], "frozen, or the clock has jumped");
+            gate.note_run(seconds(200));
+            assert_eq!(open([101, 199, 200, 201]), [false, true, true, true]);
+            let target = RevocationTarget::User("ann".to_owned(), IssuerScope::Any);
+            revocations.add([Revocation::of_all(target, NEVER)]).unwrap();
+            assert!(!is_open(seconds(200)), "not obeyed yet");
+            gate.note_obeyed(revocations.state());
+            assert!(is_open(seconds(200)));
+            revocations.hold();
+            assert!(!is_open(seconds(200)), "the list may lack some");
+            revocations.release();
+            assert!(is_open(seconds(200)));
+        };
+        std::thread::spawn(check).join().unwrap();
+    }
+}

@@ -147,4 +147,7 @@ async fn two_instances_refresh_a_login_once_and_redis_forgets_it_when_it_is_idle
     assert_eq!(first.refresh_within(&id, 0, 1, longer).await, refreshed(1));
     let left: i64 = server.run(&["PTTL", &keys[0]]).await;
     assert!((100_001..=500_000).contains(&left), "a refresh lets it live longer: {left}");
+    first.log_in(0, "p").await;
+    let left: i64 = server.run(&["PTTL", &keys[0]]).await;
+    assert!((100_001..=500_000).contains(&left), "no login shortens the life of another: {left}");
 }

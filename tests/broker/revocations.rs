@@ -18,6 +18,7 @@ use super::{
     fixture::{Instance, node, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
 };
 use crate::support::{
+    poll_until,
     proxy::ProxyMode,
     redis::{ClusterOptions, RedisCluster, RedisServer},
 };
@@ -163,6 +164,33 @@ async fn target_that_is_revoked_twice_in_one_call_is_kept_once_with_the_later_ti
     assert_eq!(first.broker.revoke(twice, LONG).await, Ok(Vec::new()));
     let stored = server.run::<Vec<String>>(&["HMGET", LIST, "u:ann", ""]).await;
     assert_eq!(stored, ["9000000000000 50000", "1"]);
+}
+
+/// As after a failover that has lost the latest writes.
+#[tokio::test]
+async fn times_that_redis_has_lost_are_put_back() {
+    let (server, first, _second) = start_pair().await;
+    revoke(&first).await;
+    for older in ["253402300799000 40000", "253402300798000 50000"] {
+        server.run::<i64>(&["HSET", LIST, "u:ann", older]).await;
+        first.broker.confirm_revocations();
+        let stored = async || server.run::<String>(&["HGET", LIST, "u:ann"]).await;
+        poll_until("they are put back", async || stored().await == "253402300799000 50000").await;
+    }
+}
+
+#[tokio::test]
+async fn redis_forgets_revocations_that_have_expired_at_the_next_one() {
+    let (server, first, _second) = start_pair().await;
+    let clock = wardcast::clock::Clock::default();
+    let soon = clock.now().saturating_add(Duration::from_millis(300));
+    for (jti, expires_at) in [("old", soon), ("new", WallTime::LATEST_DATE)] {
+        let target = RevocationTarget::Token(jti.to_owned(), IssuerScope::Any);
+        assert_eq!(first.broker.revoke(vec![Revocation::of_all(target, expires_at)], LONG).await, Ok(Vec::new()));
+        poll_until("the first has expired", async || clock.now() > soon).await;
+    }
+    let stored = server.run::<Vec<Option<String>>>(&["HMGET", LIST, "j:old", "j:new", ""]).await;
+    assert!(stored[0].is_none() && stored[1].is_some() && stored[2].as_deref() == Some("1"), "{stored:?}");
 }
 
 #[tokio::test]

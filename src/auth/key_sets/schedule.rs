@@ -220,6 +220,43 @@ mod tests {
     }
 
     #[test]
+    fn kid_that_is_asked_for_during_a_failed_fetch_is_looked_for_by_the_next_one() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        schedule.note_unknown(Some("before it"), start + 299 * SECOND, &settings);
+        schedule.begin(start + 300 * SECOND);
+        let ask =
+            |schedule: &mut Schedule, second| schedule.note_unknown(Some("new"), start + second * SECOND, &settings);
+        assert_eq!(ask(&mut schedule, 301), UnknownKid::Pending);
+        schedule.fail(start + 302 * SECOND, &settings);
+        assert_eq!(schedule.next_fetch(), start + 362 * SECOND);
+        schedule.begin(start + 362 * SECOND);
+        schedule.succeed(start + 363 * SECOND, false, &settings);
+        assert_eq!(ask(&mut schedule, 364), UnknownKid::Missing, "that fetch was for it");
+        let before = schedule.note_unknown(Some("before it"), start + 364 * SECOND, &settings);
+        assert_eq!(before, UnknownKid::Missing, "and for what the failed one looked for");
+        assert_eq!(schedule.next_fetch(), start + 663 * SECOND);
+    }
+
+    #[test]
+    fn remembered_kids_are_bounded_however_many_fetches_fail() {
+        let start = Instant::now();
+        let (mut schedule, settings) = fetched(start);
+        for fetch in 1..=3 {
+            let now = start + 60 * fetch * SECOND;
+            for number in 0..MAX_UNKNOWN_KIDS {
+                schedule.note_unknown(Some(&format!("{fetch} {number}")), now, &settings);
+            }
+            schedule.begin(now);
+            for number in 0..MAX_UNKNOWN_KIDS {
+                schedule.note_unknown(Some(&format!("{fetch} {number} during it")), now, &settings);
+            }
+            schedule.fail(now, &settings);
+            assert!(schedule.asked.len() <= MAX_UNKNOWN_KIDS, "{}", schedule.asked.len());
+        }
+    }
+
+    #[test]
     fn failed_fetches_without_keys_are_repeated_ever_more_slowly_up_to_the_interval() {
         let mut now = Instant::now();
         let settings = Config::default().auth.key_sets;

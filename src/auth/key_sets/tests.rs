@@ -138,6 +138,26 @@ fn kid_that_a_fetch_has_not_brought_is_missing() {
 }
 
 #[test]
+fn fetched_kid_has_255_bytes_at_most_as_those_of_tokens() {
+    let (longest, too_long) = ("a".repeat(255), "b".repeat(256));
+    let provider = Provider::new(|_| ());
+    assert_eq!(provider.publish(&[ec(&longest), ed(&too_long)]), change(1, 0, 0));
+    assert!(provider.number(&longest).is_some() && provider.number(&too_long).is_none());
+}
+
+#[test]
+fn algorithm_of_an_entry_selects_among_the_keys_of_its_set() {
+    let with_alg = |jwk: String, alg: &str| jwk.replacen('{', &format!(r#"{{"alg":"{alg}","#), 1);
+    let set = [ec("usual"), with_alg(ec("same"), "ES256"), ed("other type"), with_alg(ed("other"), "EdDSA")];
+    let all = Provider::new(|_| ());
+    assert_eq!(all.publish(&set), change(4, 0, 0));
+    let some = Provider::new(|config| config.auth.keys[0].algorithm = Some(Algorithm::ES256));
+    assert_eq!(some.publish(&set), change(2, 0, 0));
+    assert!(some.number("usual").is_some() && some.number("same").is_some());
+    assert!(!some.sets.may_bring(Some("new"), Some(ISSUER), Algorithm::EdDSA, None), "no such key is taken");
+}
+
+#[test]
 fn instance_is_ready_with_keys_of_every_set_or_with_some_after_the_start() {
     let none = Provider::new(|_| ());
     assert!(none.sets.problem().is_some());

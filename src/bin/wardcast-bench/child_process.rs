@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl ChildProcess {
     ///
     /// The child has a process group of its own: Ctrl-C is for this program only, which still reads figures of the child.
     fn command(subcommand: &str) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+        let mut command = Command::new(this_program()?);
         command.arg(subcommand).process_group(0).stdin(Stdio::null());
         Ok(command)
     }
@@ -70,6 +70,12 @@ impl ChildProcess {
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
     }
+}
+
+/// Returns a path of this program. On Linux its file may have been replaced or removed since the start, as by a build.
+fn this_program() -> Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe().context("finding this program") }
 }
 
 impl Drop for ChildProcess {

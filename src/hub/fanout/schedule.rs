@@ -77,7 +77,7 @@ struct Lists {
     /// New flows whose deliveries are queued.
     queued: VecDeque<FlowId>,
     old: VecDeque<FlowId>,
-    /// Pieces of work of the other two lists since the last one of `old`.
+    /// Pieces of work of the other two lists for which those of `old` have waited.
     new_turns: usize,
 }
 
@@ -250,9 +250,10 @@ impl Lists {
         first.or(old)
     }
 
-    /// Notes that a flow of a list does a piece of work.
+    /// Notes that a flow of a list does a piece of work, for which those of `old`, if there are any, wait.
     fn note_work(&mut self, list: List) {
-        self.new_turns = if list == List::Old { 0 } else { self.new_turns.saturating_add(1) };
+        let is_turn_of_old = list == List::Old || self.old.is_empty();
+        self.new_turns = if is_turn_of_old { 0 } else { self.new_turns + 1 };
     }
 
     fn list(&mut self, list: List) -> &mut VecDeque<FlowId> {

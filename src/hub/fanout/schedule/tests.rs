@@ -165,6 +165,35 @@ fn channel_that_becomes_active_is_served_before_all_others() {
     }
 }
 
+/// Publications of different channels have no order: the join of a client makes its new channel active.
+#[test]
+fn later_publication_of_an_active_channel_is_queued_before_an_earlier_one_of_another_channel() {
+    const JOINED: Name = 1;
+    let mut hub = Simulation::new([(JOINED, vec![1]), (QUIET, vec![1])]);
+    [JOINED, QUIET, JOINED].into_iter().for_each(|flow| hub.publish(flow));
+    let flush = Event::Flushed(JOINED, 1, vec![(JOINED, 0), (JOINED, 1), (QUIET, 0)]);
+    assert!(hub.run().contains(&flush), "all with one flush");
+}
+
+#[test]
+fn busy_channel_goes_before_one_that_becomes_active_only_after_it_has_waited_for_many() {
+    const BUSY: Name = 10;
+    let mut hub = Simulation::new([(BUSY, (0..100).collect()), (QUIET, vec![2000])]);
+    // Nothing waits for these.
+    for _ in 0..2 * NEW_TURNS {
+        hub.publish(QUIET);
+        hub.run();
+    }
+    hub.publish(BUSY);
+    // Its first turn.
+    let events = [hub.step(), hub.step()].concat();
+    assert!((1..100).contains(&flushes_of(&events, BUSY)), "{events:?}");
+    hub.publish(QUIET);
+    let number = 2 * NEW_TURNS as u32;
+    let flush = Event::Flushed(QUIET, 2000, vec![(QUIET, number)]);
+    assert_eq!([hub.step(), hub.step()].concat(), [Event::Queued(QUIET, number), flush]);
+}
+
 #[test]
 fn channel_that_is_always_active_waits_for_at_most_one_quantum_of_each_other() {
     const BUSY: Name = 10;
