@@ -34,6 +34,7 @@ use crate::{
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
+    broker::UserPermit,
     config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
     protocol::Format,
@@ -97,7 +98,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let source = AuditFields { door: credentials.door, ..source };
     let (auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
     let (user_permit, unauthenticated_permits) = match &auth {
-        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
+        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
@@ -184,18 +185,21 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
     refuse("address", HttpError::too_many_connections(message))
 }
 
-/// Acquires a permit of `limits.connections_per_user`. Sessions without a user need none; they are limited by
+/// Acquires a permit of `limits.connections_per_user`, which the other instances may refuse. Sessions without a user need none; they are limited by
 /// `limits.connections_per_address`.
-fn acquire_user_permit(
+async fn acquire_user_permit(
     claims: &Claims,
     ids: &TokenIds,
     source: &AuditFields<'_>,
     context: &HttpContext,
-) -> Result<Option<KeyedPermit<Arc<str>>>, HandshakeRefusal> {
+) -> Result<Option<UserPermit>, HandshakeRefusal> {
     if claims.is_anonymous() {
         return Ok(None);
     }
-    let permit = context.user_limit.acquire(&claims.user);
+    let permit = match context.user_limit.acquire(&claims.user) {
+        Some((permit, verdict)) => verdict.is_allowed().await.then_some(permit),
+        None => None,
+    };
     permit.map(Some).ok_or_else(|| {
         let message = "too many connections of this user";
         let fields = AuditFields { reason: Some(message), ..*source };

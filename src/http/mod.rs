@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod health;
 mod listener_role;
 mod login;
+mod login_attempt;
 mod login_tokens;
 mod logout;
 pub mod origin_policy;
@@ -32,8 +33,13 @@ use actix_web::{
 use crate::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
-    broker::SharedBroker,
+    auth::{
+        RefreshTokens, Signer, Verifier,
+        login_backoff::{FailureNames, LoginBackoff},
+        refusal_log::RefusalLog,
+        users::Users,
+    },
+    broker::{SharedBroker, UserLimit},
     clock::Clock,
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
@@ -72,6 +78,8 @@ pub struct HttpContext {
     pub login_users: Option<Arc<Users>>,
     /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
+    /// Makes the names under which the broker counts failed logins.
+    pub failure_names: FailureNames,
     /// Stores tickets for all instances.
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
@@ -93,7 +101,7 @@ pub struct HttpContext {
     /// Connections per address (`limits.connections_per_address`).
     pub address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// Connections per user (`limits.connections_per_user`), shared with the sessions.
-    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
+    pub user_limit: Arc<UserLimit>,
     /// Unauthenticated connections (`limits.waiting`).
     pub unauthenticated_limit: Arc<ConnectionLimit>,
     /// Unauthenticated connections per address (`limits.waiting_per_address`).

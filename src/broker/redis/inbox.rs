@@ -90,6 +90,7 @@ impl BusInbox {
             BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
+            BusMessage::ReceiverCheck => {}
             BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
         }
         Ok(())

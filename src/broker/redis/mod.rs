@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold histories, idempotency keys and tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys, tickets, logins and shared limits. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -25,6 +25,7 @@ mod error;
 mod heartbeat;
 mod history;
 mod inbox;
+mod limits;
 mod log_throttle;
 mod logins;
 mod names;
@@ -60,6 +61,7 @@ use self::{
     heartbeat::Announcer,
     history::SharedReads,
     inbox::BusInbox,
+    limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
@@ -74,7 +76,7 @@ use self::{
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
     LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, completed,
+    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, completed,
     invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
@@ -118,6 +120,8 @@ struct RedisContext {
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
     presence: PresenceTurn,
+    /// The connections of users on this instance.
+    connections: Arc<ConnectionCounts>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -147,6 +151,7 @@ impl RedisContext {
         if is_subscribed {
             // It may have been interrupted, or have lost what it kept.
             self.revocations.request();
+            self.connections.recount();
         } else {
             self.shared_reads.clear();
         }
@@ -258,6 +263,7 @@ impl RedisBroker {
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
+            connections: Arc::default(),
             clock,
             metrics,
         });
@@ -308,6 +314,7 @@ async fn run_tasks(
         cluster,
         heartbeat::send_heartbeats(context.clone()),
         presence::send_waiting_removals(context.clone()),
+        limits::keep_counted(context.clone()),
         survey::answer_questions(context.clone(), questions),
         revocations::keep_loaded(context.clone()),
         revocation_rounds::carry_out(context.clone(), requests),
@@ -430,6 +437,8 @@ impl Broker for RedisBroker {
     fn confirm_revocations(&self) {
         self.context.hold_deliveries();
         self.context.revocations.request();
+        // Others may have taken this instance for gone.
+        self.context.connections.recount();
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {
@@ -478,6 +487,10 @@ impl Broker for RedisBroker {
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
         self.spawn(async move |context| logins::end(&context, &user_tag, &selection).await)
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        Some(Arc::new(RedisLimits { context: self.context.clone(), runtime: self.runtime.clone() }))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -66,6 +66,7 @@ pub(in crate::broker::redis) fn decode(
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
+        (PROBE, MessageSource::Replies) => reader.decode_probe().map(|_| BusMessage::ReceiverCheck),
         (
             PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE
             | HEARTBEAT,
