@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     auth::{TokenError, credentials::CredentialError},
-    protocol::ErrorCode,
+    protocol::{ErrorCode, WireError},
 };
 
 /// The error response to a request.
@@ -108,6 +108,16 @@ impl HttpError {
     pub fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, "this instance is stopping; try again")
             .with_retry_after(STOP_RETRY_AFTER)
+    }
+
+    /// The error that a client of the protocol would get as a reply.
+    pub(super) fn of_wire_error(error: &WireError) -> Self {
+        let status = match error.code() {
+            ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+            ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.code(), error.message())
     }
 
     /// 500.
