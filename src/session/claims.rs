@@ -108,11 +108,12 @@ impl Session {
 
     /// Closes the session if the other instances refuse the permit of its user. It does not wait for them.
     fn close_unless(&self, is_allowed: BoxFuture<'static, bool>) {
-        let (services, outbox, client, key) = (self.services.clone(), self.outbox.clone(), self.client, self.key);
+        let (services, outbox, format) = (self.services.clone(), self.outbox.clone(), self.format);
+        let (client, key) = (self.client, self.key);
         actix_rt::spawn(async move {
             if !is_allowed.await {
                 let reason = CloseReason::from(&Disconnect::CONNECTION_LIMIT);
-                reason.close(&outbox, client, &services.clock, &services.metrics);
+                reason.close(&outbox, format, client, &services.clock, &services.metrics);
                 services.hub.do_send(AwaitDisconnect(key));
             }
         });

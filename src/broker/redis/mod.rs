@@ -273,21 +273,11 @@ impl RedisBroker {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
-        std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
+        std::thread::Builder::new()
+            .name("redis".to_owned())
+            .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
-    runtime.block_on(async {
-        tokio::select! {
-            // Nothing is ever sent: this completes when the broker is dropped.
-            _ = stopped => (),
-            () = tasks => (),
-        }
-    });
-    // Does not wait for a host name that is still being resolved.
-    runtime.shutdown_background();
 }
 
 async fn run_tasks(
