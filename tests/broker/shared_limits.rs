@@ -188,6 +188,12 @@ async fn connections_of_a_user_are_counted_on_all_instances(redis: PrefixedRedis
     drop(one);
     let three = second.wait_to_connect("ann", 2).await;
     assert!(first.connect("ann", 2).await.is_none());
+    for master in redis.form.masters() {
+        for key in master.run::<Vec<String>>(&["KEYS", &format!("{}:connections:*", redis.prefix)]).await {
+            let left: i64 = master.run(&["PTTL", &key]).await;
+            assert!((1..=3 * 3_600_000).contains(&left), "{key} lives for {left} ms");
+        }
+    }
     drop((two, three, bob));
     wait_until("redis forgets users without connections", async || redis.keys("connections:*").await.is_empty()).await;
     // Many at once: some share a round, on two instances.
