@@ -235,7 +235,6 @@ impl Components {
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
         let refusals = RefusalLog::new(config.clone(), audit.clone());
-        let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
@@ -303,6 +302,11 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates a limit with bursts of twice the rate.
+fn rates(per_second: u32) -> KeyedRateLimiter {
+    KeyedRateLimiter::new(per_second, per_second.saturating_mul(2))
 }
 
 /// Loads the users of the login; `None` if it is disabled.
