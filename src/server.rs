@@ -22,11 +22,11 @@ use crate::{
     audit::{AuditError, AuditLog},
     auth::{
         KeyError, Permissions, RefreshTokens, Signer, Verifier,
-        login_backoff::LoginBackoff,
+        login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
-    broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    broker::{SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
     certificate::CertificateError,
     clock::Clock,
     config::{self, BrokerKind, Config},
@@ -235,7 +235,6 @@ impl Components {
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
         let refusals = RefusalLog::new(config.clone(), audit.clone());
-        let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
@@ -243,7 +242,7 @@ impl Components {
             audit: audit.clone(),
             permissions: permissions.clone(),
             revocations: revocations.clone(),
-            rates: rates(limits.publications_per_second),
+            rates: api::UserRates::new(limits.publications_per_second, &*broker),
             broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
             clock: clock.clone(),
@@ -259,6 +258,8 @@ impl Components {
             refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
+            failure_names: FailureNames::new(config.login_secret()),
+            user_limit: UserLimit::new(limits.connections_per_user, &*broker),
             broker,
             hubs,
             revocations,
@@ -270,7 +271,6 @@ impl Components {
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
             address_limit: KeyedLimit::new(limits.connections_per_address),
-            user_limit: KeyedLimit::new(limits.connections_per_user),
             unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
             unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
             config: config.clone(),
@@ -302,6 +302,11 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates a limit with bursts of twice the rate.
+fn rates(per_second: u32) -> KeyedRateLimiter {
+    KeyedRateLimiter::new(per_second, per_second.saturating_mul(2))
 }
 
 /// Loads the users of the login; `None` if it is disabled.

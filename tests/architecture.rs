@@ -39,8 +39,19 @@ const SHARED_MODULES: [&str; 17] = [
 const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     // A denied permission has one error code on every path. The verifier has errors of its own, and http and session translate
-    // them to codes. An Admission holds the format that the connection speaks.
-    ("auth", &["protocol::Format", "protocol::ErrorCode", "protocol::WireError"]),
+    // them to codes. An Admission holds the format that the connection speaks. Failed logins have one rule, for the table of an
+    // instance and for the broker.
+    (
+        "auth",
+        &[
+            "protocol::Format",
+            "protocol::ErrorCode",
+            "protocol::WireError",
+            "broker::LoginDelayRule",
+            "broker::LoginFailureNames",
+            "broker::SharedLoginVerdict",
+        ],
+    ),
     ("transport", &["protocol::frame", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.

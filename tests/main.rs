@@ -64,6 +64,7 @@ mod commands;
 mod protobuf;
 mod protobuf_wire;
 mod rate_limits;
+mod shared_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.

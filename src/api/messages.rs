@@ -107,7 +107,7 @@ fn authenticate_sender(
     Ok(Channel::new(channel)
         .map_err(WireError::from)
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
-        .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
+        .and_then(|()| api.rates.charge(&claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
         .map(|()| Some(claims)))
 }
 

@@ -19,6 +19,7 @@ mod request;
 mod revocation;
 mod sessions;
 mod survey;
+mod user_rates;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
+    user_rates::UserRates,
 };
 use crate::{
     audit::AuditLog,
@@ -43,7 +45,6 @@ use crate::{
     http::{BodyLimit, HttpError},
     metrics::Metrics,
     protocol::WireError,
-    rate_limit::KeyedRateLimiter,
     revocation::Revocations,
 };
 
@@ -62,7 +63,7 @@ pub struct ApiContext {
     /// The revocations of this instance.
     pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
-    pub rates: KeyedRateLimiter,
+    pub rates: Arc<UserRates>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
     /// The configuration.

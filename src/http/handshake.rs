@@ -35,6 +35,7 @@ use crate::{
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
+    broker::UserPermit,
     config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
     protocol::Format,
@@ -140,7 +141,7 @@ pub(super) async fn admit<'a>(
     let (mut auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
     check(&mut auth)?;
     let (user_permit, unauthenticated_permits) = match &auth {
-        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
+        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
@@ -225,18 +226,21 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
     refuse("address", HttpError::too_many_connections(message))
 }
 
-/// Acquires a permit of `limits.connections_per_user`. Sessions without a user need none; they are limited by
+/// Acquires a permit of `limits.connections_per_user`, which the other instances may refuse. Sessions without a user need none; they are limited by
 /// `limits.connections_per_address`.
-fn acquire_user_permit(
+async fn acquire_user_permit(
     claims: &Claims,
     ids: &TokenIds,
     source: &AuditFields<'_>,
     context: &HttpContext,
-) -> Result<Option<KeyedPermit<Arc<str>>>, HandshakeRefusal> {
+) -> Result<Option<UserPermit>, HandshakeRefusal> {
     if claims.is_anonymous() {
         return Ok(None);
     }
-    let permit = context.user_limit.acquire(&claims.user);
+    let permit = match context.user_limit.acquire(&claims.user) {
+        Some((permit, verdict)) => verdict.is_allowed().await.then_some(permit),
+        None => None,
+    };
     permit.map(Some).ok_or_else(|| {
         let message = "too many connections of this user";
         let fields = AuditFields { reason: Some(message), ..*source };

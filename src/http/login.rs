@@ -2,26 +2,20 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::sync::Arc;
-
-use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
-    http::StatusCode,
-    web::{self, Data},
-};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, web::Data};
 use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
+    login_attempt::{LoginFailure, check_password},
     login_tokens::{TokenPlace, login_limits, sign_access_token, token_response},
     request_source::RequestSource,
 };
 use crate::{
-    address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
         refusal_log::Refusal,
-        users::{MAX_PASSWORD_BYTES, User, Users},
+        users::{MAX_PASSWORD_BYTES, User},
     },
     broker::Login,
     protocol::ErrorCode,
@@ -96,43 +90,6 @@ pub(super) async fn login(
     let response = start_login(&user, place, &source, &context).await;
     context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
     response
-}
-
-/// Why no password was checked.
-struct LoginFailure {
-    /// The label of the metric.
-    outcome: &'static str,
-    error: HttpError,
-}
-
-/// Checks a password, unless earlier failures delay that. Returns the user if it is right.
-async fn check_password(
-    users: Arc<Users>,
-    username: &str,
-    password: String,
-    address: ClientAddress,
-    context: &Data<HttpContext>,
-) -> Result<Option<Arc<User>>, LoginFailure> {
-    let attempt = context.login_backoff.begin(context.clock.monotonic_now(), username, address).map_err(|wait| {
-        LoginFailure { outcome: "delayed", error: HttpError::too_many("too many failed logins", wait) }
-    })?;
-    // No queue: a flood of logins would fill it, and each one costs a hash.
-    let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
-        context.login_backoff.withdraw(attempt);
-        let error = HttpError::at_capacity("too many logins at the same time; try again soon");
-        return Err(LoginFailure { outcome: "busy", error });
-    };
-    let (name, hashing_context) = (username.to_owned(), context.clone());
-    let checked = web::block(move || {
-        // Held until the hash is computed and the result counted, also if the client disconnects meanwhile.
-        let _permit = permit;
-        let user = users.verify(&name, &password);
-        if user.is_some() {
-            hashing_context.login_backoff.succeed(attempt);
-        }
-        user
-    });
-    checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })
 }
 
 /// Gives the user the tokens of a new login.

@@ -14,6 +14,7 @@ pub mod handshake;
 pub mod health;
 mod listener_role;
 mod login;
+mod login_attempt;
 mod login_tokens;
 mod logout;
 pub mod origin_policy;
@@ -37,10 +38,12 @@ use crate::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        Permissions, RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog,
+        Permissions, RefreshTokens, Signer, Verifier,
+        login_backoff::{FailureNames, LoginBackoff},
+        refusal_log::RefusalLog,
         users::Users,
     },
-    broker::SharedBroker,
+    broker::{SharedBroker, UserLimit},
     clock::Clock,
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
@@ -81,6 +84,8 @@ pub struct HttpContext {
     pub login_users: Option<Arc<Users>>,
     /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
+    /// Makes the names under which the broker counts failed logins.
+    pub failure_names: FailureNames,
     /// Stores tickets for all instances.
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
@@ -104,7 +109,7 @@ pub struct HttpContext {
     /// Connections per address (`limits.connections_per_address`).
     pub address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// Connections per user (`limits.connections_per_user`), shared with the sessions.
-    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
+    pub user_limit: Arc<UserLimit>,
     /// Unauthenticated connections (`limits.waiting`).
     pub unauthenticated_limit: Arc<ConnectionLimit>,
     /// Unauthenticated connections per address (`limits.waiting_per_address`).

@@ -25,10 +25,10 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields, AuditLog},
     auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
-    broker::SharedBroker,
+    broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
     config::Config,
-    connection_limit::{KeyedLimit, KeyedPermit, Permit},
+    connection_limit::{KeyedPermit, Permit},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionKey, Unregister, record_close,
@@ -55,7 +55,7 @@ pub struct Services {
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
     /// The connections of each user (`limits.connections_per_user`).
-    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
+    pub user_limit: Arc<UserLimit>,
     /// What the server API has subscribed users to.
     pub api_grants: Arc<ApiGrants>,
     /// The clocks.
@@ -110,7 +110,7 @@ pub struct Session {
     has_subscription_info: bool,
     /// Count the connection among the unauthenticated ones. Boxed: few connections are, and all would pay for the memory.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
-    user_permit: Option<KeyedPermit<Arc<str>>>,
+    user_permit: Option<UserPermit>,
     /// Released last: when a connection is no longer counted, it holds no other permit either.
     _permits: (KeyedPermit<ClientAddress>, Permit),
 }

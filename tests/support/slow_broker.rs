@@ -28,8 +28,8 @@ use wardcast::{
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
         LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
-        memory::MemoryBroker,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+        SurveyResult, UserLimit, memory::MemoryBroker,
     },
     channel::Channel,
     clock::{Clock, WallTime},
@@ -279,6 +279,10 @@ impl Broker for SlowBroker {
         self.inner.end_logins(user_tag, selection)
     }
 
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
+    }
+
     fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
@@ -331,7 +335,7 @@ impl Worker {
             refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
-            user_limit: KeyedLimit::new(0),
+            user_limit: UserLimit::new(0, &*broker),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
             metrics,

@@ -38,8 +38,8 @@ use self::{
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
     LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, Version, completed,
-    invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, Version,
+    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -403,6 +403,10 @@ impl Broker for MemoryBroker {
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
         completed(Ok(self.logins.lock().end(&user_tag, &selection)))
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
