@@ -8,43 +8,63 @@ use wardcast::config::{Config, Secret};
 use crate::{
     login::{PASSWORD, access_token, log_in, start_login_hub, start_login_hub_with},
     revocation::{assert_closed_as_revoked, logout},
-    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub},
+    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub, start_hub_with},
 };
 
 /// The tokens of a login.
-struct Tokens {
-    access: String,
-    refresh: String,
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
 }
 
 impl Tokens {
-    fn of(answer: &http::Response) -> Self {
+    pub fn of(answer: &http::Response) -> Self {
         assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
         let refresh = mark_secret(answer.json()["refresh_token"].as_str().unwrap().to_owned());
         Self { access: mark_secret(access_token(answer)), refresh }
     }
 
-    async fn connect(&self, hub: &TestHub) -> Client {
+    pub async fn connect(&self, hub: &TestHub) -> Client {
         hub.connect_to(&format!("/socket?token={}", self.access), &[]).await
     }
 
     /// Returns a claim of the access token.
-    fn claim(&self, name: &str) -> Value {
+    pub fn claim(&self, name: &str) -> Value {
         use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
         let payload = BASE64_URL_SAFE_NO_PAD.decode(self.access.split('.').nth(1).unwrap()).unwrap();
         serde_json::from_slice::<Value>(&payload).unwrap()[name].clone()
     }
 }
 
-async fn start_login(hub: &TestHub) -> Tokens {
+/// Starts two hubs on one Redis with one users file.
+pub async fn start_two_login_hubs(redis: &RedisServer) -> (TestHub, TestHub, tempfile::NamedTempFile) {
+    let on_redis = |config: &mut Config| {
+        config.broker.kind = wardcast::config::BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+    };
+    let (one, users) = start_login_hub_with(on_redis).await;
+    let path = users.path().to_owned();
+    let two = start_hub_with(|config| {
+        config.login.users_file = Some(path);
+        on_redis(config);
+    })
+    .await;
+    for hub in [&one, &two] {
+        hub.wait_for_broker(true).await;
+        hub.wait_for_nodes(2).await;
+    }
+    (one, two, users)
+}
+
+pub async fn start_login(hub: &TestHub) -> Tokens {
     Tokens::of(&log_in(hub, "ann", PASSWORD).await)
 }
 
-async fn refresh(hub: &TestHub, token: &str) -> http::Response {
+pub async fn refresh(hub: &TestHub, token: &str) -> http::Response {
     http::post(hub.address, "/auth/refresh").json(json!({"refresh_token": token})).send().await
 }
 
-async fn assert_ended(hub: &TestHub, token: &str) {
+pub async fn assert_ended(hub: &TestHub, token: &str) {
     let answer = refresh(hub, token).await;
     let code = answer.json()["error"]["code"].clone();
     assert_eq!((answer.status, code), (401, json!(101)), "{answer:?}");
@@ -338,21 +358,7 @@ async fn login_above_the_limit_of_a_user_ends_the_one_refreshed_longest_ago() {
 #[actix_rt::test]
 async fn login_goes_on_at_another_node_and_ends_on_all_and_redis_has_no_token() {
     let redis = RedisServer::start().await;
-    let on_redis = |config: &mut Config| {
-        config.broker.kind = wardcast::config::BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-    };
-    let (one, users) = start_login_hub_with(on_redis).await;
-    let path = users.path().to_owned();
-    let two = crate::support::start_hub_with(|config| {
-        config.login.users_file = Some(path);
-        on_redis(config);
-    })
-    .await;
-    for hub in [&one, &two] {
-        hub.wait_for_broker(true).await;
-        hub.wait_for_nodes(2).await;
-    }
+    let (one, two, _users) = start_two_login_hubs(&redis).await;
     let first = start_login(&one).await;
     let second = Tokens::of(&refresh(&two, &first.refresh).await);
     let third = Tokens::of(&refresh(&one, &second.refresh).await);

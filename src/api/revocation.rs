@@ -154,9 +154,7 @@ async fn revoke(
     }
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
     let revocations = vec![Revocation { target, issued_before, expires_at }];
-    if api.config.login.is_enabled() {
-        end_revoked_logins(&*api.broker, &revocations, api.config.login_issuer()).await?;
-    }
+    let revocations = end_revoked_logins(&*api.broker, revocations, &api.config, &api.revocations).await?;
     let cause = AuditFields { by: Some("api_key"), ..AuditFields::default() };
     revoke_everywhere(&*api.broker, revocations, (&api.audit, cause), &api.metrics).await.map_err(WireError::from)?;
     empty_result()

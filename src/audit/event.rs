@@ -148,7 +148,7 @@ audit_fields! {
     origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key`, `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
+    /// Who caused it: `api_key`, `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user` or `users_file`.
     by: &'a str,
     /// Name of the user: `sub`, after the `user_prefix` of its issuer.
     user: &'a str,
