@@ -55,8 +55,8 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Revokes all tokens of a user that were issued before a time, everywhere or in one channel.",
     details: "As `revoke_token`, for tokens whose `iat` is before the time, and for those without `iat`. `iat` counts whole \
-        seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. With `channel`, \
-        sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
+        seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. Logins of the hub that \
+        were started before the time end, with all of their tokens. With `channel`, sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
         but for those with a newer subscription token and those that the server API gave.",
     request: &[InvalidateRequest::FIELDS],
     result: &[],
