@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     auth::{TokenError, credentials::CredentialError},
-    protocol::ErrorCode,
+    protocol::{ErrorCode, WireError},
 };
 
 /// The error response to a request.
@@ -110,6 +110,16 @@ impl HttpError {
             .with_retry_after(STOP_RETRY_AFTER)
     }
 
+    /// The error that a client of the protocol would get as a reply.
+    pub(super) fn of_wire_error(error: &WireError) -> Self {
+        let status = match error.code() {
+            ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+            ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.code(), error.message())
+    }
+
     /// 500.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, ErrorCode::Internal.to_string())
@@ -187,6 +197,12 @@ impl ResponseError for HttpError {
 /// `Allow`.)
 pub async fn not_found() -> Result<HttpResponse, HttpError> {
     Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "no such path"))
+}
+
+/// The response of the public listener beside an internal one to a path that only that one serves: 404, which says where to look.
+pub async fn only_internal() -> Result<HttpResponse, HttpError> {
+    let message = "the server API and metrics are on another address: server.internal_bind";
+    Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, message))
 }
 
 #[cfg(test)]

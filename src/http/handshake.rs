@@ -18,6 +18,7 @@ use actix_web::{
     },
     web::Data,
 };
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
@@ -30,7 +31,7 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
-        Admission, Claims, HandshakeAuth, TokenError,
+        Admission, Claims, CommandSource, HandshakeAuth, TokenError,
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
@@ -40,38 +41,81 @@ use crate::{
     revocation::TokenIds,
 };
 
-/// A refused handshake: the response, and its reason as one word for `wardcast_handshakes_refused`.
-struct HandshakeRefusal {
+/// A refused handshake, or request for a stream: the response, and its reason as one word for `wardcast_handshakes_refused`.
+pub(super) struct HandshakeRefusal {
     reason: &'static str,
     error: HttpError,
+    /// Whether the audit log has it already, with what only that place knows.
+    is_recorded: bool,
+}
+
+impl HandshakeRefusal {
+    fn recorded(self) -> Self {
+        Self { is_recorded: true, ..self }
+    }
 }
 
 impl From<HttpError> for HandshakeRefusal {
     fn from(error: HttpError) -> Self {
-        Self { reason: "malformed", error }
+        refuse("malformed", error)
     }
 }
 
-fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
-    HandshakeRefusal { reason, error }
+pub(super) fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
+    HandshakeRefusal { reason, error, is_recorded: false }
 }
 
-/// Handles GET on a WebSocket path. A refusal closes the connection: the next bytes on it may be WebSocket frames.
+/// Handles GET on a WebSocket path.
 pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
-    accept_handshake(&request, &context).await.unwrap_or_else(|HandshakeRefusal { reason, error }| {
-        context.metrics.count_refused_handshake(reason);
-        let mut response = error.error_response();
-        response.head_mut().set_connection_type(ConnectionType::Close);
-        response
-    })
+    accept_handshake(&request, &context).await.unwrap_or_else(|refusal| refuse_handshake(refusal, &request, &context))
 }
 
-/// Decides on a handshake. Cheap checks come first, so that a client over a limit costs no signature verification.
+/// Returns the response to a refused handshake. It closes the connection: the next bytes on it may be WebSocket frames.
+pub(super) fn refuse_handshake(
+    refusal: HandshakeRefusal,
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> HttpResponse {
+    let HandshakeRefusal { reason, error, is_recorded } = refusal;
+    context.metrics.count_refused_handshake(reason);
+    if !is_recorded {
+        let address = Some(forwarded::client_address(request.head(), &context.config.server));
+        let fields = AuditFields { address, path: Some(request.path()), ..AuditFields::default() };
+        context.audit.record(AuditEvent::Refused, AuditFields { reason: Some(error.message()), ..fields });
+    }
+    let mut response = error.error_response();
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
+}
+
+/// Decides on a handshake.
 async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Result<HttpResponse, HandshakeRefusal> {
+    if context.stop.phase() < StopPhase::Closing {
+        validate_request(request)?;
+    }
+    let origin_check = context.origin_policy.check(request.head());
+    let protocols = offered_protocols(request)?;
+    let (mut admission, subprotocol) = admit(request, origin_check, &protocols, context, |_| Ok(())).await?;
+    let mut response = switch_protocols(request, subprotocol)?;
+    admission.format = negotiate_format(request.query_string(), subprotocol);
+    admission.has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
+    response.extensions_mut().insert(admission);
+    Ok(response)
+}
+
+/// Decides whether a client may have a session, over a WebSocket or a stream, and with which subprotocol. `check` decides on the
+/// result of its authentication, and the caller sets the format. Cheap checks come first, so that a client over a limit costs no
+/// signature verification.
+pub(super) async fn admit<'a>(
+    request: &'a HttpRequest,
+    origin_check: OriginCheck,
+    protocols: &[&'a str],
+    context: &HttpContext,
+    check: impl FnOnce(&mut HandshakeAuth) -> Result<(), HandshakeRefusal>,
+) -> Result<(Admission, Option<&'a str>), HandshakeRefusal> {
     if context.stop.phase() >= StopPhase::Closing {
         return Err(refuse("stopping", HttpError::stopping()));
     }
-    validate_request(request)?;
     let ip = forwarded::client_address(request.head(), &context.config.server);
     let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
     let source = AuditFields { address: Some(ip), ..AuditFields::default() };
@@ -79,7 +123,6 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .handshake_rates
         .charge(&address)
         .map_err(|wait| refuse("rate", HttpError::too_many("too many handshakes from this address", wait)))?;
-    let origin_check = context.origin_policy.check(request.head());
     if let Some(refusal) = origin_check.refusal() {
         record_origin_refusal(context, refusal, request.head());
     }
@@ -92,19 +135,16 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .connection_limit
         .acquire()
         .ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections; try again soon")))?;
-    let protocols = offered_protocols(request)?;
-    let credentials = find_credentials(request, &protocols, &source, context)?;
+    let credentials = find_credentials(request, protocols, &source, context)?;
     let source = AuditFields { door: credentials.door, ..source };
-    let (auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
+    let (mut auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
+    check(&mut auth)?;
     let (user_permit, unauthenticated_permits) = match &auth {
         HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
-    let mut response = switch_protocols(request, credentials.subprotocol)?;
-    let format = negotiate_format(request.query_string(), credentials.subprotocol);
-    let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     if let HandshakeAuth::Authenticated(claims) = &auth {
         let source = AuditFields { client: Some(client), ..source };
         context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
@@ -113,15 +153,16 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         client,
         ip,
         auth,
-        format,
-        has_native_pings,
+        format: Format::default(),
+        commands: CommandSource::WebSocket,
+        head: Bytes::new(),
+        has_native_pings: false,
         permit,
         address_permit,
         user_permit,
         unauthenticated_permits,
     };
-    response.extensions_mut().insert(admission);
-    Ok(response)
+    Ok((admission, credentials.subprotocol))
 }
 
 /// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
@@ -137,7 +178,7 @@ async fn authenticate_handshake(
         Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
             let refusal = OriginRefusal::CookieWithoutOrigin;
             record_origin_refusal(context, refusal, request.head());
-            Err(refuse("origin", HttpError::forbidden(refusal.to_string())))
+            Err(refuse("origin", HttpError::forbidden(refusal.to_string())).recorded())
         }
         // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
         Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
@@ -177,7 +218,7 @@ fn has_parameter(query: &str, wanted: &[&str]) -> bool {
 }
 
 fn origin_refusal(origin_check: OriginCheck, error: HttpError) -> HandshakeRefusal {
-    refuse(if origin_check == OriginCheck::Denied { "origin" } else { "malformed" }, error)
+    refuse(if origin_check == OriginCheck::Denied { "origin" } else { "malformed" }, error).recorded()
 }
 
 fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
@@ -200,7 +241,7 @@ fn acquire_user_permit(
         let message = "too many connections of this user";
         let fields = AuditFields { reason: Some(message), ..*source };
         context.audit.record(AuditEvent::Refused, fields.with_token(&claims.user, ids, claims.expires_at));
-        refuse("user", HttpError::too_many_connections(message))
+        refuse("user", HttpError::too_many_connections(message)).recorded()
     })
 }
 
@@ -283,7 +324,7 @@ fn find_credentials<'a>(
     let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
         context.refusals.record_from(Refusal::Credentials(error), source);
         let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
-        refuse(reason, error.into())
+        refuse(reason, error.into()).recorded()
     })?;
     if found.credential.is_none()
         && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
@@ -305,7 +346,15 @@ async fn authenticate(
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
-                Some(token) => verify(&token, context),
+                Some(token) => {
+                    let verified = verify(&token, context);
+                    let fields = match &verified {
+                        Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
+                        Err(_) => *source,
+                    };
+                    context.audit.record(AuditEvent::TicketUsed, fields);
+                    verified
+                }
                 None => Err(TokenError::UnknownTicket),
             }
         }
@@ -314,9 +363,9 @@ async fn authenticate(
     authenticated.or_else(|refusal| {
         context.refusals.record_from(Refusal::Token(refusal), source);
         match context.config.auth.reject {
-            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into())),
+            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
             RejectMode::Close => Ok((HandshakeAuth::Rejected(refusal), TokenIds::default())),
-            RejectMode::Http => Err(refuse("token", refusal.into())),
+            RejectMode::Http => Err(refuse("token", refusal.into()).recorded()),
         }
     })
 }

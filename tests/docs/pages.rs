@@ -144,6 +144,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.count_audit_lines("written", 1);
     metrics.count_backchannel_logout("obeyed");
     metrics.count_key_fetch("fetched");
+    metrics.count_emulation_request("queued");
     metrics.count_tls_handshake("full");
     let text = metrics.encode().unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
@@ -224,8 +225,8 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
         ("/etc/nginx/tls/fullchain.pem", certificate.cert_path().display().to_string()),
         ("/etc/nginx/tls/privkey.pem", certificate.key_path().display().to_string()),
         ("/var/log/nginx/wardcast.log", path("access.log")),
-        ("server 127.0.0.1:8000;", format!("server {};", hub.address)),
-        ("server 127.0.0.1:8001;", String::new()),
+        ("server 10.0.0.7:8000;", format!("server {};", hub.address)),
+        ("server 10.0.0.8:8000;", String::new()),
     ] {
         assert!(text.contains(documented), "{documented}");
         text = text.replace(documented, &used);
