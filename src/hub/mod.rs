@@ -7,6 +7,7 @@
 
 mod api_grants;
 mod broker_subscriptions;
+mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
