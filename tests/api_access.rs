@@ -222,8 +222,13 @@ impl Broker for WriteRecorder {
         self.record("take_ticket", None)
     }
 
-    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> BoxFuture<'static, Result<(), BrokerError>> {
-        self.record("start_login", ())
+    fn start_login(
+        &self,
+        _: LoginId,
+        _: Login,
+        _: LoginLimits,
+    ) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
+        self.record("start_login", Vec::new())
     }
 
     fn refresh_login(

@@ -32,6 +32,7 @@ mod key_files;
 mod key_set_attacks;
 mod key_sets;
 mod login;
+mod login_attacks;
 mod logout;
 mod permissions;
 mod refresh;

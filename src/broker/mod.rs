@@ -174,8 +174,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Stores a login for all instances. Above the limit of logins per user, others of the user end.
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()>;
+    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these.
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>>;
 
     /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several
     /// callers with one number, one refreshes; the others repeat it, if `limits` allow that, or end the login.

@@ -17,9 +17,9 @@ use crate::{
         refusal_log::Refusal,
         users::{MAX_PASSWORD_BYTES, User},
     },
-    broker::Login,
+    broker::{EndedLogin, Login, revoke_until_stored},
     protocol::ErrorCode,
-    revocation::LoginId,
+    revocation::{LoginId, Revocation},
 };
 
 #[derive(Deserialize)]
@@ -97,7 +97,7 @@ async fn start_login(
     user: &User,
     place: TokenPlace,
     source: &RequestSource,
-    context: &HttpContext,
+    context: &Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
     let started_at = context.clock.now();
@@ -111,14 +111,35 @@ async fn start_login(
         ends_at: started_at.saturating_add(lifetime),
     };
     let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config)).await;
-    stored.map_err(|error| {
+    let replaced = stored.map_err(|error| {
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
+    revoke_replaced_logins(&replaced, context);
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
     context.audit.record(AuditEvent::LoggedIn, fields);
     Ok(token_response(place, &access_token, &id, 0, context))
+}
+
+/// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the
+/// new login does not depend on it.
+fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) {
+    let now = context.clock.now();
+    let of_login = |login: &EndedLogin| {
+        let revocation = login.revocation(&context.config, now)?;
+        context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
+    };
+    let revocations: Vec<Revocation> = replaced.iter().filter_map(of_login).collect();
+    if revocations.is_empty() {
+        return;
+    }
+    let context = context.clone();
+    actix_rt::spawn(async move {
+        let cause = AuditFields { by: Some("logins_per_user"), ..AuditFields::default() };
+        let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+        revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
+    });
 }
 
 /// Parses the body of a login. serde alone would also accept a list, and its error messages would quote the password.

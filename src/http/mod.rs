@@ -110,9 +110,9 @@ pub struct HttpContext {
     pub address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// Connections per user (`limits.connections_per_user`), shared with the sessions.
     pub user_limit: Arc<UserLimit>,
-    /// Unauthenticated connections (`limits.waiting`).
+    /// Unauthenticated connections, and logout tokens that wait for their key (`limits.waiting`).
     pub unauthenticated_limit: Arc<ConnectionLimit>,
-    /// Unauthenticated connections per address (`limits.waiting_per_address`).
+    /// The same per address (`limits.waiting_per_address`).
     pub unauthenticated_address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,

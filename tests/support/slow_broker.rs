@@ -261,7 +261,7 @@ impl Broker for SlowBroker {
         self.inner.take_ticket(id)
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
         self.inner.start_login(id, login, limits)
     }
 

@@ -386,9 +386,8 @@ impl Broker for MemoryBroker {
         completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
-        self.logins.lock().start(&id, login, &limits);
-        completed(Ok(()))
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
+        completed(Ok(self.logins.lock().start(&id, login, &limits)))
     }
 
     fn refresh_login(

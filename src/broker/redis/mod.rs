@@ -461,7 +461,7 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| tickets::take(&context, &id).await)
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
         self.spawn(async move |context| logins::start(&context, &id, &login, &limits).await)
     }
 

@@ -175,12 +175,12 @@ impl RedisNames {
 
     /// Returns the keys of the revocations: what is revoked (hash), and when it expires (sorted set). One hash tag, so that one
     /// script may use both.
-    pub(super) fn revocation_keys(&self) -> &[String; 2] {
+    pub(super) fn revocation_hash_and_expiries(&self) -> &[String; 2] {
         &self.revocations
     }
 
     /// Returns the key of the hash of revocations. Its slot decides which server keeps them.
-    pub(super) fn revocations_key(&self) -> &str {
+    pub(super) fn revocation_hash(&self) -> &str {
         &self.revocations[0]
     }
 

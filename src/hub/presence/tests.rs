@@ -101,7 +101,7 @@ impl Broker for RecordingBroker {
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
         unreachable!()
     }
-    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<()> {
+    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<Vec<EndedLogin>> {
         unreachable!()
     }
     fn refresh_login(&self, _: LoginId, _: u32, _: WallTime, _: LoginLimits) -> Answer<LoginRefresh> {
