@@ -31,6 +31,7 @@ use crate::{
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
+    hooks::Hooks,
     http::{self, ListenerRole},
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
@@ -69,6 +70,9 @@ pub enum ServerStartError {
     /// `audit.output`.
     #[error("audit.output: {0}")]
     Audit(#[from] AuditError),
+    /// `hooks`.
+    #[error("hooks.ca: {0}")]
+    Hooks(CertificateError),
     /// `broker.redis`.
     #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
@@ -219,9 +223,8 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 
 impl Components {
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
-        let config = Arc::new(config);
+        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let limits = &config.limits;
-        let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
@@ -234,6 +237,7 @@ impl Components {
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
         let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
+        let hooks = Arc::new(Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?);
         let refusals = RefusalLog::new(config.clone(), audit.clone());
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
@@ -244,6 +248,7 @@ impl Components {
             permissions: permissions.clone(),
             revocations: revocations.clone(),
             rates: rates(limits.publications_per_second),
+            hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
             clock: clock.clone(),
@@ -260,6 +265,7 @@ impl Components {
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             broker,
             hubs,
+            hooks,
             revocations,
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
@@ -281,8 +287,19 @@ impl Components {
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, audit, user_limit, .. } =
-            &**self.http;
+        let http::HttpContext {
+            config,
+            clock,
+            metrics,
+            hubs,
+            broker,
+            verifier,
+            refusals,
+            audit,
+            user_limit,
+            hooks,
+            ..
+        } = &**self.http;
         let hub =
             Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
         session::Services {
@@ -292,6 +309,7 @@ impl Components {
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: self.permissions.clone(),
+            hooks: hooks.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),

@@ -53,6 +53,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),
         rates: KeyedRateLimiter::new(0, 0),
+        hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
         config: config.clone(),
         clock,

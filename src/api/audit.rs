@@ -54,7 +54,7 @@ pub(super) fn record_call(
         sid: subject.sid.as_deref(),
         code: match result {
             Ok(_) => None,
-            Err(ApiError::Failed(error)) => Some(error.code().code()),
+            Err(ApiError::Failed(error)) => Some(error.code()),
             Err(ApiError::Http(_)) => Some(ErrorCode::BadRequest.code()),
         },
         ..AuditFields::default()

@@ -40,6 +40,7 @@ use crate::{
     broker::SharedBroker,
     clock::Clock,
     config::Config,
+    hooks::Hooks,
     http::{BodyLimit, HttpError},
     metrics::Metrics,
     protocol::WireError,
@@ -63,6 +64,8 @@ pub struct ApiContext {
     pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
     pub rates: KeyedRateLimiter,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
     /// The configuration.
@@ -113,7 +116,7 @@ impl<T: Serialize> ApiResponse<T> {
         match result {
             Ok(result) => Self::Result(result),
             Err(error) => {
-                metrics.count_error(error.code().code());
+                metrics.count_error(error.code());
                 Self::Error(error)
             }
         }
@@ -122,7 +125,7 @@ impl<T: Serialize> ApiResponse<T> {
     fn respond(self) -> HttpResponse {
         let mut response = HttpResponse::Ok();
         if let Self::Error(error) = &self
-            && error.code().is_temporary()
+            && error.is_temporary()
         {
             response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
         }

@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::{
     address::ClientAddress,
     connection_limit::{KeyedPermit, Permit},
+    hooks::ForwardedHeaders,
     protocol::Format,
 };
 
@@ -57,6 +58,8 @@ pub struct Admission {
     pub auth: HandshakeAuth,
     /// The format of commands, replies and pushes.
     pub format: Format,
+    /// The headers of the handshake that hooks get.
+    pub hook_headers: ForwardedHeaders,
     /// Whether an SDK session is kept alive by native pings, too.
     pub has_native_pings: bool,
     /// Counts the connection (`limits.connections`).

@@ -9,9 +9,10 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 12] = [
+const SECRET_KEYS: [&str; 13] = [
     "auth.hmac_secret",
     "api.key",
+    "hooks.secret",
     "login.key",
     "login.demo_password",
     "broker.redis.url",

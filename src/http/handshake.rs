@@ -36,6 +36,7 @@ use crate::{
     },
     config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
+    hooks::ForwardedHeaders,
     protocol::Format,
     revocation::TokenIds,
 };
@@ -104,6 +105,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     };
     let mut response = switch_protocols(request, credentials.subprotocol)?;
     let format = negotiate_format(request.query_string(), credentials.subprotocol);
+    let hook_headers = collect_hook_headers(request, context)?;
     let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     if let HandshakeAuth::Authenticated(claims) = &auth {
         let source = AuditFields { client: Some(client), ..source };
@@ -114,6 +116,7 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         ip,
         auth,
         format,
+        hook_headers,
         has_native_pings,
         permit,
         address_permit,
@@ -122,6 +125,12 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     };
     response.extensions_mut().insert(admission);
     Ok(response)
+}
+
+/// Returns the headers of the handshake that hooks get.
+fn collect_hook_headers(request: &HttpRequest, context: &HttpContext) -> Result<ForwardedHeaders, HttpError> {
+    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
+    context.hooks.collect_headers(values).map_err(|error| HttpError::bad_request(error.to_string()))
 }
 
 /// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.

@@ -29,6 +29,7 @@ use crate::{
     clock::{Clock, NEVER},
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
+    hooks::{ForwardedHeaders, Hooks},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionKey, Unregister, record_close,
@@ -52,6 +53,8 @@ pub struct Services {
     pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<KeyedLimit<Arc<str>>>,
     /// What the server API has subscribed users to.
@@ -77,6 +80,8 @@ pub struct Session {
     address: IpAddr,
     outbox: Arc<Outbox>,
     format: Format,
+    /// The headers of the handshake that hooks get.
+    hook_headers: ForwardedHeaders,
     /// Native pings keep the connection alive, even of an SDK session.
     has_native_pings: bool,
     services: Rc<Services>,
@@ -115,6 +120,7 @@ pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services
             address: admission.ip,
             outbox,
             format: admission.format,
+            hook_headers: admission.hook_headers,
             has_native_pings: admission.has_native_pings,
             services,
             auth_state: match admission.auth {
