@@ -1,4 +1,4 @@
-//! Wardcast: a realtime hub guarded by JSON Web Tokens. Clients hold a WebSocket, subscribe to channels, and receive what is
+//! Wardcast: a realtime hub guarded by JSON Web Tokens. Clients hold a WebSocket, or an HTTP response that does not end, subscribe to channels, and receive what is
 //! published there over the REST API or a WebSocket, on any instance.
 //!
 //! This file is the map of the crate. The modules are in the order in which a message passes them:
@@ -47,6 +47,8 @@ pub mod certificate;
 pub mod audit;
 // Revoked tokens: the list, shared by verifier, hubs and broker.
 pub mod revocation;
+// Commands of clients whose connection is an HTTP response.
+pub mod emulation;
 // Prometheus metrics.
 pub mod metrics;
 // Configuration: loading, validating and printing.

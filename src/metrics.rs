@@ -16,6 +16,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub unauthenticated_connections: Gauge,
     pub handshakes_refused: Family<ReasonLabel, Counter>,
+    pub emulation_requests: Family<OutcomeLabel, Counter>,
     pub proxy_headers_refused: Counter,
     pub tls_handshakes: Family<OutcomeLabel, Counter>,
     pub key_fetches: Family<OutcomeLabel, Counter>,
@@ -104,6 +105,11 @@ impl Metrics {
         self.handshakes_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// Counts a request with commands for a stream: `queued`, `forwarded` to another node, or why it was refused.
+    pub fn count_emulation_request(&self, outcome: &'static str) {
+        self.emulation_requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a Redis message that this instance dropped.
     pub fn count_refused_bus_message(&self, reason: &'static str) {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
@@ -175,6 +181,11 @@ impl Metrics {
             self.unauthenticated_connections.clone(),
         );
         registry.register("handshakes_refused", "Refused handshakes, by reason", self.handshakes_refused.clone());
+        registry.register(
+            "emulation_requests",
+            "Requests with commands of clients of streams, by outcome: queued, forwarded to another node, or why not",
+            self.emulation_requests.clone(),
+        );
         registry.register(
             "proxy_headers_refused",
             "Connections of trusted proxies closed because of a missing or malformed PROXY header",

@@ -256,6 +256,7 @@ impl Components {
         });
         let http = Data::new(http::HttpContext {
             origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
+            permissions: permissions.clone(),
             verifier,
             refusals,
             audit,
@@ -270,6 +271,7 @@ impl Components {
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
+            emulation_rates: rates(limits.emulation_requests_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),

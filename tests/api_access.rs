@@ -212,6 +212,10 @@ impl Broker for WriteRecorder {
         self.record("send_control", ())
     }
 
+    fn send_commands(&self, _: &str, _: uuid::Uuid, _: Bytes) -> BoxFuture<'static, Result<bool, BrokerError>> {
+        self.record("send_commands", true)
+    }
+
     fn put_ticket(&self, _: String, _: Bytes, _: Duration) -> BoxFuture<'static, Result<(), BrokerError>> {
         self.record("put_ticket", ())
     }

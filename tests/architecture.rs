@@ -15,7 +15,7 @@ const MAX_FILE_LINES: usize = 400;
 const THREAT_MODEL: &str = "docs/threats.md";
 
 /// The modules that every module may import: shared types, time, counters, certificates, configuration. They import only each other.
-const SHARED_MODULES: [&str; 16] = [
+const SHARED_MODULES: [&str; 17] = [
     "channel",
     "publication",
     "position",
@@ -30,6 +30,7 @@ const SHARED_MODULES: [&str; 16] = [
     "certificate",
     "audit",
     "revocation",
+    "emulation",
     "metrics",
     "config",
 ];

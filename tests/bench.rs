@@ -80,6 +80,14 @@ async fn fanout_delivers_every_publication_to_every_subscriber_and_ends_the_hub_
     assert!(!Path::new("/proc").join(hub).exists(), "the hub {hub} still runs");
 }
 
+#[actix_rt::test]
+async fn subscribers_over_event_streams_receive_every_publication_too() {
+    let report = report(bench("fanout -n 20 --rate 50 --seconds 0.5 --warmup 0.1 --sse")).await;
+    assert!(count(&report, "publications") > 0);
+    assert_eq!(count(&report, "deliveries"), 20 * count(&report, "publications"));
+    assert_eq!(["deliveries_lost", "sequence_gaps"].map(|name| count(&report, name)), [0; 2], "{report}");
+}
+
 /// The rows of the probe that a hub answers.
 const PROBED: [&str; 5] = ["delivery", "publish", "command", "ping", "handshake"];
 

@@ -18,6 +18,7 @@ use wardcast::{
     channel::Channel,
     clock::Clock,
     config::{Config, Limits},
+    emulation::SendCommandsError,
     publication::{ClientInfo, Publication},
     revocation::{ListFull, Revocation, Revocations},
 };
@@ -43,6 +44,10 @@ impl Deliver for DiscardingHubs {
     }
 
     fn deliver_control(&self, _: Control) -> Result<(), QueueFull> {
+        Ok(())
+    }
+
+    fn deliver_commands(&self, _: &uuid::Uuid, _: Bytes) -> Result<(), SendCommandsError> {
         Ok(())
     }
 

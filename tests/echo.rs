@@ -19,7 +19,7 @@ use actix_web_actors::ws::Frame;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use wardcast::{
-    auth::{Admission, HandshakeAuth},
+    auth::{Admission, CommandSource, HandshakeAuth},
     clock::Clock,
     connection_limit::{ConnectionLimit, KeyedLimit},
     http::upgrade,
@@ -80,6 +80,8 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
         auth,
         format,
         hook_headers: Default::default(),
+        commands: CommandSource::WebSocket,
+        head: Bytes::new(),
         has_native_pings: false,
         permit,
         address_permit,

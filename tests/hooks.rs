@@ -43,7 +43,7 @@ fn rpc(id: u32, method: &str) -> Value {
 async fn rpc_passes_method_data_and_user_to_the_backend_and_its_answer_to_the_client() {
     let backend = Backend::start().await;
     let hub = start(&backend, |_| ()).await;
-    let (mut ann, greeting) = hub.connect_with_claims(json!({"sub": "ann"})).await;
+    let (mut ann, greeting) = hub.connect_with_claims(json!({"sub": "ann", "exp": 3600})).await;
     backend.answer(
         "/rpc",
         Answer::Raw(
@@ -113,7 +113,7 @@ async fn subscribe_hook_decides_where_no_grant_does() {
     let backend = Backend::start().await;
     let hub = start(&backend, |_| ()).await;
     backend.answer_json("/subscribe", json!({"error": {"code": 103, "message": "permission denied"}}));
-    let claims = json!({"sub": "ann", "caps": [{"channels": ["ask:granted"], "allow": ["sub"]}]});
+    let claims = json!({"sub": "ann", "exp": 3600, "caps": [{"channels": ["ask:granted"], "allow": ["sub"]}]});
     let (mut ann, _) = hub.connect_with_claims(claims).await;
     assert_eq!(ann.subscribe_with("ask:1", json!({"data": {"why": 1}})).await["error"]["code"], 103);
     let call = backend.calls("/subscribe").remove(0).json();
@@ -284,7 +284,7 @@ async fn failing_backend_is_not_called_for_a_pause_and_then_once() {
         config.hooks.pause = Duration::from_secs(600);
     })
     .await;
-    let mut ann = hub.connect("ann").await;
+    let (mut ann, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 36_000})).await;
     let paused = "wardcast_hook_calls_total{hook=\"rpc\",outcome=\"paused\"}";
     backend.answer("/rpc", Answer::Raw(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec()));
     for id in 1..=8 {

@@ -51,6 +51,8 @@ mod outbox;
 mod pipelining;
 mod proxies;
 mod slow_consumers;
+mod stream_requests;
+mod streams;
 mod tls;
 mod tls_attacks;
 mod tls_resumption;
@@ -65,6 +67,7 @@ mod wire;
 
 // Channels, delivery and subscriptions.
 mod broker_losses;
+mod channel_events;
 mod clock_steps;
 mod delivery;
 mod deltas;

@@ -25,12 +25,16 @@ mod verifier;
 
 use std::{net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{
     address::ClientAddress,
+    channel::Channel,
     connection_limit::{KeyedPermit, Permit},
+    emulation::CommandReceiver,
     hooks::ForwardedHeaders,
+    position::Position,
     protocol::Format,
 };
 
@@ -46,8 +50,8 @@ pub use token_error::TokenError;
 pub use user_prefix::UserPrefixes;
 pub use verifier::Verifier;
 
-/// The result of a handshake. It reaches the session in the extensions of the 101 response; a response without it opens no
-/// session.
+/// The result of a handshake, or of a request for a stream. It reaches the session in the extensions of the response; a response
+/// without it opens no session.
 #[derive(Debug)]
 pub struct Admission {
     /// The id of the client.
@@ -60,6 +64,10 @@ pub struct Admission {
     pub format: Format,
     /// The headers of the handshake that hooks get.
     pub hook_headers: ForwardedHeaders,
+    /// Where the client's commands come from.
+    pub commands: CommandSource,
+    /// Bytes that are sent before everything else: the head of the response that becomes a stream, and how its body begins.
+    pub head: Bytes,
     /// Whether an SDK session is kept alive by native pings, too.
     pub has_native_pings: bool,
     /// Counts the connection (`limits.connections`).
@@ -70,6 +78,35 @@ pub struct Admission {
     pub user_permit: Option<KeyedPermit<Arc<str>>>,
     /// Counts the connection among the unauthenticated ones, in total and for its address, until it is authenticated.
     pub unauthenticated_permits: Option<(Permit, KeyedPermit<ClientAddress>)>,
+}
+
+/// Where the commands of a client come from.
+#[derive(Debug)]
+pub enum CommandSource {
+    /// From its WebSocket.
+    WebSocket,
+    /// From other HTTP requests.
+    Requests(CommandReceiver),
+    /// The client sends none: it receives one channel.
+    None(Box<ChannelRequest>),
+}
+
+/// The channel that a client receives which sends no commands.
+#[derive(Debug)]
+pub struct ChannelRequest {
+    /// The channel, to which the client may subscribe.
+    pub channel: Channel,
+    /// From where on the client receives the channel; `None`: from now on.
+    pub since: Option<RequestedPosition>,
+}
+
+/// The position after which a client wants to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestedPosition {
+    /// A position that the hub has sent.
+    Known(Position),
+    /// Text that the hub cannot have sent.
+    Unknown,
 }
 
 /// How a handshake authenticated the client.

@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use uuid::Uuid;
 
 use self::history::IDEMPOTENCY_TTL;
 pub use self::{
@@ -35,6 +36,7 @@ pub use self::{
 use crate::{
     channel::Channel,
     clock::WallTime,
+    emulation::SendCommandsError,
     position::{Epoch, Position},
     protocol::ErrorCode,
     publication::{ClientInfo, Publication},
@@ -153,6 +155,10 @@ pub trait Broker: Send + Sync {
     /// when the sessions have applied it.
     fn send_control(&self, control: Control) -> BrokerFuture<()>;
 
+    /// Sends commands of a client to the node that has its session, which is another one. Completes with whether there is such a
+    /// node. The messages of a session arrive in the order of the calls.
+    fn send_commands(&self, node: &str, session: Uuid, message: Bytes) -> BrokerFuture<bool>;
+
     /// Stores `value` under `id`, which has 1 to 64 characters of `A-Za-z0-9_-`, until it is taken or `ttl` has passed.
     /// Above `limits.tickets` it may fail with [`BrokerError::Busy`]. Completes when the ticket can be taken.
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()>;
@@ -206,6 +212,12 @@ pub trait Deliver: Send + Sync {
     /// # Errors
     /// [`QueueFull`]: no hub has received it.
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull>;
+
+    /// Queues commands that a client has sent to another node, for the local session that has this id. Never blocks.
+    ///
+    /// # Errors
+    /// [`SendCommandsError`].
+    fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError>;
 
     /// Learns that controls may have been lost on their way to this instance.
     fn note_lost_controls(&self);

@@ -104,7 +104,8 @@ mod tests {
         let suggestion = |key: &str| suggest(&key.split('.').map(str::to_owned).collect::<Vec<_>>());
         for (written, right) in [
             ("server.bnid", "server.bind"),
-            ("auth.secret", "auth.hmac_secret"),
+            ("auth.secret", "hooks.secret"),
+            ("auth.hmacsecret", "auth.hmac_secret"),
             ("server.hmac_secret", "auth.hmac_secret"),
             ("limits.max_connections", "limits.connections"),
             ("sever.bind", "server.bind"),

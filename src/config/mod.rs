@@ -275,6 +275,7 @@ pub struct Limits {
     pub message_fragments: usize,
     #[serde(with = "value::duration")]
     pub message_age: Duration,
+    pub emulation_bytes: usize,
     pub publication_bytes: usize,
     pub outbox_bytes: usize,
     #[serde(with = "value::duration")]
@@ -299,6 +300,7 @@ pub struct Limits {
     pub connections_per_user: usize,
     pub connections_per_address: usize,
     pub handshakes_per_second: u32,
+    pub emulation_requests_per_second: u32,
     pub http_connections: usize,
     pub http_unread_bytes: usize,
     pub waiting: usize,

@@ -11,7 +11,7 @@ pub struct HookRequest<'a> {
     /// The id of the connection; nil, and left out, for a publication over REST.
     #[serde(skip_serializing_if = "Uuid::is_nil", serialize_with = "as_text")]
     pub client: Uuid,
-    /// `websocket`, or `http` for a publication over REST.
+    /// `websocket`, `sse` or `http_stream`, or `http` for a publication over REST.
     pub transport: &'static str,
     /// `json` or `protobuf`.
     pub protocol: &'static str,

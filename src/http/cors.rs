@@ -9,7 +9,8 @@ use actix_web::{
     body::MessageBody,
     dev::{HttpServiceFactory, ServiceFactory, ServiceRequest, ServiceResponse},
     http::header::{
-        ACCESS_CONTROL_ALLOW_CREDENTIALS, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER,
+        WWW_AUTHENTICATE,
     },
     web::Data,
 };
@@ -34,8 +35,10 @@ where
     let may_read = origin_policy.clone();
     let cors = Cors::default()
         .allowed_origin_fn(move |_, head| matches!(may_read.check(head), OriginCheck::Listed | OriginCheck::Wildcard))
-        .allowed_methods(["POST"])
+        .allowed_methods(["GET", "POST"])
+        // The last two are what replacements of EventSource send.
         .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("idempotency-key")])
+        .allowed_headers([CACHE_CONTROL, HeaderName::from_static("last-event-id")])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .supports_credentials()
         .max_age(PREFLIGHT_MAX_AGE);

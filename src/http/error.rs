@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     auth::{TokenError, credentials::CredentialError},
-    protocol::ErrorCode,
+    protocol::{ErrorCode, WireError},
 };
 
 /// The error response to a request.
@@ -108,6 +108,18 @@ impl HttpError {
     pub fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, "this instance is stopping; try again")
             .with_retry_after(STOP_RETRY_AFTER)
+    }
+
+    /// The error that a client of the protocol would get as a reply.
+    pub(super) fn of_wire_error(error: &WireError) -> Self {
+        let known = ErrorCode::ALL.iter().map(|(code, _)| *code).find(|code| error.has_code(*code));
+        let code = known.unwrap_or(ErrorCode::BadRequest);
+        let status = match code {
+            ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+            ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, code, error.message())
     }
 
     /// 500.

@@ -18,6 +18,7 @@ use actix_web::{
     },
     web::Data,
 };
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
@@ -30,7 +31,7 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
-        Admission, Claims, HandshakeAuth, TokenError,
+        Admission, Claims, CommandSource, HandshakeAuth, TokenError,
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
@@ -41,8 +42,8 @@ use crate::{
     revocation::TokenIds,
 };
 
-/// A refused handshake: the response, and its reason as one word for `wardcast_handshakes_refused`.
-struct HandshakeRefusal {
+/// A refused handshake, or request for a stream: the response, and its reason as one word for `wardcast_handshakes_refused`.
+pub(super) struct HandshakeRefusal {
     reason: &'static str,
     error: HttpError,
 }
@@ -53,26 +54,52 @@ impl From<HttpError> for HandshakeRefusal {
     }
 }
 
-fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
+pub(super) fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
     HandshakeRefusal { reason, error }
 }
 
-/// Handles GET on a WebSocket path. A refusal closes the connection: the next bytes on it may be WebSocket frames.
+/// Handles GET on a WebSocket path.
 pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
-    accept_handshake(&request, &context).await.unwrap_or_else(|HandshakeRefusal { reason, error }| {
-        context.metrics.count_refused_handshake(reason);
-        let mut response = error.error_response();
-        response.head_mut().set_connection_type(ConnectionType::Close);
-        response
-    })
+    accept_handshake(&request, &context).await.unwrap_or_else(|refusal| refuse_handshake(refusal, &context))
 }
 
-/// Decides on a handshake. Cheap checks come first, so that a client over a limit costs no signature verification.
+/// Returns the response to a refused handshake. It closes the connection: the next bytes on it may be WebSocket frames.
+pub(super) fn refuse_handshake(refusal: HandshakeRefusal, context: &HttpContext) -> HttpResponse {
+    let HandshakeRefusal { reason, error } = refusal;
+    context.metrics.count_refused_handshake(reason);
+    let mut response = error.error_response();
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
+}
+
+/// Decides on a handshake.
 async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Result<HttpResponse, HandshakeRefusal> {
+    if context.stop.phase() < StopPhase::Closing {
+        validate_request(request)?;
+    }
+    let origin_check = context.origin_policy.check(request.head());
+    let protocols = offered_protocols(request)?;
+    let (mut admission, subprotocol) = admit(request, origin_check, &protocols, context, |_| Ok(())).await?;
+    let mut response = switch_protocols(request, subprotocol)?;
+    admission.format = negotiate_format(request.query_string(), subprotocol);
+    admission.has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
+    response.extensions_mut().insert(admission);
+    Ok(response)
+}
+
+/// Decides whether a client may have a session, over a WebSocket or a stream, and with which subprotocol. `check` decides on the
+/// result of its authentication, and the caller sets the format. Cheap checks come first, so that a client over a limit costs no
+/// signature verification.
+pub(super) async fn admit<'a>(
+    request: &'a HttpRequest,
+    origin_check: OriginCheck,
+    protocols: &[&'a str],
+    context: &HttpContext,
+    check: impl FnOnce(&mut HandshakeAuth) -> Result<(), HandshakeRefusal>,
+) -> Result<(Admission, Option<&'a str>), HandshakeRefusal> {
     if context.stop.phase() >= StopPhase::Closing {
         return Err(refuse("stopping", HttpError::stopping()));
     }
-    validate_request(request)?;
     let ip = forwarded::client_address(request.head(), &context.config.server);
     let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
     let source = AuditFields { address: Some(ip), ..AuditFields::default() };
@@ -80,7 +107,6 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .handshake_rates
         .charge(&address)
         .map_err(|wait| refuse("rate", HttpError::too_many("too many handshakes from this address", wait)))?;
-    let origin_check = context.origin_policy.check(request.head());
     if let Some(refusal) = origin_check.refusal() {
         record_origin_refusal(context, refusal, request.head());
     }
@@ -93,20 +119,17 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         .connection_limit
         .acquire()
         .ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections; try again soon")))?;
-    let protocols = offered_protocols(request)?;
-    let credentials = find_credentials(request, &protocols, &source, context)?;
+    let credentials = find_credentials(request, protocols, &source, context)?;
     let source = AuditFields { door: credentials.door, ..source };
-    let (auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
+    let (mut auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
+    check(&mut auth)?;
     let (user_permit, unauthenticated_permits) = match &auth {
         HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
-    let mut response = switch_protocols(request, credentials.subprotocol)?;
-    let format = negotiate_format(request.query_string(), credentials.subprotocol);
     let hook_headers = collect_hook_headers(request, context)?;
-    let has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     if let HandshakeAuth::Authenticated(claims) = &auth {
         let source = AuditFields { client: Some(client), ..source };
         context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
@@ -115,16 +138,17 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
         client,
         ip,
         auth,
-        format,
+        format: Format::default(),
+        commands: CommandSource::WebSocket,
+        head: Bytes::new(),
         hook_headers,
-        has_native_pings,
+        has_native_pings: false,
         permit,
         address_permit,
         user_permit,
         unauthenticated_permits,
     };
-    response.extensions_mut().insert(admission);
-    Ok(response)
+    Ok((admission, credentials.subprotocol))
 }
 
 /// Returns the headers of the handshake that hooks get.

@@ -1,12 +1,15 @@
-//! HTTP: routes, the WebSocket handshake up to its 101, login, tickets, health and metrics. After the 101, `transport`
-//! and `session` take over.
+//! HTTP: routes, the WebSocket handshake up to its 101, streams up to the head of their response, login, tickets, health and
+//! metrics. After that, `transport` and `session` take over.
 
 mod backchannel_logout;
 mod body;
+mod channel_events;
 pub mod connection;
 pub mod cors;
+mod emulation;
 pub mod error;
 pub mod forwarded;
+pub mod handover;
 pub mod handshake;
 pub mod health;
 mod listener_role;
@@ -17,6 +20,7 @@ pub mod origin_policy;
 mod refresh;
 mod request_source;
 pub mod stop;
+mod stream;
 pub mod ticket;
 pub mod unread_body;
 pub mod upgrade;
@@ -32,7 +36,10 @@ use actix_web::{
 use crate::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog, users::Users},
+    auth::{
+        Permissions, RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog,
+        users::Users,
+    },
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -61,6 +68,8 @@ pub struct HttpContext {
     pub origin_policy: Arc<OriginPolicy>,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// Knows what users may subscribe to.
+    pub permissions: Arc<Permissions>,
     /// Logs refused tokens and origins.
     pub refusals: Arc<RefusalLog>,
     /// The audit log.
@@ -87,6 +96,8 @@ pub struct HttpContext {
     pub stop: StopProgress,
     /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
+    /// Requests with commands per address (`limits.emulation_requests_per_second`).
+    pub emulation_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).
     pub ticket_rates: KeyedRateLimiter,
     /// Password hashes computed at the same time (`login.concurrency`).
@@ -153,4 +164,32 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
             }
         });
     service.service(cors::wrap(&context.origin_policy, auth));
+    stream_routes(context, service);
+}
+
+/// Adds the routes of clients that cannot open a WebSocket.
+fn stream_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
+    let message_bytes = context.config.limits.message_bytes;
+    let first = BodyLimit { name: "limits.message_bytes", bytes: message_bytes };
+    let event_stream = first.apply_to(web::resource("/sse"));
+    let http_stream = first.apply_to(web::resource("/http_stream"));
+    let connection = web::scope("/connection")
+        .service(
+            event_stream
+                .route(web::get().to(stream::get_event_stream))
+                .route(web::post().to(stream::post_event_stream)),
+        )
+        .service(http_stream.route(web::post().to(stream::post_http_stream)));
+    service.service(cors::wrap(&context.origin_policy, connection));
+    // In JSON the message is a string, in which each quotation mark takes two bytes.
+    let bytes = message_bytes.saturating_mul(2).saturating_add(emulation::MAX_OTHER_BODY_BYTES);
+    let message = BodyLimit { name: "twice limits.message_bytes", bytes };
+    let requests = message.apply_to(web::resource("")).route(web::post().to(emulation::post_commands));
+    service.service(cors::wrap(&context.origin_policy, web::scope("/emulation").service(requests)));
+}
+
+/// Adds the routes below `/v1` that are streams.
+pub fn v1_routes(service: &mut web::ServiceConfig) {
+    let events = web::resource("/channels/{channel}/events");
+    service.service(events.route(web::get().to(channel_events::get_events)));
 }

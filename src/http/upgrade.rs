@@ -1,5 +1,5 @@
 //! The upgrade service: a second instance of the application, for requests that ask to upgrade. Routing, extractors and
-//! the handshake stay ordinary actix-web. A 101 with an [`Admission`] hands the socket to a session; any other response
+//! the handshake stay ordinary actix-web. A response with an [`Admission`] hands the socket to a session; any other response
 //! is written unchanged and closes the connection.
 
 use std::{rc::Rc, time::Duration};
@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use futures_util::SinkExt;
 use tokio::time::timeout;
 
-use super::HttpError;
+use super::{HttpError, handover::encode_head};
 use crate::auth::Admission;
 
 /// Marks a request that came through the upgrade service, where a 101 starts a session. A chunked request with an
@@ -48,9 +48,18 @@ pub async fn handle<A, T>(
         Ok(Err(error)) => error.error_response(),
         Err(_) => HttpError::unavailable("the handshake took too long; try again soon").error_response(),
     };
-    let admission = response.extensions_mut().remove::<Admission>();
+    let mut admission = response.extensions_mut().remove::<Admission>();
+    if let Some(admission) = &mut admission
+        && !admission.format.is_websocket()
+    {
+        admission.head = encode_head(&response, &admission.head);
+    }
     let (head, body) = actix_http::Response::from(response).into_parts();
     match admission {
+        // The request for a stream asked to upgrade, too, as some clients do that speak HTTP/2.
+        Some(admission) if !admission.format.is_websocket() => {
+            start_session(framed.into_parts().io, BytesMut::new(), admission);
+        }
         Some(admission) => {
             let sent = timeout(WRITE_TIMEOUT, framed.send((head, BodySize::None).into())).await;
             if let Ok(Ok(())) = sent {

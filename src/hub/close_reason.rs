@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     metrics::Metrics,
-    protocol::{Disconnect, frame},
+    protocol::{Disconnect, Format},
     transport::{ClosePolicy, Outbox, PushError},
 };
 
@@ -59,11 +59,11 @@ impl<'a> CloseReason<'a> {
 
     /// Closes a connection for this reason, and counts and logs that. Does nothing if the connection is closing
     /// already: the first reason counts.
-    pub fn close(self, outbox: &Arc<Outbox>, client: Uuid, clock: &Clock, metrics: &Metrics) {
+    pub fn close(self, outbox: &Arc<Outbox>, format: Format, client: Uuid, clock: &Clock, metrics: &Metrics) {
         if !outbox.is_closing() {
             let (code, reason) = (self.disconnect.code(), self.disconnect.reason());
             record_close(client, code, reason, metrics);
-            outbox.close(frame::encode_close(Some(code), reason), self.policy, clock);
+            outbox.close(format.encode_close(code, reason), self.policy, clock);
         }
     }
 }

@@ -40,7 +40,11 @@ enum DeliveryContent {
 
 /// A frame in each format, encoded when it is first needed.
 #[derive(Default)]
-struct EncodedFrames([OnceLock<Bytes>; 2]);
+struct EncodedFrames {
+    of_websockets: [OnceLock<Bytes>; Format::OF_WEBSOCKETS.len()],
+    /// Boxed: many publications have no subscriber that gets them over a stream.
+    of_streams: OnceLock<Box<[OnceLock<Bytes>; Format::OF_STREAMS.len()]>>,
+}
 
 /// The frames for subscriptions with deltas.
 #[derive(Default)]
@@ -61,7 +65,15 @@ struct ComputedDelta {
 
 impl EncodedFrames {
     fn get(&self, format: Format, write: impl FnOnce() -> Bytes) -> &Bytes {
-        self.0[format as usize].get_or_init(write)
+        let cell = match format {
+            Format::Json => &self.of_websockets[0],
+            Format::Protobuf => &self.of_websockets[1],
+            Format::EventStream => &self.of_streams.get_or_init(Box::default)[0],
+            Format::JsonStream => &self.of_streams.get_or_init(Box::default)[1],
+            Format::ProtobufStream => &self.of_streams.get_or_init(Box::default)[2],
+            Format::ChannelEvents => &self.of_streams.get_or_init(Box::default)[3],
+        };
+        cell.get_or_init(write)
     }
 }
 
@@ -108,7 +120,7 @@ impl Delivery {
         self.publication().map(|publication| publication.time).unwrap_or_default()
     }
 
-    /// Returns the frame for subscribers with these options, including its WebSocket header; `None` if they do not
+    /// Returns the frame for subscribers with these options, including its header; `None` if they do not
     /// receive the delivery. `base` is the publication that they received before.
     pub(super) fn frame(&self, options: &DeliveryOptions, base: Option<&Self>) -> Option<&Bytes> {
         let publication = match &self.content {

@@ -8,8 +8,10 @@ use std::{
 
 use actix::{Addr, Handler, Message};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::{
     ApiGrants, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
@@ -24,6 +26,7 @@ use super::{
 use crate::{
     broker::{Control, Deliver, NodeIdentity, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
     channel::Channel,
+    emulation::{EmulatedSessions, SendCommandsError},
     metrics::Metrics,
     protocol,
     publication::{ClientInfo, Publication},
@@ -44,6 +47,7 @@ pub struct Hubs {
     api_grants: Arc<ApiGrants>,
     filter_tracks: Arc<FilterTracks>,
     revocations: Arc<Revocations>,
+    emulated_sessions: Arc<EmulatedSessions>,
 }
 
 impl Hubs {
@@ -64,6 +68,7 @@ impl Hubs {
             api_grants,
             filter_tracks: Arc::default(),
             revocations,
+            emulated_sessions: Arc::default(),
         })
     }
 
@@ -87,6 +92,16 @@ impl Hubs {
     /// Returns the revocations that the hubs obey.
     pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
+    }
+
+    /// Returns the id of this run of the instance.
+    pub fn node_id(&self) -> &str {
+        &self.node.uid
+    }
+
+    /// Returns the sessions that get commands by requests.
+    pub fn emulated_sessions(&self) -> &Arc<EmulatedSessions> {
+        &self.emulated_sessions
     }
 
     /// Returns what the hubs know of filters.
@@ -156,6 +171,10 @@ impl Deliver for Hubs {
             self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(ApplyControl(queued.clone())));
         });
         Ok(())
+    }
+
+    fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError> {
+        self.emulated_sessions.send(session, message)
     }
 
     fn note_lost_controls(&self) {

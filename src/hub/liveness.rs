@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::{NEVER, WallTime},
     config::Config,
-    protocol::{Disconnect, Format, frame},
+    protocol::{Disconnect, Format},
     transport::Outbox,
 };
 
@@ -123,7 +123,11 @@ impl HubSession {
     }
 
     fn encode_ping(&self) -> bytes::Bytes {
-        if self.keep_alive == KeepAlive::ProtocolPing { self.format.encode_ping() } else { frame::NATIVE_PING }
+        if self.keep_alive == KeepAlive::ProtocolPing {
+            self.format.encode_ping()
+        } else {
+            self.format.encode_keep_alive()
+        }
     }
 }
 
@@ -199,7 +203,7 @@ impl Hub {
         let Some(session) = self.registry.session_mut(key) else { return };
         session.deadline = match session.keep_alive {
             KeepAlive::Unauthenticated => Deadline::FirstMessage(now + self.liveness.first_message_timeout),
-            KeepAlive::NativePing | KeepAlive::ProtocolPing => {
+            KeepAlive::NativePing | KeepAlive::ProtocolPing | KeepAlive::OneWay => {
                 Deadline::NextPing(now + self.liveness.first_ping_delay(key))
             }
         };
@@ -294,7 +298,10 @@ impl Hub {
                 now + self.liveness.pong_timeout
             }
         };
-        session.deadline = Deadline::Pong { by, next_ping };
+        session.deadline = match session.keep_alive {
+            KeepAlive::OneWay => Deadline::NextPing(next_ping),
+            _ => Deadline::Pong { by, next_ping },
+        };
         let pushed = outbox.push(wall_now, session.encode_ping()).and_then(|_| outbox.flush(&self.clock, wall_now));
         if let Err(error) = pushed {
             self.handle_push_error(key, error);

@@ -40,6 +40,8 @@ pub enum KeepAlive {
     NativePing,
     /// By the protocol's own pings, `{}` in both directions, as SDKs expect.
     ProtocolPing,
+    /// By what the server sends; its client does not answer. If the client is gone, its kernel acknowledges nothing.
+    OneWay,
 }
 
 /// Registers a session with the hub of its thread.

@@ -158,8 +158,8 @@ impl Hub {
 
     /// Closes a session, unless the session or its client is closing it already.
     fn close<'a>(&mut self, key: SessionKey, reason: impl Into<CloseReason<'a>>) {
-        let Some(HubSession { outbox, client, .. }) = self.registry.session(key) else { return };
-        reason.into().close(outbox, *client, &self.clock, &self.metrics);
+        let Some(HubSession { outbox, format, client, .. }) = self.registry.session(key) else { return };
+        reason.into().close(outbox, *format, *client, &self.clock, &self.metrics);
         self.await_disconnect(key);
     }
 }

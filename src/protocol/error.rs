@@ -45,7 +45,7 @@ code_enum! {
         /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, or a `type`
         /// other than 0.
         NotAvailable = 108, "not available", error_reaction(108, false),
-            "Enable it in the channel's options (`channels.history_size`, `channels.presence`) or `hooks.rpc.endpoint`, or do without.";
+            "Enable it in the channel's options (`channels.history_size`, `channels.presence`) or `hooks.rpc`, or do without.";
         /// The token has expired, or is not valid yet (`nbf`).
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";

@@ -1,4 +1,5 @@
-//! The WebSocket frames that the hub writes (RFC 6455 §5.2): final, unmasked, with header and payload in one shared buffer.
+//! The frames that the hub writes. Those of a WebSocket (RFC 6455 §5.2) are final, unmasked, with header and payload in one
+//! shared buffer. Those of a stream are events of a `text/event-stream`, or lines.
 
 use bytes::Bytes;
 
@@ -13,6 +14,9 @@ pub const JSON_PING: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
 
 /// The ping of SDK sessions in Protobuf: an empty message in a binary frame.
 pub const PROTOBUF_PING: Bytes = Bytes::from_static(&[0x82, 1, 0]);
+
+/// A comment of a `text/event-stream`, which clients ignore.
+pub const EVENT_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
@@ -43,6 +47,17 @@ pub fn encode_close(code: Option<u16>, reason: &str) -> Bytes {
         (0..=reason.len().min(MAX_CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     payload.extend_from_slice(&reason.as_bytes()[..fits]);
     encode(CLOSE, &payload)
+}
+
+/// Encodes a line of text as an event.
+pub fn encode_event(line: &[u8]) -> Bytes {
+    [b"data: ", line, b"\n\n"].concat().into()
+}
+
+/// Encodes a line of text.
+pub fn encode_line(mut line: Vec<u8>) -> Bytes {
+    line.push(b'\n');
+    line.into()
 }
 
 fn encode(first: u8, payload: &[u8]) -> Bytes {

@@ -9,7 +9,7 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
-/// A push. All but the last two concern a channel.
+/// A push. All but the last three concern a channel.
 #[derive(Debug)]
 pub enum Push<'a> {
     /// A client has subscribed to the channel.
@@ -26,6 +26,8 @@ pub enum Push<'a> {
     Connect(&'a ConnectResult<'a>),
     /// The expiry of the session has changed.
     Refresh(Expiry),
+    /// The hub closes the connection, with this code and reason. For connections without close frames only.
+    Disconnect(u16, &'a str),
 }
 
 /// A publication as a client gets it, live or from the history.

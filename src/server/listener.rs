@@ -2,6 +2,7 @@
 //! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
 
 use std::{
+    cell::OnceCell,
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -10,7 +11,7 @@ use std::{
 
 use actix_http::HttpServiceBuilder;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory,
     boxed::{self, BoxService},
     fn_factory, fn_service, map_config,
 };
@@ -21,12 +22,14 @@ use actix_web::{
     middleware::from_fn,
     web,
 };
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::{Components, ServerStartError, proxy, tls::TlsAcceptor};
 use crate::{
     api,
-    http::{self, HttpContext},
+    auth::Admission,
+    http::{self, HttpContext, handover::HttpSocket},
     session,
     transport::{AcceptedConnection, Socket, TlsSocket},
 };
@@ -98,12 +101,18 @@ impl<F: ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitEr
 /// Serves HTTP over plain TCP.
 fn over_plain<F, E>(components: &Components, http: F) -> impl ConnectionServiceFactory + use<F, E>
 where
-    F: ServiceFactory<(AcceptedConnection, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
+    F: ServiceFactory<
+            (HttpSocket<AcceptedConnection>, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = E,
+            InitError = (),
+        >,
 {
     accept(components)
         .map(|socket: AcceptedConnection| {
             let peer = socket.peer();
-            (socket, Some(peer))
+            (HttpSocket::new(socket), Some(peer))
         })
         .and_then(http.map_err(|_| ()))
 }
@@ -115,13 +124,19 @@ fn over_tls<F, E>(
     http: F,
 ) -> impl ConnectionServiceFactory + use<F, E>
 where
-    F: ServiceFactory<(TlsSocket, Option<SocketAddr>), Config = (), Response = (), Error = E, InitError = ()>,
+    F: ServiceFactory<
+            (HttpSocket<TlsSocket>, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = E,
+            InitError = (),
+        >,
 {
     accept(components)
         .and_then(TlsAcceptor::new(tls, components.http.metrics.clone()))
         .map(|socket: TlsSocket| {
             let peer = socket.connection().peer();
-            (socket, Some(peer))
+            (HttpSocket::new(socket), Some(peer))
         })
         .and_then(http.map_err(|_| ()))
 }
@@ -167,20 +182,37 @@ fn build_app(
             if role.serves_operators() {
                 api::routes(&context.config, service);
             }
-            let v1 = web::scope("/v1").configure(|service| api::v1_routes(&context.config, service));
+            let v1 = web::scope("/v1").configure(|service| {
+                api::v1_routes(&context.config, service);
+                if role.serves_clients() {
+                    http::v1_routes(service);
+                }
+            });
             service.service(http::cors::wrap(&context.origin_policy, v1));
         })
         .default_service(web::to(http::error::not_found))
 }
 
-type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<T, actix_http::h1::Codec>);
+type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<HttpSocket<T>, actix_http::h1::Codec>);
+
+/// Starts sessions on the sockets of one worker.
+struct SessionStarter(OnceCell<Rc<session::Services>>);
+
+impl SessionStarter {
+    /// Starts a session, unless the worker has no hub: then it refuses handshakes, too.
+    fn start(&self, socket: impl Socket, read: BytesMut, admission: Admission) {
+        if let Some(services) = self.0.get() {
+            session::start(socket, read, admission, services.clone());
+        }
+    }
+}
 
 /// The service of one connection: HTTP/1.1 by the plain application, or a handshake that hands the socket to a session.
 #[expect(clippy::type_complexity, reason = "each part is a factory that only actix can name")]
 fn connection_service<T: ByteStream>(
     components: &Components,
 ) -> actix_http::h1::H1Service<
-    T,
+    HttpSocket<T>,
     impl ServiceFactory<
         actix_http::Request,
         Config = (),
@@ -194,17 +226,20 @@ fn connection_service<T: ByteStream>(
 > {
     let plain = plain_app(components);
     let components = components.clone();
-    http_builder(&components)
+    let starter = Rc::new(SessionStarter(OnceCell::new()));
+    http_builder(&components, &starter)
         .upgrade(fn_factory(move || {
-            let components = components.clone();
+            let (components, starter) = (components.clone(), starter.clone());
             async move {
                 let app = Rc::new(build_app(&components).into_factory().new_service(AppConfig::default()).await?);
-                let services = Rc::new(components.start_worker());
+                starter.0.get_or_init(|| Rc::new(components.start_worker()));
                 Ok::<_, ()>(fn_service(move |(request, framed): UpgradeRequest<T>| {
-                    let (app, services) = (app.clone(), services.clone());
+                    let (app, starter) = (app.clone(), starter.clone());
                     async move {
-                        http::upgrade::handle(app, request, framed, |socket, read, admission| {
-                            session::start(socket, read, admission, services);
+                        http::upgrade::handle(app, request, framed, |socket: HttpSocket<T>, read, admission| {
+                            if let Some(socket) = socket.take() {
+                                starter.start(socket, read, admission);
+                            }
                         })
                         .await;
                         Ok::<(), Error>(())
@@ -215,11 +250,11 @@ fn connection_service<T: ByteStream>(
         .h1(plain)
 }
 
-/// The service of a connection without handshakes.
+/// The service of a connection without handshakes and streams.
 fn http_service<T: ByteStream>(
     components: &Components,
 ) -> actix_http::h1::H1Service<
-    T,
+    HttpSocket<T>,
     impl ServiceFactory<
         actix_http::Request,
         Config = (),
@@ -229,10 +264,10 @@ fn http_service<T: ByteStream>(
     > + use<T>,
     BoxBody,
 > {
-    http_builder(components).h1(plain_app(components))
+    http_builder(components, &Rc::new(SessionStarter(OnceCell::new()))).h1(plain_app(components))
 }
 
-/// The application for requests that do not ask to upgrade.
+/// The application for requests that do not ask to upgrade. A response of it may become a stream.
 fn plain_app(
     components: &Components,
 ) -> impl ServiceFactory<
@@ -242,13 +277,16 @@ fn plain_app(
     Error = actix_http::Response<BoxBody>,
     InitError = (),
 > + use<> {
-    let app = build_app(components).into_factory();
+    let app = apply_fn_factory(build_app(components), |request: actix_http::Request, app: &_| {
+        let handover = http::handover::handover_of(&request);
+        http::handover::start_stream(Service::call(app, request), handover)
+    });
     let app = app.map_err(|error: Error| actix_http::Response::from(error.error_response()));
     map_config(app, |()| AppConfig::default())
 }
 
-/// The times and the stop of an HTTP connection.
-fn http_builder<T, S>(components: &Components) -> HttpServiceBuilder<T, S>
+/// The times and the stop of an HTTP connection, and how a session takes it over.
+fn http_builder<T, S>(components: &Components, starter: &Rc<SessionStarter>) -> HttpServiceBuilder<HttpSocket<T>, S>
 where
     T: ByteStream,
     S: ServiceFactory<actix_http::Request, Config = (), InitError = ()>,
@@ -258,12 +296,18 @@ where
     let (at_connect, at_end) = (components.http.clone(), components.http.clone());
     let setup = Rc::new(http::connection::ConnectionSetup::default());
     let end = setup.clone();
+    let starter = starter.clone();
+    let start: Rc<dyn Fn(T, BytesMut, Admission)> =
+        Rc::new(move |socket, read, admission| starter.start(socket, read, admission));
     HttpServiceBuilder::default()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
         .client_disconnect_timeout(Duration::ZERO)
         // Above it actix-http buffers neither the body of the next response nor carries out the next pipelined request. So a
         // connection holds these, two responses, and the 16 requests that actix-http reads ahead.
         .h1_write_buffer_size(components.http.config.limits.http_unread_bytes)
-        .on_connect_ext(move |socket: &T, data| setup.prepare(socket.tcp(), at_connect.stop.watch(), data))
+        .on_connect_ext(move |socket: &HttpSocket<T>, data| {
+            data.insert(socket.handover(start.clone()));
+            socket.with_tcp(|tcp| setup.prepare(tcp, at_connect.stop.watch(), data));
+        })
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }

@@ -10,7 +10,7 @@ use crate::{
     clock::{NEVER, WallTime},
     config::Door,
     hub::{Reauthorize, SubscriptionSource, UpdateSession},
-    protocol::{Disconnect, ErrorCode, Expiry, Push},
+    protocol::{Disconnect, ErrorCode, Expiry, Format, Push},
 };
 
 /// Whether new claims change what the subscriptions of a session are allowed.
@@ -155,7 +155,8 @@ impl Session {
     /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that.
     pub(super) fn warn_at(&self) -> WallTime {
         match &self.auth_state {
-            AuthState::Plain(claims) if claims.expires_at != NEVER => {
+            // A client that sends no commands can only connect again.
+            AuthState::Plain(claims) if claims.expires_at != NEVER && self.format != Format::ChannelEvents => {
                 let now = self.services.clock.now();
                 now.saturating_add(self.time_to_refresh(claims.expires_at, now))
             }

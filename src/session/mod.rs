@@ -1,4 +1,4 @@
-//! One connection: an actor on the socket itself. It reads messages as a stream, knows who the client is ([`auth_state`],
+//! One connection, a WebSocket or an HTTP response that does not end: an actor on the socket itself. It reads messages as a stream, knows who the client is ([`auth_state`],
 //! [`claims`]), and handles its commands ([`command`]) with hub and broker. It does so in the order in which the client sent
 //! them: while one waits for an answer, the session waits, and the client's next message with it. Subscribe commands that
 //! follow each other wait together.
@@ -24,7 +24,7 @@ use self::{
 use crate::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::{Clock, NEVER},
     config::Config,
@@ -36,7 +36,9 @@ use crate::{
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
-    transport::{ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, TransportLimits, Violation},
+    transport::{
+        ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, StreamInbound, TransportLimits, Violation,
+    },
 };
 
 /// What all sessions of one worker share.
@@ -73,6 +75,15 @@ pub struct Services {
 /// subscribes it, and one that unsubscribes it.
 const CONTROLS_PER_CHANNEL: usize = 2;
 
+/// What a session has whose connection is an HTTP response.
+#[derive(Default)]
+struct StreamSession {
+    /// With this secret the client's requests speak for the session. `None`: the client sends no commands.
+    id: Option<Uuid>,
+    /// The channel that the session receives, until it has begun.
+    channel: Option<Box<ChannelRequest>>,
+}
+
 /// The actor of one connection.
 pub struct Session {
     key: SessionKey,
@@ -84,6 +95,8 @@ pub struct Session {
     hook_headers: ForwardedHeaders,
     /// Native pings keep the connection alive, even of an SDK session.
     has_native_pings: bool,
+    /// `None`: a WebSocket. Boxed: most connections are, and all would pay for the memory.
+    stream: Option<Box<StreamSession>>,
     services: Rc<Services>,
     auth_state: AuthState,
     /// The commands that are not handled yet.
@@ -106,39 +119,33 @@ pub struct Session {
     _permits: (KeyedPermit<ClientAddress>, Permit),
 }
 
-/// Starts a session on a socket that has switched protocols. `read` is what the client sent right after its handshake.
-pub fn start(socket: impl Socket, read: BytesMut, admission: Admission, services: Rc<Services>) {
+/// Starts a session on a socket that has switched protocols, or carries a response that does not end. `read` is what the client
+/// sent right after its handshake.
+pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, services: Rc<Services>) {
     let limits = TransportLimits::from(&*services.config);
     // This fails if the client has disconnected already.
     let Ok(outbox) = Outbox::new(socket, &limits) else { return };
+    if !admission.head.is_empty() && outbox.push(services.clock.now(), std::mem::take(&mut admission.head)).is_err() {
+        return;
+    }
     Session::create(|ctx| {
         ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.limits.channels_per_session);
-        ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
-        Session {
-            key: SessionKey::unique(),
-            client: admission.client,
-            address: admission.ip,
-            outbox,
-            format: admission.format,
-            hook_headers: admission.hook_headers,
-            has_native_pings: admission.has_native_pings,
-            services,
-            auth_state: match admission.auth {
-                HandshakeAuth::Authenticated(claims) => AuthState::Plain(claims),
-                HandshakeAuth::Unauthenticated => AuthState::Unauthenticated,
-                HandshakeAuth::Rejected(error) => AuthState::Rejected { needs_new_token: error.needs_new_token() },
-            },
-            command_rate: RateLimiter::default(),
-            publication_rate: RateLimiter::default(),
-            has_subscription_info: false,
-            commands: CommandBuffer::default(),
-            subscribe_group: None,
-            recovering_subscriptions: None,
-            protocol_errors: 0,
-            unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
-            user_permit: admission.user_permit,
-            _permits: (admission.address_permit, admission.permit),
-        }
+        let stream = match std::mem::replace(&mut admission.commands, CommandSource::WebSocket) {
+            CommandSource::WebSocket => {
+                ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
+                None
+            }
+            CommandSource::Requests(commands) => {
+                let id = Some(commands.session_id());
+                ctx.add_stream(StreamInbound::new(outbox.clone(), Some(commands), admission.format.is_json()));
+                Some(StreamSession { id, channel: None })
+            }
+            CommandSource::None(channel) => {
+                ctx.add_stream(StreamInbound::new(outbox.clone(), None, true));
+                Some(StreamSession { id: None, channel: Some(channel) })
+            }
+        };
+        Session::new(admission, outbox, stream, services)
     });
 }
 
@@ -147,6 +154,7 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.apply_token_expiry();
+        self.flush();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
         let warn_at = self.warn_at();
         let owner = self.auth_state.claims().map(|claims| (claims.user.clone(), claims.token));
@@ -157,7 +165,10 @@ impl Actor for Session {
             AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
             AuthState::Rejected { needs_new_token: false } => self.close(&Disconnect::INVALID_TOKEN),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
-                let outcome = self.send_connect_push(ClaimsChange::Unchanged);
+                let outcome = match self.take_requested_channel() {
+                    Some(request) => self.subscribe_to_requested_channel(*request),
+                    None => self.send_connect_push(ClaimsChange::Unchanged),
+                };
                 self.finish_then_continue(outcome, ctx);
             }
             AuthState::Unauthenticated | AuthState::NeedsNewToken => {}
@@ -181,7 +192,7 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Session {
             Err(violation) => {
                 let (code, reason) = (violation.code(), violation.to_string());
                 record_close(self.client, code, &reason, &self.services.metrics);
-                self.send_close_frame(frame::encode_close(Some(code), &reason));
+                self.send_close_frame(self.format.encode_close(code, &reason));
             }
         }
     }
@@ -204,6 +215,8 @@ impl Handler<SessionControl> for Session {
                 self.warn_of_expiry(expires_at);
                 self.flush();
             }
+            // It has one channel, and its client would not know the publications of another one apart.
+            SessionControl::Subscribe(_) if self.format == Format::ChannelEvents => {}
             SessionControl::Subscribe(subscription) if subscription.since.is_some() => {
                 self.queue_recovering_subscription(*subscription);
                 self.process_commands(ctx);
@@ -223,13 +236,52 @@ impl Handler<SessionControl> for Session {
 }
 
 impl Session {
+    fn new(admission: Admission, outbox: Arc<Outbox>, stream: Option<StreamSession>, services: Rc<Services>) -> Self {
+        Self {
+            key: SessionKey::unique(),
+            client: admission.client,
+            address: admission.ip,
+            outbox,
+            format: admission.format,
+            hook_headers: admission.hook_headers,
+            has_native_pings: admission.has_native_pings,
+            stream: stream.map(Box::new),
+            services,
+            auth_state: match admission.auth {
+                HandshakeAuth::Authenticated(claims) => AuthState::Plain(claims),
+                HandshakeAuth::Unauthenticated => AuthState::Unauthenticated,
+                HandshakeAuth::Rejected(error) => AuthState::Rejected { needs_new_token: error.needs_new_token() },
+            },
+            command_rate: RateLimiter::default(),
+            publication_rate: RateLimiter::default(),
+            has_subscription_info: false,
+            commands: CommandBuffer::default(),
+            subscribe_group: None,
+            recovering_subscriptions: None,
+            protocol_errors: 0,
+            unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
+            user_permit: admission.user_permit,
+            _permits: (admission.address_permit, admission.permit),
+        }
+    }
+
+    /// Returns the id that the client gets of its session. For a stream it is a secret; other clients know the id of a
+    /// connection, for instance by presence.
+    fn session_id(&self) -> Uuid {
+        self.stream.as_ref().and_then(|stream| stream.id).unwrap_or(self.client)
+    }
+
+    fn take_requested_channel(&mut self) -> Option<Box<ChannelRequest>> {
+        self.stream.as_mut().and_then(|stream| stream.channel.take())
+    }
+
     fn handle_frame(&mut self, frame: Frame, ctx: &mut Context<Self>) {
         match frame {
-            Frame::Text(message) if self.format == Format::Json => {
+            Frame::Text(message) if self.format.is_json() => {
                 self.commands.fill(message);
                 self.process_commands(ctx);
             }
-            Frame::Binary(message) if self.format == Format::Protobuf => {
+            Frame::Binary(message) if !self.format.is_json() => {
                 self.commands.fill(message);
                 self.process_commands(ctx);
             }
@@ -241,9 +293,10 @@ impl Session {
             Frame::Text(_) | Frame::Binary(_) | Frame::Continuation(_) => {
                 let format = self.format;
                 self.protocol_error(&Disconnect::INAPPROPRIATE_PROTOCOL, || {
-                    Diagnosis::without_id(match format {
-                        Format::Json => "binary message on a JSON connection",
-                        Format::Protobuf => "text on a Protobuf connection",
+                    Diagnosis::without_id(if format.is_json() {
+                        "binary message on a JSON connection"
+                    } else {
+                        "text on a Protobuf connection"
                     })
                 });
                 self.flush();
@@ -301,6 +354,8 @@ impl Session {
     fn keep_alive(&self) -> KeepAlive {
         match self.auth_state.keep_alive() {
             KeepAlive::ProtocolPing if self.has_native_pings => KeepAlive::NativePing,
+            // A client answers no comment.
+            KeepAlive::NativePing if !self.format.is_websocket() => KeepAlive::OneWay,
             keep_alive => keep_alive,
         }
     }
@@ -320,7 +375,7 @@ impl Session {
     /// Closes the connection for a reason of the server.
     fn close<'a>(&mut self, reason: impl Into<CloseReason<'a>>) {
         let Services { clock, metrics, .. } = &*self.services;
-        reason.into().close(&self.outbox, self.client, clock, metrics);
+        reason.into().close(&self.outbox, self.format, self.client, clock, metrics);
         self.enter_closing();
     }
 

@@ -26,6 +26,15 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER_BYTES]);
 }
 
+/// Reads once from the socket, and discards what arrives. Ready with its length, which is 0 at the end of the connection.
+pub(super) fn poll_discard(outbox: &Outbox, cx: &mut Context<'_>) -> Poll<usize> {
+    READ_BUFFER.with_borrow_mut(|read_buffer| {
+        let mut buffer = ReadBuf::new(read_buffer);
+        let Ok(()) = ready!(outbox.poll_read(cx, &mut buffer)) else { return Poll::Ready(0) };
+        Poll::Ready(buffer.filled().len())
+    })
+}
+
 /// What the stream of a connection yields.
 #[derive(Debug)]
 pub enum InboundEvent {

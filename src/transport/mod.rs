@@ -1,6 +1,7 @@
-//! The WebSocket connection after the 101 response.
+//! The WebSocket connection after the 101 response, and the connection of an HTTP response that does not end.
 //!
-//! [`Inbound`] reads strictly by RFC 6455 and is a stream of whole messages. [`Outbox`] queues frames up to a limit;
+//! [`Inbound`] reads strictly by RFC 6455 and is a stream of whole messages; so is [`StreamInbound`] for a client whose commands
+//! come in other requests. [`Outbox`] queues frames up to a limit;
 //! session and hub share it, and both may flush it. Plain TCP and TLS differ only in [`Socket`]. This module knows
 //! nothing of sessions, hubs, tokens or channels; [`WriteGate`] keeps it from writing while its thread may lack revocations.
 
@@ -12,6 +13,7 @@ mod inbound;
 mod outbox;
 mod reader;
 mod socket;
+mod stream_inbound;
 mod tls;
 mod tls_records;
 mod write_gate;
@@ -25,6 +27,7 @@ pub use inbound::{Inbound, InboundEvent};
 pub use outbox::{FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
+pub use stream_inbound::StreamInbound;
 pub use tls::TlsSocket;
 pub use write_gate::{FROZEN_AFTER, WriteGate};
 

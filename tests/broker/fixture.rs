@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
+use uuid::Uuid;
 use wardcast::{
     broker::{
         BrokerError, Control, ControlAction, Deliver, HistoryPage, HistoryRequest, NodeIdentity, PresenceEvent,
@@ -20,6 +21,7 @@ use wardcast::{
     channel::Channel,
     clock::Clock,
     config::{Config, Limits, RedisConfig, Secret},
+    emulation::SendCommandsError,
     metrics::Metrics,
     position::Position,
     publication::{ClientInfo, Publication},
@@ -57,6 +59,7 @@ pub struct RecordingHubs {
     pub revocations: Arc<Revocations>,
     pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
     controls: Mutex<Vec<Control>>,
+    pub commands: Mutex<Vec<(Uuid, Bytes)>>,
     /// How often controls may have been lost.
     pub losses: AtomicUsize,
     /// How often channels were subscribed again.
@@ -95,6 +98,10 @@ impl Deliver for RecordingHubs {
 
     fn deliver_control(&self, control: Control) -> Result<(), QueueFull> {
         self.record(&self.controls, control)
+    }
+
+    fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError> {
+        self.record(&self.commands, (*session, message)).map_err(|QueueFull| SendCommandsError::Full)
     }
 
     fn note_lost_controls(&self) {

@@ -51,9 +51,14 @@ impl Request {
         self.header("Content-Length", &length)
     }
 
+    /// Sets a body that need not be JSON, with the content type of JSON.
+    pub fn json_text(self, body: String) -> Self {
+        self.header("Content-Type", "application/json").body(body)
+    }
+
     /// Sets a JSON body and its content type.
     pub fn json(self, body: Value) -> Self {
-        self.header("Content-Type", "application/json").body(body.to_string())
+        self.json_text(body.to_string())
     }
 
     pub async fn send(self) -> Response {

@@ -16,6 +16,7 @@ pub mod raw;
 pub mod redis;
 pub mod slow_broker;
 pub mod slow_link;
+pub mod stream;
 pub mod tls;
 pub mod trace_log;
 mod worker_client;

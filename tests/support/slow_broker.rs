@@ -24,7 +24,7 @@ use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{Admission, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Admission, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
         LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
@@ -245,6 +245,10 @@ impl Broker for SlowBroker {
         self.inner.send_control(control)
     }
 
+    fn send_commands(&self, node: &str, session: Uuid, message: Bytes) -> BrokerFuture<bool> {
+        self.inner.send_commands(node, session, message)
+    }
+
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
         self.inner.put_ticket(id, value, ttl)
     }
@@ -356,6 +360,8 @@ impl Worker {
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             hook_headers: Default::default(),
+            commands: CommandSource::WebSocket,
+            head: Bytes::new(),
             has_native_pings: true,
             permit: ConnectionLimit::new(1, self.services.metrics.connections.clone()).acquire().unwrap(),
             address_permit: KeyedLimit::new(0).acquire(&ClientAddress::from(server.peer_addr().unwrap().ip())).unwrap(),

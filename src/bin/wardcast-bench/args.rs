@@ -172,6 +172,9 @@ pub(crate) struct ConnectionArgs {
     /// Concurrent handshakes
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) concurrency: u16,
+    /// Receive over event streams (/connection/sse), not WebSockets. For fanout and idle
+    #[arg(long)]
+    pub(crate) sse: bool,
     /// How many addresses to connect from (127.0.0.1, 127.0.0.2, …) [default: one per 20,000 connections]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=250))]
     pub(crate) source_addresses: Option<u16>,

@@ -44,6 +44,8 @@ pub(crate) struct ClientOptions {
     pub(crate) tokens: Vec<String>,
     /// How they send their tokens.
     pub(crate) send_token: SendToken,
+    /// Whether their connections are event streams.
+    pub(crate) is_sse: bool,
     /// The channels that they subscribe to, in turns; none to stay unsubscribed.
     pub(crate) channels: Vec<String>,
     /// Whether they subscribe with a position.
@@ -69,6 +71,7 @@ impl ClientOptions {
         Self {
             behavior,
             connections,
+            is_sse: args.sse,
             concurrency: args.concurrency.into(),
             reconnect_concurrency: connections,
             source_addresses: args.source_addresses.map_or(by_count, usize::from),

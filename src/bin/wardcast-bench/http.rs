@@ -24,6 +24,26 @@ pub(crate) fn upgrade_request(target: &TargetUrl, token: Option<&str>) -> Vec<u8
     .into_bytes()
 }
 
+/// The request for an event stream of `target`'s hub, with the commands that a client sends first.
+pub(crate) fn event_stream_request(target: &TargetUrl, token: &str, commands: &str) -> Vec<u8> {
+    let authority = &target.authority;
+    let commands = percent_encoding::utf8_percent_encode(commands, percent_encoding::NON_ALPHANUMERIC);
+    format!("GET /connection/sse?token={token}&cf_connect={commands} HTTP/1.1\r\nHost: {authority}\r\n\r\n")
+        .into_bytes()
+}
+
+/// Checks the head of an event stream and returns its length, or `None` if it is incomplete.
+///
+/// # Errors
+/// The response, if it is not a 200.
+pub(crate) fn check_event_stream(bytes: &[u8], is_ended: bool) -> Result<Option<usize>> {
+    match Response::parse(bytes, is_ended)? {
+        None => Ok(None),
+        Some(response) if response.code() != "200" => fail(response.quote()),
+        Some(response) => Ok(Some(response.length - response.body.len())),
+    }
+}
+
 /// Checks the response to an upgrade request and returns its length, or `None` if it is incomplete.
 ///
 /// # Errors

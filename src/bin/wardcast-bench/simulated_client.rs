@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::delivery_stats::{DeliveryStats, SharedState};
 use crate::error::{BenchError, Context, Result, fail};
-use crate::websocket::{WebSocket, write_frame};
+use crate::websocket::{Credentials, WebSocket, write_frame};
 use crate::{clients::ClientOptions, clock, connection::ReadBuffer, http::quote, publication_stamp::PublicationStamp};
 
 /// The bytes before a publication's offset, which follows its data.
@@ -69,7 +69,15 @@ impl SimulatedClient {
 
     /// Begins to connect, and registers the socket.
     pub(crate) fn connect(&mut self, options: &ClientOptions, event_source: (&Registry, Token)) -> Result<()> {
-        let (target, credentials) = (options.target(self.number), options.credentials(self.number));
+        let target = options.target(self.number);
+        let subscribe =
+            options.channel(self.number).map(|channel| self.subscribe_command(channel, options.is_positioned));
+        let credentials = match (options.is_sse, options.credentials(self.number)) {
+            (true, Credentials::Query(token) | Credentials::ConnectCommand(token)) => {
+                Credentials::EventStream(token, subscribe.as_deref().unwrap_or_default())
+            }
+            (_, credentials) => credentials,
+        };
         let websocket = WebSocket::open(target, credentials, &options.socket_options(self.number), event_source)?;
         self.websocket = Some(Box::new(websocket));
         self.state = ClientState::Connecting;
@@ -139,8 +147,10 @@ impl SimulatedClient {
             ) => {
                 self.state = ClientState::Live;
                 if let Some(channel) = options.channel(self.number) {
-                    let command = self.subscribe_command(channel, options.is_positioned);
-                    write_frame(out, OpCode::Text, command.as_bytes());
+                    if !options.is_sse {
+                        let command = self.subscribe_command(channel, options.is_positioned);
+                        write_frame(out, OpCode::Text, command.as_bytes());
+                    }
                     self.state = ClientState::Subscribing;
                 }
             }

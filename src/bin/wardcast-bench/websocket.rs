@@ -1,4 +1,5 @@
-//! A WebSocket client: upgrades a connection, reads frames in place, answers pings, and hands out text messages.
+//! A WebSocket client: upgrades a connection, reads frames in place, answers pings, and hands out text messages. Or the same
+//! over an event stream, whose client only reads.
 
 use actix_http::ws::{OpCode, Parser};
 use bytes::BytesMut;
@@ -21,6 +22,8 @@ pub(crate) enum Credentials<'a> {
     Query(&'a str),
     /// A token in the connect command, as SDKs send it.
     ConnectCommand(&'a str),
+    /// A token in the query of the request for an event stream, with the first commands.
+    EventStream(&'a str, &'a str),
 }
 
 /// The client.
@@ -31,6 +34,8 @@ pub(crate) struct WebSocket {
     connect_command: Option<Box<str>>,
     /// The clock when 101 was read; `None` before that.
     pub(crate) upgraded_at: Option<u64>,
+    /// It is no WebSocket.
+    is_event_stream: bool,
     /// The number that the last pong carried, and the clock when it was read; `None` if it carried something else.
     pub(crate) last_pong: Option<(u64, u64)>,
 }
@@ -50,9 +55,13 @@ impl WebSocket {
                 let command = serde_json::json!({"id": CONNECT_ID, "connect": {"token": token}});
                 (http::upgrade_request(target, None), None, Some(command.to_string().into()))
             }
+            Credentials::EventStream(token, commands) => {
+                (http::event_stream_request(target, token, commands), None, None)
+            }
         };
         let connection = Connection::open(target, options, &request, event_source).context("connecting")?;
-        Ok(Self { connection, connect_command, upgraded_at, last_pong: None })
+        let is_event_stream = matches!(credentials, Credentials::EventStream(..));
+        Ok(Self { connection, connect_command, upgraded_at, is_event_stream, last_pong: None })
     }
 
     /// Writes and reads as much as the socket allows. `on_message` is given every message, what to append frames to, and
@@ -66,16 +75,23 @@ impl WebSocket {
         is_closing: bool,
         mut on_message: impl FnMut(&[u8], &mut BytesMut, u64) -> Result<()>,
     ) -> Result<()> {
-        let Self { connection, upgraded_at, last_pong, connect_command } = self;
+        let Self { connection, upgraded_at, last_pong, connect_command, is_event_stream } = self;
+        let check_head = if *is_event_stream { http::check_event_stream } else { http::check_upgrade };
         let is_open = connection.on_ready(buffer, is_closing, |bytes, out, now| {
             let mut parsed = 0;
             if upgraded_at.is_none() {
-                let Some(length) = http::check_upgrade(bytes, false)? else { return Ok(0) };
+                let Some(length) = check_head(bytes, false)? else { return Ok(0) };
                 (parsed, *upgraded_at) = (length, Some(now));
                 let command = connect_command.take();
                 command.into_iter().for_each(|command| write_frame(out, OpCode::Text, command.as_bytes()));
             }
-            while let Some((opcode, payload, length)) = split_frame(&bytes[parsed..])? {
+            while *is_event_stream && let Some((event, length)) = split_event(&bytes[parsed..]) {
+                if let Some(message) = event.strip_prefix(b"data: ") {
+                    on_message(message, out, now)?;
+                }
+                parsed += length;
+            }
+            while !*is_event_stream && let Some((opcode, payload, length)) = split_frame(&bytes[parsed..])? {
                 match opcode {
                     OpCode::Text if payload == b"{}" => write_frame(out, OpCode::Text, b"{}"),
                     // `contains` on bytes is memchr, far quicker than splitting; few frames have several messages.
@@ -97,7 +113,7 @@ impl WebSocket {
             return Ok(());
         }
         if self.upgraded_at.is_none() && !self.connection.partial.is_empty() {
-            http::check_upgrade(&self.connection.partial, true)?;
+            check_head(&self.connection.partial, true)?;
             return fail("answered half a head");
         }
         fail("end of stream without a close frame")
@@ -154,6 +170,13 @@ pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>
     };
     let end = length.saturating_add(header);
     Ok(bytes.get(header..end).map(|payload| (OpCode::from(first & 0x0f), payload, end)))
+}
+
+/// Splits the first event off `bytes`, without copying it. Returns it, and its length on the wire; `None` if it is incomplete.
+/// Events of the hub have one line.
+fn split_event(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').filter(|end| bytes.get(end + 1) == Some(&b'\n'))?;
+    Some((&bytes[..end], end + 2))
 }
 
 /// The number that the payload of a pong consists of.

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use self::{
     histories::Histories,
@@ -368,6 +369,11 @@ impl Broker for MemoryBroker {
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
         completed(self.deliver.deliver_control(control).map_err(BrokerError::from))
+    }
+
+    fn send_commands(&self, _: &str, _: Uuid, _: Bytes) -> BrokerFuture<bool> {
+        // There is no other node.
+        completed(Ok(false))
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     broker::{Control, QueueFull, SurveyQuestion},
+    emulation::SendCommandsError,
     revocation::Revocation,
 };
 
@@ -89,6 +90,13 @@ impl BusInbox {
             }
             BusMessage::Answer { id, part } => self.receive_answer(&id, part)?,
             BusMessage::Control(control) => self.deliver_control(control)?,
+            BusMessage::Commands { session, message } => {
+                let delivered = self.context.deliver.deliver_commands(&session, message);
+                delivered.map_err(|error| match error {
+                    SendCommandsError::UnknownSession => DropReason("unknown_session"),
+                    SendCommandsError::Full => DropReason("no_room_for_commands"),
+                })?;
+            }
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
             BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
         }

@@ -20,6 +20,7 @@
 
 mod calls;
 mod cluster;
+mod emulation;
 mod envelope;
 mod error;
 mod heartbeat;
@@ -51,6 +52,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
+use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
 use self::{
@@ -75,7 +77,6 @@ use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
     LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
     PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, completed,
-    invalid_ticket_id, is_valid_ticket_id,
 };
 use crate::{
     channel::Channel,
@@ -448,17 +449,16 @@ impl Broker for RedisBroker {
         })
     }
 
+    fn send_commands(&self, node: &str, session: Uuid, message: Bytes) -> BrokerFuture<bool> {
+        let node = node.to_owned();
+        self.when_started(move |context| emulation::send_commands(context, &node, &session, &message))
+    }
+
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
-        if !is_valid_ticket_id(&id) {
-            return completed(Err(invalid_ticket_id()));
-        }
         self.spawn(async move |context| tickets::put(&context, &id, &value, ttl).await)
     }
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
-        if !is_valid_ticket_id(&id) {
-            return completed(Ok(None));
-        }
         self.spawn(async move |context| tickets::take(&context, &id).await)
     }
 

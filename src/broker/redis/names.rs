@@ -50,7 +50,7 @@ pub(super) enum MessageSource {
     Channel(Channel),
     /// Survey questions and controls for every instance.
     Control,
-    /// Survey answers for this instance.
+    /// Survey answers, and commands of clients, for this instance.
     Replies,
     /// Probes of this instance.
     Probe,

@@ -117,6 +117,12 @@ impl NodeRegistry {
         self.list.lock().live_nodes(Instant::now())
     }
 
+    /// Returns the instance of another node that is alive, by the id of the node.
+    pub(super) fn instance_of(&self, uid: &str) -> Option<String> {
+        let list = self.list.lock();
+        list.nodes.iter().find(|(_, node)| node.identity.uid == uid).map(|(instance, _)| instance.clone())
+    }
+
     /// Notes that these nodes have not answered a survey. Returns those of them that are still alive.
     pub(super) fn record_missed(&self, instances: impl IntoIterator<Item = String>) -> Vec<NodeIdentity> {
         let mut list = self.list.lock();

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use redis::{Cmd, FromRedisValue};
 
 use super::RedisContext;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, invalid_ticket_id, is_valid_ticket_id};
 
 /// Stores `value` for `ttl`.
 pub(super) async fn put(context: &RedisContext, id: &str, value: &Bytes, ttl: Duration) -> Result<(), BrokerError> {
+    if !is_valid_ticket_id(id) {
+        return Err(invalid_ticket_id());
+    }
     // Redis refuses an expiry of 0.
     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut set = redis::cmd("SET");
@@ -21,6 +24,9 @@ pub(super) async fn put(context: &RedisContext, id: &str, value: &Bytes, ttl: Du
 
 /// Takes the value that is stored under `id`.
 pub(super) async fn take(context: &RedisContext, id: &str) -> Result<Option<Bytes>, BrokerError> {
+    if !is_valid_ticket_id(id) {
+        return Ok(None);
+    }
     let mut take = redis::cmd("GETDEL");
     let key = context.names.ticket_key(id);
     take.arg(&key);

@@ -14,7 +14,10 @@ pub use channels::{NO_OPEN_CHANNEL, opens_channels};
 pub(super) use redis::unused_redis_keys;
 
 use super::{Config, ConfigError, Environment, KeyConfig, KeySource, RequiredClaim, find_weakness};
-use crate::origin::{Origin, OriginPattern};
+use crate::{
+    emulation::MESSAGE_COST_BYTES,
+    origin::{Origin, OriginPattern},
+};
 
 /// Minimum length of an HMAC secret: that of the hash (RFC 7518 §3.2, RFC 8725 §3.5). Shorter ones can be guessed
 /// offline.
@@ -331,6 +334,11 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
     ] {
         errors.require(value >= minimum, key, format!("must be at least {minimum}"));
     }
+    errors.require(
+        limits.emulation_bytes >= limits.message_bytes.saturating_add(MESSAGE_COST_BYTES),
+        "limits.emulation_bytes",
+        format!("must be at least limits.message_bytes + {MESSAGE_COST_BYTES}: a message would never fit"),
+    );
     errors.require(
         limits.token_bytes <= MAX_TOKEN_BYTES,
         "limits.token_bytes",

@@ -92,6 +92,9 @@ impl Broker for RecordingBroker {
     fn send_control(&self, _: Control) -> Answer<()> {
         unreachable!()
     }
+    fn send_commands(&self, _: &str, _: uuid::Uuid, _: Bytes) -> Answer<bool> {
+        unreachable!()
+    }
     fn put_ticket(&self, _: String, _: Bytes, _: Duration) -> Answer<()> {
         unreachable!()
     }

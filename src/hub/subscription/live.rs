@@ -13,7 +13,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     hub::{Hub, SessionKey},
-    protocol::{Disconnect, Push, UnsubscribeCode},
+    protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
 
@@ -78,8 +78,12 @@ impl Hub {
         if existed && let Some(session) = self.registry.session(key) {
             let (outbox, now) = (session.outbox.clone(), self.clock.now());
             let pushed = outbox.push(now, session.format.encode_push(&Push::Unsubscribe(channel, why)));
+            let format = session.format;
             if let Err(refused) = pushed.and_then(|_| outbox.flush(&self.clock, now)) {
                 self.handle_push_error(key, refused);
+            } else if format == Format::ChannelEvents {
+                // It has no other channel, and its client cannot ask for one.
+                self.close(key, &Disconnect::FORCED);
             }
         }
         existed

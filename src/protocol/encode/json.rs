@@ -108,7 +108,25 @@ fn write_push(object: &mut ObjectWriter<'_>, push: &Push<'_>) {
         }
         Push::Connect(result) => object.object("connect", |object| write_connect_result(object, result)),
         Push::Refresh(expiry) => object.value("refresh", expiry),
+        Push::Disconnect(code, reason) => {
+            object.object("disconnect", |object| write_reason(object, u32::from(*code), reason));
+        }
     }
+}
+
+/// Encodes the content of a push alone, without its channel.
+pub(super) fn encode_push_content(push: &Push<'_>) -> Vec<u8> {
+    let mut into = Vec::with_capacity(128);
+    object(&mut into, |object| match push {
+        Push::Join(_, info) | Push::Leave(_, info) => object.value("info", &ClientInfoJson(info)),
+        Push::Publication(push) => write_publication(object, push),
+        Push::Subscribe(_, result) => write_subscribe_result(object, result),
+        Push::Unsubscribe(_, why) => write_reason(object, why.code(), why.reason()),
+        Push::Connect(result) => write_connect_result(object, result),
+        Push::Refresh(expiry) => write_expiry(object, *expiry),
+        Push::Disconnect(code, reason) => write_reason(object, u32::from(*code), reason),
+    });
+    into
 }
 
 fn write_channel<'o, 'v>(object: &'o mut ObjectWriter<'v>, channel: &Channel) -> &'o mut ObjectWriter<'v> {

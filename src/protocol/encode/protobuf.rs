@@ -70,6 +70,9 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
         }
         Push::Connect(result) => into.connect = Some(connect_push(result)),
         Push::Refresh(expiry) => into.refresh = Some(schema::Refresh { expires: expiry.expires, ttl: expiry.ttl }),
+        Push::Disconnect(code, reason) => {
+            into.disconnect = Some(schema::Disconnect { code: u32::from(*code), reason: (*reason).to_owned() });
+        }
     }
     schema::Reply { push: Some(into), ..Default::default() }.encode_length_delimited_to_vec()
 }

@@ -22,7 +22,7 @@ impl Session {
     /// Returns a message if it is text that brings a token instead of a command.
     pub(super) fn token_text<'m>(&self, message: &'m Bytes) -> Option<&'m str> {
         // The reader has checked that text is UTF-8.
-        let text = std::str::from_utf8(message).ok().filter(|_| self.format == Format::Json)?;
+        let text = std::str::from_utf8(message).ok().filter(|_| self.format.is_json())?;
         (credentials::parse_first_message(text) != FirstMessage::Other).then_some(text)
     }
 
@@ -113,7 +113,8 @@ impl Session {
         let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
         let has_pings = self.keep_alive() == KeepAlive::ProtocolPing;
         let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
-        let (client, node, format) = (self.client.to_string(), self.services.node.clone(), self.format);
+        let (client, session) = (self.client.to_string(), self.session_id().to_string());
+        let (node, format) = (self.services.node.clone(), self.format);
         let expiry = self.client_expiry(claims.expires_at);
         let subscriptions = self.connect_subscriptions(&claims, positions);
         let (subscriptions, templates): (Vec<_>, Vec<_>) = subscriptions.into_iter().unzip();
@@ -121,7 +122,7 @@ impl Session {
             let subs = templates.iter().zip(outcomes);
             let subs = subs.map(|(template, outcome)| (outcome.channel.as_str(), template.result(outcome))).collect();
             let version = protocol::VERSION;
-            let (client, session) = (client.as_str(), client.as_str());
+            let (client, session) = (client.as_str(), session.as_str());
             encode(
                 format,
                 &ConnectResult { client, version, expiry, subs, ping, pong: has_pings, session, node: &node },

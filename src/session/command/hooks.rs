@@ -42,7 +42,7 @@ impl Session {
     ) -> Result<CommandOutcome, CommandFailure> {
         let hook = &self.services.hooks.rpc;
         if hook.is_none() {
-            return Err(ErrorCode::NotAvailable.with_detail("rpc needs hooks.rpc").into());
+            return Err(ErrorCode::NotAvailable.with_detail("rpc needs a backend").into());
         }
         let request = HookRequest { method: Some(method), data, ..self.hook_request(claims) };
         let (answer, format) = (self.ask_hook::<RpcAnswer>(hook, request), self.format);
@@ -65,14 +65,15 @@ impl Session {
 
     /// Returns what each hook learns of the session.
     pub(super) fn hook_request<'a>(&self, claims: &'a Claims) -> HookRequest<'a> {
-        let protocol = match self.format {
-            Format::Json => "json",
-            Format::Protobuf => "protobuf",
+        let transport = match self.format {
+            Format::Json | Format::Protobuf => "websocket",
+            Format::EventStream | Format::ChannelEvents => "sse",
+            Format::JsonStream | Format::ProtobufStream => "http_stream",
         };
         HookRequest {
             client: self.client,
-            transport: "websocket",
-            protocol,
+            transport,
+            protocol: if self.format.is_json() { "json" } else { "protobuf" },
             encoding: "json",
             user: &claims.user,
             ..HookRequest::default()

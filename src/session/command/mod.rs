@@ -3,6 +3,7 @@
 //! commands that follow each other are carried out side by side ([`subscribe_group`]).
 
 mod buffer;
+mod channel_events;
 mod connect;
 mod history;
 mod hooks;
@@ -35,7 +36,7 @@ use crate::{
     channel::Channel,
     hooks::SubscribeApproval,
     hub::{GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, Format, WireError},
+    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -353,9 +354,10 @@ impl Session {
     }
 
     fn describe_lack_of_data(&self) -> WireError {
-        ErrorCode::BadRequest.with_detail(match self.format {
-            Format::Json => "publish.data is missing",
-            Format::Protobuf => "publish.data is missing, or not JSON",
+        ErrorCode::BadRequest.with_detail(if self.format.is_json() {
+            "publish.data is missing"
+        } else {
+            "publish.data is missing, or not JSON"
         })
     }
 

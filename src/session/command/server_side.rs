@@ -16,7 +16,7 @@ use crate::{
         ReplyBuilder, Requested, ServerApiSubscription, Subscribe, SubscribeError, Subscription, SubscriptionSource,
         SubscriptionTerms,
     },
-    protocol::{ClientPosition, Disconnect, ExceededLimit},
+    protocol::{ClientPosition, Disconnect, ExceededLimit, Format},
     revocation::TokenIdentity,
     session::{
         Services, Session,
@@ -122,6 +122,18 @@ impl Session {
         is_allowed.then(|| ServerSideRequest::without_terms(channel, SubscriptionSource::Restored))
     }
 
+    /// Returns the subscription of a session that receives one channel, with the events that announce it.
+    pub(super) fn requested_channel(
+        &mut self,
+        channel: Channel,
+        claims: &Claims,
+        position: Option<&ClientPosition<'_>>,
+    ) -> (Subscription<Requested>, ReplyBuilder) {
+        let request = ServerSideRequest::without_terms(channel, SubscriptionSource::Restored);
+        let (subscription, template) = self.server_side_subscription(request, claims, position);
+        (subscription, template.announcement(self.format))
+    }
+
     /// Returns a server-side subscription for the hub, with the template of its result.
     fn server_side_subscription(
         &mut self,
@@ -132,7 +144,8 @@ impl Session {
         let ServerSideRequest { channel, source, data, overrides } = request;
         self.has_subscription_info |= source.info().is_some();
         let mut options = self.forced_options(&channel, claims, source.info(), overrides);
-        if source == SubscriptionSource::Personal && options.retention.is_some() {
+        let wants_positions = source == SubscriptionSource::Personal || self.format == Format::ChannelEvents;
+        if wants_positions && options.retention.is_some() {
             (options.is_positioned, options.is_recoverable) = (true, true);
         }
         let template = SubscribeResultTemplate::new(self.client_expiry(source.expires_at()), data, &options);

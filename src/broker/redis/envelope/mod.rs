@@ -4,6 +4,7 @@
 //! A message is `"WC"`, the version, the kind, and the fields of its kind. A field is its length (u32, big-endian) and its
 //! bytes; the last field has no length and ends with the message.
 
+mod commands;
 mod presence;
 mod read;
 mod signature;
@@ -11,6 +12,7 @@ mod signature;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::{
     broker::{
@@ -22,6 +24,7 @@ use crate::{
     publication::{ClientInfo, Publication},
 };
 
+pub(super) use commands::encode_commands;
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
@@ -45,6 +48,8 @@ const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 const HEARTBEAT: u8 = b'h';
+/// Commands of a client for a session of one instance.
+const COMMANDS: u8 = b'e';
 
 /// The bytes with which a script begins the announcement of a stored publication. The offset (u64, big-endian), the epoch and
 /// the stored message follow.
@@ -90,6 +95,13 @@ pub(super) enum BusMessage {
     },
     /// For the local sessions of a user.
     Control(Control),
+    /// Commands of a client for a local session.
+    Commands {
+        /// The session.
+        session: Uuid,
+        /// The commands, as the client has sent them.
+        message: Bytes,
+    },
     /// A sign of life of another node, or of this one.
     Heartbeat(Heartbeat),
     /// A probe that this instance has sent.

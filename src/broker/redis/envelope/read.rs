@@ -8,9 +8,9 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::{
-    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, CONTROL, DropReason, HEARTBEAT, HISTORY_REMOVED,
-    Heartbeat, HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION, STORED_CLIENT,
-    STORED_PREFIX, SurveyId, VERSION,
+    super::names::MessageSource, ANSWER, AnswerPart, BusMessage, COMMANDS, CONTROL, DropReason, HEARTBEAT,
+    HISTORY_REMOVED, Heartbeat, HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION,
+    STORED_CLIENT, STORED_PREFIX, SurveyId, VERSION,
 };
 use crate::{
     broker::{
@@ -47,8 +47,9 @@ pub(in crate::broker::redis) fn decode(
         return decode_stored(source, EnvelopeReader::new(message), signer).map(BusMessage::Publication);
     }
     let verified = signer.verify(message)?;
+    let recent = signer.require_recent(&verified);
     if source == MessageSource::Control {
-        signer.require_recent(&verified)?;
+        recent?;
     }
     let mut reader = EnvelopeReader::new(verified.message);
     match (reader.read_kind()?, source) {
@@ -63,12 +64,16 @@ pub(in crate::broker::redis) fn decode(
         }
         (QUESTION, MessageSource::Control) => reader.decode_question(),
         (ANSWER, MessageSource::Replies) => reader.decode_answer(),
+        (COMMANDS, MessageSource::Replies) => {
+            recent?;
+            reader.decode_commands()
+        }
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
         (
-            PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | PROBE
-            | HEARTBEAT,
+            PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | COMMANDS
+            | PROBE | HEARTBEAT,
             _,
         ) => Err(MISPLACED),
         _ => Err(DropReason("kind")),
@@ -141,7 +146,12 @@ impl EnvelopeReader {
         if is_valid { Ok(text) } else { Err(invalid) }
     }
 
-    fn read_id(&mut self) -> Result<SurveyId, DropReason> {
+    /// Returns what has not been read.
+    pub(super) fn into_rest(self) -> Bytes {
+        self.0
+    }
+
+    pub(super) fn read_id(&mut self) -> Result<SurveyId, DropReason> {
         let mut id = SurveyId::default();
         self.0.try_copy_to_slice(&mut id).map_err(|_| TRUNCATED)?;
         Ok(id)

@@ -1,0 +1,117 @@
+//! `GET /v1/channels/{channel}/events`: the publications of one channel as events, for `EventSource`. The client sends no
+//! commands. When it reconnects, the browser sends the id of the last event, and the client receives what it has missed.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::HeaderName,
+    web::{Data, Path},
+};
+use percent_encoding::percent_decode_str;
+
+use super::{
+    HttpContext, HttpError,
+    handshake::{HandshakeRefusal, admit, refuse, refuse_handshake},
+    stream::{respond, stream_origin},
+};
+use crate::{
+    auth::{Admission, ChannelRequest, Claims, CommandSource, HandshakeAuth, RequestedPosition},
+    channel::Channel,
+    config::AnonymousAccess,
+    position::{Epoch, Position},
+    protocol::{Format, WireError},
+};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Query parameter with the id of the last event, for the first request of a page.
+const LAST_EVENT_ID_PARAMETER: &str = "last_event_id";
+/// Shortest time after which a browser reconnects, and how much longer others wait.
+const MIN_RECONNECTION_MS: u64 = 500;
+const RECONNECTION_SPREAD_MS: u64 = 2000;
+
+/// Opens the stream of a channel's publications.
+pub(super) async fn get_events(
+    request: HttpRequest,
+    channel: Path<String>,
+    context: Data<HttpContext>,
+) -> HttpResponse {
+    match open(&request, &channel, &context).await {
+        Ok(admission) => respond(admission),
+        Err(refusal) => refuse_handshake(refusal, &context),
+    }
+}
+
+async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Result<Admission, HandshakeRefusal> {
+    let channel = Channel::new(channel).map_err(|error| HttpError::of_wire_error(&WireError::from(error)))?;
+    let check = |auth: &mut HandshakeAuth| check_permission(auth, &channel, context);
+    let (mut admission, _) = admit(request, stream_origin(request, context), &[], context, check).await?;
+    let since = requested_position(request);
+    admission.head = reconnection_time(&admission).into();
+    admission.format = Format::ChannelEvents;
+    admission.commands = CommandSource::None(Box::new(ChannelRequest { channel, since }));
+    Ok(admission)
+}
+
+/// Checks that the client may subscribe to the channel. Without a token it does so as an anonymous user, where that is allowed.
+fn check_permission(
+    auth: &mut HandshakeAuth,
+    channel: &Channel,
+    context: &HttpContext,
+) -> Result<(), HandshakeRefusal> {
+    match auth {
+        HandshakeAuth::Unauthenticated if context.config.auth.anonymous == AnonymousAccess::Always => {
+            *auth = HandshakeAuth::Authenticated(Claims::anonymous().into());
+        }
+        HandshakeAuth::Unauthenticated => {
+            let message = "send a token: in the query, as a ticket, in the cookie, or as Authorization: Bearer";
+            return Err(refuse("token", HttpError::unauthorized(message)));
+        }
+        HandshakeAuth::Authenticated(_) | HandshakeAuth::Rejected(_) => {}
+    }
+    let HandshakeAuth::Authenticated(claims) = auth else { return Ok(()) };
+    let allowed = context.permissions.may_subscribe(claims, channel, None);
+    allowed.map_err(|error| refuse("permission", HttpError::of_wire_error(&WireError::from(error))))
+}
+
+/// Returns the field with which a browser learns when to reconnect after the end of the stream: after another time for each
+/// client, so that those of a node that stops do not all come back at the same moment.
+fn reconnection_time(admission: &Admission) -> String {
+    let spread = u64::from(u16::from_le_bytes([admission.client.as_bytes()[0], admission.client.as_bytes()[1]]));
+    format!("retry: {}\n\n", MIN_RECONNECTION_MS + RECONNECTION_SPREAD_MS * spread / u64::from(u16::MAX))
+}
+
+/// Returns the position after which the client wants to receive: the header, which a browser sends when it reconnects, or else
+/// the parameter. Text that is no id of an event is a position that the hub does not know, so that the client learns that it
+/// may have missed something.
+fn requested_position(request: &HttpRequest) -> Option<RequestedPosition> {
+    let parameter = request.query_string().split('&').filter_map(|pair| pair.split_once('='));
+    let parameter = parameter.filter(|(name, _)| *name == LAST_EVENT_ID_PARAMETER).map(|(_, value)| value).next();
+    let text = match request.headers().get(LAST_EVENT_ID) {
+        Some(header) => header.to_str().unwrap_or("?").to_owned(),
+        None => percent_decode_str(parameter?).decode_utf8_lossy().into_owned(),
+    };
+    (!text.is_empty()).then(|| parse_event_id(&text).map_or(RequestedPosition::Unknown, RequestedPosition::Known))
+}
+
+/// Parses `EPOCH:OFFSET`.
+fn parse_event_id(text: &str) -> Option<Position> {
+    let (epoch, offset) = text.split_once(':')?;
+    let is_number = offset.bytes().all(|byte| byte.is_ascii_digit());
+    Some(Position { epoch: Epoch::parse(epoch)?, offset: offset.parse().ok().filter(|_| is_number)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_of_events_are_positions() {
+        let position = parse_event_id("abcdefgh:18446744073709551615").unwrap();
+        assert_eq!((position.epoch.as_str(), position.offset), ("abcdefgh", u64::MAX));
+        let long = format!("abcdefgh:{}", "1".repeat(10_000));
+        for forged in
+            ["", ":", "1", "abcdefgh", "abcdefgh:", "abcdefgh:-1", "abcdefgh:+1", "abc:1", "abcdefgh:1:2", &long]
+        {
+            assert_eq!(parse_event_id(forged), None, "{forged:?}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Connections that are HTTP responses without an end, for clients that cannot open a WebSocket: `/connection/sse` and
+//! `/connection/http_stream`. The request carries the first commands; later ones come to `/emulation`. The same checks and limits
+//! hold as for a handshake.
+
+use actix_http::ConnectionType;
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, Date, HeaderName, HeaderValue, PRAGMA},
+    web::Data,
+};
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+
+use super::{
+    HttpContext, HttpError, RequestBody,
+    handshake::{HandshakeRefusal, admit, refuse_handshake},
+    origin_policy::OriginCheck,
+};
+use crate::{
+    auth::{Admission, CommandSource, HandshakeAuth},
+    protocol::{ErrorCode, Format},
+};
+
+/// Query parameter with the first commands, percent-encoded.
+const FIRST_COMMANDS: &str = "cf_connect";
+/// Content type of Protobuf.
+const PROTOBUF: &str = "application/octet-stream";
+/// nginx does not buffer a response with this header.
+const NO_BUFFERING: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+/// Neither stored by a cache nor compressed by a proxy, which would hold events back.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-cache, no-store, no-transform, private");
+/// By this header a browser says which page a request is for, also where it sends no Origin.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Handles GET on `/connection/sse`, as `EventSource` sends it.
+pub(super) async fn get_event_stream(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
+    let commands = first_commands(request.query_string()).map_err(HandshakeRefusal::from);
+    match commands {
+        Ok(commands) => open(&request, &context, Format::EventStream, commands).await,
+        Err(refusal) => refuse_handshake(refusal, &context),
+    }
+}
+
+/// Handles POST on `/connection/sse`.
+pub(super) async fn post_event_stream(
+    request: HttpRequest,
+    RequestBody(commands): RequestBody,
+    context: Data<HttpContext>,
+) -> HttpResponse {
+    open(&request, &context, Format::EventStream, commands).await
+}
+
+/// Handles POST on `/connection/http_stream`.
+pub(super) async fn post_http_stream(
+    request: HttpRequest,
+    RequestBody(commands): RequestBody,
+    context: Data<HttpContext>,
+) -> HttpResponse {
+    let format = if is_protobuf(&request) { Format::ProtobufStream } else { Format::JsonStream };
+    open(&request, &context, format, commands).await
+}
+
+/// Returns whether the body of a request is Protobuf.
+pub(super) fn is_protobuf(request: &HttpRequest) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOBUF.as_bytes()))
+}
+
+/// Opens the stream of a session whose commands come in requests.
+async fn open(request: &HttpRequest, context: &HttpContext, format: Format, commands: Bytes) -> HttpResponse {
+    let opened = async {
+        let has_commands = !commands.is_empty();
+        let check = |auth: &mut HandshakeAuth| match auth {
+            HandshakeAuth::Unauthenticated if !has_commands => Err(HttpError::bad_request(
+                "send a connect command with the request: in the body, or percent-encoded as cf_connect",
+            )
+            .into()),
+            _ => Ok(()),
+        };
+        let (mut admission, _) = admit(request, stream_origin(request, context), &[], context, check).await?;
+        let limits = &context.config.limits;
+        let sessions = context.hubs.emulated_sessions();
+        admission.format = format;
+        admission.commands = CommandSource::Requests(sessions.open(commands, limits.emulation_bytes));
+        Ok::<_, HandshakeRefusal>(admission)
+    };
+    opened.await.map_or_else(|refusal| refuse_handshake(refusal, context), respond)
+}
+
+/// Returns the response with which the stream of an admitted client begins.
+pub(super) fn respond(admission: Admission) -> HttpResponse {
+    let content_type = match admission.format {
+        Format::ProtobufStream => PROTOBUF,
+        Format::JsonStream => "application/json",
+        _ => "text/event-stream",
+    };
+    let mut response = HttpResponse::Ok()
+        .insert_header(Date::now())
+        .insert_header((CONTENT_TYPE, content_type))
+        .insert_header((CACHE_CONTROL, NO_STORE))
+        .insert_header((PRAGMA, "no-cache"))
+        .insert_header(NO_BUFFERING)
+        .finish();
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response.extensions_mut().insert(admission);
+    response
+}
+
+/// Checks the page of a request. Unlike a handshake, a GET request of the own page has no Origin; only a browser can send
+/// `Sec-Fetch-Site: same-origin` for a page, and only for one of this host.
+pub(super) fn stream_origin(request: &HttpRequest, context: &HttpContext) -> OriginCheck {
+    let mut sites = request.headers().get_all(SEC_FETCH_SITE);
+    let is_same_origin =
+        matches!((sites.next(), sites.next()), (Some(site), None) if site.as_bytes() == b"same-origin");
+    match context.origin_policy.check(request.head()) {
+        OriginCheck::NoOrigin if is_same_origin => OriginCheck::Listed,
+        check => check,
+    }
+}
+
+/// Returns the commands in a query string; nothing without the parameter.
+fn first_commands(query: &str) -> Result<Bytes, HttpError> {
+    let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == FIRST_COMMANDS);
+    // In a form, which URLSearchParams writes, a space is a plus sign.
+    let value = value.map_or(String::new(), |(_, value)| value.replace('+', " "));
+    let decoded = percent_decode_str(&value).decode_utf8();
+    decoded.map(|text| Bytes::from(text.into_owned())).map_err(|_| {
+        HttpError::new(
+            actix_web::http::StatusCode::BAD_REQUEST,
+            ErrorCode::BadRequest,
+            "cf_connect is not percent-encoded UTF-8",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_commands_are_decoded() {
+        let commands = |query| first_commands(query).ok();
+        assert_eq!(commands("a=1&cf_connect=%7B%22id%22%3A1,+%22a%2Bb%22%7D"), Some(r#"{"id":1, "a+b"}"#.into()));
+        for without in ["", "token=x", "cf_connect=", "xcf_connect=1"] {
+            assert_eq!(commands(without), Some(Bytes::new()), "{without:?}");
+        }
+        assert_eq!(commands("cf_connect=%ff"), None);
+    }
+}

@@ -1,0 +1,34 @@
+//! The session of a client that sends no commands and receives the events of one channel.
+
+use std::borrow::Cow;
+
+use super::{CommandFailure, CommandOutcome};
+use crate::{
+    auth::{ChannelRequest, RequestedPosition},
+    protocol::{ClientPosition, Disconnect},
+    session::{Session, claims::ClaimsChange},
+};
+
+impl Session {
+    /// Subscribes the session to the channel that its request names. The subscription is a server-side one, since its client
+    /// cannot ask again: if publications are missing, the session is closed, and its client connects again with its position.
+    pub(in crate::session) fn subscribe_to_requested_channel(&mut self, request: ChannelRequest) -> CommandOutcome {
+        let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
+        let position = request.since.map(|since| match since {
+            RequestedPosition::Known(position) => ClientPosition {
+                wants_recovery: true,
+                offset: position.offset,
+                epoch: Cow::Owned(position.epoch.as_str().to_owned()),
+            },
+            RequestedPosition::Unknown => {
+                ClientPosition { wants_recovery: true, offset: 0, epoch: Cow::Borrowed(UNKNOWN_EPOCH) }
+            }
+        });
+        let (subscription, announcement) = self.requested_channel(request.channel, &claims, position.as_ref());
+        let otherwise = CommandFailure::Close(Disconnect::INTERNAL);
+        self.subscribe_then_reply(0, ClaimsChange::Unchanged, vec![subscription], announcement, otherwise)
+    }
+}
+
+/// An epoch that no history has.
+const UNKNOWN_EPOCH: &str = "-";
